@@ -1,0 +1,49 @@
+# The whole project from one place; `make help` lists the targets. Nothing here needs root or a network but `setup`.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help setup demo test test-quick lint format bench lock clean
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 18
+
+setup: .venv/.ready ## build .venv from the pinned versions (editable install)
+
+.venv/.ready: requirements.txt setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed; set PYTHON=python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: setup ## embedded cluster, two nodes, load over the limits, a result table and the audit's verdict (under a minute)
+	$(BIN)/python -m benchmarks.demo
+
+test: setup ## everything, slow tests included
+	$(BIN)/python -m pytest
+
+test-quick: setup ## all but the tests marked slow
+	$(BIN)/python -m pytest -m 'not slow'
+
+lint: setup ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup ## rewrite the code in the house's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup ## reproduce the figures of REPORT.md (some minutes; nothing else should run beside it)
+	$(BIN)/python -m benchmarks
+
+lock: ## pin the newest versions that setup.cfg and requirements.in allow
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/pip install --quiet pip-tools
+	.venv-lock/bin/pip-compile --quiet --upgrade --no-header --no-emit-index-url --no-emit-trusted-host --no-emit-find-links \
+		--allow-unsafe --strip-extras --generate-hashes -o requirements.txt setup.cfg requirements.in
+	rm -rf .venv-lock
+
+clean: ## remove what the targets above made
+	rm -rf .venv .venv-lock build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis results

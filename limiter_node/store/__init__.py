@@ -1,0 +1,1 @@
+"""Everything that speaks to the shared store; the only importer of redis."""

@@ -1,0 +1,34 @@
+"""The names of things in the store (the glossary is in lua/README.md) and how an API key becomes one."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+_DECLARED_DIGEST = re.compile(r"sha256:([0-9a-fA-F]{64})\Z")
+
+
+def key_id(api_key: str) -> str:
+    """The ``kid`` of an API key: the first 32 hex digits of its SHA-256. The key itself is never stored or logged."""
+    return hashlib.sha256(api_key.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+
+
+def declared_key_id(declared: str) -> str:
+    """The ``kid`` of a key as operators write it: plain, or ``sha256:`` and the 64 hex digits of its digest."""
+    digest = _DECLARED_DIGEST.match(declared)
+    return digest.group(1).lower()[:32] if digest else key_id(declared)
+
+
+def limits_key(kid: str) -> str:
+    """The hash of the key's limits. The braces make all keys of one API key share a slot."""
+    return f"rl:{{{kid}}}:limits"
+
+
+def window_key(kid: str) -> str:
+    """The hash of the key's counters."""
+    return f"rl:{{{kid}}}:window"
+
+
+def nodes_key(kid: str) -> str:
+    """The hash of the last batch of each node that decides for this key."""
+    return f"rl:{{{kid}}}:nodes"

@@ -1,0 +1,423 @@
+#!lua
+-- Decides a batch of operations on one API key: admit, settle, charge.
+--
+-- Guarantee: the operations are decided in order, each as if it had come alone; all of them or, on an error, none take
+-- effect; a batch sent again under its number (retry after a lost reply) is answered from the record, never applied twice.
+-- The window counts the buckets b-W .. b of 100 ms, b being the current one, so that everything admitted in the last
+-- W*100 ms counts and nothing older than (W+1)*100 ms does.
+--
+-- KEYS  1 rl:{kid}:limits   hash, read: rpm, input_tpm, output_tpm, output_reserve, name
+--       2 rl:{kid}:window   hash: the counters (layout in README.md of this folder)
+--       3 rl:{kid}:nodes    hash: node -> its last batch's number and verdicts
+-- ARGV  1 node    id of the calling process, new at each start
+--       2 batch   packed, little endian: I8 number (rises with every batch of the node), I1 1 = sent before,
+--                 I2 W, I8 clock in ms (0 = this server's; tests set it), then per operation I1 kind and 4 × i8:
+--                   1 admit   input, output, choices, -        reserves output + choices × output_reserve
+--                   2 settle  bucket, input, output, -         gives back tokens of an earlier admit (negative: adds)
+--                   3 charge  bucket, requests, input, output  counts what was admitted elsewhere, limit or not
+-- Reply packed, little endian: I1 state (0 decided, 1 answered from the record, 2 number too old, 3 no such key);
+--       for 0 and 1 also: I8 time in ms, then for requests/input/output 3 × I4 limits, 3 × I4 used after the batch,
+--       3 × I2 age in buckets of the newest use (65535 = none); I4 output_reserve; per operation I1 verdict, I4 retry
+--       in ms; where one was rejected, the key's name. Verdict 0 = done; 1, 2, 3 = rejected, that dimension frees
+--       last; 5, 6, 7 = can never fit, that dimension.
+-- Cost  amortized O(1) per operation: 5 or 6 calls a batch, 2 more when the bucket changes. A rejection reads on from
+--       the oldest bucket until enough has been freed: the few oldest groups as a rule, all of them (121) at most.
+--
+-- Everything is read and decided first and written at the end: a script is not rolled back. What only some batches need
+-- (expiry, older buckets, retry times) is made on first use: defining a function costs as much as a small call.
+
+local call, sunpack, spack, floor, max, min = redis.call, struct.unpack, struct.pack, math.floor, math.max, math.min
+
+local ADMIT, SETTLE = 1, 2
+local NEVER = 4 -- added to the dimension
+local BUCKET_MS, GROUP, RING = 100, 5, 128 -- a group's field is group % RING; a window spans at most 121 groups
+local META = 'm'
+local META_FORMAT = '<I6I6I6I6I6I6I6I6I4I4I4'
+local CELL_FORMAT = '<I4I4I4'
+local CELL_MAX = 4294967295
+local TTL_SLACK_MS = 30000
+local TTL_STEP = 100 -- buckets between two refreshes of the time to live
+local DONE = '\0\0\0\0\0'
+
+local node, batch = ARGV[1], ARGV[2]
+local number, resent, width, clock_ms, at = sunpack('<I8I1I2I8', batch)
+
+local conf = call('HMGET', KEYS[1], 'rpm', 'input_tpm', 'output_tpm', 'output_reserve')
+if not conf[1] then return '\3' end
+local limit_r, limit_i, limit_o, reserve = tonumber(conf[1]), tonumber(conf[2]), tonumber(conf[3]), tonumber(conf[4])
+
+local record = call('HGET', KEYS[3], node)
+local recorded, record_ms, record_reserve, verdicts_at
+if record then
+    recorded, record_ms, record_reserve, verdicts_at = sunpack('<I8I6I4', record)
+    if number < recorded then return '\2' end
+end
+
+if clock_ms == 0 then
+    local time = call('TIME')
+    clock_ms = time[1] * 1000 + floor(time[2] / 1000)
+end
+
+-- ---- the window: sums, and the newest bucket in use (the cell); older buckets are in groups -----------------------------
+local now, skew_ms = clock_ms, 0 -- now: the window's clock, which is the server's, held where that steps back
+local head = 0 -- no bucket before this one is in use
+local newest, newest_i, newest_o = 0, 0, 0 -- newest bucket in use, with input, with output; 0 = none
+local used_r, used_i, used_o = 0, 0, 0
+local cell_r, cell_i, cell_o = 0, 0, 0
+local newest_group = -1 -- as stored: a field f is that of the one group g in newest_group-127 .. newest_group with g % 128 = f
+local stored = call('HGET', KEYS[2], META)
+if stored then
+    head, newest, newest_i, newest_o, used_r, used_i, used_o, skew_ms, cell_r, cell_i, cell_o = sunpack(META_FORMAT, stored)
+    now = clock_ms + skew_ms
+    if now < newest * BUCKET_MS then
+        -- The clock stepped back. Time goes on from the newest bucket instead: history stays in the window (never over the
+        -- limit) and leaves it within one window's length (never blocked for longer).
+        now = newest * BUCKET_MS
+        skew_ms = now - clock_ms
+    end
+    newest_group = floor(newest / GROUP)
+end
+local bucket = floor(now / BUCKET_MS)
+local oldest = bucket - width -- the oldest bucket that counts
+local previous = newest
+local wiped = false -- nothing of what is stored counts any more
+
+-- ---- older buckets: made on first use -----------------------------------------------------------------------------------
+local flushed_group, flushed_value -- the former cell appended to its group, where that could be done without decoding
+local older
+local function open_older()
+    local band, lshift, byte = bit.band, bit.lshift, string.byte
+    local cells_format = { CELL_FORMAT }
+    for n = 2, GROUP do cells_format[n] = cells_format[n - 1] .. 'I4I4I4' end
+    local raw = {} -- group -> value, or false
+    local cells = {} -- group -> { r, i, o of its first bucket, … }, decoded; then raw[group] is out of date
+    local dirty, is_dirty = {}, {}
+    local all_read = false
+
+    local function touch(g)
+        if not is_dirty[g] then
+            is_dirty[g] = true
+            dirty[#dirty + 1] = g
+        end
+    end
+
+    local function read(g)
+        local value = raw[g]
+        if value == nil then
+            value = not wiped and not all_read and g <= newest_group and call('HGET', KEYS[2], g % RING)
+            raw[g] = value
+        end
+        return value
+    end
+
+    local function read_all() -- one call for all groups of the window
+        if all_read or wiped or not stored then return end
+        local pairs_ = call('HGETALL', KEYS[2])
+        for i = 1, #pairs_, 2 do
+            local field = tonumber(pairs_[i])
+            if field then
+                local g = newest_group - (newest_group - field) % RING
+                if raw[g] == nil then raw[g] = pairs_[i + 1] end
+            end
+        end
+        all_read = true
+    end
+
+    local function decoded(g)
+        local list = cells[g]
+        if not list then
+            local value = read(g)
+            list = { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+            if value then
+                local mask, from = byte(value), 2
+                for i = 0, GROUP - 1 do
+                    if band(mask, lshift(1, i)) ~= 0 then
+                        list[i * 3 + 1], list[i * 3 + 2], list[i * 3 + 3], from = sunpack(CELL_FORMAT, value, from)
+                    end
+                end
+            end
+            cells[g] = list
+        end
+        return list
+    end
+
+    local function encoded(g)
+        local list, mask, packed, size = cells[g], 0, {}, 0
+        if not list then return raw[g] end
+        for i = 1, GROUP * 3, 3 do
+            local r, t, o = list[i], list[i + 1], list[i + 2]
+            if r + t + o > 0 then
+                mask = mask + lshift(1, (i - 1) / 3)
+                packed[size + 1], packed[size + 2], packed[size + 3] = r, t, o
+                size = size + 3
+            end
+        end
+        return size > 0 and string.char(mask) .. spack(cells_format[size / 3], unpack(packed, 1, size))
+    end
+
+    local function total(g) -- requests, input, output of a whole group
+        local list, r, t, o = cells[g], 0, 0, 0
+        if list then
+            for i = 1, GROUP * 3, 3 do r, t, o = r + list[i], t + list[i + 1], o + list[i + 2] end
+            return r, t, o
+        end
+        local value = read(g)
+        if not value then return 0, 0, 0 end
+        if #value == 1 + 12 * GROUP then -- a full one at once: retry times may read all of them
+            local r1, t1, o1, r2, t2, o2, r3, t3, o3, r4, t4, o4, r5, t5, o5 = sunpack(cells_format[GROUP], value, 2)
+            return r1 + r2 + r3 + r4 + r5, t1 + t2 + t3 + t4 + t5, o1 + o2 + o3 + o4 + o5
+        end
+        for from = 2, #value, 12 do
+            local r1, t1, o1 = sunpack(CELL_FORMAT, value, from)
+            r, t, o = r + r1, t + t1, o + o1
+        end
+        return r, t, o
+    end
+
+    if flushed_group then
+        raw[flushed_group] = flushed_value
+        touch(flushed_group)
+    end
+    older = { read = read, read_all = read_all, decoded = decoded, encoded = encoded, total = total, touch = touch, dirty = dirty }
+end
+
+-- ---- expiry: each bucket is subtracted once, when it leaves the window --------------------------------------------------
+if stored and head < oldest then
+    if newest < oldest then
+        wiped = true
+        head, newest, newest_i, newest_o, newest_group = 0, 0, 0, 0, -1
+        used_r, used_i, used_o, cell_r, cell_i, cell_o = 0, 0, 0, 0, 0, 0
+    else
+        -- `head` ends on the oldest bucket still in use, so that gaps are walked over once, too.
+        open_older()
+        local g, k = floor(head / GROUP), head
+        head = newest
+        while g <= newest_group do
+            -- A long gap since the last decision: one call for all is cheaper than one for each.
+            if g - floor(k / GROUP) == 4 then older.read_all() end
+            if older.read(g) then
+                local list = older.decoded(g)
+                for i = 0, GROUP - 1 do
+                    local j = i * 3
+                    local r, t, o = list[j + 1], list[j + 2], list[j + 3]
+                    if r + t + o > 0 then
+                        if g * GROUP + i >= oldest then
+                            head = g * GROUP + i
+                            break
+                        end
+                        used_r, used_i, used_o = used_r - r, used_i - t, used_o - o
+                        list[j + 1], list[j + 2], list[j + 3] = 0, 0, 0
+                        older.touch(g)
+                    end
+                end
+                if head < newest then break end
+            end
+            g = g + 1
+        end
+        if newest_i < oldest then newest_i = 0 end
+        if newest_o < oldest then newest_o = 0 end
+    end
+end
+
+-- ---- retry times: made on first use; sums per group from `head` on -------------------------------------------------------
+local frees -- nil also when older buckets have changed since
+local function open_frees()
+    if not older then open_older() end
+    local first, size, sums_r, sums_i, sums_o = floor(head / GROUP), 0, {}, {}, {}
+    local sums = { sums_r, sums_i, sums_o }
+    local last = floor(newest / GROUP)
+
+    frees = function(dimension, excess) -- the first bucket with whose leaving `excess` is free; -1 if it is free now
+        if excess <= 0 then return -1 end
+        local sum = sums[dimension]
+        while (sum[size] or 0) < excess do
+            if first + size > last then return newest end -- what is in no group is in the cell
+            if size == 2 then older.read_all() end
+            local r, t, o = older.total(first + size)
+            if size > 0 then r, t, o = r + sums_r[size], t + sums_i[size], o + sums_o[size] end
+            size = size + 1
+            sums_r[size], sums_i[size], sums_o[size] = r, t, o
+        end
+        local low, high = 1, size
+        while low < high do
+            local middle = floor((low + high) / 2)
+            if sum[middle] >= excess then high = middle else low = middle + 1 end
+        end
+        local list, left = older.decoded(first + low - 1), excess - (sum[low - 1] or 0)
+        for i = 0, GROUP - 1 do
+            left = left - list[i * 3 + dimension]
+            if left <= 0 then return (first + low - 1) * GROUP + i end
+        end
+    end
+end
+
+local any_rejected = false
+local function rejected(input, output) -- verdict, and ms until the earliest bucket in which it would be admitted
+    any_rejected = true
+    if not frees then open_frees() end
+    local last, dimension = frees(1, used_r + 1 - limit_r), 1
+    local k = frees(2, used_i + input - limit_i)
+    if k > last then last, dimension = k, 2 end
+    k = frees(3, used_o + output - limit_o)
+    if k > last then last, dimension = k, 3 end
+    return dimension, max((last + width + 1) * BUCKET_MS - now, 0)
+end
+
+local function reply(state, time_ms, results)
+    if any_rejected then results[#results + 1] = call('HGET', KEYS[1], 'name') or '' end
+    return spack('<I1I8I4I4I4I4I4I4I2I2I2I4', state, time_ms, limit_r, limit_i, limit_o,
+        min(used_r, CELL_MAX), min(used_i, CELL_MAX), min(used_o, CELL_MAX),
+        used_r > 0 and bucket - newest or 65535, newest_i > 0 and bucket - newest_i or 65535,
+        newest_o > 0 and bucket - newest_o or 65535, reserve) .. table.concat(results)
+end
+
+-- ---- a batch decided before: the same verdicts, with the window as it is now --------------------------------------------
+local results = {}
+if recorded == number then
+    reserve = record_reserve
+    for i = 1, (#batch - at + 1) / 33 do
+        local kind, input, output, choices
+        kind, input, output, choices, at = sunpack('<I1i8i8i8', batch, at)
+        at = at + 8
+        local verdict, retry_ms = string.byte(record, verdicts_at + i - 1), 0
+        if verdict > NEVER then
+            any_rejected = true
+        elseif verdict > 0 then
+            retry_ms = select(2, rejected(input, output + choices * reserve))
+        end
+        results[i] = spack('<I1I4', verdict, retry_ms)
+    end
+    return reply(1, record_ms, results)
+end
+
+-- ---- deciding -----------------------------------------------------------------------------------------------------------
+local function advance(k) -- bucket k becomes the newest; the former cell goes to its group
+    if newest > 0 then
+        local g, i = floor(newest / GROUP), newest % GROUP
+        if older then
+            local list = older.decoded(g)
+            list[i * 3 + 1], list[i * 3 + 2], list[i * 3 + 3] = cell_r, cell_i, cell_o
+            older.touch(g)
+        else
+            local value = call('HGET', KEYS[2], g % RING)
+            local mask, cells = 0, ''
+            if value then mask, cells = string.byte(value), string.sub(value, 2) end
+            flushed_group = g
+            flushed_value = string.char(mask + bit.lshift(1, i)) .. cells .. spack(CELL_FORMAT, cell_r, cell_i, cell_o)
+        end
+        frees = nil
+    else
+        head = k
+    end
+    newest, cell_r, cell_i, cell_o = k, 0, 0, 0
+end
+
+local function add(k, r, t, o) -- to bucket k, within 0 .. CELL_MAX each; what is added counts in the sums
+    local list, j
+    if k > newest then advance(k) end
+    if k == newest then
+        list, j = { cell_r, cell_i, cell_o }, 0
+    else
+        if not older then open_older() end
+        local g = floor(k / GROUP)
+        list, j = older.decoded(g), (k % GROUP) * 3
+        older.touch(g)
+        frees = nil
+        if k < head then head = k end
+    end
+    local new_r = max(min(list[j + 1] + r, CELL_MAX), 0)
+    local new_i, new_o = max(min(list[j + 2] + t, CELL_MAX), 0), max(min(list[j + 3] + o, CELL_MAX), 0)
+    used_r, used_i, used_o = used_r + new_r - list[j + 1], used_i + new_i - list[j + 2], used_o + new_o - list[j + 3]
+    list[j + 1], list[j + 2], list[j + 3] = new_r, new_i, new_o
+    if k == newest then cell_r, cell_i, cell_o = new_r, new_i, new_o end
+    if new_i > 0 and k > newest_i then newest_i = k end
+    if new_o > 0 and k > newest_o then newest_o = k end
+end
+
+local function requests_in(k)
+    if k == newest then return cell_r end
+    if k > newest or k < head then return 0 end
+    if not older then open_older() end
+    return older.decoded(floor(k / GROUP))[(k % GROUP) * 3 + 1]
+end
+
+local changed, counted = false, false -- something to remember under this number; something that entered the window
+local verdicts = {}
+
+for i = 1, (#batch - at + 1) / 33 do
+    local kind, a, b, c, d
+    kind, a, b, c, d, at = sunpack('<I1i8i8i8i8', batch, at)
+    local verdict, result = 0, DONE
+    if kind == ADMIT then
+        local output = b + c * reserve
+        if used_r < limit_r and used_i + a <= limit_i and used_o + output <= limit_o then
+            if newest < bucket then advance(bucket) end
+            cell_r, cell_i, cell_o = cell_r + 1, cell_i + a, cell_o + output
+            used_r, used_i, used_o = used_r + 1, used_i + a, used_o + output
+            if a > 0 then newest_i = bucket end
+            if output > 0 then newest_o = bucket end
+            changed, counted = true, true
+        else
+            local retry_ms = 0
+            if limit_r < 1 then verdict, any_rejected = NEVER + 1, true
+            elseif a > limit_i then verdict, any_rejected = NEVER + 2, true
+            elseif output > limit_o then verdict, any_rejected = NEVER + 3, true
+            else verdict, retry_ms = rejected(a, output)
+            end
+            result = spack('<I1I4', verdict, retry_ms)
+        end
+    elseif kind == SETTLE then
+        -- Else its bucket has left the window, or nothing was admitted in it: no-op.
+        if a >= oldest and (b ~= 0 or c ~= 0) and requests_in(a) > 0 then
+            add(a, 0, -b, -c)
+            changed = true
+        end
+    elseif min(a, bucket) >= oldest and b + c + d > 0 then
+        add(min(a, bucket), b, c, d)
+        changed, counted = true, true
+    end
+    verdicts[i], results[i] = verdict, result
+end
+
+-- ---- writing ------------------------------------------------------------------------------------------------------------
+local ttl_ms = width * BUCKET_MS + TTL_SLACK_MS
+if changed or resent == 1 then
+    if call('HSET', KEYS[3], node, spack('<I8I6I4', number, now, reserve) .. string.char(unpack(verdicts))) == 1 then
+        -- A node's first batch on this key: forget the nodes whose batches can't matter any more.
+        local all = call('HGETALL', KEYS[3])
+        for i = 1, #all, 2 do
+            local _, seen_ms = sunpack('<I8I6', all[i + 1])
+            if seen_ms < now - 2 * ttl_ms then call('HDEL', KEYS[3], all[i]) end
+        end
+        call('PEXPIRE', KEYS[3], ttl_ms)
+    end
+end
+if changed or (older and #older.dirty > 0) then
+    if wiped then call('DEL', KEYS[2]) end
+    if newest > 0 then
+        local meta = spack(META_FORMAT, head, newest, newest_i, newest_o, used_r, used_i, used_o, skew_ms, cell_r, cell_i, cell_o)
+        if older then
+            local fields, size = { META, meta }, 2
+            for i = 1, #older.dirty do
+                local g = older.dirty[i]
+                local value = older.encoded(g)
+                if value then
+                    fields[size + 1], fields[size + 2] = g % RING, value
+                    size = size + 2
+                else
+                    call('HDEL', KEYS[2], g % RING) -- before the HSET: a new group may take its field
+                end
+            end
+            call('HSET', KEYS[2], unpack(fields, 1, size))
+        elseif flushed_group then
+            call('HSET', KEYS[2], META, meta, flushed_group % RING, flushed_value)
+        else
+            call('HSET', KEYS[2], META, meta)
+        end
+    end
+    if counted and (wiped or not stored or floor(bucket / TTL_STEP) ~= floor(previous / TTL_STEP)) then
+        call('PEXPIRE', KEYS[2], ttl_ms)
+        call('PEXPIRE', KEYS[3], ttl_ms)
+    end
+end
+return reply(0, now, results)
