@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import struct
 from importlib.resources import files
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from limiter_node.model import Amounts
+from limiter_node.model import Amounts, Usage, WindowBucket
 
 BUCKET_MS = 100
 WINDOW_BUCKETS = 600
@@ -106,4 +106,29 @@ def unpack_reply(reply: bytes, operations: int, window_buckets: int = WINDOW_BUC
         reserve,
         list(_RESULT.iter_unpack(reply[_REPLY.size : end])),
         reply[end:].decode("utf-8", "replace"),
+    )
+
+
+_BUCKET = struct.Struct("<QIII")
+
+
+def unpack_usage(reply: list[Any] | None, window_buckets: int = WINDOW_BUCKETS) -> Usage | None:
+    """Read the reply of ``peek.lua``; None if there is no such key."""
+    if reply is None:
+        return None
+    time_ms, rpm, input_tpm, output_tpm, reserve, name, packed = reply
+    buckets = tuple(sorted(WindowBucket(*values) for values in _BUCKET.iter_unpack(packed)))
+    # The end of the window of the newest bucket in use, per dimension; a bucket leaves as a whole.
+    resets = [
+        max(((b.bucket + window_buckets + 1) * BUCKET_MS - time_ms for b in buckets if b[1 + d]), default=0)
+        for d in range(3)
+    ]
+    return Usage(
+        Amounts(rpm, input_tpm, output_tpm),
+        Amounts(*(sum(b[1 + d] for b in buckets) for d in range(3))),
+        Amounts(*resets),
+        reserve,
+        time_ms,
+        name.decode("utf-8", "replace"),
+        buckets,
     )
