@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any, NamedTuple
 
-from limiter_node.model import Amounts, Usage, WindowBucket
+from limiter_node.model import Amounts, Decision, Need, Outcome, Usage, WindowBucket
 
 BUCKET_MS = 100
 WINDOW_BUCKETS = 600
@@ -22,6 +23,7 @@ _REPLY = struct.Struct("<BQ3I3I3HI")
 _RESULT = struct.Struct("<BI")
 _ADMIT, _SETTLE, _CHARGE = 1, 2, 3
 _NO_USE = 65535
+ADMITTED, REJECTED, NEVER_FITS = Outcome.ADMITTED, Outcome.REJECTED, Outcome.NEVER_FITS  # enum look-ups aren't free
 
 DECIDED, REPLAYED, STALE, UNKNOWN_KEY = 0, 1, 2, 3
 """The states of a reply."""
@@ -92,21 +94,50 @@ def unpack_reply(reply: bytes, operations: int, window_buckets: int = WINDOW_BUC
     end = _REPLY.size + operations * _RESULT.size
     # A bucket leaves as a whole: (its age + W + 1) buckets after it began, seen from the start of the current one.
     full_ms = (window_buckets + 1) * BUCKET_MS - time_ms % BUCKET_MS
-    reset = Amounts(
-        0 if ar == _NO_USE else full_ms - ar * BUCKET_MS,
-        0 if ai == _NO_USE else full_ms - ai * BUCKET_MS,
-        0 if ao == _NO_USE else full_ms - ao * BUCKET_MS,
-    )
     return BatchReply(
         state,
         time_ms,
         Amounts(lr, li, lo),
         Amounts(ur, ui, uo),
-        reset,
+        Amounts(
+            0 if ar == _NO_USE else full_ms - ar * BUCKET_MS,
+            0 if ai == _NO_USE else full_ms - ai * BUCKET_MS,
+            0 if ao == _NO_USE else full_ms - ao * BUCKET_MS,
+        ),
         reserve,
         list(_RESULT.iter_unpack(reply[_REPLY.size : end])),
         reply[end:].decode("utf-8", "replace"),
     )
+
+
+def decisions_of(batch: BatchReply, needs: Sequence[Need]) -> list[Decision]:
+    """The decisions of a batch's admits, which must be its last operations; usage is told as after each of them.
+
+    The script tells the usage after the batch; going backward, each admitted request is taken off for those before it.
+    """
+    _, time_ms, limits, used, reset_ms, reserve, results, name = batch
+    requests, input_tokens, output_tokens = used
+    decisions = []
+    result = len(results)
+    for need_input, need_output, choices in reversed(needs):
+        result -= 1
+        verdict, retry_after_ms = results[result]
+        reserved = need_output + choices * reserve
+        now_used = Amounts(requests, input_tokens, output_tokens)
+        need = Amounts(1, need_input, reserved)
+        if verdict == 0:
+            decision = Decision(ADMITTED, -1, 0, limits, now_used, reset_ms, need, time_ms, "")
+            if requests:  # an answer from the record tells the usage of now, which may be empty again
+                requests -= 1
+                input_tokens = max(input_tokens - need_input, 0)
+                output_tokens = max(output_tokens - reserved, 0)
+        elif verdict < NEVER:
+            decision = Decision(REJECTED, verdict - 1, retry_after_ms, limits, now_used, reset_ms, need, time_ms, name)
+        else:
+            decision = Decision(NEVER_FITS, verdict - NEVER - 1, 0, limits, now_used, reset_ms, need, time_ms, name)
+        decisions.append(decision)
+    decisions.reverse()
+    return decisions
 
 
 _BUCKET = struct.Struct("<QIII")

@@ -1,0 +1,1 @@
+"""Decisions and reservations; knows neither aiohttp nor redis."""

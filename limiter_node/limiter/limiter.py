@@ -1,0 +1,80 @@
+"""Admission of requests and what they hold until they end.
+
+Between HTTP, which asks, and the store, which counts. A request that is admitted holds a `Reservation`; it ends by
+being settled to what was produced, exactly once, however the request ended.
+"""
+
+from __future__ import annotations
+
+from limiter_node.model import Decision, Need, Usage
+from limiter_node.store.codec import BUCKET_MS
+from limiter_node.store.dispatcher import Dispatcher
+
+
+class Reservation:
+    """The tokens that an admitted request holds in the bucket in which it was admitted."""
+
+    __slots__ = ("_bucket", "_dispatcher", "_kid", "input_tokens", "is_settled", "output_tokens")
+
+    def __init__(self, dispatcher: Dispatcher, kid: str, decision: Decision) -> None:
+        self._dispatcher = dispatcher
+        self._kid = kid
+        self._bucket = decision.time_ms // BUCKET_MS
+        self.input_tokens = decision.need.input_tokens
+        self.output_tokens = decision.need.output_tokens
+        self.is_settled = False
+
+    def settle(self, produced_output_tokens: int) -> None:
+        """The response has ended, whole or not, with this much output: give back what was reserved beyond it.
+
+        More than was reserved is charged. A second call does nothing.
+        """
+        self._give_back(0, self.output_tokens - produced_output_tokens)
+
+    def refund(self) -> None:
+        """The upstream failed before any output: give back the tokens, input and output. The request stays counted."""
+        self._give_back(self.input_tokens, self.output_tokens)
+
+    def _give_back(self, input_tokens: int, output_tokens: int) -> None:
+        if self.is_settled:
+            return
+        self.is_settled = True
+        if input_tokens or output_tokens:
+            self._dispatcher.settle(self._kid, self._bucket, input_tokens, output_tokens)
+
+
+class Limiter:
+    """Decides requests of API keys, which it knows by their `kid` alone."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+
+    async def admit(self, kid: str, need: Need) -> Decision:
+        """Decide one request.
+
+        Raises:
+            StoreUnavailable: the store did not decide in time; the request counts for nothing, or as one request
+                without tokens if it turns out to have been counted.
+            Overloaded: too many requests wait for a decision.
+        """
+        return await self._dispatcher.admit(kid, need)
+
+    def reservation(self, kid: str, decision: Decision) -> Reservation:
+        """What a request admitted by `decision` holds."""
+        return Reservation(self._dispatcher, kid, decision)
+
+    async def usage(self, kid: str) -> Usage | None:
+        """The key's limits and usage now, nothing counted; None if there is no such key.
+
+        Raises:
+            StoreUnavailable: the store did not answer in time.
+        """
+        return await self._dispatcher.peek(kid)
+
+    async def check(self) -> None:
+        """Return if decisions can be made.
+
+        Raises:
+            StoreUnavailable: with the reason.
+        """
+        await self._dispatcher.check()

@@ -1,0 +1,355 @@
+"""Decisions on their way to the store: at most one batch per API key in flight, everything else joins the next one.
+
+No timer makes a request wait: with nothing in flight it leaves in this very turn of the event loop, together with all
+that arrived in it; under load, batches grow by as much as arrives while one is away. What is decided where is not
+known here: this module pairs requests with verdicts, and sees to it that each is counted once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from binascii import crc_hqx
+from collections import deque
+from itertools import islice
+
+from limiter_node.model import UNKNOWN_KEY as UNKNOWN_KEY_DECISION
+from limiter_node.model import Decision, Need, Outcome, Overloaded, StoreUnavailable, Usage
+from limiter_node.store import codec
+from limiter_node.store.codec import load_script, pack_admit, pack_batch, pack_settle
+from limiter_node.store.keyspace import limits_key, nodes_key, window_key
+from limiter_node.store.routing import RoutedCall, Router, ScriptTarget
+from limiter_node.store.topology import Topology
+
+log = logging.getLogger(__name__)
+
+MAX_BATCH = 64
+"""Operations per script call: keeps a call far below 1 ms, so that no other key of the shard waits for long."""
+
+_SWEEP_EVERY_S = 0.025
+_IDLE_QUEUES = 20_000
+
+
+class _Admit:
+    """A request that waits for its verdict."""
+
+    __slots__ = ("deadline_s", "future", "need")
+
+    def __init__(self, need: Need, future: asyncio.Future[Decision], deadline_s: float) -> None:
+        self.need, self.future, self.deadline_s = need, future, deadline_s
+
+
+class _KeyQueue:
+    """What waits for one API key, and whether a batch of it is away."""
+
+    __slots__ = ("admits", "in_flight", "kid", "scheduled", "settles", "target")
+
+    def __init__(self, kid: str, target: ScriptTarget) -> None:
+        self.kid = kid
+        self.target = target
+        self.admits: deque[_Admit] = deque()
+        self.settles: deque[bytes] = deque()
+        self.in_flight: _Batch | None = None
+        self.scheduled = False
+
+
+class _Batch(RoutedCall):
+    """Operations of one key under one number: settles first, since they make room, then admits."""
+
+    __slots__ = ("_dispatcher", "admits", "number", "operations", "queue")
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        router: Router,
+        queue: _KeyQueue,
+        number: int,
+        operations: list[bytes],
+        admits: list[_Admit],
+    ) -> None:
+        super().__init__(router, queue.target)
+        self._dispatcher, self.queue, self.number = dispatcher, queue, number
+        self.operations, self.admits = operations, admits
+
+    def arguments(self) -> tuple[bytes, ...]:
+        return (
+            pack_batch(
+                self.number,
+                self.operations,
+                resent=self.resent,
+                window_buckets=self._dispatcher.window_buckets,
+            ),
+        )
+
+    def resolved(self, reply: bytes) -> None:
+        self._dispatcher._resolved(self, reply)
+
+    def failed(self, reason: str) -> None:
+        self._dispatcher._failed(self, reason)
+
+
+class _Peek(RoutedCall):
+    """A read of one key's window."""
+
+    __slots__ = ("_arguments", "future", "window_buckets")
+
+    def __init__(
+        self, router: Router, target: ScriptTarget, window_buckets: int, future: asyncio.Future[Usage | None]
+    ) -> None:
+        super().__init__(router, target)
+        self.window_buckets, self.future = window_buckets, future
+
+    def arguments(self) -> tuple[bytes, ...]:
+        return (b"%d" % self.window_buckets, b"0")
+
+    def resolved(self, reply: list[object] | None) -> None:
+        if not self.future.done():
+            self.future.set_result(codec.unpack_usage(reply, self.window_buckets))
+
+    def failed(self, reason: str) -> None:
+        if not self.future.done():
+            self.future.set_exception(StoreUnavailable(reason))
+
+
+class Dispatcher:
+    """Takes decisions to the shards and brings verdicts back. One per node process; not thread-safe.
+
+    `timeout_ms` bounds how long a request waits for its verdict, `max_waiting` how many may wait.
+    """
+
+    def __init__(
+        self,
+        topology: Topology,
+        *,
+        timeout_ms: int = 250,
+        max_waiting: int = 10_000,
+        window_buckets: int = codec.WINDOW_BUCKETS,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._topology = topology
+        self.window_buckets = window_buckets
+        # A batch older than the window counts for nothing any more, whether it was applied or not.
+        self._router = Router(topology, give_up_s=(window_buckets + 1) * codec.BUCKET_MS / 1000)
+        self._timeout_s = timeout_ms / 1000
+        self._max_waiting = max_waiting
+        self._decide, self._peek = load_script("decide"), load_script("peek")
+        # New at each start: the store's record of a node's last batch must never answer for another process.
+        self._incarnation = secrets.token_hex(4).encode()
+        self._number = 0
+        self._queues: dict[str, _KeyQueue] = {}
+        self._scheduled: list[_KeyQueue] = []
+        self._waiting: deque[_Admit] = deque()  # in the order of their deadlines; answered ones linger until swept
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._in_flight = 0
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+        self.batches = 0
+        self.operations = 0
+
+    # ---- for the limiter -------------------------------------------------------------------------------------------
+
+    def admit(self, kid: str, need: Need) -> asyncio.Future[Decision]:
+        """Ask for one request of the key to be admitted.
+
+        The future brings the decision, or raises `StoreUnavailable` after the timeout. A request whose caller has
+        given up by then and that turns out to have been admitted gives its tokens back.
+
+        Raises:
+            Overloaded: as many requests wait as may.
+        """
+        if len(self._waiting) >= self._max_waiting:
+            self._sweep()
+            if len(self._waiting) >= self._max_waiting:
+                raise Overloaded(f"{self._max_waiting} requests wait for a decision already")
+        queue = self._queues.get(kid) or self._new_queue(kid)
+        admit = _Admit(need, self._loop.create_future(), self._loop.time() + self._timeout_s)
+        queue.admits.append(admit)
+        self._waiting.append(admit)
+        if self._sweeper is None:
+            self._sweeper = self._loop.call_later(_SWEEP_EVERY_S, self._sweep_again)
+        if queue.in_flight is None and not queue.scheduled:
+            self._schedule(queue)
+        return admit.future
+
+    def settle(self, kid: str, bucket: int, input_tokens: int, output_tokens: int) -> None:
+        """Give back tokens of a request admitted in `bucket`. Goes with the key's next batch."""
+        queue = self._queues.get(kid) or self._new_queue(kid)
+        queue.settles.append(pack_settle(bucket, input_tokens, output_tokens))
+        if queue.in_flight is None and not queue.scheduled:
+            self._schedule(queue)
+
+    async def peek(self, kid: str) -> Usage | None:
+        """The key's limits and usage; None if there is no such key.
+
+        Raises:
+            StoreUnavailable: the store did not answer in time.
+        """
+        kid_bytes = kid.encode()
+        target = ScriptTarget(
+            self._peek, crc_hqx(kid_bytes, 0) % 16384, (limits_key(kid).encode(), window_key(kid).encode()), (), 2
+        )
+        call = _Peek(self._router, target, self.window_buckets, self._loop.create_future())
+        self._router.send([call])
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await call.future
+        except TimeoutError:
+            raise StoreUnavailable("the store did not answer in time") from None
+
+    async def check(self) -> None:
+        """Ask each shard for a sign of life.
+
+        Raises:
+            StoreUnavailable: with the reason, naming the shard.
+        """
+        self._topology.require_known()
+        for connection in self._topology.masters():
+            if not connection.is_open:
+                connection.connect()
+                raise StoreUnavailable(f"store {connection.host}:{connection.port}: {connection.last_error}")
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await asyncio.gather(*(connection.ping() for connection in self._topology.masters()))
+        except TimeoutError:
+            raise StoreUnavailable("a shard of the store does not answer") from None
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Wait until everything given to the store has been decided; False if that took too long."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._quiet.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def close(self) -> None:
+        """Stop; what is not decided by now fails."""
+        self._router.close()
+        if self._sweeper:
+            self._sweeper.cancel()
+        await self._topology.close()
+        for admit in self._waiting:
+            if not admit.future.done():
+                admit.future.set_exception(StoreUnavailable("the node is stopping"))
+        self._waiting.clear()
+
+    # ---- batches ---------------------------------------------------------------------------------------------------
+
+    def _new_queue(self, kid: str) -> _KeyQueue:
+        if len(self._queues) >= _IDLE_QUEUES:
+            # A queue is a cache of its command's bytes; the idle ones in front are those made longest ago.
+            for old in list(islice(self._queues, _IDLE_QUEUES // 10)):
+                queue = self._queues[old]
+                if queue.in_flight is None and not queue.scheduled:
+                    del self._queues[old]
+        target = ScriptTarget(
+            self._decide,
+            crc_hqx(kid.encode(), 0) % 16384,
+            (limits_key(kid).encode(), window_key(kid).encode(), nodes_key(kid).encode()),
+            (self._incarnation,),
+            1,
+        )
+        queue = self._queues[kid] = _KeyQueue(kid, target)
+        return queue
+
+    def _schedule(self, queue: _KeyQueue) -> None:
+        queue.scheduled = True
+        if not self._scheduled:
+            self._loop.call_soon(self._send_scheduled)
+            self._quiet.clear()
+        self._scheduled.append(queue)
+
+    def _send_scheduled(self) -> None:
+        scheduled, self._scheduled = self._scheduled, []
+        batches = []
+        for queue in scheduled:
+            queue.scheduled = False
+            batch = self._next_batch(queue)
+            if batch is not None:
+                queue.in_flight = batch
+                batches.append(batch)
+        self._in_flight += len(batches)
+        self.batches += len(batches)
+        self._router.send(batches)
+        self._note_quiet()
+
+    def _next_batch(self, queue: _KeyQueue) -> _Batch | None:
+        settles, waiting = queue.settles, queue.admits
+        operations = [settles.popleft() for _ in range(min(len(settles), MAX_BATCH))]
+        admits: list[_Admit] = []
+        while waiting and len(operations) < MAX_BATCH:
+            admit = waiting.popleft()
+            if not admit.future.done():  # else its caller has given up: it was never sent and never will be
+                admits.append(admit)
+                operations.append(pack_admit(*admit.need))
+        if not operations:
+            return None
+        self._number += 1
+        self.operations += len(operations)
+        return _Batch(self, self._router, queue, self._number, operations, admits)
+
+    def _ended(self, batch: _Batch) -> None:
+        queue = batch.queue
+        queue.in_flight = None
+        self._in_flight -= 1
+        if queue.admits or queue.settles:
+            self._schedule(queue)
+        self._note_quiet()
+
+    def _note_quiet(self) -> None:
+        if not self._in_flight and not self._scheduled:
+            self._quiet.set()
+
+    def _resolved(self, batch: _Batch, packed: bytes) -> None:
+        reply = codec.unpack_reply(packed, len(batch.operations), self.window_buckets)
+        if reply.state <= codec.REPLAYED:
+            decisions = codec.decisions_of(reply, [admit.need for admit in batch.admits])
+            for admit, decision in zip(batch.admits, decisions, strict=True):
+                if not admit.future.done():
+                    admit.future.set_result(decision)
+                elif decision.outcome is Outcome.ADMITTED:
+                    # Nobody waits for it any more: the request stays counted, its tokens go back (accounting rule 4).
+                    self.settle(
+                        batch.queue.kid,
+                        decision.time_ms // codec.BUCKET_MS,
+                        decision.need.input_tokens,
+                        decision.need.output_tokens,
+                    )
+        elif reply.state == codec.UNKNOWN_KEY:
+            for admit in batch.admits:
+                if not admit.future.done():
+                    admit.future.set_result(UNKNOWN_KEY_DECISION)
+        else:
+            # The record holds a later batch of this process, though only one is ever in flight.
+            log.error("batch %d of key %s is older than the store's record", batch.number, batch.queue.kid[:12])
+            self._fail(batch, "the store has lost track of this node's batches")
+        self._ended(batch)
+
+    def _failed(self, batch: _Batch, reason: str) -> None:
+        self._fail(batch, reason)
+        self._ended(batch)
+
+    def _fail(self, batch: _Batch, reason: str) -> None:
+        settles = len(batch.operations) - len(batch.admits)
+        if settles:
+            log.warning("%d settles of key %s were lost: %s", settles, batch.queue.kid[:12], reason)
+        for admit in batch.admits:
+            if not admit.future.done():
+                admit.future.set_exception(StoreUnavailable(reason))
+
+    # ---- deadlines: one timer for all ------------------------------------------------------------------------------
+
+    def _sweep_again(self) -> None:
+        self._sweep()
+        self._sweeper = self._loop.call_later(_SWEEP_EVERY_S, self._sweep_again) if self._waiting else None
+
+    def _sweep(self) -> None:
+        waiting, now_s = self._waiting, self._loop.time()
+        while waiting:
+            admit = waiting[0]
+            if not admit.future.done():
+                if admit.deadline_s > now_s:
+                    return
+                admit.future.set_exception(StoreUnavailable("the store did not answer in time"))
+            waiting.popleft()

@@ -1,0 +1,186 @@
+"""Script calls on their way to the shard that owns their slot, and what happens to those that don't get through.
+
+All retry rules of decisions are here, and they are ours: redis-py retries a command up to ten times by itself, which
+counts a request as often. A call given to the router ends exactly once, by `resolved` or by `failed`; until then it is
+sent again as often as needed, which is safe because the script answers a batch it has decided from its record.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import hiredis
+
+from limiter_node.store.codec import Script
+from limiter_node.store.connection import Command, ServerConnection
+from limiter_node.store.topology import Topology
+
+log = logging.getLogger(__name__)
+
+_SOON_S, _LATER_S = 0.005, 0.05
+_QUICK_TRIES = 5
+
+# What a server answers while its part of the cluster changes hands or it isn't up yet; nothing has run then.
+_TRY_LATER = ("CLUSTERDOWN", "LOADING", "MASTERDOWN", "READONLY", "BUSY", "NOREPLICAS", "UNBLOCKED")
+
+
+def _bulk(words: Sequence[bytes]) -> bytes:
+    return b"".join([b"$%d\r\n%b\r\n" % (len(word), word) for word in words])
+
+
+class ScriptTarget:
+    """A script with the keys of one slot: everything of its command that is the same each time, made once."""
+
+    __slots__ = ("by_sha", "by_source", "slot")
+
+    def __init__(self, script: Script, slot: int, keys: Sequence[bytes], arguments: Sequence[bytes], more: int) -> None:
+        """`more` further arguments follow `arguments` with each call."""
+        count = b"*%d\r\n" % (3 + len(keys) + len(arguments) + more)
+        rest = _bulk((b"%d" % len(keys), *keys, *arguments))
+        self.slot = slot
+        self.by_sha = count + _bulk((b"EVALSHA", script.sha)) + rest
+        self.by_source = count + _bulk((b"EVAL", script.source)) + rest
+
+
+class RoutedCall:
+    """A script call; subclasses say what it carries and what becomes of it."""
+
+    __slots__ = ("_router", "resent", "since_s", "target", "tries", "with_source")
+
+    def __init__(self, router: Router, target: ScriptTarget) -> None:
+        self._router = router
+        self.target = target
+        self.resent = False
+        self.with_source = False
+        self.tries = 0
+        self.since_s = router.loop.time()
+
+    def arguments(self) -> tuple[bytes, ...]:
+        """The arguments that this call adds to its target's."""
+        raise NotImplementedError
+
+    def resolved(self, reply: Any) -> None:
+        """The script ran; this is its reply."""
+        raise NotImplementedError
+
+    def failed(self, reason: str) -> None:
+        """The script did not run and will not, or nobody can tell any more and it no longer matters."""
+        raise NotImplementedError
+
+    # ---- store.connection.Command ----------------------------------------------------------------------------------
+
+    def wire(self) -> bytes:
+        target = self.target
+        return (target.by_source if self.with_source else target.by_sha) + _bulk(self.arguments())
+
+    def replied(self, reply: Any) -> None:
+        if isinstance(reply, hiredis.ReplyError):
+            self._router.refused(self, str(reply))
+            return
+        try:
+            self.resolved(reply)
+        except Exception:
+            # Something that isn't our script answered. A call that never ended would block its key for good.
+            log.exception("unreadable reply to a script: %.100r", reply)
+            self.failed("the store answered what is not a decision")
+
+    def lost(self) -> None:
+        self.resent = True
+        self._router.lost(self)
+
+
+class _Asking:
+    """Goes in front of a command that a shard answers for a slot it is about to own; in the same write, so in order."""
+
+    __slots__ = ()
+
+    def wire(self) -> bytes:
+        return b"*1\r\n$6\r\nASKING\r\n"
+
+    def replied(self, reply: Any) -> None:
+        pass
+
+    def lost(self) -> None:
+        pass
+
+
+class Router:
+    """Sends calls to the shard that owns their slot. `give_up_s`: how long a call may go on being tried."""
+
+    def __init__(self, topology: Topology, give_up_s: float) -> None:
+        self.loop = asyncio.get_running_loop()
+        self._topology = topology
+        self._give_up_s = give_up_s
+        self._closed = False
+        self.retries = 0
+        topology.on_orphans = self._adopt
+
+    def send(self, calls: Sequence[RoutedCall]) -> None:
+        """Send calls: one write per shard."""
+        by_connection: dict[ServerConnection, list[Command]] = {}
+        for call in calls:
+            connection = self._topology.owner(call.target.slot)
+            if connection is None:
+                self._again(call, _LATER_S)
+            elif connection in by_connection:
+                by_connection[connection].append(call)
+            else:
+                by_connection[connection] = [call]
+        for connection, commands in by_connection.items():
+            connection.send(commands)
+
+    def lost(self, call: RoutedCall) -> None:
+        """The connection broke under the call: whether it ran is unknown."""
+        self._topology.refresh_soon()
+        self._again(call, 0)
+
+    def refused(self, call: RoutedCall, error: str) -> None:
+        """The server answered with an error, which means that the script did not run or changed nothing."""
+        kind, _, rest = error.partition(" ")
+        if kind == "NOSCRIPT":
+            call.with_source = True
+            self._again(call, 0)
+        elif kind == "MOVED":
+            slot, _, address = rest.partition(" ")
+            self._topology.moved(int(slot), address)
+            self._again(call, 0)
+        elif kind == "ASK":
+            self._topology.connection_to(rest.partition(" ")[2]).send([_Asking(), call])
+            self.retries += 1
+        elif kind == "TRYAGAIN":
+            self._again(call, _SOON_S)
+        elif kind in _TRY_LATER:
+            self._topology.refresh_soon()
+            self._again(call, _LATER_S)
+        else:
+            log.error("store refused a script: %s", error[:200])
+            call.failed(error[:200])
+
+    def _again(self, call: RoutedCall, delay_s: float) -> None:
+        self.retries += 1
+        call.tries += 1
+        if call.tries > _QUICK_TRIES:
+            delay_s = max(delay_s, _LATER_S)  # two servers that point at each other, for one
+        if self._closed or self.loop.time() - call.since_s > self._give_up_s:
+            call.failed("the store did not answer")
+        elif delay_s:
+            self.loop.call_later(delay_s, self._again_now, call)
+        else:
+            # Not at once: a connection tells all its commands that they are lost before it is ready to take new ones.
+            self.loop.call_soon(self._again_now, call)
+
+    def _adopt(self, commands: Sequence[Command]) -> None:
+        self.send([command for command in commands if isinstance(command, RoutedCall)])
+
+    def _again_now(self, call: RoutedCall) -> None:
+        if self._closed:
+            call.failed("the node is stopping")
+        else:
+            self.send([call])
+
+    def close(self) -> None:
+        """From now on what is lost fails instead of being sent again."""
+        self._closed = True

@@ -1,0 +1,186 @@
+"""Who owns which slot: discovery by redis-py, one connection of ours per master.
+
+Refreshes are rate-limited and at most one at a time: a storm of errors makes one query, not one each. A MOVED answer
+moves its slot at once, without waiting for the refresh it causes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+from redis.asyncio.cluster import RedisCluster
+from redis.exceptions import RedisError
+
+from limiter_node.model import StoreUnavailable
+from limiter_node.store.connection import Command, ServerConnection
+from limiter_node.store.url import StoreAddress, cluster_client
+
+log = logging.getLogger(__name__)
+
+_SLOTS = 16384
+_REFRESH_EVERY_S = 0.25
+_CHECK_EVERY_S = 0.1
+
+
+class Topology:
+    """The shards of one store, single or cluster; `owner` is the hot path and a list look-up."""
+
+    def __init__(self, address: StoreAddress, *, client_name: str = "", stall_timeout_s: float = 1.0) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._address = address
+        self._tls = address.ssl_context()
+        self._stall_timeout_s = stall_timeout_s
+        self._handshake = self._make_handshake(address, client_name)
+        self._connections: dict[tuple[str, int], ServerConnection] = {}
+        self._owners: list[ServerConnection | None] = [None] * _SLOTS
+        self._masters: set[ServerConnection] = set()
+        self._client: RedisCluster | None = None
+        self._refreshing: asyncio.Task[None] | None = None
+        self._checking: asyncio.TimerHandle | None = None
+        self._problem = "not connected yet"
+        self.refreshes = 0
+        self.on_orphans: Callable[[Sequence[Command]], None] = lambda commands: None
+        """Called with unsent commands of a server that owns slots no longer."""
+
+    @staticmethod
+    def _make_handshake(address: StoreAddress, client_name: str) -> tuple[tuple[str, ...], ...]:
+        words: list[tuple[str, ...]] = []
+        if address.password:
+            words.append(
+                ("AUTH", address.username, address.password) if address.username else ("AUTH", address.password)
+            )
+        if address.db:
+            words.append(("SELECT", str(address.db)))
+        if client_name:
+            words.append(("CLIENT", "SETNAME", client_name))
+        return tuple(words)
+
+    async def start(self) -> None:
+        """Find the shards. A store that is down does not prevent it: it is looked for until it is there."""
+        self._checking = self._loop.call_later(_CHECK_EVERY_S, self._check)
+        if self._address.cluster:
+            self._client = cluster_client(self._address)
+            await self._refresh()
+        else:
+            connection = self._connect(*self._address.endpoints[0])
+            self._owners = [connection] * _SLOTS
+            self._masters = {connection}
+            self._problem = ""
+        for connection in self._masters:
+            connection.connect()
+
+    def owner(self, slot: int) -> ServerConnection | None:
+        """The connection to the master of `slot`; None as long as none is known."""
+        connection = self._owners[slot]
+        if connection is None:
+            self.refresh_soon()
+        return connection
+
+    def masters(self) -> list[ServerConnection]:
+        """One connection per shard, in the order of their addresses."""
+        return sorted(self._masters, key=lambda connection: (connection.host, connection.port))
+
+    @property
+    def problem(self) -> str:
+        """Why some slot has no known owner; empty if each has one."""
+        return self._problem
+
+    def connection_to(self, address: str) -> ServerConnection:
+        """The connection to the server that a MOVED or ASK answer names as ``host:port``."""
+        host, _, port = address.rpartition(":")
+        # An empty host means the one that answered; all we can do is to ask a seed for the whole picture, too.
+        return self._connect(host.strip("[]") or self._address.endpoints[0][0], int(port))
+
+    def moved(self, slot: int, address: str) -> None:
+        """A server says that another owns `slot`: believe it at once, and look at the whole picture soon."""
+        connection = self.connection_to(address)
+        self._owners[slot] = connection
+        self._masters.add(connection)
+        self.refresh_soon()
+
+    def refresh_soon(self) -> None:
+        """Ask the cluster who owns what, unless that is under way. No-op for a single server."""
+        if self._client is not None and self._refreshing is None:
+            self._refreshing = self._loop.create_task(self._refresh_later())
+
+    async def _refresh_later(self) -> None:
+        try:
+            while True:
+                await self._refresh()
+                await asyncio.sleep(_REFRESH_EVERY_S)
+                # While a shard is away the answer will change: a replica takes over or the master comes back.
+                if not self._problem and all(connection.is_open for connection in self._masters):
+                    return
+        finally:
+            self._refreshing = None
+
+    async def _refresh(self) -> None:
+        assert self._client is not None
+        manager = self._client.nodes_manager
+        self.refreshes += 1
+        try:
+            async with asyncio.timeout(2):
+                await manager.initialize()
+        except (RedisError, OSError, TimeoutError) as error:
+            if not self._problem:
+                log.warning("cluster topology: %s", error)
+            self._problem = f"cannot read the cluster's topology: {error}"
+            return
+        owners: list[ServerConnection | None] = list(self._owners)
+        found: dict[int, ServerConnection] = {}  # by identity of redis-py's list, shared by a range's slots
+        uncovered = 0
+        for slot in range(_SLOTS):
+            nodes = manager.slots_cache.get(slot)
+            if not nodes:
+                owners[slot] = None
+                uncovered += 1
+                continue
+            connection = found.get(id(nodes))
+            if connection is None:
+                connection = found[id(nodes)] = self._connect(str(nodes[0].host), int(nodes[0].port))
+            owners[slot] = connection
+        self._owners = owners
+        self._masters = set(found.values())
+        self._problem = f"{uncovered} slots of the cluster have no master" if uncovered else ""
+        for address, connection in list(self._connections.items()):
+            if connection not in self._masters:
+                orphans = connection.take_waiting()
+                if not connection.is_open:
+                    del self._connections[address]
+                    await connection.close()
+                if orphans:
+                    self.on_orphans(orphans)
+        for connection in self._masters:
+            connection.connect()
+
+    def _connect(self, host: str, port: int) -> ServerConnection:
+        connection = self._connections.get((host, port))
+        if connection is None:
+            connection = self._connections[host, port] = ServerConnection(
+                host, port, handshake=self._handshake, tls=self._tls, stall_timeout_s=self._stall_timeout_s
+            )
+        return connection
+
+    def _check(self) -> None:
+        for connection in list(self._connections.values()):
+            connection.check()
+        self._checking = self._loop.call_later(_CHECK_EVERY_S, self._check)
+
+    async def close(self) -> None:
+        """End all connections."""
+        if self._checking:
+            self._checking.cancel()
+        if self._refreshing:
+            self._refreshing.cancel()
+            await asyncio.gather(self._refreshing, return_exceptions=True)
+        for connection in list(self._connections.values()):
+            await connection.close()
+        if self._client is not None:
+            await self._client.aclose()
+
+    def require_known(self) -> None:
+        """Raise `StoreUnavailable` with the reason if some slot has no known owner."""
+        if self._problem:
+            raise StoreUnavailable(self._problem)
