@@ -11,7 +11,7 @@ import asyncio
 import logging
 import ssl
 from collections import deque
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import hiredis
 
@@ -189,8 +189,7 @@ class ServerConnection(asyncio.Protocol):
     # ---- asyncio.Protocol -----------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's doesn't inherit from it
         self._reader = hiredis.Reader()
         last = len(self._handshake) - 1
         self._write([_Handshake(self, words, i == last) for i, words in enumerate(self._handshake)])

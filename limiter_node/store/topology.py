@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 
 from limiter_node.model import StoreUnavailable
 from limiter_node.store.connection import Command, ServerConnection
-from limiter_node.store.url import StoreAddress, cluster_client
+from limiter_node.store.url import StoreAddress
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class Topology:
         """Find the shards. A store that is down does not prevent it: it is looked for until it is there."""
         self._checking = self._loop.call_later(_CHECK_EVERY_S, self._check)
         if self._address.cluster:
-            self._client = cluster_client(self._address)
+            self._client = self._address.cluster_client()
             await self._refresh()
         else:
             connection = self._connect(*self._address.endpoints[0])
