@@ -1,0 +1,244 @@
+"""Where the store is: the ``--store`` URL, parsed once into a frozen address that never shows its password.
+
+Owns the URL's grammar, the TLS options and how redis-py clients for administration are built from them. Decisions don't
+go through these clients (see the dispatcher): they may retry.
+"""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass, field
+from typing import TypeAlias
+from urllib.parse import parse_qsl, quote, unquote
+
+from redis.asyncio import Redis
+from redis.asyncio.cluster import ClusterNode, RedisCluster
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialWithJitterBackoff
+
+from limiter_node.model import ConfigError
+
+SCHEMES = {
+    "redis": (False, False),
+    "rediss": (False, True),
+    "redis+cluster": (True, False),
+    "rediss+cluster": (True, True),
+}
+"""Scheme: whether it is a cluster, whether it speaks TLS."""
+
+DEFAULT_PORT = 6379
+CONNECT_TIMEOUT_S = 2.0
+COMMAND_TIMEOUT_S = 5.0
+
+_CERT_REQS = {"required": ssl.CERT_REQUIRED, "optional": ssl.CERT_OPTIONAL, "none": ssl.CERT_NONE}
+_BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+_TLS_OPTIONS = ("ssl_ca_certs", "ssl_cert_reqs", "ssl_check_hostname", "ssl_certfile", "ssl_keyfile")
+
+StoreClient: TypeAlias = "Redis | RedisCluster"
+
+
+@dataclass(frozen=True, slots=True)
+class TlsOptions:
+    """How the store's certificate is checked and which one we show; paths to PEM files."""
+
+    ca_certs: str | None = None
+    cert_reqs: str = "required"
+    check_hostname: bool = True
+    certfile: str | None = None
+    keyfile: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoreAddress:
+    """A parsed store URL. `endpoints` has one entry for a single store, one or more to discover a cluster from."""
+
+    cluster: bool
+    endpoints: tuple[tuple[str, int], ...]
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    db: int = 0
+    tls: TlsOptions | None = None
+
+    def ssl_context(self) -> ssl.SSLContext | None:
+        """A fresh context as the URL's options ask for; None without TLS. Raises ConfigError for unreadable files."""
+        if self.tls is None:
+            return None
+        try:
+            context = ssl.create_default_context(cafile=self.tls.ca_certs)
+        except OSError as error:
+            raise ConfigError(f"--store: ssl_ca_certs {self.tls.ca_certs}: {_reason(error)}") from None
+        # In this order: a context refuses CERT_NONE while it checks host names.
+        context.check_hostname = self.tls.check_hostname and self.tls.cert_reqs != "none"
+        context.verify_mode = _CERT_REQS[self.tls.cert_reqs]
+        if self.tls.certfile is not None:
+            try:
+                context.load_cert_chain(self.tls.certfile, self.tls.keyfile)
+            except OSError as error:
+                raise ConfigError(f"--store: ssl_certfile {self.tls.certfile}: {_reason(error)}") from None
+        return context
+
+    def describe(self) -> str:
+        """The URL without password and options, fit for messages and logs."""
+        scheme = next(s for s, kind in SCHEMES.items() if kind == (self.cluster, self.tls is not None))
+        user = f"{quote(self.username, safe='')}@" if self.username else ""
+        hosts = ",".join(f"{format_host(host)}:{port}" for host, port in self.endpoints)
+        return f"{scheme}://{user}{hosts}{f'/{self.db}' if self.db else ''}"
+
+    def single_client(self) -> Redis:
+        """A redis-py client of a single store. Close it with ``aclose()``."""
+        host, port = self.endpoints[0]
+        tls = self.tls or TlsOptions()
+        return Redis(
+            host=host,
+            port=port,
+            db=self.db,
+            username=self.username,
+            password=self.password,
+            protocol=2,
+            retry=_admin_retry(),
+            socket_connect_timeout=CONNECT_TIMEOUT_S,
+            socket_timeout=COMMAND_TIMEOUT_S,
+            ssl=self.tls is not None,
+            ssl_ca_certs=tls.ca_certs,
+            ssl_cert_reqs=tls.cert_reqs,
+            ssl_check_hostname=tls.check_hostname and tls.cert_reqs != "none",
+            ssl_certfile=tls.certfile,
+            ssl_keyfile=tls.keyfile,
+        )
+
+    def cluster_client(self) -> RedisCluster:
+        """A redis-py client of a cluster, found from any endpoint that answers. Close it with ``aclose()``."""
+        tls = self.tls or TlsOptions()
+        return RedisCluster(
+            startup_nodes=[ClusterNode(host, port) for host, port in self.endpoints],
+            # One shard that is down must not keep us from administering the keys of the others.
+            require_full_coverage=False,
+            username=self.username,
+            password=self.password,
+            protocol=2,
+            retry=_admin_retry(),
+            socket_connect_timeout=CONNECT_TIMEOUT_S,
+            socket_timeout=COMMAND_TIMEOUT_S,
+            ssl=self.tls is not None,
+            ssl_ca_certs=tls.ca_certs,
+            ssl_cert_reqs=tls.cert_reqs,
+            ssl_check_hostname=tls.check_hostname and tls.cert_reqs != "none",
+            ssl_certfile=tls.certfile,
+            ssl_keyfile=tls.keyfile,
+        )
+
+    def client(self) -> StoreClient:
+        """The client for this kind of store."""
+        return self.cluster_client() if self.cluster else self.single_client()
+
+
+def _admin_retry() -> Retry:
+    # Administration is idempotent, so retrying is safe; a store that is down should still be reported within seconds.
+    return Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), 3)
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or "not a readable PEM file"
+
+
+def format_host(host: str) -> str:
+    """The host as it stands in a URL: IPv6 addresses in brackets."""
+    return f"[{host}]" if ":" in host else host
+
+
+def parse_store_url(url: str) -> StoreAddress:
+    """Read a ``--store`` URL. Raises ConfigError with one line that never shows the password."""
+    scheme, separator, rest = url.strip().partition("://")
+    if not separator or scheme not in SCHEMES:
+        known = ", ".join(f"{name}://" for name in SCHEMES)
+        raise ConfigError(f"--store must be a URL that begins with one of {known}")
+    cluster, secure = SCHEMES[scheme]
+    if "#" in rest:
+        raise ConfigError("--store: a # in the user name or password must be written %23")
+    rest, _, query = rest.partition("?")
+    authority, _, path = rest.partition("/")
+    userinfo, at, hosts = authority.rpartition("@")
+    username, password = _userinfo(userinfo) if at else (None, None)
+    endpoints = tuple(_endpoint(host) for host in hosts.split(","))
+    if len(endpoints) > 1 and not cluster:
+        raise ConfigError(f"--store: {scheme}:// takes one host:port; a cluster is redis+cluster://host:port,host:port")
+    if len(set(endpoints)) < len(endpoints):
+        raise ConfigError("--store names the same host:port twice")
+    options = _options(query, secure)
+    return StoreAddress(
+        cluster, endpoints, username, password, _database(path, options, cluster), _tls(options) if secure else None
+    )
+
+
+def _userinfo(userinfo: str) -> tuple[str | None, str | None]:
+    username, colon, password = userinfo.partition(":")
+    if any("@" in part or ":" in part for part in (username, password)):
+        raise ConfigError("--store: in user name and password, write @ as %40 and : as %3A")
+    if not colon:
+        raise ConfigError("--store: a login is written user:password@ or :password@")
+    return unquote(username) or None, unquote(password) or None
+
+
+def _endpoint(text: str) -> tuple[str, int]:
+    if text.startswith("["):
+        host, bracket, port = text[1:].partition("]")
+        if not bracket or (port and not port.startswith(":")) or ":" not in host:
+            raise ConfigError("--store: an IPv6 address is written [address]:port")
+        port = port[1:]
+    else:
+        host, _, port = text.partition(":")
+        if ":" in port:
+            raise ConfigError("--store: an IPv6 address is written [address]:port")
+    if not host or any(c.isspace() or not c.isprintable() for c in host):
+        raise ConfigError("--store: each endpoint needs a host, as host:port")
+    if not port:
+        return host, DEFAULT_PORT
+    if not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
+        raise ConfigError(f"--store: the port of {host} must be a number from 1 to 65535")
+    return host, int(port)
+
+
+def _options(query: str, secure: bool) -> dict[str, str]:
+    options: dict[str, str] = {}
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
+    except ValueError:
+        raise ConfigError("--store: options are written ?name=value&name=value") from None
+    for name, value in pairs:
+        if name not in (*_TLS_OPTIONS, "db"):
+            raise ConfigError(f"--store: unknown option; known are db, {', '.join(_TLS_OPTIONS)}")
+        if name in options:
+            raise ConfigError(f"--store: {name} is given twice")
+        if name in _TLS_OPTIONS and not secure:
+            raise ConfigError(f"--store: {name} needs TLS: rediss:// or rediss+cluster://")
+        options[name] = value
+    return options
+
+
+def _database(path: str, options: dict[str, str], cluster: bool) -> int:
+    if path and "db" in options:
+        raise ConfigError("--store: the database is given twice, as /N and as db=N")
+    text = path or options.get("db", "0")
+    if not (text.isascii() and text.isdigit() and len(text) <= 4):
+        raise ConfigError("--store: the database must be a number, as redis://host:port/0")
+    if cluster and int(text):
+        raise ConfigError("--store: a cluster has database 0 only")
+    return int(text)
+
+
+def _tls(options: dict[str, str]) -> TlsOptions:
+    cert_reqs = options.get("ssl_cert_reqs", "required").lower()
+    if cert_reqs not in _CERT_REQS:
+        raise ConfigError("--store: ssl_cert_reqs must be required, optional or none")
+    check_hostname = _BOOLEANS.get(options.get("ssl_check_hostname", "true").lower())
+    if check_hostname is None:
+        raise ConfigError("--store: ssl_check_hostname must be true or false")
+    if "ssl_keyfile" in options and "ssl_certfile" not in options:
+        raise ConfigError("--store: ssl_keyfile needs ssl_certfile")
+    return TlsOptions(
+        options.get("ssl_ca_certs"),
+        cert_reqs,
+        check_hostname,
+        options.get("ssl_certfile"),
+        options.get("ssl_keyfile"),
+    )
