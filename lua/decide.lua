@@ -17,9 +17,10 @@
 --                   3 charge  bucket, requests, input, output  counts what was admitted elsewhere, limit or not
 -- Reply packed, little endian: I1 state (0 decided, 1 answered from the record, 2 number too old, 3 no such key);
 --       for 0 and 1 also: I8 time in ms, then for requests/input/output 3 × I4 limits, 3 × I4 used after the batch,
---       3 × I2 age in buckets of the newest use (65535 = none); I4 output_reserve; per operation I1 verdict, I4 retry
---       in ms; where one was rejected, the key's name. Verdict 0 = done; 1, 2, 3 = rejected, that dimension frees
---       last; 5, 6, 7 = can never fit, that dimension.
+--       3 × I2 age in buckets of the newest use (65535 = none), I1 ms since the current bucket began; I4
+--       output_reserve; per operation I1 verdict, I4 retry in ms; where one was rejected, the key's name. Verdict
+--       0 = done; 1, 2, 3 = rejected, that dimension frees last; 5, 6, 7 = can never fit, that dimension.
+--       From the record come verdicts, time and output_reserve; all else is as it is now.
 -- Cost  amortized O(1) per operation: 5 or 6 calls a batch, 2 more when the bucket changes. A rejection reads on from
 --       the oldest bucket until enough has been freed: the few oldest groups as a rule, all of them (121) at most.
 --
@@ -37,6 +38,8 @@ local CELL_FORMAT = '<I4I4I4'
 local CELL_MAX = 4294967295
 local TTL_SLACK_MS = 30000
 local TTL_STEP = 100 -- buckets between two refreshes of the time to live
+local NO_USE = 65535
+local OPERATION_SIZE = 33
 local DONE = '\0\0\0\0\0'
 
 local node, batch = ARGV[1], ARGV[2]
@@ -64,6 +67,7 @@ local head = 0 -- no bucket before this one is in use
 local newest, newest_i, newest_o = 0, 0, 0 -- newest bucket in use, with input, with output; 0 = none
 local used_r, used_i, used_o = 0, 0, 0
 local cell_r, cell_i, cell_o = 0, 0, 0
+local stepped -- the stored meta with what the clock has stepped back by, where that is news
 local newest_group = -1 -- as stored: a field f is that of the one group g in newest_group-127 .. newest_group with g % 128 = f
 local stored = call('HGET', KEYS[2], META)
 if stored then
@@ -72,8 +76,10 @@ if stored then
     if now < newest * BUCKET_MS then
         -- The clock stepped back. Time goes on from the newest bucket instead: history stays in the window (never over the
         -- limit) and leaves it within one window's length (never blocked for longer).
+        -- That has to be kept even if nothing is counted: else time would stand still until the clock has caught up.
         now = newest * BUCKET_MS
         skew_ms = now - clock_ms
+        stepped = string.sub(stored, 1, 42) .. spack('<I6', skew_ms) .. string.sub(stored, 49)
     end
     newest_group = floor(newest / GROUP)
 end
@@ -93,6 +99,7 @@ local function open_older()
     local cells = {} -- group -> { r, i, o of its first bucket, … }, decoded; then raw[group] is out of date
     local dirty, is_dirty = {}, {}
     local all_read = false
+    local frees -- see open_frees; nil also when older buckets have changed since
 
     local function touch(g)
         if not is_dirty[g] then
@@ -112,12 +119,12 @@ local function open_older()
 
     local function read_all() -- one call for all groups of the window
         if all_read or wiped or not stored then return end
-        local pairs_ = call('HGETALL', KEYS[2])
-        for i = 1, #pairs_, 2 do
-            local field = tonumber(pairs_[i])
+        local stored_fields = call('HGETALL', KEYS[2])
+        for i = 1, #stored_fields, 2 do
+            local field = tonumber(stored_fields[i])
             if field then
                 local g = newest_group - (newest_group - field) % RING
-                if raw[g] == nil then raw[g] = pairs_[i + 1] end
+                if raw[g] == nil then raw[g] = stored_fields[i + 1] end
             end
         end
         all_read = true
@@ -174,29 +181,49 @@ local function open_older()
         return r, t, o
     end
 
-    if flushed_group then
-        raw[flushed_group] = flushed_value
-        touch(flushed_group)
+    local function advance(k) -- bucket k becomes the newest; the former cell goes to its group
+        if newest > 0 then
+            local g, j = floor(newest / GROUP), (newest % GROUP) * 3
+            local list = decoded(g)
+            list[j + 1], list[j + 2], list[j + 3] = cell_r, cell_i, cell_o
+            touch(g)
+            frees = nil
+        else
+            head = k
+        end
+        newest, cell_r, cell_i, cell_o = k, 0, 0, 0
     end
-    older = { read = read, read_all = read_all, decoded = decoded, encoded = encoded, total = total, touch = touch, dirty = dirty }
-end
 
--- ---- expiry: each bucket is subtracted once, when it leaves the window --------------------------------------------------
-if stored and head < oldest then
-    if newest < oldest then
-        wiped = true
-        head, newest, newest_i, newest_o, newest_group = 0, 0, 0, 0, -1
-        used_r, used_i, used_o, cell_r, cell_i, cell_o = 0, 0, 0, 0, 0, 0
-    else
+    local function add(k, r, t, o) -- to bucket k, within 0 .. CELL_MAX each; what is added counts in the sums
+        local list, j
+        if k > newest then advance(k) end
+        if k == newest then
+            list, j = { cell_r, cell_i, cell_o }, 0
+        else
+            local g = floor(k / GROUP)
+            list, j = decoded(g), (k % GROUP) * 3
+            touch(g)
+            frees = nil
+            if k < head then head = k end
+        end
+        local new_r = max(min(list[j + 1] + r, CELL_MAX), 0)
+        local new_i, new_o = max(min(list[j + 2] + t, CELL_MAX), 0), max(min(list[j + 3] + o, CELL_MAX), 0)
+        used_r, used_i, used_o = used_r + new_r - list[j + 1], used_i + new_i - list[j + 2], used_o + new_o - list[j + 3]
+        list[j + 1], list[j + 2], list[j + 3] = new_r, new_i, new_o
+        if k == newest then cell_r, cell_i, cell_o = new_r, new_i, new_o end
+        if new_i > 0 and k > newest_i then newest_i = k end
+        if new_o > 0 and k > newest_o then newest_o = k end
+    end
+
+    local function expire() -- each bucket is subtracted once, when it leaves the window
         -- `head` ends on the oldest bucket still in use, so that gaps are walked over once, too.
-        open_older()
-        local g, k = floor(head / GROUP), head
+        local first = floor(head / GROUP)
         head = newest
-        while g <= newest_group do
+        for g = first, newest_group do
             -- A long gap since the last decision: one call for all is cheaper than one for each.
-            if g - floor(k / GROUP) == 4 then older.read_all() end
-            if older.read(g) then
-                local list = older.decoded(g)
+            if g == first + 4 then read_all() end
+            if read(g) then
+                local list = decoded(g)
                 for i = 0, GROUP - 1 do
                     local j = i * 3
                     local r, t, o = list[j + 1], list[j + 2], list[j + 3]
@@ -207,176 +234,151 @@ if stored and head < oldest then
                         end
                         used_r, used_i, used_o = used_r - r, used_i - t, used_o - o
                         list[j + 1], list[j + 2], list[j + 3] = 0, 0, 0
-                        older.touch(g)
+                        touch(g)
                     end
                 end
                 if head < newest then break end
             end
-            g = g + 1
         end
         if newest_i < oldest then newest_i = 0 end
         if newest_o < oldest then newest_o = 0 end
     end
+
+    local function open_frees() -- sums per group from `head` on, read as far as needed
+        local first, size, sums_r, sums_i, sums_o = floor(head / GROUP), 0, {}, {}, {}
+        local sums, last = { sums_r, sums_i, sums_o }, floor(newest / GROUP)
+
+        frees = function(dimension, excess) -- the first bucket with whose leaving `excess` is free; -1 if it is free now
+            if excess <= 0 then return -1 end
+            local sum = sums[dimension]
+            while (sum[size] or 0) < excess do
+                if first + size > last then return newest end -- what is in no group is in the cell
+                if size == 2 then read_all() end
+                local r, t, o = total(first + size)
+                if size > 0 then r, t, o = r + sums_r[size], t + sums_i[size], o + sums_o[size] end
+                size = size + 1
+                sums_r[size], sums_i[size], sums_o[size] = r, t, o
+            end
+            local low, high = 1, size
+            while low < high do
+                local middle = floor((low + high) / 2)
+                if sum[middle] >= excess then high = middle else low = middle + 1 end
+            end
+            local list, left = decoded(first + low - 1), excess - (sum[low - 1] or 0)
+            for i = 0, GROUP - 1 do
+                left = left - list[i * 3 + dimension]
+                if left <= 0 then return (first + low - 1) * GROUP + i end
+            end
+        end
+    end
+
+    local function rejected(input, output) -- verdict, and ms until the earliest bucket in which it would be admitted
+        if not frees then open_frees() end
+        local last, dimension = frees(1, used_r + 1 - limit_r), 1
+        local k = frees(2, used_i + input - limit_i)
+        if k > last then last, dimension = k, 2 end
+        k = frees(3, used_o + output - limit_o)
+        if k > last then last, dimension = k, 3 end
+        return dimension, max((last + width + 1) * BUCKET_MS - now, 0)
+    end
+
+    if flushed_group then
+        raw[flushed_group] = flushed_value
+        touch(flushed_group)
+    end
+    older = { decoded = decoded, encoded = encoded, advance = advance, add = add, expire = expire, rejected = rejected, dirty = dirty }
 end
 
--- ---- retry times: made on first use; sums per group from `head` on -------------------------------------------------------
-local frees -- nil also when older buckets have changed since
-local function open_frees()
-    if not older then open_older() end
-    local first, size, sums_r, sums_i, sums_o = floor(head / GROUP), 0, {}, {}, {}
-    local sums = { sums_r, sums_i, sums_o }
-    local last = floor(newest / GROUP)
-
-    frees = function(dimension, excess) -- the first bucket with whose leaving `excess` is free; -1 if it is free now
-        if excess <= 0 then return -1 end
-        local sum = sums[dimension]
-        while (sum[size] or 0) < excess do
-            if first + size > last then return newest end -- what is in no group is in the cell
-            if size == 2 then older.read_all() end
-            local r, t, o = older.total(first + size)
-            if size > 0 then r, t, o = r + sums_r[size], t + sums_i[size], o + sums_o[size] end
-            size = size + 1
-            sums_r[size], sums_i[size], sums_o[size] = r, t, o
-        end
-        local low, high = 1, size
-        while low < high do
-            local middle = floor((low + high) / 2)
-            if sum[middle] >= excess then high = middle else low = middle + 1 end
-        end
-        local list, left = older.decoded(first + low - 1), excess - (sum[low - 1] or 0)
-        for i = 0, GROUP - 1 do
-            left = left - list[i * 3 + dimension]
-            if left <= 0 then return (first + low - 1) * GROUP + i end
-        end
+if stored and head < oldest then
+    if newest < oldest then
+        wiped = true
+        head, newest, newest_i, newest_o, newest_group = 0, 0, 0, 0, -1
+        used_r, used_i, used_o, cell_r, cell_i, cell_o = 0, 0, 0, 0, 0, 0
+    else
+        open_older()
+        older.expire()
     end
 end
 
+local state, decided_ms = 0, now
+local changed, counted = false, false -- something to remember under this number; something that entered the window
 local any_rejected = false
-local function rejected(input, output) -- verdict, and ms until the earliest bucket in which it would be admitted
-    any_rejected = true
-    if not frees then open_frees() end
-    local last, dimension = frees(1, used_r + 1 - limit_r), 1
-    local k = frees(2, used_i + input - limit_i)
-    if k > last then last, dimension = k, 2 end
-    k = frees(3, used_o + output - limit_o)
-    if k > last then last, dimension = k, 3 end
-    return dimension, max((last + width + 1) * BUCKET_MS - now, 0)
-end
+local verdicts, results = {}, {}
 
-local function reply(state, time_ms, results)
-    if any_rejected then results[#results + 1] = call('HGET', KEYS[1], 'name') or '' end
-    return spack('<I1I8I4I4I4I4I4I4I2I2I2I4', state, time_ms, limit_r, limit_i, limit_o,
-        min(used_r, CELL_MAX), min(used_i, CELL_MAX), min(used_o, CELL_MAX),
-        used_r > 0 and bucket - newest or 65535, newest_i > 0 and bucket - newest_i or 65535,
-        newest_o > 0 and bucket - newest_o or 65535, reserve) .. table.concat(results)
-end
-
--- ---- a batch decided before: the same verdicts, with the window as it is now --------------------------------------------
-local results = {}
 if recorded == number then
-    reserve = record_reserve
-    for i = 1, (#batch - at + 1) / 33 do
+    -- ---- a batch decided before: the same verdicts, with the window as it is now ----------------------------------------
+    state, decided_ms, reserve, resent = 1, record_ms, record_reserve, 0
+    for i = 1, (#batch - at + 1) / OPERATION_SIZE do
         local kind, input, output, choices
         kind, input, output, choices, at = sunpack('<I1i8i8i8', batch, at)
         at = at + 8
         local verdict, retry_ms = string.byte(record, verdicts_at + i - 1), 0
-        if verdict > NEVER then
-            any_rejected = true
-        elseif verdict > 0 then
-            retry_ms = select(2, rejected(input, output + choices * reserve))
+        if verdict > 0 then any_rejected = true end
+        if verdict > 0 and verdict < NEVER then
+            if not older then open_older() end
+            retry_ms = select(2, older.rejected(input, output + choices * reserve))
         end
         results[i] = spack('<I1I4', verdict, retry_ms)
     end
-    return reply(1, record_ms, results)
-end
-
--- ---- deciding -----------------------------------------------------------------------------------------------------------
-local function advance(k) -- bucket k becomes the newest; the former cell goes to its group
-    if newest > 0 then
-        local g, i = floor(newest / GROUP), newest % GROUP
-        if older then
-            local list = older.decoded(g)
-            list[i * 3 + 1], list[i * 3 + 2], list[i * 3 + 3] = cell_r, cell_i, cell_o
-            older.touch(g)
-        else
-            local value = call('HGET', KEYS[2], g % RING)
-            local mask, cells = 0, ''
-            if value then mask, cells = string.byte(value), string.sub(value, 2) end
-            flushed_group = g
-            flushed_value = string.char(mask + bit.lshift(1, i)) .. cells .. spack(CELL_FORMAT, cell_r, cell_i, cell_o)
-        end
-        frees = nil
-    else
-        head = k
-    end
-    newest, cell_r, cell_i, cell_o = k, 0, 0, 0
-end
-
-local function add(k, r, t, o) -- to bucket k, within 0 .. CELL_MAX each; what is added counts in the sums
-    local list, j
-    if k > newest then advance(k) end
-    if k == newest then
-        list, j = { cell_r, cell_i, cell_o }, 0
-    else
-        if not older then open_older() end
-        local g = floor(k / GROUP)
-        list, j = older.decoded(g), (k % GROUP) * 3
-        older.touch(g)
-        frees = nil
-        if k < head then head = k end
-    end
-    local new_r = max(min(list[j + 1] + r, CELL_MAX), 0)
-    local new_i, new_o = max(min(list[j + 2] + t, CELL_MAX), 0), max(min(list[j + 3] + o, CELL_MAX), 0)
-    used_r, used_i, used_o = used_r + new_r - list[j + 1], used_i + new_i - list[j + 2], used_o + new_o - list[j + 3]
-    list[j + 1], list[j + 2], list[j + 3] = new_r, new_i, new_o
-    if k == newest then cell_r, cell_i, cell_o = new_r, new_i, new_o end
-    if new_i > 0 and k > newest_i then newest_i = k end
-    if new_o > 0 and k > newest_o then newest_o = k end
-end
-
-local function requests_in(k)
-    if k == newest then return cell_r end
-    if k > newest or k < head then return 0 end
-    if not older then open_older() end
-    return older.decoded(floor(k / GROUP))[(k % GROUP) * 3 + 1]
-end
-
-local changed, counted = false, false -- something to remember under this number; something that entered the window
-local verdicts = {}
-
-for i = 1, (#batch - at + 1) / 33 do
-    local kind, a, b, c, d
-    kind, a, b, c, d, at = sunpack('<I1i8i8i8i8', batch, at)
-    local verdict, result = 0, DONE
-    if kind == ADMIT then
-        local output = b + c * reserve
-        if used_r < limit_r and used_i + a <= limit_i and used_o + output <= limit_o then
-            if newest < bucket then advance(bucket) end
-            cell_r, cell_i, cell_o = cell_r + 1, cell_i + a, cell_o + output
-            used_r, used_i, used_o = used_r + 1, used_i + a, used_o + output
-            if a > 0 then newest_i = bucket end
-            if output > 0 then newest_o = bucket end
-            changed, counted = true, true
-        else
-            local retry_ms = 0
-            if limit_r < 1 then verdict, any_rejected = NEVER + 1, true
-            elseif a > limit_i then verdict, any_rejected = NEVER + 2, true
-            elseif output > limit_o then verdict, any_rejected = NEVER + 3, true
-            else verdict, retry_ms = rejected(a, output)
+else
+    -- ---- deciding -------------------------------------------------------------------------------------------------------
+    for i = 1, (#batch - at + 1) / OPERATION_SIZE do
+        local kind, a, b, c, d
+        kind, a, b, c, d, at = sunpack('<I1i8i8i8i8', batch, at)
+        local verdict, result = 0, DONE
+        if kind == ADMIT then
+            local output = b + c * reserve
+            if used_r < limit_r and used_i + a <= limit_i and used_o + output <= limit_o then
+                if newest < bucket then
+                    if older or newest == 0 then
+                        if not older then open_older() end
+                        older.advance(bucket)
+                    else -- the same without decoding: the cell is the last of its group
+                        local bit_, cells = 2 ^ (newest % GROUP), spack(CELL_FORMAT, cell_r, cell_i, cell_o)
+                        flushed_group = floor(newest / GROUP)
+                        local value = call('HGET', KEYS[2], flushed_group % RING)
+                        flushed_value = value and string.char(string.byte(value) + bit_) .. string.sub(value, 2) .. cells
+                            or string.char(bit_) .. cells
+                        newest, cell_r, cell_i, cell_o = bucket, 0, 0, 0
+                    end
+                end
+                cell_r, cell_i, cell_o = cell_r + 1, cell_i + a, cell_o + output
+                used_r, used_i, used_o = used_r + 1, used_i + a, used_o + output
+                if a > 0 then newest_i = bucket end
+                if output > 0 then newest_o = bucket end
+                changed, counted = true, true
+            else
+                local retry_ms = 0
+                any_rejected = true
+                if limit_r < 1 then verdict = NEVER + 1
+                elseif a > limit_i then verdict = NEVER + 2
+                elseif output > limit_o then verdict = NEVER + 3
+                else
+                    if not older then open_older() end
+                    verdict, retry_ms = older.rejected(a, output)
+                end
+                result = spack('<I1I4', verdict, retry_ms)
             end
-            result = spack('<I1I4', verdict, retry_ms)
+        elseif kind == SETTLE then
+            -- Nothing to do where its bucket has left the window, or nothing was admitted in it.
+            if a == newest and cell_r > 0 and b >= 0 and c >= 0 then -- the common case, without the machinery
+                local input, output = min(b, cell_i), min(c, cell_o)
+                cell_i, cell_o, used_i, used_o = cell_i - input, cell_o - output, used_i - input, used_o - output
+                changed = true
+            elseif a >= oldest and a >= head and a <= newest then
+                if not older then open_older() end
+                if (a == newest and cell_r or older.decoded(floor(a / GROUP))[(a % GROUP) * 3 + 1]) > 0 then
+                    older.add(a, 0, -b, -c)
+                    changed = true
+                end
+            end
+        elseif min(a, bucket) >= oldest and b + c + d > 0 then
+            if not older then open_older() end
+            older.add(min(a, bucket), b, c, d)
+            changed, counted = true, true
         end
-    elseif kind == SETTLE then
-        -- Else its bucket has left the window, or nothing was admitted in it: no-op.
-        if a >= oldest and (b ~= 0 or c ~= 0) and requests_in(a) > 0 then
-            add(a, 0, -b, -c)
-            changed = true
-        end
-    elseif min(a, bucket) >= oldest and b + c + d > 0 then
-        add(min(a, bucket), b, c, d)
-        changed, counted = true, true
+        verdicts[i], results[i] = verdict, result
     end
-    verdicts[i], results[i] = verdict, result
 end
 
 -- ---- writing ------------------------------------------------------------------------------------------------------------
@@ -392,7 +394,7 @@ if changed or resent == 1 then
         call('PEXPIRE', KEYS[3], ttl_ms)
     end
 end
-if changed or (older and #older.dirty > 0) then
+if state == 0 and (changed or (older and #older.dirty > 0)) then
     if wiped then call('DEL', KEYS[2]) end
     if newest > 0 then
         local meta = spack(META_FORMAT, head, newest, newest_i, newest_o, used_r, used_i, used_o, skew_ms, cell_r, cell_i, cell_o)
@@ -419,5 +421,12 @@ if changed or (older and #older.dirty > 0) then
         call('PEXPIRE', KEYS[2], ttl_ms)
         call('PEXPIRE', KEYS[3], ttl_ms)
     end
+elseif stepped then
+    call('HSET', KEYS[2], META, stepped)
 end
-return reply(0, now, results)
+
+if any_rejected then results[#results + 1] = call('HGET', KEYS[1], 'name') or '' end
+return spack('<I1I8I4I4I4I4I4I4I2I2I2I1I4', state, decided_ms, limit_r, limit_i, limit_o,
+    min(used_r, CELL_MAX), min(used_i, CELL_MAX), min(used_o, CELL_MAX),
+    used_r > 0 and bucket - newest or NO_USE, newest_i > 0 and bucket - newest_i or NO_USE,
+    newest_o > 0 and bucket - newest_o or NO_USE, now % BUCKET_MS, reserve) .. table.concat(results)

@@ -19,7 +19,7 @@ WINDOW_BUCKETS = 600
 
 _HEADER = struct.Struct("<QBHQ")
 _OPERATION = struct.Struct("<Bqqqq")
-_REPLY = struct.Struct("<BQ3I3I3HI")
+_REPLY = struct.Struct("<BQ3I3I3HBI")
 _RESULT = struct.Struct("<BI")
 _ADMIT, _SETTLE, _CHARGE = 1, 2, 3
 _NO_USE = 65535
@@ -75,7 +75,7 @@ class BatchReply(NamedTuple):
     used: Amounts
     """After the whole batch."""
     reset_ms: Amounts
-    """Time until each dimension is wholly free, from `time_ms`."""
+    """Time until each dimension is wholly free, from now (`time_ms`, but for an answer from the record)."""
     output_reserve: int
     results: list[tuple[int, int]]
     """Per operation: verdict (0 done; 1, 2, 3 rejected by that dimension; 5, 6, 7 never fits) and retry time in ms."""
@@ -90,10 +90,10 @@ def unpack_reply(reply: bytes, operations: int, window_buckets: int = WINDOW_BUC
     """Read the reply to a batch of that many operations."""
     if len(reply) == 1:
         return BatchReply(reply[0], 0, _NOTHING, _NOTHING, _NOTHING, 0, [], "")
-    state, time_ms, lr, li, lo, ur, ui, uo, ar, ai, ao, reserve = _REPLY.unpack_from(reply)
+    state, time_ms, lr, li, lo, ur, ui, uo, ar, ai, ao, in_bucket_ms, reserve = _REPLY.unpack_from(reply)
     end = _REPLY.size + operations * _RESULT.size
     # A bucket leaves as a whole: (its age + W + 1) buckets after it began, seen from the start of the current one.
-    full_ms = (window_buckets + 1) * BUCKET_MS - time_ms % BUCKET_MS
+    full_ms = (window_buckets + 1) * BUCKET_MS - in_bucket_ms
     return BatchReply(
         state,
         time_ms,

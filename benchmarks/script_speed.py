@@ -1,0 +1,166 @@
+"""What a decision costs the store: decisions per second of one shard core, their flatness, and a window's memory.
+
+One server, one connection, commands sent in pipelines of 64 as a busy node does. The figures are per second of the
+*server's* CPU time (INFO cpu), so that the speed of this client doesn't count.
+
+    python -m benchmarks.script_speed [--server-binary PATH] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import socket
+import time
+
+import hiredis
+from redis import Redis
+
+from benchmarks.measuring import Row, interleaved, row, show
+from limiter_node.store.codec import load_script, pack_admit, pack_batch
+from limiter_node.store.embedded import EmbeddedStore
+from limiter_node.store.keyspace import key_id, limits_key, nodes_key, window_key
+
+PIPELINE = 64
+KEYS = 1000
+COALESCED = 32
+UNLIMITED = 4_000_000_000
+INPUT_TOKENS, OUTPUT_TOKENS = 25, 129
+
+
+class Shard:
+    """A server and the commands that decide on it."""
+
+    def __init__(self, port: int) -> None:
+        self.redis = Redis(port=port)
+        self._socket = socket.create_connection(("127.0.0.1", port))
+        self._reader = hiredis.Reader()
+        self._script = load_script("decide")
+        self.redis.script_load(self._script.source.decode())
+        self._number = itertools.count(1)
+
+    def declare(self, kid: str, rpm: int = UNLIMITED, tpm: int = UNLIMITED) -> None:
+        """Set a key's limits."""
+        self.redis.hset(
+            limits_key(kid), mapping={"rpm": rpm, "input_tpm": tpm, "output_tpm": UNLIMITED, "output_reserve": 256}
+        )
+
+    def command(self, kid: str, operations: list[bytes], clock_ms: int = 0) -> bytes:
+        """One call that decides a batch."""
+        batch = pack_batch(next(self._number), operations, resent=False, clock_ms=clock_ms)
+        keys = (limits_key(kid), window_key(kid), nodes_key(kid))
+        command: bytes = hiredis.pack_command(("EVALSHA", self._script.sha, "3", *keys, "n1", batch))  # type: ignore[arg-type]
+        return command
+
+    def run(self, commands: list[bytes]) -> float:
+        """Run them in pipelines; the server's CPU seconds."""
+        before = self._cpu_s()
+        for start in range(0, len(commands), PIPELINE):
+            chunk = commands[start : start + PIPELINE]
+            self._socket.sendall(b"".join(chunk))
+            answered = 0
+            while answered < len(chunk):
+                self._reader.feed(self._socket.recv(1 << 20))
+                while (reply := self._reader.gets()) is not False:
+                    if isinstance(reply, Exception):
+                        raise reply
+                    answered += 1
+        return self._cpu_s() - before
+
+    def _cpu_s(self) -> float:
+        cpu = self.redis.info("cpu")
+        return float(cpu["used_cpu_user"]) + float(cpu["used_cpu_sys"])
+
+
+def _fill(shard: Shard, kid: str, requests: int, end_ms: int) -> None:
+    """Admit so many requests, spread over the 60 s that end at `end_ms`."""
+    batches = min(requests, 600)
+    for i in range(batches):
+        size = requests // batches
+        clock_ms = end_ms - 60_000 + i * 60_000 // batches
+        operations = [pack_admit(INPUT_TOKENS, OUTPUT_TOKENS, 0)] * size
+        shard.run([shard.command(kid, operations[at : at + 2000], clock_ms) for at in range(0, size, 2000)])
+
+
+def measure(port: int, rounds: int) -> list[Row]:
+    """All rows of this benchmark."""
+    shard = Shard(port)
+    one = [pack_admit(INPUT_TOKENS, OUTPUT_TOKENS, 0)]
+    kids = [key_id(f"bench-{i}") for i in range(KEYS)]
+    for kid in kids:
+        shard.declare(kid)
+    now_ms = int(time.time() * 1000)
+
+    def spread() -> float:
+        return 40_000 / shard.run([shard.command(kids[i % KEYS], one) for i in range(40_000)])
+
+    def coalesced() -> float:
+        return 8_000 * COALESCED / shard.run([shard.command(kids[0], one * COALESCED) for _ in range(8_000)])
+
+    # A key's clock goes on from its newest bucket: each measurement has keys of its own.
+    sizes = (1, 1_000, 1_000_000)
+    filled = [key_id(f"filled-{size}") for size in sizes]
+    for kid, size in zip(filled, sizes, strict=True):
+        shard.declare(kid)
+        _fill(shard, kid, size, now_ms)
+
+    def at_fill(kid: str) -> float:
+        return shard.run([shard.command(kid, one, now_ms) for _ in range(20_000)]) / 20_000 * 1e6
+
+    speeds = interleaved(rounds, [spread, coalesced])
+    fills = interleaved(rounds, [lambda kid=kid: at_fill(kid) for kid in filled])  # type: ignore[misc]
+
+    limited = key_id("limited")
+    shard.declare(limited)
+    _fill(shard, limited, 600, now_ms)
+    shard.declare(limited, rpm=600, tpm=600 * INPUT_TOKENS)
+    deep = [pack_admit(600 * INPUT_TOKENS, 1, 0)]
+    rejects = interleaved(
+        rounds,
+        [
+            lambda: shard.run([shard.command(limited, one, now_ms) for _ in range(5_000)]) / 5_000 * 1e6,
+            lambda: shard.run([shard.command(limited, deep, now_ms) for _ in range(2_000)]) / 2_000 * 1e6,
+        ],
+    )
+    slow = key_id("ten-a-minute")
+    shard.declare(slow)
+    _fill(shard, slow, 10, now_ms)
+    memory = [float(shard.redis.memory_usage(window_key(kid), samples=0) or 0) for kid in (filled[2], slow)]
+    return [
+        row(f"decisions/s of a shard core, {KEYS} keys, one per call", "1/s", speeds[0], "≥ 70,000"),
+        row(f"decisions/s of a shard core, one key, {COALESCED} per call", "1/s", speeds[1], "≥ 500,000"),
+        *(
+            row(f"a decision with {size:,} requests in the window", "µs", times)
+            for size, times in zip(sizes, fills, strict=True)
+        ),
+        row(
+            "… with 1,000,000 ÷ with 1",
+            "ratio",
+            [many / few for many, few in zip(fills[2], fills[0], strict=True)],
+            "flat",
+        ),
+        row("a rejection, the oldest bucket frees enough", "µs", rejects[0]),
+        row("a rejection, only the whole window frees enough", "µs", rejects[1]),
+        row("memory of a window with 1,000,000 requests", "bytes", [memory[0]], "≤ 60 KB"),
+        row("memory of a window with ten requests", "bytes", [memory[1]]),
+    ]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--server-binary", help="a system redis-server or valkey-server instead of the embedded one")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", help="write the rows there, too")
+    options = parser.parse_args()
+
+    async def run() -> list[Row]:
+        async with EmbeddedStore("single", binary=options.server_binary) as store:
+            return await asyncio.to_thread(measure, store.servers[0].port, options.rounds)
+
+    show("Script and memory", asyncio.run(run()), json_path=options.json)
+
+
+if __name__ == "__main__":
+    main()
