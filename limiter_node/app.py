@@ -1,0 +1,104 @@
+"""The composition root: builds one node from its settings, runs it, and takes it apart again in the reverse order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import uvloop
+from aiohttp import web
+from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
+
+from limiter_node import tokens
+from limiter_node.http.routes import Routes
+from limiter_node.limiter.limiter import Limiter
+from limiter_node.model import ConfigError, LimiterError
+from limiter_node.settings import NodeSettings
+from limiter_node.store.codec import BUCKET_MS
+from limiter_node.store.dispatcher import Dispatcher
+from limiter_node.store.topology import Topology
+from limiter_node.store.url import format_host, parse_store_url
+from limiter_node.upstream.mock import MockUpstream
+
+log = logging.getLogger(__name__)
+
+# Clients keep connections for a minute or so; a server that closes first makes them lose requests.
+_KEEPALIVE_S = 75.0
+
+
+@asynccontextmanager
+async def running_node(settings: NodeSettings) -> AsyncIterator[Routes]:
+    """A node that accepts requests, until the block is left: then it drains, settles and closes, each bounded.
+
+    Raises:
+        ConfigError: the settings don't fit each other or this installation.
+        LimiterError: the address can't be listened on.
+    """
+    if HttpRequestParser is HttpRequestParserPy:
+        raise ConfigError("aiohttp has no C parser here, which a node needs: install a wheel of it for this platform")
+    topology = Topology(parse_store_url(settings.store), client_name=f"limiter-{settings.node_id}")
+    dispatcher = Dispatcher(
+        topology, timeout_ms=settings.decision_timeout_ms, window_buckets=settings.window_ms // BUCKET_MS
+    )
+    upstream = MockUpstream(
+        latency_ms=settings.mock_latency_ms,
+        length=settings.mock_length,
+        seed=settings.mock_seed,
+        models=settings.models,
+    )
+    tokens.warm()
+    routes = Routes(
+        limiter=Limiter(dispatcher),
+        upstream=upstream,
+        node_id=settings.node_id,
+        max_body_bytes=settings.max_body_bytes,
+        window_ms=settings.window_ms,
+    )
+    runner = web.AppRunner(
+        routes.application(),
+        access_log=None,
+        keepalive_timeout=_KEEPALIVE_S,
+        shutdown_timeout=settings.drain_timeout_s,
+    )
+    try:
+        await topology.start()
+        await runner.setup()
+        site = web.TCPSite(runner, settings.host, settings.port, backlog=1024, reuse_address=True)
+        try:
+            await site.start()
+        except OSError as error:
+            address = f"{format_host(settings.host)}:{settings.port}"
+            raise LimiterError(
+                f"cannot listen on {address}: {error.strerror or error}: choose another --port"
+            ) from None
+        yield routes
+    finally:
+        routes.is_draining = True
+        await runner.cleanup()  # refuses new connections, waits for the requests under way
+        if not await dispatcher.drain(settings.drain_timeout_s):
+            log.warning("not all reservations could be settled: the store did not answer")
+        await dispatcher.close()
+        await upstream.close()
+
+
+async def _serve(settings: NodeSettings) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    async with running_node(settings):
+        print(f"node {settings.node_id} ready http://{format_host(settings.host)}:{settings.port}", flush=True)
+        await stop.wait()
+
+
+def run_node(settings: NodeSettings) -> int:
+    """Run one node in the foreground until SIGINT or SIGTERM; the process's exit code.
+
+    Raises:
+        LimiterError: it could not start; the message says what to do.
+    """
+    uvloop.run(_serve(settings))
+    return 0
