@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ssl
 from dataclasses import dataclass, field
-from typing import TypeAlias
 from urllib.parse import parse_qsl, quote, unquote
 
 from redis.asyncio import Redis
@@ -33,8 +32,6 @@ COMMAND_TIMEOUT_S = 5.0
 _CERT_REQS = {"required": ssl.CERT_REQUIRED, "optional": ssl.CERT_OPTIONAL, "none": ssl.CERT_NONE}
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _TLS_OPTIONS = ("ssl_ca_certs", "ssl_cert_reqs", "ssl_check_hostname", "ssl_certfile", "ssl_keyfile")
-
-StoreClient: TypeAlias = "Redis | RedisCluster"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +81,8 @@ class StoreAddress:
         hosts = ",".join(f"{format_host(host)}:{port}" for host, port in self.endpoints)
         return f"{scheme}://{user}{hosts}{f'/{self.db}' if self.db else ''}"
 
-    def single_client(self) -> Redis:
-        """A redis-py client of a single store. Close it with ``aclose()``."""
-        host, port = self.endpoints[0]
+    def node_client(self, host: str, port: int) -> Redis:
+        """A redis-py client of one server of the store, with the store's login. Close it with ``aclose()``."""
         tls = self.tls or TlsOptions()
         return Redis(
             host=host,
@@ -127,9 +123,9 @@ class StoreAddress:
             ssl_keyfile=tls.keyfile,
         )
 
-    def client(self) -> StoreClient:
-        """The client for this kind of store."""
-        return self.cluster_client() if self.cluster else self.single_client()
+    def single_client(self) -> Redis:
+        """The client of a single store. Close it with ``aclose()``."""
+        return self.node_client(*self.endpoints[0])
 
 
 def _admin_retry() -> Retry:

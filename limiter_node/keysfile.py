@@ -1,0 +1,200 @@
+"""The keys file (``keys.toml``): read and validated, or made with random keys.
+
+Owns its format and its one rule: no message ever shows a key. A key is called by its name, else by the first eight hex
+digits of its digest. Neighbours: the commands read and write files here, `store.admin` puts the result into the store.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import tomllib
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from limiter_node.model import MAX_LIMIT, ConfigError, KeyLimits, LimiterError
+from limiter_node.store.keyspace import declared_key_id
+
+MAX_KEY_BYTES = 512
+MAX_NAME_LENGTH = 128
+MAX_OUTPUT_RESERVE = 1_000_000
+MAX_GENERATED = 1_000_000
+
+LIMIT_RANGES = {
+    "rpm": (0, MAX_LIMIT),
+    "input_tpm": (0, MAX_LIMIT),
+    "output_tpm": (0, MAX_LIMIT),
+    "output_reserve": (1, MAX_OUTPUT_RESERVE),
+}
+"""Each number of `KeyLimits`: its smallest and largest value."""
+
+_FIELDS = (*LIMIT_RANGES, "name")
+assert set(_FIELDS) == {each.name for each in fields(KeyLimits)}
+# What may be shown of an unknown section or field: the typing error of a known one, never what could be a key.
+_HARMLESS = re.compile(r"[a-z_]{1,20}\Z")
+
+
+def key_digest_name(kid: str) -> str:
+    """How a key without a name is called in messages."""
+    return f"key {kid[:8]}…"
+
+
+def check_declared_key(declared: str) -> str:
+    """The ``kid`` of a key as an operator wrote it: plain or ``sha256:HEX``. Raises ConfigError, never showing it."""
+    if declared.startswith("sha256:"):
+        if not re.fullmatch(r"[0-9a-fA-F]{64}", declared[7:]):
+            raise ConfigError("a digest is sha256: and 64 hex digits")
+    elif not declared:
+        raise ConfigError("a key must not be empty")
+    elif any(c.isspace() or not c.isprintable() for c in declared):
+        raise ConfigError("a key must not contain white space or control characters")
+    elif len(declared.encode()) > MAX_KEY_BYTES:
+        raise ConfigError(f"a key must not be longer than {MAX_KEY_BYTES} bytes")
+    return declared_key_id(declared)
+
+
+def check_limit(field: str, value: object) -> int:
+    """A valid limit. Raises ConfigError for anything but an integer in the field's range; True is no integer."""
+    low, high = LIMIT_RANGES[field]
+    if type(value) is not int or not low <= value <= high:
+        raise ConfigError(f"{field} must be an integer from {low} to {high}")
+    return value
+
+
+def check_name(value: object) -> str:
+    """A valid name: it stands in messages and headers. Raises ConfigError."""
+    if type(value) is not str or not value.isprintable() or len(value) > MAX_NAME_LENGTH:
+        raise ConfigError(f"name must be a text of at most {MAX_NAME_LENGTH} printable characters")
+    return value
+
+
+def read_keys(path: str | Path) -> dict[str, KeyLimits]:
+    """The limits by ``kid``. Raises ConfigError naming file, key (by name or digest) and field."""
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or 'cannot be read'}") from None
+    try:
+        document = tomllib.loads(content.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not a TOML file: it is not UTF-8 text") from None
+    except tomllib.TOMLDecodeError as error:
+        # Only where: what the parser says of a key declared twice contains the key.
+        place = re.search(r"\((at [^()]*)\)\Z", str(error))
+        problem = (
+            "something is declared twice" if "twice" in str(error) or "overwrite" in str(error) else "syntax error"
+        )
+        raise ConfigError(f"{path}: {problem}{f' {place.group(1)}' if place else ''}") from None
+    try:
+        return _read_document(document)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def _read_document(document: dict[str, Any]) -> dict[str, KeyLimits]:
+    for section in document:
+        if section not in ("defaults", "keys"):
+            raise ConfigError(f'unknown section{_shown(section)}: there are [defaults] and [keys."KEY"]')
+    defaults = document.get("defaults", {})
+    try:
+        base = _read_limits(defaults, {}, ("name",))
+    except ConfigError as error:
+        raise ConfigError(f"[defaults]: {error}") from None
+    sections = document.get("keys", {})
+    if type(sections) is not dict:
+        raise ConfigError('keys must be sections, as [keys."KEY"]')
+    keys: dict[str, KeyLimits] = {}
+    for declared, section in sections.items():
+        who = _who(declared, section)
+        try:
+            kid = check_declared_key(declared)
+            limits = KeyLimits(**_read_limits(section, base, ()))
+            if limits.name and limits.name == declared:
+                raise ConfigError("name must not be the key itself: messages show it")
+        except ConfigError as error:
+            raise ConfigError(f"{who}: {error}") from None
+        if kid in keys:
+            raise ConfigError(f"{who} and {_called(keys[kid].name, kid)} are the same key")
+        keys[kid] = limits
+    return keys
+
+
+def _read_limits(section: object, base: dict[str, Any], forbidden: tuple[str, ...]) -> dict[str, Any]:
+    if type(section) is not dict:
+        raise ConfigError("must be a section of fields")
+    values = dict(base)
+    for field, value in section.items():
+        if field not in _FIELDS or field in forbidden:
+            if type(value) is dict:
+                raise ConfigError('unknown sub-section: a key with a dot must be in quotes, as [keys."a.b"]')
+            known = ", ".join(each for each in _FIELDS if each not in forbidden)
+            raise ConfigError(f"unknown field{_shown(field)}: there are {known}")
+        values[field] = check_name(value) if field == "name" else check_limit(field, value)
+    return values
+
+
+def _who(declared: str, section: object) -> str:
+    name = section.get("name") if type(section) is dict else None
+    try:
+        usable = check_name(name) and name != declared
+    except ConfigError:
+        usable = False
+    return _called(str(name) if usable else "", declared_key_id(declared))
+
+
+def _called(name: str, kid: str) -> str:
+    return f"key '{name}'" if name else key_digest_name(kid)
+
+
+def _shown(word: str) -> str:
+    return f" '{word}'" if _HARMLESS.match(word) else ""
+
+
+def generate_keys(count: int, limits: KeyLimits) -> str:
+    """The text of a keys file with `count` random keys named key-0001 and on, all with the same limits."""
+    if not 1 <= count <= MAX_GENERATED:
+        raise ConfigError(f"--count must be from 1 to {MAX_GENERATED}")
+    lines = ["[defaults]", *(f"{field} = {check_limit(field, getattr(limits, field))}" for field in LIMIT_RANGES)]
+    for number in range(1, count + 1):
+        # 24 random bytes: as hard to guess as a 192-bit secret, and every character stands in a URL or header as it is.
+        lines += ["", f"[keys.{json.dumps(new_key())}]", f'name = "key-{number:04}"']
+    return "\n".join(lines) + "\n"
+
+
+def new_key(prefix: str = "sk-") -> str:
+    """A random API key."""
+    return prefix + secrets.token_urlsafe(24)
+
+
+def write_private(path: str | Path, text: str, *, overwrite: bool = False) -> None:
+    """Write a file that only its owner can read, whole or not at all.
+
+    Raises ConfigError if it exists and `overwrite` is not set, LimiterError if it cannot be written.
+    """
+    target = Path(path)
+    if not overwrite and target.exists():
+        raise ConfigError(f"{path} exists: choose another --out, or overwrite it with --force")
+    # Beside the target, so that the final step is one rename; under a name of its own, so that the mode is ours even
+    # where the old file was readable by all.
+    scratch = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
+    try:
+        descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+            if overwrite:
+                scratch.replace(target)
+            else:
+                # Fails where somebody else has made the file since we looked.
+                os.link(scratch, target)
+                scratch.unlink()
+        except BaseException:
+            scratch.unlink(missing_ok=True)
+            raise
+    except FileExistsError:
+        raise ConfigError(f"{path} exists: choose another --out, or overwrite it with --force") from None
+    except OSError as error:
+        raise LimiterError(f"{path}: {error.strerror or 'cannot be written'}") from None

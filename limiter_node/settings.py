@@ -1,0 +1,84 @@
+"""The settings of one node: frozen, validated, each declared once with its default and its help.
+
+The command line builds its options from this declaration: a field added here is an option of ``serve`` and ``up``, an
+environment variable, and reaches the nodes that ``up`` starts. Neighbours: `commands.options` reads it, `app` obeys it.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import socket
+from dataclasses import dataclass, field
+from typing import Any
+
+from limiter_node.model import ConfigError
+from limiter_node.store.url import parse_store_url
+from limiter_node.upstream.mock import parse_length
+
+WINDOW_MS = 60_000
+_BUCKET_MS = 100
+_NODE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}\Z")
+
+
+def setting(default: Any, text: str, *, hidden: bool = False) -> Any:
+    """A dataclass field with the help of its option; units belong into the name."""
+    return field(default=default, metadata={"help": text, "hidden": hidden})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeSettings:
+    """What one node is told. Raises ConfigError with one line for the first setting that cannot be."""
+
+    host: str = setting("127.0.0.1", "Address to listen on.")
+    port: int = setting(8080, "Port to listen on; 0 for any free one.")
+    store: str = setting("", "The store's URL.")
+    node_id: str = setting("", "Name in headers, metrics and logs; empty means HOSTNAME-PORT.")
+    decision_timeout_ms: int = setting(250, "Longest wait for the store before the node decides without it.")
+    max_body_bytes: int = setting(1_048_576, "Largest request body accepted.")
+    mock_latency_ms: float = setting(0.0, "Time the mock service takes to answer.")
+    mock_length: str = setting(
+        "lognormal:128:0.7", "Lengths of the mock's answers in tokens: fixed:N, uniform:A:B or lognormal:MEDIAN:SIGMA."
+    )
+    mock_seed: int = setting(0, "Seed of the mock's answer lengths.")
+    models: tuple[str, ...] = setting(
+        ("gpt-4o", "gpt-4o-mini", "gpt-4.1", "gpt-3.5-turbo"), "Models served, separated by commas."
+    )
+    drain_timeout_s: float = setting(10.0, "Longest wait for running requests at the end.")
+    window_ms: int = setting(WINDOW_MS, "Length of the window; shorter ones are for tests.", hidden=True)
+
+    def __post_init__(self) -> None:
+        if not self.host or any(c.isspace() or not c.isprintable() for c in self.host):
+            raise ConfigError("--host must be an address or a host name")
+        _between("--port", self.port, 0, 65_535)
+        parse_store_url(self.store)
+        if not self.node_id:
+            host = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname()) or "node"
+            object.__setattr__(self, "node_id", f"{host[:58]}-{self.port}")
+        if not _NODE_ID.match(self.node_id):
+            raise ConfigError("--node-id must be 1 to 64 letters, digits or the characters . _ : -")
+        _between("--decision-timeout-ms", self.decision_timeout_ms, 1, 60_000)
+        _between("--max-body-bytes", self.max_body_bytes, 1_024, 100 * 1_048_576)
+        _between("--mock-latency-ms", self.mock_latency_ms, 0, 600_000)
+        try:
+            parse_length(self.mock_length, random.Random(0))
+        except ConfigError as error:
+            raise ConfigError(f"--mock-length: {error}") from None
+        _check_models(self.models)
+        _between("--drain-timeout-s", self.drain_timeout_s, 0, 3_600)
+        _between("--window-ms", self.window_ms, _BUCKET_MS, WINDOW_MS)
+        if self.window_ms % _BUCKET_MS:
+            raise ConfigError(f"--window-ms must be a multiple of {_BUCKET_MS}")
+
+
+def _between(option: str, value: float, low: int, high: int) -> None:
+    # Written so that NaN fails it, too.
+    if not low <= value <= high:
+        raise ConfigError(f"{option} must be from {low} to {high}")
+
+
+def _check_models(models: tuple[str, ...]) -> None:
+    if not models or not all(model and model.isprintable() and " " not in model for model in models):
+        raise ConfigError("--models must be names separated by commas")
+    if len(set(models)) < len(models):
+        raise ConfigError("--models names the same model twice")
