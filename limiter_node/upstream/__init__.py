@@ -1,0 +1,1 @@
+"""What answers an admitted request: the interface and its implementations. Knows neither the limiter nor our HTTP."""

@@ -1,0 +1,114 @@
+"""An upstream that answers with pseudo-prose of exact length: for trying the limiter out, sizing it and testing it.
+
+Its weakness: it answers any model and never fails, and its prose is always the same, so it compresses and caches better
+than a real service's answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+from collections.abc import Callable, Sequence
+
+from limiter_node.model import ConfigError
+from limiter_node.upstream.base import ChatRequest, Completion
+from limiter_node.upstream.mock_text import MockText
+
+MAX_LENGTH = 1_000_000
+"""The longest answer in tokens, some 5 MB: what bounds the tail of a lognormal distribution."""
+
+DEFAULT_MODELS = ("gpt-4o", "gpt-4o-mini", "gpt-4", "gpt-3.5-turbo")
+
+_FINGERPRINT = "fp_mock"
+_SHAPES = "'fixed:N', 'uniform:A:B' or 'lognormal:MEDIAN:SIGMA'"
+
+LengthDraw = Callable[[], int]
+
+
+def parse_length(spec: str, rng: random.Random) -> LengthDraw:
+    """What draws answer lengths in tokens: ``fixed:N``, ``uniform:A:B`` (inclusive) or ``lognormal:MEDIAN:SIGMA``.
+
+    Lengths are 0 to `MAX_LENGTH`; lognormal ones at least 1. Raises `ConfigError` for anything else.
+    """
+    kind, *numbers = spec.split(":")
+    try:
+        if kind == "fixed":
+            (length,) = (_length(each) for each in numbers)
+            return lambda: length
+        if kind == "uniform":
+            low, high = (_length(each) for each in numbers)
+            if low > high:
+                raise ValueError
+            span = high - low + 1
+            # Not randint: it costs four times as much.
+            return lambda: low + int(rng.random() * span)
+        if kind == "lognormal":
+            median_text, sigma_text = numbers
+            median, sigma = _length(median_text), float(sigma_text)
+            if median < 1 or not 0 <= sigma <= 10:
+                raise ValueError
+            mu = math.log(median)
+            return lambda: min(MAX_LENGTH, max(1, round(rng.lognormvariate(mu, sigma))))
+    except ValueError:
+        pass
+    raise ConfigError(f"the mock's length {spec!r} is not understood: use {_SHAPES}, lengths from 0 to {MAX_LENGTH}")
+
+
+def _length(text: str) -> int:
+    length = int(text)
+    if not 0 <= length <= MAX_LENGTH:
+        raise ValueError
+    return length
+
+
+class MockUpstream:
+    """Answers after `latency_ms` with lengths drawn from `length` by a generator seeded with `seed`.
+
+    `length` is described at `parse_length`. Raises `ConfigError` for one that is not understood, or a negative latency.
+    """
+
+    def __init__(self, *, latency_ms: float, length: str, seed: int, models: Sequence[str] = DEFAULT_MODELS) -> None:
+        if not 0 <= latency_ms < math.inf:
+            raise ConfigError(f"the mock's latency must be 0 ms or more, not {latency_ms}")
+        self._latency_s = latency_ms / 1_000
+        self._draw = parse_length(length, random.Random(seed))
+        self._models = tuple(models)
+        self._text = MockText()
+
+    async def chat(self, request: ChatRequest, cap_per_choice: int) -> Completion:
+        """Answer; a drawn length above the cap is cut, with finish reason ``length``. Never fails."""
+        # Lengths are drawn before the wait: in the order of the requests, whatever the event loop does.
+        if request.n == 1:
+            drawn = self._draw()
+            tokens = drawn if drawn <= cap_per_choice else cap_per_choice
+            completion = Completion(
+                (self._text.prefix(tokens),), (_reason(drawn, cap_per_choice),), (tokens,), tokens, _FINGERPRINT
+            )
+        else:
+            completion = self._choices([self._draw() for _ in range(request.n)], cap_per_choice)
+        # Without a latency nothing is awaited, so the caller goes on in the same turn of the event loop.
+        if self._latency_s:
+            await asyncio.sleep(self._latency_s)
+        return completion
+
+    async def models(self) -> tuple[str, ...]:
+        """The names that were given; every other name is answered as well."""
+        return self._models
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+    def _choices(self, drawn: list[int], cap_per_choice: int) -> Completion:
+        tokens = tuple(min(each, cap_per_choice) for each in drawn)
+        return Completion(
+            tuple(self._text.prefix(each) for each in tokens),
+            tuple(_reason(each, cap_per_choice) for each in drawn),
+            tokens,
+            sum(tokens),
+            _FINGERPRINT,
+        )
+
+
+def _reason(drawn: int, cap: int) -> str:
+    return "length" if drawn > cap else "stop"
