@@ -1,0 +1,1 @@
+"""OpenAI's HTTP interface: reading requests, writing responses, headers and errors. The only part that speaks HTTP."""

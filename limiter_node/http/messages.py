@@ -1,0 +1,140 @@
+"""The checks of a chat's `messages`: roles, contents, and what may stand in a content's place.
+
+Follows OpenAI's schema of the request as far as counting and forwarding need it: what passes here can be counted by
+`limiter_node.tokens.count_chat` without a further look. Fields that it doesn't know are accepted.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from limiter_node.http.fields import Check, empty_array, is_string, missing, unsupported_value, wrong_type
+
+ROLES = ("system", "assistant", "user", "function", "tool", "developer")
+PART_TYPES = ("text", "image_url", "input_audio", "refusal", "file")
+TOOL_CALL_TYPES = ("function", "custom")
+
+# What an assistant's message may hold instead of a content.
+_INSTEAD_OF_CONTENT = ("tool_calls", "function_call", "refusal", "audio")
+_ROLES = frozenset(ROLES)
+
+
+def check_messages(messages: Any) -> None:
+    """Raise `InvalidRequest` unless `messages` is a list of one or more well-formed messages."""
+    if messages is None:
+        raise missing("messages")
+    if type(messages) is not list:
+        raise wrong_type(messages, "messages", "an array of objects")
+    if not messages:
+        raise empty_array("messages")
+    for index, message in enumerate(messages):
+        # The common message, a role and a text, is let through by two look-ups; paths are only rendered for the others.
+        if type(message) is not dict:
+            raise wrong_type(message, f"messages[{index}]", "an object")
+        role = message.get("role")
+        if type(role) is not str or role not in _ROLES:
+            raise _wrong_role(role, f"messages[{index}].role")
+        if type(message.get("content")) is not str:
+            _check_content(message, role, f"messages[{index}]")
+        elif len(message) == 2:
+            continue
+        _check_extras(message, f"messages[{index}]")
+
+
+def _wrong_role(role: Any, path: str) -> Exception:
+    if role is None:
+        return missing(path)
+    if type(role) is not str:
+        return wrong_type(role, path, "a string")
+    return unsupported_value(role, path, ROLES)
+
+
+def _check_content(message: dict[str, Any], role: str, path: str) -> None:
+    content = message.get("content")
+    path = f"{path}.content"
+    if content is None:
+        if role == "assistant" and any(message.get(field) is not None for field in _INSTEAD_OF_CONTENT):
+            return
+        if "content" not in message:
+            raise missing(path)
+        if role == "function":
+            return
+        raise wrong_type(content, path, "one of a string or array of objects")
+    if type(content) is not list:
+        raise wrong_type(content, path, "one of a string or array of objects")
+    if not content:
+        raise empty_array(path)
+    for index, part in enumerate(content):
+        _check_part(part, f"{path}[{index}]")
+
+
+def _check_part(part: Any, path: str) -> None:
+    kind = _object_of_type(part, path, PART_TYPES)
+    if kind == "text" or kind == "refusal":
+        _required(part, kind, path, is_string)
+    elif kind == "image_url":
+        image = _required_object(part, kind, path)
+        _required(image, "url", f"{path}.{kind}", is_string)
+    elif kind == "input_audio":
+        audio = _required_object(part, kind, path)
+        _required(audio, "data", f"{path}.{kind}", is_string)
+    else:
+        file = _required_object(part, kind, path)
+        _optional(file, "file_data", f"{path}.{kind}", is_string)
+
+
+def _check_extras(message: dict[str, Any], path: str) -> None:
+    _optional(message, "name", path, is_string)
+    _optional(message, "refusal", path, is_string)
+    if message.get("function_call") is not None:
+        call = _required_object(message, "function_call", path)
+        _required(call, "name", f"{path}.function_call", is_string)
+        _required(call, "arguments", f"{path}.function_call", is_string)
+    calls = message.get("tool_calls")
+    if calls is None:
+        return
+    if type(calls) is not list:
+        raise wrong_type(calls, f"{path}.tool_calls", "an array of objects")
+    for index, call in enumerate(calls):
+        _check_tool_call(call, f"{path}.tool_calls[{index}]")
+
+
+def _check_tool_call(call: Any, path: str) -> None:
+    kind = _object_of_type(call, path, TOOL_CALL_TYPES)
+    called = _required_object(call, kind, path)
+    _required(called, "name", f"{path}.{kind}", is_string)
+    _required(called, "arguments" if kind == "function" else "input", f"{path}.{kind}", is_string)
+
+
+def _object_of_type(value: Any, path: str, types: tuple[str, ...]) -> str:
+    """The `type` field of an object that must have one of `types`."""
+    if type(value) is not dict:
+        raise wrong_type(value, path, "an object")
+    kind = value.get("type")
+    if kind is None:
+        raise missing(f"{path}.type")
+    if type(kind) is not str:
+        raise wrong_type(kind, f"{path}.type", "a string")
+    if kind not in types:
+        raise unsupported_value(kind, f"{path}.type", types)
+    return kind
+
+
+def _required_object(holder: dict[str, Any], field: str, path: str) -> dict[str, Any]:
+    value = holder.get(field)
+    if value is None:
+        raise missing(f"{path}.{field}")
+    if type(value) is not dict:
+        raise wrong_type(value, f"{path}.{field}", "an object")
+    return value
+
+
+def _required(holder: dict[str, Any], field: str, path: str, check: Check) -> None:
+    if field not in holder:
+        raise missing(f"{path}.{field}")
+    check(holder[field], f"{path}.{field}")
+
+
+def _optional(holder: dict[str, Any], field: str, path: str, check: Check) -> None:
+    if holder.get(field) is not None:
+        check(holder[field], f"{path}.{field}")
