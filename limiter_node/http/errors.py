@@ -1,0 +1,128 @@
+"""Every error that a caller may be sent, as status and body: ``{"error":{"message","type","param","code"}}``.
+
+OpenAI's shapes, types and codes. No message holds the API key, a stack, or more of the request than a field's name and
+a short value.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import orjson
+
+from limiter_node.http.durations import duration_text
+from limiter_node.http.fields import InvalidRequest
+from limiter_node.model import Decision, Outcome
+from limiter_node.upstream.base import UpstreamError
+
+DIMENSION_PHRASES = (
+    "requests per min (RPM)",
+    "input tokens per min (input TPM)",
+    "output tokens per min (output TPM)",
+)
+"""What messages call the limits, in the order of `limiter_node.model.DIMENSIONS`."""
+
+_INVALID_REQUEST = "invalid_request_error"
+_SERVER_ERROR = "server_error"
+_UNNAMED_KEY_DIGITS = 12
+_MAX_PATH_CHARS = 128
+
+
+class ErrorReply(NamedTuple):
+    """An error ready to be sent."""
+
+    status: int
+    body: bytes
+
+
+def error_body(message: str, kind: str, param: str | None = None, code: str | None = None) -> bytes:
+    """OpenAI's error object. Lone surrogates, which a request's path may bring along, are replaced."""
+    error = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    try:
+        return orjson.dumps(error)
+    except TypeError:
+        error["error"]["message"] = message.encode("utf-8", "replace").decode()
+        return orjson.dumps(error)
+
+
+INVALID_API_KEY = ErrorReply(401, error_body("Incorrect API key provided.", _INVALID_REQUEST, code="invalid_api_key"))
+MISSING_API_KEY = ErrorReply(
+    401,
+    error_body(
+        "You didn't provide an API key. Send it in an Authorization header using Bearer auth "
+        "(i.e. Authorization: Bearer YOUR_KEY).",
+        _INVALID_REQUEST,
+        code="invalid_api_key",
+    ),
+)
+STORE_UNAVAILABLE = ErrorReply(
+    503,
+    error_body(
+        "The rate limiter's store cannot be reached, so this request could not be decided. Please try again.",
+        _SERVER_ERROR,
+        code="store_unavailable",
+    ),
+)
+OVERLOADED = ErrorReply(
+    503,
+    error_body(
+        "This server is currently overloaded with other requests. Please try again.", _SERVER_ERROR, code="overloaded"
+    ),
+)
+INTERNAL = ErrorReply(
+    500,
+    error_body("The server had an error while processing your request.", _SERVER_ERROR, code="internal_error"),
+)
+
+
+def invalid_request(error: InvalidRequest) -> ErrorReply:
+    """400: the request has to be corrected; `param` names the field."""
+    return ErrorReply(400, error_body(error.message, _INVALID_REQUEST, error.param, error.code))
+
+
+def too_large(max_body_bytes: int) -> ErrorReply:
+    """413: the body is longer than this server reads."""
+    message = f"The request body is too large: the maximum is {max_body_bytes} bytes."
+    return ErrorReply(413, error_body(message, _INVALID_REQUEST, code="request_too_large"))
+
+
+def not_found(method: str, path: str) -> ErrorReply:
+    """404: no such route."""
+    message = f"Invalid URL ({_shown(method)} {_shown(path)})"
+    return ErrorReply(404, error_body(message, _INVALID_REQUEST, code="unknown_url"))
+
+
+def method_not_allowed(method: str, path: str) -> ErrorReply:
+    """405: the route exists, for other methods."""
+    message = f"Not allowed to {_shown(method)} on {_shown(path)}."
+    return ErrorReply(405, error_body(message, _INVALID_REQUEST, code="method_not_allowed"))
+
+
+def upstream_failed(error: UpstreamError) -> ErrorReply:
+    """The upstream's failure, with the status that it asked for. Its own words stay in our log."""
+    return ErrorReply(
+        error.status, error_body("The upstream service failed to answer.", _SERVER_ERROR, code="upstream_error")
+    )
+
+
+def rate_limited(decision: Decision, kid: str) -> ErrorReply:
+    """429: what `decision` rejected, naming the binding limit and its numbers.
+
+    The key is called by its name, or by the first 12 hex digits of its digest `kid` where it has none.
+    """
+    dimension = decision.dimension
+    who = decision.name or kid[:_UNNAMED_KEY_DIGITS]
+    on = f"{who} on {DIMENSION_PHRASES[dimension]}: Limit {decision.limits[dimension]}"
+    if decision.outcome is Outcome.NEVER_FITS:
+        message = f"Request too large for {on}, Requested {decision.need[dimension]}."
+    else:
+        message = (
+            f"Rate limit reached for {on}, Used {decision.used[dimension]}, Requested {decision.need[dimension]}. "
+            f"Please try again in {duration_text(decision.retry_after_ms)}."
+        )
+    kind = "requests" if dimension == 0 else "tokens"
+    return ErrorReply(429, error_body(message, kind, code="rate_limit_exceeded"))
+
+
+def _shown(text: str) -> str:
+    return text if len(text) <= _MAX_PATH_CHARS else text[:_MAX_PATH_CHARS] + "…"

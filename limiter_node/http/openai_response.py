@@ -1,0 +1,83 @@
+"""The bodies of OpenAI's responses, complete in shape, as bytes.
+
+Fixed shapes are joined from rendered pieces instead of being serialized from a dict; what comes from outside (model,
+content) is escaped by orjson.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import orjson
+
+from limiter_node.model import DIMENSIONS, Usage
+from limiter_node.upstream.base import ChatRequest, Completion
+
+# Model names come from callers, so the cache of their pieces is bounded.
+_MAX_CACHED_MODELS = 256
+
+
+def chat_completion(request: ChatRequest, completion: Completion, request_id: str, created: int) -> bytes:
+    """A `chat.completion`. Its id is the request's with another prefix; `created` is in seconds since the epoch."""
+    if len(completion.contents) == 1:
+        choices = _choice(0, completion)
+    else:
+        choices = b",".join([_choice(index, completion) for index in range(len(completion.contents))])
+    return b'{"id":"chatcmpl-%b","object":"chat.completion","created":%d%b,"choices":[%b],"usage":%b%b' % (
+        request_id.removeprefix("req_").encode(),
+        created,
+        _model_piece(request.model),
+        choices,
+        _chat_usage(request.input_tokens, completion.completion_tokens),
+        _tail_piece(completion.system_fingerprint),
+    )
+
+
+def models_list(models: Sequence[str], created: int) -> bytes:
+    """The answer to ``GET /v1/models``; `created` is in seconds since the epoch."""
+    data = [{"id": each, "object": "model", "created": created, "owned_by": "limiter-node"} for each in models]
+    return orjson.dumps({"object": "list", "data": data})
+
+
+def rate_limits(usage: Usage, window_ms: int) -> bytes:
+    """The answer to ``GET /v1/rate_limits``: limits, usage, remainder and ms to full, per dimension."""
+    remaining = [max(0, limit - used) for limit, used in zip(usage.limits, usage.used, strict=True)]
+    return orjson.dumps(
+        {
+            "object": "rate_limits",
+            "window_ms": window_ms,
+            "limits": dict(zip(DIMENSIONS, usage.limits, strict=True)),
+            "used": dict(zip(DIMENSIONS, usage.used, strict=True)),
+            "remaining": dict(zip(DIMENSIONS, remaining, strict=True)),
+            "reset_ms": dict(zip(DIMENSIONS, usage.reset_ms, strict=True)),
+        }
+    )
+
+
+def _choice(index: int, completion: Completion) -> bytes:
+    return (
+        b'{"index":%d,"message":{"role":"assistant","content":%b,"refusal":null,"annotations":[]},'
+        b'"logprobs":null,"finish_reason":"%b"}'
+        % (index, orjson.dumps(completion.contents[index]), completion.finish_reasons[index].encode())
+    )
+
+
+def _chat_usage(prompt_tokens: int, completion_tokens: int) -> bytes:
+    return (
+        b'{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d,'
+        b'"prompt_tokens_details":{"cached_tokens":0,"audio_tokens":0},'
+        b'"completion_tokens_details":{"reasoning_tokens":0,"audio_tokens":0,'
+        b'"accepted_prediction_tokens":0,"rejected_prediction_tokens":0}}'
+        % (prompt_tokens, completion_tokens, prompt_tokens + completion_tokens)
+    )
+
+
+@lru_cache(_MAX_CACHED_MODELS)
+def _model_piece(model: str) -> bytes:
+    return b',"model":' + orjson.dumps(model)
+
+
+@lru_cache(_MAX_CACHED_MODELS)
+def _tail_piece(system_fingerprint: str) -> bytes:
+    return b',"service_tier":"default","system_fingerprint":' + orjson.dumps(system_fingerprint) + b"}"

@@ -1,0 +1,133 @@
+"""The headers of decided responses, all of them, literally; request ids."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from limiter_node.http.headers import RequestIds, ResponseHeaders
+from limiter_node.model import Amounts, Decision, Outcome
+
+HEADERS = ResponseHeaders("node-1")
+
+ADMITTED = Decision(
+    outcome=Outcome.ADMITTED,
+    dimension=-1,
+    retry_after_ms=0,
+    limits=Amounts(600, 100_000, 50_000),
+    used=Amounts(13, 28_039, 4_711),
+    reset_ms=Amounts(12, 1_000, 60_050),
+    need=Amounts(1, 25, 100),
+    time_ms=1_763_916_000_123,
+    name="",
+)
+ALWAYS = {
+    "content-type": "application/json",
+    "x-ratelimit-limit-requests": "600",
+    "x-ratelimit-remaining-requests": "587",
+    "x-ratelimit-reset-requests": "12ms",
+    "x-ratelimit-limit-input-tokens": "100000",
+    "x-ratelimit-remaining-input-tokens": "71961",
+    "x-ratelimit-reset-input-tokens": "1s",
+    "x-ratelimit-limit-output-tokens": "50000",
+    "x-ratelimit-remaining-output-tokens": "45289",
+    "x-ratelimit-reset-output-tokens": "1m0.05s",
+    "x-ratelimit-limit-tokens": "50000",
+    "x-ratelimit-remaining-tokens": "45289",
+    "x-ratelimit-reset-tokens": "1m0.05s",
+    "x-limiter-time-ms": "1763916000123",
+    "x-limiter-reserved-output": "100",
+    "x-limiter-node": "node-1",
+    "x-request-id": "req_1",
+}
+
+
+def decided(**changes: Any) -> dict[str, str]:
+    headers = HEADERS.decided(ADMITTED._replace(**changes), "req_1")
+    assert len(set(headers)) == len(headers), "a header is there twice"
+    return dict(headers)
+
+
+def test_admitted() -> None:
+    assert decided() == ALWAYS
+
+
+@pytest.mark.parametrize(("dimension", "exceeded"), [(0, "requests"), (1, "input_tokens"), (2, "output_tokens")])
+def test_rejected(dimension: int, exceeded: str) -> None:
+    assert decided(outcome=Outcome.REJECTED, dimension=dimension, retry_after_ms=3_890) == ALWAYS | {
+        "retry-after-ms": "3890",
+        "retry-after": "4",
+        "x-limiter-exceeded": exceeded,
+    }
+
+
+def test_never_fits() -> None:
+    assert decided(outcome=Outcome.NEVER_FITS, dimension=1) == ALWAYS | {
+        "x-should-retry": "false",
+        "x-limiter-exceeded": "input_tokens",
+    }
+
+
+@pytest.mark.parametrize(
+    ("ms", "seconds"),
+    [(1, "1"), (999, "1"), (1_000, "1"), (1_001, "2"), (59_999, "60"), (60_000, "60"), (60_100, "61")],
+)
+def test_retry_after_is_exact_in_ms_and_rounded_up_in_seconds(ms: int, seconds: str) -> None:
+    headers = decided(outcome=Outcome.REJECTED, dimension=0, retry_after_ms=ms)
+    assert (headers["retry-after-ms"], headers["retry-after"]) == (str(ms), seconds)
+
+
+@pytest.mark.parametrize(
+    ("used", "remaining"),
+    [
+        (Amounts(600, 100_000, 50_000), ("0", "0", "0")),
+        (Amounts(601, 100_001, 50_001), ("0", "0", "0")),
+        (Amounts(599, 99_999, 49_999), ("1", "1", "1")),
+        (Amounts(0, 0, 0), ("600", "100000", "50000")),
+    ],
+)
+def test_remaining_is_never_negative(used: Amounts, remaining: tuple[str, str, str]) -> None:
+    headers = decided(used=used)
+    assert (
+        headers["x-ratelimit-remaining-requests"],
+        headers["x-ratelimit-remaining-input-tokens"],
+        headers["x-ratelimit-remaining-output-tokens"],
+    ) == remaining
+
+
+@pytest.mark.parametrize(
+    ("used", "triple"),
+    [
+        (Amounts(0, 0, 0), ("50000", "50000", "1m0.05s")),
+        (Amounts(0, 50_001, 0), ("100000", "49999", "1s")),
+        (Amounts(0, 50_000, 0), ("100000", "50000", "1s")),
+        (Amounts(0, 99_999, 49_998), ("100000", "1", "1s")),
+        (Amounts(0, 99_998, 49_999), ("50000", "1", "1m0.05s")),
+    ],
+)
+def test_the_tokens_triple_is_the_tighter_one(used: Amounts, triple: tuple[str, str, str]) -> None:
+    headers = decided(used=used)
+    assert tuple(headers[f"x-ratelimit-{each}-tokens"] for each in ("limit", "remaining", "reset")) == triple
+
+
+def test_the_content_type_of_a_stream() -> None:
+    assert HEADERS.decided(ADMITTED, "req_1", "text/event-stream")["Content-Type"] == "text/event-stream"
+
+
+def test_headers_are_fresh_every_time() -> None:
+    HEADERS.decided(ADMITTED, "req_1")["x-request-id"] = "changed"
+    assert HEADERS.decided(ADMITTED, "req_1")["x-request-id"] == "req_1"
+
+
+def test_undecided_responses() -> None:
+    plain = {"content-type": "application/json", "x-limiter-node": "node-1", "x-request-id": "req_1"}
+    assert dict(HEADERS.plain("req_1")) == plain
+    assert dict(HEADERS.unavailable("req_1", 1_500)) == plain | {"retry-after-ms": "1500", "retry-after": "2"}
+
+
+def test_request_ids_are_unique() -> None:
+    ids, others = RequestIds(), RequestIds()
+    made = {each.next() for each in (ids, others) for _ in range(1_000)}
+    assert len(made) == 2_000
+    assert all(each.startswith("req_") and len(each) == 28 and int(each[4:], 16) >= 0 for each in made)
