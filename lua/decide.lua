@@ -87,6 +87,7 @@ local bucket = floor(now / BUCKET_MS)
 local oldest = bucket - width -- the oldest bucket that counts
 local previous = newest
 local wiped = false -- nothing of what is stored counts any more
+local emptied = false -- a settle took the last tokens of one kind from the newest bucket that had any
 
 -- ---- older buckets: made on first use -----------------------------------------------------------------------------------
 local flushed_group, flushed_value -- the former cell appended to its group, where that could be done without decoding
@@ -211,8 +212,23 @@ local function open_older()
         used_r, used_i, used_o = used_r + new_r - list[j + 1], used_i + new_i - list[j + 2], used_o + new_o - list[j + 3]
         list[j + 1], list[j + 2], list[j + 3] = new_r, new_i, new_o
         if k == newest then cell_r, cell_i, cell_o = new_r, new_i, new_o end
-        if new_i > 0 and k > newest_i then newest_i = k end
-        if new_o > 0 and k > newest_o then newest_o = k end
+        if new_i > 0 then newest_i = max(newest_i, k) elseif k == newest_i then emptied = true end
+        if new_o > 0 then newest_o = max(newest_o, k) elseif k == newest_o then emptied = true end
+    end
+
+    local function newest_with(dimension, k) -- the newest bucket in use in that dimension, k at the latest; 0 = none
+        if k == newest and select(dimension, cell_r, cell_i, cell_o) > 0 then return k end
+        if select(dimension, used_r, used_i, used_o) == 0 then return 0 end
+        local first = floor(k / GROUP)
+        for g = first, floor(head / GROUP), -1 do
+            if g == first - 2 then read_all() end
+            if select(dimension, total(g)) > 0 then
+                local list = decoded(g)
+                for i = GROUP - 1, 0, -1 do
+                    if list[i * 3 + dimension] > 0 then return g * GROUP + i end
+                end
+            end
+        end
     end
 
     local function expire() -- each bucket is subtracted once, when it leaves the window
@@ -286,7 +302,8 @@ local function open_older()
         raw[flushed_group] = flushed_value
         touch(flushed_group)
     end
-    older = { decoded = decoded, encoded = encoded, advance = advance, add = add, expire = expire, rejected = rejected, dirty = dirty }
+    older = { decoded = decoded, encoded = encoded, advance = advance, add = add, expire = expire, rejected = rejected,
+        newest_with = newest_with, dirty = dirty }
 end
 
 if stored and head < oldest then
@@ -364,6 +381,7 @@ else
             if a == newest and cell_r > 0 and b >= 0 and c >= 0 then -- the common case, without the machinery
                 local input, output = min(b, cell_i), min(c, cell_o)
                 cell_i, cell_o, used_i, used_o = cell_i - input, cell_o - output, used_i - input, used_o - output
+                if cell_i == 0 and newest_i == newest or cell_o == 0 and newest_o == newest then emptied = true end
                 changed = true
             elseif a >= oldest and a >= head and a <= newest then
                 if not older then open_older() end
@@ -379,6 +397,13 @@ else
         end
         verdicts[i], results[i] = verdict, result
     end
+end
+
+local newest_r = newest
+if emptied or cell_r == 0 and used_r > 0 then -- or only tokens were charged to the newest bucket
+    if not older then open_older() end
+    newest_r = older.newest_with(1, newest)
+    newest_i, newest_o = older.newest_with(2, newest_i), older.newest_with(3, newest_o)
 end
 
 -- ---- writing ------------------------------------------------------------------------------------------------------------
@@ -428,5 +453,5 @@ end
 if any_rejected then results[#results + 1] = call('HGET', KEYS[1], 'name') or '' end
 return spack('<I1I8I4I4I4I4I4I4I2I2I2I1I4', state, decided_ms, limit_r, limit_i, limit_o,
     min(used_r, CELL_MAX), min(used_i, CELL_MAX), min(used_o, CELL_MAX),
-    used_r > 0 and bucket - newest or NO_USE, newest_i > 0 and bucket - newest_i or NO_USE,
+    used_r > 0 and bucket - newest_r or NO_USE, newest_i > 0 and bucket - newest_i or NO_USE,
     newest_o > 0 and bucket - newest_o or NO_USE, now % BUCKET_MS, reserve) .. table.concat(results)
