@@ -1,0 +1,53 @@
+"""Servers for the tests of the scripts: one of each kind for the whole session, a new API key for each test."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+
+import pytest
+import redis
+from reference import Limits, Reference
+from script_driver import DECIDE, PEEK, Pair, Window, running_server, server_binary
+
+from limiter_node.store.keyspace import key_id
+
+MakePair = Callable[..., Pair]
+
+
+@pytest.fixture(scope="session", params=["valkey", "redis"])
+def store(request: pytest.FixtureRequest) -> Iterator[redis.Redis]:
+    """A connection to a running server that knows the scripts."""
+    binary = server_binary(request.param)
+    if binary is None:
+        pytest.skip("no redis-server on PATH")
+    with running_server(binary) as client:
+        client.script_load(DECIDE.source.decode())
+        client.script_load(PEEK.source.decode())
+        yield client
+
+
+@pytest.fixture(scope="session")
+def make_pair() -> MakePair:
+    """Make a window of a new API key, beside its model."""
+    count = itertools.count()
+
+    def make(client: redis.Redis, limits: Limits | None, *, width: int = 600, decide_sha: str = "") -> Pair:
+        window = Window(client, key_id(f"sk-test-{next(count)}"), width, decide_sha=decide_sha or DECIDE.sha.decode())
+        pair = Pair(window, Reference(limits, width))
+        pair.set_limits(limits)
+        return pair
+
+    return make
+
+
+@pytest.fixture
+def open_window(store: redis.Redis, make_pair: MakePair) -> Callable[..., Window]:
+    """Make a window of a new API key on the server: ``open_window(requests, input, output, ...)``."""
+
+    def make(
+        requests: int = 10, input: int = 1000, output: int = 1000, *, reserve: int = 100, width: int = 600
+    ) -> Window:
+        return make_pair(store, Limits(requests, input, output, reserve), width=width).window
+
+    return make
