@@ -77,8 +77,8 @@ class ResponseHeaders:
 
     def decided(self, decision: Decision, request_id: str, content_type: str = JSON) -> CIMultiDict[str]:
         """For a response with `decision` behind it, a 200 or a 429. On a 429 the reservation is the one asked for."""
-        # Written out, dimension by dimension: every request pays for this (2.5 µs). Nothing is cached: `str` of an int is
-        # as cheap as a look-up (65 ns).
+        # Written out by dimension, because every request pays for this (2.5 µs).
+        # Nothing is cached: `str` of an int costs no more than a look-up (65 ns).
         limit_requests, limit_input, limit_output = decision.limits
         used_requests, used_input, used_output = decision.used
         reset_requests, reset_input, reset_output = decision.reset_ms
