@@ -36,16 +36,14 @@ class Masters:
         failure: RedisError | OSError | None = None
         for endpoint in self._address.endpoints:
             try:
-                slots: dict[tuple[int, int], dict[str, Any]] = await self._client(endpoint).execute_command(  # type: ignore[no-untyped-call]
-                    "CLUSTER SLOTS"
-                )
+                shards: list[list[Any]] = await self._client(endpoint).execute_command("CLUSTER SLOTS")  # type: ignore[no-untyped-call]
             except (RedisConnectionError, OSError) as error:
                 failure = error
                 continue
             self._ranges = [
                 # A server that was never told its own address leaves it out: it is the one that we asked.
-                (first, last, (shard["primary"][0] or endpoint[0], int(shard["primary"][1])))
-                for (first, last), shard in sorted(slots.items())
+                (first, last, (host.decode() if host else endpoint[0], port))
+                for first, last, (host, port, *_), *_ in sorted(shards, key=lambda shard: int(shard[0]))
             ]
             return
         assert failure is not None

@@ -1,0 +1,76 @@
+"""The command line ``limiter-node``: its commands, and how any failure becomes one line and an exit code.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration. The commands themselves are in `limiter_node.commands`,
+one module per group.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import NoReturn
+
+import click
+
+from limiter_node.commands.keys import keys
+from limiter_node.commands.serve import serve
+from limiter_node.commands.store import store
+from limiter_node.commands.up import up
+from limiter_node.model import ConfigError, LimiterError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 120})
+@click.version_option(version("llm-rate-limiter"), prog_name="limiter-node", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Exact, distributed rate limiter for LLM APIs.
+
+    Every option can also come from the environment: --input-tpm from LIMITER_INPUT_TPM, and so on.
+    """
+
+
+for command in (up, serve, store, keys):
+    cli.add_command(command)
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; its exit code. Failures are one line on stderr, never a traceback."""
+    try:
+        code = cli.main(args=arguments, prog_name="limiter-node", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return 2
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "limiter-node"
+        return _fail(f"{error.format_message()} (see {command} --help)", 2)
+    except click.ClickException as error:
+        return _fail(error.format_message(), 1)
+    except ConfigError as error:
+        return _fail(str(error), 2)
+    except LimiterError as error:
+        return _fail(str(error), 1)
+    except (click.Abort, KeyboardInterrupt, asyncio.CancelledError):
+        return _fail("interrupted", 1)
+    except BrokenPipeError:
+        # The reader has gone (`keys list | head`); the interpreter must not complain about it once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if os.environ.get("LIMITER_DEBUG"):
+            raise
+        return _fail(f"unexpected {type(error).__name__}: {error} (LIMITER_DEBUG=1 shows where)", 1)
+
+
+def _fail(message: str, code: int) -> int:
+    # One line, whatever a library's message looks like.
+    click.echo(f"error: {' '.join(message.split())}", err=True)
+    return code
+
+
+def main() -> NoReturn:
+    """The entry point of the installed script."""
+    sys.exit(run())

@@ -1,0 +1,191 @@
+"""``limiter-node keys``: keys files made and loaded, limits set, shown, listed and deleted.
+
+No command prints a key: it is called by its name or the first digits of its digest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import click
+
+from limiter_node.commands.options import option, store_url
+from limiter_node.keysfile import (
+    LIMIT_RANGES,
+    check_declared_key,
+    check_name,
+    generate_keys,
+    key_digest_name,
+    read_keys,
+    write_private,
+)
+from limiter_node.model import KeyLimits, LimiterError, Usage
+from limiter_node.store.admin import StoreAdmin, administering
+from limiter_node.store.url import parse_store_url
+
+_T = TypeVar("_T")
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+_HELP = {
+    "rpm": "Requests per minute.",
+    "input_tpm": "Input tokens per minute.",
+    "output_tpm": "Output tokens per minute.",
+    "output_reserve": "Output tokens reserved for a request that sets no cap.",
+}
+
+
+class KeyNotFound(LimiterError):
+    """Raised when the store does not know a key."""
+
+
+def _limit_options(*, with_defaults: bool) -> Callable[[_Command], _Command]:
+    def decorate(command: _Command) -> _Command:
+        for field, (low, high) in reversed(LIMIT_RANGES.items()):
+            command = option(
+                f"--{field.replace('_', '-')}",
+                type=click.IntRange(low, high),
+                default=getattr(KeyLimits(), field) if with_defaults else None,
+                help=_HELP[field],
+            )(command)
+        return command
+
+    return decorate
+
+
+@click.group()
+def keys() -> None:
+    """Make, load and look at API keys and their limits.
+
+    KEY is a key as it is, or "sha256:" and the 64 hex digits of its digest.
+    """
+
+
+@keys.command()
+@option("--count", type=int, default=1, help="How many keys.")
+@_limit_options(with_defaults=True)
+@option("--out", metavar="FILE", default="keys.toml", help="File to write, readable by its owner only.")
+@option("--force", is_flag=True, help="Overwrite the file if it exists.")
+def generate(count: int, out: str, force: bool, **limits: Any) -> None:
+    """Write a keys file with random keys."""
+    write_private(out, generate_keys(count, KeyLimits(**limits)), overwrite=force)
+    click.echo(f"{_keys(count)} in {out}")
+
+
+@keys.command()
+@click.argument("file")
+@store_url
+def load(file: str, store: str) -> None:
+    """Put the keys of a keys file into the store; keys that are there already get the file's limits."""
+    declared = read_keys(file)
+    _administer(store, lambda admin: admin.load_limits(declared))
+    click.echo(f"{_keys(len(declared))} loaded")
+
+
+@keys.command("set")
+@click.argument("key")
+@_limit_options(with_defaults=False)
+@option("--name", help="What messages call the key.")
+@store_url
+def set_(key: str, name: str | None, store: str, **limits: int | None) -> None:
+    """Set limits of a key, from its next request on; its usage stays.
+
+    What is not given stays as it is; a new key gets the defaults.
+    """
+    kid = check_declared_key(key)
+    given: dict[str, Any] = {field: value for field, value in limits.items() if value is not None}
+    if name is not None:
+        given["name"] = check_name(name)
+
+    async def change(admin: StoreAdmin) -> KeyLimits:
+        # Two who set different fields of one key at the same moment: the later one wins. Limits are set by people.
+        limits = replace(await admin.get(kid) or KeyLimits(), **given)
+        await admin.put_limits(kid, limits)
+        return limits
+
+    limits_now = _administer(store, change)
+    click.echo(f"{_called(kid, limits_now.name)}: " + ", ".join(f"{f} {getattr(limits_now, f)}" for f in LIMIT_RANGES))
+
+
+@keys.command()
+@click.argument("key")
+@store_url
+def show(key: str, store: str) -> None:
+    """Show a key's limits and what it uses now."""
+    kid = check_declared_key(key)
+    usage = _administer(store, lambda admin: admin.peek(kid))
+    if usage is None:
+        raise KeyNotFound(_unknown(kid))
+    click.echo(_usage_text(kid, usage))
+
+
+@keys.command("list")
+@option("--limit", type=click.IntRange(1, 1_000_000), default=1_000, help="Most keys to show, the first by name.")
+@store_url
+def list_(limit: int, store: str) -> None:
+    """List the keys in the store, sorted by name."""
+    listing = _administer(store, lambda admin: admin.list_keys(limit))
+    rows = [
+        (limits.name or "-", kid[:8], *(str(getattr(limits, field)) for field in LIMIT_RANGES))
+        for kid, limits in listing.entries
+    ]
+    for line in _table(("NAME", "DIGEST", *(field.upper().replace("_", " ") for field in LIMIT_RANGES)), rows, left=2):
+        click.echo(line)
+    if listing.total > len(rows):
+        click.echo(f"the first {len(rows)} of {listing.total} keys; --limit shows more", err=True)
+
+
+@keys.command()
+@click.argument("key")
+@store_url
+def delete(key: str, store: str) -> None:
+    """Delete a key with its usage; its requests are refused from the next one on."""
+    kid = check_declared_key(key)
+    if not _administer(store, lambda admin: admin.delete(kid)):
+        raise KeyNotFound(_unknown(kid))
+    click.echo(f"{key_digest_name(kid)} deleted")
+
+
+def _administer(url: str, action: Callable[[StoreAdmin], Awaitable[_T]]) -> _T:
+    async def run() -> _T:
+        async with administering(parse_store_url(url)) as admin:
+            return await action(admin)
+
+    return asyncio.run(run())
+
+
+def _usage_text(kid: str, usage: Usage) -> str:
+    rows = [
+        (what, str(limit), str(used), str(max(0, limit - used)), f"{reset / 1000:.1f} s" if reset else "-")
+        for what, limit, used, reset in zip(
+            ("requests", "input tokens", "output tokens"), usage.limits, usage.used, usage.reset_ms, strict=True
+        )
+    ]
+    table = _table(("PER 60 s", "LIMIT", "USED", "REMAINING", "ALL FREE IN"), rows, left=1)
+    return "\n".join([f"{_called(kid, usage.name)}, output reserve {usage.output_reserve}", *table])
+
+
+def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]], *, left: int) -> list[str]:
+    """Aligned columns, the first `left` of them to the left."""
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+    return [
+        "  ".join(
+            cell.ljust(width) if column < left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in (header, *rows)
+    ]
+
+
+def _called(kid: str, name: str) -> str:
+    return f"{name} ({key_digest_name(kid)})" if name else key_digest_name(kid)
+
+
+def _unknown(kid: str) -> str:
+    return f"{key_digest_name(kid)} is not in the store: set its limits with 'keys set' or 'keys load'"
+
+
+def _keys(count: int) -> str:
+    return f"{count} key{'' if count == 1 else 's'}"

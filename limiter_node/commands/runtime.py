@@ -1,0 +1,96 @@
+"""What the commands that stay in the foreground share: logging, signals, and an eye on the embedded servers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, NoReturn, TypeVar
+
+from limiter_node.store.embedded import EmbeddedStore, StoreError
+
+log = logging.getLogger(__name__)
+
+_LOOK_EVERY_S = 0.5
+_T = TypeVar("_T")
+
+
+class Stopped(Exception):
+    """Raised when a signal asks to stop before the start is complete."""
+
+
+class StopSignals:
+    """`once` is set by the first SIGINT, SIGTERM or SIGHUP, `twice` by the second: somebody is in a hurry."""
+
+    def __init__(self) -> None:
+        self.once = asyncio.Event()
+        self.twice = asyncio.Event()
+
+    def _received(self) -> None:
+        (self.twice if self.once.is_set() else self.once).set()
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Listen to the signals of the running loop's process while the block runs."""
+        loop = asyncio.get_running_loop()
+        # Under nohup SIGHUP is ignored, and stays so.
+        numbers = [n for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if not _ignored_hangup(n)]
+        for number in numbers:
+            loop.add_signal_handler(number, self._received)
+        try:
+            yield
+        finally:
+            for number in numbers:
+                loop.remove_signal_handler(number)
+
+    async def unless_stopped(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """The result of `work`; a signal cancels it and raises Stopped once it has cleaned up."""
+        task, stop = asyncio.ensure_future(work), asyncio.ensure_future(self.once.wait())
+        try:
+            await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+                raise Stopped
+            return task.result()
+        finally:
+            stop.cancel()
+            task.cancel()
+
+
+def _ignored_hangup(number: signal.Signals) -> bool:
+    return number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN
+
+
+def log_to_stderr() -> None:
+    """One line per event on stderr; stdout is for results."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+
+
+async def watch_servers(store: EmbeddedStore) -> NoReturn:
+    """Log each embedded server that ends. Raises StoreError when none is left; never returns."""
+    dead: set[int] = set()
+    while True:
+        for server in store.servers:
+            code = server.exit_code
+            if code is None:
+                dead.discard(server.port)
+            elif server.port not in dead:
+                dead.add(server.port)
+                log.warning("the store server on port %d has ended (%s)", server.port, exit_text(code))
+        if len(dead) == len(store.servers):
+            raise StoreError("no server of the embedded store is left: start again")
+        await asyncio.sleep(_LOOK_EVERY_S)
+
+
+def exit_text(code: int) -> str:
+    """A process's exit code in words; negative ones are signals."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"

@@ -1,0 +1,65 @@
+"""``limiter-node serve``: one node in the foreground, what systemd and Kubernetes run."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from limiter_node.commands.options import keys_file, node_options, node_settings, store_url
+from limiter_node.commands.runtime import log_to_stderr
+from limiter_node.keysfile import read_keys
+from limiter_node.model import ConfigError, KeyLimits, StoreUnavailable
+from limiter_node.store.admin import administering
+from limiter_node.store.process import free_ports
+from limiter_node.store.url import parse_store_url
+
+log = logging.getLogger(__name__)
+
+_CHECK_TIMEOUT_S = 3.0
+
+
+@click.command()
+@store_url
+@keys_file
+@node_options(without=("store",))
+def serve(keys: str | None, **options: Any) -> int:
+    """Run one node in the foreground.
+
+    Prints "node ID ready http://HOST:PORT" once it accepts requests; SIGINT and SIGTERM drain it.
+    """
+    log_to_stderr()
+    if options["store"] in ("cluster", "single"):
+        raise ConfigError(
+            f"serve needs the URL of a running store: 'limiter-node up --store {options['store']}' starts one for its "
+            f"nodes, 'limiter-node store --mode {options['store']}' one for itself"
+        )
+    if options["port"] == 0:
+        # Chosen here, so that the node knows its own address from the start.
+        options["port"] = free_ports(1, options["host"])[0]
+    settings = node_settings(options)
+    asyncio.run(_prepare_store(settings.store, read_keys(keys) if keys else {}))
+
+    # Late, because a node's imports take most of a second: a mistake in the options shows at once.
+    from limiter_node.app import run_node
+
+    return run_node(settings)
+
+
+async def _prepare_store(url: str, keys: Mapping[str, KeyLimits]) -> None:
+    """Check the store and load the keys. A store that is down stops only a node that has keys to load."""
+    try:
+        async with asyncio.timeout(_CHECK_TIMEOUT_S), administering(parse_store_url(url)) as admin:
+            for warning in await admin.check_store():
+                log.warning("%s", warning)
+    except (StoreUnavailable, TimeoutError) as error:
+        if keys:
+            raise
+        log.warning("starting without the store: %s", error or "it does not answer")
+    if keys:
+        async with administering(parse_store_url(url)) as admin:
+            await admin.load_limits(keys)
+        log.info("loaded %d keys", len(keys))

@@ -1,0 +1,50 @@
+"""``limiter-node store``: an embedded store in the foreground, for nodes that are started apart."""
+
+from __future__ import annotations
+
+import asyncio
+
+import click
+
+from limiter_node.commands.options import option, replicas, server_binary
+from limiter_node.commands.runtime import Stopped, StopSignals, log_to_stderr, watch_servers
+from limiter_node.store.embedded import HOST, EmbeddedStore, Mode
+
+
+@click.command()
+@option("--mode", type=click.Choice(["cluster", "single"]), default="cluster", help="Three masters, or one server.")
+@option("--port", type=click.IntRange(0, 65535), default=7000, help="Port of the first server; 0 for any free ones.")
+@replicas
+@server_binary
+def store(mode: Mode, port: int, replicas: int, server_binary: str | None) -> None:
+    """Run an embedded store in the foreground.
+
+    Masters listen on PORT, PORT+1, PORT+2, then their replicas. Nothing is kept on disk. Ends its start with the line
+    "ready"; SIGINT and SIGTERM end it.
+    """
+    log_to_stderr()
+    embedded = EmbeddedStore(mode, port=port, replicas=replicas, binary=server_binary)
+    asyncio.run(_run(embedded))
+
+
+async def _run(embedded: EmbeddedStore) -> None:
+    signals = StopSignals()
+    with signals.installed():
+        try:
+            await signals.unless_stopped(_start(embedded))
+            await signals.unless_stopped(watch_servers(embedded))
+        except Stopped:
+            pass
+        finally:
+            embedded.stop()
+
+
+async def _start(embedded: EmbeddedStore) -> None:
+    await embedded.start()
+    for server in embedded.servers:
+        if server.master_port is None:
+            click.echo(f"master {HOST}:{server.port}")
+        else:
+            click.echo(f"replica {HOST}:{server.port} of {HOST}:{server.master_port}")
+    click.echo(f"store {embedded.url}")
+    click.echo("ready")

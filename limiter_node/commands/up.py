@@ -1,0 +1,184 @@
+"""``limiter-node up``: nodes and, where none is given, a store, in the foreground of one terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any, NoReturn
+
+import click
+
+from limiter_node.commands.options import (
+    ENVIRONMENT_PREFIX,
+    keys_file,
+    node_arguments,
+    node_options,
+    node_settings,
+    option,
+    replicas,
+    server_binary,
+)
+from limiter_node.commands.runtime import Stopped, StopSignals, log_to_stderr, watch_servers
+from limiter_node.keysfile import new_key, read_keys
+from limiter_node.model import ConfigError, KeyLimits, LimiterError
+from limiter_node.settings import NodeSettings
+from limiter_node.store.admin import administering
+from limiter_node.store.embedded import EmbeddedStore
+from limiter_node.store.keyspace import key_id
+from limiter_node.store.process import free_ports, port_is_free
+from limiter_node.store.url import format_host, parse_store_url
+from limiter_node.supervisor import NodePlan, Supervisor
+
+log = logging.getLogger(__name__)
+
+_EMBEDDED = ("cluster", "single")
+
+
+@click.command()
+@option("--nodes", type=click.IntRange(1, 64), default=2, help="How many node processes.")
+@option("--port", type=click.IntRange(0, 65535), default=8080, help="Port of the first node; 0 for any free ones.")
+@option("--store", default="cluster", metavar="cluster|single|URL", help="An embedded store, or a running one's URL.")
+@keys_file
+@replicas
+@server_binary
+@node_options(without=("port", "store", "node_id"))
+def up(
+    nodes: int, port: int, store: str, keys: str | None, replicas: int, server_binary: str | None, **options: Any
+) -> None:
+    """Run nodes on PORT, PORT+1, … and, unless --store is a URL, an embedded store.
+
+    Without --keys one demo key is made and shown. Prints "node I ready http://HOST:PORT" for each node, then "ready";
+    SIGINT and SIGTERM drain the nodes and end everything.
+    """
+    log_to_stderr()
+    embedded = None
+    if store in _EMBEDDED:
+        embedded = EmbeddedStore("cluster" if store == "cluster" else "single", replicas=replicas, binary=server_binary)
+    elif replicas or server_binary:
+        raise ConfigError("--replicas and --server-binary are for an embedded store: --store cluster or single")
+    if port + nodes - 1 > 65535:
+        raise ConfigError(f"--port {port} is too high: {nodes} nodes need ports up to {port + nodes - 1}")
+    # Everything that can be wrong with the options shows before anything is started.
+    first = node_settings({**options, "port": port, "store": store if embedded is None else "redis://127.0.0.1"})
+    declared = read_keys(keys) if keys else {}
+    ports = _ports(first.host, port, nodes)
+    settings = [replace(first, port=each, node_id=str(number)) for number, each in enumerate(ports, 1)]
+    asyncio.run(_run(settings, embedded, declared, with_demo_key=keys is None))
+
+
+def _ports(host: str, first: int, count: int) -> list[int]:
+    try:
+        if first == 0:
+            return free_ports(count, host)
+        for port in range(first, first + count):
+            if not port_is_free(host, port):
+                raise LimiterError(f"port {port} is in use: choose another with --port")
+    except OSError as error:
+        raise ConfigError(f"--host {host}: {error.strerror or error}") from None
+    return list(range(first, first + count))
+
+
+async def _run(
+    settings: Sequence[NodeSettings],
+    embedded: EmbeddedStore | None,
+    declared: Mapping[str, KeyLimits],
+    *,
+    with_demo_key: bool,
+) -> None:
+    signals = StopSignals()
+    with signals.installed():
+        try:
+            if embedded is not None:
+                await signals.unless_stopped(embedded.start())
+            url = settings[0].store if embedded is None else embedded.url
+            click.echo(f"store {parse_store_url(url).describe()}")
+            await signals.unless_stopped(_load(url, declared))
+            async with _demo_key(url, settings[0], with_demo_key, temporary=embedded is None):
+                await _run_nodes([replace(each, store=url) for each in settings], embedded, signals)
+        except Stopped:
+            pass
+        finally:
+            if embedded is not None:
+                embedded.stop()
+
+
+async def _load(url: str, keys: Mapping[str, KeyLimits]) -> None:
+    async with administering(parse_store_url(url)) as admin:
+        for warning in await admin.check_store():
+            log.warning("%s", warning)
+        await admin.load_limits(keys)
+
+
+@asynccontextmanager
+async def _demo_key(url: str, settings: NodeSettings, wanted: bool, *, temporary: bool) -> AsyncIterator[None]:
+    """Make and show the demo key. In a store that outlives us it is deleted at the end: nobody would remember it."""
+    if not wanted:
+        yield
+        return
+    key, address = new_key("sk-demo-"), parse_store_url(url)
+    async with administering(address) as admin:
+        await admin.put_limits(key_id(key), KeyLimits(name="demo"))
+    try:
+        body = {"model": settings.models[0], "messages": [{"role": "user", "content": "Hello"}]}
+        click.echo(f"demo key {key}; try it:")
+        click.echo(
+            f"  curl -i {_base_url(settings)}/v1/chat/completions -H 'Authorization: Bearer {key}' "
+            f"-H 'Content-Type: application/json' -d '{json.dumps(body)}'"
+        )
+        yield
+    finally:
+        if temporary:
+            try:
+                async with administering(address) as admin:
+                    await admin.delete(key_id(key))
+            except LimiterError as error:
+                log.warning("the demo key could not be deleted: %s", error)
+
+
+async def _run_nodes(settings: Sequence[NodeSettings], embedded: EmbeddedStore | None, signals: StopSignals) -> None:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(ENVIRONMENT_PREFIX)}
+    urls = {each.node_id: _base_url(each) for each in settings}
+    plans = [
+        NodePlan(
+            each.node_id,
+            [sys.executable, "-m", "limiter_node", "serve", *node_arguments(each)],
+            {**inherited, f"{ENVIRONMENT_PREFIX}STORE": each.store},
+        )
+        for each in settings
+    ]
+    supervisor = Supervisor(
+        plans,
+        drain_timeout_s=settings[0].drain_timeout_s,
+        on_ready=lambda plan: click.echo(f"node {plan.name} ready {urls[plan.name]}"),
+        on_line=lambda line: click.echo(line, err=True),
+    )
+    hurry = asyncio.create_task(_pass_on(signals.twice, supervisor.hurry))
+    try:
+        async with supervisor:
+            await signals.unless_stopped(supervisor.start())
+            click.echo("ready")
+            await signals.unless_stopped(watch_servers(embedded) if embedded is not None else _forever())
+    finally:
+        hurry.cancel()
+
+
+async def _pass_on(source: asyncio.Event, target: asyncio.Event) -> None:
+    await source.wait()
+    target.set()
+
+
+async def _forever() -> NoReturn:
+    while True:
+        await asyncio.Event().wait()
+
+
+def _base_url(settings: NodeSettings) -> str:
+    # A node that listens everywhere is reached here, too.
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
+    return f"http://{format_host(host)}:{settings.port}"

@@ -1,0 +1,231 @@
+"""Administration of the store: limits put, read, listed and deleted, usage looked at, the store itself checked.
+
+Everything here is idempotent and off the hot path. A limit is replaced by one HSET of all its fields, so the next
+decision sees either the old limits or the new ones, and the window's history stays. Neighbours: `masters` (who owns a
+key), `errors` (what goes wrong), the commands and the node's start (who asks).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import re
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple, TypeVar
+
+from redis.asyncio import Redis
+from redis.exceptions import (
+    AskError,
+    AuthenticationError,
+    ClusterDownError,
+    NoPermissionError,
+    NoScriptError,
+    ReadOnlyError,
+)
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from limiter_node.model import ConfigError, KeyLimits, StoreUnavailable, Usage
+from limiter_node.store import keyspace
+from limiter_node.store.codec import WINDOW_BUCKETS, load_script, unpack_usage
+from limiter_node.store.errors import translated
+from limiter_node.store.masters import Masters
+from limiter_node.store.url import StoreAddress
+
+OLDEST_VERSION = (7, 0)
+_CHUNK = 500
+_NUMBERS = ("rpm", "input_tpm", "output_tpm", "output_reserve")
+_FIELDS = (*_NUMBERS, "name")
+_LIMITS_KEY = re.compile(rb"rl:\{([0-9a-f]{32})\}:limits\Z")
+
+_T = TypeVar("_T")
+
+
+class Listing(NamedTuple):
+    """The first keys by name (then by ``kid``), and how many there are in all."""
+
+    entries: list[tuple[str, KeyLimits]]
+    total: int
+
+
+@asynccontextmanager
+async def administering(address: StoreAddress) -> AsyncIterator[StoreAdmin]:
+    """Connect to a store for administration. Raises ConfigError or StoreUnavailable, as all methods do."""
+    address.ssl_context()  # reports unreadable files before redis-py stumbles over them
+    masters = Masters(address)
+    try:
+        with translated(address):
+            await masters.discover()
+        yield StoreAdmin(address, masters)
+    finally:
+        await masters.close()
+
+
+class StoreAdmin:
+    """See `administering`, which makes it. ``kid`` is as in `limiter_node.store.keyspace`."""
+
+    def __init__(self, address: StoreAddress, masters: Masters) -> None:
+        self._address = address
+        self._masters = masters
+        self._peek = load_script("peek")
+
+    async def put_limits(self, kid: str, limits: KeyLimits) -> None:
+        """Replace a key's limits, all at once; takes effect with the next decision on every node."""
+        await self._on_owner(kid, lambda client: client.hset(keyspace.limits_key(kid), mapping=_to_fields(limits)))
+
+    async def load_limits(self, keys: Mapping[str, KeyLimits]) -> None:
+        """Replace the limits of many keys, in pipelines per master. Keys that are not named stay as they are."""
+
+        async def load(client: Redis, kids: list[str]) -> None:
+            for start in range(0, len(kids), _CHUNK):
+                async with client.pipeline(transaction=False) as pipeline:
+                    for kid in kids[start : start + _CHUNK]:
+                        pipeline.hset(keyspace.limits_key(kid), mapping=_to_fields(keys[kid]))
+                    await pipeline.execute()
+
+        async def load_all() -> None:
+            by_owner: dict[Redis, list[str]] = defaultdict(list)
+            for kid in keys:
+                by_owner[self._masters.owner(keyspace.limits_key(kid))].append(kid)
+            await asyncio.gather(*(load(client, kids) for client, kids in by_owner.items()))
+
+        await self._with_fresh_owners(load_all)
+
+    async def get(self, kid: str) -> KeyLimits | None:
+        """A key's limits; None if there is no such key."""
+        values = await self._on_owner(kid, lambda client: client.hmget(keyspace.limits_key(kid), _FIELDS))
+        return self._from_fields(kid, values)
+
+    async def delete(self, kid: str) -> bool:
+        """Forget a key, its usage included; whether there was one. Nodes refuse it from the next decision on."""
+        keys = (keyspace.limits_key(kid), keyspace.window_key(kid), keyspace.nodes_key(kid))
+
+        async def delete(client: Redis) -> bool:
+            async with client.pipeline(transaction=True) as pipeline:
+                pipeline.exists(keys[0])
+                pipeline.delete(*keys)
+                existed, _ = await pipeline.execute()
+                return bool(existed)
+
+        return await self._on_owner(kid, delete)
+
+    async def list_keys(self, limit: int = 1_000) -> Listing:
+        """The first `limit` keys by name; memory grows with `limit`, and by a few bytes with each further key."""
+        seen: set[bytes] = set()
+        kept: list[tuple[str, KeyLimits]] = []
+        with translated(self._address):
+            for client in self._masters.all():
+                async for kids in _scan(client, seen):
+                    async with client.pipeline(transaction=False) as pipeline:
+                        for kid in kids:
+                            pipeline.hmget(keyspace.limits_key(kid), _FIELDS)
+                        values = await pipeline.execute()
+                    for kid, fields in zip(kids, values, strict=True):
+                        if (limits := self._from_fields(kid, fields)) is not None:
+                            kept.append((kid, limits))
+                    kept = heapq.nsmallest(limit, kept, key=lambda entry: (entry[1].name, entry[0]))
+        return Listing(kept, len(seen))
+
+    async def peek(self, kid: str, window_buckets: int = WINDOW_BUCKETS) -> Usage | None:
+        """A key's limits and usage now, without counting anything; None if there is no such key."""
+        arguments = (2, keyspace.limits_key(kid), keyspace.window_key(kid), window_buckets, 0)
+
+        async def peek(client: Redis) -> Any:
+            try:
+                return await client.execute_command("EVALSHA", self._peek.sha, *arguments)  # type: ignore[no-untyped-call]
+            except NoScriptError:
+                return await client.execute_command("EVAL", self._peek.source, *arguments)  # type: ignore[no-untyped-call]
+
+        return unpack_usage(await self._on_owner(kid, peek), window_buckets)
+
+    async def check_store(self) -> list[str]:
+        """Whether the store can be trusted with counters; warnings for what could not be found out.
+
+        Raises ConfigError if it is too old, a replica, of the other kind than its URL says, or may evict (eviction
+        drops counters: silently more would be admitted than the limit), StoreUnavailable if it is down in parts.
+        """
+        if uncovered := self._masters.uncovered_slots:
+            raise StoreUnavailable(
+                f"{self._address.describe()}: {uncovered} of its slots have no server: look at CLUSTER SLOTS there"
+            )
+        with translated(self._address):
+            found = await asyncio.gather(*(self._check_server(client) for client in self._masters.all()))
+        return list(dict.fromkeys(warning for warnings in found for warning in warnings))
+
+    async def _check_server(self, client: Redis) -> list[str]:
+        where = self._address.describe()
+        try:
+            info: dict[str, Any] = await client.info()
+        except NoPermissionError:
+            await client.ping()
+            return [
+                f"{where} does not permit INFO: make sure that maxmemory-policy is noeviction and it is 7.0 or newer"
+            ]
+        version = str(info.get("redis_version", ""))
+        numbers = re.match(r"(\d+)\.(\d+)", version)
+        if numbers and (int(numbers[1]), int(numbers[2])) < OLDEST_VERSION:
+            raise ConfigError(f"{where} runs version {version}: 7.0 or newer is needed")
+        if info.get("cluster_enabled") and not self._address.cluster:
+            raise ConfigError(f"{where} is part of a cluster: use redis+cluster:// in --store")
+        if info.get("role") == "slave":
+            raise ConfigError(f"{where} is a replica: give its primary in --store")
+        if self._address.cluster:
+            cluster: dict[str, str] = await client.execute_command("CLUSTER INFO")  # type: ignore[no-untyped-call]
+            if cluster.get("cluster_state") != "ok":
+                raise StoreUnavailable(f"{where} reports that its cluster is down: look at CLUSTER INFO there")
+        policy = info.get("maxmemory_policy")
+        if policy is None:
+            return [f"{where} does not tell its maxmemory-policy: make sure that it is noeviction"]
+        if policy != "noeviction":
+            raise ConfigError(
+                f"{where} has maxmemory-policy {policy}, which drops counters: CONFIG SET maxmemory-policy noeviction"
+            )
+        return []
+
+    async def _on_owner(self, kid: str, command: Callable[[Redis], Awaitable[_T]]) -> _T:
+        return await self._with_fresh_owners(lambda: command(self._masters.owner(keyspace.limits_key(kid))))
+
+    async def _with_fresh_owners(self, action: Callable[[], Awaitable[_T]]) -> _T:
+        with translated(self._address):
+            try:
+                return await action()
+            except AuthenticationError:  # to redis-py a ConnectionError
+                raise
+            except (AskError, ClusterDownError, ReadOnlyError, RedisConnectionError, StoreUnavailable):
+                # A slot has moved (MOVED is an AskError to redis-py) or a master was replaced. All we do is idempotent.
+                await self._masters.discover()
+                return await action()
+
+    def _from_fields(self, kid: str, values: Sequence[Any]) -> KeyLimits | None:
+        if values[0] is None:
+            return None
+        try:
+            rpm, input_tpm, output_tpm, reserve = (int(value or b"") for value in values[:4])
+        except ValueError:
+            raise ConfigError(
+                f"{keyspace.limits_key(kid)} in {self._address.describe()} is damaged: set the key's limits again"
+            ) from None
+        return KeyLimits(rpm, input_tpm, output_tpm, reserve, (values[4] or b"").decode("utf-8", "replace"))
+
+
+def _to_fields(limits: KeyLimits) -> Mapping[Any, Any]:
+    return {field: getattr(limits, field) for field in _FIELDS}
+
+
+async def _scan(client: Redis, seen: set[bytes]) -> AsyncIterator[list[str]]:
+    # SCAN may name a key twice; and during a resharding two masters may name it.
+    cursor = 0
+    while True:
+        cursor, keys = await client.scan(cursor, match=keyspace.limits_key("*"), count=1_000)
+        kids = []
+        for key in keys:
+            assert isinstance(key, bytes)
+            match = _LIMITS_KEY.match(key)
+            if match and (raw := bytes.fromhex(match[1].decode())) not in seen:
+                seen.add(raw)
+                kids.append(match[1].decode())
+        if kids:
+            yield kids
+        if cursor == 0:
+            return

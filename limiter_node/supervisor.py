@@ -1,0 +1,199 @@
+"""Node processes: started together, restarted when they die, drained at the end.
+
+Owns the life of the children of ``limiter-node up``. A node says on stdout that it is ready; what else it writes is
+passed on. Neighbours: `commands.up` plans the nodes; `store.process` makes them end with their parent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import signal
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from limiter_node.model import LimiterError
+from limiter_node.store.process import end_with_parent
+
+log = logging.getLogger(__name__)
+
+START_TIMEOUT_S = 60.0
+FIRST_DELAY_S = 0.2
+LONGEST_DELAY_S = 5.0
+LONG_LIFE_S = 30.0
+"""A node that has lived this long is started again after the first delay, as if it had never failed."""
+KILL_MARGIN_S = 5.0
+"""What a node may take beyond its own drain time-out (settling, closing) before it is killed."""
+
+_READY = re.compile(r"node \S+ ready \S+\Z")
+
+
+class NodeFailed(LimiterError):
+    """Raised when a node ends, or does not become ready, during the start."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodePlan:
+    """How to start one node. `command` begins with an absolute path."""
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str]
+
+
+class Supervisor:
+    """Keeps the planned nodes running, as an async context manager: leaving it stops them.
+
+    `on_ready` is called with each node that has become ready for the first time, `on_line` with each further line that
+    a node writes, named after it. Set `hurry` to stop waiting for nodes that still drain.
+    """
+
+    def __init__(
+        self,
+        plans: Sequence[NodePlan],
+        *,
+        drain_timeout_s: float,
+        on_ready: Callable[[NodePlan], None],
+        on_line: Callable[[str], None],
+    ) -> None:
+        self.hurry = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._stop_timeout_s = drain_timeout_s + KILL_MARGIN_S
+        self._nodes = [_Node(plan, self._stopping, on_ready, on_line) for plan in plans]
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Start all nodes and wait until each is ready. Raises NodeFailed as soon as one cannot start."""
+        self._tasks = [asyncio.create_task(node.keep_running()) for node in self._nodes]
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                await asyncio.gather(*(node.ready for node in self._nodes))
+        except TimeoutError:
+            raise NodeFailed(f"not all nodes were ready within {START_TIMEOUT_S:.0f} s") from None
+
+    async def stop(self) -> None:
+        """Ask all nodes to drain, wait for that (bounded), kill what is left."""
+        self._stopping.set()
+        for node in self._nodes:
+            node.send(signal.SIGTERM)
+        if not self._tasks:
+            return
+        hurry = asyncio.create_task(self.hurry.wait())
+        kept = asyncio.ensure_future(asyncio.wait(self._tasks))
+        await asyncio.wait([kept, hurry], timeout=self._stop_timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        hurry.cancel()
+        for node in self._nodes:
+            if node.send(signal.SIGKILL):
+                log.warning("node %s had not ended in time and was killed", node.plan.name)
+        await kept
+
+
+class _Node:
+    """One node and the task that keeps it running."""
+
+    def __init__(
+        self,
+        plan: NodePlan,
+        stopping: asyncio.Event,
+        on_ready: Callable[[NodePlan], None],
+        on_line: Callable[[str], None],
+    ) -> None:
+        self.plan = plan
+        self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._stopping = stopping
+        self._on_ready = on_ready
+        self._on_line = on_line
+        self._process: Process | None = None
+        self._reason = ""
+
+    def send(self, number: signal.Signals) -> bool:
+        """Send a signal to the process if it runs; whether it did."""
+        if self._process is None or self._process.returncode is not None:
+            return False
+        with suppress(ProcessLookupError):
+            self._process.send_signal(number)
+        return True
+
+    async def keep_running(self) -> None:
+        """Start the node, and again whenever it has ended, until the supervisor stops. Ends at a failed first start."""
+        loop = asyncio.get_running_loop()
+        delay_s = FIRST_DELAY_S
+        while not self._stopping.is_set():
+            started_s = loop.time()
+            code = await self._run()
+            if self._stopping.is_set():
+                break
+            if not self.ready.done():
+                self.ready.set_exception(NodeFailed(f"node {self.plan.name} could not start: {self._why(code)}"))
+                return
+            if loop.time() - started_s >= LONG_LIFE_S:
+                delay_s = FIRST_DELAY_S
+            log.warning("node %s ended (%s): again in %.1f s", self.plan.name, self._why(code), delay_s)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), delay_s)
+            delay_s = min(2 * delay_s, LONGEST_DELAY_S)
+        if not self.ready.done():
+            self.ready.cancel()
+
+    async def _run(self) -> int:
+        self._reason = ""
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *end_with_parent(self.plan.command, signal.SIGTERM),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=PIPE,
+                stderr=PIPE,
+                env=dict(self.plan.environment),
+                # A Ctrl-C is for us: we pass it on once, as SIGTERM.
+                start_new_session=True,
+            )
+        except OSError as error:
+            self._reason = error.strerror or str(error)
+            return 1
+        self._process = process
+        if self._stopping.is_set():
+            self.send(signal.SIGTERM)
+        assert process.stdout is not None
+        assert process.stderr is not None
+        await asyncio.gather(self._read(process.stdout), self._read(process.stderr))
+        return await process.wait()
+
+    async def _read(self, stream: asyncio.StreamReader) -> None:
+        while True:
+            try:
+                raw = await stream.readline()
+            except ValueError:  # longer than the reader's limit; what was read of it is dropped
+                continue
+            if not raw:
+                return
+            self._line(raw.decode("utf-8", "replace").rstrip())
+
+    def _line(self, line: str) -> None:
+        if _READY.match(line):
+            if self.ready.done():
+                log.info("node %s is ready again", self.plan.name)
+            else:
+                self.ready.set_result(None)
+                self._on_ready(self.plan)
+        elif line.startswith("error: "):
+            self._reason = line.removeprefix("error: ")
+        elif line:
+            self._on_line(f"node {self.plan.name}: {line}")
+
+    def _why(self, code: int) -> str:
+        if self._reason:
+            return self._reason
+        return f"exit code {code}" if code >= 0 else f"signal {-code}"
