@@ -1,0 +1,19 @@
+"""Proves or refutes, from a run's records alone, that the limiter kept its accounting rules.
+
+``timeline``   sorts the records by key into what was admitted, rejected, or may have been admitted
+``windows``    check 1: no true 60 s window holds more than its limit
+``bounds``     how much of a limit could, and how much must, have been in use at a decision
+``decisions``  check 2: every rejection was justified; check 3: the announced counters are possible ones
+``responses``  check 4: each response is consistent in itself
+``retries``    check 5: retry-after is neither too short nor too long, as far as that can be known from outside
+``judge``      runs them all over a directory; ``report`` holds the result
+
+What it assumes: the keys were used by this run alone while it went on, and an admitted request's reservation is settled
+within a second of its response. What was used before the run is inferred from each key's first decision. Requests whose
+outcome is unknown may have been admitted: they can justify a rejection, and are never held against the limiter.
+"""
+
+from .judge import audit_directory
+from .report import AuditReport
+
+__all__ = ["AuditReport", "audit_directory"]

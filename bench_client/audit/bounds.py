@@ -1,0 +1,156 @@
+"""How much of a key's limits could, and how much must, have been in use when the store decided something.
+
+Upper bound at store time ``t``: all that is known to be admitted in ``[t - 60100, t]`` ms, output at its reservation
+until its settle has surely been applied; what was in use before the run; and what unknown outcomes may have counted.
+Lower bound: what was admitted strictly within the last 60000 ms and before ``t``, at what was actually used.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+
+from ..record import Record
+from .timeline import OUTPUT, UNBOUNDED, Admission, KeyTimeline, Possible, limits_of, remaining_of
+
+WINDOW_MS = 60_000
+TOLERANCE_MS = 100
+"""One bucket: what is older than 60.0 s may count for this much longer."""
+SETTLE_GRACE_US = 1_000_000
+"""A settle is surely applied when the admitted response was done this long before the other request was sent."""
+
+
+class UsageBounds:
+    """Bounds for one key. ``upper`` must be asked in order of the requests' ``sent_us``: settles are played forward."""
+
+    def __init__(self, timeline: KeyTimeline) -> None:
+        admitted = timeline.admitted
+        self._times = [a.time_ms for a in admitted]
+        self._least = [_prefix_sums([a.least[d] for a in admitted]) for d in range(3)]
+        self._most = [_prefix_sums([a.most[d] for a in admitted]) for d in range(3)]
+        self._settled = FenwickTree(len(admitted))
+        self._by_done = sorted(
+            (a.done_us, index, a.most[OUTPUT] - a.least[OUTPUT])
+            for index, a in enumerate(admitted)
+            if a.most[OUTPUT] != a.least[OUTPUT]
+        )
+        self._next_settle = 0
+        self._possible = PossibleUsage(timeline.possible)
+        self._carry_in, self._carry_until_ms = carry_in(timeline)
+
+    def upper(self, record: Record) -> tuple[int, int, int]:
+        """The most that can have been in use right after ``record`` was decided, its own need included if admitted."""
+        assert record.time_ms is not None
+        assert record.sent_us is not None
+        self._play_settles(record.sent_us)
+        first = bisect_left(self._times, record.time_ms - WINDOW_MS - TOLERANCE_MS)
+        last = bisect_right(self._times, record.time_ms)
+        used = [sums[last] - sums[first] for sums in self._most]
+        used[OUTPUT] -= self._settled.sum_until(last) - self._settled.sum_until(first)
+        for extra in (self._possible.most(record), self._carry_in if record.time_ms <= self._carry_until_ms else None):
+            if extra is not None:
+                used = [a + b for a, b in zip(used, extra, strict=True)]
+        return used[0], used[1], used[2]
+
+    def lower(self, record: Record) -> tuple[int, int, int]:
+        """The least that must have been in use right before ``record`` was decided."""
+        assert record.time_ms is not None
+        return self.lower_at(record.time_ms - WINDOW_MS, record.time_ms)
+
+    def lower_at(self, after_ms: int, before_ms: int) -> tuple[int, int, int]:
+        """What was surely used by admissions strictly between the two times."""
+        first, last = bisect_right(self._times, after_ms), bisect_left(self._times, before_ms)
+        if first >= last:
+            return 0, 0, 0
+        requests, inputs, outputs = (sums[last] - sums[first] for sums in self._least)
+        return requests, inputs, outputs
+
+    def _play_settles(self, sent_us: int) -> None:
+        by_done, index = self._by_done, self._next_settle
+        while index < len(by_done) and by_done[index][0] + SETTLE_GRACE_US < sent_us:
+            _, place, given_back = by_done[index]
+            self._settled.add(place, given_back)
+            index += 1
+        self._next_settle = index
+
+
+class PossibleUsage:
+    """Sums of what unknown outcomes may have counted while a given request was under way, each in O(log n)."""
+
+    def __init__(self, possible: Sequence[Possible]) -> None:
+        begun = sorted(possible, key=lambda p: p.from_us)
+        ended = sorted(possible, key=lambda p: p.until_us)
+        self._from_us = [p.from_us for p in begun]
+        self._until_us = [p.until_us for p in ended]
+        self._begun = [_prefix_sums([p.most[d] for p in begun]) for d in range(3)]
+        self._ended = [_prefix_sums([p.most[d] for p in ended]) for d in range(3)]
+
+    def most(self, record: Record) -> tuple[int, int, int] | None:
+        """Of those sent before ``record`` was done and still in the window, perhaps, when it was sent."""
+        if not self._from_us or record.sent_us is None:
+            return None
+        begun, ended = bisect_right(self._from_us, record.done_us), bisect_left(self._until_us, record.sent_us)
+        requests, inputs, outputs = (b[begun] - e[ended] for b, e in zip(self._begun, self._ended, strict=True))
+        return requests, inputs, outputs
+
+
+class FenwickTree:
+    """Sums over a prefix and changes of one element, each in O(log n)."""
+
+    def __init__(self, size: int) -> None:
+        self._tree = [0] * (size + 1)
+
+    def add(self, index: int, amount: int) -> None:
+        tree, index = self._tree, index + 1
+        while index < len(tree):
+            tree[index] += amount
+            index += index & -index
+
+    def sum_until(self, end: int) -> int:
+        """Of the elements before ``end``."""
+        tree, total = self._tree, 0
+        while end:
+            total += tree[end]
+            end &= end - 1
+        return total
+
+
+def carry_in(timeline: KeyTimeline) -> tuple[tuple[int, int, int], int]:
+    """What was in use before the run, from the first decision's own figures, and until when it may count (store ms).
+
+    Of several decisions in the first millisecond it isn't known which was first: the largest figure is taken.
+    """
+    admitted, rejected = timeline.admitted, timeline.rejected
+    times = [a.time_ms for a in admitted[:1]] + [r.time_ms or 0 for r in rejected[:1]]
+    if not times:
+        return (0, 0, 0), 0
+    first_ms = min(times)
+    carried = [0, 0, 0]
+    for admission in admitted:
+        if admission.time_ms > first_ms:
+            break
+        _carry(carried, admission.record, _own_need(admission))
+    for record in rejected:
+        if record.time_ms != first_ms:
+            break
+        _carry(carried, record, (0, 0, 0))
+    return (carried[0], carried[1], carried[2]), first_ms + WINDOW_MS + TOLERANCE_MS
+
+
+def _carry(carried: list[int], record: Record, own: tuple[int, int, int]) -> None:
+    limits, remaining = limits_of(record), remaining_of(record)
+    for dimension in range(3):
+        used = limits[dimension] - remaining[dimension] - own[dimension]
+        if remaining[dimension] <= 0 and not any(own):
+            used = UNBOUNDED  # "none left" may be announced where more than the limit is in use, after it was lowered
+        carried[dimension] = max(carried[dimension], used)
+
+
+def _own_need(admission: Admission) -> tuple[int, int, int]:
+    record = admission.record
+    return 1, record.prompt_tokens or 0, record.reserved_output or 0
+
+
+def _prefix_sums(numbers: Sequence[int]) -> list[int]:
+    return list(accumulate(numbers, initial=0))

@@ -1,0 +1,105 @@
+"""Checks 2 and 3, on every decision of a key: rejections were justified, and the announced counters are possible ones.
+
+A rejection is justified when its binding dimension's upper bound and what it requested exceed the limit, so at most
+100 ms too late. The counters (limit - remaining) must lie between the bounds: above the upper one something was counted
+that is not of this run (rejected requests, lost settles, other clients); below the lower one something was forgotten,
+which is over-admission about to happen.
+"""
+
+from __future__ import annotations
+
+from ..record import Record
+from .bounds import UsageBounds
+from .report import Findings
+from .timeline import DIMENSIONS, INPUT, OUTPUT, REQUESTS, KeyTimeline, limits_of, remaining_of
+
+
+def check_decisions(timeline: KeyTimeline, bounds: UsageBounds, findings: Findings, held_until_us: int) -> int:
+    """Returns how many rejections were held against the bounds.
+
+    Decisions done after ``held_until_us`` are not: of a run that was cut off, requests are missing that may have
+    been admitted before them.
+    """
+    own_of_admitted = {id(a.record): a.least for a in timeline.admitted}
+    decisions = [a.record for a in timeline.admitted] + timeline.rejected
+    decisions.sort(key=_sent)
+    held = 0
+    for record in decisions:
+        own = own_of_admitted.get(id(record))
+        if not timeline.degraded:
+            _check_not_forgotten(timeline.key, record, bounds, own or (0, 0, 0), findings)
+        if record.done_us > held_until_us:
+            continue
+        upper = bounds.upper(record)
+        _check_not_invented(timeline.key, record, upper, findings)
+        if own is None:
+            held += 1
+            _check_justified(timeline.key, record, upper, findings)
+    return held
+
+
+def requested_of(record: Record) -> int | None:
+    """What a rejected request asked for in its binding dimension; None where it doesn't say."""
+    match DIMENSIONS.index(record.exceeded or ""):
+        case dimension if dimension == REQUESTS:
+            return 1
+        case dimension if dimension == INPUT:
+            return record.requested
+        case _:
+            return record.reserved_output if record.reserved_output is not None else record.requested
+
+
+def _check_justified(key: str, record: Record, upper: tuple[int, int, int], findings: Findings) -> None:
+    dimension = DIMENSIONS.index(record.exceeded or "")
+    limit, requested = limits_of(record)[dimension], requested_of(record)
+    if requested is None:
+        return  # ``responses`` has said so
+    if record.never_fits:
+        if requested <= limit:
+            findings.add(
+                "unjustified 429", key, record, f"told that {requested} {DIMENSIONS[dimension]} never fit in {limit}"
+            )
+    elif upper[dimension] + requested <= limit:
+        findings.add(
+            "unjustified 429",
+            key,
+            record,
+            f"at {record.time_ms} ms at most {upper[dimension]} {DIMENSIONS[dimension]} were in use and {requested} "
+            f"requested, limit {limit}",
+        )
+
+
+def _check_not_invented(key: str, record: Record, upper: tuple[int, int, int], findings: Findings) -> None:
+    limits, remaining = limits_of(record), remaining_of(record)
+    for dimension in (REQUESTS, INPUT, OUTPUT):
+        used = limits[dimension] - remaining[dimension]
+        if used > upper[dimension]:
+            findings.add(
+                "counted too much",
+                key,
+                record,
+                f"at {record.time_ms} ms {used} {DIMENSIONS[dimension]} announced as in use, at most "
+                f"{upper[dimension]} can have been",
+            )
+
+
+def _check_not_forgotten(
+    key: str, record: Record, bounds: UsageBounds, own: tuple[int, int, int], findings: Findings
+) -> None:
+    limits, remaining, lower = limits_of(record), remaining_of(record), bounds.lower(record)
+    for dimension in (REQUESTS, INPUT, OUTPUT):
+        if remaining[dimension] <= 0:
+            continue  # "none left" is all that can be announced of any usage beyond the limit
+        used = limits[dimension] - remaining[dimension]
+        if used < lower[dimension] + own[dimension]:
+            findings.add(
+                "counted too little",
+                key,
+                record,
+                f"at {record.time_ms} ms {used} {DIMENSIONS[dimension]} announced as in use, at least "
+                f"{lower[dimension] + own[dimension]} were",
+            )
+
+
+def _sent(record: Record) -> int:
+    return record.sent_us or 0

@@ -1,0 +1,96 @@
+"""Runs all checks over the records of a run and writes ``audit.json``."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..errors import BenchError
+from ..record import Record
+from ..rundir import RunInfo, open_records, read_info, write_json
+from .bounds import UsageBounds
+from .decisions import check_decisions
+from .report import AuditReport, Findings, WorstFill
+from .responses import check_responses
+from .retries import check_retries
+from .timeline import DIMENSIONS, NEVER_US, KeyTimeline, build_timelines
+from .windows import Fullest, check_windows
+
+AUDIT_NAME = "audit.json"
+CUT_OFF_SLACK_US = 1_000_000
+
+
+def audit_directory(directory: Path) -> AuditReport:
+    """Audits the run in ``directory``. Raises BenchError when there is nothing there to audit."""
+    info = read_info(directory)
+    reader = open_records(directory, info)
+    with _no_cyclic_gc():
+        records = list(reader)
+        complete = info.finished and not reader.truncated and len(records) == info.dispatched
+        report = audit_records(records, info, complete=complete)
+    write_json(directory / AUDIT_NAME, report.as_dict())
+    return report
+
+
+def audit_records(records: Iterable[Record], info: RunInfo, *, complete: bool = True) -> AuditReport:
+    """Audits ``records``. ``complete`` is False where requests that were sent are missing from them.
+
+    O(n log n). Raises BenchError when no request was decided.
+    """
+    records = list(records)
+    timelines = build_timelines(records)
+    report = AuditReport(Findings(), info.key_names, {}, {}, complete=complete)
+    held_until_us = NEVER_US if complete else _held_until_us(records, float(info.settings.get("timeout_s", 0)))
+    for timeline in timelines.values():
+        _judge(timeline, report, held_until_us)
+    if not report.admitted + report.rejected + report.degraded.total():
+        raise BenchError(f"nothing to audit: none of {len(records)} requests was decided by a limiter")
+    if report.undecided:
+        report.findings.counts["success without a decision"] += report.undecided
+    return report
+
+
+def _judge(timeline: KeyTimeline, report: AuditReport, held_until_us: int) -> None:
+    findings = report.findings
+    fullest = check_windows(timeline.key, timeline.admitted, findings)
+    _merge(report.worst, fullest)
+    if timeline.degraded_admitted:
+        everything = sorted(timeline.admitted + timeline.degraded_admitted, key=lambda a: a.time_ms)
+        _merge(report.worst_with_degraded, check_windows(timeline.key, everything, None))
+    bounds = UsageBounds(timeline)
+    report.rejections_held += check_decisions(timeline, bounds, findings, held_until_us)
+    check_responses(timeline, findings)
+    check_retries(timeline, bounds, findings)
+    report.keys += 1
+    report.windows += fullest.windows
+    report.admitted += len(timeline.admitted)
+    report.rejected += len(timeline.rejected)
+    report.unknown += timeline.unknown
+    report.undecided += timeline.undecided
+    report.degraded += timeline.degraded
+
+
+def _merge(worst: dict[str, WorstFill], fullest: Fullest) -> None:
+    for dimension, fill in zip(DIMENSIONS, fullest.worst, strict=True):
+        if fill is not None and (dimension not in worst or fill.ratio > worst[dimension].ratio):
+            worst[dimension] = fill
+
+
+def _held_until_us(records: list[Record], timeout_s: float) -> int:
+    """Requests missing from the end of a cut-off run were done after all others, so sent at most a timeout before."""
+    last_done_us = max((record.done_us for record in records), default=0)
+    return last_done_us - int(timeout_s * 1e6) - CUT_OFF_SLACK_US
+
+
+@contextmanager
+def _no_cyclic_gc() -> Iterator[None]:
+    """Millions of tuples without a cycle among them: the collector would walk them over and over."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

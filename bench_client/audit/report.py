@@ -1,0 +1,169 @@
+"""What an audit found, and how it is told: a short table, the first findings in full, one verdict line."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from ..record import Record
+from ..tables import table
+
+EXAMPLES_KEPT = 100
+EXAMPLES_SHOWN = 5
+WINDOW, UNJUSTIFIED = "window over the limit", "unjustified 429"
+PLURALS = {WINDOW: "windows over the limit", UNJUSTIFIED: "unjustified 429s"}
+
+
+class WorstFill(NamedTuple):
+    """The fullest window of a dimension."""
+
+    used: int
+    limit: int
+    key: str
+    time_ms: int
+    """Of the window's newest admission, store clock."""
+
+    @property
+    def ratio(self) -> float:
+        return self.used / self.limit if self.limit else float(self.used > 0)
+
+
+class Finding(NamedTuple):
+    """One thing that must not be."""
+
+    kind: str
+    key: str
+    request: int
+    """The request's place in the schedule, as in the records."""
+    message: str
+
+
+@dataclass(slots=True)
+class Findings:
+    """Counts all, keeps the first of each kind."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    examples: list[Finding] = field(default_factory=list)
+
+    def add(self, kind: str, key: str, record: Record, message: str) -> None:
+        self.counts[kind] += 1
+        if self.counts[kind] <= EXAMPLES_KEPT:
+            self.examples.append(Finding(kind, key, record.request, message))
+
+
+@dataclass(slots=True)
+class AuditReport:
+    """The result of an audit."""
+
+    findings: Findings
+    key_names: dict[str, str]
+    worst: dict[str, WorstFill]
+    """By dimension."""
+    worst_with_degraded: dict[str, WorstFill]
+    """The same when decisions made without the store are counted in; empty where there were none."""
+    keys: int = 0
+    admitted: int = 0
+    rejected: int = 0
+    rejections_held: int = 0
+    """How many of them could be held against the bounds: all, unless the run was cut off."""
+    windows: int = 0
+    unknown: int = 0
+    undecided: int = 0
+    degraded: Counter[str] = field(default_factory=Counter)
+    complete: bool = True
+
+    @property
+    def proved(self) -> bool:
+        return not self.findings.counts
+
+    @property
+    def verdict(self) -> str:
+        """The last line of an audit."""
+        if self.proved:
+            return (
+                f"audit: PROVED no 60 s window over its limit ({self.windows:,} windows, {self.keys:,} keys), "
+                f"{self.rejections_held:,} of {self.rejected:,} rejections justified within 100 ms"
+            )
+        found = ", ".join(f"{n:,} {PLURALS.get(kind, kind)}" for kind, n in self.findings.counts.most_common())
+        return f"audit: REFUTED {found}"
+
+    def text(self) -> str:
+        """Table, findings and notes, without the verdict line."""
+        rows = [
+            ["keys", f"{self.keys:,}"],
+            ["admitted", f"{self.admitted:,}"],
+            ["rejected", f"{self.rejected:,}"],
+            ["60 s windows checked", f"{self.windows:,}"],
+            ["windows over the limit", f"{self.findings.counts[WINDOW]:,}"],
+            ["unjustified 429s", f"{self.findings.counts[UNJUSTIFIED]:,}"],
+            ["unknown outcomes", f"{self.unknown:,}"],
+        ]
+        rows += [[f"degraded decisions ({kind})", f"{n:,}"] for kind, n in sorted(self.degraded.items())]
+        lines = [table(rows)]
+        for title, fills in (("", self.worst), (", degraded ones included", self.worst_with_degraded)):
+            if fills:
+                lines += [
+                    f"  fullest windows{title}:",
+                    table([self._fill_row(*item) for item in fills.items()], indent="    "),
+                ]
+        lines += self._notes()
+        shown: Counter[str] = Counter()
+        for finding in self.findings.examples:
+            shown[finding.kind] += 1
+            if shown[finding.kind] <= EXAMPLES_SHOWN:
+                lines.append(
+                    f"  {finding.kind}: key {self._name(finding.key)}, request {finding.request}: {finding.message}"
+                )
+        return "\n".join(lines)
+
+    def as_dict(self) -> dict[str, object]:
+        return {
+            "proved": self.proved,
+            "verdict": self.verdict,
+            "keys": self.keys,
+            "admitted": self.admitted,
+            "rejected": self.rejected,
+            "rejections_held": self.rejections_held,
+            "windows": self.windows,
+            "violations": self.findings.counts[WINDOW],
+            "unjustified": self.findings.counts[UNJUSTIFIED],
+            "findings": dict(self.findings.counts),
+            "unknown_outcomes": self.unknown,
+            "undecided": self.undecided,
+            "degraded": dict(self.degraded),
+            "complete": self.complete,
+            "worst_fill": {dimension: self._fill_dict(fill) for dimension, fill in self.worst.items()},
+            "worst_fill_with_degraded": {d: self._fill_dict(fill) for d, fill in self.worst_with_degraded.items()},
+            "examples": [finding._asdict() for finding in self.findings.examples],
+        }
+
+    def _notes(self) -> list[str]:
+        notes = []
+        if self.unknown:
+            notes.append(
+                f"  {self.unknown:,} requests with unknown outcome may have been admitted; each could justify later "
+                "429s with twice its planned input and its whole reservation"
+            )
+        if not self.complete:
+            notes.append("  the run was cut off: rejections close to its end could not be held against all requests")
+        if set(self.findings.counts) & {UNJUSTIFIED, "counted too much"}:
+            notes.append("  (if other clients used these keys during the run, their usage is what is missing here)")
+        return notes
+
+    def _fill_row(self, dimension: str, fill: WorstFill) -> list[str]:
+        return [
+            dimension.replace("_", " "),
+            f"{fill.used:,}",
+            f"of {fill.limit:,}",
+            f"{fill.ratio:.1%}",
+            f"key {self._name(fill.key)}",
+            f"at {fill.time_ms} ms",
+        ]
+
+    def _fill_dict(self, fill: WorstFill) -> dict[str, object]:
+        return {**fill._asdict(), "ratio": fill.ratio, "key_name": self._name(fill.key)}
+
+    def _name(self, key: str) -> str:
+        name = self.key_names.get(key, "")
+        return f"{name} ({key})" if name and name != key else key

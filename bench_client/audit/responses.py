@@ -1,0 +1,62 @@
+"""Check 4: each decided response is consistent in itself, whatever the others say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..record import Record
+from .decisions import requested_of
+from .report import Findings
+from .timeline import DIMENSIONS, OUTPUT, REQUESTS, KeyTimeline, limits_of, remaining_of
+
+
+def check_responses(timeline: KeyTimeline, findings: Findings) -> None:
+    for admission in timeline.admitted:
+        for problem in _of_admission(admission.record):
+            findings.add("inconsistent response", timeline.key, admission.record, problem)
+    for record in timeline.rejected:
+        for problem in _of_rejection(record):
+            findings.add("inconsistent response", timeline.key, record, problem)
+
+
+def _of_any(record: Record) -> Iterator[str]:
+    for name, limit, remaining in zip(DIMENSIONS, limits_of(record), remaining_of(record), strict=True):
+        if not 0 <= remaining <= limit:
+            yield f"{remaining} {name} remaining of a limit of {limit}"
+    if record.reserved_output is None:
+        yield "no x-limiter-reserved-output"
+    elif record.max_tokens is not None and record.reserved_output != record.max_tokens:
+        yield f"{record.reserved_output} output tokens reserved for a cap of {record.max_tokens}"
+
+
+def _of_admission(record: Record) -> Iterator[str]:
+    yield from _of_any(record)
+    if record.error is not None:
+        return
+    if record.prompt_tokens is None or record.completion_tokens is None:
+        yield "a success without usage"
+    elif record.reserved_output is not None and record.completion_tokens > record.reserved_output:
+        yield f"{record.completion_tokens} output tokens produced, {record.reserved_output} reserved"
+
+
+def _of_rejection(record: Record) -> Iterator[str]:
+    yield from _of_any(record)
+    if record.error is not None:
+        return  # the body, which names what was requested, may be missing
+    dimension = DIMENSIONS.index(record.exceeded or "")
+    limit, remaining, requested = limits_of(record)[dimension], remaining_of(record)[dimension], requested_of(record)
+    if requested is None:
+        yield "a rejection that does not say what was requested"
+        return
+    if dimension in (REQUESTS, OUTPUT) and record.requested is not None and record.requested != requested:
+        yield f"the message says {record.requested} {DIMENSIONS[dimension]} requested, it was {requested}"
+    if record.never_fits:
+        if record.retry_after_ms is not None:
+            yield "told that it never fits, and when to retry"
+        return
+    if requested > limit:
+        yield f"{requested} {DIMENSIONS[dimension]} can never fit in {limit}, and it was not told so"
+    if requested <= remaining:
+        yield f"rejected for {requested} {DIMENSIONS[dimension]} while {remaining} remained"
+    if record.retry_after_ms is None:
+        yield "a rejection without retry-after-ms"

@@ -1,0 +1,161 @@
+"""Sorts records by key into admissions, rejections and possible usage; knows what a response proves and what not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from ..record import Record
+
+DIMENSIONS = ("requests", "input_tokens", "output_tokens")
+REQUESTS, INPUT, OUTPUT = range(3)
+
+UNBOUNDED = 1 << 60
+"""More than any limit: a need of which nothing is known."""
+NEVER_US = 1 << 60
+LINGER_US = 10_000_000
+"""How long after the client gave up on a request the limiter may still admit it (it may lie in a queue)."""
+WINDOW_US = 60_100_000
+"""How long an admission may count: 60 s, and one bucket of 100 ms."""
+
+_LIMITS = slice(Record._fields.index("limit_requests"), Record._fields.index("limit_output") + 1)
+_REMAINING = slice(Record._fields.index("remaining_requests"), Record._fields.index("remaining_output") + 1)
+
+
+class Admission(NamedTuple):
+    """One request known to be admitted; between the two bounds lies what it counted."""
+
+    time_ms: int
+    done_us: int
+    """When its settle was on its way; ``NEVER_US`` where that isn't known."""
+    least: tuple[int, int, int]
+    """What it counted after its settle: 1, prompt tokens, completion tokens; 0 where that isn't known."""
+    most: tuple[int, int, int]
+    """What it counted before: 1, prompt tokens, the reservation."""
+    record: Record
+
+
+class Possible(NamedTuple):
+    """Usage that may or may not have been: counted at most while the client's clock is within the two times."""
+
+    from_us: int
+    until_us: int
+    most: tuple[int, int, int]
+
+
+@dataclass(slots=True)
+class KeyTimeline:
+    """Everything recorded of one key, in order of the store's clock."""
+
+    key: str
+    admitted: list[Admission] = field(default_factory=list)
+    rejected: list[Record] = field(default_factory=list)
+    possible: list[Possible] = field(default_factory=list)
+    unknown: int = 0
+    """Requests whose outcome is unknown: timed out, broken off, or answered by something else than a decision."""
+    undecided: int = 0
+    """Of those, successes that don't say when they were decided."""
+    degraded: Counter[str] = field(default_factory=Counter)
+    """Decisions made without the store, as "policy status"."""
+    degraded_admitted: list[Admission] = field(default_factory=list)
+
+
+def limits_of(record: Record) -> tuple[int, int, int]:
+    """The limits announced with a decision."""
+    return record[_LIMITS]  # type: ignore[return-value]
+
+
+def remaining_of(record: Record) -> tuple[int, int, int]:
+    return record[_REMAINING]  # type: ignore[return-value]
+
+
+def is_decided(record: Record) -> bool:
+    """Whether the response carries a decision of the store that can be audited."""
+    return record.time_ms is not None and None not in (*limits_of(record), *remaining_of(record))
+
+
+def build_timelines(records: Iterable[Record]) -> dict[str, KeyTimeline]:
+    """One timeline per key that was used."""
+    timelines: dict[str, KeyTimeline] = {}
+    unknown: dict[str, list[Record]] = {}
+    default_reserve: dict[str, int] = {}
+    for record in records:
+        key = record.key
+        timeline = timelines.get(key)
+        if timeline is None:
+            timeline = timelines[key] = KeyTimeline(key)
+        if record.max_tokens is None and record.reserved_output is not None:
+            default_reserve[key] = max(default_reserve.get(key, 0), record.reserved_output)
+        if not _place(record, timeline):
+            unknown.setdefault(key, []).append(record)
+    for key, lost in unknown.items():
+        timeline = timelines[key]
+        timeline.unknown = len(lost)
+        for record in lost:
+            timeline.possible.append(_possible(record, default_reserve.get(key, UNBOUNDED)))
+    for timeline in timelines.values():
+        timeline.admitted.sort(key=_admission_time)
+        timeline.rejected.sort(key=_record_time)
+    return timelines
+
+
+def _place(record: Record, timeline: KeyTimeline) -> bool:
+    """Files the record; False where its outcome is unknown."""
+    if record.sent_us is None:
+        return True
+    status = record.status
+    if record.degraded is not None and status in (200, 429):
+        timeline.degraded[f"{record.degraded} {status}"] += 1
+        if status == 200:
+            admission = _admission(record)
+            if is_decided(record):
+                timeline.degraded_admitted.append(admission)
+            # Charged to the window whenever the store is back: from then on it counts, and nobody tells.
+            timeline.possible.append(Possible(record.sent_us, NEVER_US, admission.most))
+        return True
+    if status == 200 and is_decided(record):
+        timeline.admitted.append(_admission(record))
+        return True
+    if status == 429 and is_decided(record) and record.exceeded in DIMENSIONS:
+        timeline.rejected.append(record)
+        return True
+    if status == 200 and record.error is None:
+        timeline.undecided += 1
+    # A 4xx without a decision was refused before it could count; anything else may have been admitted first.
+    return status is not None and 400 <= status < 500 and record.time_ms is None and status != 429
+
+
+def _admission(record: Record) -> Admission:
+    prompt, completion, reserved = record.prompt_tokens, record.completion_tokens, record.reserved_output
+    if reserved is None:
+        reserved = record.max_tokens if record.max_tokens is not None else UNBOUNDED
+    return Admission(
+        record.time_ms or 0,
+        record.done_us if record.error is None and completion is not None else NEVER_US,
+        (1, prompt or 0, completion or 0),
+        (1, _most_input(record) if prompt is None else prompt, max(reserved, completion or 0)),
+        record,
+    )
+
+
+def _possible(record: Record, default_reserve: int) -> Possible:
+    assert record.sent_us is not None
+    output = record.reserved_output
+    if output is None:
+        output = record.max_tokens if record.max_tokens is not None else default_reserve
+    return Possible(record.sent_us, record.done_us + LINGER_US + WINDOW_US, (1, _most_input(record), output))
+
+
+def _most_input(record: Record) -> int:
+    """A generous bound on the prompt's tokens: the plan is close to the server's count, not equal to it."""
+    return 2 * record.input_tokens + 100
+
+
+def _admission_time(admission: Admission) -> int:
+    return admission.time_ms
+
+
+def _record_time(record: Record) -> int:
+    return record.time_ms or 0

@@ -1,0 +1,63 @@
+"""Check 1: no true 60 s window of a key holds more than its limit, in any dimension.
+
+A window is half-open: admissions at ``t`` and at ``t + 60000`` ms are never in the same one. The fullest windows are
+those that end with an admission, so these are all that need looking at: two pointers, O(n) after sorting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from .report import Findings, WorstFill
+from .timeline import DIMENSIONS, Admission, limits_of
+
+WINDOW_MS = 60_000
+
+
+class Fullest(NamedTuple):
+    """The windows looked at, and the fullest per dimension."""
+
+    windows: int
+    worst: list[WorstFill | None]
+
+
+def check_windows(key: str, admitted: Sequence[Admission], findings: Findings | None) -> Fullest:
+    """``admitted`` in order of time. What is over the limit goes to ``findings``, if given.
+
+    Each window is held against the limit in force at its newest admission. Which of several admissions in one
+    millisecond was the newest isn't known: the largest of their limits is taken.
+    """
+    used = [0, 0, 0]
+    worst: list[WorstFill | None] = [None, None, None]
+    first = index = 0
+    while index < len(admitted):
+        time_ms = admitted[index].time_ms
+        limits = limits_of(admitted[index].record)
+        newest = admitted[index].record
+        while index < len(admitted) and admitted[index].time_ms == time_ms:
+            newest = admitted[index].record
+            least = admitted[index].least
+            for dimension in range(3):
+                used[dimension] += least[dimension]
+            limits = tuple(map(max, limits, limits_of(newest)))  # type: ignore[assignment]
+            index += 1
+        while admitted[first].time_ms <= time_ms - WINDOW_MS:
+            least = admitted[first].least
+            for dimension in range(3):
+                used[dimension] -= least[dimension]
+            first += 1
+        for dimension in range(3):
+            fill = WorstFill(used[dimension], limits[dimension], key, time_ms)
+            best = worst[dimension]
+            if best is None or fill.ratio > best.ratio:
+                worst[dimension] = fill
+            if used[dimension] > limits[dimension] and findings is not None:
+                findings.add(
+                    "window over the limit",
+                    key,
+                    newest,
+                    f"{used[dimension]} {DIMENSIONS[dimension]} admitted in the 60 s up to {time_ms} ms, "
+                    f"limit {limits[dimension]}",
+                )
+    return Fullest(len(admitted), worst)

@@ -1,0 +1,134 @@
+"""The command ``bench-client``: options in, exit code out. Nothing is decided here.
+
+Exit codes: 0 done, 1 the run or audit failed, 2 wrong usage. An error is one line on stderr.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from .audit import audit_directory
+from .compare import CompareSettings, compare, comparison_text
+from .errors import BenchError, BenchUsageError
+from .options import KEYS, OUT, PREFIX, SENDING, TARGETS, WORKLOAD, option, workload_settings
+from .run import run
+from .settings import RunSettings
+from .tables import summary_text
+
+NAME = "bench-client"
+
+
+class CommandFailed(Exception):
+    """Raised when a command has said all there is to say and only the exit code (1) is left."""
+
+
+@click.group(context_settings={"auto_envvar_prefix": PREFIX, "help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="llm-rate-limiter", prog_name=NAME)
+def cli() -> None:
+    """Open-loop benchmark client for OpenAI-compatible services behind the rate limiter.
+
+    Every option can be given in the environment, as BENCH_<COMMAND>_<OPTION> or BENCH_<OPTION>.
+    """
+
+
+@cli.command("run")
+@TARGETS
+@KEYS
+@OUT
+@WORKLOAD
+@SENDING
+def run_command(**options: Any) -> None:
+    """Send a workload and write down what came of each request."""
+    settings = RunSettings(workload=workload_settings(options), **options)
+    result = run(settings, _say)
+    click.echo(summary_text(result.summary))
+    if not result.summary.total.statuses:
+        raise BenchError(f"no request was answered ({_causes(result.summary.total.errors)}); check the targets")
+
+
+@cli.command("audit")
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+def audit_command(directory: Path) -> None:
+    """Prove or refute, from a run's records, that no limit was exceeded and every rejection justified."""
+    report = audit_directory(directory)
+    click.echo(report.text())
+    click.echo(report.verdict)
+    if not report.proved:
+        raise CommandFailed
+
+
+@cli.command("compare")
+@OUT
+@option("--nodes", type=click.IntRange(1, 64), metavar="N", default=2, help="Limiter nodes to start.")
+@option(
+    "--keys-count",
+    type=click.IntRange(1, 1_000_000),
+    metavar="N",
+    default=500,
+    help="API keys to spread the load over.",
+)
+@option("--rpm", type=click.IntRange(1), metavar="N", default=600, help="Each key's requests per minute.")
+@option("--input-tpm", type=click.IntRange(1), metavar="N", default=100_000, help="Each key's input tokens per minute.")
+@option(
+    "--output-tpm", type=click.IntRange(1), metavar="N", default=50_000, help="Each key's output tokens per minute."
+)
+@WORKLOAD
+@SENDING
+def compare_command(**options: Any) -> None:
+    """Run the same workload on an embedded cluster and on a single store, audit both, show them side by side."""
+    measured = compare(CompareSettings(workload=workload_settings(options), **options), _say)
+    click.echo(comparison_text(measured))
+    if not all(each.audit.proved for each in measured):
+        raise CommandFailed
+
+
+def main() -> NoReturn:
+    """The entry point."""
+    sys.exit(_run_cli(sys.argv[1:]))
+
+
+def _run_cli(arguments: list[str]) -> int:
+    try:
+        code = cli.main(arguments, prog_name=NAME, standalone_mode=False)
+        sys.stdout.flush()
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return 2
+    except click.UsageError as error:
+        return _failed(error.format_message(), 2)
+    except click.ClickException as error:
+        return _failed(error.format_message(), 1)
+    except BenchUsageError as error:
+        return _failed(str(error), 2)
+    except BenchError as error:
+        return _failed(str(error), 1)
+    except CommandFailed:
+        return 1
+    except (click.Abort, KeyboardInterrupt):
+        return _failed("interrupted", 1)
+    except BrokenPipeError:  # the reader of our output has gone: no one to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if os.environ.get("BENCH_DEBUG"):
+            raise
+        return _failed(f"internal error: {type(error).__name__}: {error}; set BENCH_DEBUG=1 to see where", 1)
+    return code if isinstance(code, int) else 0  # --help and --version return their exit code
+
+
+def _failed(message: str, code: int) -> int:
+    click.echo(f"{NAME}: error: {' '.join(message.split())}", err=True)
+    return code
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)
+
+
+def _causes(errors: dict[str, int]) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in errors.items()) or "none was sent"

@@ -1,0 +1,125 @@
+"""The same workload on an embedded cluster and on a single store, side by side."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from .audit import AuditReport, audit_directory
+from .errors import BenchError
+from .limiter import Limiter, generate_keys
+from .run import RunResult, Say, run
+from .rundir import write_json
+from .settings import RunSettings, WorkloadSettings
+from .tables import figure_rows, table
+
+STORES = ("cluster", "single")
+COMPARE_NAME = "compare.json"
+
+
+@dataclass(frozen=True, slots=True)
+class CompareSettings:
+    """One workload, and the limiter that is started for each store."""
+
+    workload: WorkloadSettings
+    out: Path
+    connections: int | None
+    timeout_s: float
+    model: str | None
+    nodes: int
+    keys_count: int
+    rpm: int
+    input_tpm: int
+    output_tpm: int
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What came out for one store."""
+
+    store: str
+    result: RunResult
+    audit: AuditReport
+
+
+def compare(settings: CompareSettings, say: Say) -> list[Measured]:
+    """Measures each store in turn and writes ``compare.json``; an interrupted run is the last one.
+
+    Raises BenchError when a limiter can't be started or a run fails; no process is left behind.
+    """
+    try:
+        settings.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BenchError(f"cannot write to {settings.out}: {error.strerror}; choose another --out") from None
+    keys = settings.out / "keys.toml"
+    generate_keys(
+        keys,
+        count=settings.keys_count,
+        rpm=settings.rpm,
+        input_tpm=settings.input_tpm,
+        output_tpm=settings.output_tpm,
+    )
+    measured = []
+    for store in STORES:
+        measured.append(_measure(store, settings, keys, say))
+        if measured[-1].result.info.interrupted:
+            break
+    write_json(settings.out / COMPARE_NAME, comparison(settings, measured))
+    return measured
+
+
+def _measure(store: str, settings: CompareSettings, keys: Path, say: Say) -> Measured:
+    directory = settings.out / store
+    directory.mkdir(exist_ok=True)
+    say(f"{store}: starting {settings.nodes} nodes")
+    with Limiter(nodes=settings.nodes, store=store, keys=keys, log=directory / "limiter.log") as limiter:
+        say(f"{store}: sending to {' '.join(limiter.targets)}")
+        result = run(
+            RunSettings(
+                workload=settings.workload,
+                targets=limiter.targets,
+                keys=keys,
+                out=directory,
+                connections=settings.connections,
+                timeout_s=settings.timeout_s,
+                model=settings.model,
+            ),
+            say,
+        )
+    return Measured(store, result, audit_directory(directory))
+
+
+def comparison(settings: CompareSettings, measured: list[Measured]) -> dict[str, object]:
+    """The contents of ``compare.json``."""
+    return {
+        "nodes": settings.nodes,
+        "keys_count": settings.keys_count,
+        "rpm": settings.rpm,
+        "input_tpm": settings.input_tpm,
+        "output_tpm": settings.output_tpm,
+        "stores": {
+            each.store: {"summary": each.result.summary.as_dict(), "audit": each.audit.as_dict()} for each in measured
+        },
+    }
+
+
+def comparison_text(measured: list[Measured]) -> str:
+    """One table, a column per store, and each store's verdict."""
+    summaries = [each.result.summary for each in measured]
+    rows = [["", *(each.store for each in measured)]]
+    rows.append(["target QPS", *(f"{summary.target_qps:,.0f}" for summary in summaries)])
+    rows.append(["achieved QPS", *(f"{summary.achieved_qps:,.0f}" for summary in summaries)])
+    figures = figure_rows([summary.total for summary in summaries], summaries[0].sending_s)
+    rows += [row for row in figures if row[0] != "responses/s"]
+    rows.append(["fullest window", *(_fullest(each.audit) for each in measured)])
+    rows.append(["audit", *("proved" if each.audit.proved else "refuted" for each in measured)])
+    lines = [table(rows), ""]
+    for each in measured:
+        lines.append(f"{each.store}: {each.audit.verdict}")
+        if each.result.summary.client_remark:
+            lines.append(f"{each.store}: {each.result.summary.client_remark}")
+    return "\n".join(lines)
+
+
+def _fullest(report: AuditReport) -> str:
+    return f"{max((fill.ratio for fill in report.worst.values()), default=0.0):.1%}"

@@ -1,0 +1,147 @@
+"""The command line's options, each declared once; commands pick from them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from .errors import BenchUsageError
+from .settings import WorkloadSettings
+from .sizes import SizeDistribution
+from .workload import ARRIVALS
+
+PREFIX = "BENCH"
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class EnvOption(click.Option):
+    """Reads ``BENCH_<COMMAND>_<OPTION>``, then ``BENCH_<OPTION>``; click by itself knows only the first."""
+
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        value = super().resolve_envvar_value(ctx)
+        if value is None and self.name is not None:
+            value = os.environ.get(f"{PREFIX}_{self.name.upper()}") or None
+        return value
+
+
+class Size(click.ParamType[SizeDistribution]):
+    """A token size's distribution."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> SizeDistribution:
+        if isinstance(value, SizeDistribution):
+            return value
+        try:
+            return SizeDistribution.parse(str(value))
+        except BenchUsageError as error:
+            self.fail(str(error), param, ctx)
+
+
+def option(*names: str, **attributes: Any) -> Callable[[F], F]:
+    """``click.option`` that reads both environment variables and shows its default."""
+    return click.option(*names, cls=EnvOption, show_default=attributes.pop("show_default", True), **attributes)
+
+
+def apply(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """Several options as one decorator, in the order of ``--help``."""
+
+    def decorate(command: F) -> F:
+        for each in reversed(options):
+            command = each(command)
+        return command
+
+    return decorate
+
+
+def positive(minimum: float = 0, *, maximum: float | None = None) -> click.FloatRange:
+    return click.FloatRange(minimum, maximum, min_open=minimum == 0)
+
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
+_DIRECTORY = click.Path(file_okay=False, path_type=Path)
+
+TARGETS = option("--target", "targets", multiple=True, required=True, metavar="URL", help="Server to load; repeatable.")
+KEYS = option("--keys", type=_FILE, required=True, help="The keys file that the limiter has loaded (keys.toml).")
+OUT = option("--out", type=_DIRECTORY, required=True, metavar="DIR", help="Where the results go.")
+DURATION_DEFAULT_S = 30.0
+
+WORKLOAD = apply(
+    option("--qps", metavar="RATE", type=positive(maximum=1e6), help="Mean rate of requests. Needed without --trace."),
+    option(
+        "--duration",
+        "duration_s",
+        metavar="SECONDS",
+        type=positive(maximum=1e6),
+        show_default="30, or the whole trace",
+        help="Seconds to offer load.",
+    ),
+    option("--arrivals", type=click.Choice(ARRIVALS), default="poisson", help="How requests arrive."),
+    option("--seed", metavar="N", type=int, default=1, help="The same seed and settings make the same workload."),
+    option(
+        "--zipf",
+        type=click.FloatRange(0, 10),
+        default=0.0,
+        metavar="S",
+        help="Skew over the keys: weights 1/rank^S in the file's order, 0 = uniform.",
+    ),
+    option(
+        "--input-tokens",
+        type=Size(),
+        metavar="SIZE",
+        default="fixed:25",
+        help="Prompt sizes: fixed:N, uniform:A:B or lognormal:MEDIAN:SIGMA.",
+    ),
+    option(
+        "--output-tokens",
+        type=Size(),
+        metavar="SIZE",
+        default="lognormal:128:0.7",
+        help="Output sizes, in the same forms: each is its request's max_tokens.",
+    ),
+    option("--trace", type=_FILE, help="Replay this trace's arrivals and sizes (the Azure LLM traces' CSV)."),
+    option(
+        "--speed", metavar="X", type=positive(maximum=1e6), default=1.0, help="Replay the trace so many times as fast."
+    ),
+    option("--no-cap", is_flag=True, help="Leave max_tokens out of the requests."),
+)
+
+SENDING = apply(
+    option(
+        "--connections",
+        metavar="N",
+        type=click.IntRange(1, 60_000),
+        show_default="by the rate, 64 to 4096",
+        help="Most connections per target; opened as needed.",
+    ),
+    option(
+        "--timeout",
+        "timeout_s",
+        metavar="SECONDS",
+        type=positive(maximum=3600),
+        default=10.0,
+        help="Seconds from a request's due time.",
+    ),
+    option("--model", show_default="the first one served", help="The model to ask for."),
+)
+
+
+def workload_settings(options: dict[str, Any]) -> WorkloadSettings:
+    """Takes the options of ``WORKLOAD`` out of a command's. Raises BenchUsageError when they contradict one another."""
+    trace, duration_s = options.pop("trace"), options.pop("duration_s")
+    return WorkloadSettings(
+        qps=options.pop("qps"),
+        duration_s=duration_s if duration_s is not None or trace is not None else DURATION_DEFAULT_S,
+        seed=options.pop("seed"),
+        arrivals=options.pop("arrivals"),
+        zipf=options.pop("zipf"),
+        input_tokens=options.pop("input_tokens"),
+        output_tokens=options.pop("output_tokens"),
+        trace=trace,
+        speed=options.pop("speed"),
+        cap_output=not options.pop("no_cap"),
+    )

@@ -1,0 +1,131 @@
+"""Reads what the limiter says out of a response's raw bytes: headers, usage, the numbers of a rejection's message."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+import orjson
+
+
+class ResponseFacts(NamedTuple):
+    """What is recorded of a response; None where it didn't say."""
+
+    status: int | None = None
+    node: str | None = None
+    time_ms: int | None = None
+    exceeded: str | None = None
+    retry_after_ms: int | None = None
+    limit_requests: int | None = None
+    limit_input: int | None = None
+    limit_output: int | None = None
+    remaining_requests: int | None = None
+    remaining_input: int | None = None
+    remaining_output: int | None = None
+    reserved_output: int | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    requested: int | None = None
+    never_fits: bool = False
+    degraded: str | None = None
+
+
+NOTHING = ResponseFacts()
+
+_FIELD_OF_HEADER = {
+    b"x-limiter-node": "node",
+    b"x-limiter-time-ms": "time_ms",
+    b"x-limiter-exceeded": "exceeded",
+    b"retry-after-ms": "retry_after_ms",
+    b"x-ratelimit-limit-requests": "limit_requests",
+    b"x-ratelimit-limit-input-tokens": "limit_input",
+    b"x-ratelimit-limit-output-tokens": "limit_output",
+    b"x-ratelimit-remaining-requests": "remaining_requests",
+    b"x-ratelimit-remaining-input-tokens": "remaining_input",
+    b"x-ratelimit-remaining-output-tokens": "remaining_output",
+    b"x-limiter-reserved-output": "reserved_output",
+    b"x-limiter-degraded": "degraded",
+    b"transfer-encoding": "chunked",
+}
+_TEXT_FIELDS = {"node", "exceeded", "degraded", "chunked"}
+_REQUESTED = re.compile(r"Requested (\d+)")
+_SPELLINGS_MAX = 1_000
+_spellings: dict[bytes, str | None] = {}
+"""Header names as servers spell them, so that each is lowered once and not per response."""
+
+
+def parse_response(raw: bytes) -> ResponseFacts:
+    """The facts of one response, which may be cut off: an incomplete head tells nothing, half a body no usage."""
+    head, end_of_head, body = raw.partition(b"\r\n\r\n")
+    if not end_of_head:
+        return NOTHING
+    status_line, *lines = head.split(b"\r\n")
+    facts: dict[str, int | str | bool | None] = {}
+    for line in lines:
+        name, _, value = line.partition(b":")
+        try:
+            field = _spellings[name]
+        except KeyError:
+            field = _learned(name)
+        if field is not None:
+            text = value.strip().decode("latin-1")
+            facts[field] = text if field in _TEXT_FIELDS else _integer(text)
+    status = _integer(status_line[9:12].decode("latin-1"))
+    facts["status"] = status
+    if "chunked" in str(facts.pop("chunked", "")).lower():
+        body = _joined_chunks(body)
+    if status == 200:
+        facts["prompt_tokens"], facts["completion_tokens"] = _usage(body)
+    elif status == 429:
+        facts["requested"], facts["never_fits"] = _rejection(body)
+    return ResponseFacts(**facts)  # type: ignore[arg-type]
+
+
+def _learned(name: bytes) -> str | None:
+    field = _FIELD_OF_HEADER.get(name.lower())
+    if len(_spellings) < _SPELLINGS_MAX:
+        _spellings[name] = field
+    return field
+
+
+def _integer(text: str) -> int | None:
+    digits = text[1:] if text.startswith("-") else text  # what must not be negative is for the audit to say
+    return int(text) if digits.isascii() and digits.isdigit() else None
+
+
+def _count(value: object) -> int | None:
+    return value if type(value) is int and value >= 0 else None
+
+
+def _document(body: bytes, field: str) -> dict[str, object]:
+    try:
+        part = orjson.loads(body)[field]
+    except (orjson.JSONDecodeError, LookupError, TypeError):
+        return {}
+    return part if isinstance(part, dict) else {}
+
+
+def _usage(body: bytes) -> tuple[int | None, int | None]:
+    usage = _document(body, "usage")
+    return _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
+
+
+def _rejection(body: bytes) -> tuple[int | None, bool]:
+    message = str(_document(body, "error").get("message", ""))
+    match = _REQUESTED.search(message)
+    return int(match[1]) if match else None, message.startswith("Request too large")
+
+
+def _joined_chunks(body: bytes) -> bytes:
+    parts = []
+    while body:
+        size, found, body = body.partition(b"\r\n")
+        try:
+            length = int(size.split(b";")[0], 16)
+        except ValueError:
+            break
+        if not found or length <= 0:
+            break
+        parts.append(body[:length])
+        body = body[length + 2 :]
+    return b"".join(parts)

@@ -1,0 +1,156 @@
+"""The directory of one run: which files it has, how it is finished after the run and opened again later.
+
+``run.json``        the settings, versions, machine, targets, keys' ids and names; written before and after the run
+``responses.spool`` the raw responses; there only while a run goes on, or after one that was killed
+``requests.jsonl``  one record per request (``record``)
+``summary.json``, ``audit.json``  derived from the records; can be made again from them
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from .errors import BenchError
+from .record import REQUESTS_NAME, Record, RecordReader, write_records
+from .response import NOTHING, parse_response
+from .spool import ERRORS, NEVER_SENT, SPOOL_NAME, read_spool
+
+RUN_NAME = "run.json"
+RUN_FORMAT = "bench-client run 1"
+DERIVED = ("summary.json", "audit.json")
+
+
+@dataclass(frozen=True, slots=True)
+class RunInfo:
+    """The contents of ``run.json``."""
+
+    settings: dict[str, Any]
+    """The options as given; ``seed``, ``qps``, ``timeout_s`` and so on."""
+    targets: list[str]
+    keys: list[tuple[str, str]]
+    """Id and name, in the order of the keys file."""
+    planned: int
+    """Requests in the schedule."""
+    planned_s: float
+    started_unix_ms: int = 0
+    """The wall clock at the start of the schedule; 0 before the run."""
+    sending_s: float = 0.0
+    dispatched: int = 0
+    interrupted: bool = False
+    finished: bool = False
+    """False in a run that was killed: the last requests may be missing from the records."""
+
+    @property
+    def key_names(self) -> dict[str, str]:
+        return dict(self.keys)
+
+
+def prepare(directory: Path, info: RunInfo) -> None:
+    """Makes the directory and its ``run.json``, and removes what an earlier run left of the same names.
+
+    Raises BenchError when that can't be done.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for name in (SPOOL_NAME, REQUESTS_NAME, *DERIVED):
+            (directory / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise BenchError(f"cannot write to {directory}: {error.strerror}; choose another --out") from None
+    write_info(directory, info)
+
+
+def write_info(directory: Path, info: RunInfo) -> None:
+    write_json(directory / RUN_NAME, {"format": RUN_FORMAT, **_fields(info), "machine": machine()})
+
+
+def write_json(path: Path, document: object) -> None:
+    """Raises BenchError when the file can't be written."""
+    try:
+        path.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2) + b"\n")
+    except OSError as error:
+        raise BenchError(f"cannot write {path}: {error.strerror}") from None
+
+
+def read_info(directory: Path) -> RunInfo:
+    """Raises BenchError when ``directory`` isn't that of a run."""
+    if not directory.is_dir():
+        raise BenchError(f"{directory} is not a directory; pass the --out of a run")
+    try:
+        document = orjson.loads((directory / RUN_NAME).read_bytes())
+        if document.pop("format") != RUN_FORMAT:
+            raise BenchError(f"{directory / RUN_NAME} is of another version of bench-client; make the run again")
+        document.pop("machine")
+        document["keys"] = [(key_id, name) for key_id, name in document["keys"]]
+        return RunInfo(**document)
+    except FileNotFoundError:
+        raise BenchError(f"{directory} has no {RUN_NAME}: it is not the --out of a run") from None
+    except OSError as error:
+        raise BenchError(f"cannot read {directory / RUN_NAME}: {error.strerror}") from None
+    except (ValueError, TypeError, AttributeError, LookupError):
+        raise BenchError(f"{directory / RUN_NAME} is damaged or not of bench-client; make the run again") from None
+
+
+def finish(directory: Path, info: RunInfo) -> int:
+    """Turns the spool into records and removes it; returns the number of records."""
+    spool = directory / SPOOL_NAME
+    temporary = directory / (REQUESTS_NAME + ".part")
+    count = write_records(temporary, _converted(spool, [key_id for key_id, _ in info.keys]))
+    temporary.replace(directory / REQUESTS_NAME)
+    spool.unlink()
+    return count
+
+
+def open_records(directory: Path, info: RunInfo) -> RecordReader:
+    """The records of a run; those of a killed run are made from its spool first. Raises BenchError if none."""
+    if (directory / SPOOL_NAME).exists():
+        finish(directory, info)
+    if not (directory / REQUESTS_NAME).exists():
+        raise BenchError(f"{directory} has no {REQUESTS_NAME}: the run recorded nothing")
+    return RecordReader(directory / REQUESTS_NAME)
+
+
+def _converted(spool: Path, key_ids: list[str]) -> Iterator[Record]:
+    for entry in read_spool(spool):
+        facts = parse_response(entry.raw) if entry.raw else NOTHING
+        status, *rest = facts
+        yield Record(
+            entry.request,
+            entry.due_ns // 1_000,
+            None if entry.sent_ns == NEVER_SENT else entry.sent_ns // 1_000,
+            entry.done_ns // 1_000,
+            entry.target,
+            key_ids[entry.key],
+            entry.input_tokens,
+            entry.max_tokens or None,
+            ERRORS[entry.error] or None,
+            status,
+            *rest,  # type: ignore[arg-type]
+        )
+
+
+def machine() -> dict[str, object]:
+    """Where and with what the run was made."""
+    packages = {}
+    for package in ("llm-rate-limiter", "uvloop", "httptools", "orjson", "hdrhistogram"):
+        try:
+            packages[package] = version(package)
+        except PackageNotFoundError:
+            packages[package] = "unknown"
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "cpus": os.cpu_count(),
+        "packages": packages,
+    }
+
+
+def _fields(info: RunInfo) -> dict[str, object]:
+    return {name: getattr(info, name) for name in RunInfo.__dataclass_fields__}

@@ -1,0 +1,156 @@
+"""The figures of a run, from its records: counts, rates, latencies from the due time, per node and over all.
+
+Weakness: percentiles come from HDR histograms of three significant digits, so they are within 0.1 % and not exact.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from hdrh.histogram import HdrHistogram
+
+from .record import Record
+from .rundir import RunInfo
+
+PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99_9": 99.9}
+MAX_TRACKABLE_US = 3_600_000_000
+LATE_P99_MS = 2.0
+"""A client whose p99 lateness is above this was itself a bottleneck."""
+RATE_TOLERANCE = 0.98
+"""Sent less than this share of what was due: the client could not keep up."""
+NO_NODE = "(no node)"
+REASONS = ("requests", "input_tokens", "output_tokens")
+
+
+def _histogram() -> Any:
+    return HdrHistogram(1, MAX_TRACKABLE_US, 3)
+
+
+@dataclass(slots=True)
+class Figures:
+    """What is counted over a set of requests; latencies are in µs from the due time, of complete responses."""
+
+    requests: int = 0
+    statuses: Counter[int] = field(default_factory=Counter)
+    rejected: Counter[str] = field(default_factory=Counter)
+    """429s by the binding limit; ``never_fits`` and ``other`` (not the limiter's) apart."""
+    errors: Counter[str] = field(default_factory=Counter)
+    degraded: int = 0
+    latency_us: Any = field(default_factory=_histogram)
+
+    def add(self, record: Record) -> None:
+        self.requests += 1
+        if record.degraded is not None:
+            self.degraded += 1
+        if record.error is not None or record.status is None:
+            self.errors[record.error or "protocol"] += 1
+            return
+        self.statuses[record.status] += 1
+        if record.status == 429:
+            self.rejected[_reason(record)] += 1
+        self.latency_us.record_value(min(max(record.done_us - record.due_us, 1), MAX_TRACKABLE_US))
+
+    def as_dict(self) -> dict[str, object]:
+        return {
+            "requests": self.requests,
+            "admitted": self.statuses[200],
+            "rejected": {
+                reason: self.rejected[reason] for reason in (*REASONS, "never_fits", "other") if self.rejected[reason]
+            },
+            "rejected_total": self.statuses[429],
+            "other_statuses": {
+                str(status): n for status, n in sorted(self.statuses.items()) if status not in (200, 429)
+            },
+            "errors": dict(sorted(self.errors.items())),
+            "errors_total": self.errors.total(),
+            "degraded": self.degraded,
+            "latency_ms": percentiles_ms(self.latency_us),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The whole run's figures, each node's, and how well the client itself kept to the schedule."""
+
+    total: Figures
+    nodes: dict[str, Figures]
+    lateness_us: Any
+    """When a request left, from when it was due; waiting for a free connection included."""
+    sent: int
+    target_qps: float
+    achieved_qps: float
+    """Complete responses while load was offered, per second of that time; what was caught up later doesn't count."""
+    sending_s: float
+    planned: int
+    interrupted: bool
+
+    @property
+    def client_remark(self) -> str | None:
+        """Says plainly that the client, not the server, limited this run; None when it didn't."""
+        p99_ms = self.lateness_us.get_value_at_percentile(99.0) / 1000 if self.lateness_us.total_count else 0.0
+        unsent = self.total.requests - self.sent
+        if p99_ms <= LATE_P99_MS and unsent <= self.total.requests * (1 - RATE_TOLERANCE):
+            return None
+        return (
+            f"the client was late: p99 {p99_ms:.1f} ms after the due time, {unsent} never sent; latencies include "
+            "that. Lower --qps, raise --connections or free a core for the client"
+        )
+
+    def as_dict(self) -> dict[str, object]:
+        return {
+            "sent": self.sent,
+            "planned": self.planned,
+            "interrupted": self.interrupted,
+            "sending_s": round(self.sending_s, 3),
+            "target_qps": round(self.target_qps, 2),
+            "achieved_qps": round(self.achieved_qps, 2),
+            "send_lateness_ms": percentiles_ms(self.lateness_us),
+            "client_remark": self.client_remark,
+            "total": self.total.as_dict(),
+            "nodes": {node: figures.as_dict() for node, figures in self.nodes.items()},
+        }
+
+
+def summarize(records: Iterable[Record], info: RunInfo) -> Summary:
+    """One pass over the records."""
+    total, nodes, lateness_us, sent, in_time = Figures(), dict[str, Figures](), _histogram(), 0, 0
+    seconds = info.sending_s or info.planned_s
+    for record in records:
+        total.add(record)
+        node = record.node or NO_NODE
+        figures = nodes.get(node)
+        if figures is None:
+            figures = nodes[node] = Figures()
+        figures.add(record)
+        if record.sent_us is not None:
+            sent += 1
+            in_time += record.error is None and record.done_us <= seconds * 1e6
+            lateness_us.record_value(min(max(record.sent_us - record.due_us, 1), MAX_TRACKABLE_US))
+    return Summary(
+        total,
+        dict(sorted(nodes.items(), key=lambda item: (item[0] == NO_NODE, item[0]))),
+        lateness_us,
+        sent,
+        info.planned / info.planned_s if info.planned_s else 0.0,
+        in_time / seconds if seconds else 0.0,
+        seconds,
+        info.planned,
+        info.interrupted,
+    )
+
+
+def percentiles_ms(histogram: Any) -> dict[str, float]:
+    """Milliseconds; empty when nothing was recorded."""
+    if not histogram.total_count:
+        return {}
+    figures = {name: histogram.get_value_at_percentile(at) / 1000 for name, at in PERCENTILES.items()}
+    return {**figures, "max": histogram.get_max_value() / 1000}
+
+
+def _reason(record: Record) -> str:
+    if record.never_fits:
+        return "never_fits"
+    return record.exceeded if record.exceeded in REASONS else "other"

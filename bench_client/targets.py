@@ -1,0 +1,109 @@
+"""Target URLs: what is parsed from them, and the checks before a run that each can be reached and is ready."""
+
+from __future__ import annotations
+
+import http.client
+import ssl
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import orjson
+
+from .errors import BenchError, BenchUsageError
+
+CHECK_TIMEOUT_S = 5.0
+LIMITED_ROUTE = "/v1/chat/completions"
+FALLBACK_MODEL = "gpt-4o-mini"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One server under load."""
+
+    url: str
+    host: str
+    port: int
+    tls: bool
+    path: str
+    """What goes before the routes; empty or ``/like/this``."""
+
+    @classmethod
+    def parse(cls, url: str) -> Target:
+        """Raises BenchUsageError when ``url`` isn't ``http[s]://host[:port][/prefix]``."""
+        try:
+            parts = urlsplit(url.strip())
+            port = parts.port
+        except ValueError:
+            parts, port = urlsplit(""), None
+        plain = not (parts.query or parts.fragment or parts.username) and url.isascii() and " " not in url.strip()
+        if parts.scheme not in ("http", "https") or not parts.hostname or not plain:
+            raise BenchUsageError(f"{url!r} is not a target: use http://HOST:PORT")
+        tls = parts.scheme == "https"
+        return cls(url.strip(), parts.hostname, port or (443 if tls else 80), tls, parts.path.rstrip("/"))
+
+    @property
+    def authority(self) -> str:
+        """For the Host header."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
+
+    @property
+    def request_head(self) -> bytes:
+        """The request line and the Host header of a limited request."""
+        return f"POST {self.path}{LIMITED_ROUTE} HTTP/1.1\r\nHost: {self.authority}\r\n".encode()
+
+
+def check_targets(targets: tuple[Target, ...]) -> None:
+    """Raises BenchError naming, in one line, each target that can't be reached or says that it isn't ready.
+
+    A server without ``/readyz`` passes by answering at all.
+    """
+    problems = []
+    for target in targets:
+        try:
+            status, body = _get(target, "/readyz")
+        except (OSError, UnicodeError, http.client.HTTPException) as error:
+            problems.append(f"{target.url} is not reachable ({_reason(error)})")
+            continue
+        if status == 503:
+            problems.append(f"{target.url} is not ready ({_ready_reason(body)})")
+    if problems:
+        raise BenchError("; ".join(problems) + "; start it or correct --target")
+
+
+def served_model(target: Target, secret: str) -> str:
+    """The first model that the target lists, or a common name where it lists none."""
+    try:
+        status, body = _get(target, "/v1/models", {"Authorization": f"Bearer {secret}"})
+        model = orjson.loads(body)["data"][0]["id"] if status == 200 else FALLBACK_MODEL
+    except (OSError, http.client.HTTPException, orjson.JSONDecodeError, LookupError, TypeError):
+        return FALLBACK_MODEL
+    return model if isinstance(model, str) else FALLBACK_MODEL
+
+
+def _get(target: Target, path: str, headers: dict[str, str] | None = None) -> tuple[int, bytes]:
+    connection: http.client.HTTPConnection
+    if target.tls:
+        connection = http.client.HTTPSConnection(
+            target.host, target.port, timeout=CHECK_TIMEOUT_S, context=ssl.create_default_context()
+        )
+    else:
+        connection = http.client.HTTPConnection(target.host, target.port, timeout=CHECK_TIMEOUT_S)
+    try:
+        connection.request("GET", target.path + path, headers=headers or {})
+        response = connection.getresponse()
+        return response.status, response.read(65_536)
+    finally:
+        connection.close()
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    strerror = getattr(error, "strerror", None)
+    return str(strerror or error or type(error).__name__).lower().splitlines()[0]
+
+
+def _ready_reason(body: bytes) -> str:
+    text = " ".join(body.decode("utf-8", "replace").split())
+    return text[:120] or "503"

@@ -1,0 +1,163 @@
+"""How many requests a second one client process sends open-loop, and how late, when the server is not the limit.
+
+``python -m benchmarks.client_speed``: a trivially fast server on one core (it frames requests and answers each with the
+same bytes, as long as a limiter's answer), ``bench-client run`` on another. Shown are medians over the rounds. Weakness:
+on a busy or single-core machine it measures the scheduler.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import statistics
+import tempfile
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import click
+import httptools
+import orjson
+import uvloop
+
+from bench_client.run import RunResult, run
+from bench_client.settings import RunSettings, WorkloadSettings
+from bench_client.sizes import SizeDistribution
+
+BODY = orjson.dumps(
+    {
+        "id": "chatcmpl-0123456789abcdef",
+        "object": "chat.completion",
+        "model": "none",
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": "word " * 100}, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 25, "completion_tokens": 100, "total_tokens": 125},
+    }
+)
+HEADERS = {
+    "Content-Type": "application/json",
+    "Content-Length": len(BODY),
+    "x-ratelimit-limit-requests": 600,
+    "x-ratelimit-remaining-requests": 599,
+    "x-ratelimit-limit-input-tokens": 100_000,
+    "x-ratelimit-remaining-input-tokens": 99_975,
+    "x-ratelimit-limit-output-tokens": 50_000,
+    "x-ratelimit-remaining-output-tokens": 49_872,
+    "x-limiter-time-ms": 1_700_000_000_000,
+    "x-limiter-reserved-output": 128,
+    "x-limiter-node": "none",
+}
+ANSWER = b"HTTP/1.1 200 OK\r\n" + b"".join(b"%b: %b\r\n" % (k.encode(), str(v).encode()) for k, v in HEADERS.items())
+ANSWER += b"\r\n" + BODY
+
+
+class Answering(asyncio.Protocol):
+    """Answers every request with the same bytes."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport: asyncio.Transport = transport  # type: ignore[assignment]
+        self._parser = httptools.HttpRequestParser(self)
+
+    def on_message_complete(self) -> None:
+        self._transport.write(ANSWER)
+
+    def data_received(self, data: bytes) -> None:
+        self._parser.feed_data(data)
+
+
+def pin(core: int) -> None:
+    """To one core, where the system can and there are two."""
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        if len(cores) > 1:
+            os.sched_setaffinity(0, {cores[core % len(cores)]})
+
+
+def serve(pipe: Connection) -> None:
+    """The server's process; ends with the pipe."""
+
+    async def answer_until_closed() -> None:
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(Answering, "127.0.0.1", 0)
+        pipe.send(server.sockets[0].getsockname()[1])
+        closed = asyncio.Event()
+        loop.add_reader(pipe.fileno(), closed.set)
+        await closed.wait()
+
+    pin(1)
+    uvloop.run(answer_until_closed())
+
+
+def measure(port: int, qps: float, duration_s: float, directory: Path) -> dict[str, float]:
+    """One round at one rate."""
+    keys = directory / "keys.toml"
+    keys.write_text('[keys."sk-speed"]\nname = "speed"\n')
+    settings = RunSettings(
+        workload=WorkloadSettings(
+            qps=qps,
+            duration_s=duration_s,
+            seed=1,
+            arrivals="poisson",
+            zipf=0.0,
+            input_tokens=SizeDistribution.parse("fixed:25"),
+            output_tokens=SizeDistribution.parse("lognormal:128:0.7"),
+            trace=None,
+            speed=1.0,
+            cap_output=True,
+        ),
+        targets=(f"http://127.0.0.1:{port}",),
+        keys=keys,
+        out=directory / "run",
+        connections=256,
+        timeout_s=10.0,
+        model="none",
+    )
+    return figures(run(settings, lambda line: None))
+
+
+def figures(result: RunResult) -> dict[str, float]:
+    summary = result.summary
+    late, latency = summary.lateness_us, summary.total.latency_us
+    return {
+        "target_qps": summary.target_qps,
+        "achieved_qps": summary.achieved_qps,
+        "errors": summary.total.errors.total(),
+        "late_p50_ms": late.get_value_at_percentile(50.0) / 1000,
+        "late_p99_ms": late.get_value_at_percentile(99.0) / 1000,
+        "late_max_ms": late.get_max_value() / 1000,
+        "latency_p99_ms": latency.get_value_at_percentile(99.0) / 1000,
+    }
+
+
+@click.command(context_settings={"show_default": True})
+@click.option("--qps", "rates", type=float, multiple=True, default=(10_000, 20_000, 30_000, 40_000), help="Repeatable.")
+@click.option("--duration", "duration_s", type=float, default=5.0, help="Seconds per round.")
+@click.option("--rounds", type=click.IntRange(1), default=3, help="Rounds per rate; the median is shown.")
+@click.option("--json", "as_json", is_flag=True, help="Write JSON instead of a table.")
+def main(rates: tuple[float, ...], duration_s: float, rounds: int, as_json: bool) -> None:
+    """Measure the client's own speed."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    server = context.Process(target=serve, args=(theirs,), daemon=True)
+    server.start()
+    theirs.close()
+    results = []
+    try:
+        port = ours.recv()
+        pin(0)
+        for qps in rates:
+            with tempfile.TemporaryDirectory() as directory:
+                runs = [measure(port, qps, duration_s, Path(directory)) for _ in range(rounds)]
+            results.append({name: statistics.median(each[name] for each in runs) for name in runs[0]})
+            if not as_json:
+                click.echo("  ".join(f"{name} {value:,.2f}" for name, value in results[-1].items()))
+    finally:
+        ours.close()
+        server.join(5)
+        if server.is_alive():
+            server.terminate()
+    if as_json:
+        click.echo(orjson.dumps({"rounds": rounds, "duration_s": duration_s, "rates": results}, option=2).decode())
+
+
+if __name__ == "__main__":
+    main()
