@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from redis.asyncio.cluster import RedisCluster
-from redis.exceptions import RedisError
+from redis.exceptions import RedisClusterException, RedisError
 
 from limiter_node.model import StoreUnavailable
 from limiter_node.store.connection import Command, ServerConnection
@@ -123,7 +123,7 @@ class Topology:
         try:
             async with asyncio.timeout(2):
                 await manager.initialize()
-        except (RedisError, OSError, TimeoutError) as error:
+        except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
             if not self._problem:
                 log.warning("cluster topology: %s", error)
             self._problem = f"cannot read the cluster's topology: {error}"
@@ -178,7 +178,9 @@ class Topology:
         for connection in list(self._connections.values()):
             await connection.close()
         if self._client is not None:
-            await self._client.aclose()
+            # The client itself was never initialized, only what it knows of the topology, so that is what is closed.
+            await self._client.nodes_manager.aclose()
+            await self._client.nodes_manager.aclose("startup_nodes")
 
     def require_known(self) -> None:
         """Raise `StoreUnavailable` with the reason if some slot has no known owner."""

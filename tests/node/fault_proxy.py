@@ -1,0 +1,66 @@
+"""A TCP relay that can withhold and break what passes through it, for faults that no server shows on demand."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+
+class FaultProxy:
+    """Relays 127.0.0.1:`port` to a server on 127.0.0.1:`target_port`.
+
+    `pass_requests`, `pass_replies`: what is not passed is read and thrown away, as a broken network would.
+    """
+
+    def __init__(self, target_port: int) -> None:
+        self._target_port = target_port
+        self._server: asyncio.Server | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
+        self.pass_requests = True
+        self.pass_replies = True
+        self.connections = 0
+        self.swallowed = asyncio.Event()
+        self.port = 0
+
+    async def __aenter__(self) -> FaultProxy:
+        self._server = await asyncio.start_server(self._relay, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.close()
+        self.reset_all()
+        await self._server.wait_closed()
+
+    def reset_all(self) -> None:
+        """Break every connection at once, in both directions."""
+        for writer in list(self._writers):
+            writer.transport.abort()
+
+    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        try:
+            server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
+        except OSError:
+            writer.transport.abort()
+            return
+        self._writers |= {writer, server_writer}
+        try:
+            requests = self._pump(reader, server_writer, "pass_requests")
+            replies = self._pump(server_reader, writer, "pass_replies")
+            await asyncio.gather(requests, replies)
+        finally:
+            for each in (writer, server_writer):
+                self._writers.discard(each)
+                each.transport.abort()
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, switch: str) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65536):
+                if getattr(self, switch):
+                    writer.write(data)
+                    await writer.drain()
+                else:
+                    self.swallowed.set()
+        writer.transport.abort()

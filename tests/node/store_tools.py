@@ -1,0 +1,63 @@
+"""What tests do to a store behind the node's back: declare limits, look at the raw bytes, count."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from redis import Redis
+from redis.cluster import RedisCluster
+
+from limiter_node.store.keyspace import key_id, limits_key, nodes_key, window_key
+from limiter_node.store.url import parse_store_url
+
+_names = itertools.count()
+
+
+@contextmanager
+def store_client(url: str) -> Iterator[Any]:
+    """A plain redis-py client of the store at `url`."""
+    address = parse_store_url(url)
+    host, port = address.endpoints[0]
+    client: Any = RedisCluster(host=host, port=port) if address.cluster else Redis(host=host, port=port)
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def new_api_key() -> str:
+    """A key that no other test uses: stores are shared by the session."""
+    return f"sk-test-{next(_names)}"
+
+
+def declare(
+    url: str,
+    api_key: str,
+    *,
+    rpm: int = 1_000_000,
+    input_tpm: int = 1_000_000_000,
+    output_tpm: int = 1_000_000_000,
+    output_reserve: int = 256,
+    name: str = "tester",
+) -> str:
+    """Set a key's limits, out of reach unless given; its kid."""
+    kid = key_id(api_key)
+    limits = {
+        "rpm": rpm,
+        "input_tpm": input_tpm,
+        "output_tpm": output_tpm,
+        "output_reserve": output_reserve,
+        "name": name,
+    }
+    with store_client(url) as client:
+        client.hset(limits_key(kid), mapping=limits)
+    return kid
+
+
+def raw_counters(url: str, kid: str) -> list[bytes | None]:
+    """The serialized bytes of everything that is stored of the key."""
+    with store_client(url) as client:
+        return [client.dump(key(kid)) for key in (limits_key, window_key, nodes_key)]
