@@ -134,7 +134,8 @@ class Limiter:
         self._lines.put(None)
 
     def _await_ready(self) -> tuple[str, ...]:
-        targets, last, deadline = [], "it said nothing", monotonic() + READY_TIMEOUT_S
+        targets: dict[str, str] = {}  # by the node's number: they come up in any order
+        last, deadline = "it said nothing", monotonic() + READY_TIMEOUT_S
         while True:
             try:
                 line = self._lines.get(timeout=max(deadline - monotonic(), 0))
@@ -145,11 +146,11 @@ class Limiter:
             if line is None:
                 raise BenchError(f"limiter-node up ended before it was ready: {last}; see {self._log}")
             if match := _NODE_READY.fullmatch(line.strip()):
-                targets.append(match[2])
+                targets[match[1].zfill(8)] = match[2]
             elif line.strip() == "ready":
                 if not targets:
                     raise BenchError(f"limiter-node up is ready but named no node; see {self._log}")
-                return tuple(targets)
+                return tuple(url for _, url in sorted(targets.items()))
             last = line.strip() or last
 
 

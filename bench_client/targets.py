@@ -31,15 +31,20 @@ class Target:
     def parse(cls, url: str) -> Target:
         """Raises BenchUsageError when ``url`` isn't ``http[s]://host[:port][/prefix]``."""
         try:
-            parts = urlsplit(url.strip())
+            parts = urlsplit(url)
             port = parts.port
         except ValueError:
             parts, port = urlsplit(""), None
-        plain = not (parts.query or parts.fragment or parts.username) and url.isascii() and " " not in url.strip()
+        plain = (
+            not (parts.query or parts.fragment or parts.username)
+            and url.isascii()
+            and url.isprintable()
+            and " " not in url
+        )
         if parts.scheme not in ("http", "https") or not parts.hostname or not plain:
             raise BenchUsageError(f"{url!r} is not a target: use http://HOST:PORT")
         tls = parts.scheme == "https"
-        return cls(url.strip(), parts.hostname, port or (443 if tls else 80), tls, parts.path.rstrip("/"))
+        return cls(url, parts.hostname, port or (443 if tls else 80), tls, parts.path.rstrip("/"))
 
     @property
     def authority(self) -> str:
