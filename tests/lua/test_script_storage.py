@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 import redis
 from reference import Admit, Charge, Operation, Settle
-from script_driver import EPOCH, EPOCH_MS, Window, packed, script_path
+from script_driver import EPOCH, EPOCH_MS, Window, packed
 
 from limiter_node.store import codec
 from limiter_node.store.keyspace import key_id, limits_key, nodes_key, window_key
@@ -221,8 +221,7 @@ def test_an_answer_from_the_record_writes_nothing(open_window: OpenWindow) -> No
 
 # ---- layouts -------------------------------------------------------------------------------------------------
 
-DECIDE = script_path("decide").read_text()
-PEEK = script_path("peek").read_text()
+DECIDE, PEEK = (codec.load_script(name).source.decode() for name in ("decide", "peek"))
 
 
 def header(source: str) -> str:
