@@ -175,24 +175,17 @@ def write_private(path: str | Path, text: str, *, overwrite: bool = False) -> No
     Raises ConfigError if it exists and `overwrite` is not set, LimiterError if it cannot be written.
     """
     target = Path(path)
-    if not overwrite and target.exists():
-        raise ConfigError(f"{path} exists: choose another --out, or overwrite it with --force")
-    # Beside the target, so that the final step is one rename; under a name of its own, so that the mode is ours even
-    # where the old file was readable by all.
-    scratch = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
+    # To overwrite is to replace: the mode is ours even where the old file could be read by all.
+    written = target.with_name(f".{target.name}.{secrets.token_hex(8)}") if overwrite else target
     try:
-        descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        descriptor = os.open(written, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
                 file.write(text)
             if overwrite:
-                scratch.replace(target)
-            else:
-                # Fails where somebody else has made the file since we looked.
-                os.link(scratch, target)
-                scratch.unlink()
+                written.replace(target)
         except BaseException:
-            scratch.unlink(missing_ok=True)
+            written.unlink(missing_ok=True)
             raise
     except FileExistsError:
         raise ConfigError(f"{path} exists: choose another --out, or overwrite it with --force") from None

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Self
 
 from limiter_node.model import LimiterError
-from limiter_node.store.process import end_with_parent
+from limiter_node.store.process import end_with_parent, exit_text
 
 log = logging.getLogger(__name__)
 
@@ -194,6 +194,4 @@ class _Node:
             self._on_line(f"node {self.plan.name}: {line}")
 
     def _why(self, code: int) -> str:
-        if self._reason:
-            return self._reason
-        return f"exit code {code}" if code >= 0 else f"signal {-code}"
+        return self._reason or exit_text(code)

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, NoReturn, TypeVar
 
 from limiter_node.store.embedded import EmbeddedStore, StoreError
+from limiter_node.store.process import exit_text
 
 log = logging.getLogger(__name__)
 
@@ -84,13 +85,3 @@ async def watch_servers(store: EmbeddedStore) -> NoReturn:
         if len(dead) == len(store.servers):
             raise StoreError("no server of the embedded store is left: start again")
         await asyncio.sleep(_LOOK_EVERY_S)
-
-
-def exit_text(code: int) -> str:
-    """A process's exit code in words; negative ones are signals."""
-    if code >= 0:
-        return f"exit code {code}"
-    try:
-        return signal.Signals(-code).name
-    except ValueError:
-        return f"signal {-code}"

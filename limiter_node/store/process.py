@@ -1,7 +1,7 @@
 """Child processes that end with their parent, and the ports they listen on.
 
-Owns two things every process we start needs: `end_with_parent`, so that a ``kill -9`` of the parent leaves nothing
-running, and the search for free ports. Standard library only; neighbours are `embedded` (servers) and the supervisor
+Owns what every process we start needs: `end_with_parent`, so that a ``kill -9`` of the parent leaves nothing running,
+and the search for free ports. Standard library only; neighbours are `embedded` (servers) and the supervisor
 of nodes.
 """
 
@@ -42,6 +42,16 @@ def end_with_parent(command: Sequence[str], death_signal: signal.Signals) -> lis
     if sys.platform != "linux":
         return list(command)
     return [sys.executable, "-I", "-S", "-c", _SHIM, str(int(death_signal)), str(os.getpid()), *command]
+
+
+def exit_text(code: int) -> str:
+    """A process's exit code in words; negative ones are signals."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"
 
 
 def port_is_free(host: str, port: int) -> bool:

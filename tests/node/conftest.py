@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import os
+import sys
+from asyncio.subprocess import PIPE
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
+from node_commands import Command, StartCommand
 
 from limiter_node.store.embedded import EmbeddedStore
 from limiter_node.store.process import free_ports
@@ -45,3 +51,37 @@ def embedded_single() -> Iterator[str]:
 def free_port() -> int:
     """A port on 127.0.0.1 on which nothing listens."""
     return free_ports(1)[0]
+
+
+@pytest_asyncio.fixture
+async def limiter_node() -> AsyncIterator[StartCommand]:
+    """Starts ``limiter-node`` with the arguments given; `environment` is added to a clean one."""
+    started: list[Command] = []
+
+    async def start(*arguments: object, environment: dict[str, str] | None = None) -> Command:
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("LIMITER_")}
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "limiter_node",
+            *map(str, arguments),
+            stdout=PIPE,
+            stderr=PIPE,
+            env=clean | (environment or {}),
+        )
+        started.append(Command(process))
+        return started[-1]
+
+    yield start
+    for command in started:
+        if command.process.returncode is None:
+            command.process.kill()
+        await command.process.communicate()
+
+
+@pytest.fixture
+def keys_file(tmp_path: Path) -> Path:
+    """A keys file with the key sk-alice, named alice: 50 requests, otherwise the defaults."""
+    path = tmp_path / "keys.toml"
+    path.write_text('[defaults]\nrpm = 50\n[keys."sk-alice"]\nname = "alice"\n')
+    return path
