@@ -73,14 +73,11 @@ def up(
 
 
 def _ports(host: str, first: int, count: int) -> list[int]:
-    try:
-        if first == 0:
-            return free_ports(count, host)
-        for port in range(first, first + count):
-            if not port_is_free(host, port):
-                raise LimiterError(f"port {port} is in use: choose another with --port")
-    except OSError as error:
-        raise ConfigError(f"--host {host}: {error.strerror or error}") from None
+    if first == 0:
+        return free_ports(count, host)
+    for port in range(first, first + count):
+        if not port_is_free(host, port):
+            raise LimiterError(f"port {port} is in use: choose another with --port")
     return list(range(first, first + count))
 
 

@@ -1,18 +1,22 @@
 """Child processes that end with their parent, and the ports they listen on.
 
 Owns what every process we start needs: `end_with_parent`, so that a ``kill -9`` of the parent leaves nothing running,
-and the search for free ports. Standard library only; neighbours are `embedded` (servers) and the supervisor
+and the search for free ports. Neighbours are `embedded` (servers) and the supervisor
 of nodes.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import signal
 import socket
 import sys
 from collections.abc import Sequence
+from typing import Any
+
+from limiter_node.model import ConfigError
 
 # What runs between fork and exec. A program of its own instead of a `preexec_fn`: Python code between fork and exec can
 # deadlock when the parent has threads (and Python 3.12 warns about it); this costs some 20 ms per child instead. The
@@ -55,24 +59,40 @@ def exit_text(code: int) -> str:
 
 
 def port_is_free(host: str, port: int) -> bool:
-    """Whether a server could listen on that port now. `host` may be a name or an address; raises OSError if unknown."""
-    for family, kind, protocol, _, address in socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    ):
+    """Whether a server could listen on that port now. Raises ConfigError if it can't listen on that host at all."""
+    try:
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        probes = [_probe(*address) for address in addresses]
+    except OSError as error:
+        raise ConfigError(f"cannot listen on {host}, port {port}: {error.strerror or error}") from None
+    if all(probe is None for probe in probes):
+        raise ConfigError(f"cannot listen on {host}: it is no address of this machine")
+    return False not in probes
+
+
+def _probe(family: int, kind: int, protocol: int, name: str, address: tuple[Any, ...]) -> bool | None:
+    """Whether the address is free; None if this machine doesn't have it, as ``::1`` where IPv6 is switched off."""
+    try:
         with socket.socket(family, kind, protocol) as probe:
             # As servers do: connections of an earlier server that linger in TIME_WAIT don't make a port taken.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
                 probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            try:
-                probe.bind(address)
-            except OSError:
-                return False
+            probe.bind(address)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            return False
+        if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+            return None
+        raise
     return True
 
 
 def free_ports(count: int, host: str = "127.0.0.1", avoid: Sequence[int] = ()) -> list[int]:
-    """Distinct ports on which nothing listens at this moment. Random, so that two who look at once seldom meet."""
+    """Distinct ports on which nothing listens at this moment. Random, so that two who look at once seldom meet.
+
+    Raises ConfigError as `port_is_free` does.
+    """
     found: list[int] = []
     while len(found) < count:
         port = random.randint(_LOWEST_PORT, _HIGHEST_PORT)

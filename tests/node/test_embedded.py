@@ -253,3 +253,22 @@ async def test_a_command_that_cannot_run_says_so() -> None:
         *end_with_parent(["/etc"], signal.SIGKILL), stderr=asyncio.subprocess.PIPE
     )
     assert (await process.communicate())[1] == b"cannot run /etc: Permission denied\n"
+
+
+def test_free_ports_are_distinct_and_not_those_to_avoid() -> None:
+    ports = free_ports(200)
+    assert len(set(ports)) == 200
+    assert not set(free_ports(200, avoid=ports)) & set(ports)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0"])
+def test_a_port_in_use_is_not_free(host: str, free_port: int) -> None:
+    assert port_is_free(host, free_port)
+    with socket.create_server(("127.0.0.1", free_port)):
+        assert not port_is_free(host, free_port)
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no.such.host.invalid"])
+def test_a_host_of_somebody_else_is_refused(host: str) -> None:
+    with pytest.raises(ConfigError, match=f"cannot listen on {host}"):
+        free_ports(1, host)
