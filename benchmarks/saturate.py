@@ -3,7 +3,7 @@
 Closed loop on purpose: it finds the highest rate, not the latency at a rate (that is the benchmark client's, which is
 open-loop). Requests are rendered before, responses are only framed, so that one core drives a node on another.
 
-    python -m benchmarks.saturate PORT SECONDS CONNECTIONS REQUESTS_FILE  → one JSON line: answered, ok, seconds
+    python -m benchmarks.saturate PORT SECONDS CONNECTIONS REQUESTS_FILE  → one JSON line: answered, ok, seconds, total
 """
 
 from __future__ import annotations
@@ -66,6 +66,7 @@ async def _run(port: int, seconds: float, connections: int, requests: list[bytes
         "answered": sum(c.answered for c in made) - answered,
         "ok": sum(c.ok for c in made) - ok,
         "seconds": time.perf_counter() - start,
+        "total": sum(c.answered for c in made),
     }
     for connection in made:
         connection.stopped = True
