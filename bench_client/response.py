@@ -48,7 +48,7 @@ _FIELD_OF_HEADER = {
     b"transfer-encoding": "chunked",
 }
 _TEXT_FIELDS = {"node", "exceeded", "degraded", "chunked"}
-_REQUESTED = re.compile(r"Requested (\d+)")
+_REQUESTED = re.compile(r"Limit \d+(?:, Used \d+)?, Requested (\d+)")  # a key may be named anything
 _SPELLINGS_MAX = 1_000
 _spellings: dict[bytes, str | None] = {}
 """Header names as servers spell them, so that each is lowered once and not per response."""

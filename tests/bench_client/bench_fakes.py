@@ -72,32 +72,29 @@ class Ledger:
         time_ms = T0 + at_ms
         reserve = reserved if reserved is not None else cap or 0
         self.entries.append(Usage(time_ms // 100, (1, inputs, reserve), time_ms + took_ms, output))
-        return self._record(
-            at_ms,
-            took_ms,
-            status=200,
-            input_tokens=inputs,
-            max_tokens=cap,
-            reserved_output=reserve,
-            prompt_tokens=inputs,
-            completion_tokens=output,
-            **changes,
-        )
+        values = {
+            "status": 200,
+            "input_tokens": inputs,
+            "max_tokens": cap,
+            "reserved_output": reserve,
+            "prompt_tokens": inputs,
+            "completion_tokens": output,
+        }
+        return self._record(at_ms, took_ms, **{**values, **changes})
 
     def reject(
         self, at_ms: int, dimension: int, *, requested: int = 1, cap: int = 20, took_ms: float = 1, **changes: Any
     ) -> Record:
         """A rejection bound by ``dimension``, justified or not."""
-        return self._record(
-            at_ms,
-            took_ms,
-            status=429,
-            exceeded=DIMENSIONS[dimension],
-            requested=requested,
-            max_tokens=requested if dimension == 2 else cap,
-            reserved_output=requested if dimension == 2 else cap,
-            **{"retry_after_ms": self.retry_after_ms(at_ms, dimension, requested), **changes},
-        )
+        values = {
+            "status": 429,
+            "exceeded": DIMENSIONS[dimension],
+            "requested": requested,
+            "max_tokens": requested if dimension == 2 else cap,
+            "reserved_output": requested if dimension == 2 else cap,
+            "retry_after_ms": self.retry_after_ms(at_ms, dimension, requested),
+        }
+        return self._record(at_ms, took_ms, **{**values, **changes})
 
     def retry_after_ms(self, at_ms: int, dimension: int, requested: int) -> int:
         """The exact one: the start of the first bucket in which enough has left the window."""
@@ -122,11 +119,11 @@ class Ledger:
         used = self.used(T0 + at_ms)
         remaining = [max(limit - amount, 0) for limit, amount in zip(self.limits, used, strict=True)]
         record = Record(
-            request=len(self.records),
-            due_us=at_ms * 1000,
-            sent_us=at_ms * 1000,
-            done_us=int((at_ms + took_ms) * 1000),
             **{
+                "request": len(self.records),
+                "due_us": at_ms * 1000,
+                "sent_us": at_ms * 1000,
+                "done_us": int((at_ms + took_ms) * 1000),
                 "target": 0,
                 "key": self.key,
                 "input_tokens": 10,

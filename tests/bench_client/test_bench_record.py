@@ -1,0 +1,178 @@
+"""What is read out of responses, and the files of a run: round trips, truncated and foreign ones."""
+
+from __future__ import annotations
+
+from array import array
+from pathlib import Path
+
+import orjson
+import pytest
+from bench_fakes import KEY, Ledger, run_info
+
+from bench_client.errors import BenchError
+from bench_client.record import REQUESTS_NAME, Record, RecordReader, write_records
+from bench_client.response import NOTHING, parse_response
+from bench_client.rundir import RUN_NAME, open_records, prepare, read_info, write_info
+from bench_client.spool import OK, SPOOL_NAME, TIMEOUT, SpoolWriter, read_spool
+from bench_client.workload import Workload
+
+ADMITTED = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX-Limiter-Node: Node-1\r\n"
+    b"x-limiter-time-ms: 1700000000123\r\nx-ratelimit-limit-requests: 60\r\n"
+    b"x-ratelimit-limit-input-tokens: 1000\r\nx-ratelimit-limit-output-tokens: 500\r\n"
+    b"x-ratelimit-remaining-requests: 59\r\nx-ratelimit-remaining-input-tokens: 975\r\n"
+    b"x-ratelimit-remaining-output-tokens: 400\r\nx-limiter-reserved-output:100\r\nx-request-id: 5\r\n\r\n"
+    b'{"choices":[],"usage":{"prompt_tokens":25,"completion_tokens":17}}'
+)
+REJECTED = (
+    b"HTTP/1.1 429 Too Many Requests\r\nx-limiter-exceeded: input_tokens\r\n"
+    b"retry-after-ms: 3890\r\nretry-after: 4\r\n\r\n"
+    b'{"error":{"message":"Rate limit reached for Limit Requested 5 on input tokens per min (input TPM): Limit 30000, '
+    b'Used 28039, Requested 3906. Please try again in 3.89s.","code":"rate_limit_exceeded"}}'
+)
+
+
+def test_the_facts_of_an_admission() -> None:
+    facts = parse_response(ADMITTED)
+    assert facts._asdict() == {
+        **NOTHING._asdict(),
+        "status": 200,
+        "node": "Node-1",
+        "time_ms": 1_700_000_000_123,
+        "limit_requests": 60,
+        "limit_input": 1000,
+        "limit_output": 500,
+        "remaining_requests": 59,
+        "remaining_input": 975,
+        "remaining_output": 400,
+        "reserved_output": 100,
+        "prompt_tokens": 25,
+        "completion_tokens": 17,
+    }
+
+
+def test_the_facts_of_a_rejection() -> None:
+    facts = parse_response(REJECTED)
+    assert (facts.status, facts.exceeded, facts.retry_after_ms) == (429, "input_tokens", 3890)
+    assert (facts.requested, facts.never_fits) == (3906, False)
+    never = b'HTTP/1.1 429 X\r\n\r\n{"error":{"message":"Request too large for k on x: Limit 50, Requested 3906."}}'
+    assert parse_response(never)[-3:] == (3906, True, None)
+
+
+def test_chunked_bodies_are_joined() -> None:
+    head, _, body = ADMITTED.partition(b"\r\n\r\n")
+    chunks = b"%x\r\n%b\r\n%x;x=y\r\n%b\r\n0\r\n\r\n" % (10, body[:10], len(body) - 10, body[10:])
+    facts = parse_response(head + b"\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks)
+    assert (facts.prompt_tokens, facts.completion_tokens) == (25, 17)
+
+
+@pytest.mark.parametrize("length", range(0, len(ADMITTED), 7))
+def test_a_response_cut_off_anywhere_is_read_as_far_as_it_goes(length: int) -> None:
+    facts = parse_response(ADMITTED[:length])
+    whole = parse_response(ADMITTED)
+    assert all(got in (None, full) for got, full in zip(facts, whole, strict=True))
+    assert (facts.status is None) == (b"\r\n\r\n" not in ADMITTED[:length])
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b"{}", b'{"usage":5}', b'{"usage":{"prompt_tokens":-1,"completion_tokens":true}}', b"\xff"]
+)
+def test_odd_bodies_tell_nothing(body: bytes) -> None:
+    facts = parse_response(b"HTTP/1.1 200 OK\r\nx-limiter-time-ms: soon\r\n\r\n" + body)
+    assert facts == NOTHING._replace(status=200)
+
+
+def test_a_negative_counter_is_not_lost_on_the_way_to_the_audit() -> None:
+    facts = parse_response(b"HTTP/1.1 200 OK\r\nx-ratelimit-remaining-requests: -5\r\n\r\n{}")
+    assert facts.remaining_requests == -5
+
+
+@pytest.fixture
+def records(ledger: Ledger) -> list[Record]:
+    ledger.admit(0)
+    ledger.reject(10, 1, requested=2000)
+    ledger.lose(20)
+    return ledger.records
+
+
+def test_records_survive_the_round_trip(tmp_path: Path, records: list[Record]) -> None:
+    path = tmp_path / REQUESTS_NAME
+    assert write_records(path, records) == 3
+    reader = RecordReader(path)
+    assert list(reader) == records
+    assert not reader.truncated
+    assert orjson.loads(path.read_bytes().splitlines()[0])["columns"] == list(Record._fields)
+
+
+def test_a_file_cut_off_loses_its_last_line_only(tmp_path: Path, records: list[Record]) -> None:
+    path = tmp_path / REQUESTS_NAME
+    write_records(path, records)
+    path.write_bytes(path.read_bytes()[:-20])
+    reader = RecordReader(path)
+    assert list(reader) == records[:2]
+    assert reader.truncated
+
+
+@pytest.mark.parametrize("content", [b"", b"hello\n", b'{"format":"other"}\n', b"\x00" * 100])
+def test_foreign_files_are_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / REQUESTS_NAME
+    path.write_bytes(content)
+    with pytest.raises(BenchError, match="not a file of bench-client's records"):
+        list(RecordReader(path))
+
+
+def test_damage_in_the_middle_is_told_with_its_line(tmp_path: Path, records: list[Record]) -> None:
+    path = tmp_path / REQUESTS_NAME
+    write_records(path, records)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:2], b"[1,2]\n", *lines[3:]]))
+    with pytest.raises(BenchError, match="line 3 is damaged"):
+        list(RecordReader(path))
+
+
+def spool(directory: Path) -> None:
+    zeros = array("I", [0, 0])
+    due_ns = array("q", [1_000_000, 2_000_000])
+    workload = Workload(due_ns, zeros, zeros, array("I", [25, 26]), array("I", [9, 8]), 1.0)
+    writer = SpoolWriter(directory, workload, cap_output=True)
+    start_ns = 5_000_000_000
+    writer.put(start_ns, [(1, start_ns + 2_500_999, start_ns + 9_000_000, OK, ADMITTED)])
+    writer.put(start_ns, [(0, -1, start_ns + 9_900_000, TIMEOUT, b"")])
+    writer.close()
+
+
+def test_a_killed_run_is_read_from_its_spool(tmp_path: Path) -> None:
+    info = run_info(finished=False, dispatched=0)
+    prepare(tmp_path, info)
+    spool(tmp_path)
+    admitted, lost = open_records(tmp_path, info)
+    assert (admitted.request, admitted.due_us, admitted.sent_us, admitted.done_us) == (1, 2000, 2500, 9000)
+    assert (admitted.key, admitted.status, admitted.max_tokens, admitted.completion_tokens) == (KEY, 200, 8, 17)
+    assert (lost.request, lost.sent_us, lost.error, lost.status) == (0, None, "timeout", None)
+    assert not (tmp_path / SPOOL_NAME).exists()
+    assert len(list(open_records(tmp_path, info))) == 2
+
+
+def test_a_spool_cut_off_loses_its_last_entry_only(tmp_path: Path) -> None:
+    spool(tmp_path)
+    path = tmp_path / SPOOL_NAME
+    for cut in (1, 40, 60):
+        path.write_bytes(path.read_bytes()[:-cut])
+        assert [entry.request for entry in read_spool(path)] in ([1], [])
+
+
+def test_run_info_survives_the_round_trip_and_an_earlier_runs_files_go(tmp_path: Path) -> None:
+    for name in (REQUESTS_NAME, "audit.json", "mine.txt"):
+        (tmp_path / name).write_text("old")
+    prepare(tmp_path, run_info(finished=False))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.txt", RUN_NAME]
+    write_info(tmp_path, run_info())
+    assert read_info(tmp_path) == run_info()
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format":"x"}', '{"format":"bench-client run 1","machine":1}'])
+def test_foreign_run_files_are_refused_in_one_line(tmp_path: Path, content: str) -> None:
+    (tmp_path / RUN_NAME).write_text(content)
+    with pytest.raises(BenchError, match=RUN_NAME) as caught:
+        read_info(tmp_path)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,106 @@
+"""The figures of hand-made records, and their table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from bench_fakes import Ledger, run_info
+
+from bench_client.record import Record
+from bench_client.summary import Summary, summarize
+from bench_client.tables import summary_text, table
+
+
+def summary_of(records: list[Record], **changes: Any) -> Summary:
+    return summarize(records, run_info(**changes))
+
+
+@pytest.fixture
+def mixed(ledger: Ledger) -> list[Record]:
+    ledger.admit(0, took_ms=10)
+    ledger.admit(100, took_ms=20, node="n2")
+    ledger.reject(200, 0)
+    ledger.reject(300, 1, requested=30)
+    ledger.reject(400, 2, requested=40)
+    ledger.reject(500, 2, requested=4000, never_fits=True)
+    ledger.reject(600, 0, exceeded=None)
+    ledger.lose(700, error=None, status=503)
+    ledger.lose(800)
+    ledger.lose(900, error="connect", sent_us=None)
+    ledger.admit(1000, degraded="local")
+    return ledger.records
+
+
+def test_counts_by_status_reason_and_error(mixed: list[Record]) -> None:
+    total = summary_of(mixed).as_dict()["total"]
+    assert isinstance(total, dict)
+    del total["latency_ms"]
+    assert total == {
+        "requests": 11,
+        "admitted": 3,
+        "rejected": {"requests": 1, "input_tokens": 1, "output_tokens": 1, "never_fits": 1, "other": 1},
+        "rejected_total": 5,
+        "other_statuses": {"503": 1},
+        "errors": {"connect": 1, "timeout": 1},
+        "errors_total": 2,
+        "degraded": 1,
+    }
+
+
+def test_each_node_has_its_own_figures(mixed: list[Record]) -> None:
+    summary = summary_of(mixed)
+    assert list(summary.nodes) == ["n1", "n2", "(no node)"]
+    assert [figures.requests for figures in summary.nodes.values()] == [7, 1, 3]
+    assert sum(figures.requests for figures in summary.nodes.values()) == summary.total.requests
+    assert summary.sent == 10
+
+
+def test_latency_counts_from_the_due_time_and_lateness_apart(ledger: Ledger) -> None:
+    for at_ms in range(1000):
+        record = ledger.admit(at_ms, took_ms=1)
+        ledger.records[-1] = record._replace(due_us=record.due_us - (50_000 if at_ms >= 980 else 0))
+    summary = summary_of(ledger.records)
+    latency = summary.as_dict()["total"]["latency_ms"]  # type: ignore[index]
+    assert latency["p50"] == pytest.approx(1, rel=0.01)
+    assert latency["p90"] == pytest.approx(1, rel=0.01)
+    assert latency["p99"] == pytest.approx(51, rel=0.01)
+    assert latency["max"] == pytest.approx(51, rel=0.01)
+    assert summary.client_remark is not None
+    assert "the client was late: p99 50.0 ms" in summary_text(summary)
+
+
+def test_a_punctual_client_needs_no_remark(mixed: list[Record]) -> None:
+    punctual = [record for record in mixed if record.sent_us is not None]
+    assert summary_of(punctual).client_remark is None
+
+
+def test_requests_that_never_left_are_the_clients_fault_too(ledger: Ledger) -> None:
+    ledger.admit(0)
+    ledger.lose(1, sent_us=None)
+    assert "1 never sent" in (summary_of(ledger.records).client_remark or "")
+
+
+def test_achieved_is_what_came_while_load_was_offered(ledger: Ledger) -> None:
+    for at_ms in range(0, 2000, 10):
+        ledger.admit(at_ms, took_ms=5 if at_ms < 1000 else 5000)
+    summary = summary_of(ledger.records, planned=200, planned_s=2.0, sending_s=2.0)
+    assert (summary.target_qps, summary.achieved_qps) == (100.0, 50.0)
+
+
+def test_the_table_shows_what_happened_and_leaves_out_what_did_not(mixed: list[Record], ledger: Ledger) -> None:
+    text = summary_text(summary_of(mixed))
+    for row in ("200", "429", "  never fits", "  timeout", "503", "degraded decisions", "p99.9 ms", "n2"):
+        assert any(line.strip().startswith(row.strip()) or row in line for line in text.splitlines()), row
+    plain = summary_text(summary_of(mixed[:1]))
+    assert "503" not in plain
+    assert "never fits" not in plain
+    assert "(interrupted)" in summary_text(summary_of(mixed, interrupted=True))
+
+
+def test_nothing_at_all_makes_a_table_too() -> None:
+    assert "p99 -" in summary_text(summary_of([], sending_s=0.0, planned_s=0.0, planned=0))
+
+
+def test_tables_are_aligned() -> None:
+    assert table([["a", "1"], ["long", "1000"]]) == "  a        1\n  long  1000"
