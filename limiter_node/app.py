@@ -30,8 +30,8 @@ _KEEPALIVE_S = 75.0
 
 
 @asynccontextmanager
-async def running_node(settings: NodeSettings) -> AsyncIterator[Routes]:
-    """A node that accepts requests, until the block is left: then it drains, settles and closes, each bounded.
+async def running_node(settings: NodeSettings) -> AsyncIterator[int]:
+    """A node that accepts requests on the port given, until the block is left: then it drains, settles and closes.
 
     Raises:
         ConfigError: the settings don't fit each other or this installation.
@@ -74,7 +74,7 @@ async def running_node(settings: NodeSettings) -> AsyncIterator[Routes]:
             raise LimiterError(
                 f"cannot listen on {address}: {error.strerror or error}: choose another --port"
             ) from None
-        yield routes
+        yield runner.addresses[0][1]
     finally:
         routes.is_draining = True
         await runner.cleanup()  # refuses new connections, waits for the requests under way
@@ -89,8 +89,8 @@ async def _serve(settings: NodeSettings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    async with running_node(settings):
-        print(f"node {settings.node_id} ready http://{format_host(settings.host)}:{settings.port}", flush=True)
+    async with running_node(settings) as port:
+        print(f"node {settings.node_id} ready http://{format_host(settings.host)}:{port}", flush=True)
         await stop.wait()
 
 

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,11 +31,15 @@ class Fleet:
 
 
 @contextmanager
-def running_fleet(directory: Path, *arguments: str, nodes: int = 2) -> Iterator[Fleet]:
+def running_fleet(
+    directory: Path, *arguments: str, nodes: int = 2, program: Sequence[str] = (sys.executable, "-m", "limiter_node")
+) -> Iterator[Fleet]:
     """`limiter-node up` with any free ports; ended by SIGTERM, which must drain and exit 0."""
-    keys = directory / "keys.toml"
-    keys.write_text('[keys."sk-unused"]\n')
-    command = [sys.executable, "-m", "limiter_node", "up", "--nodes", str(nodes), "--port", "0", "--keys", str(keys)]
+    if "--keys" not in arguments:
+        keys = directory / "keys.toml"
+        keys.write_text('[keys."sk-unused"]\n')
+        arguments = ("--keys", str(keys), *arguments)
+    command = [*program, "up", "--nodes", str(nodes), "--port", "0"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("LIMITER_", "BENCH_"))}
     with (directory / "stderr").open("w") as errors:
         process = subprocess.Popen(

@@ -50,16 +50,21 @@ def serve(keys: str | None, **options: Any) -> int:
 
 
 async def _prepare_store(url: str, keys: Mapping[str, KeyLimits]) -> None:
-    """Check the store and load the keys. A store that is down stops only a node that has keys to load."""
-    try:
-        async with asyncio.timeout(_CHECK_TIMEOUT_S), administering(parse_store_url(url)) as admin:
-            for warning in await admin.check_store():
-                log.warning("%s", warning)
-    except (StoreUnavailable, TimeoutError) as error:
+    """Check the store and load the keys. Raises StoreUnavailable if it cannot be reached at all.
+
+    A cluster that is down in parts only gets a warning: a node that is restarted during an outage has the healthy
+    shards to serve, and finds the others when they return.
+    """
+    address = parse_store_url(url)
+    async with administering(address) as admin:
+        try:
+            async with asyncio.timeout(_CHECK_TIMEOUT_S):
+                for warning in await admin.check_store():
+                    log.warning("%s", warning)
+        except (StoreUnavailable, TimeoutError) as error:
+            if keys or not address.cluster:
+                raise StoreUnavailable(str(error) or f"{address.describe()} does not answer: is it running?") from None
+            log.warning("a part of the store is down: %s", error or "it does not answer")
         if keys:
-            raise
-        log.warning("starting without the store: %s", error or "it does not answer")
-    if keys:
-        async with administering(parse_store_url(url)) as admin:
             await admin.load_limits(keys)
-        log.info("loaded %d keys", len(keys))
+            log.info("loaded %d keys", len(keys))

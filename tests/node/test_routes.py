@@ -1,0 +1,206 @@
+"""The main flow with an upstream that behaves badly: what is charged, what comes back, what the caller is told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from aiohttp import ClientSession, web
+from fault_proxy import FaultProxy
+from store_tools import declare, new_api_key
+
+from limiter_node.http.routes import Routes
+from limiter_node.limiter.limiter import Limiter
+from limiter_node.model import Amounts, StoreUnavailable
+from limiter_node.store.dispatcher import Dispatcher
+from limiter_node.store.keyspace import key_id
+from limiter_node.store.topology import Topology
+from limiter_node.store.url import parse_store_url
+from limiter_node.upstream.base import ChatRequest, Completion, UpstreamError
+
+Answer = Callable[[ChatRequest, int], Awaitable[Completion]]
+
+
+class ScriptedUpstream:
+    """Does what a test tells it."""
+
+    def __init__(self) -> None:
+        self.answer: Answer = self.whole
+        self.caps: list[int] = []
+
+    @staticmethod
+    async def whole(request: ChatRequest, cap: int) -> Completion:
+        return Completion(("Hello",), ("stop",), (1,), 1, "fp_test")
+
+    async def chat(self, request: ChatRequest, cap_per_choice: int) -> Completion:
+        self.caps.append(cap_per_choice)
+        return await self.answer(request, cap_per_choice)
+
+    async def models(self) -> tuple[str, ...]:
+        return ("m",)
+
+    async def close(self) -> None:
+        pass
+
+
+@dataclass
+class Node:
+    upstream: ScriptedUpstream
+    dispatcher: Dispatcher
+    url: str
+    session: ClientSession
+
+    async def chat(self, api_key: str, **fields: Any) -> tuple[int, dict[str, Any]]:
+        body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], **fields}
+        headers = {"Authorization": f"Bearer {api_key}"}
+        async with self.session.post(f"{self.url}/v1/chat/completions", json=body, headers=headers) as response:
+            return response.status, await response.json()
+
+    async def used(self, api_key: str) -> Amounts:
+        assert await self.dispatcher.drain(20)
+        usage = await self.dispatcher.peek(key_id(api_key))
+        assert usage is not None
+        return usage.used
+
+
+@asynccontextmanager
+async def serving(store: str, timeout_ms: int = 20_000) -> AsyncIterator[Node]:
+    topology = Topology(parse_store_url(store))
+    await topology.start()
+    dispatcher = Dispatcher(topology, timeout_ms=timeout_ms)
+    upstream = ScriptedUpstream()
+    routes = Routes(
+        limiter=Limiter(dispatcher), upstream=upstream, node_id="n", max_body_bytes=10_000, window_ms=60_000
+    )
+    runner = web.AppRunner(routes.application(), access_log=None, shutdown_timeout=1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        async with ClientSession() as session:
+            yield Node(upstream, dispatcher, f"http://127.0.0.1:{runner.addresses[0][1]}", session)
+    finally:
+        await runner.cleanup()
+        await dispatcher.close()
+
+
+@pytest.fixture
+async def node(embedded_single: str) -> AsyncIterator[Node]:
+    async with serving(embedded_single) as running:
+        yield running
+
+
+def api_key_on(store: str, **limits: Any) -> str:
+    api_key = new_api_key()
+    declare(store, api_key, **limits)
+    return api_key
+
+
+async def test_the_reservation_is_settled_to_what_was_produced(node: Node, embedded_single: str) -> None:
+    api_key = api_key_on(embedded_single, output_reserve=64)
+    status, body = await node.chat(api_key)
+    assert status == 200
+    assert await node.used(api_key) == Amounts(1, body["usage"]["prompt_tokens"], 1)
+
+
+async def test_the_upstream_is_held_to_the_reservation(node: Node, embedded_single: str) -> None:
+    api_key = api_key_on(embedded_single, output_reserve=64)
+    await node.chat(api_key)
+    await node.chat(api_key, n=3)
+    await node.chat(api_key, max_tokens=10, n=2)
+    await node.chat(api_key, max_tokens=10, max_completion_tokens=7)
+    assert node.upstream.caps == [64, 64, 10, 7]
+
+
+async def test_a_failure_before_any_output_gives_back_the_tokens_but_not_the_request(
+    node: Node, embedded_single: str
+) -> None:
+    async def fail(request: ChatRequest, cap: int) -> Completion:
+        raise UpstreamError("connection refused by 10.0.0.1", status=502)
+
+    node.upstream.answer = fail
+    api_key = api_key_on(embedded_single)
+    status, body = await node.chat(api_key, max_tokens=50)
+    assert status == 502
+    assert body["error"]["code"] == "upstream_error"
+    assert "10.0.0.1" not in str(body), "the upstream's own words stay inside"
+    assert await node.used(api_key) == Amounts(1, 0, 0)
+
+
+async def test_a_failure_after_some_output_charges_what_was_produced(node: Node, embedded_single: str) -> None:
+    async def fail(request: ChatRequest, cap: int) -> Completion:
+        raise UpstreamError("broken off", produced_tokens=7)
+
+    node.upstream.answer = fail
+    api_key = api_key_on(embedded_single)
+    assert (await node.chat(api_key, max_tokens=50))[0] == 502
+    used = await node.used(api_key)
+    assert (used.requests, used.output_tokens) == (1, 7)
+    assert used.input_tokens > 0
+
+
+async def test_a_bug_in_the_upstream_is_a_500_and_leaks_no_reservation(
+    node: Node, embedded_single: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail(request: ChatRequest, cap: int) -> Completion:
+        raise ZeroDivisionError("secret detail")
+
+    node.upstream.answer = fail
+    api_key = api_key_on(embedded_single)
+    status, body = await node.chat(api_key, max_tokens=50)
+    assert status == 500
+    assert "secret" not in str(body)
+    assert "secret detail" in caplog.text
+    assert api_key not in caplog.text
+    assert await node.used(api_key) == Amounts(1, 0, 0)
+
+
+async def test_more_output_than_reserved_is_charged(node: Node, embedded_single: str) -> None:
+    async def overshoot(request: ChatRequest, cap: int) -> Completion:
+        return Completion(("x",), ("stop",), (cap + 5,), cap + 5, "fp_test")
+
+    node.upstream.answer = overshoot
+    api_key = api_key_on(embedded_single)
+    await node.chat(api_key, max_tokens=50)
+    assert (await node.used(api_key)).output_tokens == 55
+
+
+async def test_a_silent_store_is_a_503_with_a_retry_after_in_time(embedded_single: str) -> None:
+    _, port = parse_store_url(embedded_single).endpoints[0]
+    api_key = api_key_on(embedded_single)
+    async with FaultProxy(port) as proxy, serving(f"redis://127.0.0.1:{proxy.port}", timeout_ms=200) as node:
+        assert (await node.chat(api_key))[0] == 200
+        async with node.session.get(f"{node.url}/readyz") as response:
+            assert response.status == 200
+        proxy.pass_replies = False
+        async with asyncio.timeout(10):
+            status, body = await node.chat(api_key)
+        assert status == 503
+        assert body["error"]["code"] == "store_unavailable"
+        async with node.session.get(f"{node.url}/readyz") as response:
+            assert response.status == 503
+            assert response.headers["retry-after"] == "1"
+            assert (await response.json())["error"]["message"]
+        async with node.session.get(f"{node.url}/healthz") as response:
+            assert response.status == 200
+        proxy.pass_replies = True
+        proxy.reset_all()
+        async with asyncio.timeout(20):
+            while (await node.chat(api_key))[0] != 200:
+                pass
+        # The one that got a 503 was decided all the same: it counts as a request, its tokens were given back.
+        used = await node.used(api_key)
+        assert used.output_tokens == used.requests - 1
+    with pytest.raises(StoreUnavailable):
+        await node.dispatcher.check()
+
+
+async def test_a_full_queue_is_a_503(embedded_single: str) -> None:
+    api_key = api_key_on(embedded_single)
+    async with serving(embedded_single) as node:
+        node.dispatcher._max_waiting = 0
+        status, body = await node.chat(api_key)
+        assert (status, body["error"]["code"]) == (503, "overloaded")
