@@ -19,13 +19,17 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class EnvOption(click.Option):
-    """Reads ``BENCH_<COMMAND>_<OPTION>``, then ``BENCH_<OPTION>``; click by itself knows only the first."""
+    """Reads ``BENCH_<COMMAND>_<OPTION>``, then ``BENCH_<OPTION>``, named as the option is on the command line.
+
+    click's own variables are named after the Python parameter, and know only the first form.
+    """
 
     def resolve_envvar_value(self, ctx: click.Context) -> str | None:
-        value = super().resolve_envvar_value(ctx)
-        if value is None and self.name is not None:
-            value = os.environ.get(f"{PREFIX}_{self.name.upper()}") or None
-        return value
+        name = max(self.opts, key=len).lstrip("-").replace("-", "_").upper()
+        for prefix in (ctx.auto_envvar_prefix, PREFIX):
+            if value := os.environ.get(f"{prefix}_{name}"):
+                return value
+        return None
 
 
 class Size(click.ParamType[SizeDistribution]):

@@ -1,0 +1,292 @@
+"""The commands end to end against a fake limiter: results, exit codes, errors of one line, the environment."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from bench_fakes import FakeLimiter, application, serving, write_keys
+
+from bench_client import cli
+from bench_client.record import RecordReader
+from bench_client.rundir import read_info
+
+COMMAND = [sys.executable, "-m", "bench_client"]
+
+
+def bench(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command as a user runs it."""
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, **environment},
+        check=False,
+    )
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    """The same in this process: what is about options and errors needs no other."""
+    code = cli._run_cli([str(argument) for argument in arguments])
+    output = capsys.readouterr()
+    return code, output.out, output.err
+
+
+@pytest.fixture
+def limiter() -> FakeLimiter:
+    return FakeLimiter(limits=(20, 100_000, 100_000))
+
+
+@pytest.fixture
+def url(limiter: FakeLimiter) -> Iterator[str]:
+    with serving(application(limiter.chat)) as address:
+        yield address
+
+
+def test_run_and_audit(limiter: FakeLimiter, url: str, keys_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = bench("run", "--target", url, "--keys", keys_file, "--qps", 100, "--duration", 1, "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert "achieved" in done.stdout
+    summary = json.loads((out / "summary.json").read_bytes())
+    records = list(RecordReader(out / "requests.jsonl"))
+    assert summary["total"]["admitted"] == 40
+    assert summary["total"]["rejected"] == {"requests": len(records) - 40}
+    assert len(records) == summary["planned"] == read_info(out).dispatched
+    assert {body["model"] for body in limiter.requests} == {"first-model"}
+    assert {record.key for record in records} == set(read_info(out).key_names)
+    assert not any("sk-" in path.read_text() for path in out.iterdir())
+    assert sorted(path.name for path in out.iterdir()) == ["requests.jsonl", "run.json", "summary.json"]
+
+    audited = bench("audit", out)
+    assert audited.returncode == 0, audited.stdout
+    assert audited.stdout.splitlines()[-1].startswith("audit: PROVED")
+    assert json.loads((out / "audit.json").read_bytes())["proved"] is True
+
+
+@pytest.mark.parametrize(
+    ("wrong", "kind"),
+    [
+        ("admits too many", "window over the limit"),
+        ("rejects early", "unjustified 429"),
+        ("rejected ones count", "counted too much"),
+    ],
+)
+def test_the_audit_finds_a_wrong_limiter(
+    limiter: FakeLimiter,
+    url: str,
+    keys_file: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    wrong: str,
+    kind: str,
+) -> None:
+    limiter.wrong = wrong
+    out = tmp_path / "out"
+    done = bench("run", "--target", url, "--keys", keys_file, "--qps", 100, "--duration", 1, "--out", out)
+    assert done.returncode == 0, done.stderr
+    code, stdout, _ = call(capsys, "audit", out)
+    assert code == 1
+    assert stdout.splitlines()[-1].startswith("audit: REFUTED")
+    assert kind in stdout
+
+
+def test_a_trace_is_replayed(limiter: FakeLimiter, url: str, keys_file: Path, tmp_path: Path) -> None:
+    trace = tmp_path / "trace.csv"
+    rows = [f"2023-11-16 18:15:4{i}.1234567,{30 + i},{5 + i}\r\n" for i in range(8)]
+    trace.write_bytes(("TIMESTAMP,ContextTokens,GeneratedTokens\r\n" + "".join(rows)).encode())
+    arguments = ("run", "--target", url, "--keys", keys_file, "--trace", trace, "--out", tmp_path / "out")
+    done = bench(*arguments, "--speed", 20, "--duration", 0.25, "--no-cap")
+    assert done.returncode == 0, done.stderr
+    records = sorted(RecordReader(tmp_path / "out" / "requests.jsonl"))
+    assert [record.due_us for record in records] == [0, 50_000, 100_000, 150_000, 200_000]
+    assert [record.prompt_tokens for record in records] == [30, 31, 32, 33, 34]
+    assert all("max_tokens" not in body for body in limiter.requests)
+
+
+def test_options_come_from_the_environment_too(url: str, keys_file: Path, tmp_path: Path) -> None:
+    environment = {
+        "BENCH_TARGETS": url,
+        "BENCH_KEYS": str(keys_file),
+        "BENCH_QPS": "1",
+        "BENCH_RUN_QPS": "40",
+        "BENCH_ARRIVALS": "constant",
+        "BENCH_DURATION": "0.5",
+        "BENCH_RUN_OUT": str(tmp_path / "out"),
+    }
+    environment["BENCH_TARGET"] = environment.pop("BENCH_TARGETS")
+    done = bench("run", **environment)
+    assert done.returncode == 0, done.stderr
+    assert read_info(tmp_path / "out").planned == 20
+
+
+def test_an_interrupt_ends_the_run_early_and_still_reports(url: str, keys_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ["run", "--target", url, "--keys", keys_file, "--qps", 50, "--duration", 600, "--out", out]
+    process = subprocess.Popen(
+        [*COMMAND, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stderr is not None
+        assert "offered" in process.stderr.readline()  # the first line of progress
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 0, stderr
+    assert "(interrupted)" in stdout
+    assert "Traceback" not in stderr
+    assert json.loads((out / "summary.json").read_bytes())["interrupted"] is True
+    assert bench("audit", out).returncode == 0
+
+
+def test_a_killed_run_can_still_be_audited(url: str, keys_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ["run", "--target", url, "--keys", keys_file, "--qps", 50, "--duration", 600, "--out", out]
+    process = subprocess.Popen([*COMMAND, *map(str, arguments)], stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        process.stderr.readline()
+    finally:
+        process.kill()
+        process.communicate()
+    audited = bench("audit", out)
+    assert audited.returncode == 0, audited.stderr
+    assert "the run was cut off" in audited.stdout
+
+
+def closed_port() -> int:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        return int(unused.getsockname()[1])
+
+
+RUN = ["run", "--keys", "{keys}", "--out", "{out}"]
+GOOD = [*RUN, "--target", "http://127.0.0.1:{port}", "--qps", "10"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["run"], 2, "--target"),
+        (["nonsense"], 2, "No such command"),
+        ([*RUN, "--target", "http://127.0.0.1:1"], 2, "--qps is missing"),
+        ([*GOOD, "--trace", "x.csv"], 2, "exclude each other"),
+        ([*GOOD, "--qps", "0"], 2, "--qps"),
+        ([*GOOD, "--qps", "1000000", "--duration", "1000000"], 2, "lower one of them"),
+        ([*GOOD, "--arrivals", "bursty"], 2, "poisson"),
+        ([*GOOD, "--input-tokens", "many"], 2, "fixed:N"),
+        ([*GOOD, "--zipf", "-1"], 2, "--zipf"),
+        ([*GOOD, "--nonsense"], 2, "No such option"),
+        ([*GOOD, "--target", "nowhere"], 2, "use http://HOST:PORT"),
+        ([*GOOD, "--keys", "missing.toml"], 2, "cannot read the keys file"),
+        ([*RUN, "--target", "http://127.0.0.1:1", "--trace", "missing.csv"], 2, "cannot read the trace"),
+        (GOOD, 1, "127.0.0.1:{port} is not reachable"),
+        (["audit"], 2, "DIR"),
+        (["audit", "{missing}"], 1, "is not a directory"),
+        (["audit", "{empty}"], 1, "has no run.json"),
+        (["compare", "--qps", "5"], 2, "--out"),
+        (["compare", "--qps", "5", "--out", "{keys}"], 2, "is a file"),
+    ],
+)
+def test_errors_are_one_line_that_says_what_to_do(
+    capsys: pytest.CaptureFixture[str], keys_file: Path, tmp_path: Path, arguments: list[str], code: int, says: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    names = {"keys": keys_file, "out": tmp_path / "out", "port": closed_port(), "missing": tmp_path / "no"}
+    names["empty"] = tmp_path / "empty"
+    got, stdout, stderr = call(capsys, *(argument.format(**names) for argument in arguments))
+    assert got == code, stderr
+    assert stderr.count("\n") == 1, stderr
+    assert stderr.startswith("bench-client: error: ")
+    assert says.format(**names) in stderr
+    assert stdout == ""
+
+
+def test_a_target_that_is_not_ready_is_named_with_its_reason(
+    capsys: pytest.CaptureFixture[str], keys_file: Path, tmp_path: Path
+) -> None:
+    async def not_ready(_: web.Request) -> web.StreamResponse:
+        return web.json_response({"reason": "store unreachable"}, status=503)
+
+    app = web.Application()
+    app.router.add_get("/readyz", not_ready)
+    with serving(app) as url:
+        code, _, stderr = call(
+            capsys, "run", "--target", url, "--keys", keys_file, "--qps", 1, "--out", tmp_path / "out"
+        )
+    assert code == 1
+    assert f"{url} is not ready" in stderr
+    assert "store unreachable" in stderr
+
+
+def test_a_server_without_a_limiter_is_measured_but_has_nothing_to_audit(keys_file: Path, tmp_path: Path) -> None:
+    async def plain(_: web.Request) -> web.StreamResponse:
+        return web.json_response({})
+
+    app = web.Application()
+    app.router.add_post("/v1/chat/completions", plain)
+    out = tmp_path / "out"
+    with serving(app) as url:
+        done = bench("run", "--target", url, "--keys", keys_file, "--qps", 50, "--duration", 0.3, "--out", out)
+    assert done.returncode == 0, done.stderr
+    audited = bench("audit", out)
+    assert audited.returncode == 1
+    assert "nothing to audit" in audited.stderr
+
+
+def test_a_run_without_a_single_answer_has_failed(keys_file: Path, tmp_path: Path) -> None:
+    async def break_off(request: web.Request) -> web.StreamResponse:
+        assert request.transport is not None
+        request.transport.abort()
+        return web.Response()
+
+    with serving(application(break_off)) as url:
+        arguments = ("--keys", keys_file, "--qps", 50, "--duration", 0.3, "--out", tmp_path / "out")
+        done = bench("run", "--target", url, *arguments)
+    assert done.returncode == 1
+    assert "no request was answered" in done.stderr
+
+
+def test_keys_given_as_digests_are_left_out_with_a_note(url: str, tmp_path: Path) -> None:
+    keys = write_keys(tmp_path / "keys.toml", "alice")
+    keys.write_text(keys.read_text() + f'[keys."sha256:{"0" * 64}"]\n')
+    done = bench("run", "--target", url, "--keys", keys, "--qps", 20, "--duration", 0.3, "--out", tmp_path / "out")
+    assert done.returncode == 0
+    assert "note: 1 keys" in done.stderr
+
+
+def test_help_shows_every_default(capsys: pytest.CaptureFixture[str]) -> None:
+    for command, default in (("run", "lognormal:128:0.7"), ("compare", "500")):
+        code, stdout, _ = call(capsys, command, "--help")
+        assert code == 0
+        assert default in stdout
+    assert call(capsys, "audit", "--help")[0] == 0
+    assert call(capsys)[0] == 2
+
+
+def test_an_unforeseen_error_is_one_line_too(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def broken(_: Path) -> None:
+        raise ZeroDivisionError("oh\nno")
+
+    monkeypatch.setattr(cli, "audit_directory", broken)
+    code, _, stderr = call(capsys, "audit", tmp_path)
+    assert code == 1
+    assert stderr == "bench-client: error: internal error: ZeroDivisionError: oh no; set BENCH_DEBUG=1 to see where\n"
+
+
+def test_nothing_of_the_limiter_is_imported() -> None:
+    code = "import sys, bench_client.cli; print([m for m in sys.modules if m.split('.')[0] == 'limiter_node'])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
