@@ -34,7 +34,7 @@ class NodeSettings:
     port: int = setting(8080, "Port to listen on; 0 for any free one.")
     store: str = setting("", "The store's URL.")
     node_id: str = setting("", "Name in headers, metrics and logs; empty means HOSTNAME-PORT.")
-    decision_timeout_ms: int = setting(250, "Longest wait for the store before the node decides without it.")
+    decision_timeout_ms: int = setting(250, "Longest wait for the store; then the request gets a 503.")
     max_body_bytes: int = setting(1_048_576, "Largest request body accepted.")
     mock_latency_ms: float = setting(0.0, "Time the mock service takes to answer.")
     mock_length: str = setting(
@@ -44,7 +44,7 @@ class NodeSettings:
     models: tuple[str, ...] = setting(
         ("gpt-4o", "gpt-4o-mini", "gpt-4.1", "gpt-3.5-turbo"), "Models served, separated by commas."
     )
-    drain_timeout_s: float = setting(10.0, "Longest wait for running requests at the end.")
+    drain_timeout_s: float = setting(10.0, "Seconds that running requests get at the end.")
     window_ms: int = setting(WINDOW_MS, "Length of the window; shorter ones are for tests.", hidden=True)
 
     def __post_init__(self) -> None:
@@ -65,7 +65,7 @@ class NodeSettings:
         except ConfigError as error:
             raise ConfigError(f"--mock-length: {error}") from None
         _check_models(self.models)
-        _between("--drain-timeout-s", self.drain_timeout_s, 0, 3_600)
+        _between("--drain-timeout", self.drain_timeout_s, 0, 3_600)
         _between("--window-ms", self.window_ms, _BUCKET_MS, WINDOW_MS)
         if self.window_ms % _BUCKET_MS:
             raise ConfigError(f"--window-ms must be a multiple of {_BUCKET_MS}")

@@ -20,8 +20,8 @@ class _Option(click.Option):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        assert self.name is not None
-        self.envvar = ENVIRONMENT_PREFIX + self.name.removesuffix("_").upper()
+        (flag,) = self.opts
+        self.envvar = ENVIRONMENT_PREFIX + flag.removeprefix("--").replace("-", "_").upper()
 
     def resolve_envvar_value(self, ctx: click.Context) -> str | None:
         value = super().resolve_envvar_value(ctx)
@@ -68,6 +68,7 @@ def node_options(*, without: Collection[str]) -> Callable[[_Command], _Command]:
 def _node_option(field: dataclasses.Field[Any]) -> Callable[[_Command], _Command]:
     default = field.default
     return option(
+        field.name,
         _flag(field.name),
         type=click.STRING if isinstance(default, tuple) else type(default),
         default=",".join(default) if isinstance(default, tuple) else default,
@@ -95,4 +96,5 @@ def node_arguments(settings: NodeSettings) -> list[str]:
 
 
 def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
+    # Seconds are what an option of time without a unit means: --drain-timeout 10.
+    return f"--{name.removesuffix('_s').replace('_', '-')}"

@@ -166,7 +166,7 @@ async def test_nothing_survives_a_killed_parent(limiter_node: StartCommand, keys
 @linux_only
 async def test_a_frozen_node_is_killed_at_the_end(limiter_node: StartCommand, keys_file: Path) -> None:
     command = await limiter_node(
-        "up", "--nodes", 1, "--store", "single", "--port", 0, "--keys", keys_file, "--drain-timeout-s", 0
+        "up", "--nodes", 1, "--store", "single", "--port", 0, "--keys", keys_file, "--drain-timeout", 0
     )
     url = (await command.line(r"node 1 ready (\S+)"))[1]
     await command.line("ready")

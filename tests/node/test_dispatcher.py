@@ -40,7 +40,7 @@ async def dispatching(url: str, **options: Any) -> AsyncIterator[Dispatcher]:
 async def until(condition: Any, timeout_s: float = 20) -> None:
     """Wait for a condition that something else makes true."""
     async with asyncio.timeout(timeout_s):
-        while not condition():  # noqa: ASYNC110 - what it waits for is a server's doing, which sets no event
+        while not condition():
             await asyncio.sleep(0.005)
 
 
