@@ -125,6 +125,24 @@ def test_within_one_millisecond_the_order_is_unknown_and_the_sum_counts_once(led
     assert audit(ledger).findings.counts[WINDOW] == 1
 
 
+def test_a_lowered_limit_holds_from_the_next_admission_on(ledger: Ledger) -> None:
+    ledger.limits = (20, 1000, 1000)
+    for at_ms in range(0, 15_000, 1000):
+        ledger.admit(at_ms)
+    ledger.limits = (10, 1000, 1000)
+    assert found(ledger) == {}
+    ledger.admit(20_000)
+    assert audit(ledger).findings.counts[WINDOW] == 1
+
+
+def test_of_two_limits_in_one_millisecond_the_larger_is_taken(ledger: Ledger) -> None:
+    ledger.limits = (1, 1000, 1000)
+    ledger.admit(5)
+    ledger.limits = (2, 1000, 1000)
+    ledger.admit(5)
+    assert audit(ledger).findings.counts[WINDOW] == 0
+
+
 # ---- rejections -----------------------------------------------------------------------------------------------------
 
 
@@ -246,6 +264,24 @@ def test_it_is_never_held_against_the_limiter(ledger: Ledger) -> None:
     assert found(ledger) == {}
 
 
+def test_none_left_may_mean_more_than_the_limit(ledger: Ledger) -> None:
+    """Before the run the limit was lowered below what was in use; then it is raised again."""
+    ledger.carry(0, 0, 1500, 0)
+    ledger.reject(1000, 1, requested=100)
+    ledger.limits = (10, 1600, 1000)
+    ledger.reject(2000, 1, requested=200)
+    assert found(ledger) == {}
+
+
+def test_the_first_decision_is_the_first_of_the_store_not_of_the_file(ledger: Ledger) -> None:
+    ledger.carry(0, 0, 900, 0)
+    ledger.reject(1000, 1, requested=200)
+    ledger.reject(2000, 1, requested=200)
+    ledger.records.reverse()
+    ledger.reject(61_500, 1, requested=200, retry_after_ms=1)
+    assert audit(ledger).findings.counts[UNJUSTIFIED] == 1
+
+
 # ---- unknown outcomes -----------------------------------------------------------------------------------------------
 
 
@@ -316,6 +352,13 @@ def test_an_admission_whose_body_was_lost_counts_as_one_request_at_least(ledger:
         ledger.admit(at_ms)
     ledger.admit(11_000, error="closed", prompt_tokens=None, completion_tokens=None)
     assert audit(ledger).findings.counts[WINDOW] == 1
+
+
+def test_an_admission_whose_body_was_lost_may_keep_its_reservation(ledger: Ledger) -> None:
+    ledger.admit(5, cap=900, took_ms=100, error="closed", prompt_tokens=None, completion_tokens=None)
+    ledger.entries[0].settled_ms = float("inf")
+    ledger.reject(5000, 2, requested=200)
+    assert found(ledger) == {}
 
 
 # ---- counters -------------------------------------------------------------------------------------------------------
@@ -421,6 +464,8 @@ def test_a_promise_too_short_to_be_kept_is_found(dimension: int, name: str) -> N
     record = ledger.reject(30_000, dimension, requested=(1, 250, 200)[dimension])
     assert record.retry_after_ms == 30_100
     assert found(ledger) == {}
+    change(ledger, retry_after_ms=30_000)  # true, if buckets were infinitely small
+    assert found(ledger) == {}
     change(ledger, retry_after_ms=29_999)
     assert found(ledger) == {RETRY: 1}
 
@@ -440,6 +485,26 @@ def test_a_promise_too_long_is_found_when_another_request_gets_in_earlier(dimens
     if dimension:
         change(ledger, -1, prompt_tokens=requested - 1)  # a smaller need may have fit earlier
         assert RETRY not in found(ledger)
+
+
+@pytest.mark.parametrize("needs", [(250, 10), (10, 250), (300, 250), (250, 300)])
+def test_whichever_of_several_later_requests_got_in_too_early(needs: tuple[int, int]) -> None:
+    ledger = Ledger(limits=(100, 1000, 1000))
+    for at_ms in range(0, 4000, 1000):
+        ledger.admit(at_ms, inputs=250)
+    ledger.reject(30_000, 1, requested=250, retry_after_ms=33_000)
+    ledger.admit(61_200, inputs=needs[0])
+    ledger.admit(62_300, inputs=needs[1])
+    assert found(ledger) == {RETRY: 1}
+
+
+def test_input_given_back_by_a_failed_request_makes_no_promise_a_lie(ledger: Ledger) -> None:
+    ledger.admit(0, inputs=750)
+    ledger.lose(1000, counted=(1, 250, 0), error=None, status=503, input_tokens=250)
+    ledger.reject(1500, 1, requested=250)
+    ledger.entries[-1].amounts = (1, 0, 0)
+    ledger.admit(2500, inputs=250)
+    assert found(ledger) == {}
 
 
 def test_output_that_is_settled_early_makes_no_promise_a_lie(ledger: Ledger) -> None:
@@ -475,6 +540,14 @@ def test_degraded_decisions_are_listed_apart_and_can_justify_later_ones(ledger: 
     assert report.worst["requests"].used == 9
     assert report.worst_with_degraded["requests"].used == 12
     assert "degraded decisions (local 200)" in report.text()
+
+
+def test_what_a_store_forgot_while_it_was_away_is_not_held_against_the_counters(ledger: Ledger) -> None:
+    ledger.admit(0)
+    ledger.admit(10, degraded="local")
+    ledger.entries.clear()
+    ledger.admit(20)
+    assert found(ledger) == {}
 
 
 def test_degraded_decisions_without_figures_are_taken(ledger: Ledger) -> None:

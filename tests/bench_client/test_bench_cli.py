@@ -82,22 +82,16 @@ def test_run_and_audit(limiter: FakeLimiter, url: str, keys_file: Path, tmp_path
     ],
 )
 def test_the_audit_finds_a_wrong_limiter(
-    limiter: FakeLimiter,
-    url: str,
-    keys_file: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    wrong: str,
-    kind: str,
+    limiter: FakeLimiter, url: str, keys_file: Path, tmp_path: Path, wrong: str, kind: str
 ) -> None:
     limiter.wrong = wrong
     out = tmp_path / "out"
     done = bench("run", "--target", url, "--keys", keys_file, "--qps", 100, "--duration", 1, "--out", out)
     assert done.returncode == 0, done.stderr
-    code, stdout, _ = call(capsys, "audit", out)
-    assert code == 1
-    assert stdout.splitlines()[-1].startswith("audit: REFUTED")
-    assert kind in stdout
+    audited = bench("audit", out)
+    assert audited.returncode == 1
+    assert audited.stdout.splitlines()[-1].startswith("audit: REFUTED")
+    assert kind in audited.stdout
 
 
 def test_a_trace_is_replayed(limiter: FakeLimiter, url: str, keys_file: Path, tmp_path: Path) -> None:
@@ -115,18 +109,21 @@ def test_a_trace_is_replayed(limiter: FakeLimiter, url: str, keys_file: Path, tm
 
 def test_options_come_from_the_environment_too(url: str, keys_file: Path, tmp_path: Path) -> None:
     environment = {
-        "BENCH_TARGETS": url,
+        "BENCH_TARGET": url,
         "BENCH_KEYS": str(keys_file),
         "BENCH_QPS": "1",
         "BENCH_RUN_QPS": "40",
         "BENCH_ARRIVALS": "constant",
         "BENCH_DURATION": "0.5",
+        "BENCH_NO_CAP": "1",
+        "BENCH_OUTPUT_TOKENS": "fixed:7",
         "BENCH_RUN_OUT": str(tmp_path / "out"),
     }
-    environment["BENCH_TARGET"] = environment.pop("BENCH_TARGETS")
     done = bench("run", **environment)
     assert done.returncode == 0, done.stderr
-    assert read_info(tmp_path / "out").planned == 20
+    info = read_info(tmp_path / "out")
+    assert info.planned == 20
+    assert (info.settings["output_tokens"], info.settings["cap_output"]) == ("fixed:7", False)
 
 
 def test_an_interrupt_ends_the_run_early_and_still_reports(url: str, keys_file: Path, tmp_path: Path) -> None:

@@ -54,9 +54,17 @@ def test_it_is_started_with_the_nodes_in_order_and_drained(tmp_path: Path) -> No
 
 
 def test_it_is_stopped_when_the_run_fails(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), scripted(tmp_path) as limiter:
-        process = limiter._process
-        raise KeyboardInterrupt
+    limiter = scripted(tmp_path)
+    processes = []
+
+    def interrupted() -> None:
+        with limiter:
+            processes.append(limiter._process)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    (process,) = processes
     assert process is not None
     assert process.returncode == 0
 

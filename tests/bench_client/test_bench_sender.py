@@ -7,6 +7,7 @@ import socket
 from array import array
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from conftest import Serve
 
 from bench_client.alarm import LoopAlarm, TimerFdAlarm, clock_ns, make_alarm
 from bench_client.errors import BenchError
+from bench_client.progress import Progress
 from bench_client.prompts import RequestRenderer
 from bench_client.sender import Sender, SendOutcome
 from bench_client.spool import ERRORS, NEVER_SENT, SPOOL_NAME, SpoolEntry, SpoolWriter, read_spool
@@ -202,6 +204,39 @@ async def test_a_broken_response_is_an_error_and_the_run_goes_on(tmp_path: Path,
     assert entries[1].raw == answer
     assert connections == 2
     assert bench.sender.statuses == {200: 2}
+
+
+async def test_a_response_in_pieces_is_kept_whole(tmp_path: Path) -> None:
+    pieces = (b"HTTP/1.1 200 OK\r\nContent-", b"Length: 10\r\n\r\n01234", b"56789")
+
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            await reader.readuntil(b'"max_tokens":')
+            for piece in pieces:
+                writer.write(piece)
+                await writer.drain()
+                await asyncio.sleep(0.01)  # nothing tells the server that the piece was read by itself
+
+    async with raw_server(drip) as (_, url):
+        bench = Bench(tmp_path, [url], [0.0, 100.0], max_connections=1)
+        await bench.run()
+    assert [entry.raw for entry in bench.entries()] == [b"".join(pieces)] * 2
+    assert bench.sender.statuses == {200: 2}
+
+
+async def test_the_live_view_tells_rates_counts_and_latency(tmp_path: Path, serve: Serve) -> None:
+    async def chat(request: web.Request) -> web.StreamResponse:
+        await asyncio.sleep(0.05)
+        return web.json_response({}, status=(await request.json())["max_tokens"] + 427)
+
+    bench = Bench(tmp_path, [await serve(chat)], [0.0, 0.0, 0.0])
+    await bench.run()
+    samples = bench.sender.take_latency_samples()
+    assert len(samples) == 3
+    assert min(samples) >= 50 * MS
+    bench.sender._latency_samples = [80 * MS]
+    line = Progress(bench.sender, 2.0, StringIO()).line(bench.sender.start_ns + 1000 * MS)
+    assert line == "    1/2 s  offered       3/s  achieved       3/s  200 0  429 1  errors 2  p99 80.0 ms"
 
 
 async def test_a_reset_is_told_from_an_orderly_close(tmp_path: Path) -> None:

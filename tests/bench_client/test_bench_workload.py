@@ -65,6 +65,11 @@ def test_targets_are_uniform_and_keys_follow_zipf() -> None:
     assert keys[0] / keys[9] == pytest.approx(10, rel=0.1)
 
 
+def test_a_skew_of_two_is_steeper() -> None:
+    keys = Counter(draw_zipf(50_000, 5, 2, Random(1)))
+    assert keys[0] / keys[1] == pytest.approx(4, rel=0.1)
+
+
 def test_a_zipf_skew_of_zero_is_uniform() -> None:
     keys = Counter(draw_zipf(50_000, 5, 0, Random(1)))
     assert all(count == pytest.approx(10_000, rel=0.05) for count in keys.values())
