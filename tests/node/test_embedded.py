@@ -51,7 +51,7 @@ def alive(pid: int) -> bool:
 
 async def eventually(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 - another process's state
+        while not condition():
             await asyncio.sleep(0.001)
 
 
