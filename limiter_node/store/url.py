@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ssl
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import parse_qsl, quote, unquote
 
 from redis.asyncio import Redis
@@ -83,49 +84,37 @@ class StoreAddress:
 
     def node_client(self, host: str, port: int) -> Redis:
         """A redis-py client of one server of the store, with the store's login. Close it with ``aclose()``."""
-        tls = self.tls or TlsOptions()
-        return Redis(
-            host=host,
-            port=port,
-            db=self.db,
-            username=self.username,
-            password=self.password,
-            protocol=2,
-            retry=_admin_retry(),
-            socket_connect_timeout=CONNECT_TIMEOUT_S,
-            socket_timeout=COMMAND_TIMEOUT_S,
-            ssl=self.tls is not None,
-            ssl_ca_certs=tls.ca_certs,
-            ssl_cert_reqs=tls.cert_reqs,
-            ssl_check_hostname=tls.check_hostname and tls.cert_reqs != "none",
-            ssl_certfile=tls.certfile,
-            ssl_keyfile=tls.keyfile,
-        )
-
-    def cluster_client(self) -> RedisCluster:
-        """A redis-py client of a cluster, found from any endpoint that answers. Close it with ``aclose()``."""
-        tls = self.tls or TlsOptions()
-        return RedisCluster(
-            startup_nodes=[ClusterNode(host, port) for host, port in self.endpoints],
-            # One shard that is down must not keep us from administering the keys of the others.
-            require_full_coverage=False,
-            username=self.username,
-            password=self.password,
-            protocol=2,
-            retry=_admin_retry(),
-            socket_connect_timeout=CONNECT_TIMEOUT_S,
-            socket_timeout=COMMAND_TIMEOUT_S,
-            ssl=self.tls is not None,
-            ssl_ca_certs=tls.ca_certs,
-            ssl_cert_reqs=tls.cert_reqs,
-            ssl_check_hostname=tls.check_hostname and tls.cert_reqs != "none",
-            ssl_certfile=tls.certfile,
-            ssl_keyfile=tls.keyfile,
-        )
+        return Redis(host=host, port=port, db=self.db, **self._client_options())
 
     def single_client(self) -> Redis:
         """The client of a single store. Close it with ``aclose()``."""
         return self.node_client(*self.endpoints[0])
+
+    def cluster_client(self) -> RedisCluster:
+        """A redis-py client of a cluster, found from any endpoint that answers. Close it with ``aclose()``."""
+        return RedisCluster(
+            startup_nodes=[ClusterNode(host, port) for host, port in self.endpoints],
+            # One shard that is down must not keep us from finding the others.
+            require_full_coverage=False,
+            **self._client_options(),
+        )
+
+    def _client_options(self) -> dict[str, Any]:
+        tls = self.tls or TlsOptions()
+        return {
+            "username": self.username,
+            "password": self.password,
+            "protocol": 2,
+            "retry": _admin_retry(),
+            "socket_connect_timeout": CONNECT_TIMEOUT_S,
+            "socket_timeout": COMMAND_TIMEOUT_S,
+            "ssl": self.tls is not None,
+            "ssl_ca_certs": tls.ca_certs,
+            "ssl_cert_reqs": tls.cert_reqs,
+            "ssl_check_hostname": tls.check_hostname and tls.cert_reqs != "none",
+            "ssl_certfile": tls.certfile,
+            "ssl_keyfile": tls.keyfile,
+        }
 
 
 def _admin_retry() -> Retry:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import sys
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Iterator
@@ -44,6 +45,15 @@ def embedded_cluster() -> Iterator[str]:
 def embedded_single() -> Iterator[str]:
     """The URL of a single store, shared by the session: use keys of your own, don't stop its server."""
     with running_store("single") as store:
+        yield store.url
+
+
+@pytest.fixture(scope="session")
+def system_cluster() -> Iterator[str]:
+    """Like `embedded_cluster`, of the system's redis-server; tests that want it are skipped where there is none."""
+    if shutil.which("redis-server") is None:
+        pytest.skip("no redis-server on this machine")
+    with running_store("cluster", binary="redis-server") as store:
         yield store.url
 
 

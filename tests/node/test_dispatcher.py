@@ -5,36 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from dispatching import dispatching
 from fault_proxy import FaultProxy
 from redis import Redis
 from store_tools import declare, new_api_key, raw_counters, store_client
 
 from limiter_node.limiter.limiter import Limiter
 from limiter_node.model import Amounts, Need, Outcome, Overloaded, StoreUnavailable
-from limiter_node.store.dispatcher import MAX_BATCH, Dispatcher
+from limiter_node.store.dispatcher import MAX_BATCH
 from limiter_node.store.embedded import EmbeddedStore
 from limiter_node.store.keyspace import key_id, limits_key, nodes_key, window_key
-from limiter_node.store.topology import Topology
 from limiter_node.store.url import parse_store_url
-
-PATIENT_MS = 20_000
-"""A decision timeout that a busy machine doesn't reach."""
-
-
-@asynccontextmanager
-async def dispatching(url: str, **options: Any) -> AsyncIterator[Dispatcher]:
-    stall_timeout_s = options.pop("stall_timeout_s", 1.0)
-    topology = Topology(parse_store_url(url), stall_timeout_s=stall_timeout_s)
-    await topology.start()
-    dispatcher = Dispatcher(topology, **{"timeout_ms": PATIENT_MS, **options})
-    try:
-        yield dispatcher
-    finally:
-        await dispatcher.close()
 
 
 async def until(condition: Any, timeout_s: float = 20) -> None:
@@ -44,7 +28,7 @@ async def until(condition: Any, timeout_s: float = 20) -> None:
             await asyncio.sleep(0.005)
 
 
-@pytest.fixture(params=["embedded_cluster", "embedded_single"])
+@pytest.fixture(params=["embedded_cluster", "embedded_single", "system_cluster"])
 def store_url(request: pytest.FixtureRequest) -> str:
     return str(request.getfixturevalue(request.param))
 

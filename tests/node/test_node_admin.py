@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 import trustme
+from dispatching import dispatching
 from redis.asyncio import Redis
 
-from limiter_node.model import Amounts, ConfigError, KeyLimits, StoreUnavailable
+from limiter_node.model import Amounts, ConfigError, KeyLimits, Need, StoreUnavailable
 from limiter_node.store import keyspace
 from limiter_node.store.admin import StoreAdmin, administering
 from limiter_node.store.embedded import EmbeddedStore
@@ -305,6 +306,14 @@ async def test_tls_with_a_password_and_a_client_certificate(tmp_path: Path) -> N
             assert await admin.check_store() == []
             await admin.put_limits("0" * 32, LIMITS)
             assert await admin.get("0" * 32) == LIMITS
+        # Decisions take their own connections, by the same URL.
+        async with dispatching(f"{base}&ssl_ca_certs={tmp_path}/ca.pem") as dispatcher:
+            assert (await dispatcher.admit("0" * 32, Need(1, 1, 0))).used == Amounts(1, 1, 1)
+        stranger_url = f"{base}&ssl_ca_certs={tmp_path}/stranger.pem"
+        for wrong in (stranger_url, stranger_url.replace("stranger", "ca").replace("p%40ss", "wrong")):
+            async with dispatching(wrong, timeout_ms=300) as dispatcher:
+                with pytest.raises(StoreUnavailable):
+                    await dispatcher.admit("0" * 32, Need(1, 1, 0))
         with pytest.raises(ConfigError, match="is not trusted: give ssl_ca_certs=FILE in --store"):
             async with administering(parse_store_url(f"{base}&ssl_ca_certs={tmp_path}/stranger.pem")) as admin:
                 await admin.check_store()
@@ -313,6 +322,22 @@ async def test_tls_with_a_password_and_a_client_certificate(tmp_path: Path) -> N
         with pytest.raises(StoreUnavailable, match=r"cannot reach the store at redis://127\.0\.0\.1:"):
             async with administering(parse_store_url(f"redis://127.0.0.1:{port}")) as admin:
                 await admin.check_store()
+
+
+async def test_decisions_on_a_cluster_with_a_password(request: pytest.FixtureRequest) -> None:
+    async with EmbeddedStore("cluster") as store:
+        for server in store.servers:
+            client = Redis(port=server.port)
+            await client.config_set("requirepass", "secret")
+            await client.aclose()
+        url = store.url.replace("://", "://:secret@")
+        async with administering(parse_store_url(url)) as admin:
+            kids = [kid_of(request, number) for number in range(20)]
+            await admin.load_limits(dict.fromkeys(kids, LIMITS))
+        async with dispatching(url) as dispatcher:
+            decisions = await asyncio.gather(*(dispatcher.admit(kid, Need(1, 1, 0)) for kid in kids))
+            assert {decision.used for decision in decisions} == {Amounts(1, 1, 1)}
+            await dispatcher.check()
 
 
 @pytest.mark.skipif(shutil.which("redis-server") is None, reason="no system server")
