@@ -17,9 +17,10 @@ from itertools import islice
 from limiter_node.model import UNKNOWN_KEY as UNKNOWN_KEY_DECISION
 from limiter_node.model import Decision, Need, Outcome, Overloaded, StoreUnavailable, Usage
 from limiter_node.store import codec
-from limiter_node.store.codec import load_script, pack_admit, pack_batch, pack_settle
+from limiter_node.store.batch import Admit, Batch, KeyQueue, Peek
+from limiter_node.store.codec import load_script, pack_admit, pack_settle
 from limiter_node.store.keyspace import limits_key, nodes_key, window_key
-from limiter_node.store.routing import RoutedCall, Router, ScriptTarget
+from limiter_node.store.routing import Router, ScriptTarget
 from limiter_node.store.topology import Topology
 
 log = logging.getLogger(__name__)
@@ -29,87 +30,6 @@ MAX_BATCH = 64
 
 _SWEEP_EVERY_S = 0.025
 _IDLE_QUEUES = 20_000
-
-
-class _Admit:
-    """A request that waits for its verdict."""
-
-    __slots__ = ("deadline_s", "future", "need")
-
-    def __init__(self, need: Need, future: asyncio.Future[Decision], deadline_s: float) -> None:
-        self.need, self.future, self.deadline_s = need, future, deadline_s
-
-
-class _KeyQueue:
-    """What waits for one API key, and whether a batch of it is away."""
-
-    __slots__ = ("admits", "in_flight", "kid", "scheduled", "settles", "target")
-
-    def __init__(self, kid: str, target: ScriptTarget) -> None:
-        self.kid = kid
-        self.target = target
-        self.admits: deque[_Admit] = deque()
-        self.settles: deque[bytes] = deque()
-        self.in_flight: _Batch | None = None
-        self.scheduled = False
-
-
-class _Batch(RoutedCall):
-    """Operations of one key under one number: settles first, since they make room, then admits."""
-
-    __slots__ = ("_dispatcher", "admits", "number", "operations", "queue")
-
-    def __init__(
-        self,
-        dispatcher: Dispatcher,
-        router: Router,
-        queue: _KeyQueue,
-        number: int,
-        operations: list[bytes],
-        admits: list[_Admit],
-    ) -> None:
-        super().__init__(router, queue.target)
-        self._dispatcher, self.queue, self.number = dispatcher, queue, number
-        self.operations, self.admits = operations, admits
-
-    def arguments(self) -> tuple[bytes, ...]:
-        return (
-            pack_batch(
-                self.number,
-                self.operations,
-                resent=self.resent,
-                window_buckets=self._dispatcher.window_buckets,
-            ),
-        )
-
-    def resolved(self, reply: bytes) -> None:
-        self._dispatcher._resolved(self, reply)
-
-    def failed(self, reason: str) -> None:
-        self._dispatcher._failed(self, reason)
-
-
-class _Peek(RoutedCall):
-    """A read of one key's window."""
-
-    __slots__ = ("_arguments", "future", "window_buckets")
-
-    def __init__(
-        self, router: Router, target: ScriptTarget, window_buckets: int, future: asyncio.Future[Usage | None]
-    ) -> None:
-        super().__init__(router, target)
-        self.window_buckets, self.future = window_buckets, future
-
-    def arguments(self) -> tuple[bytes, ...]:
-        return (b"%d" % self.window_buckets, b"0")
-
-    def resolved(self, reply: list[object] | None) -> None:
-        if not self.future.done():
-            self.future.set_result(codec.unpack_usage(reply, self.window_buckets))
-
-    def failed(self, reason: str) -> None:
-        if not self.future.done():
-            self.future.set_exception(StoreUnavailable(reason))
 
 
 class Dispatcher:
@@ -137,9 +57,9 @@ class Dispatcher:
         # New at each start: the store's record of a node's last batch must never answer for another process.
         self._incarnation = secrets.token_hex(4).encode()
         self._number = 0
-        self._queues: dict[str, _KeyQueue] = {}
-        self._scheduled: list[_KeyQueue] = []
-        self._waiting: deque[_Admit] = deque()  # in the order of their deadlines; answered ones linger until swept
+        self._queues: dict[str, KeyQueue] = {}
+        self._scheduled: list[KeyQueue] = []
+        self._waiting: deque[Admit] = deque()  # in the order of their deadlines; answered ones linger until swept
         self._sweeper: asyncio.TimerHandle | None = None
         self._in_flight = 0
         self._quiet = asyncio.Event()
@@ -163,7 +83,7 @@ class Dispatcher:
             if len(self._waiting) >= self._max_waiting:
                 raise Overloaded(f"{self._max_waiting} requests wait for a decision already")
         queue = self._queues.get(kid) or self._new_queue(kid)
-        admit = _Admit(need, self._loop.create_future(), self._loop.time() + self._timeout_s)
+        admit = Admit(need, self._loop.create_future(), self._loop.time() + self._timeout_s)
         queue.admits.append(admit)
         self._waiting.append(admit)
         if self._sweeper is None:
@@ -189,7 +109,7 @@ class Dispatcher:
         target = ScriptTarget(
             self._peek, crc_hqx(kid_bytes, 0) % 16384, (limits_key(kid).encode(), window_key(kid).encode()), (), 2
         )
-        call = _Peek(self._router, target, self.window_buckets, self._loop.create_future())
+        call = Peek(self._router, target, self.window_buckets, self._loop.create_future())
         self._router.send([call])
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -236,7 +156,7 @@ class Dispatcher:
 
     # ---- batches ---------------------------------------------------------------------------------------------------
 
-    def _new_queue(self, kid: str) -> _KeyQueue:
+    def _new_queue(self, kid: str) -> KeyQueue:
         if len(self._queues) >= _IDLE_QUEUES:
             # A queue is a cache of its command's bytes; the idle ones in front are those made longest ago.
             for old in list(islice(self._queues, _IDLE_QUEUES // 10)):
@@ -250,10 +170,10 @@ class Dispatcher:
             (self._incarnation,),
             1,
         )
-        queue = self._queues[kid] = _KeyQueue(kid, target)
+        queue = self._queues[kid] = KeyQueue(kid, target)
         return queue
 
-    def _schedule(self, queue: _KeyQueue) -> None:
+    def _schedule(self, queue: KeyQueue) -> None:
         queue.scheduled = True
         if not self._scheduled:
             self._loop.call_soon(self._send_scheduled)
@@ -274,10 +194,10 @@ class Dispatcher:
         self._router.send(batches)
         self._note_quiet()
 
-    def _next_batch(self, queue: _KeyQueue) -> _Batch | None:
+    def _next_batch(self, queue: KeyQueue) -> Batch | None:
         settles, waiting = queue.settles, queue.admits
         operations = [settles.popleft() for _ in range(min(len(settles), MAX_BATCH))]
-        admits: list[_Admit] = []
+        admits: list[Admit] = []
         while waiting and len(operations) < MAX_BATCH:
             admit = waiting.popleft()
             if not admit.future.done():  # else its caller has given up: it was never sent and never will be
@@ -287,9 +207,9 @@ class Dispatcher:
             return None
         self._number += 1
         self.operations += len(operations)
-        return _Batch(self, self._router, queue, self._number, operations, admits)
+        return Batch(self, self._router, queue, self._number, operations, admits)
 
-    def _ended(self, batch: _Batch) -> None:
+    def _ended(self, batch: Batch) -> None:
         queue = batch.queue
         queue.in_flight = None
         self._in_flight -= 1
@@ -301,7 +221,7 @@ class Dispatcher:
         if not self._in_flight and not self._scheduled:
             self._quiet.set()
 
-    def _resolved(self, batch: _Batch, packed: bytes) -> None:
+    def batch_resolved(self, batch: Batch, packed: bytes) -> None:
         reply = codec.unpack_reply(packed, len(batch.operations), self.window_buckets)
         if reply.state <= codec.REPLAYED:
             decisions = codec.decisions_of(reply, [admit.need for admit in batch.admits])
@@ -326,11 +246,11 @@ class Dispatcher:
             self._fail(batch, "the store has lost track of this node's batches")
         self._ended(batch)
 
-    def _failed(self, batch: _Batch, reason: str) -> None:
+    def batch_failed(self, batch: Batch, reason: str) -> None:
         self._fail(batch, reason)
         self._ended(batch)
 
-    def _fail(self, batch: _Batch, reason: str) -> None:
+    def _fail(self, batch: Batch, reason: str) -> None:
         settles = len(batch.operations) - len(batch.admits)
         if settles:
             log.warning("%d settles of key %s were lost: %s", settles, batch.queue.kid[:12], reason)

@@ -1,0 +1,110 @@
+"""What the dispatcher sends: batches of operations of one key, and peeks; and the queue in which a key's requests wait."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Protocol
+
+from limiter_node.model import Decision, Need, StoreUnavailable, Usage
+from limiter_node.store import codec
+from limiter_node.store.codec import pack_batch
+from limiter_node.store.routing import RoutedCall, Router, ScriptTarget
+
+
+class BatchOwner(Protocol):
+    """Whom a batch tells how it ended, once."""
+
+    @property
+    def window_buckets(self) -> int:
+        """The window's length, which goes with every batch."""
+        ...
+
+    def batch_resolved(self, batch: Batch, packed: bytes) -> None:
+        """The store decided; `packed` is the script's reply."""
+        ...
+
+    def batch_failed(self, batch: Batch, reason: str) -> None:
+        """Nobody can tell what became of it, or it was refused."""
+        ...
+
+
+class Admit:
+    """A request that waits for its verdict."""
+
+    __slots__ = ("deadline_s", "future", "need")
+
+    def __init__(self, need: Need, future: asyncio.Future[Decision], deadline_s: float) -> None:
+        self.need, self.future, self.deadline_s = need, future, deadline_s
+
+
+class KeyQueue:
+    """What waits for one API key, and whether a batch of it is away."""
+
+    __slots__ = ("admits", "in_flight", "kid", "scheduled", "settles", "target")
+
+    def __init__(self, kid: str, target: ScriptTarget) -> None:
+        self.kid = kid
+        self.target = target
+        self.admits: deque[Admit] = deque()
+        self.settles: deque[bytes] = deque()
+        self.in_flight: Batch | None = None
+        self.scheduled = False
+
+
+class Batch(RoutedCall):
+    """Operations of one key under one number: settles first, since they make room, then admits."""
+
+    __slots__ = ("_owner", "admits", "number", "operations", "queue")
+
+    def __init__(
+        self,
+        owner: BatchOwner,
+        router: Router,
+        queue: KeyQueue,
+        number: int,
+        operations: list[bytes],
+        admits: list[Admit],
+    ) -> None:
+        super().__init__(router, queue.target)
+        self._owner, self.queue, self.number = owner, queue, number
+        self.operations, self.admits = operations, admits
+
+    def arguments(self) -> tuple[bytes, ...]:
+        return (
+            pack_batch(
+                self.number,
+                self.operations,
+                resent=self.resent,
+                window_buckets=self._owner.window_buckets,
+            ),
+        )
+
+    def resolved(self, reply: bytes) -> None:
+        self._owner.batch_resolved(self, reply)
+
+    def failed(self, reason: str) -> None:
+        self._owner.batch_failed(self, reason)
+
+
+class Peek(RoutedCall):
+    """A read of one key's window."""
+
+    __slots__ = ("_arguments", "future", "window_buckets")
+
+    def __init__(
+        self, router: Router, target: ScriptTarget, window_buckets: int, future: asyncio.Future[Usage | None]
+    ) -> None:
+        super().__init__(router, target)
+        self.window_buckets, self.future = window_buckets, future
+
+    def arguments(self) -> tuple[bytes, ...]:
+        return (b"%d" % self.window_buckets, b"0")
+
+    def resolved(self, reply: list[object] | None) -> None:
+        if not self.future.done():
+            self.future.set_result(codec.unpack_usage(reply, self.window_buckets))
+
+    def failed(self, reason: str) -> None:
+        if not self.future.done():
+            self.future.set_exception(StoreUnavailable(reason))
