@@ -14,6 +14,7 @@ from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
 
 from limiter_node import tokens
 from limiter_node.http.routes import Routes
+from limiter_node.http.server import HttpServer
 from limiter_node.limiter.limiter import Limiter
 from limiter_node.model import ConfigError, LimiterError
 from limiter_node.settings import NodeSettings
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 
 # Clients keep connections for a minute or so; a server that closes first makes them lose requests.
 _KEEPALIVE_S = 75.0
+# What may come on top of --drain-timeout: connections are closed (aiohttp waits this long, twice), settles are flushed.
+_CLOSE_S, _SETTLE_S = 0.5, 2.0
 
 
 @asynccontextmanager
@@ -57,12 +60,8 @@ async def running_node(settings: NodeSettings) -> AsyncIterator[int]:
         max_body_bytes=settings.max_body_bytes,
         window_ms=settings.window_ms,
     )
-    runner = web.AppRunner(
-        routes.application(),
-        access_log=None,
-        keepalive_timeout=_KEEPALIVE_S,
-        shutdown_timeout=settings.drain_timeout_s,
-    )
+    server = HttpServer(routes.answer, max_body_bytes=settings.max_body_bytes, keepalive_s=_KEEPALIVE_S)
+    runner = web.ServerRunner(server, shutdown_timeout=_CLOSE_S)
     try:
         await topology.start()
         await runner.setup()
@@ -76,9 +75,12 @@ async def running_node(settings: NodeSettings) -> AsyncIterator[int]:
             ) from None
         yield runner.addresses[0][1]
     finally:
-        routes.is_draining = True
-        await runner.cleanup()  # refuses new connections, waits for the requests under way
-        if not await dispatcher.drain(settings.drain_timeout_s):
+        for listening in list(runner.sites):
+            await listening.stop()  # refuses new connections
+        if not await routes.drain(settings.drain_timeout_s):
+            log.warning("requests were still under way at the end of --drain-timeout: they are cut off and refunded")
+        await runner.cleanup()
+        if not await dispatcher.drain(_SETTLE_S):
             log.warning("not all reservations could be settled: the store did not answer")
         await dispatcher.close()
         await upstream.close()

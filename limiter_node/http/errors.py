@@ -69,6 +69,13 @@ OVERLOADED = ErrorReply(
         "This server is currently overloaded with other requests. Please try again.", _SERVER_ERROR, code="overloaded"
     ),
 )
+UNREADABLE = ErrorReply(
+    400, error_body("The request could not be read as HTTP. Check its request line and headers.", _INVALID_REQUEST)
+)
+EXPECTATION_FAILED = ErrorReply(
+    417,
+    error_body("The only expectation that can be met is 100-continue.", _INVALID_REQUEST, code="expectation_failed"),
+)
 INTERNAL = ErrorReply(
     500,
     error_body("The server had an error while processing your request.", _SERVER_ERROR, code="internal_error"),

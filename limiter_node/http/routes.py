@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -25,7 +26,7 @@ log = logging.getLogger(__name__)
 RETRY_UNAVAILABLE_MS = 1_000
 """What a 503 tells callers to wait: a failing store or an overload lasts about that long, or much longer."""
 
-Handler = Callable[[web.Request, str], Awaitable[web.Response]]
+Handler = Callable[[web.BaseRequest, str], Awaitable[web.Response]]
 
 
 class Routes:
@@ -42,26 +43,73 @@ class Routes:
         self._window_ms = window_ms
         self._started = int(time.time())
         self.is_draining = False
+        self._under_way = 0
+        self._idle = asyncio.Event()
+        self._table: dict[str, dict[str, Handler]] = {
+            "/v1/chat/completions": {"POST": self._chat_completions},
+            "/v1/models": {"GET": self._models},
+            "/v1/rate_limits": {"GET": self._rate_limits},
+            "/healthz": {"GET": self._healthz},
+            "/readyz": {"GET": self._readyz},
+        }
 
-    def application(self) -> web.Application:
-        """The aiohttp application that serves them. Everything else is a 404 or 405 in OpenAI's shape."""
-        app = web.Application(client_max_size=self._max_body_bytes)
-        for method, path, handler in (
-            ("POST", "/v1/chat/completions", self._chat_completions),
-            ("GET", "/v1/models", self._models),
-            ("GET", "/v1/rate_limits", self._rate_limits),
-            ("GET", "/healthz", self._healthz),
-            ("GET", "/readyz", self._readyz),
-        ):
-            resource = app.router.add_resource(path)
-            resource.add_route(method, self._answering(handler))
-            resource.add_route("*", self._answering(self._method_not_allowed))
-        app.router.add_route("*", "/{path:.*}", self._answering(self._not_found))
-        return app
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer any request; every failure becomes an answer, too."""
+        request_id = self._ids.next()
+        self._under_way += 1
+        try:
+            if "Expect" in request.headers and not await _continued(request):
+                response = self._error(errors.EXPECTATION_FAILED, request_id)
+            else:
+                methods = self._table.get(request.path)
+                if methods is None:
+                    response = self._error(errors.not_found(request.method, request.path), request_id)
+                elif (handler := methods.get(request.method)) is None:
+                    response = self._error(errors.method_not_allowed(request.method, request.path), request_id)
+                    response.headers["allow"] = ", ".join(methods)
+                else:
+                    response = await handler(request, request_id)
+        except StoreUnavailable as error:
+            log.debug("request %s: %s", request_id, error)
+            response = self._unavailable(errors.STORE_UNAVAILABLE, request_id)
+        except Overloaded:
+            response = self._unavailable(errors.OVERLOADED, request_id)
+        except UpstreamError as error:
+            log.warning("request %s: the upstream failed: %s", request_id, error)
+            response = self._error(errors.upstream_failed(error), request_id)
+        except web.HTTPRequestEntityTooLarge:
+            response = self._error(errors.too_large(self._max_body_bytes), request_id)
+        except web.RequestPayloadError:
+            unread = InvalidRequest("The body of your request could not be read.", None, None)
+            response = self._error(errors.invalid_request(unread), request_id)
+        except ConnectionError:
+            response = self._error(errors.INTERNAL, request_id)  # the client is gone: nobody will read it
+        except Exception:
+            log.exception("request %s failed", request_id)
+            response = self._error(errors.INTERNAL, request_id)
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self._idle.set()
+        if self.is_draining:
+            response.force_close()
+        return response
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Tell callers to go elsewhere and wait until nothing is under way; False if that took too long."""
+        self.is_draining = True
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self._under_way:
+                    self._idle.clear()
+                    await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True
 
     # ---- the main flow ---------------------------------------------------------------------------------------------
 
-    async def _chat_completions(self, request: web.Request, request_id: str) -> web.Response:
+    async def _chat_completions(self, request: web.BaseRequest, request_id: str) -> web.Response:
         kid = _kid_of(request)
         if kid is None:
             return self._error(_unauthenticated(request), request_id)
@@ -101,7 +149,7 @@ class Routes:
 
     # ---- what costs nothing ----------------------------------------------------------------------------------------
 
-    async def _models(self, request: web.Request, request_id: str) -> web.Response:
+    async def _models(self, request: web.BaseRequest, request_id: str) -> web.Response:
         kid = _kid_of(request)
         if kid is None:
             return self._error(_unauthenticated(request), request_id)
@@ -110,7 +158,7 @@ class Routes:
         models = await self._upstream.models()
         return _response(openai_response.models_list(models, self._started), self._headers.plain(request_id))
 
-    async def _rate_limits(self, request: web.Request, request_id: str) -> web.Response:
+    async def _rate_limits(self, request: web.BaseRequest, request_id: str) -> web.Response:
         kid = _kid_of(request)
         if kid is None:
             return self._error(_unauthenticated(request), request_id)
@@ -119,10 +167,10 @@ class Routes:
             return self._error(errors.INVALID_API_KEY, request_id)
         return _response(openai_response.rate_limits(usage, self._window_ms), self._headers.plain(request_id))
 
-    async def _healthz(self, _request: web.Request, request_id: str) -> web.Response:
+    async def _healthz(self, _request: web.BaseRequest, request_id: str) -> web.Response:
         return _response(b'{"status":"ok"}', self._headers.plain(request_id))
 
-    async def _readyz(self, _request: web.Request, request_id: str) -> web.Response:
+    async def _readyz(self, _request: web.BaseRequest, request_id: str) -> web.Response:
         if self.is_draining:
             return self._not_ready("the node is stopping", request_id)
         try:
@@ -131,42 +179,7 @@ class Routes:
             return self._not_ready(str(error), request_id)
         return _response(b'{"status":"ready"}', self._headers.plain(request_id))
 
-    async def _not_found(self, request: web.Request, request_id: str) -> web.Response:
-        return self._error(errors.not_found(request.method, request.path), request_id)
-
-    async def _method_not_allowed(self, request: web.Request, request_id: str) -> web.Response:
-        return self._error(errors.method_not_allowed(request.method, request.path), request_id)
-
     # ---- errors ----------------------------------------------------------------------------------------------------
-
-    def _answering(self, handler: Handler) -> Callable[[web.Request], Awaitable[web.Response]]:
-        """The handler with every failure turned into an answer. aiohttp's middlewares could do it at a higher price."""
-
-        async def answer(request: web.Request) -> web.Response:
-            request_id = self._ids.next()
-            try:
-                return await handler(request, request_id)
-            except StoreUnavailable as error:
-                log.debug("request %s: %s", request_id, error)
-                reply = errors.STORE_UNAVAILABLE
-            except Overloaded:
-                reply = errors.OVERLOADED
-            except UpstreamError as error:
-                log.warning("request %s: the upstream failed: %s", request_id, error)
-                return self._error(errors.upstream_failed(error), request_id)
-            except web.HTTPRequestEntityTooLarge:
-                return self._error(errors.too_large(self._max_body_bytes), request_id)
-            except web.RequestPayloadError:
-                unread = InvalidRequest("The body of your request could not be read.", None, None)
-                return self._error(errors.invalid_request(unread), request_id)
-            except ConnectionError:
-                raise  # the client is gone: nobody is left to answer
-            except Exception:
-                log.exception("request %s failed", request_id)
-                return self._error(errors.INTERNAL, request_id)
-            return _response(reply.body, self._headers.unavailable(request_id, RETRY_UNAVAILABLE_MS), reply.status)
-
-        return answer
 
     async def _invalid(self, error: InvalidRequest, kid: str, request_id: str) -> web.Response:
         """400, unless nobody knows the key: what is wrong with a request is told to callers only."""
@@ -177,6 +190,9 @@ class Routes:
             pass  # the request is wrong in any case
         return self._error(errors.invalid_request(error), request_id)
 
+    def _unavailable(self, reply: ErrorReply, request_id: str) -> web.Response:
+        return _response(reply.body, self._headers.unavailable(request_id, RETRY_UNAVAILABLE_MS), reply.status)
+
     def _error(self, reply: ErrorReply, request_id: str) -> web.Response:
         return _response(reply.body, self._headers.plain(request_id), reply.status)
 
@@ -185,12 +201,21 @@ class Routes:
         return _response(body, self._headers.unavailable(request_id, RETRY_UNAVAILABLE_MS), 503)
 
 
-def _kid_of(request: web.Request) -> str | None:
+async def _continued(request: web.BaseRequest) -> bool:
+    """Tell a client that waits for it before it sends its body (curl does) to go on; False for other expectations."""
+    if request.headers["Expect"].lower() != "100-continue":
+        return False
+    await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    request.writer.output_size = 0  # nothing of the response itself has been sent
+    return True
+
+
+def _kid_of(request: web.BaseRequest) -> str | None:
     key = bearer_key(request.headers.get("Authorization"))
     return None if key is None else key_id(key)
 
 
-def _unauthenticated(request: web.Request) -> ErrorReply:
+def _unauthenticated(request: web.BaseRequest) -> ErrorReply:
     return errors.INVALID_API_KEY if "Authorization" in request.headers else errors.MISSING_API_KEY
 
 

@@ -6,7 +6,9 @@ being settled to what was produced, exactly once, however the request ended.
 
 from __future__ import annotations
 
-from limiter_node.model import Decision, Need, Usage
+import asyncio
+
+from limiter_node.model import Decision, Need, Outcome, Usage
 from limiter_node.store.codec import BUCKET_MS
 from limiter_node.store.dispatcher import Dispatcher
 
@@ -57,7 +59,16 @@ class Limiter:
                 without tokens if it turns out to have been counted.
             Overloaded: too many requests wait for a decision.
         """
-        return await self._dispatcher.admit(kid, need)
+        verdict = self._dispatcher.admit(kid, need)
+        try:
+            return await verdict
+        except asyncio.CancelledError:
+            # Cancelled in the turn in which the verdict came: the dispatcher thinks that somebody has it.
+            if verdict.done() and not verdict.cancelled() and not verdict.exception():
+                decision = verdict.result()
+                if decision.outcome is Outcome.ADMITTED:
+                    self.reservation(kid, decision).refund()
+            raise
 
     def reservation(self, kid: str, decision: Decision) -> Reservation:
         """What a request admitted by `decision` holds."""

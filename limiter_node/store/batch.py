@@ -1,4 +1,4 @@
-"""What the dispatcher sends: batches of operations of one key, and peeks; and the queue in which a key's requests wait."""
+"""What the dispatcher sends: batches of operations of one key, and peeks; and the queue where a key's requests wait."""
 
 from __future__ import annotations
 
@@ -80,6 +80,11 @@ class Batch(RoutedCall):
             ),
         )
 
+    def is_wanted(self) -> bool:
+        # One that may have run has to be resolved whoever waits; else it would count what nobody asks for any more.
+        settles = len(self.operations) > len(self.admits)
+        return self.resent or settles or any(not admit.future.done() for admit in self.admits)
+
     def resolved(self, reply: bytes) -> None:
         self._owner.batch_resolved(self, reply)
 
@@ -100,6 +105,9 @@ class Peek(RoutedCall):
 
     def arguments(self) -> tuple[bytes, ...]:
         return (b"%d" % self.window_buckets, b"0")
+
+    def is_wanted(self) -> bool:
+        return not self.future.done()
 
     def resolved(self, reply: list[object] | None) -> None:
         if not self.future.done():

@@ -49,7 +49,8 @@ class _Handshake:
         return command
 
     def replied(self, reply: Any) -> None:
-        if isinstance(reply, hiredis.ReplyError):
+        # The connection's name is a convenience: a login that may not set one decides all the same.
+        if isinstance(reply, hiredis.ReplyError) and self._words[0] != "CLIENT":
             self._connection._refused(f"{self._words[0]}: {reply}")
         elif self._last:
             self._connection._opened()
@@ -180,11 +181,10 @@ class ServerConnection(asyncio.Protocol):
                 await self._loop.create_connection(lambda: self, self.host, self.port, ssl=self._tls)
         except (OSError, TimeoutError, ssl.SSLError) as error:
             self.last_error = f"cannot connect: {error or 'timed out'}"
-            self._connecting = None
-            if self._waiting:
-                self.connect()
-        else:
-            self._connecting = None
+        self._connecting = None
+        # Also after a success: the server may have hung up before this task was told that it had connected.
+        if self._waiting:
+            self.connect()
 
     # ---- asyncio.Protocol -----------------------------------------------------------------------------------------
 
@@ -228,6 +228,8 @@ class ServerConnection(asyncio.Protocol):
             command.lost()
 
     def _opened(self) -> None:
+        if self._transport is None or self._transport.is_closing():
+            return  # an earlier part of the set-up was refused; its other replies came in the same packet
         self._is_open = True
         self._backoff_s = 0.0
         self.last_error = ""

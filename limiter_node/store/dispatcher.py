@@ -60,6 +60,7 @@ class Dispatcher:
         self._queues: dict[str, KeyQueue] = {}
         self._scheduled: list[KeyQueue] = []
         self._waiting: deque[Admit] = deque()  # in the order of their deadlines; answered ones linger until swept
+        self._compact_at_s = 0.0
         self._sweeper: asyncio.TimerHandle | None = None
         self._in_flight = 0
         self._quiet = asyncio.Event()
@@ -79,7 +80,7 @@ class Dispatcher:
             Overloaded: as many requests wait as may.
         """
         if len(self._waiting) >= self._max_waiting:
-            self._sweep()
+            self._make_room()
             if len(self._waiting) >= self._max_waiting:
                 raise Overloaded(f"{self._max_waiting} requests wait for a decision already")
         queue = self._queues.get(kid) or self._new_queue(kid)
@@ -263,6 +264,15 @@ class Dispatcher:
     def _sweep_again(self) -> None:
         self._sweep()
         self._sweeper = self._loop.call_later(_SWEEP_EVERY_S, self._sweep_again) if self._waiting else None
+
+    def _make_room(self) -> None:
+        """Forget the answered ones behind one that waits, too: one slow shard must not make the node refuse all."""
+        self._sweep()
+        now_s = self._loop.time()
+        if len(self._waiting) >= self._max_waiting and now_s >= self._compact_at_s:
+            self._waiting = deque(admit for admit in self._waiting if not admit.future.done())
+            # O(waiting): where it doesn't help it isn't done again for each request that is refused.
+            self._compact_at_s = now_s + 0.005 if len(self._waiting) * 2 > self._max_waiting else 0.0
 
     def _sweep(self) -> None:
         waiting, now_s = self._waiting, self._loop.time()

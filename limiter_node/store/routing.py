@@ -22,9 +22,10 @@ log = logging.getLogger(__name__)
 
 _SOON_S, _LATER_S = 0.005, 0.05
 _QUICK_TRIES = 5
+_NO_ANSWER = "the store did not answer"
 
 # What a server answers while its part of the cluster changes hands or it isn't up yet; nothing has run then.
-_TRY_LATER = ("CLUSTERDOWN", "LOADING", "MASTERDOWN", "READONLY", "BUSY", "NOREPLICAS", "UNBLOCKED")
+_TRY_LATER = ("CLUSTERDOWN", "LOADING", "MASTERDOWN", "READONLY", "BUSY", "NOREPLICAS", "UNBLOCKED", "OOM", "MISCONF")
 
 
 def _bulk(words: Sequence[bytes]) -> bytes:
@@ -69,6 +70,10 @@ class RoutedCall:
     def failed(self, reason: str) -> None:
         """The script did not run and will not, or nobody can tell any more and it no longer matters."""
         raise NotImplementedError
+
+    def is_wanted(self) -> bool:
+        """Whether anybody is served by sending it (again)."""
+        return True
 
     # ---- store.connection.Command ----------------------------------------------------------------------------------
 
@@ -165,7 +170,7 @@ class Router:
         if call.tries > _QUICK_TRIES:
             delay_s = max(delay_s, _LATER_S)  # two servers that point at each other, for one
         if self._closed or self.loop.time() - call.since_s > self._give_up_s:
-            call.failed("the store did not answer")
+            call.failed(_NO_ANSWER)
         elif delay_s:
             self.loop.call_later(delay_s, self._again_now, call)
         else:
@@ -173,11 +178,23 @@ class Router:
             self.loop.call_soon(self._again_now, call)
 
     def _adopt(self, commands: Sequence[Command]) -> None:
-        self.send([command for command in commands if isinstance(command, RoutedCall)])
+        calls = []
+        for command in commands:
+            if isinstance(command, RoutedCall):
+                if self._is_over(command):
+                    command.failed(_NO_ANSWER)
+                else:
+                    calls.append(command)
+        self.send(calls)
+
+    def _is_over(self, call: RoutedCall) -> bool:
+        return not call.is_wanted() or self.loop.time() - call.since_s > self._give_up_s
 
     def _again_now(self, call: RoutedCall) -> None:
         if self._closed:
             call.failed("the node is stopping")
+        elif self._is_over(call):
+            call.failed(_NO_ANSWER)
         else:
             self.send([call])
 

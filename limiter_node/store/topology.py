@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
-from redis.asyncio.cluster import RedisCluster
+from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.exceptions import RedisClusterException, RedisError
 
 from limiter_node.model import StoreUnavailable
@@ -37,6 +37,8 @@ class Topology:
         self._owners: list[ServerConnection | None] = [None] * _SLOTS
         self._masters: set[ServerConnection] = set()
         self._client: RedisCluster | None = None
+        self._seeds: dict[str, ClusterNode] = {}
+        self._closed = False
         self._refreshing: asyncio.Task[None] | None = None
         self._checking: asyncio.TimerHandle | None = None
         self._problem = "not connected yet"
@@ -62,6 +64,7 @@ class Topology:
         self._checking = self._loop.call_later(_CHECK_EVERY_S, self._check)
         if self._address.cluster:
             self._client = self._address.cluster_client()
+            self._seeds = dict(self._client.nodes_manager.startup_nodes)
             await self._refresh()
         else:
             connection = self._connect(*self._address.endpoints[0])
@@ -102,7 +105,7 @@ class Topology:
 
     def refresh_soon(self) -> None:
         """Ask the cluster who owns what, unless that is under way. No-op for a single server."""
-        if self._client is not None and self._refreshing is None:
+        if self._client is not None and self._refreshing is None and not self._closed:
             self._refreshing = self._loop.create_task(self._refresh_later())
 
     async def _refresh_later(self) -> None:
@@ -120,13 +123,17 @@ class Topology:
         assert self._client is not None
         manager = self._client.nodes_manager
         self.refreshes += 1
+        # redis-py replaces the seeds by what it finds. A name must lead to the cluster after all of it has moved, too.
+        manager.startup_nodes = {**self._seeds, **manager.startup_nodes}
         try:
             async with asyncio.timeout(2):
                 await manager.initialize()
-        except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
+        except (RedisError, RedisClusterException, OSError, TimeoutError, IndexError) as error:
+            # IndexError is what redis-py makes of a cluster without any slot.
+            reason = str(error) or "timed out"
             if not self._problem:
-                log.warning("cluster topology: %s", error)
-            self._problem = f"cannot read the cluster's topology: {error}"
+                log.warning("cluster topology: %s", reason)
+            self._problem = f"cannot read the cluster's topology: {reason}"
             return
         owners: list[ServerConnection | None] = list(self._owners)
         found: dict[int, ServerConnection] = {}  # by identity of redis-py's list, shared by a range's slots
@@ -166,10 +173,20 @@ class Topology:
     def _check(self) -> None:
         for connection in list(self._connections.values()):
             connection.check()
+            if not connection.is_open and (waiting := connection.take_waiting()):
+                self.on_orphans(waiting)  # to whom they belong now, or back here, if anybody still waits for them
+        for connection in self._masters:
+            if not connection.is_open:
+                # Also without traffic: a failover has to be noticed before the next request needs the shard.
+                connection.connect()
+                self.refresh_soon()
+        if self._problem:
+            self.refresh_soon()
         self._checking = self._loop.call_later(_CHECK_EVERY_S, self._check)
 
     async def close(self) -> None:
         """End all connections."""
+        self._closed = True
         if self._checking:
             self._checking.cancel()
         if self._refreshing:

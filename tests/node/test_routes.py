@@ -14,6 +14,7 @@ from fault_proxy import FaultProxy
 from store_tools import declare, new_api_key
 
 from limiter_node.http.routes import Routes
+from limiter_node.http.server import HttpServer
 from limiter_node.limiter.limiter import Limiter
 from limiter_node.model import Amounts, StoreUnavailable
 from limiter_node.store.dispatcher import Dispatcher
@@ -76,7 +77,7 @@ async def serving(store: str, timeout_ms: int = 20_000) -> AsyncIterator[Node]:
     routes = Routes(
         limiter=Limiter(dispatcher), upstream=upstream, node_id="n", max_body_bytes=10_000, window_ms=60_000
     )
-    runner = web.AppRunner(routes.application(), access_log=None, shutdown_timeout=1)
+    runner = web.ServerRunner(HttpServer(routes.answer, max_body_bytes=10_000, keepalive_s=75), shutdown_timeout=1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     try:

@@ -1,0 +1,71 @@
+"""The HTTP server of a node: aiohttp's low-level one, without its router, and with our words in place of its own.
+
+aiohttp answers what it cannot read as HTTP by itself, in plain text, and logs it with the line it stumbled over, which
+may hold an API key. Here that is an OpenAI error and nothing in the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.http_parser import RawRequestMessage
+from aiohttp.streams import StreamReader
+from aiohttp.web_protocol import RequestHandler
+
+from limiter_node.http.errors import UNREADABLE
+
+
+class _Protocol(RequestHandler):
+    """One connection."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """The answer to what is not HTTP. Our own handler lets nothing else through."""
+        if not isinstance(exc, HttpProcessingError):
+            return super().handle_error(request, status, exc, message)
+        response = web.Response(status=status, body=UNREADABLE.body, content_type="application/json")
+        response.force_close()
+        return response
+
+
+class HttpServer(web.Server):
+    """Serves `handler`; bodies above `max_body_bytes` raise `aiohttp.web.HTTPRequestEntityTooLarge` when they are read.
+
+    `keepalive_s`: how long an idle connection is kept.
+    """
+
+    def __init__(
+        self,
+        handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+        *,
+        max_body_bytes: int,
+        keepalive_s: float,
+    ) -> None:
+        super().__init__(handler, request_factory=self._request, access_log=None, keepalive_timeout=keepalive_s)
+        self._max_body_bytes = max_body_bytes
+
+    def __call__(self) -> RequestHandler:
+        return _Protocol(self, loop=self._loop, **self._kwargs)
+
+    def _request(
+        self,
+        message: RawRequestMessage,
+        payload: StreamReader,
+        protocol: RequestHandler,
+        writer: AbstractStreamWriter,
+        task: asyncio.Task[None],
+    ) -> web.BaseRequest:
+        return web.BaseRequest(
+            message, payload, protocol, writer, task, self._loop, client_max_size=self._max_body_bytes
+        )
