@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
-import statistics
 import tempfile
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -23,6 +22,7 @@ import uvloop
 from bench_client.run import RunResult, run
 from bench_client.settings import RunSettings, WorkloadSettings
 from bench_client.sizes import SizeDistribution
+from benchmarks.measuring import Row, row, show
 
 BODY = orjson.dumps(
     {
@@ -132,31 +132,34 @@ def figures(result: RunResult) -> dict[str, float]:
 @click.option("--qps", "rates", type=float, multiple=True, default=(10_000, 20_000, 30_000, 40_000), help="Repeatable.")
 @click.option("--duration", "duration_s", type=float, default=5.0, help="Seconds per round.")
 @click.option("--rounds", type=click.IntRange(1), default=3, help="Rounds per rate; the median is shown.")
-@click.option("--json", "as_json", is_flag=True, help="Write JSON instead of a table.")
-def main(rates: tuple[float, ...], duration_s: float, rounds: int, as_json: bool) -> None:
+@click.option("--json", "json_path", metavar="FILE", help="Write the rows there, too.")
+def main(rates: tuple[float, ...], duration_s: float, rounds: int, json_path: str | None) -> None:
     """Measure the client's own speed."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     server = context.Process(target=serve, args=(theirs,), daemon=True)
     server.start()
     theirs.close()
-    results = []
+    rows: list[Row] = []
     try:
         port = ours.recv()
         pin(0)
         for qps in rates:
             with tempfile.TemporaryDirectory() as directory:
                 runs = [measure(port, qps, duration_s, Path(directory)) for _ in range(rounds)]
-            results.append({name: statistics.median(each[name] for each in runs) for name in runs[0]})
-            if not as_json:
-                click.echo("  ".join(f"{name} {value:,.2f}" for name, value in results[-1].items()))
+            offered = f"{qps:,.0f} requests/s offered"
+            rows += [
+                row(f"{offered}: achieved", "1/s", [each["achieved_qps"] for each in runs]),
+                row(f"{offered}: lateness p50", "ms", [each["late_p50_ms"] for each in runs]),
+                row(f"{offered}: lateness p99", "ms", [each["late_p99_ms"] for each in runs], "≤ 1 at 20,000"),
+                row(f"{offered}: errors", "", [each["errors"] for each in runs]),
+            ]
     finally:
         ours.close()
         server.join(5)
         if server.is_alive():
             server.terminate()
-    if as_json:
-        click.echo(orjson.dumps({"rounds": rounds, "duration_s": duration_s, "rates": results}, option=2).decode())
+    show("The client, one process, against a trivially fast server", rows, json_path=json_path)
 
 
 if __name__ == "__main__":
