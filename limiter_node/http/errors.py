@@ -99,6 +99,12 @@ def not_found(method: str, path: str) -> ErrorReply:
     return ErrorReply(404, error_body(message, _INVALID_REQUEST, code="unknown_url"))
 
 
+def model_not_found(model: str) -> ErrorReply:
+    """404: no model of this name is served."""
+    message = f"The model '{_shown(model)}' does not exist or you do not have access to it."
+    return ErrorReply(404, error_body(message, _INVALID_REQUEST, "model", "model_not_found"))
+
+
 def method_not_allowed(method: str, path: str) -> ErrorReply:
     """405: the route exists, for other methods."""
     message = f"Not allowed to {_shown(method)} on {_shown(path)}."

@@ -57,7 +57,7 @@ def wrong_type(value: object, param: str, expected: str) -> InvalidRequest:
 
 def unsupported_value(value: str, param: str, supported: tuple[str, ...]) -> InvalidRequest:
     """A field holds none of the values that it may hold."""
-    shown = value if len(value) <= _MAX_ECHO_CHARS else value[:_MAX_ECHO_CHARS] + "…"
+    shown = _short(value)
     listed = ", ".join(f"'{each}'" for each in supported[:-1])
     last = f", and '{supported[-1]}'" if len(supported) > 2 else f" and '{supported[-1]}'"
     return InvalidRequest(f"Invalid value: '{shown}'. Supported values are: {listed}{last}.", param, "invalid_value")
@@ -69,6 +69,16 @@ def empty_array(param: str) -> InvalidRequest:
         f"Invalid '{param}': empty array. Expected an array with minimum length 1, but got an empty array instead.",
         param,
         "empty_array",
+    )
+
+
+def array_too_long(param: str, most: int, length: int) -> InvalidRequest:
+    """A list has more items than it may have."""
+    return InvalidRequest(
+        f"Invalid '{param}': array too long. Expected an array with maximum length {most}, "
+        f"but got an array with length {length} instead.",
+        param,
+        "array_above_max_length",
     )
 
 
@@ -132,6 +142,17 @@ def number_between(low: int, high: int) -> Check:
     return check
 
 
+def one_of(*values: str) -> Check:
+    """A check for one of `values`, two or more."""
+
+    def check(value: Any, param: str) -> None:
+        is_string(value, param)
+        if value not in values:
+            raise unsupported_value(value, param, values)
+
+    return check
+
+
 def is_stop(value: Any, param: str) -> None:
     """The `stop` field: a string, or up to four."""
     if type(value) is str:
@@ -139,14 +160,23 @@ def is_stop(value: Any, param: str) -> None:
     if type(value) is not list:
         raise wrong_type(value, param, "one of a string or array of strings")
     if len(value) > 4:
-        raise InvalidRequest(
-            f"Invalid '{param}': array too long. Expected an array with maximum length 4, "
-            f"but got an array with length {len(value)} instead.",
-            param,
-            "array_above_max_length",
-        )
+        raise array_too_long(param, 4, len(value))
     for index, each in enumerate(value):
         is_string(each, f"{param}[{index}]")
+
+
+def is_logit_bias(value: Any, param: str) -> None:
+    """An object of numbers from -100 to 100."""
+    is_object(value, param)
+    for token, bias in value.items():
+        _is_bias(bias, f"{param}.{_short(token)}")
+
+
+def is_metadata(value: Any, param: str) -> None:
+    """An object of strings."""
+    is_object(value, param)
+    for name, each in value.items():
+        is_string(each, f"{param}.{_short(name)}")
 
 
 def check_model(fields: dict[str, Any]) -> str:
@@ -179,6 +209,47 @@ def check_optional(fields: dict[str, Any], checks: dict[str, Check]) -> None:
             check(value, name)
 
 
+def object_of_type(value: Any, path: str, types: tuple[str, ...]) -> str:
+    """The `type` field of an object that must have one of `types`."""
+    if type(value) is not dict:
+        raise wrong_type(value, path, "an object")
+    kind = value.get("type")
+    if kind is None:
+        raise missing(f"{path}.type")
+    if type(kind) is not str:
+        raise wrong_type(kind, f"{path}.type", "a string")
+    if kind not in types:
+        raise unsupported_value(kind, f"{path}.type", types)
+    return kind
+
+
+def required_object(holder: dict[str, Any], field: str, path: str) -> dict[str, Any]:
+    """The object that `holder`, which `path` names, must have as its `field`."""
+    value = holder.get(field)
+    if value is None:
+        raise missing(f"{path}.{field}")
+    if type(value) is not dict:
+        raise wrong_type(value, f"{path}.{field}", "an object")
+    return value
+
+
+def check_required(holder: dict[str, Any], field: str, path: str, check: Check) -> None:
+    """Apply `check` to a field that `holder`, which `path` names, must have."""
+    if field not in holder:
+        raise missing(f"{path}.{field}")
+    check(holder[field], f"{path}.{field}")
+
+
+def check_if_given(holder: dict[str, Any], field: str, path: str, check: Check) -> None:
+    """Apply `check` to a field of `holder`, which `path` names, unless it is absent or null."""
+    if holder.get(field) is not None:
+        check(holder[field], f"{path}.{field}")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _MAX_ECHO_CHARS else text[:_MAX_ECHO_CHARS] + "…"
+
+
 def _out_of_range(kind: str, value: float, param: str, low: int, high: int) -> InvalidRequest:
     if value < low:
         side, bound, code = "below minimum", f">= {low}", f"{kind}_below_min_value"
@@ -187,3 +258,6 @@ def _out_of_range(kind: str, value: float, param: str, low: int, high: int) -> I
     return InvalidRequest(
         f"Invalid '{param}': {kind} {side} value. Expected a value {bound}, but got {value} instead.", param, code
     )
+
+
+_is_bias = number_between(-100, 100)

@@ -1,18 +1,20 @@
 """The headers of every response, the rate limit's first of all; the table of them is in README.md.
 
 `x-ratelimit-*-tokens`, which OpenAI's clients read and which knows one token dimension only, repeats the tighter of our
-two: the one with fewer tokens remaining, input where they are equal.
+two: the one with fewer tokens remaining, input where they are equal. `RateLimit` and `RateLimit-Policy` say the same in
+the form of the IETF's draft (draft-ietf-httpapi-ratelimit-headers-10): quota, remainder and times in whole seconds.
 """
 
 from __future__ import annotations
 
 import itertools
 import secrets
+from functools import lru_cache
 
 from multidict import CIMultiDict, istr
 
 from limiter_node.http.durations import duration_text
-from limiter_node.model import DIMENSIONS, Decision, Outcome
+from limiter_node.model import DIMENSIONS, Amounts, Decision, Outcome
 
 JSON = "application/json"
 
@@ -38,6 +40,11 @@ _RESERVED_OUTPUT = istr("x-limiter-reserved-output")
 _NODE = istr("x-limiter-node")
 _REQUEST_ID = istr("x-request-id")
 _CONTENT_TYPE = istr("content-type")
+_POLICY = istr("RateLimit-Policy")
+_RATE_LIMIT = istr("RateLimit")
+
+# Keys share few sets of limits; a look-up costs a third of rendering them.
+_MAX_CACHED_POLICIES = 1_024
 
 
 class RequestIds:
@@ -58,12 +65,20 @@ class RequestIds:
 
 
 class ResponseHeaders:
-    """Renders the headers of one node's responses."""
+    """Renders the headers of one node's responses. `window_ms` is told, as the policies' window."""
 
-    __slots__ = ("_node_id",)
+    __slots__ = ("_node_id", "_policy")
 
-    def __init__(self, node_id: str) -> None:
+    def __init__(self, node_id: str, window_ms: int = 60_000) -> None:
         self._node_id = node_id
+        window_s = -(-window_ms // 1_000)
+
+        @lru_cache(_MAX_CACHED_POLICIES)
+        def policy(limits: Amounts) -> str:
+            names = zip(("rpm", "input-tpm", "output-tpm"), limits, strict=True)
+            return ", ".join([f'"{name}";q={limit};w={window_s}' for name, limit in names])
+
+        self._policy = policy
 
     def plain(self, request_id: str, content_type: str = JSON) -> CIMultiDict[str]:
         """For a response that no decision stands behind: the models, a 400, a 401."""
@@ -77,14 +92,15 @@ class ResponseHeaders:
 
     def decided(self, decision: Decision, request_id: str, content_type: str = JSON) -> CIMultiDict[str]:
         """For a response with `decision` behind it, a 200 or a 429. On a 429 the reservation is the one asked for."""
-        # Written out by dimension, because every request pays for this (2.5 µs).
-        # Nothing is cached: `str` of an int costs no more than a look-up (65 ns).
+        # Written out by dimension, because every request pays for this (3 µs).
+        # Numbers aren't cached: `str` of an int costs no more than a look-up (65 ns).
         limit_requests, limit_input, limit_output = decision.limits
         used_requests, used_input, used_output = decision.used
         reset_requests, reset_input, reset_output = decision.reset_ms
         left_requests = limit_requests - used_requests
         left_input = limit_input - used_input
         left_output = limit_output - used_output
+        remaining_requests = str(left_requests if left_requests > 0 else 0)
         input_triple = str(limit_input), str(left_input if left_input > 0 else 0), duration_text(reset_input)
         output_triple = str(limit_output), str(left_output if left_output > 0 else 0), duration_text(reset_output)
         tighter = input_triple if left_input <= left_output else output_triple
@@ -92,7 +108,7 @@ class ResponseHeaders:
             (
                 (_CONTENT_TYPE, content_type),
                 (_LIMIT_REQUESTS, str(limit_requests)),
-                (_REMAINING_REQUESTS, str(left_requests if left_requests > 0 else 0)),
+                (_REMAINING_REQUESTS, remaining_requests),
                 (_RESET_REQUESTS, duration_text(reset_requests)),
                 (_LIMIT_INPUT, input_triple[0]),
                 (_REMAINING_INPUT, input_triple[1]),
@@ -103,6 +119,13 @@ class ResponseHeaders:
                 (_LIMIT_TOKENS, tighter[0]),
                 (_REMAINING_TOKENS, tighter[1]),
                 (_RESET_TOKENS, tighter[2]),
+                (_POLICY, self._policy(decision.limits)),
+                (
+                    _RATE_LIMIT,
+                    f'"rpm";r={remaining_requests};t={-(-reset_requests // 1_000)}, '
+                    f'"input-tpm";r={input_triple[1]};t={-(-reset_input // 1_000)}, '
+                    f'"output-tpm";r={output_triple[1]};t={-(-reset_output // 1_000)}',
+                ),
                 (_TIME_MS, str(decision.time_ms)),
                 (_RESERVED_OUTPUT, str(decision.need.output_tokens)),
                 (_NODE, self._node_id),

@@ -8,7 +8,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from limiter_node.http.fields import Check, empty_array, is_string, missing, unsupported_value, wrong_type
+from limiter_node.http.fields import (
+    check_if_given,
+    check_required,
+    empty_array,
+    is_string,
+    missing,
+    object_of_type,
+    required_object,
+    unsupported_value,
+    wrong_type,
+)
 
 ROLES = ("system", "assistant", "user", "function", "tool", "developer")
 PART_TYPES = ("text", "image_url", "input_audio", "refusal", "file")
@@ -69,27 +79,27 @@ def _check_content(message: dict[str, Any], role: str, path: str) -> None:
 
 
 def _check_part(part: Any, path: str) -> None:
-    kind = _object_of_type(part, path, PART_TYPES)
+    kind = object_of_type(part, path, PART_TYPES)
     if kind == "text" or kind == "refusal":
-        _required(part, kind, path, is_string)
+        check_required(part, kind, path, is_string)
     elif kind == "image_url":
-        image = _required_object(part, kind, path)
-        _required(image, "url", f"{path}.{kind}", is_string)
+        image = required_object(part, kind, path)
+        check_required(image, "url", f"{path}.{kind}", is_string)
     elif kind == "input_audio":
-        audio = _required_object(part, kind, path)
-        _required(audio, "data", f"{path}.{kind}", is_string)
+        audio = required_object(part, kind, path)
+        check_required(audio, "data", f"{path}.{kind}", is_string)
     else:
-        file = _required_object(part, kind, path)
-        _optional(file, "file_data", f"{path}.{kind}", is_string)
+        file = required_object(part, kind, path)
+        check_if_given(file, "file_data", f"{path}.{kind}", is_string)
 
 
 def _check_extras(message: dict[str, Any], path: str) -> None:
-    _optional(message, "name", path, is_string)
-    _optional(message, "refusal", path, is_string)
+    check_if_given(message, "name", path, is_string)
+    check_if_given(message, "refusal", path, is_string)
     if message.get("function_call") is not None:
-        call = _required_object(message, "function_call", path)
-        _required(call, "name", f"{path}.function_call", is_string)
-        _required(call, "arguments", f"{path}.function_call", is_string)
+        call = required_object(message, "function_call", path)
+        check_required(call, "name", f"{path}.function_call", is_string)
+        check_required(call, "arguments", f"{path}.function_call", is_string)
     calls = message.get("tool_calls")
     if calls is None:
         return
@@ -100,41 +110,7 @@ def _check_extras(message: dict[str, Any], path: str) -> None:
 
 
 def _check_tool_call(call: Any, path: str) -> None:
-    kind = _object_of_type(call, path, TOOL_CALL_TYPES)
-    called = _required_object(call, kind, path)
-    _required(called, "name", f"{path}.{kind}", is_string)
-    _required(called, "arguments" if kind == "function" else "input", f"{path}.{kind}", is_string)
-
-
-def _object_of_type(value: Any, path: str, types: tuple[str, ...]) -> str:
-    """The `type` field of an object that must have one of `types`."""
-    if type(value) is not dict:
-        raise wrong_type(value, path, "an object")
-    kind = value.get("type")
-    if kind is None:
-        raise missing(f"{path}.type")
-    if type(kind) is not str:
-        raise wrong_type(kind, f"{path}.type", "a string")
-    if kind not in types:
-        raise unsupported_value(kind, f"{path}.type", types)
-    return kind
-
-
-def _required_object(holder: dict[str, Any], field: str, path: str) -> dict[str, Any]:
-    value = holder.get(field)
-    if value is None:
-        raise missing(f"{path}.{field}")
-    if type(value) is not dict:
-        raise wrong_type(value, f"{path}.{field}", "an object")
-    return value
-
-
-def _required(holder: dict[str, Any], field: str, path: str, check: Check) -> None:
-    if field not in holder:
-        raise missing(f"{path}.{field}")
-    check(holder[field], f"{path}.{field}")
-
-
-def _optional(holder: dict[str, Any], field: str, path: str, check: Check) -> None:
-    if holder.get(field) is not None:
-        check(holder[field], f"{path}.{field}")
+    kind = object_of_type(call, path, TOOL_CALL_TYPES)
+    called = required_object(call, kind, path)
+    check_required(called, "name", f"{path}.{kind}", is_string)
+    check_required(called, "arguments" if kind == "function" else "input", f"{path}.{kind}", is_string)

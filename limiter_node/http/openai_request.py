@@ -22,6 +22,8 @@ from limiter_node.http.fields import (
     is_array,
     is_boolean,
     is_integer,
+    is_logit_bias,
+    is_metadata,
     is_object,
     is_stop,
     is_string,
@@ -30,11 +32,13 @@ from limiter_node.http.fields import (
     wrong_type,
 )
 from limiter_node.http.messages import check_messages
+from limiter_node.http.tool_tokens import count_json, count_tools
+from limiter_node.http.tools import chat_form, check_function
 from limiter_node.model import Need
 from limiter_node.tokens import count_chat
-from limiter_node.upstream.base import ChatRequest
+from limiter_node.upstream.base import AnswerForm, ChatRequest
 
-# Of `tools`, `tool_choice` and `response_format` only the type is checked: nothing here reads them.
+# What shapes the answer (`tools`, `tool_choice`, `response_format`) is read by `limiter_node.http.tools`.
 _CHAT_FIELDS: dict[str, Check] = {
     "max_completion_tokens": integer_between(1, MAX_TOKENS),
     "max_tokens": integer_between(1, MAX_TOKENS),
@@ -50,11 +54,26 @@ _CHAT_FIELDS: dict[str, Check] = {
     "user": is_string,
     "logprobs": is_boolean,
     "top_logprobs": integer_between(0, 20),
-    "logit_bias": is_object,
+    "logit_bias": is_logit_bias,
     "response_format": is_object,
     "tools": is_array,
     "tool_choice": is_string_or_object,
+    "parallel_tool_calls": is_boolean,
+    "functions": is_array,
+    "function_call": is_string_or_object,
+    "metadata": is_metadata,
+    "store": is_boolean,
+    "service_tier": is_string,
+    "reasoning_effort": is_string,
+    "verbosity": is_string,
+    "modalities": is_array,
+    "audio": is_object,
+    "prediction": is_object,
+    "web_search_options": is_object,
+    "prompt_cache_key": is_string,
+    "safety_identifier": is_string,
 }
+_SHAPING = frozenset(("stop", "tools", "tool_choice", "response_format", "functions"))
 
 
 def parse_chat(body: bytes) -> ChatRequest:
@@ -69,10 +88,13 @@ def parse_chat(body: bytes) -> ChatRequest:
         cap = fields.get("max_tokens")
     n = fields.get("n")
     stream = fields.get("stream") is True
-    include_usage = fields.get("stream_options") is not None and _include_usage(fields["stream_options"], stream)
-    return ChatRequest(
-        model, 1 if n is None else n, cap, stream, include_usage, count_chat(fields["messages"], model), fields
-    )
+    include_usage = fields.get("stream_options") is not None and include_usage_of(fields["stream_options"], stream)
+    input_tokens = count_chat(fields["messages"], model)
+    form = None
+    if not _SHAPING.isdisjoint(fields):
+        form = chat_form(fields)
+        input_tokens += _count_shaping(fields, form, model)
+    return ChatRequest(model, 1 if n is None else n, cap, stream, include_usage, input_tokens, fields, form)
 
 
 def parse_object(body: bytes) -> dict[str, Any]:
@@ -94,7 +116,8 @@ def need_of(request: ChatRequest) -> Need:
     return Need(request.input_tokens, request.n * request.cap, 0)
 
 
-def _include_usage(options: dict[str, Any], stream: bool) -> bool:
+def include_usage_of(options: dict[str, Any], stream: bool) -> bool:
+    """Whether checked `stream_options` ask for the usage; raises `InvalidRequest`, also for a request not streamed."""
     if not stream:
         raise InvalidRequest(
             "The 'stream_options' parameter is only allowed when 'stream' is enabled.",
@@ -107,3 +130,15 @@ def _include_usage(options: dict[str, Any], stream: bool) -> bool:
     if type(include_usage) is not bool:
         raise wrong_type(include_usage, "stream_options.include_usage", "a boolean")
     return include_usage
+
+
+def _count_shaping(fields: dict[str, Any], form: AnswerForm | None, model: str) -> int:
+    """The input tokens of tools, of functions as they were called before, and of the schema of the answer."""
+    tokens = count_tools(fields.get("tools") or (), model)
+    functions = fields.get("functions") or ()
+    for index, function in enumerate(functions):
+        check_function(function, f"functions[{index}]")
+    tokens += count_tools([{"type": "function", "function": each} for each in functions], model)
+    if form is not None and form.json_schema is not None and fields["response_format"].get("json_schema"):
+        tokens += count_json(fields["response_format"]["json_schema"], model, "response_format")
+    return tokens

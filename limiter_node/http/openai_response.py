@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import orjson
 
@@ -20,7 +21,11 @@ _MAX_CACHED_MODELS = 256
 
 def chat_completion(request: ChatRequest, completion: Completion, request_id: str, created: int) -> bytes:
     """A `chat.completion`. Its id is the request's with another prefix; `created` is in seconds since the epoch."""
-    if len(completion.contents) == 1:
+    if completion.tool_calls:
+        choices = b",".join(
+            [_calling_choice(index, completion, request_id) for index in range(len(completion.contents))]
+        )
+    elif len(completion.contents) == 1:
         choices = _choice(0, completion)
     else:
         choices = b",".join([_choice(index, completion) for index in range(len(completion.contents))])
@@ -29,15 +34,19 @@ def chat_completion(request: ChatRequest, completion: Completion, request_id: st
         created,
         _model_piece(request.model),
         choices,
-        _chat_usage(request.input_tokens, completion.completion_tokens),
+        chat_usage(request.input_tokens, completion.completion_tokens),
         _tail_piece(completion.system_fingerprint),
     )
 
 
 def models_list(models: Sequence[str], created: int) -> bytes:
     """The answer to ``GET /v1/models``; `created` is in seconds since the epoch."""
-    data = [{"id": each, "object": "model", "created": created, "owned_by": "limiter-node"} for each in models]
-    return orjson.dumps({"object": "list", "data": data})
+    return orjson.dumps({"object": "list", "data": [_model(each, created) for each in models]})
+
+
+def model_object(model: str, created: int) -> bytes:
+    """The answer to ``GET /v1/models/{id}``."""
+    return orjson.dumps(_model(model, created))
 
 
 def rate_limits(usage: Usage, window_ms: int) -> bytes:
@@ -55,6 +64,24 @@ def rate_limits(usage: Usage, window_ms: int) -> bytes:
     )
 
 
+def _model(model: str, created: int) -> dict[str, Any]:
+    return {"id": model, "object": "model", "created": created, "owned_by": "limiter-node"}
+
+
+def _calling_choice(index: int, completion: Completion, request_id: str) -> bytes:
+    """A choice that calls tools. Rare, so it is serialized from a dict."""
+    calls = []
+    for number, call in enumerate(completion.tool_calls[index]):
+        payload = "arguments" if call.kind == "function" else "input"
+        call_id = f"call_{request_id.removeprefix('req_')}{index:02d}{number}"
+        calls.append({"id": call_id, "type": call.kind, call.kind: {"name": call.name, payload: call.payload}})
+    message: dict[str, Any] = {"role": "assistant", "content": None, "refusal": None, "annotations": []}
+    if calls:
+        message["tool_calls"] = calls
+    reason = completion.finish_reasons[index]
+    return orjson.dumps({"index": index, "message": message, "logprobs": None, "finish_reason": reason})
+
+
 def _choice(index: int, completion: Completion) -> bytes:
     return (
         b'{"index":%d,"message":{"role":"assistant","content":%b,"refusal":null,"annotations":[]},'
@@ -63,7 +90,8 @@ def _choice(index: int, completion: Completion) -> bytes:
     )
 
 
-def _chat_usage(prompt_tokens: int, completion_tokens: int) -> bytes:
+def chat_usage(prompt_tokens: int, completion_tokens: int) -> bytes:
+    """The usage as chat and text completions write it."""
     return (
         b'{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d,'
         b'"prompt_tokens_details":{"cached_tokens":0,"audio_tokens":0},'

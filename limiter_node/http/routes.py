@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from aiohttp import web
 from multidict import CIMultiDict
@@ -15,7 +16,7 @@ from limiter_node.http.auth import bearer_key
 from limiter_node.http.errors import ErrorReply
 from limiter_node.http.fields import InvalidRequest
 from limiter_node.http.headers import RequestIds, ResponseHeaders
-from limiter_node.http.openai_request import need_of, parse_chat
+from limiter_node.http.limited import LIMITED_ROUTES, LimitedRoute
 from limiter_node.limiter.limiter import Limiter
 from limiter_node.model import Outcome, Overloaded, StoreUnavailable
 from limiter_node.store.keyspace import key_id
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 
 RETRY_UNAVAILABLE_MS = 1_000
 """What a 503 tells callers to wait: a failing store or an overload lasts about that long, or much longer."""
+
+_MODELS = "/v1/models/"
 
 Handler = Callable[[web.BaseRequest, str], Awaitable[web.Response]]
 
@@ -37,7 +40,7 @@ class Routes:
     ) -> None:
         self._limiter = limiter
         self._upstream = upstream
-        self._headers = ResponseHeaders(node_id)
+        self._headers = ResponseHeaders(node_id, window_ms)
         self._ids = RequestIds()
         self._max_body_bytes = max_body_bytes
         self._window_ms = window_ms
@@ -46,7 +49,7 @@ class Routes:
         self._under_way = 0
         self._idle = asyncio.Event()
         self._table: dict[str, dict[str, Handler]] = {
-            "/v1/chat/completions": {"POST": self._chat_completions},
+            **{path: {"POST": partial(self._limited, route)} for path, route in LIMITED_ROUTES.items()},
             "/v1/models": {"GET": self._models},
             "/v1/rate_limits": {"GET": self._rate_limits},
             "/healthz": {"GET": self._healthz},
@@ -61,7 +64,7 @@ class Routes:
             if "Expect" in request.headers and not await _continued(request):
                 response = self._error(errors.EXPECTATION_FAILED, request_id)
             else:
-                methods = self._table.get(request.path)
+                methods = self._table.get(request.path) or self._below(request.path)
                 if methods is None:
                     response = self._error(errors.not_found(request.method, request.path), request_id)
                 elif (handler := methods.get(request.method)) is None:
@@ -95,6 +98,10 @@ class Routes:
             response.force_close()
         return response
 
+    def _below(self, path: str) -> dict[str, Handler] | None:
+        """The methods of a path that is not in the table."""
+        return {"GET": self._model} if path.startswith(_MODELS) and len(path) > len(_MODELS) else None
+
     async def drain(self, timeout_s: float) -> bool:
         """Tell callers to go elsewhere and wait until nothing is under way; False if that took too long."""
         self.is_draining = True
@@ -109,20 +116,20 @@ class Routes:
 
     # ---- the main flow ---------------------------------------------------------------------------------------------
 
-    async def _chat_completions(self, request: web.BaseRequest, request_id: str) -> web.Response:
+    async def _limited(self, route: LimitedRoute, request: web.BaseRequest, request_id: str) -> web.Response:
         kid = _kid_of(request)
         if kid is None:
             return self._error(_unauthenticated(request), request_id)
         try:
-            chat = parse_chat(await request.read())
-            if chat.stream:
+            asked = route.parse(await request.read())
+            if asked.stream:
                 raise InvalidRequest(
                     "Streaming is not supported yet: set 'stream' to false.", "stream", "invalid_value"
                 )
         except InvalidRequest as error:
             return await self._invalid(error, kid, request_id)
 
-        decision = await self._limiter.admit(kid, need_of(chat))
+        decision = await self._limiter.admit(kid, route.need(asked))
         if decision.outcome is not Outcome.ADMITTED:
             if decision.outcome is Outcome.UNKNOWN_KEY:
                 return self._error(errors.INVALID_API_KEY, request_id)
@@ -132,7 +139,7 @@ class Routes:
         reservation = self._limiter.reservation(kid, decision)
         headers = self._headers.decided(decision, request_id)
         try:
-            completion = await self._upstream.chat(chat, decision.need.output_tokens // chat.n)
+            answer = await route.ask(self._upstream, asked, decision.need.output_tokens)
         except UpstreamError as error:
             if error.produced_tokens:
                 reservation.settle(error.produced_tokens)
@@ -144,8 +151,8 @@ class Routes:
         except BaseException:
             reservation.refund()
             raise
-        reservation.settle(completion.completion_tokens)
-        return _response(openai_response.chat_completion(chat, completion, request_id, int(time.time())), headers)
+        reservation.settle(route.produced(answer))
+        return _response(route.render(asked, answer, request_id, int(time.time())), headers)
 
     # ---- what costs nothing ----------------------------------------------------------------------------------------
 
@@ -157,6 +164,17 @@ class Routes:
             return self._error(errors.INVALID_API_KEY, request_id)
         models = await self._upstream.models()
         return _response(openai_response.models_list(models, self._started), self._headers.plain(request_id))
+
+    async def _model(self, request: web.BaseRequest, request_id: str) -> web.Response:
+        kid = _kid_of(request)
+        if kid is None:
+            return self._error(_unauthenticated(request), request_id)
+        if await self._limiter.usage(kid) is None:
+            return self._error(errors.INVALID_API_KEY, request_id)
+        model = request.path.removeprefix(_MODELS)
+        if model not in await self._upstream.models():
+            return self._error(errors.model_not_found(model), request_id)
+        return _response(openai_response.model_object(model, self._started), self._headers.plain(request_id))
 
     async def _rate_limits(self, request: web.BaseRequest, request_id: str) -> web.Response:
         kid = _kid_of(request)

@@ -11,6 +11,26 @@ from typing import Any, NamedTuple, Protocol
 from limiter_node.model import LimiterError
 
 
+class ForcedTool(NamedTuple):
+    """The tool that an answer must call."""
+
+    kind: str
+    """``function`` or ``custom``."""
+    name: str
+    parameters: dict[str, Any] | None
+    """The JSON schema of a function's arguments, as it was sent; None where there is none."""
+
+
+class AnswerForm(NamedTuple):
+    """What a request says about the form of its answer beside its length. Plain prose has none of this."""
+
+    stop: tuple[str, ...] = ()
+    """The answer ends before the first of these; none is empty."""
+    tool: ForcedTool | None = None
+    json_schema: dict[str, Any] | None = None
+    """The answer is JSON that fits this schema; ``{"type": "object"}`` for any object."""
+
+
 class ChatRequest(NamedTuple):
     """One valid chat completion request. A tuple because one is made per request."""
 
@@ -24,6 +44,8 @@ class ChatRequest(NamedTuple):
     input_tokens: int
     body: dict[str, Any]
     """The request as it was sent, unknown fields included. Duplicate fields: the last one."""
+    form: AnswerForm | None = None
+    """None for plain prose, so that plain requests pay for no look at it."""
 
     @property
     def messages(self) -> list[dict[str, Any]]:
@@ -32,16 +54,80 @@ class ChatRequest(NamedTuple):
         return messages
 
 
+class CompletionRequest(NamedTuple):
+    """One valid text completion request, of one or more prompts."""
+
+    model: str
+    n: int
+    """Choices asked for in all: those of each prompt, prompts in order."""
+    reserved_choices: int
+    """Choices that may be produced in all: more than `n` where `best_of` asks for it."""
+    cap: int | None
+    stream: bool
+    include_usage: bool
+    input_tokens: int
+    body: dict[str, Any]
+    echoes: tuple[str, ...] = ()
+    """The prompts as text, where the caller wants them back before the answers."""
+    form: AnswerForm | None = None
+
+
+class ResponsesRequest(NamedTuple):
+    """One valid request of the Responses API."""
+
+    model: str
+    cap: int | None
+    stream: bool
+    input_tokens: int
+    body: dict[str, Any]
+    form: AnswerForm | None = None
+
+
+class EmbeddingRequest(NamedTuple):
+    """One valid embedding request."""
+
+    model: str
+    inputs: list[str] | list[list[int]]
+    dimensions: int | None
+    base64: bool
+    input_tokens: int
+    body: dict[str, Any]
+
+    @property
+    def stream(self) -> bool:
+        """Embeddings are not streamed."""
+        return False
+
+
+class ToolCall(NamedTuple):
+    """A call of a tool, as answered."""
+
+    kind: str
+    """``function`` or ``custom``."""
+    name: str
+    payload: str
+    """A function's arguments, JSON; a custom tool's input, free text."""
+
+
 class Completion(NamedTuple):
     """A whole answer: one content, finish reason and token count per choice, and the sum of the counts."""
 
     contents: tuple[str, ...]
     finish_reasons: tuple[str, ...]
-    """``stop``, or ``length`` where the cap cut it."""
+    """``stop``, ``length`` where the cap cut it, or ``tool_calls``."""
     choice_tokens: tuple[int, ...]
     completion_tokens: int
-    """What the reservation is settled to. Exact: tokenizing the contents gives it."""
+    """What the reservation is settled to. Exact: tokenizing the contents, the names and the payloads gives it."""
     system_fingerprint: str
+    tool_calls: tuple[tuple[ToolCall, ...], ...] = ()
+    """Per choice; empty where no choice calls. The content of a choice that calls is empty."""
+
+
+class Embeddings(NamedTuple):
+    """The vectors for the inputs of an embedding request, in their order."""
+
+    vectors: tuple[bytes, ...]
+    """Each rendered for the response: a JSON array of numbers, or a JSON string of base64 little-endian float32."""
 
 
 class UpstreamError(LimiterError):
@@ -55,10 +141,22 @@ class UpstreamError(LimiterError):
 
 
 class Upstream(Protocol):
-    """A service that completes chats."""
+    """A service that answers what OpenAI's routes ask."""
 
     async def chat(self, request: ChatRequest, cap_per_choice: int) -> Completion:
         """Answer `request`; no choice may exceed `cap_per_choice` tokens. Raises `UpstreamError`."""
+        ...
+
+    async def complete(self, request: CompletionRequest, cap_per_choice: int) -> Completion:
+        """Answer `request`, `request.n` choices; else as `chat`."""
+        ...
+
+    async def respond(self, request: ResponsesRequest, cap: int) -> Completion:
+        """Answer `request`, one choice; else as `chat`."""
+        ...
+
+    async def embed(self, request: EmbeddingRequest) -> Embeddings:
+        """The vectors for `request.inputs`. Raises `UpstreamError`."""
         ...
 
     async def models(self) -> tuple[str, ...]:

@@ -12,7 +12,17 @@ import random
 from collections.abc import Callable, Sequence
 
 from limiter_node.model import ConfigError
-from limiter_node.upstream.base import ChatRequest, Completion
+from limiter_node.upstream.base import (
+    AnswerForm,
+    ChatRequest,
+    Completion,
+    CompletionRequest,
+    EmbeddingRequest,
+    Embeddings,
+    ResponsesRequest,
+)
+from limiter_node.upstream.mock_embedding import embedding
+from limiter_node.upstream.mock_form import shaped
 from limiter_node.upstream.mock_text import MockText
 
 MAX_LENGTH = 1_000_000
@@ -78,15 +88,38 @@ class MockUpstream:
 
     async def chat(self, request: ChatRequest, cap_per_choice: int) -> Completion:
         """Answer; a drawn length above the cap is cut, with finish reason ``length``. Never fails."""
+        return await self._answer(request.n, request.model, request.form, cap_per_choice)
+
+    async def complete(self, request: CompletionRequest, cap_per_choice: int) -> Completion:
+        """As `chat`, with `request.n` choices."""
+        return await self._answer(request.n, request.model, request.form, cap_per_choice)
+
+    async def respond(self, request: ResponsesRequest, cap: int) -> Completion:
+        """As `chat`, with one choice."""
+        return await self._answer(1, request.model, request.form, cap)
+
+    async def embed(self, request: EmbeddingRequest) -> Embeddings:
+        """Vectors of length 1 that differ for different inputs and are always the same for the same one."""
+        vectors = tuple(
+            [embedding(each, request.model, request.dimensions, base64=request.base64) for each in request.inputs]
+        )
+        if self._latency_s:
+            await asyncio.sleep(self._latency_s)
+        return Embeddings(vectors)
+
+    async def _answer(self, n: int, model: str, form: AnswerForm | None, cap_per_choice: int) -> Completion:
         # Lengths are drawn before the wait: in the order of the requests, whatever the event loop does.
-        if request.n == 1:
+        if form is not None:
+            completion = self._choices([self._draw() for _ in range(n)], cap_per_choice)
+            completion = shaped(completion, form, model, cap_per_choice)
+        elif n == 1:
             drawn = self._draw()
             tokens = drawn if drawn <= cap_per_choice else cap_per_choice
             completion = Completion(
                 (self._text.prefix(tokens),), (_reason(drawn, cap_per_choice),), (tokens,), tokens, _FINGERPRINT
             )
         else:
-            completion = self._choices([self._draw() for _ in range(request.n)], cap_per_choice)
+            completion = self._choices([self._draw() for _ in range(n)], cap_per_choice)
         # Without a latency nothing is awaited, so the caller goes on in the same turn of the event loop.
         if self._latency_s:
             await asyncio.sleep(self._latency_s)

@@ -18,6 +18,7 @@ from limiter_node.upstream.base import ChatRequest
 
 MESSAGES = [{"role": "user", "content": "hello world"}]
 INPUT_TOKENS = 9
+TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}]
 
 
 def body(**fields: Any) -> bytes:
@@ -94,7 +95,7 @@ def test_stream(fields: dict[str, Any], stream: bool, include_usage: bool) -> No
         {"stop": ["a", "b", "c", "d"]},
         {"seed": -5, "user": "u", "logprobs": True, "top_logprobs": 20, "logit_bias": {"50256": -100}},
         {"response_format": {"type": "text"}, "tools": [], "tool_choice": "none"},
-        {"tool_choice": {"type": "function", "function": {"name": "f"}}},
+        {"tool_choice": {"type": "function", "function": {"name": "f"}}, "tools": TOOLS},
         dict.fromkeys(("temperature", "top_p", "stop", "seed", "user", "logprobs", "logit_bias", "tools")),
         {"service_tier": "auto", "metadata": {"a": "b"}, "unheard_of": [1, {"x": None}]},
     ],

@@ -21,7 +21,15 @@ from limiter_node.store.dispatcher import Dispatcher
 from limiter_node.store.keyspace import key_id
 from limiter_node.store.topology import Topology
 from limiter_node.store.url import parse_store_url
-from limiter_node.upstream.base import ChatRequest, Completion, UpstreamError
+from limiter_node.upstream.base import (
+    ChatRequest,
+    Completion,
+    CompletionRequest,
+    EmbeddingRequest,
+    Embeddings,
+    ResponsesRequest,
+    UpstreamError,
+)
 
 Answer = Callable[[ChatRequest, int], Awaitable[Completion]]
 
@@ -40,6 +48,17 @@ class ScriptedUpstream:
     async def chat(self, request: ChatRequest, cap_per_choice: int) -> Completion:
         self.caps.append(cap_per_choice)
         return await self.answer(request, cap_per_choice)
+
+    async def complete(self, request: CompletionRequest, cap_per_choice: int) -> Completion:
+        self.caps.append(cap_per_choice)
+        return Completion(("Hello",) * request.n, ("stop",) * request.n, (1,) * request.n, request.n, "fp_test")
+
+    async def respond(self, request: ResponsesRequest, cap: int) -> Completion:
+        self.caps.append(cap)
+        return Completion(("Hello",), ("stop",), (1,), 1, "fp_test")
+
+    async def embed(self, request: EmbeddingRequest) -> Embeddings:
+        return Embeddings((b"[1.0]",) * len(request.inputs))
 
     async def models(self) -> tuple[str, ...]:
         return ("m",)

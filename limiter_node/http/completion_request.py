@@ -1,0 +1,111 @@
+"""Reading ``POST /v1/completions``: from the body to a checked request and what it needs.
+
+Raises `InvalidRequest` and nothing else. A request without `max_tokens` has no cap here (OpenAI's default for this
+route is 16): the key's `output_reserve` is reserved, as for chats.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from limiter_node.http.fields import (
+    MAX_CHOICES,
+    MAX_TOKENS,
+    Check,
+    InvalidRequest,
+    check_model,
+    check_optional,
+    integer_between,
+    is_boolean,
+    is_integer,
+    is_logit_bias,
+    is_object,
+    is_stop,
+    is_string,
+    number_between,
+)
+from limiter_node.http.inputs import Inputs, count_inputs, texts_or_tokens
+from limiter_node.http.openai_request import include_usage_of, parse_object
+from limiter_node.http.tools import stop_form
+from limiter_node.model import Need
+from limiter_node.upstream.base import CompletionRequest
+
+MAX_TOTAL_CHOICES = 2_048
+"""Prompts times the choices of each."""
+
+_FIELDS: dict[str, Check] = {
+    "max_tokens": integer_between(1, MAX_TOKENS),
+    "n": integer_between(1, MAX_CHOICES),
+    "best_of": integer_between(1, MAX_CHOICES),
+    "stream": is_boolean,
+    "stream_options": is_object,
+    "echo": is_boolean,
+    "suffix": is_string,
+    "logprobs": integer_between(0, 5),
+    "temperature": number_between(0, 2),
+    "top_p": number_between(0, 1),
+    "presence_penalty": number_between(-2, 2),
+    "frequency_penalty": number_between(-2, 2),
+    "stop": is_stop,
+    "seed": is_integer,
+    "user": is_string,
+    "logit_bias": is_logit_bias,
+}
+
+
+def parse_completion(body: bytes) -> CompletionRequest:
+    """Read, check and count a body. O(length)."""
+    fields = parse_object(body)
+    model = check_model(fields)
+    # As OpenAI's: without a prompt a completion begins a new document.
+    prompt = fields.get("prompt")
+    prompts = [""] if prompt is None else texts_or_tokens(prompt, "prompt")
+    check_optional(fields, _FIELDS)
+    n = fields.get("n") or 1
+    reserved = _reserved_choices(fields, n, len(prompts))
+    stream = fields.get("stream") is True
+    include_usage = fields.get("stream_options") is not None and include_usage_of(fields["stream_options"], stream)
+    echoes = _echoes(prompts) if fields.get("echo") is True else ()
+    return CompletionRequest(
+        model,
+        n * len(prompts),
+        reserved,
+        fields.get("max_tokens"),
+        stream,
+        include_usage,
+        count_inputs(prompts, model),
+        fields,
+        echoes,
+        stop_form(fields.get("stop")),
+    )
+
+
+def completion_need(request: CompletionRequest) -> Need:
+    """Its input, and the cap, or the key's default, of every choice that may be produced."""
+    if request.cap is None:
+        return Need(request.input_tokens, 0, request.reserved_choices)
+    return Need(request.input_tokens, request.reserved_choices * request.cap, 0)
+
+
+def _reserved_choices(fields: dict[str, Any], n: int, prompts: int) -> int:
+    best_of = fields.get("best_of")
+    if best_of is not None and best_of < n:
+        raise InvalidRequest(
+            f"Invalid 'best_of': expected a value >= 'n' ({n}), but got {best_of} instead.", "best_of", "invalid_value"
+        )
+    reserved = (best_of or n) * prompts
+    if reserved > MAX_TOTAL_CHOICES:
+        raise InvalidRequest(
+            f"Invalid 'prompt': {prompts} prompts with {best_of or n} choices each. "
+            f"Expected {MAX_TOTAL_CHOICES} choices or fewer in all.",
+            "prompt",
+            "invalid_value",
+        )
+    return reserved
+
+
+def _echoes(prompts: Inputs) -> tuple[str, ...]:
+    texts = tuple(each for each in prompts if type(each) is str)
+    if len(texts) < len(prompts):
+        raise InvalidRequest("Invalid 'echo': prompts given as tokens cannot be echoed.", "echo", "invalid_value")
+    return texts

@@ -1,0 +1,44 @@
+"""Reading ``POST /v1/embeddings``: from the body to a checked request and what it needs.
+
+Raises `InvalidRequest` and nothing else. Embeddings have no output tokens, so nothing is reserved for them.
+"""
+
+from __future__ import annotations
+
+from limiter_node.http.fields import Check, check_model, check_optional, integer_between, is_string, missing, one_of
+from limiter_node.http.inputs import count_inputs, refuse_empty, texts_or_tokens
+from limiter_node.http.openai_request import parse_object
+from limiter_node.model import Need
+from limiter_node.upstream.base import EmbeddingRequest
+
+MAX_DIMENSIONS = 4_096
+
+_FIELDS: dict[str, Check] = {
+    "dimensions": integer_between(1, MAX_DIMENSIONS),
+    "encoding_format": one_of("float", "base64"),
+    "user": is_string,
+}
+
+
+def parse_embedding(body: bytes) -> EmbeddingRequest:
+    """Read, check and count a body. O(length)."""
+    fields = parse_object(body)
+    model = check_model(fields)
+    if fields.get("input") is None:
+        raise missing("input")
+    inputs = texts_or_tokens(fields["input"], "input")
+    refuse_empty(inputs, "input")
+    check_optional(fields, _FIELDS)
+    return EmbeddingRequest(
+        model,
+        inputs,
+        fields.get("dimensions"),
+        fields.get("encoding_format") == "base64",
+        count_inputs(inputs, model),
+        fields,
+    )
+
+
+def embedding_need(request: EmbeddingRequest) -> Need:
+    """Its input, no output."""
+    return Need(request.input_tokens, 0, 0)

@@ -1,0 +1,126 @@
+"""Reading ``POST /v1/responses``: from the body to a checked request and what it needs.
+
+Raises `InvalidRequest` and nothing else. Nothing is stored between requests, so what refers to something stored
+(`previous_response_id`, `conversation`, `prompt`) or runs later (`background`) is refused by name.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from limiter_node.http.fields import (
+    MAX_TOKENS,
+    Check,
+    InvalidRequest,
+    check_if_given,
+    check_model,
+    check_optional,
+    integer_between,
+    is_array,
+    is_boolean,
+    is_metadata,
+    is_object,
+    is_string,
+    is_string_or_object,
+    number_between,
+    one_of,
+)
+from limiter_node.http.openai_request import parse_object
+from limiter_node.http.response_items import items_as_messages
+from limiter_node.http.tool_tokens import count_json, count_tools, too_deep
+from limiter_node.http.tools import responses_form
+from limiter_node.model import Need
+from limiter_node.tokens import count_chat
+from limiter_node.upstream.base import ResponsesRequest
+
+_is_effort = one_of("none", "minimal", "low", "medium", "high", "xhigh", "max")
+_is_summary = one_of("auto", "concise", "detailed")
+_is_verbosity = one_of("low", "medium", "high")
+
+
+def _is_reasoning(value: Any, param: str) -> None:
+    is_object(value, param)
+    check_if_given(value, "effort", param, _is_effort)
+    check_if_given(value, "summary", param, _is_summary)
+
+
+def _is_text(value: Any, param: str) -> None:
+    is_object(value, param)
+    check_if_given(value, "format", param, is_object)
+    check_if_given(value, "verbosity", param, _is_verbosity)
+
+
+_FIELDS: dict[str, Check] = {
+    "instructions": is_string,
+    "max_output_tokens": integer_between(1, MAX_TOKENS),
+    "max_tool_calls": integer_between(1, MAX_TOKENS),
+    "stream": is_boolean,
+    "stream_options": is_object,
+    "temperature": number_between(0, 2),
+    "top_p": number_between(0, 1),
+    "top_logprobs": integer_between(0, 20),
+    "tools": is_array,
+    "tool_choice": is_string_or_object,
+    "parallel_tool_calls": is_boolean,
+    "text": _is_text,
+    "reasoning": _is_reasoning,
+    "truncation": one_of("auto", "disabled"),
+    "metadata": is_metadata,
+    "include": is_array,
+    "store": is_boolean,
+    "service_tier": is_string,
+    "user": is_string,
+    "prompt_cache_key": is_string,
+    "safety_identifier": is_string,
+}
+_STORED = ("previous_response_id", "conversation", "prompt")
+
+
+def parse_responses(body: bytes) -> ResponsesRequest:
+    """Read, check and count a body. O(length)."""
+    fields = parse_object(body)
+    model = check_model(fields)
+    messages = items_as_messages(fields.get("input"))
+    check_optional(fields, _FIELDS)
+    _refuse_stored(fields)
+    form = responses_form(fields)
+    if fields.get("instructions") is not None:
+        messages.append({"role": "system", "content": fields["instructions"]})
+    input_tokens = count_chat(messages, model)
+    if "tools" in fields or "tool_choice" in fields or "text" in fields:
+        input_tokens += count_tools(fields.get("tools") or (), model, nested=False)
+        if form is not None and form.json_schema is not None and "schema" in fields["text"]["format"]:
+            input_tokens += count_json(fields["text"]["format"], model, "text")
+        for name in ("tools", "tool_choice", "text"):
+            _check_depth(fields.get(name), name)
+    return ResponsesRequest(
+        model, fields.get("max_output_tokens"), fields.get("stream") is True, input_tokens, fields, form
+    )
+
+
+def responses_need(request: ResponsesRequest) -> Need:
+    """Its input, and its cap or the key's default."""
+    if request.cap is None:
+        return Need(request.input_tokens, 0, 1)
+    return Need(request.input_tokens, request.cap, 0)
+
+
+def _refuse_stored(fields: dict[str, Any]) -> None:
+    for name in _STORED:
+        if fields.get(name) is not None:
+            code = "previous_response_not_found" if name == "previous_response_id" else "not_found"
+            raise InvalidRequest(f"Invalid '{name}': responses are not stored here, so none was found.", name, code)
+    if fields.get("background"):
+        raise InvalidRequest(
+            "Invalid 'background': responses cannot run in the background.", "background", "invalid_value"
+        )
+
+
+def _check_depth(value: Any, param: str) -> None:
+    """What the response repeats must be writable."""
+    try:
+        orjson.dumps(value)
+    except orjson.JSONEncodeError:
+        raise too_deep(param) from None

@@ -1,0 +1,115 @@
+"""What tool definitions and JSON schemas cost as input: an estimate, since the text that models read isn't published.
+
+Functions are counted as OpenAI's cookbook does ("How to count tokens with tiktoken", num_tokens_for_tools): 7 tokens a
+function (10 for the models of cl100k_base), its ``name:description``, 3 for having parameters, 3 and
+``name:type:description`` for each of them, 3 and its text for each value of an enum less 3 for the enum, and 12 once.
+The cookbook knows flat parameters only; those of nested objects and lists are counted by the same rule. Any other tool,
+and the schema of a `response_format`, is counted as its compact JSON.
+
+Definitions must have been checked by `limiter_node.http.tools`. O(characters).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from limiter_node.http.fields import InvalidRequest
+from limiter_node.tokens import CL100K_BASE, count, encoding_name
+
+TOKENS_PER_FUNCTION = 7
+TOKENS_PER_FUNCTION_CL100K = 10
+TOKENS_FOR_PARAMETERS = 3
+TOKENS_PER_PARAMETER = 3
+TOKENS_PER_ENUM = -3
+TOKENS_PER_ENUM_VALUE = 3
+TOKENS_FOR_TOOLS = 12
+
+
+def count_tools(tools: Sequence[dict[str, Any]], model: str, *, nested: bool = True) -> int:
+    """The input tokens that `tools` add; 0 for none.
+
+    `nested`: in the shape of chat completions, with a function's definition under ``function``; else in that of the
+    Responses API. Raises `InvalidRequest` for definitions that are nested too deeply to be written.
+    """
+    if not tools:
+        return 0
+    try:
+        return _count_tools(tools, model, nested)
+    except orjson.JSONEncodeError:
+        raise too_deep("tools") from None
+
+
+def count_json(value: Any, model: str, param: str) -> int:
+    """The tokens of `value`, the field `param`, as compact JSON. Raises `InvalidRequest` if it is nested too deeply."""
+    try:
+        return count(orjson.dumps(value).decode(), model)
+    except orjson.JSONEncodeError:
+        raise too_deep(param) from None
+
+
+def too_deep(param: str) -> InvalidRequest:
+    """A field holds JSON that can be read but not written again: orjson reads 1,024 levels and writes 254."""
+    return InvalidRequest(f"Invalid '{param}': nested too deeply.", param, "invalid_value")
+
+
+def _count_tools(tools: Sequence[dict[str, Any]], model: str, nested: bool) -> int:
+    per_function = TOKENS_PER_FUNCTION_CL100K if encoding_name(model) == CL100K_BASE else TOKENS_PER_FUNCTION
+    total = TOKENS_FOR_TOOLS
+    for tool in tools:
+        if tool.get("type") == "function":
+            total += per_function + _count_function(tool["function"] if nested else tool, model)
+        else:
+            total += count(orjson.dumps(tool).decode(), model)
+    return total
+
+
+def _count_function(function: dict[str, Any], model: str) -> int:
+    lines = [f"{function['name']}:{_sentence(function.get('description'))}"]
+    total = 0
+    # Not recursive: schemas may be nested a thousand deep.
+    schemas: list[Any] = [function.get("parameters")]
+    while schemas:
+        schema = schemas.pop()
+        if type(schema) is not dict:
+            continue
+        properties = schema.get("properties")
+        if type(properties) is dict and properties:
+            total += TOKENS_FOR_PARAMETERS
+            for name, parameter in properties.items():
+                total += TOKENS_PER_PARAMETER + _describe(name, parameter, lines)
+                schemas.append(parameter)
+        schemas.append(schema.get("items"))
+        for several in ("anyOf", "oneOf", "allOf", "prefixItems"):
+            if type(options := schema.get(several)) is list:
+                schemas += options
+        for named in ("$defs", "definitions"):
+            if type(definitions := schema.get(named)) is dict:
+                schemas += definitions.values()
+    return total + sum([count(line, model) for line in lines])
+
+
+def _describe(name: str, parameter: Any, lines: list[str]) -> int:
+    """Add the text of one parameter to `lines`; the tokens that it costs beside them."""
+    if type(parameter) is not dict:
+        lines.append(name)
+        return 0
+    kind = parameter.get("type")
+    lines.append(f"{name}:{_text(kind)}:{_sentence(parameter.get('description'))}")
+    values = parameter.get("enum")
+    if type(values) is not list:
+        return 0
+    lines += [_text(value) for value in values]
+    return TOKENS_PER_ENUM + TOKENS_PER_ENUM_VALUE * len(values)
+
+
+def _text(value: Any) -> str:
+    if type(value) is str:
+        return value
+    return "" if value is None else orjson.dumps(value).decode()
+
+
+def _sentence(description: Any) -> str:
+    return description.removesuffix(".") if type(description) is str else ""

@@ -1,0 +1,74 @@
+"""Brings the mock's prose into the form that a request asks for: stop sequences, a tool call, JSON.
+
+The counts stay exact: a text is what the tokenizer counts, a call what it counts for the name and for the payload. What
+would be longer than the cap is cut to it, with finish reason ``length``.
+"""
+
+from __future__ import annotations
+
+from limiter_node.tokens import count
+from limiter_node.upstream.base import AnswerForm, Completion, ForcedTool, ToolCall
+from limiter_node.upstream.mock_json import fitting_json
+
+CUSTOM_INPUT = "mock input"
+
+
+def shaped(prose: Completion, form: AnswerForm, model: str, cap: int) -> Completion:
+    """`prose` in the form `form`; no choice exceeds `cap` tokens of `model`'s vocabulary."""
+    choices = len(prose.contents)
+    if form.tool is not None:
+        call, tokens, reason = _call(form.tool, model, cap)
+        calls = (() if call is None else (call,),) * choices
+        return Completion(
+            ("",) * choices, (reason,) * choices, (tokens,) * choices, tokens * choices, prose.system_fingerprint, calls
+        )
+    if form.json_schema is not None:
+        text = fitting_json(form.json_schema)
+        one = stopped(text, "stop", count(text, model), form.stop, model, cap)
+        ended = [one] * choices
+    else:
+        drawn = zip(prose.contents, prose.finish_reasons, prose.choice_tokens, strict=True)
+        ended = [stopped(text, reason, tokens, form.stop, model, cap) for text, reason, tokens in drawn]
+    contents, reasons, counts = zip(*ended, strict=True)
+    return Completion(contents, reasons, counts, sum(counts), prose.system_fingerprint)
+
+
+def stopped(text: str, reason: str, tokens: int, stop: tuple[str, ...], model: str, cap: int) -> tuple[str, str, int]:
+    """`text` up to the first of `stop` and to `cap` tokens, why it ended, and its tokens.
+
+    `reason` and `tokens` are those of the whole text.
+    """
+    end = min([found for each in stop if (found := text.find(each)) >= 0], default=-1)
+    if end >= 0:
+        text = text[:end]
+        reason, tokens = "stop", count(text, model)
+    if tokens <= cap:
+        return text, reason, tokens
+    text, tokens = fit(text, model, cap)
+    return text, "length", tokens
+
+
+def fit(text: str, model: str, cap: int) -> tuple[str, int]:
+    """A long prefix of `text` of `cap` tokens at the most, and its tokens. O(length × log length)."""
+    low, high = 0, len(text)
+    # A longer prefix can have fewer tokens; then this ends at a shorter one than could be, but never at too long a one.
+    while low < high:
+        middle = (low + high + 1) // 2
+        if count(text[:middle], model) <= cap:
+            low = middle
+        else:
+            high = middle - 1
+    return text[:low], count(text[:low], model)
+
+
+def _call(tool: ForcedTool, model: str, cap: int) -> tuple[ToolCall | None, int, str]:
+    """The call of `tool`, its tokens and the finish reason; no call where not even the name fits."""
+    payload = CUSTOM_INPUT if tool.kind == "custom" else fitting_json(tool.parameters or {"type": "object"})
+    name_tokens = count(tool.name, model)
+    if name_tokens > cap:
+        return None, 0, "length"
+    tokens = count(payload, model)
+    if name_tokens + tokens <= cap:
+        return ToolCall(tool.kind, tool.name, payload), name_tokens + tokens, "tool_calls"
+    payload, tokens = fit(payload, model, cap - name_tokens)
+    return ToolCall(tool.kind, tool.name, payload), name_tokens + tokens, "length"
