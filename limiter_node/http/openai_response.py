@@ -27,9 +27,9 @@ def chat_completion(request: ChatRequest, completion: Completion, request_id: st
     return b'{"id":"chatcmpl-%b","object":"chat.completion","created":%d%b,"choices":[%b],"usage":%b%b' % (
         request_id.removeprefix("req_").encode(),
         created,
-        _model_piece(request.model),
+        model_piece(request.model),
         choices,
-        _chat_usage(request.input_tokens, completion.completion_tokens),
+        chat_usage(request.input_tokens, completion.completion_tokens),
         _tail_piece(completion.system_fingerprint),
     )
 
@@ -63,7 +63,8 @@ def _choice(index: int, completion: Completion) -> bytes:
     )
 
 
-def _chat_usage(prompt_tokens: int, completion_tokens: int) -> bytes:
+def chat_usage(prompt_tokens: int, completion_tokens: int) -> bytes:
+    """The `usage` object of chat completions."""
     return (
         b'{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d,'
         b'"prompt_tokens_details":{"cached_tokens":0,"audio_tokens":0},'
@@ -74,7 +75,8 @@ def _chat_usage(prompt_tokens: int, completion_tokens: int) -> bytes:
 
 
 @lru_cache(_MAX_CACHED_MODELS)
-def _model_piece(model: str) -> bytes:
+def model_piece(model: str) -> bytes:
+    """The `model` member, with the comma before it."""
     return b',"model":' + orjson.dumps(model)
 
 

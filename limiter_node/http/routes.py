@@ -16,6 +16,8 @@ from limiter_node.http.errors import ErrorReply
 from limiter_node.http.fields import InvalidRequest
 from limiter_node.http.headers import RequestIds, ResponseHeaders
 from limiter_node.http.openai_request import need_of, parse_chat
+from limiter_node.http.sse import ChatChunks
+from limiter_node.http.streaming import Streams
 from limiter_node.limiter.limiter import Limiter
 from limiter_node.model import Outcome, Overloaded, StoreUnavailable
 from limiter_node.store.keyspace import key_id
@@ -26,7 +28,7 @@ log = logging.getLogger(__name__)
 RETRY_UNAVAILABLE_MS = 1_000
 """What a 503 tells callers to wait: a failing store or an overload lasts about that long, or much longer."""
 
-Handler = Callable[[web.BaseRequest, str], Awaitable[web.Response]]
+Handler = Callable[[web.BaseRequest, str], Awaitable[web.StreamResponse]]
 
 
 class Routes:
@@ -42,6 +44,7 @@ class Routes:
         self._max_body_bytes = max_body_bytes
         self._window_ms = window_ms
         self._started = int(time.time())
+        self._streams = Streams()
         self.is_draining = False
         self._under_way = 0
         self._idle = asyncio.Event()
@@ -57,6 +60,7 @@ class Routes:
         """Answer any request; every failure becomes an answer, too."""
         request_id = self._ids.next()
         self._under_way += 1
+        response: web.StreamResponse
         try:
             if "Expect" in request.headers and not await _continued(request):
                 response = self._error(errors.EXPECTATION_FAILED, request_id)
@@ -96,7 +100,10 @@ class Routes:
         return response
 
     async def drain(self, timeout_s: float) -> bool:
-        """Tell callers to go elsewhere and wait until nothing is under way; False if that took too long."""
+        """Tell callers to go elsewhere and wait until nothing is under way.
+
+        If that takes too long: False, and streams are being cut off.
+        """
         self.is_draining = True
         try:
             async with asyncio.timeout(timeout_s):
@@ -104,21 +111,18 @@ class Routes:
                     self._idle.clear()
                     await self._idle.wait()
         except TimeoutError:
+            self._streams.cut_off()
             return False
         return True
 
     # ---- the main flow ---------------------------------------------------------------------------------------------
 
-    async def _chat_completions(self, request: web.BaseRequest, request_id: str) -> web.Response:
+    async def _chat_completions(self, request: web.BaseRequest, request_id: str) -> web.StreamResponse:
         kid = _kid_of(request)
         if kid is None:
             return self._error(_unauthenticated(request), request_id)
         try:
             chat = parse_chat(await request.read())
-            if chat.stream:
-                raise InvalidRequest(
-                    "Streaming is not supported yet: set 'stream' to false.", "stream", "invalid_value"
-                )
         except InvalidRequest as error:
             return await self._invalid(error, kid, request_id)
 
@@ -131,8 +135,21 @@ class Routes:
 
         reservation = self._limiter.reservation(kid, decision)
         headers = self._headers.decided(decision, request_id)
+        cap_per_choice = decision.need.output_tokens // chat.n
         try:
-            completion = await self._upstream.chat(chat, decision.need.output_tokens // chat.n)
+            if chat.stream:
+                chunks = ChatChunks(
+                    request_id=request_id,
+                    created=int(time.time()),
+                    model=chat.model,
+                    n=chat.n,
+                    input_tokens=chat.input_tokens,
+                    include_usage=chat.include_usage,
+                    system_fingerprint=self._upstream.system_fingerprint,
+                )
+                deltas = self._upstream.stream(chat, cap_per_choice)
+                return await self._streams.send(request, headers, deltas, chunks, reservation)
+            completion = await self._upstream.chat(chat, cap_per_choice)
         except UpstreamError as error:
             if error.produced_tokens:
                 reservation.settle(error.produced_tokens)

@@ -21,13 +21,15 @@ from limiter_node.store.dispatcher import Dispatcher
 from limiter_node.store.keyspace import key_id
 from limiter_node.store.topology import Topology
 from limiter_node.store.url import parse_store_url
-from limiter_node.upstream.base import ChatRequest, Completion, UpstreamError
+from limiter_node.upstream.base import ChatRequest, Completion, Deltas, UpstreamError
 
 Answer = Callable[[ChatRequest, int], Awaitable[Completion]]
 
 
 class ScriptedUpstream:
     """Does what a test tells it."""
+
+    system_fingerprint: str | None = "fp_test"
 
     def __init__(self) -> None:
         self.answer: Answer = self.whole
@@ -40,6 +42,9 @@ class ScriptedUpstream:
     async def chat(self, request: ChatRequest, cap_per_choice: int) -> Completion:
         self.caps.append(cap_per_choice)
         return await self.answer(request, cap_per_choice)
+
+    def stream(self, request: ChatRequest, cap_per_choice: int) -> Deltas:
+        raise NotImplementedError
 
     async def models(self) -> tuple[str, ...]:
         return ("m",)
