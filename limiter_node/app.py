@@ -51,6 +51,8 @@ async def running_node(settings: NodeSettings) -> AsyncIterator[int]:
         length=settings.mock_length,
         seed=settings.mock_seed,
         models=settings.models,
+        ttft_ms=settings.mock_ttft_ms,
+        tokens_per_s=settings.mock_tokens_per_s,
     )
     tokens.warm()
     routes = Routes(
@@ -78,7 +80,10 @@ async def running_node(settings: NodeSettings) -> AsyncIterator[int]:
         for listening in list(runner.sites):
             await listening.stop()  # refuses new connections
         if not await routes.drain(settings.drain_timeout_s):
-            log.warning("requests were still under way at the end of --drain-timeout: they are cut off and refunded")
+            log.warning(
+                "requests were still under way at the end of --drain-timeout: they are cut off and refunded, "
+                "streams charged what was sent"
+            )
         await runner.cleanup()
         if not await dispatcher.drain(_SETTLE_S):
             log.warning("not all reservations could be settled: the store did not answer")

@@ -36,7 +36,9 @@ class NodeSettings:
     node_id: str = setting("", "Name in headers, metrics and logs; empty means HOSTNAME-PORT.")
     decision_timeout_ms: int = setting(250, "Longest wait for the store; then the request gets a 503.")
     max_body_bytes: int = setting(1_048_576, "Largest request body accepted.")
-    mock_latency_ms: float = setting(0.0, "Time the mock service takes to answer.")
+    mock_latency_ms: float = setting(0.0, "Time the mock service takes for an answer that is not streamed.")
+    mock_ttft_ms: float = setting(0.0, "Time until the mock's streams begin.")
+    mock_tokens_per_s: float = setting(0.0, "Tokens a second in each choice of the mock's streams; 0 means at once.")
     mock_length: str = setting(
         "lognormal:128:0.7", "Lengths of the mock's answers in tokens: fixed:N, uniform:A:B or lognormal:MEDIAN:SIGMA."
     )
@@ -60,6 +62,8 @@ class NodeSettings:
         _between("--decision-timeout-ms", self.decision_timeout_ms, 1, 60_000)
         _between("--max-body-bytes", self.max_body_bytes, 1_024, 100 * 1_048_576)
         _between("--mock-latency-ms", self.mock_latency_ms, 0, 600_000)
+        _between("--mock-ttft-ms", self.mock_ttft_ms, 0, 600_000)
+        _between("--mock-tokens-per-s", self.mock_tokens_per_s, 0, 1_000_000)
         try:
             parse_length(self.mock_length, random.Random(0))
         except ConfigError as error:

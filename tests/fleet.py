@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from aiohttp import ClientResponse, ClientSession, TCPConnector
 from store_tools import declare, new_api_key
@@ -85,3 +86,11 @@ async def chat(
         f"{node}/v1/chat/completions", json=body, headers={"Authorization": f"Bearer {api_key}"}
     ) as response:
         return response, await response.json()
+
+
+async def rate_limits(session: ClientSession, node: str, api_key: str) -> dict[str, Any]:
+    """What `GET /v1/rate_limits` tells the key."""
+    async with session.get(f"{node}/v1/rate_limits", headers={"Authorization": f"Bearer {api_key}"}) as response:
+        assert response.status == 200
+        body: dict[str, Any] = await response.json()
+        return body

@@ -69,6 +69,9 @@ OVERLOADED = ErrorReply(
         "This server is currently overloaded with other requests. Please try again.", _SERVER_ERROR, code="overloaded"
     ),
 )
+STOPPING = ErrorReply(
+    503, error_body("This server is stopping. Please try again.", _SERVER_ERROR, code="server_stopping")
+)
 UNREADABLE = ErrorReply(
     400, error_body("The request could not be read as HTTP. Check its request line and headers.", _INVALID_REQUEST)
 )

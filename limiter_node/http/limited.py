@@ -14,6 +14,7 @@ from limiter_node.http.openai_request import need_of, parse_chat
 from limiter_node.http.openai_response import chat_completion
 from limiter_node.http.responses_request import parse_responses, responses_need
 from limiter_node.http.responses_response import response_body
+from limiter_node.http.sse import ChatChunks, StreamEvents, TextChunks
 from limiter_node.model import Need
 from limiter_node.upstream.base import (
     ChatRequest,
@@ -39,6 +40,10 @@ class LimitedRoute:
     """The output tokens of an answer."""
     render: Callable[[Any, Any, str, int], bytes]
     """The body for a request and its answer, the request's id, and the time in seconds since the epoch."""
+    cap_per_choice: Callable[[Any, int], int] = lambda request, reserved: reserved
+    """What each choice of a streamed answer may have of the output tokens reserved in all."""
+    events: Callable[[Any, str, int, str | None], StreamEvents] = lambda *_: no_events()
+    """What renders a streamed answer to a request with this id, at this time, of this system fingerprint."""
 
 
 def _ask_chat(upstream: Upstream, request: ChatRequest, reserved: int) -> Awaitable[Completion]:
@@ -69,10 +74,54 @@ def _render_embeddings(request: EmbeddingRequest, answer: Embeddings, _request_i
     return embedding_list(request, answer)
 
 
+def no_events() -> StreamEvents:
+    """For routes whose requests never ask for a stream."""
+    raise NotImplementedError
+
+
+def _chat_events(request: ChatRequest, request_id: str, created: int, fingerprint: str | None) -> StreamEvents:
+    return ChatChunks(
+        request_id=request_id,
+        created=created,
+        model=request.model,
+        n=request.n,
+        input_tokens=request.input_tokens,
+        include_usage=request.include_usage,
+        system_fingerprint=fingerprint,
+    )
+
+
+def _text_events(request: CompletionRequest, request_id: str, created: int, fingerprint: str | None) -> StreamEvents:
+    per_prompt = request.n // max(1, len(request.echoes))
+    return TextChunks(
+        request_id=request_id,
+        created=created,
+        model=request.model,
+        input_tokens=request.input_tokens,
+        include_usage=request.include_usage,
+        system_fingerprint=fingerprint,
+        echoes=[echo for echo in request.echoes for _ in range(per_prompt)],
+    )
+
+
 LIMITED_ROUTES = {
-    "/v1/chat/completions": LimitedRoute(parse_chat, need_of, _ask_chat, _completion_tokens, chat_completion),
+    "/v1/chat/completions": LimitedRoute(
+        parse_chat,
+        need_of,
+        _ask_chat,
+        _completion_tokens,
+        chat_completion,
+        lambda request, reserved: reserved // request.n,
+        _chat_events,
+    ),
     "/v1/completions": LimitedRoute(
-        parse_completion, completion_need, _ask_completion, _completion_tokens, text_completion
+        parse_completion,
+        completion_need,
+        _ask_completion,
+        _completion_tokens,
+        text_completion,
+        lambda request, reserved: reserved // request.reserved_choices,
+        _text_events,
     ),
     "/v1/responses": LimitedRoute(parse_responses, responses_need, _ask_response, _completion_tokens, response_body),
     "/v1/embeddings": LimitedRoute(parse_embedding, embedding_need, _ask_embeddings, _no_tokens, _render_embeddings),

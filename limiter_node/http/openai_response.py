@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from limiter_node.model import DIMENSIONS, Usage
-from limiter_node.upstream.base import ChatRequest, Completion
+from limiter_node.upstream.base import ChatRequest, Completion, ToolCall
 
 # Model names come from callers, so the cache of their pieces is bounded.
 _MAX_CACHED_MODELS = 256
@@ -32,7 +32,7 @@ def chat_completion(request: ChatRequest, completion: Completion, request_id: st
     return b'{"id":"chatcmpl-%b","object":"chat.completion","created":%d%b,"choices":[%b],"usage":%b%b' % (
         request_id.removeprefix("req_").encode(),
         created,
-        _model_piece(request.model),
+        model_piece(request.model),
         choices,
         chat_usage(request.input_tokens, completion.completion_tokens),
         _tail_piece(completion.system_fingerprint),
@@ -68,13 +68,22 @@ def _model(model: str, created: int) -> dict[str, Any]:
     return {"id": model, "object": "model", "created": created, "owned_by": "limiter-node"}
 
 
+def tool_calls(calls: Sequence[ToolCall], choice: int, request_id: str) -> list[dict[str, Any]]:
+    """The `tool_calls` of a choice; their ids are the request's with the choice's and the call's number."""
+    prefix = f"call_{request_id.removeprefix('req_')}{choice:02d}"
+    return [
+        {
+            "id": f"{prefix}{number}",
+            "type": call.kind,
+            call.kind: {"name": call.name, "arguments" if call.kind == "function" else "input": call.payload},
+        }
+        for number, call in enumerate(calls)
+    ]
+
+
 def _calling_choice(index: int, completion: Completion, request_id: str) -> bytes:
     """A choice that calls tools. Rare, so it is serialized from a dict."""
-    calls = []
-    for number, call in enumerate(completion.tool_calls[index]):
-        payload = "arguments" if call.kind == "function" else "input"
-        call_id = f"call_{request_id.removeprefix('req_')}{index:02d}{number}"
-        calls.append({"id": call_id, "type": call.kind, call.kind: {"name": call.name, payload: call.payload}})
+    calls = tool_calls(completion.tool_calls[index], index, request_id)
     message: dict[str, Any] = {"role": "assistant", "content": None, "refusal": None, "annotations": []}
     if calls:
         message["tool_calls"] = calls
@@ -102,7 +111,8 @@ def chat_usage(prompt_tokens: int, completion_tokens: int) -> bytes:
 
 
 @lru_cache(_MAX_CACHED_MODELS)
-def _model_piece(model: str) -> bytes:
+def model_piece(model: str) -> bytes:
+    """The `model` member, with the comma before it."""
     return b',"model":' + orjson.dumps(model)
 
 

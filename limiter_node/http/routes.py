@@ -17,6 +17,7 @@ from limiter_node.http.errors import ErrorReply
 from limiter_node.http.fields import InvalidRequest
 from limiter_node.http.headers import RequestIds, ResponseHeaders
 from limiter_node.http.limited import LIMITED_ROUTES, LimitedRoute
+from limiter_node.http.streaming import Streams
 from limiter_node.limiter.limiter import Limiter
 from limiter_node.model import Outcome, Overloaded, StoreUnavailable
 from limiter_node.store.keyspace import key_id
@@ -29,7 +30,7 @@ RETRY_UNAVAILABLE_MS = 1_000
 
 _MODELS = "/v1/models/"
 
-Handler = Callable[[web.BaseRequest, str], Awaitable[web.Response]]
+Handler = Callable[[web.BaseRequest, str], Awaitable[web.StreamResponse]]
 
 
 class Routes:
@@ -45,6 +46,7 @@ class Routes:
         self._max_body_bytes = max_body_bytes
         self._window_ms = window_ms
         self._started = int(time.time())
+        self._streams = Streams()
         self.is_draining = False
         self._under_way = 0
         self._idle = asyncio.Event()
@@ -60,6 +62,7 @@ class Routes:
         """Answer any request; every failure becomes an answer, too."""
         request_id = self._ids.next()
         self._under_way += 1
+        response: web.StreamResponse
         try:
             if "Expect" in request.headers and not await _continued(request):
                 response = self._error(errors.EXPECTATION_FAILED, request_id)
@@ -103,7 +106,10 @@ class Routes:
         return {"GET": self._model} if path.startswith(_MODELS) and len(path) > len(_MODELS) else None
 
     async def drain(self, timeout_s: float) -> bool:
-        """Tell callers to go elsewhere and wait until nothing is under way; False if that took too long."""
+        """Tell callers to go elsewhere and wait until nothing is under way.
+
+        If that takes too long: False, and streams are being cut off.
+        """
         self.is_draining = True
         try:
             async with asyncio.timeout(timeout_s):
@@ -111,21 +117,18 @@ class Routes:
                     self._idle.clear()
                     await self._idle.wait()
         except TimeoutError:
+            self._streams.cut_off()
             return False
         return True
 
     # ---- the main flow ---------------------------------------------------------------------------------------------
 
-    async def _limited(self, route: LimitedRoute, request: web.BaseRequest, request_id: str) -> web.Response:
+    async def _limited(self, route: LimitedRoute, request: web.BaseRequest, request_id: str) -> web.StreamResponse:
         kid = _kid_of(request)
         if kid is None:
             return self._error(_unauthenticated(request), request_id)
         try:
             asked = route.parse(await request.read())
-            if asked.stream:
-                raise InvalidRequest(
-                    "Streaming is not supported yet: set 'stream' to false.", "stream", "invalid_value"
-                )
         except InvalidRequest as error:
             return await self._invalid(error, kid, request_id)
 
@@ -139,6 +142,10 @@ class Routes:
         reservation = self._limiter.reservation(kid, decision)
         headers = self._headers.decided(decision, request_id)
         try:
+            if asked.stream:
+                events = route.events(asked, request_id, int(time.time()), self._upstream.system_fingerprint)
+                deltas = self._upstream.stream(asked, route.cap_per_choice(asked, decision.need.output_tokens))
+                return await self._streams.send(request, headers, deltas, events, reservation)
             answer = await route.ask(self._upstream, asked, decision.need.output_tokens)
         except UpstreamError as error:
             if error.produced_tokens:

@@ -19,10 +19,27 @@ from aiohttp.web_protocol import RequestHandler
 from limiter_node.http.errors import UNREADABLE
 
 
-class _Protocol(RequestHandler):
-    """One connection."""
+class Connection(RequestHandler):
+    """One connection. aiohttp lets handlers run on when it ends, so those that want to know set `on_gone`."""
 
-    __slots__ = ()
+    __slots__ = ("on_gone",)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """It is open."""
+        self.on_gone: Callable[[], None] | None = None
+        super().connection_made(transport)
+
+    def eof_received(self) -> None:
+        """The client will send nothing more. The transport closes then: what is written from now on is not sent."""
+        super().eof_received()
+        if self.on_gone is not None:
+            self.on_gone()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """It is gone, by either side."""
+        super().connection_lost(exc)
+        if self.on_gone is not None:
+            self.on_gone()
 
     def handle_error(
         self,
@@ -56,7 +73,7 @@ class HttpServer(web.Server):
         self._max_body_bytes = max_body_bytes
 
     def __call__(self) -> RequestHandler:
-        return _Protocol(self, loop=self._loop, **self._kwargs)
+        return Connection(self, loop=self._loop, **self._kwargs)
 
     def _request(
         self,

@@ -6,6 +6,7 @@ imports point downward only.
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from limiter_node.model import LimiterError
@@ -82,6 +83,11 @@ class ResponsesRequest(NamedTuple):
     body: dict[str, Any]
     form: AnswerForm | None = None
 
+    @property
+    def n(self) -> int:
+        """The Responses API answers once."""
+        return 1
+
 
 class EmbeddingRequest(NamedTuple):
     """One valid embedding request."""
@@ -130,6 +136,25 @@ class Embeddings(NamedTuple):
     """Each rendered for the response: a JSON array of numbers, or a JSON string of base64 little-endian float32."""
 
 
+class Delta(NamedTuple):
+    """The next piece of one choice of an answer that comes as a stream."""
+
+    choice: int
+    """Which choice, from 0 on."""
+    text: str
+    """May be empty, where only the finish reason is new."""
+    tokens: int
+    """What this piece adds to the output. The tokens of all pieces of all choices are what the answer is charged."""
+    finish_reason: str | None
+    """Set with the last piece of a choice, and only there."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    """Come whole, with the last piece."""
+
+
+Deltas = AsyncGenerator[Sequence[Delta], None]
+"""An answer as it comes: each item holds the pieces that came together, so that they can be passed on in one write."""
+
+
 class UpstreamError(LimiterError):
     """Raised when an upstream fails. `produced_tokens` were produced, and are to be paid for, before it did."""
 
@@ -143,6 +168,9 @@ class UpstreamError(LimiterError):
 class Upstream(Protocol):
     """A service that answers what OpenAI's routes ask."""
 
+    system_fingerprint: str | None
+    """What streams tell about the model's configuration, in their first piece already."""
+
     async def chat(self, request: ChatRequest, cap_per_choice: int) -> Completion:
         """Answer `request`; no choice may exceed `cap_per_choice` tokens. Raises `UpstreamError`."""
         ...
@@ -153,6 +181,14 @@ class Upstream(Protocol):
 
     async def respond(self, request: ResponsesRequest, cap: int) -> Completion:
         """Answer `request`, one choice; else as `chat`."""
+        ...
+
+    def stream(self, request: ChatRequest | CompletionRequest | ResponsesRequest, cap_per_choice: int) -> Deltas:
+        """Answer `request` piece by piece; the pieces of a choice, joined, are what the whole answer would have been.
+
+        The iteration raises `UpstreamError`. Whoever stops iterating before the end closes the generator, which stops
+        the work behind it. The upstream is not asked for more while the caller doesn't take what came.
+        """
         ...
 
     async def embed(self, request: EmbeddingRequest) -> Embeddings:

@@ -17,12 +17,14 @@ from limiter_node.upstream.base import (
     ChatRequest,
     Completion,
     CompletionRequest,
+    Deltas,
     EmbeddingRequest,
     Embeddings,
     ResponsesRequest,
 )
 from limiter_node.upstream.mock_embedding import embedding
 from limiter_node.upstream.mock_form import shaped
+from limiter_node.upstream.mock_stream import paced
 from limiter_node.upstream.mock_text import MockText
 
 MAX_LENGTH = 1_000_000
@@ -73,15 +75,33 @@ def _length(text: str) -> int:
 
 
 class MockUpstream:
-    """Answers after `latency_ms` with lengths drawn from `length` by a generator seeded with `seed`.
+    """Answers with lengths drawn from `length` by a generator seeded with `seed`.
 
-    `length` is described at `parse_length`. Raises `ConfigError` for one that is not understood, or a negative latency.
+    Whole answers come after `latency_ms`. Streams begin after `ttft_ms` and go on at `tokens_per_s` in each choice, or
+    without any pause where that is 0. `length` is described at `parse_length`. Raises `ConfigError` for one that is not
+    understood, or a time or rate below 0.
     """
 
-    def __init__(self, *, latency_ms: float, length: str, seed: int, models: Sequence[str] = DEFAULT_MODELS) -> None:
-        if not 0 <= latency_ms < math.inf:
-            raise ConfigError(f"the mock's latency must be 0 ms or more, not {latency_ms}")
+    system_fingerprint: str | None = _FINGERPRINT
+
+    def __init__(
+        self,
+        *,
+        latency_ms: float,
+        length: str,
+        seed: int,
+        models: Sequence[str] = DEFAULT_MODELS,
+        ttft_ms: float = 0.0,
+        tokens_per_s: float = 0.0,
+    ) -> None:
+        for what, value in (("latency", latency_ms), ("time to first token", ttft_ms)):
+            if not 0 <= value < math.inf:
+                raise ConfigError(f"the mock's {what} must be 0 ms or more, not {value}")
+        if not 0 <= tokens_per_s < math.inf:
+            raise ConfigError(f"the mock's tokens per second must be 0 or more, not {tokens_per_s}")
         self._latency_s = latency_ms / 1_000
+        self._ttft_s = ttft_ms / 1_000
+        self._tokens_per_s = tokens_per_s
         self._draw = parse_length(length, random.Random(seed))
         self._models = tuple(models)
         self._text = MockText()
@@ -109,21 +129,16 @@ class MockUpstream:
 
     async def _answer(self, n: int, model: str, form: AnswerForm | None, cap_per_choice: int) -> Completion:
         # Lengths are drawn before the wait: in the order of the requests, whatever the event loop does.
-        if form is not None:
-            completion = self._choices([self._draw() for _ in range(n)], cap_per_choice)
-            completion = shaped(completion, form, model, cap_per_choice)
-        elif n == 1:
-            drawn = self._draw()
-            tokens = drawn if drawn <= cap_per_choice else cap_per_choice
-            completion = Completion(
-                (self._text.prefix(tokens),), (_reason(drawn, cap_per_choice),), (tokens,), tokens, _FINGERPRINT
-            )
-        else:
-            completion = self._choices([self._draw() for _ in range(n)], cap_per_choice)
+        completion = self._completion(n, model, form, cap_per_choice)
         # Without a latency nothing is awaited, so the caller goes on in the same turn of the event loop.
         if self._latency_s:
             await asyncio.sleep(self._latency_s)
         return completion
+
+    def stream(self, request: ChatRequest | CompletionRequest | ResponsesRequest, cap_per_choice: int) -> Deltas:
+        """Piece by piece what the whole answer would have been; a piece is a token, or some where none waits."""
+        completion = self._completion(request.n, request.model, request.form, cap_per_choice)
+        return paced(completion, self._ttft_s, self._tokens_per_s)
 
     async def models(self) -> tuple[str, ...]:
         """The names that were given; every other name is answered as well."""
@@ -131,6 +146,17 @@ class MockUpstream:
 
     async def close(self) -> None:
         """Nothing is held."""
+
+    def _completion(self, n: int, model: str, form: AnswerForm | None, cap_per_choice: int) -> Completion:
+        if form is not None:
+            return shaped(self._choices([self._draw() for _ in range(n)], cap_per_choice), form, model, cap_per_choice)
+        if n > 1:
+            return self._choices([self._draw() for _ in range(n)], cap_per_choice)
+        drawn = self._draw()
+        tokens = drawn if drawn <= cap_per_choice else cap_per_choice
+        return Completion(
+            (self._text.prefix(tokens),), (_reason(drawn, cap_per_choice),), (tokens,), tokens, _FINGERPRINT
+        )
 
     def _choices(self, drawn: list[int], cap_per_choice: int) -> Completion:
         tokens = tuple(min(each, cap_per_choice) for each in drawn)

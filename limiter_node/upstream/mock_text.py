@@ -10,6 +10,8 @@ against the tokenizers.
 from __future__ import annotations
 
 import random
+import re
+from collections.abc import Iterator
 
 _WORDS = (
     "the of and to in is that it was for on are as with they be at one have this from by hot word but what some "
@@ -36,6 +38,7 @@ _OPENERS = (
 PERIOD_TOKENS = 4_096
 """The prose repeats after so many tokens."""
 _BUILT_PERIODS = 8
+_PIECE = r"(?:\s?\w+|\W)"
 _COMMA_PROBABILITY = 0.08
 _SEED = 1
 
@@ -77,3 +80,11 @@ class MockText:
         end = periods * len(self._period) + self._ends[rest]
         text = self._text if periods < _BUILT_PERIODS else self._period * (periods + 1)
         return text[1:end]
+
+
+def pieces(text: str, at_once: int = 1) -> Iterator[str]:
+    """Cut a text, lazily, into pieces of `at_once` words or marks; joined they are the text, whatever it is.
+
+    A word or mark of the prose is one token.
+    """
+    return (match[0] for match in re.finditer(f"{_PIECE}{{1,{at_once}}}", text))

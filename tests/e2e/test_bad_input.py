@@ -114,13 +114,6 @@ async def test_an_oversize_body_is_a_413(fleet: Fleet, api_key: str) -> None:
     assert raw_counters(fleet.store, key_id(api_key)) == before
 
 
-async def test_streaming_is_refused_by_name(fleet: Fleet, api_key: str) -> None:
-    status, error = await post(
-        fleet, json.dumps({**GOOD, "stream": True}).encode(), {"Authorization": f"Bearer {api_key}"}
-    )
-    assert (status, error["param"]) == (400, "stream")
-
-
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [

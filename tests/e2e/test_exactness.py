@@ -9,20 +9,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from aiohttp import ClientSession
-from fleet import Fleet, chat, many_connections
+from fleet import Fleet, chat, many_connections, rate_limits
 from store_tools import raw_counters
 
 from limiter_node.store.keyspace import key_id
 
 WORD = " hello"  # one token with its space
-
-
-async def rate_limits(session: ClientSession, node: str, api_key: str) -> dict[str, Any]:
-    async with session.get(f"{node}/v1/rate_limits", headers={"Authorization": f"Bearer {api_key}"}) as response:
-        assert response.status == 200
-        body: dict[str, Any] = await response.json()
-        return body
 
 
 async def race(fleet: Fleet, api_key: str, requests: Sequence[dict[str, Any]]) -> list[tuple[Any, dict[str, Any]]]:

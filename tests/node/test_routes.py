@@ -25,6 +25,7 @@ from limiter_node.upstream.base import (
     ChatRequest,
     Completion,
     CompletionRequest,
+    Deltas,
     EmbeddingRequest,
     Embeddings,
     ResponsesRequest,
@@ -36,6 +37,8 @@ Answer = Callable[[ChatRequest, int], Awaitable[Completion]]
 
 class ScriptedUpstream:
     """Does what a test tells it."""
+
+    system_fingerprint: str | None = "fp_test"
 
     def __init__(self) -> None:
         self.answer: Answer = self.whole
@@ -59,6 +62,9 @@ class ScriptedUpstream:
 
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
         return Embeddings((b"[1.0]",) * len(request.inputs))
+
+    def stream(self, request: ChatRequest, cap_per_choice: int) -> Deltas:
+        raise NotImplementedError
 
     async def models(self) -> tuple[str, ...]:
         return ("m",)
