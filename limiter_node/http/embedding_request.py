@@ -11,7 +11,7 @@ from limiter_node.http.openai_request import parse_object
 from limiter_node.model import Need
 from limiter_node.upstream.base import EmbeddingRequest
 
-MAX_DIMENSIONS = 4_096
+MAX_DIMENSIONS = 3_072
 
 _FIELDS: dict[str, Check] = {
     "dimensions": integer_between(1, MAX_DIMENSIONS),

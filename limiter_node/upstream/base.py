@@ -6,6 +6,7 @@ imports point downward only.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 from limiter_node.model import LimiterError
@@ -87,7 +88,8 @@ class EmbeddingRequest(NamedTuple):
     """One valid embedding request."""
 
     model: str
-    inputs: list[str] | list[list[int]]
+    inputs: Sequence[str | list[int]]
+    """Texts, or lists of tokens."""
     dimensions: int | None
     base64: bool
     input_tokens: int

@@ -31,6 +31,8 @@ MAX_LENGTH = 1_000_000
 DEFAULT_MODELS = ("gpt-4o", "gpt-4o-mini", "gpt-4", "gpt-3.5-turbo")
 
 _FINGERPRINT = "fp_mock"
+_VECTORS_PER_TURN = 32
+"""Some ms of work; then other requests have their turn."""
 _SHAPES = "'fixed:N', 'uniform:A:B' or 'lognormal:MEDIAN:SIGMA'"
 
 LengthDraw = Callable[[], int]
@@ -100,12 +102,14 @@ class MockUpstream:
 
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
         """Vectors of length 1 that differ for different inputs and are always the same for the same one."""
-        vectors = tuple(
-            [embedding(each, request.model, request.dimensions, base64=request.base64) for each in request.inputs]
-        )
+        vectors = []
+        for number, each in enumerate(request.inputs, 1):
+            vectors.append(embedding(each, request.model, request.dimensions, base64=request.base64))
+            if not number % _VECTORS_PER_TURN:
+                await asyncio.sleep(0)
         if self._latency_s:
             await asyncio.sleep(self._latency_s)
-        return Embeddings(vectors)
+        return Embeddings(tuple(vectors))
 
     async def _answer(self, n: int, model: str, form: AnswerForm | None, cap_per_choice: int) -> Completion:
         # Lengths are drawn before the wait: in the order of the requests, whatever the event loop does.
