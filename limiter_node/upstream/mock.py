@@ -90,15 +90,26 @@ class MockUpstream:
 
     async def chat(self, request: ChatRequest, cap_per_choice: int) -> Completion:
         """Answer; a drawn length above the cap is cut, with finish reason ``length``. Never fails."""
-        return await self._answer(request.n, request.model, request.form, cap_per_choice)
+        # Lengths are drawn before the wait: in the order of the requests, whatever the event loop does.
+        completion = self._compose(request.n, request.model, request.form, cap_per_choice)
+        # Without a latency nothing is awaited, so the caller goes on in the same turn of the event loop.
+        if self._latency_s:
+            await asyncio.sleep(self._latency_s)
+        return completion
 
     async def complete(self, request: CompletionRequest, cap_per_choice: int) -> Completion:
         """As `chat`, with `request.n` choices."""
-        return await self._answer(request.n, request.model, request.form, cap_per_choice)
+        completion = self._compose(request.n, request.model, request.form, cap_per_choice)
+        if self._latency_s:
+            await asyncio.sleep(self._latency_s)
+        return completion
 
     async def respond(self, request: ResponsesRequest, cap: int) -> Completion:
         """As `chat`, with one choice."""
-        return await self._answer(1, request.model, request.form, cap)
+        completion = self._compose(1, request.model, request.form, cap)
+        if self._latency_s:
+            await asyncio.sleep(self._latency_s)
+        return completion
 
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
         """Vectors of length 1 that differ for different inputs and are always the same for the same one."""
@@ -111,30 +122,23 @@ class MockUpstream:
             await asyncio.sleep(self._latency_s)
         return Embeddings(tuple(vectors))
 
-    async def _answer(self, n: int, model: str, form: AnswerForm | None, cap_per_choice: int) -> Completion:
-        # Lengths are drawn before the wait: in the order of the requests, whatever the event loop does.
-        if form is not None:
-            completion = self._choices([self._draw() for _ in range(n)], cap_per_choice)
-            completion = shaped(completion, form, model, cap_per_choice)
-        elif n == 1:
-            drawn = self._draw()
-            tokens = drawn if drawn <= cap_per_choice else cap_per_choice
-            completion = Completion(
-                (self._text.prefix(tokens),), (_reason(drawn, cap_per_choice),), (tokens,), tokens, _FINGERPRINT
-            )
-        else:
-            completion = self._choices([self._draw() for _ in range(n)], cap_per_choice)
-        # Without a latency nothing is awaited, so the caller goes on in the same turn of the event loop.
-        if self._latency_s:
-            await asyncio.sleep(self._latency_s)
-        return completion
-
     async def models(self) -> tuple[str, ...]:
         """The names that were given; every other name is answered as well."""
         return self._models
 
     async def close(self) -> None:
         """Nothing is held."""
+
+    def _compose(self, n: int, model: str, form: AnswerForm | None, cap_per_choice: int) -> Completion:
+        """What is answered, whole or as a stream."""
+        if n == 1 and form is None:
+            drawn = self._draw()
+            tokens = drawn if drawn <= cap_per_choice else cap_per_choice
+            return Completion(
+                (self._text.prefix(tokens),), (_reason(drawn, cap_per_choice),), (tokens,), tokens, _FINGERPRINT
+            )
+        completion = self._choices([self._draw() for _ in range(n)], cap_per_choice)
+        return completion if form is None else shaped(completion, form, model, cap_per_choice)
 
     def _choices(self, drawn: list[int], cap_per_choice: int) -> Completion:
         tokens = tuple(min(each, cap_per_choice) for each in drawn)
