@@ -24,9 +24,10 @@ from limiter_node.http.fields import (
     is_string,
     number_between,
 )
-from limiter_node.http.inputs import Inputs, count_inputs, texts_or_tokens
+from limiter_node.http.inputs import Inputs, sum_inputs, texts_or_tokens
 from limiter_node.http.openai_request import include_usage_of, parse_object
 from limiter_node.http.tools import stop_form
+from limiter_node.http.totals import Count, count_now
 from limiter_node.model import Need
 from limiter_node.upstream.base import CompletionRequest
 
@@ -53,7 +54,7 @@ _FIELDS: dict[str, Check] = {
 }
 
 
-def parse_completion(body: bytes) -> CompletionRequest:
+def parse_completion(body: bytes, count: Count = count_now) -> CompletionRequest:
     """Read, check and count a body. O(length)."""
     fields = parse_object(body)
     model = check_model(fields)
@@ -73,7 +74,7 @@ def parse_completion(body: bytes) -> CompletionRequest:
         fields.get("max_tokens"),
         stream,
         include_usage,
-        count_inputs(prompts, model),
+        count(model, lambda counter: sum_inputs(prompts, counter)),
         fields,
         echoes,
         stop_form(fields.get("stop")),

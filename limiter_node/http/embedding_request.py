@@ -6,12 +6,13 @@ Raises `InvalidRequest` and nothing else. Embeddings have no output tokens, so n
 from __future__ import annotations
 
 from limiter_node.http.fields import Check, check_model, check_optional, integer_between, is_string, missing, one_of
-from limiter_node.http.inputs import count_inputs, refuse_empty, texts_or_tokens
+from limiter_node.http.inputs import refuse_empty, sum_inputs, texts_or_tokens
 from limiter_node.http.openai_request import parse_object
+from limiter_node.http.totals import Count, count_now
 from limiter_node.model import Need
 from limiter_node.upstream.base import EmbeddingRequest
 
-MAX_DIMENSIONS = 4_096
+MAX_DIMENSIONS = 3_072
 
 _FIELDS: dict[str, Check] = {
     "dimensions": integer_between(1, MAX_DIMENSIONS),
@@ -20,7 +21,7 @@ _FIELDS: dict[str, Check] = {
 }
 
 
-def parse_embedding(body: bytes) -> EmbeddingRequest:
+def parse_embedding(body: bytes, count: Count = count_now) -> EmbeddingRequest:
     """Read, check and count a body. O(length)."""
     fields = parse_object(body)
     model = check_model(fields)
@@ -34,7 +35,7 @@ def parse_embedding(body: bytes) -> EmbeddingRequest:
         inputs,
         fields.get("dimensions"),
         fields.get("encoding_format") == "base64",
-        count_inputs(inputs, model),
+        count(model, lambda counter: sum_inputs(inputs, counter)),
         fields,
     )
 

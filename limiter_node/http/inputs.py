@@ -12,7 +12,7 @@ from limiter_node.http.fields import (
     is_string,
     wrong_type,
 )
-from limiter_node.tokens import count
+from limiter_node.tokens import TokenCounter
 
 MAX_INPUTS = 2_048
 MAX_TOKEN = 2**31 - 1
@@ -57,9 +57,9 @@ def texts_or_tokens(value: Any, param: str) -> Inputs:
     return value
 
 
-def count_inputs(inputs: Inputs, model: str) -> int:
+def sum_inputs(inputs: Inputs, counter: TokenCounter) -> int:
     """The tokens of all `inputs`; an empty text counts as one, since a model reads at least a start."""
-    return sum([(count(each, model) if type(each) is str else len(each)) or 1 for each in inputs])
+    return sum([(counter(each) if type(each) is str else len(each)) or 1 for each in inputs])
 
 
 def refuse_empty(inputs: Inputs, param: str) -> None:

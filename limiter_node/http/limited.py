@@ -31,8 +31,8 @@ from limiter_node.upstream.base import (
 class LimitedRoute:
     """One kind of request that is decided. `Any` is the kind's request, and its answer."""
 
-    parse: Callable[[bytes], Any]
-    """Raises `InvalidRequest` and nothing else."""
+    parse: Callable[..., Any]
+    """Takes the body and, optionally, a `Count`. Raises `InvalidRequest` and nothing else."""
     need: Callable[[Any], Need]
     ask: Callable[[Upstream, Any, int], Awaitable[Any]]
     """The answer to a request that has so many output tokens reserved in all. Raises `UpstreamError`."""

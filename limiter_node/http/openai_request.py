@@ -32,10 +32,11 @@ from limiter_node.http.fields import (
     wrong_type,
 )
 from limiter_node.http.messages import check_messages
-from limiter_node.http.tool_tokens import count_json, count_tools
+from limiter_node.http.tool_tokens import check_depth, sum_json, sum_tools
 from limiter_node.http.tools import chat_form, check_function
+from limiter_node.http.totals import Count, Total, count_now
 from limiter_node.model import Need
-from limiter_node.tokens import count_chat
+from limiter_node.tokens import TokenCounter, count_chat
 from limiter_node.upstream.base import AnswerForm, ChatRequest
 
 # What shapes the answer (`tools`, `tool_choice`, `response_format`) is read by `limiter_node.http.tools`.
@@ -76,7 +77,7 @@ _CHAT_FIELDS: dict[str, Check] = {
 _SHAPING = frozenset(("stop", "tools", "tool_choice", "response_format", "functions"))
 
 
-def parse_chat(body: bytes) -> ChatRequest:
+def parse_chat(body: bytes, count: Count | None = None) -> ChatRequest:
     """Read, check and count the body of ``POST /v1/chat/completions``. Raises `InvalidRequest`. O(length)."""
     fields = parse_object(body)
     model = check_model(fields)
@@ -89,11 +90,17 @@ def parse_chat(body: bytes) -> ChatRequest:
     n = fields.get("n")
     stream = fields.get("stream") is True
     include_usage = fields.get("stream_options") is not None and include_usage_of(fields["stream_options"], stream)
-    input_tokens = count_chat(fields["messages"], model)
-    form = None
-    if not _SHAPING.isdisjoint(fields):
+    messages, form = fields["messages"], None
+    if _SHAPING.isdisjoint(fields):
+        # Said twice because most requests go this way, and need no function made for them.
+        if count is None:
+            input_tokens = count_chat(messages, model)
+        else:
+            input_tokens = count(model, lambda _counter: count_chat(messages, model))
+    else:
         form = chat_form(fields)
-        input_tokens += _count_shaping(fields, form, model)
+        shaping = _shaping_total(fields, form, model)
+        input_tokens = (count or count_now)(model, lambda counter: count_chat(messages, model) + shaping(counter))
     return ChatRequest(model, 1 if n is None else n, cap, stream, include_usage, input_tokens, fields, form)
 
 
@@ -132,13 +139,20 @@ def include_usage_of(options: dict[str, Any], stream: bool) -> bool:
     return include_usage
 
 
-def _count_shaping(fields: dict[str, Any], form: AnswerForm | None, model: str) -> int:
+def _shaping_total(fields: dict[str, Any], form: AnswerForm | None, model: str) -> Total:
     """The input tokens of tools, of functions as they were called before, and of the schema of the answer."""
-    tokens = count_tools(fields.get("tools") or (), model)
     functions = fields.get("functions") or ()
     for index, function in enumerate(functions):
         check_function(function, f"functions[{index}]")
-    tokens += count_tools([{"type": "function", "function": each} for each in functions], model)
-    if form is not None and form.json_schema is not None and fields["response_format"].get("json_schema"):
-        tokens += count_json(fields["response_format"]["json_schema"], model, "response_format")
-    return tokens
+    tools = [*(fields.get("tools") or ()), *[{"type": "function", "function": each} for each in functions]]
+    check_depth(tools, "tools")
+    schema = None
+    if form is not None and form.json_schema is not None:
+        schema = fields["response_format"].get("json_schema")
+        check_depth(schema, "response_format")
+
+    def total(counter: TokenCounter) -> int:
+        tokens = sum_tools(tools, model, counter, nested=True)
+        return tokens if schema is None else tokens + sum_json(schema, counter)
+
+    return total

@@ -22,7 +22,7 @@ from limiter_node.http.fields import (
     unsupported_value,
     wrong_type,
 )
-from limiter_node.http.tool_tokens import too_deep
+from limiter_node.http.tool_tokens import check_depth
 
 ROLES = ("user", "assistant", "system", "developer")
 PART_TYPES = (
@@ -76,10 +76,8 @@ def _message_of(item: Any, path: str) -> Message:
         raise InvalidRequest(
             f"Invalid '{path}': items are not stored here, so none was found.", f"{path}.id", "not_found"
         )
-    try:
-        return {"role": "assistant", "content": orjson.dumps(item).decode()}
-    except orjson.JSONEncodeError:
-        raise too_deep(path) from None
+    check_depth(item, path)
+    return {"role": "assistant", "content": orjson.dumps(item).decode()}
 
 
 def _message(item: dict[str, Any], path: str) -> Message:

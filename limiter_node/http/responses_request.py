@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import orjson
-
 from limiter_node.http.fields import (
     MAX_TOKENS,
     Check,
@@ -29,10 +27,11 @@ from limiter_node.http.fields import (
 )
 from limiter_node.http.openai_request import parse_object
 from limiter_node.http.response_items import items_as_messages
-from limiter_node.http.tool_tokens import count_json, count_tools, too_deep
+from limiter_node.http.tool_tokens import check_depth, sum_json, sum_tools
 from limiter_node.http.tools import responses_form
+from limiter_node.http.totals import Count, count_now
 from limiter_node.model import Need
-from limiter_node.tokens import count_chat
+from limiter_node.tokens import TokenCounter, count_chat
 from limiter_node.upstream.base import ResponsesRequest
 
 _is_effort = one_of("none", "minimal", "low", "medium", "high", "xhigh", "max")
@@ -75,10 +74,12 @@ _FIELDS: dict[str, Check] = {
     "prompt_cache_key": is_string,
     "safety_identifier": is_string,
 }
+_REPEATED = ("tools", "tool_choice", "text")
+"""What the response repeats and may be nested."""
 _STORED = ("previous_response_id", "conversation", "prompt")
 
 
-def parse_responses(body: bytes) -> ResponsesRequest:
+def parse_responses(body: bytes, count: Count = count_now) -> ResponsesRequest:
     """Read, check and count a body. O(length)."""
     fields = parse_object(body)
     model = check_model(fields)
@@ -88,15 +89,18 @@ def parse_responses(body: bytes) -> ResponsesRequest:
     form = responses_form(fields)
     if fields.get("instructions") is not None:
         messages.append({"role": "system", "content": fields["instructions"]})
-    input_tokens = count_chat(messages, model)
-    if "tools" in fields or "tool_choice" in fields or "text" in fields:
-        input_tokens += count_tools(fields.get("tools") or (), model, nested=False)
-        if form is not None and form.json_schema is not None and "schema" in fields["text"]["format"]:
-            input_tokens += count_json(fields["text"]["format"], model, "text")
-        for name in ("tools", "tool_choice", "text"):
-            _check_depth(fields.get(name), name)
+    for name in _REPEATED:
+        if name in fields:
+            check_depth(fields[name], name)
+    tools = fields.get("tools") or ()
+    schema = fields["text"]["format"] if form is not None and form.json_schema is not None else None
+
+    def total(counter: TokenCounter) -> int:
+        tokens = count_chat(messages, model) + sum_tools(tools, model, counter, nested=False)
+        return tokens if schema is None or "schema" not in schema else tokens + sum_json(schema, counter)
+
     return ResponsesRequest(
-        model, fields.get("max_output_tokens"), fields.get("stream") is True, input_tokens, fields, form
+        model, fields.get("max_output_tokens"), fields.get("stream") is True, count(model, total), fields, form
     )
 
 
@@ -116,11 +120,3 @@ def _refuse_stored(fields: dict[str, Any]) -> None:
         raise InvalidRequest(
             "Invalid 'background': responses cannot run in the background.", "background", "invalid_value"
         )
-
-
-def _check_depth(value: Any, param: str) -> None:
-    """What the response repeats must be writable."""
-    try:
-        orjson.dumps(value)
-    except orjson.JSONEncodeError:
-        raise too_deep(param) from None

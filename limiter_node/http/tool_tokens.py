@@ -6,7 +6,7 @@ function (10 for the models of cl100k_base), its ``name:description``, 3 for hav
 The cookbook knows flat parameters only; those of nested objects and lists are counted by the same rule. Any other tool,
 and the schema of a `response_format`, is counted as its compact JSON.
 
-Definitions must have been checked by `limiter_node.http.tools`. O(characters).
+Definitions must have been checked by `limiter_node.http.tools` and by `check_depth`. O(characters).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 
 from limiter_node.http.fields import InvalidRequest
-from limiter_node.tokens import CL100K_BASE, count, encoding_name
+from limiter_node.tokens import CL100K_BASE, TokenCounter, count, encoding_name
 
 TOKENS_PER_FUNCTION = 7
 TOKENS_PER_FUNCTION_CL100K = 10
@@ -32,41 +32,39 @@ def count_tools(tools: Sequence[dict[str, Any]], model: str, *, nested: bool = T
     """The input tokens that `tools` add; 0 for none.
 
     `nested`: in the shape of chat completions, with a function's definition under ``function``; else in that of the
-    Responses API. Raises `InvalidRequest` for definitions that are nested too deeply to be written.
+    Responses API.
     """
+    return sum_tools(tools, model, lambda text: count(text, model), nested=nested)
+
+
+def sum_tools(tools: Sequence[dict[str, Any]], model: str, counter: TokenCounter, *, nested: bool) -> int:
+    """`count_tools` with a counter of the caller's."""
     if not tools:
         return 0
-    try:
-        return _count_tools(tools, model, nested)
-    except orjson.JSONEncodeError:
-        raise too_deep("tools") from None
-
-
-def count_json(value: Any, model: str, param: str) -> int:
-    """The tokens of `value`, the field `param`, as compact JSON. Raises `InvalidRequest` if it is nested too deeply."""
-    try:
-        return count(orjson.dumps(value).decode(), model)
-    except orjson.JSONEncodeError:
-        raise too_deep(param) from None
-
-
-def too_deep(param: str) -> InvalidRequest:
-    """A field holds JSON that can be read but not written again: orjson reads 1,024 levels and writes 254."""
-    return InvalidRequest(f"Invalid '{param}': nested too deeply.", param, "invalid_value")
-
-
-def _count_tools(tools: Sequence[dict[str, Any]], model: str, nested: bool) -> int:
     per_function = TOKENS_PER_FUNCTION_CL100K if encoding_name(model) == CL100K_BASE else TOKENS_PER_FUNCTION
     total = TOKENS_FOR_TOOLS
     for tool in tools:
         if tool.get("type") == "function":
-            total += per_function + _count_function(tool["function"] if nested else tool, model)
+            total += per_function + _sum_function(tool["function"] if nested else tool, counter)
         else:
-            total += count(orjson.dumps(tool).decode(), model)
+            total += sum_json(tool, counter)
     return total
 
 
-def _count_function(function: dict[str, Any], model: str) -> int:
+def sum_json(value: Any, counter: TokenCounter) -> int:
+    """The tokens of `value`, which `check_depth` let pass, as compact JSON."""
+    return counter(orjson.dumps(value).decode())
+
+
+def check_depth(value: Any, param: str) -> None:
+    """Raise `InvalidRequest` for JSON that can be read but not written: orjson reads 1,024 levels and writes 254."""
+    try:
+        orjson.dumps(value)
+    except orjson.JSONEncodeError:
+        raise InvalidRequest(f"Invalid '{param}': nested too deeply.", param, "invalid_value") from None
+
+
+def _sum_function(function: dict[str, Any], counter: TokenCounter) -> int:
     lines = [f"{function['name']}:{_sentence(function.get('description'))}"]
     total = 0
     # Not recursive: schemas may be nested a thousand deep.
@@ -88,7 +86,7 @@ def _count_function(function: dict[str, Any], model: str) -> int:
         for named in ("$defs", "definitions"):
             if type(definitions := schema.get(named)) is dict:
                 schemas += definitions.values()
-    return total + sum([count(line, model) for line in lines])
+    return total + sum(map(counter, lines))
 
 
 def _describe(name: str, parameter: Any, lines: list[str]) -> int:

@@ -93,7 +93,8 @@ class EmbeddingRequest(NamedTuple):
     """One valid embedding request."""
 
     model: str
-    inputs: list[str] | list[list[int]]
+    inputs: Sequence[str | list[int]]
+    """Texts, or lists of tokens."""
     dimensions: int | None
     base64: bool
     input_tokens: int

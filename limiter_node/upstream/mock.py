@@ -33,6 +33,8 @@ MAX_LENGTH = 1_000_000
 DEFAULT_MODELS = ("gpt-4o", "gpt-4o-mini", "gpt-4", "gpt-3.5-turbo")
 
 _FINGERPRINT = "fp_mock"
+_VECTORS_PER_TURN = 32
+"""Some ms of work; then other requests have their turn."""
 _SHAPES = "'fixed:N', 'uniform:A:B' or 'lognormal:MEDIAN:SIGMA'"
 
 LengthDraw = Callable[[], int]
@@ -108,36 +110,41 @@ class MockUpstream:
 
     async def chat(self, request: ChatRequest, cap_per_choice: int) -> Completion:
         """Answer; a drawn length above the cap is cut, with finish reason ``length``. Never fails."""
-        return await self._answer(request.n, request.model, request.form, cap_per_choice)
-
-    async def complete(self, request: CompletionRequest, cap_per_choice: int) -> Completion:
-        """As `chat`, with `request.n` choices."""
-        return await self._answer(request.n, request.model, request.form, cap_per_choice)
-
-    async def respond(self, request: ResponsesRequest, cap: int) -> Completion:
-        """As `chat`, with one choice."""
-        return await self._answer(1, request.model, request.form, cap)
-
-    async def embed(self, request: EmbeddingRequest) -> Embeddings:
-        """Vectors of length 1 that differ for different inputs and are always the same for the same one."""
-        vectors = tuple(
-            [embedding(each, request.model, request.dimensions, base64=request.base64) for each in request.inputs]
-        )
-        if self._latency_s:
-            await asyncio.sleep(self._latency_s)
-        return Embeddings(vectors)
-
-    async def _answer(self, n: int, model: str, form: AnswerForm | None, cap_per_choice: int) -> Completion:
         # Lengths are drawn before the wait: in the order of the requests, whatever the event loop does.
-        completion = self._completion(n, model, form, cap_per_choice)
+        completion = self._compose(request.n, request.model, request.form, cap_per_choice)
         # Without a latency nothing is awaited, so the caller goes on in the same turn of the event loop.
         if self._latency_s:
             await asyncio.sleep(self._latency_s)
         return completion
 
+    async def complete(self, request: CompletionRequest, cap_per_choice: int) -> Completion:
+        """As `chat`, with `request.n` choices."""
+        completion = self._compose(request.n, request.model, request.form, cap_per_choice)
+        if self._latency_s:
+            await asyncio.sleep(self._latency_s)
+        return completion
+
+    async def respond(self, request: ResponsesRequest, cap: int) -> Completion:
+        """As `chat`, with one choice."""
+        completion = self._compose(1, request.model, request.form, cap)
+        if self._latency_s:
+            await asyncio.sleep(self._latency_s)
+        return completion
+
+    async def embed(self, request: EmbeddingRequest) -> Embeddings:
+        """Vectors of length 1 that differ for different inputs and are always the same for the same one."""
+        vectors = []
+        for number, each in enumerate(request.inputs, 1):
+            vectors.append(embedding(each, request.model, request.dimensions, base64=request.base64))
+            if not number % _VECTORS_PER_TURN:
+                await asyncio.sleep(0)
+        if self._latency_s:
+            await asyncio.sleep(self._latency_s)
+        return Embeddings(tuple(vectors))
+
     def stream(self, request: ChatRequest | CompletionRequest | ResponsesRequest, cap_per_choice: int) -> Deltas:
         """Piece by piece what the whole answer would have been; a piece is a token, or some where none waits."""
-        completion = self._completion(request.n, request.model, request.form, cap_per_choice)
+        completion = self._compose(request.n, request.model, request.form, cap_per_choice)
         return paced(completion, self._ttft_s, self._tokens_per_s)
 
     async def models(self) -> tuple[str, ...]:
@@ -147,16 +154,16 @@ class MockUpstream:
     async def close(self) -> None:
         """Nothing is held."""
 
-    def _completion(self, n: int, model: str, form: AnswerForm | None, cap_per_choice: int) -> Completion:
-        if form is not None:
-            return shaped(self._choices([self._draw() for _ in range(n)], cap_per_choice), form, model, cap_per_choice)
-        if n > 1:
-            return self._choices([self._draw() for _ in range(n)], cap_per_choice)
-        drawn = self._draw()
-        tokens = drawn if drawn <= cap_per_choice else cap_per_choice
-        return Completion(
-            (self._text.prefix(tokens),), (_reason(drawn, cap_per_choice),), (tokens,), tokens, _FINGERPRINT
-        )
+    def _compose(self, n: int, model: str, form: AnswerForm | None, cap_per_choice: int) -> Completion:
+        """What is answered, whole or as a stream."""
+        if n == 1 and form is None:
+            drawn = self._draw()
+            tokens = drawn if drawn <= cap_per_choice else cap_per_choice
+            return Completion(
+                (self._text.prefix(tokens),), (_reason(drawn, cap_per_choice),), (tokens,), tokens, _FINGERPRINT
+            )
+        completion = self._choices([self._draw() for _ in range(n)], cap_per_choice)
+        return completion if form is None else shaped(completion, form, model, cap_per_choice)
 
     def _choices(self, drawn: list[int], cap_per_choice: int) -> Completion:
         tokens = tuple(min(each, cap_per_choice) for each in drawn)

@@ -13,8 +13,8 @@ from typing import Any, TypeGuard
 
 import orjson
 
-MAX_CHARS = 100_000
-"""About the longest JSON that is made. A schema of some bytes can ask for any size."""
+MAX_CHARS = 20_000
+"""About the longest JSON that is made, and what is spent on making it: a schema of some bytes can ask for any size."""
 MAX_DEPTH = 32
 """Deeper, only what is required is made: a schema that refers to itself must end."""
 _CHARS_PER_VALUE = 8
@@ -86,10 +86,14 @@ class _Maker:
             reference = schema.get("$ref")
             if type(reference) is not str:
                 break
-            schema = {**self._target(reference), **{name: each for name, each in schema.items() if name != "$ref"}}
-        for part in _list(schema, "allOf") or ():
-            if type(part) is dict:
-                schema = _merged(schema, self._target(part["$ref"]) if type(part.get("$ref")) is str else part)
+            target = self._target(reference)
+            self._left -= len(target)
+            schema = {**target, **{name: each for name, each in schema.items() if name != "$ref"}}
+        if (parts := _list(schema, "allOf")) is not None:
+            parts = [part for part in parts if type(part) is dict]
+            parts = [self._target(part["$ref"]) if type(part.get("$ref")) is str else part for part in parts]
+            self._left -= sum(map(len, parts))
+            return _merged([schema, *parts])
         return schema
 
     def _target(self, reference: str) -> dict[str, Any]:
@@ -118,6 +122,7 @@ class _Maker:
         if type(properties) is not dict:
             properties = {}
         required = [each for each in _list(schema, "required") or () if type(each) is str]
+        self._left -= len(properties) + len(required)
         wanted = required if depth > MAX_DEPTH else [*properties, *required]
         made: dict[str, Any] = {}
         for name in wanted:
@@ -156,13 +161,19 @@ def _ending(options: list[Any], depth: int) -> Any:
     return options[-1 if depth > MAX_DEPTH else 0]
 
 
-def _merged(schema: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
-    merged = {**part, **schema}
-    if type(schema.get("properties")) is dict and type(part.get("properties")) is dict:
-        merged["properties"] = {**part["properties"], **schema["properties"]}
-    if type(schema.get("required")) is list and type(part.get("required")) is list:
-        merged["required"] = [*part["required"], *schema["required"]]
-    return merged
+def _merged(schemas: list[dict[str, Any]]) -> dict[str, Any]:
+    """One schema of all, the first one's word before the others'. O(their size)."""
+    merged: dict[str, Any] = {}
+    properties: dict[str, Any] = {}
+    required: list[Any] = []
+    for schema in schemas:
+        for name, value in schema.items():
+            merged.setdefault(name, value)
+        if type(schema.get("properties")) is dict:
+            for name, value in schema["properties"].items():
+                properties.setdefault(name, value)
+        required += _list(schema, "required") or []
+    return merged | {"properties": properties, "required": required} if properties or required else merged
 
 
 def _list(schema: dict[str, Any], name: str) -> list[Any] | None:

@@ -133,3 +133,16 @@ def test_request_ids_are_unique() -> None:
     made = {each.next() for each in (ids, others) for _ in range(1_000)}
     assert len(made) == 2_000
     assert all(each.startswith("req_") and len(each) == 28 and int(each[4:], 16) >= 0 for each in made)
+
+
+@pytest.mark.parametrize(("window_ms", "seconds"), [(60_000, 60), (1_000, 1), (1_500, 2), (100, 1)])
+def test_the_policies_tell_the_window(window_ms: int, seconds: int) -> None:
+    policy = ResponseHeaders("node-1", window_ms).decided(ADMITTED, "req_1")["ratelimit-policy"]
+    assert policy == f'"rpm";q=600;w={seconds}, "input-tpm";q=100000;w={seconds}, "output-tpm";q=50000;w={seconds}'
+
+
+@pytest.mark.parametrize(("ms", "seconds"), [(0, 0), (1, 1), (1_000, 1), (1_001, 2), (60_100, 61)])
+def test_the_ietf_field_is_rounded_up_and_never_negative(ms: int, seconds: int) -> None:
+    headers = decided(used=Amounts(601, 100_001, 0), reset_ms=Amounts(ms, ms, ms))
+    expected = f'"rpm";r=0;t={seconds}, "input-tpm";r=0;t={seconds}, "output-tpm";r=50000;t={seconds}'
+    assert headers["RateLimit"] == expected

@@ -141,6 +141,45 @@ async def test_the_upstream_is_held_to_the_reservation(node: Node, embedded_sing
     assert node.upstream.caps == [64, 64, 10, 7]
 
 
+@pytest.mark.parametrize(
+    ("path", "fields", "caps", "charged"),
+    [
+        ("/v1/completions", {"prompt": "x"}, [64], Amounts(1, 1, 1)),
+        ("/v1/completions", {"prompt": ["x", "x"], "n": 2}, [64], Amounts(1, 2, 4)),
+        ("/v1/completions", {"prompt": ["x", "x"], "n": 2, "best_of": 5, "max_tokens": 7}, [7], Amounts(1, 2, 4)),
+        ("/v1/responses", {"input": "x"}, [64], Amounts(1, 8, 1)),
+        ("/v1/responses", {"input": "x", "max_output_tokens": 9}, [9], Amounts(1, 8, 1)),
+        ("/v1/embeddings", {"input": ["x"]}, [], Amounts(1, 1, 0)),
+        ("/v1/embeddings", {"input": [1, 2]}, [], Amounts(1, 2, 0)),
+    ],
+)
+async def test_every_route_holds_the_upstream_and_settles(
+    node: Node, embedded_single: str, path: str, fields: dict[str, Any], caps: list[int], charged: Amounts
+) -> None:
+    api_key = api_key_on(embedded_single, output_reserve=64)
+    headers = {"Authorization": f"Bearer {api_key}"}
+    async with node.session.post(node.url + path, json={"model": "m", **fields}, headers=headers) as response:
+        assert response.status == 200
+    assert node.upstream.caps == caps
+    assert await node.used(api_key) == charged
+
+
+async def test_a_failed_embedding_gives_back_its_tokens(
+    node: Node, embedded_single: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(request: EmbeddingRequest) -> Embeddings:
+        raise UpstreamError("down", status=503)
+
+    monkeypatch.setattr(node.upstream, "embed", fail)
+    api_key = api_key_on(embedded_single)
+    headers = {"Authorization": f"Bearer {api_key}"}
+    async with node.session.post(
+        f"{node.url}/v1/embeddings", json={"model": "m", "input": "x"}, headers=headers
+    ) as response:
+        assert response.status == 503
+    assert await node.used(api_key) == Amounts(1, 0, 0)
+
+
 async def test_a_failure_before_any_output_gives_back_the_tokens_but_not_the_request(
     node: Node, embedded_single: str
 ) -> None:
