@@ -46,10 +46,10 @@ def _children(pid: int) -> list[int]:
 
 
 @contextmanager
-def running_fleet(keys: Path) -> Iterator[Fleet]:
+def running_fleet(keys: Path, *arguments: str) -> Iterator[Fleet]:
     """Start it pinned: the node on core 0, everything else on the others."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "limiter_node", "up", "--nodes", "1", "--port", "0", "--keys", str(keys)],
+        [sys.executable, "-m", "limiter_node", "up", "--nodes", "1", "--port", "0", "--keys", str(keys), *arguments],
         stdout=subprocess.PIPE,
         text=True,
     )

@@ -96,5 +96,6 @@ def node_arguments(settings: NodeSettings) -> list[str]:
 
 
 def _flag(name: str) -> str:
-    # Seconds are what an option of time without a unit means: --drain-timeout 10.
-    return f"--{name.removesuffix('_s').replace('_', '-')}"
+    # Seconds are what an option of time without a unit means: --drain-timeout 10. A rate keeps them.
+    shown = name if name.endswith("_per_s") else name.removesuffix("_s")
+    return f"--{shown.replace('_', '-')}"

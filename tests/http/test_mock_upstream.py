@@ -12,9 +12,10 @@ import pytest
 
 from limiter_node.model import ConfigError
 from limiter_node.tokens import count
-from limiter_node.upstream.base import ChatRequest, Completion, Upstream
+from limiter_node.upstream.base import ChatRequest, Completion, Delta, Upstream
 from limiter_node.upstream.mock import MAX_LENGTH, MockUpstream, parse_length
-from limiter_node.upstream.mock_text import PERIOD_TOKENS, MockText
+from limiter_node.upstream.mock_stream import paced
+from limiter_node.upstream.mock_text import PERIOD_TOKENS, MockText, pieces
 
 MODELS = ["gpt-4o", "gpt-4"]
 
@@ -151,9 +152,13 @@ def test_other_length_specs_are_refused(spec: str) -> None:
 
 
 @pytest.mark.parametrize("latency_ms", [-1, float("nan"), float("inf")])
-def test_other_latencies_are_refused(latency_ms: float) -> None:
+def test_other_times_and_rates_are_refused(latency_ms: float) -> None:
     with pytest.raises(ConfigError, match="latency"):
         mock(latency_ms=latency_ms)
+    with pytest.raises(ConfigError, match="first token"):
+        mock(ttft_ms=latency_ms)
+    with pytest.raises(ConfigError, match="tokens per second"):
+        mock(tokens_per_s=latency_ms)
 
 
 def test_without_latency_the_event_loop_is_not_asked() -> None:
@@ -171,6 +176,59 @@ async def test_the_latency_is_slept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(asyncio, "sleep", sleep)
     await mock(latency_ms=250).chat(request(), 100)
     assert slept == [0.25]
+
+
+@pytest.mark.parametrize("rate", [0, 1_000_000])
+@pytest.mark.parametrize(("n", "cap"), [(1, 10_000), (5, 60), (100, 9)])
+async def test_a_stream_says_what_chat_would_have_said(rate: float, n: int, cap: int) -> None:
+    options = {"length": "uniform:0:100" if n > 1 else "fixed:3000", "tokens_per_s": rate}
+    whole = await mock(**options).chat(request(n), cap)
+    batches = [batch async for batch in mock(**options).stream(request(n), cap)]
+    deltas = [delta for batch in batches for delta in batch]
+    assert max(map(len, batches)) <= max(64, n)
+    for choice in range(n):
+        mine = [delta for delta in deltas if delta.choice == choice]
+        assert "".join(delta.text for delta in mine) == whole.contents[choice]
+        assert sum(delta.tokens for delta in mine) == whole.choice_tokens[choice]
+        assert [delta.finish_reason for delta in mine] == [None] * (len(mine) - 1) + [whole.finish_reasons[choice]]
+        assert all(count(delta.text, "gpt-4o") == delta.tokens for delta in mine)
+        if rate:
+            assert all(delta.tokens == 1 for delta in mine if delta.text)
+
+
+async def test_choices_take_turns() -> None:
+    batches = [batch async for batch in mock("fixed:3", tokens_per_s=1_000_000).stream(request(2), 10)]
+    assert [delta.choice for batch in batches for delta in batch] == [0, 1] * 3
+
+
+async def test_a_stream_keeps_its_time_from_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wake-up that comes late brings everything that is due by then."""
+    now, late, slept = 100.0, iter((0.0, 0.0, 0.5, 0.0, 0.0, 0.0, 0.0)), []
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now
+        slept.append(round(seconds, 6))
+        now += seconds + next(late)
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now)
+    upstream = mock("fixed:10", ttft_ms=300, tokens_per_s=10)
+    batches = [len(batch) async for batch in upstream.stream(request(), 100)]
+    assert batches == [1, 1, 6, 1, 1]
+    assert slept == [0.3, 0.1, 0.1, 0.1, 0.1]
+
+
+def test_pieces_join_to_any_text() -> None:
+    for text in ("", "a", ' {"a": [1, -2.5]}\n\n', "x" * 100, "日本語 \r\n\t_é🙂"):
+        for at_once in (1, 3, 16):
+            assert "".join(pieces(text, at_once)) == text
+
+
+async def test_tokens_are_right_for_a_text_that_is_not_the_prose() -> None:
+    completion = Completion(('{"a":"b c"}',), ("stop",), (4,), 4, "fp")
+    deltas: list[Delta] = [delta async for batch in paced(completion, 0, 1e9) for delta in batch]
+    assert "".join(delta.text for delta in deltas) == '{"a":"b c"}'
+    assert sum(delta.tokens for delta in deltas) == 4
 
 
 async def test_models_and_close() -> None:

@@ -42,6 +42,7 @@ class ScriptedUpstream:
 
     def __init__(self) -> None:
         self.answer: Answer = self.whole
+        self.deltas: Callable[[], Deltas]
         self.caps: list[int] = []
 
     @staticmethod
@@ -64,7 +65,8 @@ class ScriptedUpstream:
         return Embeddings((b"[1.0]",) * len(request.inputs))
 
     def stream(self, request: ChatRequest, cap_per_choice: int) -> Deltas:
-        raise NotImplementedError
+        self.caps.append(cap_per_choice)
+        return self.deltas()
 
     async def models(self) -> tuple[str, ...]:
         return ("m",)
@@ -79,6 +81,8 @@ class Node:
     dispatcher: Dispatcher
     url: str
     session: ClientSession
+    routes: Routes
+    server: HttpServer
 
     async def chat(self, api_key: str, **fields: Any) -> tuple[int, dict[str, Any]]:
         body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], **fields}
@@ -102,12 +106,13 @@ async def serving(store: str, timeout_ms: int = 20_000) -> AsyncIterator[Node]:
     routes = Routes(
         limiter=Limiter(dispatcher), upstream=upstream, node_id="n", max_body_bytes=10_000, window_ms=60_000
     )
-    runner = web.ServerRunner(HttpServer(routes.answer, max_body_bytes=10_000, keepalive_s=75), shutdown_timeout=1)
+    server = HttpServer(routes.answer, max_body_bytes=10_000, keepalive_s=75)
+    runner = web.ServerRunner(server, shutdown_timeout=1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     try:
         async with ClientSession() as session:
-            yield Node(upstream, dispatcher, f"http://127.0.0.1:{runner.addresses[0][1]}", session)
+            yield Node(upstream, dispatcher, f"http://127.0.0.1:{runner.addresses[0][1]}", session, routes, server)
     finally:
         await runner.cleanup()
         await dispatcher.close()
