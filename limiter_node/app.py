@@ -22,6 +22,7 @@ from limiter_node.store.codec import BUCKET_MS
 from limiter_node.store.dispatcher import Dispatcher
 from limiter_node.store.topology import Topology
 from limiter_node.store.url import format_host, parse_store_url
+from limiter_node.token_process import TokenCounting
 from limiter_node.upstream.mock import MockUpstream
 
 log = logging.getLogger(__name__)
@@ -53,9 +54,11 @@ async def running_node(settings: NodeSettings) -> AsyncIterator[int]:
         models=settings.models,
     )
     tokens.warm()
+    counting = TokenCounting()
     routes = Routes(
         limiter=Limiter(dispatcher),
         upstream=upstream,
+        counting=counting,
         node_id=settings.node_id,
         max_body_bytes=settings.max_body_bytes,
         window_ms=settings.window_ms,
@@ -80,6 +83,7 @@ async def running_node(settings: NodeSettings) -> AsyncIterator[int]:
         if not await routes.drain(settings.drain_timeout_s):
             log.warning("requests were still under way at the end of --drain-timeout: they are cut off and refunded")
         await runner.cleanup()
+        await counting.close()
         if not await dispatcher.drain(_SETTLE_S):
             log.warning("not all reservations could be settled: the store did not answer")
         await dispatcher.close()

@@ -7,6 +7,7 @@ malformed JSON; a field that is null is a field that is absent.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import orjson
@@ -31,7 +32,8 @@ from limiter_node.http.fields import (
 )
 from limiter_node.http.messages import check_messages
 from limiter_node.model import Need
-from limiter_node.tokens import count_chat
+from limiter_node.token_process import INLINE_CHARS, TokenCounting
+from limiter_node.tokens import count_chat, sum_chat
 from limiter_node.upstream.base import ChatRequest
 
 # Of `tools`, `tool_choice` and `response_format` only the type is checked: nothing here reads them.
@@ -57,7 +59,20 @@ _CHAT_FIELDS: dict[str, Check] = {
 }
 
 
-def parse_chat(body: bytes) -> ChatRequest:
+async def read_chat(body: bytes, counting: TokenCounting) -> ChatRequest:
+    """`parse_chat` for a body of any size: the tokens of a large one are counted apart.
+
+    Raises `InvalidRequest`, and what `TokenCounting.count` raises.
+    """
+    # A body has no fewer bytes than its texts have characters.
+    if len(body) <= INLINE_CHARS:
+        return parse_chat(body)
+    chat = parse_chat(body, lambda _messages, _model: 0)
+    input_tokens = await counting.count(chat.model, lambda counter: sum_chat(chat.messages, counter))
+    return chat._replace(input_tokens=input_tokens)
+
+
+def parse_chat(body: bytes, count: Callable[[Sequence[dict[str, Any]], str], int] = count_chat) -> ChatRequest:
     """Read, check and count the body of ``POST /v1/chat/completions``. Raises `InvalidRequest`. O(length)."""
     fields = parse_object(body)
     model = check_model(fields)
@@ -71,7 +86,7 @@ def parse_chat(body: bytes) -> ChatRequest:
     stream = fields.get("stream") is True
     include_usage = fields.get("stream_options") is not None and _include_usage(fields["stream_options"], stream)
     return ChatRequest(
-        model, 1 if n is None else n, cap, stream, include_usage, count_chat(fields["messages"], model), fields
+        model, 1 if n is None else n, cap, stream, include_usage, count(fields["messages"], model), fields
     )
 
 

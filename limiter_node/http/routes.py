@@ -15,10 +15,11 @@ from limiter_node.http.auth import bearer_key
 from limiter_node.http.errors import ErrorReply
 from limiter_node.http.fields import InvalidRequest
 from limiter_node.http.headers import RequestIds, ResponseHeaders
-from limiter_node.http.openai_request import need_of, parse_chat
+from limiter_node.http.openai_request import need_of, read_chat
 from limiter_node.limiter.limiter import Limiter
 from limiter_node.model import Outcome, Overloaded, StoreUnavailable
 from limiter_node.store.keyspace import key_id
+from limiter_node.token_process import TokenCounting
 from limiter_node.upstream.base import Upstream, UpstreamError
 
 log = logging.getLogger(__name__)
@@ -33,10 +34,18 @@ class Routes:
     """The handlers of one node. `window_ms` is only told, by ``GET /v1/rate_limits``."""
 
     def __init__(
-        self, *, limiter: Limiter, upstream: Upstream, node_id: str, max_body_bytes: int, window_ms: int
+        self,
+        *,
+        limiter: Limiter,
+        upstream: Upstream,
+        counting: TokenCounting,
+        node_id: str,
+        max_body_bytes: int,
+        window_ms: int,
     ) -> None:
         self._limiter = limiter
         self._upstream = upstream
+        self._counting = counting
         self._headers = ResponseHeaders(node_id)
         self._ids = RequestIds()
         self._max_body_bytes = max_body_bytes
@@ -114,7 +123,7 @@ class Routes:
         if kid is None:
             return self._error(_unauthenticated(request), request_id)
         try:
-            chat = parse_chat(await request.read())
+            chat = await read_chat(await request.read(), self._counting)
             if chat.stream:
                 raise InvalidRequest(
                     "Streaming is not supported yet: set 'stream' to false.", "stream", "invalid_value"
