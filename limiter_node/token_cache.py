@@ -11,8 +11,8 @@ from collections.abc import Callable
 from hashlib import sha256
 from sys import getsizeof
 
-# Finding a text costs its hash, 0.2 µs at 200 characters; a new one also its entry, 1.3 µs. Counting 200 characters costs
-# 3 µs: kept from there on, even a cache in which two texts of three are new is no slower than none.
+# Finding a text costs its hash, 0.2 µs at 200 characters; a new one also its entry, 1.3 µs. Counting 200 characters
+# costs 3 µs: kept from there on, even a cache in which two texts of three are new is no slower than none.
 MIN_CHARS = 200
 # A longer text is held as its digest: 1 µs per 1,000 characters, against 15 or more for counting them.
 DIGEST_CHARS = 4_096
