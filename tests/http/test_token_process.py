@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 import signal
+import sys
 from collections.abc import AsyncIterator
 
 import orjson
@@ -174,3 +175,29 @@ async def test_the_process_leaves_signals_to_the_node_and_ends_with_it(counting:
     await counting.close()
     assert process.returncode == 0
     await counting.close()
+
+
+A_NODE = """
+import asyncio
+from limiter_node.token_process import INLINE_CHARS, TokenCounting
+
+async def main():
+    await TokenCounting().count("gpt-4o", lambda counter: counter("x" * 2 * INLINE_CHARS))
+    print("counted", flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+async def test_the_process_ends_with_a_node_that_is_killed() -> None:
+    node = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", A_NODE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    assert node.stdout is not None
+    assert node.stderr is not None
+    assert await node.stdout.readline() == b"counted\n"
+    node.kill()
+    # Both write there: it ends when the last of them has.
+    assert await node.stderr.read() == b""
+    await node.wait()
