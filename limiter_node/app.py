@@ -22,6 +22,7 @@ from limiter_node.store.codec import BUCKET_MS
 from limiter_node.store.dispatcher import Dispatcher
 from limiter_node.store.topology import Topology
 from limiter_node.store.url import format_host, parse_store_url
+from limiter_node.token_process import TokenCounting
 from limiter_node.upstream.mock import MockUpstream
 
 log = logging.getLogger(__name__)
@@ -55,9 +56,11 @@ async def running_node(settings: NodeSettings) -> AsyncIterator[int]:
         tokens_per_s=settings.mock_tokens_per_s,
     )
     tokens.warm()
+    counting = TokenCounting()
     routes = Routes(
         limiter=Limiter(dispatcher),
         upstream=upstream,
+        counting=counting,
         node_id=settings.node_id,
         max_body_bytes=settings.max_body_bytes,
         window_ms=settings.window_ms,
@@ -85,6 +88,7 @@ async def running_node(settings: NodeSettings) -> AsyncIterator[int]:
                 "streams charged what was sent"
             )
         await runner.cleanup()
+        await counting.close()
         if not await dispatcher.drain(_SETTLE_S):
             log.warning("not all reservations could be settled: the store did not answer")
         await dispatcher.close()

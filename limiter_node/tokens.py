@@ -3,7 +3,7 @@
 The vocabularies are those that bpe-openai carries (nothing is downloaded). Its binding is called directly: the
 package's tiktoken-like `encode` builds a list, refuses texts that spell a special token and texts of a million
 characters, none of which counting needs. Counting is linear in the length (about 30 MB/s, at worst 10 MB/s) and holds
-the interpreter, so what bounds a request's share of the event loop is the cap on its body.
+the interpreter: what is large goes through `limiter_node.token_process`. Long texts are counted once and remembered.
 
 Errors: none. Any `str` has a count, see `count`.
 """
@@ -16,6 +16,8 @@ from importlib.machinery import PathFinder
 from importlib.util import find_spec, module_from_spec
 from types import ModuleType
 from typing import Any
+
+from limiter_node.token_cache import CountCache
 
 TokenCounter = Callable[[str], int]
 
@@ -71,41 +73,55 @@ def _binding() -> ModuleType:
 
 
 @cache
-def _load(encoding: str) -> TokenCounter:
+def counter_of(encoding: str) -> TokenCounter:
+    """What counts by that vocabulary and remembers nothing. Raises `UnicodeEncodeError` for lone surrogates."""
     counter: TokenCounter = _binding().tokenizer_for_encoding(encoding).count
     return counter
+
+
+@cache
+def cache_of(encoding: str) -> CountCache:
+    """The counts by that vocabulary that this process remembers."""
+    return CountCache(counter_of(encoding))
 
 
 def warm() -> None:
     """Load both vocabularies: at start, so that no request waits for it."""
     for encoding in (O200K_BASE, CL100K_BASE):
-        _load(encoding)("warm")
+        counter_of(encoding)("warm")
 
 
 def count(text: str, model: str) -> int:
     """The tokens of `text`. Text that spells a special token is text; each lone surrogate counts as U+FFFD."""
-    counter = _load(encoding_name(model))
+    return count_encoded(text, encoding_name(model))
+
+
+def count_encoded(text: str, encoding: str) -> int:
+    """The tokens of `text` by the vocabulary of that name."""
+    counter = cache_of(encoding).count
     try:
         return counter(text)
     except UnicodeEncodeError:
-        return counter(_well_formed(text))
+        return counter(well_formed(text))
 
 
 def count_chat(messages: Sequence[dict[str, Any]], model: str) -> int:
     """The prompt tokens of a chat: 3 a message, its role, content and name (plus 1), and 3 for the reply's start.
 
     The formula is OpenAI's cookbook's. Beside it, what a model also reads is counted as text: refusals, and the names
-    and arguments of the calls that an assistant's message holds. `messages` must be well-formed, as
-    `limiter_node.http.messages.check_messages` ensures. O(characters).
+    and arguments of the calls that an assistant's message holds. What has no text is estimated: an image is 765 tokens
+    (85 at low detail), audio a token per 1,000 base64 characters, a file a token per 16 characters and 765 at least.
+    `messages` must be well-formed, as `limiter_node.http.messages.check_messages` ensures. O(characters).
     """
-    counter = _load(encoding_name(model))
+    counter = cache_of(encoding_name(model)).count
     try:
-        return _count_messages(messages, counter)
+        return sum_chat(messages, counter)
     except UnicodeEncodeError:
-        return _count_messages(messages, lambda text: counter(_well_formed(text)))
+        return sum_chat(messages, lambda text: counter(well_formed(text)))
 
 
-def _count_messages(messages: Sequence[dict[str, Any]], counter: TokenCounter) -> int:
+def sum_chat(messages: Sequence[dict[str, Any]], counter: TokenCounter) -> int:
+    """`count_chat` with a counter of the caller's: a sum of its counts and of what isn't text."""
     total = TOKENS_PER_REPLY
     for message in messages:
         total += TOKENS_PER_MESSAGE + _ROLE_TOKENS[message["role"]]
@@ -150,6 +166,6 @@ def _count_extras(message: dict[str, Any], counter: TokenCounter) -> int:
     return total
 
 
-def _well_formed(text: str) -> str:
+def well_formed(text: str) -> str:
     """`text` with its surrogate pairs joined and each lone surrogate replaced by U+FFFD."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

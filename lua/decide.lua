@@ -21,8 +21,9 @@
 --       output_reserve; per operation I1 verdict, I4 retry in ms; where one was rejected, the key's name. Verdict
 --       0 = done; 1, 2, 3 = rejected, that dimension frees last; 5, 6, 7 = can never fit, that dimension.
 --       From the record come verdicts, time and output_reserve; all else is as it is now.
--- Cost  amortized O(1) per operation: 5 or 6 calls a batch, 2 more when the bucket changes. A rejection reads on from
---       the oldest bucket until enough has been freed: the few oldest groups as a rule, all of them (121) at most.
+-- Cost  amortized O(1) per operation: 5 or 6 calls a batch, 2 more when the bucket changes. What is rejected writes
+--       nothing: a rejection is one more call where the oldest bucket frees enough, and none where only the newest does;
+--       between these it reads on from the oldest: the few oldest groups as a rule, all of them (121) at most.
 --
 -- Everything is read and decided first and written at the end: a script is not rolled back. What only some batches need
 -- (expiry, older buckets, retry times) is made on first use: defining a function costs as much as a small call.
@@ -269,7 +270,7 @@ local function open_older()
             local sum = sums[dimension]
             while (sum[size] or 0) < excess do
                 if first + size > last then return newest end -- what is in no group is in the cell
-                if size == 2 then read_all() end
+                if size == 10 then read_all() end -- costs as much as some 45 groups one by one
                 local r, t, o = total(first + size)
                 if size > 0 then r, t, o = r + sums_r[size], t + sums_i[size], o + sums_o[size] end
                 size = size + 1
@@ -320,6 +321,7 @@ end
 local state, decided_ms = 0, now
 local changed, counted = false, false -- something to remember under this number; something that entered the window
 local any_rejected = false
+local first_r, first_i, first_o -- what is in bucket `head`, the first of its group, once a rejection has read it
 local verdicts, results = {}, {}
 
 if recorded == number then
@@ -371,8 +373,31 @@ else
                 elseif a > limit_i then verdict = NEVER + 2
                 elseif output > limit_o then verdict = NEVER + 3
                 else
-                    if not older then open_older() end
-                    verdict, retry_ms = older.rejected(a, output)
+                    local last
+                    if not older then
+                        -- The usual answers, found without the machinery: -1 where nothing is missing; the newest bucket
+                        -- where all others together don't free enough; the oldest where it does alone.
+                        local over_r, over_i, over_o = used_r + 1 - limit_r, used_i + a - limit_i, used_o + output - limit_o
+                        if not first_r and head < newest then
+                            local value = call('HGET', KEYS[2], floor(head / GROUP) % RING)
+                            first_r, first_i, first_o = 0, 0, 0 -- where it was the cell until this batch
+                            if value then first_r, first_i, first_o = sunpack(CELL_FORMAT, value, 2) end
+                        end
+                        last = over_r <= 0 and -1 or over_r > used_r - cell_r and newest or over_r <= first_r and head
+                        local last_i = over_i <= 0 and -1 or over_i > used_i - cell_i and newest or over_i <= first_i and head
+                        local last_o = over_o <= 0 and -1 or over_o > used_o - cell_o and newest or over_o <= first_o and head
+                        verdict = 1
+                        if not (last and last_i and last_o) then last = nil
+                        else
+                            if last_i > last then last, verdict = last_i, 2 end
+                            if last_o > last then last, verdict = last_o, 3 end
+                        end
+                    end
+                    if last then retry_ms = (last + width + 1) * BUCKET_MS - now
+                    else
+                        if not older then open_older() end
+                        verdict, retry_ms = older.rejected(a, output)
+                    end
                 end
                 result = spack('<I1I4', verdict, retry_ms)
             end

@@ -12,10 +12,13 @@ from limiter_node.http.embedding_request import embedding_need, parse_embedding
 from limiter_node.http.embedding_response import embedding_list
 from limiter_node.http.openai_request import need_of, parse_chat
 from limiter_node.http.openai_response import chat_completion
+from limiter_node.http.response_events import ResponseEvents
 from limiter_node.http.responses_request import parse_responses, responses_need
-from limiter_node.http.responses_response import response_body
+from limiter_node.http.responses_response import response_body, response_object
 from limiter_node.http.sse import ChatChunks, StreamEvents, TextChunks
+from limiter_node.http.totals import Total
 from limiter_node.model import Need
+from limiter_node.token_process import INLINE_CHARS, TokenCounting
 from limiter_node.upstream.base import (
     ChatRequest,
     Completion,
@@ -40,10 +43,28 @@ class LimitedRoute:
     """The output tokens of an answer."""
     render: Callable[[Any, Any, str, int], bytes]
     """The body for a request and its answer, the request's id, and the time in seconds since the epoch."""
-    cap_per_choice: Callable[[Any, int], int] = lambda request, reserved: reserved
+    cap_per_choice: Callable[[Any, int], int] = lambda _request, reserved: reserved
     """What each choice of a streamed answer may have of the output tokens reserved in all."""
-    events: Callable[[Any, str, int, str | None], StreamEvents] = lambda *_: no_events()
+    events: Callable[[Any, str, int, str | None], StreamEvents] = lambda *_: _no_events()
     """What renders a streamed answer to a request with this id, at this time, of this system fingerprint."""
+
+    async def read(self, body: bytes, counting: TokenCounting) -> Any:
+        """`parse` for a body of any size: the tokens of a large one are counted apart.
+
+        Raises `InvalidRequest`, and what `TokenCounting.count` raises.
+        """
+        # A body has no fewer bytes than its texts have characters.
+        if len(body) <= INLINE_CHARS:
+            return self.parse(body)
+        later: list[tuple[str, Total]] = []
+
+        def postpone(model: str, total: Total) -> int:
+            later.append((model, total))
+            return 0
+
+        asked = self.parse(body, postpone)
+        model, total = later.pop()
+        return asked._replace(input_tokens=await counting.count(model, total))
 
 
 def _ask_chat(upstream: Upstream, request: ChatRequest, reserved: int) -> Awaitable[Completion]:
@@ -74,7 +95,7 @@ def _render_embeddings(request: EmbeddingRequest, answer: Embeddings, _request_i
     return embedding_list(request, answer)
 
 
-def no_events() -> StreamEvents:
+def _no_events() -> StreamEvents:
     """For routes whose requests never ask for a stream."""
     raise NotImplementedError
 
@@ -104,6 +125,16 @@ def _text_events(request: CompletionRequest, request_id: str, created: int, fing
     )
 
 
+def _response_events(
+    request: ResponsesRequest, request_id: str, created: int, _fingerprint: str | None
+) -> StreamEvents:
+    return ResponseEvents(
+        response_object(request, None, request_id, created),
+        message_id=f"msg_{request_id.removeprefix('req_')}",
+        input_tokens=request.input_tokens,
+    )
+
+
 LIMITED_ROUTES = {
     "/v1/chat/completions": LimitedRoute(
         parse_chat,
@@ -123,7 +154,15 @@ LIMITED_ROUTES = {
         lambda request, reserved: reserved // request.reserved_choices,
         _text_events,
     ),
-    "/v1/responses": LimitedRoute(parse_responses, responses_need, _ask_response, _completion_tokens, response_body),
+    "/v1/responses": LimitedRoute(
+        parse_responses,
+        responses_need,
+        _ask_response,
+        _completion_tokens,
+        response_body,
+        lambda _request, reserved: reserved,
+        _response_events,
+    ),
     "/v1/embeddings": LimitedRoute(parse_embedding, embedding_need, _ask_embeddings, _no_tokens, _render_embeddings),
 }
 """By path."""

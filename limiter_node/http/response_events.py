@@ -1,4 +1,4 @@
-"""The named events of a streamed response (the Responses API): one message with one text, numbered from 0 on.
+"""The named events of a streamed response (the Responses API): a message with one text, or calls, numbered from 0.
 
 `response.created`, `response.in_progress`, the item and its part opened, the text in deltas, part and item closed, and
 `response.completed` with the whole response and its usage, or `response.incomplete` where the cap cut it. The response
@@ -7,12 +7,14 @@ object itself comes from the caller, since most of it repeats the request.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
 
 from limiter_node.http.errors import ErrorReply
-from limiter_node.upstream.base import Delta
+from limiter_node.http.responses_response import call_item
+from limiter_node.upstream.base import Delta, ToolCall
 
 _PLACE = {"output_index": 0, "content_index": 0}
 
@@ -30,6 +32,7 @@ class ResponseEvents:
         self._input_tokens = input_tokens
         self._number = 0
         self._texts: list[str] = []
+        self._calls: list[dict[str, Any]] = []
         self._reason: str | None = None
         self._before = (
             b"event: response.output_text.delta\n"
@@ -38,28 +41,59 @@ class ResponseEvents:
         )
 
     def start(self) -> bytes:
-        """The response and, in it, the item and the part that the text goes into."""
-        return b"".join(
-            (
-                self._event("response.created", response=self._response),
-                self._event("response.in_progress", response=self._response),
-                self._event("response.output_item.added", output_index=0, item=self._item("in_progress", [])),
-                self._event("response.content_part.added", item_id=self._message_id, **_PLACE, part=_part("")),
-            )
+        """The response; what comes into it isn't known yet."""
+        return self._event("response.created", response=self._response) + self._event(
+            "response.in_progress", response=self._response
         )
 
     def delta(self, delta: Delta) -> bytes:
-        """The text, if there is any; that it is the last comes with `finish`."""
+        """The text or the calls, if there are any; that it is the last comes with `finish`."""
         if delta.finish_reason is not None:
             self._reason = delta.finish_reason
+        if delta.tool_calls:
+            return self._called(delta.tool_calls)
         if not delta.text:
             return b""
+        if not self._texts:
+            return self._opened() + self._text(delta.text)
+        return self._text(delta.text)
+
+    def _opened(self) -> bytes:
+        """The message and the part in it that the text goes into."""
+        return self._event(
+            "response.output_item.added", output_index=0, item=self._item("in_progress", [])
+        ) + self._event("response.content_part.added", item_id=self._message_id, **_PLACE, part=_part(""))
+
+    def _called(self, calls: Sequence[ToolCall]) -> bytes:
+        """Each call opened, its payload in one piece, and closed."""
+        events = []
+        digits = self._message_id.removeprefix("msg_")
+        for number, call in enumerate(calls):
+            item = call_item(call, f"{digits}{number}", "completed")
+            self._calls.append(item)
+            member, kind = (
+                ("arguments", "function_call_arguments")
+                if call.kind == "function"
+                else ("input", "custom_tool_call_input")
+            )
+            place = {"item_id": item["id"], "output_index": number}
+            done = {member: call.payload, **({"name": call.name} if call.kind == "function" else {})}
+            opened = {**item, "status": "in_progress", member: ""}
+            events += [
+                self._event("response.output_item.added", output_index=number, item=opened),
+                self._event(f"response.{kind}.delta", **place, delta=call.payload),
+                self._event(f"response.{kind}.done", **place, **done),
+                self._event("response.output_item.done", output_index=number, item=item),
+            ]
+        return b"".join(events)
+
+    def _text(self, text: str) -> bytes:
         # The closing events repeat the whole text, so it has to be kept: as long as the answer, at most.
-        self._texts.append(delta.text)
+        self._texts.append(text)
         self._number += 1
         return b'%b%b,"logprobs":[],"sequence_number":%d}\n\n' % (
             self._before,
-            orjson.dumps(delta.text),
+            orjson.dumps(text),
             self._number - 1,
         )
 
@@ -73,7 +107,7 @@ class ResponseEvents:
             **self._response,
             "status": status,
             "incomplete_details": {"reason": "max_output_tokens"} if is_cut else None,
-            "output": [item],
+            "output": self._calls or [item],
             "usage": {
                 "input_tokens": self._input_tokens,
                 "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
@@ -82,9 +116,12 @@ class ResponseEvents:
                 "total_tokens": self._input_tokens + output_tokens,
             },
         }
+        if self._calls:
+            return self._event(f"response.{status}", response=response)
         place = {"item_id": self._message_id, **_PLACE}
         return b"".join(
             (
+                b"" if self._texts else self._opened(),
                 self._event("response.output_text.done", **place, text=text, logprobs=[]),
                 self._event("response.content_part.done", **place, part=_part(text)),
                 self._event("response.output_item.done", output_index=0, item=item),

@@ -31,7 +31,7 @@ from limiter_node.http.tool_tokens import check_depth, sum_json, sum_tools
 from limiter_node.http.tools import responses_form
 from limiter_node.http.totals import Count, count_now
 from limiter_node.model import Need
-from limiter_node.tokens import TokenCounter, count_chat
+from limiter_node.tokens import TokenCounter, sum_chat
 from limiter_node.upstream.base import ResponsesRequest
 
 _is_effort = one_of("none", "minimal", "low", "medium", "high", "xhigh", "max")
@@ -96,7 +96,7 @@ def parse_responses(body: bytes, count: Count = count_now) -> ResponsesRequest:
     schema = fields["text"]["format"] if form is not None and form.json_schema is not None else None
 
     def total(counter: TokenCounter) -> int:
-        tokens = count_chat(messages, model) + sum_tools(tools, model, counter, nested=False)
+        tokens = sum_chat(messages, counter) + sum_tools(tools, model, counter, nested=False)
         return tokens if schema is None or "schema" not in schema else tokens + sum_json(schema, counter)
 
     return ResponsesRequest(

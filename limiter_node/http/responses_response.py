@@ -70,7 +70,7 @@ def output_items(completion: Completion, digits: str) -> list[dict[str, Any]]:
     status = "incomplete" if completion.finish_reasons[0] == "length" else "completed"
     calls = completion.tool_calls[0] if completion.tool_calls else ()
     if calls:
-        return [_call(call, f"{digits}{index}", status) for index, call in enumerate(calls)]
+        return [call_item(call, f"{digits}{index}", status) for index, call in enumerate(calls)]
     part = {"type": "output_text", "annotations": [], "logprobs": [], "text": completion.contents[0]}
     return [{"id": f"msg_{digits}", "type": "message", "status": status, "role": "assistant", "content": [part]}]
 
@@ -86,7 +86,8 @@ def usage(input_tokens: int, output_tokens: int) -> dict[str, Any]:
     }
 
 
-def _call(call: ToolCall, digits: str, status: str) -> dict[str, Any]:
+def call_item(call: ToolCall, digits: str, status: str) -> dict[str, Any]:
+    """A call as an item of the output; `digits` make its ids."""
     if call.kind == "function":
         kind, prefix, payload = "function_call", "fc", "arguments"
     else:

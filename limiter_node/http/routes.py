@@ -21,6 +21,7 @@ from limiter_node.http.streaming import Streams
 from limiter_node.limiter.limiter import Limiter
 from limiter_node.model import Outcome, Overloaded, StoreUnavailable
 from limiter_node.store.keyspace import key_id
+from limiter_node.token_process import TokenCounting
 from limiter_node.upstream.base import Upstream, UpstreamError
 
 log = logging.getLogger(__name__)
@@ -37,10 +38,18 @@ class Routes:
     """The handlers of one node. `window_ms` is only told, by ``GET /v1/rate_limits``."""
 
     def __init__(
-        self, *, limiter: Limiter, upstream: Upstream, node_id: str, max_body_bytes: int, window_ms: int
+        self,
+        *,
+        limiter: Limiter,
+        upstream: Upstream,
+        counting: TokenCounting,
+        node_id: str,
+        max_body_bytes: int,
+        window_ms: int,
     ) -> None:
         self._limiter = limiter
         self._upstream = upstream
+        self._counting = counting
         self._headers = ResponseHeaders(node_id, window_ms)
         self._ids = RequestIds()
         self._max_body_bytes = max_body_bytes
@@ -128,7 +137,7 @@ class Routes:
         if kid is None:
             return self._error(_unauthenticated(request), request_id)
         try:
-            asked = route.parse(await request.read())
+            asked = await route.read(await request.read(), self._counting)
         except InvalidRequest as error:
             return await self._invalid(error, kid, request_id)
 

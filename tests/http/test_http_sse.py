@@ -184,4 +184,4 @@ def test_an_error_in_a_response_is_an_event_of_its_own() -> None:
     events.start()
     ((name, data),) = parsed(events.error(INTERNAL))
     assert name == data["type"] == "error"
-    assert (data["code"], data["sequence_number"]) == ("internal_error", 4)
+    assert (data["code"], data["sequence_number"]) == ("internal_error", 2)

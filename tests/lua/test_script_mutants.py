@@ -128,6 +128,28 @@ MUTANTS = [
         "touch(g)\n            frees = nil\n            if k < head",
         "touch(g)\n            if k < head",
     ),
+    # The same where the sums or the oldest bucket tell it.
+    Mutant(
+        "quick retry a bucket early", "(last + width + 1) * BUCKET_MS - now\n", "(last + width) * BUCKET_MS - now\n"
+    ),
+    Mutant(
+        "quick retry at the bucket",
+        "(last + width + 1) * BUCKET_MS - now\n",
+        "(last + width + 1) * BUCKET_MS - bucket * BUCKET_MS\n",
+    ),
+    Mutant(
+        "quick retry without the own request",
+        "over_r, over_i, over_o = used_r + 1 -",
+        "over_r, over_i, over_o = used_r -",
+    ),
+    Mutant("quick retry forgets input", "local last_i = over_i <= 0 and -1", "local last_i = -1"),
+    Mutant("quick retry forgets output", "local last_o = over_o <= 0 and -1", "local last_o = -1"),
+    Mutant("the oldest bucket frees more than it has", "or over_r <= first_r and", "or over_r <= first_r + 1 and"),
+    Mutant("the oldest bucket frees everything", "or over_r <= first_r and head", "or head"),
+    Mutant("the newest bucket is asked too early", "over_o > used_o - cell_o and", "over_o >= used_o - cell_o and"),
+    Mutant("the newest bucket has nothing", "over_i > used_i - cell_i and", "over_i > used_i and"),
+    Mutant("quick retry names the last of those that free together", "if last_o > last then", "if last_o >= last then"),
+    Mutant("quick retry names the wrong one", "last, verdict = last_i, 2 end", "last = last_i end"),
     Mutant("time to full without the last bucket's kind", "if a > 0 then newest_i = bucket end", ""),
     Mutant("time to full for output that needs none", "if output > 0 then newest_o = bucket end", "newest_o = bucket"),
     Mutant(

@@ -200,7 +200,7 @@ def test_the_bucket_changes_in_a_full_window(open_window: OpenWindow) -> None:
     assert {name for n in ran for name in n} <= {"hmget", "hget", "hset", "hdel", "pexpire"}
 
 
-def test_a_rejection_reads_the_oldest_groups_or_all_at_once(open_window: OpenWindow) -> None:
+def test_a_rejection_reads_as_many_of_the_oldest_groups_as_free_enough(open_window: OpenWindow) -> None:
     window = open_window(650, FAR, FAR)
     for _ in range(601):
         window.clock_ms += 100
@@ -208,8 +208,20 @@ def test_a_rejection_reads_the_oldest_groups_or_all_at_once(open_window: OpenWin
     window.decide(Charge(window.bucket, 49))
     assert calls(window, Admit()) == BASE | {"hget": 4}  # the oldest group, the name
     assert calls(window, Admit(), Admit(), Admit()) == BASE | {"hget": 4}
-    window.decide(Charge(window.bucket, 500))
-    assert calls(window, Admit()) == BASE | {"hget": 5, "hgetall": 1}
+    # 121 groups: some are read one by one, after the quick look at the oldest; more of them all at once.
+    window.decide(Charge(window.bucket, 20))
+    assert calls(window, Admit()) == BASE | {"hget": 3 + 1 + 5}
+    window.decide(Charge(window.bucket, 480))
+    assert calls(window, Admit()) == BASE | {"hget": 3 + 1 + 10, "hgetall": 1}
+    # Only the newest bucket frees enough: the sums tell.
+    window.decide(Charge(window.bucket, 100))
+    assert calls(window, Admit()) == BASE | {"hget": 3 + 1}
+
+
+def test_a_rejection_that_only_the_newest_bucket_ends_reads_no_group(open_window: OpenWindow) -> None:
+    window = open_window(10, FAR, FAR)
+    window.decide(*[Admit()] * 10)
+    assert calls(window, Admit()) == BASE | {"hget": 3}
 
 
 def test_an_answer_from_the_record_writes_nothing(open_window: OpenWindow) -> None:

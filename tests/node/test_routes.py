@@ -21,6 +21,7 @@ from limiter_node.store.dispatcher import Dispatcher
 from limiter_node.store.keyspace import key_id
 from limiter_node.store.topology import Topology
 from limiter_node.store.url import parse_store_url
+from limiter_node.token_process import TokenCounting
 from limiter_node.upstream.base import (
     ChatRequest,
     Completion,
@@ -103,8 +104,14 @@ async def serving(store: str, timeout_ms: int = 20_000) -> AsyncIterator[Node]:
     await topology.start()
     dispatcher = Dispatcher(topology, timeout_ms=timeout_ms)
     upstream = ScriptedUpstream()
+    counting = TokenCounting()
     routes = Routes(
-        limiter=Limiter(dispatcher), upstream=upstream, node_id="n", max_body_bytes=10_000, window_ms=60_000
+        limiter=Limiter(dispatcher),
+        upstream=upstream,
+        counting=counting,
+        node_id="n",
+        max_body_bytes=10_000,
+        window_ms=60_000,
     )
     server = HttpServer(routes.answer, max_body_bytes=10_000, keepalive_s=75)
     runner = web.ServerRunner(server, shutdown_timeout=1)
@@ -115,6 +122,7 @@ async def serving(store: str, timeout_ms: int = 20_000) -> AsyncIterator[Node]:
             yield Node(upstream, dispatcher, f"http://127.0.0.1:{runner.addresses[0][1]}", session, routes, server)
     finally:
         await runner.cleanup()
+        await counting.close()
         await dispatcher.close()
 
 
