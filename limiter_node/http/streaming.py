@@ -149,9 +149,8 @@ class _Stream:
         events, connection = self._events, self._connection
         try:
             async for batch in deltas:
-                data = b"".join([events.delta(each) for each in batch])
-                if self._writer is None:
-                    data = await self._begin() + data
+                data = b"" if self._writer is not None else await self._begin()
+                data += b"".join([events.delta(each) for each in batch])
                 assert self._writer is not None
                 # Raises before anything is written, or writes all of it. Not to wait here lets it be counted first.
                 await self._writer.write(data, drain=False)
@@ -159,9 +158,8 @@ class _Stream:
                     self._sent_tokens += each.tokens
                 if connection.writing_paused:
                     await self._patiently(self._writer.drain())
-            last = events.finish(self._sent_tokens)
-            if self._writer is None:
-                last = await self._begin() + last
+            last = b"" if self._writer is not None else await self._begin()
+            last += events.finish(self._sent_tokens)
         except ConnectionError:
             raise
         except UpstreamError as error:

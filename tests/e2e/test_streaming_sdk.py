@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import defaultdict
 from typing import Any
 
@@ -121,3 +122,99 @@ def test_a_stream_that_is_not_admitted_raises(fleet: Fleet) -> None:
             client.with_options(api_key="sk-nobody").chat.completions.create(
                 model="gpt-4o", messages=MESSAGES, stream=True
             )
+
+
+TOOL: Any = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "The weather somewhere",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
+
+
+def test_a_streamed_tool_call(fleet: Fleet) -> None:
+    choice: Any = {"type": "function", "function": {"name": "get_weather"}}
+    with OpenAI(**options(fleet, fleet.new_key())) as client:
+        chunks = list(
+            client.chat.completions.create(
+                model="gpt-4o", messages=MESSAGES, tools=[TOOL], tool_choice=choice, stream=True
+            )
+        )
+    calls = [call for each in chunks for call in each.choices[0].delta.tool_calls or ()]
+    assert [(call.index, call.type, call.function and call.function.name) for call in calls] == [
+        (0, "function", "get_weather")
+    ]
+    assert calls[0].function is not None
+    assert set(json.loads(calls[0].function.arguments or "")) == {"city"}
+    assert chunks[-1].choices[0].finish_reason == "tool_calls"
+    assert contents(chunks)[0] == ""
+
+
+@pytest.mark.parametrize("echo", [True, False])
+def test_a_streamed_text_completion(fleet: Fleet, echo: bool) -> None:
+    prompts = ["Once upon a time", "In the beginning"]
+    # Not strict: the client's type knows no null as a chunk's finish reason, which the real service sends.
+    with OpenAI(**{**options(fleet, fleet.new_key()), "_strict_response_validation": False}) as client:
+        chunks = list(
+            client.completions.create(
+                model="gpt-3.5-turbo-instruct",
+                prompt=prompts,
+                max_tokens=50,
+                echo=echo,
+                stream=True,
+                stream_options={"include_usage": True},
+            )
+        )
+    usage = chunks.pop().usage
+    assert usage is not None
+    assert usage.completion_tokens == 100
+    said: dict[int, str] = defaultdict(str)
+    for chunk in chunks:
+        for choice in chunk.choices:
+            said[choice.index] += choice.text
+    assert len(said) == 2
+    for index, prompt in enumerate(prompts):
+        assert said[index].startswith(prompt) is echo
+        assert count(said[index].removeprefix(prompt), "gpt-3.5-turbo-instruct") == 50
+
+
+def test_a_streamed_response(fleet: Fleet) -> None:
+    with OpenAI(**options(fleet, fleet.new_key())) as client:
+        events = list(client.responses.create(model="gpt-4o", input="Hello", max_output_tokens=60, stream=True))
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    assert [events[0].type, events[1].type] == ["response.created", "response.in_progress"]
+    text = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+    assert count(text, "gpt-4o") == 60
+    last = events[-1]
+    assert last.type == "response.incomplete"
+    assert last.response.output_text == text
+    assert last.response.usage is not None
+    assert last.response.usage.output_tokens == 60
+
+
+def test_the_clients_own_accumulation_of_a_response(fleet: Fleet) -> None:
+    with (
+        OpenAI(**options(fleet, fleet.new_key())) as client,
+        client.responses.stream(model="gpt-4o", input="Hello", max_output_tokens=5_000) as stream,
+    ):
+        final = stream.get_final_response()
+    assert final.status == "completed"
+    assert count(final.output_text, "gpt-4o") == 1_000
+
+
+def test_a_tool_call_in_a_streamed_response(fleet: Fleet) -> None:
+    tool: Any = {"type": "function", **TOOL["function"], "strict": True}
+    with OpenAI(**options(fleet, fleet.new_key())) as client:
+        events = list(
+            client.responses.create(model="gpt-4o", input="Hello", tools=[tool], tool_choice="required", stream=True)
+        )
+    done = [event for event in events if event.type == "response.function_call_arguments.done"]
+    assert len(done) == 1
+    assert set(json.loads(done[0].arguments)) == {"city"}
+    last = events[-1]
+    assert last.type == "response.completed"
+    assert [(item.type, getattr(item, "name", None)) for item in last.response.output] == [
+        ("function_call", "get_weather")
+    ]
