@@ -34,9 +34,10 @@ class LimitedRoute:
     """Takes the body and, optionally, a `Count`. Raises `InvalidRequest` and nothing else."""
     need: Callable[[Any], Need]
     ask: Callable[[Upstream, Any, int], Awaitable[Any]]
-    """The answer to a request that has so many output tokens reserved in all. Raises `UpstreamError`."""
-    produced: Callable[[Any], int]
-    """The output tokens of an answer."""
+    """The answer, with its `completion_tokens`, to a request that has so many output tokens reserved in all.
+
+    Raises `UpstreamError`.
+    """
     render: Callable[[Any, Any, str, int], bytes]
     """The body for a request and its answer, the request's id, and the time in seconds since the epoch."""
 
@@ -57,24 +58,14 @@ def _ask_embeddings(upstream: Upstream, request: EmbeddingRequest, _reserved: in
     return upstream.embed(request)
 
 
-def _completion_tokens(completion: Completion) -> int:
-    return completion.completion_tokens
-
-
-def _no_tokens(_embeddings: Embeddings) -> int:
-    return 0
-
-
 def _render_embeddings(request: EmbeddingRequest, answer: Embeddings, _request_id: str, _created: int) -> bytes:
     return embedding_list(request, answer)
 
 
 LIMITED_ROUTES = {
-    "/v1/chat/completions": LimitedRoute(parse_chat, need_of, _ask_chat, _completion_tokens, chat_completion),
-    "/v1/completions": LimitedRoute(
-        parse_completion, completion_need, _ask_completion, _completion_tokens, text_completion
-    ),
-    "/v1/responses": LimitedRoute(parse_responses, responses_need, _ask_response, _completion_tokens, response_body),
-    "/v1/embeddings": LimitedRoute(parse_embedding, embedding_need, _ask_embeddings, _no_tokens, _render_embeddings),
+    "/v1/chat/completions": LimitedRoute(parse_chat, need_of, _ask_chat, chat_completion),
+    "/v1/completions": LimitedRoute(parse_completion, completion_need, _ask_completion, text_completion),
+    "/v1/responses": LimitedRoute(parse_responses, responses_need, _ask_response, response_body),
+    "/v1/embeddings": LimitedRoute(parse_embedding, embedding_need, _ask_embeddings, _render_embeddings),
 }
 """By path."""

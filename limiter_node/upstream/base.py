@@ -131,6 +131,11 @@ class Embeddings(NamedTuple):
     vectors: tuple[bytes, ...]
     """Each rendered for the response: a JSON array of numbers, or a JSON string of base64 little-endian float32."""
 
+    @property
+    def completion_tokens(self) -> int:
+        """None are produced."""
+        return 0
+
 
 class UpstreamError(LimiterError):
     """Raised when an upstream fails. `produced_tokens` were produced, and are to be paid for, before it did."""
