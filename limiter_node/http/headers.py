@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import secrets
-from functools import lru_cache
 
 from multidict import CIMultiDict, istr
 
@@ -43,8 +42,8 @@ _CONTENT_TYPE = istr("content-type")
 _POLICY = istr("RateLimit-Policy")
 _RATE_LIMIT = istr("RateLimit")
 
-# Keys share few sets of limits; a look-up costs a third of rendering them.
-_MAX_CACHED_POLICIES = 1_024
+# Keys share few sets of limits; a look-up costs a tenth of rendering them.
+_MAX_CACHED_LIMITS = 1_024
 
 
 class RequestIds:
@@ -67,18 +66,12 @@ class RequestIds:
 class ResponseHeaders:
     """Renders the headers of one node's responses. `window_ms` is told, as the policies' window."""
 
-    __slots__ = ("_node_id", "_policy")
+    __slots__ = ("_limit_texts", "_node_id", "_window_s")
 
     def __init__(self, node_id: str, window_ms: int = 60_000) -> None:
         self._node_id = node_id
-        window_s = -(-window_ms // 1_000)
-
-        @lru_cache(_MAX_CACHED_POLICIES)
-        def policy(limits: Amounts) -> str:
-            names = zip(("rpm", "input-tpm", "output-tpm"), limits, strict=True)
-            return ", ".join([f'"{name}";q={limit};w={window_s}' for name, limit in names])
-
-        self._policy = policy
+        self._window_s = -(-window_ms // 1_000)
+        self._limit_texts: dict[Amounts, tuple[str, str, str, str]] = {}
 
     def plain(self, request_id: str, content_type: str = JSON) -> CIMultiDict[str]:
         """For a response that no decision stands behind: the models, a 400, a 401."""
@@ -93,21 +86,24 @@ class ResponseHeaders:
     def decided(self, decision: Decision, request_id: str, content_type: str = JSON) -> CIMultiDict[str]:
         """For a response with `decision` behind it, a 200 or a 429. On a 429 the reservation is the one asked for."""
         # Written out by dimension, because every request pays for this (3 µs).
-        # Numbers aren't cached: `str` of an int costs no more than a look-up (65 ns).
+        # Single numbers aren't cached: `str` of an int costs no more than a look-up (65 ns).
         limit_requests, limit_input, limit_output = decision.limits
+        texts = self._limit_texts.get(decision.limits)
+        if texts is None:
+            texts = self._render_limits(decision.limits)
         used_requests, used_input, used_output = decision.used
         reset_requests, reset_input, reset_output = decision.reset_ms
         left_requests = limit_requests - used_requests
         left_input = limit_input - used_input
         left_output = limit_output - used_output
         remaining_requests = str(left_requests if left_requests > 0 else 0)
-        input_triple = str(limit_input), str(left_input if left_input > 0 else 0), duration_text(reset_input)
-        output_triple = str(limit_output), str(left_output if left_output > 0 else 0), duration_text(reset_output)
+        input_triple = texts[1], str(left_input if left_input > 0 else 0), duration_text(reset_input)
+        output_triple = texts[2], str(left_output if left_output > 0 else 0), duration_text(reset_output)
         tighter = input_triple if left_input <= left_output else output_triple
         headers = CIMultiDict(
             (
                 (_CONTENT_TYPE, content_type),
-                (_LIMIT_REQUESTS, str(limit_requests)),
+                (_LIMIT_REQUESTS, texts[0]),
                 (_REMAINING_REQUESTS, remaining_requests),
                 (_RESET_REQUESTS, duration_text(reset_requests)),
                 (_LIMIT_INPUT, input_triple[0]),
@@ -119,7 +115,7 @@ class ResponseHeaders:
                 (_LIMIT_TOKENS, tighter[0]),
                 (_REMAINING_TOKENS, tighter[1]),
                 (_RESET_TOKENS, tighter[2]),
-                (_POLICY, self._policy(decision.limits)),
+                (_POLICY, texts[3]),
                 (
                     _RATE_LIMIT,
                     f'"rpm";r={remaining_requests};t={-(-reset_requests // 1_000)}, '
@@ -139,6 +135,16 @@ class ResponseHeaders:
             else:
                 _add_retry_after(headers, decision.retry_after_ms)
         return headers
+
+    def _render_limits(self, limits: Amounts) -> tuple[str, str, str, str]:
+        """The limits as text, and as the IETF's policies."""
+        if len(self._limit_texts) >= _MAX_CACHED_LIMITS:
+            self._limit_texts.clear()
+        requests, input_tokens, output_tokens = map(str, limits)
+        end = f";w={self._window_s}"
+        policy = f'"rpm";q={requests}{end}, "input-tpm";q={input_tokens}{end}, "output-tpm";q={output_tokens}{end}'
+        self._limit_texts[limits] = texts = requests, input_tokens, output_tokens, policy
+        return texts
 
 
 def _add_retry_after(headers: CIMultiDict[str], retry_after_ms: int) -> None:

@@ -38,9 +38,10 @@ class LimitedRoute:
     """Takes the body and, optionally, a `Count`. Raises `InvalidRequest` and nothing else."""
     need: Callable[[Any], Need]
     ask: Callable[[Upstream, Any, int], Awaitable[Any]]
-    """The answer to a request that has so many output tokens reserved in all. Raises `UpstreamError`."""
-    produced: Callable[[Any], int]
-    """The output tokens of an answer."""
+    """The answer, with its `completion_tokens`, to a request that has so many output tokens reserved in all.
+
+    Raises `UpstreamError`.
+    """
     render: Callable[[Any, Any, str, int], bytes]
     """The body for a request and its answer, the request's id, and the time in seconds since the epoch."""
     cap_per_choice: Callable[[Any, int], int] = lambda _request, reserved: reserved
@@ -81,14 +82,6 @@ def _ask_response(upstream: Upstream, request: ResponsesRequest, reserved: int) 
 
 def _ask_embeddings(upstream: Upstream, request: EmbeddingRequest, _reserved: int) -> Awaitable[Embeddings]:
     return upstream.embed(request)
-
-
-def _completion_tokens(completion: Completion) -> int:
-    return completion.completion_tokens
-
-
-def _no_tokens(_embeddings: Embeddings) -> int:
-    return 0
 
 
 def _render_embeddings(request: EmbeddingRequest, answer: Embeddings, _request_id: str, _created: int) -> bytes:
@@ -140,7 +133,6 @@ LIMITED_ROUTES = {
         parse_chat,
         need_of,
         _ask_chat,
-        _completion_tokens,
         chat_completion,
         lambda request, reserved: reserved // request.n,
         _chat_events,
@@ -149,7 +141,6 @@ LIMITED_ROUTES = {
         parse_completion,
         completion_need,
         _ask_completion,
-        _completion_tokens,
         text_completion,
         lambda request, reserved: reserved // request.reserved_choices,
         _text_events,
@@ -158,11 +149,10 @@ LIMITED_ROUTES = {
         parse_responses,
         responses_need,
         _ask_response,
-        _completion_tokens,
         response_body,
         lambda _request, reserved: reserved,
         _response_events,
     ),
-    "/v1/embeddings": LimitedRoute(parse_embedding, embedding_need, _ask_embeddings, _no_tokens, _render_embeddings),
+    "/v1/embeddings": LimitedRoute(parse_embedding, embedding_need, _ask_embeddings, _render_embeddings),
 }
 """By path."""

@@ -167,7 +167,7 @@ class Routes:
         except BaseException:
             reservation.refund()
             raise
-        reservation.settle(route.produced(answer))
+        reservation.settle(answer.completion_tokens)
         return _response(route.render(asked, answer, request_id, int(time.time())), headers)
 
     # ---- what costs nothing ----------------------------------------------------------------------------------------

@@ -136,6 +136,11 @@ class Embeddings(NamedTuple):
     vectors: tuple[bytes, ...]
     """Each rendered for the response: a JSON array of numbers, or a JSON string of base64 little-endian float32."""
 
+    @property
+    def completion_tokens(self) -> int:
+        """None are produced."""
+        return 0
+
 
 class Delta(NamedTuple):
     """The next piece of one choice of an answer that comes as a stream."""

@@ -85,7 +85,7 @@ def _answered(route: LimitedRoute, path: str, request: Any) -> None:
     cap = request.cap if path != "/v1/embeddings" and request.cap is not None else RESERVE
     reserved = need.output_tokens + need.default_choices * RESERVE
     answer = asyncio.run(route.ask(MOCK, request, reserved))
-    produced = route.produced(answer)
+    produced = answer.completion_tokens
     assert produced <= reserved
     body = orjson.loads(route.render(request, answer, "req_1", 1))
     assert body["model"] == request.model

@@ -146,3 +146,11 @@ def test_the_ietf_field_is_rounded_up_and_never_negative(ms: int, seconds: int) 
     headers = decided(used=Amounts(601, 100_001, 0), reset_ms=Amounts(ms, ms, ms))
     expected = f'"rpm";r=0;t={seconds}, "input-tpm";r=0;t={seconds}, "output-tpm";r=50000;t={seconds}'
     assert headers["RateLimit"] == expected
+
+
+def test_many_sets_of_limits_are_told_apart() -> None:
+    for rpm in range(1, 3_000):
+        headers = HEADERS.decided(ADMITTED._replace(limits=Amounts(rpm, 2, 3)), "req_1")
+        assert headers["x-ratelimit-limit-requests"] == str(rpm)
+        assert headers["ratelimit-policy"].startswith(f'"rpm";q={rpm};')
+    assert len(HEADERS._limit_texts) <= 1_024
