@@ -10,10 +10,11 @@ class FaultProxy:
     """Relays 127.0.0.1:`port` to a server on 127.0.0.1:`target_port`.
 
     `pass_requests`, `pass_replies`: what is not passed is read and thrown away, as a broken network would.
+    `target_port` is where the next connections lead; where nothing listens, they are broken as soon as they are made.
     """
 
     def __init__(self, target_port: int) -> None:
-        self._target_port = target_port
+        self.target_port = target_port
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self.pass_requests = True
@@ -41,7 +42,7 @@ class FaultProxy:
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         try:
-            server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
+            server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self.target_port)
         except OSError:
             writer.transport.abort()
             return

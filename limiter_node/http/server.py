@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
@@ -54,6 +55,11 @@ class Connection(RequestHandler):
         response = web.Response(status=status, body=UNREADABLE.body, content_type="application/json")
         response.force_close()
         return response
+
+    def log_exception(self, *args: Any, **options: Any) -> None:
+        """What aiohttp has to say, unless it is about what a client sent, as a body that is not the gzip it claims."""
+        if not isinstance(options.get("exc_info"), HttpProcessingError | web.RequestPayloadError):
+            super().log_exception(*args, **options)
 
 
 class HttpServer(web.Server):

@@ -238,7 +238,8 @@ class ServerConnection(asyncio.Protocol):
 
     def _refused(self, reason: str) -> None:
         # A wrong password, for one: said once per attempt, tried again with back-off, since operators mend servers too.
+        if self._transport is None or self._transport.is_closing():
+            return  # what follows from the first refusal, as NOAUTH from WRONGPASS, must not hide it
         self.last_error = f"refused: {reason}"
         log.error("store %s:%d: %s", self.host, self.port, self.last_error)
-        if self._transport:
-            self._transport.abort()
+        self._transport.abort()

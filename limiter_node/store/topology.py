@@ -110,7 +110,7 @@ class Topology:
 
     async def _refresh_later(self) -> None:
         try:
-            while True:
+            while not self._closed:  # a cancellation that redis-py swallows must not keep us from ending
                 await self._refresh()
                 await asyncio.sleep(_REFRESH_EVERY_S)
                 # While a shard is away the answer will change: a replica takes over or the master comes back.
@@ -130,7 +130,7 @@ class Topology:
                 await manager.initialize()
         except (RedisError, RedisClusterException, OSError, TimeoutError, IndexError) as error:
             # IndexError is what redis-py makes of a cluster without any slot.
-            reason = str(error) or "timed out"
+            reason = "it has no slots yet" if isinstance(error, IndexError) else str(error) or "timed out"
             if not self._problem:
                 log.warning("cluster topology: %s", reason)
             self._problem = f"cannot read the cluster's topology: {reason}"
