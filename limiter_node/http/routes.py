@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from multidict import CIMultiDict
 
 from limiter_node.http import errors, openai_response
@@ -73,7 +73,7 @@ class Routes:
         self._under_way += 1
         response: web.StreamResponse
         try:
-            if "Expect" in request.headers and not await _continued(request):
+            if hdrs.EXPECT in request.headers and not await _continued(request):
                 response = self._error(errors.EXPECTATION_FAILED, request_id)
             else:
                 methods = self._table.get(request.path) or self._below(request.path)
@@ -245,7 +245,7 @@ async def _continued(request: web.BaseRequest) -> bool:
 
 
 def _kid_of(request: web.BaseRequest) -> str | None:
-    key = bearer_key(request.headers.get("Authorization"))
+    key = bearer_key(request.headers.get(hdrs.AUTHORIZATION))
     return None if key is None else key_id(key)
 
 
