@@ -19,7 +19,7 @@ from limiter_node.http.headers import RequestIds, ResponseHeaders
 from limiter_node.http.limited import LIMITED_ROUTES, LimitedRoute
 from limiter_node.http.streaming import Streams
 from limiter_node.limiter.limiter import Limiter
-from limiter_node.model import Outcome, Overloaded, StoreUnavailable
+from limiter_node.model import Outcome, Overloaded, StoreUnavailable, Usage
 from limiter_node.store.keyspace import key_id
 from limiter_node.token_process import TokenCounting
 from limiter_node.upstream.base import Upstream, UpstreamError
@@ -172,34 +172,34 @@ class Routes:
 
     # ---- what costs nothing ----------------------------------------------------------------------------------------
 
-    async def _models(self, request: web.BaseRequest, request_id: str) -> web.Response:
+    async def _caller(self, request: web.BaseRequest) -> Usage | ErrorReply:
+        """The usage of the key that asks, or why it may not."""
         kid = _kid_of(request)
         if kid is None:
-            return self._error(_unauthenticated(request), request_id)
-        if await self._limiter.usage(kid) is None:
-            return self._error(errors.INVALID_API_KEY, request_id)
+            return _unauthenticated(request)
+        return await self._limiter.usage(kid) or errors.INVALID_API_KEY
+
+    async def _models(self, request: web.BaseRequest, request_id: str) -> web.Response:
+        caller = await self._caller(request)
+        if isinstance(caller, ErrorReply):
+            return self._error(caller, request_id)
         models = await self._upstream.models()
         return _response(openai_response.models_list(models, self._started), self._headers.plain(request_id))
 
     async def _model(self, request: web.BaseRequest, request_id: str) -> web.Response:
-        kid = _kid_of(request)
-        if kid is None:
-            return self._error(_unauthenticated(request), request_id)
-        if await self._limiter.usage(kid) is None:
-            return self._error(errors.INVALID_API_KEY, request_id)
+        caller = await self._caller(request)
+        if isinstance(caller, ErrorReply):
+            return self._error(caller, request_id)
         model = request.path.removeprefix(_MODELS)
         if model not in await self._upstream.models():
             return self._error(errors.model_not_found(model), request_id)
         return _response(openai_response.model_object(model, self._started), self._headers.plain(request_id))
 
     async def _rate_limits(self, request: web.BaseRequest, request_id: str) -> web.Response:
-        kid = _kid_of(request)
-        if kid is None:
-            return self._error(_unauthenticated(request), request_id)
-        usage = await self._limiter.usage(kid)
-        if usage is None:
-            return self._error(errors.INVALID_API_KEY, request_id)
-        return _response(openai_response.rate_limits(usage, self._window_ms), self._headers.plain(request_id))
+        caller = await self._caller(request)
+        if isinstance(caller, ErrorReply):
+            return self._error(caller, request_id)
+        return _response(openai_response.rate_limits(caller, self._window_ms), self._headers.plain(request_id))
 
     async def _healthz(self, _request: web.BaseRequest, request_id: str) -> web.Response:
         return _response(b'{"status":"ok"}', self._headers.plain(request_id))

@@ -86,10 +86,6 @@ class StoreAddress:
         """A redis-py client of one server of the store, with the store's login. Close it with ``aclose()``."""
         return Redis(host=host, port=port, db=self.db, **self._client_options())
 
-    def single_client(self) -> Redis:
-        """The client of a single store. Close it with ``aclose()``."""
-        return self.node_client(*self.endpoints[0])
-
     def cluster_client(self) -> RedisCluster:
         """A redis-py client of a cluster, found from any endpoint that answers. Close it with ``aclose()``."""
         return RedisCluster(

@@ -7,7 +7,7 @@ imports point downward only.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from limiter_node.model import LimiterError
 
@@ -87,6 +87,10 @@ class ResponsesRequest(NamedTuple):
     def n(self) -> int:
         """The Responses API answers once."""
         return 1
+
+
+TextRequest: TypeAlias = ChatRequest | CompletionRequest | ResponsesRequest
+"""What is answered by text, and may be streamed."""
 
 
 class EmbeddingRequest(NamedTuple):
@@ -189,7 +193,7 @@ class Upstream(Protocol):
         """Answer `request`, one choice; else as `chat`."""
         ...
 
-    def stream(self, request: ChatRequest | CompletionRequest | ResponsesRequest, cap_per_choice: int) -> Deltas:
+    def stream(self, request: TextRequest, cap_per_choice: int) -> Deltas:
         """Answer `request` piece by piece; the pieces of a choice, joined, are what the whole answer would have been.
 
         The iteration raises `UpstreamError`. Whoever stops iterating before the end closes the generator, which stops

@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 
 from limiter_node.model import ConfigError
 from limiter_node.upstream.base import (
-    AnswerForm,
     ChatRequest,
     Completion,
     CompletionRequest,
@@ -21,6 +20,7 @@ from limiter_node.upstream.base import (
     EmbeddingRequest,
     Embeddings,
     ResponsesRequest,
+    TextRequest,
 )
 from limiter_node.upstream.mock_embedding import embedding
 from limiter_node.upstream.mock_form import shaped
@@ -110,23 +110,20 @@ class MockUpstream:
 
     async def chat(self, request: ChatRequest, cap_per_choice: int) -> Completion:
         """Answer; a drawn length above the cap is cut, with finish reason ``length``. Never fails."""
-        # Lengths are drawn before the wait: in the order of the requests, whatever the event loop does.
-        completion = self._compose(request.n, request.model, request.form, cap_per_choice)
-        # Without a latency nothing is awaited, so the caller goes on in the same turn of the event loop.
-        if self._latency_s:
-            await asyncio.sleep(self._latency_s)
-        return completion
+        return await self._whole(request, cap_per_choice)
 
     async def complete(self, request: CompletionRequest, cap_per_choice: int) -> Completion:
         """As `chat`, with `request.n` choices."""
-        completion = self._compose(request.n, request.model, request.form, cap_per_choice)
-        if self._latency_s:
-            await asyncio.sleep(self._latency_s)
-        return completion
+        return await self._whole(request, cap_per_choice)
 
     async def respond(self, request: ResponsesRequest, cap: int) -> Completion:
         """As `chat`, with one choice."""
-        completion = self._compose(1, request.model, request.form, cap)
+        return await self._whole(request, cap)
+
+    async def _whole(self, request: TextRequest, cap_per_choice: int) -> Completion:
+        # Lengths are drawn before the wait: in the order of the requests, whatever the event loop does.
+        completion = self._compose(request, cap_per_choice)
+        # Without a latency nothing is awaited, so the caller goes on in the same turn of the event loop.
         if self._latency_s:
             await asyncio.sleep(self._latency_s)
         return completion
@@ -142,10 +139,9 @@ class MockUpstream:
             await asyncio.sleep(self._latency_s)
         return Embeddings(tuple(vectors))
 
-    def stream(self, request: ChatRequest | CompletionRequest | ResponsesRequest, cap_per_choice: int) -> Deltas:
+    def stream(self, request: TextRequest, cap_per_choice: int) -> Deltas:
         """Piece by piece what the whole answer would have been; a piece is a token, or some where none waits."""
-        completion = self._compose(request.n, request.model, request.form, cap_per_choice)
-        return paced(completion, self._ttft_s, self._tokens_per_s)
+        return paced(self._compose(request, cap_per_choice), self._ttft_s, self._tokens_per_s)
 
     async def models(self) -> tuple[str, ...]:
         """The names that were given; every other name is answered as well."""
@@ -154,8 +150,9 @@ class MockUpstream:
     async def close(self) -> None:
         """Nothing is held."""
 
-    def _compose(self, n: int, model: str, form: AnswerForm | None, cap_per_choice: int) -> Completion:
+    def _compose(self, request: TextRequest, cap_per_choice: int) -> Completion:
         """What is answered, whole or as a stream."""
+        n, form = request.n, request.form
         if n == 1 and form is None:
             drawn = self._draw()
             tokens = drawn if drawn <= cap_per_choice else cap_per_choice
@@ -163,7 +160,7 @@ class MockUpstream:
                 (self._text.prefix(tokens),), (_reason(drawn, cap_per_choice),), (tokens,), tokens, _FINGERPRINT
             )
         completion = self._choices([self._draw() for _ in range(n)], cap_per_choice)
-        return completion if form is None else shaped(completion, form, model, cap_per_choice)
+        return completion if form is None else shaped(completion, form, request.model, cap_per_choice)
 
     def _choices(self, drawn: list[int], cap_per_choice: int) -> Completion:
         tokens = tuple(min(each, cap_per_choice) for each in drawn)
