@@ -17,6 +17,7 @@ from limiter_node import tokens
 from limiter_node.http.routes import Routes
 from limiter_node.http.server import HttpServer
 from limiter_node.limiter.limiter import Limiter
+from limiter_node.limiter.stub import AdmitAll
 from limiter_node.model import ConfigError, LimiterError
 from limiter_node.settings import NodeSettings
 from limiter_node.store.codec import BUCKET_MS
@@ -59,7 +60,7 @@ async def running_node(settings: NodeSettings) -> AsyncIterator[int]:
     tokens.warm()
     counting = TokenCounting()
     routes = Routes(
-        limiter=Limiter(dispatcher),
+        limiter=Limiter(AdmitAll() if settings.stub_decisions else dispatcher),
         upstream=upstream,
         counting=counting,
         node_id=settings.node_id,

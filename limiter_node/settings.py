@@ -48,6 +48,9 @@ class NodeSettings:
     )
     drain_timeout_s: float = setting(10.0, "Seconds that running requests get at the end.")
     window_ms: int = setting(WINDOW_MS, "Length of the window; shorter ones are for tests.", hidden=True)
+    stub_decisions: bool = setting(
+        False, "Admit all without asking the store; for benchmarks of what deciding costs.", hidden=True
+    )
 
     def __post_init__(self) -> None:
         if not self.host or any(c.isspace() or not c.isprintable() for c in self.host):

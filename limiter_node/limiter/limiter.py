@@ -7,19 +7,35 @@ being settled to what was produced, exactly once, however the request ended.
 from __future__ import annotations
 
 import asyncio
+from typing import Protocol
 
 from limiter_node.model import Decision, Need, Outcome, Usage
 from limiter_node.store.codec import BUCKET_MS
-from limiter_node.store.dispatcher import Dispatcher
+
+
+class Decider(Protocol):
+    """What decides: `store.dispatcher.Dispatcher`, whose methods are described there."""
+
+    def admit(self, kid: str, need: Need) -> asyncio.Future[Decision]:
+        """Ask for one request of the key to be admitted."""
+
+    def settle(self, kid: str, bucket: int, input_tokens: int, output_tokens: int) -> None:
+        """Give back tokens of a request admitted in `bucket`."""
+
+    async def peek(self, kid: str) -> Usage | None:
+        """The key's limits and usage; None if there is no such key."""
+
+    async def check(self) -> None:
+        """Raise `StoreUnavailable` unless decisions can be made."""
 
 
 class Reservation:
     """The tokens that an admitted request holds in the bucket in which it was admitted."""
 
-    __slots__ = ("_bucket", "_dispatcher", "_kid", "input_tokens", "is_settled", "output_tokens")
+    __slots__ = ("_bucket", "_decider", "_kid", "input_tokens", "is_settled", "output_tokens")
 
-    def __init__(self, dispatcher: Dispatcher, kid: str, decision: Decision) -> None:
-        self._dispatcher = dispatcher
+    def __init__(self, decider: Decider, kid: str, decision: Decision) -> None:
+        self._decider = decider
         self._kid = kid
         self._bucket = decision.time_ms // BUCKET_MS
         self.input_tokens = decision.need.input_tokens
@@ -42,14 +58,14 @@ class Reservation:
             return
         self.is_settled = True
         if input_tokens or output_tokens:
-            self._dispatcher.settle(self._kid, self._bucket, input_tokens, output_tokens)
+            self._decider.settle(self._kid, self._bucket, input_tokens, output_tokens)
 
 
 class Limiter:
     """Decides requests of API keys, which it knows by their `kid` alone."""
 
-    def __init__(self, dispatcher: Dispatcher) -> None:
-        self._dispatcher = dispatcher
+    def __init__(self, decider: Decider) -> None:
+        self._decider = decider
 
     async def admit(self, kid: str, need: Need) -> Decision:
         """Decide one request.
@@ -59,11 +75,11 @@ class Limiter:
                 without tokens if it turns out to have been counted.
             Overloaded: too many requests wait for a decision.
         """
-        verdict = self._dispatcher.admit(kid, need)
+        verdict = self._decider.admit(kid, need)
         try:
             return await verdict
         except asyncio.CancelledError:
-            # Cancelled in the turn in which the verdict came: the dispatcher thinks that somebody has it.
+            # Cancelled in the turn in which the verdict came: the decider thinks that somebody has it.
             if verdict.done() and not verdict.cancelled() and not verdict.exception():
                 decision = verdict.result()
                 if decision.outcome is Outcome.ADMITTED:
@@ -72,7 +88,7 @@ class Limiter:
 
     def reservation(self, kid: str, decision: Decision) -> Reservation:
         """What a request admitted by `decision` holds."""
-        return Reservation(self._dispatcher, kid, decision)
+        return Reservation(self._decider, kid, decision)
 
     async def usage(self, kid: str) -> Usage | None:
         """The key's limits and usage now, nothing counted; None if there is no such key.
@@ -80,7 +96,7 @@ class Limiter:
         Raises:
             StoreUnavailable: the store did not answer in time.
         """
-        return await self._dispatcher.peek(kid)
+        return await self._decider.peek(kid)
 
     async def check(self) -> None:
         """Return if decisions can be made.
@@ -88,4 +104,4 @@ class Limiter:
         Raises:
             StoreUnavailable: with the reason.
         """
-        await self._dispatcher.check()
+        await self._decider.check()

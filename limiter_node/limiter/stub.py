@@ -1,0 +1,42 @@
+"""Decisions without a store, for benchmarks alone: what a node costs when its limiter costs nothing.
+
+Its weakness is its purpose: it admits everything and counts nothing. It stands where the store's dispatcher stands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from limiter_node.model import MAX_LIMIT, Amounts, Decision, Need, Outcome, Usage
+
+_LIMITS = Amounts(MAX_LIMIT, MAX_LIMIT, MAX_LIMIT)
+_RESET_MS = Amounts(60_000, 60_000, 60_000)
+_OUTPUT_RESERVE = 256
+
+
+class AdmitAll:
+    """Admits at once whatever it is asked."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+
+    def admit(self, kid: str, need: Need) -> asyncio.Future[Decision]:
+        """An admission, already there."""
+        reserved = need.output_tokens + need.default_choices * _OUTPUT_RESERVE
+        needed = Amounts(1, need.input_tokens, reserved)
+        now_ms = int(time.time() * 1000)
+        verdict: asyncio.Future[Decision] = self._loop.create_future()
+        verdict.set_result(Decision(Outcome.ADMITTED, -1, 0, _LIMITS, needed, _RESET_MS, needed, now_ms, ""))
+        return verdict
+
+    def settle(self, kid: str, bucket: int, input_tokens: int, output_tokens: int) -> None:
+        """Nothing is held."""
+
+    async def peek(self, kid: str) -> Usage | None:
+        """Every key exists and is unused."""
+        now_ms = int(time.time() * 1000)
+        return Usage(_LIMITS, Amounts(0, 0, 0), Amounts(0, 0, 0), _OUTPUT_RESERVE, now_ms, "", ())
+
+    async def check(self) -> None:
+        """It can always decide."""
