@@ -10,37 +10,10 @@ from __future__ import annotations
 import itertools
 import secrets
 
-from multidict import CIMultiDict, istr
+from multidict import CIMultiDict
 
 from limiter_node.http.durations import duration_text
 from limiter_node.model import DIMENSIONS, Amounts, Decision, Outcome
-
-JSON = "application/json"
-
-# istr: multidict folds a plain str's case anew in every response.
-_LIMIT_REQUESTS = istr("x-ratelimit-limit-requests")
-_LIMIT_INPUT = istr("x-ratelimit-limit-input-tokens")
-_LIMIT_OUTPUT = istr("x-ratelimit-limit-output-tokens")
-_LIMIT_TOKENS = istr("x-ratelimit-limit-tokens")
-_REMAINING_REQUESTS = istr("x-ratelimit-remaining-requests")
-_REMAINING_INPUT = istr("x-ratelimit-remaining-input-tokens")
-_REMAINING_OUTPUT = istr("x-ratelimit-remaining-output-tokens")
-_REMAINING_TOKENS = istr("x-ratelimit-remaining-tokens")
-_RESET_REQUESTS = istr("x-ratelimit-reset-requests")
-_RESET_INPUT = istr("x-ratelimit-reset-input-tokens")
-_RESET_OUTPUT = istr("x-ratelimit-reset-output-tokens")
-_RESET_TOKENS = istr("x-ratelimit-reset-tokens")
-_RETRY_AFTER_MS = istr("retry-after-ms")
-_RETRY_AFTER = istr("retry-after")
-_SHOULD_RETRY = istr("x-should-retry")
-_EXCEEDED = istr("x-limiter-exceeded")
-_TIME_MS = istr("x-limiter-time-ms")
-_RESERVED_OUTPUT = istr("x-limiter-reserved-output")
-_NODE = istr("x-limiter-node")
-_REQUEST_ID = istr("x-request-id")
-_CONTENT_TYPE = istr("content-type")
-_POLICY = istr("RateLimit-Policy")
-_RATE_LIMIT = istr("RateLimit")
 
 # Keys share few sets of limits; a look-up costs a tenth of rendering them.
 _MAX_CACHED_LIMITS = 1_024
@@ -64,89 +37,104 @@ class RequestIds:
 
 
 class ResponseHeaders:
-    """Renders the headers of one node's responses. `window_ms` is told, as the policies' window."""
+    """Renders the headers of one node's responses, as blocks of lines that each end with CRLF.
 
-    __slots__ = ("_limit_texts", "_node_id", "_window_s")
+    Nothing in them comes from a caller: `node_id` is checked by the settings, all else is numbers and ids made here.
+    `window_ms` is told, as the policies' window.
+    """
+
+    __slots__ = ("_limit_lines", "_plain", "_window_s")
 
     def __init__(self, node_id: str, window_ms: int = 60_000) -> None:
-        self._node_id = node_id
+        self._plain = f"Content-Type: application/json\r\nx-limiter-node: {node_id}\r\n"
         self._window_s = -(-window_ms // 1_000)
-        self._limit_texts: dict[Amounts, tuple[str, str, str, str]] = {}
+        self._limit_lines: dict[Amounts, tuple[str, str, str]] = {}
 
-    def plain(self, request_id: str, content_type: str = JSON) -> CIMultiDict[str]:
+    def plain(self, request_id: str) -> str:
         """For a response that no decision stands behind: the models, a 400, a 401."""
-        return CIMultiDict(((_CONTENT_TYPE, content_type), (_NODE, self._node_id), (_REQUEST_ID, request_id)))
+        return f"{self._plain}x-request-id: {request_id}\r\n"
 
-    def unavailable(self, request_id: str, retry_after_ms: int) -> CIMultiDict[str]:
+    def unavailable(self, request_id: str, retry_after_ms: int) -> str:
         """For a 503: how long a caller had better wait."""
-        headers = self.plain(request_id)
-        _add_retry_after(headers, retry_after_ms)
-        return headers
+        return self.plain(request_id) + _retry_after(retry_after_ms)
 
-    def decided(self, decision: Decision, request_id: str, content_type: str = JSON) -> CIMultiDict[str]:
+    def decided(self, decision: Decision, request_id: str) -> str:
         """For a response with `decision` behind it, a 200 or a 429. On a 429 the reservation is the one asked for."""
-        # Written out by dimension, because every request pays for this (3 µs).
-        # Single numbers aren't cached: `str` of an int costs no more than a look-up (65 ns).
-        limit_requests, limit_input, limit_output = decision.limits
-        texts = self._limit_texts.get(decision.limits)
-        if texts is None:
-            texts = self._render_limits(decision.limits)
+        # Written out by dimension, because every request pays for this (2 µs).
+        limits = decision.limits
+        lines = self._limit_lines.get(limits)
+        if lines is None:
+            lines = self._render_limits(limits)
+        limit_requests, limit_input, limit_output = limits
         used_requests, used_input, used_output = decision.used
-        reset_requests, reset_input, reset_output = decision.reset_ms
-        left_requests = limit_requests - used_requests
-        left_input = limit_input - used_input
-        left_output = limit_output - used_output
-        remaining_requests = str(left_requests if left_requests > 0 else 0)
-        input_triple = texts[1], str(left_input if left_input > 0 else 0), duration_text(reset_input)
-        output_triple = texts[2], str(left_output if left_output > 0 else 0), duration_text(reset_output)
-        tighter = input_triple if left_input <= left_output else output_triple
-        headers = CIMultiDict(
-            (
-                (_CONTENT_TYPE, content_type),
-                (_LIMIT_REQUESTS, texts[0]),
-                (_REMAINING_REQUESTS, remaining_requests),
-                (_RESET_REQUESTS, duration_text(reset_requests)),
-                (_LIMIT_INPUT, input_triple[0]),
-                (_REMAINING_INPUT, input_triple[1]),
-                (_RESET_INPUT, input_triple[2]),
-                (_LIMIT_OUTPUT, output_triple[0]),
-                (_REMAINING_OUTPUT, output_triple[1]),
-                (_RESET_OUTPUT, output_triple[2]),
-                (_LIMIT_TOKENS, tighter[0]),
-                (_REMAINING_TOKENS, tighter[1]),
-                (_RESET_TOKENS, tighter[2]),
-                (_POLICY, texts[3]),
-                (
-                    _RATE_LIMIT,
-                    f'"rpm";r={remaining_requests};t={-(-reset_requests // 1_000)}, '
-                    f'"input-tpm";r={input_triple[1]};t={-(-reset_input // 1_000)}, '
-                    f'"output-tpm";r={output_triple[1]};t={-(-reset_output // 1_000)}',
-                ),
-                (_TIME_MS, str(decision.time_ms)),
-                (_RESERVED_OUTPUT, str(decision.need.output_tokens)),
-                (_NODE, self._node_id),
-                (_REQUEST_ID, request_id),
-            )
+        left_requests = limit_requests - used_requests if limit_requests > used_requests else 0
+        left_input = limit_input - used_input if limit_input > used_input else 0
+        left_output = limit_output - used_output if limit_output > used_output else 0
+        requests_ms, input_ms, output_ms = decision.reset_ms
+        requests_reset = duration_text(requests_ms)
+        # What was admitted last is the newest use in every dimension, as a rule.
+        input_reset = requests_reset if input_ms == requests_ms else duration_text(input_ms)
+        output_reset = requests_reset if output_ms == requests_ms else duration_text(output_ms)
+        if left_input <= left_output:
+            tighter_limit, tighter_left, tighter_reset = lines[1], left_input, input_reset
+        else:
+            tighter_limit, tighter_left, tighter_reset = lines[2], left_output, output_reset
+        block = (
+            f"{lines[0]}"
+            f"x-ratelimit-remaining-requests: {left_requests}\r\n"
+            f"x-ratelimit-reset-requests: {requests_reset}\r\n"
+            f"x-ratelimit-remaining-input-tokens: {left_input}\r\n"
+            f"x-ratelimit-reset-input-tokens: {input_reset}\r\n"
+            f"x-ratelimit-remaining-output-tokens: {left_output}\r\n"
+            f"x-ratelimit-reset-output-tokens: {output_reset}\r\n"
+            f"{tighter_limit}"
+            f"x-ratelimit-remaining-tokens: {tighter_left}\r\n"
+            f"x-ratelimit-reset-tokens: {tighter_reset}\r\n"
+            f'RateLimit: "rpm";r={left_requests};t={-(-requests_ms // 1_000)}, '
+            f'"input-tpm";r={left_input};t={-(-input_ms // 1_000)}, '
+            f'"output-tpm";r={left_output};t={-(-output_ms // 1_000)}\r\n'
+            f"x-limiter-time-ms: {decision.time_ms}\r\n"
+            f"x-limiter-reserved-output: {decision.need[2]}\r\n"
+            f"x-request-id: {request_id}\r\n"
         )
-        if decision.outcome is not Outcome.ADMITTED:
-            headers[_EXCEEDED] = DIMENSIONS[decision.dimension]
-            if decision.outcome is Outcome.NEVER_FITS:
-                headers[_SHOULD_RETRY] = "false"
-            else:
-                _add_retry_after(headers, decision.retry_after_ms)
-        return headers
+        if decision.outcome is Outcome.ADMITTED:
+            return block
+        exceeded = f"{block}x-limiter-exceeded: {DIMENSIONS[decision.dimension]}\r\n"
+        if decision.outcome is Outcome.NEVER_FITS:
+            return f"{exceeded}x-should-retry: false\r\n"
+        return exceeded + _retry_after(decision.retry_after_ms)
 
-    def _render_limits(self, limits: Amounts) -> tuple[str, str, str, str]:
-        """The limits as text, and as the IETF's policies."""
-        if len(self._limit_texts) >= _MAX_CACHED_LIMITS:
-            self._limit_texts.clear()
-        requests, input_tokens, output_tokens = map(str, limits)
+    def _render_limits(self, limits: Amounts) -> tuple[str, str, str]:
+        """What is the same for all decisions under these limits, and the tokens' limit, input and output."""
+        if len(self._limit_lines) >= _MAX_CACHED_LIMITS:
+            self._limit_lines.clear()
+        requests, input_tokens, output_tokens = limits
         end = f";w={self._window_s}"
-        policy = f'"rpm";q={requests}{end}, "input-tpm";q={input_tokens}{end}, "output-tpm";q={output_tokens}{end}'
-        self._limit_texts[limits] = texts = requests, input_tokens, output_tokens, policy
-        return texts
+        block = (
+            f"{self._plain}"
+            f"x-ratelimit-limit-requests: {requests}\r\n"
+            f"x-ratelimit-limit-input-tokens: {input_tokens}\r\n"
+            f"x-ratelimit-limit-output-tokens: {output_tokens}\r\n"
+            f'RateLimit-Policy: "rpm";q={requests}{end}, "input-tpm";q={input_tokens}{end}, '
+            f'"output-tpm";q={output_tokens}{end}\r\n'
+        )
+        lines = (
+            block,
+            f"x-ratelimit-limit-tokens: {input_tokens}\r\n",
+            f"x-ratelimit-limit-tokens: {output_tokens}\r\n",
+        )
+        self._limit_lines[limits] = lines
+        return lines
 
 
-def _add_retry_after(headers: CIMultiDict[str], retry_after_ms: int) -> None:
-    headers[_RETRY_AFTER_MS] = str(retry_after_ms)
-    headers[_RETRY_AFTER] = str(-(-retry_after_ms // 1_000))
+def _retry_after(retry_after_ms: int) -> str:
+    return f"retry-after-ms: {retry_after_ms}\r\nretry-after: {-(-retry_after_ms // 1_000)}\r\n"
+
+
+def header_fields(block: str) -> CIMultiDict[str]:
+    """A block's lines as fields, for a response whose headers aiohttp writes."""
+    fields: CIMultiDict[str] = CIMultiDict()
+    for line in block.splitlines():
+        name, _, value = line.partition(": ")
+        fields.add(name, value)
+    return fields

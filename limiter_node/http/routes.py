@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 
 from aiohttp import hdrs, web
-from multidict import CIMultiDict
 
 from limiter_node.http import errors, openai_response
+from limiter_node.http.answer import Answer
 from limiter_node.http.auth import bearer_key
 from limiter_node.http.errors import ErrorReply
 from limiter_node.http.fields import InvalidRequest
@@ -31,7 +31,8 @@ RETRY_UNAVAILABLE_MS = 1_000
 
 _MODELS = "/v1/models/"
 
-Handler = Callable[[web.BaseRequest, str], Awaitable[web.StreamResponse]]
+Response = Answer | web.StreamResponse
+Handler = Callable[[web.BaseRequest, str], Awaitable[Response]]
 
 
 class Routes:
@@ -67,21 +68,23 @@ class Routes:
             "/readyz": {"GET": self._readyz},
         }
 
-    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def answer(self, request: web.BaseRequest) -> Response:
         """Answer any request; every failure becomes an answer, too."""
         request_id = self._ids.next()
         self._under_way += 1
-        response: web.StreamResponse
+        response: Response
         try:
             if hdrs.EXPECT in request.headers and not await _continued(request):
                 response = self._error(errors.EXPECTATION_FAILED, request_id)
             else:
-                methods = self._table.get(request.path) or self._below(request.path)
+                methods = (
+                    self._table.get(request.raw_path) or self._table.get(request.path) or self._methods(request.path)
+                )
                 if methods is None:
                     response = self._error(errors.not_found(request.method, request.path), request_id)
                 elif (handler := methods.get(request.method)) is None:
                     response = self._error(errors.method_not_allowed(request.method, request.path), request_id)
-                    response.headers["allow"] = ", ".join(methods)
+                    response.headers += f"allow: {', '.join(methods)}\r\n"
                 else:
                     response = await handler(request, request_id)
         except StoreUnavailable as error:
@@ -110,9 +113,11 @@ class Routes:
             response.force_close()
         return response
 
-    def _below(self, path: str) -> dict[str, Handler] | None:
-        """The methods of a path that is not in the table."""
-        return {"GET": self._model} if path.startswith(_MODELS) and len(path) > len(_MODELS) else None
+    def _methods(self, path: str) -> dict[str, Handler] | None:
+        """The methods of a decoded path, None if there is none of them."""
+        if path.startswith(_MODELS) and len(path) > len(_MODELS):
+            return {"GET": self._model}
+        return self._table.get(path)
 
     async def drain(self, timeout_s: float) -> bool:
         """Tell callers to go elsewhere and wait until nothing is under way.
@@ -132,12 +137,12 @@ class Routes:
 
     # ---- the main flow ---------------------------------------------------------------------------------------------
 
-    async def _limited(self, route: LimitedRoute, request: web.BaseRequest, request_id: str) -> web.StreamResponse:
+    async def _limited(self, route: LimitedRoute, request: web.BaseRequest, request_id: str) -> Response:
         kid = _kid_of(request)
         if kid is None:
             return self._error(_unauthenticated(request), request_id)
         try:
-            asked = await route.read(await request.read(), self._counting)
+            asked = await route.read(await self._body(request), self._counting)
         except InvalidRequest as error:
             return await self._invalid(error, kid, request_id)
 
@@ -146,7 +151,7 @@ class Routes:
             if decision.outcome is Outcome.UNKNOWN_KEY:
                 return self._error(errors.INVALID_API_KEY, request_id)
             reply = errors.rate_limited(decision, kid)
-            return _response(reply.body, self._headers.decided(decision, request_id), reply.status)
+            return Answer(reply.body, self._headers.decided(decision, request_id), reply.status)
 
         reservation = self._limiter.reservation(kid, decision)
         headers = self._headers.decided(decision, request_id)
@@ -163,12 +168,22 @@ class Routes:
                 reservation.refund()
             log.warning("request %s: the upstream failed: %s", request_id, error)
             reply = errors.upstream_failed(error)
-            return _response(reply.body, headers, reply.status)
+            return Answer(reply.body, headers, reply.status)
         except BaseException:
             reservation.refund()
             raise
         reservation.settle(answer.completion_tokens)
-        return _response(route.render(asked, answer, request_id, int(time.time())), headers)
+        return Answer(route.render(asked, answer, request_id, int(time.time())), headers)
+
+    async def _body(self, request: web.BaseRequest) -> bytes:
+        """The whole body. Raises `web.HTTPRequestEntityTooLarge`, `web.RequestPayloadError` for an unreadable one."""
+        content = request.content
+        if not content.is_eof():
+            return await request.read()
+        body = content.read_nowait()  # all of it came with the headers, as most do: `read` would take it in pieces
+        if len(body) > self._max_body_bytes:
+            raise web.HTTPRequestEntityTooLarge(self._max_body_bytes)
+        return body
 
     # ---- what costs nothing ----------------------------------------------------------------------------------------
 
@@ -179,43 +194,43 @@ class Routes:
             return _unauthenticated(request)
         return await self._limiter.usage(kid) or errors.INVALID_API_KEY
 
-    async def _models(self, request: web.BaseRequest, request_id: str) -> web.Response:
+    async def _models(self, request: web.BaseRequest, request_id: str) -> Answer:
         caller = await self._caller(request)
         if isinstance(caller, ErrorReply):
             return self._error(caller, request_id)
         models = await self._upstream.models()
-        return _response(openai_response.models_list(models, self._started), self._headers.plain(request_id))
+        return Answer(openai_response.models_list(models, self._started), self._headers.plain(request_id))
 
-    async def _model(self, request: web.BaseRequest, request_id: str) -> web.Response:
+    async def _model(self, request: web.BaseRequest, request_id: str) -> Answer:
         caller = await self._caller(request)
         if isinstance(caller, ErrorReply):
             return self._error(caller, request_id)
         model = request.path.removeprefix(_MODELS)
         if model not in await self._upstream.models():
             return self._error(errors.model_not_found(model), request_id)
-        return _response(openai_response.model_object(model, self._started), self._headers.plain(request_id))
+        return Answer(openai_response.model_object(model, self._started), self._headers.plain(request_id))
 
-    async def _rate_limits(self, request: web.BaseRequest, request_id: str) -> web.Response:
+    async def _rate_limits(self, request: web.BaseRequest, request_id: str) -> Answer:
         caller = await self._caller(request)
         if isinstance(caller, ErrorReply):
             return self._error(caller, request_id)
-        return _response(openai_response.rate_limits(caller, self._window_ms), self._headers.plain(request_id))
+        return Answer(openai_response.rate_limits(caller, self._window_ms), self._headers.plain(request_id))
 
-    async def _healthz(self, _request: web.BaseRequest, request_id: str) -> web.Response:
-        return _response(b'{"status":"ok"}', self._headers.plain(request_id))
+    async def _healthz(self, _request: web.BaseRequest, request_id: str) -> Answer:
+        return Answer(b'{"status":"ok"}', self._headers.plain(request_id))
 
-    async def _readyz(self, _request: web.BaseRequest, request_id: str) -> web.Response:
+    async def _readyz(self, _request: web.BaseRequest, request_id: str) -> Answer:
         if self.is_draining:
             return self._not_ready("the node is stopping", request_id)
         try:
             await self._limiter.check()
         except StoreUnavailable as error:
             return self._not_ready(str(error), request_id)
-        return _response(b'{"status":"ready"}', self._headers.plain(request_id))
+        return Answer(b'{"status":"ready"}', self._headers.plain(request_id))
 
     # ---- errors ----------------------------------------------------------------------------------------------------
 
-    async def _invalid(self, error: InvalidRequest, kid: str, request_id: str) -> web.Response:
+    async def _invalid(self, error: InvalidRequest, kid: str, request_id: str) -> Answer:
         """400, unless nobody knows the key: what is wrong with a request is told to callers only."""
         try:
             if await self._limiter.usage(kid) is None:
@@ -224,15 +239,15 @@ class Routes:
             pass  # the request is wrong in any case
         return self._error(errors.invalid_request(error), request_id)
 
-    def _unavailable(self, reply: ErrorReply, request_id: str) -> web.Response:
-        return _response(reply.body, self._headers.unavailable(request_id, RETRY_UNAVAILABLE_MS), reply.status)
+    def _unavailable(self, reply: ErrorReply, request_id: str) -> Answer:
+        return Answer(reply.body, self._headers.unavailable(request_id, RETRY_UNAVAILABLE_MS), reply.status)
 
-    def _error(self, reply: ErrorReply, request_id: str) -> web.Response:
-        return _response(reply.body, self._headers.plain(request_id), reply.status)
+    def _error(self, reply: ErrorReply, request_id: str) -> Answer:
+        return Answer(reply.body, self._headers.plain(request_id), reply.status)
 
-    def _not_ready(self, reason: str, request_id: str) -> web.Response:
+    def _not_ready(self, reason: str, request_id: str) -> Answer:
         body = errors.error_body(reason, "server_error", code="not_ready")
-        return _response(body, self._headers.unavailable(request_id, RETRY_UNAVAILABLE_MS), 503)
+        return Answer(body, self._headers.unavailable(request_id, RETRY_UNAVAILABLE_MS), 503)
 
 
 async def _continued(request: web.BaseRequest) -> bool:
@@ -251,7 +266,3 @@ def _kid_of(request: web.BaseRequest) -> str | None:
 
 def _unauthenticated(request: web.BaseRequest) -> ErrorReply:
     return errors.INVALID_API_KEY if "Authorization" in request.headers else errors.MISSING_API_KEY
-
-
-def _response(body: bytes, headers: CIMultiDict[str], status: int = 200) -> web.Response:
-    return web.Response(body=body, headers=headers, status=status)

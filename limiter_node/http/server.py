@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
@@ -17,6 +17,7 @@ from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
 
+from limiter_node.http.answer import Answer
 from limiter_node.http.errors import UNREADABLE
 
 
@@ -70,11 +71,13 @@ class HttpServer(web.Server):
 
     def __init__(
         self,
-        handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+        handler: Callable[[web.BaseRequest], Awaitable[Answer | web.StreamResponse]],
         *,
         max_body_bytes: int,
         keepalive_s: float,
     ) -> None:
+        # What aiohttp asks of a response, an `Answer` has.
+        handler = cast(Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], handler)
         super().__init__(handler, request_factory=self._request, access_log=None, keepalive_timeout=keepalive_s)
         self._max_body_bytes = max_body_bytes
 

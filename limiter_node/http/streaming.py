@@ -26,10 +26,11 @@ from functools import partial
 
 from aiohttp import web
 from aiohttp.http_writer import StreamWriter
-from multidict import CIMultiDict
 
 from limiter_node.http import errors
+from limiter_node.http.answer import Answer
 from limiter_node.http.errors import ErrorReply
+from limiter_node.http.headers import header_fields
 from limiter_node.http.server import Connection
 from limiter_node.http.sse import EVENT_STREAM, StreamEvents
 from limiter_node.limiter.limiter import Reservation
@@ -59,11 +60,11 @@ class Streams:
     async def send(
         self,
         request: web.BaseRequest,
-        headers: CIMultiDict[str],
+        headers: str,
         deltas: Deltas,
         events: StreamEvents,
         reservation: Reservation,
-    ) -> web.StreamResponse:
+    ) -> web.StreamResponse | Answer:
         """Answer `request` with `deltas`, as `events` renders them; the response, begun and ended.
 
         `headers` are a decided response's; they become an event stream's with the first delta. Until then the status
@@ -97,7 +98,7 @@ class _Stream:
     def __init__(
         self,
         request: web.BaseRequest,
-        headers: CIMultiDict[str],
+        headers: str,
         events: StreamEvents,
         reservation: Reservation,
         stalled_s: float,
@@ -110,7 +111,7 @@ class _Stream:
         self._connection = connection
         self._request = request
         self._headers = headers
-        self._response = _Response(headers=headers)
+        self._response = _Response(headers=header_fields(headers))
         self._writer: StreamWriter | None = None
         self._events = events
         self._reservation = reservation
@@ -124,7 +125,7 @@ class _Stream:
             self._interruption = why
             self._task.cancel()
 
-    async def run(self, deltas: Deltas) -> web.StreamResponse:
+    async def run(self, deltas: Deltas) -> web.StreamResponse | Answer:
         """Send everything; see `Streams.send`."""
         self._connection.on_gone = partial(self.interrupt, Interruption.LEFT)
         try:
@@ -199,12 +200,12 @@ class _Stream:
         self._reservation.settle(self._sent_tokens)
         return self._response
 
-    async def _interrupted(self) -> web.StreamResponse:
+    async def _interrupted(self) -> web.StreamResponse | Answer:
         if self._interruption is Interruption.LEFT:
             return self._gone()
         if self._writer is None:
             self._reservation.refund()
-            return web.Response(body=errors.STOPPING.body, status=errors.STOPPING.status, headers=self._headers)
+            return Answer(errors.STOPPING.body, self._headers, errors.STOPPING.status)
         self._reservation.settle(self._sent_tokens)
         await self._break_off(errors.STOPPING)
         return self._response

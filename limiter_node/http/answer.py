@@ -1,0 +1,82 @@
+"""A complete answer, written at once: status, headers and body in one `transport.write`.
+
+aiohttp's own `Response` is made for headers that change until the last moment; here they are rendered already, so that
+what is left costs a tenth of it. aiohttp asks a response for three things only, which `Answer` has: `prepare`,
+`write_eof` and `keep_alive`. Streamed answers are aiohttp's `StreamResponse`; see `limiter_node.http.streaming`.
+"""
+
+from __future__ import annotations
+
+import time
+from email.utils import formatdate
+from http import HTTPStatus
+
+from aiohttp import HttpVersion11, web
+from aiohttp.abc import AbstractStreamWriter
+
+_STATUS_LINES = {
+    (version, status.value): f"HTTP/1.{version} {status.value} {status.phrase}\r\n"
+    for version in (0, 1)
+    for status in HTTPStatus
+}
+
+
+class _DateLine:
+    """The `Date` header, rendered once a second."""
+
+    __slots__ = ("_line", "_second")
+
+    def __init__(self) -> None:
+        self._second, self._line = 0, ""
+
+    def now(self) -> str:
+        second = int(time.time())
+        if second != self._second:
+            self._second, self._line = second, f"Date: {formatdate(second, usegmt=True)}\r\n"
+        return self._line
+
+
+_DATE = _DateLine()
+
+
+class Answer:
+    """`headers` is a block of lines, each with its CRLF, without those made here: date, length, connection.
+
+    Nothing in it may come from a caller unchecked: it is written as it is.
+    """
+
+    __slots__ = ("_closes", "_writer", "body", "headers", "keep_alive", "status")
+
+    def __init__(self, body: bytes, headers: str, status: int = 200) -> None:
+        self.body, self.headers, self.status = body, headers, status
+        self.keep_alive = False
+        self._closes = False
+        self._writer: AbstractStreamWriter | None = None
+
+    def force_close(self) -> None:
+        """The connection ends with this answer."""
+        self._closes = True
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Write all of it. Raises `ConnectionResetError` where the client has gone."""
+        transport = request.transport
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError("the client has gone")
+        body, is_1_1 = self.body, request.version >= HttpVersion11
+        self.keep_alive = request.keep_alive and not self._closes
+        connection = ""
+        if self.keep_alive is not is_1_1:  # else it is what the version implies
+            connection = "Connection: keep-alive\r\n" if self.keep_alive else "Connection: close\r\n"
+        head = (
+            f"{_STATUS_LINES[is_1_1, self.status]}{self.headers}{_DATE.now()}"
+            f"Content-Length: {len(body)}\r\n{connection}\r\n"
+        ).encode()
+        transport.write(head if request.method == "HEAD" else head + body)
+        if request.protocol.writing_paused:
+            self._writer = request.writer
+        return self._writer
+
+    async def write_eof(self) -> None:
+        """Wait for a reader that is slow, so that its next request is not read before it has taken this answer."""
+        if self._writer is not None:
+            await self._writer.drain()
