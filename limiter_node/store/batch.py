@@ -41,7 +41,7 @@ class Admit:
 class KeyQueue:
     """What waits for one API key, and whether a batch of it is away."""
 
-    __slots__ = ("admits", "in_flight", "kid", "scheduled", "settles", "target")
+    __slots__ = ("admits", "held", "in_flight", "kid", "lingers", "scheduled", "settles", "slack", "target")
 
     def __init__(self, kid: str, target: ScriptTarget) -> None:
         self.kid = kid
@@ -50,6 +50,10 @@ class KeyQueue:
         self.settles: deque[bytes] = deque()
         self.in_flight: Batch | None = None
         self.scheduled = False
+        # See `store.linger`: tokens that the settles here give back, how many may wait, whether they do.
+        self.held = 0
+        self.slack = 0
+        self.lingers = False
 
 
 class Batch(RoutedCall):
@@ -65,8 +69,9 @@ class Batch(RoutedCall):
         number: int,
         operations: list[bytes],
         admits: list[Admit],
+        now_s: float,
     ) -> None:
-        super().__init__(router, queue.target)
+        super().__init__(router, queue.target, now_s)
         self._owner, self.queue, self.number = owner, queue, number
         self.operations, self.admits = operations, admits
 
@@ -100,7 +105,7 @@ class Peek(RoutedCall):
     def __init__(
         self, router: Router, target: ScriptTarget, window_buckets: int, future: asyncio.Future[Usage | None]
     ) -> None:
-        super().__init__(router, target)
+        super().__init__(router, target, router.loop.time())
         self.window_buckets, self.future = window_buckets, future
 
     def arguments(self) -> tuple[bytes, ...]:

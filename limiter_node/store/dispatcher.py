@@ -1,8 +1,9 @@
 """Decisions on their way to the store: at most one batch per API key in flight, everything else joins the next one.
 
 No timer makes a request wait: with nothing in flight it leaves in this very turn of the event loop, together with all
-that arrived in it; under load, batches grow by as much as arrives while one is away. What is decided where is not
-known here: this module pairs requests with verdicts, and sees to it that each is counted once.
+that arrived in it; under load, batches grow by as much as arrives while one is away. (Settles, for which nobody waits,
+may: see `store.linger`.) What is decided where is not known here: this module pairs requests with verdicts, and sees to
+it that each is counted once.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from limiter_node.store import codec
 from limiter_node.store.batch import Admit, Batch, KeyQueue, Peek
 from limiter_node.store.codec import load_script, pack_admit, pack_settle
 from limiter_node.store.keyspace import limits_key, nodes_key, window_key
+from limiter_node.store.linger import Linger
 from limiter_node.store.routing import Router, ScriptTarget
 from limiter_node.store.topology import Topology
 
@@ -29,6 +31,8 @@ MAX_BATCH = 64
 """Operations per script call: keeps a call far below 1 ms, so that no other key of the shard waits for long."""
 
 _SWEEP_EVERY_S = 0.025
+_BUSY_OPERATIONS = 100
+"""Operations from one sweep to the next that make a node a busy one: some 2,000 requests a second."""
 _IDLE_QUEUES = 20_000
 
 
@@ -62,6 +66,9 @@ class Dispatcher:
         self._waiting: deque[Admit] = deque()  # in the order of their deadlines; answered ones linger until swept
         self._compact_at_s = 0.0
         self._sweeper: asyncio.TimerHandle | None = None
+        self._linger = Linger(self._release)
+        self._is_busy = False
+        self._swept_operations = 0
         self._in_flight = 0
         self._quiet = asyncio.Event()
         self._quiet.set()
@@ -88,16 +95,18 @@ class Dispatcher:
         queue.admits.append(admit)
         self._waiting.append(admit)
         if self._sweeper is None:
-            self._sweeper = self._loop.call_later(_SWEEP_EVERY_S, self._sweep_again)
+            self._start_sweeping()
         if queue.in_flight is None and not queue.scheduled:
             self._schedule(queue)
         return admit.future
 
     def settle(self, kid: str, bucket: int, input_tokens: int, output_tokens: int) -> None:
-        """Give back tokens of a request admitted in `bucket`. Goes with the key's next batch."""
+        """Give back tokens of a request admitted in `bucket`. Goes with the key's next batch, or makes one."""
         queue = self._queues.get(kid) or self._new_queue(kid)
         queue.settles.append(pack_settle(bucket, input_tokens, output_tokens))
         if queue.in_flight is None and not queue.scheduled:
+            if self._is_busy and self._linger.holds(queue, input_tokens, output_tokens, self._loop.time()):
+                return
             self._schedule(queue)
 
     async def peek(self, kid: str) -> Usage | None:
@@ -106,6 +115,9 @@ class Dispatcher:
         Raises:
             StoreUnavailable: the store did not answer in time.
         """
+        if (queue := self._queues.get(kid)) is not None:
+            self._release(queue)
+            self._send_scheduled()  # in front of the peek, on the same connection
         kid_bytes = kid.encode()
         target = ScriptTarget(
             self._peek, crc_hqx(kid_bytes, 0) % 16384, (limits_key(kid).encode(), window_key(kid).encode()), (), 2
@@ -139,7 +151,9 @@ class Dispatcher:
         """Wait until everything given to the store has been decided; False if that took too long."""
         try:
             async with asyncio.timeout(timeout_s):
-                await self._quiet.wait()
+                while self._linger or not self._quiet.is_set():
+                    self._linger.release_all()
+                    await self._quiet.wait()
         except TimeoutError:
             return False
         return True
@@ -162,7 +176,7 @@ class Dispatcher:
             # A queue is a cache of its command's bytes; the idle ones in front are those made longest ago.
             for old in list(islice(self._queues, _IDLE_QUEUES // 10)):
                 queue = self._queues[old]
-                if queue.in_flight is None and not queue.scheduled:
+                if queue.in_flight is None and not queue.scheduled and not queue.settles:
                     del self._queues[old]
         target = ScriptTarget(
             self._decide,
@@ -181,12 +195,18 @@ class Dispatcher:
             self._quiet.clear()
         self._scheduled.append(queue)
 
+    def _release(self, queue: KeyQueue) -> None:
+        """Settles that waited don't any longer."""
+        if queue.settles and queue.in_flight is None and not queue.scheduled:
+            self._schedule(queue)
+
     def _send_scheduled(self) -> None:
         scheduled, self._scheduled = self._scheduled, []
         batches = []
+        now_s = self._loop.time()
         for queue in scheduled:
             queue.scheduled = False
-            batch = self._next_batch(queue)
+            batch = self._next_batch(queue, now_s)
             if batch is not None:
                 queue.in_flight = batch
                 batches.append(batch)
@@ -195,9 +215,16 @@ class Dispatcher:
         self._router.send(batches)
         self._note_quiet()
 
-    def _next_batch(self, queue: KeyQueue) -> Batch | None:
+    def _next_batch(self, queue: KeyQueue, now_s: float) -> Batch | None:
         settles, waiting = queue.settles, queue.admits
-        operations = [settles.popleft() for _ in range(min(len(settles), MAX_BATCH))]
+        operations: list[bytes] = []
+        if settles:
+            if len(settles) <= MAX_BATCH:
+                operations.extend(settles)
+                settles.clear()
+            else:
+                operations.extend(settles.popleft() for _ in range(MAX_BATCH))
+            queue.held = 0
         admits: list[Admit] = []
         while waiting and len(operations) < MAX_BATCH:
             admit = waiting.popleft()
@@ -208,7 +235,7 @@ class Dispatcher:
             return None
         self._number += 1
         self.operations += len(operations)
-        return Batch(self, self._router, queue, self._number, operations, admits)
+        return Batch(self, self._router, queue, self._number, operations, admits, now_s)
 
     def _ended(self, batch: Batch) -> None:
         queue = batch.queue
@@ -223,9 +250,13 @@ class Dispatcher:
             self._quiet.set()
 
     def batch_resolved(self, batch: Batch, packed: bytes) -> None:
+        if not batch.admits and packed[0] <= codec.REPLAYED:
+            self._ended(batch)  # settles alone: there is nothing to tell anybody
+            return
         reply = codec.unpack_reply(packed, len(batch.operations), self.window_buckets)
         if reply.state <= codec.REPLAYED:
             decisions = codec.decisions_of(reply, [admit.need for admit in batch.admits])
+            self._linger.note(batch.queue, decisions[-1])
             for admit, decision in zip(batch.admits, decisions, strict=True):
                 if not admit.future.done():
                     admit.future.set_result(decision)
@@ -261,9 +292,18 @@ class Dispatcher:
 
     # ---- deadlines: one timer for all ------------------------------------------------------------------------------
 
+    def _start_sweeping(self) -> None:
+        self._swept_operations = self.operations
+        self._sweeper = self._loop.call_later(_SWEEP_EVERY_S, self._sweep_again)
+
     def _sweep_again(self) -> None:
         self._sweep()
-        self._sweeper = self._loop.call_later(_SWEEP_EVERY_S, self._sweep_again) if self._waiting else None
+        self._is_busy = self.operations - self._swept_operations >= _BUSY_OPERATIONS
+        self._linger.sweep(self._loop.time())
+        if self._waiting or self._linger:
+            self._start_sweeping()
+        else:
+            self._sweeper, self._is_busy = None, False
 
     def _make_room(self) -> None:
         """Forget the answered ones behind one that waits, too: one slow shard must not make the node refuse all."""

@@ -51,13 +51,13 @@ class RoutedCall:
 
     __slots__ = ("_router", "resent", "since_s", "target", "tries", "with_source")
 
-    def __init__(self, router: Router, target: ScriptTarget) -> None:
+    def __init__(self, router: Router, target: ScriptTarget, now_s: float) -> None:
         self._router = router
         self.target = target
         self.resent = False
         self.with_source = False
         self.tries = 0
-        self.since_s = router.loop.time()
+        self.since_s = now_s
 
     def arguments(self) -> tuple[bytes, ...]:
         """The arguments that this call adds to its target's."""
