@@ -9,7 +9,7 @@ from typing import Protocol
 from limiter_node.model import Decision, Need, StoreUnavailable, Usage
 from limiter_node.store import codec
 from limiter_node.store.codec import pack_batch
-from limiter_node.store.routing import RoutedCall, Router, ScriptTarget
+from limiter_node.store.routing import RoutedCall, Router, ScriptTarget, bulk
 
 
 class BatchOwner(Protocol):
@@ -75,15 +75,9 @@ class Batch(RoutedCall):
         self._owner, self.queue, self.number = owner, queue, number
         self.operations, self.admits = operations, admits
 
-    def arguments(self) -> tuple[bytes, ...]:
-        return (
-            pack_batch(
-                self.number,
-                self.operations,
-                resent=self.resent,
-                window_buckets=self._owner.window_buckets,
-            ),
-        )
+    def arguments(self) -> bytes:
+        packed = pack_batch(self.number, self.operations, resent=self.resent, window_buckets=self._owner.window_buckets)
+        return b"$%d\r\n%b\r\n" % (len(packed), packed)
 
     def is_wanted(self) -> bool:
         # One that may have run has to be resolved whoever waits; else it would count what nobody asks for any more.
@@ -108,8 +102,8 @@ class Peek(RoutedCall):
         super().__init__(router, target, router.loop.time())
         self.window_buckets, self.future = window_buckets, future
 
-    def arguments(self) -> tuple[bytes, ...]:
-        return (b"%d" % self.window_buckets, b"0")
+    def arguments(self) -> bytes:
+        return bulk((b"%d" % self.window_buckets, b"0"))
 
     def is_wanted(self) -> bool:
         return not self.future.done()

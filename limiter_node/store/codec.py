@@ -24,6 +24,7 @@ _RESULT = struct.Struct("<BI")
 _ADMIT, _SETTLE, _CHARGE = 1, 2, 3
 _NO_USE = 65535
 ADMITTED, REJECTED, NEVER_FITS = Outcome.ADMITTED, Outcome.REJECTED, Outcome.NEVER_FITS  # enum look-ups aren't free
+_new = tuple.__new__  # a named tuple's own constructor is a Python function, and costs twice as much
 
 DECIDED, REPLAYED, STALE, UNKNOWN_KEY = 0, 1, 2, 3
 """The states of a reply."""
@@ -94,20 +95,18 @@ def unpack_reply(reply: bytes, operations: int, window_buckets: int = WINDOW_BUC
     end = _REPLY.size + operations * _RESULT.size
     # A bucket leaves as a whole: (its age + W + 1) buckets after it began, seen from the start of the current one.
     full_ms = (window_buckets + 1) * BUCKET_MS - in_bucket_ms
-    return BatchReply(
-        state,
-        time_ms,
-        Amounts(lr, li, lo),
-        Amounts(ur, ui, uo),
-        Amounts(
-            0 if ar == _NO_USE else full_ms - ar * BUCKET_MS,
-            0 if ai == _NO_USE else full_ms - ai * BUCKET_MS,
-            0 if ao == _NO_USE else full_ms - ao * BUCKET_MS,
-        ),
-        reserve,
-        list(_RESULT.iter_unpack(reply[_REPLY.size : end])),
-        reply[end:].decode("utf-8", "replace"),
+    reset_ms = (
+        0 if ar == _NO_USE else full_ms - ar * BUCKET_MS,
+        0 if ai == _NO_USE else full_ms - ai * BUCKET_MS,
+        0 if ao == _NO_USE else full_ms - ao * BUCKET_MS,
     )
+    limits, used, results = (
+        _new(Amounts, (lr, li, lo)),
+        _new(Amounts, (ur, ui, uo)),
+        list(_RESULT.iter_unpack(reply[_REPLY.size : end])),
+    )
+    name = reply[end:].decode("utf-8", "replace") if len(reply) > end else ""
+    return _new(BatchReply, (state, time_ms, limits, used, _new(Amounts, reset_ms), reserve, results, name))
 
 
 def decisions_of(batch: BatchReply, needs: Sequence[Need]) -> list[Decision]:
@@ -123,18 +122,20 @@ def decisions_of(batch: BatchReply, needs: Sequence[Need]) -> list[Decision]:
         result -= 1
         verdict, retry_after_ms = results[result]
         reserved = need_output + choices * reserve
-        now_used = Amounts(requests, input_tokens, output_tokens)
-        need = Amounts(1, need_input, reserved)
+        need = _new(Amounts, (1, need_input, reserved))
         if verdict == 0:
-            decision = Decision(ADMITTED, -1, 0, limits, now_used, reset_ms, need, time_ms, "")
-            if requests:  # an answer from the record tells the usage of now, which may be empty again
+            decision = _new(Decision, (ADMITTED, -1, 0, limits, used, reset_ms, need, time_ms, ""))
+            if result and requests:  # an answer from the record tells the usage of now, which may be empty again
                 requests -= 1
-                input_tokens = max(input_tokens - need_input, 0)
-                output_tokens = max(output_tokens - reserved, 0)
+                input_tokens = input_tokens - need_input if input_tokens > need_input else 0
+                output_tokens = output_tokens - reserved if output_tokens > reserved else 0
+                used = _new(Amounts, (requests, input_tokens, output_tokens))
         elif verdict < NEVER:
-            decision = Decision(REJECTED, verdict - 1, retry_after_ms, limits, now_used, reset_ms, need, time_ms, name)
+            decision = _new(
+                Decision, (REJECTED, verdict - 1, retry_after_ms, limits, used, reset_ms, need, time_ms, name)
+            )
         else:
-            decision = Decision(NEVER_FITS, verdict - NEVER - 1, 0, limits, now_used, reset_ms, need, time_ms, name)
+            decision = _new(Decision, (NEVER_FITS, verdict - NEVER - 1, 0, limits, used, reset_ms, need, time_ms, name))
         decisions.append(decision)
     decisions.reverse()
     return decisions

@@ -28,7 +28,8 @@ _NO_ANSWER = "the store did not answer"
 _TRY_LATER = ("CLUSTERDOWN", "LOADING", "MASTERDOWN", "READONLY", "BUSY", "NOREPLICAS", "UNBLOCKED", "OOM", "MISCONF")
 
 
-def _bulk(words: Sequence[bytes]) -> bytes:
+def bulk(words: Sequence[bytes]) -> bytes:
+    """Words as RESP's bulk strings."""
     return b"".join([b"$%d\r\n%b\r\n" % (len(word), word) for word in words])
 
 
@@ -40,10 +41,10 @@ class ScriptTarget:
     def __init__(self, script: Script, slot: int, keys: Sequence[bytes], arguments: Sequence[bytes], more: int) -> None:
         """`more` further arguments follow `arguments` with each call."""
         count = b"*%d\r\n" % (3 + len(keys) + len(arguments) + more)
-        rest = _bulk((b"%d" % len(keys), *keys, *arguments))
+        rest = bulk((b"%d" % len(keys), *keys, *arguments))
         self.slot = slot
-        self.by_sha = count + _bulk((b"EVALSHA", script.sha)) + rest
-        self.by_source = count + _bulk((b"EVAL", script.source)) + rest
+        self.by_sha = count + bulk((b"EVALSHA", script.sha)) + rest
+        self.by_source = count + bulk((b"EVAL", script.source)) + rest
 
 
 class RoutedCall:
@@ -59,8 +60,8 @@ class RoutedCall:
         self.tries = 0
         self.since_s = now_s
 
-    def arguments(self) -> tuple[bytes, ...]:
-        """The arguments that this call adds to its target's."""
+    def arguments(self) -> bytes:
+        """The arguments that this call adds to its target's, as bulk strings."""
         raise NotImplementedError
 
     def resolved(self, reply: Any) -> None:
@@ -79,7 +80,7 @@ class RoutedCall:
 
     def wire(self) -> bytes:
         target = self.target
-        return (target.by_source if self.with_source else target.by_sha) + _bulk(self.arguments())
+        return (target.by_source if self.with_source else target.by_sha) + self.arguments()
 
     def replied(self, reply: Any) -> None:
         if isinstance(reply, hiredis.ReplyError):
