@@ -119,7 +119,10 @@ def test_the_tokens_triple_is_the_tighter_one(used: Amounts, triple: tuple[str, 
 def test_undecided_responses() -> None:
     plain = {"Content-Type": "application/json", "x-limiter-node": "node-1", "x-request-id": "req_1"}
     assert dict(header_fields(HEADERS.plain("req_1"))) == plain
-    assert dict(header_fields(HEADERS.unavailable("req_1", 1_500))) == plain | {"retry-after-ms": "1500", "retry-after": "2"}
+    assert dict(header_fields(HEADERS.unavailable("req_1", 1_500))) == plain | {
+        "retry-after-ms": "1500",
+        "retry-after": "2",
+    }
 
 
 def test_request_ids_are_unique() -> None:
