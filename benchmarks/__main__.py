@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 OUT = Path("results") / "bench"
-BENCHMARKS = ("script_speed", "node_speed", "rejects", "streaming", "client_speed", "cluster_and_single")
+BENCHMARKS = ("script_speed", "stages", "node_speed", "rejects", "streaming", "client_speed", "cluster_and_single")
 
 
 def main() -> int:
