@@ -45,7 +45,9 @@ async def running_node(settings: NodeSettings) -> AsyncIterator[int]:
     """
     if HttpRequestParser is HttpRequestParserPy:
         raise ConfigError("aiohttp has no C parser here, which a node needs: install a wheel of it for this platform")
-    topology = Topology(parse_store_url(settings.store), client_name=f"limiter-{settings.node_id}")
+    topology = Topology(
+        parse_store_url(settings.store), client_name=f"limiter-{settings.node_id}", replica_acks=settings.replica_acks
+    )
     dispatcher = Dispatcher(
         topology, timeout_ms=settings.decision_timeout_ms, window_buckets=settings.window_ms // BUCKET_MS
     )

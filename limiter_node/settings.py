@@ -35,6 +35,9 @@ class NodeSettings:
     store: str = setting("", "The store's URL.")
     node_id: str = setting("", "Name in headers, metrics and logs; empty means HOSTNAME-PORT.")
     decision_timeout_ms: int = setting(250, "Longest wait for the store; then the request gets a 503.")
+    replica_acks: int = setting(
+        0, "Replicas that must have taken a decision before it counts; so a failover loses none. Costs a round trip."
+    )
     max_body_bytes: int = setting(1_048_576, "Largest request body accepted.")
     mock_latency_ms: float = setting(0.0, "Time the mock service takes for an answer that is not streamed.")
     mock_ttft_ms: float = setting(0.0, "Time until the mock's streams begin.")
@@ -63,6 +66,7 @@ class NodeSettings:
         if not _NODE_ID.match(self.node_id):
             raise ConfigError("--node-id must be 1 to 64 letters, digits or the characters . _ : -")
         _between("--decision-timeout-ms", self.decision_timeout_ms, 1, 60_000)
+        _between("--replica-acks", self.replica_acks, 0, 5)
         _between("--max-body-bytes", self.max_body_bytes, 1_024, 100 * 1_048_576)
         _between("--mock-latency-ms", self.mock_latency_ms, 0, 600_000)
         _between("--mock-ttft-ms", self.mock_ttft_ms, 0, 600_000)

@@ -11,29 +11,17 @@ import asyncio
 import logging
 import ssl
 from collections import deque
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import hiredis
 
 from limiter_node.model import StoreUnavailable
+from limiter_node.store.acknowledged import Command, acknowledged
 
 log = logging.getLogger(__name__)
 
 _RECONNECT_FIRST_S, _RECONNECT_MAX_S = 0.02, 1.0
 _CONNECT_TIMEOUT_S = 2.0
-
-
-class Command(Protocol):
-    """What a connection sends, and whom it tells how that ended. One of the three methods is called, once per send."""
-
-    def wire(self) -> bytes:
-        """The command in RESP."""
-
-    def replied(self, reply: Any) -> None:
-        """The server answered; `reply` is a `hiredis.ReplyError` where it refused."""
-
-    def lost(self) -> None:
-        """The connection ended after the command was handed over: it may or may not have run."""
 
 
 class _Handshake:
@@ -87,7 +75,8 @@ class ServerConnection(asyncio.Protocol):
     """A connection to `host:port`, made on first use and made again whenever there is something to send.
 
     Commands given while it is down wait for it; those sent when it breaks are told `lost`. `stall_timeout_s` is how
-    long the oldest reply may be outstanding before the connection is taken for dead (see `check`).
+    long the oldest reply may be outstanding before the connection is taken for dead (see `check`). `replica_acks`: how
+    many replicas must have taken what commands wrote before they are told their replies (`store.acknowledged`).
     """
 
     def __init__(
@@ -98,8 +87,10 @@ class ServerConnection(asyncio.Protocol):
         handshake: tuple[tuple[str, ...], ...] = (),
         tls: ssl.SSLContext | None = None,
         stall_timeout_s: float = 1.0,
+        replica_acks: int = 0,
     ) -> None:
         self.host, self.port = host, port
+        self._replica_acks = replica_acks
         self._handshake = (*handshake, ("PING",))
         self._tls = tls
         self._stall_timeout_s = stall_timeout_s
@@ -126,7 +117,7 @@ class ServerConnection(asyncio.Protocol):
             for command in commands:
                 command.lost()
         elif self._is_open:
-            self._write(commands)
+            self._write_safely(commands)
         else:
             self._waiting.extend(commands)
             self.connect()
@@ -163,6 +154,9 @@ class ServerConnection(asyncio.Protocol):
         if self._transport:
             self._transport.abort()
         self._lose(self._waiting)
+
+    def _write_safely(self, commands: list[Command]) -> None:
+        self._write(acknowledged(commands, self._replica_acks) if self._replica_acks else commands)
 
     def _write(self, commands: list[Command]) -> None:
         assert self._transport is not None
@@ -234,7 +228,7 @@ class ServerConnection(asyncio.Protocol):
         self._backoff_s = 0.0
         self.last_error = ""
         if self._waiting:
-            self._write(self.take_waiting())
+            self._write_safely(self.take_waiting())
 
     def _refused(self, reason: str) -> None:
         # A wrong password, for one: said once per attempt, tried again with back-off, since operators mend servers too.

@@ -14,8 +14,9 @@ from typing import Any
 
 import hiredis
 
+from limiter_node.store.acknowledged import Command
 from limiter_node.store.codec import Script
-from limiter_node.store.connection import Command, ServerConnection
+from limiter_node.store.connection import ServerConnection
 from limiter_node.store.topology import Topology
 
 log = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ class RoutedCall:
         """Whether anybody is served by sending it (again)."""
         return True
 
-    # ---- store.connection.Command ----------------------------------------------------------------------------------
+    # ---- store.acknowledged.Command ----------------------------------------------------------------------------------
 
     def wire(self) -> bytes:
         target = self.target

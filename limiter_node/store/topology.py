@@ -14,7 +14,8 @@ from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.exceptions import RedisClusterException, RedisError
 
 from limiter_node.model import StoreUnavailable
-from limiter_node.store.connection import Command, ServerConnection
+from limiter_node.store.acknowledged import Command
+from limiter_node.store.connection import ServerConnection
 from limiter_node.store.url import StoreAddress
 
 log = logging.getLogger(__name__)
@@ -27,11 +28,14 @@ _CHECK_EVERY_S = 0.1
 class Topology:
     """The shards of one store, single or cluster; `owner` is the hot path and a list look-up."""
 
-    def __init__(self, address: StoreAddress, *, client_name: str = "", stall_timeout_s: float = 1.0) -> None:
+    def __init__(
+        self, address: StoreAddress, *, client_name: str = "", stall_timeout_s: float = 1.0, replica_acks: int = 0
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._address = address
         self._tls = address.ssl_context()
         self._stall_timeout_s = stall_timeout_s
+        self._replica_acks = replica_acks
         self._handshake = self._make_handshake(address, client_name)
         self._connections: dict[tuple[str, int], ServerConnection] = {}
         self._owners: list[ServerConnection | None] = [None] * _SLOTS
@@ -166,7 +170,12 @@ class Topology:
         connection = self._connections.get((host, port))
         if connection is None:
             connection = self._connections[host, port] = ServerConnection(
-                host, port, handshake=self._handshake, tls=self._tls, stall_timeout_s=self._stall_timeout_s
+                host,
+                port,
+                handshake=self._handshake,
+                tls=self._tls,
+                stall_timeout_s=self._stall_timeout_s,
+                replica_acks=self._replica_acks,
             )
         return connection
 
