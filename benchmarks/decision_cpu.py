@@ -25,11 +25,11 @@ from random import Random
 import uvloop
 
 from benchmarks.measuring import Row, parser, row, show
-from benchmarks.servers import KEY_COUNT, OTHER_CORES, UNLIMITED, pin, pin_apart
+from benchmarks.servers import KEY_COUNT, OTHER_CORES, pin, pin_apart
 from limiter_node.app import _settle_collector
 from limiter_node.limiter.limiter import Decider, Limiter
 from limiter_node.limiter.stub import AdmitAll
-from limiter_node.model import KeyLimits, Need, Outcome
+from limiter_node.model import MAX_LIMIT, KeyLimits, Need, Outcome
 from limiter_node.store.admin import administering
 from limiter_node.store.dispatcher import Dispatcher
 from limiter_node.store.embedded import EmbeddedStore
@@ -65,7 +65,7 @@ def request_to_limits(port: int) -> Request:
     limiter = strategies.SlidingWindowCounterRateLimiter(
         storage.RedisStorage(f"async+redis://127.0.0.1:{port}", implementation="redispy")
     )
-    each = limits.RateLimitItemPerMinute(UNLIMITED)
+    each = limits.RateLimitItemPerMinute(MAX_LIMIT)
 
     async def request(kid: str) -> None:
         for dimension, cost in ("requests", 1), ("input", NEED.input_tokens), ("output", NEED.output_tokens):
@@ -105,7 +105,7 @@ async def dispatching(kids: Sequence[str]) -> AsyncIterator[Dispatcher]:
     async with EmbeddedStore("cluster") as store:
         address = parse_store_url(store.url)
         async with administering(address) as admin:
-            await admin.load_limits({kid: KeyLimits(UNLIMITED, UNLIMITED, UNLIMITED) for kid in kids})
+            await admin.load_limits({kid: KeyLimits(MAX_LIMIT, MAX_LIMIT, MAX_LIMIT) for kid in kids})
         topology = Topology(address)
         dispatcher = Dispatcher(topology, timeout_ms=10_000)
         try:

@@ -9,7 +9,8 @@ cancels out. The peers:
 - nginx with Lua on the same single store, one unbatched script call per request (`nginx_peer` says what it leaves out):
   without settling, and with a second call that settles, as a node does.
 
-A server that doesn't use its whole core was not the limit: the machine's other cores were.
+A server that doesn't use its whole core was not the limit: the machine's other cores were. What the ratio would be
+with room there is told by the servers' CPU per request.
 
     python -m benchmarks.node_ratios [--rounds N] [--seconds S] [--nginx PATH] [--json FILE]
 """
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import tempfile
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -69,16 +71,14 @@ def measure(rounds: int, seconds: float, nginx: str) -> list[Row]:
         else:
             print("node ÷ nginx is left out: install nginx and libnginx-mod-http-lua (and lua-cjson), or give --nginx")
 
-        loads = interleaved(
-            rounds,
-            [lambda v=v: saturate(v.server, v.requests, seconds) for v in variants.values()],  # type: ignore[misc]
-        )
+        loads = interleaved(rounds, [partial(saturate, *variant, seconds) for variant in variants.values()])
     return rows_of(dict(zip(variants, loads, strict=True)))
 
 
 def rows_of(loads: dict[str, list[Load]]) -> list[Row]:
     """Ratios first, then what each variant did."""
     per_second = {name: [load.per_second for load in each] for name, each in loads.items()}
+    cpu_us = {name: [load.server_us for load in each] for name, each in loads.items()}
     compared = [
         (NODE, STUB, 0.93),
         (NODE_ONE_KEY, STUB_ONE_KEY, 0.93),
@@ -86,15 +86,17 @@ def rows_of(loads: dict[str, list[Load]]) -> list[Row]:
         (NODE_SINGLE, NGINX, 0.8),
         (NODE_SINGLE, NGINX_SETTLES, 0.8),
     ]
-    rows = [
-        row(f"{over} ÷ {under}", "ratio", ratios(per_second[over], per_second[under]), at_least=aim)
-        for over, under, aim in compared
-        if under in loads
-    ]
+    rows = []
+    for over, under, aim in compared:
+        if under in loads:
+            rows += [
+                row(f"{over} ÷ {under}", "ratio", ratios(per_second[over], per_second[under]), at_least=aim),
+                row("… by the servers' CPU per request", "ratio", ratios(cpu_us[under], cpu_us[over])),
+            ]
     for name, each in loads.items():
         rows += [
             row(f"{name}: requests/s", "1/s", per_second[name], at_least=8_000 if name == NODE else None),
-            row("… CPU of the server per request", "µs", [load.server_us for load in each]),
+            row("… CPU of the server per request", "µs", cpu_us[name]),
             row("… share of its core in use", "", [load.busy for load in each]),
             row("… bytes per answer", "", [load.answer_bytes for load in each]),
         ]

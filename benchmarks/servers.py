@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-UNLIMITED = 4_000_000_000
+from limiter_node.model import MAX_LIMIT
+
 KEY_COUNT = 1_000
 SERVER_CORES = {0}
 OTHER_CORES = set(range(1, os.cpu_count() or 1)) or {0}
@@ -33,7 +34,7 @@ class Server:
 
 def write_keys(path: Path, keys: Mapping[str, Mapping[str, int]]) -> None:
     """A keys file. Limits that are not given are out of reach."""
-    lines = ["[defaults]", *(f"{limit} = {UNLIMITED}" for limit in ("rpm", "input_tpm", "output_tpm"))]
+    lines = ["[defaults]", *(f"{limit} = {MAX_LIMIT}" for limit in ("rpm", "input_tpm", "output_tpm"))]
     for key, limits in keys.items():
         lines += [f'[keys."{key}"]', *(f"{limit} = {value}" for limit, value in limits.items())]
     path.write_text("\n".join(lines))

@@ -40,6 +40,7 @@ local Peer = {}
 Peer.__index = Peer
 
 function Peer.new(settings)
+    if not has_cjson then ngx.log(ngx.WARN, "cjson isn't installed: JSON is parsed by patterns, which is less work") end
     local text = string.rep("word ", math.floor((settings.answer_bytes - ANSWER_HEAD_BYTES) / WORD_BYTES))
     return setmetatable({
         store_port = settings.store_port,
@@ -63,6 +64,10 @@ function Peer:take_caller()
         caller = string.format("nginx%05d", self.callers)
     end
     return caller
+end
+
+function Peer:give_back(caller)
+    self.free_callers[#self.free_callers + 1] = caller
 end
 
 function Peer:call(kid, caller, kind, a, b, c)
@@ -159,7 +164,10 @@ function Peer:answer(settles)
     local caller = self:take_caller()
     local packed = self:call(kid, caller, ADMIT, input, output, 0)
     local reply = ffi.cast(reply_type, packed)
-    if reply.state ~= 0 then return respond(401, '{"error":{"code":"invalid_api_key"}}') end
+    if reply.state ~= 0 then
+        self:give_back(caller)
+        return respond(401, '{"error":{"code":"invalid_api_key"}}')
+    end
     self.requests = self.requests + 1
     local request_id = self.request_prefix .. string.format("%08x", self.requests)
     set_headers(reply, input, output, request_id)
@@ -180,7 +188,7 @@ function Peer:answer(settles)
             self:call(kid, caller, SETTLE, math.floor(tonumber(reply.time_ms) / BUCKET_MS), 0, output - produced)
         end
     end
-    self.free_callers[#self.free_callers + 1] = caller
+    self:give_back(caller)
 end
 
 return Peer
