@@ -1,6 +1,6 @@
 """`make bench`: every figure of REPORT.md, one benchmark after the other; JSON into results/bench/.
 
-Some minutes. Nothing else should run beside it.
+A quarter of an hour. Nothing else should run beside it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,19 @@ import sys
 from pathlib import Path
 
 OUT = Path("results") / "bench"
-BENCHMARKS = ("script_speed", "stages", "node_speed", "rejects", "streaming", "client_speed", "cluster_and_single")
+BENCHMARKS = (
+    "script_speed",
+    "stages",
+    "node_ratios",
+    "decision_cpu",
+    "added_latency",
+    "flood",
+    "rejects",
+    "long_prompts",
+    "streaming",
+    "client_speed",
+    "cluster_and_single",
+)
 
 
 def main() -> int:

@@ -7,14 +7,13 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.measuring import Row, row, show
+from benchmarks.measuring import Row, parser, row, show
 
 STORES = ("cluster", "single")
 
@@ -53,12 +52,9 @@ def measure(rounds: int, qps: float, seconds: float) -> list[Row]:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--qps", type=float, default=3000)
-    parser.add_argument("--seconds", type=float, default=20)
-    parser.add_argument("--json", help="write the rows there, too")
-    options = parser.parse_args()
+    options_of = parser(__doc__, rounds=3, seconds=20)
+    options_of.add_argument("--qps", type=float, default=3000, help="rate of requests (%(default)s)")
+    options = options_of.parse_args()
     rows = measure(options.rounds, options.qps, options.seconds)
     show(f"Cluster and single store, {options.qps:,.0f} requests/s on two nodes", rows, json_path=options.json)
 

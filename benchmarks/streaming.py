@@ -9,9 +9,7 @@ last; the node's CPU while all of them run. Weakness: on a busy machine it measu
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
 import statistics
 import sys
 import tempfile
@@ -22,8 +20,9 @@ from typing import cast
 
 import uvloop
 
-from benchmarks.measuring import Row, cpu_seconds, row, show
-from benchmarks.node_speed import Fleet, running_fleet
+from benchmarks.loads import render
+from benchmarks.measuring import Row, cpu_seconds, parser, row, show
+from benchmarks.servers import Server, running_node, write_keys
 
 KEY = "sk-streams"
 _TOKEN = b'"delta":{"content":'
@@ -68,24 +67,18 @@ class Round:
     cores: float
 
 
-async def load(fleet: Fleet, streams: int, tokens: int, ramp_s: float) -> Round:
+async def load(node: Server, streams: int, tokens: int, ramp_s: float) -> Round:
     """Open the streams one after the other over `ramp_s`, as clients would come; read all of them to their end."""
-    body = json.dumps(
-        {"model": "gpt-4o", "max_tokens": tokens, "stream": True, "messages": [{"role": "user", "content": "Hello"}]}
-    ).encode()
-    request = (
-        f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEY}\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    ).encode() + body
+    request = render(KEY, max_tokens=tokens, stream=True, messages=[{"role": "user", "content": "Hello"}])
     loop = asyncio.get_running_loop()
     readers: list[Reader] = []
     for _ in range(streams):
-        _, reader = await loop.create_connection(lambda: Reader(request), "127.0.0.1", fleet.port)
+        _, reader = await loop.create_connection(lambda: Reader(request), "127.0.0.1", node.port)
         readers.append(reader)
         await asyncio.sleep(ramp_s / streams)
-    before, since = cpu_seconds(fleet.node), time.perf_counter()
+    before, since = cpu_seconds(node.pid), time.perf_counter()
     await asyncio.wait([each.done for each in readers], return_when=asyncio.FIRST_COMPLETED, timeout=300)
-    cores = (cpu_seconds(fleet.node) - before) / (time.perf_counter() - since)
+    cores = (cpu_seconds(node.pid) - before) / (time.perf_counter() - since)
     await asyncio.gather(*(each.done for each in readers))
     if any(each.tokens != tokens for each in readers):
         sys.exit("a stream didn't bring all of its tokens")
@@ -97,34 +90,32 @@ def measure(streams: int, rate: float, seconds: float, rounds: int) -> list[Row]
     tokens = round(rate * seconds)
     with tempfile.TemporaryDirectory() as directory:
         keys = Path(directory) / "keys.toml"
-        keys.write_text(f'[keys."{KEY}"]\nrpm = 4000000000\ninput_tpm = 4000000000\noutput_tpm = 4000000000\n')
+        write_keys(keys, {KEY: {}})
         mock = ("--mock-length", f"fixed:{tokens}", "--mock-tokens-per-s", str(rate))
-        with running_fleet(keys, *mock) as fleet:
-            results = [uvloop.run(load(fleet, streams, tokens, min(1.0, seconds / 4))) for _ in range(rounds)]
-    within = f"{rate * 0.95:g} to {rate * 1.05:g}"
+        with running_node(keys, *mock) as node:
+            results = [uvloop.run(load(node, streams, tokens, min(1.0, seconds / 4))) for _ in range(rounds)]
+    low, high = rate * 0.95, rate * 1.05
     return [
         row(
             f"token rate of a stream, {streams} at once at {rate:g}/s",
             "1/s",
             [statistics.mean(each.rates) for each in results],
-            within,
+            at_least=low,
+            at_most=high,
         ),
-        row("… the slowest stream", "1/s", [min(each.rates) for each in results], within),
-        row("… the fastest stream", "1/s", [max(each.rates) for each in results], within),
-        row("CPU of the node", "cores", [each.cores for each in results], "< 0.5"),
+        row("… the slowest stream", "1/s", [min(each.rates) for each in results], at_least=low),
+        row("… the fastest stream", "1/s", [max(each.rates) for each in results], at_most=high),
+        row("CPU of the node", "cores", [each.cores for each in results], at_most=0.5),
         row("CPU of the node per token", "µs", [each.cores / (streams * rate) * 1e6 for each in results]),
     ]
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--streams", type=int, default=200)
-    parser.add_argument("--rate", type=float, default=50)
-    parser.add_argument("--seconds", type=float, default=6)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", help="write the rows there, too")
-    options = parser.parse_args()
+    options_of = parser(__doc__, rounds=3, seconds=6)
+    options_of.add_argument("--streams", type=int, default=200, help="at once (%(default)s)")
+    options_of.add_argument("--rate", type=float, default=50, help="tokens per second of each (%(default)s)")
+    options = options_of.parse_args()
     rows = measure(options.streams, options.rate, options.seconds, options.rounds)
     show("Streams on one node", rows, json_path=options.json)
 

@@ -1,0 +1,75 @@
+"""The benchmarks run: each command's options, the short form of one that starts real servers, and what a row says."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from benchmarks.__main__ import BENCHMARKS
+from benchmarks.azure_sizes import ANSWER_TOKENS, PROMPT_TOKENS, draw
+from benchmarks.long_prompts import conversation
+from benchmarks.measuring import row
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_every_benchmark_says_its_options(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = importlib.import_module(f"benchmarks.{name}")
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    with pytest.raises(SystemExit) as ended:
+        module.main()
+    assert not ended.value.code
+    said = capsys.readouterr().out
+    assert "--rounds" in said
+    assert "--json" in said
+
+
+def test_a_node_beside_its_peers(tmp_path: Path) -> None:
+    written = tmp_path / "rows.json"
+    arguments = ("--rounds", "1", "--seconds", "0.3", "--nginx", "/nonexistent/nginx", "--json", str(written))
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.node_ratios", *arguments], capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 0, done.stderr
+    assert "left out: install nginx" in done.stdout
+    rows = {each["name"]: each for each in json.loads(written.read_text())["rows"]}
+    assert rows["node, 1,000 keys: requests/s"]["median"] > 0
+    ratio = rows["node, 1,000 keys ÷ minimal aiohttp handler"]
+    assert ratio["at_least"] == 0.65
+    assert ratio["met"] is (ratio["median"] >= 0.65)
+    assert not [name for name in rows if "nginx" in name]
+
+
+def test_a_row_is_met_by_its_median() -> None:
+    assert row("a", "", [1, 2, 9], at_least=2).met is True
+    assert row("a", "", [1, 2, 9], at_least=2.1).met is False
+    assert row("a", "", [1, 2, 9], at_most=1.9).met is False
+    assert row("a", "", [1, 2, 9], at_least=1, at_most=2).met is True
+    assert row("a", "", [1, 2, 9], "flat").met is None
+    assert row("a", "", [1, 2, 9], at_least=1, at_most=2_000).target == "≥ 1, ≤ 2,000"
+
+
+def test_sizes_are_those_of_the_trace() -> None:
+    rng = Random(1)
+    for quantiles, median, mean in ((PROMPT_TOKENS, 1_020, 1_167), (ANSWER_TOKENS, 129, 213)):
+        sizes = sorted(draw(quantiles, rng) for _ in range(20_000))
+        assert quantiles[0] <= sizes[0] <= sizes[-1] <= quantiles[-1]
+        assert sizes[10_000] == pytest.approx(median, rel=0.05)
+        assert sum(sizes) / len(sizes) == pytest.approx(mean, rel=0.05)
+
+
+def test_a_conversation_grows_by_an_answer_and_a_question() -> None:
+    rng = Random(2)
+    requests = max((list(conversation(rng)) for _ in range(20)), key=len)
+    assert len(requests) > 2
+    for before, after in pairwise(requests):
+        assert after[:-2] == before
+        assert [message["role"] for message in after[-2:]] == ["assistant", "user"]
