@@ -41,7 +41,7 @@ class Admit:
 class KeyQueue:
     """What waits for one API key, and whether a batch of it is away."""
 
-    __slots__ = ("admits", "held", "in_flight", "kid", "lingers", "scheduled", "settles", "slack", "target")
+    __slots__ = ("admits", "held", "in_flight", "kid", "latest", "lingers", "scheduled", "settles", "target")
 
     def __init__(self, kid: str, target: ScriptTarget) -> None:
         self.kid = kid
@@ -50,9 +50,9 @@ class KeyQueue:
         self.settles: deque[bytes] = deque()
         self.in_flight: Batch | None = None
         self.scheduled = False
-        # See `store.linger`: tokens that the settles here give back, how many may wait, whether they do.
+        self.latest: Decision | None = None
+        # See `store.linger`: tokens that the settles here give back, and whether they wait.
         self.held = 0
-        self.slack = 0
         self.lingers = False
 
 
@@ -71,7 +71,7 @@ class Batch(RoutedCall):
         admits: list[Admit],
         now_s: float,
     ) -> None:
-        super().__init__(router, queue.target, now_s)
+        RoutedCall.__init__(self, router, queue.target, now_s)  # `super()` costs as much again
         self._owner, self.queue, self.number = owner, queue, number
         self.operations, self.admits = operations, admits
 

@@ -256,7 +256,7 @@ class Dispatcher:
         reply = codec.unpack_reply(packed, len(batch.operations), self.window_buckets)
         if reply.state <= codec.REPLAYED:
             decisions = codec.decisions_of(reply, [admit.need for admit in batch.admits])
-            self._linger.note(batch.queue, decisions[-1])
+            batch.queue.latest = decisions[-1]
             for admit, decision in zip(batch.admits, decisions, strict=True):
                 if not admit.future.done():
                     admit.future.set_result(decision)

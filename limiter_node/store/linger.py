@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from limiter_node.model import Decision
 from limiter_node.store.batch import KeyQueue
 
 LINGER_S = 0.075
@@ -28,18 +27,15 @@ class Linger:
     def __bool__(self) -> bool:
         return bool(self._keys)
 
-    def note(self, queue: KeyQueue, decision: Decision) -> None:
-        """Learn from a key's latest decision how many tokens may be held back unnoticed."""
-        limits, used = decision.limits, decision.used
-        left_input, left_output = limits[1] - used[1], limits[2] - used[2]
-        queue.slack = (left_input if left_input < left_output else left_output) >> _SHARE_BITS
-
     def holds(self, queue: KeyQueue, input_tokens: int, output_tokens: int, now_s: float) -> bool:
         """Whether a settle that was put into `queue` may wait; if so, the key is released in time."""
-        if input_tokens < 0 or output_tokens < 0:
-            return False  # it charges instead of giving back
+        decision = queue.latest
+        if decision is None or input_tokens < 0 or output_tokens < 0:
+            return False  # a negative one charges instead of giving back
         queue.held += input_tokens + output_tokens
-        if queue.held > queue.slack:
+        limits, used = decision.limits, decision.used
+        held = queue.held << _SHARE_BITS
+        if held > limits[1] - used[1] or held > limits[2] - used[2]:
             return False
         if not queue.lingers:
             queue.lingers = True

@@ -38,20 +38,24 @@ def decision(used: Amounts) -> Decision:
         (Amounts(0, 0, LEFT - 640), 10),
         (Amounts(0, 0, LEFT), 0),
         (Amounts(0, LEFT + 1, 0), -1),
+        (Amounts(0, LEFT - 639, 0), 9),
     ],
 )
 def test_what_may_wait_is_a_64th_of_what_the_key_has_left(used: Amounts, slack: int) -> None:
     released: list[KeyQueue] = []
     linger, key = Linger(released.append), queue()
-    linger.note(key, decision(used))
-    assert key.slack == slack
-    assert linger.holds(key, 0, slack, 0.0) is (slack >= 0)
+    key.latest = decision(used)
+    assert linger.holds(key, 0, max(slack, 0), 0.0) is (slack >= 0)
     assert not linger.holds(key, 0, 1, 0.0), "together they are more than may wait"
+
+
+def test_nothing_waits_for_a_key_that_nothing_is_known_of() -> None:
+    assert not Linger(lambda _: None).holds(queue(), 0, 1, 0.0)
 
 
 def test_a_charge_never_waits() -> None:
     linger, key = Linger(lambda _: None), queue()
-    linger.note(key, decision(Amounts(0, 0, 0)))
+    key.latest = decision(Amounts(0, 0, 0))
     assert not linger.holds(key, 0, -1, 0.0)
     assert not linger.holds(key, -1, 5, 0.0)
     assert not linger
@@ -61,7 +65,7 @@ def test_keys_are_released_once_and_in_time() -> None:
     released: list[KeyQueue] = []
     linger, early, late = Linger(released.append), queue(), queue()
     for key, now_s in ((early, 1.0), (late, 1.01), (early, 1.02)):
-        linger.note(key, decision(Amounts(0, 0, 0)))
+        key.latest = decision(Amounts(0, 0, 0))
         assert linger.holds(key, 0, 10, now_s)
     linger.sweep(1.0 + LINGER_S - 0.001)
     assert released == []
