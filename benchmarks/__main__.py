@@ -15,6 +15,7 @@ BENCHMARKS = (
     "stages",
     "node_ratios",
     "decision_cpu",
+    "replica_acks",
     "added_latency",
     "flood",
     "rejects",

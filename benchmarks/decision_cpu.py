@@ -2,7 +2,7 @@
 
 A uvloop process on core 0, its store on the other cores; 64 requests at once, each admitted, then settled, then the
 next. The CPU time of the process per request, less that of the same loop where `AdmitAll` stands in the dispatcher's
-place. Weakness: `AdmitAll` costs some 1 µs itself, for the decision that it makes; that is taken off, too.
+place. Weakness: `AdmitAll` costs some 1.5 µs itself, for the decision that it makes; that is taken off, too.
 
 Where the package `limits` is installed (it isn't required), its asyncio limiter on Redis runs beside: a sliding window
 each for requests, input and output, which is three calls that aren't one atomic decision, and nothing is settled.

@@ -1,6 +1,8 @@
 """Decisions without a store, for benchmarks alone: what a node costs when its limiter costs nothing.
 
-Its weakness is its purpose: it admits everything and counts nothing. It stands where the store's dispatcher stands.
+Its weakness is its purpose: it admits everything and counts nothing. It stands where the store's dispatcher stands, and
+its verdicts come, as that one's do, in a later turn of the event loop: requests are then read in one phase and answered
+in another, which costs a node a third less than finishing each before the next one is looked at.
 """
 
 from __future__ import annotations
@@ -15,6 +17,11 @@ _RESET_MS = Amounts(60_000, 60_000, 60_000)
 _OUTPUT_RESERVE = 256
 
 
+def _tell(verdict: asyncio.Future[Decision], decision: Decision) -> None:
+    if not verdict.done():
+        verdict.set_result(decision)
+
+
 class AdmitAll:
     """Admits at once whatever it is asked."""
 
@@ -22,12 +29,13 @@ class AdmitAll:
         self._loop = asyncio.get_running_loop()
 
     def admit(self, kid: str, need: Need) -> asyncio.Future[Decision]:
-        """An admission, already there."""
+        """An admission."""
         reserved = need.output_tokens + need.default_choices * _OUTPUT_RESERVE
         needed = Amounts(1, need.input_tokens, reserved)
         now_ms = int(time.time() * 1000)
         verdict: asyncio.Future[Decision] = self._loop.create_future()
-        verdict.set_result(Decision(Outcome.ADMITTED, -1, 0, _LIMITS, needed, _RESET_MS, needed, now_ms, ""))
+        decision = Decision(Outcome.ADMITTED, -1, 0, _LIMITS, needed, _RESET_MS, needed, now_ms, "")
+        self._loop.call_soon(_tell, verdict, decision)
         return verdict
 
     def settle(self, kid: str, bucket: int, input_tokens: int, output_tokens: int) -> None:
