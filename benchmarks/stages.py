@@ -4,7 +4,7 @@ A short chat request goes through the node's own functions, one stage at a time.
 the figure that counts, since what disturbs a measurement only ever makes it longer. What a node's CPU per request has
 beyond their sum is aiohttp, the event loop and the system's calls: see `benchmarks.node_ratios`.
 
-    python -m benchmarks.stages [--json FILE]
+    python -m benchmarks.stages [--rounds N] [--json FILE]
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ from limiter_node.store.keyspace import key_id
 from limiter_node.upstream.mock import MockUpstream
 
 NUMBER = 2_000
-REPEATS = 40
 
 PROMPT = "Write a short story about number 17 and a friendly dog, please, in the style of a poet."
 BODY = json.dumps({"model": "gpt-4o", "max_tokens": 128, "messages": [{"role": "user", "content": PROMPT}]}).encode()
@@ -91,14 +90,14 @@ async def _a_reply() -> bytes:
     return reply
 
 
-def measure() -> list[Row]:
+def measure(rounds: int) -> list[Row]:
     """A row per stage, and their sum."""
     tokens.warm()
     rows = []
     for name, stage in stages(asyncio.run(_a_reply())).items():
-        times = [each / NUMBER * 1e6 for each in timeit.repeat(stage, number=NUMBER, repeat=REPEATS)]
+        times = [each / NUMBER * 1e6 for each in timeit.repeat(stage, number=NUMBER, repeat=rounds)]
         rows.append(Row(name, "µs", statistics.median(times), min(times), max(times), rounds=times))
-    total = [sum(each.rounds[i] for each in rows) for i in range(REPEATS)]
+    total = [sum(each.rounds[i] for each in rows) for i in range(rounds)]
     return [
         *rows,
         Row("together", "µs", statistics.median(total), sum(each.low for each in rows), max(total), rounds=total),
@@ -108,9 +107,10 @@ def measure() -> list[Row]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=40, help=f"of {NUMBER} calls of each stage (%(default)s)")
     parser.add_argument("--json", help="write the rows there, too")
     options = parser.parse_args()
-    show("The stages of a request", measure(), json_path=options.json)
+    show("The stages of a request", measure(options.rounds), json_path=options.json)
 
 
 if __name__ == "__main__":
