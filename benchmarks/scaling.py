@@ -17,226 +17,20 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 import tomllib
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from statistics import median
 
 from benchmarks import shard_calls
-from benchmarks.key_skew import shard_of
-from benchmarks.measuring import Row, cpu_seconds, machine, row, show
-from benchmarks.saturate import SEPARATOR
-from benchmarks.sharded_fleet import MAX_TOKENS, Counters, Fleet, machine_busy_s, request, running
-from limiter_node.store.keyspace import key_id
+from benchmarks.fleet_loads import KEYS, Loads
+from benchmarks.measuring import Row, machine, number, row, show
+from benchmarks.scaling_sample import Sample
+from benchmarks.sharded_fleet import running
 
 CONFIGURATIONS = tuple((nodes, shards) for nodes in (1, 2, 4) for shards in (1, 3, 6))
 WIDEST = (1, 30)
-KEYS = 1000
-ZIPF = 1.0
-CONNECTIONS = 64
-OPERATIONS_PER_REQUEST = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One load on one fleet. Everything "per request" is over all requests of the load, the client's cost excepted."""
-
-    nodes: int
-    shards: int
-    load: str
-    """`fixed` (open loop at a rate) or `saturate` (closed loop), and over which keys: `uniform`, `zipf`, `one`."""
-    keys: int
-    zipf: float
-    requests: int
-    requests_per_s: float
-    operations_per_request: float
-    calls_per_request: float
-    """Script calls; fewer than operations where requests share them."""
-    reads_per_request: float
-    """Reads from sockets by all shards; fewer than calls where one write carries several."""
-    turns_per_request: float
-    """Turns of all shards' event loops; fewer than reads where several sockets were ready at once."""
-    node_us: float
-    store_us: float
-    store_call_us: float
-    """The part of `store_us` within script calls."""
-    client_us: float
-    shard_requests: list[float]
-    """Each shard's part of the requests, from the keys that were sent and their slots."""
-    shard_calls: list[float]
-    shard_cpu: list[float]
-    nodes_cores: float
-    store_cores: float
-    client_cores: float
-    other_cores: float
-    """What else ran on the machine meanwhile: above some hundredths, it wasn't quiet."""
-    idle_store_cores: float
-    """What the store uses without any request."""
-    latency_p50_ms: float | None = None
-    latency_p99_ms: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Load:
-    """What a load's client reports."""
-
-    requests: int
-    requests_per_s: float
-    by_key: dict[str, float]
-    """Weight of each kid."""
-    latency_ms: dict[str, float]
-
-
-class _Bench:
-    """The loads on one running fleet."""
-
-    def __init__(
-        self, fleet: Fleet, shards: int, directory: Path, names: list[str], seconds: float, qps: float
-    ) -> None:
-        self._fleet, self._shards, self._directory = fleet, shards, directory
-        self._kids = [key_id(name) for name in names]
-        self._names, self._seconds, self._qps = names, seconds, qps
-        idle = fleet.counters()
-        time.sleep(1.0)
-        self._idle_store_cores = sum(fleet.counters().since(idle).shards_cpu_s)
-
-    def samples(self) -> list[Sample]:
-        """All loads in turn."""
-        uniform = [request(name, number) for number, name in enumerate(self._names)]
-        return [
-            self._sample("fixed uniform", 0.0, KEYS, self._fixed_command(0.0), self._fixed_result),
-            self._sample("fixed zipf", ZIPF, KEYS, self._fixed_command(ZIPF), self._fixed_result),
-            self._sample("saturate uniform", 0.0, KEYS, self._saturate_commands(uniform), self._saturate_result),
-            self._sample(
-                "saturate one",
-                0.0,
-                1,
-                self._saturate_commands([request(self._names[0], number) for number in range(KEYS)]),
-                lambda outputs: self._saturate_result(outputs, one=True),
-            ),
-        ]
-
-    def _sample(
-        self, load: str, zipf: float, keys: int, commands: list[list[str]], result: Callable[[list[str]], _Load]
-    ) -> Sample:
-        fleet = self._fleet
-        before = fleet.counters()
-        clients = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
-        while sum(fleet.counters().since(before).shards_calls) < self._qps * 0.4:
-            if any(client.poll() for client in clients):
-                sys.exit("a load generator failed")
-            time.sleep(0.05)
-        # Within the load, so that the clients' start and their evaluation don't count as the cost of requests.
-        pids = [client.pid for client in clients]
-        busy, ours, theirs, start = machine_busy_s(), fleet.cpu_s(), sum(map(cpu_seconds, pids)), time.perf_counter()
-        first = fleet.counters()
-        time.sleep(self._seconds)
-        last = fleet.counters().since(first)
-        theirs, ours = sum(map(cpu_seconds, pids)) - theirs, fleet.cpu_s() - ours
-        busy, elapsed = machine_busy_s() - busy, time.perf_counter() - start
-        outputs = [client.communicate()[0] for client in clients]
-        if any(client.returncode for client in clients):
-            sys.exit("a load generator failed")
-        done = fleet.counters().since(before)
-        return self._evaluate(load, zipf, keys, result(outputs), done, last, (busy, ours, theirs, elapsed))
-
-    def _evaluate(
-        self,
-        load: str,
-        zipf: float,
-        keys: int,
-        sent: _Load,
-        done: Counters,
-        window: Counters,
-        busy_ours_theirs_elapsed: tuple[float, float, float, float],
-    ) -> Sample:
-        busy_s, ours_s, theirs_s, elapsed_s = busy_ours_theirs_elapsed
-        weights = [0.0] * self._shards
-        for kid, weight in sent.by_key.items():
-            weights[shard_of(kid, self._shards)] += weight
-        return Sample(
-            nodes=len(self._fleet.node_pids),
-            shards=self._shards,
-            load=load,
-            keys=keys,
-            zipf=zipf,
-            requests=sent.requests,
-            requests_per_s=sent.requests_per_s,
-            operations_per_request=OPERATIONS_PER_REQUEST,
-            calls_per_request=sum(done.shards_calls) / sent.requests,
-            reads_per_request=sum(done.shards_reads) / sent.requests,
-            turns_per_request=sum(done.shards_turns) / sent.requests,
-            node_us=sum(done.nodes_cpu_s) / sent.requests * 1e6,
-            store_us=sum(done.shards_cpu_s) / sent.requests * 1e6,
-            store_call_us=sum(done.shards_call_cpu_s) / sent.requests * 1e6,
-            client_us=theirs_s / (sent.requests_per_s * elapsed_s) * 1e6,
-            shard_requests=_parts(weights),
-            shard_calls=_parts(done.shards_calls),
-            shard_cpu=_parts(done.shards_cpu_s),
-            nodes_cores=sum(window.nodes_cpu_s) / elapsed_s,
-            store_cores=sum(window.shards_cpu_s) / elapsed_s,
-            client_cores=theirs_s / elapsed_s,
-            other_cores=(busy_s - ours_s - theirs_s) / elapsed_s,
-            idle_store_cores=self._idle_store_cores,
-            latency_p50_ms=sent.latency_ms.get("p50"),
-            latency_p99_ms=sent.latency_ms.get("p99"),
-        )
-
-    # ---- the open loop: bench-client -------------------------------------------------------------------------------
-
-    def _fixed_command(self, zipf: float) -> list[list[str]]:
-        targets = [word for port in self._fleet.node_ports for word in ("--target", f"http://127.0.0.1:{port}")]
-        return [
-            [sys.executable, "-m", "bench_client", "run", *targets, "--keys", str(self._directory / "keys.toml"),
-             "--qps", str(self._qps), "--duration", str(self._seconds + 1), "--zipf", str(zipf),
-             "--output-tokens", f"fixed:{MAX_TOKENS}", "--out", str(self._directory / "run")]
-        ]  # fmt: skip
-
-    def _fixed_result(self, _: list[str]) -> _Load:
-        summary = json.loads((self._directory / "run" / "summary.json").read_text())
-        total = summary["total"]
-        if total["admitted"] != total["requests"]:
-            sys.exit(f"{total['requests'] - total['admitted']} requests were not answered by 200")
-        with (self._directory / "run" / "requests.jsonl").open() as lines:
-            column = json.loads(next(lines))["columns"].index("key")
-            ids = Counter(json.loads(line)[column] for line in lines)
-        kids = {kid[:12]: kid for kid in self._kids}  # records name a key by the first 12 digits of the same digest
-        return _Load(
-            total["requests"],
-            summary["achieved_qps"],
-            {kids[identity]: count for identity, count in ids.items()},
-            total["latency_ms"],
-        )
-
-    # ---- the closed loops ------------------------------------------------------------------------------------------
-
-    def _saturate_commands(self, requests: Sequence[bytes]) -> list[list[str]]:
-        file = self._directory / "requests"
-        file.write_bytes(SEPARATOR.join(requests))
-        ports = self._fleet.node_ports
-        return [
-            [sys.executable, "-m", "benchmarks.saturate", str(port), str(self._seconds + 1),
-             str(CONNECTIONS // len(ports)), str(file)]
-            for port in ports
-        ]  # fmt: skip
-
-    def _saturate_result(self, outputs: list[str], *, one: bool = False) -> _Load:
-        results = [json.loads(output) for output in outputs]
-        if any(result["ok"] != result["answered"] for result in results):
-            sys.exit("not all requests were answered by 200")
-        return _Load(
-            sum(int(result["total"]) for result in results),
-            sum(result["answered"] / result["seconds"] for result in results),
-            dict.fromkeys(self._kids[:1] if one else self._kids, 1.0),
-            {},
-        )
-
-
-def _parts(amounts: Sequence[float]) -> list[float]:
-    whole = sum(amounts) or 1.0
-    return [amount / whole for amount in amounts]
 
 
 def measure(rounds: int, seconds: float, qps: float) -> list[Sample]:
@@ -256,44 +50,62 @@ def measure(rounds: int, seconds: float, qps: float) -> list[Sample]:
             for nodes, shards in (*CONFIGURATIONS, WIDEST):
                 print(f"round {number + 1}: {nodes} nodes, {shards} shards", file=sys.stderr)
                 with running(nodes, shards, keys) as fleet:
-                    samples += _Bench(fleet, shards, Path(directory), names, seconds, qps).samples()
+                    samples += Loads(fleet, shards, Path(directory), names, seconds, qps).samples()
     return samples
 
 
+COLUMNS = (
+    ("requests_per_s", "requests/s"),
+    ("node_us", "node"),
+    ("store_us", "store"),
+    ("client_us", "client"),
+    ("calls_per_request", "calls/request"),
+    ("reads_per_request", "reads/request"),
+    ("latency_p50_ms", "p50 ms"),
+    ("other_cores", "other cores"),
+)
+UNITS = {"requests_per_s": "1/s", "node_us": "µs/request", "store_us": "µs/request", "client_us": "µs/request"}
+
+
 def rows(samples: Sequence[Sample], calls: Sequence[shard_calls.CallCost]) -> list[Row]:
-    """The figures for people: one per load and fleet."""
+    """Every figure with its spread over the rounds."""
     table = []
-    fleets = dict.fromkeys((sample.nodes, sample.shards) for sample in samples)
-    for load in dict.fromkeys(sample.load for sample in samples):
-        for nodes, shards in fleets:
-            mine = [s for s in samples if (s.nodes, s.shards, s.load) == (nodes, shards, load)]
-            name = f"{load}, {nodes} × {shards}"
-            if load.startswith("saturate"):
-                table.append(row(f"{name}: requests/s", "1/s", [s.requests_per_s for s in mine]))
-            table += [
-                row(f"{name}: node CPU", "µs/request", [s.node_us for s in mine]),
-                row(f"{name}: store CPU", "µs/request", [s.store_us for s in mine]),
-                row(f"{name}: client CPU", "µs/request", [s.client_us for s in mine]),
-                row(f"{name}: script calls", "1/request", [s.calls_per_request for s in mine]),
-            ]
-    table += [
-        row(
-            f"fullest shard under Zipf, {nodes} × {shards}: its calls ÷ its part of the requests",
-            "ratio",
-            [_fullest(s) for s in samples if (s.nodes, s.shards, s.load) == (nodes, shards, "fixed zipf")],
-        )
-        for nodes, shards in fleets
-        if shards > 1
-    ]
+    for (load, nodes, shards), mine in _groups(samples).items():
+        for name, label in COLUMNS:
+            rounds = [value for sample in mine if (value := getattr(sample, name)) is not None]
+            if rounds:
+                table.append(row(f"{load}, {nodes} × {shards}: {label}", UNITS.get(name, ""), rounds))
+    return table + shard_rows(calls)
+
+
+def shard_rows(calls: Sequence[shard_calls.CallCost]) -> list[Row]:
+    """What a call costs a shard, by the number of nodes that are connected to it."""
+    table = []
     for nodes, operations in dict.fromkeys((cost.nodes, cost.operations) for cost in calls):
-        mine_us = [c.call_us for c in calls if (c.nodes, c.operations) == (nodes, operations)]
-        table.append(row(f"a shard with {nodes} nodes, a call of {operations} operations", "µs", mine_us))
+        mine = [c for c in calls if (c.nodes, c.operations) == (nodes, operations)]
+        name = f"a call of {operations} operation{'s' * (operations > 1)}, shard with {nodes} nodes"
+        table.append(row(name, "µs", [cost.call_us for cost in mine]))
+        table.append(row("… memory of a key's record of its nodes", "bytes", [cost.record_bytes for cost in mine]))
     return table
 
 
-def _fullest(sample: Sample) -> float:
-    fullest = max(range(sample.shards), key=sample.shard_requests.__getitem__)
-    return sample.shard_calls[fullest] / sample.shard_requests[fullest]
+def _groups(samples: Sequence[Sample]) -> dict[tuple[str, int, int], list[Sample]]:
+    """The rounds of each load on each fleet, load by load."""
+    groups: dict[tuple[str, int, int], list[Sample]] = {}
+    for load in dict.fromkeys(sample.load for sample in samples):
+        for sample in samples:
+            if sample.load == load:
+                groups.setdefault((load, sample.nodes, sample.shards), []).append(sample)
+    return groups
+
+
+def show_samples(samples: Sequence[Sample]) -> None:
+    """One line per load and fleet: medians over the rounds; CPU in µs per request."""
+    print("nodes × shards".rjust(37), *(label.rjust(13) for _, label in COLUMNS))
+    for (load, nodes, shards), mine in _groups(samples).items():
+        values = ([v for sample in mine if (v := getattr(sample, name)) is not None] for name, _ in COLUMNS)
+        cells = (number(median(rounds)) if rounds else "" for rounds in values)
+        print(f"{load:<20}{nodes:>10} × {shards:<4}", *(cell.rjust(13) for cell in cells))
 
 
 def main() -> None:
@@ -307,7 +119,9 @@ def main() -> None:
     samples = measure(options.rounds, options.seconds, options.qps)
     calls = shard_calls.measure(options.rounds)
     title, table = "Scaling: nodes × shards", rows(samples, calls)
-    show(title, table)
+    print(title)
+    show_samples(samples)
+    show("One shard, many nodes", shard_rows(calls))
     if options.json:
         path = Path(options.json)
         path.parent.mkdir(parents=True, exist_ok=True)
