@@ -79,10 +79,13 @@ def predicted_calls(sample: Sample, round_trip_s: float, settle_wait_s: float) -
     operations = sample.operations_per_request
     if sample.in_flight:
         round_trip_s = sample.in_flight / sample.nodes / (node_rate * operations)
-    return sum(
-        weight * calls_per_request(node_rate * weight, round_trip_s, operations=operations, settle_wait_s=settle_wait_s)
-        for weight in zipf_weights(sample.keys, sample.zipf)
-    )
+
+    def calls(weight: float) -> float:
+        return calls_per_request(node_rate * weight, round_trip_s, operations=operations, settle_wait_s=settle_wait_s)
+
+    if not sample.zipf:
+        return calls(1 / sample.keys)
+    return sum(weight * calls(weight) for weight in zipf_weights(sample.keys, sample.zipf))
 
 
 def _calls_per_turn(sample: Sample, burst_s: float, per_in_flight: float) -> float:
