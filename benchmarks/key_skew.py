@@ -17,7 +17,11 @@ SLOTS = 16384
 
 def shard_of(kid: str, shards: int) -> int:
     """The index of the shard that owns a key's slot."""
-    slot = crc_hqx(kid.encode(), 0) % SLOTS
+    return owner_of(crc_hqx(kid.encode(), 0) % SLOTS, shards)
+
+
+def owner_of(slot: int, shards: int) -> int:
+    """The index of the shard that owns a slot: the greatest i with ⌊16384·i/S⌋ ≤ slot."""
     return ((slot + 1) * shards - 1) // SLOTS
 
 

@@ -8,6 +8,7 @@ from random import Random
 
 import pytest
 
+from benchmarks.capacity import check, check_skew, shard_call
 from benchmarks.capacity_fit import Costs, fit, measured, predict
 from benchmarks.capacity_fleet import KEY, NODES, SHARD, Fleet, ShardCall, capacity, place
 from benchmarks.capacity_formulas import (
@@ -18,7 +19,7 @@ from benchmarks.capacity_formulas import (
     non_negative_fit,
     writes_per_call,
 )
-from benchmarks.key_skew import SLOTS, expected_skew, shard_of, shard_shares, zipf_weights
+from benchmarks.key_skew import SLOTS, expected_skew, owner_of, shard_of, shard_shares, zipf_weights
 from benchmarks.scaling_sample import Sample
 
 COSTS = Costs(
@@ -51,6 +52,14 @@ def test_a_kid_is_on_the_shard_that_owns_its_slot() -> None:
         bounds = [SLOTS * i // shards for i in range(shards + 1)]
         owner = shard_of("123456789", shards)
         assert bounds[owner] <= 12739 < bounds[owner + 1]
+
+
+@pytest.mark.parametrize("shards", [1, 3, 6, 7, 30])
+def test_every_slot_has_the_owner_that_the_clusters_are_laid_out_with(shards: int) -> None:
+    owners = [
+        i for i in range(shards) for _ in range(SLOTS * i // shards, SLOTS * (i + 1) // shards)
+    ]  # as limiter_node.store.cluster_setup gives them out
+    assert [owner_of(slot, shards) for slot in range(SLOTS)] == owners
 
 
 def test_zipf_weights_are_shares_in_order_of_rank() -> None:
@@ -204,6 +213,33 @@ def test_costs_fitted_on_the_edges_predict_the_inside() -> None:
         assert have.node_us == pytest.approx(aim.node_us, rel=0.05)
         assert have.store_us == pytest.approx(aim.store_us, rel=0.05)
         assert have.requests_per_s == pytest.approx(aim.requests_per_s, rel=0.05)
+
+
+def test_the_check_is_of_fleets_that_were_not_fitted_on() -> None:
+    inside, *edges = (_sample(*fleet, "saturate uniform") for fleet in ((2, 3), (1, 3), (2, 1)))
+    rows = check([inside, *(replace(edge, node_us=1.0) for edge in edges)], COSTS, cores=2)
+    assert [row.rounds for row in rows] == [pytest.approx([1.0])] * 4
+    dearer = check([replace(inside, node_us=2 * inside.node_us)], COSTS, cores=2)
+    assert next(row.median for row in dearer if "node CPU" in row.name) == pytest.approx(0.5)
+
+
+def test_skew_is_checked_shard_by_shard() -> None:
+    sample = replace(_sample(2, 2, "fixed zipf"), shard_requests=[0.8, 0.2], shard_calls=[0.76, 0.24])
+    calls = check_skew([sample])[0]
+    assert (calls.low, calls.high) == pytest.approx((0.95, 1.2))
+
+
+def _call_cost(nodes: int, operations: int, call_us: float) -> dict[str, float]:
+    return {"nodes": nodes, "operations": operations, "call_us": call_us}
+
+
+def test_a_shards_call_is_interpolated_by_nodes() -> None:
+    costs = [_call_cost(1, 1, 45), _call_cost(4, 1, 12), _call_cost(30, 1, 14), _call_cost(100, 1, 21)]
+    document = {"shard_calls": [*costs, _call_cost(100, 32, 52)]}
+    assert shard_call(document, 30) == pytest.approx((14, 1))
+    assert shard_call(document, 17).call_us == pytest.approx(13)
+    assert shard_call(document, 1).call_us == pytest.approx(12)  # asleep between calls is not what a busy one costs
+    assert shard_call(document, 200).call_us == pytest.approx(31)
 
 
 # ---- a fleet's capacity ----------------------------------------------------------------------------------------------
