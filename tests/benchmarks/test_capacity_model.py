@@ -158,7 +158,7 @@ def test_what_never_occurs_costs_nothing() -> None:
     assert non_negative_fit([[1, 0], [2, 0]], [3, 6]) == pytest.approx([3, 0])
 
 
-def _sample(nodes: int, shards: int, load: str) -> Sample:
+def _sample(nodes: int, shards: int, load: str, costs: Costs = COSTS) -> Sample:
     """A load that costs exactly what the model says of it."""
     closed = load.startswith("saturate")
     blank = Sample(
@@ -187,16 +187,19 @@ def _sample(nodes: int, shards: int, load: str) -> Sample:
         other_cores=0.0,
         idle_store_cores=0.0,
     )
-    work = predict(blank, COSTS, cores=2)
-    return replace(
-        blank,
-        calls_per_request=work.calls,
-        reads_per_request=work.writes,
-        turns_per_request=work.writes,
-        node_us=work.node_us,
-        store_us=work.store_us,
-        requests_per_s=work.requests_per_s,
-    )
+    sample = blank
+    for _ in range(5):  # at saturation the calls depend on the rate, if settles wait, and the rate on the calls
+        work = predict(sample, costs, cores=2)
+        sample = replace(
+            blank,
+            calls_per_request=work.calls,
+            reads_per_request=work.writes,
+            turns_per_request=work.writes,
+            node_us=work.node_us,
+            store_us=work.store_us,
+            requests_per_s=work.requests_per_s,
+        )
+    return sample
 
 
 LOADS = ("fixed uniform", "fixed zipf", "saturate uniform", "saturate one")
@@ -213,6 +216,12 @@ def test_costs_fitted_on_the_edges_predict_the_inside() -> None:
         assert have.node_us == pytest.approx(aim.node_us, rel=0.05)
         assert have.store_us == pytest.approx(aim.store_us, rel=0.05)
         assert have.requests_per_s == pytest.approx(aim.requests_per_s, rel=0.05)
+
+
+def test_the_fit_finds_how_long_settles_wait_for_company() -> None:
+    costs = replace(COSTS, settle_wait_s=0.05)
+    fitted = fit([_sample(*fleet, load, costs) for fleet in ((1, 1), (1, 6), (4, 1)) for load in LOADS])
+    assert fitted.settle_wait_s == pytest.approx(0.05, rel=0.05)
 
 
 def test_the_check_is_of_fleets_that_were_not_fitted_on() -> None:
