@@ -131,7 +131,7 @@ def main() -> None:
     costs = fit([sample for sample in samples if on_an_edge(sample)])
     print("Costs, fitted on fleets with one node or one shard:")
     for name, value in asdict(costs).items():
-        print(f"  {name:<22} {number(value)}")
+        print(f"  {name:<22} {', '.join(map(number, value)) if isinstance(value, tuple) else number(value)}")
     checks = check(samples, costs, document["machine"]["cores"]) + check_skew(samples)
     show("The model against fleets it was not fitted on", checks)
 

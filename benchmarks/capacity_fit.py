@@ -13,13 +13,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import log
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.capacity_formulas import burst, calls_per_request, non_negative_fit, writes_per_call
 from benchmarks.key_skew import zipf_weights
 from benchmarks.scaling_sample import Sample
+
+
+class SettleWait(NamedTuple):
+    """Nodes with at least `busy_rate` requests/s let a settle wait up to `wait_s` for a batch of its key to join."""
+
+    wait_s: float
+    busy_rate: float
+
+    def at(self, node_rate: float) -> float:
+        """The wait on a node with so many requests/s."""
+        return self.wait_s if node_rate >= self.busy_rate else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +57,7 @@ class Costs:
     """Per request."""
     round_trip_s: float
     """Node, store and back at the fixed rate, as the calls that coalesced show it."""
-    settle_wait_s: float
+    settles: SettleWait
     burst_s: float
     """At the fixed rate: arrivals within this time are sent on together."""
     calls_per_turn: float
@@ -69,7 +81,7 @@ def on_an_edge(sample: Sample) -> bool:
     return sample.nodes == 1 or sample.shards == 1
 
 
-def predicted_calls(sample: Sample, round_trip_s: float, settle_wait_s: float) -> float:
+def predicted_calls(sample: Sample, round_trip_s: float, settles: SettleWait) -> float:
     """Script calls per request, from the keys and the rate alone.
 
     At saturation a node's closed loops keep their requests in flight, so that (Little's law) the round trip is that
@@ -79,13 +91,31 @@ def predicted_calls(sample: Sample, round_trip_s: float, settle_wait_s: float) -
     operations = sample.operations_per_request
     if sample.in_flight:
         round_trip_s = sample.in_flight / sample.nodes / (node_rate * operations)
+    wait_s = settles.at(node_rate)
 
     def calls(weight: float) -> float:
-        return calls_per_request(node_rate * weight, round_trip_s, operations=operations, settle_wait_s=settle_wait_s)
+        return calls_per_request(node_rate * weight, round_trip_s, operations=operations, settle_wait_s=wait_s)
 
     if not sample.zipf:
         return calls(1 / sample.keys)
     return sum(weight * calls(weight) for weight in zipf_weights(sample.keys, sample.zipf))
+
+
+def fit_settle_wait(samples: Sequence[Sample]) -> SettleWait:
+    """How long settles wait, and from which rate of a node on, from loads on many keys of equal load: there hardly any
+    calls coalesce, so that fewer calls than operations are settles that found company.
+    """
+    uniform = [sample for sample in samples if sample.keys > 1 and not sample.zipf]
+
+    def error(settles: SettleWait) -> float:
+        return _error(predicted_calls(s, 0.0, settles) / s.calls_per_request for s in uniform)
+
+    def best_from(busy_rate: float) -> SettleWait:
+        return SettleWait(_search(lambda wait_s: error(SettleWait(wait_s, busy_rate)), 10.0), busy_rate)
+
+    rates = sorted({sample.requests_per_s / sample.nodes for sample in uniform})
+    # A threshold lies between two rates that were measured; which of the values between can't be told.
+    return min(map(best_from, (0.0, *((a + b) / 2 for a, b in pairwise(rates)))), key=error)
 
 
 def _calls_per_turn(sample: Sample, burst_s: float, per_in_flight: float) -> float:
@@ -107,13 +137,9 @@ def fit(samples: Sequence[Sample]) -> Costs:
     fixed = [sample for sample in samples if not sample.in_flight]
     saturated = [sample for sample in samples if sample.in_flight]
     spread = [sample for sample in saturated if sample.keys > 1]
-    # Where keys are many and equal, hardly any calls coalesce: fewer calls than operations are settles that waited.
-    uniform = [sample for sample in samples if sample.keys > 1 and not sample.zipf]
-    settle_wait_s = _search(
-        lambda wait: _error(predicted_calls(s, 0.0, wait) / s.calls_per_request for s in uniform), 10.0
-    )
+    settles = fit_settle_wait(samples)
     round_trip_s = _search(
-        lambda trip: _error(predicted_calls(s, trip, settle_wait_s) / s.calls_per_request for s in fixed), 0.05
+        lambda trip: _error(predicted_calls(s, trip, settles) / s.calls_per_request for s in fixed), 0.05
     )
 
     def writes(sample: Sample, burst_s: float, per_in_flight: float) -> float:
@@ -146,7 +172,7 @@ def fit(samples: Sequence[Sample]) -> Costs:
         client_closed_request=fmean(sample.client_us for sample in saturated),
         operations=fmean(sample.operations_per_request for sample in samples),
         round_trip_s=round_trip_s,
-        settle_wait_s=settle_wait_s,
+        settles=settles,
         burst_s=burst_s,
         calls_per_turn=per_in_flight,
     )
@@ -159,7 +185,7 @@ def predict(sample: Sample, costs: Costs, cores: int) -> Work:
     At saturation the rate is predicted, too: the lowest of what the nodes' cores, the fullest shard's and the machine's
     allow. (How long settles waited for company there is taken from the measured rate.)
     """
-    calls = predicted_calls(sample, costs.round_trip_s, costs.settle_wait_s)
+    calls = predicted_calls(sample, costs.round_trip_s, costs.settles)
     per_turn = _calls_per_turn(sample, costs.burst_s, costs.calls_per_turn)
     writes = calls * writes_per_call(per_turn, sample.shards)
     node_us = (

@@ -92,9 +92,9 @@ class _Model:
     def at(self, rate: float, round_trip_s: float) -> Capacity:
         fleet, costs = self._fleet, self._costs
         shard_us = [0.0] * fleet.shards
-        calls = 0.0
+        calls, wait_s = 0.0, costs.settles.at(rate / fleet.nodes)
         for shard, keys, weight in self._groups:
-            mine = self._calls(rate * weight, round_trip_s)
+            mine = self._calls(rate * weight, round_trip_s, wait_s)
             calls += keys * weight * mine
             work_us = mine * self._call.call_us + max(costs.operations - mine, 0.0) * self._call.operation_us
             shard_us[shard] += keys * weight * work_us
@@ -124,12 +124,12 @@ class _Model:
             low, high = (low, middle) if self.at(rate, middle).utilization[SHARD] <= 1 else (middle, high)
         return self.at(rate, high)
 
-    def _calls(self, key_rate: float, round_trip_s: float) -> float:
+    def _calls(self, key_rate: float, round_trip_s: float, wait_s: float) -> float:
         return calls_per_request(
             key_rate / self._fleet.nodes,
             round_trip_s,
             operations=self._costs.operations,
-            settle_wait_s=self._costs.settle_wait_s,
+            settle_wait_s=wait_s,
         )
 
 

@@ -1,7 +1,8 @@
 """The loads that `scaling` puts on a fleet, and what one of them gives: cost per request, calls, each shard's part.
 
-A load runs in clients of its own processes. Nodes and store are counted from before it until after it, over all of its
-requests; clients, and what else ran on the machine, over some seconds in its middle.
+A load runs in clients of its own processes. What it took is counted over some seconds in its middle, so that the
+clients' start and evaluation don't count; an open loop's cost of nodes and store over all of it, since its requests are
+known one by one.
 """
 
 from __future__ import annotations
@@ -16,16 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.key_skew import shard_of
+from benchmarks.loads import CONNECTIONS, MAX_TOKENS, short_request, write_requests
 from benchmarks.measuring import cpu_seconds
-from benchmarks.saturate import SEPARATOR
 from benchmarks.scaling_sample import Sample
-from benchmarks.sharded_fleet import MAX_TOKENS, Counters, Fleet, machine_busy_s, request
+from benchmarks.sharded_fleet import Counters, Fleet, machine_busy_s
 from limiter_node.store.keyspace import key_id
 
-KEYS = 1000
 ZIPF = 1.0
-CONNECTIONS = 64
-"""Of the closed loops, over all nodes."""
 OPERATIONS_PER_REQUEST = 2.0
 LOADED_S = 0.1
 """CPU of the nodes by which a load is known to have begun."""
@@ -35,7 +33,8 @@ LOADED_S = 0.1
 class _Result:
     """What a load's clients report."""
 
-    requests: int
+    requests: int | None
+    """All of the load's, where the clients tell; None where they count in their middle, too."""
     requests_per_s: float
     by_key: dict[str, float]
     """Weight of each kid."""
@@ -79,8 +78,8 @@ class Loads:
 
     def samples(self) -> list[Sample]:
         """All loads in turn."""
-        spread = [request(name, number) for number, name in enumerate(self._names)]
-        one = [request(self._names[0], number) for number in range(KEYS)]
+        spread = [short_request(name, number) for number, name in enumerate(self._names)]
+        one = [short_request(self._names[0], number) for number in range(len(spread))]
         return [self._sample(self._open(0.0)), self._sample(self._open(ZIPF))] + [
             # Made one at a time: both write the same file.
             self._sample(self._closed(name, requests, kids))
@@ -116,7 +115,9 @@ class Loads:
             sys.exit("a load generator failed")
         return self._evaluate(load, load.result(outputs), fleet.counters().since(before), middle)
 
-    def _evaluate(self, load: _Load, sent: _Result, done: Counters, middle: _Middle) -> Sample:
+    def _evaluate(self, load: _Load, sent: _Result, whole: Counters, middle: _Middle) -> Sample:
+        in_middle = sent.requests_per_s * middle.elapsed_s
+        done, requests = (middle.fleet, in_middle) if sent.requests is None else (whole, float(sent.requests))
         weights = [0.0] * self._shards
         for kid, weight in sent.by_key.items():
             weights[shard_of(kid, self._shards)] += weight
@@ -128,16 +129,16 @@ class Loads:
             keys=load.keys,
             zipf=load.zipf,
             in_flight=load.in_flight,
-            requests=sent.requests,
+            requests=round(requests),
             requests_per_s=sent.requests_per_s,
             operations_per_request=OPERATIONS_PER_REQUEST,
-            calls_per_request=sum(done.shards_calls) / sent.requests,
-            reads_per_request=sum(done.shards_reads) / sent.requests,
-            turns_per_request=sum(done.shards_turns) / sent.requests,
-            node_us=sum(done.nodes_cpu_s) / sent.requests * 1e6,
-            store_us=sum(done.shards_cpu_s) / sent.requests * 1e6,
-            store_call_us=sum(done.shards_call_cpu_s) / sent.requests * 1e6,
-            client_us=middle.clients_cpu_s / (sent.requests_per_s * middle.elapsed_s) * 1e6,
+            calls_per_request=sum(done.shards_calls) / requests,
+            reads_per_request=sum(done.shards_reads) / requests,
+            turns_per_request=sum(done.shards_turns) / requests,
+            node_us=sum(done.nodes_cpu_s) / requests * 1e6,
+            store_us=sum(done.shards_cpu_s) / requests * 1e6,
+            store_call_us=sum(done.shards_call_cpu_s) / requests * 1e6,
+            client_us=middle.clients_cpu_s / in_middle * 1e6,
             shard_requests=_parts(weights),
             shard_calls=_parts(done.shards_calls),
             shard_cpu=_parts(done.shards_cpu_s),
@@ -159,7 +160,9 @@ class Loads:
             "--qps", str(self._qps), "--duration", str(self._seconds + 1), "--zipf", str(zipf),
             "--output-tokens", f"fixed:{MAX_TOKENS}", "--out", str(self._directory / "run"),
         ]  # fmt: skip
-        return _Load("fixed zipf" if zipf else "fixed uniform", KEYS, zipf, None, [command], self._open_result)
+        return _Load(
+            "fixed zipf" if zipf else "fixed uniform", len(self._kids), zipf, None, [command], self._open_result
+        )
 
     def _open_result(self, _: list[str]) -> _Result:
         summary = json.loads((self._directory / "run" / "summary.json").read_text())
@@ -176,8 +179,7 @@ class Loads:
     # ---- the closed loops ------------------------------------------------------------------------------------------
 
     def _closed(self, name: str, requests: Sequence[bytes], kids: Sequence[str]) -> _Load:
-        file = self._directory / "requests"
-        file.write_bytes(SEPARATOR.join(requests))
+        file = write_requests(self._directory / "requests", requests)
         ports = self._fleet.node_ports
         connections, duration_s = CONNECTIONS // len(ports), self._seconds + 1
         module = [sys.executable, "-m", "benchmarks.saturate"]
@@ -188,7 +190,7 @@ class Loads:
             if any(each["ok"] != each["answered"] for each in results):
                 sys.exit("not all requests were answered by 200")
             return _Result(
-                sum(int(each["total"]) for each in results),
+                None,
                 sum(each["answered"] / each["seconds"] for each in results),
                 dict.fromkeys(kids, 1.0),
                 {},

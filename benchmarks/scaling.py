@@ -12,21 +12,19 @@ machine. `benchmarks.capacity` makes its model from the JSON.
 
 from __future__ import annotations
 
-import argparse
 import json
-import subprocess
 import sys
 import tempfile
-import tomllib
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 
 from benchmarks import shard_calls
-from benchmarks.fleet_loads import KEYS, Loads
-from benchmarks.measuring import Row, machine, number, row, show
+from benchmarks.fleet_loads import Loads
+from benchmarks.measuring import Row, machine, number, parser, row, show
 from benchmarks.scaling_sample import Sample
+from benchmarks.servers import unlimited_keys
 from benchmarks.sharded_fleet import running
 
 CONFIGURATIONS = tuple((nodes, shards) for nodes in (1, 2, 4) for shards in (1, 3, 6))
@@ -38,14 +36,7 @@ def measure(rounds: int, seconds: float, qps: float) -> list[Sample]:
     samples = []
     with tempfile.TemporaryDirectory() as directory:
         keys = Path(directory) / "keys.toml"
-        limit = "4000000000"
-        subprocess.run(
-            [sys.executable, "-m", "limiter_node", "keys", "generate", "--count", str(KEYS), "--rpm", limit,
-             "--input-tpm", limit, "--output-tpm", limit, "--out", str(keys)],
-            check=True,
-            stdout=subprocess.DEVNULL,
-        )  # fmt: skip
-        names = list(tomllib.loads(keys.read_text())["keys"])
+        names = unlimited_keys(keys)
         for number in range(rounds):
             for nodes, shards in (*CONFIGURATIONS, WIDEST):
                 print(f"round {number + 1}: {nodes} nodes, {shards} shards", file=sys.stderr)
@@ -110,12 +101,9 @@ def show_samples(samples: Sequence[Sample]) -> None:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=3, help="seconds of each load")
-    parser.add_argument("--qps", type=float, default=1500, help="the fixed rate of all nodes together")
-    parser.add_argument("--json", help="write rows and samples there, too: what benchmarks.capacity reads")
-    options = parser.parse_args()
+    command = parser(__doc__, rounds=3, seconds=3)
+    command.add_argument("--qps", type=float, default=1500, help="the fixed rate of all nodes together")
+    options = command.parse_args()
     samples = measure(options.rounds, options.seconds, options.qps)
     calls = shard_calls.measure(options.rounds)
     title, table = "Scaling: nodes × shards", rows(samples, calls)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -21,13 +20,13 @@ from pathlib import Path
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 
+from benchmarks.loads import MAX_TOKENS
 from benchmarks.measuring import cpu_seconds
 from limiter_node.store.cluster_setup import ClusterMember, form_cluster
 from limiter_node.store.embedded import HOST, EmbeddedStore
 from limiter_node.store.process import free_ports
 
-PROMPT = "Write a short story about number {} and a friendly dog, please, in the style of a poet."
-MAX_TOKENS, PRODUCED_TOKENS = 128, 64
+PRODUCED_TOKENS = MAX_TOKENS // 2
 """Every answer is shorter than its reservation, so that each request is two operations: an admission and a settle."""
 FORMATION_TIMEOUT_S = 120.0
 DECISION_TIMEOUT_MS = 5000
@@ -153,21 +152,6 @@ def running(nodes: int, shards: int, keys: Path) -> Iterator[Fleet]:
         fleet = Fleet([process for process, _ in started], [port for _, port in started], servers)
         stack.callback(fleet.close)
         yield fleet
-
-
-def request(api_key: str, number: int) -> bytes:
-    """A short chat completion, ready to send."""
-    body = json.dumps(
-        {
-            "model": "gpt-4o",
-            "max_tokens": MAX_TOKENS,
-            "messages": [{"role": "user", "content": PROMPT.format(number)}],
-        }
-    ).encode()
-    return (
-        f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {api_key}\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    ).encode() + body
 
 
 def machine_busy_s() -> float:

@@ -12,7 +12,7 @@ from random import Random
 
 import pytest
 
-from benchmarks.__main__ import BENCHMARKS
+from benchmarks.__main__ import BENCHMARKS, DERIVED
 from benchmarks.azure_sizes import ANSWER_TOKENS, PROMPT_TOKENS, draw
 from benchmarks.long_prompts import conversation
 from benchmarks.measuring import row
@@ -30,6 +30,18 @@ def test_every_benchmark_says_its_options(
     said = capsys.readouterr().out
     assert "--rounds" in said
     assert "--json" in said
+
+
+@pytest.mark.parametrize("name", DERIVED)
+def test_what_is_derived_says_where_it_takes_its_figures(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    module = importlib.import_module(f"benchmarks.{name}")
+    monkeypatch.setattr(sys, "argv", [name, "--from", str(tmp_path / "missing.json")])
+    with pytest.raises(SystemExit) as ended:
+        module.main()
+    assert "missing.json" in str(ended.value.code)
+    assert "python -m benchmarks." in str(ended.value.code)
 
 
 def test_a_node_beside_its_peers(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from random import Random
 import pytest
 
 from benchmarks.capacity import check, check_skew, shard_call
-from benchmarks.capacity_fit import Costs, fit, measured, predict
+from benchmarks.capacity_fit import Costs, SettleWait, fit, measured, predict
 from benchmarks.capacity_fleet import KEY, NODES, SHARD, Fleet, ShardCall, capacity, place
 from benchmarks.capacity_formulas import (
     batch_operations,
@@ -36,7 +36,7 @@ COSTS = Costs(
     client_closed_request=15.0,
     operations=2.0,
     round_trip_s=0.0005,
-    settle_wait_s=0.0,
+    settles=SettleWait(0.0, 0.0),
     burst_s=0.0005,
     calls_per_turn=0.5,
 )
@@ -208,7 +208,7 @@ LOADS = ("fixed uniform", "fixed zipf", "saturate uniform", "saturate one")
 def test_costs_fitted_on_the_edges_predict_the_inside() -> None:
     edges = [(1, 1), (1, 3), (1, 6), (1, 30), (2, 1), (4, 1)]
     costs = fit([_sample(nodes, shards, load) for nodes, shards in edges for load in LOADS])
-    assert costs.settle_wait_s == pytest.approx(0, abs=1e-3)
+    assert costs.settles.wait_s == pytest.approx(0, abs=1e-3)
     for load in LOADS:
         sample = _sample(4, 6, load)
         have, aim = predict(sample, costs, cores=2), measured(sample)
@@ -219,9 +219,12 @@ def test_costs_fitted_on_the_edges_predict_the_inside() -> None:
 
 
 def test_the_fit_finds_how_long_settles_wait_for_company() -> None:
-    costs = replace(COSTS, settle_wait_s=0.05)
-    fitted = fit([_sample(*fleet, load, costs) for fleet in ((1, 1), (1, 6), (4, 1)) for load in LOADS])
-    assert fitted.settle_wait_s == pytest.approx(0.05, rel=0.05)
+    # The open loop's nodes have at most 1,500 requests/s, the closed loops' some thousands: only these are busy.
+    for settles in (SettleWait(0.05, 0.0), SettleWait(0.075, 2000.0)):
+        costs = replace(COSTS, settles=settles)
+        fitted = fit([_sample(*fleet, load, costs) for fleet in ((1, 1), (1, 6), (4, 1)) for load in LOADS])
+        assert fitted.settles.wait_s == pytest.approx(settles.wait_s, rel=0.05)
+        assert fitted.settles.at(1500) == (0 if settles.busy_rate else fitted.settles.wait_s)
 
 
 def test_the_check_is_of_fleets_that_were_not_fitted_on() -> None:
