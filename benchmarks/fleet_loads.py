@@ -1,8 +1,7 @@
 """The loads that `scaling` puts on a fleet, and what one of them gives: cost per request, calls, each shard's part.
 
-A load runs in clients of its own processes. What it took is counted over some seconds in its middle, so that the
-clients' start and evaluation don't count; an open loop's cost of nodes and store over all of it, since its requests are
-known one by one.
+A load runs in clients of its own processes. Nodes and store are counted from before it until after it, over all of its
+requests; clients, and what else ran on the machine, over some seconds in its middle.
 """
 
 from __future__ import annotations
@@ -33,8 +32,7 @@ LOADED_S = 0.1
 class _Result:
     """What a load's clients report."""
 
-    requests: int | None
-    """All of the load's, where the clients tell; None where they count in their middle, too."""
+    requests: int
     requests_per_s: float
     by_key: dict[str, float]
     """Weight of each kid."""
@@ -115,9 +113,7 @@ class Loads:
             sys.exit("a load generator failed")
         return self._evaluate(load, load.result(outputs), fleet.counters().since(before), middle)
 
-    def _evaluate(self, load: _Load, sent: _Result, whole: Counters, middle: _Middle) -> Sample:
-        in_middle = sent.requests_per_s * middle.elapsed_s
-        done, requests = (middle.fleet, in_middle) if sent.requests is None else (whole, float(sent.requests))
+    def _evaluate(self, load: _Load, sent: _Result, done: Counters, middle: _Middle) -> Sample:
         weights = [0.0] * self._shards
         for kid, weight in sent.by_key.items():
             weights[shard_of(kid, self._shards)] += weight
@@ -129,16 +125,16 @@ class Loads:
             keys=load.keys,
             zipf=load.zipf,
             in_flight=load.in_flight,
-            requests=round(requests),
+            requests=sent.requests,
             requests_per_s=sent.requests_per_s,
             operations_per_request=OPERATIONS_PER_REQUEST,
-            calls_per_request=sum(done.shards_calls) / requests,
-            reads_per_request=sum(done.shards_reads) / requests,
-            turns_per_request=sum(done.shards_turns) / requests,
-            node_us=sum(done.nodes_cpu_s) / requests * 1e6,
-            store_us=sum(done.shards_cpu_s) / requests * 1e6,
-            store_call_us=sum(done.shards_call_cpu_s) / requests * 1e6,
-            client_us=middle.clients_cpu_s / in_middle * 1e6,
+            calls_per_request=sum(done.shards_calls) / sent.requests,
+            reads_per_request=sum(done.shards_reads) / sent.requests,
+            turns_per_request=sum(done.shards_turns) / sent.requests,
+            node_us=sum(done.nodes_cpu_s) / sent.requests * 1e6,
+            store_us=sum(done.shards_cpu_s) / sent.requests * 1e6,
+            store_call_us=sum(done.shards_call_cpu_s) / sent.requests * 1e6,
+            client_us=middle.clients_cpu_s / (sent.requests_per_s * middle.elapsed_s) * 1e6,
             shard_requests=_parts(weights),
             shard_calls=_parts(done.shards_calls),
             shard_cpu=_parts(done.shards_cpu_s),
@@ -190,7 +186,7 @@ class Loads:
             if any(each["ok"] != each["answered"] for each in results):
                 sys.exit("not all requests were answered by 200")
             return _Result(
-                None,
+                sum(int(each["total"]) for each in results),
                 sum(each["answered"] / each["seconds"] for each in results),
                 dict.fromkeys(kids, 1.0),
                 {},

@@ -6,7 +6,8 @@ open-loop). Requests are rendered before, responses are only framed, so that one
     python -m benchmarks.saturate PORT SECONDS CONNECTIONS REQUESTS_FILE [PID …]
 
 prints one JSON line: requests answered (and those by 200), bytes received and CPU seconds of the processes PID in so
-many seconds after a warm-up. The requests go round; `STAMP` in them becomes a number that is new in every round.
+many seconds after a warm-up, and the requests answered in all. The requests go round; `STAMP` in them becomes a number
+that is new in every round.
 """
 
 from __future__ import annotations
@@ -98,7 +99,8 @@ async def _run(
     took, answered, ok, received, *cpu_s = (now - was for now, was in zip(so_far(), before, strict=True))
     for connection in made:
         connection.stop()
-    return {"seconds": took, "answered": answered, "ok": ok, "bytes": received, "cpu_s": cpu_s}
+    total = sum(c.answered for c in made)
+    return {"seconds": took, "answered": answered, "ok": ok, "bytes": received, "cpu_s": cpu_s, "total": total}
 
 
 def main() -> None:
