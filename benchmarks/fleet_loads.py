@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 
 from benchmarks.key_skew import shard_of
 from benchmarks.loads import CONNECTIONS, MAX_TOKENS, short_request, write_requests
@@ -23,6 +24,8 @@ from benchmarks.sharded_fleet import Counters, Fleet, machine_busy_s
 from limiter_node.store.keyspace import key_id
 
 ZIPF = 1.0
+CLOSED_REQUESTS = 20_000
+"""Different requests that closed loops go round in."""
 OPERATIONS_PER_REQUEST = 2.0
 LOADED_S = 0.1
 """CPU of the nodes by which a load is known to have begun."""
@@ -76,8 +79,10 @@ class Loads:
 
     def samples(self) -> list[Sample]:
         """All loads in turn."""
-        spread = [short_request(name, number) for number, name in enumerate(self._names)]
-        one = [short_request(self._names[0], number) for number in range(len(spread))]
+        # Drawn, not in turn: in turn, each key would come at even intervals, and find company always or never.
+        drawn = Random(1).choices(self._names, k=CLOSED_REQUESTS)
+        spread = [short_request(name, number) for number, name in enumerate(drawn)]
+        one = [short_request(self._names[0], number) for number in range(len(self._names))]
         return [self._sample(self._open(0.0)), self._sample(self._open(ZIPF))] + [
             # Made one at a time: both write the same file.
             self._sample(self._closed(name, requests, kids))
