@@ -35,7 +35,7 @@ format: setup ## rewrite the code in the house's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup ## reproduce the figures of REPORT.md (a quarter of an hour; nothing else should run beside it)
+bench: setup ## reproduce the figures of REPORT.md (half an hour; nothing else should run beside it)
 	$(BIN)/python -m benchmarks
 
 lock: ## pin the newest versions that setup.cfg and requirements.in allow
