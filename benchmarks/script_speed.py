@@ -20,7 +20,7 @@ from redis import Redis
 from benchmarks.measuring import Row, interleaved, row, show
 from limiter_node.store.codec import load_script, pack_admit, pack_batch
 from limiter_node.store.embedded import EmbeddedStore
-from limiter_node.store.keyspace import key_id, limits_key, nodes_key, window_key
+from limiter_node.store.keyspace import key_id, limits_key, past_key, window_key
 
 PIPELINE = 64
 KEYS = 1000
@@ -49,7 +49,7 @@ class Shard:
     def command(self, kid: str, operations: list[bytes], clock_ms: int = 0) -> bytes:
         """One call that decides a batch."""
         batch = pack_batch(next(self._number), operations, resent=False, clock_ms=clock_ms)
-        keys = (limits_key(kid), window_key(kid), nodes_key(kid))
+        keys = (limits_key(kid), window_key(kid), past_key(kid))
         command: bytes = hiredis.pack_command(("EVALSHA", self._script.sha, "3", *keys, "n1", batch))  # type: ignore[arg-type]
         return command
 

@@ -19,7 +19,7 @@ from limiter_node.model import Decision, Need, Outcome, Overloaded, StoreUnavail
 from limiter_node.store import codec
 from limiter_node.store.batch import Admit, Batch, KeyQueue, Peek
 from limiter_node.store.codec import load_script, pack_admit, pack_settle
-from limiter_node.store.keyspace import limits_key, nodes_key, window_key
+from limiter_node.store.keyspace import limits_key, past_key, window_key
 from limiter_node.store.routing import Router, ScriptTarget
 from limiter_node.store.topology import Topology
 
@@ -108,7 +108,11 @@ class Dispatcher:
         """
         kid_bytes = kid.encode()
         target = ScriptTarget(
-            self._peek, crc_hqx(kid_bytes, 0) % 16384, (limits_key(kid).encode(), window_key(kid).encode()), (), 2
+            self._peek,
+            crc_hqx(kid_bytes, 0) % 16384,
+            (limits_key(kid).encode(), window_key(kid).encode(), past_key(kid).encode()),
+            (),
+            2,
         )
         call = Peek(self._router, target, self.window_buckets, self._loop.create_future())
         self._router.send([call])
@@ -167,7 +171,7 @@ class Dispatcher:
         target = ScriptTarget(
             self._decide,
             crc_hqx(kid.encode(), 0) % 16384,
-            (limits_key(kid).encode(), window_key(kid).encode(), nodes_key(kid).encode()),
+            (limits_key(kid).encode(), window_key(kid).encode(), past_key(kid).encode()),
             (self._incarnation,),
             1,
         )

@@ -69,7 +69,7 @@ async def test_usage_survives_new_limits_and_ends_with_the_key(
     from limiter_node.store.codec import load_script, pack_admit, pack_batch
 
     kid = kid_of(request)
-    keys = (keyspace.limits_key(kid), keyspace.window_key(kid), keyspace.nodes_key(kid))
+    keys = (keyspace.limits_key(kid), keyspace.window_key(kid), keyspace.past_key(kid))
     await admin.put_limits(kid, LIMITS)
     async with client_of(url, keys[0]) as client:
         batch = pack_batch(1, [pack_admit(5, 7, 0)], resent=True)
@@ -127,9 +127,15 @@ async def test_only_limits_are_listed() -> None:
 async def test_damaged_limits_are_named(admin: StoreAdmin, url: str, request: pytest.FixtureRequest) -> None:
     key = keyspace.limits_key(kid_of(request))
     async with client_of(url, key) as client:
-        await client.hset(key, "rpm", "many")
-        with pytest.raises(ConfigError, match=f"{re.escape(key)} in redis.* is damaged: set the key's limits again"):
-            await admin.get(kid_of(request))
+        for damage in (lambda: client.set(key, b"x" * 15), lambda: client.hset(key, "rpm", "many")):
+            await client.delete(key)
+            await damage()
+            with pytest.raises(
+                ConfigError, match=f"{re.escape(key)} in redis.* is damaged: set the key's limits again"
+            ):
+                await admin.get(kid_of(request))
+        await admin.put_limits(kid_of(request), LIMITS)
+        assert await admin.get(kid_of(request)) == LIMITS
         await client.delete(key)
 
 
