@@ -21,12 +21,13 @@
 --       output_reserve; and where one was rejected, per operation I1 verdict, I4 retry in ms, then the key's name.
 --       Verdict 0 = done; 1, 2, 3 = rejected, that dimension frees last; 5, 6, 7 = can never fit, that dimension.
 --       From the record come verdicts, time and output_reserve; all else is as it is now.
--- Cost  amortized O(1) per operation: 4 calls a batch, 2 more when the bucket changes, 1 for what is settled or charged in
---       an older group. What is rejected writes nothing: a rejection is one more call where the oldest buckets free enough,
---       and none where only the newest does; between these it reads on from the oldest, all of them (121 groups) at most.
+-- Cost  amortized O(1) per operation: 4 calls a batch; 2 more when the bucket changes or older ones do, and one for each
+--       further group of buckets that does. What is rejected writes nothing: a rejection is one more call where the oldest
+--       bucket frees enough, and none where only the newest does; between these it reads on, 5 calls at most.
 --
 -- Everything is read and decided first and written at the end: a script is not rolled back. Buckets are changed in their
--- packed form, and functions are few: making one that shares many variables costs as much as several calls.
+-- packed form, and there are few functions: each variable that one shares with the rest costs as much as some ten lines
+-- every time it is made, that is in every call of the script.
 
 local call, sunpack, spack, floor, max, min = redis.call, struct.unpack, struct.pack, math.floor, math.max, math.min
 local sub = string.sub
@@ -102,7 +103,7 @@ local changed_groups = {} -- group -> true
 -- As stored, a field f is that of the one group g in unread-31 .. unread with g % 32 = f; -1: nothing is left to be read.
 local unread = wiped and -1 or floor(newest / GROUP)
 
--- Each variable that these shared with the rest would cost every call of the script 1 %: they are given what they need.
+-- These are given what they need, rather than sharing it: see the cost of that above.
 local function read(groups, g, unread) -- a group's value
     local value = groups[g]
     if value == nil then

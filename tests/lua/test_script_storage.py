@@ -82,6 +82,30 @@ def test_records_that_count_nothing_expire_too(
     assert TTL_MS - 5_000 < store.pttl(window.keys[1]) <= TTL_MS
 
 
+def test_what_a_lost_window_left_behind_does_not_count(open_window: OpenWindow, store: redis.Redis) -> None:
+    window = open_window(FAR, FAR, FAR)
+    for _ in range(4):
+        window.admit(1, 1)
+        window.clock_ms += 100
+    store.delete(window.keys[1])  # the sums and the newest bucket: the rest means nothing without them
+    assert (window.used(), window.decide().used) == ((0, 0, 0), (0, 0, 0))
+    for count in range(1, 4):
+        window.clock_ms += 100
+        assert window.admit(1, 1).used == window.used() == (count, count, count)
+
+
+def test_older_buckets_that_were_lost_stop_no_decision(open_window: OpenWindow, store: redis.Redis) -> None:
+    window = open_window(4, FAR, FAR)
+    for _ in range(3):
+        window.admit(1, 1)
+        window.clock_ms += 100
+    window.decide(Charge(window.bucket, 1))
+    store.delete(window.keys[2])
+    # What is left says that four count, of which one is known to leave, last.
+    assert window.verdict() == (1, 60_100)
+    assert window.decide(Charge(EPOCH + 1, 1), Settle(EPOCH, 1, 1)).results == [(0, 0)] * 2
+
+
 # ---- memory --------------------------------------------------------------------------------------------------
 
 
