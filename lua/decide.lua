@@ -41,6 +41,7 @@ local MASK_FORMAT, CELLS_AT = '<I3', 4
 local CELL_FORMAT, CELL_SIZE, CELL_MAX = '<I4I4I4', 12, 4294967295
 local SUMS_FORMAT, SUMS_SIZE = '<I6I6I6', 18
 local COMPACT_SIZE = 64 -- where no value of a hash is longer, the store keeps all of it in a compact form
+local ANCHOR = '-' -- a field that keeps the past in being: a script with a key missing is refused while its slot moves
 local TTL_SLACK_MS = 30000
 local TTL_STEP = 100 -- buckets between two refreshes of the time to live
 local NO_USE = 65535
@@ -116,8 +117,9 @@ end
 local function read_all(groups, unread) -- in one call; the new `unread`
     local fields = unread >= 0 and redis.call('HGETALL', KEYS[3]) or {}
     for i = 1, #fields, 2 do
-        local g = unread - (unread - fields[i]) % RING
-        if groups[g] == nil then groups[g] = fields[i + 1] end
+        local field = tonumber(fields[i]) -- nil: the anchor
+        local g = field and unread - (unread - field) % RING
+        if g and groups[g] == nil then groups[g] = fields[i + 1] end
     end
     return -1
 end
@@ -363,8 +365,11 @@ else
     local meta, remembered = stepped, nil
     if changed or next(changed_groups) then
         meta = spack(META_FORMAT, head, newest, newest_i, newest_o, used_r, used_i, used_o, skew_ms, cell_r, cell_i, cell_o)
-        if wiped then call('DEL', KEYS[3]) end
         local fields, size = {}, 0
+        if wiped then
+            call('DEL', KEYS[3])
+            fields[1], fields[2], size = ANCHOR, '', 2
+        end
         for g in pairs(changed_groups) do
             local value = groups[g]
             if value then

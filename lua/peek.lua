@@ -30,14 +30,17 @@ if meta then
     local newest_group = floor(newest / GROUP)
     local stored = redis.call('HGETALL', KEYS[3])
     for i = 1, #stored, 2 do
-        local group, value = newest_group - (newest_group - stored[i]) % RING, stored[i + 1]
-        local mask, at = sunpack('<I3', value)
-        for bucket = group * GROUP, group * GROUP + GROUP - 1 do
-            if mask % 2 == 1 then
-                buckets[#buckets + 1] = { bucket, string.sub(value, at, at + 11) }
-                at = at + 12
+        local field, value = tonumber(stored[i]), stored[i + 1]
+        if field then
+            local first = (newest_group - (newest_group - field) % RING) * GROUP
+            local mask, at = sunpack('<I3', value)
+            for bucket = first, first + GROUP - 1 do
+                if mask % 2 == 1 then
+                    buckets[#buckets + 1] = { bucket, string.sub(value, at, at + 11) }
+                    at = at + 12
+                end
+                mask = floor(mask / 2)
             end
-            mask = floor(mask / 2)
         end
     end
 end

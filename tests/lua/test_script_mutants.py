@@ -76,14 +76,14 @@ MUTANTS = [
     Mutant("only one group expires at a time", "for g = first, floor(newest / GROUP) do", "for g = first, first do"),
     Mutant("gaps lose the oldest bucket", "head = k\n", "head = k + 1\n"),
     Mutant("an empty window keeps its sums", "used_r, used_i, used_o, cell_r, cell_i, cell_o = 0, 0, 0, 0, 0, 0\n", ""),
-    Mutant("an empty window keeps its buckets", "if wiped then call('DEL', KEYS[3]) end", ""),
+    Mutant("an empty window keeps its buckets", "call('DEL', KEYS[3])\n", ""),
     Mutant("an empty window is not noticed", "wiped, unread = true, -1\n", "unread = -1\n"),
     Mutant("fields of former rounds are taken for new", "value = g <= unread and redis.call", "value = redis.call"),
     Mutant("the ring is too short", "BUCKET_MS, GROUP, RING = 100, 24, 32", "BUCKET_MS, GROUP, RING = 100, 24, 25"),
     Mutant(
         "fields read together are taken for later ones",
-        "unread - (unread - fields[i]) % RING",
-        "unread + (fields[i] - unread) % RING",
+        "unread - (unread - field) % RING",
+        "unread + (field - unread) % RING",
     ),
     Mutant("the former bucket is lost", "sub(value, CELLS_AT) .. cells end", "sub(value, CELLS_AT) end"),
     Mutant(
@@ -230,8 +230,8 @@ MUTANTS = [
     Mutant("a step back is ignored", "if now < newest * BUCKET_MS then", "if false then"),
     Mutant(
         "a step back is forgotten",
-        "used_o, skew_ms, cell_r, cell_i, cell_o)\n        if wiped",
-        "used_o, 0, cell_r, cell_i, cell_o)\n        if wiped",
+        "used_o, skew_ms, cell_r, cell_i, cell_o)\n        local fields",
+        "used_o, 0, cell_r, cell_i, cell_o)\n        local fields",
     ),
     Mutant(
         "a step back is forgotten if nothing is counted",
