@@ -248,14 +248,18 @@ for i = 1, operations do
                 used_r, used_i, used_o = used_r + new_r - old_r, used_i + new_i - old_i, used_o + new_o - old_o
                 if into == newest then cell_r, cell_i, cell_o = new_r, new_i, new_o
                 else
-                    local before, after = value and sub(value, CELLS_AT, from - 1) or '', value and sub(value, from) or ''
-                    if present then after = sub(after, CELL_SIZE + 1) else mask = mask + bit_ end
+                    local before, after
+                    if present then before, after = sub(value, 1, from - 1), sub(value, from + CELL_SIZE)
+                    else
+                        before, after = spack(MASK_FORMAT, mask + bit_), ''
+                        if value then before, after = before .. sub(value, CELLS_AT, from - 1), sub(value, from) end
+                    end
                     if #after % CELL_SIZE > 0 then
                         local r, t, o = sunpack(SUMS_FORMAT, after, #after - SUMS_SIZE + 1)
                         after = sub(after, 1, -SUMS_SIZE - 1)
                             .. spack(SUMS_FORMAT, r + new_r - old_r, t + new_i - old_i, o + new_o - old_o)
                     end
-                    groups[g] = spack(MASK_FORMAT, mask) .. before .. spack(CELL_FORMAT, new_r, new_i, new_o) .. after
+                    groups[g] = before .. spack(CELL_FORMAT, new_r, new_i, new_o) .. after
                     changed_groups[g], head = true, min(head, into)
                     first_r, between = nil, nil
                 end

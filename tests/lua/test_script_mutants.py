@@ -187,8 +187,8 @@ MUTANTS = [
     ),
     Mutant(
         "a charge overwrites its neighbour",
-        "if present then after = sub(after, CELL_SIZE + 1) else",
-        "if after ~= '' then after = sub(after, CELL_SIZE + 1) end if not present then",
+        "sub(value, CELLS_AT, from - 1), sub(value, from)",
+        "sub(value, CELLS_AT, from - 1), sub(value, from + CELL_SIZE)",
     ),
     Mutant(
         "charged to a bucket that has left",
