@@ -76,7 +76,7 @@ def shard_rows(calls: Sequence[shard_calls.CallCost]) -> list[Row]:
         mine = [c for c in calls if (c.nodes, c.operations) == (nodes, operations)]
         name = f"a call of {operations} operation{'s' * (operations > 1)}, shard with {nodes} node{'s' * (nodes > 1)}"
         table.append(row(name, "µs", [cost.call_us for cost in mine]))
-        table.append(row("… memory of a key's record of its nodes", "bytes", [cost.record_bytes for cost in mine]))
+        table.append(row("… memory of a key's record of its nodes", "bytes", [cost.window_bytes for cost in mine]))
     return table
 
 

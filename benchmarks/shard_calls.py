@@ -17,15 +17,15 @@ from random import Random
 import hiredis
 from redis import Redis
 
-from limiter_node.store.codec import load_script, pack_admit, pack_batch
+from limiter_node.model import MAX_LIMIT, KeyLimits
+from limiter_node.store.codec import load_script, pack_admit, pack_batch, pack_limits
 from limiter_node.store.embedded import HOST, EmbeddedStore
-from limiter_node.store.keyspace import key_id, limits_key, nodes_key, window_key
+from limiter_node.store.keyspace import key_id, limits_key, past_key, window_key
 
 NODES = (1, 4, 30, 100)
 KEYS = 300
 CALLS = 30_000
 COALESCED = 32
-_UNLIMITED = 4_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +36,8 @@ class CallCost:
     operations: int
     call_us: float
     reads_per_call: float
-    record_bytes: float
-    """Memory of one key's record of its nodes."""
+    window_bytes: float
+    """Memory of one key's newest counters and its record of its nodes, which share a hash."""
 
 
 class _Node:
@@ -60,20 +60,17 @@ class _Shard:
         self._kids = [key_id(f"shard-calls-{i}") for i in range(KEYS)]
         self._random = Random(1)
         for kid in self._kids:
-            self.redis.hset(
-                limits_key(kid),
-                mapping={"rpm": _UNLIMITED, "input_tpm": _UNLIMITED, "output_tpm": _UNLIMITED, "output_reserve": 256},
-            )
+            self.redis.set(limits_key(kid), pack_limits(KeyLimits(MAX_LIMIT, MAX_LIMIT, MAX_LIMIT)))
 
     def _command(self, node: bytes, kid: str, operations: int) -> bytes:
         batch = pack_batch(next(self._numbers), [pack_admit(25, 128, 0)] * operations, resent=False)
-        keys = (limits_key(kid), window_key(kid), nodes_key(kid))
+        keys = (limits_key(kid), window_key(kid), past_key(kid))
         command: bytes = hiredis.pack_command(("EVALSHA", self._script.sha, "3", *keys, node, batch))  # type: ignore[arg-type]
         return command
 
     def cost(self, nodes: int, operations: int) -> CallCost:
         """Measure; every key is called by every node once before."""
-        self.redis.delete(*map(window_key, self._kids), *map(nodes_key, self._kids))
+        self.redis.delete(*map(window_key, self._kids), *map(past_key, self._kids))
         peers = [_Node(f"node-{i:04d}", self._port) for i in range(nodes)]
         try:
             for peer in peers:
@@ -86,7 +83,7 @@ class _Shard:
         finally:
             for peer in peers:
                 peer.socket.close()
-        size = float(self.redis.memory_usage(nodes_key(self._kids[0]), samples=0) or 0)
+        size = float(self.redis.memory_usage(window_key(self._kids[0]), samples=0) or 0)
         return CallCost(nodes, operations, cpu_s / CALLS * 1e6, reads / CALLS, size)
 
     def _drive(self, peers: list[_Node], operations: int) -> None:

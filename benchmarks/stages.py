@@ -26,7 +26,7 @@ from limiter_node.http.auth import bearer_key
 from limiter_node.http.headers import RequestIds, ResponseHeaders
 from limiter_node.http.openai_request import need_of, parse_chat
 from limiter_node.http.openai_response import chat_completion
-from limiter_node.model import Amounts, Decision, Outcome
+from limiter_node.model import Amounts, Decision, KeyLimits, Outcome
 from limiter_node.store import codec
 from limiter_node.store.embedded import EmbeddedStore
 from limiter_node.store.keyspace import key_id
@@ -71,7 +71,7 @@ def stages(reply: bytes) -> dict[str, Callable[[], object]]:
         "the key: read and digested": lambda: key_id(bearer_key("Bearer sk-0123456789abcdef0123456789abcdef") or ""),
         "the body: parsed, checked, tokens counted": lambda: need_of(parse_chat(BODY)),
         "the batch: packed": lambda: codec.pack_batch(1, [codec.pack_admit(*need)], resent=False),
-        "the verdict: unpacked": lambda: codec.decisions_of(codec.unpack_reply(reply, 1), [need]),
+        "the verdict: unpacked": lambda: codec.decisions(reply, 1, [need], codec.WINDOW_BUCKETS),
         "the mock's answer": lambda: _finished(upstream.chat(request, 128)),
         "the answer's body": lambda: chat_completion(request, completion, request_id, 1),
         "the answer's headers": lambda: headers.decided(DECISION, ids.next()),
@@ -83,7 +83,7 @@ async def _a_reply() -> bytes:
     """What the script answers, from a store of its own."""
     async with EmbeddedStore("single") as store:
         client = Redis(port=store.servers[0].port)
-        client.hset("l", mapping={"rpm": 600, "input_tpm": 100_000, "output_tpm": 50_000, "output_reserve": 256})
+        client.set("l", codec.pack_limits(KeyLimits(600, 100_000, 50_000)))
         batch = codec.pack_batch(1, [codec.pack_admit(25, 128, 0)], resent=False)
         reply: bytes = client.eval(codec.load_script("decide").source.decode(), 3, "l", "w", "n", "node", batch)
         client.close()

@@ -6,9 +6,9 @@
 -- The window counts the buckets b-W .. b of 100 ms, b being the current one, so that everything admitted in the last
 -- W*100 ms counts and nothing older than (W+1)*100 ms does.
 --
--- KEYS  1 rl:{kid}:limits   hash, read: rpm, input_tpm, output_tpm, output_reserve, name
---       2 rl:{kid}:window   hash: the counters (layout in README.md of this folder)
---       3 rl:{kid}:nodes    hash: node -> its last batch's number and verdicts
+-- KEYS  1 rl:{kid}:limits   string, read: the limits and the key's name
+--       2 rl:{kid}:window   hash: the sums, the newest bucket, each node's last batch
+--       3 rl:{kid}:past    hash: the older buckets (layouts in README.md of this folder)
 -- ARGV  1 node    id of the calling process, new at each start
 --       2 batch   packed, little endian: I8 number (rises with every batch of the node), I1 1 = sent before,
 --                 I2 W, I8 clock in ms (0 = this server's; tests set it), then per operation I1 kind and 4 × i8:
@@ -18,25 +18,30 @@
 -- Reply packed, little endian: I1 state (0 decided, 1 answered from the record, 2 number too old, 3 no such key);
 --       for 0 and 1 also: I8 time in ms, then for requests/input/output 3 × I4 limits, 3 × I4 used after the batch,
 --       3 × I2 age in buckets of the newest use (65535 = none), I1 ms since the current bucket began; I4
---       output_reserve; per operation I1 verdict, I4 retry in ms; where one was rejected, the key's name. Verdict
---       0 = done; 1, 2, 3 = rejected, that dimension frees last; 5, 6, 7 = can never fit, that dimension.
+--       output_reserve; and where one was rejected, per operation I1 verdict, I4 retry in ms, then the key's name.
+--       Verdict 0 = done; 1, 2, 3 = rejected, that dimension frees last; 5, 6, 7 = can never fit, that dimension.
 --       From the record come verdicts, time and output_reserve; all else is as it is now.
--- Cost  amortized O(1) per operation: 5 or 6 calls a batch, 2 more when the bucket changes. What is rejected writes
---       nothing: a rejection is one more call where the oldest bucket frees enough, and none where only the newest does;
---       between these it reads on from the oldest: the few oldest groups as a rule, all of them (121) at most.
+-- Cost  amortized O(1) per operation: 4 calls a batch; 2 more when the bucket changes or older ones do, and one for each
+--       further group of buckets that does. What is rejected writes nothing: a rejection is one more call where the oldest
+--       bucket frees enough, and none where only the newest does; between these it reads on, 5 calls at most.
 --
--- Everything is read and decided first and written at the end: a script is not rolled back. What only some batches need
--- (expiry, older buckets, retry times) is made on first use: defining a function costs as much as a small call.
+-- Everything is read and decided first and written at the end: a script is not rolled back. Buckets are changed in their
+-- packed form, and there are few functions: each variable that one shares with the rest costs as much as some ten lines
+-- every time it is made, that is in every call of the script.
 
 local call, sunpack, spack, floor, max, min = redis.call, struct.unpack, struct.pack, math.floor, math.max, math.min
+local sub = string.sub
 
 local ADMIT, SETTLE = 1, 2
 local NEVER = 4 -- added to the dimension
-local BUCKET_MS, GROUP, RING = 100, 5, 128 -- a group's field is group % RING; a window spans at most 121 groups
+local BUCKET_MS, GROUP, RING = 100, 24, 32 -- a group's field is group % RING; a window spans at most 26 groups
 local META = 'm'
 local META_FORMAT = '<I6I6I6I6I6I6I6I6I4I4I4'
-local CELL_FORMAT = '<I4I4I4'
-local CELL_MAX = 4294967295
+local MASK_FORMAT, CELLS_AT = '<I3', 4
+local CELL_FORMAT, CELL_SIZE, CELL_MAX = '<I4I4I4', 12, 4294967295
+local SUMS_FORMAT, SUMS_SIZE = '<I6I6I6', 18
+local COMPACT_SIZE = 64 -- where no value of a hash is longer, the store keeps all of it in a compact form
+local ANCHOR = '-' -- a field that keeps the past in being: a script with a key missing is refused while its slot moves
 local TTL_SLACK_MS = 30000
 local TTL_STEP = 100 -- buckets between two refreshes of the time to live
 local NO_USE = 65535
@@ -45,16 +50,20 @@ local DONE = '\0\0\0\0\0'
 
 local node, batch = ARGV[1], ARGV[2]
 local number, resent, width, clock_ms, at = sunpack('<I8I1I2I8', batch)
+local operations = (#batch - at + 1) / OPERATION_SIZE
 
-local conf = call('HMGET', KEYS[1], 'rpm', 'input_tpm', 'output_tpm', 'output_reserve')
-if not conf[1] then return '\3' end
-local limit_r, limit_i, limit_o, reserve = tonumber(conf[1]), tonumber(conf[2]), tonumber(conf[3]), tonumber(conf[4])
+local limits = call('GET', KEYS[1])
+if not limits then return '\3' end
+local limit_r, limit_i, limit_o, reserve, name_at = sunpack('<I4I4I4I4', limits)
 
-local record = call('HGET', KEYS[3], node)
+local found = call('HMGET', KEYS[2], META, node)
+local stored, record = found[1], found[2]
+local replayed = false -- this batch was decided before
 local recorded, record_ms, record_reserve, verdicts_at
 if record then
     recorded, record_ms, record_reserve, verdicts_at = sunpack('<I8I6I4', record)
     if number < recorded then return '\2' end
+    replayed = number == recorded
 end
 
 if clock_ms == 0 then
@@ -64,13 +73,11 @@ end
 
 -- ---- the window: sums, and the newest bucket in use (the cell); older buckets are in groups -----------------------------
 local now, skew_ms = clock_ms, 0 -- now: the window's clock, which is the server's, held where that steps back
-local head = 0 -- no bucket before this one is in use
+local head = 0 -- the oldest bucket in use
 local newest, newest_i, newest_o = 0, 0, 0 -- newest bucket in use, with input, with output; 0 = none
 local used_r, used_i, used_o = 0, 0, 0
 local cell_r, cell_i, cell_o = 0, 0, 0
 local stepped -- the stored meta with what the clock has stepped back by, where that is news
-local newest_group = -1 -- as stored: a field f is that of the one group g in newest_group-127 .. newest_group with g % 128 = f
-local stored = call('HGET', KEYS[2], META)
 if stored then
     head, newest, newest_i, newest_o, used_r, used_i, used_o, skew_ms, cell_r, cell_i, cell_o = sunpack(META_FORMAT, stored)
     now = clock_ms + skew_ms
@@ -80,403 +87,330 @@ if stored then
         -- That has to be kept even if nothing is counted: else time would stand still until the clock has caught up.
         now = newest * BUCKET_MS
         skew_ms = now - clock_ms
-        stepped = string.sub(stored, 1, 42) .. spack('<I6', skew_ms) .. string.sub(stored, 49)
+        stepped = sub(stored, 1, 42) .. spack('<I6', skew_ms) .. sub(stored, 49)
     end
-    newest_group = floor(newest / GROUP)
 end
 local bucket = floor(now / BUCKET_MS)
 local oldest = bucket - width -- the oldest bucket that counts
 local previous = newest
-local wiped = false -- nothing of what is stored counts any more
-local emptied = false -- a settle took the last tokens of one kind from the newest bucket that had any
+local wiped = not stored -- nothing of what is stored counts (any more)
 
--- ---- older buckets: made on first use -----------------------------------------------------------------------------------
-local flushed_group, flushed_value -- the former cell appended to its group, where that could be done without decoding
-local older
-local function open_older()
-    local band, lshift, byte = bit.band, bit.lshift, string.byte
-    local cells_format = { CELL_FORMAT }
-    for n = 2, GROUP do cells_format[n] = cells_format[n - 1] .. 'I4I4I4' end
-    local raw = {} -- group -> value, or false
-    local cells = {} -- group -> { r, i, o of its first bucket, … }, decoded; then raw[group] is out of date
-    local dirty, is_dirty = {}, {}
-    local all_read = false
-    local frees -- see open_frees; nil also when older buckets have changed since
+-- ---- older buckets: read as needed, changed in their packed form, written at the end -------------------------------------
+-- A group's value is a mask of the buckets in use, the first one's bit the lowest; their cells, the oldest first; and for
+-- many cells, once a later group was begun, their sums, which save a rejection reading them. These are there where what
+-- follows the mask is not just cells: its length tells.
+local groups = {} -- group -> value, false = none; as far as read or changed
+local changed_groups = {} -- group -> true
+-- As stored, a field f is that of the one group g in unread-31 .. unread with g % 32 = f; -1: nothing is left to be read.
+local unread = wiped and -1 or floor(newest / GROUP)
 
-    local function touch(g)
-        if not is_dirty[g] then
-            is_dirty[g] = true
-            dirty[#dirty + 1] = g
-        end
+-- These are given what they need, rather than sharing it: see the cost of that above.
+local function read(groups, g, unread) -- a group's value
+    local value = groups[g]
+    if value == nil then
+        value = g <= unread and redis.call('HGET', KEYS[3], g % RING)
+        groups[g] = value
     end
+    return value
+end
 
-    local function read(g)
-        local value = raw[g]
-        if value == nil then
-            value = not wiped and not all_read and g <= newest_group and call('HGET', KEYS[2], g % RING)
-            raw[g] = value
-        end
-        return value
+local function read_all(groups, unread) -- in one call; the new `unread`
+    local fields = unread >= 0 and redis.call('HGETALL', KEYS[3]) or {}
+    for i = 1, #fields, 2 do
+        local field = tonumber(fields[i]) -- nil: the anchor
+        local g = field and unread - (unread - field) % RING
+        if g and groups[g] == nil then groups[g] = fields[i + 1] end
     end
+    return -1
+end
 
-    local function read_all() -- one call for all groups of the window
-        if all_read or wiped or not stored then return end
-        local stored_fields = call('HGETALL', KEYS[2])
-        for i = 1, #stored_fields, 2 do
-            local field = tonumber(stored_fields[i])
-            if field then
-                local g = newest_group - (newest_group - field) % RING
-                if raw[g] == nil then raw[g] = stored_fields[i + 1] end
-            end
-        end
-        all_read = true
-    end
-
-    local function decoded(g)
-        local list = cells[g]
-        if not list then
-            local value = read(g)
-            list = { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
-            if value then
-                local mask, from = byte(value), 2
-                for i = 0, GROUP - 1 do
-                    if band(mask, lshift(1, i)) ~= 0 then
-                        list[i * 3 + 1], list[i * 3 + 2], list[i * 3 + 3], from = sunpack(CELL_FORMAT, value, from)
-                    end
-                end
-            end
-            cells[g] = list
-        end
-        return list
-    end
-
-    local function encoded(g)
-        local list, mask, packed, size = cells[g], 0, {}, 0
-        if not list then return raw[g] end
-        for i = 1, GROUP * 3, 3 do
-            local r, t, o = list[i], list[i + 1], list[i + 2]
-            if r + t + o > 0 then
-                mask = mask + lshift(1, (i - 1) / 3)
-                packed[size + 1], packed[size + 2], packed[size + 3] = r, t, o
-                size = size + 3
-            end
-        end
-        return size > 0 and string.char(mask) .. spack(cells_format[size / 3], unpack(packed, 1, size))
-    end
-
-    local function total(g) -- requests, input, output of a whole group
-        local list, r, t, o = cells[g], 0, 0, 0
-        if list then
-            for i = 1, GROUP * 3, 3 do r, t, o = r + list[i], t + list[i + 1], o + list[i + 2] end
-            return r, t, o
-        end
-        local value = read(g)
-        if not value then return 0, 0, 0 end
-        if #value == 1 + 12 * GROUP then -- a full one at once: retry times may read all of them
-            local r1, t1, o1, r2, t2, o2, r3, t3, o3, r4, t4, o4, r5, t5, o5 = sunpack(cells_format[GROUP], value, 2)
-            return r1 + r2 + r3 + r4 + r5, t1 + t2 + t3 + t4 + t5, o1 + o2 + o3 + o4 + o5
-        end
-        for from = 2, #value, 12 do
-            local r1, t1, o1 = sunpack(CELL_FORMAT, value, from)
-            r, t, o = r + r1, t + t1, o + o1
-        end
-        return r, t, o
-    end
-
-    local function advance(k) -- bucket k becomes the newest; the former cell goes to its group
-        if newest > 0 then
-            local g, j = floor(newest / GROUP), (newest % GROUP) * 3
-            local list = decoded(g)
-            list[j + 1], list[j + 2], list[j + 3] = cell_r, cell_i, cell_o
-            touch(g)
-            frees = nil
-        else
-            head = k
-        end
-        newest, cell_r, cell_i, cell_o = k, 0, 0, 0
-    end
-
-    local function add(k, r, t, o) -- to bucket k, within 0 .. CELL_MAX each; what is added counts in the sums
-        local list, j
-        if k > newest then advance(k) end
-        if k == newest then
-            list, j = { cell_r, cell_i, cell_o }, 0
-        else
-            local g = floor(k / GROUP)
-            list, j = decoded(g), (k % GROUP) * 3
-            touch(g)
-            frees = nil
-            if k < head then head = k end
-        end
-        local new_r = max(min(list[j + 1] + r, CELL_MAX), 0)
-        local new_i, new_o = max(min(list[j + 2] + t, CELL_MAX), 0), max(min(list[j + 3] + o, CELL_MAX), 0)
-        used_r, used_i, used_o = used_r + new_r - list[j + 1], used_i + new_i - list[j + 2], used_o + new_o - list[j + 3]
-        list[j + 1], list[j + 2], list[j + 3] = new_r, new_i, new_o
-        if k == newest then cell_r, cell_i, cell_o = new_r, new_i, new_o end
-        if new_i > 0 then newest_i = max(newest_i, k) elseif k == newest_i then emptied = true end
-        if new_o > 0 then newest_o = max(newest_o, k) elseif k == newest_o then emptied = true end
-    end
-
-    local function newest_with(dimension, k) -- the newest bucket in use in that dimension, k at the latest; 0 = none
-        if k == newest and select(dimension, cell_r, cell_i, cell_o) > 0 then return k end
-        if select(dimension, used_r, used_i, used_o) == 0 then return 0 end
-        local first = floor(k / GROUP)
-        for g = first, floor(head / GROUP), -1 do
-            if g == first - 2 then read_all() end
-            if select(dimension, total(g)) > 0 then
-                local list = decoded(g)
-                for i = GROUP - 1, 0, -1 do
-                    if list[i * 3 + dimension] > 0 then return g * GROUP + i end
-                end
-            end
-        end
-    end
-
-    local function expire() -- each bucket is subtracted once, when it leaves the window
-        -- `head` ends on the oldest bucket still in use, so that gaps are walked over once, too.
+if stored and head < oldest then
+    if newest < oldest then
+        wiped, unread = true, -1
+        head, newest, newest_i, newest_o = 0, 0, 0, 0
+        used_r, used_i, used_o, cell_r, cell_i, cell_o = 0, 0, 0, 0, 0, 0
+    else
+        -- Each bucket is subtracted once, when it leaves the window. `head` ends on the oldest bucket still in use, so that
+        -- gaps are walked over once, too.
         local first = floor(head / GROUP)
         head = newest
-        for g = first, newest_group do
-            -- A long gap since the last decision: one call for all is cheaper than one for each.
-            if g == first + 4 then read_all() end
-            if read(g) then
-                local list = decoded(g)
-                for i = 0, GROUP - 1 do
-                    local j = i * 3
-                    local r, t, o = list[j + 1], list[j + 2], list[j + 3]
-                    if r + t + o > 0 then
-                        if g * GROUP + i >= oldest then
-                            head = g * GROUP + i
-                            break
-                        end
-                        used_r, used_i, used_o = used_r - r, used_i - t, used_o - o
-                        list[j + 1], list[j + 2], list[j + 3] = 0, 0, 0
-                        touch(g)
+        for g = first, floor(newest / GROUP) do
+            if g == first + 3 then unread = read_all(groups, unread) end -- a long gap: cheaper than one by one
+            local value = read(groups, g, unread)
+            if value then
+                local mask, from = sunpack(MASK_FORMAT, value)
+                local k, bit_ = g * GROUP, 1
+                while mask >= bit_ do
+                    if mask % (2 * bit_) >= bit_ then
+                        if k >= oldest then break end
+                        local r, i, o
+                        r, i, o, from = sunpack(CELL_FORMAT, value, from)
+                        used_r, used_i, used_o = used_r - r, used_i - i, used_o - o
+                        mask = mask - bit_
                     end
+                    k, bit_ = k + 1, bit_ * 2
                 end
-                if head < newest then break end
+                if from > CELLS_AT then -- what is left has no sums: it leaves next
+                    local sums_size = (#value - CELLS_AT + 1) % CELL_SIZE > 0 and SUMS_SIZE or 0
+                    groups[g] = mask > 0 and spack(MASK_FORMAT, mask) .. sub(value, from, #value - sums_size)
+                    changed_groups[g] = true
+                end
+                if mask > 0 then
+                    head = k
+                    break
+                end
             end
         end
         if newest_i < oldest then newest_i = 0 end
         if newest_o < oldest then newest_o = 0 end
     end
-
-    local function open_frees() -- sums per group from `head` on, read as far as needed
-        local first, size, sums_r, sums_i, sums_o = floor(head / GROUP), 0, {}, {}, {}
-        local sums, last = { sums_r, sums_i, sums_o }, floor(newest / GROUP)
-
-        frees = function(dimension, excess) -- the first bucket with whose leaving `excess` is free; -1 if it is free now
-            if excess <= 0 then return -1 end
-            local sum = sums[dimension]
-            while (sum[size] or 0) < excess do
-                if first + size > last then return newest end -- what is in no group is in the cell
-                if size == 10 then read_all() end -- costs as much as some 45 groups one by one
-                local r, t, o = total(first + size)
-                if size > 0 then r, t, o = r + sums_r[size], t + sums_i[size], o + sums_o[size] end
-                size = size + 1
-                sums_r[size], sums_i[size], sums_o[size] = r, t, o
-            end
-            local low, high = 1, size
-            while low < high do
-                local middle = floor((low + high) / 2)
-                if sum[middle] >= excess then high = middle else low = middle + 1 end
-            end
-            local list, left = decoded(first + low - 1), excess - (sum[low - 1] or 0)
-            for i = 0, GROUP - 1 do
-                left = left - list[i * 3 + dimension]
-                if left <= 0 then return (first + low - 1) * GROUP + i end
-            end
-        end
-    end
-
-    local function rejected(input, output) -- verdict, and ms until the earliest bucket in which it would be admitted
-        if not frees then open_frees() end
-        local last, dimension = frees(1, used_r + 1 - limit_r), 1
-        local k = frees(2, used_i + input - limit_i)
-        if k > last then last, dimension = k, 2 end
-        k = frees(3, used_o + output - limit_o)
-        if k > last then last, dimension = k, 3 end
-        return dimension, max((last + width + 1) * BUCKET_MS - now, 0)
-    end
-
-    if flushed_group then
-        raw[flushed_group] = flushed_value
-        touch(flushed_group)
-    end
-    older = { decoded = decoded, encoded = encoded, advance = advance, add = add, expire = expire, rejected = rejected,
-        newest_with = newest_with, dirty = dirty }
 end
 
-if stored and head < oldest then
-    if newest < oldest then
-        wiped = true
-        head, newest, newest_i, newest_o, newest_group = 0, 0, 0, 0, -1
-        used_r, used_i, used_o, cell_r, cell_i, cell_o = 0, 0, 0, 0, 0, 0
-    else
-        open_older()
-        older.expire()
-    end
-end
-
+-- ---- deciding -----------------------------------------------------------------------------------------------------------
 local state, decided_ms = 0, now
 local changed, counted = false, false -- something to remember under this number; something that entered the window
-local any_rejected = false
-local first_r, first_i, first_o -- what is in bucket `head`, the first of its group, once a rejection has read it
-local verdicts, results = {}, {}
+local emptied = false -- a settle took the last tokens of one kind from the newest bucket that had any
+local verdicts, results -- per operation, once one is rejected
+local first_r, first_i, first_o -- what is in the oldest bucket, if that is not the newest; once a rejection has read it
+local between -- finds a retry time in the older buckets; made on first use, and anew where they have changed
+if replayed then state, decided_ms, reserve = 1, record_ms, record_reserve end
 
-if recorded == number then
-    -- ---- a batch decided before: the same verdicts, with the window as it is now ----------------------------------------
-    state, decided_ms, reserve, resent = 1, record_ms, record_reserve, 0
-    for i = 1, (#batch - at + 1) / OPERATION_SIZE do
-        local kind, input, output, choices
-        kind, input, output, choices, at = sunpack('<I1i8i8i8', batch, at)
-        at = at + 8
-        local verdict, retry_ms = string.byte(record, verdicts_at + i - 1), 0
-        if verdict > 0 then any_rejected = true end
-        if verdict > 0 and verdict < NEVER then
-            if not older then open_older() end
-            retry_ms = select(2, older.rejected(input, output + choices * reserve))
+for i = 1, operations do
+    local kind, a, b, c, d
+    kind, a, b, c, d, at = sunpack('<I1i8i8i8i8', batch, at)
+    local into = 0 -- the bucket that changes
+    local output, verdict = 0, 0
+    if kind == ADMIT then
+        output = b + c * reserve
+        if replayed then verdict = string.byte(record, verdicts_at + i - 1) or 0
+        elseif used_r < limit_r and used_i + a <= limit_i and used_o + output <= limit_o then into = bucket
+        elseif limit_r < 1 then verdict = NEVER + 1 -- more than an empty window has room for
+        elseif a > limit_i then verdict = NEVER + 2
+        elseif output > limit_o then verdict = NEVER + 3
+        else verdict = 1 -- or another dimension: see below
         end
-        results[i] = spack('<I1I4', verdict, retry_ms)
+    elseif replayed then into = 0
+    elseif kind == SETTLE then -- nothing to do where its bucket has left the window
+        if a >= head and a >= oldest and a <= newest then into = a end
+    elseif b + c + d > 0 and min(a, bucket) >= oldest then into = min(a, bucket)
     end
-else
-    -- ---- deciding -------------------------------------------------------------------------------------------------------
-    for i = 1, (#batch - at + 1) / OPERATION_SIZE do
-        local kind, a, b, c, d
-        kind, a, b, c, d, at = sunpack('<I1i8i8i8i8', batch, at)
-        local verdict, result = 0, DONE
-        if kind == ADMIT then
-            local output = b + c * reserve
-            if used_r < limit_r and used_i + a <= limit_i and used_o + output <= limit_o then
-                if newest < bucket then
-                    if older or newest == 0 then
-                        if not older then open_older() end
-                        older.advance(bucket)
-                    else -- the same without decoding: the cell is the last of its group
-                        local bit_, cells = 2 ^ (newest % GROUP), spack(CELL_FORMAT, cell_r, cell_i, cell_o)
-                        flushed_group = floor(newest / GROUP)
-                        local value = call('HGET', KEYS[2], flushed_group % RING)
-                        flushed_value = value and string.char(string.byte(value) + bit_) .. string.sub(value, 2) .. cells
-                            or string.char(bit_) .. cells
-                        newest, cell_r, cell_i, cell_o = bucket, 0, 0, 0
-                    end
+
+    if into > newest then -- it becomes the newest; the former one goes to the end of its group
+        if newest == 0 then head = into
+        else
+            local g, bit_ = floor(newest / GROUP), 2 ^ (newest % GROUP)
+            local value = read(groups, g, unread)
+            local mask, cells = bit_, spack(CELL_FORMAT, cell_r, cell_i, cell_o)
+            if value then mask, cells = sunpack(MASK_FORMAT, value) + bit_, sub(value, CELLS_AT) .. cells end
+            if #cells > COMPACT_SIZE and floor(into / GROUP) > g then
+                local sum_r, sum_i, sum_o = 0, 0, 0
+                for from = 1, #cells, CELL_SIZE do
+                    local r, t, o = sunpack(CELL_FORMAT, cells, from)
+                    sum_r, sum_i, sum_o = sum_r + r, sum_i + t, sum_o + o
                 end
-                cell_r, cell_i, cell_o = cell_r + 1, cell_i + a, cell_o + output
-                used_r, used_i, used_o = used_r + 1, used_i + a, used_o + output
-                if a > 0 then newest_i = bucket end
-                if output > 0 then newest_o = bucket end
-                changed, counted = true, true
-            else
-                local retry_ms = 0
-                any_rejected = true
-                if limit_r < 1 then verdict = NEVER + 1
-                elseif a > limit_i then verdict = NEVER + 2
-                elseif output > limit_o then verdict = NEVER + 3
-                else
-                    local last
-                    if not older then
-                        -- The usual answers, found without the machinery: -1 where nothing is missing; the newest bucket
-                        -- where all others together don't free enough; the oldest where it does alone.
-                        local over_r, over_i, over_o = used_r + 1 - limit_r, used_i + a - limit_i, used_o + output - limit_o
-                        if not first_r and head < newest then
-                            local value = call('HGET', KEYS[2], floor(head / GROUP) % RING)
-                            first_r, first_i, first_o = 0, 0, 0 -- where it was the cell until this batch
-                            if value then first_r, first_i, first_o = sunpack(CELL_FORMAT, value, 2) end
-                        end
-                        last = over_r <= 0 and -1 or over_r > used_r - cell_r and newest or over_r <= first_r and head
-                        local last_i = over_i <= 0 and -1 or over_i > used_i - cell_i and newest or over_i <= first_i and head
-                        local last_o = over_o <= 0 and -1 or over_o > used_o - cell_o and newest or over_o <= first_o and head
-                        verdict = 1
-                        if not (last and last_i and last_o) then last = nil
-                        else
-                            if last_i > last then last, verdict = last_i, 2 end
-                            if last_o > last then last, verdict = last_o, 3 end
-                        end
-                    end
-                    if last then retry_ms = (last + width + 1) * BUCKET_MS - now
-                    else
-                        if not older then open_older() end
-                        verdict, retry_ms = older.rejected(a, output)
-                    end
-                end
-                result = spack('<I1I4', verdict, retry_ms)
+                cells = cells .. spack(SUMS_FORMAT, sum_r, sum_i, sum_o)
             end
-        elseif kind == SETTLE then
-            -- Nothing to do where its bucket has left the window, or nothing was admitted in it.
-            if a == newest and cell_r > 0 and b >= 0 and c >= 0 then -- the common case, without the machinery
-                local input, output = min(b, cell_i), min(c, cell_o)
-                cell_i, cell_o, used_i, used_o = cell_i - input, cell_o - output, used_i - input, used_o - output
-                if cell_i == 0 and newest_i == newest or cell_o == 0 and newest_o == newest then emptied = true end
-                changed = true
-            elseif a >= oldest and a >= head and a <= newest then
-                if not older then open_older() end
-                if (a == newest and cell_r or older.decoded(floor(a / GROUP))[(a % GROUP) * 3 + 1]) > 0 then
-                    older.add(a, 0, -b, -c)
-                    changed = true
-                end
-            end
-        elseif min(a, bucket) >= oldest and b + c + d > 0 then
-            if not older then open_older() end
-            older.add(min(a, bucket), b, c, d)
-            changed, counted = true, true
+            groups[g], changed_groups[g] = spack(MASK_FORMAT, mask) .. cells, true
+            first_r, between = nil, nil
         end
-        verdicts[i], results[i] = verdict, result
+        newest, cell_r, cell_i, cell_o = into, 0, 0, 0
+    end
+
+    if into > 0 then
+        if kind == ADMIT then
+            cell_r, cell_i, cell_o = cell_r + 1, cell_i + a, cell_o + output
+            used_r, used_i, used_o = used_r + 1, used_i + a, used_o + output
+            if a > 0 then newest_i = bucket end
+            if output > 0 then newest_o = bucket end
+            changed, counted = true, true
+        else
+            local add_r, add_i, add_o = b, c, d
+            if kind == SETTLE then add_r, add_i, add_o = 0, -b, -c end
+            local old_r, old_i, old_o = cell_r, cell_i, cell_o
+            local g, value, mask, from, bit_, present
+            if into < newest then
+                g, mask, from, bit_ = floor(into / GROUP), 0, CELLS_AT, 2 ^ (into % GROUP)
+                value = read(groups, g, unread)
+                if value then
+                    mask = sunpack(MASK_FORMAT, value)
+                    local before = mask % bit_
+                    while before > 0 do
+                        from, before = from + before % 2 * CELL_SIZE, floor(before / 2)
+                    end
+                end
+                present = mask % (2 * bit_) >= bit_
+                old_r, old_i, old_o = 0, 0, 0
+                if present then old_r, old_i, old_o = sunpack(CELL_FORMAT, value, from) end
+            end
+            if kind ~= SETTLE or old_r > 0 then -- nothing to settle where nothing was admitted
+                local new_r = max(min(old_r + add_r, CELL_MAX), 0)
+                local new_i, new_o = max(min(old_i + add_i, CELL_MAX), 0), max(min(old_o + add_o, CELL_MAX), 0)
+                used_r, used_i, used_o = used_r + new_r - old_r, used_i + new_i - old_i, used_o + new_o - old_o
+                if into == newest then cell_r, cell_i, cell_o = new_r, new_i, new_o
+                else
+                    local before, after
+                    if present then before, after = sub(value, 1, from - 1), sub(value, from + CELL_SIZE)
+                    else
+                        before, after = spack(MASK_FORMAT, mask + bit_), ''
+                        if value then before, after = before .. sub(value, CELLS_AT, from - 1), sub(value, from) end
+                    end
+                    if #after % CELL_SIZE > 0 then
+                        local r, t, o = sunpack(SUMS_FORMAT, after, #after - SUMS_SIZE + 1)
+                        after = sub(after, 1, -SUMS_SIZE - 1)
+                            .. spack(SUMS_FORMAT, r + new_r - old_r, t + new_i - old_i, o + new_o - old_o)
+                    end
+                    groups[g] = before .. spack(CELL_FORMAT, new_r, new_i, new_o) .. after
+                    changed_groups[g], head = true, min(head, into)
+                    first_r, between = nil, nil
+                end
+                if new_i > 0 then newest_i = max(newest_i, into) elseif into == newest_i then emptied = true end
+                if new_o > 0 then newest_o = max(newest_o, into) elseif into == newest_o then emptied = true end
+                changed = true
+                counted = counted or kind ~= SETTLE
+            end
+        end
+    elseif verdict > 0 then
+        local retry_ms = 0
+        if verdict < NEVER then
+            -- When each dimension is free: now (-1) where nothing is missing, with the newest bucket where all others together
+            -- don't free enough, with the oldest where that does alone; else somewhere between.
+            local over_r, over_i, over_o = used_r + 1 - limit_r, used_i + a - limit_i, used_o + output - limit_o
+            if not first_r then
+                local value = head < newest and read(groups, floor(head / GROUP), unread)
+                first_r, first_i, first_o = 0, 0, 0
+                if value then first_r, first_i, first_o = sunpack(CELL_FORMAT, value, CELLS_AT) end
+            end
+            local last_r = over_r <= 0 and -1 or over_r > used_r - cell_r and newest or over_r <= first_r and head
+            local last_i = over_i <= 0 and -1 or over_i > used_i - cell_i and newest or over_i <= first_i and head
+            local last_o = over_o <= 0 and -1 or over_o > used_o - cell_o and newest or over_o <= first_o and head
+            if not (last_r and last_i and last_o) and not between then
+                local first, size = floor(head / GROUP), 0
+                local sums = { { [0] = 0 }, { [0] = 0 }, { [0] = 0 } } -- per dimension, of the first `size` groups
+                between = function(dimension, excess) -- the first bucket with whose leaving `excess` is free
+                    local sum, last = sums[dimension], floor(newest / GROUP) - first
+                    while sum[size] < excess do
+                        if size > last then return newest end
+                        if size == 4 then unread = read_all(groups, unread) end -- most lie within four or beyond many
+                        local value, r, t, o = read(groups, first + size, unread), 0, 0, 0
+                        if value and (#value - CELLS_AT + 1) % CELL_SIZE > 0 then
+                            r, t, o = sunpack(SUMS_FORMAT, value, #value - SUMS_SIZE + 1)
+                        else
+                            for from = CELLS_AT, value and #value or 0, CELL_SIZE do
+                                local one_r, one_i, one_o = sunpack(CELL_FORMAT, value, from)
+                                r, t, o = r + one_r, t + one_i, o + one_o
+                            end
+                        end
+                        size = size + 1
+                        sums[1][size], sums[2][size] = sums[1][size - 1] + r, sums[2][size - 1] + t
+                        sums[3][size] = sums[3][size - 1] + o
+                    end
+                    local low = 1
+                    while sum[low] < excess do low = low + 1 end
+                    local g, left = first + low - 1, excess - sum[low - 1]
+                    local mask, from = sunpack(MASK_FORMAT, groups[g])
+                    for k = g * GROUP, newest do
+                        if mask % 2 == 1 then
+                            left = left - select(dimension, sunpack(CELL_FORMAT, groups[g], from))
+                            if left <= 0 then return k end
+                            from = from + CELL_SIZE
+                        end
+                        mask = floor(mask / 2)
+                    end
+                end
+            end
+            last_r = last_r or between(1, over_r)
+            last_i = last_i or between(2, over_i)
+            last_o = last_o or between(3, over_o)
+            local last, dimension = last_r, 1
+            if last_i > last then last, dimension = last_i, 2 end
+            if last_o > last then last, dimension = last_o, 3 end
+            if not replayed then verdict = dimension end
+            retry_ms = max((last + width + 1) * BUCKET_MS - now, 0)
+        end
+        if not results then verdicts, results = {}, {} end
+        verdicts[i], results[i] = verdict, spack('<I1I4', verdict, retry_ms)
     end
 end
 
 local newest_r = newest
 if emptied or cell_r == 0 and used_r > 0 then -- or only tokens were charged to the newest bucket
-    if not older then open_older() end
-    newest_r = older.newest_with(1, newest)
-    newest_i, newest_o = older.newest_with(2, newest_i), older.newest_with(3, newest_o)
+    local function newest_with(dimension, used, k) -- the newest bucket in use in that dimension, k at the latest; 0 = none
+        if used == 0 then return 0 end
+        if k == newest and select(dimension, cell_r, cell_i, cell_o) > 0 then return k end
+        local first = floor(k / GROUP)
+        for g = first, floor(head / GROUP), -1 do
+            if g == first - 2 then unread = read_all(groups, unread) end
+            local value, last = read(groups, g, unread)
+            local mask, from = 0
+            if value then mask, from = sunpack(MASK_FORMAT, value) end
+            for j = g * GROUP, g * GROUP + GROUP - 1 do
+                if mask % 2 == 1 then
+                    if select(dimension, sunpack(CELL_FORMAT, value, from)) > 0 then last = j end
+                    from = from + CELL_SIZE
+                end
+                mask = floor(mask / 2)
+            end
+            if last then return last end
+        end
+        return 0
+    end
+    newest_r = newest_with(1, used_r, newest)
+    newest_i, newest_o = newest_with(2, used_i, newest_i), newest_with(3, used_o, newest_o)
 end
 
 -- ---- writing ------------------------------------------------------------------------------------------------------------
-local ttl_ms = width * BUCKET_MS + TTL_SLACK_MS
-if changed or resent == 1 then
-    if call('HSET', KEYS[3], node, spack('<I8I6I4', number, now, reserve) .. string.char(unpack(verdicts))) == 1 then
-        -- A node's first batch on this key: forget the nodes whose batches can't matter any more.
-        local all = call('HGETALL', KEYS[3])
-        for i = 1, #all, 2 do
-            local _, seen_ms = sunpack('<I8I6', all[i + 1])
-            if seen_ms < now - 2 * ttl_ms then call('HDEL', KEYS[3], all[i]) end
-        end
-        call('PEXPIRE', KEYS[3], ttl_ms)
-    end
+if results then
+    for i = 1, operations do verdicts[i], results[i] = verdicts[i] or 0, results[i] or DONE end
 end
-if state == 0 and (changed or (older and #older.dirty > 0)) then
-    if wiped then call('DEL', KEYS[2]) end
-    if newest > 0 then
-        local meta = spack(META_FORMAT, head, newest, newest_i, newest_o, used_r, used_i, used_o, skew_ms, cell_r, cell_i, cell_o)
-        if older then
-            local fields, size = { META, meta }, 2
-            for i = 1, #older.dirty do
-                local g = older.dirty[i]
-                local value = older.encoded(g)
-                if value then
-                    fields[size + 1], fields[size + 2] = g % RING, value
-                    size = size + 2
-                else
-                    call('HDEL', KEYS[2], g % RING) -- before the HSET: a new group may take its field
-                end
-            end
-            call('HSET', KEYS[2], unpack(fields, 1, size))
-        elseif flushed_group then
-            call('HSET', KEYS[2], META, meta, flushed_group % RING, flushed_value)
-        else
-            call('HSET', KEYS[2], META, meta)
+if replayed then
+    if stepped then call('HSET', KEYS[2], META, stepped) end
+else
+    local ttl_ms = width * BUCKET_MS + TTL_SLACK_MS
+    local meta, remembered = stepped, nil
+    if changed or next(changed_groups) then
+        meta = spack(META_FORMAT, head, newest, newest_i, newest_o, used_r, used_i, used_o, skew_ms, cell_r, cell_i, cell_o)
+        local fields, size = {}, 0
+        if wiped then
+            call('DEL', KEYS[3])
+            fields[1], fields[2], size = ANCHOR, '', 2
         end
+        for g in pairs(changed_groups) do
+            local value = groups[g]
+            if value then
+                fields[size + 1], fields[size + 2] = g % RING, value
+                size = size + 2
+            else
+                call('HDEL', KEYS[3], g % RING) -- before the HSET: a new group may take its field
+            end
+        end
+        -- A group's buckets end soon after it was begun: that it lives long enough is seen to then.
+        if size > 0 and call('HSET', KEYS[3], unpack(fields)) > 0 then call('PEXPIRE', KEYS[3], ttl_ms) end
     end
-    if counted and (wiped or not stored or floor(bucket / TTL_STEP) ~= floor(previous / TTL_STEP)) then
+    if changed or resent == 1 then
+        remembered = spack('<I8I6I4', number, now, reserve) .. (verdicts and string.char(unpack(verdicts, 1, operations)) or '')
+    end
+    if meta and remembered then call('HSET', KEYS[2], META, meta, node, remembered)
+    elseif meta then call('HSET', KEYS[2], META, meta)
+    elseif remembered then call('HSET', KEYS[2], node, remembered)
+    end
+    if remembered and not record then
+        -- A node's first batch on this key: forget the nodes whose batches can't matter any more.
+        local all = call('HGETALL', KEYS[2])
+        for i = 1, #all, 2 do
+            if all[i] ~= META then
+                local _, seen_ms = sunpack('<I8I6', all[i + 1])
+                if seen_ms < now - 2 * ttl_ms then call('HDEL', KEYS[2], all[i]) end
+            end
+        end
         call('PEXPIRE', KEYS[2], ttl_ms)
-        call('PEXPIRE', KEYS[3], ttl_ms)
+    elseif counted and (wiped or floor(bucket / TTL_STEP) ~= floor(previous / TTL_STEP)) then
+        call('PEXPIRE', KEYS[2], ttl_ms)
     end
-elseif stepped then
-    call('HSET', KEYS[2], META, stepped)
 end
 
-if any_rejected then results[#results + 1] = call('HGET', KEYS[1], 'name') or '' end
-return spack('<I1I8I4I4I4I4I4I4I2I2I2I1I4', state, decided_ms, limit_r, limit_i, limit_o,
+local reply = spack('<I1I8I4I4I4I4I4I4I2I2I2I1I4', state, decided_ms, limit_r, limit_i, limit_o,
     min(used_r, CELL_MAX), min(used_i, CELL_MAX), min(used_o, CELL_MAX),
     used_r > 0 and bucket - newest_r or NO_USE, newest_i > 0 and bucket - newest_i or NO_USE,
-    newest_o > 0 and bucket - newest_o or NO_USE, now % BUCKET_MS, reserve) .. table.concat(results)
+    newest_o > 0 and bucket - newest_o or NO_USE, now % BUCKET_MS, reserve)
+if not results then return reply end
+return reply .. table.concat(results) .. sub(limits, name_at)

@@ -10,7 +10,9 @@ from typing import Any
 from redis import Redis
 from redis.cluster import RedisCluster
 
-from limiter_node.store.keyspace import key_id, limits_key, nodes_key, window_key
+from limiter_node.model import KeyLimits
+from limiter_node.store.codec import pack_limits
+from limiter_node.store.keyspace import key_id, limits_key, past_key, window_key
 from limiter_node.store.url import parse_store_url
 
 _names = itertools.count()
@@ -45,19 +47,13 @@ def declare(
 ) -> str:
     """Set a key's limits, out of reach unless given; its kid."""
     kid = key_id(api_key)
-    limits = {
-        "rpm": rpm,
-        "input_tpm": input_tpm,
-        "output_tpm": output_tpm,
-        "output_reserve": output_reserve,
-        "name": name,
-    }
+    limits = KeyLimits(rpm, input_tpm, output_tpm, output_reserve, name)
     with store_client(url) as client:
-        client.hset(limits_key(kid), mapping=limits)
+        client.set(limits_key(kid), pack_limits(limits))
     return kid
 
 
 def raw_counters(url: str, kid: str) -> list[bytes | None]:
     """The serialized bytes of everything that is stored of the key."""
     with store_client(url) as client:
-        return [client.dump(key(kid)) for key in (limits_key, window_key, nodes_key)]
+        return [client.dump(key(kid)) for key in (limits_key, window_key, past_key)]

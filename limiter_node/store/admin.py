@@ -1,7 +1,7 @@
 """Administration of the store: limits put, read, listed and deleted, usage looked at, the store itself checked.
 
-Everything here is idempotent and off the hot path. A limit is replaced by one HSET of all its fields, so the next
-decision sees either the old limits or the new ones, and the window's history stays. Neighbours: `masters` (who owns a
+Everything here is idempotent and off the hot path. A key's limits are one value, so the next decision sees either the
+old ones or the new ones, and the window's history stays. Neighbours: `masters` (who owns a
 key), `errors` (what goes wrong), the commands and the node's start (who asks).
 """
 
@@ -12,7 +12,7 @@ import heapq
 import re
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, NamedTuple, TypeVar
 
 from redis.asyncio import Redis
@@ -23,20 +23,19 @@ from redis.exceptions import (
     NoPermissionError,
     NoScriptError,
     ReadOnlyError,
+    ResponseError,
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from limiter_node.model import ConfigError, KeyLimits, StoreUnavailable, Usage
 from limiter_node.store import keyspace
-from limiter_node.store.codec import WINDOW_BUCKETS, load_script, unpack_usage
+from limiter_node.store.codec import WINDOW_BUCKETS, load_script, pack_limits, unpack_limits, unpack_usage
 from limiter_node.store.errors import translated
 from limiter_node.store.masters import Masters
 from limiter_node.store.url import StoreAddress
 
 OLDEST_VERSION = (7, 0)
 _CHUNK = 500
-_NUMBERS = ("rpm", "input_tpm", "output_tpm", "output_reserve")
-_FIELDS = (*_NUMBERS, "name")
 _LIMITS_KEY = re.compile(rb"rl:\{([0-9a-f]{32})\}:limits\Z")
 
 _T = TypeVar("_T")
@@ -72,7 +71,7 @@ class StoreAdmin:
 
     async def put_limits(self, kid: str, limits: KeyLimits) -> None:
         """Replace a key's limits, all at once; takes effect with the next decision on every node."""
-        await self._on_owner(kid, lambda client: client.hset(keyspace.limits_key(kid), mapping=_to_fields(limits)))
+        await self._on_owner(kid, lambda client: client.set(keyspace.limits_key(kid), pack_limits(limits)))
 
     async def load_limits(self, keys: Mapping[str, KeyLimits]) -> None:
         """Replace the limits of many keys, in pipelines per master. Keys that are not named stay as they are."""
@@ -81,7 +80,7 @@ class StoreAdmin:
             for start in range(0, len(kids), _CHUNK):
                 async with client.pipeline(transaction=False) as pipeline:
                     for kid in kids[start : start + _CHUNK]:
-                        pipeline.hset(keyspace.limits_key(kid), mapping=_to_fields(keys[kid]))
+                        pipeline.set(keyspace.limits_key(kid), pack_limits(keys[kid]))
                     await pipeline.execute()
 
         async def load_all() -> None:
@@ -94,12 +93,12 @@ class StoreAdmin:
 
     async def get(self, kid: str) -> KeyLimits | None:
         """A key's limits; None if there is no such key."""
-        values = await self._on_owner(kid, lambda client: client.hmget(keyspace.limits_key(kid), _FIELDS))
-        return self._from_fields(kid, values)
+        [value] = await self._on_owner(kid, lambda client: _get_all(client, [kid]))
+        return self._limits(kid, value)
 
     async def delete(self, kid: str) -> bool:
         """Forget a key, its usage included; whether there was one. Nodes refuse it from the next decision on."""
-        keys = (keyspace.limits_key(kid), keyspace.window_key(kid), keyspace.nodes_key(kid))
+        keys = (keyspace.limits_key(kid), keyspace.window_key(kid), keyspace.past_key(kid))
 
         async def delete(client: Redis) -> bool:
             async with client.pipeline(transaction=True) as pipeline:
@@ -117,19 +116,16 @@ class StoreAdmin:
         with translated(self._address):
             for client in self._masters.all():
                 async for kids in _scan(client, seen):
-                    async with client.pipeline(transaction=False) as pipeline:
-                        for kid in kids:
-                            pipeline.hmget(keyspace.limits_key(kid), _FIELDS)
-                        values = await pipeline.execute()
-                    for kid, fields in zip(kids, values, strict=True):
-                        if (limits := self._from_fields(kid, fields)) is not None:
+                    for kid, value in zip(kids, await _get_all(client, kids), strict=True):
+                        if (limits := self._limits(kid, value)) is not None:
                             kept.append((kid, limits))
                     kept = heapq.nsmallest(limit, kept, key=lambda entry: (entry[1].name, entry[0]))
         return Listing(kept, len(seen))
 
     async def peek(self, kid: str, window_buckets: int = WINDOW_BUCKETS) -> Usage | None:
         """A key's limits and usage now, without counting anything; None if there is no such key."""
-        arguments = (2, keyspace.limits_key(kid), keyspace.window_key(kid), window_buckets, 0)
+        keys = (keyspace.limits_key(kid), keyspace.window_key(kid), keyspace.past_key(kid))
+        arguments = (len(keys), *keys, window_buckets, 0)
 
         async def peek(client: Redis) -> Any:
             try:
@@ -197,20 +193,27 @@ class StoreAdmin:
                 await self._masters.discover()
                 return await action()
 
-    def _from_fields(self, kid: str, values: Sequence[Any]) -> KeyLimits | None:
-        if values[0] is None:
+    def _limits(self, kid: str, value: bytes | ResponseError | None) -> KeyLimits | None:
+        if value is None:
             return None
-        try:
-            rpm, input_tpm, output_tpm, reserve = (int(value or b"") for value in values[:4])
-        except ValueError:
-            raise ConfigError(
-                f"{keyspace.limits_key(kid)} in {self._address.describe()} is damaged: set the key's limits again"
-            ) from None
-        return KeyLimits(rpm, input_tpm, output_tpm, reserve, (values[4] or b"").decode("utf-8", "replace"))
+        if isinstance(value, bytes):
+            with suppress(ValueError):
+                return unpack_limits(value)
+        raise ConfigError(
+            f"{keyspace.limits_key(kid)} in {self._address.describe()} is damaged: set the key's limits again"
+        )
 
 
-def _to_fields(limits: KeyLimits) -> Mapping[Any, Any]:
-    return {field: getattr(limits, field) for field in _FIELDS}
+async def _get_all(client: Redis, kids: Sequence[str]) -> list[bytes | ResponseError | None]:
+    """The stored limits of keys that one master owns; None for a key that isn't there, an error for another type."""
+    async with client.pipeline(transaction=False) as pipeline:
+        for kid in kids:
+            pipeline.get(keyspace.limits_key(kid))
+        values: list[Any] = await pipeline.execute(raise_on_error=False)
+    for value in values:
+        if isinstance(value, Exception) and not str(value).startswith("WRONGTYPE"):
+            raise value
+    return values
 
 
 async def _scan(client: Redis, seen: set[bytes]) -> AsyncIterator[list[str]]:

@@ -1,4 +1,4 @@
-"""The packed form of what ``lua/decide.lua`` takes and answers, and the scripts' sources.
+"""The packed form of a key's limits, of what ``lua/decide.lua`` takes and answers, and the scripts' sources.
 
 Packed because it is what each request costs: one string each way is parsed in a third of the time of the same numbers
 as separate arguments, on both sides. The layouts are documented in the script's header; tests hold the two together.
@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any, NamedTuple
 
-from limiter_node.model import Amounts, Decision, Need, Outcome, Usage, WindowBucket
+from limiter_node.model import Amounts, Decision, KeyLimits, Need, Outcome, Usage, WindowBucket
 
 BUCKET_MS = 100
 WINDOW_BUCKETS = 600
 
+_LIMITS = struct.Struct("<4I")
 _HEADER = struct.Struct("<QBHQ")
 _OPERATION = struct.Struct("<Bqqqq")
 _REPLY = struct.Struct("<BQ3I3I3HBI")
@@ -43,6 +44,20 @@ def load_script(name: str) -> Script:
     """Read ``lua/NAME.lua``: the file itself is what runs in the store."""
     source = (files("lua") / f"{name}.lua").read_bytes()
     return Script(source, hashlib.sha1(source, usedforsecurity=False).hexdigest().encode())
+
+
+def pack_limits(limits: KeyLimits) -> bytes:
+    """The value of ``rl:{kid}:limits``."""
+    numbers = (limits.rpm, limits.input_tpm, limits.output_tpm, limits.output_reserve)
+    return _LIMITS.pack(*numbers) + limits.name.encode()
+
+
+def unpack_limits(value: bytes) -> KeyLimits:
+    """Read the value of ``rl:{kid}:limits``. Raises ValueError if it is none."""
+    if len(value) < _LIMITS.size:
+        raise ValueError(f"limits are {_LIMITS.size} bytes at least, not {len(value)}")
+    rpm, input_tpm, output_tpm, output_reserve = _LIMITS.unpack_from(value)
+    return KeyLimits(rpm, input_tpm, output_tpm, output_reserve, value[_LIMITS.size :].decode("utf-8", "replace"))
 
 
 def pack_admit(input_tokens: int, output_tokens: int, default_choices: int) -> bytes:
@@ -85,14 +100,12 @@ class BatchReply(NamedTuple):
 
 
 _NOTHING = Amounts(0, 0, 0)
+_DONE = (0, 0)
 
 
-def unpack_reply(reply: bytes, operations: int, window_buckets: int = WINDOW_BUCKETS) -> BatchReply:
-    """Read the reply to a batch of that many operations."""
-    if len(reply) == 1:
-        return BatchReply(reply[0], 0, _NOTHING, _NOTHING, _NOTHING, 0, [], "")
+def _head(reply: bytes, window_buckets: int) -> tuple[int, int, Amounts, Amounts, Amounts, int]:
+    """What every reply to a decided batch begins with: `BatchReply` up to `output_reserve`."""
     state, time_ms, lr, li, lo, ur, ui, uo, ar, ai, ao, in_bucket_ms, reserve = _REPLY.unpack_from(reply)
-    end = _REPLY.size + operations * _RESULT.size
     # A bucket leaves as a whole: (its age + W + 1) buckets after it began, seen from the start of the current one.
     full_ms = (window_buckets + 1) * BUCKET_MS - in_bucket_ms
     reset_ms = (
@@ -100,13 +113,29 @@ def unpack_reply(reply: bytes, operations: int, window_buckets: int = WINDOW_BUC
         0 if ai == _NO_USE else full_ms - ai * BUCKET_MS,
         0 if ao == _NO_USE else full_ms - ao * BUCKET_MS,
     )
-    limits, used, results = (
-        _new(Amounts, (lr, li, lo)),
-        _new(Amounts, (ur, ui, uo)),
-        list(_RESULT.iter_unpack(reply[_REPLY.size : end])),
-    )
-    name = reply[end:].decode("utf-8", "replace") if len(reply) > end else ""
-    return _new(BatchReply, (state, time_ms, limits, used, _new(Amounts, reset_ms), reserve, results, name))
+    return state, time_ms, _new(Amounts, (lr, li, lo)), _new(Amounts, (ur, ui, uo)), _new(Amounts, reset_ms), reserve
+
+
+def unpack_reply(reply: bytes, operations: int, window_buckets: int = WINDOW_BUCKETS) -> BatchReply:
+    """Read the reply to a batch of that many operations."""
+    if len(reply) == 1:
+        return BatchReply(reply[0], 0, _NOTHING, _NOTHING, _NOTHING, 0, [], "")
+    results, name = [_DONE] * operations, ""
+    if len(reply) > _REPLY.size:  # one was rejected
+        end = _REPLY.size + operations * _RESULT.size
+        results, name = list(_RESULT.iter_unpack(reply[_REPLY.size : end])), reply[end:].decode("utf-8", "replace")
+    return _new(BatchReply, (*_head(reply, window_buckets), results, name))
+
+
+def decisions(reply: bytes, operations: int, needs: Sequence[Need], window_buckets: int) -> list[Decision]:
+    """The decisions of a batch's admits, read from the reply; see `decisions_of`."""
+    if len(needs) == 1 and len(reply) == _REPLY.size:
+        # The usual one, alone and admitted, at half the cost.
+        _, time_ms, limits, used, reset_ms, reserve = _head(reply, window_buckets)
+        need_input, need_output, choices = needs[0]
+        need = _new(Amounts, (1, need_input, need_output + choices * reserve))
+        return [_new(Decision, (ADMITTED, -1, 0, limits, used, reset_ms, need, time_ms, ""))]
+    return decisions_of(unpack_reply(reply, operations, window_buckets), needs)
 
 
 def decisions_of(batch: BatchReply, needs: Sequence[Need]) -> list[Decision]:
@@ -148,7 +177,8 @@ def unpack_usage(reply: list[Any] | None, window_buckets: int = WINDOW_BUCKETS) 
     """Read the reply of ``peek.lua``; None if there is no such key."""
     if reply is None:
         return None
-    time_ms, rpm, input_tpm, output_tpm, reserve, name, packed = reply
+    time_ms, packed_limits, packed = reply
+    limits = unpack_limits(packed_limits)
     buckets = tuple(sorted(WindowBucket(*values) for values in _BUCKET.iter_unpack(packed)))
     # The end of the window of the newest bucket in use, per dimension; a bucket leaves as a whole.
     resets = [
@@ -156,11 +186,11 @@ def unpack_usage(reply: list[Any] | None, window_buckets: int = WINDOW_BUCKETS) 
         for d in range(3)
     ]
     return Usage(
-        Amounts(rpm, input_tpm, output_tpm),
+        Amounts(limits.rpm, limits.input_tpm, limits.output_tpm),
         Amounts(*(sum(b[1 + d] for b in buckets) for d in range(3))),
         Amounts(*resets),
-        reserve,
+        limits.output_reserve,
         time_ms,
-        name.decode("utf-8", "replace"),
+        limits.name,
         buckets,
     )

@@ -20,7 +20,7 @@ from limiter_node.model import Decision, Need, Outcome, Overloaded, StoreUnavail
 from limiter_node.store import codec
 from limiter_node.store.batch import Admit, Batch, KeyQueue, Peek
 from limiter_node.store.codec import load_script, pack_admit, pack_settle
-from limiter_node.store.keyspace import limits_key, nodes_key, window_key
+from limiter_node.store.keyspace import limits_key, past_key, window_key
 from limiter_node.store.linger import Linger
 from limiter_node.store.routing import Router, ScriptTarget
 from limiter_node.store.topology import Topology
@@ -120,7 +120,11 @@ class Dispatcher:
             self._send_scheduled()  # in front of the peek, on the same connection
         kid_bytes = kid.encode()
         target = ScriptTarget(
-            self._peek, crc_hqx(kid_bytes, 0) % 16384, (limits_key(kid).encode(), window_key(kid).encode()), (), 2
+            self._peek,
+            crc_hqx(kid_bytes, 0) % 16384,
+            (limits_key(kid).encode(), window_key(kid).encode(), past_key(kid).encode()),
+            (),
+            2,
         )
         call = Peek(self._router, target, self.window_buckets, self._loop.create_future())
         self._router.send([call])
@@ -181,7 +185,7 @@ class Dispatcher:
         target = ScriptTarget(
             self._decide,
             crc_hqx(kid.encode(), 0) % 16384,
-            (limits_key(kid).encode(), window_key(kid).encode(), nodes_key(kid).encode()),
+            (limits_key(kid).encode(), window_key(kid).encode(), past_key(kid).encode()),
             (self._incarnation,),
             1,
         )
@@ -250,14 +254,15 @@ class Dispatcher:
             self._quiet.set()
 
     def batch_resolved(self, batch: Batch, packed: bytes) -> None:
-        if not batch.admits and packed[0] <= codec.REPLAYED:
-            self._ended(batch)  # settles alone: there is nothing to tell anybody
-            return
-        reply = codec.unpack_reply(packed, len(batch.operations), self.window_buckets)
-        if reply.state <= codec.REPLAYED:
-            decisions = codec.decisions_of(reply, [admit.need for admit in batch.admits])
+        state, admits = packed[0], batch.admits
+        if state <= codec.REPLAYED:
+            if not admits:
+                self._ended(batch)  # settles alone: there is nothing to tell anybody
+                return
+            needs = [admit.need for admit in admits]
+            decisions = codec.decisions(packed, len(batch.operations), needs, self.window_buckets)
             batch.queue.latest = decisions[-1]
-            for admit, decision in zip(batch.admits, decisions, strict=True):
+            for admit, decision in zip(admits, decisions, strict=True):
                 if not admit.future.done():
                     admit.future.set_result(decision)
                 elif decision.outcome is Outcome.ADMITTED:
@@ -268,8 +273,8 @@ class Dispatcher:
                         decision.need.input_tokens,
                         decision.need.output_tokens,
                     )
-        elif reply.state == codec.UNKNOWN_KEY:
-            for admit in batch.admits:
+        elif state == codec.UNKNOWN_KEY:
+            for admit in admits:
                 if not admit.future.done():
                     admit.future.set_result(UNKNOWN_KEY_DECISION)
         else:

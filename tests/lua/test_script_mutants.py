@@ -38,8 +38,8 @@ MUTANTS = [
     Mutant("input has to stay below", "used_i + a <= limit_i", "used_i + a < limit_i"),
     Mutant("output has to stay below", "used_o + output <= limit_o", "used_o + output < limit_o"),
     Mutant("limits compare with what is used, need left out", "used_i + a <= limit_i", "used_i <= limit_i"),
-    Mutant("one default choice only", "local output = b + c * reserve", "local output = b + min(c, 1) * reserve"),
-    Mutant("default choices forgotten", "local output = b + c * reserve", "local output = b"),
+    Mutant("one default choice only", "output = b + c * reserve", "output = b + min(c, 1) * reserve"),
+    Mutant("default choices forgotten", "output = b + c * reserve", "output = b"),
     Mutant(
         "requests not counted in the sum", "used_r, used_i, used_o = used_r + 1,", "used_r, used_i, used_o = used_r,"
     ),
@@ -50,8 +50,8 @@ MUTANTS = [
     ),
     Mutant(
         "rejected ones count, too",
-        "any_rejected = true\n                if",
-        "any_rejected, used_r, changed = true, used_r + 1, true\n                if",
+        "        local retry_ms = 0\n        if verdict",
+        "        local retry_ms = 0\n        used_r, changed = used_r + 1, true\n        if verdict",
     ),
     # Never fits.
     Mutant("exactly the limit never fits", "elseif a > limit_i then", "elseif a >= limit_i then"),
@@ -62,38 +62,41 @@ MUTANTS = [
     Mutant("a bucket too many counts", "local oldest = bucket - width ", "local oldest = bucket - width - 1 "),
     Mutant(
         "a bucket expires twice",
-        "list[j + 1], list[j + 2], list[j + 3] = 0, 0, 0\n                        touch(g)",
-        "",
+        "groups[g] = mask > 0 and spack(MASK_FORMAT, mask) .. sub(value, from, #value - sums_size)\n",
+        "groups[g] = value\n",
     ),
-    Mutant("expired, but not written", "= 0, 0, 0\n                        touch(g)", "= 0, 0, 0"),
-    Mutant("output doesn't expire", "used_r - r, used_i - t, used_o - o", "used_r - r, used_i - t, used_o"),
-    Mutant("expiry ends too early", "if g * GROUP + i >= oldest then", "if g * GROUP + i >= oldest - 1 then"),
     Mutant(
-        "only one group expires at a time",
-        "for g = first, newest_group do",
-        "for g = first, min(first, newest_group) do",
+        "expired, but not written",
+        "#value - sums_size)\n                    changed_groups[g] = true",
+        "#value - sums_size)",
     ),
-    Mutant("gaps lose the oldest bucket", "head = g * GROUP + i\n", "head = g * GROUP + i + 1\n"),
+    Mutant("output doesn't expire", "used_r - r, used_i - i, used_o - o", "used_r - r, used_i - i, used_o"),
+    Mutant("expiry ends too early", "if k >= oldest then break end", "if k >= oldest - 1 then break end"),
+    Mutant("the sums of a group outlive its oldest bucket", "sub(value, from, #value - sums_size)", "sub(value, from)"),
+    Mutant("only one group expires at a time", "for g = first, floor(newest / GROUP) do", "for g = first, first do"),
+    Mutant("gaps lose the oldest bucket", "head = k\n", "head = k + 1\n"),
     Mutant("an empty window keeps its sums", "used_r, used_i, used_o, cell_r, cell_i, cell_o = 0, 0, 0, 0, 0, 0\n", ""),
-    Mutant("an empty window keeps its buckets", "if wiped then call('DEL', KEYS[2]) end", ""),
-    Mutant("an empty window is not noticed", "wiped = true\n", ""),
+    Mutant("an empty window keeps its buckets", "call('DEL', KEYS[3])\n", ""),
+    Mutant("an empty window is not noticed", "wiped, unread = true, -1\n", "unread = -1\n"),
+    Mutant("fields of former rounds are taken for new", "value = g <= unread and redis.call", "value = redis.call"),
+    Mutant("the ring is too short", "BUCKET_MS, GROUP, RING = 100, 24, 32", "BUCKET_MS, GROUP, RING = 100, 24, 25"),
     Mutant(
-        "fields of former rounds are taken for new",
-        "not wiped and not all_read and g <= newest_group and call",
-        "not all_read and call",
+        "fields read together are taken for later ones",
+        "unread - (unread - field) % RING",
+        "unread + (field - unread) % RING",
     ),
-    Mutant("the ring is too short", "BUCKET_MS, GROUP, RING = 100, 5, 128", "BUCKET_MS, GROUP, RING = 100, 5, 120"),
+    Mutant("the former bucket is lost", "sub(value, CELLS_AT) .. cells end", "sub(value, CELLS_AT) end"),
     Mutant(
-        "the former bucket is lost (decoded)", "list[j + 1], list[j + 2], list[j + 3] = cell_r, cell_i, cell_o\n", ""
+        "the group of the former bucket is lost",
+        "groups[g], changed_groups[g] = spack(MASK_FORMAT, mask) .. cells, true",
+        "groups[g] = spack(MASK_FORMAT, mask) .. cells",
     ),
-    Mutant("the former bucket is lost (appended)", "META, meta, flushed_group % RING, flushed_value)", "META, meta)"),
-    Mutant("the appended bucket is lost on decoding", "raw[flushed_group] = flushed_value\n", ""),
     Mutant("the appended bucket is marked as its neighbour", "2 ^ (newest % GROUP)", "2 ^ ((newest + 1) % GROUP)"),
     Mutant(
         "a removed group takes the new one's field",
-        "unpack(fields, 1, size))",
-        "unpack(fields, 1, size))\n"
-        "for _, g in ipairs(older.dirty) do if not older.encoded(g) then call('HDEL', KEYS[2], g % RING) end end",
+        "if size > 0 and call('HSET', KEYS[3], unpack(fields)) > 0 then call('PEXPIRE', KEYS[3], ttl_ms) end",
+        "if size > 0 then call('HSET', KEYS[3], unpack(fields)) end\n"
+        "for g in pairs(changed_groups) do if not groups[g] then call('HDEL', KEYS[3], g % RING) end end",
     ),
     # Retry times, times to full.
     Mutant(
@@ -107,36 +110,35 @@ MUTANTS = [
         "max((last + width + 2) * BUCKET_MS - now, 0)",
     ),
     Mutant("retry at the bucket, not to the ms", "* BUCKET_MS - now, 0)", "* BUCKET_MS - bucket * BUCKET_MS, 0)"),
-    Mutant("retry forgets input", "local k = frees(2, used_i + input - limit_i)", "local k = -1"),
-    Mutant("retry forgets output", "k = frees(3, used_o + output - limit_o)", "k = -1"),
-    Mutant("retry without the own request", "frees(1, used_r + 1 - limit_r)", "frees(1, used_r - limit_r)"),
+    Mutant("retry forgets input", "last_i = last_i or between(2, over_i)", "last_i = last_i or -1"),
+    Mutant("retry forgets output", "last_o = last_o or between(3, over_o)", "last_o = last_o or -1"),
     Mutant(
-        "retry for more than is needed", "frees(2, used_i + input - limit_i)", "frees(2, used_i + input - limit_i + 1)"
+        "retry without the own request",
+        "last_r = last_r or between(1, over_r)",
+        "last_r = last_r or between(1, over_r - 1)",
     ),
     Mutant(
-        "of those that free together, the last is named",
-        "- limit_o)\n        if k > last",
-        "- limit_o)\n        if k >= last",
+        "retry for more than is needed",
+        "last_i = last_i or between(2, over_i)",
+        "last_i = last_i or between(2, over_i + 1)",
+    ),
+    Mutant("of those that free together, the last is named", "if last_i > last then", "if last_i >= last then"),
+    Mutant("the first of the group for the right one", "if left <= 0 then return k end", "return g * GROUP"),
+    Mutant("the first group for the right one", "while sum[low] < excess do low = low + 1 end", ""),
+    Mutant("retry times of before a charge", "first_r, between = nil, nil\n                end", "end"),
+    Mutant("retry times of before the bucket changed", "first_r, between = nil, nil\n        end", "end"),
+    Mutant(
+        "sums that a settle has not changed",
+        "spack(SUMS_FORMAT, r + new_r - old_r, t + new_i - old_i, o + new_o - old_o)",
+        "spack(SUMS_FORMAT, r, t, o)",
     ),
     Mutant(
-        "the first of the group for the right one",
-        "return (first + low - 1) * GROUP + i end",
-        "return (first + low - 1) * GROUP end",
+        "sums of all but the last bucket",
+        "for from = 1, #cells, CELL_SIZE do",
+        "for from = 1, #cells - CELL_SIZE, CELL_SIZE do",
     ),
-    Mutant(
-        "retry times of before a charge",
-        "touch(g)\n            frees = nil\n            if k < head",
-        "touch(g)\n            if k < head",
-    ),
+    Mutant("sums before a group is complete", " and floor(into / GROUP) > g then", " then"),
     # The same where the sums or the oldest bucket tell it.
-    Mutant(
-        "quick retry a bucket early", "(last + width + 1) * BUCKET_MS - now\n", "(last + width) * BUCKET_MS - now\n"
-    ),
-    Mutant(
-        "quick retry at the bucket",
-        "(last + width + 1) * BUCKET_MS - now\n",
-        "(last + width + 1) * BUCKET_MS - bucket * BUCKET_MS\n",
-    ),
     Mutant(
         "quick retry without the own request",
         "over_r, over_i, over_o = used_r + 1 -",
@@ -147,69 +149,80 @@ MUTANTS = [
     Mutant("the oldest bucket frees more than it has", "or over_r <= first_r and", "or over_r <= first_r + 1 and"),
     Mutant("the oldest bucket frees everything", "or over_r <= first_r and head", "or head"),
     Mutant("the newest bucket is asked too early", "over_o > used_o - cell_o and", "over_o >= used_o - cell_o and"),
-    Mutant("the newest bucket has nothing", "over_i > used_i - cell_i and", "over_i > used_i and"),
     Mutant("quick retry names the last of those that free together", "if last_o > last then", "if last_o >= last then"),
-    Mutant("quick retry names the wrong one", "last, verdict = last_i, 2 end", "last = last_i end"),
+    Mutant("retry names the wrong one", "last, dimension = last_i, 2 end", "last = last_i end"),
     Mutant("time to full without the last bucket's kind", "if a > 0 then newest_i = bucket end", ""),
     Mutant("time to full for output that needs none", "if output > 0 then newest_o = bucket end", "newest_o = bucket"),
-    Mutant(
-        "time to full of what was given back",
-        "emptied = true end\n                changed",
-        "end\n                changed",
-    ),
-    Mutant("time to full of what was given back later", " elseif k == newest_o then emptied = true end", " end"),
+    Mutant("time to full of what was given back", "elseif into == newest_i then emptied = true end", "end"),
+    Mutant("time to full of what was given back (output)", "elseif into == newest_o then emptied = true end", "end"),
     Mutant("time to full of what has expired", "if newest_i < oldest then newest_i = 0 end\n", ""),
     # Settling and charging.
-    Mutant("settled below zero", "local input, output = min(b, cell_i), min(c, cell_o)", "local input, output = b, c"),
     Mutant(
-        "settled below zero (older buckets)",
-        "new_i, new_o = max(min(list[j + 2] + t, CELL_MAX), 0),",
-        "new_i, new_o = min(list[j + 2] + t, CELL_MAX),",
+        "settled below zero",
+        "local new_i, new_o = max(min(old_i + add_i, CELL_MAX), 0),",
+        "local new_i, new_o = min(old_i + add_i, CELL_MAX),",
     ),
     Mutant(
         "settled in another where its bucket has left",
-        "elseif a >= oldest and a >= head and a <= newest then",
-        "elseif a <= newest then\n a = max(a, head)",
+        "if a >= head and a >= oldest and a <= newest then into = a end",
+        "if a <= newest then into = max(a, head) end",
     ),
-    Mutant(
-        "settled in a bucket without requests", "[(a % GROUP) * 3 + 1]) > 0 then", "[(a % GROUP) * 3 + 1]) >= 0 then"
-    ),
+    Mutant("settled in a bucket without requests", "if kind ~= SETTLE or old_r > 0 then", "if true then"),
     Mutant(
         "settled in the sum only",
-        "cell_i, cell_o, used_i, used_o = cell_i - input, cell_o - output, used_i",
-        "used_i, used_o = used_i",
+        "if into == newest then cell_r, cell_i, cell_o = new_r, new_i, new_o",
+        "if into == newest then cell_r = new_r",
     ),
-    Mutant("settled in the current bucket", "older.add(a, 0, -b, -c)", "older.add(newest, 0, -b, -c)"),
-    Mutant("settled the wrong way", "older.add(a, 0, -b, -c)", "older.add(a, 0, b, c)"),
+    Mutant(
+        "settled in the current bucket", "and a <= newest then into = a end", "and a <= newest then into = newest end"
+    ),
+    Mutant("settled the wrong way", "add_r, add_i, add_o = 0, -b, -c end", "add_r, add_i, add_o = 0, b, c end"),
     Mutant(
         "a settle is not remembered",
-        "older.add(a, 0, -b, -c)\n                    changed = true",
-        "older.add(a, 0, -b, -c)",
+        "                changed = true\n                counted = counted or kind ~= SETTLE",
+        "                changed = changed or kind ~= SETTLE\n                counted = changed",
+    ),
+    Mutant(
+        "settled in the wrong cell", "from, before = from + before % 2 * CELL_SIZE,", "from, before = from + CELL_SIZE,"
+    ),
+    Mutant(
+        "a charge overwrites its neighbour",
+        "sub(value, CELLS_AT, from - 1), sub(value, from)",
+        "sub(value, CELLS_AT, from - 1), sub(value, from + CELL_SIZE)",
     ),
     Mutant(
         "charged to a bucket that has left",
-        "elseif min(a, bucket) >= oldest and",
-        "elseif min(a, bucket) >= oldest - 1 and",
+        "min(a, bucket) >= oldest then into",
+        "min(a, bucket) >= oldest - 1 then into",
     ),
-    Mutant("charged to the future", "older.add(min(a, bucket), b, c, d)", "older.add(a, b, c, d)"),
-    Mutant("the oldest bucket isn't lowered", "if k < head then head = k end", ""),
+    Mutant("charged to the future", "then into = min(a, bucket)\n", "then into = a\n"),
+    Mutant(
+        "the oldest bucket isn't lowered", "changed_groups[g], head = true, min(head, into)", "changed_groups[g] = true"
+    ),
     # Exactly once.
-    Mutant("a batch sent again counts again", "if recorded == number then", "if false then"),
+    Mutant("a batch sent again counts again", "replayed = number == recorded", "replayed = false"),
     Mutant("an older batch is decided", "if number < recorded then return '\\2' end", ""),
     Mutant("what was counted isn't recorded", "if changed or resent == 1 then", "if resent == 1 then"),
     Mutant("what was resent isn't recorded unless counted", "if changed or resent == 1 then", "if changed then"),
     Mutant("everything is recorded", "if changed or resent == 1 then", "if true then"),
     Mutant("one record for all nodes", "local node, batch = ARGV[1],", "local node, batch = 'node',"),
-    Mutant("the record's reserve is today's", "record_ms, record_reserve, 0\n", "record_ms, reserve, 0\n"),
     Mutant(
-        "the record's time is now",
-        "state, decided_ms, reserve, resent = 1, record_ms,",
-        "state, decided_ms, reserve, resent = 1, now,",
+        "the record's reserve is today's",
+        "reserve = 1, record_ms, record_reserve end",
+        "reserve = 1, record_ms, reserve end",
+    ),
+    Mutant(
+        "the record's time is now", "reserve = 1, record_ms, record_reserve end", "reserve = 1, now, record_reserve end"
     ),
     Mutant(
         "verdicts one off",
-        "string.byte(record, verdicts_at + i - 1), 0",
-        "string.byte(record, verdicts_at + i % #record) or 0, 0",
+        "string.byte(record, verdicts_at + i - 1) or 0",
+        "string.byte(record, verdicts_at + i % operations) or 0",
+    ),
+    Mutant(
+        "verdicts of what was done are left out",
+        "verdicts[i] or 0, results[i] or DONE end",
+        "verdicts[i] or 1, results[i] or DONE end",
     ),
     Mutant("records are never forgotten", "if seen_ms < now - 2 * ttl_ms then", "if false then"),
     Mutant("records are forgotten at once", "if seen_ms < now - 2 * ttl_ms then", "if all[i] ~= node then"),
@@ -217,12 +230,17 @@ MUTANTS = [
     Mutant("a step back is ignored", "if now < newest * BUCKET_MS then", "if false then"),
     Mutant(
         "a step back is forgotten",
-        "used_o, skew_ms, cell_r, cell_i, cell_o)\n        if older",
-        "used_o, 0, cell_r, cell_i, cell_o)\n        if older",
+        "used_o, skew_ms, cell_r, cell_i, cell_o)\n        local fields",
+        "used_o, 0, cell_r, cell_i, cell_o)\n        local fields",
     ),
     Mutant(
         "a step back is forgotten if nothing is counted",
-        "elseif stepped then\n    call('HSET', KEYS[2], META, stepped)\n",
+        "local meta, remembered = stepped, nil",
+        "local meta, remembered",
+    ),
+    Mutant(
+        "a step back is forgotten if answered from the record",
+        "if stepped then call('HSET', KEYS[2], META, stepped) end",
         "",
     ),
     Mutant("time goes on a bucket too late", "now = newest * BUCKET_MS\n", "now = newest * BUCKET_MS + BUCKET_MS\n"),

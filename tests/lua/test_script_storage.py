@@ -12,7 +12,7 @@ from reference import Admit, Charge, Operation, Settle
 from script_driver import EPOCH, EPOCH_MS, Window, packed
 
 from limiter_node.store import codec
-from limiter_node.store.keyspace import key_id, limits_key, nodes_key, window_key
+from limiter_node.store.keyspace import key_id, limits_key, past_key, window_key
 
 OpenWindow = Callable[..., Window]
 FAR = 4_000_000_000
@@ -29,11 +29,19 @@ def pass_time(window: Window, ms: int) -> None:
             window.client.pexpire(key, left_ms - ms) if left_ms > ms else window.client.delete(key)
 
 
+def shortest_life_ms(window: Window) -> int:
+    """How long the store will keep all there is of the key beside its limits."""
+    lives: list[int] = [window.client.pttl(key) for key in window.keys[1:] if window.client.exists(key)]
+    return min(lives)
+
+
 # ---- time to live --------------------------------------------------------------------------------------------
 
 
 def test_keys_expire_and_limits_do_not(open_window: OpenWindow, store: redis.Redis) -> None:
     window = open_window()
+    window.admit()
+    window.clock_ms += 100
     window.admit()
     assert store.pttl(window.keys[0]) == -1
     for key in window.keys[1:]:
@@ -43,20 +51,24 @@ def test_keys_expire_and_limits_do_not(open_window: OpenWindow, store: redis.Red
 @pytest.mark.parametrize("gap_ms", [100, 900, 9_900, 10_000, 31_000, 59_000, 60_050, 70_000])
 def test_what_counts_never_expires_before_it_has_left(open_window: OpenWindow, store: redis.Redis, gap_ms: int) -> None:
     window = open_window(FAR, FAR, FAR)
+    admitted: list[int] = []
     for _ in range(8 if gap_ms > 5_000 else 120):
         window.admit()
+        admitted.append(window.bucket)
+        assert window.used()[0] == sum(bucket >= window.bucket - 600 for bucket in admitted)
         # The 5 s are for a slow test machine: the store's time goes on meanwhile.
-        assert min(store.pttl(key) for key in window.keys[1:]) > 60_100 + 5_000
+        assert shortest_life_ms(window) > 60_100 + 5_000
         pass_time(window, gap_ms)
 
 
 def test_what_is_charged_to_the_past_lives_long_enough(open_window: OpenWindow, store: redis.Redis) -> None:
     window = open_window()
     window.decide(Charge(EPOCH - 600, 1))
-    assert min(store.pttl(key) for key in window.keys[1:]) > 60_100
+    assert shortest_life_ms(window) > 60_100
     pass_time(window, 30_000)
-    window.decide(Charge(EPOCH - 100, 1))
-    assert min(store.pttl(key) for key in window.keys[1:]) > 60_100
+    window.decide(Charge(EPOCH - 100, 1), Charge(EPOCH - 200, 1))
+    assert store.exists(*window.keys[1:]) == 2
+    assert shortest_life_ms(window) > 60_100
 
 
 @pytest.mark.parametrize("operation", [Admit(101), Settle(EPOCH, 1, 1)], ids=["rejected", "settled"])
@@ -65,14 +77,54 @@ def test_records_that_count_nothing_expire_too(
 ) -> None:
     window = open_window(10, 100, 100)
     window.decide(operation, resent=True)
-    assert store.exists(window.keys[1]) == 0
-    assert TTL_MS - 5_000 < store.pttl(window.keys[2]) <= TTL_MS
+    assert store.hkeys(window.keys[1]) == [b"node"]
+    assert store.exists(window.keys[2]) == 0
+    assert TTL_MS - 5_000 < store.pttl(window.keys[1]) <= TTL_MS
+
+
+def test_all_keys_exist_from_the_first_decision_on(open_window: OpenWindow, store: redis.Redis) -> None:
+    # While a slot moves, the store refuses a script some of whose keys are missing.
+    window = open_window(FAR, FAR, FAR)
+    for ms in (0, 100, 60_200, 60_300, 120_400, 200_000):  # a window that begins, empties in part, and wholly
+        window.clock_ms = EPOCH_MS + ms
+        window.admit(1, 1)
+        assert store.exists(*window.keys) == 3
+
+
+def test_what_a_lost_window_left_behind_does_not_count(open_window: OpenWindow, store: redis.Redis) -> None:
+    window = open_window(FAR, FAR, FAR)
+    for _ in range(4):
+        window.admit(1, 1)
+        window.clock_ms += 100
+    store.delete(window.keys[1])  # the sums and the newest bucket: the rest means nothing without them
+    assert (window.used(), window.decide().used) == ((0, 0, 0), (0, 0, 0))
+    for count in range(1, 4):
+        window.clock_ms += 100
+        assert window.admit(1, 1).used == window.used() == (count, count, count)
+
+
+def test_older_buckets_that_were_lost_stop_no_decision(open_window: OpenWindow, store: redis.Redis) -> None:
+    window = open_window(4, FAR, FAR)
+    for _ in range(3):
+        window.admit(1, 1)
+        window.clock_ms += 100
+    window.decide(Charge(window.bucket, 1))
+    store.delete(window.keys[2])
+    # What is left says that four count, of which one is known to leave, last.
+    assert window.verdict() == (1, 60_100)
+    assert window.decide(Charge(EPOCH + 1, 1), Settle(EPOCH, 1, 1)).results == [(0, 0)] * 2
 
 
 # ---- memory --------------------------------------------------------------------------------------------------
 
 
-def test_a_full_window_keeps_the_compact_encoding(open_window: OpenWindow, store: redis.Redis) -> None:
+def memory(window: Window) -> int:
+    """What all of a key takes in the store, in bytes."""
+    return sum(window.client.memory_usage(key, samples=0) or 0 for key in window.keys)
+
+
+def crowded(open_window: OpenWindow) -> Window:
+    """A window with use in every bucket, by ten nodes."""
     window = open_window(FAR, FAR, FAR)
     for bucket in range(700):  # 70 s with use in every bucket, settled late, and charged to now and then
         window.clock_ms = EPOCH_MS + bucket * 100
@@ -80,10 +132,29 @@ def test_a_full_window_keeps_the_compact_encoding(open_window: OpenWindow, store
         if bucket % 3 == 0:
             operations += [Settle(window.bucket - 250, 0, 300), Charge(window.bucket - 7, 1, 10, 10)]
         window.decide(*operations, node=f"node-{bucket % 10}")
-    key = window.keys[1]
-    assert store.object("encoding", key) == b"listpack"
-    assert store.memory_usage(key, samples=0) <= 12 * 1024
+    return window
+
+
+def test_a_full_window_is_small(open_window: OpenWindow) -> None:
+    window = crowded(open_window)
+    assert memory(window) <= 12 * 1024
     assert window.used()[0] > 1_200
+
+
+def test_the_sums_of_a_group_are_those_of_its_buckets(open_window: OpenWindow, store: redis.Redis) -> None:
+    window = crowded(open_window)
+    with_sums = 0
+    past = store.hgetall(window.keys[2])
+    assert past.pop(b"-") == b""
+    assert len(past) == 26
+    for value in past.values():
+        size = int.from_bytes(value[:3], "little").bit_count() * 12
+        cells, sums = list(struct.iter_unpack("<III", value[3 : 3 + size])), value[3 + size :]
+        if sums:
+            expected = [sum(column) for column in zip(*cells, strict=True)]
+            assert [int.from_bytes(sums[at : at + 6], "little") for at in range(0, len(sums), 6)] == expected
+            with_sums += 1
+    assert with_sums == 24  # of 26: not the oldest, from which buckets leave, and not the newest
 
 
 def test_a_quiet_key_is_small(open_window: OpenWindow, store: redis.Redis) -> None:
@@ -92,7 +163,8 @@ def test_a_quiet_key_is_small(open_window: OpenWindow, store: redis.Redis) -> No
         window.clock_ms = EPOCH_MS + ms
         window.admit(4_000 % 90, 40)
     assert window.used()[0] == 10
-    assert store.memory_usage(window.keys[1], samples=0) <= 600
+    assert [store.object("encoding", key) for key in window.keys[1:]] == [b"listpack"] * 2
+    assert memory(window) <= 600
 
 
 def test_memory_out_is_an_error_before_anything_is_written(open_window: OpenWindow, store: redis.Redis) -> None:
@@ -168,22 +240,24 @@ def calls(window: Window, *operations: Operation, ms: int = 0, **batch: object) 
     return {name: n for name, n in ran.items() if name not in ("evalsha", "config|resetstat", "info")}
 
 
-BASE = {"hmget": 1, "hget": 2}  # limits; the node's record, the newest bucket and the sums
+BASE = {"get": 1, "hmget": 1}  # the limits; the sums, the newest bucket and the node's record
 
 
 def test_a_batch_makes_the_documented_calls(open_window: OpenWindow) -> None:
     window = open_window(FAR, 100_000, FAR)
     window.admit(1, 1)
-    # The tests' clock saves the call to TIME: five of the six.
-    assert calls(window, Admit(1, 1)) == BASE | {"hset": 2}
-    assert calls(window, *[Admit(1, 1)] * 50, Settle(EPOCH, 0, 1)) == BASE | {"hset": 2}
+    # The tests' clock saves the call to TIME: three of the four.
+    assert calls(window, Admit(1, 1)) == BASE | {"hset": 1}
+    assert calls(window, *[Admit(1, 1)] * 50, Settle(EPOCH, 0, 1)) == BASE | {"hset": 1}
     assert calls(window) == BASE
-    assert calls(window, Admit(10**9)) == BASE | {"hget": 3}  # the name
-    # The bucket changes: the former one's group is read.
-    assert calls(window, Admit(1, 1), ms=100) == BASE | {"hget": 3, "hset": 2}
-    assert calls(window, Admit(1, 1), ms=100) == BASE | {"hget": 3, "hset": 2}
+    assert calls(window, Admit(10**9)) == BASE
+    # The bucket changes: the former one's group is read and written; a new one is seen to live long enough.
+    assert calls(window, Admit(1, 1), ms=100) == BASE | {"hget": 1, "hset": 2, "pexpire": 1}
+    assert calls(window, Admit(1, 1), ms=100) == BASE | {"hget": 1, "hset": 2}
+    assert calls(window, Settle(EPOCH, 0, 1), Settle(EPOCH, 1, 0)) == BASE | {"hget": 1, "hset": 2}
     # Once in ten seconds the time to live is renewed.
-    assert calls(window, Admit(1, 1), ms=10_000) == BASE | {"hget": 3, "hset": 2, "pexpire": 2}
+    assert calls(window, Admit(1, 1), ms=10_000) == BASE | {"hget": 1, "hset": 2, "pexpire": 1}
+    assert calls(window, Admit(1, 1), ms=10_000) == BASE | {"hget": 1, "hset": 2, "pexpire": 2}
 
 
 def test_the_bucket_changes_in_a_full_window(open_window: OpenWindow) -> None:
@@ -191,13 +265,13 @@ def test_the_bucket_changes_in_a_full_window(open_window: OpenWindow) -> None:
     for _ in range(650):
         window.clock_ms += 100
         window.admit(1, 1)
-    ran = [calls(window, Admit(1, 1), ms=100) for _ in range(20)]
-    # The oldest group is read for what expires, the newest for what was the newest bucket; once in five, the oldest is
+    ran = [calls(window, Admit(1, 1), ms=100) for _ in range(96)]
+    # The oldest group is read for what expires, the newest for what was the newest bucket; once in 24, the oldest is
     # used up: it goes, and the next is read.
-    assert all((n["hmget"], n["hset"]) == (1, 2) for n in ran)
-    assert sorted(n["hget"] for n in ran) == [4] * 16 + [5] * 4
-    assert sorted(n.get("hdel", 0) for n in ran) == [0] * 16 + [1] * 4
-    assert {name for n in ran for name in n} <= {"hmget", "hget", "hset", "hdel", "pexpire"}
+    assert all((n["get"], n["hmget"], n["hset"]) == (1, 1, 2) for n in ran)
+    assert sorted(n["hget"] for n in ran) == [2] * 92 + [3] * 4
+    assert sorted(n.get("hdel", 0) for n in ran) == [0] * 92 + [1] * 4
+    assert {name for n in ran for name in n} <= {"get", "hmget", "hget", "hset", "hdel", "pexpire"}
 
 
 def test_a_rejection_reads_as_many_of_the_oldest_groups_as_free_enough(open_window: OpenWindow) -> None:
@@ -206,29 +280,29 @@ def test_a_rejection_reads_as_many_of_the_oldest_groups_as_free_enough(open_wind
         window.clock_ms += 100
         window.admit(1, 1)
     window.decide(Charge(window.bucket, 49))
-    assert calls(window, Admit()) == BASE | {"hget": 4}  # the oldest group, the name
-    assert calls(window, Admit(), Admit(), Admit()) == BASE | {"hget": 4}
-    # 121 groups: some are read one by one, after the quick look at the oldest; more of them all at once.
-    window.decide(Charge(window.bucket, 20))
-    assert calls(window, Admit()) == BASE | {"hget": 3 + 1 + 5}
-    window.decide(Charge(window.bucket, 480))
-    assert calls(window, Admit()) == BASE | {"hget": 3 + 1 + 10, "hgetall": 1}
+    assert calls(window, Admit()) == BASE | {"hget": 1}  # the oldest group
+    assert calls(window, Admit(), Admit(), Admit()) == BASE | {"hget": 1}
+    # 26 groups: some are read one by one, more of them all at once.
+    window.decide(Charge(window.bucket, 48))
+    assert calls(window, Admit()) == BASE | {"hget": 3}
+    window.decide(Charge(window.bucket, 452))
+    assert calls(window, Admit()) == BASE | {"hget": 4, "hgetall": 1}
     # Only the newest bucket frees enough: the sums tell.
     window.decide(Charge(window.bucket, 100))
-    assert calls(window, Admit()) == BASE | {"hget": 3 + 1}
+    assert calls(window, Admit()) == BASE | {"hget": 1}
 
 
 def test_a_rejection_that_only_the_newest_bucket_ends_reads_no_group(open_window: OpenWindow) -> None:
     window = open_window(10, FAR, FAR)
     window.decide(*[Admit()] * 10)
-    assert calls(window, Admit()) == BASE | {"hget": 3}
+    assert calls(window, Admit()) == BASE
 
 
 def test_an_answer_from_the_record_writes_nothing(open_window: OpenWindow) -> None:
     window = open_window()
     window.admit(1, 1, number=1)
     assert calls(window, Admit(1, 1), number=1, resent=True) == BASE
-    assert calls(window, Admit(1, 1), number=0, resent=True) == {"hmget": 1, "hget": 1}
+    assert calls(window, Admit(1, 1), number=0, resent=True) == BASE
 
 
 # ---- layouts -------------------------------------------------------------------------------------------------
@@ -268,8 +342,8 @@ def test_the_batch_is_packed_as_the_script_documents_it() -> None:
 
 
 def test_the_reply_is_packed_as_the_script_documents_it() -> None:
-    documented = between(header(DECIDE), "Reply packed", "; where one was rejected")
-    of_reply, of_result = documented.split("per operation")
+    documented = between(header(DECIDE), "Reply packed", ", then the key's name")
+    of_reply, of_result = documented.split("; and where one was rejected, per operation")
     assert fields(of_result) == codec._RESULT.format == "<BI"
     assert struct.calcsize(fields(of_reply)) == codec._REPLY.size
     assert fields(of_reply) == "<" + re.sub(r"(\d)(\w)", lambda m: m[2] * int(m[1]), codec._REPLY.format[1:])
@@ -284,9 +358,9 @@ def test_the_keys_are_those_the_scripts_document() -> None:
     kid = key_id("sk-alice")
     assert re.fullmatch(r"[0-9a-f]{32}", kid)
     documented = re.findall(r"rl:\{kid\}:\w+", between(header(DECIDE), "KEYS", "ARGV"))
-    assert documented == [k.replace(kid, "kid") for k in (limits_key(kid), window_key(kid), nodes_key(kid))]
+    assert documented == [k.replace(kid, "kid") for k in (limits_key(kid), window_key(kid), past_key(kid))]
     documented = re.findall(r"rl:\{kid\}:\w+", between(header(PEEK), "KEYS", "ARGV"))
-    assert documented == [k.replace(kid, "kid") for k in (limits_key(kid), window_key(kid))]
+    assert documented == [k.replace(kid, "kid") for k in (limits_key(kid), window_key(kid), past_key(kid))]
 
 
 @pytest.mark.parametrize("source", [DECIDE, PEEK], ids=["decide", "peek"])
@@ -301,6 +375,6 @@ def test_scripts_take_only_the_documented_keys_and_arguments(source: str) -> Non
 
 def test_constants_are_the_same_on_both_sides() -> None:
     for source in (DECIDE, PEEK):
-        assert f"BUCKET_MS, GROUP, RING = {codec.BUCKET_MS}, 5, 128" in source
+        assert f"BUCKET_MS, GROUP, RING = {codec.BUCKET_MS}, 24, 32" in source
     assert "NEVER = " + str(codec.NEVER) in DECIDE
     assert codec.WINDOW_BUCKETS * codec.BUCKET_MS == 60_000

@@ -17,7 +17,7 @@ from limiter_node.limiter.limiter import Limiter
 from limiter_node.model import Amounts, Need, Outcome, Overloaded, StoreUnavailable
 from limiter_node.store.dispatcher import MAX_BATCH
 from limiter_node.store.embedded import EmbeddedStore
-from limiter_node.store.keyspace import key_id, limits_key, nodes_key, window_key
+from limiter_node.store.keyspace import key_id, limits_key, past_key, window_key
 from limiter_node.store.url import parse_store_url
 
 
@@ -161,7 +161,7 @@ async def test_a_slot_moves_under_load_and_every_request_counts_once() -> None:
         nodes = {port: Redis(port=port) for port in ports}
         try:
             kid = declare(store.url, new_api_key(), rpm=10_000)
-            keys = [limits_key(kid), window_key(kid), nodes_key(kid)]
+            keys = [limits_key(kid), window_key(kid), past_key(kid)]
             slot = nodes[ports[0]].cluster("KEYSLOT", keys[0])
             ids = {port: nodes[port].execute_command("CLUSTER MYID").decode() for port in ports}
             with store_client(store.url) as client:

@@ -66,19 +66,20 @@ async def test_limits_are_put_and_got(admin: StoreAdmin, request: pytest.Fixture
 async def test_usage_survives_new_limits_and_ends_with_the_key(
     admin: StoreAdmin, url: str, request: pytest.FixtureRequest
 ) -> None:
-    from limiter_node.store.codec import load_script, pack_admit, pack_batch
+    from limiter_node.store.codec import load_script, pack_admit, pack_batch, pack_charge
 
     kid = kid_of(request)
-    keys = (keyspace.limits_key(kid), keyspace.window_key(kid), keyspace.nodes_key(kid))
+    keys = (keyspace.limits_key(kid), keyspace.window_key(kid), keyspace.past_key(kid))
     await admin.put_limits(kid, LIMITS)
     async with client_of(url, keys[0]) as client:
-        batch = pack_batch(1, [pack_admit(5, 7, 0)], resent=True)
+        ten_s_ago = int(time.time() * 10) - 100
+        batch = pack_batch(1, [pack_admit(5, 7, 0), pack_charge(ten_s_ago, 1, 1, 1)], resent=True)
         await client.execute_command("EVAL", load_script("decide").source, 3, *keys, "node", batch)
         await admin.put_limits(kid, KeyLimits(1, 2, 3, 4, "bob"))
         usage = await admin.peek(kid)
         assert usage is not None
         assert (usage.limits, usage.used, usage.output_reserve, usage.name) == (
-            Amounts(1, 2, 3), Amounts(1, 5, 7), 4, "bob"
+            Amounts(1, 2, 3), Amounts(2, 6, 8), 4, "bob"
         )  # fmt: skip
         assert await client.exists(*keys) == 3
         assert await admin.delete(kid)
@@ -127,9 +128,15 @@ async def test_only_limits_are_listed() -> None:
 async def test_damaged_limits_are_named(admin: StoreAdmin, url: str, request: pytest.FixtureRequest) -> None:
     key = keyspace.limits_key(kid_of(request))
     async with client_of(url, key) as client:
-        await client.hset(key, "rpm", "many")
-        with pytest.raises(ConfigError, match=f"{re.escape(key)} in redis.* is damaged: set the key's limits again"):
-            await admin.get(kid_of(request))
+        for damage in (("SET", key, b"x" * 15), ("HSET", key, "rpm", "many")):
+            await client.delete(key)
+            await client.execute_command(*damage)
+            with pytest.raises(
+                ConfigError, match=f"{re.escape(key)} in redis.* is damaged: set the key's limits again"
+            ):
+                await admin.get(kid_of(request))
+        await admin.put_limits(kid_of(request), LIMITS)
+        assert await admin.get(kid_of(request)) == LIMITS
         await client.delete(key)
 
 
@@ -166,7 +173,7 @@ async def test_logins_and_rights() -> None:
     async with EmbeddedStore("single") as store:
         host = store.url.removeprefix("redis://")
         async with client_of(store.url, "") as client:
-            await client.execute_command("ACL", "SETUSER", "few", "on", ">pw", "~rl:*", "+hset", "+ping", "+client")
+            await client.execute_command("ACL", "SETUSER", "few", "on", ">pw", "~rl:*", "+set", "+ping", "+client")
             await client.config_set("requirepass", "secret")
         for login in ("", "few:wrong@", ":wrong@"):
             with pytest.raises(ConfigError, match="refuses the login: check user and password in --store") as error:
