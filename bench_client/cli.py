@@ -15,7 +15,19 @@ import click
 from .audit import audit_directory
 from .compare import CompareSettings, compare, comparison_text
 from .errors import BenchError, BenchUsageError
-from .options import KEYS, OUT, PREFIX, SENDING, TARGETS, WORKLOAD, option, workload_settings
+from .options import (
+    KEYS,
+    OUT,
+    PREFIX,
+    RATE,
+    SENDING,
+    SHAPE,
+    TARGETS,
+    option,
+    sending_settings,
+    warmup,
+    workload_settings,
+)
 from .run import run
 from .settings import RunSettings
 from .tables import summary_text
@@ -40,11 +52,13 @@ def cli() -> None:
 @TARGETS
 @KEYS
 @OUT
-@WORKLOAD
+@RATE
+@SHAPE
+@warmup(0.0)
 @SENDING
 def run_command(**options: Any) -> None:
     """Send a workload and write down what came of each request."""
-    settings = RunSettings(workload=workload_settings(options), **options)
+    settings = RunSettings(workload=workload_settings(options), sending=sending_settings(options), **options)
     result = run(settings, _say)
     click.echo(summary_text(result.summary))
     if not result.summary.total.statuses:
@@ -77,11 +91,14 @@ def audit_command(directory: Path) -> None:
 @option(
     "--output-tpm", type=click.IntRange(1), metavar="N", default=50_000, help="Each key's output tokens per minute."
 )
-@WORKLOAD
+@RATE
+@SHAPE
+@warmup(0.0)
 @SENDING
 def compare_command(**options: Any) -> None:
     """Run the same workload on an embedded cluster and on a single store, audit both, show them side by side."""
-    measured = compare(CompareSettings(workload=workload_settings(options), **options), _say)
+    workload, sending = workload_settings(options), sending_settings(options)
+    measured = compare(CompareSettings(workload=workload, sending=sending, **options), _say)
     click.echo(comparison_text(measured))
     if not all(each.audit.proved for each in measured):
         raise CommandFailed

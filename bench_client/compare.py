@@ -10,7 +10,7 @@ from .errors import BenchError
 from .limiter import Limiter, generate_keys
 from .run import RunResult, Say, run
 from .rundir import write_json
-from .settings import RunSettings, WorkloadSettings
+from .settings import RunSettings, SendingSettings, WorkloadSettings
 from .tables import figure_rows, table
 
 STORES = ("cluster", "single")
@@ -22,10 +22,8 @@ class CompareSettings:
     """One workload, and the limiter that is started for each store."""
 
     workload: WorkloadSettings
+    sending: SendingSettings
     out: Path
-    connections: int | None
-    timeout_s: float
-    model: str | None
     nodes: int
     keys_count: int
     rpm: int
@@ -77,12 +75,10 @@ def _measure(store: str, settings: CompareSettings, keys: Path, say: Say) -> Mea
         result = run(
             RunSettings(
                 workload=settings.workload,
+                sending=settings.sending,
                 targets=limiter.targets,
                 keys=keys,
                 out=directory,
-                connections=settings.connections,
-                timeout_s=settings.timeout_s,
-                model=settings.model,
             ),
             say,
         )
@@ -116,8 +112,8 @@ def comparison_text(measured: list[Measured]) -> str:
     lines = [table(rows), ""]
     for each in measured:
         lines.append(f"{each.store}: {each.audit.verdict}")
-        if each.result.summary.client_remark:
-            lines.append(f"{each.store}: {each.result.summary.client_remark}")
+        if each.result.summary.client.remark:
+            lines.append(f"{each.store}: {each.result.summary.client.remark}")
     return "\n".join(lines)
 
 

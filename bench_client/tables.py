@@ -33,11 +33,15 @@ def summary_text(summary: Summary) -> str:
         "",
         f"  target {summary.target_qps:,.0f} QPS, achieved {summary.achieved_qps:,.0f} QPS"
         + f" over {summary.sending_s:.1f} s"
+        + (f" after a warm-up of {summary.warmup:,} requests" if summary.warmup else "")
         + (" (interrupted)" if summary.interrupted else ""),
         f"  send lateness p99 {_ms(lateness.get('p99'))}, max {_ms(lateness.get('max'))}",
     ]
-    if summary.client_remark:
-        lines.append("  " + summary.client_remark)
+    if summary.client.processes:
+        shares = " ".join(f"{process.cpu:.0%}" for process in summary.client.processes)
+        lines[-1] += f"; client CPU {shares}"
+    if summary.client.remark:
+        lines.append("  " + summary.client.remark)
     return "\n".join(lines)
 
 

@@ -20,7 +20,7 @@ import orjson
 import uvloop
 
 from bench_client.run import RunResult, run
-from bench_client.settings import RunSettings, WorkloadSettings
+from bench_client.settings import RunSettings, SendingSettings, WorkloadSettings
 from bench_client.sizes import SizeDistribution
 from benchmarks.measuring import Row, row, show
 
@@ -104,12 +104,10 @@ def measure(port: int, qps: float, duration_s: float, directory: Path) -> dict[s
             speed=1.0,
             cap_output=True,
         ),
+        sending=SendingSettings(connections=256, timeout_s=10.0, model="none"),
         targets=(f"http://127.0.0.1:{port}",),
         keys=keys,
         out=directory / "run",
-        connections=256,
-        timeout_s=10.0,
-        model="none",
     )
     return figures(run(settings, lambda line: None))
 
