@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .audit import AuditReport, audit_directory
-from .errors import BenchError
 from .limiter import Limiter, generate_keys
 from .run import RunResult, Say, run
-from .rundir import write_json
+from .rundir import make_directory, write_json
 from .settings import RunSettings, SendingSettings, WorkloadSettings
 from .tables import figure_rows, table
 
@@ -45,10 +44,7 @@ def compare(settings: CompareSettings, say: Say) -> list[Measured]:
 
     Raises BenchError when a limiter can't be started or a run fails; no process is left behind.
     """
-    try:
-        settings.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BenchError(f"cannot write to {settings.out}: {error.strerror}; choose another --out") from None
+    make_directory(settings.out)
     keys = settings.out / "keys.toml"
     generate_keys(
         keys,

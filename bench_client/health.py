@@ -16,6 +16,10 @@ BUSY_CPU = 0.95
 """A process that used this share of a core had no time left: its answers waited to be read, too."""
 LATE_P99_MS = 2.0
 """A process whose p99 lateness is above this did not keep to the schedule."""
+LATE_SHARE = 0.1
+"""Up to this share of the p99 latency, lateness doesn't matter: it isn't what made the answers late."""
+HINDERED_CPU = 0.5
+"""A process that was late and used less than this share of a core wasn't let run; more processes wouldn't help."""
 ALL_BUSY_SHARE = 0.02
 """Above this share of requests that waited for a connection, latencies are shaped by the number of connections."""
 MAX_SORTED = 1_000_000
@@ -37,9 +41,11 @@ class ProcessReport:
 
 @dataclass(frozen=True, slots=True)
 class ClientHealth:
-    """All processes of a run."""
+    """All processes of a run, and what the run measured with them."""
 
     processes: list[ProcessReport]
+    latency_p99_ms: float
+    """Of the answers, from the due time: what lateness is held against."""
 
     @property
     def lateness_p50_ms(self) -> float:
@@ -54,21 +60,14 @@ class ClientHealth:
     @property
     def bottleneck(self) -> str | None:
         """Why the client was the bottleneck; None when it wasn't."""
-        cpu = max((process.cpu for process in self.processes), default=0.0)
-        reasons = []
-        if cpu >= BUSY_CPU:
-            reasons.append(f"a sending process used {cpu:.0%} of a core")
-        if self.lateness_p99_ms > LATE_P99_MS:
-            reasons.append(f"requests left late, p99 {self.lateness_p99_ms:.1f} ms after the due time")
-            if cpu < BUSY_CPU:
-                reasons.append(f"with {cpu:.0%} of a core used (other work on this machine holds it up)")
-        return ", ".join(reasons) or None
+        return self._judged[0]
 
     @property
     def remark(self) -> str | None:
         """One line for the person, where there is something to say about the client."""
-        if self.bottleneck is not None:
-            return f"the client was the bottleneck: {self.bottleneck}; raise --processes, free cores or lower the rate"
+        bottleneck, advice = self._judged
+        if bottleneck is not None:
+            return f"the client was the bottleneck: {bottleneck}; {advice}"
         requests = sum(process.requests for process in self.processes)
         waited = sum(process.all_busy for process in self.processes)
         if waited > ALL_BUSY_SHARE * requests:
@@ -77,6 +76,23 @@ class ClientHealth:
                 "server was slow, or raise --connections"
             )
         return None
+
+    @property
+    def _judged(self) -> tuple[str | None, str]:
+        """The reason, None where there is none, and what to do about it."""
+        if not self.processes:
+            return None, ""
+        busiest = max(self.processes, key=lambda process: process.cpu)
+        latest = max(self.processes, key=lambda process: process.lateness_p99_ms)
+        reasons, advice = [], "raise --processes"
+        if busiest.cpu >= BUSY_CPU:
+            reasons.append(f"a sending process used {busiest.cpu:.0%} of a core")
+        if latest.lateness_p99_ms > max(LATE_P99_MS, LATE_SHARE * self.latency_p99_ms):
+            reasons.append(f"requests left late, p99 {latest.lateness_p99_ms:.1f} ms after the due time")
+            if latest.cpu < HINDERED_CPU:
+                reasons.append(f"with {latest.cpu:.0%} of a core used (other work on this machine holds it up)")
+                advice = "free a core for it"
+        return ", ".join(reasons) or None, advice
 
     def as_dict(self) -> dict[str, object]:
         """For ``summary.json``."""

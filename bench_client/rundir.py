@@ -69,14 +69,22 @@ def prepare(directory: Path, info: RunInfo) -> None:
 
     Raises BenchError when that can't be done.
     """
+    make_directory(directory)
     try:
-        directory.mkdir(parents=True, exist_ok=True)
         left = [*directory.glob(SPOOL_NAMES), *directory.glob(PART_NAMES)]
         for path in (*left, *(directory / name for name in (REQUESTS_NAME, *DERIVED))):
             path.unlink(missing_ok=True)
     except OSError as error:
         raise BenchError(f"cannot write to {directory}: {error.strerror}; choose another --out") from None
     write_info(directory, info)
+
+
+def make_directory(directory: Path) -> None:
+    """Raises BenchError when it can't be made."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BenchError(f"cannot write to {directory}: {error.strerror}; choose another --out") from None
 
 
 def write_info(directory: Path, info: RunInfo) -> None:

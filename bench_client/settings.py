@@ -45,7 +45,7 @@ class WorkloadSettings:
         if self.trace is not None and self.qps is not None:
             raise BenchUsageError("--qps and --trace exclude each other; use --speed to compress a trace")
         if self.duration_s is not None and self.warmup_s > self.duration_s:
-            raise BenchUsageError("--warmup is longer than --duration; lower one or raise the other")
+            raise BenchUsageError("--warmup is longer than what it warms up for; lower it")
         if self.qps is not None and self.duration_s is not None and self.qps * self.duration_s > MAX_REQUESTS:
             raise BenchUsageError(f"--qps times --duration is more than {MAX_REQUESTS:,} requests; lower one of them")
 

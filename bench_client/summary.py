@@ -132,7 +132,7 @@ def summarize(records: Iterable[Record], info: RunInfo) -> Summary:
         seconds,
         planned,
         info.interrupted,
-        ClientHealth(info.processes),
+        ClientHealth(info.processes, percentiles_ms(total.latency_us).get("p99", 0.0)),
         info.warmup,
     )
 
