@@ -70,9 +70,14 @@ async def _started(shares: Sequence[Share]) -> AsyncIterator[list[_Worker]]:
     workers: list[_Worker] = []
     try:
         for share in shares:
-            process = await asyncio.create_subprocess_exec(
-                *COMMAND, stdin=PIPE, stdout=PIPE, stderr=PIPE, start_new_session=True, limit=LINE_LIMIT
-            )
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *COMMAND, stdin=PIPE, stdout=PIPE, stderr=PIPE, start_new_session=True, limit=LINE_LIMIT
+                )
+            except OSError as error:
+                raise BenchError(
+                    f"cannot start sending process {share.process} ({error.strerror}); lower --processes"
+                ) from None
             workers.append(_Worker(process, share))
         yield workers
     finally:
