@@ -15,7 +15,21 @@ import click
 from .audit import audit_directory
 from .compare import CompareSettings, compare, comparison_text
 from .errors import BenchError, BenchUsageError
-from .options import KEYS, OUT, PREFIX, SENDING, TARGETS, WORKLOAD, option, workload_settings
+from .find_max import FindMaxSettings, find_max
+from .options import (
+    KEYS,
+    OUT,
+    PREFIX,
+    RATE,
+    SENDING,
+    SHAPE,
+    TARGETS,
+    option,
+    positive,
+    sending_settings,
+    warmup,
+    workload_settings,
+)
 from .run import run
 from .settings import RunSettings
 from .tables import summary_text
@@ -32,26 +46,81 @@ class CommandFailed(Exception):
 def cli() -> None:
     """Open-loop benchmark client for OpenAI-compatible services behind the rate limiter.
 
-    Every option can be given in the environment, as BENCH_<COMMAND>_<OPTION> or BENCH_<OPTION>.
+    Requests are sent when a seeded schedule says so, whatever became of those before: the client never slows down and
+    never tries again. Latency counts from the time a request was due.
+
+    \b
+      bench-client run --target http://127.0.0.1:8080 --keys keys.toml --qps 5000 --duration 30 --out results
+      bench-client audit results
+      bench-client compare --qps 2000 --duration 30 --out comparison
+      bench-client find-max --target http://127.0.0.1:8080 --keys keys.toml --slo-p99-ms 50
+
+    Every option can be given in the environment, as BENCH_<COMMAND>_<OPTION> or BENCH_<OPTION>. Exit codes: 0 done, 1
+    the run or audit failed, 2 wrong usage.
     """
 
 
-@cli.command("run")
+@cli.command("run", short_help="Send a workload, record and show what came of it.")
 @TARGETS
 @KEYS
 @OUT
-@WORKLOAD
+@RATE
+@SHAPE
+@warmup(0.0)
 @SENDING
 def run_command(**options: Any) -> None:
-    """Send a workload and write down what came of each request."""
-    settings = RunSettings(workload=workload_settings(options), **options)
+    """Send a workload, show its figures, and write down what came of each request in DIR.
+
+    The rate is divided over --processes, which start at the same instant; the workload doesn't depend on their number.
+    Where the client itself was the bottleneck, the table says so.
+    """
+    settings = RunSettings(workload=workload_settings(options), sending=sending_settings(options), **options)
     result = run(settings, _say)
     click.echo(summary_text(result.summary))
     if not result.summary.total.statuses:
         raise BenchError(f"no request was answered ({_causes(result.summary.total.errors)}); check the targets")
 
 
-@cli.command("audit")
+@cli.command("find-max", short_help="Find the highest rate that holds a p99 target.")
+@TARGETS
+@KEYS
+@option("--slo-p99-ms", metavar="MS", type=positive(), required=True, help="The p99 to hold, from the due time.")
+@option("--from", "lowest", metavar="RATE", type=positive(maximum=1e6), default=100.0, help="The first rate tried.")
+@option("--to", "highest", metavar="RATE", type=positive(maximum=1e6), default=1e6, help="No rate above this is tried.")
+@option("--trial", "trial_s", metavar="SECONDS", type=positive(maximum=3600), default=5.0, help="Length of a trial.")
+@warmup(1.0)
+@option(
+    "--precision",
+    metavar="PERCENT",
+    type=positive(0.1, maximum=100),
+    default=5.0,
+    help="How far the found rate may be from one that misses.",
+)
+@option("--max-trials", metavar="N", type=click.IntRange(2, 1000), default=30, help="End the search after so many.")
+@option("--out", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="Write find-max.json there.")
+@SHAPE
+@SENDING
+def find_max_command(**options: Any) -> None:
+    """Find the highest rate that holds a p99 target.
+
+    Short trials: the rate doubles until it misses, then the gap is halved, then the result is confirmed. A rate holds
+    when 99 of 100 requests are answered within the target; errors and timeouts are not, 429s are answers. Shown is the
+    curve, and what the limit was: the server, or this client, which then makes the result a lower bound. Exit code 1
+    if not even the lowest rate holds.
+    """
+    workload = workload_settings(
+        options, qps=options["lowest"], duration_s=options.pop("trial_s"), trace=None, speed=1.0
+    )
+    options["precision"] /= 100
+    result = find_max(FindMaxSettings(workload=workload, sending=sending_settings(options), **options), _say)
+    click.echo(result.text())
+    if result.failure:
+        raise BenchError(f"the search ended early: {result.failure}")
+    if not result.found:
+        raise CommandFailed
+
+
+@cli.command("audit", short_help="Prove or refute a run's decisions.")
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 def audit_command(directory: Path) -> None:
     """Prove or refute, from a run's records, that no limit was exceeded and every rejection justified."""
@@ -62,7 +131,7 @@ def audit_command(directory: Path) -> None:
         raise CommandFailed
 
 
-@cli.command("compare")
+@cli.command("compare", short_help="Cluster and single store, side by side.")
 @OUT
 @option("--nodes", type=click.IntRange(1, 64), metavar="N", default=2, help="Limiter nodes to start.")
 @option(
@@ -77,11 +146,14 @@ def audit_command(directory: Path) -> None:
 @option(
     "--output-tpm", type=click.IntRange(1), metavar="N", default=50_000, help="Each key's output tokens per minute."
 )
-@WORKLOAD
+@RATE
+@SHAPE
+@warmup(0.0)
 @SENDING
 def compare_command(**options: Any) -> None:
     """Run the same workload on an embedded cluster and on a single store, audit both, show them side by side."""
-    measured = compare(CompareSettings(workload=workload_settings(options), **options), _say)
+    workload, sending = workload_settings(options), sending_settings(options)
+    measured = compare(CompareSettings(workload=workload, sending=sending, **options), _say)
     click.echo(comparison_text(measured))
     if not all(each.audit.proved for each in measured):
         raise CommandFailed

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .audit import AuditReport, audit_directory
-from .errors import BenchError
 from .limiter import Limiter, generate_keys
 from .run import RunResult, Say, run
-from .rundir import write_json
-from .settings import RunSettings, WorkloadSettings
+from .rundir import make_directory, write_json
+from .settings import RunSettings, SendingSettings, WorkloadSettings
 from .tables import figure_rows, table
 
 STORES = ("cluster", "single")
@@ -22,10 +21,8 @@ class CompareSettings:
     """One workload, and the limiter that is started for each store."""
 
     workload: WorkloadSettings
+    sending: SendingSettings
     out: Path
-    connections: int | None
-    timeout_s: float
-    model: str | None
     nodes: int
     keys_count: int
     rpm: int
@@ -47,10 +44,7 @@ def compare(settings: CompareSettings, say: Say) -> list[Measured]:
 
     Raises BenchError when a limiter can't be started or a run fails; no process is left behind.
     """
-    try:
-        settings.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BenchError(f"cannot write to {settings.out}: {error.strerror}; choose another --out") from None
+    make_directory(settings.out)
     keys = settings.out / "keys.toml"
     generate_keys(
         keys,
@@ -77,12 +71,10 @@ def _measure(store: str, settings: CompareSettings, keys: Path, say: Say) -> Mea
         result = run(
             RunSettings(
                 workload=settings.workload,
+                sending=settings.sending,
                 targets=limiter.targets,
                 keys=keys,
                 out=directory,
-                connections=settings.connections,
-                timeout_s=settings.timeout_s,
-                model=settings.model,
             ),
             say,
         )
@@ -116,8 +108,8 @@ def comparison_text(measured: list[Measured]) -> str:
     lines = [table(rows), ""]
     for each in measured:
         lines.append(f"{each.store}: {each.audit.verdict}")
-        if each.result.summary.client_remark:
-            lines.append(f"{each.store}: {each.result.summary.client_remark}")
+        if each.result.summary.client.remark:
+            lines.append(f"{each.store}: {each.result.summary.client.remark}")
     return "\n".join(lines)
 
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from .errors import BenchUsageError
-from .settings import WorkloadSettings
+from .settings import SendingSettings, WorkloadSettings
 from .sizes import SizeDistribution
 from .workload import ARRIVALS
 
@@ -74,7 +74,7 @@ KEYS = option("--keys", type=_FILE, required=True, help="The keys file that the 
 OUT = option("--out", type=_DIRECTORY, required=True, metavar="DIR", help="Where the results go.")
 DURATION_DEFAULT_S = 30.0
 
-WORKLOAD = apply(
+RATE = apply(
     option("--qps", metavar="RATE", type=positive(maximum=1e6), help="Mean rate of requests. Needed without --trace."),
     option(
         "--duration",
@@ -84,6 +84,25 @@ WORKLOAD = apply(
         show_default="30, or the whole trace",
         help="Seconds to offer load.",
     ),
+    option("--trace", type=_FILE, help="Replay this trace's arrivals and sizes (the Azure LLM traces' CSV)."),
+    option(
+        "--speed", metavar="X", type=positive(maximum=1e6), default=1.0, help="Replay the trace so many times as fast."
+    ),
+)
+
+
+def warmup(default_s: float) -> Callable[[F], F]:
+    return option(
+        "--warmup",
+        "warmup_s",
+        metavar="SECONDS",
+        type=click.FloatRange(0, 3600),
+        default=default_s,
+        help="Send the schedule's first seconds once before it: recorded and audited, left out of the figures.",
+    )
+
+
+SHAPE = apply(
     option("--arrivals", type=click.Choice(ARRIVALS), default="poisson", help="How requests arrive."),
     option("--seed", metavar="N", type=int, default=1, help="The same seed and settings make the same workload."),
     option(
@@ -107,20 +126,23 @@ WORKLOAD = apply(
         default="lognormal:128:0.7",
         help="Output sizes, in the same forms: each is its request's max_tokens.",
     ),
-    option("--trace", type=_FILE, help="Replay this trace's arrivals and sizes (the Azure LLM traces' CSV)."),
-    option(
-        "--speed", metavar="X", type=positive(maximum=1e6), default=1.0, help="Replay the trace so many times as fast."
-    ),
     option("--no-cap", is_flag=True, help="Leave max_tokens out of the requests."),
 )
 
 SENDING = apply(
     option(
+        "--processes",
+        metavar="N",
+        type=click.IntRange(1, 256),
+        default=1,
+        help="Processes that send, each every N-th request; one sends some 40,000 a second.",
+    ),
+    option(
         "--connections",
         metavar="N",
         type=click.IntRange(1, 60_000),
-        show_default="by the rate, 64 to 4096",
-        help="Most connections per target; opened as needed.",
+        show_default="by the rate, 64 to 4096 in a process",
+        help="Most connections per target, of all processes together; opened as needed.",
     ),
     option(
         "--timeout",
@@ -134,18 +156,32 @@ SENDING = apply(
 )
 
 
-def workload_settings(options: dict[str, Any]) -> WorkloadSettings:
-    """Takes the options of ``WORKLOAD`` out of a command's. Raises BenchUsageError when they contradict one another."""
-    trace, duration_s = options.pop("trace"), options.pop("duration_s")
+def workload_settings(options: dict[str, Any], **rate: Any) -> WorkloadSettings:
+    """Takes the options of ``SHAPE``, and of ``RATE`` where ``rate`` doesn't give its values, out of a command's.
+
+    Raises BenchUsageError when they contradict one another.
+    """
+    if not rate:
+        rate = {name: options.pop(name) for name in ("qps", "duration_s", "trace", "speed")}
+        if rate["duration_s"] is None and rate["trace"] is None:
+            rate["duration_s"] = DURATION_DEFAULT_S
     return WorkloadSettings(
-        qps=options.pop("qps"),
-        duration_s=duration_s if duration_s is not None or trace is not None else DURATION_DEFAULT_S,
+        **rate,
         seed=options.pop("seed"),
         arrivals=options.pop("arrivals"),
         zipf=options.pop("zipf"),
         input_tokens=options.pop("input_tokens"),
         output_tokens=options.pop("output_tokens"),
-        trace=trace,
-        speed=options.pop("speed"),
         cap_output=not options.pop("no_cap"),
+        warmup_s=options.pop("warmup_s"),
+    )
+
+
+def sending_settings(options: dict[str, Any]) -> SendingSettings:
+    """Takes the options of ``SENDING`` out of a command's. Raises BenchUsageError when they contradict one another."""
+    return SendingSettings(
+        connections=options.pop("connections"),
+        timeout_s=options.pop("timeout_s"),
+        model=options.pop("model"),
+        processes=options.pop("processes"),
     )

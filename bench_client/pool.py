@@ -64,17 +64,19 @@ class Pool:
             raise failure
         await asyncio.gather(*(self._open_one() for _ in range(min(count, self._max_connections) - 1)))
 
-    def dispatch(self, index: int) -> None:
+    def dispatch(self, index: int, now_ns: int) -> None:
         """Sends a request now, or as soon as a connection is free."""
         if self._idle:
-            self._send(self._idle.popitem()[0], index)
+            self._send(self._idle.popitem()[0], index, now_ns)
         else:
             self._waiting.append(index)
             self._grow()
+            if len(self._waiting) > self._connecting:
+                self.sender.all_busy += 1
 
     def release(self, connection: Connection) -> None:
         if self._waiting:
-            self._send(connection, self._waiting.popleft())
+            self._send(connection, self._waiting.popleft(), clock_ns())
         else:
             self._idle[connection] = None
 
@@ -101,10 +103,9 @@ class Pool:
         for connection in list(self._all):
             connection.fail(now_ns, error)
 
-    def _send(self, connection: Connection, index: int) -> None:
+    def _send(self, connection: Connection, index: int, now_ns: int) -> None:
         sender = self.sender
-        request = sender.renderer.render(index)
-        connection.send(index, request, clock_ns(), sender.deadline_ns(index))
+        connection.send(index, sender.renderer.render(index), now_ns, sender.deadline_ns(index))
 
     def _grow(self) -> None:
         while self._connecting < len(self._waiting) and len(self._all) + self._connecting < self._max_connections:

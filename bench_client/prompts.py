@@ -1,7 +1,8 @@
 """Renders requests to bytes. Prompts are slices of one text in which nearly every word is one token.
 
 A request is joined when it is sent from parts rendered before the run: by target, by key, by output size, and a slice
-of the text. Memory is the sum of those, not their product, and a join costs about a microsecond.
+of the text. Memory is the sum of those, not their product. A join costs 0.6 µs of the 13 or so that a request takes the
+client; rendering every request whole before the run would save that and cost its 330 bytes or more per request.
 """
 
 from __future__ import annotations

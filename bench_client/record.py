@@ -1,9 +1,10 @@
 """The record of one request, and the file of all of them.
 
 ``requests.jsonl``: the first line is an object that names the format and its columns; every further line is an array
-with one request's values in that order, in the order in which the requests were done. Times are microseconds from the
-start of the schedule; null is "not said" or "never". Chosen over CSV for its types and over objects for a third of the
-size; any JSON tool reads it line by line, and a file cut off anywhere loses nothing but its last line.
+with one request's values in that order; those of each sending process stand together, in the order in which they were
+done. Times are microseconds from the start of the schedule; null is "not said" or "never". Chosen over CSV for its
+types and over objects for a third of the size; any JSON tool reads it line by line, and a file cut off anywhere loses
+nothing but its last line.
 """
 
 from __future__ import annotations

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import gc
-import signal
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import uvloop
 
 from .errors import BenchError
-from .keys import KeyRing, read_keys
+from .interrupts import interrupts_to
+from .keys import read_keys
+from .outcome import SendOutcome
+from .processes import send_from_processes
 from .progress import Progress
-from .prompts import RequestRenderer
 from .rundir import RunInfo, finish, open_records, prepare, write_info, write_json
-from .sender import Sender, SendOutcome
-from .settings import FIRST_CONNECTIONS, RunSettings, WorkloadSettings, connections_per_target
-from .spool import SpoolWriter
+from .sender import Sender
+from .settings import RunSettings, WorkloadSettings, connections_per_target
+from .share import Share, sender_of
 from .summary import Summary, summarize
 from .targets import Target, check_targets, served_model
 from .trace import read_trace
@@ -49,18 +46,39 @@ def run(settings: RunSettings, say: Say) -> RunResult:
     workload = make_workload(settings.workload, targets=len(targets), keys=len(ring.keys))
     if not len(workload):
         raise BenchError("the schedule has no request; raise --qps or --duration")
-    per_target = connections_per_target(settings.connections, workload.offered_qps, len(targets))
+    sending = settings.sending
+    connections = connections_per_target(sending.connections, workload.offered_qps, len(targets), sending.processes)
     check_targets(targets)
-    settings = replace(settings, model=settings.model or served_model(targets[0], ring.keys[0].secret))
+    model = sending.model or served_model(targets[0], ring.keys[0].secret)
+    settings = replace(settings, sending=replace(sending, model=model))
     info = RunInfo(
         settings.as_dict(),
         [target.url for target in targets],
         [(key.key_id, key.name) for key in ring.keys],
         len(workload),
         workload.duration_s,
+        warmup=workload.warmup,
+        warmup_s=workload.warmup_s,
     )
     prepare(settings.out, info)
-    outcome = _send(settings, targets, ring, workload, per_target)
+    outcome = _send(
+        [
+            Share(
+                process,
+                sending.processes,
+                workload.share(process, sending.processes),
+                targets,
+                [key.secret for key in ring.keys],
+                [key.key_id for key in ring.keys],
+                model,
+                settings.workload.cap_output,
+                connections[process],
+                sending.timeout_s,
+                settings.out,
+            )
+            for process in range(sending.processes)
+        ]
+    )
     info = replace(
         info,
         started_unix_ms=outcome.started_unix_ms,
@@ -68,6 +86,7 @@ def run(settings: RunSettings, say: Say) -> RunResult:
         dispatched=outcome.dispatched,
         interrupted=outcome.interrupted,
         finished=True,
+        processes=outcome.processes,
     )
     finish(settings.out, info)
     write_info(settings.out, info)
@@ -77,7 +96,12 @@ def run(settings: RunSettings, say: Say) -> RunResult:
 
 
 def make_workload(settings: WorkloadSettings, *, targets: int, keys: int) -> Workload:
-    """The schedule of ``settings``."""
+    """The schedule of ``settings``, with its warm-up."""
+    workload = _measured_workload(settings, targets=targets, keys=keys)
+    return workload.warmed_up(settings.warmup_s) if settings.warmup_s else workload
+
+
+def _measured_workload(settings: WorkloadSettings, *, targets: int, keys: int) -> Workload:
     if settings.trace is not None:
         return traced_workload(
             read_trace(settings.trace),
@@ -103,49 +127,14 @@ def make_workload(settings: WorkloadSettings, *, targets: int, keys: int) -> Wor
     )
 
 
-def _send(
-    settings: RunSettings, targets: tuple[Target, ...], ring: KeyRing, workload: Workload, per_target: int
-) -> SendOutcome:
-    renderer = RequestRenderer(
-        workload,
-        request_heads=[target.request_head for target in targets],
-        secrets=[key.secret for key in ring.keys],
-        model=settings.model or "",
-        cap_output=settings.workload.cap_output,
-    )
-    spool = SpoolWriter(settings.out, workload, cap_output=settings.workload.cap_output)
-    sender = Sender(
-        workload,
-        renderer,
-        targets,
-        spool,
-        max_connections=per_target,
-        first_connections=min(FIRST_CONNECTIONS, per_target),
-        timeout_s=settings.timeout_s,
-    )
-    # What lives now lives to the end: the collector need not look at it, nor interrupt the sending to find nothing.
-    gc.collect()
-    gc.freeze()
-    gc.disable()
-    try:
-        return uvloop.run(_send_and_show(sender, workload.duration_s))
-    finally:
-        gc.enable()
-        gc.unfreeze()
-        spool.close()
+def _send(shares: list[Share]) -> SendOutcome:
+    if len(shares) > 1:
+        return send_from_processes(shares)
+    with sender_of(shares[0]) as sender:
+        return uvloop.run(_send_and_show(sender, shares[0].workload.duration_s))
 
 
 async def _send_and_show(sender: Sender, duration_s: float) -> SendOutcome:
-    loop = asyncio.get_running_loop()
-    progress = loop.create_task(Progress(sender, duration_s).run())
-    with contextlib.ExitStack() as stack:
-        for signum in (signal.SIGINT, signal.SIGTERM):
-            with suppress(ValueError, RuntimeError):  # only a process's main thread can
-                loop.add_signal_handler(signum, sender.interrupt)
-                stack.callback(loop.remove_signal_handler, signum)
-        try:
+    with interrupts_to(sender.interrupt):
+        async with Progress(sender.snapshot, lambda: sender.start_ns, duration_s).shown():
             return await sender.run()
-        finally:
-            progress.cancel()
-            with suppress(asyncio.CancelledError):
-                await progress

@@ -1,8 +1,9 @@
 """The directory of one run: which files it has, how it is finished after the run and opened again later.
 
-``run.json``        the settings, versions, machine, targets, keys' ids and names; written before and after the run
-``responses.spool`` the raw responses; there only while a run goes on, or after one that was killed
-``requests.jsonl``  one record per request (``record``)
+``run.json``           the settings, versions, machine, targets, keys' ids and names; written before and after the run
+``responses.N.spool``  the raw responses to sending process N; there only during a run, or after one that was killed
+``requests.N.part``    the records made from that spool; there only until those of all processes are put together
+``requests.jsonl``     one record per request (``record``)
 ``summary.json``, ``audit.json``  derived from the records; can be made again from them
 """
 
@@ -10,8 +11,9 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,12 +21,14 @@ from typing import Any
 import orjson
 
 from .errors import BenchError
-from .record import REQUESTS_NAME, Record, RecordReader, write_records
+from .health import ProcessReport
+from .record import HEADER, REQUESTS_NAME, Record, RecordReader, write_records
 from .response import NOTHING, parse_response
-from .spool import ERRORS, NEVER_SENT, SPOOL_NAME, read_spool
+from .spool import ERRORS, NEVER_SENT, SPOOL_NAMES, read_spool, spool_name
 
 RUN_NAME = "run.json"
 RUN_FORMAT = "bench-client run 1"
+PART_NAMES = "requests.*.part"
 DERIVED = ("summary.json", "audit.json")
 
 
@@ -38,15 +42,22 @@ class RunInfo:
     keys: list[tuple[str, str]]
     """Id and name, in the order of the keys file."""
     planned: int
-    """Requests in the schedule."""
+    """Requests in the schedule, warm-up included."""
     planned_s: float
+    """Likewise."""
     started_unix_ms: int = 0
     """The wall clock at the start of the schedule; 0 before the run."""
     sending_s: float = 0.0
+    """How long load was offered, warm-up included."""
     dispatched: int = 0
     interrupted: bool = False
     finished: bool = False
     """False in a run that was killed: the last requests may be missing from the records."""
+    warmup: int = 0
+    """How many of the requests, the first ones, are the warm-up: recorded and audited, left out of the figures."""
+    warmup_s: float = 0.0
+    processes: list[ProcessReport] = field(default_factory=list)
+    """How each sending process fared; empty before the run."""
 
     @property
     def key_names(self) -> dict[str, str]:
@@ -58,13 +69,22 @@ def prepare(directory: Path, info: RunInfo) -> None:
 
     Raises BenchError when that can't be done.
     """
+    make_directory(directory)
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        for name in (SPOOL_NAME, REQUESTS_NAME, *DERIVED):
-            (directory / name).unlink(missing_ok=True)
+        left = [*directory.glob(SPOOL_NAMES), *directory.glob(PART_NAMES)]
+        for path in (*left, *(directory / name for name in (REQUESTS_NAME, *DERIVED))):
+            path.unlink(missing_ok=True)
     except OSError as error:
         raise BenchError(f"cannot write to {directory}: {error.strerror}; choose another --out") from None
     write_info(directory, info)
+
+
+def make_directory(directory: Path) -> None:
+    """Raises BenchError when it can't be made."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BenchError(f"cannot write to {directory}: {error.strerror}; choose another --out") from None
 
 
 def write_info(directory: Path, info: RunInfo) -> None:
@@ -89,6 +109,7 @@ def read_info(directory: Path) -> RunInfo:
             raise BenchError(f"{directory / RUN_NAME} is of another version of bench-client; make the run again")
         document.pop("machine")
         document["keys"] = [(key_id, name) for key_id, name in document["keys"]]
+        document["processes"] = [ProcessReport(**report) for report in document.get("processes", ())]
         return RunInfo(**document)
     except FileNotFoundError:
         raise BenchError(f"{directory} has no {RUN_NAME}: it is not the --out of a run") from None
@@ -98,22 +119,41 @@ def read_info(directory: Path) -> RunInfo:
         raise BenchError(f"{directory / RUN_NAME} is damaged or not of bench-client; make the run again") from None
 
 
-def finish(directory: Path, info: RunInfo) -> int:
-    """Turns the spool into records and removes it; returns the number of records."""
-    spool = directory / SPOOL_NAME
-    temporary = directory / (REQUESTS_NAME + ".part")
-    count = write_records(temporary, _converted(spool, [key_id for key_id, _ in info.keys]))
-    temporary.replace(directory / REQUESTS_NAME)
+def convert_spool(directory: Path, process: int, key_ids: list[str]) -> None:
+    """Turns one process's spool into a part of the records. Raises BenchError when that can't be written."""
+    spool = directory / spool_name(process)
+    write_records(directory / f"requests.{process}.part", _converted(spool, key_ids))
     spool.unlink()
-    return count
+
+
+def finish(directory: Path, info: RunInfo) -> None:
+    """Puts the records together from all processes' parts, and from the spools that no process has made a part of.
+
+    Raises BenchError when they can't be written.
+    """
+    for spool in sorted(directory.glob(SPOOL_NAMES)):
+        convert_spool(directory, int(spool.name.split(".")[1]), [key_id for key_id, _ in info.keys])
+    parts, whole = sorted(directory.glob(PART_NAMES)), directory / (REQUESTS_NAME + ".tmp")
+    try:
+        with whole.open("wb") as file:
+            file.write(orjson.dumps(HEADER) + b"\n")
+            for part in parts:
+                with part.open("rb") as records:
+                    records.readline()  # its own header
+                    shutil.copyfileobj(records, file, 1 << 20)
+        whole.replace(directory / REQUESTS_NAME)
+        for part in parts:
+            part.unlink()
+    except OSError as error:
+        raise BenchError(f"cannot write {whole}: {error.strerror}; free some space") from None
 
 
 def open_records(directory: Path, info: RunInfo) -> RecordReader:
-    """The records of a run; those of a killed run are made from its spool first. Raises BenchError if none."""
-    if (directory / SPOOL_NAME).exists():
-        finish(directory, info)
+    """The records of a run; those of a killed run are made from its spools first. Raises BenchError if none."""
     if not (directory / REQUESTS_NAME).exists():
-        raise BenchError(f"{directory} has no {REQUESTS_NAME}: the run recorded nothing")
+        if not any(True for names in (SPOOL_NAMES, PART_NAMES) for _ in directory.glob(names)):
+            raise BenchError(f"{directory} has no {REQUESTS_NAME}: the run recorded nothing")
+        finish(directory, info)
     return RecordReader(directory / REQUESTS_NAME)
 
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from array import array
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
 
 from .alarm import NS_PER_S, clock_ns, make_alarm
 from .errors import BenchError
+from .health import ProcessReport, lateness_percentiles_ms
+from .outcome import SendOutcome, Snapshot
 from .pool import Pool
 from .prompts import RequestRenderer
 from .spool import ABORTED, ERRORS, Result, SpoolWriter
@@ -21,7 +23,7 @@ from .targets import Target
 from .workload import Workload
 
 LEAD_NS = 20_000_000
-"""From now to the start of the schedule."""
+"""From now to the start of the schedule, where one process sends it."""
 MIN_SPACING_NS = 200_000
 """Least time between two alarms: bounds the cost of waking at high rates, and is the lateness this adds at most."""
 BURST = 128
@@ -34,16 +36,9 @@ SAMPLE_EVERY = 16
 """Of full batches, each so-manieth latency goes to the live view; of smaller ones (at low rates) all do."""
 
 
-@dataclass(frozen=True, slots=True)
-class SendOutcome:
-    """What a finished run looked like from the sending side."""
-
-    started_unix_ms: int
-    """The wall clock at the start of the schedule."""
-    sending_s: float
-    """From the start of the schedule to its end, or to the interrupt."""
-    dispatched: int
-    interrupted: bool
+async def soon() -> int:
+    """The start of a schedule that one process sends alone."""
+    return clock_ns() + LEAD_NS
 
 
 class Sender:
@@ -68,6 +63,8 @@ class Sender:
         self.errors: Counter[str] = Counter()
         self.dispatched = 0
         self.completed = 0
+        self.all_busy = 0
+        """Requests that found all connections there may be in use."""
         self.start_ns = 0
         self._workload = workload
         self._targets = targets
@@ -79,14 +76,18 @@ class Sender:
         self._next_due_ns = 1 << 62
         self._results: list[Result] = []
         self._latency_samples: list[int] = []
+        self._lateness_ns = array("q")
+        self._cpu_from: tuple[int, int] | None = None
+        self._cpu_until: tuple[int, int] | None = None
         self._interrupts = 0
         self._resend_pending = False
         self._pools: list[Pool] = []
 
-    async def run(self) -> SendOutcome:
+    async def run(self, start: Callable[[], Awaitable[int]] = soon) -> SendOutcome:
         """Sends everything and returns when the last answer is in, or timed out.
 
-        Raises BenchError when a target can't be connected to before the start.
+        ``start`` is awaited when the first connections are open; it gives the instant, in ``clock_ns``, at which the
+        schedule starts. Raises BenchError when a target can't be connected to before that.
         """
         loop = asyncio.get_running_loop()
         self._loop = loop
@@ -94,13 +95,14 @@ class Sender:
         alarm = self._alarm = make_alarm(loop, self._wake)
         try:
             await self._open_pools()
-            unix_ns, now_ns = time.time_ns(), clock_ns()
-            self.start_ns = now_ns + LEAD_NS
+            self.start_ns = await start()
+            started_unix_ns = time.time_ns() + self.start_ns - clock_ns()
             self._schedule()
             alarm.set(self._next_due_ns)
             while self.dispatched < self._end or self.completed < self.dispatched:
                 await asyncio.sleep(HOUSEKEEPING_S)
                 self._housekeep()
+            report = self._report()
             planned_s = self._workload.duration_s
             elapsed_s = (self._interrupted_ns - self.start_ns) / NS_PER_S if self._interrupts else planned_s
         finally:
@@ -109,7 +111,11 @@ class Sender:
                 pool.close(ABORTED)
             self._flush()
         return SendOutcome(
-            (unix_ns + LEAD_NS) // 1_000_000, min(max(elapsed_s, 0.0), planned_s), self.dispatched, self._interrupts > 0
+            started_unix_ns // 1_000_000,
+            min(max(elapsed_s, 0.0), planned_s),
+            self.dispatched,
+            self._interrupts > 0,
+            [report],
         )
 
     def interrupt(self) -> None:
@@ -123,10 +129,10 @@ class Sender:
             for pool in self._pools:
                 pool.close(ABORTED)
 
-    def take_latency_samples(self) -> list[int]:
-        """Some of the latencies (ns, from the due time) since the last call."""
+    def snapshot(self) -> Snapshot:
+        """How far it is; the latency samples are of the time since the last call."""
         samples, self._latency_samples = self._latency_samples, []
-        return samples
+        return Snapshot(self.dispatched, dict(self.statuses), self.errors.total(), samples)
 
     def deadline_ns(self, index: int) -> int:
         return self.start_ns + self._workload.due_ns[index] + self._timeout_ns
@@ -158,13 +164,15 @@ class Sender:
             self._alarm.set(max(self._next_due_ns, now_ns + MIN_SPACING_NS))
 
     def _send_due(self, now_ns: int) -> None:
-        due_ns, target, pools = self._workload.due_ns, self._workload.target, self._pools
-        index, due_until_ns = self.dispatched, now_ns - self.start_ns
+        due_ns, target, pools, late = self._workload.due_ns, self._workload.target, self._pools, self._lateness_ns
+        index, start_ns = self.dispatched, self.start_ns
         last = min(index + BURST, self._end)
-        while index < last and due_ns[index] <= due_until_ns:
+        while index < last and (late_ns := now_ns - start_ns - due_ns[index]) >= 0:
             self.dispatched = index + 1  # first: what fails at once is counted as completed
-            pools[target[index]].dispatch(index)
+            late.append(late_ns)
+            pools[target[index]].dispatch(index, now_ns)
             index += 1
+            now_ns = clock_ns()
         self._schedule()
 
     def _schedule(self) -> None:
@@ -176,6 +184,24 @@ class Sender:
         for pool in self._pools:
             pool.sweep(now_ns)
         self._flush()
+        if self._cpu_from is None:
+            if now_ns >= self.start_ns + self._workload.warmup_s * NS_PER_S:
+                self._cpu_from = (now_ns, time.process_time_ns())
+        elif self._cpu_until is None and self.dispatched == self._end:
+            self._cpu_until = (now_ns, time.process_time_ns())
+
+    def _report(self) -> ProcessReport:
+        """The CPU is counted from the end of the warm-up until the last request was sent, within some 50 ms."""
+        from_ns, cpu_from_ns = self._cpu_from or (0, 0)
+        until_ns, cpu_until_ns = self._cpu_until or (from_ns, cpu_from_ns)
+        p50_ms, p99_ms = lateness_percentiles_ms(self._lateness_ns[self._workload.warmup :])
+        return ProcessReport(
+            requests=self.dispatched,
+            cpu=(cpu_until_ns - cpu_from_ns) / (until_ns - from_ns) if until_ns > from_ns else 0.0,
+            lateness_p50_ms=p50_ms,
+            lateness_p99_ms=p99_ms,
+            all_busy=self.all_busy,
+        )
 
     def _flush(self) -> None:
         results = self._results

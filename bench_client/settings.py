@@ -10,6 +10,9 @@ from .errors import BenchUsageError
 from .sizes import SizeDistribution
 
 MIN_CONNECTIONS, MAX_CONNECTIONS = 64, 4096
+"""Per target: of all processes together, and of each."""
+MAX_CONNECTIONS_TO_TARGET = 16_384
+"""Of all processes together: an address has some 28,000 ports to connect from."""
 FIRST_CONNECTIONS = 16
 SPARE_FILES = 64
 MAX_REQUESTS = 50_000_000
@@ -32,6 +35,8 @@ class WorkloadSettings:
     trace: Path | None
     speed: float
     cap_output: bool
+    warmup_s: float = 0.0
+    """What the schedule begins with, for so long, is sent once before it and left out of the figures."""
 
     def __post_init__(self) -> None:
         """Raises BenchUsageError when the settings contradict one another."""
@@ -39,27 +44,44 @@ class WorkloadSettings:
             raise BenchUsageError("--qps is missing; pass a rate, or a --trace with its own arrivals")
         if self.trace is not None and self.qps is not None:
             raise BenchUsageError("--qps and --trace exclude each other; use --speed to compress a trace")
+        if self.duration_s is not None and self.warmup_s > self.duration_s:
+            raise BenchUsageError("--warmup is longer than what it warms up for; lower it")
         if self.qps is not None and self.duration_s is not None and self.qps * self.duration_s > MAX_REQUESTS:
             raise BenchUsageError(f"--qps times --duration is more than {MAX_REQUESTS:,} requests; lower one of them")
 
 
 @dataclass(frozen=True, slots=True)
-class RunSettings:
-    """One run: what is sent, whereto, and how."""
+class SendingSettings:
+    """How it is sent."""
 
-    workload: WorkloadSettings
-    targets: tuple[str, ...]
-    keys: Path
-    out: Path
     connections: int | None
-    """Most per target; None: by the rate."""
+    """Most per target, of all processes together; None: by the rate."""
     timeout_s: float
     model: str | None
     """None: the first that the target serves."""
+    processes: int = 1
+
+    def __post_init__(self) -> None:
+        """Raises BenchUsageError when a process would have no connection."""
+        if self.connections is not None and self.connections < self.processes:
+            raise BenchUsageError(
+                f"--connections {self.connections} is less than one for each of {self.processes} processes; raise it"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class RunSettings:
+    """One run: what is sent, how, and whereto."""
+
+    workload: WorkloadSettings
+    sending: SendingSettings
+    targets: tuple[str, ...]
+    keys: Path
+    out: Path
 
     def as_dict(self) -> dict[str, object]:
         """For ``run.json``."""
-        workload = self.workload
+        workload, sending = self.workload, self.sending
         return {
             "qps": workload.qps,
             "duration_s": workload.duration_s,
@@ -71,25 +93,31 @@ class RunSettings:
             "trace": str(workload.trace) if workload.trace else None,
             "speed": workload.speed,
             "cap_output": workload.cap_output,
+            "warmup_s": workload.warmup_s,
             "keys": str(self.keys),
-            "connections": self.connections,
-            "timeout_s": self.timeout_s,
-            "model": self.model,
+            "connections": sending.connections,
+            "timeout_s": sending.timeout_s,
+            "model": sending.model,
+            "processes": sending.processes,
         }
 
 
-def connections_per_target(wanted: int | None, qps: float, targets: int) -> int:
-    """As wanted, or enough for each request to take a second; raises the limit of open files as far as allowed.
+def connections_per_target(wanted: int | None, qps: float, targets: int, processes: int) -> list[int]:
+    """Each process's most connections to a target; raises the limit of open files as far as allowed and needed.
 
-    Raises BenchUsageError when what is wanted is more than this process may open.
+    As wanted, or enough for each request to take a second, divided over the processes: together they open what one
+    would. Raises BenchUsageError when what is wanted is more than a process may open.
     """
-    per_target = wanted or min(max(int(qps / targets), MIN_CONNECTIONS), MAX_CONNECTIONS)
+    most = min(MAX_CONNECTIONS * processes, MAX_CONNECTIONS_TO_TARGET)
+    total = wanted or min(max(int(qps / targets), MIN_CONNECTIONS, processes), most)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = per_target * targets + SPARE_FILES
+    needed = -(-total // processes) * targets + SPARE_FILES
     if hard != resource.RLIM_INFINITY and needed > hard:
         if wanted:
-            raise BenchUsageError(f"--connections {wanted} needs {needed} open files, {hard} are allowed; lower it")
-        per_target, needed = max((hard - SPARE_FILES) // targets, 1), hard
+            raise BenchUsageError(
+                f"--connections {wanted} needs {needed} open files in a process, {hard} are allowed; lower it"
+            )
+        total, needed = max((hard - SPARE_FILES) // targets, 1) * processes, hard
     if soft != resource.RLIM_INFINITY and soft < needed:
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
-    return per_target
+    return [len(range(process, total, processes)) for process in range(processes)]

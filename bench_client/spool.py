@@ -2,7 +2,8 @@
 
 Parsing a response costs more than sending its request, so that is left for afterwards (``rundir.finish``). A thread of
 its own packs and writes; memory stays flat, and a run that is killed leaves everything that was answered up to its last
-tenth of a second. The file ``responses.spool`` is a sequence of entries: ``ENTRY`` followed by the raw bytes.
+tenth of a second. Each sending process has a file of its own, ``responses.<process>.spool``: a sequence of entries,
+``ENTRY`` followed by the raw bytes.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import NamedTuple
 from .errors import BenchError
 from .workload import Workload
 
-SPOOL_NAME = "responses.spool"
+SPOOL_NAMES = "responses.*.spool"
 ENTRY = struct.Struct("<IIIIIqqqBI")
 NEVER_SENT = -1
 
@@ -27,13 +28,15 @@ ERRORS = ("", "connect", "timeout", "closed", "reset", "protocol", "aborted")
 OK, CONNECT, TIMEOUT, CLOSED, RESET, PROTOCOL, ABORTED = range(len(ERRORS))
 
 Result = tuple[int, int, int, int, bytes]
-"""Index in the workload, when sent and done (clock ns; ``NEVER_SENT``), index into ``ERRORS``, raw bytes."""
+"""Index in the process's share of the workload, when sent and done (clock ns; ``NEVER_SENT``), index into ``ERRORS``,
+raw bytes."""
 
 
 class SpoolEntry(NamedTuple):
     """One request; times in ns from the start of the run."""
 
     request: int
+    """Its place in the whole schedule."""
     target: int
     key: int
     input_tokens: int
@@ -46,17 +49,24 @@ class SpoolEntry(NamedTuple):
     raw: bytes
 
 
+def spool_name(process: int) -> str:
+    return f"responses.{process}.spool"
+
+
 class SpoolWriter:
     """Writes results handed over by the sending loop."""
 
-    def __init__(self, directory: Path, workload: Workload, *, cap_output: bool) -> None:
-        """Raises BenchError when the file can't be made."""
+    def __init__(
+        self, directory: Path, workload: Workload, *, cap_output: bool, process: int = 0, processes: int = 1
+    ) -> None:
+        """``workload``: this process's share. Raises BenchError when the file can't be made."""
         self._workload = workload
+        self._first, self._step = process, processes
         self._cap_output = cap_output
         self._queue: SimpleQueue[tuple[int, list[Result]] | None] = SimpleQueue()
         self._failure: OSError | None = None
         try:
-            self._file = (directory / SPOOL_NAME).open("wb")
+            self._file = (directory / spool_name(process)).open("wb")
         except OSError as error:
             raise BenchError(f"cannot write to {directory}: {error.strerror}; choose another --out") from None
         self._thread = threading.Thread(target=self._write_all, name="spool", daemon=True)
@@ -85,10 +95,11 @@ class SpoolWriter:
 
     def _packed(self, start_ns: int, results: list[Result]) -> bytes:
         workload, cap, pack, parts = self._workload, self._cap_output, ENTRY.pack, []
+        first, step = self._first, self._step
         for index, sent_ns, done_ns, error, raw in results:
             parts.append(
                 pack(
-                    index,
+                    first + index * step,
                     workload.target[index],
                     workload.key[index],
                     workload.input_tokens[index],

@@ -12,15 +12,12 @@ from typing import Any
 
 from hdrh.histogram import HdrHistogram
 
+from .health import ClientHealth
 from .record import Record
 from .rundir import RunInfo
 
 PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99_9": 99.9}
 MAX_TRACKABLE_US = 3_600_000_000
-LATE_P99_MS = 2.0
-"""A client whose p99 lateness is above this was itself a bottleneck."""
-RATE_TOLERANCE = 0.98
-"""Sent less than this share of what was due: the client could not keep up."""
 NO_NODE = "(no node)"
 REASONS = ("requests", "input_tokens", "output_tokens")
 
@@ -73,7 +70,7 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """The whole run's figures, each node's, and how well the client itself kept to the schedule."""
+    """The whole run's figures without its warm-up, each node's, and how well the client itself kept to the schedule."""
 
     total: Figures
     nodes: dict[str, Figures]
@@ -86,39 +83,34 @@ class Summary:
     sending_s: float
     planned: int
     interrupted: bool
-
-    @property
-    def client_remark(self) -> str | None:
-        """Says plainly that the client, not the server, limited this run; None when it didn't."""
-        p99_ms = self.lateness_us.get_value_at_percentile(99.0) / 1000 if self.lateness_us.total_count else 0.0
-        unsent = self.total.requests - self.sent
-        if p99_ms <= LATE_P99_MS and unsent <= self.total.requests * (1 - RATE_TOLERANCE):
-            return None
-        return (
-            f"the client was late: p99 {p99_ms:.1f} ms after the due time, {unsent} never sent; latencies include "
-            "that. Lower --qps, raise --connections or free a core for the client"
-        )
+    client: ClientHealth
+    warmup: int
+    """Requests sent before those measured here."""
 
     def as_dict(self) -> dict[str, object]:
         return {
             "sent": self.sent,
             "planned": self.planned,
+            "warmup": self.warmup,
             "interrupted": self.interrupted,
             "sending_s": round(self.sending_s, 3),
             "target_qps": round(self.target_qps, 2),
             "achieved_qps": round(self.achieved_qps, 2),
             "send_lateness_ms": percentiles_ms(self.lateness_us),
-            "client_remark": self.client_remark,
+            "client": self.client.as_dict(),
             "total": self.total.as_dict(),
             "nodes": {node: figures.as_dict() for node, figures in self.nodes.items()},
         }
 
 
 def summarize(records: Iterable[Record], info: RunInfo) -> Summary:
-    """One pass over the records."""
+    """One pass over the records; those of the warm-up, which come first in the schedule, are left out."""
     total, nodes, lateness_us, sent, in_time = Figures(), dict[str, Figures](), _histogram(), 0, 0
-    seconds = info.sending_s or info.planned_s
+    planned, planned_s = info.planned - info.warmup, info.planned_s - info.warmup_s
+    until_s = info.sending_s or info.planned_s
     for record in records:
+        if record.request < info.warmup:
+            continue
         total.add(record)
         node = record.node or NO_NODE
         figures = nodes.get(node)
@@ -127,18 +119,21 @@ def summarize(records: Iterable[Record], info: RunInfo) -> Summary:
         figures.add(record)
         if record.sent_us is not None:
             sent += 1
-            in_time += record.error is None and record.done_us <= seconds * 1e6
+            in_time += record.error is None and record.done_us <= until_s * 1e6
             lateness_us.record_value(min(max(record.sent_us - record.due_us, 1), MAX_TRACKABLE_US))
+    seconds = max(until_s - info.warmup_s, 0.0)
     return Summary(
         total,
         dict(sorted(nodes.items(), key=lambda item: (item[0] == NO_NODE, item[0]))),
         lateness_us,
         sent,
-        info.planned / info.planned_s if info.planned_s else 0.0,
+        planned / planned_s if planned_s else 0.0,
         in_time / seconds if seconds else 0.0,
         seconds,
-        info.planned,
+        planned,
         info.interrupted,
+        ClientHealth(info.processes, percentiles_ms(total.latency_us).get("p99", 0.0)),
+        info.warmup,
     )
 
 

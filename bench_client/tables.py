@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from .summary import REASONS, Figures, Summary, percentiles_ms
 
 LATENCIES = ("p50", "p90", "p99", "p99_9", "max")
 
 
-def table(rows: Sequence[Sequence[str]], *, indent: str = "  ") -> str:
-    """Columns as wide as needed; the first is set left, the others right."""
+def table(rows: Sequence[Sequence[str]], *, indent: str = "  ", left: Collection[int] = (0,)) -> str:
+    """Columns as wide as needed; those in ``left`` are set left, the others right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join(
-        (
-            indent
-            + "  ".join(
-                cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-            )
-        ).rstrip()
-        for row in rows
-    )
+    lines = []
+    for row in rows:
+        cells = (
+            cell.ljust(width) if i in left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        lines.append((indent + "  ".join(cells)).rstrip())
+    return "\n".join(lines)
 
 
 def summary_text(summary: Summary) -> str:
@@ -33,11 +32,15 @@ def summary_text(summary: Summary) -> str:
         "",
         f"  target {summary.target_qps:,.0f} QPS, achieved {summary.achieved_qps:,.0f} QPS"
         + f" over {summary.sending_s:.1f} s"
+        + (f" after a warm-up of {summary.warmup:,} requests" if summary.warmup else "")
         + (" (interrupted)" if summary.interrupted else ""),
         f"  send lateness p99 {_ms(lateness.get('p99'))}, max {_ms(lateness.get('max'))}",
     ]
-    if summary.client_remark:
-        lines.append("  " + summary.client_remark)
+    if summary.client.processes:
+        shares = " ".join(f"{process.cpu:.0%}" for process in summary.client.processes)
+        lines[-1] += f"; client CPU {shares}"
+    if summary.client.remark:
+        lines.append("  " + summary.client.remark)
     return "\n".join(lines)
 
 
@@ -60,7 +63,7 @@ def figure_rows(columns: Sequence[Figures], seconds: float) -> list[list[str]]:
     if any(c.degraded for c in columns):
         rows.append(_counts("degraded decisions", (c.degraded for c in columns)))
     latencies = [percentiles_ms(c.latency_us) for c in columns]
-    rows += [[f"{name.replace('_', '.')} ms", *(_number(each.get(name)) for each in latencies)] for name in LATENCIES]
+    rows += [[f"{name.replace('_', '.')} ms", *(number(each.get(name)) for each in latencies)] for name in LATENCIES]
     return rows
 
 
@@ -68,7 +71,8 @@ def _counts(title: str, values: Iterable[float]) -> list[str]:
     return [title, *(f"{value:,.0f}" for value in values)]
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """With two decimals; a dash where there is none."""
     return "-" if value is None else f"{value:,.2f}"
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from random import Random
 
+from .errors import BenchUsageError
 from .sizes import SizeDistribution
 from .trace import NS_PER_S, Trace
 
@@ -30,7 +31,10 @@ class Workload:
     input_tokens: array[int]
     output_tokens: array[int]
     duration_s: float
-    """How long the schedule offers load: the time the achieved rate is counted over."""
+    """How long the schedule offers load, warm-up included."""
+    warmup: int = 0
+    """How many of the requests, the first ones, are the warm-up."""
+    warmup_s: float = 0.0
 
     def __len__(self) -> int:
         return len(self.due_ns)
@@ -38,6 +42,46 @@ class Workload:
     @property
     def offered_qps(self) -> float:
         return len(self) / self.duration_s if self.duration_s else 0.0
+
+    def share(self, process: int, processes: int) -> Workload:
+        """Every ``processes``-th request, from number ``process`` on.
+
+        The shares together are this schedule, request for request. Of Poisson arrivals each share is more even than
+        Poisson, and none is ever ahead of another by more than a request.
+        """
+        part = slice(process, None, processes)
+        return Workload(
+            self.due_ns[part],
+            self.target[part],
+            self.key[part],
+            self.input_tokens[part],
+            self.output_tokens[part],
+            self.duration_s,
+            len(range(process, self.warmup, processes)),
+            self.warmup_s,
+        )
+
+    def warmed_up(self, warmup_s: float) -> Workload:
+        """The first ``warmup_s`` of this schedule, and then all of it.
+
+        So the warm-up has the rate, keys and sizes of what it warms up for, also in a trace, and what is measured is
+        the same with any warm-up. Raises BenchUsageError when the schedule is shorter than that.
+        """
+        if warmup_s > self.duration_s:
+            raise BenchUsageError(f"--warmup is longer than the schedule of {self.duration_s:g} s; lower it")
+        shift_ns = int(warmup_s * NS_PER_S)
+        count = bisect_left(self.due_ns, shift_ns)
+        return replace(
+            self,
+            due_ns=self.due_ns[:count] + array("q", [due_ns + shift_ns for due_ns in self.due_ns]),
+            target=self.target[:count] + self.target,
+            key=self.key[:count] + self.key,
+            input_tokens=self.input_tokens[:count] + self.input_tokens,
+            output_tokens=self.output_tokens[:count] + self.output_tokens,
+            duration_s=self.duration_s + warmup_s,
+            warmup=count,
+            warmup_s=warmup_s,
+        )
 
 
 def synthetic_workload(

@@ -169,6 +169,7 @@ def closed_port() -> int:
 
 
 RUN = ["run", "--keys", "{keys}", "--out", "{out}"]
+FIND_MAX = ["find-max", "--keys", "{keys}", "--target", "http://127.0.0.1:{port}", "--slo-p99-ms", "50"]
 GOOD = [*RUN, "--target", "http://127.0.0.1:{port}", "--qps", "10"]
 
 
@@ -189,6 +190,15 @@ GOOD = [*RUN, "--target", "http://127.0.0.1:{port}", "--qps", "10"]
         ([*GOOD, "--keys", "missing.toml"], 2, "cannot read the keys file"),
         ([*RUN, "--target", "http://127.0.0.1:1", "--trace", "missing.csv"], 2, "cannot read the trace"),
         (GOOD, 1, "127.0.0.1:{port} is not reachable"),
+        ([*GOOD, "--processes", "0"], 2, "--processes"),
+        ([*GOOD, "--processes", "4", "--connections", "3"], 2, "less than one for each of 4 processes"),
+        ([*GOOD, "--duration", "1", "--warmup", "2"], 2, "--warmup is longer"),
+        (FIND_MAX[:-2], 2, "--slo-p99-ms"),
+        ([*FIND_MAX, "--from", "200", "--to", "100"], 2, "--from is above --to"),
+        ([*FIND_MAX, "--qps", "100"], 2, "No such option"),
+        ([*FIND_MAX, "--trial", "1", "--warmup", "2"], 2, "--warmup is longer"),
+        ([*FIND_MAX, "--out", "{keys}"], 2, "is a file"),
+        (FIND_MAX, 1, "127.0.0.1:{port} is not reachable"),
         (["audit"], 2, "DIR"),
         (["audit", "{missing}"], 1, "is not a directory"),
         (["audit", "{empty}"], 1, "has no run.json"),
@@ -264,7 +274,7 @@ def test_keys_given_as_digests_are_left_out_with_a_note(url: str, tmp_path: Path
 
 
 def test_help_shows_every_default(capsys: pytest.CaptureFixture[str]) -> None:
-    for command, default in (("run", "lognormal:128:0.7"), ("compare", "500")):
+    for command, default in (("run", "lognormal:128:0.7"), ("compare", "500"), ("find-max", "1.0")):
         code, stdout, _ = call(capsys, command, "--help")
         assert code == 0
         assert default in stdout

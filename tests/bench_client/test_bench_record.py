@@ -10,10 +10,11 @@ import pytest
 from bench_fakes import KEY, Ledger, run_info
 
 from bench_client.errors import BenchError
+from bench_client.health import ProcessReport
 from bench_client.record import REQUESTS_NAME, Record, RecordReader, write_records
 from bench_client.response import NOTHING, parse_response
-from bench_client.rundir import RUN_NAME, open_records, prepare, read_info, write_info
-from bench_client.spool import OK, SPOOL_NAME, TIMEOUT, SpoolWriter, read_spool
+from bench_client.rundir import RUN_NAME, convert_spool, finish, open_records, prepare, read_info, write_info
+from bench_client.spool import OK, SPOOL_NAMES, TIMEOUT, SpoolWriter, read_spool, spool_name
 from bench_client.workload import Workload
 
 ADMITTED = (
@@ -130,11 +131,11 @@ def test_damage_in_the_middle_is_told_with_its_line(tmp_path: Path, records: lis
         list(RecordReader(path))
 
 
-def spool(directory: Path) -> None:
+def spool(directory: Path, process: int = 0, processes: int = 1) -> None:
     zeros = array("I", [0, 0])
     due_ns = array("q", [1_000_000, 2_000_000])
     workload = Workload(due_ns, zeros, zeros, array("I", [25, 26]), array("I", [9, 8]), 1.0)
-    writer = SpoolWriter(directory, workload, cap_output=True)
+    writer = SpoolWriter(directory, workload, cap_output=True, process=process, processes=processes)
     start_ns = 5_000_000_000
     writer.put(start_ns, [(1, start_ns + 2_500_999, start_ns + 9_000_000, OK, ADMITTED)])
     writer.put(start_ns, [(0, -1, start_ns + 9_900_000, TIMEOUT, b"")])
@@ -149,25 +150,49 @@ def test_a_killed_run_is_read_from_its_spool(tmp_path: Path) -> None:
     assert (admitted.request, admitted.due_us, admitted.sent_us, admitted.done_us) == (1, 2000, 2500, 9000)
     assert (admitted.key, admitted.status, admitted.max_tokens, admitted.completion_tokens) == (KEY, 200, 8, 17)
     assert (lost.request, lost.sent_us, lost.error, lost.status) == (0, None, "timeout", None)
-    assert not (tmp_path / SPOOL_NAME).exists()
+    assert not list(tmp_path.glob(SPOOL_NAMES))
     assert len(list(open_records(tmp_path, info))) == 2
+
+
+def test_the_records_of_several_processes_are_one_runs(tmp_path: Path) -> None:
+    """Whether each process made its part itself or left its spool behind, killed."""
+    info = run_info()
+    prepare(tmp_path, info)
+    for process in range(3):
+        spool(tmp_path, process, 3)
+    convert_spool(tmp_path, 1, [KEY])
+    finish(tmp_path, info)
+    assert [path.name for path in tmp_path.glob("re*")] == [REQUESTS_NAME]
+    records = list(open_records(tmp_path, info))
+    assert sorted(record.request for record in records) == [0, 1, 2, 3, 4, 5]
+    assert {record.request: record.status for record in records if record.request % 3 == 1} == {1: None, 4: 200}
+
+
+def test_parts_left_by_a_run_killed_at_its_end_are_put_together(tmp_path: Path) -> None:
+    info = run_info(finished=False)
+    prepare(tmp_path, info)
+    for process in range(2):
+        spool(tmp_path, process, 2)
+        convert_spool(tmp_path, process, [KEY])
+    assert sorted(record.request for record in open_records(tmp_path, info)) == [0, 1, 2, 3]
 
 
 def test_a_spool_cut_off_loses_its_last_entry_only(tmp_path: Path) -> None:
     spool(tmp_path)
-    path = tmp_path / SPOOL_NAME
+    path = tmp_path / spool_name(0)
     for cut in (1, 40, 60):
         path.write_bytes(path.read_bytes()[:-cut])
         assert [entry.request for entry in read_spool(path)] in ([1], [])
 
 
 def test_run_info_survives_the_round_trip_and_an_earlier_runs_files_go(tmp_path: Path) -> None:
-    for name in (REQUESTS_NAME, "audit.json", "mine.txt"):
+    for name in (REQUESTS_NAME, "audit.json", "mine.txt", spool_name(0), spool_name(11), "requests.3.part"):
         (tmp_path / name).write_text("old")
     prepare(tmp_path, run_info(finished=False))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.txt", RUN_NAME]
-    write_info(tmp_path, run_info())
-    assert read_info(tmp_path) == run_info()
+    info = run_info(warmup=3, warmup_s=0.5, processes=[ProcessReport(10, 0.5, 0.1, 0.2, 3)])
+    write_info(tmp_path, info)
+    assert read_info(tmp_path) == info
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"format":"x"}', '{"format":"bench-client run 1","machine":1}'])

@@ -17,10 +17,11 @@ from conftest import Serve
 
 from bench_client.alarm import LoopAlarm, TimerFdAlarm, clock_ns, make_alarm
 from bench_client.errors import BenchError
+from bench_client.outcome import SendOutcome, Snapshot
 from bench_client.progress import Progress
 from bench_client.prompts import RequestRenderer
-from bench_client.sender import Sender, SendOutcome
-from bench_client.spool import ERRORS, NEVER_SENT, SPOOL_NAME, SpoolEntry, SpoolWriter, read_spool
+from bench_client.sender import Sender
+from bench_client.spool import ERRORS, NEVER_SENT, SpoolEntry, SpoolWriter, read_spool, spool_name
 from bench_client.targets import Target
 from bench_client.workload import Workload
 
@@ -61,7 +62,7 @@ class Bench:
 
     def entries(self) -> list[SpoolEntry]:
         """In order of the schedule; each request exactly once."""
-        entries = sorted(read_spool(self.directory / SPOOL_NAME))
+        entries = sorted(read_spool(self.directory / spool_name(0)))
         assert [entry.request for entry in entries] == list(range(self.sender.dispatched))
         return entries
 
@@ -231,11 +232,16 @@ async def test_the_live_view_tells_rates_counts_and_latency(tmp_path: Path, serv
 
     bench = Bench(tmp_path, [await serve(chat)], [0.0, 0.0, 0.0])
     await bench.run()
-    samples = bench.sender.take_latency_samples()
+    snapshot = bench.sender.snapshot()
+    samples = snapshot.latency_samples
     assert len(samples) == 3
     assert min(samples) >= 50 * MS
-    bench.sender._latency_samples = [80 * MS]
-    line = Progress(bench.sender, 2.0, StringIO()).line(bench.sender.start_ns + 1000 * MS)
+    assert bench.sender.snapshot().latency_samples == []
+    half = snapshot._replace(dispatched=1, statuses={428: 1}, errors=0, latency_samples=[80 * MS])
+    other = snapshot._replace(dispatched=2, statuses={429: 1, 430: 1}, latency_samples=[])
+    start_ns = bench.sender.start_ns
+    progress = Progress(lambda: Snapshot.summed([half, other]), lambda: start_ns, 2.0, StringIO())
+    line = progress.line(start_ns + 1000 * MS)
     assert line == "    1/2 s  offered       3/s  achieved       3/s  200 0  429 1  errors 2  p99 80.0 ms"
 
 

@@ -66,19 +66,30 @@ def test_latency_counts_from_the_due_time_and_lateness_apart(ledger: Ledger) -> 
     assert latency["p90"] == pytest.approx(1, rel=0.01)
     assert latency["p99"] == pytest.approx(51, rel=0.01)
     assert latency["max"] == pytest.approx(51, rel=0.01)
-    assert summary.client_remark is not None
-    assert "the client was late: p99 50.0 ms" in summary_text(summary)
+    lateness = summary.as_dict()["send_lateness_ms"]
+    assert lateness["p99"] == pytest.approx(50, rel=0.01)  # type: ignore[index]
+    assert "send lateness p99 50.0" in summary_text(summary)
 
 
-def test_a_punctual_client_needs_no_remark(mixed: list[Record]) -> None:
-    punctual = [record for record in mixed if record.sent_us is not None]
-    assert summary_of(punctual).client_remark is None
+def test_the_warm_up_is_left_out_of_the_figures(ledger: Ledger) -> None:
+    """Ten requests in a second of warm-up, then ten in two seconds, of which the last is answered too late."""
+    for request in range(20):
+        at_ms = request * 100 if request < 10 else 1000 + (request - 10) * 200
+        ledger.admit(at_ms, took_ms=900 if request < 10 or request == 19 else 5, node="cold" if request < 10 else "n1")
+    summary = summary_of(ledger.records, planned=20, planned_s=3.0, sending_s=3.0, warmup=10, warmup_s=1.0)
+    assert (summary.planned, summary.total.requests, summary.sent, summary.warmup) == (10, 10, 10, 10)
+    assert (summary.target_qps, summary.achieved_qps, summary.sending_s) == (5.0, 4.5, 2.0)
+    assert list(summary.nodes) == ["n1"]
+    assert summary.total.latency_us.get_value_at_percentile(80) == pytest.approx(5000, rel=0.01)
+    assert "over 2.0 s after a warm-up of 10 requests" in summary_text(summary)
 
 
-def test_requests_that_never_left_are_the_clients_fault_too(ledger: Ledger) -> None:
+def test_a_run_interrupted_in_its_warm_up_has_no_figures(ledger: Ledger) -> None:
     ledger.admit(0)
-    ledger.lose(1, sent_us=None)
-    assert "1 never sent" in (summary_of(ledger.records).client_remark or "")
+    changes = {"planned": 20, "planned_s": 3.0, "sending_s": 0.5, "warmup": 10, "warmup_s": 1.0, "interrupted": True}
+    summary = summary_of(ledger.records, **changes)
+    assert (summary.total.requests, summary.achieved_qps, summary.sending_s) == (0, 0.0, 0.0)
+    assert "(interrupted)" in summary_text(summary)
 
 
 def test_achieved_is_what_came_while_load_was_offered(ledger: Ledger) -> None:

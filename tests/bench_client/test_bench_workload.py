@@ -124,3 +124,31 @@ def test_speed_compresses_a_trace_before_the_duration_cuts_it() -> None:
     workload = traced_workload(trace_of(0, 1, 2, 3, 4), speed=2.0, duration_s=1.0, targets=1, keys=1, zipf=0, seed=1)
     assert list(workload.due_ns) == [0, 500_000_000]
     assert workload.duration_s == 1.0
+
+
+@pytest.mark.parametrize("processes", [1, 3, 16])
+def test_the_shares_of_processes_are_together_the_schedule(processes: int) -> None:
+    whole = make(duration_s=1.0).warmed_up(0.25)
+    shares = [whole.share(process, processes) for process in range(processes)]
+    assert sum(share.warmup for share in shares) == whole.warmup
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    for field in ("due_ns", "target", "key", "input_tokens", "output_tokens"):
+        dealt = [getattr(shares[i % processes], field)[i // processes] for i in range(len(whole))]
+        assert dealt == list(getattr(whole, field)), field
+    for share in shares:
+        assert (share.duration_s, share.warmup_s) == (whole.duration_s, whole.warmup_s)
+        assert all(due_ns < 0.25e9 for due_ns in share.due_ns[: share.warmup])
+        assert all(due_ns >= 0.25e9 for due_ns in share.due_ns[share.warmup :])
+
+
+def test_a_warm_up_is_the_beginning_and_leaves_what_is_measured_as_it_was() -> None:
+    measured = make(duration_s=2.0)
+    warmed = measured.warmed_up(0.5)
+    count = warmed.warmup
+    assert count == sum(due_ns < 0.5e9 for due_ns in measured.due_ns)
+    assert warmed.due_ns[:count] == measured.due_ns[:count]
+    assert [due_ns - 500_000_000 for due_ns in warmed.due_ns[count:]] == list(measured.due_ns)
+    assert (warmed.key[:count], warmed.key[count:]) == (measured.key[:count], measured.key)
+    assert (warmed.duration_s, warmed.warmup_s, len(warmed)) == (2.5, 0.5, len(measured) + count)
+    with pytest.raises(BenchUsageError, match="lower it"):
+        measured.warmed_up(2.1)

@@ -1,0 +1,120 @@
+"""Whether the client itself was the bottleneck of a run, judged from each sending process's CPU and lateness.
+
+Lateness here is how long after its due time a request was taken up by its process, whatever it then waited for: only
+the client, or a machine too busy to let it run, can cause it. Waiting for a free connection is apart, for it is the
+server that keeps connections busy. Weakness: a client that shares its cores with the server is late because of the
+server; the two can't be told apart from here, and the advice names both ways out.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+BUSY_CPU = 0.95
+"""A process that used this share of a core had no time left: its answers waited to be read, too."""
+LATE_P99_MS = 2.0
+"""A process whose p99 lateness is above this did not keep to the schedule."""
+LATE_SHARE = 0.1
+"""Up to this share of the p99 latency, lateness doesn't matter: it isn't what made the answers late."""
+HINDERED_CPU = 0.5
+"""A process that was late and used less than this share of a core wasn't let run; more processes wouldn't help."""
+ALL_BUSY_SHARE = 0.02
+"""Above this share of requests that waited for a connection, latencies are shaped by the number of connections."""
+MAX_SORTED = 1_000_000
+"""Of more latenesses than this, only some are looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessReport:
+    """How one sending process fared, warm-up left out of the CPU and the lateness."""
+
+    requests: int
+    cpu: float
+    """Share of one core used while there was something to send."""
+    lateness_p50_ms: float
+    lateness_p99_ms: float
+    all_busy: int
+    """Requests that found all connections there may be in use."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientHealth:
+    """All processes of a run, and what the run measured with them."""
+
+    processes: list[ProcessReport]
+    latency_p99_ms: float
+    """Of the answers, from the due time: what lateness is held against."""
+
+    @property
+    def lateness_p50_ms(self) -> float:
+        """The worst process's."""
+        return max((process.lateness_p50_ms for process in self.processes), default=0.0)
+
+    @property
+    def lateness_p99_ms(self) -> float:
+        """The worst process's."""
+        return max((process.lateness_p99_ms for process in self.processes), default=0.0)
+
+    @property
+    def bottleneck(self) -> str | None:
+        """Why the client was the bottleneck; None when it wasn't."""
+        return self._judged[0]
+
+    @property
+    def remark(self) -> str | None:
+        """One line for the person, where there is something to say about the client."""
+        bottleneck, advice = self._judged
+        if bottleneck is not None:
+            return f"the client was the bottleneck: {bottleneck}; {advice}"
+        requests = sum(process.requests for process in self.processes)
+        waited = sum(process.all_busy for process in self.processes)
+        if waited > ALL_BUSY_SHARE * requests:
+            return (
+                f"{waited:,} requests found all connections busy and waited, which their latencies include: the "
+                "server was slow, or raise --connections"
+            )
+        return None
+
+    @property
+    def _judged(self) -> tuple[str | None, str]:
+        """The reason, None where there is none, and what to do about it."""
+        if not self.processes:
+            return None, ""
+        busiest = max(self.processes, key=lambda process: process.cpu)
+        latest = max(self.processes, key=lambda process: process.lateness_p99_ms)
+        reasons, advice = [], "raise --processes"
+        if busiest.cpu >= BUSY_CPU:
+            reasons.append(f"a sending process used {busiest.cpu:.0%} of a core")
+        if latest.lateness_p99_ms > max(LATE_P99_MS, LATE_SHARE * self.latency_p99_ms):
+            reasons.append(f"requests left late, p99 {latest.lateness_p99_ms:.1f} ms after the due time")
+            if latest.cpu < HINDERED_CPU:
+                reasons.append(f"with {latest.cpu:.0%} of a core used (other work on this machine holds it up)")
+                advice = "free a core for it"
+        return ", ".join(reasons) or None, advice
+
+    def as_dict(self) -> dict[str, object]:
+        """For ``summary.json``."""
+        return {
+            "bottleneck": self.bottleneck is not None,
+            "reason": self.bottleneck,
+            "lateness_ms": {"p50": self.lateness_p50_ms, "p99": self.lateness_p99_ms},
+            "processes": [
+                {
+                    "requests": process.requests,
+                    "cpu": process.cpu,
+                    "lateness_ms": {"p50": process.lateness_p50_ms, "p99": process.lateness_p99_ms},
+                    "all_connections_busy": process.all_busy,
+                }
+                for process in self.processes
+            ],
+        }
+
+
+def lateness_percentiles_ms(lateness_ns: array[int] | Sequence[int]) -> tuple[float, float]:
+    """p50 and p99; zeros of nothing."""
+    ordered = sorted(lateness_ns[:: len(lateness_ns) // MAX_SORTED + 1])
+    if not ordered:
+        return 0.0, 0.0
+    return ordered[len(ordered) // 2] / 1e6, ordered[min(int(len(ordered) * 0.99), len(ordered) - 1)] / 1e6

@@ -1,0 +1,106 @@
+"""Whether the client was the bottleneck: the judgement on given figures, and one client that truly is too slow."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from bench_fakes import Ledger, application, run_info, serving
+
+from bench_client.alarm import clock_ns
+from bench_client.health import ClientHealth, ProcessReport, lateness_percentiles_ms
+from bench_client.run import run
+from bench_client.sender import Sender
+from bench_client.settings import RunSettings, SendingSettings, WorkloadSettings
+from bench_client.sizes import SizeDistribution
+from bench_client.summary import summarize
+from bench_client.tables import summary_text
+
+
+def report(**changes: Any) -> ProcessReport:
+    values = {"requests": 1000, "cpu": 0.6, "lateness_p50_ms": 0.05, "lateness_p99_ms": 0.4, "all_busy": 0}
+    return ProcessReport(**{**values, **changes})
+
+
+def health(*processes: ProcessReport, latency_p99_ms: float = 5.0) -> ClientHealth:
+    return ClientHealth(list(processes), latency_p99_ms)
+
+
+@pytest.mark.parametrize(
+    ("changes", "latency_p99_ms", "says"),
+    [
+        ({}, 5.0, None),
+        ({"cpu": 0.94}, 5.0, None),
+        ({"cpu": 0.95}, 5.0, "used 95% of a core; raise --processes"),
+        ({"lateness_p99_ms": 2.0}, 5.0, None),
+        ({"lateness_p99_ms": 2.1}, 5.0, "p99 2.1 ms after the due time; raise --processes"),
+        ({"lateness_p99_ms": 2.1, "cpu": 0.2}, 5.0, "other work on this machine holds it up); free a core for it"),
+        ({"lateness_p99_ms": 40.0}, 400.0, None),  # the answers were late for another reason
+        ({"lateness_p99_ms": 40.1}, 400.0, "p99 40.1 ms"),
+        ({"lateness_p99_ms": 3.0, "cpu": 0.99}, 5.0, "used 99% of a core, requests left late, p99 3.0 ms"),
+    ],
+)
+def test_the_worst_process_decides(changes: dict[str, float], latency_p99_ms: float, says: str | None) -> None:
+    judged = health(report(), report(**changes), report(), latency_p99_ms=latency_p99_ms)
+    assert (judged.bottleneck is None) == (says is None)
+    assert judged.as_dict()["bottleneck"] == (says is not None)
+    if says is None:
+        assert judged.remark is None
+    else:
+        assert (judged.remark or "").startswith("the client was the bottleneck: ")
+        assert says in (judged.remark or "")
+
+
+def test_waiting_for_a_connection_is_told_but_is_not_the_clients_fault() -> None:
+    judged = health(report(all_busy=61), report(requests=2000))
+    assert judged.bottleneck is None
+    assert "61 requests found all connections busy" in (judged.remark or "")
+    assert health(report(all_busy=60), report(requests=2000)).remark is None
+
+
+def test_lateness_percentiles() -> None:
+    assert lateness_percentiles_ms([]) == (0.0, 0.0)
+    assert lateness_percentiles_ms([5_000_000]) == (5.0, 5.0)
+    assert lateness_percentiles_ms([i * 1_000_000 for i in reversed(range(100))]) == (50.0, 99.0)
+
+
+def test_the_table_and_the_summary_tell_it(ledger: Ledger) -> None:
+    ledger.admit(0)
+    summary = summarize(ledger.records, run_info(processes=[report(cpu=0.31), report(cpu=0.97)]))
+    text = summary_text(summary)
+    assert "client CPU 31% 97%" in text
+    assert sum("the client was the bottleneck" in line for line in text.splitlines()) == 1
+    client: Any = summary.as_dict()["client"]
+    assert (client["bottleneck"], client["lateness_ms"]) == (True, {"p50": 0.05, "p99": 0.4})
+    assert client["reason"] == "a sending process used 97% of a core"
+    assert [process["cpu"] for process in client["processes"]] == [0.31, 0.97]
+
+
+def test_a_client_that_is_too_slow_says_so(keys_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests are due every 2 ms, and it looks for them no more often than every 50 ms."""
+
+    async def answer(_: web.Request) -> web.StreamResponse:
+        return web.json_response({})
+
+    send_due = Sender._send_due
+
+    def slowly(self: Sender, now_ns: int) -> None:
+        time.sleep(0.05)
+        send_due(self, clock_ns())
+
+    monkeypatch.setattr(Sender, "_send_due", slowly)
+    size = SizeDistribution.parse("fixed:25")
+    workload = WorkloadSettings(500, 0.4, 1, "constant", 0.0, size, size, None, 1.0, True)
+    out = tmp_path / "out"
+    with serving(application(answer)) as url:
+        settings = RunSettings(workload, SendingSettings(None, 10.0, None), (url,), keys_file, out)
+        result = run(settings, lambda line: None)
+    assert "requests left late" in (result.summary.client.bottleneck or "")
+    client = json.loads((out / "summary.json").read_bytes())["client"]
+    assert client["bottleneck"] is True
+    assert client["lateness_ms"]["p99"] > 40
+    assert client["processes"][0]["requests"] == 200
