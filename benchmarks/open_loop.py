@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench_client.spool import SPOOL_NAME
+from bench_client.spool import SPOOL_NAMES
 from benchmarks.measuring import cpu_seconds
 from benchmarks.servers import Server
 
@@ -67,7 +67,7 @@ def _sending(server: Server, keys: Path, qps: float, seconds: float, out: Path) 
     ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     until = time.monotonic() + _START_S
-    while not (out / SPOOL_NAME).exists():  # made just before the first request is due
+    while not any(out.glob(SPOOL_NAMES)):  # made just before the first request is due
         if process.poll() is not None or time.monotonic() > until:
             process.kill()
             sys.exit(f"bench-client run did not start: {process.communicate()[1]}")
