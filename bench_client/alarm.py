@@ -22,7 +22,7 @@ if sys.platform == "linux":
     clock_ns = time.monotonic_ns
 else:  # some systems' monotonic clock is coarse
     clock_ns = time.perf_counter_ns
-"""The clock of all times in this package: nanoseconds from an arbitrary start, never back, the same in all processes."""
+"""The clock of all times in this package: nanoseconds from an arbitrary start, never back, one for all processes."""
 
 
 class Alarm(Protocol):

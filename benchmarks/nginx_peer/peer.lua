@@ -22,7 +22,7 @@ typedef struct __attribute__((packed)) {
 
 typedef struct __attribute__((packed)) {
     uint8_t state; uint64_t time_ms; uint32_t limits[3], used[3]; uint16_t age[3]; uint8_t in_bucket_ms;
-    uint32_t output_reserve; uint8_t verdict; uint32_t retry_ms;
+    uint32_t output_reserve; uint8_t verdict; uint32_t retry_ms; // the last two where it was rejected, and then its name
 } peer_reply; // see decide.lua, Reply
 ]]
 
@@ -31,6 +31,8 @@ local BUCKET_MS, WIDTH, NO_USE = 100, 600, 65535
 local POOL_SIZE, IDLE_MS, TIMEOUT_MS = 256, 60000, 1000
 local CHAT_TOKENS, WORD_BYTES = 7, 5 -- what a chat of one message counts beside its text; an answer's bytes per token
 local ANSWER_HEAD_BYTES = 1562 -- of head and body, beside the answer's text
+
+local ADMITTED_SIZE = ffi.offsetof("peer_reply", "verdict")
 
 local digest, hex = ffi.new("unsigned char[32]"), ffi.new("unsigned char[32]")
 local batch, reply_type = ffi.new("peer_batch"), ffi.typeof("const peer_reply *")
@@ -79,12 +81,13 @@ function Peer:call(kid, caller, kind, a, b, c)
     socket:settimeout(TIMEOUT_MS)
     assert(socket:connect("127.0.0.1", self.store_port, { pool_size = POOL_SIZE }))
     assert(socket:send {
-        self.command, kid, "}:limits\r\n$44\r\nrl:{", kid, "}:window\r\n$43\r\nrl:{", kid, "}:nodes\r\n$10\r\n", caller,
+        self.command, kid, "}:limits\r\n$44\r\nrl:{", kid, "}:window\r\n$42\r\nrl:{", kid, "}:past\r\n$10\r\n", caller,
         "\r\n$52\r\n", packed, "\r\n",
     })
     local head = assert(socket:receive())
     local size = assert(tonumber(string.match(head, "^%$(%d+)$")), head)
-    local reply = assert(socket:receive(size + 2))
+    local reply = assert(socket:receive(size))
+    assert(socket:receive(2)) -- CRLF
     socket:setkeepalive(IDLE_MS, POOL_SIZE)
     return reply
 end
@@ -171,7 +174,7 @@ function Peer:answer(settles)
     self.requests = self.requests + 1
     local request_id = self.request_prefix .. string.format("%08x", self.requests)
     set_headers(reply, input, output, request_id)
-    if reply.verdict ~= 0 then
+    if #packed > ADMITTED_SIZE then
         ngx.header["retry-after-ms"] = reply.retry_ms
         ngx.header["retry-after"] = seconds_up(reply.retry_ms)
         respond(429, '{"error":{"code":"rate_limit_exceeded"}}')
