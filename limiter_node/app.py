@@ -16,6 +16,7 @@ from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
 from limiter_node import tokens
 from limiter_node.http.routes import Routes
 from limiter_node.http.server import HttpServer
+from limiter_node.limiter.degraded import policy
 from limiter_node.limiter.limiter import Limiter
 from limiter_node.limiter.stub import AdmitAll
 from limiter_node.model import ConfigError, LimiterError
@@ -32,7 +33,7 @@ log = logging.getLogger(__name__)
 # Clients keep connections for a minute or so; a server that closes first makes them lose requests.
 _KEEPALIVE_S = 75.0
 # What may come on top of --drain-timeout: connections are closed (aiohttp waits this long, twice), settles are flushed.
-_CLOSE_S, _SETTLE_S = 0.5, 2.0
+_CLOSE_S, _SETTLE_S, _LEAVE_S = 0.5, 2.0, 0.2
 
 
 @asynccontextmanager
@@ -49,7 +50,10 @@ async def running_node(settings: NodeSettings) -> AsyncIterator[int]:
         parse_store_url(settings.store), client_name=f"limiter-{settings.node_id}", replica_acks=settings.replica_acks
     )
     dispatcher = Dispatcher(
-        topology, timeout_ms=settings.decision_timeout_ms, window_buckets=settings.window_ms // BUCKET_MS
+        topology,
+        timeout_ms=settings.decision_timeout_ms,
+        window_buckets=settings.window_ms // BUCKET_MS,
+        policy=lambda fleet: policy(settings.on_store_failure, lambda: fleet.nodes),
     )
     upstream = MockUpstream(
         latency_ms=settings.mock_latency_ms,
@@ -73,6 +77,7 @@ async def running_node(settings: NodeSettings) -> AsyncIterator[int]:
     runner = web.ServerRunner(server, shutdown_timeout=_CLOSE_S)
     try:
         await topology.start()
+        dispatcher.fleet.start()
         await runner.setup()
         site = web.TCPSite(runner, settings.host, settings.port, backlog=1024, reuse_address=True)
         try:
@@ -95,6 +100,7 @@ async def running_node(settings: NodeSettings) -> AsyncIterator[int]:
         await counting.close()
         if not await dispatcher.drain(_SETTLE_S):
             log.warning("not all reservations could be settled: the store did not answer")
+        await dispatcher.fleet.leave(_LEAVE_S)
         await dispatcher.close()
         await upstream.close()
 

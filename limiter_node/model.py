@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 MAX_LIMIT = 4_000_000_000
 """The largest limit per window: a bucket's counters are 32 bits wide."""
@@ -85,6 +85,23 @@ class Decision(NamedTuple):
     name: str
     """The key's name where it was rejected (empty if it has none), else empty."""
 
+    @property
+    def degraded(self) -> str:
+        """The policy that decided because the store could not be asked; empty if the store decided."""
+        return ""
+
+    @property
+    def charge(self) -> Any:
+        """For an admission without the store: what the decider will charge there; else None."""
+        return None
+
+
+class DegradedDecision(Decision):
+    """A decision made without the store: limits as it last told them, `time_ms` its clock as estimated."""
+
+    degraded: str = ""
+    charge: Any = None
+
 
 UNKNOWN_KEY = Decision(
     Outcome.UNKNOWN_KEY, -1, 0, Amounts(0, 0, 0), Amounts(0, 0, 0), Amounts(0, 0, 0), Amounts(0, 0, 0), 0, ""
@@ -110,6 +127,8 @@ class Usage(NamedTuple):
     time_ms: int
     name: str
     buckets: tuple[WindowBucket, ...]
+    degraded: str = ""
+    """The policy that tells this from what the node knows, because the store could not be asked; else empty."""
 
 
 class LimiterError(Exception):

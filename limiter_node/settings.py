@@ -18,6 +18,7 @@ from limiter_node.upstream.mock import parse_length
 
 WINDOW_MS = 60_000
 _BUCKET_MS = 100
+_POLICIES = ("local", "closed", "open")
 _NODE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}\Z")
 
 
@@ -34,7 +35,14 @@ class NodeSettings:
     port: int = setting(8080, "Port to listen on; 0 for any free one.")
     store: str = setting("", "The store's URL.")
     node_id: str = setting("", "Name in headers, metrics and logs; empty means HOSTNAME-PORT.")
-    decision_timeout_ms: int = setting(250, "Longest wait for the store; then the request gets a 503.")
+    decision_timeout_ms: int = setting(
+        100, "Longest wait for a decision of the store; then its shard is cut off, and --on-store-failure decides."
+    )
+    on_store_failure: str = setting(
+        "local",
+        "What decides while a key's shard can't be asked: local (this node, within its share of the limits), "
+        "closed (nobody: 503) or open (admit).",
+    )
     replica_acks: int = setting(
         0, "Replicas that must have taken a decision before it counts; so a failover loses none. Costs a round trip."
     )
@@ -66,6 +74,8 @@ class NodeSettings:
         if not _NODE_ID.match(self.node_id):
             raise ConfigError("--node-id must be 1 to 64 letters, digits or the characters . _ : -")
         _between("--decision-timeout-ms", self.decision_timeout_ms, 1, 60_000)
+        if self.on_store_failure not in _POLICIES:
+            raise ConfigError(f"--on-store-failure must be one of {', '.join(_POLICIES)}")
         _between("--replica-acks", self.replica_acks, 0, 5)
         _between("--max-body-bytes", self.max_body_bytes, 1_024, 100 * 1_048_576)
         _between("--mock-latency-ms", self.mock_latency_ms, 0, 600_000)

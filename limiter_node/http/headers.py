@@ -97,6 +97,8 @@ class ResponseHeaders:
             f"x-limiter-reserved-output: {decision.need[2]}\r\n"
             f"x-request-id: {request_id}\r\n"
         )
+        if decision.degraded:
+            block += degraded(decision.degraded)
         if decision.outcome is Outcome.ADMITTED:
             return block
         exceeded = f"{block}x-limiter-exceeded: {DIMENSIONS[decision.dimension]}\r\n"
@@ -125,6 +127,11 @@ class ResponseHeaders:
         )
         self._limit_lines[limits] = lines
         return lines
+
+
+def degraded(policy: str) -> str:
+    """What says that the store could not be asked, and which policy decided."""
+    return f"x-limiter-degraded: {policy}\r\n"
 
 
 def _retry_after(retry_after_ms: int) -> str:

@@ -49,6 +49,13 @@ def model_object(model: str, created: int) -> bytes:
     return orjson.dumps(_model(model, created))
 
 
+def readiness(degraded: str) -> bytes:
+    """The body of ``/readyz`` on a node that can decide; `degraded` is why it does some of it without the store."""
+    if degraded:
+        return orjson.dumps({"status": "degraded", "reason": degraded})
+    return b'{"status":"ready"}'
+
+
 def rate_limits(usage: Usage, window_ms: int) -> bytes:
     """The answer to ``GET /v1/rate_limits``: limits, usage, remainder and ms to full, per dimension."""
     remaining = [max(0, limit - used) for limit, used in zip(usage.limits, usage.used, strict=True)]

@@ -15,7 +15,7 @@ from limiter_node.http.answer import Answer
 from limiter_node.http.auth import bearer_key
 from limiter_node.http.errors import ErrorReply
 from limiter_node.http.fields import InvalidRequest
-from limiter_node.http.headers import RequestIds, ResponseHeaders
+from limiter_node.http.headers import RequestIds, ResponseHeaders, degraded
 from limiter_node.http.limited import LIMITED_ROUTES, LimitedRoute
 from limiter_node.http.streaming import Streams
 from limiter_node.limiter.limiter import Limiter
@@ -214,7 +214,10 @@ class Routes:
         caller = await self._caller(request)
         if isinstance(caller, ErrorReply):
             return self._error(caller, request_id)
-        return Answer(openai_response.rate_limits(caller, self._window_ms), self._headers.plain(request_id))
+        headers = self._headers.plain(request_id)
+        if caller.degraded:
+            headers += degraded(caller.degraded)
+        return Answer(openai_response.rate_limits(caller, self._window_ms), headers)
 
     async def _healthz(self, _request: web.BaseRequest, request_id: str) -> Answer:
         return Answer(b'{"status":"ok"}', self._headers.plain(request_id))
@@ -223,10 +226,10 @@ class Routes:
         if self.is_draining:
             return self._not_ready("the node is stopping", request_id)
         try:
-            await self._limiter.check()
+            reason = await self._limiter.check()
         except StoreUnavailable as error:
             return self._not_ready(str(error), request_id)
-        return Answer(b'{"status":"ready"}', self._headers.plain(request_id))
+        return Answer(openai_response.readiness(reason), self._headers.plain(request_id))
 
     # ---- errors ----------------------------------------------------------------------------------------------------
 

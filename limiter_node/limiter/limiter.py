@@ -7,9 +7,9 @@ being settled to what was produced, exactly once, however the request ended.
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
+from typing import Any, Protocol
 
-from limiter_node.model import Decision, Need, Outcome, Usage
+from limiter_node.model import Decision, Need, Outcome, StoreUnavailable, Usage
 from limiter_node.store.codec import BUCKET_MS
 
 
@@ -22,22 +22,29 @@ class Decider(Protocol):
     def settle(self, kid: str, bucket: int, input_tokens: int, output_tokens: int) -> None:
         """Give back tokens of a request admitted in `bucket`."""
 
+    def give_back(self, kid: str, charge: Any, input_tokens: int, output_tokens: int) -> None:
+        """Give back tokens of a request admitted without the store, whose decision brought `charge`."""
+
     async def peek(self, kid: str) -> Usage | None:
         """The key's limits and usage; None if there is no such key."""
 
     async def check(self) -> None:
-        """Raise `StoreUnavailable` unless decisions can be made."""
+        """Raise `StoreUnavailable` unless all of the store decides."""
+
+    def decides_alone(self) -> bool:
+        """Whether requests of some keys can be decided while the store is away."""
 
 
 class Reservation:
     """The tokens that an admitted request holds in the bucket in which it was admitted."""
 
-    __slots__ = ("_bucket", "_decider", "_kid", "input_tokens", "is_settled", "output_tokens")
+    __slots__ = ("_bucket", "_charge", "_decider", "_kid", "input_tokens", "is_settled", "output_tokens")
 
     def __init__(self, decider: Decider, kid: str, decision: Decision) -> None:
         self._decider = decider
         self._kid = kid
         self._bucket = decision.time_ms // BUCKET_MS
+        self._charge = decision.charge
         self.input_tokens = decision.need.input_tokens
         self.output_tokens = decision.need.output_tokens
         self.is_settled = False
@@ -58,7 +65,10 @@ class Reservation:
             return
         self.is_settled = True
         if input_tokens or output_tokens:
-            self._decider.settle(self._kid, self._bucket, input_tokens, output_tokens)
+            if self._charge is None:
+                self._decider.settle(self._kid, self._bucket, input_tokens, output_tokens)
+            else:
+                self._decider.give_back(self._kid, self._charge, input_tokens, output_tokens)
 
 
 class Limiter:
@@ -98,10 +108,16 @@ class Limiter:
         """
         return await self._decider.peek(kid)
 
-    async def check(self) -> None:
-        """Return if decisions can be made.
+    async def check(self) -> str:
+        """Return if decisions can be made: empty if the store makes all of them, else why a policy makes some.
 
         Raises:
             StoreUnavailable: with the reason.
         """
-        await self._decider.check()
+        try:
+            await self._decider.check()
+        except StoreUnavailable as error:
+            if not self._decider.decides_alone():
+                raise
+            return str(error)
+        return ""

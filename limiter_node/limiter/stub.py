@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
 from limiter_node.model import MAX_LIMIT, Amounts, Decision, Need, Outcome, Usage
 
@@ -46,5 +47,12 @@ class AdmitAll:
         now_ms = int(time.time() * 1000)
         return Usage(_LIMITS, Amounts(0, 0, 0), Amounts(0, 0, 0), _OUTPUT_RESERVE, now_ms, "", ())
 
+    def give_back(self, kid: str, charge: Any, input_tokens: int, output_tokens: int) -> None:
+        """Nothing is held."""
+
     async def check(self) -> None:
         """It can always decide."""
+
+    def decides_alone(self) -> bool:
+        """Nothing else."""
+        return True

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from typing import Protocol
 
 from limiter_node.model import Decision, Need, StoreUnavailable, Usage
 from limiter_node.store import codec
+from limiter_node.store.charges import Charge
 from limiter_node.store.codec import pack_batch
+from limiter_node.store.own_window import OwnWindow
 from limiter_node.store.routing import RoutedCall, Router, ScriptTarget, bulk
 
 
@@ -32,18 +35,37 @@ class BatchOwner(Protocol):
 class Admit:
     """A request that waits for its verdict."""
 
-    __slots__ = ("deadline_s", "future", "need")
+    __slots__ = ("charge", "deadline_s", "future", "need", "queue")
 
-    def __init__(self, need: Need, future: asyncio.Future[Decision], deadline_s: float) -> None:
-        self.need, self.future, self.deadline_s = need, future, deadline_s
+    def __init__(self, queue: KeyQueue, need: Need, future: asyncio.Future[Decision], deadline_s: float) -> None:
+        self.queue, self.need, self.future, self.deadline_s = queue, need, future, deadline_s
+        self.charge: Charge | None = None
+        """Set where it was admitted without the store while the store's verdict was still to come."""
 
 
 class KeyQueue:
-    """What waits for one API key, and whether a batch of it is away."""
+    """What waits for one API key, whether a batch of it is away, and what the node knows of the key.
 
-    __slots__ = ("admits", "held", "in_flight", "kid", "latest", "lingers", "scheduled", "settles", "target")
+    `own`: what this node had admitted, where there is a policy that decides without the store.
+    """
 
-    def __init__(self, kid: str, target: ScriptTarget) -> None:
+    __slots__ = (
+        "admits",
+        "held",
+        "in_flight",
+        "kid",
+        "latest",
+        "lingers",
+        "owed",
+        "own",
+        "scheduled",
+        "settles",
+        "target",
+        "told",
+        "told_s",
+    )
+
+    def __init__(self, kid: str, target: ScriptTarget, own: OwnWindow | None = None) -> None:
         self.kid = kid
         self.target = target
         self.admits: deque[Admit] = deque()
@@ -51,15 +73,28 @@ class KeyQueue:
         self.in_flight: Batch | None = None
         self.scheduled = False
         self.latest: Decision | None = None
+        # The store's last reply, and when it was asked: read only when the store is away.
+        self.told: bytes | None = None
+        self.told_s = 0.0
+        self.own = own
+        self.owed: deque[Charge] | None = None
         # See `store.linger`: tokens that the settles here give back, and whether they wait.
         self.held = 0
         self.lingers = False
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits here or is under way."""
+        return not (self.in_flight is not None or self.scheduled or self.admits or self.settles or self.owed)
+
 
 class Batch(RoutedCall):
-    """Operations of one key under one number: settles first, since they make room, then admits."""
+    """Operations of one key under one number: charges first, which are history; settles, which make room; admits.
 
-    __slots__ = ("_owner", "admits", "number", "operations", "queue")
+    `charges` are those among the operations, with the tokens they were sent with.
+    """
+
+    __slots__ = ("_owner", "admits", "charges", "number", "operations", "queue")
 
     def __init__(
         self,
@@ -69,11 +104,12 @@ class Batch(RoutedCall):
         number: int,
         operations: list[bytes],
         admits: list[Admit],
+        charges: Sequence[tuple[Charge, int, int]],
         now_s: float,
     ) -> None:
         RoutedCall.__init__(self, router, queue.target, now_s)  # `super()` costs as much again
         self._owner, self.queue, self.number = owner, queue, number
-        self.operations, self.admits = operations, admits
+        self.operations, self.admits, self.charges = operations, admits, charges
 
     def arguments(self) -> bytes:
         packed = pack_batch(self.number, self.operations, resent=self.resent, window_buckets=self._owner.window_buckets)
@@ -81,8 +117,8 @@ class Batch(RoutedCall):
 
     def is_wanted(self) -> bool:
         # One that may have run has to be resolved whoever waits; else it would count what nobody asks for any more.
-        settles = len(self.operations) > len(self.admits)
-        return self.resent or settles or any(not admit.future.done() for admit in self.admits)
+        others = len(self.operations) > len(self.admits)
+        return self.resent or others or any(not admit.future.done() for admit in self.admits)
 
     def resolved(self, reply: bytes) -> None:
         self._owner.batch_resolved(self, reply)

@@ -20,8 +20,9 @@ from limiter_node.store.acknowledged import Command, acknowledged
 
 log = logging.getLogger(__name__)
 
-_RECONNECT_FIRST_S, _RECONNECT_MAX_S = 0.02, 1.0
-_CONNECT_TIMEOUT_S = 2.0
+# A server that returns is to be noticed within a second: an attempt that hangs, the pause and the next one fit in it.
+_RECONNECT_FIRST_S, _RECONNECT_MAX_S = 0.02, 0.4
+_CONNECT_TIMEOUT_S, _TLS_TIMEOUT_S = 0.5, 2.0
 
 
 class _Handshake:
@@ -145,6 +146,12 @@ class ServerConnection(asyncio.Protocol):
             self.last_error = f"no reply for {self._stall_timeout_s:g} s"
             self._transport.abort()
 
+    def drop(self) -> None:
+        """Break the connection: what is outstanding is told `lost`. It is made again when there is something to
+        send."""
+        if self._transport:
+            self._transport.abort()
+
     async def close(self) -> None:
         """End the connection; what was not answered is told `lost`."""
         self._closed = True
@@ -171,7 +178,7 @@ class ServerConnection(asyncio.Protocol):
         # Doubled here and cleared by `_opened`: a server that accepts and then refuses must not be hammered either.
         self._backoff_s = min(max(self._backoff_s * 2, _RECONNECT_FIRST_S), _RECONNECT_MAX_S)
         try:
-            async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+            async with asyncio.timeout(_TLS_TIMEOUT_S if self._tls else _CONNECT_TIMEOUT_S):
                 await self._loop.create_connection(lambda: self, self.host, self.port, ssl=self._tls)
         except (OSError, TimeoutError, ssl.SSLError) as error:
             self.last_error = f"cannot connect: {error or 'timed out'}"
@@ -190,10 +197,12 @@ class ServerConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         reader, sent = self._reader, self._sent
-        self._progress_at = self._loop.time()
         try:
             reader.feed(data)
             reply = reader.gets()
+            if reply is not False:
+                # Whole replies count as progress: one that trickles in is no sign of a healthy server.
+                self._progress_at = self._loop.time()
             while reply is not False:
                 sent.popleft().replied(reply)
                 reply = reader.gets()

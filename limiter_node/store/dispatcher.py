@@ -3,7 +3,7 @@
 No timer makes a request wait: with nothing in flight it leaves in this very turn of the event loop, together with all
 that arrived in it; under load, batches grow by as much as arrives while one is away. (Settles, for which nobody waits,
 may: see `store.linger`.) What is decided where is not known here: this module pairs requests with verdicts, and sees to
-it that each is counted once.
+it that each is counted once. What a shard doesn't decide within the budget is decided without it: see `store.outage`.
 """
 
 from __future__ import annotations
@@ -12,18 +12,24 @@ import asyncio
 import logging
 import secrets
 from binascii import crc_hqx
-from collections import deque
-from itertools import islice
+from collections.abc import Callable
 
 from limiter_node.model import UNKNOWN_KEY as UNKNOWN_KEY_DECISION
-from limiter_node.model import Decision, Need, Outcome, Overloaded, StoreUnavailable, Usage
+from limiter_node.model import Decision, Need, Outcome, StoreUnavailable, Usage
 from limiter_node.store import codec
 from limiter_node.store.batch import Admit, Batch, KeyQueue, Peek
+from limiter_node.store.charges import Charge
 from limiter_node.store.codec import load_script, pack_admit, pack_settle
+from limiter_node.store.fallback import Fallback
+from limiter_node.store.fleet import Fleet
 from limiter_node.store.keyspace import limits_key, past_key, window_key
 from limiter_node.store.linger import Linger
+from limiter_node.store.outage import Outage
+from limiter_node.store.queues import KeyQueues
 from limiter_node.store.routing import Router, ScriptTarget
+from limiter_node.store.shards import Shards
 from limiter_node.store.topology import Topology
+from limiter_node.store.waiting import Waiting
 
 log = logging.getLogger(__name__)
 
@@ -31,24 +37,27 @@ MAX_BATCH = 64
 """Operations per script call: keeps a call far below 1 ms, so that no other key of the shard waits for long."""
 
 _SWEEP_EVERY_S = 0.025
+_LATE_S = 0.02
+"""A sweep that comes so much too late says that this node stood still; replies may be there, unread."""
 _BUSY_OPERATIONS = 100
 """Operations from one sweep to the next that make a node a busy one: some 2,000 requests a second."""
-_IDLE_QUEUES = 20_000
 
 
 class Dispatcher:
     """Takes decisions to the shards and brings verdicts back. One per node process; not thread-safe.
 
-    `timeout_ms` bounds how long a request waits for its verdict, `max_waiting` how many may wait.
+    `timeout_ms` is the budget of a decision: how long a batch may be outstanding before its shard is cut off and
+    the policy decides (None: nobody does), which `policy` makes. `max_waiting` is how many requests may wait.
     """
 
     def __init__(
         self,
         topology: Topology,
         *,
-        timeout_ms: int = 250,
+        timeout_ms: int = 100,
         max_waiting: int = 10_000,
         window_buckets: int = codec.WINDOW_BUCKETS,
+        policy: Callable[[Fleet], Fallback | None] = lambda _: None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._topology = topology
@@ -56,17 +65,25 @@ class Dispatcher:
         # A batch older than the window counts for nothing any more, whether it was applied or not.
         self._router = Router(topology, give_up_s=(window_buckets + 1) * codec.BUCKET_MS / 1000)
         self._timeout_s = timeout_ms / 1000
-        self._max_waiting = max_waiting
-        self._decide, self._peek = load_script("decide"), load_script("peek")
+        # A sweep comes every so often: what is to be noticed in time has to be due one sweep before.
+        self._due_s = max(self._timeout_s - _SWEEP_EVERY_S, self._timeout_s / 2)
+        decide, self._peek = load_script("decide"), load_script("peek")
         # New at each start: the store's record of a node's last batch must never answer for another process.
-        self._incarnation = secrets.token_hex(4).encode()
+        self.incarnation = secrets.token_hex(4).encode()
+        self.fleet = Fleet(self._router, self.incarnation)
+        fallback = policy(self.fleet)
+        self._queues = KeyQueues(decide, self.incarnation, window_buckets, remembers=fallback is not None)
+        self.shards = Shards(topology, self._timeout_s, decide, fallback.name if fallback else "closed")
+        self.outage = Outage(self, self.shards, fallback, window_buckets=window_buckets)
         self._number = 0
-        self._queues: dict[str, KeyQueue] = {}
         self._scheduled: list[KeyQueue] = []
-        self._waiting: deque[Admit] = deque()  # in the order of their deadlines; answered ones linger until swept
-        self._compact_at_s = 0.0
+        self._waiting = Waiting(max_waiting, self._timeout_s, self.outage.overdue)
+        self._admits = self._waiting.admits
         self._sweeper: asyncio.TimerHandle | None = None
-        self._linger = Linger(self._release)
+        self._sweep_due_s = 0.0
+        self._was_late = False
+        self._closing = False
+        self._linger = Linger(self.release)
         self._is_busy = False
         self._swept_operations = 0
         self._in_flight = 0
@@ -80,29 +97,53 @@ class Dispatcher:
     def admit(self, kid: str, need: Need) -> asyncio.Future[Decision]:
         """Ask for one request of the key to be admitted.
 
-        The future brings the decision, or raises `StoreUnavailable` after the timeout. A request whose caller has
-        given up by then and that turns out to have been admitted gives its tokens back.
+        The future brings the decision, made by the store or by the policy, or raises `StoreUnavailable` where neither
+        decides, `Overloaded` where too much of the key waits. A request whose caller has given up by then and that
+        turns out to have been admitted gives its tokens back.
 
         Raises:
             Overloaded: as many requests wait as may.
         """
-        if len(self._waiting) >= self._max_waiting:
-            self._make_room()
-            if len(self._waiting) >= self._max_waiting:
-                raise Overloaded(f"{self._max_waiting} requests wait for a decision already")
-        queue = self._queues.get(kid) or self._new_queue(kid)
-        admit = Admit(need, self._loop.create_future(), self._loop.time() + self._timeout_s)
+        queue = self._queues[kid]
+        if self.outage.is_on and self.outage.cuts_off(queue):
+            return self._decided_without_store(queue, need)
+        if len(self._admits) >= self._waiting.most:
+            self._waiting.make_room()
+        admit = Admit(queue, need, self._loop.create_future(), self._loop.time() + self._due_s)
         queue.admits.append(admit)
-        self._waiting.append(admit)
+        self._admits.append(admit)
         if self._sweeper is None:
             self._start_sweeping()
         if queue.in_flight is None and not queue.scheduled:
             self._schedule(queue)
         return admit.future
 
+    def _decided_without_store(self, queue: KeyQueue, need: Need) -> asyncio.Future[Decision]:
+        verdict: asyncio.Future[Decision] = self._loop.create_future()
+        try:
+            verdict.set_result(self.outage.decide(queue, need))
+        except StoreUnavailable as error:
+            verdict.set_exception(error)
+            self._queues.drop_unknown(queue)
+        return verdict
+
     def settle(self, kid: str, bucket: int, input_tokens: int, output_tokens: int) -> None:
         """Give back tokens of a request admitted in `bucket`. Goes with the key's next batch, or makes one."""
-        queue = self._queues.get(kid) or self._new_queue(kid)
+        queue = self._queues[kid]
+        if queue.own is not None:
+            queue.own.give_back(bucket, input_tokens, output_tokens)
+        self.give_back_in_store(queue, bucket, input_tokens, output_tokens)
+
+    def give_back(self, kid: str, charge: Charge, input_tokens: int, output_tokens: int) -> None:
+        """Give back tokens of a request admitted without the store, whose decision brought `charge`."""
+        queue = self._queues[kid]
+        if queue.own is not None:
+            queue.own.give_back(charge.bucket, input_tokens, output_tokens)
+        if charge.give_back(input_tokens, output_tokens):
+            self.give_back_in_store(queue, charge.bucket, input_tokens, output_tokens)
+
+    def give_back_in_store(self, queue: KeyQueue, bucket: int, input_tokens: int, output_tokens: int) -> None:
+        """Settle tokens of which this node's own window knows already."""
         queue.settles.append(pack_settle(bucket, input_tokens, output_tokens))
         if queue.in_flight is None and not queue.scheduled:
             if self._is_busy and self._linger.holds(queue, input_tokens, output_tokens, self._loop.time()):
@@ -110,18 +151,29 @@ class Dispatcher:
             self._schedule(queue)
 
     async def peek(self, kid: str) -> Usage | None:
-        """The key's limits and usage; None if there is no such key.
+        """The key's limits and usage, or what the policy knows of them; None if there is no such key.
 
         Raises:
-            StoreUnavailable: the store did not answer in time.
+            StoreUnavailable: the store did not answer in time, and nothing is known.
         """
-        if (queue := self._queues.get(kid)) is not None:
-            self._release(queue)
+        queue = self._queues.get(kid)
+        if queue is not None and not (self.outage.is_on and self.outage.cuts_off(queue)):
+            self.release(queue)
             self._send_scheduled()  # in front of the peek, on the same connection
-        kid_bytes = kid.encode()
+        try:
+            if self.outage.is_on and queue is not None and self.outage.cuts_off(queue):
+                raise StoreUnavailable("its shard is cut off")
+            return await self._peek_store(kid)
+        except StoreUnavailable:
+            usage = None if queue is None else self.outage.usage(queue)
+            if usage is None:
+                raise
+            return usage
+
+    async def _peek_store(self, kid: str) -> Usage | None:
         target = ScriptTarget(
             self._peek,
-            crc_hqx(kid_bytes, 0) % 16384,
+            crc_hqx(kid.encode(), 0) % 16384,
             (limits_key(kid).encode(), window_key(kid).encode(), past_key(kid).encode()),
             (),
             2,
@@ -134,6 +186,10 @@ class Dispatcher:
         except TimeoutError:
             raise StoreUnavailable("the store did not answer in time") from None
 
+    def decides_alone(self) -> bool:
+        """Whether requests of some keys can be decided while the store is away."""
+        return self.outage.has_policy and self._queues.knows_any()
+
     async def check(self) -> None:
         """Ask each shard for a sign of life.
 
@@ -141,6 +197,8 @@ class Dispatcher:
             StoreUnavailable: with the reason, naming the shard.
         """
         self._topology.require_known()
+        if self.shards:
+            raise StoreUnavailable(f"store {', '.join(self.shards.open_addresses())}: cut off")
         for connection in self._topology.masters():
             if not connection.is_open:
                 connection.connect()
@@ -155,8 +213,10 @@ class Dispatcher:
         """Wait until everything given to the store has been decided; False if that took too long."""
         try:
             async with asyncio.timeout(timeout_s):
-                while self._linger or not self._quiet.is_set():
+                while self._linger or self.outage.holds_any or not self._quiet.is_set():
                     self._linger.release_all()
+                    if self.outage.holds_any and self._quiet.is_set():
+                        await asyncio.sleep(_SWEEP_EVERY_S)
                     await self._quiet.wait()
         except TimeoutError:
             return False
@@ -164,33 +224,20 @@ class Dispatcher:
 
     async def close(self) -> None:
         """Stop; what is not decided by now fails."""
+        self._closing = True
         self._router.close()
         if self._sweeper:
             self._sweeper.cancel()
         await self._topology.close()
-        for admit in self._waiting:
-            if not admit.future.done():
-                admit.future.set_exception(StoreUnavailable("the node is stopping"))
-        self._waiting.clear()
+        for admit in self._waiting.unanswered():
+            admit.future.set_exception(StoreUnavailable("the node is stopping"))
+        self._admits.clear()
 
     # ---- batches ---------------------------------------------------------------------------------------------------
 
-    def _new_queue(self, kid: str) -> KeyQueue:
-        if len(self._queues) >= _IDLE_QUEUES:
-            # A queue is a cache of its command's bytes; the idle ones in front are those made longest ago.
-            for old in list(islice(self._queues, _IDLE_QUEUES // 10)):
-                queue = self._queues[old]
-                if queue.in_flight is None and not queue.scheduled and not queue.settles:
-                    del self._queues[old]
-        target = ScriptTarget(
-            self._decide,
-            crc_hqx(kid.encode(), 0) % 16384,
-            (limits_key(kid).encode(), window_key(kid).encode(), past_key(kid).encode()),
-            (self._incarnation,),
-            1,
-        )
-        queue = self._queues[kid] = KeyQueue(kid, target)
-        return queue
+    def waiting(self) -> list[Admit]:
+        """The requests that wait."""
+        return self._waiting.unanswered()
 
     def _schedule(self, queue: KeyQueue) -> None:
         queue.scheduled = True
@@ -199,9 +246,9 @@ class Dispatcher:
             self._quiet.clear()
         self._scheduled.append(queue)
 
-    def _release(self, queue: KeyQueue) -> None:
-        """Settles that waited don't any longer."""
-        if queue.settles and queue.in_flight is None and not queue.scheduled:
+    def release(self, queue: KeyQueue) -> None:
+        """What waited in it doesn't any longer."""
+        if (queue.settles or queue.owed) and queue.in_flight is None and not queue.scheduled:
             self._schedule(queue)
 
     def _send_scheduled(self) -> None:
@@ -210,6 +257,9 @@ class Dispatcher:
         now_s = self._loop.time()
         for queue in scheduled:
             queue.scheduled = False
+            if self.outage.is_on and self.outage.cuts_off(queue):
+                self.outage.hold(queue)
+                continue
             batch = self._next_batch(queue, now_s)
             if batch is not None:
                 queue.in_flight = batch
@@ -222,12 +272,15 @@ class Dispatcher:
     def _next_batch(self, queue: KeyQueue, now_s: float) -> Batch | None:
         settles, waiting = queue.settles, queue.admits
         operations: list[bytes] = []
+        charges: list[tuple[Charge, int, int]] = []
+        if queue.owed:
+            operations, charges = self.outage.take_charges(queue, MAX_BATCH)
         if settles:
-            if len(settles) <= MAX_BATCH:
+            if len(operations) + len(settles) <= MAX_BATCH:
                 operations.extend(settles)
                 settles.clear()
             else:
-                operations.extend(settles.popleft() for _ in range(MAX_BATCH))
+                operations.extend([settles.popleft() for _ in range(MAX_BATCH - len(operations))])
             queue.held = 0
         admits: list[Admit] = []
         while waiting and len(operations) < MAX_BATCH:
@@ -239,13 +292,15 @@ class Dispatcher:
             return None
         self._number += 1
         self.operations += len(operations)
-        return Batch(self, self._router, queue, self._number, operations, admits, now_s)
+        return Batch(self, self._router, queue, self._number, operations, admits, charges, now_s)
 
     def _ended(self, batch: Batch) -> None:
         queue = batch.queue
         queue.in_flight = None
         self._in_flight -= 1
-        if queue.admits or queue.settles:
+        if self.outage.is_on:
+            self.outage.ended(batch)
+        if queue.admits or queue.settles or queue.owed:
             self._schedule(queue)
         self._note_quiet()
 
@@ -254,77 +309,91 @@ class Dispatcher:
             self._quiet.set()
 
     def batch_resolved(self, batch: Batch, packed: bytes) -> None:
-        state, admits = packed[0], batch.admits
-        if state <= codec.REPLAYED:
-            if not admits:
-                self._ended(batch)  # settles alone: there is nothing to tell anybody
-                return
-            needs = [admit.need for admit in admits]
-            decisions = codec.decisions(packed, len(batch.operations), needs, self.window_buckets)
-            batch.queue.latest = decisions[-1]
-            for admit, decision in zip(admits, decisions, strict=True):
-                if not admit.future.done():
-                    admit.future.set_result(decision)
-                elif decision.outcome is Outcome.ADMITTED:
-                    # Nobody waits for it any more: the request stays counted, its tokens go back (accounting rule 4).
-                    self.settle(
-                        batch.queue.kid,
-                        decision.time_ms // codec.BUCKET_MS,
-                        decision.need.input_tokens,
-                        decision.need.output_tokens,
-                    )
-        elif state == codec.UNKNOWN_KEY:
-            for admit in admits:
+        state, admits, queue = packed[0], batch.admits, batch.queue
+        if state > codec.REPLAYED:
+            self._not_decided(batch, state)
+            self._ended(batch)
+            return
+        if state == codec.DECIDED:
+            queue.told, queue.told_s = packed, batch.since_s
+        if batch.charges:
+            self.outage.charged(batch, codec.unpack_reply(packed, 0, self.window_buckets).time_ms)
+        if not admits:
+            self._ended(batch)  # nobody waits to be told
+            return
+        needs = [admit.need for admit in admits]
+        decisions = codec.decisions(packed, len(batch.operations), needs, self.window_buckets)
+        queue.latest = decisions[-1]
+        if queue.own is not None:
+            # What the policy has admitted meanwhile is in the window already.
+            queue.own.note([each for admit, each in zip(admits, decisions, strict=True) if admit.charge is None])
+        for admit, decision in zip(admits, decisions, strict=True):
+            if not admit.future.done():
+                admit.future.set_result(decision)
+            else:
+                self._decided_late(admit, decision)
+        self._ended(batch)
+
+    def _decided_late(self, admit: Admit, decision: Decision) -> None:
+        """Nobody waits for this verdict any more."""
+        if admit.charge is not None:
+            self.outage.verdict(admit.queue, admit.charge, decision)
+        elif decision.outcome is Outcome.ADMITTED:
+            # The request stays counted, its tokens go back (accounting rule 4).
+            _, input_tokens, output_tokens = decision.need
+            self.settle(admit.queue.kid, decision.time_ms // codec.BUCKET_MS, input_tokens, output_tokens)
+
+    def _not_decided(self, batch: Batch, state: int) -> None:
+        if state == codec.UNKNOWN_KEY:
+            batch.queue.told = None
+            for admit in batch.admits:
                 if not admit.future.done():
                     admit.future.set_result(UNKNOWN_KEY_DECISION)
+                else:
+                    self._decided_late(admit, UNKNOWN_KEY_DECISION)
+            for charge, _, _ in batch.charges:
+                charge.gone()
         else:
             # The record holds a later batch of this process, though only one is ever in flight.
             log.error("batch %d of key %s is older than the store's record", batch.number, batch.queue.kid[:12])
             self._fail(batch, "the store has lost track of this node's batches")
-        self._ended(batch)
 
     def batch_failed(self, batch: Batch, reason: str) -> None:
         self._fail(batch, reason)
         self._ended(batch)
 
     def _fail(self, batch: Batch, reason: str) -> None:
-        settles = len(batch.operations) - len(batch.admits)
-        if settles:
-            log.warning("%d settles of key %s were lost: %s", settles, batch.queue.kid[:12], reason)
+        others = len(batch.operations) - len(batch.admits)
+        if others:
+            log.warning("%d settles and charges of key %s were lost: %s", others, batch.queue.kid[:12], reason)
+        for charge, _, _ in batch.charges:
+            charge.gone()
         for admit in batch.admits:
-            if not admit.future.done():
+            if admit.charge is not None:
+                self.outage.not_run(batch.queue, admit.charge)
+            elif not self._closing:
+                self.outage.decide_waiting(admit, reason, is_sent=False)
+            elif not admit.future.done():
                 admit.future.set_exception(StoreUnavailable(reason))
 
     # ---- deadlines: one timer for all ------------------------------------------------------------------------------
 
     def _start_sweeping(self) -> None:
         self._swept_operations = self.operations
-        self._sweeper = self._loop.call_later(_SWEEP_EVERY_S, self._sweep_again)
+        self._sweep_due_s = self._loop.time() + _SWEEP_EVERY_S
+        self._sweeper = self._loop.call_later(_SWEEP_EVERY_S, self._sweep)
 
-    def _sweep_again(self) -> None:
-        self._sweep()
+    def _sweep(self) -> None:
+        now_s = self._loop.time()
+        # Never twice in a row: between two sweeps the loop has read what there was.
+        self._was_late = not self._was_late and now_s - self._sweep_due_s > _LATE_S
+        if not self._was_late:
+            self._waiting.sweep(now_s)
+        if self.outage.is_on or self.outage.holds_any:
+            self.outage.tick()
         self._is_busy = self.operations - self._swept_operations >= _BUSY_OPERATIONS
-        self._linger.sweep(self._loop.time())
-        if self._waiting or self._linger:
+        self._linger.sweep(now_s)
+        if self._waiting or self._linger or self.outage.is_on or self.outage.holds_any:
             self._start_sweeping()
         else:
             self._sweeper, self._is_busy = None, False
-
-    def _make_room(self) -> None:
-        """Forget the answered ones behind one that waits, too: one slow shard must not make the node refuse all."""
-        self._sweep()
-        now_s = self._loop.time()
-        if len(self._waiting) >= self._max_waiting and now_s >= self._compact_at_s:
-            self._waiting = deque(admit for admit in self._waiting if not admit.future.done())
-            # O(waiting): where it doesn't help it isn't done again for each request that is refused.
-            self._compact_at_s = now_s + 0.005 if len(self._waiting) * 2 > self._max_waiting else 0.0
-
-    def _sweep(self) -> None:
-        waiting, now_s = self._waiting, self._loop.time()
-        while waiting:
-            admit = waiting[0]
-            if not admit.future.done():
-                if admit.deadline_s > now_s:
-                    return
-                admit.future.set_exception(StoreUnavailable("the store did not answer in time"))
-            waiting.popleft()

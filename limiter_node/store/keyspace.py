@@ -5,6 +5,10 @@ from __future__ import annotations
 import hashlib
 import re
 
+NODES_TAG = "nodes"
+NODES_KEY = f"rl:{{{NODES_TAG}}}"
+"""The hash of the nodes that are there."""
+
 _DECLARED_DIGEST = re.compile(r"sha256:([0-9a-fA-F]{64})\Z")
 
 

@@ -51,7 +51,7 @@ class ScriptTarget:
 class RoutedCall:
     """A script call; subclasses say what it carries and what becomes of it."""
 
-    __slots__ = ("_router", "resent", "since_s", "target", "tries", "with_source")
+    __slots__ = ("_router", "resent", "since_s", "target", "tries", "trouble", "with_source")
 
     def __init__(self, router: Router, target: ScriptTarget, now_s: float) -> None:
         self._router = router
@@ -59,6 +59,8 @@ class RoutedCall:
         self.resent = False
         self.with_source = False
         self.tries = 0
+        self.trouble = ""
+        """What its shard said last that is the matter with it; empty if it said no such thing."""
         self.since_s = now_s
 
     def arguments(self) -> bytes:
@@ -160,6 +162,7 @@ class Router:
         elif kind == "TRYAGAIN":
             self._again(call, _SOON_S)
         elif kind in _TRY_LATER:
+            call.trouble = error[:100]
             self._topology.refresh_soon()
             self._again(call, _LATER_S)
         else:

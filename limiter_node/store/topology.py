@@ -89,6 +89,14 @@ class Topology:
         """One connection per shard, in the order of their addresses."""
         return sorted(self._masters, key=lambda connection: (connection.host, connection.port))
 
+    def is_master(self, connection: ServerConnection) -> bool:
+        """Whether it is one of `masters`."""
+        return connection in self._masters
+
+    def is_covered(self) -> bool:
+        """Whether each slot has a known owner. O(slots): for rare use."""
+        return None not in self._owners
+
     @property
     def problem(self) -> str:
         """Why some slot has no known owner; empty if each has one."""

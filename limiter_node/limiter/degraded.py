@@ -1,0 +1,112 @@
+"""The policies of ``--on-store-failure``: what decides while a key's shard can't be asked.
+
+`local`, the default: each node goes on with its own share of the limits, limit ÷ live nodes, against what it itself
+admitted in the last window. A balanced fleet stays within the limits. Its weakness: a node doesn't know what others
+admitted before, so that in the worst case, all of the limit used through one node just before the store failed, the
+others' shares come on top: less than twice the limit. A limit below the number of nodes admits nothing meanwhile.
+
+`open` admits whatever a key asks that is known to the node. Its weakness is its purpose: there is no limit.
+
+`closed` has no code: nobody decides, the requests get a 503.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from limiter_node.model import Amounts, DegradedDecision, Need, Outcome, StoreUnavailable, Usage
+from limiter_node.store.fallback import Fallback, Known
+
+_RETRY_MS = 1_000
+"""What a request is told that fits the limit but no node's share of it: the store may be back by then."""
+
+
+class OpenPolicy:
+    """Admit everything. What is admitted is counted in the store when that is back."""
+
+    name = "open"
+
+    def decide(self, known: Known, need: Need) -> DegradedDecision:
+        """An admission."""
+        needed = _needed(known, need)
+        known.window.add(known.now_ms, needed)
+        return _decision(self.name, known, Outcome.ADMITTED, -1, 0, known.window.used(known.now_ms), needed)
+
+    def usage(self, known: Known) -> Usage:
+        """What this node admitted itself."""
+        return _usage(self.name, known, known.window.used(known.now_ms))
+
+
+class LocalPolicy:
+    """Admit within limit ÷ `live_nodes()`, rounded down; that is 0 as long as it isn't known, and then nothing
+    decides."""
+
+    name = "local"
+
+    def __init__(self, live_nodes: Callable[[], int]) -> None:
+        self._live_nodes = live_nodes
+
+    def decide(self, known: Known, need: Need) -> DegradedDecision:
+        """Decide by this node's own window and share. Raises `StoreUnavailable` where the share isn't known."""
+        share = self._share(known)
+        needed = _needed(known, need)
+        window, now_ms = known.window, known.now_ms
+        for dimension in range(3):
+            if needed[dimension] > known.limits[dimension]:
+                return _decision(self.name, known, Outcome.NEVER_FITS, dimension, 0, self._used(known, share), needed)
+        own = window.used(now_ms)
+        binding, retry_ms = -1, 0
+        for dimension in range(3):
+            excess = own[dimension] + needed[dimension] - share[dimension]
+            if excess > 0:
+                frees_ms = window.frees_in_ms(dimension, excess, now_ms)
+                free_ms = _RETRY_MS if frees_ms is None else frees_ms
+                if binding < 0 or free_ms > retry_ms:
+                    binding, retry_ms = dimension, free_ms
+        if binding >= 0:
+            used = self._used(known, share)
+            return _decision(self.name, known, Outcome.REJECTED, binding, retry_ms, used, needed)
+        window.add(now_ms, needed)
+        return _decision(self.name, known, Outcome.ADMITTED, -1, 0, self._used(known, share), needed)
+
+    def usage(self, known: Known) -> Usage:
+        """As `decide` would count. Raises `StoreUnavailable` where the share isn't known."""
+        return _usage(self.name, known, self._used(known, self._share(known)))
+
+    def _share(self, known: Known) -> Amounts:
+        nodes = self._live_nodes()
+        if not nodes:
+            raise StoreUnavailable("the store has not told yet how many nodes there are")
+        return Amounts(*(limit // nodes for limit in known.limits))
+
+    def _used(self, known: Known, share: Amounts) -> Amounts:
+        """What has to be taken for used, so that the limit less it is what this node will still admit."""
+        own = known.window.used(known.now_ms)
+        return Amounts(
+            *(limit - max(part - mine, 0) for limit, part, mine in zip(known.limits, share, own, strict=True))
+        )
+
+
+def policy(name: str, live_nodes: Callable[[], int]) -> Fallback | None:
+    """The policy of that name; None for ``closed``."""
+    if name == LocalPolicy.name:
+        return LocalPolicy(live_nodes)
+    return OpenPolicy() if name == OpenPolicy.name else None
+
+
+def _needed(known: Known, need: Need) -> Amounts:
+    return Amounts(1, need.input_tokens, need.output_tokens + need.default_choices * known.output_reserve)
+
+
+def _decision(
+    name: str, known: Known, outcome: Outcome, dimension: int, retry_ms: int, used: Amounts, needed: Amounts
+) -> DegradedDecision:
+    reset_ms = known.window.reset_ms(known.now_ms)
+    decision = DegradedDecision(outcome, dimension, retry_ms, known.limits, used, reset_ms, needed, known.now_ms, "")
+    decision.degraded = name
+    return decision
+
+
+def _usage(name: str, known: Known, used: Amounts) -> Usage:
+    reset_ms = known.window.reset_ms(known.now_ms)
+    return Usage(known.limits, used, reset_ms, known.output_reserve, known.now_ms, "", (), name)

@@ -1,0 +1,36 @@
+"""What decides where the store can't be asked, as the dispatcher sees it; `limiter.degraded` has the policies."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from limiter_node.model import Amounts, DegradedDecision, Need, Usage
+from limiter_node.store.own_window import OwnWindow
+
+
+class Known(NamedTuple):
+    """What a node knows of a key without the store."""
+
+    limits: Amounts
+    """As the store last told them."""
+    output_reserve: int
+    now_ms: int
+    """The store's clock, as estimated."""
+    window: OwnWindow
+
+
+class Fallback(Protocol):
+    """A policy."""
+
+    @property
+    def name(self) -> str:
+        """As in ``--on-store-failure``, in headers and logs."""
+        ...
+
+    def decide(self, known: Known, need: Need) -> DegradedDecision:
+        """Decide a request, and note in the window what it admits. Raises `StoreUnavailable` where it can't."""
+        ...
+
+    def usage(self, known: Known) -> Usage:
+        """What is known of a key's usage. Raises `StoreUnavailable` where nothing is."""
+        ...

@@ -1,0 +1,94 @@
+"""How many nodes there are: each announces itself in the store once a second and is told (``lua/announce.lua``).
+
+One hash for the whole fleet, on the shard that its slot falls to. While that shard is away the number stays what it
+was: a node that joins then knows no key yet that it could decide without the store, and one that leaves makes the
+others' shares too small, not too large. Weakness: for `OLDEST_MS` after a node has died it still counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from binascii import crc_hqx
+from typing import Any
+
+from limiter_node.store.codec import load_script
+from limiter_node.store.keyspace import NODES_KEY, NODES_TAG
+from limiter_node.store.routing import RoutedCall, Router, ScriptTarget, bulk
+
+log = logging.getLogger(__name__)
+
+EVERY_S = 1.0
+OLDEST_MS = 5_000
+
+
+class _Announcement(RoutedCall):
+    """One script call; what comes late is of no use, so it isn't tried again for long."""
+
+    __slots__ = ("_fleet", "_is_here")
+
+    def __init__(self, fleet: Fleet, router: Router, target: ScriptTarget, *, is_here: bool) -> None:
+        super().__init__(router, target, router.loop.time())
+        self._fleet, self._is_here = fleet, is_here
+
+    def arguments(self) -> bytes:
+        return bulk((b"%d" % self._is_here, b"%d" % OLDEST_MS))
+
+    def is_wanted(self) -> bool:
+        return self._fleet.wants(self)
+
+    def resolved(self, reply: Any) -> None:
+        self._fleet.told(self, int(reply))
+
+    def failed(self, reason: str) -> None:
+        self._fleet.told(self, None)
+
+
+class Fleet:
+    """Announces this process. `nodes` is how many there were last, 0 as long as nobody has told."""
+
+    def __init__(self, router: Router, incarnation: bytes) -> None:
+        self._router = router
+        self._target = ScriptTarget(
+            load_script("announce"), crc_hqx(NODES_TAG.encode(), 0) % 16384, (NODES_KEY.encode(),), (incarnation,), 2
+        )
+        self._call: _Announcement | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._left = asyncio.Event()
+        self.nodes = 0
+
+    def start(self) -> None:
+        """Announce from now on."""
+        self._timer = self._router.loop.call_later(EVERY_S, self.start)
+        if self._call is None:
+            self._send(is_here=True)
+
+    async def leave(self, timeout_s: float) -> None:
+        """Tell that this node is gone; best effort."""
+        if self._timer is None:
+            return
+        self._timer.cancel()
+        self._left.clear()
+        self._send(is_here=False)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._left.wait()
+        except TimeoutError:
+            log.debug("could not tell the store that this node leaves")
+        self._call = None
+
+    def wants(self, call: _Announcement) -> bool:
+        """Whether it is the newest announcement."""
+        return call is self._call
+
+    def told(self, call: _Announcement, nodes: int | None) -> None:
+        """The store's count, or None if it couldn't be asked."""
+        if call is self._call:
+            self._call = None
+            self._left.set()
+            if nodes:
+                self.nodes = nodes
+
+    def _send(self, *, is_here: bool) -> None:
+        self._call = _Announcement(self, self._router, self._target, is_here=is_here)
+        self._router.send([self._call])

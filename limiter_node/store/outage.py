@@ -1,0 +1,237 @@
+"""Deciding without the store, and making good for it afterwards.
+
+While a shard is cut off (`store.shards`), or while a key's own batch is overdue, a policy (`store.fallback`) decides
+the key's requests at once; nothing of the key is sent. The rules by which each admission ends up counted exactly once:
+
+1. An admission that was never sent is charged to its bucket of the store's clock, as estimated from its last replies.
+   Charges wait here, joined per bucket, and leave first in the key's next batch: before settles, before new requests.
+2. A request whose batch was under way when the shard was cut off has a charge of its own, which waits for the batch:
+   that is sent again under its number, and a key has no other batch before it has ended.
+   a. The batch admitted it, and so did the policy: the charge is dropped; the request is counted where the store has
+      it, and what it gave back meanwhile is settled there.
+   b. The batch rejected it or never ran: the charge stands.
+   c. The batch admitted it but the policy did not: its tokens are given back (the request itself stays counted).
+3. What a request gives back lessens its charge until that has been sent, and is settled in the store afterwards.
+4. What has left the window counts for nothing: such charges are forgotten, and a batch that old is given up.
+
+When a shard is back, the charges of all keys follow, some keys at a time so that new decisions don't wait behind them;
+a key's own come in front of its next request in any case.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Iterable
+from itertools import islice
+from typing import Protocol
+
+from limiter_node.model import Decision, DegradedDecision, Need, Outcome, StoreUnavailable, Usage
+from limiter_node.store import codec
+from limiter_node.store.batch import Admit, Batch, KeyQueue
+from limiter_node.store.charges import Charge, Ledger
+from limiter_node.store.codec import BUCKET_MS
+from limiter_node.store.connection import ServerConnection
+from limiter_node.store.fallback import Fallback, Known
+from limiter_node.store.shards import Shards
+
+_RELEASED_AT_ONCE = 500
+REFUSED = "refused"
+"""In the counts: neither admitted nor rejected, for want of a policy or because the key isn't known."""
+
+
+class Queues(Protocol):
+    """The dispatcher, as far as it is needed here."""
+
+    def waiting(self) -> Iterable[Admit]:
+        """The requests that wait, answered ones among them."""
+        ...
+
+    def release(self, queue: KeyQueue) -> None:
+        """Send what waits there, unless a batch of it is under way."""
+        ...
+
+    def give_back_in_store(self, queue: KeyQueue, bucket: int, input_tokens: int, output_tokens: int) -> None:
+        """Settle tokens of which this node's own window knows already."""
+        ...
+
+
+class Outage:
+    """What one node does about shards that don't decide. `is_on` says that there may be any."""
+
+    def __init__(self, queues: Queues, shards: Shards, fallback: Fallback | None, *, window_buckets: int) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._queues, self._shards, self._fallback = queues, shards, fallback
+        self._window_buckets = window_buckets
+        self._ledger = Ledger(window_buckets)
+        self._stuck: dict[Batch, None] = {}
+        self._held: dict[KeyQueue, None] = {}
+        self.is_on = False
+        self.counts: Counter[str] = Counter()
+        """Requests decided without the store: "admitted", "rejected", "refused"."""
+        self._counts_told: Counter[str] = Counter()
+        shards.on_close = self._closed
+
+    # ---- what is known without the store ---------------------------------------------------------------------------
+
+    def known(self, queue: KeyQueue) -> Known | None:
+        """What this node knows of a key; None if the store never told of it."""
+        if queue.told is None or queue.own is None:
+            return None
+        told = codec.unpack_reply(queue.told, 0, self._window_buckets)
+        now_ms = told.time_ms + int((self._loop.time() - queue.told_s) * 1000)
+        return Known(told.limits, told.output_reserve, now_ms, queue.own)
+
+    def usage(self, queue: KeyQueue) -> Usage | None:
+        """What the policy tells of a key's usage; None if there is none, or the key isn't known."""
+        known = self.known(queue)
+        return None if self._fallback is None or known is None else self._fallback.usage(known)
+
+    # ---- requests --------------------------------------------------------------------------------------------------
+
+    def cuts_off(self, queue: KeyQueue) -> bool:
+        """Whether the store isn't asked about this key now."""
+        return queue.in_flight in self._stuck or self._shards.is_open(queue.target.slot)
+
+    def decide(self, queue: KeyQueue, need: Need, reason: str = "its shard is cut off") -> DegradedDecision:
+        """Decide a request that is never sent.
+
+        Raises:
+            StoreUnavailable: there is no policy, or it can't.
+        """
+        decision = self._ask_policy(queue, need, reason)
+        if decision.outcome is Outcome.ADMITTED:
+            if queue.owed is None:
+                queue.owed = deque()
+            decision.charge = self._ledger.charge(queue.owed, decision.time_ms // BUCKET_MS, decision.need)
+            self.hold(queue)
+        return decision
+
+    def decide_waiting(self, admit: Admit, reason: str, *, is_sent: bool) -> None:
+        """Decide a request that waits for the store, if it still does. `is_sent`: the store's verdict may yet come."""
+        if admit.future.done():
+            return
+        try:
+            if is_sent:
+                decision = self._ask_policy(admit.queue, admit.need, reason)
+                if decision.outcome is Outcome.ADMITTED:
+                    decision.charge = admit.charge = Charge(decision.time_ms // BUCKET_MS, decision.need)
+            else:
+                decision = self.decide(admit.queue, admit.need, reason)
+        except StoreUnavailable as error:
+            admit.future.set_exception(error)
+        else:
+            admit.future.set_result(decision)
+
+    def _ask_policy(self, queue: KeyQueue, need: Need, reason: str) -> DegradedDecision:
+        known = self.known(queue)
+        if self._fallback is None or known is None:
+            self.counts[REFUSED] += 1
+            raise StoreUnavailable(reason)
+        decision = self._fallback.decide(known, need)
+        self.counts["admitted" if decision.outcome is Outcome.ADMITTED else "rejected"] += 1
+        return decision
+
+    def hold(self, queue: KeyQueue) -> None:
+        """Something of this key waits for its shard to return."""
+        self._held[queue] = None
+
+    @property
+    def has_policy(self) -> bool:
+        """Whether anything but a refusal comes of it."""
+        return self._fallback is not None
+
+    @property
+    def holds_any(self) -> bool:
+        """Whether anything waits for a shard."""
+        return bool(self._held)
+
+    # ---- batches ---------------------------------------------------------------------------------------------------
+
+    def overdue(self, batch: Batch) -> None:
+        """A batch has been outstanding for longer than the budget: its key is cut off, and its shard if that is why."""
+        self._stuck[batch] = None
+        self.is_on = True
+        # A slot on the move makes servers refer a batch to each other for a while; the rest of the shard is well.
+        if not batch.tries or batch.trouble or not self._shards.answers(batch.target.slot):
+            self._shards.open_breaker(batch.target.slot, batch.trouble or "no decision in time")
+        for admit in self._queues.waiting():
+            if not admit.future.done() and self.cuts_off(admit.queue):
+                self._cut_off(admit.queue)
+        self._cut_off(batch.queue)
+
+    def _cut_off(self, queue: KeyQueue) -> None:
+        reason = "the store did not answer in time"
+        if queue.in_flight is not None:
+            for admit in queue.in_flight.admits:
+                self.decide_waiting(admit, reason, is_sent=True)
+        waiting = list(queue.admits)
+        queue.admits.clear()
+        for admit in waiting:
+            self.decide_waiting(admit, reason, is_sent=False)
+        if queue.settles:
+            self.hold(queue)
+
+    def ended(self, batch: Batch) -> None:
+        """A batch has been decided, or given up."""
+        if self._stuck.pop(batch, batch) is None:
+            self._note_state()
+
+    def take_charges(self, queue: KeyQueue, most: int) -> tuple[list[bytes], list[tuple[Charge, int, int]]]:
+        """The first of what the key owes, as operations; see `Ledger.take`."""
+        assert queue.owed is not None
+        taken = self._ledger.take(queue.owed, most)
+        if not queue.owed:
+            queue.owed = None
+        return taken
+
+    def charged(self, batch: Batch, time_ms: int) -> None:
+        """The store has counted a batch's charges, when its clock was `time_ms`: in their buckets, or in that one."""
+        for charge, input_tokens, output_tokens in batch.charges:
+            bucket = min(charge.bucket, time_ms // BUCKET_MS)
+            self._settle(batch.queue, charge, bucket, input_tokens, output_tokens)
+
+    def verdict(self, queue: KeyQueue, charge: Charge, decision: Decision) -> None:
+        """The store's verdict, come late, on a request that was admitted without it."""
+        if decision.outcome is Outcome.ADMITTED:
+            _, input_tokens, output_tokens = decision.need
+            self._settle(queue, charge, decision.time_ms // BUCKET_MS, input_tokens, output_tokens)
+        elif decision.outcome is Outcome.UNKNOWN_KEY:
+            charge.gone()
+        else:
+            self.not_run(queue, charge)
+
+    def not_run(self, queue: KeyQueue, charge: Charge) -> None:
+        """The store has not counted the request that this is the charge of."""
+        if queue.owed is None:
+            queue.owed = deque()
+        self._ledger.owe(queue.owed, charge)
+        self.hold(queue)
+
+    def _settle(self, queue: KeyQueue, charge: Charge, bucket: int, input_tokens: int, output_tokens: int) -> None:
+        back = charge.counted(bucket, input_tokens, output_tokens)
+        if any(back):
+            self._queues.give_back_in_store(queue, bucket, *back)
+
+    # ---- the way back ----------------------------------------------------------------------------------------------
+
+    def _note_state(self) -> None:
+        self.is_on = bool(self._shards or self._stuck)
+
+    def _closed(self, connection: ServerConnection | None) -> str:
+        self._note_state()
+        counts, self._counts_told = self.counts - self._counts_told, self.counts.copy()
+        return ", ".join(f"{count} {what}" for what, count in sorted(counts.items()))
+
+    def tick(self) -> None:
+        """Probe, and let go what waits for shards that are back. Called often while anything is held or cut off."""
+        self._shards.tick()
+        self._note_state()
+        for queue in list(islice(self._held, _RELEASED_AT_ONCE)):
+            del self._held[queue]
+            if self.is_on and self.cuts_off(queue):
+                self._held[queue] = None  # to the end of the line
+                if queue.owed and (known := self.known(queue)) is not None:
+                    self._ledger.forget(queue.owed, known.now_ms // BUCKET_MS)
+            else:
+                self._queues.release(queue)

@@ -1,0 +1,163 @@
+"""Which shards don't decide: a circuit breaker for each connection that owns slots, and one log line per transition.
+
+A breaker opens when a decision has been outstanding for longer than the budget (`store.outage` notices); requests of
+the shard's keys then don't go there. It is asked by probes, one at a time, and closes when one is answered within the
+budget. No request is risked for that: a probe is the decision script about a key that doesn't exist, which fails in
+all the ways in which a decision can (out of memory, loading, a blocked script) and counts nothing. It goes as source,
+so that a server which has lost its scripts has them before the decisions come.
+
+Slots without an owner share the breaker of the connection None, which closes when each has one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from binascii import crc_hqx
+from collections.abc import Callable
+from typing import Any
+
+import hiredis
+
+from limiter_node.store.codec import Script, pack_batch
+from limiter_node.store.connection import ServerConnection
+from limiter_node.store.keyspace import limits_key, past_key, window_key
+from limiter_node.store.routing import ScriptTarget, bulk
+from limiter_node.store.topology import Topology
+
+log = logging.getLogger(__name__)
+
+PROBE_EVERY_S = 0.1
+_MOST_TRIES = 200_000
+_MOVED = ("MOVED", "ASK", "TRYAGAIN")
+"""A server that refers to another is well."""
+
+
+class _Breaker:
+    """One that is open."""
+
+    __slots__ = ("next_probe_s", "opened_s", "probe_sent_s")
+
+    def __init__(self, now_s: float) -> None:
+        self.opened_s = self.next_probe_s = now_s
+        self.probe_sent_s: float | None = None
+
+
+class _Probe:
+    """See `store.connection.Command`."""
+
+    __slots__ = ("_connection", "_shards", "_target")
+
+    def __init__(self, shards: Shards, connection: ServerConnection, target: ScriptTarget) -> None:
+        self._shards, self._connection, self._target = shards, connection, target
+
+    def wire(self) -> bytes:
+        packed = pack_batch(1, [], resent=False)
+        return self._target.by_source + bulk((packed,))
+
+    def replied(self, reply: Any) -> None:
+        refused = isinstance(reply, hiredis.ReplyError) and not str(reply).startswith(_MOVED)
+        self._shards.probed(self._connection, decided=not refused)
+
+    def lost(self) -> None:
+        self._shards.probed(self._connection, decided=False)
+
+
+class Shards:
+    """The breakers of one node. `on_close` is called with the connection whose breaker has closed, before it is logged;
+    it returns what was decided meanwhile, in words.
+    """
+
+    def __init__(self, topology: Topology, budget_s: float, decide: Script, policy: str) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._topology = topology
+        self._budget_s = budget_s
+        self._decide = decide
+        self._policy = policy
+        self._open: dict[ServerConnection | None, _Breaker] = {}
+        self._targets: dict[ServerConnection, ScriptTarget] = {}
+        self.on_close: Callable[[ServerConnection | None], str] = lambda _: ""
+        self.openings = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._open)
+
+    def is_open(self, slot: int) -> bool:
+        """Whether the shard of `slot` isn't to be asked."""
+        return self._topology.owner(slot) in self._open
+
+    def answers(self, slot: int) -> bool:
+        """Whether the shard of `slot` is known and connected."""
+        connection = self._topology.owner(slot)
+        return connection is not None and connection.is_open
+
+    def open_addresses(self) -> list[str]:
+        """The shards that aren't asked."""
+        return [_name(connection) for connection in self._open]
+
+    def open_breaker(self, slot: int, reason: str) -> bool:
+        """Don't ask the shard of `slot` any more; False if that was so already."""
+        connection = self._topology.owner(slot)
+        if connection in self._open:
+            return False
+        self._open[connection] = _Breaker(self._loop.time())
+        self.openings += 1
+        log.warning("shard %s is cut off, policy %s decides: %s", _name(connection), self._policy, reason)
+        return True
+
+    def tick(self) -> None:
+        """Probe those that are open, and close what has no reason to be. Called often while any is."""
+        now_s = self._loop.time()
+        for connection, breaker in list(self._open.items()):
+            if now_s < breaker.next_probe_s:
+                continue
+            if connection is None:
+                breaker.next_probe_s = now_s + PROBE_EVERY_S
+                if self._topology.is_covered():
+                    self._close(connection, "its slots have an owner")
+            elif not self._topology.is_master(connection):
+                self._close(connection, "its slots have another owner")
+                connection.drop()  # what it still owes an answer is asked of the new owner
+            elif connection.is_open and breaker.probe_sent_s is None:
+                breaker.probe_sent_s, breaker.next_probe_s = now_s, now_s + PROBE_EVERY_S
+                connection.send([_Probe(self, connection, self._target(connection))])
+
+    def probed(self, connection: ServerConnection, *, decided: bool) -> None:
+        """A probe has ended."""
+        breaker = self._open.get(connection)
+        if breaker is None:
+            return
+        sent_s, breaker.probe_sent_s = breaker.probe_sent_s, None
+        if decided and sent_s is not None and self._loop.time() - sent_s <= self._budget_s:
+            self._close(connection, "it decides")
+
+    def _close(self, connection: ServerConnection | None, reason: str) -> None:
+        breaker = self._open.pop(connection)
+        if connection is not None:
+            self._targets.pop(connection, None)
+        decided = self.on_close(connection)
+        log.warning(
+            "shard %s is back after %.1f s: %s; meanwhile without it: %s",
+            _name(connection),
+            self._loop.time() - breaker.opened_s,
+            reason,
+            decided or "nothing",
+        )
+
+    def _target(self, connection: ServerConnection) -> ScriptTarget:
+        """The script with a key that nobody has, in a slot of this shard."""
+        target = self._targets.get(connection)
+        if target is None:
+            kid, slot = "probe", 0
+            for number in range(_MOST_TRIES):
+                kid = f"probe-{number}"
+                slot = crc_hqx(kid.encode(), 0) % 16384
+                if self._topology.owner(slot) is connection:
+                    break
+            keys = (limits_key(kid).encode(), window_key(kid).encode(), past_key(kid).encode())
+            target = self._targets[connection] = ScriptTarget(self._decide, slot, keys, (b"probe",), 1)
+        return target
+
+
+def _name(connection: ServerConnection | None) -> str:
+    return f"{connection.host}:{connection.port}" if connection else "without an owner"
