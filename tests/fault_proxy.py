@@ -10,6 +10,7 @@ class FaultProxy:
     """Relays 127.0.0.1:`port` to a server on 127.0.0.1:`target_port`.
 
     `pass_requests`, `pass_replies`: what is not passed is read and thrown away, as a broken network would.
+    `delay_s` is how much later each piece of a reply is passed on.
     `target_port` is where the next connections lead; where nothing listens, they are broken as soon as they are made.
     """
 
@@ -19,6 +20,7 @@ class FaultProxy:
         self._writers: set[asyncio.StreamWriter] = set()
         self.pass_requests = True
         self.pass_replies = True
+        self.delay_s = 0.0
         self.connections = 0
         self.swallowed = asyncio.Event()
         self.port = 0
@@ -60,6 +62,8 @@ class FaultProxy:
         with contextlib.suppress(ConnectionError):
             while data := await reader.read(65536):
                 if getattr(self, switch):
+                    if self.delay_s and switch == "pass_replies":
+                        await asyncio.sleep(self.delay_s)
                     writer.write(data)
                     await writer.drain()
                 else:

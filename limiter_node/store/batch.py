@@ -94,7 +94,7 @@ class Batch(RoutedCall):
     `charges` are those among the operations, with the tokens they were sent with.
     """
 
-    __slots__ = ("_owner", "admits", "charges", "number", "operations", "queue")
+    __slots__ = ("_owner", "admits", "charges", "number", "operations", "queue", "was_cut_off")
 
     def __init__(
         self,
@@ -110,6 +110,7 @@ class Batch(RoutedCall):
         RoutedCall.__init__(self, router, queue.target, now_s)  # `super()` costs as much again
         self._owner, self.queue, self.number = owner, queue, number
         self.operations, self.admits, self.charges = operations, admits, charges
+        self.was_cut_off = False  # its requests were decided without it
 
     def arguments(self) -> bytes:
         packed = pack_batch(self.number, self.operations, resent=self.resent, window_buckets=self._owner.window_buckets)

@@ -112,6 +112,11 @@ class ServerConnection(asyncio.Protocol):
         """Whether commands are sent at once."""
         return self._is_open
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether it is open and nothing is outstanding."""
+        return self._is_open and not self._sent
+
     def send(self, commands: list[Command]) -> None:
         """Send these in one write, or keep them until the connection is up."""
         if self._closed:

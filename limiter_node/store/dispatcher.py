@@ -11,22 +11,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from binascii import crc_hqx
 from collections.abc import Callable
 
 from limiter_node.model import UNKNOWN_KEY as UNKNOWN_KEY_DECISION
-from limiter_node.model import Decision, Need, Outcome, StoreUnavailable, Usage
+from limiter_node.model import Decision, Need, StoreUnavailable, Usage
 from limiter_node.store import codec
-from limiter_node.store.batch import Admit, Batch, KeyQueue, Peek
+from limiter_node.store.batch import Admit, Batch, KeyQueue
 from limiter_node.store.charges import Charge
 from limiter_node.store.codec import load_script, pack_admit, pack_settle
 from limiter_node.store.fallback import Fallback
 from limiter_node.store.fleet import Fleet
-from limiter_node.store.keyspace import limits_key, past_key, window_key
 from limiter_node.store.linger import Linger
 from limiter_node.store.outage import Outage
 from limiter_node.store.queues import KeyQueues
-from limiter_node.store.routing import Router, ScriptTarget
+from limiter_node.store.reading import Reading
+from limiter_node.store.routing import Router
 from limiter_node.store.shards import Shards
 from limiter_node.store.topology import Topology
 from limiter_node.store.waiting import Waiting
@@ -67,7 +66,7 @@ class Dispatcher:
         self._timeout_s = timeout_ms / 1000
         # A sweep comes every so often: what is to be noticed in time has to be due one sweep before.
         self._due_s = max(self._timeout_s - _SWEEP_EVERY_S, self._timeout_s / 2)
-        decide, self._peek = load_script("decide"), load_script("peek")
+        decide = load_script("decide")
         # New at each start: the store's record of a node's last batch must never answer for another process.
         self.incarnation = secrets.token_hex(4).encode()
         self.fleet = Fleet(self._router, self.incarnation)
@@ -75,6 +74,16 @@ class Dispatcher:
         self._queues = KeyQueues(decide, self.incarnation, window_buckets, remembers=fallback is not None)
         self.shards = Shards(topology, self._timeout_s, decide, fallback.name if fallback else "closed")
         self.outage = Outage(self, self.shards, fallback, window_buckets=window_buckets)
+        self._reading = Reading(
+            topology,
+            self._router,
+            self._queues,
+            self.shards,
+            self.outage,
+            flush=self._flush,
+            timeout_s=self._timeout_s,
+            window_buckets=window_buckets,
+        )
         self._number = 0
         self._scheduled: list[KeyQueue] = []
         self._waiting = Waiting(max_waiting, self._timeout_s, self.outage.overdue)
@@ -82,7 +91,6 @@ class Dispatcher:
         self._sweeper: asyncio.TimerHandle | None = None
         self._sweep_due_s = 0.0
         self._was_late = False
-        self._closing = False
         self._linger = Linger(self.release)
         self._is_busy = False
         self._swept_operations = 0
@@ -156,39 +164,11 @@ class Dispatcher:
         Raises:
             StoreUnavailable: the store did not answer in time, and nothing is known.
         """
-        queue = self._queues.get(kid)
-        if queue is not None and not (self.outage.is_on and self.outage.cuts_off(queue)):
-            self.release(queue)
-            self._send_scheduled()  # in front of the peek, on the same connection
-        try:
-            if self.outage.is_on and queue is not None and self.outage.cuts_off(queue):
-                raise StoreUnavailable("its shard is cut off")
-            return await self._peek_store(kid)
-        except StoreUnavailable:
-            usage = None if queue is None else self.outage.usage(queue)
-            if usage is None:
-                raise
-            return usage
-
-    async def _peek_store(self, kid: str) -> Usage | None:
-        target = ScriptTarget(
-            self._peek,
-            crc_hqx(kid.encode(), 0) % 16384,
-            (limits_key(kid).encode(), window_key(kid).encode(), past_key(kid).encode()),
-            (),
-            2,
-        )
-        call = Peek(self._router, target, self.window_buckets, self._loop.create_future())
-        self._router.send([call])
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                return await call.future
-        except TimeoutError:
-            raise StoreUnavailable("the store did not answer in time") from None
+        return await self._reading.peek(kid)
 
     def decides_alone(self) -> bool:
         """Whether requests of some keys can be decided while the store is away."""
-        return self.outage.has_policy and self._queues.knows_any()
+        return self._reading.decides_alone()
 
     async def check(self) -> None:
         """Ask each shard for a sign of life.
@@ -196,18 +176,7 @@ class Dispatcher:
         Raises:
             StoreUnavailable: with the reason, naming the shard.
         """
-        self._topology.require_known()
-        if self.shards:
-            raise StoreUnavailable(f"store {', '.join(self.shards.open_addresses())}: cut off")
-        for connection in self._topology.masters():
-            if not connection.is_open:
-                connection.connect()
-                raise StoreUnavailable(f"store {connection.host}:{connection.port}: {connection.last_error}")
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                await asyncio.gather(*(connection.ping() for connection in self._topology.masters()))
-        except TimeoutError:
-            raise StoreUnavailable("a shard of the store does not answer") from None
+        await self._reading.check()
 
     async def drain(self, timeout_s: float) -> bool:
         """Wait until everything given to the store has been decided; False if that took too long."""
@@ -224,7 +193,7 @@ class Dispatcher:
 
     async def close(self) -> None:
         """Stop; what is not decided by now fails."""
-        self._closing = True
+        self.outage.close()
         self._router.close()
         if self._sweeper:
             self._sweeper.cancel()
@@ -238,6 +207,10 @@ class Dispatcher:
     def waiting(self) -> list[Admit]:
         """The requests that wait."""
         return self._waiting.unanswered()
+
+    def _flush(self, queue: KeyQueue) -> None:
+        self.release(queue)
+        self._send_scheduled()
 
     def _schedule(self, queue: KeyQueue) -> None:
         queue.scheduled = True
@@ -325,23 +298,16 @@ class Dispatcher:
         decisions = codec.decisions(packed, len(batch.operations), needs, self.window_buckets)
         queue.latest = decisions[-1]
         if queue.own is not None:
-            # What the policy has admitted meanwhile is in the window already.
-            queue.own.note([each for admit, each in zip(admits, decisions, strict=True) if admit.charge is None])
+            if batch.was_cut_off:  # what the policy has admitted meanwhile is in the window already
+                queue.own.note([each for admit, each in zip(admits, decisions, strict=True) if admit.charge is None])
+            else:
+                queue.own.note(decisions)
         for admit, decision in zip(admits, decisions, strict=True):
             if not admit.future.done():
                 admit.future.set_result(decision)
             else:
-                self._decided_late(admit, decision)
+                self.outage.verdict(admit, decision)
         self._ended(batch)
-
-    def _decided_late(self, admit: Admit, decision: Decision) -> None:
-        """Nobody waits for this verdict any more."""
-        if admit.charge is not None:
-            self.outage.verdict(admit.queue, admit.charge, decision)
-        elif decision.outcome is Outcome.ADMITTED:
-            # The request stays counted, its tokens go back (accounting rule 4).
-            _, input_tokens, output_tokens = decision.need
-            self.settle(admit.queue.kid, decision.time_ms // codec.BUCKET_MS, input_tokens, output_tokens)
 
     def _not_decided(self, batch: Batch, state: int) -> None:
         if state == codec.UNKNOWN_KEY:
@@ -350,7 +316,7 @@ class Dispatcher:
                 if not admit.future.done():
                     admit.future.set_result(UNKNOWN_KEY_DECISION)
                 else:
-                    self._decided_late(admit, UNKNOWN_KEY_DECISION)
+                    self.outage.verdict(admit, UNKNOWN_KEY_DECISION)
             for charge, _, _ in batch.charges:
                 charge.gone()
         else:
@@ -366,15 +332,7 @@ class Dispatcher:
         others = len(batch.operations) - len(batch.admits)
         if others:
             log.warning("%d settles and charges of key %s were lost: %s", others, batch.queue.kid[:12], reason)
-        for charge, _, _ in batch.charges:
-            charge.gone()
-        for admit in batch.admits:
-            if admit.charge is not None:
-                self.outage.not_run(batch.queue, admit.charge)
-            elif not self._closing:
-                self.outage.decide_waiting(admit, reason, is_sent=False)
-            elif not admit.future.done():
-                admit.future.set_exception(StoreUnavailable(reason))
+        self.outage.failed(batch, reason)
 
     # ---- deadlines: one timer for all ------------------------------------------------------------------------------
 

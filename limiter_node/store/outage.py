@@ -51,6 +51,10 @@ class Queues(Protocol):
         """Send what waits there, unless a batch of it is under way."""
         ...
 
+    def settle(self, kid: str, bucket: int, input_tokens: int, output_tokens: int) -> None:
+        """Give back tokens of a request admitted in `bucket`."""
+        ...
+
     def give_back_in_store(self, queue: KeyQueue, bucket: int, input_tokens: int, output_tokens: int) -> None:
         """Settle tokens of which this node's own window knows already."""
         ...
@@ -104,7 +108,8 @@ class Outage:
             if queue.owed is None:
                 queue.owed = deque()
             decision.charge = self._ledger.charge(queue.owed, decision.time_ms // BUCKET_MS, decision.need)
-            self.hold(queue)
+            if self.is_on:
+                self.hold(queue)
         return decision
 
     def decide_waiting(self, admit: Admit, reason: str, *, is_sent: bool) -> None:
@@ -163,6 +168,7 @@ class Outage:
     def _cut_off(self, queue: KeyQueue) -> None:
         reason = "the store did not answer in time"
         if queue.in_flight is not None:
+            queue.in_flight.was_cut_off = True
             for admit in queue.in_flight.admits:
                 self.decide_waiting(admit, reason, is_sent=True)
         waiting = list(queue.admits)
@@ -191,22 +197,36 @@ class Outage:
             bucket = min(charge.bucket, time_ms // BUCKET_MS)
             self._settle(batch.queue, charge, bucket, input_tokens, output_tokens)
 
-    def verdict(self, queue: KeyQueue, charge: Charge, decision: Decision) -> None:
-        """The store's verdict, come late, on a request that was admitted without it."""
-        if decision.outcome is Outcome.ADMITTED:
+    def verdict(self, admit: Admit, decision: Decision) -> None:
+        """The store's verdict, come late, on a request that was decided without it or given up by its caller."""
+        queue, charge = admit.queue, admit.charge
+        if charge is None:
+            if decision.outcome is Outcome.ADMITTED:
+                # The request stays counted, its tokens go back (accounting rule 4).
+                _, input_tokens, output_tokens = decision.need
+                self._queues.settle(queue.kid, decision.time_ms // BUCKET_MS, input_tokens, output_tokens)
+        elif decision.outcome is Outcome.ADMITTED:
             _, input_tokens, output_tokens = decision.need
             self._settle(queue, charge, decision.time_ms // BUCKET_MS, input_tokens, output_tokens)
         elif decision.outcome is Outcome.UNKNOWN_KEY:
             charge.gone()
         else:
-            self.not_run(queue, charge)
+            self._not_run(queue, charge)
 
-    def not_run(self, queue: KeyQueue, charge: Charge) -> None:
-        """The store has not counted the request that this is the charge of."""
+    def failed(self, batch: Batch, reason: str) -> None:
+        """The store has not counted a batch, or nobody can tell any more and it no longer matters."""
+        for charge, _, _ in batch.charges:
+            charge.gone()
+        for admit in batch.admits:
+            if admit.charge is not None:
+                self._not_run(batch.queue, admit.charge)
+            else:
+                self.decide_waiting(admit, reason, is_sent=False)
+
+    def _not_run(self, queue: KeyQueue, charge: Charge) -> None:
         if queue.owed is None:
             queue.owed = deque()
-        self._ledger.owe(queue.owed, charge)
-        self.hold(queue)
+        self._ledger.owe(queue.owed, charge)  # it leaves when the batch has ended
 
     def _settle(self, queue: KeyQueue, charge: Charge, bucket: int, input_tokens: int, output_tokens: int) -> None:
         back = charge.counted(bucket, input_tokens, output_tokens)
@@ -222,6 +242,10 @@ class Outage:
         self._note_state()
         counts, self._counts_told = self.counts - self._counts_told, self.counts.copy()
         return ", ".join(f"{count} {what}" for what, count in sorted(counts.items()))
+
+    def close(self) -> None:
+        """The node stops: what isn't decided by now isn't decided any more."""
+        self._fallback = None
 
     def tick(self) -> None:
         """Probe, and let go what waits for shards that are back. Called often while anything is held or cut off."""

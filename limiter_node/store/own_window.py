@@ -27,6 +27,8 @@ class OwnWindow:
 
     def note(self, decisions: Sequence[Decision]) -> None:
         """Remember what the store admitted in one batch."""
+        if not decisions:
+            return
         key = decisions[0][7] // self._cell_ms
         cell = self._cells.get(key) or self._begin(key)
         for decision in decisions:

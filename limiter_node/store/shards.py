@@ -4,7 +4,8 @@ A breaker opens when a decision has been outstanding for longer than the budget 
 the shard's keys then don't go there. It is asked by probes, one at a time, and closes when one is answered within the
 budget. No request is risked for that: a probe is the decision script about a key that doesn't exist, which fails in
 all the ways in which a decision can (out of memory, loading, a blocked script) and counts nothing. It goes as source,
-so that a server which has lost its scripts has them before the decisions come.
+so that a server which has lost its scripts has them before the decisions come. While commands are outstanding on a
+connection none is sent: their replies are the sign of life that a probe would wait behind.
 
 Slots without an owner share the breaker of the connection None, which closes when each has one.
 """
@@ -118,7 +119,7 @@ class Shards:
             elif not self._topology.is_master(connection):
                 self._close(connection, "its slots have another owner")
                 connection.drop()  # what it still owes an answer is asked of the new owner
-            elif connection.is_open and breaker.probe_sent_s is None:
+            elif connection.is_idle and breaker.probe_sent_s is None:
                 breaker.probe_sent_s, breaker.next_probe_s = now_s, now_s + PROBE_EVERY_S
                 connection.send([_Probe(self, connection, self._target(connection))])
 

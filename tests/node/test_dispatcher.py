@@ -267,6 +267,7 @@ async def test_a_silent_store_is_given_up_and_what_it_admitted_gets_its_tokens_b
         with pytest.raises(StoreUnavailable):
             await late
         proxy.pass_replies = True  # the connection is broken as stalled, and made again
+        await until(lambda: not dispatcher.outage.is_on)
         assert await dispatcher.drain(20)
         usage = await dispatcher.peek(kid)
         assert usage is not None

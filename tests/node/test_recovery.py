@@ -332,7 +332,7 @@ async def test_an_outage_leaves_nothing_of_the_requests_that_it_failed(
         assert {type(answer) for answer in answers} == {StoreUnavailable}
         await eventually(lambda: (dispatcher._in_flight, unsent(dispatcher)) == (still_tried, still_tried))
         proxy.target_port = port
-        await eventually(lambda: connected_to(dispatcher))
+        await eventually(lambda: connected_to(dispatcher) and not dispatcher.outage.is_on)
         assert await dispatcher.drain(20)
         usages = [await dispatcher.peek(each) for each in (kid, another)]
         assert [usage and usage.used for usage in usages] == [Amounts(counted, 0, 0), Amounts(0, 0, 0)]

@@ -99,10 +99,12 @@ class Node:
 
 
 @asynccontextmanager
-async def serving(store: str, timeout_ms: int = 20_000) -> AsyncIterator[Node]:
+async def serving(
+    store: str, timeout_ms: int = 20_000, policy: Callable[[Fleet], Fallback | None] = lambda _: None
+) -> AsyncIterator[Node]:
     topology = Topology(parse_store_url(store))
     await topology.start()
-    dispatcher = Dispatcher(topology, timeout_ms=timeout_ms)
+    dispatcher = Dispatcher(topology, timeout_ms=timeout_ms, policy=policy)
     upstream = ScriptedUpstream()
     counting = TokenCounting()
     routes = Routes(
@@ -279,6 +281,6 @@ async def test_a_silent_store_is_a_503_with_a_retry_after_in_time(embedded_singl
 async def test_a_full_queue_is_a_503(embedded_single: str) -> None:
     api_key = api_key_on(embedded_single)
     async with serving(embedded_single) as node:
-        node.dispatcher._max_waiting = 0
+        node.dispatcher._waiting.most = 0
         status, body = await node.chat(api_key)
         assert (status, body["error"]["code"]) == (503, "overloaded")

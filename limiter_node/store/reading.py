@@ -1,0 +1,91 @@
+"""What is asked without counting anything: a key's usage, and whether the store decides.
+
+Where the store can't be asked, a policy tells what the node knows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from binascii import crc_hqx
+from collections.abc import Callable
+
+from limiter_node.model import StoreUnavailable, Usage
+from limiter_node.store.batch import KeyQueue, Peek
+from limiter_node.store.codec import load_script
+from limiter_node.store.keyspace import limits_key, past_key, window_key
+from limiter_node.store.outage import Outage
+from limiter_node.store.queues import KeyQueues
+from limiter_node.store.routing import Router, ScriptTarget
+from limiter_node.store.shards import Shards
+from limiter_node.store.topology import Topology
+
+
+class Reading:
+    """Reads for one node. `flush` sends what waits of a key, so that a read comes behind it on the same connection."""
+
+    def __init__(
+        self,
+        topology: Topology,
+        router: Router,
+        queues: KeyQueues,
+        shards: Shards,
+        outage: Outage,
+        *,
+        flush: Callable[[KeyQueue], None],
+        timeout_s: float,
+        window_buckets: int,
+    ) -> None:
+        self._topology, self._router, self._queues = topology, router, queues
+        self._shards, self._outage = shards, outage
+        self._flush, self._timeout_s, self._window_buckets = flush, timeout_s, window_buckets
+        self._script = load_script("peek")
+
+    async def peek(self, kid: str) -> Usage | None:
+        """See `Dispatcher.peek`."""
+        queue = self._queues.get(kid)
+        try:
+            if queue is not None:
+                if self._outage.is_on and self._outage.cuts_off(queue):
+                    raise StoreUnavailable("its shard is cut off")
+                self._flush(queue)
+            return await self._peek_store(kid)
+        except StoreUnavailable:
+            usage = None if queue is None else self._outage.usage(queue)
+            if usage is None:
+                raise
+            return usage
+
+    async def _peek_store(self, kid: str) -> Usage | None:
+        target = ScriptTarget(
+            self._script,
+            crc_hqx(kid.encode(), 0) % 16384,
+            (limits_key(kid).encode(), window_key(kid).encode(), past_key(kid).encode()),
+            (),
+            2,
+        )
+        call = Peek(self._router, target, self._window_buckets, self._router.loop.create_future())
+        self._router.send([call])
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await call.future
+        except TimeoutError:
+            raise StoreUnavailable("the store did not answer in time") from None
+
+    def decides_alone(self) -> bool:
+        """See `Dispatcher.decides_alone`."""
+        return self._outage.has_policy and self._queues.knows_any()
+
+    async def check(self) -> None:
+        """See `Dispatcher.check`."""
+        self._topology.require_known()
+        if self._shards:
+            raise StoreUnavailable(f"store {', '.join(self._shards.open_addresses())} does not decide")
+        for connection in self._topology.masters():
+            if not connection.is_open:
+                connection.connect()
+                raise StoreUnavailable(f"store {connection.host}:{connection.port}: {connection.last_error}")
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await asyncio.gather(*(connection.ping() for connection in self._topology.masters()))
+        except TimeoutError:
+            raise StoreUnavailable("a shard of the store does not answer") from None
