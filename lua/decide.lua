@@ -13,7 +13,7 @@
 --       2 batch   packed, little endian: I8 number (rises with every batch of the node), I1 1 = sent before,
 --                 I2 W, I8 clock in ms (0 = this server's; tests set it), then per operation I1 kind and 4 × i8:
 --                   1 admit   input, output, choices, -        reserves output + choices × output_reserve
---                   2 settle  bucket, input, output, -         gives back tokens of an earlier admit (negative: adds)
+--                   2 settle  bucket, input, output, requests  gives back of an earlier admit (negative: adds)
 --                   3 charge  bucket, requests, input, output  counts what was admitted elsewhere, limit or not
 -- Reply packed, little endian: I1 state (0 decided, 1 answered from the record, 2 number too old, 3 no such key);
 --       for 0 and 1 also: I8 time in ms, then for requests/input/output 3 × I4 limits, 3 × I4 used after the batch,
@@ -225,7 +225,7 @@ for i = 1, operations do
             changed, counted = true, true
         else
             local add_r, add_i, add_o = b, c, d
-            if kind == SETTLE then add_r, add_i, add_o = 0, -b, -c end
+            if kind == SETTLE then add_r, add_i, add_o = -d, -b, -c end
             local old_r, old_i, old_o = cell_r, cell_i, cell_o
             local g, value, mask, from, bit_, present
             if into < newest then
@@ -363,7 +363,8 @@ if results then
     for i = 1, operations do verdicts[i], results[i] = verdicts[i] or 0, results[i] or DONE end
 end
 if replayed then
-    if stepped then call('HSET', KEYS[2], META, stepped) end
+    -- The record is written again, so that a WAIT for replicas which follows covers the batch, too.
+    if stepped then call('HSET', KEYS[2], META, stepped, node, record) else call('HSET', KEYS[2], node, record) end
 else
     local ttl_ms = width * BUCKET_MS + TTL_SLACK_MS
     local meta, remembered = stepped, nil

@@ -35,11 +35,12 @@ class Admit:
 
 @dataclass(frozen=True)
 class Settle:
-    """Gives back tokens that were admitted in ``bucket``; negative numbers add to them."""
+    """Gives back what was admitted in ``bucket``; negative numbers add to it."""
 
     bucket: int
     input: int = 0
     output: int = 0
+    requests: int = 0
 
 
 @dataclass(frozen=True)
@@ -213,7 +214,7 @@ class Reference:
         requests = self.window(now_ms // BUCKET_MS).get(settle.bucket, NOTHING)[0]
         if not requests:
             return False
-        self._add(settle.bucket, (0, -settle.input, -settle.output))
+        self._add(settle.bucket, (-settle.requests, -settle.input, -settle.output))
         return True
 
     def _charge(self, charge: Charge, now_ms: int) -> bool:

@@ -65,9 +65,9 @@ def pack_admit(input_tokens: int, output_tokens: int, default_choices: int) -> b
     return _OPERATION.pack(_ADMIT, input_tokens, output_tokens, default_choices, 0)
 
 
-def pack_settle(bucket: int, input_tokens: int, output_tokens: int) -> bytes:
-    """An operation that gives back tokens admitted in `bucket`; negative numbers add to what was reserved."""
-    return _OPERATION.pack(_SETTLE, bucket, input_tokens, output_tokens, 0)
+def pack_settle(bucket: int, input_tokens: int, output_tokens: int, requests: int = 0) -> bytes:
+    """An operation that gives back what was admitted in `bucket`; negative numbers add to what was reserved."""
+    return _OPERATION.pack(_SETTLE, bucket, input_tokens, output_tokens, requests)
 
 
 def pack_charge(bucket: int, requests: int, input_tokens: int, output_tokens: int) -> bytes:

@@ -38,8 +38,6 @@ MAX_BATCH = 64
 _SWEEP_EVERY_S = 0.025
 _LATE_S = 0.02
 """A sweep that comes so much too late says that this node stood still; replies may be there, unread."""
-_BUSY_OPERATIONS = 100
-"""Operations from one sweep to the next that make a node a busy one: some 2,000 requests a second."""
 
 
 class Dispatcher:
@@ -92,8 +90,6 @@ class Dispatcher:
         self._sweep_due_s = 0.0
         self._was_late = False
         self._linger = Linger(self.release)
-        self._is_busy = False
-        self._swept_operations = 0
         self._in_flight = 0
         self._quiet = asyncio.Event()
         self._quiet.set()
@@ -106,8 +102,8 @@ class Dispatcher:
         """Ask for one request of the key to be admitted.
 
         The future brings the decision, made by the store or by the policy, or raises `StoreUnavailable` where neither
-        decides, `Overloaded` where too much of the key waits. A request whose caller has given up by then and that
-        turns out to have been admitted gives its tokens back.
+        decides, `Overloaded` where too much of the key waits. A request that turns out to have been admitted after its
+        caller was told otherwise counts for nothing; one whose caller was gone by then gives its tokens back.
 
         Raises:
             Overloaded: as many requests wait as may.
@@ -135,12 +131,14 @@ class Dispatcher:
             self._queues.drop_unknown(queue)
         return verdict
 
-    def settle(self, kid: str, bucket: int, input_tokens: int, output_tokens: int) -> None:
-        """Give back tokens of a request admitted in `bucket`. Goes with the key's next batch, or makes one."""
+    def settle(self, kid: str, bucket: int, input_tokens: int, output_tokens: int, requests: int = 0) -> None:
+        """Give back what was admitted in `bucket`: tokens, and requests of which the caller was told that they were not
+        admitted. Goes with the key's next batch, or makes one.
+        """
         queue = self._queues[kid]
         if queue.own is not None:
-            queue.own.give_back(bucket, input_tokens, output_tokens)
-        self.give_back_in_store(queue, bucket, input_tokens, output_tokens)
+            queue.own.give_back(bucket, input_tokens, output_tokens, requests)
+        self.give_back_in_store(queue, bucket, input_tokens, output_tokens, requests)
 
     def give_back(self, kid: str, charge: Charge, input_tokens: int, output_tokens: int) -> None:
         """Give back tokens of a request admitted without the store, whose decision brought `charge`."""
@@ -150,11 +148,13 @@ class Dispatcher:
         if charge.give_back(input_tokens, output_tokens):
             self.give_back_in_store(queue, charge.bucket, input_tokens, output_tokens)
 
-    def give_back_in_store(self, queue: KeyQueue, bucket: int, input_tokens: int, output_tokens: int) -> None:
-        """Settle tokens of which this node's own window knows already."""
-        queue.settles.append(pack_settle(bucket, input_tokens, output_tokens))
+    def give_back_in_store(
+        self, queue: KeyQueue, bucket: int, input_tokens: int, output_tokens: int, requests: int = 0
+    ) -> None:
+        """Settle what this node's own window knows already."""
+        queue.settles.append(pack_settle(bucket, input_tokens, output_tokens, requests))
         if queue.in_flight is None and not queue.scheduled:
-            if self._is_busy and self._linger.holds(queue, input_tokens, output_tokens, self._loop.time()):
+            if self._linger.is_busy and self._linger.holds(queue, input_tokens, output_tokens, self._loop.time()):
                 return
             self._schedule(queue)
 
@@ -337,7 +337,7 @@ class Dispatcher:
     # ---- deadlines: one timer for all ------------------------------------------------------------------------------
 
     def _start_sweeping(self) -> None:
-        self._swept_operations = self.operations
+        self._linger.note_operations(self.operations)
         self._sweep_due_s = self._loop.time() + _SWEEP_EVERY_S
         self._sweeper = self._loop.call_later(_SWEEP_EVERY_S, self._sweep)
 
@@ -349,9 +349,8 @@ class Dispatcher:
             self._waiting.sweep(now_s)
         if self.outage.is_on or self.outage.holds_any:
             self.outage.tick()
-        self._is_busy = self.operations - self._swept_operations >= _BUSY_OPERATIONS
         self._linger.sweep(now_s)
         if self._waiting or self._linger or self.outage.is_on or self.outage.holds_any:
             self._start_sweeping()
         else:
-            self._sweeper, self._is_busy = None, False
+            self._sweeper, self._linger.is_busy = None, False

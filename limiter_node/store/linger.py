@@ -15,6 +15,8 @@ from limiter_node.store.batch import KeyQueue
 LINGER_S = 0.075
 """With the sweep that ends the wait, 100 ms at most: the width of a bucket."""
 _SHARE_BITS = 6
+_BUSY_OPERATIONS = 100
+"""Operations from one sweep to the next that make a node a busy one: some 2,000 requests a second."""
 
 
 class Linger:
@@ -23,9 +25,17 @@ class Linger:
     def __init__(self, release: Callable[[KeyQueue], None]) -> None:
         self._release = release
         self._keys: deque[tuple[float, KeyQueue]] = deque()
+        self._operations = 0
+        self.is_busy = False
+        """Whether settles may wait at all."""
 
     def __bool__(self) -> bool:
         return bool(self._keys)
+
+    def note_operations(self, operations: int) -> None:
+        """How many there were up to now, at each sweep."""
+        self.is_busy = operations - self._operations >= _BUSY_OPERATIONS
+        self._operations = operations
 
     def holds(self, queue: KeyQueue, input_tokens: int, output_tokens: int, now_s: float) -> bool:
         """Whether a settle that was put into `queue` may wait; if so, the key is released in time."""

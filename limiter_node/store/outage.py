@@ -10,7 +10,8 @@ the key's requests at once; nothing of the key is sent. The rules by which each 
    a. The batch admitted it, and so did the policy: the charge is dropped; the request is counted where the store has
       it, and what it gave back meanwhile is settled there.
    b. The batch rejected it or never ran: the charge stands.
-   c. The batch admitted it but the policy did not: its tokens are given back (the request itself stays counted).
+   c. The batch admitted it but the policy did not: it is given back, request and tokens. Until that has arrived, it
+      is in the window: on the safe side.
 3. What a request gives back lessens its charge until that has been sent, and is settled in the store afterwards.
 4. What has left the window counts for nothing: such charges are forgotten, and a batch that old is given up.
 
@@ -51,8 +52,8 @@ class Queues(Protocol):
         """Send what waits there, unless a batch of it is under way."""
         ...
 
-    def settle(self, kid: str, bucket: int, input_tokens: int, output_tokens: int) -> None:
-        """Give back tokens of a request admitted in `bucket`."""
+    def settle(self, kid: str, bucket: int, input_tokens: int, output_tokens: int, requests: int = 0) -> None:
+        """Give back what was admitted in `bucket`."""
         ...
 
     def give_back_in_store(self, queue: KeyQueue, bucket: int, input_tokens: int, output_tokens: int) -> None:
@@ -202,9 +203,11 @@ class Outage:
         queue, charge = admit.queue, admit.charge
         if charge is None:
             if decision.outcome is Outcome.ADMITTED:
-                # The request stays counted, its tokens go back (accounting rule 4).
+                # Told not to be admitted, it counts for nothing (accounting rule 2); one whose caller has gone stays
+                # counted, and its tokens go back (rule 4).
                 _, input_tokens, output_tokens = decision.need
-                self._queues.settle(queue.kid, decision.time_ms // BUCKET_MS, input_tokens, output_tokens)
+                requests = 0 if admit.future.cancelled() else 1
+                self._queues.settle(queue.kid, decision.time_ms // BUCKET_MS, input_tokens, output_tokens, requests)
         elif decision.outcome is Outcome.ADMITTED:
             _, input_tokens, output_tokens = decision.need
             self._settle(queue, charge, decision.time_ms // BUCKET_MS, input_tokens, output_tokens)

@@ -45,10 +45,11 @@ class OwnWindow:
         for dimension in range(3):
             cell[dimension] += needed[dimension]
 
-    def give_back(self, bucket: int, input_tokens: int, output_tokens: int) -> None:
+    def give_back(self, bucket: int, input_tokens: int, output_tokens: int, requests: int = 0) -> None:
         """So much of what was admitted in that bucket was not used; negative numbers add."""
         cell = self._cells.get(bucket * _BUCKET_MS // self._cell_ms)
         if cell is not None:
+            cell[0] = max(cell[0] - requests, 0)
             cell[1] = max(cell[1] - input_tokens, 0)
             cell[2] = max(cell[2] - output_tokens, 0)
 

@@ -126,7 +126,7 @@ class Walk:
             if how < 0.3:  # all of it, as after a failure upstream
                 return Settle(bucket, input_tokens, output)
             if how < 0.6:
-                return Settle(bucket, 0, rng.randint(0, output))
+                return Settle(bucket, 0, rng.randint(0, output), rng.choice((0, 0, 0, 1)))
             if how < 0.8:
                 return Settle(bucket, rng.randint(-5, 5), rng.randint(-30, 90))
             return Settle(bucket + rng.randint(-3, 3), 5, 5)

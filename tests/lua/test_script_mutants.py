@@ -176,7 +176,8 @@ MUTANTS = [
     Mutant(
         "settled in the current bucket", "and a <= newest then into = a end", "and a <= newest then into = newest end"
     ),
-    Mutant("settled the wrong way", "add_r, add_i, add_o = 0, -b, -c end", "add_r, add_i, add_o = 0, b, c end"),
+    Mutant("settled the wrong way", "add_r, add_i, add_o = -d, -b, -c end", "add_r, add_i, add_o = -d, b, c end"),
+    Mutant("no request is given back", "add_r, add_i, add_o = -d, -b, -c end", "add_r, add_i, add_o = 0, -b, -c end"),
     Mutant(
         "a settle is not remembered",
         "                changed = true\n                counted = counted or kind ~= SETTLE",
@@ -240,8 +241,8 @@ MUTANTS = [
     ),
     Mutant(
         "a step back is forgotten if answered from the record",
-        "if stepped then call('HSET', KEYS[2], META, stepped) end",
-        "",
+        "if stepped then call('HSET', KEYS[2], META, stepped, node, record) else",
+        "if false then else",
     ),
     Mutant("time goes on a bucket too late", "now = newest * BUCKET_MS\n", "now = newest * BUCKET_MS + BUCKET_MS\n"),
     Mutant("former steps are not added up", "now = clock_ms + skew_ms", "now = clock_ms"),

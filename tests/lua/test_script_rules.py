@@ -126,6 +126,7 @@ def test_an_unknown_key_is_told_so_and_leaves_no_trace(open_window: OpenWindow) 
         pytest.param([Settle(EPOCH, -5, -7)], (1, 55, 87), id="negative: adds"),
         pytest.param([Settle(EPOCH, -5, 7)], (1, 55, 73), id="one of each"),
         pytest.param([Settle(EPOCH, 0, 0)], (1, 50, 80), id="nothing"),
+        pytest.param([Settle(EPOCH, 0, 0, 2)], (0, 50, 80), id="more requests than there were: never below zero"),
         pytest.param([Settle(EPOCH + 1, 1, 1)], (1, 50, 80), id="a bucket in the future"),
         pytest.param([Settle(EPOCH - 1, 1, 1)], (1, 50, 80), id="a bucket without requests"),
         pytest.param([Settle(EPOCH - 1, -1, -1)], (1, 50, 80), id="a bucket without requests can't be added to"),
@@ -143,6 +144,15 @@ def test_settle(open_window: OpenWindow, settles: list[Operation], left: tuple[i
     assert reply.results == [DONE] * len(settles)
     assert reply.used == left
     assert buckets(window) == {0: left}
+
+
+def test_a_request_can_be_given_back_whole(open_window: OpenWindow) -> None:
+    """Its caller was told that it wasn't admitted."""
+    window = open_window(requests=1, input=100, output=100)
+    assert window.decide(Admit(50, 80)).results == [DONE]
+    reply = window.decide(Settle(EPOCH, 50, 80, 1), Admit(100, 100))
+    assert reply.results == [DONE, DONE]
+    assert reply.used == (1, 100, 100)
 
 
 def test_a_settle_goes_to_its_own_bucket_only(open_window: OpenWindow) -> None:

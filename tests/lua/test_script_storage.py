@@ -298,11 +298,14 @@ def test_a_rejection_that_only_the_newest_bucket_ends_reads_no_group(open_window
     assert calls(window, Admit()) == BASE
 
 
-def test_an_answer_from_the_record_writes_nothing(open_window: OpenWindow) -> None:
+def test_an_answer_from_the_record_writes_that_again_and_nothing_new(open_window: OpenWindow) -> None:
+    """A WAIT behind it has to wait until replicas have what was decided."""
     window = open_window()
     window.admit(1, 1, number=1)
-    assert calls(window, Admit(1, 1), number=1, resent=True) == BASE
+    before = window.dump()
+    assert calls(window, Admit(1, 1), number=1, resent=True) == BASE | {"hset": 1}
     assert calls(window, Admit(1, 1), number=0, resent=True) == BASE
+    assert window.dump() == before
 
 
 # ---- layouts -------------------------------------------------------------------------------------------------

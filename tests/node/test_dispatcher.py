@@ -271,7 +271,7 @@ async def test_a_silent_store_is_given_up_and_what_it_admitted_gets_its_tokens_b
         assert await dispatcher.drain(20)
         usage = await dispatcher.peek(kid)
         assert usage is not None
-        assert usage.used == Amounts(2, 1, 1), "counted as a request, its tokens given back"
+        assert usage.used == Amounts(1, 1, 1), "its caller was told that it wasn't admitted: it counts for nothing"
         assert (await dispatcher.admit(kid, Need(1, 1, 0))).outcome is Outcome.ADMITTED
 
 

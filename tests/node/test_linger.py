@@ -89,7 +89,7 @@ async def busy(store: str) -> AsyncIterator[Dispatcher]:
         working = asyncio.create_task(work())
         try:
             async with asyncio.timeout(20):
-                while not dispatcher._is_busy:
+                while not dispatcher._linger.is_busy:
                     await asyncio.sleep(0.005)
             yield dispatcher
         finally:
@@ -171,7 +171,7 @@ async def test_a_node_that_stops_leaves_none_behind(embedded_single: str) -> Non
     kid = declare(embedded_single, new_api_key(), output_tpm=1_000_000)
     async with dispatching(embedded_single) as dispatcher:
         reservation = await admitted(dispatcher, kid, 100)
-        dispatcher._is_busy = True
+        dispatcher._linger.is_busy = True
         reservation.settle(30)
         assert waits(dispatcher, kid)
         assert await dispatcher.drain(20)

@@ -11,13 +11,17 @@ from typing import Any
 import pytest
 from aiohttp import ClientSession, web
 from fault_proxy import FaultProxy
+from multidict import CIMultiDictProxy
 from store_tools import declare, new_api_key
 
 from limiter_node.http.routes import Routes
 from limiter_node.http.server import HttpServer
+from limiter_node.limiter.degraded import policy
 from limiter_node.limiter.limiter import Limiter
 from limiter_node.model import Amounts, StoreUnavailable
 from limiter_node.store.dispatcher import Dispatcher
+from limiter_node.store.fallback import Fallback
+from limiter_node.store.fleet import Fleet
 from limiter_node.store.keyspace import key_id
 from limiter_node.store.topology import Topology
 from limiter_node.store.url import parse_store_url
@@ -252,7 +256,7 @@ async def test_a_silent_store_is_a_503_with_a_retry_after_in_time(embedded_singl
     _, port = parse_store_url(embedded_single).endpoints[0]
     api_key = api_key_on(embedded_single)
     async with FaultProxy(port) as proxy, serving(f"redis://127.0.0.1:{proxy.port}", timeout_ms=200) as node:
-        assert (await node.chat(api_key))[0] == 200
+        _, answered = await node.chat(api_key)
         async with node.session.get(f"{node.url}/readyz") as response:
             assert response.status == 200
         proxy.pass_replies = False
@@ -271,11 +275,49 @@ async def test_a_silent_store_is_a_503_with_a_retry_after_in_time(embedded_singl
         async with asyncio.timeout(20):
             while (await node.chat(api_key))[0] != 200:
                 pass
-        # The one that got a 503 was decided all the same: it counts as a request, its tokens were given back.
+        # The one that got a 503 was decided all the same, and has been given back.
         used = await node.used(api_key)
-        assert used.output_tokens == used.requests - 1
+        assert used == Amounts(2, 2 * answered["usage"]["prompt_tokens"], 2)
     with pytest.raises(StoreUnavailable):
         await node.dispatcher.check()
+
+
+async def test_a_node_that_decides_without_its_store_says_so(embedded_single: str) -> None:
+    api_key = new_api_key()
+    declare(embedded_single, api_key, rpm=6)
+    _, port = parse_store_url(embedded_single).endpoints[0]
+    async with (
+        FaultProxy(port) as proxy,
+        serving(f"redis://127.0.0.1:{proxy.port}", 100, lambda _: policy("local", lambda: 2)) as node,
+    ):
+        authorized = {"Authorization": f"Bearer {api_key}"}
+        chat = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
+
+        async def ask() -> tuple[int, CIMultiDictProxy[str]]:
+            async with node.session.post(f"{node.url}/v1/chat/completions", json=chat, headers=authorized) as response:
+                return response.status, response.headers
+
+        assert "x-limiter-degraded" not in (await ask())[1]
+        proxy.pass_requests = False
+        answers = [await ask() for _ in range(3)]
+        assert [status for status, _ in answers] == [200, 200, 429]
+        assert {headers["x-limiter-degraded"] for _, headers in answers} == {"local"}
+        assert [headers["x-ratelimit-remaining-requests"] for _, headers in answers] == ["1", "0", "0"]
+        assert int(answers[-1][1]["retry-after-ms"]) > 50_000
+        async with node.session.get(f"{node.url}/v1/rate_limits", headers=authorized) as response:
+            assert (response.status, response.headers["x-limiter-degraded"]) == (200, "local")
+            assert (await response.json())["remaining"]["requests"] == 0
+        async with node.session.get(f"{node.url}/readyz") as response:
+            told = await response.json()
+            assert (response.status, told["status"]) == (200, "degraded")
+            assert str(proxy.port) in told["reason"]
+        proxy.pass_requests = True
+        proxy.reset_all()
+        async with asyncio.timeout(20):
+            while "x-limiter-degraded" in (await ask())[1]:
+                await asyncio.sleep(0.05)
+        async with node.session.get(f"{node.url}/readyz") as response:
+            assert await response.json() == {"status": "ready"}
 
 
 async def test_a_full_queue_is_a_503(embedded_single: str) -> None:
