@@ -27,6 +27,7 @@ import uvloop
 from benchmarks.measuring import Row, parser, row, show
 from benchmarks.servers import KEY_COUNT, OTHER_CORES, pin, pin_apart
 from limiter_node.app import _settle_collector
+from limiter_node.limiter.degraded import policy
 from limiter_node.limiter.limiter import Decider, Limiter
 from limiter_node.limiter.stub import AdmitAll
 from limiter_node.model import MAX_LIMIT, KeyLimits, Need, Outcome
@@ -107,7 +108,7 @@ async def dispatching(kids: Sequence[str]) -> AsyncIterator[Dispatcher]:
         async with administering(address) as admin:
             await admin.load_limits({kid: KeyLimits(MAX_LIMIT, MAX_LIMIT, MAX_LIMIT) for kid in kids})
         topology = Topology(address)
-        dispatcher = Dispatcher(topology, timeout_ms=10_000)
+        dispatcher = Dispatcher(topology, timeout_ms=10_000, policy=lambda fleet: policy("local", lambda: fleet.nodes))
         try:
             await topology.start()
             pin_apart(os.getpid(), [server.pid for server in store.servers])
