@@ -8,6 +8,7 @@ import logging
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import uvloop
 from aiohttp import web
@@ -16,6 +17,7 @@ from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
 from limiter_node import tokens
 from limiter_node.http.routes import Routes
 from limiter_node.http.server import HttpServer
+from limiter_node.keysfile import read_keys
 from limiter_node.limiter.degraded import policy
 from limiter_node.limiter.limiter import Limiter
 from limiter_node.limiter.stub import AdmitAll
@@ -53,6 +55,7 @@ async def running_node(settings: NodeSettings) -> AsyncIterator[int]:
         topology,
         timeout_ms=settings.decision_timeout_ms,
         window_buckets=settings.window_ms // BUCKET_MS,
+        declared=partial(read_keys, settings.keys_file) if settings.keys_file else None,
         policy=lambda fleet: policy(settings.on_store_failure, lambda: fleet.nodes),
     )
     upstream = MockUpstream(

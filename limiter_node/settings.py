@@ -59,6 +59,7 @@ class NodeSettings:
     )
     drain_timeout_s: float = setting(10.0, "Seconds that running requests get at the end.")
     window_ms: int = setting(WINDOW_MS, "Length of the window; shorter ones are for tests.", hidden=True)
+    keys_file: str = setting("", "Keys file whose keys are declared again where the store loses them.", hidden=True)
     stub_decisions: bool = setting(
         False, "Admit all without asking the store; for benchmarks of what deciding costs.", hidden=True
     )

@@ -10,12 +10,13 @@
 --       2 rl:{kid}:window   hash: the sums, the newest bucket, each node's last batch
 --       3 rl:{kid}:past    hash: the older buckets (layouts in README.md of this folder)
 -- ARGV  1 node    id of the calling process, new at each start
---       2 batch   packed, little endian: I8 number (rises with every batch of the node), I1 1 = sent before,
+--       2 batch   packed, little endian: I8 number (rises with every batch of the node), I1 flags: 1 = sent before, 2 = this node has a record here,
 --                 I2 W, I8 clock in ms (0 = this server's; tests set it), then per operation I1 kind and 4 × i8:
 --                   1 admit   input, output, choices, -        reserves output + choices × output_reserve
 --                   2 settle  bucket, input, output, requests  gives back of an earlier admit (negative: adds)
 --                   3 charge  bucket, requests, input, output  counts what was admitted elsewhere, limit or not
--- Reply packed, little endian: I1 state (0 decided, 1 answered from the record, 2 number too old, 3 no such key);
+-- Reply packed, little endian: I1 state (0 decided, 1 answered from the record, 2 number too old, 3 no such key,
+--       4 the record is lost, so the window is, too: nothing was decided);
 --       for 0 and 1 also: I8 time in ms, then for requests/input/output 3 × I4 limits, 3 × I4 used after the batch,
 --       3 × I2 age in buckets of the newest use (65535 = none), I1 ms since the current bucket began; I4
 --       output_reserve; and where one was rejected, per operation I1 verdict, I4 retry in ms, then the key's name.
@@ -49,7 +50,7 @@ local OPERATION_SIZE = 33
 local DONE = '\0\0\0\0\0'
 
 local node, batch = ARGV[1], ARGV[2]
-local number, resent, width, clock_ms, at = sunpack('<I8I1I2I8', batch)
+local number, flags, width, clock_ms, at = sunpack('<I8I1I2I8', batch)
 local operations = (#batch - at + 1) / OPERATION_SIZE
 
 local limits = call('GET', KEYS[1])
@@ -64,6 +65,7 @@ if record then
     recorded, record_ms, record_reserve, verdicts_at = sunpack('<I8I6I4', record)
     if number < recorded then return '\2' end
     replayed = number == recorded
+elseif flags > 1 then return '\4'
 end
 
 if clock_ms == 0 then
@@ -387,7 +389,7 @@ else
         -- A group's buckets end soon after it was begun: that it lives long enough is seen to then.
         if size > 0 and call('HSET', KEYS[3], unpack(fields)) > 0 then call('PEXPIRE', KEYS[3], ttl_ms) end
     end
-    if changed or resent == 1 then
+    if changed or flags % 2 == 1 then
         remembered = spack('<I8I6I4', number, now, reserve) .. (verdicts and string.char(unpack(verdicts, 1, operations)) or '')
     end
     if meta and remembered then call('HSET', KEYS[2], META, meta, node, remembered)

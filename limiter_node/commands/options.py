@@ -44,7 +44,11 @@ store_url = option(
 )
 """The option of every command that needs a running store."""
 
-keys_file = option("--keys", metavar="FILE", help="Keys file to load into the store at the start.")
+keys_file = option(
+    "--keys",
+    metavar="FILE",
+    help="Keys file to load into the store at the start; its keys come back by themselves should the store lose them.",
+)
 server_binary = option(
     "--server-binary", metavar="PATH", help="A Redis or Valkey server ≥ 7.0 to run instead of the carried one."
 )

@@ -40,7 +40,7 @@ def serve(keys: str | None, **options: Any) -> int:
     if options["port"] == 0:
         # Chosen here, so that the node knows its own address from the start.
         options["port"] = free_ports(1, options["host"])[0]
-    settings = node_settings(options)
+    settings = node_settings({**options, "keys_file": options["keys_file"] or keys or ""})
     asyncio.run(_prepare_store(settings.store, read_keys(keys) if keys else {}))
 
     # Late, because a node's imports take most of a second: a mistake in the options shows at once.

@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -68,7 +69,8 @@ def up(
     first = node_settings({**options, "port": port, "store": store if embedded is None else "redis://127.0.0.1"})
     declared = read_keys(keys) if keys else {}
     ports = _ports(first.host, port, nodes)
-    settings = [replace(first, port=each, node_id=str(number)) for number, each in enumerate(ports, 1)]
+    file = str(Path(keys).absolute()) if keys else ""
+    settings = [replace(first, port=each, node_id=str(n), keys_file=file) for n, each in enumerate(ports, 1)]
     asyncio.run(_run(settings, embedded, declared, with_demo_key=keys is None))
 
 

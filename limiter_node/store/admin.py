@@ -31,11 +31,13 @@ from limiter_node.model import ConfigError, KeyLimits, StoreUnavailable, Usage
 from limiter_node.store import keyspace
 from limiter_node.store.codec import WINDOW_BUCKETS, load_script, pack_limits, unpack_limits, unpack_usage
 from limiter_node.store.errors import translated
+from limiter_node.store.keyspace import META_FIELD
 from limiter_node.store.masters import Masters
 from limiter_node.store.url import StoreAddress
 
 OLDEST_VERSION = (7, 0)
 _CHUNK = 500
+_DELETED_S = 30 * 86_400
 _LIMITS_KEY = re.compile(rb"rl:\{([0-9a-f]{32})\}:limits\Z")
 
 _T = TypeVar("_T")
@@ -71,7 +73,7 @@ class StoreAdmin:
 
     async def put_limits(self, kid: str, limits: KeyLimits) -> None:
         """Replace a key's limits, all at once; takes effect with the next decision on every node."""
-        await self._on_owner(kid, lambda client: client.set(keyspace.limits_key(kid), pack_limits(limits)))
+        await self._on_owner(kid, lambda client: _put(client, kid, limits))
 
     async def load_limits(self, keys: Mapping[str, KeyLimits]) -> None:
         """Replace the limits of many keys, in pipelines per master. Keys that are not named stay as they are."""
@@ -81,6 +83,7 @@ class StoreAdmin:
                 async with client.pipeline(transaction=False) as pipeline:
                     for kid in kids[start : start + _CHUNK]:
                         pipeline.set(keyspace.limits_key(kid), pack_limits(keys[kid]))
+                        pipeline.delete(keyspace.deleted_key(kid))
                     await pipeline.execute()
 
         async def load_all() -> None:
@@ -97,14 +100,19 @@ class StoreAdmin:
         return self._limits(kid, value)
 
     async def delete(self, kid: str) -> bool:
-        """Forget a key, its usage included; whether there was one. Nodes refuse it from the next decision on."""
-        keys = (keyspace.limits_key(kid), keyspace.window_key(kid), keyspace.past_key(kid))
+        """Forget a key, its usage included; whether there was one. Nodes refuse it from the next decision on.
+
+        Two things stay for a while: a mark that this was meant, for nodes that would declare the key again, and the
+        nodes' records, without which they would take the usage for lost and count it again if the key came back.
+        """
 
         async def delete(client: Redis) -> bool:
             async with client.pipeline(transaction=True) as pipeline:
-                pipeline.exists(keys[0])
-                pipeline.delete(*keys)
-                existed, _ = await pipeline.execute()
+                pipeline.delete(keyspace.limits_key(kid))
+                pipeline.delete(keyspace.past_key(kid))
+                pipeline.hdel(keyspace.window_key(kid), META_FIELD)
+                pipeline.set(keyspace.deleted_key(kid), b"", ex=_DELETED_S)
+                existed, *_ = await pipeline.execute()
                 return bool(existed)
 
         return await self._on_owner(kid, delete)
@@ -202,6 +210,13 @@ class StoreAdmin:
         raise ConfigError(
             f"{keyspace.limits_key(kid)} in {self._address.describe()} is damaged: set the key's limits again"
         )
+
+
+async def _put(client: Redis, kid: str, limits: KeyLimits) -> None:
+    async with client.pipeline(transaction=False) as pipeline:
+        pipeline.set(keyspace.limits_key(kid), pack_limits(limits))
+        pipeline.delete(keyspace.deleted_key(kid))
+        await pipeline.execute()
 
 
 async def _get_all(client: Redis, kids: Sequence[str]) -> list[bytes | ResponseError | None]:

@@ -10,7 +10,7 @@ from typing import Protocol
 from limiter_node.model import Decision, Need, StoreUnavailable, Usage
 from limiter_node.store import codec
 from limiter_node.store.charges import Charge
-from limiter_node.store.codec import pack_batch
+from limiter_node.store.codec import pack_admit, pack_batch
 from limiter_node.store.own_window import OwnWindow
 from limiter_node.store.routing import RoutedCall, Router, ScriptTarget, bulk
 
@@ -58,6 +58,7 @@ class KeyQueue:
         "lingers",
         "owed",
         "own",
+        "recorded_until_s",
         "scheduled",
         "settles",
         "target",
@@ -77,10 +78,36 @@ class KeyQueue:
         self.told: bytes | None = None
         self.told_s = 0.0
         self.own = own
+        # How long the store has to have a record of this node here: else it has lost what was counted.
+        self.recorded_until_s = 0.0
         self.owed: deque[Charge] | None = None
         # See `store.linger`: tokens that the settles here give back, and whether they wait.
         self.held = 0
         self.lingers = False
+
+    def take(self, operations: list[bytes], most: int) -> list[Admit]:
+        """Add settles to `operations`, then admits, up to so many in all; the admits."""
+        settles, waiting = self.settles, self.admits
+        if settles:
+            if len(operations) + len(settles) <= most:
+                operations.extend(settles)
+                settles.clear()
+            else:
+                operations.extend([settles.popleft() for _ in range(most - len(operations))])
+            self.held = 0
+        admits: list[Admit] = []
+        while waiting and len(operations) < most:
+            admit = waiting.popleft()
+            if not admit.future.done():  # else its caller has given up: it was never sent and never will be
+                admits.append(admit)
+                operations.append(pack_admit(*admit.need))
+        return admits
+
+    def forget(self) -> None:
+        """The key is gone, and with it what was known of it."""
+        self.told, self.recorded_until_s = None, 0.0
+        if self.own is not None:
+            self.own.clear()
 
     @property
     def is_idle(self) -> bool:
@@ -113,7 +140,14 @@ class Batch(RoutedCall):
         self.was_cut_off = False  # its requests were decided without it
 
     def arguments(self) -> bytes:
-        packed = pack_batch(self.number, self.operations, resent=self.resent, window_buckets=self._owner.window_buckets)
+        window_buckets = self._owner.window_buckets
+        packed = pack_batch(
+            self.number,
+            self.operations,
+            resent=self.resent,
+            has_record=self._router.loop.time() < self.queue.recorded_until_s,
+            window_buckets=window_buckets,
+        )
         return b"$%d\r\n%b\r\n" % (len(packed), packed)
 
     def is_wanted(self) -> bool:

@@ -104,6 +104,13 @@ class Ledger:
             owed.popleft().gone()
             self.size -= 1
 
+    def drop(self, owed: deque[Charge]) -> None:
+        """Forget all of these: they are counted otherwise."""
+        for charge in owed:
+            charge.gone()
+        self.size -= len(owed)
+        owed.clear()
+
     def take(self, owed: deque[Charge], most: int) -> tuple[list[bytes], list[tuple[Charge, int, int]]]:
         """At most so many, packed as operations, and each with the tokens with which it leaves."""
         taken = [owed.popleft() for _ in range(min(most, len(owed)))]

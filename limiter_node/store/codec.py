@@ -27,7 +27,7 @@ _NO_USE = 65535
 ADMITTED, REJECTED, NEVER_FITS = Outcome.ADMITTED, Outcome.REJECTED, Outcome.NEVER_FITS  # enum look-ups aren't free
 _new = tuple.__new__  # a named tuple's own constructor is a Python function, and costs twice as much
 
-DECIDED, REPLAYED, STALE, UNKNOWN_KEY = 0, 1, 2, 3
+DECIDED, REPLAYED, STALE, UNKNOWN_KEY, FORGOTTEN = 0, 1, 2, 3, 4
 """The states of a reply."""
 NEVER = 4
 """Added to a verdict's dimension (1, 2, 3) where the request can never fit."""
@@ -76,14 +76,20 @@ def pack_charge(bucket: int, requests: int, input_tokens: int, output_tokens: in
 
 
 def pack_batch(
-    number: int, operations: list[bytes], *, resent: bool, window_buckets: int = WINDOW_BUCKETS, clock_ms: int = 0
+    number: int,
+    operations: list[bytes],
+    *,
+    resent: bool,
+    has_record: bool = False,
+    window_buckets: int = WINDOW_BUCKETS,
+    clock_ms: int = 0,
 ) -> bytes:
     """ARGV[2] of the script. `clock_ms` 0 means the store's own clock; tests set it."""
-    return _HEADER.pack(number, resent, window_buckets, clock_ms) + b"".join(operations)
+    return _HEADER.pack(number, resent + 2 * has_record, window_buckets, clock_ms) + b"".join(operations)
 
 
 class BatchReply(NamedTuple):
-    """The script's answer. For `STALE` and `UNKNOWN_KEY` only `state` means anything."""
+    """The script's answer. For `STALE`, `UNKNOWN_KEY` and `FORGOTTEN` only `state` means anything."""
 
     state: int
     time_ms: int

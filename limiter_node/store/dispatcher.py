@@ -11,20 +11,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 
 from limiter_node.model import UNKNOWN_KEY as UNKNOWN_KEY_DECISION
-from limiter_node.model import Decision, Need, StoreUnavailable, Usage
+from limiter_node.model import Decision, KeyLimits, Need, Outcome, StoreUnavailable, Usage
 from limiter_node.store import codec
 from limiter_node.store.batch import Admit, Batch, KeyQueue
 from limiter_node.store.charges import Charge
-from limiter_node.store.codec import load_script, pack_admit, pack_settle
+from limiter_node.store.codec import load_script, pack_settle
 from limiter_node.store.fallback import Fallback
 from limiter_node.store.fleet import Fleet
 from limiter_node.store.linger import Linger
 from limiter_node.store.outage import Outage
 from limiter_node.store.queues import KeyQueues
 from limiter_node.store.reading import Reading
+from limiter_node.store.redeclare import Redeclaring
 from limiter_node.store.routing import Router
 from limiter_node.store.shards import Shards
 from limiter_node.store.topology import Topology
@@ -32,6 +34,7 @@ from limiter_node.store.waiting import Waiting
 
 log = logging.getLogger(__name__)
 
+ADMITTED = Outcome.ADMITTED  # enum look-ups aren't free
 MAX_BATCH = 64
 """Operations per script call: keeps a call far below 1 ms, so that no other key of the shard waits for long."""
 
@@ -43,8 +46,9 @@ _LATE_S = 0.02
 class Dispatcher:
     """Takes decisions to the shards and brings verdicts back. One per node process; not thread-safe.
 
-    `timeout_ms` is the budget of a decision: how long a batch may be outstanding before its shard is cut off and
-    the policy decides (None: nobody does), which `policy` makes. `max_waiting` is how many requests may wait.
+    `timeout_ms` is the budget of a decision: how long a batch may be outstanding before its shard is cut off and the
+    policy decides (None: nobody does), which `policy` makes. `declared` reads the keys that are declared again where
+    the store has lost them (`store.redeclare`). `max_waiting` is how many requests may wait.
     """
 
     def __init__(
@@ -55,12 +59,14 @@ class Dispatcher:
         max_waiting: int = 10_000,
         window_buckets: int = codec.WINDOW_BUCKETS,
         policy: Callable[[Fleet], Fallback | None] = lambda _: None,
+        declared: Callable[[], Mapping[str, KeyLimits]] | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._topology = topology
         self.window_buckets = window_buckets
         # A batch older than the window counts for nothing any more, whether it was applied or not.
         self._router = Router(topology, give_up_s=(window_buckets + 1) * codec.BUCKET_MS / 1000)
+        self._window_s = window_buckets * codec.BUCKET_MS / 1000
         self._timeout_s = timeout_ms / 1000
         # A sweep comes every so often: what is to be noticed in time has to be due one sweep before.
         self._due_s = max(self._timeout_s - _SWEEP_EVERY_S, self._timeout_s / 2)
@@ -69,9 +75,11 @@ class Dispatcher:
         self.incarnation = secrets.token_hex(4).encode()
         self.fleet = Fleet(self._router, self.incarnation)
         fallback = policy(self.fleet)
-        self._queues = KeyQueues(decide, self.incarnation, window_buckets, remembers=fallback is not None)
+        remembers = fallback is not None or declared is not None
+        self._queues = KeyQueues(decide, self.incarnation, window_buckets, remembers=remembers)
         self.shards = Shards(topology, self._timeout_s, decide, fallback.name if fallback else "closed")
         self.outage = Outage(self, self.shards, fallback, window_buckets=window_buckets)
+        self._redeclaring = Redeclaring(self._router, declared)
         self._reading = Reading(
             topology,
             self._router,
@@ -194,6 +202,7 @@ class Dispatcher:
     async def close(self) -> None:
         """Stop; what is not decided by now fails."""
         self.outage.close()
+        self._redeclaring.close()
         self._router.close()
         if self._sweeper:
             self._sweeper.cancel()
@@ -243,24 +252,8 @@ class Dispatcher:
         self._note_quiet()
 
     def _next_batch(self, queue: KeyQueue, now_s: float) -> Batch | None:
-        settles, waiting = queue.settles, queue.admits
-        operations: list[bytes] = []
-        charges: list[tuple[Charge, int, int]] = []
-        if queue.owed:
-            operations, charges = self.outage.take_charges(queue, MAX_BATCH)
-        if settles:
-            if len(operations) + len(settles) <= MAX_BATCH:
-                operations.extend(settles)
-                settles.clear()
-            else:
-                operations.extend([settles.popleft() for _ in range(MAX_BATCH - len(operations))])
-            queue.held = 0
-        admits: list[Admit] = []
-        while waiting and len(operations) < MAX_BATCH:
-            admit = waiting.popleft()
-            if not admit.future.done():  # else its caller has given up: it was never sent and never will be
-                admits.append(admit)
-                operations.append(pack_admit(*admit.need))
+        operations, charges = self.outage.take_charges(queue, MAX_BATCH) if queue.owed else ([], [])
+        admits = queue.take(operations, MAX_BATCH)
         if not operations:
             return None
         self._number += 1
@@ -284,8 +277,9 @@ class Dispatcher:
     def batch_resolved(self, batch: Batch, packed: bytes) -> None:
         state, admits, queue = packed[0], batch.admits, batch.queue
         if state > codec.REPLAYED:
-            self._not_decided(batch, state)
-            self._ended(batch)
+            if not (state == codec.UNKNOWN_KEY and self._redeclaring.takes(queue, partial(self._redeclared, batch))):
+                self._not_decided(batch, state)
+                self._ended(batch)
             return
         if state == codec.DECIDED:
             queue.told, queue.told_s = packed, batch.since_s
@@ -296,7 +290,9 @@ class Dispatcher:
             return
         needs = [admit.need for admit in admits]
         decisions = codec.decisions(packed, len(batch.operations), needs, self.window_buckets)
-        queue.latest = decisions[-1]
+        queue.latest = latest = decisions[-1]
+        if latest[0] is ADMITTED:
+            queue.recorded_until_s = batch.since_s + self._window_s
         if queue.own is not None:
             if batch.was_cut_off:  # what the policy has admitted meanwhile is in the window already
                 queue.own.note([each for admit, each in zip(admits, decisions, strict=True) if admit.charge is None])
@@ -309,9 +305,15 @@ class Dispatcher:
                 self.outage.verdict(admit, decision)
         self._ended(batch)
 
+    def _redeclared(self, batch: Batch, is_there: bool) -> None:
+        self._not_decided(batch, codec.FORGOTTEN if is_there else codec.UNKNOWN_KEY)
+        self._ended(batch)
+
     def _not_decided(self, batch: Batch, state: int) -> None:
-        if state == codec.UNKNOWN_KEY:
-            batch.queue.told = None
+        if state == codec.FORGOTTEN:
+            self.outage.forgotten(batch)
+        elif state == codec.UNKNOWN_KEY:
+            batch.queue.forget()
             for admit in batch.admits:
                 if not admit.future.done():
                     admit.future.set_result(UNKNOWN_KEY_DECISION)

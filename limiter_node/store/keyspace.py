@@ -33,6 +33,15 @@ def window_key(kid: str) -> str:
     return f"rl:{{{kid}}}:window"
 
 
+META_FIELD = "m"
+"""The field of that hash that isn't a node's record."""
+
+
 def past_key(kid: str) -> str:
     """The hash of the key's older buckets."""
     return f"rl:{{{kid}}}:past"
+
+
+def deleted_key(kid: str) -> str:
+    """A mark that the key was deleted on purpose, for nodes that would declare it again."""
+    return f"rl:{{{kid}}}:deleted"

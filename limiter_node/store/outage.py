@@ -22,6 +22,7 @@ a key's own come in front of its next request in any case.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter, deque
 from collections.abc import Iterable
 from itertools import islice
@@ -36,7 +37,10 @@ from limiter_node.store.connection import ServerConnection
 from limiter_node.store.fallback import Fallback, Known
 from limiter_node.store.shards import Shards
 
+log = logging.getLogger(__name__)
+
 _RELEASED_AT_ONCE = 500
+_TELL_EVERY_S = 60.0
 REFUSED = "refused"
 """In the counts: neither admitted nor rejected, for want of a policy or because the key isn't known."""
 
@@ -75,6 +79,7 @@ class Outage:
         self.counts: Counter[str] = Counter()
         """Requests decided without the store: "admitted", "rejected", "refused"."""
         self._counts_told: Counter[str] = Counter()
+        self._told_lost_s = float("-inf")
         shards.on_close = self._closed
 
     # ---- what is known without the store ---------------------------------------------------------------------------
@@ -215,6 +220,34 @@ class Outage:
             charge.gone()
         else:
             self._not_run(queue, charge)
+
+    def forgotten(self, batch: Batch) -> None:
+        """The store has lost what was counted of a key: it is told what this node had admitted, and asked again.
+
+        What was to be given back, and what was owed, is in that already. A settle to come finds nothing in the bucket
+        that it names: what it gives back stays counted, for a window at most.
+        """
+        queue = batch.queue
+        queue.recorded_until_s = 0.0
+        for charge, _, _ in batch.charges:
+            charge.gone()
+        owed = queue.owed = queue.owed or deque()
+        self._ledger.drop(owed)
+        queue.settles.clear()
+        queue.held = 0
+        known = self.known(queue)
+        if known is not None:
+            for bucket, amounts in known.window.charges(known.now_ms):
+                self._ledger.owe(owed, Charge(bucket, amounts))
+        now_s = self._loop.time()
+        if now_s - self._told_lost_s > _TELL_EVERY_S:
+            self._told_lost_s = now_s
+            log.warning("the store has lost what was counted: nodes charge what they had admitted themselves")
+        for admit in reversed(batch.admits):
+            if admit.charge is not None:
+                admit.charge.gone()
+            elif not admit.future.done():
+                queue.admits.appendleft(admit)
 
     def failed(self, batch: Batch, reason: str) -> None:
         """The store has not counted a batch, or nobody can tell any more and it no longer matters."""

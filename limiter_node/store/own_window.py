@@ -59,6 +59,11 @@ class OwnWindow:
             left = cell[2] - output_tokens
             cell[2] = left if left > 0 else 0
 
+    def clear(self) -> None:
+        """Nothing counts any more."""
+        self._cells.clear()
+        self._key = -1
+
     def used(self, now_ms: int) -> Amounts:
         """What counts now."""
         self._forget(now_ms)

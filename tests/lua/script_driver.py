@@ -103,13 +103,23 @@ class Window:
         self.client.set(key, codec.pack_limits(declared))
 
     def decide(
-        self, *operations: Operation, node: str = "node", number: int | None = None, resent: bool = False
+        self,
+        *operations: Operation,
+        node: str = "node",
+        number: int | None = None,
+        resent: bool = False,
+        has_record: bool = False,
     ) -> codec.BatchReply:
         """Have the script decide a batch; without a number, it is the node's next one."""
         if number is None:
             number = self.numbers[node] = self.numbers.get(node, 0) + 1
         batch = codec.pack_batch(
-            number, [packed(o) for o in operations], resent=resent, window_buckets=self.width, clock_ms=self.clock_ms
+            number,
+            [packed(o) for o in operations],
+            resent=resent,
+            has_record=has_record,
+            window_buckets=self.width,
+            clock_ms=self.clock_ms,
         )
         reply: Any = self.client.evalsha(self.decide_sha, 3, *self.keys, node, batch)
         return codec.unpack_reply(reply, len(operations), self.width)
@@ -153,7 +163,8 @@ class Pair:
         self, operations: Sequence[Operation], *, node: str = "node", number: int | None = None, resent: bool = False
     ) -> codec.BatchReply:
         """Decide on both sides; AssertionError where they differ."""
-        reply = self.window.decide(*operations, node=node, number=number, resent=resent)
+        has_record = node in self.model.records and self.model.limits is not None
+        reply = self.window.decide(*operations, node=node, number=number, resent=resent, has_record=has_record)
         if number is None:
             number = self.window.numbers[node]
         expected = self.model.decide(node, number, operations, self.window.clock_ms, resent=resent)

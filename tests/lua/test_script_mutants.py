@@ -203,9 +203,9 @@ MUTANTS = [
     # Exactly once.
     Mutant("a batch sent again counts again", "replayed = number == recorded", "replayed = false"),
     Mutant("an older batch is decided", "if number < recorded then return '\\2' end", ""),
-    Mutant("what was counted isn't recorded", "if changed or resent == 1 then", "if resent == 1 then"),
-    Mutant("what was resent isn't recorded unless counted", "if changed or resent == 1 then", "if changed then"),
-    Mutant("everything is recorded", "if changed or resent == 1 then", "if true then"),
+    Mutant("what was counted isn't recorded", "if changed or flags % 2 == 1 then", "if flags % 2 == 1 then"),
+    Mutant("what was resent isn't recorded unless counted", "if changed or flags % 2 == 1 then", "if changed then"),
+    Mutant("everything is recorded", "if changed or flags % 2 == 1 then", "if true then"),
     Mutant("one record for all nodes", "local node, batch = ARGV[1],", "local node, batch = 'node',"),
     Mutant(
         "the record's reserve is today's",

@@ -14,7 +14,7 @@ import redis
 from reference import Admit, Charge, Limits, Operation, Settle
 from script_driver import EPOCH, EPOCH_MS, Window
 
-from limiter_node.store.codec import DECIDED, REPLAYED, STALE, UNKNOWN_KEY
+from limiter_node.store.codec import DECIDED, FORGOTTEN, REPLAYED, STALE, UNKNOWN_KEY
 
 OpenWindow = Callable[..., Window]
 DONE = (0, 0)
@@ -144,6 +144,20 @@ def test_settle(open_window: OpenWindow, settles: list[Operation], left: tuple[i
     assert reply.results == [DONE] * len(settles)
     assert reply.used == left
     assert buckets(window) == {0: left}
+
+
+def test_a_window_that_lost_a_nodes_record_decides_nothing_for_it(open_window: OpenWindow) -> None:
+    """What is gone with the record has to be charged first."""
+    window = open_window()
+    window.decide(Admit(1, 1), node="a")
+    before = window.dump()
+    for operation in (Admit(1, 1), Settle(EPOCH, 0, 1), Charge(EPOCH, 1, 1, 1)):
+        assert window.decide(operation, node="b", has_record=True).state == FORGOTTEN
+        assert window.decide(operation, node="b", has_record=True, resent=True).state == FORGOTTEN
+    assert window.dump() == before
+    assert window.decide(Admit(1, 1), node="a", has_record=True).state == DECIDED
+    assert window.decide(Charge(EPOCH, 3, 4, 5), Admit(1, 1), node="b").used == (6, 7, 8)
+    assert window.decide(Admit(1, 1), node="b", has_record=True).state == DECIDED
 
 
 def test_a_request_can_be_given_back_whole(open_window: OpenWindow) -> None:

@@ -15,13 +15,15 @@ from dispatching import dispatching
 from fault_proxy import FaultProxy
 from node_commands import eventually
 from redis import Redis
-from store_tools import declare, new_api_key, raw_counters
+from store_tools import declare, new_api_key, raw_counters, store_client
 
 from limiter_node.limiter.degraded import policy
 from limiter_node.limiter.limiter import Limiter
-from limiter_node.model import Amounts, Decision, Need, Outcome, StoreUnavailable
+from limiter_node.model import Amounts, ConfigError, Decision, KeyLimits, Need, Outcome, StoreUnavailable
+from limiter_node.store.admin import administering
 from limiter_node.store.dispatcher import Dispatcher
 from limiter_node.store.embedded import EmbeddedStore
+from limiter_node.store.keyspace import key_id, limits_key, past_key, window_key
 from limiter_node.store.url import parse_store_url
 
 ONE = Need(1, 1, 0)
@@ -46,6 +48,12 @@ async def behind_proxy(url: str, **options: Any) -> AsyncIterator[tuple[FaultPro
         ) as dispatcher,
     ):
         yield proxy, dispatcher
+
+
+def owner_port(dispatcher: Dispatcher, kid: str) -> int:
+    owner = dispatcher._topology.owner(dispatcher._queues[kid].target.slot)
+    assert owner is not None
+    return owner.port
 
 
 async def outcomes(dispatcher: Dispatcher, kid: str, count: int, need: Need = ONE) -> Counter[tuple[Outcome, str]]:
@@ -184,7 +192,7 @@ async def test_a_frozen_shard_is_cut_off_and_the_others_notice_nothing(caplog: p
             await dispatcher.admit(kid, ONE)
         process = store.servers[0].process
         assert process is not None
-        frozen = [kid for kid in kids if _owner_port(dispatcher, kid) == store.servers[0].port]
+        frozen = [kid for kid in kids if owner_port(dispatcher, kid) == store.servers[0].port]
         healthy = [kid for kid in kids if kid not in frozen]
         assert frozen
         process.send_signal(signal.SIGSTOP)
@@ -333,7 +341,76 @@ async def test_a_fleet_stays_within_the_limit_or_at_worst_within_twice_it(
         assert (await outcomes(first, kid, 1))[Outcome.REJECTED, ""] == 1
 
 
-def _owner_port(dispatcher: Dispatcher, kid: str) -> int:
-    owner = dispatcher._topology.owner(dispatcher._queues[kid].target.slot)
-    assert owner is not None
-    return owner.port
+# ---- a store that lost its data --------------------------------------------------------------------------------------
+
+
+async def test_a_store_that_lost_its_data_is_told_what_nodes_had_admitted(
+    embedded_single: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By each node for itself, before anything else of the key is decided."""
+    api_key = new_api_key()
+    kid = declare(embedded_single, api_key, rpm=20)
+    limits = KeyLimits(rpm=20)
+    async with (
+        dispatching(embedded_single, policy=local(2), declared=lambda: {kid: limits}) as first,
+        dispatching(embedded_single, policy=local(2), declared=lambda: {kid: limits}) as second,
+    ):
+        reservation = Limiter(first).reservation(kid, await first.admit(kid, Need(10, 100, 0)))
+        reservation.settle(40)
+        await outcomes(first, kid, 6)
+        await outcomes(second, kid, 5)
+        assert await first.drain(20)
+        with store_client(embedded_single) as client:
+            client.delete(limits_key(kid), window_key(kid), past_key(kid))
+        assert await outcomes(first, kid, 3) == {(Outcome.ADMITTED, ""): 3}
+        assert await used(first, kid) == Amounts(10, 19, 49)
+        assert await outcomes(second, kid, 9) == {(Outcome.ADMITTED, ""): 5, (Outcome.REJECTED, ""): 4}
+        assert await used(first, kid) == Amounts(20, 29, 59)
+        assert first._redeclaring.redeclared == 1
+        assert second._redeclaring.redeclared == 0, "the key was there again"
+    told = [record.message for record in caplog.records]
+    assert sum("lost keys" in message for message in told) == 1
+    assert sum("lost what was counted" in message for message in told) == 2
+
+
+async def test_a_new_node_declares_lost_keys_and_no_others(embedded_single: str) -> None:
+    declared, stranger, damaged_file = (key_id(new_api_key()) for _ in range(3))
+    reads: list[int] = []
+
+    def read() -> dict[str, KeyLimits]:
+        reads.append(1)
+        return {declared: KeyLimits(rpm=2)}
+
+    def fail() -> dict[str, KeyLimits]:
+        raise ConfigError("keys.toml: gone")
+
+    async with dispatching(embedded_single, declared=read) as dispatcher:
+        answers = await asyncio.gather(*(dispatcher.admit(kid, ONE) for kid in [declared] * 3 + [stranger] * 2))
+        assert [answer.outcome for answer in answers] == [
+            *[Outcome.ADMITTED] * 2,
+            Outcome.REJECTED,
+            *[Outcome.UNKNOWN_KEY] * 2,
+        ]
+        assert len(reads) == 1
+    async with dispatching(embedded_single, declared=fail) as dispatcher:
+        assert (await dispatcher.admit(damaged_file, ONE)).outcome is Outcome.UNKNOWN_KEY
+
+
+async def test_a_deleted_key_stays_deleted_until_it_is_set_again_and_is_empty_then(embedded_single: str) -> None:
+    kid = key_id(new_api_key())
+    limits = KeyLimits(rpm=3)
+    async with (
+        administering(parse_store_url(embedded_single)) as admin,
+        dispatching(embedded_single, policy=local(1), declared=lambda: {kid: limits}) as dispatcher,
+    ):
+        await admin.put_limits(kid, limits)
+        assert await outcomes(dispatcher, kid, 3) == {(Outcome.ADMITTED, ""): 3}
+        assert await admin.delete(kid)
+        await admin.put_limits(kid, limits)
+        assert await outcomes(dispatcher, kid, 3) == {(Outcome.ADMITTED, ""): 3}, "usage is forgotten with the key"
+        assert await admin.delete(kid)
+        for _ in range(3):
+            assert (await dispatcher.admit(kid, ONE)).outcome is Outcome.UNKNOWN_KEY
+        assert await admin.get(kid) is None
+        await admin.put_limits(kid, limits)
+        assert await outcomes(dispatcher, kid, 4) == {(Outcome.ADMITTED, ""): 3, (Outcome.REJECTED, ""): 1}

@@ -83,7 +83,10 @@ async def test_usage_survives_new_limits_and_ends_with_the_key(
         )  # fmt: skip
         assert await client.exists(*keys) == 3
         assert await admin.delete(kid)
-        assert await client.exists(*keys) == 0
+        # The node's record stays, so that it doesn't take the usage for lost should the key come back.
+        assert await client.exists(*keys) == 1
+        assert await client.hkeys(keyspace.window_key(kid)) == [b"node"]
+        assert 0 < await client.pttl(keyspace.window_key(kid)) <= 90_000
     assert not await admin.delete(kid)
 
 
@@ -173,7 +176,9 @@ async def test_logins_and_rights() -> None:
     async with EmbeddedStore("single") as store:
         host = store.url.removeprefix("redis://")
         async with client_of(store.url, "") as client:
-            await client.execute_command("ACL", "SETUSER", "few", "on", ">pw", "~rl:*", "+set", "+ping", "+client")
+            await client.execute_command(
+                "ACL", "SETUSER", "few", "on", ">pw", "~rl:*", "+set", "+del", "+ping", "+client"
+            )
             await client.config_set("requirepass", "secret")
         for login in ("", "few:wrong@", ":wrong@"):
             with pytest.raises(ConfigError, match="refuses the login: check user and password in --store") as error:
