@@ -37,6 +37,8 @@ MAX_PARTIAL_HEAD_BYTES = 32_768
 _TAKEN_BYTES = 16_384
 """A client that took so much of an answer since it was last looked at for this is reading."""
 
+_receive = RequestHandler.data_received
+
 
 class Deadlines(NamedTuple):
     """How long, in seconds, a client may take."""
@@ -82,7 +84,7 @@ class Connection(RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Every request comes this way: nothing here but what tells a whole one, the usual case, from the others."""
-        super().data_received(data)
+        _receive(self, data)  # `super` costs 0.1 µs, which every request would pay
         waiter = self._waiter
         if waiter is None:
             self._more_came()
