@@ -31,7 +31,7 @@ STAMP = "@" * 16
 _MARK = STAMP.encode()
 
 
-def _stamped(requests: Sequence[bytes]) -> Iterator[bytes]:
+def stamped(requests: Sequence[bytes]) -> Iterator[bytes]:
     for number in count(time.time_ns() // 1_000):
         stamp = b"%016d" % number
         for request in requests:
@@ -79,7 +79,7 @@ async def _run(
     port: int, seconds: float, connections: int, requests: Sequence[bytes], pids: Sequence[int]
 ) -> dict[str, Any]:
     loop = asyncio.get_running_loop()
-    endless = _stamped(requests)
+    endless = stamped(requests)
     made = [
         (await loop.create_connection(lambda: _Connection(endless), "127.0.0.1", port))[1] for _ in range(connections)
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import resource
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,6 +16,8 @@ from aiohttp import web
 from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
 
 from limiter_node import tokens
+from limiter_node.http.connection import Deadlines
+from limiter_node.http.overload import LoopLoad
 from limiter_node.http.routes import Routes
 from limiter_node.http.server import HttpServer
 from limiter_node.keysfile import read_keys
@@ -32,8 +35,8 @@ from limiter_node.upstream.mock import MockUpstream
 
 log = logging.getLogger(__name__)
 
-# Clients keep connections for a minute or so; a server that closes first makes them lose requests.
-_KEEPALIVE_S = 75.0
+# Files a node has open beside its clients' connections: to the store, its log, what starting needs.
+_SPARE_FILES = 100
 # What may come on top of --drain-timeout: connections are closed (aiohttp waits this long, twice), settles are flushed.
 _CLOSE_S, _SETTLE_S, _LEAVE_S = 0.5, 2.0, 0.2
 
@@ -67,6 +70,7 @@ async def running_node(settings: NodeSettings) -> AsyncIterator[int]:
         tokens_per_s=settings.mock_tokens_per_s,
     )
     tokens.warm()
+    load = LoopLoad()
     counting = TokenCounting()
     routes = Routes(
         limiter=Limiter(AdmitAll() if settings.stub_decisions else dispatcher),
@@ -75,8 +79,17 @@ async def running_node(settings: NodeSettings) -> AsyncIterator[int]:
         node_id=settings.node_id,
         max_body_bytes=settings.max_body_bytes,
         window_ms=settings.window_ms,
+        max_in_flight=settings.max_in_flight,
+        load=load,
     )
-    server = HttpServer(routes.answer, max_body_bytes=settings.max_body_bytes, keepalive_s=_KEEPALIVE_S)
+    server = HttpServer(
+        routes.answer,
+        max_body_bytes=settings.max_body_bytes,
+        keepalive_s=settings.keepalive_timeout_s,
+        deadlines=Deadlines(settings.header_timeout_s, settings.body_timeout_s),
+        max_connections=settings.max_connections,
+        load=load,
+    )
     runner = web.ServerRunner(server, shutdown_timeout=_CLOSE_S)
     try:
         await topology.start()
@@ -90,8 +103,10 @@ async def running_node(settings: NodeSettings) -> AsyncIterator[int]:
             raise LimiterError(
                 f"cannot listen on {address}: {error.strerror or error}: choose another --port"
             ) from None
+        load.start()
         yield runner.addresses[0][1]
     finally:
+        load.stop()
         for listening in list(runner.sites):
             await listening.stop()  # refuses new connections
         if not await routes.drain(settings.drain_timeout_s):
@@ -106,6 +121,18 @@ async def running_node(settings: NodeSettings) -> AsyncIterator[int]:
         await dispatcher.fleet.leave(_LEAVE_S)
         await dispatcher.close()
         await upstream.close()
+
+
+def _allow_connections(connections: int) -> None:
+    """Raise the limit of open files as far as it takes, or as it goes; shells and containers often set 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = connections + _SPARE_FILES
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        log.warning("--max-connections %d needs %d open files, %d are allowed", connections, needed, hard)
+        needed = hard
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 def _settle_collector() -> None:
@@ -136,5 +163,6 @@ def run_node(settings: NodeSettings) -> int:
     Raises:
         LimiterError: it could not start; the message says what to do.
     """
+    _allow_connections(settings.max_connections)
     uvloop.run(_serve(settings))
     return 0

@@ -47,6 +47,12 @@ class NodeSettings:
         0, "Replicas that must have taken a decision before it counts; so a failover loses none. Costs a round trip."
     )
     max_body_bytes: int = setting(1_048_576, "Largest request body accepted.")
+    header_timeout_s: float = setting(10.0, "Seconds a client has for the head of a request.")
+    body_timeout_s: float = setting(30.0, "Seconds a client has for the body of a request.")
+    # Clients keep connections for a minute or so; a server that closes first makes them lose requests.
+    keepalive_timeout_s: float = setting(75.0, "Seconds an idle connection is kept.")
+    max_connections: int = setting(10_000, "Connections at once; those beyond get a 503 and are closed.")
+    max_in_flight: int = setting(5_000, "Requests under way at once, streams included; those beyond get a 503.")
     mock_latency_ms: float = setting(0.0, "Time the mock service takes for an answer that is not streamed.")
     mock_ttft_ms: float = setting(0.0, "Time until the mock's streams begin.")
     mock_tokens_per_s: float = setting(0.0, "Tokens a second in each choice of the mock's streams; 0 means at once.")
@@ -79,6 +85,11 @@ class NodeSettings:
             raise ConfigError(f"--on-store-failure must be one of {', '.join(_POLICIES)}")
         _between("--replica-acks", self.replica_acks, 0, 5)
         _between("--max-body-bytes", self.max_body_bytes, 1_024, 100 * 1_048_576)
+        _between("--header-timeout", self.header_timeout_s, 0.1, 3_600)
+        _between("--body-timeout", self.body_timeout_s, 0.1, 3_600)
+        _between("--keepalive-timeout", self.keepalive_timeout_s, 0.1, 3_600)
+        _between("--max-connections", self.max_connections, 1, 1_000_000)
+        _between("--max-in-flight", self.max_in_flight, 1, 1_000_000)
         _between("--mock-latency-ms", self.mock_latency_ms, 0, 600_000)
         _between("--mock-ttft-ms", self.mock_ttft_ms, 0, 600_000)
         _between("--mock-tokens-per-s", self.mock_tokens_per_s, 0, 1_000_000)
@@ -93,7 +104,7 @@ class NodeSettings:
             raise ConfigError(f"--window-ms must be a multiple of {_BUCKET_MS}")
 
 
-def _between(option: str, value: float, low: int, high: int) -> None:
+def _between(option: str, value: float, low: float, high: float) -> None:
     # Written so that NaN fails it, too.
     if not low <= value <= high:
         raise ConfigError(f"{option} must be from {low} to {high}")

@@ -75,6 +75,13 @@ STOPPING = ErrorReply(
 UNREADABLE = ErrorReply(
     400, error_body("The request could not be read as HTTP. Check its request line and headers.", _INVALID_REQUEST)
 )
+HEAD_TOO_LARGE = ErrorReply(
+    431, error_body("The request line or the headers are too large.", _INVALID_REQUEST, code="headers_too_large")
+)
+REQUEST_TIMEOUT = ErrorReply(
+    408,
+    error_body("The request was not sent in time. Please try again.", _INVALID_REQUEST, code="request_timeout"),
+)
 EXPECTATION_FAILED = ErrorReply(
     417,
     error_body("The only expectation that can be met is 100-continue.", _INVALID_REQUEST, code="expectation_failed"),

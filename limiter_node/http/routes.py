@@ -13,10 +13,12 @@ from aiohttp import hdrs, web
 from limiter_node.http import errors, openai_response
 from limiter_node.http.answer import Answer
 from limiter_node.http.auth import bearer_key
+from limiter_node.http.connection import BodyTimeout
 from limiter_node.http.errors import ErrorReply
 from limiter_node.http.fields import InvalidRequest
 from limiter_node.http.headers import RequestIds, ResponseHeaders, degraded
 from limiter_node.http.limited import LIMITED_ROUTES, LimitedRoute
+from limiter_node.http.overload import LoopLoad, TurnedAway
 from limiter_node.http.streaming import Streams
 from limiter_node.limiter.limiter import Limiter
 from limiter_node.model import Outcome, Overloaded, StoreUnavailable, Usage
@@ -30,13 +32,20 @@ RETRY_UNAVAILABLE_MS = 1_000
 """What a 503 tells callers to wait: a failing store or an overload lasts about that long, or much longer."""
 
 _MODELS = "/v1/models/"
+_PROBES = frozenset(("/healthz", "/readyz"))
+"""Never turned away: who asks would restart a node for being busy."""
 
 Response = Answer | web.StreamResponse
 Handler = Callable[[web.BaseRequest, str], Awaitable[Response]]
 
 
 class Routes:
-    """The handlers of one node. `window_ms` is only told, by ``GET /v1/rate_limits``."""
+    """The handlers of one node. `window_ms` is only told, by ``GET /v1/rate_limits``.
+
+    Requests are answered 503 before their bodies are read as `load` says (without one, never), and while
+    `max_in_flight` others are under way, streams included. Requests whose bodies are still to come don't count there:
+    else those who send none could keep the others out.
+    """
 
     def __init__(
         self,
@@ -47,6 +56,8 @@ class Routes:
         node_id: str,
         max_body_bytes: int,
         window_ms: int,
+        max_in_flight: int = 5_000,
+        load: LoopLoad | None = None,
     ) -> None:
         self._limiter = limiter
         self._upstream = upstream
@@ -58,7 +69,10 @@ class Routes:
         self._started = int(time.time())
         self._streams = Streams()
         self.is_draining = False
+        self._max_in_flight = max_in_flight
+        self._load = LoopLoad() if load is None else load
         self._under_way = 0
+        self._reading = 0
         self._idle = asyncio.Event()
         self._table: dict[str, dict[str, Handler]] = {
             **{path: {"POST": partial(self._limited, route)} for path, route in LIMITED_ROUTES.items()},
@@ -74,7 +88,11 @@ class Routes:
         self._under_way += 1
         response: Response
         try:
-            if hdrs.EXPECT in request.headers and not await _continued(request):
+            if (
+                (self._load.share and self._load.sheds()) or self._under_way - self._reading > self._max_in_flight
+            ) and request.path not in _PROBES:
+                response = self._turned_away(request_id)
+            elif hdrs.EXPECT in request.headers and not await _continued(request):
                 response = self._error(errors.EXPECTATION_FAILED, request_id)
             else:
                 methods = (
@@ -97,6 +115,9 @@ class Routes:
             response = self._error(errors.upstream_failed(error), request_id)
         except web.HTTPRequestEntityTooLarge:
             response = self._error(errors.too_large(self._max_body_bytes), request_id)
+        except BodyTimeout:
+            response = self._error(errors.REQUEST_TIMEOUT, request_id)
+            response.force_close()
         except web.RequestPayloadError:
             unread = InvalidRequest("The body of your request could not be read.", None, None)
             response = self._error(errors.invalid_request(unread), request_id)
@@ -176,10 +197,17 @@ class Routes:
         return Answer(route.render(asked, answer, request_id, int(time.time())), headers)
 
     async def _body(self, request: web.BaseRequest) -> bytes:
-        """The whole body. Raises `web.HTTPRequestEntityTooLarge`, `web.RequestPayloadError` for an unreadable one."""
+        """The whole body.
+
+        Raises `web.HTTPRequestEntityTooLarge`, `web.RequestPayloadError` for an unreadable one, `BodyTimeout`.
+        """
         content = request.content
         if not content.is_eof():
-            return await request.read()
+            self._reading += 1
+            try:
+                return await request.read()
+            finally:
+                self._reading -= 1
         body = content.read_nowait()  # all of it came with the headers, as most do: `read` would take it in pieces
         if len(body) > self._max_body_bytes:
             raise web.HTTPRequestEntityTooLarge(self._max_body_bytes)
@@ -244,6 +272,10 @@ class Routes:
 
     def _unavailable(self, reply: ErrorReply, request_id: str) -> Answer:
         return Answer(reply.body, self._headers.unavailable(request_id, RETRY_UNAVAILABLE_MS), reply.status)
+
+    def _turned_away(self, request_id: str) -> Answer:
+        reply, headers = errors.OVERLOADED, self._headers.unavailable(request_id, RETRY_UNAVAILABLE_MS)
+        return TurnedAway(reply.body, headers, reply.status, self._load.pause_s())
 
     def _error(self, reply: ErrorReply, request_id: str) -> Answer:
         return Answer(reply.body, self._headers.plain(request_id), reply.status)

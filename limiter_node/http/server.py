@@ -1,72 +1,36 @@
-"""The HTTP server of a node: aiohttp's low-level one, without its router, and with our words in place of its own.
+"""The HTTP server of a node: aiohttp's low-level one, without its router, with our words in place of its own, with
+deadlines and with a cap on its connections.
 
 aiohttp answers what it cannot read as HTTP by itself, in plain text, and logs it with the line it stumbled over, which
-may hold an API key. Here that is an OpenAI error and nothing in the log.
+may hold an API key. Here that is an OpenAI error and nothing in the log; see `limiter_node.http.connection`.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any, cast
+from typing import cast
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
-from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
 
 from limiter_node.http.answer import Answer
-from limiter_node.http.errors import UNREADABLE
+from limiter_node.http.connection import MAX_HEADERS, MAX_LINE_BYTES, Connection, Deadlines, Refused
+from limiter_node.http.overload import LoopLoad
 
-
-class Connection(RequestHandler):
-    """One connection. aiohttp lets handlers run on when it ends, so those that want to know set `on_gone`."""
-
-    __slots__ = ("on_gone",)
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """It is open."""
-        self.on_gone: Callable[[], None] | None = None
-        super().connection_made(transport)
-
-    def eof_received(self) -> None:
-        """The client will send nothing more. The transport closes then: what is written from now on is not sent."""
-        super().eof_received()
-        if self.on_gone is not None:
-            self.on_gone()
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        """It is gone, by either side."""
-        super().connection_lost(exc)
-        if self.on_gone is not None:
-            self.on_gone()
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        """The answer to what is not HTTP. Our own handler lets nothing else through."""
-        if not isinstance(exc, HttpProcessingError):
-            return super().handle_error(request, status, exc, message)
-        response = web.Response(status=status, body=UNREADABLE.body, content_type="application/json")
-        response.force_close()
-        return response
-
-    def log_exception(self, *args: Any, **options: Any) -> None:
-        """What aiohttp has to say, unless it is about what a client sent, as a body that is not the gzip it claims."""
-        if not isinstance(options.get("exc_info"), HttpProcessingError | web.RequestPayloadError):
-            super().log_exception(*args, **options)
+_LOOK_S = 0.5
+"""How often connections are looked at: 10,000 of them take some milliseconds."""
 
 
 class HttpServer(web.Server):
-    """Serves `handler`; bodies above `max_body_bytes` raise `aiohttp.web.HTTPRequestEntityTooLarge` when they are read.
+    """Serves `handler`; bodies above `max_body_bytes` raise `aiohttp.web.HTTPRequestEntityTooLarge` when they are read,
+    those that miss their deadline `BodyTimeout`.
 
-    `keepalive_s`: how long an idle connection is kept.
+    `keepalive_s`: how long an idle connection is kept. A connection beyond `max_connections` is answered 503 at once
+    and closed: to leave it waiting in the backlog would hang its client. `load` is told how many there are.
     """
 
     def __init__(
@@ -75,14 +39,45 @@ class HttpServer(web.Server):
         *,
         max_body_bytes: int,
         keepalive_s: float,
+        deadlines: Deadlines = Deadlines(),  # noqa: B008 - a NamedTuple of numbers
+        max_connections: int = 10_000,
+        load: LoopLoad | None = None,
     ) -> None:
         # What aiohttp asks of a response, an `Answer` has.
         handler = cast(Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], handler)
-        super().__init__(handler, request_factory=self._request, access_log=None, keepalive_timeout=keepalive_s)
+        super().__init__(
+            handler,
+            request_factory=self._request,
+            access_log=None,
+            keepalive_timeout=keepalive_s,
+            max_line_size=MAX_LINE_BYTES,
+            max_field_size=MAX_LINE_BYTES,
+            max_headers=MAX_HEADERS,
+        )
         self._max_body_bytes = max_body_bytes
+        self._deadlines = deadlines
+        self._max_connections = max_connections
+        self._load = load
+        self._look_every_s = min(_LOOK_S, min(deadlines) / 4)
+        self._looking = self._loop.call_later(self._look_every_s, self._look)
 
     def __call__(self) -> RequestHandler:
+        if len(self._connections) >= self._max_connections:
+            return cast(RequestHandler, Refused())
         return Connection(self, loop=self._loop, **self._kwargs)
+
+    async def shutdown(self, timeout: float | None = None) -> None:
+        """Close all connections; see aiohttp."""
+        self._looking.cancel()
+        await super().shutdown(timeout)
+
+    def _look(self) -> None:
+        now_s = self._loop.time()
+        for connection, transport in list(self._connections.items()):
+            cast(Connection, connection).look(now_s, transport, self._deadlines)
+        if self._load is not None:
+            self._load.connections = len(self._connections)
+        self._looking = self._loop.call_later(self._look_every_s, self._look)
 
     def _request(
         self,

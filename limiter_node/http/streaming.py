@@ -29,9 +29,9 @@ from aiohttp.http_writer import StreamWriter
 
 from limiter_node.http import errors
 from limiter_node.http.answer import Answer
+from limiter_node.http.connection import Connection
 from limiter_node.http.errors import ErrorReply
 from limiter_node.http.headers import header_fields
-from limiter_node.http.server import Connection
 from limiter_node.http.sse import EVENT_STREAM, StreamEvents
 from limiter_node.limiter.limiter import Reservation
 from limiter_node.upstream.base import Deltas, UpstreamError

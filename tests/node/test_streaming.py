@@ -16,7 +16,7 @@ import pytest
 from openai import AsyncOpenAI
 from test_routes import Node, api_key_on, serving
 
-from limiter_node.http.server import Connection
+from limiter_node.http.connection import Connection
 from limiter_node.http.streaming import Streams
 from limiter_node.model import Amounts
 from limiter_node.upstream.base import Delta, Deltas, UpstreamError

@@ -1,0 +1,216 @@
+"""One connection of the node's server: what aiohttp makes of it, and the deadlines that aiohttp doesn't have.
+
+aiohttp waits for ever for the rest of a request. Here every state of a connection in which the client is to do
+something has its limit:
+
+- a head that doesn't come: `header_s` since it began, or since the connection was opened if nothing came at all;
+- a body that doesn't come: `body_s` for all of it, so that trickling doesn't help;
+- an answer that isn't read: `stalled_s` in which the client took less than 16 KiB of it, and not the rest either;
+- nothing asked on a connection kept open: aiohttp's own keep-alive timer.
+
+No request starts a timer for this: `HttpServer` looks at all connections now and then, so that a deadline is noticed up
+to that much later. A connection with a request in the upstream's hands, or one waiting for the store, has no deadline
+here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any, NamedTuple
+
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
+from aiohttp.http_parser import RawRequestMessage
+from aiohttp.web_protocol import RequestHandler
+
+from limiter_node.http import errors
+from limiter_node.http.errors import ErrorReply
+
+MAX_LINE_BYTES = 8_190
+"""Of a request line, and of a header field."""
+MAX_HEADERS = 64
+MAX_PARTIAL_HEAD_BYTES = 32_768
+"""Of a head that came in pieces and isn't whole yet. What comes in one piece has the limits above."""
+
+_TAKEN_BYTES = 16_384
+"""A client that took so much of an answer since it was last looked at for this is reading."""
+
+_receive = RequestHandler.data_received
+
+
+class Deadlines(NamedTuple):
+    """How long, in seconds, a client may take."""
+
+    header_s: float = 10.0
+    body_s: float = 30.0
+    stalled_s: float = 60.0
+
+
+class BodyTimeout(TimeoutError):
+    """Raised to who reads a body that wasn't sent in time.
+
+    A TimeoutError, because aiohttp knows how to end a connection after one.
+    """
+
+
+class Connection(RequestHandler):
+    """aiohttp lets handlers run on when a connection ends; those that want to know set `on_gone`."""
+
+    __slots__ = (
+        "_body_of",
+        "_body_since",
+        "_head_bytes",
+        "_head_of",
+        "_head_since",
+        "_unsent_bytes",
+        "_unsent_since",
+        "on_gone",
+    )
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """It is open."""
+        self.on_gone: Callable[[], None] | None = None
+        # The part of a head: of the request after so many, since when, and its size so far.
+        self._head_of = 0
+        self._head_since = self._loop.time()
+        self._head_bytes = 0
+        self._body_of: web.BaseRequest | None = None
+        self._body_since = 0.0
+        self._unsent_bytes = 0
+        self._unsent_since = 0.0
+        super().connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Every request comes this way: nothing here but what tells a whole one, the usual case, from the others."""
+        _receive(self, data)  # `super` costs 0.1 µs, which every request would pay
+        waiter = self._waiter
+        if waiter is None:
+            self._more_came()
+        elif waiter.done():
+            if len(self._messages) > 1:
+                self._more_came()
+        elif data:
+            self._part_of_head_came(len(data))
+
+    def eof_received(self) -> None:
+        """The client will send nothing more. The transport closes then: what is written from now on is not sent."""
+        super().eof_received()
+        if self.on_gone is not None:
+            self.on_gone()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """It is gone, by either side."""
+        super().connection_lost(exc)
+        self._body_of = None
+        if self.on_gone is not None:
+            self.on_gone()
+
+    def look(self, now_s: float, transport: asyncio.Transport, deadlines: Deadlines) -> None:
+        """End the connection if its client has had its time. `now_s` is the loop's."""
+        waiter = self._waiter
+        if waiter is not None:
+            if self._head_of == self._request_count and now_s - self._head_since >= deadlines.header_s:
+                self._head_is_late()
+            return
+        request = self._current_request
+        if request is not None and not request.content.is_eof():
+            if request is not self._body_of:
+                self._body_of, self._body_since = request, now_s
+            elif now_s - self._body_since >= deadlines.body_s and request.content.exception() is None:
+                request.content.set_exception(BodyTimeout())
+            return
+        self._body_of = None
+        if self._paused or transport.is_closing():
+            self._look_at_reader(now_s, transport, deadlines.stalled_s)
+        else:
+            self._unsent_bytes = 0
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """The answer to what is not HTTP. Our own handler lets nothing else through."""
+        if not isinstance(exc, HttpProcessingError):
+            return super().handle_error(request, status, exc, message)
+        reply = errors.HEAD_TOO_LARGE if isinstance(exc, LineTooLong) else errors.UNREADABLE
+        response = web.Response(status=reply.status, body=reply.body, content_type="application/json")
+        response.force_close()
+        return response
+
+    def log_exception(self, *args: Any, **options: Any) -> None:
+        """What aiohttp has to say, unless it is about what a client sent, as a body that is not the gzip it claims."""
+        if not isinstance(options.get("exc_info"), HttpProcessingError | web.RequestPayloadError):
+            super().log_exception(*args, **options)
+
+    # ---- what is not usual -----------------------------------------------------------------------------------------
+
+    def _more_came(self) -> None:
+        """The rest of a body, or a request before the last one was answered.
+
+        aiohttp queues the error that a broken chunk is behind the request whose body it broke, which would wait for
+        the rest for ever; here that is told.
+        """
+        if not self._messages or isinstance(self._messages[-1][0], RawRequestMessage):
+            return
+        payloads = [payload for _, payload in self._messages]
+        if self._current_request is not None:
+            payloads.append(self._current_request.content)
+        for payload in payloads:
+            if not payload.is_eof() and payload.exception() is None:
+                payload.set_exception(web.RequestPayloadError("broken framing"))
+
+    def _part_of_head_came(self, size: int) -> None:
+        if self._head_of != self._request_count:
+            self._head_of, self._head_since, self._head_bytes = self._request_count, self._loop.time(), 0
+        self._head_bytes += size
+        if self._head_bytes > MAX_PARTIAL_HEAD_BYTES:
+            self._say_and_close(errors.HEAD_TOO_LARGE)
+
+    def _head_is_late(self) -> None:
+        if self._head_bytes:
+            self._say_and_close(errors.REQUEST_TIMEOUT)
+        else:
+            self.force_close()  # nothing was asked, so there is nothing to answer
+
+    def _look_at_reader(self, now_s: float, transport: asyncio.Transport, stalled_s: float) -> None:
+        """In these states nothing more is written, so that what is unsent gets less as fast as the client reads."""
+        unsent_bytes = transport.get_write_buffer_size()
+        if not self._unsent_bytes or unsent_bytes <= self._unsent_bytes - _TAKEN_BYTES:
+            self._unsent_bytes, self._unsent_since = unsent_bytes, now_s
+        elif now_s - self._unsent_since >= stalled_s:
+            transport.abort()
+
+    def _say_and_close(self, reply: ErrorReply) -> None:
+        if self.transport is not None:
+            self.transport.write(last_words(reply))
+        self.force_close()
+
+
+class Refused(asyncio.Protocol):
+    """A connection too many: it gets a 503 without having asked, and its end.
+
+    A client that sent its request already finds both; so does one that sends it too late.
+    """
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """It is open, for the moment."""
+        assert isinstance(transport, asyncio.Transport)
+        transport.write(_REFUSAL)
+        transport.close()
+
+
+def last_words(reply: ErrorReply, fields: str = "") -> bytes:
+    """An answer to no request in particular, after which the connection is closed."""
+    head = (
+        f"HTTP/1.1 {reply.status} {HTTPStatus(reply.status).phrase}\r\nContent-Type: application/json\r\n{fields}"
+        f"Content-Length: {len(reply.body)}\r\nConnection: close\r\n\r\n"
+    )
+    return head.encode() + reply.body
+
+
+_REFUSAL = last_words(errors.OVERLOADED, "retry-after-ms: 1000\r\nretry-after: 1\r\n")
