@@ -18,6 +18,7 @@ BENCHMARKS = (
     "replica_acks",
     "added_latency",
     "flood",
+    "overload",
     "rejects",
     "long_prompts",
     "streaming",

@@ -1,9 +1,9 @@
 """What a node still answers in time when ten times the load comes that it can carry.
 
-The peak is what it answers to a closed loop of few connections. Then clients that don't take no for an answer: open-loop
-at ten times the peak, on so many connections; and a closed loop of so many connections, each asking again at once.
-Goodput: answers by 200 within 300 ms of the time that they were sent, a second. The prompts are medium-sized (about
-1,500 tokens, cold), so that one core of clients can make ten times what one core of a node answers.
+The peak is what it answers to a closed loop of few connections. Then clients that don't take no for an answer:
+open-loop at ten times the peak, on so many connections; and a closed loop of so many connections, each asking again at
+once. Goodput: answers by 200 within 300 ms of the time that they were sent, a second. The prompts are medium-sized
+(about 1,500 tokens, cold), so that one core of clients can make ten times what one core of a node answers.
 
     python -m benchmarks.overload [--rounds N] [--seconds S] [--json FILE]
 """

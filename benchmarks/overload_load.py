@@ -90,9 +90,11 @@ def _percentiles(took_s: list[float]) -> list[float]:
     return [round(1_000 * took_s[int(len(took_s) * share)], 1) for share in (0.5, 0.99)] if took_s else []
 
 
-async def _run(port: int, seconds: float, connections: int, rate: float, path: str, pids: list[int]) -> dict[str, Any]:
+async def _run(
+    port: int, seconds: float, connections: int, rate: float, requests: list[bytes], pids: list[int]
+) -> dict[str, Any]:
     loop = asyncio.get_running_loop()
-    load = _Load(stamped(Path(path).read_bytes().split(SEPARATOR)), closed=not rate)
+    load = _Load(stamped(requests), closed=not rate)
     for _ in range(connections):
         await loop.create_connection(lambda: _Connection(load), "127.0.0.1", port)
     began_s = due_s = time.perf_counter()
@@ -130,7 +132,9 @@ async def _run(port: int, seconds: float, connections: int, rate: float, path: s
 def main() -> None:
     """Drive the server and print what came back."""
     port, seconds, connections, rate, path, *pids = sys.argv[1:]
-    print(json.dumps(uvloop.run(_run(int(port), float(seconds), int(connections), float(rate), path, [*map(int, pids)]))))
+    requests = Path(path).read_bytes().split(SEPARATOR)
+    seen = uvloop.run(_run(int(port), float(seconds), int(connections), float(rate), requests, [*map(int, pids)]))
+    print(json.dumps(seen))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
@@ -87,7 +87,10 @@ class Connection(RequestHandler):
         _receive(self, data)  # `super` costs 0.1 µs, which every request would pay
         waiter = self._waiter
         if waiter is None:
-            self._more_came()
+            if self._current_request is None and not self._messages:
+                self._part_of_head_came(len(data))  # before its task has begun
+            else:
+                self._more_came()
         elif waiter.done():
             if len(self._messages) > 1:
                 self._more_came()
@@ -199,9 +202,9 @@ class Refused(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """It is open, for the moment."""
-        assert isinstance(transport, asyncio.Transport)
-        transport.write(_REFUSAL)
-        transport.close()
+        refused = cast(asyncio.Transport, transport)  # uvloop's doesn't inherit from it
+        refused.write(_REFUSAL)
+        refused.close()
 
 
 def last_words(reply: ErrorReply, fields: str = "") -> bytes:
