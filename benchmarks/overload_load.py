@@ -1,9 +1,10 @@
 """A load of clients that don't take no for an answer, from a process of its own.
 
-    python -m benchmarks.overload_load PORT SECONDS CONNECTIONS RATE REQUESTS_FILE [PID …]
+    python -m benchmarks.overload_load PORT SECONDS CONNECTIONS RATE PAUSE_S REQUESTS_FILE [PID …]
 
 Requests are due at RATE a second (0: each connection asks again at once, whatever it was answered), and go out on
-connections that have nothing under way; one that finds none isn't sent. Prints one JSON line: requests sent and unsent,
+connections that have nothing under way; one that finds none isn't sent. A connection that was answered 503 is left
+alone for PAUSE_S. Prints one JSON line: requests sent and unsent,
 answered in all, by 200, by 200 within `IN_TIME_S` of being sent, by 503; median and 99th percentile of both in ms; CPU
 seconds of the processes PID. The first seconds, half of as many, are left out.
 """
@@ -30,8 +31,8 @@ _EVERY_S = 0.002
 class _Load:
     """What all connections share."""
 
-    def __init__(self, requests: Iterator[bytes], *, closed: bool) -> None:
-        self.requests, self.closed = requests, closed
+    def __init__(self, requests: Iterator[bytes], *, closed: bool, pause_s: float) -> None:
+        self.requests, self.closed, self.pause_s = requests, closed, pause_s
         self.idle: list[_Connection] = []
         self.counting = False
         self.sent = self.unsent = self.lost = 0
@@ -77,7 +78,10 @@ class _Connection(asyncio.Protocol):
                     else:
                         load.other += 1
                 self._buffer = b""
-                self._free()
+                if load.pause_s and buffer.startswith(b"HTTP/1.1 503"):
+                    asyncio.get_running_loop().call_later(load.pause_s, self._free)
+                else:
+                    self._free()
                 return
         self._buffer = buffer
 
@@ -91,10 +95,10 @@ def _percentiles(took_s: list[float]) -> list[float]:
 
 
 async def _run(
-    port: int, seconds: float, connections: int, rate: float, requests: list[bytes], pids: list[int]
+    port: int, seconds: float, connections: int, rate: float, pause_s: float, requests: list[bytes], pids: list[int]
 ) -> dict[str, Any]:
     loop = asyncio.get_running_loop()
-    load = _Load(stamped(requests), closed=not rate)
+    load = _Load(stamped(requests), closed=not rate, pause_s=pause_s)
     for _ in range(connections):
         await loop.create_connection(lambda: _Connection(load), "127.0.0.1", port)
     began_s = due_s = time.perf_counter()
@@ -131,9 +135,11 @@ async def _run(
 
 def main() -> None:
     """Drive the server and print what came back."""
-    port, seconds, connections, rate, path, *pids = sys.argv[1:]
+    port, seconds, connections, rate, pause_s, path, *pids = sys.argv[1:]
     requests = Path(path).read_bytes().split(SEPARATOR)
-    seen = uvloop.run(_run(int(port), float(seconds), int(connections), float(rate), requests, [*map(int, pids)]))
+    seen = uvloop.run(
+        _run(int(port), float(seconds), int(connections), float(rate), float(pause_s), requests, [*map(int, pids)])
+    )
     print(json.dumps(seen))
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from http import HTTPStatus
+from time import monotonic
 from typing import Any, NamedTuple, cast
 
 from aiohttp import web
@@ -66,6 +67,7 @@ class Connection(RequestHandler):
         "_head_since",
         "_unsent_bytes",
         "_unsent_since",
+        "arrived_s",
         "on_gone",
     )
 
@@ -80,10 +82,12 @@ class Connection(RequestHandler):
         self._body_since = 0.0
         self._unsent_bytes = 0
         self._unsent_since = 0.0
+        self.arrived_s = 0.0  # when the last bytes of the request under way came, by `time.monotonic`
         super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
         """Every request comes this way: nothing here but what tells a whole one, the usual case, from the others."""
+        self.arrived_s = monotonic()  # the loop's time stands still within a turn
         _receive(self, data)  # `super` costs 0.1 µs, which every request would pay
         waiter = self._waiter
         if waiter is None:
@@ -96,6 +100,10 @@ class Connection(RequestHandler):
                 self._more_came()
         elif data:
             self._part_of_head_came(len(data))
+
+    def has_rested(self) -> None:
+        """What came meanwhile has waited for no other reason."""
+        self.arrived_s = monotonic()
 
     def eof_received(self) -> None:
         """The client will send nothing more. The transport closes then: what is written from now on is not sent."""

@@ -1,19 +1,20 @@
 """When a node has more to do than it can: which requests it turns away, and how that stays cheap.
 
-**What is measured** is the time of one turn of the event loop. Whatever arrives waits for the turn under way before it
-is even looked at, and is decided some turns later, so that this time is the queueing delay, wherever in the node the
-queue is; counting requests in flight would mistake slow answers of the upstream for work. A turn that is long once (a
-large body, the garbage collector) is no overload: the shortest of the last few turns counts.
+**What is measured** is how long requests have waited, from when their bytes were read to when they are looked at. It
+is the queueing delay of the event loop, to which counting requests in flight is no guide: those may wait for the
+upstream. A wait that is long once (a large body, the garbage collector, the machine) is no overload: the mean of each
+of the last few rounds counts.
 
-**What is done**: from `CALM_S` on, a share of the requests is answered 503 before their bodies are read; the share
-grows with the delay and is everything at `FULL_S`. Below `CALM_S` nothing is turned away, whatever the load.
+**What is done**: while that is above `CALM_S`, a request that has waited for `LATE_S` is answered 503 before its body
+is looked at. The others are served, as many as can be in that time; so those that are served are served soon, and a
+turn that is given thousands at once doesn't end long after its answers could be of use.
 
-**What keeps it cheap.** A 503 costs about a third of an answer, so with ten times the load the node would do nothing
-else. Therefore a connection that was turned away is not served again for a while: long enough that all of them
-together, asking again at once, cost `BUDGET` of the node. That holds nobody up who waits for the `retry-after`, and
-bounds the load that a fixed number of connections can make.
+**What keeps it cheap.** A 503 costs a part of an answer, so with ten times the load the node would do nothing else.
+Therefore a connection that was turned away is not served again for a while: long enough that all of them together,
+asking again at once, cost `BUDGET` of the node. That holds nobody up who waits for the `retry-after`, and bounds the
+load that a fixed number of connections can make.
 
-Its weakness: connections that a load balancer shares among callers hold the next caller up, by the same time (20 ms
+Its weakness: connections that a load balancer shares among callers hold the next caller up, by the same time (40 ms
 for 100 connections, a second at most). And load that comes on new connections each time isn't held up by this; the
 kernel's backlog and `--max-connections` bound it.
 """
@@ -22,33 +23,33 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 from limiter_node.http.answer import Answer
 
-CALM_S: Final = 0.04
-FULL_S: Final = 0.12
+CALM_S: Final = 0.03
+LATE_S: Final = 0.05
 BUDGET: Final = 0.15
-SHED_COST_S: Final = 30e-6
+SHED_COST_S: Final = 60e-6
 """What it costs to read a request and to turn it away."""
 MAX_PAUSE_S: Final = 1.0
 """What a 503 tells callers to wait."""
 
 _MEASURE_EVERY_S = 0.02
-_TURNS = 3
+_ROUNDS = 3
 
 
 class LoopLoad:
     """How busy the event loop is. `start` it, and `stop` it in the end."""
 
     def __init__(self) -> None:
-        self.share = 0.0
-        """Of the requests, what is to be turned away. `sheds` need not be asked while it is 0."""
         self.connections = 0
         """How many there are, told by the server now and then."""
-        self._turned_away = 0.0
-        self._turns: deque[float] = deque([0.0] * _TURNS, _TURNS)
-        self._handle: asyncio.Handle | None = None
+        self._is_full = False
+        self._waited_s, self._requests = 0.0, 0
+        self._means: deque[float] = deque([0.0] * _ROUNDS, _ROUNDS)
+        self._handle: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         """Begin to measure, in the running loop."""
@@ -58,44 +59,46 @@ class LoopLoad:
         """Measure no more; nothing is turned away from now on."""
         if self._handle is not None:
             self._handle.cancel()
-        self.share = 0.0
+        self._is_full = False
 
-    def sheds(self) -> bool:
-        """Whether to turn this request away: the share, spread evenly."""
-        self._turned_away += self.share
-        if self._turned_away < 1:
-            return False
-        self._turned_away -= 1
-        return True
+    def sheds(self, waited_s: float) -> bool:
+        """Whether to turn away a request that has waited for so long. To be asked once for each."""
+        self._waited_s += waited_s
+        self._requests += 1
+        return self._is_full and waited_s > LATE_S
 
     def pause_s(self) -> float:
         """How long a connection that was turned away is left alone."""
         return min(MAX_PAUSE_S, self.connections * SHED_COST_S / BUDGET)
 
-    def turn_took(self, turn_s: float) -> None:
-        """A turn of the loop took so long."""
-        self._turns.append(turn_s)
-        self.share = min(1.0, max(0.0, (min(self._turns) - CALM_S) / (FULL_S - CALM_S)))
+    def end_round(self) -> None:
+        """What was measured until now is one round."""
+        self._means.append(self._waited_s / self._requests if self._requests else 0.0)
+        self._waited_s, self._requests = 0.0, 0
+        self._is_full = min(self._means) > CALM_S
 
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._handle = loop.call_soon(self._next_turn, loop, loop.time())
-
-    def _next_turn(self, loop: asyncio.AbstractEventLoop, since_s: float) -> None:
-        self.turn_took(loop.time() - since_s)
+        self.end_round()
         self._handle = loop.call_later(_MEASURE_EVERY_S, self._tick, loop)
 
 
 class TurnedAway(Answer):
-    """A 503, and then nothing on this connection for `pause_s`."""
+    """A 503, and then nothing on this connection for `pause_s`; then `on_rested` is called.
 
-    __slots__ = ("_pause_s",)
+    What came meanwhile has waited because of that, and not because there was much to do.
+    """
 
-    def __init__(self, body: bytes, headers: str, status: int, pause_s: float) -> None:
+    __slots__ = ("_on_rested", "_pause_s")
+
+    def __init__(
+        self, body: bytes, headers: str, status: int, pause_s: float, on_rested: Callable[[], None] = lambda: None
+    ) -> None:
         super().__init__(body, headers, status)
-        self._pause_s = pause_s
+        self._pause_s, self._on_rested = pause_s, on_rested
 
     async def write_eof(self) -> None:
         """Wait before the connection's next request is looked at. It has been read, but nothing was made of it."""
         await super().write_eof()
         if self.keep_alive:
             await asyncio.sleep(self._pause_s)
+            self._on_rested()

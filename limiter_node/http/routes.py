@@ -7,13 +7,14 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import cast
 
 from aiohttp import hdrs, web
 
 from limiter_node.http import errors, openai_response
 from limiter_node.http.answer import Answer
 from limiter_node.http.auth import bearer_key
-from limiter_node.http.connection import BodyTimeout
+from limiter_node.http.connection import BodyTimeout, Connection
 from limiter_node.http.errors import ErrorReply
 from limiter_node.http.fields import InvalidRequest
 from limiter_node.http.headers import RequestIds, ResponseHeaders, degraded
@@ -89,9 +90,9 @@ class Routes:
         response: Response
         try:
             if (
-                (self._load.share and self._load.sheds()) or self._under_way - self._reading > self._max_in_flight
+                self._load.sheds(_waited_s(request)) or self._under_way - self._reading > self._max_in_flight
             ) and request.path not in _PROBES:
-                response = self._turned_away(request_id)
+                response = self._turned_away(request, request_id)
             elif hdrs.EXPECT in request.headers and not await _continued(request):
                 response = self._error(errors.EXPECTATION_FAILED, request_id)
             else:
@@ -273,9 +274,10 @@ class Routes:
     def _unavailable(self, reply: ErrorReply, request_id: str) -> Answer:
         return Answer(reply.body, self._headers.unavailable(request_id, RETRY_UNAVAILABLE_MS), reply.status)
 
-    def _turned_away(self, request_id: str) -> Answer:
+    def _turned_away(self, request: web.BaseRequest, request_id: str) -> Answer:
         reply, headers = errors.OVERLOADED, self._headers.unavailable(request_id, RETRY_UNAVAILABLE_MS)
-        return TurnedAway(reply.body, headers, reply.status, self._load.pause_s())
+        connection = cast(Connection, request.protocol)
+        return TurnedAway(reply.body, headers, reply.status, self._load.pause_s(), connection.has_rested)
 
     def _error(self, reply: ErrorReply, request_id: str) -> Answer:
         return Answer(reply.body, self._headers.plain(request_id), reply.status)
@@ -283,6 +285,12 @@ class Routes:
     def _not_ready(self, reason: str, request_id: str) -> Answer:
         body = errors.error_body(reason, "server_error", code="not_ready")
         return Answer(body, self._headers.unavailable(request_id, RETRY_UNAVAILABLE_MS), 503)
+
+
+def _waited_s(request: web.BaseRequest) -> float:
+    """How long ago it came. (Its connection is gone with its client.)"""
+    connection = request.protocol
+    return time.monotonic() - connection.arrived_s if isinstance(connection, Connection) else 0.0
 
 
 async def _continued(request: web.BaseRequest) -> bool:
