@@ -122,9 +122,10 @@ def find_max_command(**options: Any) -> None:
 
 @cli.command("audit", short_help="Prove or refute a run's decisions.")
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
-def audit_command(directory: Path) -> None:
+@option("--window-ms", type=click.IntRange(100), default=60_000, hidden=True, help="The limiter's own --window-ms.")
+def audit_command(directory: Path, window_ms: int) -> None:
     """Prove or refute, from a run's records, that no limit was exceeded and every rejection justified."""
-    report = audit_directory(directory)
+    report = audit_directory(directory, window_ms)
     click.echo(report.text())
     click.echo(report.verdict)
     if not report.proved:

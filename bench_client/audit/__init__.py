@@ -8,6 +8,8 @@
 ``retries``    check 5: retry-after is neither too short nor too long, as far as that can be known from outside
 ``judge``      runs them all over a directory; ``report`` holds the result
 
+Limiters under test may have a shorter window; its length is a parameter, ``window_ms``, of all that need it.
+
 What it assumes: the keys were used by this run alone while it went on, and an admitted request's reservation is settled
 within a second of its response. What was used before the run is inferred from each key's first decision. Requests whose
 outcome is unknown may have been admitted: they can justify a rejection, and are never held against the limiter.

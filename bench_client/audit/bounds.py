@@ -12,11 +12,18 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 from ..record import Record
-from .timeline import OUTPUT, UNBOUNDED, Admission, KeyTimeline, Possible, limits_of, remaining_of
+from .timeline import (
+    OUTPUT,
+    TOLERANCE_MS,
+    UNBOUNDED,
+    WINDOW_MS,
+    Admission,
+    KeyTimeline,
+    Possible,
+    limits_of,
+    remaining_of,
+)
 
-WINDOW_MS = 60_000
-TOLERANCE_MS = 100
-"""One bucket: what is older than 60.0 s may count for this much longer."""
 SETTLE_GRACE_US = 1_000_000
 """A settle is surely applied when the admitted response was done this long before the other request was sent."""
 
@@ -24,7 +31,8 @@ SETTLE_GRACE_US = 1_000_000
 class UsageBounds:
     """Bounds for one key. ``upper`` must be asked in order of the requests' ``sent_us``: settles are played forward."""
 
-    def __init__(self, timeline: KeyTimeline) -> None:
+    def __init__(self, timeline: KeyTimeline, window_ms: int = WINDOW_MS) -> None:
+        self.window_ms = window_ms
         admitted = timeline.admitted
         self._times = [a.time_ms for a in admitted]
         self._least = [_prefix_sums([a.least[d] for a in admitted]) for d in range(3)]
@@ -37,14 +45,14 @@ class UsageBounds:
         )
         self._next_settle = 0
         self._possible = PossibleUsage(timeline.possible)
-        self._carry_in, self._carry_until_ms = carry_in(timeline)
+        self._carry_in, self._carry_until_ms = carry_in(timeline, window_ms)
 
     def upper(self, record: Record) -> tuple[int, int, int]:
         """The most that can have been in use right after ``record`` was decided, its own need included if admitted."""
         assert record.time_ms is not None
         assert record.sent_us is not None
         self._play_settles(record.sent_us)
-        first = bisect_left(self._times, record.time_ms - WINDOW_MS - TOLERANCE_MS)
+        first = bisect_left(self._times, record.time_ms - self.window_ms - TOLERANCE_MS)
         last = bisect_right(self._times, record.time_ms)
         used = [sums[last] - sums[first] for sums in self._most]
         used[OUTPUT] -= self._settled.sum_until(last) - self._settled.sum_until(first)
@@ -56,7 +64,7 @@ class UsageBounds:
     def lower(self, record: Record) -> tuple[int, int, int]:
         """The least that must have been in use right before ``record`` was decided."""
         assert record.time_ms is not None
-        return self.lower_at(record.time_ms - WINDOW_MS, record.time_ms)
+        return self.lower_at(record.time_ms - self.window_ms, record.time_ms)
 
     def lower_at(self, after_ms: int, before_ms: int) -> tuple[int, int, int]:
         """What was surely used by admissions strictly between the two times."""
@@ -116,7 +124,7 @@ class FenwickTree:
         return total
 
 
-def carry_in(timeline: KeyTimeline) -> tuple[tuple[int, int, int], int]:
+def carry_in(timeline: KeyTimeline, window_ms: int) -> tuple[tuple[int, int, int], int]:
     """What was in use before the run, from the first decision's own figures, and until when it may count (store ms).
 
     Of several decisions in the first millisecond it isn't known which was first: the largest figure is taken.
@@ -135,7 +143,7 @@ def carry_in(timeline: KeyTimeline) -> tuple[tuple[int, int, int], int]:
         if record.time_ms != first_ms:
             break
         _carry(carried, record, (0, 0, 0))
-    return (carried[0], carried[1], carried[2]), first_ms + WINDOW_MS + TOLERANCE_MS
+    return (carried[0], carried[1], carried[2]), first_ms + window_ms + TOLERANCE_MS
 
 
 def _carry(carried: list[int], record: Record, own: tuple[int, int, int]) -> None:

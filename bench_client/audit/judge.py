@@ -15,33 +15,38 @@ from .decisions import check_decisions
 from .report import AuditReport, Findings, WorstFill
 from .responses import check_responses
 from .retries import check_retries
-from .timeline import DIMENSIONS, NEVER_US, KeyTimeline, build_timelines
+from .timeline import DIMENSIONS, NEVER_US, WINDOW_MS, KeyTimeline, build_timelines
 from .windows import Fullest, check_windows
 
 AUDIT_NAME = "audit.json"
 CUT_OFF_SLACK_US = 1_000_000
 
 
-def audit_directory(directory: Path) -> AuditReport:
-    """Audits the run in ``directory``. Raises BenchError when there is nothing there to audit."""
+def audit_directory(directory: Path, window_ms: int = WINDOW_MS) -> AuditReport:
+    """Audits the run in ``directory`` of a limiter whose window is that long.
+
+    Raises BenchError when there is nothing there to audit.
+    """
     info = read_info(directory)
     reader = open_records(directory, info)
     with _no_cyclic_gc():
         records = list(reader)
         complete = info.finished and not reader.truncated and len(records) == info.dispatched
-        report = audit_records(records, info, complete=complete)
+        report = audit_records(records, info, complete=complete, window_ms=window_ms)
     write_json(directory / AUDIT_NAME, report.as_dict())
     return report
 
 
-def audit_records(records: Iterable[Record], info: RunInfo, *, complete: bool = True) -> AuditReport:
+def audit_records(
+    records: Iterable[Record], info: RunInfo, *, complete: bool = True, window_ms: int = WINDOW_MS
+) -> AuditReport:
     """Audits ``records``. ``complete`` is False where requests that were sent are missing from them.
 
     O(n log n). Raises BenchError when no request was decided.
     """
     records = list(records)
-    timelines = build_timelines(records)
-    report = AuditReport(Findings(), info.key_names, {}, {}, complete=complete)
+    timelines = build_timelines(records, window_ms)
+    report = AuditReport(Findings(), info.key_names, {}, {}, complete=complete, window_ms=window_ms)
     held_until_us = NEVER_US if complete else _held_until_us(records, float(info.settings.get("timeout_s", 0)))
     for timeline in timelines.values():
         _judge(timeline, report, held_until_us)
@@ -53,13 +58,13 @@ def audit_records(records: Iterable[Record], info: RunInfo, *, complete: bool = 
 
 
 def _judge(timeline: KeyTimeline, report: AuditReport, held_until_us: int) -> None:
-    findings = report.findings
-    fullest = check_windows(timeline.key, timeline.admitted, findings)
+    findings, window_ms = report.findings, report.window_ms
+    fullest = check_windows(timeline.key, timeline.admitted, findings, window_ms)
     _merge(report.worst, fullest)
     if timeline.degraded_admitted:
         everything = sorted(timeline.admitted + timeline.degraded_admitted, key=lambda a: a.time_ms)
-        _merge(report.worst_with_degraded, check_windows(timeline.key, everything, None))
-    bounds = UsageBounds(timeline)
+        _merge(report.worst_with_degraded, check_windows(timeline.key, everything, None, window_ms))
+    bounds = UsageBounds(timeline, window_ms)
     report.rejections_held += check_decisions(timeline, bounds, findings, held_until_us)
     check_responses(timeline, findings)
     check_retries(timeline, bounds, findings)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from ..record import Record
 from ..tables import table
+from .timeline import WINDOW_MS
 
 EXAMPLES_KEPT = 100
 EXAMPLES_SHOWN = 5
@@ -72,6 +73,7 @@ class AuditReport:
     undecided: int = 0
     degraded: Counter[str] = field(default_factory=Counter)
     complete: bool = True
+    window_ms: int = WINDOW_MS
 
     @property
     def proved(self) -> bool:
@@ -82,7 +84,8 @@ class AuditReport:
         """The last line of an audit."""
         if self.proved:
             return (
-                f"audit: PROVED no 60 s window over its limit ({self.windows:,} windows, {self.keys:,} keys), "
+                f"audit: PROVED no {self.window_ms / 1000:g} s window over its limit "
+                f"({self.windows:,} windows, {self.keys:,} keys), "
                 f"{self.rejections_held:,} of {self.rejected:,} rejections justified within 100 ms"
             )
         found = ", ".join(f"{n:,} {PLURALS.get(kind, kind)}" for kind, n in self.findings.counts.most_common())
@@ -94,7 +97,7 @@ class AuditReport:
             ["keys", f"{self.keys:,}"],
             ["admitted", f"{self.admitted:,}"],
             ["rejected", f"{self.rejected:,}"],
-            ["60 s windows checked", f"{self.windows:,}"],
+            [f"{self.window_ms / 1000:g} s windows checked", f"{self.windows:,}"],
             ["windows over the limit", f"{self.findings.counts[WINDOW]:,}"],
             ["unjustified 429s", f"{self.findings.counts[UNJUSTIFIED]:,}"],
             ["unknown outcomes", f"{self.unknown:,}"],

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ..record import Record
-from .bounds import WINDOW_MS, UsageBounds
+from .bounds import UsageBounds
 from .decisions import requested_of
 from .report import Findings
 from .timeline import DIMENSIONS, INPUT, REQUESTS, KeyTimeline, limits_of
@@ -41,7 +41,10 @@ def _check_not_short(key: str, record: Record, bounds: UsageBounds, findings: Fi
     assert record.retry_after_ms is not None
     promised_ms = record.time_ms + record.retry_after_ms
     dimension, requested = DIMENSIONS.index(record.exceeded or ""), requested_of(record)
-    used, limit = bounds.lower_at(promised_ms - WINDOW_MS, record.time_ms)[dimension], limits_of(record)[dimension]
+    used, limit = (
+        bounds.lower_at(promised_ms - bounds.window_ms, record.time_ms)[dimension],
+        limits_of(record)[dimension],
+    )
     if requested is not None and used + requested > limit:
         findings.add(
             KIND,

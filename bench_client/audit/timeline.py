@@ -17,8 +17,9 @@ UNBOUNDED = 1 << 60
 NEVER_US = 1 << 60
 LINGER_US = 10_000_000
 """How long after the client gave up on a request the limiter may still admit it (it may lie in a queue)."""
-WINDOW_US = 60_100_000
-"""How long an admission may count: 60 s, and one bucket of 100 ms."""
+WINDOW_MS = 60_000
+TOLERANCE_MS = 100
+"""One bucket: what is older than the window may count for this much longer."""
 
 _LIMITS = slice(Record._fields.index("limit_requests"), Record._fields.index("limit_output") + 1)
 _REMAINING = slice(Record._fields.index("remaining_requests"), Record._fields.index("remaining_output") + 1)
@@ -76,7 +77,7 @@ def is_decided(record: Record) -> bool:
     return record.time_ms is not None and None not in (*limits_of(record), *remaining_of(record))
 
 
-def build_timelines(records: Iterable[Record]) -> dict[str, KeyTimeline]:
+def build_timelines(records: Iterable[Record], window_ms: int = WINDOW_MS) -> dict[str, KeyTimeline]:
     """One timeline per key that was used."""
     timelines: dict[str, KeyTimeline] = {}
     unknown: dict[str, list[Record]] = {}
@@ -94,7 +95,7 @@ def build_timelines(records: Iterable[Record]) -> dict[str, KeyTimeline]:
         timeline = timelines[key]
         timeline.unknown = len(lost)
         for record in lost:
-            timeline.possible.append(_possible(record, default_reserve.get(key, UNBOUNDED)))
+            timeline.possible.append(_possible(record, default_reserve.get(key, UNBOUNDED), window_ms))
     for timeline in timelines.values():
         timeline.admitted.sort(key=_admission_time)
         timeline.rejected.sort(key=_record_time)
@@ -140,12 +141,13 @@ def _admission(record: Record) -> Admission:
     )
 
 
-def _possible(record: Record, default_reserve: int) -> Possible:
+def _possible(record: Record, default_reserve: int, window_ms: int) -> Possible:
     assert record.sent_us is not None
     output = record.reserved_output
     if output is None:
         output = record.max_tokens if record.max_tokens is not None else default_reserve
-    return Possible(record.sent_us, record.done_us + LINGER_US + WINDOW_US, (1, _most_input(record), output))
+    until_us = record.done_us + LINGER_US + (window_ms + TOLERANCE_MS) * 1_000
+    return Possible(record.sent_us, until_us, (1, _most_input(record), output))
 
 
 def _most_input(record: Record) -> int:

@@ -10,9 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from .report import Findings, WorstFill
-from .timeline import DIMENSIONS, Admission, limits_of
-
-WINDOW_MS = 60_000
+from .timeline import DIMENSIONS, WINDOW_MS, Admission, limits_of
 
 
 class Fullest(NamedTuple):
@@ -22,7 +20,9 @@ class Fullest(NamedTuple):
     worst: list[WorstFill | None]
 
 
-def check_windows(key: str, admitted: Sequence[Admission], findings: Findings | None) -> Fullest:
+def check_windows(
+    key: str, admitted: Sequence[Admission], findings: Findings | None, window_ms: int = WINDOW_MS
+) -> Fullest:
     """``admitted`` in order of time. What is over the limit goes to ``findings``, if given.
 
     Each window is held against the limit in force at its newest admission. Which of several admissions in one
@@ -42,7 +42,7 @@ def check_windows(key: str, admitted: Sequence[Admission], findings: Findings | 
                 used[dimension] += least[dimension]
             limits = tuple(map(max, limits, limits_of(newest)))  # type: ignore[assignment]
             index += 1
-        while admitted[first].time_ms <= time_ms - WINDOW_MS:
+        while admitted[first].time_ms <= time_ms - window_ms:
             least = admitted[first].least
             for dimension in range(3):
                 used[dimension] -= least[dimension]
@@ -57,7 +57,7 @@ def check_windows(key: str, admitted: Sequence[Admission], findings: Findings | 
                     "window over the limit",
                     key,
                     newest,
-                    f"{used[dimension]} {DIMENSIONS[dimension]} admitted in the 60 s up to {time_ms} ms, "
-                    f"limit {limits[dimension]}",
+                    f"{used[dimension]} {DIMENSIONS[dimension]} admitted in the {window_ms / 1000:g} s up to "
+                    f"{time_ms} ms, limit {limits[dimension]}",
                 )
     return Fullest(len(admitted), worst)

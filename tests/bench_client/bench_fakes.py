@@ -46,11 +46,12 @@ class Ledger:
 
     limits: tuple[int, int, int] = (10, 1000, 1000)
     key: str = KEY
+    window_ms: int = 60_000
     entries: list[Usage] = field(default_factory=list)
     records: list[Record] = field(default_factory=list)
 
     def used(self, time_ms: int) -> tuple[int, int, int]:
-        counting = [entry.at(time_ms) for entry in self.entries if entry.bucket >= time_ms // 100 - 600]
+        counting = [entry.at(time_ms) for entry in self.entries if entry.bucket >= (time_ms - self.window_ms) // 100]
         return tuple(sum(amounts) for amounts in zip(*counting, strict=True)) if counting else (0, 0, 0)  # type: ignore[return-value]
 
     def carry(self, at_ms: int, *amounts: int) -> None:
@@ -99,11 +100,11 @@ class Ledger:
     def retry_after_ms(self, at_ms: int, dimension: int, requested: int) -> int:
         """The exact one: the start of the first bucket in which enough has left the window."""
         time_ms = T0 + at_ms
-        for bucket in range(time_ms // 100 + 1, time_ms // 100 + 602):
-            used = sum(e.at(time_ms)[dimension] for e in self.entries if e.bucket >= bucket - 600)
+        for bucket in range(time_ms // 100 + 1, (time_ms + self.window_ms) // 100 + 2):
+            used = sum(e.at(time_ms)[dimension] for e in self.entries if e.bucket >= bucket - self.window_ms // 100)
             if used + requested <= self.limits[dimension]:
                 return bucket * 100 - time_ms
-        return 60_100
+        return self.window_ms + 100
 
     def lose(
         self, at_ms: int, *, counted: tuple[int, int, int] | None = None, took_ms: float = 50, **changes: Any

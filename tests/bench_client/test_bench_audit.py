@@ -88,6 +88,25 @@ def test_events_a_whole_window_apart_are_never_in_the_same_one(dimension: str) -
         assert audit(ledger).findings.counts[WINDOW] == violations
 
 
+@pytest.mark.parametrize(("later_ms", "violations"), [(5_000, 0), (4_999, 1)])
+def test_a_limiter_under_test_may_have_a_shorter_window(later_ms: int, violations: int) -> None:
+    ledger = Ledger(limits=(1, 9999, 9999), window_ms=5_000)
+    ledger.admit(7)
+    ledger.admit(7 + later_ms)
+    report = audit(ledger, window_ms=5_000)
+    assert report.findings.counts[WINDOW] == violations
+    assert report.verdict.startswith("audit: PROVED no 5 s window" if not violations else "audit: REFUTED")
+    assert audit(ledger).findings.counts[WINDOW] == 1, "the real window is longer"
+
+
+@pytest.mark.parametrize("later_ms", [5_101, 5_000])
+def test_rejections_are_held_against_the_shorter_window(later_ms: int) -> None:
+    ledger = Ledger(limits=(1, 9999, 9999), window_ms=5_000)
+    ledger.admit(0)
+    ledger.reject(later_ms, 0)
+    assert found(ledger, window_ms=5_000).get(UNJUSTIFIED, 0) == (later_ms > 5_100)
+
+
 def test_output_counts_as_produced_not_as_reserved(ledger: Ledger) -> None:
     for at_ms in range(0, 9000, 1000):
         ledger.admit(at_ms, cap=900, output=100)
