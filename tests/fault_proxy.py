@@ -10,6 +10,7 @@ class FaultProxy:
     """Relays 127.0.0.1:`port` to a server on 127.0.0.1:`target_port`.
 
     `pass_requests`, `pass_replies`: what is not passed is read and thrown away, as a broken network would.
+    `garbage` goes in front of the next reply. `piece_bytes`, if not 0, is how much of a reply is passed on at once.
     `delay_s` is how much later each piece of a reply is passed on.
     `target_port` is where the next connections lead; where nothing listens, they are broken as soon as they are made.
     """
@@ -21,6 +22,8 @@ class FaultProxy:
         self.pass_requests = True
         self.pass_replies = True
         self.delay_s = 0.0
+        self.piece_bytes = 0
+        self.garbage = b""
         self.connections = 0
         self.swallowed = asyncio.Event()
         self.port = 0
@@ -58,14 +61,25 @@ class FaultProxy:
                 self._writers.discard(each)
                 each.transport.abort()
 
+    async def _pass(self, data: bytes, writer: asyncio.StreamWriter, *, is_reply: bool) -> None:
+        if is_reply and self.garbage:
+            data, self.garbage = self.garbage + data, b""
+        while data:
+            piece = data
+            if is_reply:
+                if self.piece_bytes:
+                    piece = data[: self.piece_bytes]
+                if self.delay_s:
+                    await asyncio.sleep(self.delay_s)
+            writer.write(piece)
+            await writer.drain()
+            data = data[len(piece) :]
+
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, switch: str) -> None:
         with contextlib.suppress(ConnectionError):
             while data := await reader.read(65536):
                 if getattr(self, switch):
-                    if self.delay_s and switch == "pass_replies":
-                        await asyncio.sleep(self.delay_s)
-                    writer.write(data)
-                    await writer.drain()
+                    await self._pass(data, writer, is_reply=switch == "pass_replies")
                 else:
                     self.swallowed.set()
         writer.transport.abort()

@@ -1,0 +1,206 @@
+"""A scene for faults: a store as deploy/ configures it, real nodes, open-loop load, and what came of it.
+
+Everything runs on loopback, for seconds, and ends with its scene.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import tomllib
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fault_proxy import FaultProxy
+from fleet import Fleet, running_fleet
+from redis import Redis
+
+from bench_client.record import Record
+from bench_client.rundir import open_records, read_info
+from limiter_node.store.admin import administering
+from limiter_node.store.embedded import EmbeddedServer, EmbeddedStore
+from limiter_node.store.keyspace import key_id
+from limiter_node.store.url import parse_store_url
+
+ROOT = Path(__file__).parents[2]
+KEYS, RPM, QPS = 20, 150, 400
+"""More than the keys' limits allow, so that they are reached within some seconds."""
+Row = Callable[..., None]
+"""See the fixture `row`."""
+BEFORE_S = 2.0
+"""How long all is well before a fault."""
+
+# What a scene decides by itself, and what its machine has.
+_OWN = {"port", "cluster-config-file", "cluster-enabled", "maxmemory", "dir", "bind", "protected-mode"}
+
+
+def production_config() -> dict[str, str]:
+    """The settings of deploy/valkey.conf, but for addresses and sizes."""
+    lines = (ROOT / "deploy" / "valkey.conf").read_text().splitlines()
+    settings = dict(line.split(maxsplit=1) for line in lines if line.strip() and not line.startswith("#"))
+    return {name: value.strip('"') for name, value in settings.items() if name not in _OWN}
+
+
+@dataclass
+class Outcome:
+    """What a load saw."""
+
+    requests: int = 0
+    admitted: int = 0
+    rejected: int = 0
+    degraded: int = 0
+    errors: Counter[str] = field(default_factory=Counter)
+    outage_ms: int = 0
+    """From the first to the last request that was degraded, failed or turned away."""
+    slowest_ms: int = 0
+    """Of those that were answered, from when they were due."""
+    proved: bool = False
+    excess: int = 0
+    """The most requests that any 60 s window held above its limit, those admitted without the store included."""
+    counted: int = 0
+    """Requests in the store's windows afterwards."""
+    last_s: float = 0.0
+    """When the last of what `outage_ms` counts was due, from the start of the load."""
+    took_s: float = 0.0
+    audit: str = ""
+
+
+class Scene:
+    """Two nodes on a store."""
+
+    def __init__(self, directory: Path, fleet: Fleet, store: EmbeddedStore, keys: Path) -> None:
+        self.directory, self.fleet, self.store, self.keys = directory, fleet, store, keys
+        self._runs = 0
+
+    @property
+    def masters(self) -> list[EmbeddedServer]:
+        """The servers that are masters at the start."""
+        return [server for server in self.store.servers if server.master_port is None]
+
+    def replica_of(self, master: EmbeddedServer) -> EmbeddedServer:
+        return next(server for server in self.store.servers if server.master_port == master.port)
+
+    @contextmanager
+    def client(self, server: EmbeddedServer) -> Iterator[Redis]:
+        with Redis(port=server.port, socket_timeout=5) as client:
+            yield client
+
+    async def under_load(
+        self, fault: Callable[[], Awaitable[None]], seconds: float, *, qps: int = QPS, after_s: float = 0
+    ) -> Outcome:
+        """Offer load, let the fault happen after a while, and look at what came of it."""
+        self._runs += 1
+        out = self.directory / f"run-{self._runs}"
+        command = [sys.executable, "-m", "bench_client", "run", "--keys", str(self.keys), "--out", str(out)]
+        for node in self.fleet.nodes:
+            command += ["--target", node]
+        command += ["--qps", str(qps), "--duration", str(seconds), "--seed", str(self._runs), "--timeout", "5"]
+        load = await asyncio.create_subprocess_exec(
+            *command, "--output-tokens", "fixed:5", stdout=asyncio.subprocess.PIPE
+        )
+        try:
+            await asyncio.sleep(BEFORE_S)
+            await fault()
+            async with asyncio.timeout(seconds + 30):
+                await load.communicate()
+        finally:
+            if load.returncode is None:
+                load.kill()
+                await load.wait()
+        await asyncio.sleep(after_s)
+        return await self.judged(out)
+
+    async def judged(self, out: Path) -> Outcome:
+        """The records of a run, and the audit's word on them."""
+        audit = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "bench_client", "audit", str(out), stdout=asyncio.subprocess.PIPE
+        )
+        said, _ = await audit.communicate()
+        records = list(open_records(out, read_info(out)))
+        outcome = Outcome(proved=audit.returncode == 0, audit=said.decode())
+        for record in records:
+            _add(outcome, record)
+        odd = [record.due_us for record in records if _is_odd(record)]
+        if odd:
+            outcome.outage_ms, outcome.last_s = (max(odd) - min(odd)) // 1000, max(odd) / 1e6
+        report = json.loads((out / "audit.json").read_text())
+        for worst in (report["worst_fill"], report["worst_fill_with_degraded"]):
+            if (fill := worst.get("requests")) is not None:
+                outcome.excess = max(outcome.excess, fill["used"] - fill["limit"])
+        outcome.counted = await self.counted()
+        return outcome
+
+    async def counted(self) -> int:
+        """Requests in all windows."""
+        async with administering(parse_store_url(self.store.url)) as admin:
+            declared = tomllib.loads(self.keys.read_text())["keys"]
+            usages = [await admin.peek(key_id(key)) for key in declared]
+        return sum(usage.used.requests for usage in usages if usage)
+
+
+def _add(outcome: Outcome, record: Record) -> None:
+    outcome.requests += 1
+    if record.error is not None:
+        outcome.errors[record.error] += 1
+        return
+    outcome.slowest_ms = max(outcome.slowest_ms, (record.done_us - record.due_us) // 1000)
+    outcome.admitted += record.status == 200
+    outcome.rejected += record.status == 429
+    outcome.degraded += record.degraded is not None
+    if record.status not in (200, 429):
+        outcome.errors[str(record.status)] += 1
+
+
+def _is_odd(record: Record) -> bool:
+    return record.error is not None or record.degraded is not None or record.status not in (200, 429)
+
+
+def write_keys(path: Path, rpm: int = RPM) -> Path:
+    """A keys file."""
+    sections = [f'[keys."sk-chaos-{number}"]\nname = "key-{number}"\n' for number in range(KEYS)]
+    path.write_text(f"[defaults]\nrpm = {rpm}\ninput_tpm = 10_000_000\noutput_tpm = 10_000_000\n" + "\n".join(sections))
+    return path
+
+
+@asynccontextmanager
+async def scene(
+    directory: Path, binary: str | None, *arguments: str, replicas: int = 0, mode: Any = "cluster", rpm: int = RPM
+) -> AsyncIterator[Scene]:
+    """Two nodes, started with `arguments`, on a store of that server program."""
+    config = production_config() if mode == "cluster" else {}
+    keys = write_keys(directory / "keys.toml", rpm)
+    async with EmbeddedStore(mode, replicas=replicas, binary=binary, extra_config=config) as store:
+        options = ("--store", store.url, "--keys", str(keys), "--mock-length", "fixed:5")
+        with running_fleet(directory, *options, *arguments) as fleet:
+            yield Scene(directory, fleet, store, keys)
+
+
+@asynccontextmanager
+async def scene_behind_proxy(directory: Path, binary: str | None) -> AsyncIterator[tuple[Scene, FaultProxy]]:
+    """Two nodes whose single store is behind a proxy; what is counted is asked of the store itself."""
+    keys = write_keys(directory / "keys.toml")
+    async with EmbeddedStore("single", binary=binary) as store, FaultProxy(store.servers[0].port) as proxy:
+        options = ("--store", f"redis://127.0.0.1:{proxy.port}", "--keys", str(keys), "--mock-length", "fixed:5")
+        # Started in a thread: the proxy has to run meanwhile.
+        running = running_fleet(directory, *options)
+        fleet = await asyncio.to_thread(running.__enter__)
+        try:
+            yield Scene(directory, fleet, store, keys), proxy
+        finally:
+            await asyncio.to_thread(running.__exit__, None, None, None)
+
+
+async def no_fault() -> None:
+    """Nothing happens."""
+
+
+async def eventually(condition: Callable[[], Awaitable[bool]], timeout_s: float = 20) -> None:
+    """Wait for something that becomes true."""
+    async with asyncio.timeout(timeout_s):
+        while not await condition():
+            await asyncio.sleep(0.05)
