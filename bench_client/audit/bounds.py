@@ -47,13 +47,14 @@ class UsageBounds:
         self._possible = PossibleUsage(timeline.possible)
         self._carry_in, self._carry_until_ms = carry_in(timeline, window_ms)
 
-    def upper(self, record: Record) -> tuple[int, int, int]:
-        """The most that can have been in use right after ``record`` was decided, its own need included if admitted."""
+    def upper(self, record: Record, later_ms: int = 0) -> tuple[int, int, int]:
+        """The most that can have been in use so long after ``record`` was decided, its own need included if
+        admitted."""
         assert record.time_ms is not None
         assert record.sent_us is not None
         self._play_settles(record.sent_us)
         first = bisect_left(self._times, record.time_ms - self.window_ms - TOLERANCE_MS)
-        last = bisect_right(self._times, record.time_ms)
+        last = bisect_right(self._times, record.time_ms + later_ms)
         used = [sums[last] - sums[first] for sums in self._most]
         used[OUTPUT] -= self._settled.sum_until(last) - self._settled.sum_until(first)
         for extra in (self._possible.most(record), self._carry_in if record.time_ms <= self._carry_until_ms else None):

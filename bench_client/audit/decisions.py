@@ -31,7 +31,7 @@ def check_decisions(timeline: KeyTimeline, bounds: UsageBounds, findings: Findin
         if record.done_us > held_until_us:
             continue
         upper = bounds.upper(record)
-        _check_not_invented(timeline.key, record, upper, findings)
+        _check_not_invented(timeline.key, record, bounds, upper, findings)
         if own is None:
             held += 1
             _check_justified(timeline.key, record, upper, findings)
@@ -69,8 +69,15 @@ def _check_justified(key: str, record: Record, upper: tuple[int, int, int], find
         )
 
 
-def _check_not_invented(key: str, record: Record, upper: tuple[int, int, int], findings: Findings) -> None:
+def _check_not_invented(
+    key: str, record: Record, bounds: UsageBounds, upper: tuple[int, int, int], findings: Findings
+) -> None:
     limits, remaining = limits_of(record), remaining_of(record)
+    if any(limits[dimension] - remaining[dimension] > upper[dimension] for dimension in range(3)):
+        # A decision whose reply was lost is told again later, with the counters of then: those of some moment before
+        # the response came.
+        assert record.sent_us is not None
+        upper = bounds.upper(record, -((record.sent_us - record.done_us) // 1_000))
     for dimension in (REQUESTS, INPUT, OUTPUT):
         used = limits[dimension] - remaining[dimension]
         if used > upper[dimension]:

@@ -383,6 +383,18 @@ def test_an_admission_whose_body_was_lost_may_keep_its_reservation(ledger: Ledge
 # ---- counters -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("at_ms", "found_too_much"), [(30, 0), (60, 1)])
+def test_a_decision_that_is_told_again_may_tell_the_counters_of_then(
+    ledger: Ledger, at_ms: int, found_too_much: int
+) -> None:
+    """Its first reply was lost; what was admitted until it was answered may be counted in what it tells."""
+    told = ledger.admit(0, took_ms=30)
+    ledger.admit(at_ms)
+    assert told.remaining_requests is not None
+    change(ledger, 0, remaining_requests=told.remaining_requests - 1)
+    assert found(ledger).get(TOO_MUCH, 0) == found_too_much
+
+
 @pytest.mark.parametrize("field", ["remaining_requests", "remaining_input", "remaining_output"])
 def test_a_counter_that_counts_more_than_there_was_is_found(ledger: Ledger, field: str) -> None:
     ledger.admit(0)

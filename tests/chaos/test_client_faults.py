@@ -9,7 +9,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from chaos_scene import KEYS, RPM, Outcome, Row, Scene, eventually, no_fault, scene
+from chaos_scene import KEYS, RPM, Row, Scene, eventually, no_fault, scene
 from test_store_faults import assert_answered
 
 SOCKETS = 2_000
