@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo test test-quick lint format fuzz bench lock clean
+.PHONY: help setup demo test test-quick lint format chaos soak fuzz bench lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -34,6 +34,13 @@ lint: setup ## style and types
 format: setup ## rewrite the code in the house's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+chaos: setup ## each fault of REPORT.md's table on real servers under load, both stores (ten minutes); results/chaos.md
+	CHAOS=1 $(BIN)/python -m pytest tests/chaos
+
+SOAK_MINUTES ?= 30
+soak: setup ## half of peak load with a master failover every minute, for SOAK_MINUTES; results/soak.json
+	$(BIN)/python -m benchmarks.soak --minutes $(SOAK_MINUTES)
 
 fuzz: setup ## malformed HTTP and JSON against real nodes (two minutes)
 	FUZZ_ROUNDS=200 $(BIN)/python -m pytest tests/e2e/test_fuzz.py

@@ -388,10 +388,11 @@ def test_a_decision_that_is_told_again_may_tell_the_counters_of_then(
     ledger: Ledger, at_ms: int, found_too_much: int
 ) -> None:
     """Its first reply was lost; what was admitted until it was answered may be counted in what it tells."""
-    told = ledger.admit(0, took_ms=30)
-    ledger.admit(at_ms)
+    ledger.admit(0)
+    told = ledger.admit(10, took_ms=30)
+    ledger.admit(10 + at_ms)
     assert told.remaining_requests is not None
-    change(ledger, 0, remaining_requests=told.remaining_requests - 1)
+    change(ledger, 1, remaining_requests=told.remaining_requests - 1)
     assert found(ledger).get(TOO_MUCH, 0) == found_too_much
 
 
