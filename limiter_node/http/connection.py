@@ -24,6 +24,7 @@ from typing import Any, NamedTuple, cast
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.http_parser import RawRequestMessage
+from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
 
 from limiter_node.http import errors
@@ -68,6 +69,7 @@ class Connection(RequestHandler):
         "_unsent_bytes",
         "_unsent_since",
         "arrived_s",
+        "body",
         "on_gone",
     )
 
@@ -82,6 +84,9 @@ class Connection(RequestHandler):
         self._body_since = 0.0
         self._unsent_bytes = 0
         self._unsent_since = 0.0
+        # Of the last request that was begun. aiohttp's `_current_request` is set a turn later and unset while the rest of
+        # the body is thrown away, and what comes then is no head.
+        self.body: StreamReader | None = None
         self.arrived_s = 0.0  # when the last bytes of the request under way came, by `time.monotonic`
         super().connection_made(transport)
 
@@ -91,8 +96,8 @@ class Connection(RequestHandler):
         _receive(self, data)  # `super` costs 0.1 µs, which every request would pay
         waiter = self._waiter
         if waiter is None:
-            if self._current_request is None and not self._messages:
-                self._part_of_head_came(len(data))  # before its task has begun
+            if self.body is None and not self._messages:
+                self._part_of_head_came(len(data))  # before aiohttp's task waits for it
             else:
                 self._more_came()
         elif waiter.done():
@@ -169,8 +174,8 @@ class Connection(RequestHandler):
         if not self._messages or isinstance(self._messages[-1][0], RawRequestMessage):
             return
         payloads = [payload for _, payload in self._messages]
-        if self._current_request is not None:
-            payloads.append(self._current_request.content)
+        if self.body is not None:
+            payloads.append(self.body)
         for payload in payloads:
             if not payload.is_eof() and payload.exception() is None:
                 payload.set_exception(web.RequestPayloadError("broken framing"))

@@ -285,7 +285,7 @@ def test_help_shows_every_default(capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_unforeseen_error_is_one_line_too(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def broken(_: Path) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("oh\nno")
 
     monkeypatch.setattr(cli, "audit_directory", broken)
