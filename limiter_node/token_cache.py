@@ -38,17 +38,23 @@ class CountCache:
         """The count of `text`. Raises what the counter raises, and then remembers nothing."""
         if len(text) < MIN_CHARS:
             return self._count(text)
-        found = self.find(text)
+        key = _key(text)
+        found = self._find(key)
         if found is None:
             found = self._count(text)
-            self.keep(text, found)
+            self._keep(key, found)
         return found
 
     def find(self, text: str) -> int | None:
         """The count of `text` if it is remembered."""
-        if len(text) < MIN_CHARS:
-            return None
-        key = text if len(text) <= DIGEST_CHARS else _digest(text)
+        return None if len(text) < MIN_CHARS else self._find(_key(text))
+
+    def keep(self, text: str, count: int) -> None:
+        """Remember that `text` counts `count`."""
+        if len(text) >= MIN_CHARS:
+            self._keep(_key(text), count)
+
+    def _find(self, key: str | bytes) -> int | None:
         found = self._entries.get(key)
         if found is None:
             self.misses += 1
@@ -57,11 +63,7 @@ class CountCache:
             self._entries.move_to_end(key)
         return found
 
-    def keep(self, text: str, count: int) -> None:
-        """Remember that `text` counts `count`."""
-        if len(text) < MIN_CHARS:
-            return
-        key = text if len(text) <= DIGEST_CHARS else _digest(text)
+    def _keep(self, key: str | bytes, count: int) -> None:
         entries = self._entries
         if key not in entries:
             self.held_bytes += getsizeof(key) + _ENTRY_BYTES
@@ -79,5 +81,5 @@ class CountCache:
         return len(self._entries)
 
 
-def _digest(text: str) -> bytes:
-    return sha256(text.encode("utf-8", "surrogatepass")).digest()
+def _key(text: str) -> str | bytes:
+    return text if len(text) <= DIGEST_CHARS else sha256(text.encode("utf-8", "surrogatepass")).digest()

@@ -1,7 +1,11 @@
-"""Counting that would hold up the node: in a process of its own, started when it is first needed.
+"""Counting that would hold up the node: in slices, other requests between them, or in a process of its own.
 
-Counting holds the interpreter, so a thread would not help, and a text can't be cut exactly where it has no spaces. The
-node's side is `TokenCounting`; this module run as a program is the other side. Between them are two pipes: a frame is
+Counting holds the interpreter, so a thread would not help. A text is sliced where it can be cut exactly
+(`limiter_node.token_slices`) and isn't very long; one large request at a time, so that no turn of the event loop is
+longer for it than by a slice. To hand the same text to another process costs as much as counting it, so that is for what
+can't be cut or would take many turns. That process is started when it is first needed.
+
+The node's side is `TokenCounting`; this module run as a program is the other side. Between them are two pipes: a frame is
 four bytes of length and JSON, ``[encoding, [text, …]]`` one way and ``[count, …]`` the other, one at a time.
 
 The process ends with its node, however that ends: its input is then at its end. Signals are left to the node. If it
@@ -27,12 +31,15 @@ import orjson
 
 from limiter_node import tokens
 from limiter_node.model import Overloaded
+from limiter_node.token_slices import slices
 from limiter_node.tokens import TokenCounter
 
 log = logging.getLogger(__name__)
 
 INLINE_CHARS = 8_192
 """Up to here a request is counted where it is: 0.12 ms for prose, 1.4 ms for the worst text known."""
+SLICED_CHARS = 65_536
+"""Up to here a request is counted in slices of up to `INLINE_CHARS`."""
 
 # What a text costs beside its characters.
 _TEXT_CHARS = 32
@@ -49,6 +56,7 @@ class TokenCounting:
     def __init__(self) -> None:
         self._process: asyncio.subprocess.Process | None = None
         self._turn = asyncio.Lock()
+        self._slicing = asyncio.Lock()
         self._waiting_chars = 0
         self.counted_apart = 0
 
@@ -79,11 +87,13 @@ class TokenCounting:
         texts = list(dict.fromkeys(missing))
         chars = sum(map(len, texts)) + _TEXT_CHARS * len(texts)
         if chars <= INLINE_CHARS:
-            counts = [tokens.count_encoded(text, encoding) for text in texts]
+            counts = [tokens.count_anew(text, encoding) for text in texts]
+        elif chars <= SLICED_CHARS and (sliced := _slices(texts)) is not None:
+            counts = await self._count_in_slices(encoding, sliced)
         else:
             counts = await self._count_apart(encoding, texts, chars)
-            for text, count in zip(texts, counts, strict=True):
-                cache.keep(text, count)
+        for text, count in zip(texts, counts, strict=True):
+            cache.keep(text, count)
         if len(texts) == len(missing):
             return sum_known + sum(counts)
         return sum_known + sum(map(dict(zip(texts, counts, strict=True)).__getitem__, missing))
@@ -100,6 +110,18 @@ class TokenCounting:
                 await process.wait()
         except TimeoutError:
             await _kill(process)
+
+    async def _count_in_slices(self, encoding: str, texts: list[list[str]]) -> list[int]:
+        counts, chars = [0] * len(texts), 0
+        async with self._slicing:
+            for number, slices in enumerate(texts):
+                for each in slices:
+                    chars += len(each) + _TEXT_CHARS
+                    if chars > INLINE_CHARS:
+                        chars = len(each) + _TEXT_CHARS
+                        await asyncio.sleep(0)
+                    counts[number] += tokens.count_anew(each, encoding)
+        return counts
 
     async def _count_apart(self, encoding: str, texts: list[str], chars: int) -> list[int]:
         # Whatever its size, one request always may.
@@ -154,6 +176,13 @@ async def _kill(process: asyncio.subprocess.Process) -> None:
     with contextlib.suppress(ProcessLookupError):
         process.kill()
     await process.wait()
+
+
+def _slices(texts: list[str]) -> list[list[str]] | None:
+    """Each text in slices that can be counted at once; None if one has none."""
+    most_chars = INLINE_CHARS - _TEXT_CHARS
+    sliced = [list(slices(text, most_chars)) for text in texts]
+    return sliced if all(len(each[-1]) <= most_chars for each in sliced) else None
 
 
 def _frame(encoding: str, texts: list[str]) -> bytes:

@@ -98,7 +98,15 @@ def count(text: str, model: str) -> int:
 
 def count_encoded(text: str, encoding: str) -> int:
     """The tokens of `text` by the vocabulary of that name."""
-    counter = cache_of(encoding).count
+    return _count_any(cache_of(encoding).count, text)
+
+
+def count_anew(text: str, encoding: str) -> int:
+    """`count_encoded`, with nothing looked up or remembered."""
+    return _count_any(counter_of(encoding), text)
+
+
+def _count_any(counter: TokenCounter, text: str) -> int:
     try:
         return counter(text)
     except UnicodeEncodeError:

@@ -25,10 +25,10 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
-from aiohttp.web_protocol import RequestHandler
 
 from limiter_node.http import errors
 from limiter_node.http.errors import ErrorReply
+from limiter_node.http.serving import ServingConnection
 
 MAX_LINE_BYTES = 8_190
 """Of a request line, and of a header field."""
@@ -39,7 +39,7 @@ MAX_PARTIAL_HEAD_BYTES = 32_768
 _TAKEN_BYTES = 16_384
 """A client that took so much of an answer since it was last looked at for this is reading."""
 
-_receive = RequestHandler.data_received
+_receive = ServingConnection.data_received
 
 
 class Deadlines(NamedTuple):
@@ -57,7 +57,7 @@ class BodyTimeout(TimeoutError):
     """
 
 
-class Connection(RequestHandler):
+class Connection(ServingConnection):
     """aiohttp lets handlers run on when a connection ends; those that want to know set `on_gone`."""
 
     __slots__ = (

@@ -16,14 +16,23 @@ from limiter_node import token_process, tokens
 from limiter_node.http.limited import LIMITED_ROUTES
 from limiter_node.http.openai_request import parse_chat
 from limiter_node.model import Overloaded
-from limiter_node.token_process import INLINE_CHARS, TokenCounting
+from limiter_node.token_process import INLINE_CHARS, SLICED_CHARS, TokenCounting
 
 MODELS = ("gpt-4o", "gpt-4")
 
 
 def noise(length: int, seed: int) -> str:
-    """The text that takes the longest known to count, among ASCII."""
-    return "".join(map(chr, random.Random(seed).choices(range(32, 127), k=length)))
+    """The text that takes the longest known to count, among ASCII; without spaces, so that it can't be sliced."""
+    return "".join(map(chr, random.Random(seed).choices(range(33, 127), k=length)))
+
+
+def prose(length: int, seed: int) -> str:
+    """A text that can be sliced."""
+    rng = random.Random(seed)
+    words = " ".join(
+        "".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randrange(2, 9))) for _ in range(length // 4)
+    )
+    return words[:length]
 
 
 def exact(text: str, model: str) -> int:
@@ -69,9 +78,56 @@ async def test_a_small_request_needs_no_process(counting: TokenCounting) -> None
     assert counting._process is None
 
 
+class Turns:
+    """Counts the turns of the event loop while something else goes on."""
+
+    def __init__(self) -> None:
+        self.count, self._going = 0, True
+
+    def __enter__(self) -> Turns:
+        asyncio.get_running_loop().call_soon(self._turn)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._going = False
+
+    def _turn(self) -> None:
+        if self._going:
+            self.count += 1
+            asyncio.get_running_loop().call_soon(self._turn)
+
+
 async def test_many_small_texts_are_a_large_request(counting: TokenCounting) -> None:
     texts = [str(i) for i in range(1_000)]
-    assert await count(counting, *texts) == sum(exact(text, "gpt-4o") for text in texts)
+    with Turns() as turns:
+        assert await count(counting, *texts) == sum(exact(text, "gpt-4o") for text in texts)
+    assert turns.count >= 1_000 * 32 // INLINE_CHARS, "the cost of a text beside its characters is counted, too"
+    assert counting._process is None
+
+
+@pytest.mark.parametrize("model", MODELS)
+async def test_prose_is_counted_in_slices(counting: TokenCounting, model: str) -> None:
+    texts = [prose(30_000, 3), prose(20_000, 4) + "\ud800", "short"]
+    with Turns() as turns:
+        assert await count(counting, *texts, model=model) == sum(exact(text, model) for text in texts)
+    assert turns.count >= 50_000 // INLINE_CHARS
+    assert counting._process is None
+    with Turns() as turns:
+        assert await count(counting, *texts, model=model) == sum(exact(text, model) for text in texts)
+    assert turns.count == 0, "it is remembered"
+
+
+async def test_one_large_request_is_sliced_at_a_time(counting: TokenCounting) -> None:
+    texts = [prose(5 * INLINE_CHARS, seed) for seed in range(5, 9)]
+    expected = [exact(text, "gpt-4o") for text in texts]
+    with Turns() as turns:
+        assert await asyncio.gather(*(count(counting, text) for text in texts)) == expected
+    assert turns.count >= len(texts) * 5
+
+
+async def test_very_long_prose_is_counted_apart(counting: TokenCounting) -> None:
+    text = prose(SLICED_CHARS + 1, 9)
+    assert await count(counting, text) == exact(text, "gpt-4o")
     assert counting.counted_apart == 1
 
 
