@@ -2,11 +2,11 @@
 
 Counting holds the interpreter, so a thread would not help. A text is sliced where it can be cut exactly
 (`limiter_node.token_slices`) and isn't very long; one large request at a time, so that no turn of the event loop is
-longer for it than by a slice. To hand the same text to another process costs as much as counting it, so that is for what
-can't be cut or would take many turns. That process is started when it is first needed.
+longer for it than by a slice. To hand the same text to another process costs as much as counting it, so that is for
+what can't be cut or would take many turns. That process is started when it is first needed.
 
-The node's side is `TokenCounting`; this module run as a program is the other side. Between them are two pipes: a frame is
-four bytes of length and JSON, ``[encoding, [text, …]]`` one way and ``[count, …]`` the other, one at a time.
+The node's side is `TokenCounting`; this module run as a program is the other side. Between them are two pipes: a frame
+is four bytes of length and JSON, ``[encoding, [text, …]]`` one way and ``[count, …]`` the other, one at a time.
 
 The process ends with its node, however that ends: its input is then at its end. Signals are left to the node. If it
 dies it is started again, and what it was counting is counted again, once.

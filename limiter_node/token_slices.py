@@ -1,9 +1,9 @@
-"""Where a text can be cut without changing its count: counted slice by slice, a long text doesn't hold up the event loop.
+"""Where a text can be cut without changing its count: counted slice by slice, a long one doesn't hold up the event loop.
 
-Both vocabularies tokenize pieces that their regular expressions cut a text into, each by itself; so what two slices count
-adds up wherever the cut lies between two pieces. That is so in front of a single space between two letters: a piece of
-letters ends there, and the space can only begin the next one. Prose has such a place every few words; base64, minified
-JSON and scripts without spaces have none.
+Both vocabularies tokenize pieces that their regular expressions cut a text into, each by itself; so what two slices
+count adds up wherever the cut lies between two pieces. That is so in front of a single space between two letters: a
+piece of letters ends there, and the space can only begin the next one. Prose has such a place every few words; base64,
+minified JSON and scripts without spaces have none.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 _LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 _MOST_TRIES = 64
-"""Spaces looked at for one cut. Only ASCII letters are taken for letters: what others are is the vocabulary's affair."""
+"""Spaces looked at for one cut. Only ASCII letters are taken for letters: what others are is for the vocabulary."""
 
 
 def slices(text: str, most_chars: int) -> Iterator[str]:

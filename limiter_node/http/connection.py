@@ -84,8 +84,7 @@ class Connection(ServingConnection):
         self._body_since = 0.0
         self._unsent_bytes = 0
         self._unsent_since = 0.0
-        # Of the last request that was begun. aiohttp's `_current_request` is set a turn later and unset while the rest of
-        # the body is thrown away, and what comes then is no head.
+        # Of the last request that was begun, also while the rest of it is thrown away: what comes then is no head.
         self.body: StreamReader | None = None
         self.arrived_s = 0.0  # when the last bytes of the request under way came, by `time.monotonic`
         super().connection_made(transport)
