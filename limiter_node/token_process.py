@@ -1,8 +1,8 @@
 """Counting that would hold up the node: in slices, other requests between them, or in a process of its own.
 
 Counting holds the interpreter, so a thread would not help. A text is sliced where it can be cut exactly
-(`limiter_node.token_slices`) and isn't very long; one large request at a time, so that no turn of the event loop is
-longer for it than by a slice. To hand the same text to another process costs as much as counting it, so that is for
+(`limiter_node.token_slices`) and isn't very long. Nothing queues for that: what large requests do to the length of the
+event loop's turns is what tells a node that it is overloaded (`limiter_node.http.overload`). To hand the same text to another process costs as much as counting it, so that is for
 what can't be cut or would take many turns. That process is started when it is first needed.
 
 The node's side is `TokenCounting`; this module run as a program is the other side. Between them are two pipes: a frame
@@ -40,6 +40,8 @@ INLINE_CHARS = 8_192
 """Up to here a request is counted where it is: 0.12 ms for prose, 1.4 ms for the worst text known."""
 SLICED_CHARS = 65_536
 """Up to here a request is counted in slices of up to `INLINE_CHARS`."""
+CHARS_PER_TURN = 16_384
+"""Of slices: 0.25 ms for prose. More than one, because turns of the event loop are long where there is much to do."""
 
 # What a text costs beside its characters.
 _TEXT_CHARS = 32
@@ -56,7 +58,6 @@ class TokenCounting:
     def __init__(self) -> None:
         self._process: asyncio.subprocess.Process | None = None
         self._turn = asyncio.Lock()
-        self._slicing = asyncio.Lock()
         self._waiting_chars = 0
         self.counted_apart = 0
 
@@ -111,16 +112,16 @@ class TokenCounting:
         except TimeoutError:
             await _kill(process)
 
-    async def _count_in_slices(self, encoding: str, texts: list[list[str]]) -> list[int]:
+    @staticmethod
+    async def _count_in_slices(encoding: str, texts: list[list[str]]) -> list[int]:
         counts, chars = [0] * len(texts), 0
-        async with self._slicing:
-            for number, slices in enumerate(texts):
-                for each in slices:
-                    chars += len(each) + _TEXT_CHARS
-                    if chars > INLINE_CHARS:
-                        chars = len(each) + _TEXT_CHARS
-                        await asyncio.sleep(0)
-                    counts[number] += tokens.count_anew(each, encoding)
+        for number, slices in enumerate(texts):
+            for each in slices:
+                chars += len(each) + _TEXT_CHARS
+                if chars > CHARS_PER_TURN:
+                    chars = len(each) + _TEXT_CHARS
+                    await asyncio.sleep(0)
+                counts[number] += tokens.count_anew(each, encoding)
         return counts
 
     async def _count_apart(self, encoding: str, texts: list[str], chars: int) -> list[int]:

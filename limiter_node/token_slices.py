@@ -1,4 +1,4 @@
-"""Where a text can be cut without changing its count: counted slice by slice, a long one doesn't hold up the event loop.
+"""Where a text can be cut without changing its count: slice by slice, a long one does not hold up the event loop.
 
 Both vocabularies tokenize pieces that their regular expressions cut a text into, each by itself; so what two slices
 count adds up wherever the cut lies between two pieces. That is so in front of a single space between two letters: a

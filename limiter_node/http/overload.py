@@ -2,10 +2,12 @@
 
 **What is measured** is how long requests have waited, from when their bytes were read to when they are looked at. It
 is the queueing delay of the event loop, to which counting requests in flight is no guide: those may wait for the
-upstream. A wait that is long once (a large body, the garbage collector, the machine) is no overload: the mean of each
-of the last few rounds counts.
+upstream. A round is 20 ms, or a turn of the loop where that is longer. A wait that is long once (a large body, the
+garbage collector, the machine) is no overload: two of the last few rounds have to have a long one in the mean. Not all
+of them: thousands of requests that are looked at in one turn are answered in the next, in which few others come. For
+the same reason a round without requests says something only if it was short, so that the loop had nothing to do.
 
-**What is done**: while that is above `CALM_S`, a request that has waited for `LATE_S` is answered 503 before its body
+**What is done**: while those means are above `CALM_S`, a request that has waited for `LATE_S` is answered 503 before its body
 is looked at. The others are served, as many as can be in that time; so those that are served are served soon, and a
 turn that is given thousands at once doesn't end long after its answers could be of use.
 
@@ -30,6 +32,8 @@ from limiter_node.http.answer import Answer
 
 CALM_S: Final = 0.03
 LATE_S: Final = 0.05
+TOO_LATE_S: Final = 0.1
+"""Turned away whatever was before: thousands that come at once are not to be served a second later."""
 BUDGET: Final = 0.15
 SHED_COST_S: Final = 60e-6
 """What it costs to read a request and to turn it away."""
@@ -37,7 +41,7 @@ MAX_PAUSE_S: Final = 1.0
 """What a 503 tells callers to wait."""
 
 _MEASURE_EVERY_S = 0.02
-_ROUNDS = 3
+_ROUNDS, _FULL_ROUNDS = 4, 2
 
 
 class LoopLoad:
@@ -53,7 +57,8 @@ class LoopLoad:
 
     def start(self) -> None:
         """Begin to measure, in the running loop."""
-        self._tick(asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        self._tick(loop, loop.time())
 
     def stop(self) -> None:
         """Measure no more; nothing is turned away from now on."""
@@ -65,21 +70,24 @@ class LoopLoad:
         """Whether to turn away a request that has waited for so long. To be asked once for each."""
         self._waited_s += waited_s
         self._requests += 1
-        return self._is_full and waited_s > LATE_S
+        return waited_s > LATE_S and (self._is_full or waited_s > TOO_LATE_S)
 
     def pause_s(self) -> float:
         """How long a connection that was turned away is left alone."""
         return min(MAX_PAUSE_S, self.connections * SHED_COST_S / BUDGET)
 
-    def end_round(self) -> None:
-        """What was measured until now is one round."""
-        self._means.append(self._waited_s / self._requests if self._requests else 0.0)
+    def end_round(self, late_s: float = 0.0) -> None:
+        """What was measured until now is one round, which took so much longer than a round has to."""
+        if self._requests or late_s < CALM_S:
+            self._means.append(self._waited_s / self._requests if self._requests else 0.0)
         self._waited_s, self._requests = 0.0, 0
-        self._is_full = min(self._means) > CALM_S
+        self._is_full = sum(mean > CALM_S for mean in self._means) >= _FULL_ROUNDS
 
-    def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.end_round()
-        self._handle = loop.call_later(_MEASURE_EVERY_S, self._tick, loop)
+    def _tick(self, loop: asyncio.AbstractEventLoop, due_s: float) -> None:
+        now_s = loop.time()
+        self.end_round(now_s - due_s)
+        due_s = now_s + _MEASURE_EVERY_S
+        self._handle = loop.call_at(due_s, self._tick, loop, due_s)
 
 
 class TurnedAway(Answer):

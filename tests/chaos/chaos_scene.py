@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import tomllib
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from unittest import mock
 
 from fault_proxy import FaultProxy
 from fleet import Fleet, running_fleet
@@ -22,6 +23,8 @@ from redis import Redis
 
 from bench_client.record import Record
 from bench_client.rundir import open_records, read_info
+from limiter_node.keysfile import read_keys
+from limiter_node.model import Usage
 from limiter_node.store.admin import administering
 from limiter_node.store.embedded import EmbeddedServer, EmbeddedStore
 from limiter_node.store.keyspace import key_id
@@ -90,13 +93,27 @@ class Scene:
         with Redis(port=server.port, socket_timeout=5) as client:
             yield client
 
+    async def declare(self, keys: Path) -> None:
+        """Make the keys of that file known."""
+        async with administering(parse_store_url(self.store.url)) as admin:
+            await admin.load_limits(read_keys(keys))
+
     async def under_load(
         self, fault: Callable[[], Awaitable[None]], seconds: float, *, qps: int = QPS, after_s: float = 0
     ) -> Outcome:
         """Offer load, let the fault happen after a while, and look at what came of it."""
         self._runs += 1
         out = self.directory / f"run-{self._runs}"
-        command = [sys.executable, "-m", "bench_client", "run", "--keys", str(self.keys), "--out", str(out)]
+        async with self.load(self.keys, out, qps, seconds):
+            await asyncio.sleep(BEFORE_S)
+            await fault()
+        await asyncio.sleep(after_s)
+        return await self.judged(out)
+
+    @asynccontextmanager
+    async def load(self, keys: Path, out: Path, qps: int, seconds: float) -> AsyncIterator[None]:
+        """Load on both nodes, which has ended when the block has."""
+        command = [sys.executable, "-m", "bench_client", "run", "--keys", str(keys), "--out", str(out)]
         for node in self.fleet.nodes:
             command += ["--target", node]
         command += ["--qps", str(qps), "--duration", str(seconds), "--seed", str(self._runs), "--timeout", "5"]
@@ -104,16 +121,13 @@ class Scene:
             *command, "--output-tokens", "fixed:5", stdout=asyncio.subprocess.PIPE
         )
         try:
-            await asyncio.sleep(BEFORE_S)
-            await fault()
+            yield
             async with asyncio.timeout(seconds + 30):
                 await load.communicate()
         finally:
             if load.returncode is None:
                 load.kill()
                 await load.wait()
-        await asyncio.sleep(after_s)
-        return await self.judged(out)
 
     async def judged(self, out: Path) -> Outcome:
         """The records of a run, and the audit's word on them."""
@@ -137,10 +151,14 @@ class Scene:
 
     async def counted(self) -> int:
         """Requests in all windows."""
+        return sum(usage.used.requests for usage in await self.usages())
+
+    async def usages(self, keys: Path | None = None) -> list[Usage]:
+        """The windows of the keys of that file (the load's) that the store knows."""
         async with administering(parse_store_url(self.store.url)) as admin:
-            declared = tomllib.loads(self.keys.read_text())["keys"]
+            declared = tomllib.loads((keys or self.keys).read_text())["keys"]
             usages = [await admin.peek(key_id(key)) for key in declared]
-        return sum(usage.used.requests for usage in usages if usage)
+        return [usage for usage in usages if usage]
 
 
 def _add(outcome: Outcome, record: Record) -> None:
@@ -160,24 +178,33 @@ def _is_odd(record: Record) -> bool:
     return record.error is not None or record.degraded is not None or record.status not in (200, 429)
 
 
-def write_keys(path: Path, rpm: int = RPM) -> Path:
+def write_keys(path: Path, rpm: int = RPM, name: str = "chaos", keys: int = KEYS) -> Path:
     """A keys file."""
-    sections = [f'[keys."sk-chaos-{number}"]\nname = "key-{number}"\n' for number in range(KEYS)]
+    sections = [f'[keys."sk-{name}-{number}"]\nname = "{name}-{number}"\n' for number in range(keys)]
     path.write_text(f"[defaults]\nrpm = {rpm}\ninput_tpm = 10_000_000\noutput_tpm = 10_000_000\n" + "\n".join(sections))
     return path
 
 
 @asynccontextmanager
 async def scene(
-    directory: Path, binary: str | None, *arguments: str, replicas: int = 0, mode: Any = "cluster", rpm: int = RPM
+    directory: Path,
+    binary: str | None,
+    *arguments: str,
+    replicas: int = 0,
+    rpm: int = RPM,
+    server_environment: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Scene]:
-    """Two nodes, started with `arguments`, on a store of that server program."""
-    config = production_config() if mode == "cluster" else {}
+    """Two nodes, started with `arguments`, on a cluster of that server program, started with `server_environment`."""
     keys = write_keys(directory / "keys.toml", rpm)
-    async with EmbeddedStore(mode, replicas=replicas, binary=binary, extra_config=config) as store:
+    store = EmbeddedStore("cluster", replicas=replicas, binary=binary, extra_config=production_config())
+    with mock.patch.dict(os.environ, server_environment or {}):
+        await store.start()
+    try:
         options = ("--store", store.url, "--keys", str(keys), "--mock-length", "fixed:5")
         with running_fleet(directory, *options, *arguments) as fleet:
             yield Scene(directory, fleet, store, keys)
+    finally:
+        store.stop()
 
 
 @asynccontextmanager

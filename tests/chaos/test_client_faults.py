@@ -9,7 +9,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from chaos_scene import KEYS, RPM, Row, Scene, eventually, no_fault, scene
+from chaos_scene import KEYS, RPM, Row, Scene, eventually, no_fault, scene, write_keys
 from test_store_faults import assert_answered
 
 SOCKETS = 2_000
@@ -83,12 +83,14 @@ async def test_16_nodes_are_stopped_under_load(directory: Path, binary: str | No
 async def test_17_clients_leave(directory: Path, binary: str | None, row: Row) -> None:
     """Ten thousand of them, in the middle of their requests; what they reserved comes back."""
     async with scene(directory, binary, "--mock-latency-ms", "200", rpm=100_000) as on:
+        others = write_keys(directory / "others.toml", 1_000_000, "gone")
+        await on.declare(others)
         host, _, port = on.fleet.nodes[0].removeprefix("http://").rpartition(":")
         body = b'{"model":"gpt-4o","max_tokens":100,"messages":[{"role":"user","content":"Hi"}]}'
         lines = [
             "POST /v1/chat/completions HTTP/1.1",
             "Host: n",
-            "Authorization: Bearer sk-chaos-%d",
+            "Authorization: Bearer sk-gone-%d",
             "Content-Length: %d",
         ]
         head = "\r\n".join([*lines, "", ""]).encode()
@@ -108,7 +110,11 @@ async def test_17_clients_leave(directory: Path, binary: str | None, row: Row) -
         outcome = await on.under_load(leave_all, 25, qps=50)
         row("17", "10,000 disconnects in the middle of requests", outcome)
         assert not outcome.errors, outcome
+        assert outcome.proved, outcome.audit
         await quiet(on, files)
+        used = [usage.used for usage in await on.usages(others)]
+        assert sum(each.requests for each in used) >= 5_000, "not all had been read when they were left"
+        assert all(each.output_tokens == 5 * each.requests for each in used), "reserved: 100, produced: 5"
         assert resident_mb(node_pids(on)) < before_mb * 1.2 + 20
 
 
@@ -140,10 +146,31 @@ async def test_18_silent_sockets(directory: Path, binary: str | None, row: Row) 
 
 @pytest.mark.chaos
 async def test_25_a_key_floods(directory: Path, binary: str | None, row: Row) -> None:
-    """All keys at more than twice their limits: what is above is rejected, and nothing else."""
+    """One at a hundred times its limit; nobody else notices. (`benchmarks.flood` measures it near a node's limits.)"""
+    async with scene(directory, binary, rpm=100_000) as on:
+        flooding, out = write_keys(directory / "flooding.toml", 600, "flooding", 1), directory / "flood"
+        await on.declare(flooding)
+
+        async def flood() -> None:
+            async with on.load(flooding, out, 1_000, 6):
+                pass
+
+        outcome = await on.under_load(flood, 10, after_s=1)
+        row("25", "one key floods at 100 × its limit", outcome)
+        assert_answered(outcome)
+        assert outcome.proved, outcome.audit
+        assert outcome.counted == outcome.admitted == outcome.requests
+        flooded = await on.judged(out)
+        assert flooded.proved, flooded.audit
+        assert (flooded.admitted, flooded.rejected) == (600, flooded.requests - 600)
+
+
+@pytest.mark.chaos
+async def test_all_keys_are_above_their_limits(directory: Path, binary: str | None, row: Row) -> None:
+    """What is above is rejected, and nothing else."""
     async with scene(directory, binary) as on:
         outcome = await on.under_load(no_fault, 10, qps=1_000, after_s=1)
-        row("25", "three times the limits", outcome)
+        row("25", "all keys at three times their limits", outcome)
         assert_answered(outcome)
         assert outcome.proved, outcome.audit
         assert outcome.counted == outcome.admitted == KEYS * RPM

@@ -16,7 +16,7 @@ from limiter_node import token_process, tokens
 from limiter_node.http.limited import LIMITED_ROUTES
 from limiter_node.http.openai_request import parse_chat
 from limiter_node.model import Overloaded
-from limiter_node.token_process import INLINE_CHARS, SLICED_CHARS, TokenCounting
+from limiter_node.token_process import CHARS_PER_TURN, INLINE_CHARS, SLICED_CHARS, TokenCounting
 
 MODELS = ("gpt-4o", "gpt-4")
 
@@ -101,7 +101,7 @@ async def test_many_small_texts_are_a_large_request(counting: TokenCounting) -> 
     texts = [str(i) for i in range(1_000)]
     with Turns() as turns:
         assert await count(counting, *texts) == sum(exact(text, "gpt-4o") for text in texts)
-    assert turns.count >= 1_000 * 32 // INLINE_CHARS, "the cost of a text beside its characters is counted, too"
+    assert turns.count >= 1_000 * 32 // CHARS_PER_TURN, "the cost of a text beside its characters is counted, too"
     assert counting._process is None
 
 
@@ -110,19 +110,11 @@ async def test_prose_is_counted_in_slices(counting: TokenCounting, model: str) -
     texts = [prose(30_000, 3), prose(20_000, 4) + "\ud800", "short"]
     with Turns() as turns:
         assert await count(counting, *texts, model=model) == sum(exact(text, model) for text in texts)
-    assert turns.count >= 50_000 // INLINE_CHARS
+    assert turns.count >= 50_000 // CHARS_PER_TURN
     assert counting._process is None
     with Turns() as turns:
         assert await count(counting, *texts, model=model) == sum(exact(text, model) for text in texts)
     assert turns.count == 0, "it is remembered"
-
-
-async def test_one_large_request_is_sliced_at_a_time(counting: TokenCounting) -> None:
-    texts = [prose(5 * INLINE_CHARS, seed) for seed in range(5, 9)]
-    expected = [exact(text, "gpt-4o") for text in texts]
-    with Turns() as turns:
-        assert await asyncio.gather(*(count(counting, text) for text in texts)) == expected
-    assert turns.count >= len(texts) * 5
 
 
 async def test_very_long_prose_is_counted_apart(counting: TokenCounting) -> None:
