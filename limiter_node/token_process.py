@@ -2,8 +2,9 @@
 
 Counting holds the interpreter, so a thread would not help. A text is sliced where it can be cut exactly
 (`limiter_node.token_slices`) and isn't very long. Nothing queues for that: what large requests do to the length of the
-event loop's turns is what tells a node that it is overloaded (`limiter_node.http.overload`). To hand the same text to another process costs as much as counting it, so that is for
-what can't be cut or would take many turns. That process is started when it is first needed.
+event loop's turns is what tells a node that it is overloaded (`limiter_node.http.overload`). To hand the same text to
+another process costs as much as counting it, so that is for what can't be cut or would take many turns. That process is
+started when it is first needed.
 
 The node's side is `TokenCounting`; this module run as a program is the other side. Between them are two pipes: a frame
 is four bytes of length and JSON, ``[encoding, [text, …]]`` one way and ``[count, …]`` the other, one at a time.
@@ -115,8 +116,8 @@ class TokenCounting:
     @staticmethod
     async def _count_in_slices(encoding: str, texts: list[list[str]]) -> list[int]:
         counts, chars = [0] * len(texts), 0
-        for number, slices in enumerate(texts):
-            for each in slices:
+        for number, sliced in enumerate(texts):
+            for each in sliced:
                 chars += len(each) + _TEXT_CHARS
                 if chars > CHARS_PER_TURN:
                     chars = len(each) + _TEXT_CHARS

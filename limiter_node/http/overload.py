@@ -7,9 +7,10 @@ garbage collector, the machine) is no overload: two of the last few rounds have 
 of them: thousands of requests that are looked at in one turn are answered in the next, in which few others come. For
 the same reason a round without requests says something only if it was short, so that the loop had nothing to do.
 
-**What is done**: while those means are above `CALM_S`, a request that has waited for `LATE_S` is answered 503 before its body
-is looked at. The others are served, as many as can be in that time; so those that are served are served soon, and a
-turn that is given thousands at once doesn't end long after its answers could be of use.
+**What is done**: while those means are above `CALM_S`, a request that has waited for `LATE_S` is answered 503 before
+its body is looked at; one that has waited for `TOO_LATE_S` always is. The others are served, as many as can be in that
+time; so those that are served are served soon, and a turn that is given thousands at once doesn't end long after its
+answers could be of use.
 
 **What keeps it cheap.** A 503 costs a part of an answer, so with ten times the load the node would do nothing else.
 Therefore a connection that was turned away is not served again for a while: long enough that all of them together,

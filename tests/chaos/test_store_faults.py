@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -245,10 +246,10 @@ async def test_9_memory_is_full(directory: Path, binary: str | None, row: Row) -
 @pytest.mark.chaos
 @pytest.mark.skipif(FAKETIME is None, reason="no libfaketime on this machine")
 @pytest.mark.parametrize("step_s", [-90, 90])
-async def test_11_a_clock_steps(
-    directory: Path, binary: str | None, row: Row, monkeypatch: pytest.MonkeyPatch, step_s: int
-) -> None:
+async def test_11_a_clock_steps(directory: Path, binary: str | None, row: Row, step_s: int) -> None:
     """Back: no limit is exceeded, no key is blocked for longer than a window. Forward: windows end early."""
+    if binary is not None:
+        pytest.skip("libfaketime does not get along with Debian's jemalloc, which this server uses")
     faked = {
         "LD_PRELOAD": str(FAKETIME),
         "FAKETIME_TIMESTAMP_FILE": "clock",  # each server has a directory of its own
@@ -272,6 +273,10 @@ async def test_11_a_clock_steps(
         row("11", f"clock of one master stepped by {step_s:+d} s", outcome)
         assert_answered(outcome)
         if step_s < 0:
+            # The times that are told repeat by up to a bucket at the step, so that the audit can't order what was told
+            # of usage then; what was decided it can judge.
+            for what in ("windows over the limit", "unjustified 429s"):
+                assert re.search(rf"{what} +0\n", outcome.audit), outcome.audit
             assert outcome.excess <= 0, outcome
             assert outcome.counted == outcome.admitted
             usages = await on.usages()
