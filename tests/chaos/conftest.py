@@ -1,4 +1,4 @@
-"""Faults are for `make chaos`; `make test` runs a short selection of them. What they saw is put together in one
+"""Faults are for `make chaos`; `make test` runs a short selection of them, on one store. What they saw is put together in one
 table."""
 
 from __future__ import annotations
@@ -19,10 +19,14 @@ SERVERS = ["valkey", "redis"]
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if os.environ.get("CHAOS"):
         return
-    left_out = [item for item in items if item.get_closest_marker("chaos")]
+    left_out = [item for item in items if item.path.parent == Path(__file__).parent and not _is_short(item)]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
+
+
+def _is_short(item: pytest.Item) -> bool:
+    return item.get_closest_marker("chaos") is None and SERVERS[0] in item.name
 
 
 @pytest.fixture(params=SERVERS)
