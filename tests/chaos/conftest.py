@@ -1,4 +1,4 @@
-"""Faults are for `make chaos`; `make test` runs a short selection of them, on one store. What they saw is put together in one
+"""Faults are for `make chaos`; `make test` runs a short selection, on one store. What they saw is put together in one
 table."""
 
 from __future__ import annotations
