@@ -118,7 +118,7 @@ class Connection(ServingConnection):
     def connection_lost(self, exc: BaseException | None) -> None:
         """It is gone, by either side."""
         super().connection_lost(exc)
-        self._body_of = None
+        self.body = self._body_of = None  # they know the connection
         if self.on_gone is not None:
             self.on_gone()
 

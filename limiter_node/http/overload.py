@@ -55,6 +55,7 @@ class LoopLoad:
         self._waited_s, self._requests = 0.0, 0
         self._means: deque[float] = deque([0.0] * _ROUNDS, _ROUNDS)
         self._handle: asyncio.TimerHandle | None = None
+        self._is_stopped = False
 
     def start(self) -> None:
         """Begin to measure, in the running loop."""
@@ -65,13 +66,13 @@ class LoopLoad:
         """Measure no more; nothing is turned away from now on."""
         if self._handle is not None:
             self._handle.cancel()
-        self._is_full = False
+        self._is_stopped = True
 
     def sheds(self, waited_s: float) -> bool:
         """Whether to turn away a request that has waited for so long. To be asked once for each."""
         self._waited_s += waited_s
         self._requests += 1
-        return waited_s > LATE_S and (self._is_full or waited_s > TOO_LATE_S)
+        return waited_s > LATE_S and (self._is_full or waited_s > TOO_LATE_S) and not self._is_stopped
 
     def pause_s(self) -> float:
         """How long a connection that was turned away is left alone."""

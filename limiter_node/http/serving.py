@@ -25,7 +25,7 @@ class ServingConnection(RequestHandler):
     async def start(self) -> None:
         """Until the client or an answer ends it; aiohttp runs this as the connection's task."""
         manager, factory, handler = self._manager, self._request_factory, self._request_handler
-        messages = self._messages
+        messages, has_paused = self._messages, True
         assert manager is not None
         assert factory is not None
         assert handler is not None
@@ -36,6 +36,13 @@ class ServingConnection(RequestHandler):
                     await self._waiter
                 finally:
                     self._waiter = None
+            elif not has_paused:
+                # Else a client that sends many at once would have the event loop for itself until all are answered.
+                await asyncio.sleep(0)
+                self.has_rested()
+                has_paused = True
+                continue
+            has_paused = False
             message, payload = messages[0]
             if not isinstance(message, RawRequestMessage):
                 await super().start()  # answers what is not HTTP, and closes
@@ -49,12 +56,14 @@ class ServingConnection(RequestHandler):
             task = asyncio.current_task(self._loop)
             assert task is not None
             request = factory(message, payload, self, StreamWriter(self, self._loop), task)
+            del task  # held here, it would hold this frame once it has ended, and with it the last body: a cycle
             try:
                 response, is_gone = await self._handle_request(request, None, handler)
                 if is_gone:
                     break
                 self._keepalive = bool(response.keep_alive)
-                if not payload.is_eof():
+                del response
+                if not payload.is_eof() and not self._force_close:
                     await self._throw_away(payload)
             except ConnectionError:
                 break
@@ -66,6 +75,7 @@ class ServingConnection(RequestHandler):
                 self.force_close()
             finally:
                 request._task = None  # type: ignore[assignment]  # as aiohttp does: else they hold each other
+            del request, message, payload  # an idle connection holds no body and no answer
             if not self._keepalive or self._close:
                 break
             self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
@@ -75,6 +85,9 @@ class ServingConnection(RequestHandler):
             self._task_handler = None
             if self.transport is not None:
                 self.transport.close()
+
+    def has_rested(self) -> None:
+        """What came has waited for what came before it on this connection, and for nothing else."""
 
     async def _throw_away(self, payload: StreamReader) -> None:
         """What the client still sends of a body that was answered without being read."""

@@ -140,8 +140,7 @@ class Batch(RoutedCall):
         self.was_cut_off = False  # its requests were decided without it
 
     def arguments(self) -> bytes:
-        now_s = self._router.loop.time() if self.resent else self.since_s
-        has_record = now_s < self.queue.recorded_until_s
+        has_record = self._router.loop.time() < self.queue.recorded_until_s
         packed = pack_batch(self.number, self.operations, self.resent, has_record, self._owner.window_buckets)
         return b"$%d\r\n%b\r\n" % (len(packed), packed)
 

@@ -1,0 +1,123 @@
+"""Connections whose requests are answered in their own task: what they keep, and whom they make wait."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import cast
+
+import pytest
+from aiohttp import web
+
+from limiter_node.http import connection as connection_module
+from limiter_node.http.answer import Answer
+from limiter_node.http.connection import Connection
+from limiter_node.http.overload import TurnedAway
+from limiter_node.http.server import HttpServer
+
+Handler = Callable[[web.BaseRequest], Awaitable[Answer]]
+POST = b"POST / HTTP/1.1\r\nHost: n\r\nContent-Length: 5\r\n\r\nhello"
+
+
+@asynccontextmanager
+async def connected(handler: Handler) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    runner = web.ServerRunner(HttpServer(handler, max_body_bytes=1_000, keepalive_s=75), shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", runner.addresses[0][1])
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+        await runner.cleanup()
+
+
+async def answers(reader: asyncio.StreamReader, count: int) -> list[bytes]:
+    async with asyncio.timeout(10):
+        heads = []
+        for _ in range(count):
+            heads.append(await reader.readuntil(b"\r\n\r\n"))
+            await reader.readexactly(2)
+        return heads
+
+
+async def test_nothing_is_left_of_a_connection_for_the_collector() -> None:
+    seen: list[weakref.ref[web.BaseRequest]] = []
+
+    async def handler(request: web.BaseRequest) -> Answer:
+        await request.read()
+        seen.append(weakref.ref(request))
+        return Answer(b"ok", "")
+
+    def connections() -> int:
+        return sum(type(each) is Connection for each in gc.get_objects())
+
+    async with connected(handler) as (reader, writer):
+        gc.collect()
+        gc.disable()
+        try:
+            writer.write(POST)
+            await answers(reader, 1)
+            async with asyncio.timeout(10):
+                while seen[0]() is not None:
+                    await asyncio.sleep(0.01)
+                assert connections() == 1, "it is open, and holds its request no longer"
+                writer.close()
+                while connections():
+                    await asyncio.sleep(0.01)
+        finally:
+            gc.enable()
+
+
+async def test_a_request_has_not_waited_for_its_predecessor(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 100.0
+    monkeypatch.setattr(connection_module, "monotonic", lambda: now_s)
+    waited_s: list[float] = []
+
+    async def handler(request: web.BaseRequest) -> Answer:
+        nonlocal now_s
+        await request.read()
+        waited_s.append(now_s - cast(Connection, request.protocol).arrived_s)
+        now_s += 10
+        return Answer(b"ok", "")
+
+    async with connected(handler) as (reader, writer):
+        writer.write(POST * 3)
+        await answers(reader, 3)
+    assert waited_s == [0, 0, 0]
+
+
+async def test_others_have_their_turns_while_many_requests_of_one_client_are_answered() -> None:
+    order: list[str] = []
+
+    async def handler(request: web.BaseRequest) -> Answer:
+        order.append("request")
+        if len(order) == 1:
+            asyncio.get_running_loop().call_soon(order.append, "other")
+        return Answer(b"ok", "")
+
+    async with connected(handler) as (reader, writer):
+        writer.write(POST * 5)
+        await answers(reader, 5)
+    assert order.index("other") == 1
+
+
+async def test_who_leaves_in_the_middle_of_a_body_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    """While its connection rests, so that what it still sends would be thrown away afterwards."""
+    rested = asyncio.Event()
+
+    async def handler(_: web.BaseRequest) -> Answer:
+        return TurnedAway(b"ok", "", 503, 0.1, rested.set)
+
+    async with connected(handler) as (reader, writer):
+        writer.write(POST[:-2])
+        await answers(reader, 1)
+        writer.transport.abort()
+        async with asyncio.timeout(10):
+            await rested.wait()
+        for _ in range(5):
+            await asyncio.sleep(0)
+    assert not caplog.records
