@@ -54,6 +54,10 @@ class ResponseHeaders:
         """For a response that no decision stands behind: the models, a 400, a 401."""
         return f"{self._plain}x-request-id: {request_id}\r\n"
 
+    def text(self, request_id: str) -> str:
+        """For a response that is Prometheus' text."""
+        return self.plain(request_id).replace("application/json", "text/plain; version=0.0.4; charset=utf-8", 1)
+
     def unavailable(self, request_id: str, retry_after_ms: int) -> str:
         """For a 503: how long a caller had better wait."""
         return self.plain(request_id) + _retry_after(retry_after_ms)

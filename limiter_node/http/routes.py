@@ -19,6 +19,7 @@ from limiter_node.http.errors import ErrorReply
 from limiter_node.http.fields import InvalidRequest
 from limiter_node.http.headers import RequestIds, ResponseHeaders, degraded
 from limiter_node.http.limited import LIMITED_ROUTES, LimitedRoute
+from limiter_node.http.metrics import metrics_text
 from limiter_node.http.overload import LoopLoad, TurnedAway
 from limiter_node.http.streaming import Streams
 from limiter_node.limiter.limiter import Limiter
@@ -33,8 +34,8 @@ RETRY_UNAVAILABLE_MS = 1_000
 """What a 503 tells callers to wait: a failing store or an overload lasts about that long, or much longer."""
 
 _MODELS = "/v1/models/"
-_PROBES = frozenset(("/healthz", "/readyz"))
-"""Never turned away: who asks would restart a node for being busy."""
+_PROBES = frozenset(("/healthz", "/readyz", "/metrics"))
+"""Never turned away: who asks would restart a node for being busy, or know nothing of it just then."""
 
 Response = Answer | web.StreamResponse
 Handler = Callable[[web.BaseRequest, str], Awaitable[Response]]
@@ -81,6 +82,7 @@ class Routes:
             "/v1/rate_limits": {"GET": self._rate_limits},
             "/healthz": {"GET": self._healthz},
             "/readyz": {"GET": self._readyz},
+            "/metrics": {"GET": self._metrics},
         }
 
     async def answer(self, request: web.BaseRequest) -> Response:
@@ -250,6 +252,9 @@ class Routes:
 
     async def _healthz(self, _request: web.BaseRequest, request_id: str) -> Answer:
         return Answer(b'{"status":"ok"}', self._headers.plain(request_id))
+
+    async def _metrics(self, _request: web.BaseRequest, request_id: str) -> Answer:
+        return Answer(metrics_text(self._limiter.degradation()), self._headers.text(request_id))
 
     async def _readyz(self, _request: web.BaseRequest, request_id: str) -> Answer:
         if self.is_draining:

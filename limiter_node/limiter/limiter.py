@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Protocol
 
-from limiter_node.model import Decision, Need, Outcome, StoreUnavailable, Usage
+from limiter_node.model import Decision, Degradation, Need, Outcome, StoreUnavailable, Usage
 from limiter_node.store.codec import BUCKET_MS
 
 
@@ -27,6 +27,9 @@ class Decider(Protocol):
 
     async def peek(self, kid: str) -> Usage | None:
         """The key's limits and usage; None if there is no such key."""
+
+    def degradation(self) -> Degradation:
+        """What was decided without the store."""
 
     async def check(self) -> None:
         """Raise `StoreUnavailable` unless all of the store decides."""
@@ -107,6 +110,10 @@ class Limiter:
             StoreUnavailable: the store did not answer in time.
         """
         return await self._decider.peek(kid)
+
+    def degradation(self) -> Degradation:
+        """What this node has decided without the store."""
+        return self._decider.degradation()
 
     async def check(self) -> str:
         """Return if decisions can be made: empty if the store makes all of them, else why a policy makes some.

@@ -11,7 +11,7 @@ import asyncio
 import time
 from typing import Any
 
-from limiter_node.model import MAX_LIMIT, Amounts, Decision, Need, Outcome, Usage
+from limiter_node.model import MAX_LIMIT, Amounts, Decision, Degradation, Need, Outcome, Usage
 
 _LIMITS = Amounts(MAX_LIMIT, MAX_LIMIT, MAX_LIMIT)
 _RESET_MS = Amounts(60_000, 60_000, 60_000)
@@ -49,6 +49,10 @@ class AdmitAll:
 
     def give_back(self, kid: str, charge: Any, input_tokens: int, output_tokens: int) -> None:
         """Nothing is held."""
+
+    def degradation(self) -> Degradation:
+        """There is nothing to be without."""
+        return Degradation(0, 0, 0, 0, 0)
 
     async def check(self) -> None:
         """It can always decide."""

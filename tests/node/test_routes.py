@@ -297,7 +297,14 @@ async def test_a_node_that_decides_without_its_store_says_so(embedded_single: st
             async with node.session.post(f"{node.url}/v1/chat/completions", json=chat, headers=authorized) as response:
                 return response.status, response.headers
 
+        async def metrics() -> dict[str, str]:
+            async with node.session.get(f"{node.url}/metrics") as response:
+                assert (response.status, response.content_type) == (200, "text/plain")
+                lines = (await response.text()).splitlines()
+            return dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+
         assert "x-limiter-degraded" not in (await ask())[1]
+        assert set((await metrics()).values()) == {"0"}
         proxy.pass_requests = False
         answers = [await ask() for _ in range(3)]
         assert [status for status, _ in answers] == [200, 200, 429]
@@ -311,11 +318,19 @@ async def test_a_node_that_decides_without_its_store_says_so(embedded_single: st
             told = await response.json()
             assert (response.status, told["status"]) == (200, "degraded")
             assert str(proxy.port) in told["reason"]
+        assert await metrics() == {
+            'limiter_degraded_decisions_total{outcome="admitted"}': "2",
+            'limiter_degraded_decisions_total{outcome="rejected"}': "1",
+            'limiter_degraded_decisions_total{outcome="refused"}': "0",
+            "limiter_shards_cut_off": "1",
+            "limiter_shard_outages_total": "1",
+        }
         proxy.pass_requests = True
         proxy.reset_all()
         async with asyncio.timeout(20):
             while "x-limiter-degraded" in (await ask())[1]:
                 await asyncio.sleep(0.05)
+        assert (await metrics())["limiter_shards_cut_off"] == "0"
         async with node.session.get(f"{node.url}/readyz") as response:
             assert await response.json() == {"status": "ready"}
 
