@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from limiter_node.model import UNKNOWN_KEY as UNKNOWN_KEY_DECISION
-from limiter_node.model import Decision, Degradation, KeyLimits, Need, Outcome, StoreUnavailable, Usage
+from limiter_node.model import Decision, KeyLimits, Need, Outcome, StoreUnavailable, Usage
 from limiter_node.store import codec
 from limiter_node.store.batch import Admit, Batch, KeyQueue
 from limiter_node.store.charges import Charge
@@ -23,7 +23,7 @@ from limiter_node.store.codec import load_script, pack_settle
 from limiter_node.store.fallback import Fallback
 from limiter_node.store.fleet import Fleet
 from limiter_node.store.linger import Linger
-from limiter_node.store.outage import REFUSED, Outage
+from limiter_node.store.outage import Outage
 from limiter_node.store.queues import KeyQueues
 from limiter_node.store.reading import Reading
 from limiter_node.store.redeclare import Redeclaring
@@ -79,6 +79,7 @@ class Dispatcher:
         self._queues = KeyQueues(decide, self.incarnation, window_buckets, remembers=remembers)
         self.shards = Shards(topology, self._timeout_s, decide, fallback.name if fallback else "closed")
         self.outage = Outage(self, self.shards, fallback, window_buckets=window_buckets)
+        self.degradation = self.outage.degradation
         self._redeclaring = Redeclaring(self._router, declared)
         self._reading = Reading(
             topology,
@@ -177,12 +178,6 @@ class Dispatcher:
     def decides_alone(self) -> bool:
         """Whether requests of some keys can be decided while the store is away."""
         return self._reading.decides_alone()
-
-    def degradation(self) -> Degradation:
-        """What was decided without the store."""
-        counts, shards = self.outage.counts, self.shards
-        outcomes = (counts["admitted"], counts["rejected"], counts[REFUSED])
-        return Degradation(*outcomes, len(shards.open_addresses()), shards.openings)
 
     async def check(self) -> None:
         """Ask each shard for a sign of life.

@@ -28,7 +28,7 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import Protocol
 
-from limiter_node.model import Decision, DegradedDecision, Need, Outcome, StoreUnavailable, Usage
+from limiter_node.model import Decision, Degradation, DegradedDecision, Need, Outcome, StoreUnavailable, Usage
 from limiter_node.store import codec
 from limiter_node.store.batch import Admit, Batch, KeyQueue
 from limiter_node.store.charges import Charge, Ledger
@@ -142,6 +142,11 @@ class Outage:
         decision = self._fallback.decide(known, need)
         self.counts["admitted" if decision.outcome is Outcome.ADMITTED else "rejected"] += 1
         return decision
+
+    def degradation(self) -> Degradation:
+        """What was decided without the store."""
+        outcomes = (self.counts["admitted"], self.counts["rejected"], self.counts[REFUSED])
+        return Degradation(*outcomes, len(self._shards.open_addresses()), self._shards.openings)
 
     def hold(self, queue: KeyQueue) -> None:
         """Something of this key waits for its shard to return."""
