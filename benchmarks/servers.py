@@ -88,7 +88,7 @@ def running_node(keys: Path, *arguments: str) -> Iterator[Server]:
                 break
         if not port:
             sys.exit("limiter-node up did not start")
-        commands = {pid: Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0") for pid in _children(process.pid)}
+        commands = {pid: Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0") for pid in children(process.pid)}
         node = next(pid for pid, words in commands.items() if b"serve" in words)
         store = tuple(pid for pid in commands if pid != node)
         pin_apart(node, (*store, process.pid))
@@ -97,7 +97,8 @@ def running_node(keys: Path, *arguments: str) -> Iterator[Server]:
         stop(process)
 
 
-def _children(pid: int) -> list[int]:
+def children(pid: int) -> list[int]:
+    """The processes that this one has started."""
     found = []
     for task in Path(f"/proc/{pid}/task").iterdir():
         found += [int(child) for child in (task / "children").read_text().split()]

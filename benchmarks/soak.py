@@ -1,4 +1,4 @@
-"""Half of peak load with a master failover every minute: memory, sockets and tasks stay flat, and the audit is clean.
+"""Half of peak load with a master failover every minute: memory and open files stay flat, and the audit is clean.
 
 Two nodes on an embedded cluster with a replica each, 200 keys whose limits are reached. Load comes in runs of a few
 minutes, each audited and then deleted, so that the records of half an hour don't fill a disk. A sample of each node is
@@ -27,23 +27,12 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import RedisError
 
+from benchmarks.servers import children
 from limiter_node.store.embedded import EmbeddedStore
 
 KEYS, RUN_S, SAMPLE_S, FAILOVER_S = 200, 120, 5.0, 60.0
 GROWTH = 1.1
 """Memory may end at so many times of what it was after warming up: allocators keep what a peak once took."""
-
-
-def node_pids(parent: int) -> list[int]:
-    """The node processes of that `limiter-node up`."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            if int(path.read_text().rpartition(")")[2].split()[1]) == parent:
-                found.append(int(path.parent.name))
-        except (OSError, ValueError):
-            continue
-    return sorted(found)
 
 
 def sample(pids: list[int]) -> dict[str, float]:
@@ -103,7 +92,7 @@ async def soak(minutes: float, qps: float, directory: Path) -> dict[str, Any]:
 
         async def watch() -> None:
             while True:
-                samples.append(sample(node_pids(up.pid)))
+                samples.append(sample(children(up.pid)))
                 await asyncio.sleep(SAMPLE_S)
 
         watching = asyncio.create_task(watch())

@@ -140,8 +140,14 @@ class Batch(RoutedCall):
         self.was_cut_off = False  # its requests were decided without it
 
     def arguments(self) -> bytes:
-        has_record = self._router.loop.time() < self.queue.recorded_until_s
-        packed = pack_batch(self.number, self.operations, self.resent, has_record, self._owner.window_buckets)
+        window_buckets = self._owner.window_buckets
+        packed = pack_batch(
+            self.number,
+            self.operations,
+            resent=self.resent,
+            has_record=self._router.loop.time() < self.queue.recorded_until_s,
+            window_buckets=window_buckets,
+        )
         return b"$%d\r\n%b\r\n" % (len(packed), packed)
 
     def is_wanted(self) -> bool:

@@ -78,6 +78,7 @@ def pack_charge(bucket: int, requests: int, input_tokens: int, output_tokens: in
 def pack_batch(
     number: int,
     operations: list[bytes],
+    *,
     resent: bool,
     has_record: bool = False,
     window_buckets: int = WINDOW_BUCKETS,
