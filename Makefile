@@ -52,7 +52,7 @@ lock: ## pin the newest versions that setup.cfg and requirements.in allow
 	$(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/pip install --quiet pip-tools
 	.venv-lock/bin/pip-compile --quiet --upgrade --no-header --no-emit-index-url --no-emit-trusted-host --no-emit-find-links \
-		--allow-unsafe --strip-extras --generate-hashes -o requirements.txt setup.cfg requirements.in
+		--allow-unsafe --strip-extras --extra report --generate-hashes -o requirements.txt setup.cfg requirements.in
 	rm -rf .venv-lock
 
 clean: ## remove what the targets above made
