@@ -30,6 +30,7 @@ from limiter_node.store.codec import BUCKET_MS
 from limiter_node.store.dispatcher import Dispatcher
 from limiter_node.store.topology import Topology
 from limiter_node.store.url import format_host, parse_store_url
+from limiter_node.telemetry import Telemetry
 from limiter_node.token_process import TokenCounting
 from limiter_node.upstream.mock import MockUpstream
 
@@ -54,12 +55,14 @@ async def running_node(settings: NodeSettings) -> AsyncIterator[int]:
     topology = Topology(
         parse_store_url(settings.store), client_name=f"limiter-{settings.node_id}", replica_acks=settings.replica_acks
     )
+    telemetry = Telemetry()
     dispatcher = Dispatcher(
         topology,
         timeout_ms=settings.decision_timeout_ms,
         window_buckets=settings.window_ms // BUCKET_MS,
         declared=partial(read_keys, settings.keys_file) if settings.keys_file else None,
         policy=lambda fleet: policy(settings.on_store_failure, lambda: fleet.nodes),
+        telemetry=telemetry,
     )
     upstream = MockUpstream(
         latency_ms=settings.mock_latency_ms,
@@ -73,7 +76,7 @@ async def running_node(settings: NodeSettings) -> AsyncIterator[int]:
     load = LoopLoad()
     counting = TokenCounting()
     routes = Routes(
-        limiter=Limiter(AdmitAll() if settings.stub_decisions else dispatcher),
+        limiter=Limiter(AdmitAll() if settings.stub_decisions else dispatcher, telemetry),
         upstream=upstream,
         counting=counting,
         node_id=settings.node_id,

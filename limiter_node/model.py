@@ -131,19 +131,6 @@ class Usage(NamedTuple):
     """The policy that tells this from what the node knows, because the store could not be asked; else empty."""
 
 
-class Degradation(NamedTuple):
-    """What a node has decided without the store since its start, and whether it does so now."""
-
-    admitted: int
-    rejected: int
-    refused: int
-    """Neither: no policy, or a key that the node doesn't know."""
-    shards_cut_off: int
-    """Now."""
-    outages: int
-    """How often a shard was cut off."""
-
-
 class LimiterError(Exception):
     """Base of all errors of this package that a caller may meet. The message says what to do."""
 

@@ -43,10 +43,11 @@ class ResponseHeaders:
     `window_ms` is told, as the policies' window.
     """
 
-    __slots__ = ("_limit_lines", "_plain", "_window_s")
+    __slots__ = ("_limit_lines", "_node", "_plain", "_window_s")
 
     def __init__(self, node_id: str, window_ms: int = 60_000) -> None:
-        self._plain = f"Content-Type: application/json\r\nx-limiter-node: {node_id}\r\n"
+        self._node = f"x-limiter-node: {node_id}\r\n"
+        self._plain = f"Content-Type: application/json\r\n{self._node}"
         self._window_s = -(-window_ms // 1_000)
         self._limit_lines: dict[Amounts, tuple[str, str, str]] = {}
 
@@ -54,9 +55,9 @@ class ResponseHeaders:
         """For a response that no decision stands behind: the models, a 400, a 401."""
         return f"{self._plain}x-request-id: {request_id}\r\n"
 
-    def text(self, request_id: str) -> str:
-        """For a response that is Prometheus' text."""
-        return self.plain(request_id).replace("application/json", "text/plain; version=0.0.4; charset=utf-8", 1)
+    def of_type(self, content_type: str, request_id: str) -> str:
+        """For a response that is not JSON."""
+        return f"Content-Type: {content_type}\r\n{self._node}x-request-id: {request_id}\r\n"
 
     def unavailable(self, request_id: str, retry_after_ms: int) -> str:
         """For a 503: how long a caller had better wait."""

@@ -1,22 +1,169 @@
-"""``GET /metrics``: what a node tells Prometheus, in its text format."""
+"""``GET /metrics``: what a node tells Prometheus, rendered by prometheus-client when it is asked.
+
+The names are a contract with dashboards and alerts (``deploy/``); the table of them is in README.md. All families are
+there from the start, so that a rate over one that hasn't happened yet is 0 and not nothing. No label comes from a
+caller, and none names an API key.
+"""
 
 from __future__ import annotations
 
-from limiter_node.model import Degradation
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.metadata import version
+
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from limiter_node.telemetry import LATENCY_BOUNDS_S, SIZE_BOUNDS, Latencies, Sizes, StoreState, Telemetry
+
+_DEGRADED = ("admitted", "rejected", "refused")
+_STORE_ERRORS = ("lost", "refused", "redirected", "reloaded", "failed")
+_USUAL_CODES = (200, 400, 401, 429, 500, 502, 503)
+
+Gauges = Callable[[], Mapping[str, int]]
+"""What is under way in the HTTP layer: ``requests_in_flight`` and ``connections``."""
 
 
-def metrics_text(degradation: Degradation) -> bytes:
-    """The body. Counters since the node's start; no label comes from a caller."""
-    return (
-        "# HELP limiter_degraded_decisions_total Requests decided without the store, by outcome.\n"
-        "# TYPE limiter_degraded_decisions_total counter\n"
-        f'limiter_degraded_decisions_total{{outcome="admitted"}} {degradation.admitted}\n'
-        f'limiter_degraded_decisions_total{{outcome="rejected"}} {degradation.rejected}\n'
-        f'limiter_degraded_decisions_total{{outcome="refused"}} {degradation.refused}\n'
-        "# HELP limiter_shards_cut_off Shards of the store that are not asked now.\n"
-        "# TYPE limiter_shards_cut_off gauge\n"
-        f"limiter_shards_cut_off {degradation.shards_cut_off}\n"
-        "# HELP limiter_shard_outages_total How often a shard was cut off.\n"
-        "# TYPE limiter_shard_outages_total counter\n"
-        f"limiter_shard_outages_total {degradation.outages}\n"
-    ).encode()
+class Metrics:
+    """The metrics of one node: its `telemetry`, its store's `state` and the HTTP layer's `gauges`."""
+
+    def __init__(self, node_id: str, telemetry: Telemetry, state: Callable[[], StoreState], gauges: Gauges) -> None:
+        self._registry = CollectorRegistry(auto_describe=False)
+        ProcessCollector(registry=self._registry)
+        PlatformCollector(registry=self._registry)
+        GCCollector(registry=self._registry)
+        self._registry.register(_NodeCollector(node_id, telemetry, state, gauges))
+
+    def page(self, accept: str) -> tuple[bytes, str]:
+        """The body and its content type: OpenMetrics for who accepts it, else Prometheus' own text."""
+        render, content_type = choose_encoder(accept)
+        return render(self._registry), content_type
+
+
+class _NodeCollector(Collector):
+    def __init__(self, node_id: str, telemetry: Telemetry, state: Callable[[], StoreState], gauges: Gauges) -> None:
+        self._node_id, self._telemetry, self._state, self._gauges = node_id, telemetry, state, gauges
+
+    def collect(self) -> Iterator[Metric]:
+        """All families, of one moment."""
+        build = GaugeMetricFamily("limiter_build_info", "The node and what it runs.", labels=("version", "node"))
+        build.add_metric((version("llm-rate-limiter"), self._node_id), 1)
+        yield build
+        yield from self._traffic()
+        yield from self._tokens()
+        yield from self._store(self._state())
+
+    def _traffic(self) -> Iterator[Metric]:
+        telemetry, gauges = self._telemetry, self._gauges()
+        decisions = CounterMetricFamily(
+            "limiter_decisions",
+            "Requests decided by the store, by outcome and by the limit that rejected.",
+            labels=("outcome", "reason"),
+        )
+        for labels, count in telemetry.decisions.by_reason().items():
+            decisions.add_metric(labels, count)
+        yield decisions
+        yield _latencies(
+            "limiter_decision_seconds", "Time from asking for a decision to the verdict.", telemetry.decision_latency
+        )
+        responses = {**dict.fromkeys(_USUAL_CODES, 0), **telemetry.responses}
+        yield _counter(
+            "limiter_responses",
+            "HTTP responses by status.",
+            "code",
+            {str(code): count for code, count in sorted(responses.items())},
+        )
+        yield CounterMetricFamily(
+            "limiter_shed_requests", "Requests turned away because the node was overloaded.", value=telemetry.shed
+        )
+        yield GaugeMetricFamily(
+            "limiter_requests_in_flight", "HTTP requests under way.", value=gauges["requests_in_flight"]
+        )
+        yield GaugeMetricFamily("limiter_connections", "Connections of clients.", value=gauges["connections"])
+
+    def _tokens(self) -> Iterator[Metric]:
+        telemetry = self._telemetry
+        yield _counter(
+            "limiter_settles",
+            "Reservations that ended: settled to what was produced, or refunded.",
+            "kind",
+            {"settled": telemetry.settled, "refunded": telemetry.refunded},
+        )
+        for name, what, count in (
+            ("limiter_input_tokens", "Input tokens of admitted requests.", telemetry.input_tokens),
+            (
+                "limiter_reserved_output_tokens",
+                "Output tokens reserved by admitted requests.",
+                telemetry.reserved_output_tokens,
+            ),
+            ("limiter_output_tokens", "Output tokens produced, as settled.", telemetry.output_tokens),
+        ):
+            yield CounterMetricFamily(name, what, value=count)
+
+    def _store(self, state: StoreState) -> Iterator[Metric]:
+        yield _sizes(
+            "limiter_batch_operations",
+            "Operations (admits, settles, charges) per script call.",
+            self._telemetry.batches,
+        )
+        calls = HistogramMetricFamily(
+            "limiter_shard_call_seconds", "Time from sending a batch to its reply, by shard.", labels=("shard",)
+        )
+        cut_off = GaugeMetricFamily(
+            "limiter_shard_cut_off", "1 while the shard is not asked (its circuit breaker is open).", labels=("shard",)
+        )
+        for shard in state.shards:
+            calls.add_metric((shard.address,), _buckets(LATENCY_BOUNDS_S, shard.calls.counts), shard.calls.sum_s)
+            cut_off.add_metric((shard.address,), int(shard.is_cut_off))
+        yield calls
+        yield cut_off
+        yield GaugeMetricFamily(
+            "limiter_shards_cut_off", "Shards of the store that are not asked now.", value=state.shards_cut_off
+        )
+        yield CounterMetricFamily("limiter_shard_outages", "How often a shard was cut off.", value=state.outages)
+        yield _counter(
+            "limiter_degraded_decisions",
+            "Requests decided without the store, by outcome.",
+            "outcome",
+            {outcome: state.degraded.get(outcome, 0) for outcome in _DEGRADED},
+        )
+        yield _counter(
+            "limiter_store_errors",
+            "Script calls that the store did not simply answer, by kind.",
+            "kind",
+            {kind: state.errors.get(kind, 0) for kind in _STORE_ERRORS},
+        )
+        yield GaugeMetricFamily("limiter_waiting_requests", "Requests that wait for a verdict.", value=state.waiting)
+        yield GaugeMetricFamily(
+            "limiter_batches_in_flight", "Batches that the store has not answered yet.", value=state.batches_in_flight
+        )
+        yield GaugeMetricFamily(
+            "limiter_live_nodes", "Nodes that have announced themselves in the store.", value=state.live_nodes
+        )
+
+
+def _counter(name: str, what: str, label: str, counts: Mapping[str, int]) -> Metric:
+    family = CounterMetricFamily(name, what, labels=(label,))
+    for value, count in counts.items():
+        family.add_metric((value,), count)
+    return family
+
+
+def _latencies(name: str, what: str, latencies: Latencies) -> Metric:
+    return HistogramMetricFamily(
+        name, what, buckets=_buckets(LATENCY_BOUNDS_S, latencies.counts), sum_value=latencies.sum_s
+    )
+
+
+def _sizes(name: str, what: str, sizes: Sizes) -> Metric:
+    return HistogramMetricFamily(name, what, buckets=_buckets(SIZE_BOUNDS, sizes.counts), sum_value=sizes.total)
+
+
+def _buckets(bounds: Sequence[float], counts: Sequence[int]) -> list[tuple[str, float]]:
+    """Prometheus' buckets, which are cumulative."""
+    buckets, total = [], 0.0
+    for bound, count in zip((*(f"{bound:g}" for bound in bounds), "+Inf"), counts, strict=True):
+        total += count
+        buckets.append((bound, total))
+    return buckets

@@ -19,7 +19,7 @@ from limiter_node.http.errors import ErrorReply
 from limiter_node.http.fields import InvalidRequest
 from limiter_node.http.headers import RequestIds, ResponseHeaders, degraded
 from limiter_node.http.limited import LIMITED_ROUTES, LimitedRoute
-from limiter_node.http.metrics import metrics_text
+from limiter_node.http.metrics import Metrics
 from limiter_node.http.overload import LoopLoad, TurnedAway
 from limiter_node.http.streaming import Streams
 from limiter_node.limiter.limiter import Limiter
@@ -68,6 +68,8 @@ class Routes:
         self._ids = RequestIds()
         self._max_body_bytes = max_body_bytes
         self._window_ms = window_ms
+        self._telemetry = limiter.telemetry
+        self._metrics_page = Metrics(node_id, limiter.telemetry, limiter.state, self._gauges)
         self._started = int(time.time())
         self._streams = Streams()
         self.is_draining = False
@@ -133,9 +135,14 @@ class Routes:
             self._under_way -= 1
             if not self._under_way:
                 self._idle.set()
+        self._telemetry.responses[response.status] += 1
         if self.is_draining:
             response.force_close()
         return response
+
+    def _gauges(self) -> dict[str, int]:
+        """What is under way, for `Metrics`."""
+        return {"requests_in_flight": self._under_way, "connections": self._load.connections}
 
     def _methods(self, path: str) -> dict[str, Handler] | None:
         """The methods of a decoded path, None if there is none of them."""
@@ -253,8 +260,9 @@ class Routes:
     async def _healthz(self, _request: web.BaseRequest, request_id: str) -> Answer:
         return Answer(b'{"status":"ok"}', self._headers.plain(request_id))
 
-    async def _metrics(self, _request: web.BaseRequest, request_id: str) -> Answer:
-        return Answer(metrics_text(self._limiter.degradation()), self._headers.text(request_id))
+    async def _metrics(self, request: web.BaseRequest, request_id: str) -> Answer:
+        page, content_type = self._metrics_page.page(request.headers.get(hdrs.ACCEPT, ""))
+        return Answer(page, self._headers.of_type(content_type, request_id))
 
     async def _readyz(self, _request: web.BaseRequest, request_id: str) -> Answer:
         if self.is_draining:
@@ -280,6 +288,7 @@ class Routes:
         return Answer(reply.body, self._headers.unavailable(request_id, RETRY_UNAVAILABLE_MS), reply.status)
 
     def _turned_away(self, request: web.BaseRequest, request_id: str) -> Answer:
+        self._telemetry.shed += 1
         reply, headers = errors.OVERLOADED, self._headers.unavailable(request_id, RETRY_UNAVAILABLE_MS)
         connection = cast(Connection, request.protocol)
         return TurnedAway(reply.body, headers, reply.status, self._load.pause_s(), connection.has_rested)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Protocol
 
-from limiter_node.model import Decision, Degradation, Need, Outcome, StoreUnavailable, Usage
+from limiter_node.model import Decision, Need, Outcome, StoreUnavailable, Usage
 from limiter_node.store.codec import BUCKET_MS
+from limiter_node.telemetry import StoreState, Telemetry
 
 
 class Decider(Protocol):
@@ -28,8 +29,8 @@ class Decider(Protocol):
     async def peek(self, kid: str) -> Usage | None:
         """The key's limits and usage; None if there is no such key."""
 
-    def degradation(self) -> Degradation:
-        """What was decided without the store."""
+    def state(self) -> StoreState:
+        """How the node and its store get along."""
 
     async def check(self) -> None:
         """Raise `StoreUnavailable` unless all of the store decides."""
@@ -41,10 +42,11 @@ class Decider(Protocol):
 class Reservation:
     """The tokens that an admitted request holds in the bucket in which it was admitted."""
 
-    __slots__ = ("_bucket", "_charge", "_decider", "_kid", "input_tokens", "is_settled", "output_tokens")
+    __slots__ = ("_bucket", "_charge", "_decider", "_kid", "_telemetry", "input_tokens", "is_settled", "output_tokens")
 
-    def __init__(self, decider: Decider, kid: str, decision: Decision) -> None:
+    def __init__(self, decider: Decider, telemetry: Telemetry, kid: str, decision: Decision) -> None:
         self._decider = decider
+        self._telemetry = telemetry
         self._kid = kid
         self._bucket = decision.time_ms // BUCKET_MS
         self._charge = decision.charge
@@ -57,15 +59,18 @@ class Reservation:
 
         More than was reserved is charged. A second call does nothing.
         """
-        self._give_back(0, self.output_tokens - produced_output_tokens)
+        if not self.is_settled:
+            self._telemetry.settled += 1
+            self._telemetry.output_tokens += produced_output_tokens
+            self._give_back(0, self.output_tokens - produced_output_tokens)
 
     def refund(self) -> None:
         """The upstream failed before any output: give back the tokens, input and output. The request stays counted."""
-        self._give_back(self.input_tokens, self.output_tokens)
+        if not self.is_settled:
+            self._telemetry.refunded += 1
+            self._give_back(self.input_tokens, self.output_tokens)
 
     def _give_back(self, input_tokens: int, output_tokens: int) -> None:
-        if self.is_settled:
-            return
         self.is_settled = True
         if input_tokens or output_tokens:
             if self._charge is None:
@@ -75,10 +80,11 @@ class Reservation:
 
 
 class Limiter:
-    """Decides requests of API keys, which it knows by their `kid` alone."""
+    """Decides requests of API keys, which it knows by their `kid` alone; counts in `telemetry`."""
 
-    def __init__(self, decider: Decider) -> None:
+    def __init__(self, decider: Decider, telemetry: Telemetry | None = None) -> None:
         self._decider = decider
+        self.telemetry = telemetry or Telemetry()
 
     async def admit(self, kid: str, need: Need) -> Decision:
         """Decide one request.
@@ -101,7 +107,10 @@ class Limiter:
 
     def reservation(self, kid: str, decision: Decision) -> Reservation:
         """What a request admitted by `decision` holds."""
-        return Reservation(self._decider, kid, decision)
+        telemetry, (_, input_tokens, output_tokens) = self.telemetry, decision.need
+        telemetry.input_tokens += input_tokens
+        telemetry.reserved_output_tokens += output_tokens
+        return Reservation(self._decider, telemetry, kid, decision)
 
     async def usage(self, kid: str) -> Usage | None:
         """The key's limits and usage now, nothing counted; None if there is no such key.
@@ -111,9 +120,9 @@ class Limiter:
         """
         return await self._decider.peek(kid)
 
-    def degradation(self) -> Degradation:
-        """What this node has decided without the store."""
-        return self._decider.degradation()
+    def state(self) -> StoreState:
+        """How the node and its store get along."""
+        return self._decider.state()
 
     async def check(self) -> str:
         """Return if decisions can be made: empty if the store makes all of them, else why a policy makes some.

@@ -11,7 +11,8 @@ import asyncio
 import time
 from typing import Any
 
-from limiter_node.model import MAX_LIMIT, Amounts, Decision, Degradation, Need, Outcome, Usage
+from limiter_node.model import MAX_LIMIT, Amounts, Decision, Need, Outcome, Usage
+from limiter_node.telemetry import StoreState
 
 _LIMITS = Amounts(MAX_LIMIT, MAX_LIMIT, MAX_LIMIT)
 _RESET_MS = Amounts(60_000, 60_000, 60_000)
@@ -50,9 +51,9 @@ class AdmitAll:
     def give_back(self, kid: str, charge: Any, input_tokens: int, output_tokens: int) -> None:
         """Nothing is held."""
 
-    def degradation(self) -> Degradation:
-        """There is nothing to be without."""
-        return Degradation(0, 0, 0, 0, 0)
+    def state(self) -> StoreState:
+        """There is no store."""
+        return StoreState(0, 0, 0, (), 0, 0, {}, {})
 
     async def check(self) -> None:
         """It can always decide."""

@@ -17,6 +17,7 @@ import hiredis
 
 from limiter_node.model import StoreUnavailable
 from limiter_node.store.acknowledged import Command, acknowledged
+from limiter_node.telemetry import Latencies
 
 log = logging.getLogger(__name__)
 
@@ -106,6 +107,13 @@ class ServerConnection(asyncio.Protocol):
         self._progress_at = 0.0
         self._backoff_s = 0.0
         self.last_error = "not connected yet"
+        self.calls = Latencies()
+        """How long batches to this server took, counted by whom they were for."""
+
+    @property
+    def address(self) -> str:
+        """``host:port``."""
+        return f"{self.host}:{self.port}"
 
     @property
     def is_open(self) -> bool:
@@ -214,7 +222,7 @@ class ServerConnection(asyncio.Protocol):
         except (hiredis.ProtocolError, IndexError):
             # Not RESP, or more replies than commands: nothing after it can be paired with its command.
             self.last_error = "the server answered what is not the Redis protocol"
-            log.error("store %s:%d: %s", self.host, self.port, self.last_error)
+            log.error("store %s: %s", self.address, self.last_error)
             if self._transport:
                 self._transport.abort()
 
@@ -222,7 +230,7 @@ class ServerConnection(asyncio.Protocol):
         if self._is_open:
             self.last_error = f"connection lost: {exc or self.last_error or 'closed by the server'}"
             if not self._closed:
-                log.warning("store %s:%d: %s", self.host, self.port, self.last_error)
+                log.warning("store %s: %s", self.address, self.last_error)
         self._transport = None
         self._is_open = False
         self._lose(self._sent)
@@ -249,5 +257,5 @@ class ServerConnection(asyncio.Protocol):
         if self._transport is None or self._transport.is_closing():
             return  # what follows from the first refusal, as NOAUTH from WRONGPASS, must not hide it
         self.last_error = f"refused: {reason}"
-        log.error("store %s:%d: %s", self.host, self.port, self.last_error)
+        log.error("store %s: %s", self.address, self.last_error)
         self._transport.abort()

@@ -9,13 +9,11 @@ it that each is counted once. What a shard doesn't decide within the budget is d
 from __future__ import annotations
 
 import asyncio
-import logging
 import secrets
 from collections.abc import Callable, Mapping
-from functools import partial
+from time import monotonic
 
-from limiter_node.model import UNKNOWN_KEY as UNKNOWN_KEY_DECISION
-from limiter_node.model import Decision, KeyLimits, Need, Outcome, StoreUnavailable, Usage
+from limiter_node.model import Decision, KeyLimits, Need, StoreUnavailable, Usage
 from limiter_node.store import codec
 from limiter_node.store.batch import Admit, Batch, KeyQueue
 from limiter_node.store.charges import Charge
@@ -27,14 +25,13 @@ from limiter_node.store.outage import Outage
 from limiter_node.store.queues import KeyQueues
 from limiter_node.store.reading import Reading
 from limiter_node.store.redeclare import Redeclaring
+from limiter_node.store.replies import Replies
 from limiter_node.store.routing import Router
 from limiter_node.store.shards import Shards
 from limiter_node.store.topology import Topology
 from limiter_node.store.waiting import Waiting
+from limiter_node.telemetry import ShardState, StoreState, Telemetry
 
-log = logging.getLogger(__name__)
-
-ADMITTED = Outcome.ADMITTED  # enum look-ups aren't free
 MAX_BATCH = 64
 """Operations per script call: keeps a call far below 1 ms, so that no other key of the shard waits for long."""
 
@@ -60,13 +57,13 @@ class Dispatcher:
         window_buckets: int = codec.WINDOW_BUCKETS,
         policy: Callable[[Fleet], Fallback | None] = lambda _: None,
         declared: Callable[[], Mapping[str, KeyLimits]] | None = None,
+        telemetry: Telemetry | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._topology = topology
-        self.window_buckets = window_buckets
+        self._telemetry = telemetry or Telemetry()
         # A batch older than the window counts for nothing any more, whether it was applied or not.
         self._router = Router(topology, give_up_s=(window_buckets + 1) * codec.BUCKET_MS / 1000)
-        self._window_s = window_buckets * codec.BUCKET_MS / 1000
         self._timeout_s = timeout_ms / 1000
         # A sweep comes every so often: what is to be noticed in time has to be due one sweep before.
         self._due_s = max(self._timeout_s - _SWEEP_EVERY_S, self._timeout_s / 2)
@@ -78,9 +75,19 @@ class Dispatcher:
         remembers = fallback is not None or declared is not None
         self._queues = KeyQueues(decide, self.incarnation, window_buckets, remembers=remembers)
         self.shards = Shards(topology, self._timeout_s, decide, fallback.name if fallback else "closed")
-        self.outage = Outage(self, self.shards, fallback, window_buckets=window_buckets)
-        self.degradation = self.outage.degradation
+        self.outage = Outage(
+            self, self.shards, fallback, self._telemetry, window_buckets=window_buckets, due_s=self._due_s
+        )
         self._redeclaring = Redeclaring(self._router, declared)
+        self._replies = Replies(
+            topology,
+            self.outage,
+            self._redeclaring,
+            self._telemetry,
+            window_buckets=window_buckets,
+            due_s=self._due_s,
+            on_ended=self._ended,
+        )
         self._reading = Reading(
             topology,
             self._router,
@@ -102,8 +109,6 @@ class Dispatcher:
         self._in_flight = 0
         self._quiet = asyncio.Event()
         self._quiet.set()
-        self.batches = 0
-        self.operations = 0
 
     # ---- for the limiter -------------------------------------------------------------------------------------------
 
@@ -122,7 +127,7 @@ class Dispatcher:
             return self._decided_without_store(queue, need)
         if len(self._admits) >= self._waiting.most:
             self._waiting.make_room()
-        admit = Admit(queue, need, self._loop.create_future(), self._loop.time() + self._due_s)
+        admit = Admit(queue, need, self._loop.create_future(), monotonic() + self._due_s)
         queue.admits.append(admit)
         self._admits.append(admit)
         if self._sweeper is None:
@@ -178,6 +183,20 @@ class Dispatcher:
     def decides_alone(self) -> bool:
         """Whether requests of some keys can be decided while the store is away."""
         return self._reading.decides_alone()
+
+    def state(self) -> StoreState:
+        """How things are now."""
+        masters = self._topology.masters()
+        return StoreState(
+            len(self._waiting.unanswered()),
+            self._in_flight,
+            self.fleet.nodes,
+            [ShardState(each.address, self.shards.is_cut_off(each), each.calls) for each in masters],
+            len(self.shards.open_addresses()),
+            self.shards.openings,
+            self.outage.counts,
+            {**self._router.errors, "failed": self._replies.failed},
+        )
 
     async def check(self) -> None:
         """Ask each shard for a sign of life.
@@ -237,7 +256,7 @@ class Dispatcher:
     def _send_scheduled(self) -> None:
         scheduled, self._scheduled = self._scheduled, []
         batches = []
-        now_s = self._loop.time()
+        now_s = monotonic()  # the loop's own time, uvloop's, is in whole ms and of the turn's beginning
         for queue in scheduled:
             queue.scheduled = False
             if self.outage.is_on and self.outage.cuts_off(queue):
@@ -248,7 +267,6 @@ class Dispatcher:
                 queue.in_flight = batch
                 batches.append(batch)
         self._in_flight += len(batches)
-        self.batches += len(batches)
         self._router.send(batches)
         self._note_quiet()
 
@@ -258,8 +276,8 @@ class Dispatcher:
         if not operations:
             return None
         self._number += 1
-        self.operations += len(operations)
-        return Batch(self, self._router, queue, self._number, operations, admits, charges, now_s)
+        self._telemetry.batches.note(len(operations))
+        return Batch(self._replies, self._router, queue, self._number, operations, admits, charges, now_s)
 
     def _ended(self, batch: Batch) -> None:
         queue = batch.queue
@@ -275,72 +293,10 @@ class Dispatcher:
         if not self._in_flight and not self._scheduled:
             self._quiet.set()
 
-    def batch_resolved(self, batch: Batch, packed: bytes) -> None:
-        state, admits, queue = packed[0], batch.admits, batch.queue
-        if state > codec.REPLAYED:
-            if not (state == codec.UNKNOWN_KEY and self._redeclaring.takes(queue, partial(self._redeclared, batch))):
-                self._not_decided(batch, state)
-                self._ended(batch)
-            return
-        if state == codec.DECIDED:
-            queue.told, queue.told_s = packed, batch.since_s
-        if batch.charges:
-            self.outage.charged(batch, codec.unpack_reply(packed, 0, self.window_buckets).time_ms)
-        if not admits:
-            self._ended(batch)  # nobody waits to be told
-            return
-        needs = [admit.need for admit in admits]
-        decisions = codec.decisions(packed, len(batch.operations), needs, self.window_buckets)
-        queue.latest = latest = decisions[-1]
-        if latest[0] is ADMITTED:
-            queue.recorded_until_s = batch.since_s + self._window_s
-        if queue.own is not None:
-            if batch.was_cut_off:  # what the policy has admitted meanwhile is in the window already
-                queue.own.note([each for admit, each in zip(admits, decisions, strict=True) if admit.charge is None])
-            else:
-                queue.own.note(decisions)
-        for admit, decision in zip(admits, decisions, strict=True):
-            if not admit.future.done():
-                admit.future.set_result(decision)
-            else:
-                self.outage.verdict(admit, decision)
-        self._ended(batch)
-
-    def _redeclared(self, batch: Batch, is_there: bool) -> None:
-        self._not_decided(batch, codec.FORGOTTEN if is_there else codec.UNKNOWN_KEY)
-        self._ended(batch)
-
-    def _not_decided(self, batch: Batch, state: int) -> None:
-        if state == codec.FORGOTTEN:
-            self.outage.forgotten(batch)
-        elif state == codec.UNKNOWN_KEY:
-            batch.queue.forget()
-            for admit in batch.admits:
-                if not admit.future.done():
-                    admit.future.set_result(UNKNOWN_KEY_DECISION)
-                else:
-                    self.outage.verdict(admit, UNKNOWN_KEY_DECISION)
-            for charge, _, _ in batch.charges:
-                charge.gone()
-        else:
-            # The record holds a later batch of this process, though only one is ever in flight.
-            log.error("batch %d of key %s is older than the store's record", batch.number, batch.queue.kid[:12])
-            self._fail(batch, "the store has lost track of this node's batches")
-
-    def batch_failed(self, batch: Batch, reason: str) -> None:
-        self._fail(batch, reason)
-        self._ended(batch)
-
-    def _fail(self, batch: Batch, reason: str) -> None:
-        others = len(batch.operations) - len(batch.admits)
-        if others:
-            log.warning("%d settles and charges of key %s were lost: %s", others, batch.queue.kid[:12], reason)
-        self.outage.failed(batch, reason)
-
     # ---- deadlines: one timer for all ------------------------------------------------------------------------------
 
     def _start_sweeping(self) -> None:
-        self._linger.note_operations(self.operations)
+        self._linger.note_operations(self._telemetry.batches.total)
         self._sweep_due_s = self._loop.time() + _SWEEP_EVERY_S
         self._sweeper = self._loop.call_later(_SWEEP_EVERY_S, self._sweep)
 

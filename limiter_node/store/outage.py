@@ -26,9 +26,10 @@ import logging
 from collections import Counter, deque
 from collections.abc import Iterable
 from itertools import islice
+from time import monotonic
 from typing import Protocol
 
-from limiter_node.model import Decision, Degradation, DegradedDecision, Need, Outcome, StoreUnavailable, Usage
+from limiter_node.model import Decision, DegradedDecision, Need, Outcome, StoreUnavailable, Usage
 from limiter_node.store import codec
 from limiter_node.store.batch import Admit, Batch, KeyQueue
 from limiter_node.store.charges import Charge, Ledger
@@ -36,6 +37,7 @@ from limiter_node.store.codec import BUCKET_MS
 from limiter_node.store.connection import ServerConnection
 from limiter_node.store.fallback import Fallback, Known
 from limiter_node.store.shards import Shards
+from limiter_node.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
 
@@ -66,12 +68,25 @@ class Queues(Protocol):
 
 
 class Outage:
-    """What one node does about shards that don't decide. `is_on` says that there may be any."""
+    """What one node does about shards that don't decide. `is_on` says that there may be any.
 
-    def __init__(self, queues: Queues, shards: Shards, fallback: Fallback | None, *, window_buckets: int) -> None:
+    `due_s` is what a request's deadline is later than its asking.
+    """
+
+    def __init__(
+        self,
+        queues: Queues,
+        shards: Shards,
+        fallback: Fallback | None,
+        telemetry: Telemetry,
+        *,
+        window_buckets: int,
+        due_s: float,
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._queues, self._shards, self._fallback = queues, shards, fallback
-        self._window_buckets = window_buckets
+        self._latency = telemetry.decision_latency
+        self._window_buckets, self._due_s = window_buckets, due_s
         self._ledger = Ledger(window_buckets)
         self._stuck: dict[Batch, None] = {}
         self._held: dict[KeyQueue, None] = {}
@@ -133,6 +148,7 @@ class Outage:
             admit.future.set_exception(error)
         else:
             admit.future.set_result(decision)
+            self._latency.note(monotonic() + self._due_s - admit.deadline_s)
 
     def _ask_policy(self, queue: KeyQueue, need: Need, reason: str) -> DegradedDecision:
         known = self.known(queue)
@@ -142,11 +158,6 @@ class Outage:
         decision = self._fallback.decide(known, need)
         self.counts["admitted" if decision.outcome is Outcome.ADMITTED else "rejected"] += 1
         return decision
-
-    def degradation(self) -> Degradation:
-        """What was decided without the store."""
-        outcomes = (self.counts["admitted"], self.counts["rejected"], self.counts[REFUSED])
-        return Degradation(*outcomes, len(self._shards.open_addresses()), self._shards.openings)
 
     def hold(self, queue: KeyQueue) -> None:
         """Something of this key waits for its shard to return."""

@@ -83,7 +83,7 @@ class Reading:
         for connection in self._topology.masters():
             if not connection.is_open:
                 connection.connect()
-                raise StoreUnavailable(f"store {connection.host}:{connection.port}: {connection.last_error}")
+                raise StoreUnavailable(f"store {connection.address}: {connection.last_error}")
         try:
             async with asyncio.timeout(self._timeout_s):
                 await asyncio.gather(*(connection.ping() for connection in self._topology.masters()))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,6 +28,7 @@ _NO_ANSWER = "the store did not answer"
 
 # What a server answers while its part of the cluster changes hands or it isn't up yet; nothing has run then.
 _TRY_LATER = ("CLUSTERDOWN", "LOADING", "MASTERDOWN", "READONLY", "BUSY", "NOREPLICAS", "UNBLOCKED", "OOM", "MISCONF")
+_ERROR_KINDS = {"NOSCRIPT": "reloaded", "MOVED": "redirected", "ASK": "redirected", "TRYAGAIN": "redirected"}
 
 
 def bulk(words: Sequence[bytes]) -> bytes:
@@ -125,6 +127,9 @@ class Router:
         self._give_up_s = give_up_s
         self._closed = False
         self.retries = 0
+        self.errors: Counter[str] = Counter()
+        """Calls that the store did not simply answer: ``lost`` with their connection, ``refused``, ``redirected`` to
+        another server, ``reloaded`` because the script was not there."""
         topology.on_orphans = self._adopt
 
     def send(self, calls: Sequence[RoutedCall]) -> None:
@@ -143,12 +148,14 @@ class Router:
 
     def lost(self, call: RoutedCall) -> None:
         """The connection broke under the call: whether it ran is unknown."""
+        self.errors["lost"] += 1
         self._topology.refresh_soon()
         self._again(call, 0)
 
     def refused(self, call: RoutedCall, error: str) -> None:
         """The server answered with an error, which means that the script did not run or changed nothing."""
         kind, _, rest = error.partition(" ")
+        self.errors[_ERROR_KINDS.get(kind, "refused")] += 1
         if kind == "NOSCRIPT":
             call.with_source = True
             self._again(call, 0)

@@ -87,6 +87,10 @@ class Shards:
         """Whether the shard of `slot` isn't to be asked."""
         return self._topology.owner(slot) in self._open
 
+    def is_cut_off(self, connection: ServerConnection) -> bool:
+        """Whether it isn't to be asked."""
+        return connection in self._open
+
     def answers(self, slot: int) -> bool:
         """Whether the shard of `slot` is known and connected."""
         connection = self._topology.owner(slot)
@@ -161,4 +165,4 @@ class Shards:
 
 
 def _name(connection: ServerConnection | None) -> str:
-    return f"{connection.host}:{connection.port}" if connection else "without an owner"
+    return connection.address if connection else "without an owner"

@@ -61,13 +61,14 @@ async def test_a_key_has_one_batch_in_flight_and_the_rest_joins_the_next(store_u
     kid = declare(store_url, new_api_key())
     async with dispatching(store_url) as dispatcher:
         await dispatcher.admit(kid, Need(1, 1, 0))
-        before = dispatcher.batches
+        batches = dispatcher._telemetry.batches
+        before = batches.number
         first = [dispatcher.admit(kid, Need(1, 1, 0)) for _ in range(10)]
         await asyncio.sleep(0)  # they leave in this turn of the loop: one batch
-        assert dispatcher.batches == before + 1
+        assert batches.number == before + 1
         later = [dispatcher.admit(kid, Need(1, 1, 0)) for _ in range(MAX_BATCH + 1)]
         await asyncio.gather(*first, *later)
-        assert dispatcher.batches == before + 3, "what came meanwhile goes in one bounded batch and the rest in another"
+        assert batches.number == before + 3, "what came meanwhile goes in one bounded batch and the rest in another"
         usage = await dispatcher.peek(kid)
         assert usage is not None
         assert usage.used.requests == 1 + 10 + MAX_BATCH + 1

@@ -360,14 +360,15 @@ async def test_a_request_cancelled_in_the_turn_of_its_verdict_is_refunded(embedd
     kid = declare(embedded_single, new_api_key())
     async with dispatching(embedded_single) as dispatcher:
         request = asyncio.create_task(Limiter(dispatcher).admit(kid, Need(10, 100, 0)))
-        resolve = dispatcher.batch_resolved
+        replies = dispatcher._replies
+        resolve = replies.batch_resolved
 
         def resolve_and_cancel(*arguments: Any) -> None:
-            dispatcher.batch_resolved = resolve  # type: ignore[method-assign]
+            replies.batch_resolved = resolve  # type: ignore[method-assign]
             resolve(*arguments)
             request.cancel()
 
-        dispatcher.batch_resolved = resolve_and_cancel  # type: ignore[method-assign]
+        replies.batch_resolved = resolve_and_cancel  # type: ignore[method-assign]
         with pytest.raises(asyncio.CancelledError):
             await request
         assert await dispatcher.drain(20)

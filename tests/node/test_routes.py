@@ -25,6 +25,7 @@ from limiter_node.store.fleet import Fleet
 from limiter_node.store.keyspace import key_id
 from limiter_node.store.topology import Topology
 from limiter_node.store.url import parse_store_url
+from limiter_node.telemetry import Telemetry
 from limiter_node.token_process import TokenCounting
 from limiter_node.upstream.base import (
     ChatRequest,
@@ -108,11 +109,12 @@ async def serving(
 ) -> AsyncIterator[Node]:
     topology = Topology(parse_store_url(store))
     await topology.start()
-    dispatcher = Dispatcher(topology, timeout_ms=timeout_ms, policy=policy)
+    telemetry = Telemetry()
+    dispatcher = Dispatcher(topology, timeout_ms=timeout_ms, policy=policy, telemetry=telemetry)
     upstream = ScriptedUpstream()
     counting = TokenCounting()
     routes = Routes(
-        limiter=Limiter(dispatcher),
+        limiter=Limiter(dispatcher, telemetry),
         upstream=upstream,
         counting=counting,
         node_id="n",
@@ -297,14 +299,16 @@ async def test_a_node_that_decides_without_its_store_says_so(embedded_single: st
             async with node.session.post(f"{node.url}/v1/chat/completions", json=chat, headers=authorized) as response:
                 return response.status, response.headers
 
-        async def metrics() -> dict[str, str]:
+        async def metrics() -> dict[str, int]:
             async with node.session.get(f"{node.url}/metrics") as response:
                 assert (response.status, response.content_type) == (200, "text/plain")
                 lines = (await response.text()).splitlines()
-            return dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+            told = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+            without_store = ("limiter_degraded", "limiter_shards", "limiter_shard_outages", "limiter_shard_cut_off")
+            return {name: int(float(value)) for name, value in told.items() if name.startswith(without_store)}
 
         assert "x-limiter-degraded" not in (await ask())[1]
-        assert set((await metrics()).values()) == {"0"}
+        assert set((await metrics()).values()) == {0}
         proxy.pass_requests = False
         answers = [await ask() for _ in range(3)]
         assert [status for status, _ in answers] == [200, 200, 429]
@@ -319,18 +323,19 @@ async def test_a_node_that_decides_without_its_store_says_so(embedded_single: st
             assert (response.status, told["status"]) == (200, "degraded")
             assert str(proxy.port) in told["reason"]
         assert await metrics() == {
-            'limiter_degraded_decisions_total{outcome="admitted"}': "2",
-            'limiter_degraded_decisions_total{outcome="rejected"}': "1",
-            'limiter_degraded_decisions_total{outcome="refused"}': "0",
-            "limiter_shards_cut_off": "1",
-            "limiter_shard_outages_total": "1",
+            'limiter_degraded_decisions_total{outcome="admitted"}': 2,
+            'limiter_degraded_decisions_total{outcome="rejected"}': 1,
+            'limiter_degraded_decisions_total{outcome="refused"}': 0,
+            f'limiter_shard_cut_off{{shard="127.0.0.1:{proxy.port}"}}': 1,
+            "limiter_shards_cut_off": 1,
+            "limiter_shard_outages_total": 1,
         }
         proxy.pass_requests = True
         proxy.reset_all()
         async with asyncio.timeout(20):
             while "x-limiter-degraded" in (await ask())[1]:
                 await asyncio.sleep(0.05)
-        assert (await metrics())["limiter_shards_cut_off"] == "0"
+        assert (await metrics())["limiter_shards_cut_off"] == 0
         async with node.session.get(f"{node.url}/readyz") as response:
             assert await response.json() == {"status": "ready"}
 

@@ -1,0 +1,139 @@
+"""What a node counts about itself: plain numbers, counted where things happen and read when somebody asks.
+
+`limiter_node.http.metrics` tells them to Prometheus. They are not prometheus-client's own counters because those take a
+lock and walk over their buckets: 1.5 µs per observation, and a request makes several. A power of two is found by the
+length of a number in bits, so that all that is counted of a request costs it 1 % (REPORT.md).
+
+Neighbours: the store counts decisions, batches and calls, the limiter tokens and settles, the HTTP layer answers.
+Nothing here knows an API key.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
+
+from limiter_node.model import DIMENSIONS, Outcome
+
+LATENCY_BOUNDS_S: Final = tuple(0.0001 * 2**k for k in range(12))
+"""0.1 ms to 204.8 ms; above it is the last count."""
+SIZE_BOUNDS: Final = tuple(2**k for k in range(7))
+"""1 to 64; above them is the last count."""
+
+_PER_OUTCOME: Final = len(DIMENSIONS) + 1
+
+
+class Latencies:
+    """A histogram of times: `counts` has one entry per bound of `LATENCY_BOUNDS_S`, and one for what is above."""
+
+    __slots__ = ("counts", "sum_s")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(LATENCY_BOUNDS_S) + 1)
+        self.sum_s = 0.0
+
+    def note(self, seconds: float) -> None:
+        """Count one."""
+        index = int(seconds * 10_000.0).bit_length()
+        self.counts[index if index < 12 else 12] += 1
+        self.sum_s += seconds
+
+
+class Sizes:
+    """A histogram of whole numbers from 1 on: `counts` has one entry per bound of `SIZE_BOUNDS`, and one for above."""
+
+    __slots__ = ("counts", "number", "total")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(SIZE_BOUNDS) + 1)
+        self.number = 0
+        self.total = 0
+
+    def note(self, size: int) -> None:
+        """Count one."""
+        index = (size - 1).bit_length()
+        self.counts[index if index < 7 else 7] += 1
+        self.number += 1
+        self.total += size
+
+
+class DecisionCounts:
+    """The store's decisions by outcome and limit, in one list, because a look-up by two enums costs as much as the rest
+    of the counting: decision ``(outcome, dimension)`` is at ``4 * outcome + dimension + 1``.
+    """
+
+    __slots__ = ("counts",)
+
+    def __init__(self) -> None:
+        self.counts = [0] * (_PER_OUTCOME * len(Outcome))
+
+    def by_reason(self) -> dict[tuple[str, str], int]:
+        """``(outcome, reason)`` → decisions; all that can be, those that were not yet included. Reasons are limits, or
+        ``none``."""
+        counts = {}
+        for outcome in Outcome:
+            at = _PER_OUTCOME * outcome
+            if outcome in (Outcome.REJECTED, Outcome.NEVER_FITS):
+                for dimension, name in enumerate(DIMENSIONS):
+                    counts[outcome.name.lower(), name] = self.counts[at + dimension + 1]
+            else:
+                counts[outcome.name.lower(), "none"] = self.counts[at]
+        return counts
+
+
+class Telemetry:
+    """The counts of one node process, all since its start."""
+
+    def __init__(self) -> None:
+        # By the store.
+        self.decisions = DecisionCounts()
+        self.decision_latency = Latencies()
+        """From asking to the verdict, whoever gave it: the store, or a policy in its place."""
+        self.batches = Sizes()
+        """Operations per batch, charges and settles among them."""
+        # By the limiter.
+        self.input_tokens = 0
+        """Of admitted requests."""
+        self.reserved_output_tokens = 0
+        """By admitted requests."""
+        self.output_tokens = 0
+        """Of answers that have ended."""
+        self.settled = 0
+        """Reservations that ended with an answer, whole or in part; the others were refunded."""
+        self.refunded = 0
+        # By the HTTP layer.
+        self.responses: Counter[int] = Counter()
+        """By status."""
+        self.shed = 0
+        """Requests turned away by overload, of those with status 503."""
+
+
+class ShardState(NamedTuple):
+    """One shard as a node sees it."""
+
+    address: str
+    """``host:port`` of its master."""
+    is_cut_off: bool
+    calls: Latencies
+    """From the sending of a batch to its reply, whatever happened on the way."""
+
+
+class StoreState(NamedTuple):
+    """How a node and its store get along now, and what was counted of that since the start."""
+
+    waiting: int
+    """Requests without a verdict yet."""
+    batches_in_flight: int
+    live_nodes: int
+    """0 as long as the store hasn't told."""
+    shards: Sequence[ShardState]
+    shards_cut_off: int
+    """Those without a known master included."""
+    outages: int
+    """How often a shard was cut off."""
+    degraded: Mapping[str, int]
+    """Requests decided without the store: ``admitted``, ``rejected``; ``refused`` is neither, for want of a policy or
+    because the key isn't known."""
+    errors: Mapping[str, int]
+    """By kind: ``lost``, ``refused``, ``redirected``, ``reloaded``, ``failed``."""
