@@ -11,19 +11,20 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import click
+import cloup
 
 from .audit import audit_directory
 from .compare import CompareSettings, compare, comparison_text
 from .errors import BenchError, BenchUsageError
 from .find_max import FindMaxSettings, find_max
+from .help import CONTEXT_SETTINGS, EXAMPLES
 from .options import (
-    KEYS,
-    OUT,
+    LOADED,
+    OUTPUT,
     PREFIX,
     RATE,
     SENDING,
     SHAPE,
-    TARGETS,
     option,
     positive,
     sending_settings,
@@ -41,7 +42,15 @@ class CommandFailed(Exception):
     """Raised when a command has said all there is to say and only the exit code (1) is left."""
 
 
-@click.group(context_settings={"auto_envvar_prefix": PREFIX, "help_option_names": ["-h", "--help"]})
+MEASURE = cloup.Section("Send load")
+JUDGE = cloup.Section("Look at what came of it")
+
+
+@cloup.group(
+    context_settings={**CONTEXT_SETTINGS, "auto_envvar_prefix": PREFIX},
+    sections=[MEASURE, JUDGE],
+    epilog=EXAMPLES[""],
+)
 @click.version_option(package_name="llm-rate-limiter", prog_name=NAME)
 def cli() -> None:
     """Open-loop benchmark client for OpenAI-compatible services behind the rate limiter.
@@ -49,25 +58,24 @@ def cli() -> None:
     Requests are sent when a seeded schedule says so, whatever became of those before: the client never slows down and
     never tries again. Latency counts from the time a request was due.
 
-    \b
-      bench-client run --target http://127.0.0.1:8080 --keys keys.toml --qps 5000 --duration 30 --out results
-      bench-client audit results
-      bench-client compare --qps 2000 --duration 30 --out comparison
-      bench-client find-max --target http://127.0.0.1:8080 --keys keys.toml --slo-p99-ms 50
+    Every option can be given in the environment, as BENCH_<COMMAND>_<OPTION> or BENCH_<OPTION>: --qps of run is
+    BENCH_RUN_QPS or BENCH_QPS.
 
-    Every option can be given in the environment, as BENCH_<COMMAND>_<OPTION> or BENCH_<OPTION>. Exit codes: 0 done, 1
-    the run or audit failed, 2 wrong usage.
+    Exit codes: 0 done, 1 the run or audit failed, 2 wrong usage.
     """
 
 
-@cli.command("run", short_help="Send a workload, record and show what came of it.")
-@TARGETS
-@KEYS
-@OUT
+@cli.command(
+    "run",
+    section=MEASURE,
+    short_help="Send a workload, record and show what came of it.",
+    epilog=EXAMPLES["run"],
+)
+@LOADED
 @RATE
 @SHAPE
-@warmup(0.0)
 @SENDING
+@OUTPUT
 def run_command(**options: Any) -> None:
     """Send a workload, show its figures, and write down what came of each request in DIR.
 
@@ -81,25 +89,39 @@ def run_command(**options: Any) -> None:
         raise BenchError(f"no request was answered ({_causes(result.summary.total.errors)}); check the targets")
 
 
-@cli.command("find-max", short_help="Find the highest rate that holds a p99 target.")
-@TARGETS
-@KEYS
-@option("--slo-p99-ms", metavar="MS", type=positive(), required=True, help="The p99 to hold, from the due time.")
-@option("--from", "lowest", metavar="RATE", type=positive(maximum=1e6), default=100.0, help="The first rate tried.")
-@option("--to", "highest", metavar="RATE", type=positive(maximum=1e6), default=1e6, help="No rate above this is tried.")
-@option("--trial", "trial_s", metavar="SECONDS", type=positive(maximum=3600), default=5.0, help="Length of a trial.")
-@warmup(1.0)
-@option(
-    "--precision",
-    metavar="PERCENT",
-    type=positive(0.1, maximum=100),
-    default=5.0,
-    help="How far the found rate may be from one that misses.",
+@cli.command(
+    "find-max",
+    section=MEASURE,
+    short_help="Find the highest rate that holds a p99 target.",
+    epilog=EXAMPLES["find-max"],
 )
-@option("--max-trials", metavar="N", type=click.IntRange(2, 1000), default=30, help="End the search after so many.")
-@option("--out", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="Write find-max.json there.")
+@LOADED
+@cloup.option_group(
+    "Search",
+    option("--slo-p99-ms", metavar="MS", type=positive(), required=True, help="The p99 to hold, from the due time."),
+    option("--from", "lowest", metavar="RATE", type=positive(maximum=1e6), default=100.0, help="The first rate tried."),
+    option(
+        "--to", "highest", metavar="RATE", type=positive(maximum=1e6), default=1e6, help="No rate above this is tried."
+    ),
+    option(
+        "--trial", "trial_s", metavar="SECONDS", type=positive(maximum=3600), default=5.0, help="Length of a trial."
+    ),
+    warmup(1.0),
+    option(
+        "--precision",
+        metavar="PERCENT",
+        type=positive(0.1, maximum=100),
+        default=5.0,
+        help="How far the found rate may be from one that misses.",
+    ),
+    option("--max-trials", metavar="N", type=click.IntRange(2, 1000), default=30, help="End the search after so many."),
+)
 @SHAPE
 @SENDING
+@cloup.option_group(
+    "Output",
+    option("--out", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="Write find-max.json there."),
+)
 def find_max_command(**options: Any) -> None:
     """Find the highest rate that holds a p99 target.
 
@@ -120,8 +142,13 @@ def find_max_command(**options: Any) -> None:
         raise CommandFailed
 
 
-@cli.command("audit", short_help="Prove or refute a run's decisions.")
-@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@cli.command(
+    "audit",
+    section=JUDGE,
+    short_help="Prove or refute a run's decisions.",
+    epilog=EXAMPLES["audit"],
+)
+@cloup.argument("directory", metavar="DIR", type=click.Path(path_type=Path), help="What a run's --out was.")
 @option("--window-ms", type=click.IntRange(100), default=60_000, hidden=True, help="The limiter's own --window-ms.")
 def audit_command(directory: Path, window_ms: int) -> None:
     """Prove or refute, from a run's records, that no limit was exceeded and every rejection justified."""
@@ -132,25 +159,34 @@ def audit_command(directory: Path, window_ms: int) -> None:
         raise CommandFailed
 
 
-@cli.command("compare", short_help="Cluster and single store, side by side.")
-@OUT
-@option("--nodes", type=click.IntRange(1, 64), metavar="N", default=2, help="Limiter nodes to start.")
-@option(
-    "--keys-count",
-    type=click.IntRange(1, 1_000_000),
-    metavar="N",
-    default=500,
-    help="API keys to spread the load over.",
+@cli.command(
+    "compare",
+    section=MEASURE,
+    short_help="Cluster and single store, side by side.",
+    epilog=EXAMPLES["compare"],
 )
-@option("--rpm", type=click.IntRange(1), metavar="N", default=600, help="Each key's requests per minute.")
-@option("--input-tpm", type=click.IntRange(1), metavar="N", default=100_000, help="Each key's input tokens per minute.")
-@option(
-    "--output-tpm", type=click.IntRange(1), metavar="N", default=50_000, help="Each key's output tokens per minute."
+@cloup.option_group(
+    "What to start",
+    option("--nodes", type=click.IntRange(1, 64), metavar="N", default=2, help="Limiter nodes to start."),
+    option(
+        "--keys-count",
+        type=click.IntRange(1, 1_000_000),
+        metavar="N",
+        default=500,
+        help="API keys to spread the load over.",
+    ),
+    option("--rpm", type=click.IntRange(1), metavar="N", default=600, help="Each key's requests per minute."),
+    option(
+        "--input-tpm", type=click.IntRange(1), metavar="N", default=100_000, help="Each key's input tokens per minute."
+    ),
+    option(
+        "--output-tpm", type=click.IntRange(1), metavar="N", default=50_000, help="Each key's output tokens per minute."
+    ),
 )
 @RATE
 @SHAPE
-@warmup(0.0)
 @SENDING
+@OUTPUT
 def compare_command(**options: Any) -> None:
     """Run the same workload on an embedded cluster and on a single store, audit both, show them side by side."""
     workload, sending = workload_settings(options), sending_settings(options)

@@ -1,4 +1,4 @@
-"""The command line's options, each declared once; commands pick from them."""
+"""The command line's options, each declared once, in the groups that ``--help`` shows; commands pick from them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+import cloup
+from click.types import OptionHelpExtra
 
 from .errors import BenchUsageError
+from .help import as_typed, in_words
 from .settings import SendingSettings, WorkloadSettings
 from .sizes import SizeDistribution
 from .workload import ARRIVALS
@@ -18,10 +21,11 @@ PREFIX = "BENCH"
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class EnvOption(click.Option):
+class EnvOption(cloup.Option):
     """Reads ``BENCH_<COMMAND>_<OPTION>``, then ``BENCH_<OPTION>``, named as the option is on the command line.
 
-    click's own variables are named after the Python parameter, and know only the first form.
+    click's own variables are named after the Python parameter, and know only the first form. Its help says default and
+    range in words.
     """
 
     def resolve_envvar_value(self, ctx: click.Context) -> str | None:
@@ -30,6 +34,16 @@ class EnvOption(click.Option):
             if value := os.environ.get(f"{prefix}_{name}"):
                 return value
         return None
+
+    def get_help_extra(self, ctx: click.Context) -> OptionHelpExtra:
+        extra = super().get_help_extra(ctx)
+        if isinstance(self.show_default, str):
+            extra["default"] = self.show_default
+        elif "default" in extra:
+            extra["default"] = as_typed(self.default)
+        if isinstance(self.type, (click.FloatRange, click.IntRange)):
+            extra["range"] = in_words(self.type)
+        return extra
 
 
 class Size(click.ParamType[SizeDistribution]):
@@ -47,19 +61,8 @@ class Size(click.ParamType[SizeDistribution]):
 
 
 def option(*names: str, **attributes: Any) -> Callable[[F], F]:
-    """``click.option`` that reads both environment variables and shows its default."""
-    return click.option(*names, cls=EnvOption, show_default=attributes.pop("show_default", True), **attributes)
-
-
-def apply(*options: Callable[[F], F]) -> Callable[[F], F]:
-    """Several options as one decorator, in the order of ``--help``."""
-
-    def decorate(command: F) -> F:
-        for each in reversed(options):
-            command = each(command)
-        return command
-
-    return decorate
+    """An option that reads both environment variables and shows its default."""
+    return cloup.option(*names, cls=EnvOption, show_default=attributes.pop("show_default", True), **attributes)
 
 
 def positive(minimum: float = 0, *, maximum: float | None = None) -> click.FloatRange:
@@ -69,25 +72,12 @@ def positive(minimum: float = 0, *, maximum: float | None = None) -> click.Float
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _DIRECTORY = click.Path(file_okay=False, path_type=Path)
 
-TARGETS = option("--target", "targets", multiple=True, required=True, metavar="URL", help="Server to load; repeatable.")
-KEYS = option("--keys", type=_FILE, required=True, help="The keys file that the limiter has loaded (keys.toml).")
-OUT = option("--out", type=_DIRECTORY, required=True, metavar="DIR", help="Where the results go.")
 DURATION_DEFAULT_S = 30.0
 
-RATE = apply(
-    option("--qps", metavar="RATE", type=positive(maximum=1e6), help="Mean rate of requests. Needed without --trace."),
-    option(
-        "--duration",
-        "duration_s",
-        metavar="SECONDS",
-        type=positive(maximum=1e6),
-        show_default="30, or the whole trace",
-        help="Seconds to offer load.",
-    ),
-    option("--trace", type=_FILE, help="Replay this trace's arrivals and sizes (the Azure LLM traces' CSV)."),
-    option(
-        "--speed", metavar="X", type=positive(maximum=1e6), default=1.0, help="Replay the trace so many times as fast."
-    ),
+LOADED = cloup.option_group(
+    "What to load",
+    option("--target", "targets", multiple=True, required=True, metavar="URL", help="Server to load; repeatable."),
+    option("--keys", type=_FILE, required=True, help="The keys file that the limiter has loaded (keys.toml)."),
 )
 
 
@@ -102,8 +92,33 @@ def warmup(default_s: float) -> Callable[[F], F]:
     )
 
 
-SHAPE = apply(
-    option("--arrivals", type=click.Choice(ARRIVALS), default="poisson", help="How requests arrive."),
+RATE = cloup.option_group(
+    "Rate",
+    option("--qps", metavar="RATE", type=positive(maximum=1e6), help="Mean rate of requests. Needed without --trace."),
+    option(
+        "--duration",
+        "duration_s",
+        metavar="SECONDS",
+        type=positive(maximum=1e6),
+        show_default="30, or the whole trace",
+        help="Seconds to offer load.",
+    ),
+    option("--trace", type=_FILE, help="Replay this trace's arrivals and sizes (the Azure LLM traces' CSV)."),
+    option(
+        "--speed", metavar="X", type=positive(maximum=1e6), default=1.0, help="Replay the trace so many times as fast."
+    ),
+    warmup(0.0),
+)
+
+SHAPE = cloup.option_group(
+    "Shape of the workload",
+    option(
+        "--arrivals",
+        type=click.Choice(ARRIVALS),
+        metavar="KIND",
+        default="poisson",
+        help=f"How requests arrive: {' or '.join(ARRIVALS)}.",
+    ),
     option("--seed", metavar="N", type=int, default=1, help="The same seed and settings make the same workload."),
     option(
         "--zipf",
@@ -127,9 +142,11 @@ SHAPE = apply(
         help="Output sizes, in the same forms: each is its request's max_tokens.",
     ),
     option("--no-cap", is_flag=True, help="Leave max_tokens out of the requests."),
+    option("--model", metavar="NAME", show_default="the first one served", help="The model to ask for."),
 )
 
-SENDING = apply(
+SENDING = cloup.option_group(
+    "Sending",
     option(
         "--processes",
         metavar="N",
@@ -150,14 +167,17 @@ SENDING = apply(
         metavar="SECONDS",
         type=positive(maximum=3600),
         default=10.0,
-        help="Seconds from a request's due time.",
+        help="Give a request up so long after it was due.",
     ),
-    option("--model", show_default="the first one served", help="The model to ask for."),
+)
+
+OUTPUT = cloup.option_group(
+    "Output", option("--out", type=_DIRECTORY, required=True, metavar="DIR", help="Where the results go.")
 )
 
 
 def workload_settings(options: dict[str, Any], **rate: Any) -> WorkloadSettings:
-    """Takes the options of ``SHAPE``, and of ``RATE`` where ``rate`` doesn't give its values, out of a command's.
+    """Takes a command's options of ``SHAPE`` but for the model, and of ``RATE`` where ``rate`` doesn't give its values.
 
     Raises BenchUsageError when they contradict one another.
     """
@@ -178,7 +198,10 @@ def workload_settings(options: dict[str, Any], **rate: Any) -> WorkloadSettings:
 
 
 def sending_settings(options: dict[str, Any]) -> SendingSettings:
-    """Takes the options of ``SENDING`` out of a command's. Raises BenchUsageError when they contradict one another."""
+    """Takes a command's options of ``SENDING``, and the model.
+
+    Raises BenchUsageError when they contradict one another.
+    """
     return SendingSettings(
         connections=options.pop("connections"),
         timeout_s=options.pop("timeout_s"),

@@ -273,15 +273,6 @@ def test_keys_given_as_digests_are_left_out_with_a_note(url: str, tmp_path: Path
     assert "note: 1 keys" in done.stderr
 
 
-def test_help_shows_every_default(capsys: pytest.CaptureFixture[str]) -> None:
-    for command, default in (("run", "lognormal:128:0.7"), ("compare", "500"), ("find-max", "1.0")):
-        code, stdout, _ = call(capsys, command, "--help")
-        assert code == 0
-        assert default in stdout
-    assert call(capsys, "audit", "--help")[0] == 0
-    assert call(capsys)[0] == 2
-
-
 def test_an_unforeseen_error_is_one_line_too(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
