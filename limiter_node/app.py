@@ -108,6 +108,9 @@ async def running_node(settings: NodeSettings) -> AsyncIterator[int]:
             ) from None
         load.start()
         yield runner.addresses[0][1]
+        # Whoever asks /readyz stops sending before connections are refused, and idle ones are closed under its hands.
+        routes.is_draining = True
+        await asyncio.sleep(settings.drain_delay_s)
     finally:
         load.stop()
         for listening in list(runner.sites):

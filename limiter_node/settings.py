@@ -63,6 +63,9 @@ class NodeSettings:
     models: tuple[str, ...] = setting(
         ("gpt-4o", "gpt-4o-mini", "gpt-4.1", "gpt-3.5-turbo"), "Models served, separated by commas."
     )
+    drain_delay_s: float = setting(
+        0.0, "Seconds that a stopping node goes on serving while /readyz says no, so that load balancers leave first."
+    )
     drain_timeout_s: float = setting(10.0, "Seconds that running requests get at the end.")
     window_ms: int = setting(WINDOW_MS, "Length of the window; shorter ones are for tests.", hidden=True)
     keys_file: str = setting("", "Keys file whose keys are declared again where the store loses them.", hidden=True)
@@ -98,6 +101,7 @@ class NodeSettings:
         except ConfigError as error:
             raise ConfigError(f"--mock-length: {error}") from None
         _check_models(self.models)
+        _between("--drain-delay", self.drain_delay_s, 0, 3_600)
         _between("--drain-timeout", self.drain_timeout_s, 0, 3_600)
         _between("--window-ms", self.window_ms, _BUCKET_MS, WINDOW_MS)
         if self.window_ms % _BUCKET_MS:

@@ -153,7 +153,7 @@ async def _run_nodes(settings: Sequence[NodeSettings], embedded: EmbeddedStore |
     ]
     supervisor = Supervisor(
         plans,
-        drain_timeout_s=settings[0].drain_timeout_s,
+        drain_timeout_s=settings[0].drain_delay_s + settings[0].drain_timeout_s,
         on_ready=lambda plan: click.echo(f"node {plan.name} ready {urls[plan.name]}"),
         on_line=lambda line: click.echo(line, err=True),
     )

@@ -65,6 +65,7 @@ def test_what_can_be_is_kept(values: dict[str, Any]) -> None:
         ({"models": ()}, "--models must be names"),
         ({"models": ("",)}, "--models must be names"),
         ({"models": ("a", "a")}, "--models names the same model twice"),
+        ({"drain_delay_s": -1}, "--drain-delay must be"),
         ({"drain_timeout_s": -1}, "--drain-timeout must be"),
         ({"drain_timeout_s": float("inf")}, "--drain-timeout must be"),
         ({"window_ms": 150}, "--window-ms must be a multiple of 100"),
