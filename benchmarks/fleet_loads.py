@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
+from bench_client.proc import cpu_seconds
 from benchmarks.key_skew import shard_of
 from benchmarks.loads import CONNECTIONS, MAX_TOKENS, short_request, write_requests
-from benchmarks.measuring import cpu_seconds
 from benchmarks.scaling_sample import Sample
 from benchmarks.sharded_fleet import Counters, Fleet, machine_busy_s
 from limiter_node.store.keyspace import key_id

@@ -126,9 +126,3 @@ def parser(documentation: str, *, rounds: int, seconds: float) -> argparse.Argum
     made.add_argument("--seconds", type=float, default=seconds, help="that each load is measured for (%(default)s)")
     made.add_argument("--json", help="write the rows there, too")
     return made
-
-
-def cpu_seconds(pid: int) -> float:
-    """User and system time that a process has used so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

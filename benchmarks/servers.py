@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench_client.proc import NODE, STORE, limiter_processes
 from limiter_node.model import MAX_LIMIT
 
 KEY_COUNT = 1_000
@@ -88,18 +89,10 @@ def running_node(keys: Path, *arguments: str) -> Iterator[Server]:
                 break
         if not port:
             sys.exit("limiter-node up did not start")
-        commands = {pid: Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0") for pid in children(process.pid)}
-        node = next(pid for pid, words in commands.items() if b"serve" in words)
-        store = tuple(pid for pid in commands if pid != node)
+        servers = limiter_processes(process.pid)
+        node = next(server.pid for server in servers if server.kind == NODE)
+        store = tuple(server.pid for server in servers if server.kind == STORE)
         pin_apart(node, (*store, process.pid))
         yield Server(port, node, store_port, store)
     finally:
         stop(process)
-
-
-def children(pid: int) -> list[int]:
-    """The processes that this one has started."""
-    found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        found += [int(child) for child in (task / "children").read_text().split()]
-    return found

@@ -20,8 +20,8 @@ from pathlib import Path
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 
+from bench_client.proc import cpu_seconds
 from benchmarks.loads import MAX_TOKENS
-from benchmarks.measuring import cpu_seconds
 from limiter_node.store.cluster_setup import ClusterMember, form_cluster
 from limiter_node.store.embedded import HOST, EmbeddedStore
 from limiter_node.store.process import free_ports

@@ -12,21 +12,14 @@ import pytest
 from chaos_scene import KEYS, RPM, Row, Scene, eventually, no_fault, scene, write_keys
 from test_store_faults import assert_answered
 
+from bench_client.proc import NODE, limiter_processes
+
 SOCKETS = 2_000
 
 
 def node_pids(on: Scene) -> list[int]:
-    """The node processes: children of `limiter-node up`, each found by its port."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = int(path.read_text().rpartition(")")[2].split()[1])
-            command = (path.parent / "cmdline").read_bytes()
-        except (OSError, ValueError):
-            continue
-        if parent == on.fleet.process.pid and b"serve" in command:
-            found.append(int(path.parent.name))
-    return sorted(found)
+    """The node processes."""
+    return [process.pid for process in limiter_processes(on.fleet.process.pid) if process.kind == NODE]
 
 
 def open_files(pids: list[int]) -> int:
