@@ -64,7 +64,7 @@ def stages(reply: bytes) -> dict[str, Callable[[], object]]:
     upstream = MockUpstream(latency_ms=0, length="lognormal:128:0.7", seed=0)
     request = parse_chat(BODY)
     need = need_of(request)
-    completion = _finished(upstream.chat(request, 128))
+    completion = _finished(upstream.chat(request, 128, "req_1"))
     request_id = ids.next()
     block, body = headers.decided(DECISION, request_id), chat_completion(request, completion, request_id, 1)
     return {
@@ -72,7 +72,7 @@ def stages(reply: bytes) -> dict[str, Callable[[], object]]:
         "the body: parsed, checked, tokens counted": lambda: need_of(parse_chat(BODY)),
         "the batch: packed": lambda: codec.pack_batch(1, [codec.pack_admit(*need)], resent=False),
         "the verdict: unpacked": lambda: codec.decisions(reply, 1, [need], codec.WINDOW_BUCKETS),
-        "the mock's answer": lambda: _finished(upstream.chat(request, 128)),
+        "the mock's answer": lambda: _finished(upstream.chat(request, 128, "req_1")),
         "the answer's body": lambda: chat_completion(request, completion, request_id, 1),
         "the answer's headers": lambda: headers.decided(DECISION, ids.next()),
         "the answer: made": lambda: Answer(body, block),

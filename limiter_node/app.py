@@ -107,7 +107,18 @@ async def running_node(settings: NodeSettings) -> AsyncIterator[int]:
                 f"cannot listen on {address}: {error.strerror or error}: choose another --port"
             ) from None
         load.start()
-        yield runner.addresses[0][1]
+        port = runner.addresses[0][1]
+        store = parse_store_url(settings.store).describe()
+        event = {"event": "node_started", "port": port, "store": store, "policy": settings.on_store_failure}
+        log.info(
+            "serves on port %d: store %s, %s decides without it", port, store, settings.on_store_failure, extra=event
+        )
+        yield port
+        log.info(
+            "stopping: %d requests under way",
+            routes.under_way,
+            extra={"event": "node_stopping", "requests_in_flight": routes.under_way},
+        )
         # Whoever asks /readyz stops sending before connections are refused, and idle ones are closed under its hands.
         routes.is_draining = True
         await asyncio.sleep(settings.drain_delay_s)
@@ -118,12 +129,15 @@ async def running_node(settings: NodeSettings) -> AsyncIterator[int]:
         if not await routes.drain(settings.drain_timeout_s):
             log.warning(
                 "requests were still under way at the end of --drain-timeout: they are cut off and refunded, "
-                "streams charged what was sent"
+                "streams charged what was sent",
+                extra={"event": "drain_timeout"},
             )
         await runner.cleanup()
         await counting.close()
         if not await dispatcher.drain(_SETTLE_S):
-            log.warning("not all reservations could be settled: the store did not answer")
+            log.warning(
+                "not all reservations could be settled: the store did not answer", extra={"event": "settles_unfinished"}
+            )
         await dispatcher.fleet.leave(_LEAVE_S)
         await dispatcher.close()
         await upstream.close()

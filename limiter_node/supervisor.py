@@ -50,7 +50,7 @@ class Supervisor:
     """Keeps the planned nodes running, as an async context manager: leaving it stops them.
 
     `on_ready` is called with each node that has become ready for the first time, `on_line` with each further line that
-    a node writes, named after it. Set `hurry` to stop waiting for nodes that still drain.
+    a node writes. Set `hurry` to stop waiting for nodes that still drain.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Supervisor:
         *,
         drain_timeout_s: float,
         on_ready: Callable[[NodePlan], None],
-        on_line: Callable[[str], None],
+        on_line: Callable[[NodePlan, str], None],
     ) -> None:
         self.hurry = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -97,7 +97,8 @@ class Supervisor:
         hurry.cancel()
         for node in self._nodes:
             if node.send(signal.SIGKILL):
-                log.warning("node %s had not ended in time and was killed", node.plan.name)
+                event = {"event": "node_killed", "node": node.plan.name}
+                log.warning("node %s had not ended in time and was killed", node.plan.name, extra=event)
         await kept
 
 
@@ -109,7 +110,7 @@ class _Node:
         plan: NodePlan,
         stopping: asyncio.Event,
         on_ready: Callable[[NodePlan], None],
-        on_line: Callable[[str], None],
+        on_line: Callable[[NodePlan, str], None],
     ) -> None:
         self.plan = plan
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -141,7 +142,8 @@ class _Node:
                 return
             if loop.time() - started_s >= LONG_LIFE_S:
                 delay_s = FIRST_DELAY_S
-            log.warning("node %s ended (%s): again in %.1f s", self.plan.name, self._why(code), delay_s)
+            event = {"event": "node_ended", "node": self.plan.name, "reason": self._why(code)}
+            log.warning("node %s ended (%s): again in %.1f s", self.plan.name, self._why(code), delay_s, extra=event)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), delay_s)
             delay_s = min(2 * delay_s, LONGEST_DELAY_S)
@@ -184,14 +186,15 @@ class _Node:
     def _line(self, line: str) -> None:
         if _READY.match(line):
             if self.ready.done():
-                log.info("node %s is ready again", self.plan.name)
+                event = {"event": "node_ready_again", "node": self.plan.name}
+                log.info("node %s is ready again", self.plan.name, extra=event)
             else:
                 self.ready.set_result(None)
                 self._on_ready(self.plan)
         elif line.startswith("error: "):
             self._reason = line.removeprefix("error: ")
         elif line:
-            self._on_line(f"node {self.plan.name}: {line}")
+            self._on_line(self.plan, line)
 
     def _why(self, code: int) -> str:
         return self._reason or exit_text(code)

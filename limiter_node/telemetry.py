@@ -105,8 +105,6 @@ class Telemetry:
         # By the HTTP layer.
         self.responses: Counter[int] = Counter()
         """By status."""
-        self.shed = 0
-        """Requests turned away by overload, of those with status 503."""
 
 
 class ShardState(NamedTuple):

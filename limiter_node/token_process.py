@@ -137,7 +137,11 @@ class TokenCounting:
                     try:
                         counts = await self._exchange(frame)
                     except (OSError, EOFError, TimeoutError) as error:
-                        log.warning("the process that counts tokens has failed (%s)", type(error).__name__)
+                        log.warning(
+                            "the process that counts tokens has failed (%s)",
+                            type(error).__name__,
+                            extra={"event": "token_process_failed"},
+                        )
                         if is_last:
                             raise Overloaded("the tokens of this request could not be counted") from None
                     else:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from limiter_node import logs
 from limiter_node.settings import NodeSettings
 
 ENVIRONMENT_PREFIX = "LIMITER_"
@@ -80,6 +81,14 @@ def _node_option(field: dataclasses.Field[Any]) -> Callable[[_Command], _Command
         help=field.metadata["help"],
         hidden=field.metadata["hidden"],
     )
+
+
+def logging_options(command: _Command) -> _Command:
+    """How a command that is no node logs; as nodes do."""
+    command = option("--log-level", type=click.Choice(logs.LEVELS), default="info", help="Least level that is logged.")(
+        command
+    )
+    return option("--log-format", type=click.Choice(logs.FORMATS), default="text", help="Log lines on stderr.")(command)
 
 
 def node_settings(options: Mapping[str, Any]) -> NodeSettings:

@@ -1,4 +1,4 @@
-"""What the commands that stay in the foreground share: logging, signals, and an eye on the embedded servers."""
+"""What the commands that stay in the foreground share: signals, and an eye on the embedded servers."""
 
 from __future__ import annotations
 
@@ -66,11 +66,6 @@ def _ignored_hangup(number: signal.Signals) -> bool:
     return number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN
 
 
-def log_to_stderr() -> None:
-    """One line per event on stderr; stdout is for results."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-
-
 async def watch_servers(store: EmbeddedStore) -> NoReturn:
     """Log each embedded server that ends. Raises StoreError when none is left; never returns."""
     dead: set[int] = set()
@@ -81,7 +76,8 @@ async def watch_servers(store: EmbeddedStore) -> NoReturn:
                 dead.discard(server.port)
             elif server.port not in dead:
                 dead.add(server.port)
-                log.warning("the store server on port %d has ended (%s)", server.port, exit_text(code))
+                event = {"event": "store_server_ended", "port": server.port}
+                log.warning("the store server on port %d has ended (%s)", server.port, exit_text(code), extra=event)
         if len(dead) == len(store.servers):
             raise StoreError("no server of the embedded store is left: start again")
         await asyncio.sleep(_LOOK_EVERY_S)

@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
+from limiter_node import logs
 from limiter_node.commands.options import keys_file, node_options, node_settings, store_url
-from limiter_node.commands.runtime import log_to_stderr
 from limiter_node.keysfile import read_keys
 from limiter_node.model import ConfigError, KeyLimits, StoreUnavailable
 from limiter_node.store.admin import administering
@@ -31,7 +31,6 @@ def serve(keys: str | None, **options: Any) -> int:
 
     Prints "node ID ready http://HOST:PORT" once it accepts requests; SIGINT and SIGTERM drain it.
     """
-    log_to_stderr()
     if options["store"] in ("cluster", "single"):
         raise ConfigError(
             f"serve needs the URL of a running store: 'limiter-node up --store {options['store']}' starts one for its "
@@ -41,6 +40,7 @@ def serve(keys: str | None, **options: Any) -> int:
         # Chosen here, so that the node knows its own address from the start.
         options["port"] = free_ports(1, options["host"])[0]
     settings = node_settings({**options, "keys_file": options["keys_file"] or keys or ""})
+    logs.configure(settings.log_format, settings.log_level, settings.node_id)
     asyncio.run(_prepare_store(settings.store, read_keys(keys) if keys else {}))
 
     # Late, because a node's imports take most of a second: a mistake in the options shows at once.
@@ -64,7 +64,8 @@ async def _prepare_store(url: str, keys: Mapping[str, KeyLimits]) -> None:
         except (StoreUnavailable, TimeoutError) as error:
             if keys or not address.cluster:
                 raise StoreUnavailable(str(error) or f"{address.describe()} does not answer: is it running?") from None
-            log.warning("a part of the store is down: %s", error or "it does not answer")
+            event = {"event": "store_partly_down"}
+            log.warning("a part of the store is down: %s", error or "it does not answer", extra=event)
         if keys:
             await admin.load_limits(keys)
-            log.info("loaded %d keys", len(keys))
+            log.info("loaded %d keys", len(keys), extra={"event": "keys_loaded", "keys": len(keys)})

@@ -6,8 +6,9 @@ import asyncio
 
 import click
 
-from limiter_node.commands.options import option, replicas, server_binary
-from limiter_node.commands.runtime import Stopped, StopSignals, log_to_stderr, watch_servers
+from limiter_node import logs
+from limiter_node.commands.options import logging_options, option, replicas, server_binary
+from limiter_node.commands.runtime import Stopped, StopSignals, watch_servers
 from limiter_node.store.embedded import HOST, EmbeddedStore, Mode
 
 
@@ -16,13 +17,14 @@ from limiter_node.store.embedded import HOST, EmbeddedStore, Mode
 @option("--port", type=click.IntRange(0, 65535), default=7000, help="Port of the first server; 0 for any free ones.")
 @replicas
 @server_binary
-def store(mode: Mode, port: int, replicas: int, server_binary: str | None) -> None:
+@logging_options
+def store(mode: Mode, port: int, replicas: int, server_binary: str | None, log_format: str, log_level: str) -> None:
     """Run an embedded store in the foreground.
 
     Masters listen on PORT, PORT+1, PORT+2, then their replicas. Nothing is kept on disk. Ends its start with the line
     "ready"; SIGINT and SIGTERM end it.
     """
-    log_to_stderr()
+    logs.configure(log_format, log_level)
     embedded = EmbeddedStore(mode, port=port, replicas=replicas, binary=server_binary)
     asyncio.run(_run(embedded))
 

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 import click
 
+from limiter_node import logs
 from limiter_node.commands.options import (
     ENVIRONMENT_PREFIX,
     keys_file,
@@ -25,7 +26,7 @@ from limiter_node.commands.options import (
     replicas,
     server_binary,
 )
-from limiter_node.commands.runtime import Stopped, StopSignals, log_to_stderr, watch_servers
+from limiter_node.commands.runtime import Stopped, StopSignals, watch_servers
 from limiter_node.keysfile import new_key, read_keys
 from limiter_node.model import ConfigError, KeyLimits, LimiterError
 from limiter_node.settings import NodeSettings
@@ -57,7 +58,6 @@ def up(
     Without --keys one demo key is made and shown. Prints "node I ready http://HOST:PORT" for each node, then "ready";
     SIGINT and SIGTERM drain the nodes and end everything.
     """
-    log_to_stderr()
     embedded = None
     if store in _EMBEDDED:
         embedded = EmbeddedStore("cluster" if store == "cluster" else "single", replicas=replicas, binary=server_binary)
@@ -67,6 +67,7 @@ def up(
         raise ConfigError(f"--port {port} is too high: {nodes} nodes need ports up to {port + nodes - 1}")
     # Everything that can be wrong with the options shows before anything is started.
     first = node_settings({**options, "port": port, "store": store if embedded is None else "redis://127.0.0.1"})
+    logs.configure(first.log_format, first.log_level)
     declared = read_keys(keys) if keys else {}
     ports = _ports(first.host, port, nodes)
     file = str(Path(keys).absolute()) if keys else ""
@@ -155,7 +156,7 @@ async def _run_nodes(settings: Sequence[NodeSettings], embedded: EmbeddedStore |
         plans,
         drain_timeout_s=settings[0].drain_delay_s + settings[0].drain_timeout_s,
         on_ready=lambda plan: click.echo(f"node {plan.name} ready {urls[plan.name]}"),
-        on_line=lambda line: click.echo(line, err=True),
+        on_line=_json_line if settings[0].log_format == "json" else _text_line,
     )
     hurry = asyncio.create_task(_pass_on(signals.twice, supervisor.hurry))
     try:
@@ -165,6 +166,17 @@ async def _run_nodes(settings: Sequence[NodeSettings], embedded: EmbeddedStore |
             await signals.unless_stopped(watch_servers(embedded) if embedded is not None else _forever())
     finally:
         hurry.cancel()
+
+
+def _text_line(plan: NodePlan, line: str) -> None:
+    click.echo(f"node {plan.name}: {line}", err=True)
+
+
+def _json_line(plan: NodePlan, line: str) -> None:
+    if line.startswith("{"):
+        click.echo(line, err=True)  # a node's own log, which names it
+    else:
+        log.warning("node %s: %s", plan.name, line, extra={"event": "node_output", "node": plan.name})
 
 
 async def _pass_on(source: asyncio.Event, target: asyncio.Event) -> None:

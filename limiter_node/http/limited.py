@@ -37,8 +37,8 @@ class LimitedRoute:
     parse: Callable[..., Any]
     """Takes the body and, optionally, a `Count`. Raises `InvalidRequest` and nothing else."""
     need: Callable[[Any], Need]
-    ask: Callable[[Upstream, Any, int], Awaitable[Any]]
-    """The answer, with its `completion_tokens`, to a request that has so many output tokens reserved in all.
+    ask: Callable[[Upstream, Any, int, str], Awaitable[Any]]
+    """The answer, with its `completion_tokens`, to a request that has so many output tokens reserved in all, and an id.
 
     Raises `UpstreamError`.
     """
@@ -68,20 +68,26 @@ class LimitedRoute:
         return asked._replace(input_tokens=await counting.count(model, total))
 
 
-def _ask_chat(upstream: Upstream, request: ChatRequest, reserved: int) -> Awaitable[Completion]:
-    return upstream.chat(request, reserved // request.n)
+def _ask_chat(upstream: Upstream, request: ChatRequest, reserved: int, request_id: str) -> Awaitable[Completion]:
+    return upstream.chat(request, reserved // request.n, request_id)
 
 
-def _ask_completion(upstream: Upstream, request: CompletionRequest, reserved: int) -> Awaitable[Completion]:
-    return upstream.complete(request, reserved // request.reserved_choices)
+def _ask_completion(
+    upstream: Upstream, request: CompletionRequest, reserved: int, request_id: str
+) -> Awaitable[Completion]:
+    return upstream.complete(request, reserved // request.reserved_choices, request_id)
 
 
-def _ask_response(upstream: Upstream, request: ResponsesRequest, reserved: int) -> Awaitable[Completion]:
-    return upstream.respond(request, reserved)
+def _ask_response(
+    upstream: Upstream, request: ResponsesRequest, reserved: int, request_id: str
+) -> Awaitable[Completion]:
+    return upstream.respond(request, reserved, request_id)
 
 
-def _ask_embeddings(upstream: Upstream, request: EmbeddingRequest, _reserved: int) -> Awaitable[Embeddings]:
-    return upstream.embed(request)
+def _ask_embeddings(
+    upstream: Upstream, request: EmbeddingRequest, _reserved: int, request_id: str
+) -> Awaitable[Embeddings]:
+    return upstream.embed(request, request_id)
 
 
 def _render_embeddings(request: EmbeddingRequest, answer: Embeddings, _request_id: str, _created: int) -> bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
+from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -21,19 +22,27 @@ _DEGRADED = ("admitted", "rejected", "refused")
 _STORE_ERRORS = ("lost", "refused", "redirected", "reloaded", "failed")
 _USUAL_CODES = (200, 400, 401, 429, 500, 502, 503)
 
-Gauges = Callable[[], Mapping[str, int]]
-"""What is under way in the HTTP layer: ``requests_in_flight`` and ``connections``."""
+
+class HttpState(NamedTuple):
+    """What the HTTP layer has to tell beside its answers."""
+
+    requests_in_flight: int
+    connections: int
+    shed: int
+    """Requests turned away since the start."""
 
 
 class Metrics:
-    """The metrics of one node: its `telemetry`, its store's `state` and the HTTP layer's `gauges`."""
+    """The metrics of one node: its `telemetry`, its store's `state` and the HTTP layer's."""
 
-    def __init__(self, node_id: str, telemetry: Telemetry, state: Callable[[], StoreState], gauges: Gauges) -> None:
+    def __init__(
+        self, node_id: str, telemetry: Telemetry, state: Callable[[], StoreState], http: Callable[[], HttpState]
+    ) -> None:
         self._registry = CollectorRegistry(auto_describe=False)
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
         GCCollector(registry=self._registry)
-        self._registry.register(_NodeCollector(node_id, telemetry, state, gauges))
+        self._registry.register(_NodeCollector(node_id, telemetry, state, http))
 
     def page(self, accept: str) -> tuple[bytes, str]:
         """The body and its content type: OpenMetrics for who accepts it, else Prometheus' own text."""
@@ -42,8 +51,10 @@ class Metrics:
 
 
 class _NodeCollector(Collector):
-    def __init__(self, node_id: str, telemetry: Telemetry, state: Callable[[], StoreState], gauges: Gauges) -> None:
-        self._node_id, self._telemetry, self._state, self._gauges = node_id, telemetry, state, gauges
+    def __init__(
+        self, node_id: str, telemetry: Telemetry, state: Callable[[], StoreState], http: Callable[[], HttpState]
+    ) -> None:
+        self._node_id, self._telemetry, self._state, self._http = node_id, telemetry, state, http
 
     def collect(self) -> Iterator[Metric]:
         """All families, of one moment."""
@@ -55,7 +66,7 @@ class _NodeCollector(Collector):
         yield from self._store(self._state())
 
     def _traffic(self) -> Iterator[Metric]:
-        telemetry, gauges = self._telemetry, self._gauges()
+        telemetry, http = self._telemetry, self._http()
         decisions = CounterMetricFamily(
             "limiter_decisions",
             "Requests decided by the store, by outcome and by the limit that rejected.",
@@ -75,12 +86,10 @@ class _NodeCollector(Collector):
             {str(code): count for code, count in sorted(responses.items())},
         )
         yield CounterMetricFamily(
-            "limiter_shed_requests", "Requests turned away because the node was overloaded.", value=telemetry.shed
+            "limiter_shed_requests", "Requests turned away because the node was overloaded.", value=http.shed
         )
-        yield GaugeMetricFamily(
-            "limiter_requests_in_flight", "HTTP requests under way.", value=gauges["requests_in_flight"]
-        )
-        yield GaugeMetricFamily("limiter_connections", "Connections of clients.", value=gauges["connections"])
+        yield GaugeMetricFamily("limiter_requests_in_flight", "HTTP requests under way.", value=http.requests_in_flight)
+        yield GaugeMetricFamily("limiter_connections", "Connections of clients.", value=http.connections)
 
     def _tokens(self) -> Iterator[Metric]:
         telemetry = self._telemetry

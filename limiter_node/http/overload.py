@@ -25,11 +25,14 @@ kernel's backlog and `--max-connections` bound it.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable
 from typing import Final
 
 from limiter_node.http.answer import Answer
+
+log = logging.getLogger(__name__)
 
 CALM_S: Final = 0.03
 LATE_S: Final = 0.05
@@ -41,6 +44,9 @@ SHED_COST_S: Final = 60e-6
 MAX_PAUSE_S: Final = 1.0
 """What a 503 tells callers to wait."""
 
+OVER_S: Final = 5.0
+"""An overload is told to be over when nothing was turned away for so long."""
+
 _MEASURE_EVERY_S = 0.02
 _ROUNDS, _FULL_ROUNDS = 4, 2
 
@@ -51,6 +57,11 @@ class LoopLoad:
     def __init__(self) -> None:
         self.connections = 0
         """How many there are, told by the server now and then."""
+        self.turned_away = 0
+        """Requests, told by the routes."""
+        self._told = self._before = 0
+        self._overload_since_s: float | None = None
+        self._last_turned_away_s = 0.0
         self._is_full = False
         self._waited_s, self._requests = 0.0, 0
         self._means: deque[float] = deque([0.0] * _ROUNDS, _ROUNDS)
@@ -85,9 +96,23 @@ class LoopLoad:
         self._waited_s, self._requests = 0.0, 0
         self._is_full = sum(mean > CALM_S for mean in self._means) >= _FULL_ROUNDS
 
+    def tell(self, now_s: float) -> None:
+        """One log line when requests begin to be turned away, and one when that is over."""
+        if self.turned_away > self._told:
+            if self._overload_since_s is None:
+                self._overload_since_s, self._before = now_s, self._told
+                log.warning("overloaded: requests are turned away with 503", extra={"event": "overload_began"})
+            self._told, self._last_turned_away_s = self.turned_away, now_s
+        elif self._overload_since_s is not None and now_s - self._last_turned_away_s >= OVER_S:
+            seconds, count = self._last_turned_away_s - self._overload_since_s, self._told - self._before
+            event = {"event": "overload_over", "seconds": round(seconds, 3), "turned_away": count}
+            log.warning("no longer overloaded: in %.1f s %d requests were turned away", seconds, count, extra=event)
+            self._overload_since_s = None
+
     def _tick(self, loop: asyncio.AbstractEventLoop, due_s: float) -> None:
         now_s = loop.time()
         self.end_round(now_s - due_s)
+        self.tell(now_s)
         due_s = now_s + _MEASURE_EVERY_S
         self._handle = loop.call_at(due_s, self._tick, loop, due_s)
 

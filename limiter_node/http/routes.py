@@ -19,9 +19,9 @@ from limiter_node.http.errors import ErrorReply
 from limiter_node.http.fields import InvalidRequest
 from limiter_node.http.headers import RequestIds, ResponseHeaders, degraded
 from limiter_node.http.limited import LIMITED_ROUTES, LimitedRoute
-from limiter_node.http.metrics import Metrics
+from limiter_node.http.metrics import HttpState, Metrics
 from limiter_node.http.overload import LoopLoad, TurnedAway
-from limiter_node.http.streaming import Streams
+from limiter_node.http.streaming import Streams, log_upstream_failure
 from limiter_node.limiter.limiter import Limiter
 from limiter_node.model import Outcome, Overloaded, StoreUnavailable, Usage
 from limiter_node.store.keyspace import key_id
@@ -69,13 +69,14 @@ class Routes:
         self._max_body_bytes = max_body_bytes
         self._window_ms = window_ms
         self._telemetry = limiter.telemetry
-        self._metrics_page = Metrics(node_id, limiter.telemetry, limiter.state, self._gauges)
+        self._metrics_of_node = Metrics(node_id, limiter.telemetry, limiter.state, self._http_state)
         self._started = int(time.time())
         self._streams = Streams()
         self.is_draining = False
         self._max_in_flight = max_in_flight
         self._load = LoopLoad() if load is None else load
-        self._under_way = 0
+        self.under_way = 0
+        """Requests that have no answer yet."""
         self._reading = 0
         self._idle = asyncio.Event()
         self._table: dict[str, dict[str, Handler]] = {
@@ -90,11 +91,11 @@ class Routes:
     async def answer(self, request: web.BaseRequest) -> Response:
         """Answer any request; every failure becomes an answer, too."""
         request_id = self._ids.next()
-        self._under_way += 1
+        self.under_way += 1
         response: Response
         try:
             if (
-                self._load.sheds(_waited_s(request)) or self._under_way - self._reading > self._max_in_flight
+                self._load.sheds(_waited_s(request)) or self.under_way - self._reading > self._max_in_flight
             ) and request.path not in _PROBES:
                 response = self._turned_away(request, request_id)
             elif hdrs.EXPECT in request.headers and not await _continued(request):
@@ -111,12 +112,13 @@ class Routes:
                 else:
                     response = await handler(request, request_id)
         except StoreUnavailable as error:
-            log.debug("request %s: %s", request_id, error)
+            event = {"event": "store_unavailable", "request_id": request_id}
+            log.debug("request %s: %s", request_id, error, extra=event)
             response = self._unavailable(errors.STORE_UNAVAILABLE, request_id)
         except Overloaded:
             response = self._unavailable(errors.OVERLOADED, request_id)
         except UpstreamError as error:
-            log.warning("request %s: the upstream failed: %s", request_id, error)
+            log_upstream_failure(request_id, error)
             response = self._error(errors.upstream_failed(error), request_id)
         except web.HTTPRequestEntityTooLarge:
             response = self._error(errors.too_large(self._max_body_bytes), request_id)
@@ -129,20 +131,20 @@ class Routes:
         except ConnectionError:
             response = self._error(errors.INTERNAL, request_id)  # the client is gone: nobody will read it
         except Exception:
-            log.exception("request %s failed", request_id)
+            log.exception("request %s failed", request_id, extra={"event": "request_failed", "request_id": request_id})
             response = self._error(errors.INTERNAL, request_id)
         finally:
-            self._under_way -= 1
-            if not self._under_way:
+            self.under_way -= 1
+            if not self.under_way:
                 self._idle.set()
         self._telemetry.responses[response.status] += 1
         if self.is_draining:
             response.force_close()
         return response
 
-    def _gauges(self) -> dict[str, int]:
-        """What is under way, for `Metrics`."""
-        return {"requests_in_flight": self._under_way, "connections": self._load.connections}
+    def _http_state(self) -> HttpState:
+        """For `Metrics`."""
+        return HttpState(self.under_way, self._load.connections, self._load.turned_away)
 
     def _methods(self, path: str) -> dict[str, Handler] | None:
         """The methods of a decoded path, None if there is none of them."""
@@ -158,7 +160,7 @@ class Routes:
         self.is_draining = True
         try:
             async with asyncio.timeout(timeout_s):
-                while self._under_way:
+                while self.under_way:
                     self._idle.clear()
                     await self._idle.wait()
         except TimeoutError:
@@ -189,15 +191,16 @@ class Routes:
         try:
             if asked.stream:
                 events = route.events(asked, request_id, int(time.time()), self._upstream.system_fingerprint)
-                deltas = self._upstream.stream(asked, route.cap_per_choice(asked, decision.need.output_tokens))
-                return await self._streams.send(request, headers, deltas, events, reservation)
-            answer = await route.ask(self._upstream, asked, decision.need.output_tokens)
+                cap = route.cap_per_choice(asked, decision.need.output_tokens)
+                deltas = self._upstream.stream(asked, cap, request_id)
+                return await self._streams.send(request, request_id, headers, deltas, events, reservation)
+            answer = await route.ask(self._upstream, asked, decision.need.output_tokens, request_id)
         except UpstreamError as error:
             if error.produced_tokens:
                 reservation.settle(error.produced_tokens)
             else:
                 reservation.refund()
-            log.warning("request %s: the upstream failed: %s", request_id, error)
+            log_upstream_failure(request_id, error)
             reply = errors.upstream_failed(error)
             return Answer(reply.body, headers, reply.status)
         except BaseException:
@@ -261,7 +264,7 @@ class Routes:
         return Answer(b'{"status":"ok"}', self._headers.plain(request_id))
 
     async def _metrics(self, request: web.BaseRequest, request_id: str) -> Answer:
-        page, content_type = self._metrics_page.page(request.headers.get(hdrs.ACCEPT, ""))
+        page, content_type = self._metrics_of_node.page(request.headers.get(hdrs.ACCEPT, ""))
         return Answer(page, self._headers.of_type(content_type, request_id))
 
     async def _readyz(self, _request: web.BaseRequest, request_id: str) -> Answer:
@@ -288,7 +291,7 @@ class Routes:
         return Answer(reply.body, self._headers.unavailable(request_id, RETRY_UNAVAILABLE_MS), reply.status)
 
     def _turned_away(self, request: web.BaseRequest, request_id: str) -> Answer:
-        self._telemetry.shed += 1
+        self._load.turned_away += 1
         reply, headers = errors.OVERLOADED, self._headers.unavailable(request_id, RETRY_UNAVAILABLE_MS)
         connection = cast(Connection, request.protocol)
         return TurnedAway(reply.body, headers, reply.status, self._load.pause_s(), connection.has_rested)

@@ -60,6 +60,7 @@ class Streams:
     async def send(
         self,
         request: web.BaseRequest,
+        request_id: str,
         headers: str,
         deltas: Deltas,
         events: StreamEvents,
@@ -70,7 +71,7 @@ class Streams:
         `headers` are a decided response's; they become an event stream's with the first delta. Until then the status
         is open: `UpstreamError` (and any bug) is raised, the reservation untouched.
         """
-        stream = _Stream(request, headers, events, reservation, self._stalled_s)
+        stream = _Stream(request, request_id, headers, events, reservation, self._stalled_s)
         self._under_way.add(stream)
         try:
             return await stream.run(deltas)
@@ -98,6 +99,7 @@ class _Stream:
     def __init__(
         self,
         request: web.BaseRequest,
+        request_id: str,
         headers: str,
         events: StreamEvents,
         reservation: Reservation,
@@ -109,7 +111,7 @@ class _Stream:
         self._task = task
         self._cancelling = task.cancelling()
         self._connection = connection
-        self._request = request
+        self._request, self._request_id = request, request_id
         self._headers = headers
         self._response = _Response(headers=header_fields(headers))
         self._writer: StreamWriter | None = None
@@ -166,13 +168,14 @@ class _Stream:
         except UpstreamError as error:
             if self._writer is None:
                 raise
-            log.warning("the upstream failed in the middle of a stream: %s", error)
+            log_upstream_failure(self._request_id, error, "the upstream failed in the middle of a stream")
             self._reservation.settle(max(self._sent_tokens, error.produced_tokens))
             last = events.error(errors.upstream_failed(error))
         except Exception:
             if self._writer is None:
                 raise
-            log.exception("a stream failed")
+            event = {"event": "request_failed", "request_id": self._request_id}
+            log.exception("request %s: a stream failed", self._request_id, extra=event)
             last = events.error(errors.INTERNAL)
         # Settled before the reader has taken the rest, which may be long.
         self._reservation.settle(self._sent_tokens)
@@ -219,3 +222,9 @@ class _Stream:
         self._response.force_close()
         with suppress(ConnectionError):  # it may have left in the meantime
             await self._response.write_eof(self._events.error(reply))
+
+
+def log_upstream_failure(request_id: str, error: UpstreamError, what: str = "the upstream failed") -> None:
+    """One line, with the id by which the upstream knows the request."""
+    event = {"event": "upstream_failed", "request_id": request_id, "status": error.status}
+    log.warning("request %s: %s: %s", request_id, what, error, extra=event)

@@ -222,7 +222,7 @@ class ServerConnection(asyncio.Protocol):
         except (hiredis.ProtocolError, IndexError):
             # Not RESP, or more replies than commands: nothing after it can be paired with its command.
             self.last_error = "the server answered what is not the Redis protocol"
-            log.error("store %s: %s", self.address, self.last_error)
+            self._log(logging.ERROR)
             if self._transport:
                 self._transport.abort()
 
@@ -230,7 +230,7 @@ class ServerConnection(asyncio.Protocol):
         if self._is_open:
             self.last_error = f"connection lost: {exc or self.last_error or 'closed by the server'}"
             if not self._closed:
-                log.warning("store %s: %s", self.address, self.last_error)
+                self._log(logging.WARNING)
         self._transport = None
         self._is_open = False
         self._lose(self._sent)
@@ -257,5 +257,9 @@ class ServerConnection(asyncio.Protocol):
         if self._transport is None or self._transport.is_closing():
             return  # what follows from the first refusal, as NOAUTH from WRONGPASS, must not hide it
         self.last_error = f"refused: {reason}"
-        log.error("store %s: %s", self.address, self.last_error)
+        self._log(logging.ERROR)
         self._transport.abort()
+
+    def _log(self, level: int) -> None:
+        event = {"event": "store_connection", "shard": self.address}
+        log.log(level, "store %s: %s", self.address, self.last_error, extra=event)

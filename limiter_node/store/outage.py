@@ -258,7 +258,10 @@ class Outage:
         now_s = self._loop.time()
         if now_s - self._told_lost_s > _TELL_EVERY_S:
             self._told_lost_s = now_s
-            log.warning("the store has lost what was counted: nodes charge what they had admitted themselves")
+            log.warning(
+                "the store has lost what was counted: nodes charge what they had admitted themselves",
+                extra={"event": "store_lost_counts"},
+            )
         for admit in reversed(batch.admits):
             if admit.charge is not None:
                 admit.charge.gone()
@@ -290,10 +293,10 @@ class Outage:
     def _note_state(self) -> None:
         self.is_on = bool(self._shards or self._stuck)
 
-    def _closed(self, connection: ServerConnection | None) -> str:
+    def _closed(self, connection: ServerConnection | None) -> dict[str, int]:
         self._note_state()
         counts, self._counts_told = self.counts - self._counts_told, self.counts.copy()
-        return ", ".join(f"{count} {what}" for what, count in sorted(counts.items()))
+        return dict(counts)
 
     def close(self) -> None:
         """The node stops: what isn't decided by now isn't decided any more."""

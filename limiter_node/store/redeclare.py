@@ -85,7 +85,7 @@ class Redeclaring:
         try:
             self._limits = await asyncio.to_thread(self._declared)
         except Exception as error:  # whatever is wrong with the file by now, the node goes on without it
-            log.error("the keys file cannot be read any more: %s", error)
+            log.error("the keys file cannot be read any more: %s", error, extra={"event": "keys_file_unreadable"})
             self._limits = {}
         waiting, self._waiting = self._waiting, []
         for queue, done in waiting:
@@ -101,7 +101,10 @@ class Redeclaring:
                 self.redeclared += 1
                 if now_s - self._told_s > _TELL_EVERY_S:
                     self._told_s = now_s
-                    log.warning("the store has lost keys that the keys file declares: they are declared again")
+                    log.warning(
+                        "the store has lost keys that the keys file declares: they are declared again",
+                        extra={"event": "keys_redeclared"},
+                    )
             else:
                 if len(self._deleted) > len(self._limits or ()) // 2 + 100:
                     self._deleted = {each: until_s for each, until_s in self._deleted.items() if until_s > now_s}

@@ -115,12 +115,18 @@ class Replies:
                 charge.gone()
         else:
             # The record holds a later batch of this process, though only one is ever in flight.
-            log.error("batch %d of key %s is older than the store's record", batch.number, batch.queue.kid[:12])
+            event = {"event": "batch_lost", "key": batch.queue.kid[:12]}
+            log.error(
+                "batch %d of key %s is older than the store's record", batch.number, batch.queue.kid[:12], extra=event
+            )
             self._fail(batch, "the store has lost track of this node's batches")
 
     def _fail(self, batch: Batch, reason: str) -> None:
         self.failed += 1
         others = len(batch.operations) - len(batch.admits)
         if others:
-            log.warning("%d settles and charges of key %s were lost: %s", others, batch.queue.kid[:12], reason)
+            event = {"event": "settles_lost", "key": batch.queue.kid[:12], "operations": others}
+            log.warning(
+                "%d settles and charges of key %s were lost: %s", others, batch.queue.kid[:12], reason, extra=event
+            )
         self._outage.failed(batch, reason)

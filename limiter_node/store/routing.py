@@ -95,7 +95,7 @@ class RoutedCall:
             self.resolved(reply)
         except Exception:
             # Something that isn't our script answered. A call that never ended would block its key for good.
-            log.exception("unreadable reply to a script: %.100r", reply)
+            log.exception("unreadable reply to a script: %.100r", reply, extra={"event": "store_reply_unreadable"})
             self.failed("the store answered what is not a decision")
 
     def lost(self) -> None:
@@ -173,7 +173,7 @@ class Router:
             self._topology.refresh_soon()
             self._again(call, _LATER_S)
         else:
-            log.error("store refused a script: %s", error[:200])
+            log.error("store refused a script: %s", error[:200], extra={"event": "store_refused"})
             call.failed(error[:200])
 
     def _again(self, call: RoutedCall, delay_s: float) -> None:

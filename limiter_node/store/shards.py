@@ -66,7 +66,7 @@ class _Probe:
 
 class Shards:
     """The breakers of one node. `on_close` is called with the connection whose breaker has closed, before it is logged;
-    it returns what was decided meanwhile, in words.
+    it returns what was decided meanwhile, by outcome.
     """
 
     def __init__(self, topology: Topology, budget_s: float, decide: Script, policy: str) -> None:
@@ -77,7 +77,7 @@ class Shards:
         self._policy = policy
         self._open: dict[ServerConnection | None, _Breaker] = {}
         self._targets: dict[ServerConnection, ScriptTarget] = {}
-        self.on_close: Callable[[ServerConnection | None], str] = lambda _: ""
+        self.on_close: Callable[[ServerConnection | None], dict[str, int]] = lambda _: {}
         self.openings = 0
 
     def __bool__(self) -> bool:
@@ -107,7 +107,8 @@ class Shards:
             return False
         self._open[connection] = _Breaker(self._loop.time())
         self.openings += 1
-        log.warning("shard %s is cut off, policy %s decides: %s", _name(connection), self._policy, reason)
+        event = {"event": "shard_cut_off", "shard": _name(connection), "policy": self._policy, "reason": reason}
+        log.warning("shard %s is cut off, policy %s decides: %s", _name(connection), self._policy, reason, extra=event)
         return True
 
     def tick(self) -> None:
@@ -140,13 +141,14 @@ class Shards:
         breaker = self._open.pop(connection)
         if connection is not None:
             self._targets.pop(connection, None)
-        decided = self.on_close(connection)
+        decided, away_s = self.on_close(connection), self._loop.time() - breaker.opened_s
         log.warning(
             "shard %s is back after %.1f s: %s; meanwhile without it: %s",
             _name(connection),
-            self._loop.time() - breaker.opened_s,
+            away_s,
             reason,
-            decided or "nothing",
+            ", ".join(f"{count} {what}" for what, count in sorted(decided.items())) or "nothing",
+            extra={"event": "shard_back", "shard": _name(connection), "away_s": round(away_s, 3), "decided": decided},
         )
 
     def _target(self, connection: ServerConnection) -> ScriptTarget:

@@ -144,7 +144,7 @@ class Topology:
             # IndexError is what redis-py makes of a cluster without any slot.
             reason = "it has no slots yet" if isinstance(error, IndexError) else str(error) or "timed out"
             if not self._problem:
-                log.warning("cluster topology: %s", reason)
+                log.warning("cluster topology: %s", reason, extra={"event": "topology_unknown"})
             self._problem = f"cannot read the cluster's topology: {reason}"
             return
         owners: list[ServerConnection | None] = list(self._owners)

@@ -176,24 +176,27 @@ class UpstreamError(LimiterError):
 
 
 class Upstream(Protocol):
-    """A service that answers what OpenAI's routes ask."""
+    """A service that answers what OpenAI's routes ask.
+
+    `request_id` is the request's `x-request-id`, for the upstream's own records.
+    """
 
     system_fingerprint: str | None
     """What streams tell about the model's configuration, in their first piece already."""
 
-    async def chat(self, request: ChatRequest, cap_per_choice: int) -> Completion:
+    async def chat(self, request: ChatRequest, cap_per_choice: int, request_id: str) -> Completion:
         """Answer `request`; no choice may exceed `cap_per_choice` tokens. Raises `UpstreamError`."""
         ...
 
-    async def complete(self, request: CompletionRequest, cap_per_choice: int) -> Completion:
+    async def complete(self, request: CompletionRequest, cap_per_choice: int, request_id: str) -> Completion:
         """Answer `request`, `request.n` choices; else as `chat`."""
         ...
 
-    async def respond(self, request: ResponsesRequest, cap: int) -> Completion:
+    async def respond(self, request: ResponsesRequest, cap: int, request_id: str) -> Completion:
         """Answer `request`, one choice; else as `chat`."""
         ...
 
-    def stream(self, request: TextRequest, cap_per_choice: int) -> Deltas:
+    def stream(self, request: TextRequest, cap_per_choice: int, request_id: str) -> Deltas:
         """Answer `request` piece by piece; the pieces of a choice, joined, are what the whole answer would have been.
 
         The iteration raises `UpstreamError`. Whoever stops iterating before the end closes the generator, which stops
@@ -201,7 +204,7 @@ class Upstream(Protocol):
         """
         ...
 
-    async def embed(self, request: EmbeddingRequest) -> Embeddings:
+    async def embed(self, request: EmbeddingRequest, request_id: str) -> Embeddings:
         """The vectors for `request.inputs`. Raises `UpstreamError`."""
         ...
 

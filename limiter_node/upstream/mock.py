@@ -108,15 +108,15 @@ class MockUpstream:
         self._models = tuple(models)
         self._text = MockText()
 
-    async def chat(self, request: ChatRequest, cap_per_choice: int) -> Completion:
+    async def chat(self, request: ChatRequest, cap_per_choice: int, request_id: str) -> Completion:
         """Answer; a drawn length above the cap is cut, with finish reason ``length``. Never fails."""
         return await self._whole(request, cap_per_choice)
 
-    async def complete(self, request: CompletionRequest, cap_per_choice: int) -> Completion:
+    async def complete(self, request: CompletionRequest, cap_per_choice: int, request_id: str) -> Completion:
         """As `chat`, with `request.n` choices."""
         return await self._whole(request, cap_per_choice)
 
-    async def respond(self, request: ResponsesRequest, cap: int) -> Completion:
+    async def respond(self, request: ResponsesRequest, cap: int, request_id: str) -> Completion:
         """As `chat`, with one choice."""
         return await self._whole(request, cap)
 
@@ -128,7 +128,7 @@ class MockUpstream:
             await asyncio.sleep(self._latency_s)
         return completion
 
-    async def embed(self, request: EmbeddingRequest) -> Embeddings:
+    async def embed(self, request: EmbeddingRequest, request_id: str) -> Embeddings:
         """Vectors of length 1 that differ for different inputs and are always the same for the same one."""
         vectors = []
         for number, each in enumerate(request.inputs, 1):
@@ -139,7 +139,7 @@ class MockUpstream:
             await asyncio.sleep(self._latency_s)
         return Embeddings(tuple(vectors))
 
-    def stream(self, request: TextRequest, cap_per_choice: int) -> Deltas:
+    def stream(self, request: TextRequest, cap_per_choice: int, request_id: str) -> Deltas:
         """Piece by piece what the whole answer would have been; a piece is a token, or some where none waits."""
         return paced(self._compose(request, cap_per_choice), self._ttft_s, self._tokens_per_s)
 

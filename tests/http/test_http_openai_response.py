@@ -67,7 +67,7 @@ async def test_usage_is_exact(model: str, length: str, n: int) -> None:
     upstream = MockUpstream(latency_ms=0, length=length, seed=1)
     chat = parse_chat(orjson.dumps({"model": model, "messages": [{"role": "user", "content": "hello world"}], "n": n}))
     for cap in (1, 100, 10_000):
-        completion = await upstream.chat(chat, cap)
+        completion = await upstream.chat(chat, cap, "req_1")
         content = orjson.loads(chat_completion(chat, completion, "req_1", 1))
         usage = content["usage"]
         counts = [count(each["message"]["content"], model) for each in content["choices"]]

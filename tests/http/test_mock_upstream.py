@@ -72,7 +72,7 @@ def test_prefixes_extend_each_other_and_read_like_prose(text: MockText) -> None:
 
 
 async def test_an_answer_shorter_than_the_cap_stops() -> None:
-    completion = await mock("fixed:20").chat(request(), 100)
+    completion = await mock("fixed:20").chat(request(), 100, "req_1")
     assert completion.choice_tokens == (20,)
     assert completion.completion_tokens == 20
     assert completion.finish_reasons == ("stop",)
@@ -84,12 +84,12 @@ async def test_an_answer_shorter_than_the_cap_stops() -> None:
     [(20, 19, 19, "length"), (20, 20, 20, "stop"), (20, 21, 20, "stop"), (20, 1, 1, "length"), (0, 5, 0, "stop")],
 )
 async def test_the_cap(drawn: int, cap: int, produced: int, reason: str) -> None:
-    completion = await mock(f"fixed:{drawn}").chat(request(), cap)
+    completion = await mock(f"fixed:{drawn}").chat(request(), cap, "req_1")
     assert (completion.completion_tokens, completion.finish_reasons) == (produced, (reason,))
 
 
 async def test_each_of_n_choices_is_drawn_and_capped() -> None:
-    completion = await mock("uniform:1:100").chat(request(50), 60)
+    completion = await mock("uniform:1:100").chat(request(50), 60, "req_1")
     assert len(completion.contents) == len(completion.finish_reasons) == len(completion.choice_tokens) == 50
     assert len(set(completion.choice_tokens)) > 10
     assert sum(completion.choice_tokens) == completion.completion_tokens
@@ -104,7 +104,7 @@ async def test_each_of_n_choices_is_drawn_and_capped() -> None:
 async def test_the_same_seed_gives_the_same_lengths() -> None:
     async def lengths(seed: int) -> list[int]:
         upstream = mock("uniform:1:1000", seed=seed)
-        return [(await upstream.chat(request(), 10_000)).completion_tokens for _ in range(20)]
+        return [(await upstream.chat(request(), 10_000, "req_1")).completion_tokens for _ in range(20)]
 
     assert await lengths(1) == await lengths(1) != await lengths(2)
 
@@ -163,7 +163,7 @@ def test_other_times_and_rates_are_refused(latency_ms: float) -> None:
 
 def test_without_latency_the_event_loop_is_not_asked() -> None:
     with pytest.raises(StopIteration) as stopped:
-        mock().chat(request(), 100).send(None)
+        mock().chat(request(), 100, "req_1").send(None)
     assert isinstance(stopped.value.value, Completion)
 
 
@@ -174,7 +174,7 @@ async def test_the_latency_is_slept(monkeypatch: pytest.MonkeyPatch) -> None:
         slept.append(seconds)
 
     monkeypatch.setattr(asyncio, "sleep", sleep)
-    await mock(latency_ms=250).chat(request(), 100)
+    await mock(latency_ms=250).chat(request(), 100, "req_1")
     assert slept == [0.25]
 
 
@@ -182,8 +182,8 @@ async def test_the_latency_is_slept(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("n", "cap"), [(1, 10_000), (5, 60), (100, 9)])
 async def test_a_stream_says_what_chat_would_have_said(rate: float, n: int, cap: int) -> None:
     options = {"length": "uniform:0:100" if n > 1 else "fixed:3000", "tokens_per_s": rate}
-    whole = await mock(**options).chat(request(n), cap)
-    batches = [batch async for batch in mock(**options).stream(request(n), cap)]
+    whole = await mock(**options).chat(request(n), cap, "req_1")
+    batches = [batch async for batch in mock(**options).stream(request(n), cap, "req_1")]
     deltas = [delta for batch in batches for delta in batch]
     assert max(map(len, batches)) <= max(64, n)
     for choice in range(n):
@@ -197,7 +197,7 @@ async def test_a_stream_says_what_chat_would_have_said(rate: float, n: int, cap:
 
 
 async def test_choices_take_turns() -> None:
-    batches = [batch async for batch in mock("fixed:3", tokens_per_s=1_000_000).stream(request(2), 10)]
+    batches = [batch async for batch in mock("fixed:3", tokens_per_s=1_000_000).stream(request(2), 10, "req_1")]
     assert [delta.choice for batch in batches for delta in batch] == [0, 1] * 3
 
 
@@ -213,7 +213,7 @@ async def test_a_stream_keeps_its_time_from_the_start(monkeypatch: pytest.Monkey
     monkeypatch.setattr(asyncio, "sleep", sleep)
     monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now)
     upstream = mock("fixed:10", ttft_ms=300, tokens_per_s=10)
-    batches = [len(batch) async for batch in upstream.stream(request(), 100)]
+    batches = [len(batch) async for batch in upstream.stream(request(), 100, "req_1")]
     assert batches == [1, 1, 6, 1, 1]
     assert slept == [0.3, 0.1, 0.1, 0.1, 0.1]
 

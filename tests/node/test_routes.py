@@ -50,27 +50,29 @@ class ScriptedUpstream:
         self.answer: Answer = self.whole
         self.deltas: Callable[[], Deltas]
         self.caps: list[int] = []
+        self.request_ids: list[str] = []
 
     @staticmethod
     async def whole(request: ChatRequest, cap: int) -> Completion:
         return Completion(("Hello",), ("stop",), (1,), 1, "fp_test")
 
-    async def chat(self, request: ChatRequest, cap_per_choice: int) -> Completion:
+    async def chat(self, request: ChatRequest, cap_per_choice: int, request_id: str) -> Completion:
         self.caps.append(cap_per_choice)
+        self.request_ids.append(request_id)
         return await self.answer(request, cap_per_choice)
 
-    async def complete(self, request: CompletionRequest, cap_per_choice: int) -> Completion:
+    async def complete(self, request: CompletionRequest, cap_per_choice: int, request_id: str) -> Completion:
         self.caps.append(cap_per_choice)
         return Completion(("Hello",) * request.n, ("stop",) * request.n, (1,) * request.n, request.n, "fp_test")
 
-    async def respond(self, request: ResponsesRequest, cap: int) -> Completion:
+    async def respond(self, request: ResponsesRequest, cap: int, request_id: str) -> Completion:
         self.caps.append(cap)
         return Completion(("Hello",), ("stop",), (1,), 1, "fp_test")
 
-    async def embed(self, request: EmbeddingRequest) -> Embeddings:
+    async def embed(self, request: EmbeddingRequest, request_id: str) -> Embeddings:
         return Embeddings((b"[1.0]",) * len(request.inputs))
 
-    def stream(self, request: ChatRequest, cap_per_choice: int) -> Deltas:
+    def stream(self, request: ChatRequest, cap_per_choice: int, request_id: str) -> Deltas:
         self.caps.append(cap_per_choice)
         return self.deltas()
 
@@ -188,7 +190,7 @@ async def test_every_route_holds_the_upstream_and_settles(
 async def test_a_failed_embedding_gives_back_its_tokens(
     node: Node, embedded_single: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def fail(request: EmbeddingRequest) -> Embeddings:
+    async def fail(request: EmbeddingRequest, request_id: str) -> Embeddings:
         raise UpstreamError("down", status=503)
 
     monkeypatch.setattr(node.upstream, "embed", fail)

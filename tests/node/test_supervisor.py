@@ -26,6 +26,9 @@ class Seen:
         self.ready: list[str] = []
         self.lines: list[str] = []
 
+    def wrote(self, plan: NodePlan, line: str) -> None:
+        self.lines.append(f"node {plan.name}: {line}")
+
     def pid(self, name: str) -> int:
         """The last process id that the node has printed as "pid N"."""
         return [int(line.split()[-1]) for line in self.lines if line.startswith(f"node {name}: pid ")][-1]
@@ -44,7 +47,7 @@ def make(seen: Seen, *programs: str, drain_timeout_s: float = 10) -> Supervisor:
         ],
         drain_timeout_s=drain_timeout_s,
         on_ready=lambda plan: seen.ready.append(plan.name),
-        on_line=seen.lines.append,
+        on_line=seen.wrote,
     )
 
 
@@ -76,7 +79,7 @@ async def test_a_failed_start_has_the_nodes_reason_and_ends_the_others(seen: See
 
 async def test_a_command_that_does_not_exist_is_a_failed_start(seen: Seen) -> None:
     nodes = Supervisor(
-        [NodePlan("1", ["/nowhere"], {})], drain_timeout_s=0, on_ready=lambda plan: None, on_line=seen.lines.append
+        [NodePlan("1", ["/nowhere"], {})], drain_timeout_s=0, on_ready=lambda plan: None, on_line=seen.wrote
     )
     with pytest.raises(NodeFailed, match="node 1 could not start"):
         async with nodes:
