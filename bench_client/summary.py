@@ -20,6 +20,7 @@ PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99_9": 99.9}
 MAX_TRACKABLE_US = 3_600_000_000
 NO_NODE = "(no node)"
 REASONS = ("requests", "input_tokens", "output_tokens")
+ALL_REASONS = (*REASONS, "never_fits", "other")
 
 
 def _histogram() -> Any:
@@ -47,16 +48,14 @@ class Figures:
             return
         self.statuses[record.status] += 1
         if record.status == 429:
-            self.rejected[_reason(record)] += 1
+            self.rejected[rejection_reason(record)] += 1
         self.latency_us.record_value(min(max(record.done_us - record.due_us, 1), MAX_TRACKABLE_US))
 
     def as_dict(self) -> dict[str, object]:
         return {
             "requests": self.requests,
             "admitted": self.statuses[200],
-            "rejected": {
-                reason: self.rejected[reason] for reason in (*REASONS, "never_fits", "other") if self.rejected[reason]
-            },
+            "rejected": {reason: self.rejected[reason] for reason in ALL_REASONS if self.rejected[reason]},
             "rejected_total": self.statuses[429],
             "other_statuses": {
                 str(status): n for status, n in sorted(self.statuses.items()) if status not in (200, 429)
@@ -145,7 +144,8 @@ def percentiles_ms(histogram: Any) -> dict[str, float]:
     return {**figures, "max": histogram.get_max_value() / 1000}
 
 
-def _reason(record: Record) -> str:
+def rejection_reason(record: Record) -> str:
+    """Of a 429, one of ``ALL_REASONS``."""
     if record.never_fits:
         return "never_fits"
     return record.exceeded if record.exceeded in REASONS else "other"
