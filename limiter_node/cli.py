@@ -14,25 +14,30 @@ from importlib.metadata import version
 from typing import NoReturn
 
 import click
+import cloup
 
+from limiter_node.commands.help import CONTEXT_SETTINGS, EXAMPLES
 from limiter_node.commands.keys import keys
 from limiter_node.commands.serve import serve
 from limiter_node.commands.store import store
+from limiter_node.commands.top import top
 from limiter_node.commands.up import up
 from limiter_node.model import ConfigError, LimiterError
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 120})
+@cloup.group(
+    context_settings=CONTEXT_SETTINGS,
+    sections=[cloup.Section("Run", [up, serve, store]), cloup.Section("Operate", [keys])],
+    epilog=EXAMPLES[""],
+)
 @click.version_option(version("llm-rate-limiter"), prog_name="limiter-node", message="%(prog)s %(version)s")
 def cli() -> None:
     """Exact, distributed rate limiter for LLM APIs.
 
     Every option can also come from the environment: --input-tpm from LIMITER_INPUT_TPM, and so on.
+
+    Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
     """
-
-
-for command in (up, serve, store, keys):
-    cli.add_command(command)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

@@ -24,57 +24,89 @@ _POLICIES = ("local", "closed", "open")
 _NODE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}\Z")
 
 
-def setting(default: Any, text: str, *, hidden: bool = False) -> Any:
-    """A dataclass field with the help of its option; units belong into the name."""
-    return field(default=default, metadata={"help": text, "hidden": hidden})
+LISTENING, STORE, CLIENTS, MOCK, STOPPING = GROUPS = (
+    "Where to listen",
+    "Store",
+    "What a client may take",
+    "Mock service",
+    "Stopping and logging",
+)
+"""What ``--help`` groups the options by, in its order."""
+
+
+def setting(default: Any, group: str, text: str, *, metavar: str = "", hidden: bool = False) -> Any:
+    """A dataclass field with the help of its option; units belong into the name. `metavar` stands for the value there."""
+    return field(default=default, metadata={"help": text, "group": group, "metavar": metavar, "hidden": hidden})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeSettings:
     """What one node is told. Raises ConfigError with one line for the first setting that cannot be."""
 
-    host: str = setting("127.0.0.1", "Address to listen on.")
-    port: int = setting(8080, "Port to listen on; 0 for any free one.")
-    store: str = setting("", "The store's URL.")
-    node_id: str = setting("", "Name in headers, metrics and logs; empty means HOSTNAME-PORT.")
+    host: str = setting("127.0.0.1", LISTENING, "Address to listen on.", metavar="ADDRESS")
+    port: int = setting(8080, LISTENING, "Port to listen on; 0 for any free one.")
+    store: str = setting("", STORE, "The store's URL.")
+    node_id: str = setting("", LISTENING, "Name in headers, metrics and logs; empty means HOSTNAME-PORT.", metavar="NAME")
     decision_timeout_ms: int = setting(
-        100, "Longest wait for a decision of the store; then its shard is cut off, and --on-store-failure decides."
+        100,
+        STORE,
+        "Longest wait, in ms, for a decision of the store; then its shard is cut off, and --on-store-failure decides.",
     )
     on_store_failure: str = setting(
         "local",
+        STORE,
         "What decides while a key's shard can't be asked: local (this node, within its share of the limits), "
         "closed (nobody: 503) or open (admit).",
+        metavar="POLICY",
     )
     replica_acks: int = setting(
-        0, "Replicas that must have taken a decision before it counts; so a failover loses none. Costs a round trip."
+        0,
+        STORE,
+        "Replicas that must have taken a decision before it counts; so a failover loses none. Costs a round trip.",
     )
-    max_body_bytes: int = setting(1_048_576, "Largest request body accepted.")
-    header_timeout_s: float = setting(10.0, "Seconds a client has for the head of a request.")
-    body_timeout_s: float = setting(30.0, "Seconds a client has for the body of a request.")
+    max_body_bytes: int = setting(1_048_576, CLIENTS, "Largest request body accepted.")
+    header_timeout_s: float = setting(10.0, CLIENTS, "Seconds a client has for the head of a request.")
+    body_timeout_s: float = setting(30.0, CLIENTS, "Seconds a client has for the body of a request.")
     # Clients keep connections for a minute or so; a server that closes first makes them lose requests.
-    keepalive_timeout_s: float = setting(75.0, "Seconds an idle connection is kept.")
-    max_connections: int = setting(10_000, "Connections at once; those beyond get a 503 and are closed.")
-    max_in_flight: int = setting(5_000, "Requests under way at once, streams included; those beyond get a 503.")
-    mock_latency_ms: float = setting(0.0, "Time the mock service takes for an answer that is not streamed.")
-    mock_ttft_ms: float = setting(0.0, "Time until the mock's streams begin.")
-    mock_tokens_per_s: float = setting(0.0, "Tokens a second in each choice of the mock's streams; 0 means at once.")
+    keepalive_timeout_s: float = setting(75.0, CLIENTS, "Seconds an idle connection is kept.")
+    max_connections: int = setting(10_000, CLIENTS, "Connections at once; those beyond get a 503 and are closed.")
+    max_in_flight: int = setting(
+        5_000, CLIENTS, "Requests under way at once, streams included; those beyond get a 503."
+    )
+    mock_latency_ms: float = setting(0.0, MOCK, "Milliseconds the mock takes for an answer that is not streamed.")
+    mock_ttft_ms: float = setting(0.0, MOCK, "Milliseconds until the mock's streams begin.")
+    mock_tokens_per_s: float = setting(
+        0.0, MOCK, "Tokens a second in each choice of the mock's streams; 0 means at once.", metavar="RATE"
+    )
     mock_length: str = setting(
-        "lognormal:128:0.7", "Lengths of the mock's answers in tokens: fixed:N, uniform:A:B or lognormal:MEDIAN:SIGMA."
+        "lognormal:128:0.7",
+        MOCK,
+        "Lengths of the mock's answers in tokens: fixed:N, uniform:A:B or lognormal:MEDIAN:SIGMA.",
+        metavar="LENGTH",
     )
-    mock_seed: int = setting(0, "Seed of the mock's answer lengths.")
+    mock_seed: int = setting(0, MOCK, "Seed of the mock's answer lengths.")
     models: tuple[str, ...] = setting(
-        ("gpt-4o", "gpt-4o-mini", "gpt-4.1", "gpt-3.5-turbo"), "Models served, separated by commas."
+        ("gpt-4o", "gpt-4o-mini", "gpt-4.1", "gpt-3.5-turbo"),
+        MOCK,
+        "Models served, separated by commas.",
+        metavar="NAMES",
     )
-    log_format: str = setting("text", "Log lines on stderr as text or as json.")
-    log_level: str = setting("info", "Least level that is logged: debug, info, warning or error.")
+    log_format: str = setting("text", STOPPING, "Log lines on stderr as text or as json.", metavar="FORMAT")
+    log_level: str = setting(
+        "info", STOPPING, "Least level that is logged: debug, info, warning or error.", metavar="LEVEL"
+    )
     drain_delay_s: float = setting(
-        0.0, "Seconds that a stopping node goes on serving while /readyz says no, so that load balancers leave first."
+        0.0,
+        STOPPING,
+        "Seconds that a stopping node goes on serving while /readyz says no, so that load balancers leave first.",
     )
-    drain_timeout_s: float = setting(10.0, "Seconds that running requests get at the end.")
-    window_ms: int = setting(WINDOW_MS, "Length of the window; shorter ones are for tests.", hidden=True)
-    keys_file: str = setting("", "Keys file whose keys are declared again where the store loses them.", hidden=True)
+    drain_timeout_s: float = setting(10.0, STOPPING, "Seconds that running requests get at the end.")
+    window_ms: int = setting(WINDOW_MS, STORE, "Length of the window; shorter ones are for tests.", hidden=True)
+    keys_file: str = setting(
+        "", STORE, "Keys file whose keys are declared again where the store loses them.", hidden=True
+    )
     stub_decisions: bool = setting(
-        False, "Admit all without asking the store; for benchmarks of what deciding costs.", hidden=True
+        False, STORE, "Admit all without asking the store; for benchmarks of what deciding costs.", hidden=True
     )
 
     def __post_init__(self) -> None:

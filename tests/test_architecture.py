@@ -69,6 +69,7 @@ def test_imports_point_downward(path: Path) -> None:
         ("aiohttp", {"http", "app", "upstream"}),
         ("multidict", {"http", "upstream"}),
         ("click", {"cli", "commands"}),
+        ("cloup", {"cli", "commands"}),
         ("bpe_openai", {"tokens"}),
         ("prometheus_client", {"http", "top"}),
     ],

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 import click
+import cloup
+from click.types import OptionHelpExtra
 
-from limiter_node import logs
-from limiter_node.settings import NodeSettings
+from limiter_node.settings import GROUPS, NodeSettings
 
 ENVIRONMENT_PREFIX = "LIMITER_"
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
-class _Option(click.Option):
-    """An option that can also be given as LIMITER_<NAME>."""
+class _Option(cloup.Option):
+    """An option that can also be given as LIMITER_<NAME>. Its help shows the default as it would be typed, and
+    the range in words."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -31,10 +33,24 @@ class _Option(click.Option):
             return None
         return value
 
+    def get_help_extra(self, ctx: click.Context) -> OptionHelpExtra:
+        extra = super().get_help_extra(ctx)
+        if "default" in extra and isinstance(self.default, float):
+            extra["default"] = f"{self.default:g}"
+        if isinstance(self.type, click.IntRange):
+            low, high = self.type.min, self.type.max
+            extra["range"] = f"at least {low:,}" if high is None else f"{low:,} to {high:,}"
+        return extra
+
 
 def option(*declarations: str, **options: Any) -> Callable[[_Command], _Command]:
-    """`click.option`, with its environment variable."""
-    return click.option(*declarations, cls=_Option, **options)
+    """`cloup.option`, with its environment variable."""
+    return cloup.option(*declarations, cls=_Option, **options)
+
+
+def grouped(title: str, *options: Callable[[Any], Any]) -> Callable[[_Command], _Command]:
+    """Options under a heading of their own in ``--help``."""
+    return cloup.option_group(title, *options)
 
 
 store_url = option(
@@ -54,17 +70,32 @@ server_binary = option(
     "--server-binary", metavar="PATH", help="A Redis or Valkey server ≥ 7.0 to run instead of the carried one."
 )
 replicas = option(
-    "--replicas", type=click.IntRange(0, 5), default=0, help="Replicas of each master of the embedded cluster."
+    "--replicas",
+    type=click.IntRange(0, 5),
+    metavar="N",
+    default=0,
+    help="Replicas of each master of the embedded cluster.",
 )
 
 
-def node_options(*, without: Collection[str]) -> Callable[[_Command], _Command]:
-    """The options of one node, but for those the command has a meaning of its own for."""
+def _flag(name: str) -> str:
+    # Seconds are what an option of time without a unit means: --drain-timeout 10. A rate keeps them.
+    shown = name if name.endswith("_per_s") else name.removesuffix("_s")
+    return f"--{shown.replace('_', '-')}"
+
+
+def node_options(
+    *, without: Collection[str], first: Mapping[str, Sequence[Callable[[Any], Any]]]
+) -> Callable[[_Command], _Command]:
+    """The options of one node in their groups, but for those the command has a meaning of its own for: these are
+    `first`, by group.
+    """
 
     def decorate(command: _Command) -> _Command:
-        for field in reversed(dataclasses.fields(NodeSettings)):
-            if field.name not in without:
-                command = _node_option(field)(command)
+        fields = [field for field in dataclasses.fields(NodeSettings) if field.name not in without]
+        for group in reversed(GROUPS):
+            members = [_node_option(field) for field in fields if field.metadata["group"] == group]
+            command = grouped(group, *first.get(group, ()), *members)(command)
         return command
 
     return decorate
@@ -73,9 +104,10 @@ def node_options(*, without: Collection[str]) -> Callable[[_Command], _Command]:
 def _node_option(field: dataclasses.Field[Any]) -> Callable[[_Command], _Command]:
     default = field.default
     return option(
-        field.name,
         _flag(field.name),
+        field.name,
         type=click.STRING if isinstance(default, tuple) else type(default),
+        metavar=field.metadata["metavar"] or _metavar(field.name),
         default=",".join(default) if isinstance(default, tuple) else default,
         show_default=default != "",
         help=field.metadata["help"],
@@ -83,12 +115,18 @@ def _node_option(field: dataclasses.Field[Any]) -> Callable[[_Command], _Command
     )
 
 
-def logging_options(command: _Command) -> _Command:
-    """How a command that is no node logs; as nodes do."""
-    command = option("--log-level", type=click.Choice(logs.LEVELS), default="info", help="Least level that is logged.")(
-        command
-    )
-    return option("--log-format", type=click.Choice(logs.FORMATS), default="text", help="Log lines on stderr.")(command)
+def _metavar(name: str) -> str:
+    for suffix, unit in (("_ms", "MS"), ("_bytes", "BYTES"), ("_s", "SECONDS")):
+        if name.endswith(suffix):
+            return unit
+    return "N"
+
+
+logging_options = grouped(
+    "Logging",
+    *(_node_option(field) for field in dataclasses.fields(NodeSettings) if field.name in ("log_format", "log_level")),
+)
+"""How a command that is no node logs: as nodes do."""
 
 
 def node_settings(options: Mapping[str, Any]) -> NodeSettings:
@@ -106,9 +144,3 @@ def node_arguments(settings: NodeSettings) -> list[str]:
             value = getattr(settings, field.name)
             arguments.append(f"{_flag(field.name)}={','.join(value) if isinstance(value, tuple) else value}")
     return arguments
-
-
-def _flag(name: str) -> str:
-    # Seconds are what an option of time without a unit means: --drain-timeout 10. A rate keeps them.
-    shown = name if name.endswith("_per_s") else name.removesuffix("_s")
-    return f"--{shown.replace('_', '-')}"

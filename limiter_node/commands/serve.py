@@ -7,12 +7,14 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-import click
+import cloup
 
 from limiter_node import logs
+from limiter_node.commands.help import EXAMPLES
 from limiter_node.commands.options import keys_file, node_options, node_settings, store_url
 from limiter_node.keysfile import read_keys
 from limiter_node.model import ConfigError, KeyLimits, StoreUnavailable
+from limiter_node.settings import STORE
 from limiter_node.store.admin import administering
 from limiter_node.store.process import free_ports
 from limiter_node.store.url import parse_store_url
@@ -22,10 +24,8 @@ log = logging.getLogger(__name__)
 _CHECK_TIMEOUT_S = 3.0
 
 
-@click.command()
-@store_url
-@keys_file
-@node_options(without=("store",))
+@cloup.command(epilog=EXAMPLES["serve"])
+@node_options(without=("store",), first={STORE: (store_url, keys_file)})
 def serve(keys: str | None, **options: Any) -> int:
     """Run one node in the foreground.
 

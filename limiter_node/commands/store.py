@@ -5,18 +5,35 @@ from __future__ import annotations
 import asyncio
 
 import click
+import cloup
 
 from limiter_node import logs
-from limiter_node.commands.options import logging_options, option, replicas, server_binary
+from limiter_node.commands.help import EXAMPLES
+from limiter_node.commands.options import grouped, logging_options, option, replicas, server_binary
 from limiter_node.commands.runtime import Stopped, StopSignals, watch_servers
 from limiter_node.store.embedded import HOST, EmbeddedStore, Mode
 
 
-@click.command()
-@option("--mode", type=click.Choice(["cluster", "single"]), default="cluster", help="Three masters, or one server.")
-@option("--port", type=click.IntRange(0, 65535), default=7000, help="Port of the first server; 0 for any free ones.")
-@replicas
-@server_binary
+@cloup.command(epilog=EXAMPLES["store"])
+@grouped(
+    "Servers",
+    option(
+        "--mode",
+        type=click.Choice(["cluster", "single"]),
+        metavar="MODE",
+        default="cluster",
+        help="Three masters (cluster), or one server (single).",
+    ),
+    option(
+        "--port",
+        type=click.IntRange(0, 65535),
+        metavar="N",
+        default=7000,
+        help="Port of the first server; 0 for any free ones.",
+    ),
+    replicas,
+    server_binary,
+)
 @logging_options
 def store(mode: Mode, port: int, replicas: int, server_binary: str | None, log_format: str, log_level: str) -> None:
     """Run an embedded store in the foreground.

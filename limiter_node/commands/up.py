@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import click
+import cloup
 
 from limiter_node import logs
+from limiter_node.commands.help import EXAMPLES
 from limiter_node.commands.options import (
     ENVIRONMENT_PREFIX,
     keys_file,
@@ -29,7 +31,7 @@ from limiter_node.commands.options import (
 from limiter_node.commands.runtime import Stopped, StopSignals, watch_servers
 from limiter_node.keysfile import new_key, read_keys
 from limiter_node.model import ConfigError, KeyLimits, LimiterError
-from limiter_node.settings import NodeSettings
+from limiter_node.settings import LISTENING, STORE, NodeSettings
 from limiter_node.store.admin import administering
 from limiter_node.store.embedded import EmbeddedStore
 from limiter_node.store.keyspace import key_id
@@ -42,14 +44,33 @@ log = logging.getLogger(__name__)
 _EMBEDDED = ("cluster", "single")
 
 
-@click.command()
-@option("--nodes", type=click.IntRange(1, 64), default=2, help="How many node processes.")
-@option("--port", type=click.IntRange(0, 65535), default=8080, help="Port of the first node; 0 for any free ones.")
-@option("--store", default="cluster", metavar="cluster|single|URL", help="An embedded store, or a running one's URL.")
-@keys_file
-@replicas
-@server_binary
-@node_options(without=("port", "store", "node_id"))
+@cloup.command(short_help="Run nodes and, if wanted, an embedded store.", epilog=EXAMPLES["up"])
+@node_options(
+    without=("port", "store", "node_id"),
+    first={
+        LISTENING: (
+            option("--nodes", type=click.IntRange(1, 64), metavar="N", default=2, help="How many node processes."),
+            option(
+                "--port",
+                type=click.IntRange(0, 65535),
+                metavar="N",
+                default=8080,
+                help="Port of the first node; 0 for any free ones.",
+            ),
+        ),
+        STORE: (
+            option(
+                "--store",
+                default="cluster",
+                metavar="STORE",
+                help="An embedded store, cluster or single, or a running one's URL.",
+            ),
+            keys_file,
+            replicas,
+            server_binary,
+        ),
+    },
+)
 def up(
     nodes: int, port: int, store: str, keys: str | None, replicas: int, server_binary: str | None, **options: Any
 ) -> None:

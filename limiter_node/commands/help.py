@@ -1,0 +1,69 @@
+"""How ``--help`` reads: its width, and the examples below each command's options."""
+
+from __future__ import annotations
+
+import cloup
+
+_HEADING = cloup.Style(bold=True)
+
+CONTEXT_SETTINGS = cloup.Context.settings(
+    help_option_names=["-h", "--help"],
+    show_default=True,
+    formatter_settings=cloup.HelpFormatter.settings(
+        max_width=100, col1_max_width=28, theme=cloup.HelpTheme(heading=_HEADING)
+    ),
+)
+"""For the group; its commands inherit them. Lines of more than 100 columns would be hard to follow."""
+
+
+def _examples(text: str) -> str:
+    """Text as it stands, under a heading; a blank line is between examples."""
+    blocks = [f"\b\n{block}" for block in text.strip("\n").split("\n\n")]
+    return "\n\n".join([_HEADING("Examples:"), *blocks])
+
+
+EXAMPLES = {
+    "": _examples("""
+  # two nodes, a store and a demo key, to try it out
+  limiter-node up
+
+  # one node of a fleet
+  limiter-node serve --store redis+cluster://10.0.0.1:7000,10.0.0.2:7000
+
+  # who uses how much?
+  limiter-node top --store redis+cluster://10.0.0.1:7000
+"""),
+    "up": _examples("""
+  # two nodes on 8080 and 8081, an embedded cluster, a demo key
+  limiter-node up
+
+  # four nodes on a store of your own, with your keys
+  limiter-node up --nodes 4 --keys keys.toml --store redis://127.0.0.1:6379
+
+  # answers that take their time, as a model's do
+  limiter-node up --mock-ttft-ms 300 --mock-tokens-per-s 50
+"""),
+    "serve": _examples("""
+  # a node that load balancers in front of it may reach
+  limiter-node serve --host 0.0.0.0 \\
+      --store redis+cluster://10.0.0.1:7000,10.0.0.2:7000 \\
+      --keys /etc/limiter/keys.toml --log-format json
+
+  # the password not in the process list
+  LIMITER_STORE=rediss://limiter:PASSWORD@store:6379 limiter-node serve
+"""),
+    "store": _examples("""
+  # three masters on 7000 to 7002, a replica each, and a node that uses them
+  limiter-node store --replicas 1
+  limiter-node serve --store redis+cluster://127.0.0.1:7000
+"""),
+    "keys": _examples("""
+  # a thousand keys for a test
+  limiter-node keys generate --count 1000 --rpm 600 --out keys.toml
+  limiter-node keys load keys.toml --store redis://127.0.0.1:6379
+
+  # more for one of them, from its next request on
+  limiter-node keys set sk-alice --rpm 1200 --store redis://127.0.0.1:6379
+"""),
+}
+"""By command; the empty name is the group's."""
