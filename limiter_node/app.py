@@ -110,9 +110,7 @@ async def running_node(settings: NodeSettings) -> AsyncIterator[int]:
         port = runner.addresses[0][1]
         store = parse_store_url(settings.store).describe()
         event = {"event": "node_started", "port": port, "store": store, "policy": settings.on_store_failure}
-        log.info(
-            "serves on port %d: store %s, %s decides without it", port, store, settings.on_store_failure, extra=event
-        )
+        log.info("serves on port %d, store %s, policy %s", port, store, settings.on_store_failure, extra=event)
         yield port
         log.info(
             "stopping: %d requests under way",

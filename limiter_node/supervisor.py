@@ -187,7 +187,7 @@ class _Node:
         if _READY.match(line):
             if self.ready.done():
                 event = {"event": "node_ready_again", "node": self.plan.name}
-                log.info("node %s is ready again", self.plan.name, extra=event)
+                log.warning("node %s is ready again", self.plan.name, extra=event)
             else:
                 self.ready.set_result(None)
                 self._on_ready(self.plan)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import click
@@ -18,13 +19,15 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 class _Option(cloup.Option):
-    """An option that can also be given as LIMITER_<NAME>. Its help shows the default as it would be typed, and
-    the range in words."""
+    """An option that can also be given as LIMITER_<NAME>, unless it has an `envvar` of its own. Its help shows the
+    default as it would be typed, and the range in words.
+    """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         (flag,) = self.opts
-        self.envvar = ENVIRONMENT_PREFIX + flag.removeprefix("--").replace("-", "_").upper()
+        if self.envvar is None:
+            self.envvar = ENVIRONMENT_PREFIX + flag.removeprefix("--").replace("-", "_").upper()
 
     def resolve_envvar_value(self, ctx: click.Context) -> str | None:
         value = super().resolve_envvar_value(ctx)
@@ -37,7 +40,7 @@ class _Option(cloup.Option):
         extra = super().get_help_extra(ctx)
         if "default" in extra and isinstance(self.default, float):
             extra["default"] = f"{self.default:g}"
-        if isinstance(self.type, click.IntRange):
+        if isinstance(self.type, click.IntRange | click.FloatRange):
             low, high = self.type.min, self.type.max
             extra["range"] = f"at least {low:,}" if high is None else f"{low:,} to {high:,}"
         return extra
@@ -85,24 +88,30 @@ def _flag(name: str) -> str:
 
 
 def node_options(
-    *, without: Collection[str], first: Mapping[str, Sequence[Callable[[Any], Any]]]
+    *,
+    without: Collection[str],
+    first: Mapping[str, Sequence[Callable[[Any], Any]]],
+    defaults: Mapping[str, str] = MappingProxyType({}),
 ) -> Callable[[_Command], _Command]:
     """The options of one node in their groups, but for those the command has a meaning of its own for: these are
-    `first`, by group.
+    `first`, by group. `defaults` are the command's own.
     """
 
     def decorate(command: _Command) -> _Command:
         fields = [field for field in dataclasses.fields(NodeSettings) if field.name not in without]
         for group in reversed(GROUPS):
-            members = [_node_option(field) for field in fields if field.metadata["group"] == group]
+            members = [
+                _node_option(field, defaults.get(field.name, field.default))
+                for field in fields
+                if field.metadata["group"] == group
+            ]
             command = grouped(group, *first.get(group, ()), *members)(command)
         return command
 
     return decorate
 
 
-def _node_option(field: dataclasses.Field[Any]) -> Callable[[_Command], _Command]:
-    default = field.default
+def _node_option(field: dataclasses.Field[Any], default: Any) -> Callable[[_Command], _Command]:
     return option(
         _flag(field.name),
         field.name,
@@ -124,7 +133,11 @@ def _metavar(name: str) -> str:
 
 logging_options = grouped(
     "Logging",
-    *(_node_option(field) for field in dataclasses.fields(NodeSettings) if field.name in ("log_format", "log_level")),
+    *(
+        _node_option(field, field.default)
+        for field in dataclasses.fields(NodeSettings)
+        if field.name in ("log_format", "log_level")
+    ),
 )
 """How a command that is no node logs: as nodes do."""
 

@@ -47,6 +47,7 @@ _EMBEDDED = ("cluster", "single")
 @cloup.command(short_help="Run nodes and, if wanted, an embedded store.", epilog=EXAMPLES["up"])
 @node_options(
     without=("port", "store", "node_id"),
+    defaults={"log_level": "warning"},  # what is started and stopped is on the screen already
     first={
         LISTENING: (
             option("--nodes", type=click.IntRange(1, 64), metavar="N", default=2, help="How many node processes."),
