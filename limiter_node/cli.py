@@ -27,7 +27,7 @@ from limiter_node.model import ConfigError, LimiterError
 
 @cloup.group(
     context_settings=CONTEXT_SETTINGS,
-    sections=[cloup.Section("Run", [up, serve, store]), cloup.Section("Operate", [keys])],
+    sections=[cloup.Section("Run", [up, serve, store]), cloup.Section("Operate", [keys, top])],
     epilog=EXAMPLES[""],
 )
 @click.version_option(version("llm-rate-limiter"), prog_name="limiter-node", message="%(prog)s %(version)s")

@@ -30,8 +30,9 @@ EXAMPLES = {
   # one node of a fleet
   limiter-node serve --store redis+cluster://10.0.0.1:7000,10.0.0.2:7000
 
-  # who uses how much?
-  limiter-node top --store redis+cluster://10.0.0.1:7000
+  # who uses how much, and how are the nodes?
+  limiter-node top --store redis+cluster://10.0.0.1:7000 \\
+      --target http://10.0.0.11:8080 --target http://10.0.0.12:8080
 """),
     "up": _examples("""
   # two nodes on 8080 and 8081, an embedded cluster, a demo key
@@ -64,6 +65,14 @@ EXAMPLES = {
 
   # more for one of them, from its next request on
   limiter-node keys set sk-alice --rpm 1200 --store redis://127.0.0.1:6379
+"""),
+    "top": _examples("""
+  # nodes, shards and the hottest keys, live
+  limiter-node top --store redis://127.0.0.1:6379 \\
+      --target http://127.0.0.1:8080 --target http://127.0.0.1:8081
+
+  # the thirty keys that are nearest to their limits, once, as text
+  limiter-node top --store redis://127.0.0.1:6379 --keys 30 --once
 """),
 }
 """By command; the empty name is the group's."""

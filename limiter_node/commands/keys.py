@@ -6,13 +6,18 @@ No command prints a key: it is called by its name or the first digits of its dig
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
 import click
+import cloup
 
-from limiter_node.commands.options import option, store_url
+from limiter_node.chart import glyphs_for
+from limiter_node.commands.help import EXAMPLES
+from limiter_node.commands.options import grouped, option, store_url
+from limiter_node.commands.usage_chart import usage_chart
 from limiter_node.keysfile import (
     LIMIT_RANGES,
     check_declared_key,
@@ -42,20 +47,22 @@ class KeyNotFound(LimiterError):
 
 
 def _limit_options(*, with_defaults: bool) -> Callable[[_Command], _Command]:
-    def decorate(command: _Command) -> _Command:
-        for field, (low, high) in reversed(LIMIT_RANGES.items()):
-            command = option(
+    return grouped(
+        "Limits",
+        *(
+            option(
                 f"--{field.replace('_', '-')}",
                 type=click.IntRange(low, high),
+                metavar="N",
                 default=getattr(KeyLimits(), field) if with_defaults else None,
                 help=_HELP[field],
-            )(command)
-        return command
+            )
+            for field, (low, high) in LIMIT_RANGES.items()
+        ),
+    )
 
-    return decorate
 
-
-@click.group()
+@cloup.group(epilog=EXAMPLES["keys"])
 def keys() -> None:
     """Make, load and look at API keys and their limits.
 
@@ -64,17 +71,20 @@ def keys() -> None:
 
 
 @keys.command()
-@option("--count", type=int, default=1, help="How many keys.")
+@grouped(
+    "File",
+    option("--count", type=int, metavar="N", default=1, help="How many keys."),
+    option("--out", metavar="FILE", default="keys.toml", help="File to write, readable by its owner only."),
+    option("--force", is_flag=True, help="Overwrite the file if it exists."),
+)
 @_limit_options(with_defaults=True)
-@option("--out", metavar="FILE", default="keys.toml", help="File to write, readable by its owner only.")
-@option("--force", is_flag=True, help="Overwrite the file if it exists.")
 def generate(count: int, out: str, force: bool, **limits: Any) -> None:
     """Write a keys file with random keys."""
     write_private(out, generate_keys(count, KeyLimits(**limits)), overwrite=force)
     click.echo(f"{_keys(count)} in {out}")
 
 
-@keys.command()
+@keys.command(short_help="Put the keys of a keys file into the store.")
 @click.argument("file")
 @store_url
 def load(file: str, store: str) -> None:
@@ -84,11 +94,10 @@ def load(file: str, store: str) -> None:
     click.echo(f"{_keys(len(declared))} loaded")
 
 
-@keys.command("set")
+@keys.command("set", short_help="Set limits of a key; its usage stays.")
 @click.argument("key")
 @_limit_options(with_defaults=False)
-@option("--name", help="What messages call the key.")
-@store_url
+@grouped("Key", option("--name", metavar="NAME", help="What messages call the key."), store_url)
 def set_(key: str, name: str | None, store: str, **limits: int | None) -> None:
     """Set limits of a key, from its next request on; its usage stays.
 
@@ -109,16 +118,18 @@ def set_(key: str, name: str | None, store: str, **limits: int | None) -> None:
     click.echo(f"{_called(kid, limits_now.name)}: " + ", ".join(f"{f} {getattr(limits_now, f)}" for f in LIMIT_RANGES))
 
 
-@keys.command()
+@keys.command(short_help="Show a key's limits and its window.")
 @click.argument("key")
 @store_url
 def show(key: str, store: str) -> None:
-    """Show a key's limits and what it uses now."""
+    """Show a key's limits, what it uses now, and the last 60 s of its window as a chart."""
     kid = check_declared_key(key)
     usage = _administer(store, lambda admin: admin.peek(kid))
     if usage is None:
         raise KeyNotFound(_unknown(kid))
-    click.echo(_usage_text(kid, usage))
+    encoding = sys.stdout.encoding or "ascii"
+    text = "\n".join([_usage_text(kid, usage), *usage_chart(usage, glyphs_for(encoding))])
+    click.echo(text.encode(encoding, "replace").decode(encoding))  # a key's name is anybody's
 
 
 @keys.command("list")
@@ -137,7 +148,7 @@ def list_(limit: int, store: str) -> None:
         click.echo(f"the first {len(rows)} of {listing.total} keys; --limit shows more", err=True)
 
 
-@keys.command()
+@keys.command(short_help="Delete a key with its usage.")
 @click.argument("key")
 @store_url
 def delete(key: str, store: str) -> None:

@@ -1,0 +1,218 @@
+"""One frame of the view: what is drawn, as plain values, made of what was read now and of the readings before.
+
+Pure. Neighbours: `rates` (one node), `screen` and `lines` (which draw it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from limiter_node.model import DIMENSIONS
+from limiter_node.store.hottest import NOT_WALKED, KeyHeat, Walk
+from limiter_node.store.watch import ShardReading, StoreReading
+from limiter_node.top.rates import NodeRates, Quantile, mean, quantile, rates, together
+from limiter_node.top.sample import NodeReading, NodeSample
+
+OUTCOMES = ("admitted", "rejected", "never_fits", "unknown_key")
+DEGRADED = ("admitted", "rejected", "refused")
+TOKENS = ("input", "reserved", "output")
+HISTORY = 240
+"""Refreshes that the line of decisions/s goes back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All that was read in one refresh. `nodes` is None without --target, `store` without --store."""
+
+    time_s: float
+    """Since the epoch."""
+    nodes: tuple[NodeReading, ...] | None
+    store: StoreReading | None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRow:
+    """A node. All numbers are None where they aren't known (yet)."""
+
+    target: str
+    problem: str = ""
+    requests: float | None = None
+    decisions: float | None = None
+    p50_s: Quantile | None = None
+    p99_s: Quantile | None = None
+    batch: float | None = None
+    """Operations per script call, on average."""
+    in_flight: float | None = None
+    waiting: float | None = None
+    cpu: float | None = None
+    """Cores."""
+    memory_bytes: float | None = None
+    shed: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRow:
+    """A shard. `reading` is what its server says, the rest what the nodes say of it."""
+
+    reading: ShardReading
+    cpu: float | None = None
+    """Cores."""
+    p99_s: Quantile | None = None
+    """Of the nodes' script calls."""
+    cut_off_by: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Over all nodes that could be compared, per second."""
+
+    requests: float
+    outcomes: Mapping[str, float]
+    """Decisions, by `OUTCOMES`."""
+    reasons: Mapping[str, float]
+    """Those that didn't fit, now or ever, by the limit."""
+    degraded: Mapping[str, float]
+    """By `DEGRADED`."""
+    tokens: Mapping[str, float]
+    """By `TOKENS`."""
+    shed: float
+    p50_s: Quantile | None
+    p99_s: Quantile | None
+
+    @property
+    def decisions(self) -> float:
+        """By the store."""
+        return sum(self.outcomes.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """See the module."""
+
+    time_s: float
+    nodes: tuple[NodeRow, ...] | None
+    totals: Totals | None
+    """None without nodes, and before there is anything to compare."""
+    shards: tuple[ShardRow, ...] | None
+    store_problem: str = ""
+    shards_cut_off: int = 0
+    """The most that a node says."""
+    live_nodes: int | None = None
+    """As the store counts them."""
+    hottest: tuple[KeyHeat, ...] = ()
+    walk: Walk = NOT_WALKED
+    history: tuple[float, ...] = ()
+    """Decisions/s of the last frames, this one last."""
+
+    @property
+    def nodes_up(self) -> int:
+        """How many nodes answered."""
+        return sum(not row.problem for row in self.nodes or ())
+
+    @property
+    def shards_up(self) -> int:
+        """How many shards' masters answered."""
+        return sum(not row.reading.problem for row in self.shards or ())
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """What a frame is compared with: of each node and shard the last that it told, however long ago."""
+
+    nodes: Mapping[str, NodeSample] = field(default_factory=dict)
+    shards: Mapping[str, ShardReading] = field(default_factory=dict)
+    history: tuple[float, ...] = ()
+
+    def then(self, snapshot: Snapshot, frame: Frame) -> Before:
+        """What the next frame is compared with."""
+        nodes = {each.target: each.sample for each in snapshot.nodes or () if each.sample is not None}
+        shards = snapshot.store.shards if snapshot.store is not None else ()
+        told = {each.address: each for each in shards if not each.problem}
+        return Before({**self.nodes, **nodes}, {**self.shards, **told}, frame.history)
+
+
+def make_frame(before: Before, now: Snapshot) -> Frame:
+    """The frame of `now`."""
+    samples = {each.target: each.sample for each in now.nodes or () if each.sample is not None}
+    compared = {
+        target: found
+        for target, sample in samples.items()
+        if (found := rates(before.nodes.get(target), sample)) is not None
+    }
+    totals = _totals(compared.values()) if compared else None
+    store = now.store
+    return Frame(
+        now.time_s,
+        None if now.nodes is None else tuple(_node_row(each, compared.get(each.target)) for each in now.nodes),
+        totals,
+        None if store is None else tuple(_shard_row(each, store, before, samples, compared) for each in store.shards),
+        store.problem if store is not None else "",
+        int(max((sample.shards_cut_off for sample in samples.values()), default=0)),
+        max((int(each.live_nodes) for each in samples.values() if each.live_nodes), default=None),
+        store.hottest if store is not None else (),
+        store.walk if store is not None else NOT_WALKED,
+        (*before.history, totals.decisions)[-HISTORY:] if totals is not None else before.history,
+    )
+
+
+def _node_row(reading: NodeReading, found: NodeRates | None) -> NodeRow:
+    sample = reading.sample
+    if sample is None:
+        return NodeRow(reading.target, reading.problem)
+    return NodeRow(
+        reading.target,
+        requests=found.requests if found else None,
+        decisions=sum(found.decisions.values()) if found else None,
+        p50_s=quantile(found.latency, 0.5) if found else None,
+        p99_s=quantile(found.latency, 0.99) if found else None,
+        batch=mean(found.batches) if found else None,
+        in_flight=sample.requests_in_flight,
+        waiting=sample.waiting,
+        cpu=found.cpu if found else None,
+        memory_bytes=sample.memory_bytes,
+        shed=found.shed if found else None,
+    )
+
+
+def _shard_row(
+    reading: ShardReading,
+    store: StoreReading,
+    before: Before,
+    samples: Mapping[str, NodeSample],
+    compared: Mapping[str, NodeRates],
+) -> ShardRow:
+    def is_it(named: str) -> bool:
+        # A single store may be known to the nodes by another name than to us.
+        return named == reading.address or (len(store.shards) == 1 and not store.is_cluster)
+
+    calls = together(calls for found in compared.values() for named, calls in found.shard_calls.items() if is_it(named))
+    cut_off_by = tuple(target for target, sample in samples.items() if any(map(is_it, sample.cut_off)))
+    return ShardRow(reading, _cpu(before.shards.get(reading.address), reading), quantile(calls, 0.99), cut_off_by)
+
+
+def _cpu(before: ShardReading | None, now: ShardReading) -> float | None:
+    if before is None or before.cpu_s is None or now.cpu_s is None:
+        return None
+    if now.cpu_s < before.cpu_s or now.at_s <= before.at_s:  # the server was started anew
+        return None
+    return (now.cpu_s - before.cpu_s) / (now.at_s - before.at_s)
+
+
+def _totals(found: Iterable[NodeRates]) -> Totals:
+    found = list(found)
+    latency = together(each.latency for each in found)
+
+    def decisions(label: int, name: str) -> float:
+        return sum(n for each in found for labels, n in each.decisions.items() if labels[label] == name)
+
+    return Totals(
+        sum(each.requests for each in found),
+        {outcome: decisions(0, outcome) for outcome in OUTCOMES},
+        {reason: decisions(1, reason) for reason in DIMENSIONS},
+        {outcome: sum(each.degraded.get(outcome, 0) for each in found) for outcome in DEGRADED},
+        {what: sum(each.tokens.get(what, 0) for each in found) for what in TOKENS},
+        sum(each.shed for each in found),
+        quantile(latency, 0.5),
+        quantile(latency, 0.99),
+    )

@@ -1,0 +1,94 @@
+"""The nodes' ``/metrics``, fetched from all of them at once; who doesn't answer in time is told so.
+
+The one module here that speaks HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from time import monotonic
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from limiter_node.model import ConfigError
+from limiter_node.top.sample import NodeReading, NotOurs, read_sample
+
+_MAX_BYTES = 4 << 20
+"""Far more than a node tells: whatever listens there, it isn't read to the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A node to be asked."""
+
+    name: str
+    """``host:port``, as it is shown."""
+    url: str
+    """Of its metrics."""
+
+
+def parse_target(url: str) -> Target:
+    """A ``--target`` URL: the base URL of a node. Raises ConfigError; never shows a login in it."""
+    try:
+        parts = urlsplit(url.strip())
+        port = parts.port
+    except ValueError:
+        raise ConfigError("--target: its host or port is no valid one: give http://host:port") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ConfigError("--target must be the base URL of a node, as http://host:port")
+    if "@" in parts.netloc:
+        raise ConfigError("--target: a node's metrics need no login: give http://host:port")
+    path = parts.path.rstrip("/").removesuffix("/metrics")
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    name = f"{host}:{port or (443 if parts.scheme == 'https' else 80)}"
+    return Target(f"{name}{path}", f"{parts.scheme}://{parts.netloc}{path}/metrics")
+
+
+class NodePoller:
+    """Asks `targets`; made by `polling`."""
+
+    def __init__(self, session: aiohttp.ClientSession, targets: Sequence[Target], timeout_s: float) -> None:
+        self._session, self._targets, self._timeout_s = session, targets, timeout_s
+
+    async def poll(self) -> tuple[NodeReading, ...]:
+        """A reading of each target, in their order. Takes the timeout at most, and raises for nothing that is away."""
+        return tuple(await asyncio.gather(*(self._ask(target) for target in self._targets)))
+
+    async def _ask(self, target: Target) -> NodeReading:
+        try:
+            async with asyncio.timeout(self._timeout_s), self._session.get(target.url) as response:
+                if response.status != 200:
+                    return NodeReading(target.name, None, f"/metrics is answered with status {response.status}")
+                text = bytearray()
+                async for piece in response.content.iter_any():
+                    text += piece
+                    if len(text) > _MAX_BYTES:
+                        return NodeReading(target.name, None, "no limiter's metrics there: is it a node?")
+                at_s = monotonic()
+            return NodeReading(target.name, read_sample(text.decode("utf-8", "replace"), at_s))
+        except NotOurs as error:
+            return NodeReading(target.name, None, str(error))
+        except TimeoutError:
+            return NodeReading(target.name, None, f"no answer within {self._timeout_s:g} s")
+        except (aiohttp.ClientError, OSError) as error:
+            return NodeReading(target.name, None, _reason(error))
+
+
+def _reason(error: Exception) -> str:
+    """Short: it stands in a table, beside the target."""
+    system = getattr(error, "os_error", error)
+    if isinstance(system, OSError) and system.errno and system.errno > 0:
+        return os.strerror(system.errno).lower()
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+@asynccontextmanager
+async def polling(targets: Sequence[Target], timeout_s: float) -> AsyncIterator[NodePoller]:
+    """A poller of `targets`, each asked for `timeout_s` at most; its connections are kept while the block runs."""
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None)) as session:
+        yield NodePoller(session, targets, timeout_s)

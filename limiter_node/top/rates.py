@@ -1,0 +1,122 @@
+"""What happened between two samples of a node: rates, and quantiles of what was counted meanwhile.
+
+Pure. Where there is nothing to compare with (the first sample, a node that has restarted, another node behind the same
+URL) there are no rates: never negative ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import inf
+from typing import NamedTuple
+
+from limiter_node.top.sample import NOTHING, Histogram, NodeSample
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRates:
+    """Per second, between two samples of one node."""
+
+    requests: float
+    decisions: Mapping[tuple[str, str], float]
+    """By outcome and reason."""
+    degraded: Mapping[str, float]
+    """Without the store, by outcome."""
+    shed: float
+    tokens: Mapping[str, float]
+    """``input`` and ``reserved`` of admitted requests, ``output`` as settled."""
+    cpu: float | None
+    """Cores used."""
+    latency: Histogram = NOTHING
+    """Of the decisions meanwhile."""
+    batches: Histogram = NOTHING
+    shard_calls: Mapping[str, Histogram] = field(default_factory=dict)
+
+
+def rates(before: NodeSample | None, now: NodeSample) -> NodeRates | None:
+    """What happened between the two; None where `now` doesn't go on from `before`."""
+    if before is None or not _goes_on(before, now):
+        return None
+    elapsed_s = now.at_s - before.at_s
+    cpu = None if now.cpu_s is None or before.cpu_s is None else (now.cpu_s - before.cpu_s) / elapsed_s
+    return NodeRates(
+        requests=(now.responses - before.responses) / elapsed_s,
+        decisions={key: (n - before.decisions.get(key, 0)) / elapsed_s for key, n in now.decisions.items()},
+        degraded={key: (n - before.degraded.get(key, 0)) / elapsed_s for key, n in now.degraded.items()},
+        shed=(now.shed - before.shed) / elapsed_s,
+        tokens={key: (n - before.tokens.get(key, 0)) / elapsed_s for key, n in now.tokens.items()},
+        cpu=cpu,
+        latency=difference(before.latency, now.latency),
+        batches=difference(before.batches, now.batches),
+        shard_calls={
+            shard: difference(before.shard_calls.get(shard, NOTHING), calls) for shard, calls in now.shard_calls.items()
+        },
+    )
+
+
+def difference(before: Histogram, now: Histogram) -> Histogram:
+    """What was counted between the two. A histogram that is new, has other buckets or began anew counts from 0."""
+    if before.bounds != now.bounds or any(n < b for b, n in zip(before.counts, now.counts, strict=True)):
+        return now
+    counts = tuple(n - b for b, n in zip(before.counts, now.counts, strict=True))
+    return Histogram(now.bounds, counts, now.total - before.total)
+
+
+def together(histograms: Iterable[Histogram]) -> Histogram:
+    """All that was counted, in the buckets of the first one that has any; others with other buckets are left out."""
+    kept = [each for each in histograms if each.bounds]
+    kept = [each for each in kept if each.bounds == kept[0].bounds]
+    if not kept:
+        return NOTHING
+    columns = zip(*(each.counts for each in kept), strict=True)
+    return Histogram(kept[0].bounds, tuple(map(sum, columns)), sum(each.total for each in kept))
+
+
+class Quantile(NamedTuple):
+    """A quantile; where it lies above the last bound, that bound."""
+
+    value: float
+    is_above: bool = False
+
+
+def quantile(histogram: Histogram, share: float) -> Quantile | None:
+    """The value below which `share` of what was counted lies, as if it were spread evenly within its bucket (as
+    Prometheus reckons). None where nothing was counted.
+    """
+    rank = share * histogram.number
+    if not rank:
+        return None
+    lower, below = 0.0, 0.0
+    for bound, count in zip(histogram.bounds, histogram.counts, strict=True):
+        if bound == inf:
+            break
+        if count and below + count >= rank:
+            return Quantile(lower + (bound - lower) * (rank - below) / count)
+        lower, below = bound, below + count
+    return Quantile(lower, True)
+
+
+def mean(histogram: Histogram) -> float | None:
+    """The mean of what was counted; None where that is nothing."""
+    return histogram.total / histogram.number if histogram.number else None
+
+
+def _goes_on(before: NodeSample, now: NodeSample) -> bool:
+    if (before.node, before.started_s) != (now.node, now.started_s) or now.at_s <= before.at_s:
+        return False
+    # Where the system doesn't tell when a process has started, its counters do.
+    return not any(n < b for b, n in zip(_counters(before, now), _counters(now, now), strict=True))
+
+
+def _counters(sample: NodeSample, named_by: NodeSample) -> Sequence[float]:
+    return (
+        sample.responses,
+        sample.shed,
+        sample.cpu_s or 0,
+        sample.latency.number,
+        sample.batches.number,
+        *(sample.decisions.get(key, 0) for key in named_by.decisions),
+        *(sample.degraded.get(key, 0) for key in named_by.degraded),
+        *(sample.tokens.get(key, 0) for key in named_by.tokens),
+    )

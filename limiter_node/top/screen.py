@@ -1,0 +1,61 @@
+"""The view as lines for a terminal of a given size: which section gets how many.
+
+Pure. Order of importance where there is little room: who is down, what is decided, then the hottest keys.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from rich.text import Text
+
+from limiter_node.chart import Glyphs
+from limiter_node.top.frame import Frame
+from limiter_node.top.keys import key_lines
+from limiter_node.top.servers import node_lines, shard_lines
+from limiter_node.top.summary import title_lines, totals_lines
+
+_LEAST_KEYS = 5
+"""Lines that the keys get in any case, header and note included."""
+
+
+def screen_lines(frame: Frame, width: int, height: int | None, glyphs: Glyphs, hint: str = "") -> list[Text]:
+    """The lines of one frame, none longer than `width`, `height` at most (None: as many as it takes)."""
+    clock = datetime.fromtimestamp(frame.time_s, UTC).strftime("%H:%M:%S UTC")
+    top = [*title_lines(frame, width, hint, clock), *totals_lines(frame, width, glyphs)]
+    everything = [
+        top,
+        node_lines(frame, width, len(frame.nodes or ()) + 1, glyphs),
+        shard_lines(frame, width, len(frame.shards or ()) + 2, glyphs),
+        key_lines(frame, width, len(frame.hottest) + 2, glyphs),
+    ]
+    sections = [section for section in everything if section]
+    if height is None or sum(map(len, sections)) + len(sections) - 1 <= height:
+        lines = _spaced(sections)
+    elif sum(map(len, sections)) <= height:
+        lines = [line for section in sections for line in section]
+    else:
+        lines = _squeezed(frame, top, width, height, glyphs)
+    for line in lines:
+        line.truncate(width, overflow="crop")
+    return lines
+
+
+def _squeezed(frame: Frame, top: list[Text], width: int, height: int, glyphs: Glyphs) -> list[Text]:
+    """Keys give way first, down to `_LEAST_KEYS`; then nodes and shards share what there is."""
+    nodes, shards = len(frame.nodes or ()) + 1, len(frame.shards or ()) + 1
+    room = height - len(top)
+    keys = min(max(room - nodes - shards, _LEAST_KEYS), len(frame.hottest) + 2) if frame.shards is not None else 0
+    room -= keys
+    if nodes + shards > room:
+        nodes = min(nodes, max(room // 2, room - shards)) if frame.shards is not None else room
+        shards = room - nodes
+    lines = [*top, *node_lines(frame, width, nodes, glyphs), *shard_lines(frame, width, shards, glyphs)]
+    return [*lines, *key_lines(frame, width, height - len(lines), glyphs)][:height]
+
+
+def _spaced(sections: list[list[Text]]) -> list[Text]:
+    lines: list[Text] = []
+    for section in sections:
+        lines += [Text(), *section] if lines else section
+    return lines
