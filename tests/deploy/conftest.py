@@ -15,6 +15,6 @@ def streaming_fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]
     with running_fleet(
         tmp_path_factory.mktemp("streaming"), "--store", "single", "--mock-length", "fixed:20",
         "--mock-tokens-per-s", "15", "--mock-ttft-ms", "700", "--decision-timeout-ms", "20000",
-        "--drain-delay", "1.5",
+        "--drain-delay", "2",
     ) as running:  # fmt: skip
         yield running
