@@ -77,6 +77,7 @@ def _measure(store: str, settings: CompareSettings, keys: Path, say: Say) -> Mea
                 out=directory,
             ),
             say,
+            limiter.processes(),
         )
     return Measured(store, result, audit_directory(directory))
 

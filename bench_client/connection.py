@@ -69,7 +69,7 @@ class Connection(asyncio.Protocol):
         parser = self._parser
         try:
             parser.feed_data(data)
-        except httptools.HttpParserError:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):  # a 101: not one of the others
             self._finish(done_ns, PROTOCOL, data)
             self.abort()
             return

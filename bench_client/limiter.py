@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from .errors import BenchError
+from .proc import LocalProcess, limiter_processes
 
 COMMAND = (sys.executable, "-m", "limiter_node")
 READY_TIMEOUT_S = 60.0
@@ -106,6 +107,10 @@ class Limiter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+    def processes(self) -> list[LocalProcess]:
+        """Its nodes and store servers; none where they can't be looked up."""
+        return limiter_processes(self._process.pid) if self._process is not None else []
 
     def stop(self) -> None:
         """Asks it to drain and end; ends it for good when it doesn't."""

@@ -11,7 +11,7 @@ import pickle
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -33,15 +33,16 @@ STOP_TIMEOUT_S = 5.0
 LINE_LIMIT = 1 << 20
 
 
-def send_from_processes(shares: Sequence[Share]) -> SendOutcome:
+def send_from_processes(shares: Sequence[Share], started: Callable[[int], None]) -> SendOutcome:
     """Sends the shares at the same time and leaves each one's records in the run's directory.
 
-    Raises BenchError when a process could not do its part; none is left behind.
+    ``started`` is told the instant, in ``clock_ns``, at which the schedule starts, as soon as that is known. Raises
+    BenchError when a process could not do its part; none is left behind.
     """
-    return asyncio.run(_send(shares))
+    return asyncio.run(_send(shares, started))
 
 
-async def _send(shares: Sequence[Share]) -> SendOutcome:
+async def _send(shares: Sequence[Share], started: Callable[[int], None]) -> SendOutcome:
     start_ns = 0
 
     def interrupt() -> None:
@@ -54,6 +55,7 @@ async def _send(shares: Sequence[Share]) -> SendOutcome:
             start_ns = clock_ns() + LEAD_NS
             for worker in workers:
                 worker.tell(f"start {start_ns}")
+            started(start_ns)
             progress = Progress(
                 lambda: Snapshot.summed(worker.take_snapshot() for worker in workers),
                 lambda: start_ns,

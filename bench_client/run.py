@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import uvloop
@@ -11,15 +11,18 @@ from .errors import BenchError
 from .interrupts import interrupts_to
 from .keys import read_keys
 from .outcome import SendOutcome
+from .proc import LocalProcess
 from .processes import send_from_processes
 from .progress import Progress
 from .rundir import RunInfo, finish, open_records, prepare, write_info, write_json
-from .sender import Sender
+from .sender import Sender, soon
+from .servers import write_servers
 from .settings import RunSettings, WorkloadSettings, connections_per_target
 from .share import Share, sender_of
 from .summary import Summary, summarize
 from .targets import Target, check_targets, served_model
 from .trace import read_trace
+from .watch import Watch
 from .workload import Workload, synthetic_workload, traced_workload
 
 Say = Callable[[str], None]
@@ -34,8 +37,8 @@ class RunResult:
     summary: Summary
 
 
-def run(settings: RunSettings, say: Say) -> RunResult:
-    """Makes the run and writes its results.
+def run(settings: RunSettings, say: Say, servers: Sequence[LocalProcess] = ()) -> RunResult:
+    """Makes the run and writes its results. Of ``servers`` the CPU is measured meanwhile.
 
     Raises BenchUsageError for wrong settings, BenchError when a target can't be used or answered nothing at all.
     """
@@ -61,24 +64,24 @@ def run(settings: RunSettings, say: Say) -> RunResult:
         warmup_s=workload.warmup_s,
     )
     prepare(settings.out, info)
-    outcome = _send(
-        [
-            Share(
-                process,
-                sending.processes,
-                workload.share(process, sending.processes),
-                targets,
-                [key.secret for key in ring.keys],
-                [key.key_id for key in ring.keys],
-                model,
-                settings.workload.cap_output,
-                connections[process],
-                sending.timeout_s,
-                settings.out,
-            )
-            for process in range(sending.processes)
-        ]
-    )
+    shares = [
+        Share(
+            process,
+            sending.processes,
+            workload.share(process, sending.processes),
+            targets,
+            [key.secret for key in ring.keys],
+            [key.key_id for key in ring.keys],
+            model,
+            settings.workload.cap_output,
+            connections[process],
+            sending.timeout_s,
+            settings.out,
+        )
+        for process in range(sending.processes)
+    ]
+    with Watch(targets, workload.duration_s, servers) as watch:
+        outcome = _send(shares, watch.started)
     info = replace(
         info,
         started_unix_ms=outcome.started_unix_ms,
@@ -90,6 +93,7 @@ def run(settings: RunSettings, say: Say) -> RunResult:
     )
     finish(settings.out, info)
     write_info(settings.out, info)
+    write_servers(settings.out, watch.servers(outcome.processes, outcome.sending_s))
     summary = summarize(open_records(settings.out, info), info)
     write_json(settings.out / "summary.json", summary.as_dict())
     return RunResult(info, summary)
@@ -127,14 +131,19 @@ def _measured_workload(settings: WorkloadSettings, *, targets: int, keys: int) -
     )
 
 
-def _send(shares: list[Share]) -> SendOutcome:
+def _send(shares: list[Share], started: Callable[[int], None]) -> SendOutcome:
     if len(shares) > 1:
-        return send_from_processes(shares)
+        return send_from_processes(shares, started)
     with sender_of(shares[0]) as sender:
-        return uvloop.run(_send_and_show(sender, shares[0].workload.duration_s))
+        return uvloop.run(_send_and_show(sender, shares[0].workload.duration_s, started))
 
 
-async def _send_and_show(sender: Sender, duration_s: float) -> SendOutcome:
+async def _send_and_show(sender: Sender, duration_s: float, started: Callable[[int], None]) -> SendOutcome:
+    async def start() -> int:
+        start_ns = await soon()
+        started(start_ns)
+        return start_ns
+
     with interrupts_to(sender.interrupt):
         async with Progress(sender.snapshot, lambda: sender.start_ns, duration_s).shown():
-            return await sender.run()
+            return await sender.run(start)

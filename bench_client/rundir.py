@@ -4,6 +4,7 @@
 ``responses.N.spool``  the raw responses to sending process N; there only during a run, or after one that was killed
 ``requests.N.part``    the records made from that spool; there only until those of all processes are put together
 ``requests.jsonl``     one record per request (``record``)
+``servers.json``       what the servers did meanwhile (``servers``)
 ``summary.json``, ``audit.json``  derived from the records; can be made again from them
 """
 
@@ -29,6 +30,7 @@ from .spool import ERRORS, NEVER_SENT, SPOOL_NAMES, read_spool, spool_name
 RUN_NAME = "run.json"
 RUN_FORMAT = "bench-client run 1"
 PART_NAMES = "requests.*.part"
+SERVERS_NAME = "servers.json"
 DERIVED = ("summary.json", "audit.json")
 
 
@@ -72,7 +74,7 @@ def prepare(directory: Path, info: RunInfo) -> None:
     make_directory(directory)
     try:
         left = [*directory.glob(SPOOL_NAMES), *directory.glob(PART_NAMES)]
-        for path in (*left, *(directory / name for name in (REQUESTS_NAME, *DERIVED))):
+        for path in (*left, *(directory / name for name in (REQUESTS_NAME, SERVERS_NAME, *DERIVED))):
             path.unlink(missing_ok=True)
     except OSError as error:
         raise BenchError(f"cannot write to {directory}: {error.strerror}; choose another --out") from None

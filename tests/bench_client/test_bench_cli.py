@@ -65,7 +65,7 @@ def test_run_and_audit(limiter: FakeLimiter, url: str, keys_file: Path, tmp_path
     assert {body["model"] for body in limiter.requests} == {"first-model"}
     assert {record.key for record in records} == set(read_info(out).key_names)
     assert not any("sk-" in path.read_text() for path in out.iterdir())
-    assert sorted(path.name for path in out.iterdir()) == ["requests.jsonl", "run.json", "summary.json"]
+    assert sorted(path.name for path in out.iterdir()) == ["requests.jsonl", "run.json", "servers.json", "summary.json"]
 
     audited = bench("audit", out)
     assert audited.returncode == 0, audited.stdout

@@ -68,7 +68,8 @@ def test_three_processes_make_the_run_that_one_would(url: str, keys_file: Path, 
         summary = json.loads((out / "summary.json").read_bytes())
         assert summary["warmup"] + summary["total"]["requests"] == info.planned
         assert len(summary["client"]["processes"]) == processes
-        assert sorted(path.name for path in out.iterdir()) == ["requests.jsonl", "run.json", "summary.json"]
+        names = sorted(path.name for path in out.iterdir())
+        assert names == ["requests.jsonl", "run.json", "servers.json", "summary.json"]
     assert schedules[0] == schedules[1]
     audited = subprocess.run([*COMMAND, "audit", str(tmp_path / "3")], capture_output=True, text=True, timeout=60)
     assert audited.returncode == 0, audited.stdout + audited.stderr

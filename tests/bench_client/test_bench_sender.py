@@ -181,6 +181,7 @@ async def test_requests_past_their_deadline_end_as_timeouts(tmp_path: Path, serv
         (b"", "closed"),
         (b"HTTP/1.1 200 OK\r\nx-limiter-node: n1\r\nContent-Length: 10\r\n\r\nabc", "closed"),
         (b"SMTP ready\r\n", "protocol"),
+        (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n", "protocol"),
     ],
 )
 async def test_a_broken_response_is_an_error_and_the_run_goes_on(tmp_path: Path, answer: bytes, error: str) -> None:

@@ -72,6 +72,14 @@ def test_compare_runs_the_same_workload_on_both_stores(tmp_path: Path) -> None:
     told = json.loads((tmp_path / "both" / "compare.json").read_text())["stores"]
     assert set(told) == {"cluster", "single"}
     assert told["cluster"]["summary"]["planned"] == told["single"]["summary"]["planned"] > 500
-    for store in told.values():
+    for name, store in told.items():
         assert store["audit"]["proved"]
         assert store["summary"]["total"]["rejected_total"] > 0
+        servers = json.loads((tmp_path / "both" / name / "servers.json").read_text())
+        assert all(each["cpu_s"] > 0 for each in servers["processes"])
+        kinds = [each["kind"] for each in servers["processes"]]
+        assert kinds == ["node", "node", *["store"] * (3 if name == "cluster" else 1), "client"]
+        samples = [target["samples"] for target in servers["targets"]]
+        assert all(len(each) >= 4 and not each[0]["decisions"] for each in samples)
+        decided = sum(each[-1]["decisions"] for each in samples)
+        assert 0.8 * store["summary"]["planned"] < decided <= store["summary"]["planned"]
