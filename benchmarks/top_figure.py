@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import random
+import re
 from math import sin
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from rich.terminal_theme import MONOKAI
 
 from limiter_node.chart import BLOCKS
 from limiter_node.model import Amounts
-from limiter_node.store.hottest import KeyHeat, Walk
+from limiter_node.store.hottest import KeyHeat, Walk, hottest
 from limiter_node.store.watch import ShardReading
 from limiter_node.top.frame import Frame, NodeRow, ShardRow, Totals
 from limiter_node.top.rates import Quantile
@@ -31,14 +32,14 @@ def demo_frame() -> Frame:
     """A fleet under load."""
     dice = random.Random(SEED)
     names = ("alice", "batch-embeddings", "support-bot", "search", "evals", "ci", "", "playground", "summaries", "bob")
-    hottest = []
+    keys = []
     for rank, name in enumerate(names):
         limits = Amounts(dice.choice((60, 600, 3_000)), dice.choice((100_000, 400_000)), dice.choice((20_000, 50_000)))
         share = 1.0 - 0.08 * rank
         shares = [share * (1 if rank % 3 == dimension else dice.uniform(0.2, 0.9)) for dimension in range(3)]
         used = Amounts(*(int(part * limit) for part, limit in zip(shares, limits, strict=True)))
-        hottest.append(KeyHeat(f"{dice.getrandbits(128):032x}", name, limits, used, True))
-    history = tuple(5_900 + 900 * sin(step / 9) + dice.gauss(0, 220) for step in range(120))
+        keys.append(KeyHeat(f"{dice.getrandbits(128):032x}", name, limits, used, True))
+    history = tuple(5_300 + 1_900 * sin(step / 11) + dice.gauss(0, 300) for step in range(120))
     nodes = (
         NodeRow("10.0.1.11:8080", "", 3_214, 3_071, Quantile(0.00041), Quantile(0.0021), 3.1, 41, 2, 0.58, 96e6, 0),
         NodeRow("10.0.1.12:8080", "", 3_187, 3_048, Quantile(0.00043), Quantile(0.0023), 3.2, 38, 0, 0.57, 97e6, 0),
@@ -59,7 +60,16 @@ def demo_frame() -> Frame:
         Quantile(0.00042),
         Quantile(0.0022),
     )
-    return Frame(1_790_000_000, nodes, totals, shards, "", 0, 2, tuple(hottest), Walk(4_012, 1.0, True), history)
+    return Frame(
+        1_790_000_000,
+        nodes,
+        totals,
+        shards,
+        live_nodes=2,
+        hottest=tuple(hottest(keys, len(keys))),
+        walk=Walk(4_012, 1.0, True),
+        history=history,
+    )
 
 
 def main() -> None:
@@ -69,7 +79,9 @@ def main() -> None:
     )
     console.print(Group(*screen_lines(demo_frame(), WIDTH, HEIGHT, BLOCKS)))
     FIGURE.parent.mkdir(exist_ok=True)
-    FIGURE.write_text(console.export_svg(title="limiter-node top", theme=MONOKAI, unique_id="top"), "utf-8")
+    picture = console.export_svg(title="limiter-node top", theme=MONOKAI, unique_id="top")
+    # No font from elsewhere: pages that show pictures don't load it, and the reader's own does.
+    FIGURE.write_text(re.sub(r"@font-face \{.*?\}\s*", "", picture, flags=re.DOTALL), "utf-8")
     print(f"wrote {FIGURE}")
 
 

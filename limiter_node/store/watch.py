@@ -51,6 +51,8 @@ class StoreReading:
     """A store at one moment."""
 
     shards: tuple[ShardReading, ...]
+    name: str = ""
+    """Its URL, without what is secret in it."""
     is_cluster: bool = False
     problem: str = ""
     """Why nobody could say which shards there are."""
@@ -75,6 +77,7 @@ class StoreWatch:
         walks = [self._surveys[endpoint].walk for endpoint in self._masters if endpoint in self._surveys]
         return StoreReading(
             tuple(reading for reading, _ in looks),
+            self._address.describe(),
             self._address.cluster,
             problem,
             tuple(hottest([heat for _, heats in looks for heat in heats], self._most_keys)),

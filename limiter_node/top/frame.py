@@ -95,6 +95,7 @@ class Frame:
     totals: Totals | None
     """None without nodes, and before there is anything to compare."""
     shards: tuple[ShardRow, ...] | None
+    store_name: str = ""
     store_problem: str = ""
     shards_cut_off: int = 0
     """The most that a node says."""
@@ -147,6 +148,7 @@ def make_frame(before: Before, now: Snapshot) -> Frame:
         None if now.nodes is None else tuple(_node_row(each, compared.get(each.target)) for each in now.nodes),
         totals,
         None if store is None else tuple(_shard_row(each, store, before, samples, compared) for each in store.shards),
+        store.name if store is not None else "",
         store.problem if store is not None else "",
         int(max((sample.shards_cut_off for sample in samples.values()), default=0)),
         max((int(each.live_nodes) for each in samples.values() if each.live_nodes), default=None),

@@ -16,7 +16,7 @@ from limiter_node.model import DIMENSIONS
 from limiter_node.top.cells import key_name, milliseconds, percent
 from limiter_node.top.frame import Frame
 
-_BARE = re.compile(r"[\w.:/%>…~-]+\Z")
+_BARE = re.compile(r"[\w.,:/@%+>…~-]+\Z")
 
 
 def frame_lines(frame: Frame, glyphs: Glyphs) -> list[str]:
@@ -37,6 +37,8 @@ def _summary(frame: Frame) -> Iterator[tuple[str, str]]:
         yield "decisions/s", _number(totals.decisions)
         for outcome, per_second in totals.outcomes.items():
             yield f"{outcome}/s", _number(per_second)
+        for reason, per_second in totals.reasons.items():
+            yield f"by_{reason}/s", _number(per_second)
         yield "degraded/s", _number(sum(totals.degraded.values()))
         yield "shed/s", _number(totals.shed)
         yield "p50_ms", milliseconds(totals.p50_s)
@@ -53,7 +55,7 @@ def _wrong(frame: Frame) -> Iterator[str]:
         if node.problem:
             yield _fields("down", [("node", node.target), ("reason", node.problem)])
     if frame.store_problem:
-        yield _fields("down", [("store", "store"), ("reason", frame.store_problem)])
+        yield _fields("down", [("store", frame.store_name), ("reason", frame.store_problem)])
     for shard in frame.shards or ():
         if shard.reading.problem:
             yield _fields("down", [("shard", shard.reading.address), ("reason", shard.reading.problem)])

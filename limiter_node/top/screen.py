@@ -17,6 +17,8 @@ from limiter_node.top.summary import title_lines, totals_lines
 
 _LEAST_KEYS = 5
 """Lines that the keys get in any case, header and note included."""
+_LEAST_SERVERS = 7
+"""Lines that nodes and shards get together before the totals are cut."""
 
 
 def screen_lines(frame: Frame, width: int, height: int | None, glyphs: Glyphs, hint: str = "") -> list[Text]:
@@ -42,7 +44,10 @@ def screen_lines(frame: Frame, width: int, height: int | None, glyphs: Glyphs, h
 
 
 def _squeezed(frame: Frame, top: list[Text], width: int, height: int, glyphs: Glyphs) -> list[Text]:
-    """Keys give way first, down to `_LEAST_KEYS`; then nodes and shards share what there is."""
+    """Keys give way first, down to `_LEAST_KEYS`; then what all nodes do together, down to its first lines; then nodes
+    and shards share what there is.
+    """
+    top = top[: max(height - _LEAST_KEYS - _LEAST_SERVERS, 2)]
     nodes, shards = len(frame.nodes or ()) + 1, len(frame.shards or ()) + 1
     room = height - len(top)
     keys = min(max(room - nodes - shards, _LEAST_KEYS), len(frame.hottest) + 2) if frame.shards is not None else 0

@@ -47,8 +47,8 @@ def totals_lines(frame: Frame, width: int, glyphs: Glyphs) -> list[Text]:
     if totals is None:
         return [Text("decisions/s  -", FAINT)]
     head = Text.assemble(("decisions/s ", "bold"), (f"{rate(totals.decisions, 9):>9}", "bold"), "   ")
-    waits = f"{milliseconds(totals.p50_s):>4} ms, p99 {milliseconds(totals.p99_s):>4} ms"
-    head.append_text(_pair("p50", waits)).append("   ")
+    for label, each in (("p50 ms", totals.p50_s), ("p99 ms", totals.p99_s)):
+        head.append_text(_pair(label, f"{milliseconds(each):<4}")).append("  ")
     history = frame.history[-max(width - len(head.plain), 1) :]
     head.append(columns(history, 1, glyphs)[0], "cyan")
     reasons = [_pair(name.replace("_", " "), rate(n, 9)) for name, n in totals.reasons.items()]

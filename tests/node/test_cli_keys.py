@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 import tomllib
@@ -9,8 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from dispatching import dispatching
+from store_tools import declare
 
 from limiter_node.cli import run
+from limiter_node.model import Need
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -59,6 +63,7 @@ def test_generate_load_show_list_delete(cli: Run, embedded_cluster: str, tmp_pat
             "requests          60     0         60            -",
             "input tokens    1000     0       1000            -",
             "output tokens    500     0        500            -",
+            "no usage in the last 60 s",
         ]
 
     for key in declared:
@@ -78,6 +83,27 @@ def test_set_changes_what_is_given(cli: Run, embedded_single: str) -> None:
     code, out, _ = cli("keys", "set", "sk-set", "--rpm", 0, "--output-reserve", 1, *store)
     assert (code, out) == (0, f"bob ({called}): rpm 0, input_tpm 100000, output_tpm 50000, output_reserve 1\n")
     assert cli("keys", "delete", "sk-set", *store)[0] == 0
+
+
+def test_show_draws_what_is_used(cli: Run, embedded_single: str) -> None:
+    kid = declare(embedded_single, "sk-drawn", rpm=3, input_tpm=2_000, output_tpm=1_000, output_reserve=100)
+
+    async def use() -> None:
+        async with dispatching(embedded_single) as dispatcher:
+            for _ in range(3):
+                await dispatcher.admit(kid, Need(500, 300, 0))
+
+    asyncio.run(use())
+    code, out, err = cli("keys", "show", "sk-drawn", "--store", embedded_single)
+    assert (code, err) == (0, "")
+    assert max(map(len, out.splitlines())) <= 80
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    assert re.fullmatch(r"requests 3 3 0 \d\d\.\d s", lines[2])
+    assert "requests ██████████████████████████████ 100 % 3 of 3" in lines
+    assert "input tokens ██████████████████████▌░░░░░░░ 75 % 1,500 of 2,000" in lines
+    assert any(re.fullmatch(r"full: frees [123] requests? in \d\d\.\d s", line) for line in lines)
+    assert sum(line.endswith("now") for line in lines) == 3
+    assert cli("keys", "delete", "sk-drawn", "--store", embedded_single)[0] == 0
 
 
 def test_the_store_comes_from_the_environment(cli: Run, embedded_single: str, monkeypatch: pytest.MonkeyPatch) -> None:

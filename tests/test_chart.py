@@ -1,0 +1,130 @@
+"""Bars, columns and what `keys show` draws of a window, in blocks and in ASCII."""
+
+from __future__ import annotations
+
+import pytest
+
+from limiter_node.chart import ASCII, BLOCKS, bar, columns, compact, glyphs_for
+from limiter_node.commands.usage_chart import NO_USE, frees, per_second, usage_chart
+from limiter_node.model import Amounts, Usage, WindowBucket
+
+NOW_MS = 1_790_000_000_050
+NOW = NOW_MS // 100
+
+
+@pytest.mark.parametrize(
+    ("fraction", "blocks", "plain"),
+    [
+        (-1, "░░░░", "...."),
+        (0, "░░░░", "...."),
+        (0.001, "▏░░░", "#..."),
+        (0.5, "██░░", "##.."),
+        (0.53, "██▏░", "##.."),
+        (0.999, "███▉", "###."),
+        (1, "████", "####"),
+        (7, "████", "####"),
+    ],
+)
+def test_a_bar_is_empty_only_where_nothing_is_used_and_full_only_where_all_is(
+    fraction: float, blocks: str, plain: str
+) -> None:
+    assert "".join(bar(fraction, 4, BLOCKS)) == blocks
+    assert "".join(bar(fraction, 4, ASCII)) == plain
+
+
+def test_columns() -> None:
+    assert columns([0, 1, 8, 16], 1, BLOCKS) == [" ▁▄█"]
+    assert columns([0, 1, 8, 16], 2, BLOCKS) == ["   █", " ▁██"]
+    assert columns([0, 1, 8, 16], 2, ASCII) == ["   #", " .##"]
+    assert columns([0, 0], 2, BLOCKS) == ["  ", "  "]
+    assert columns([], 1, BLOCKS) == [""]
+    assert columns([5], 1, BLOCKS) == ["█"]
+
+
+def test_the_output_decides_between_blocks_and_ascii() -> None:
+    assert [glyphs_for(each) for each in ("utf-8", "cp437", "ascii", "latin-1", None, "nonsense")] == [
+        BLOCKS, ASCII, ASCII, ASCII, ASCII, ASCII
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("number", "width", "text"),
+    [
+        (0, 5, "0"), (1_234, 5, "1,234"), (12_345, 5, "12.3k"), (12_345, 6, "12,345"), (999_999, 5, "1.00M"),
+        (99_960, 5, "100k"), (4_000_000_000, 5, "4.00G"), (2e15, 5, "2000T"),
+    ],
+)  # fmt: skip
+def test_numbers_fit(number: float, width: int, text: str) -> None:
+    assert compact(number, width) == text
+
+
+def usage(*buckets: tuple[int, int, int, int], limits: tuple[int, int, int] = (100, 1_000, 500)) -> Usage:
+    """A window of buckets, each so many old, with requests, input and output tokens."""
+    cells = tuple(WindowBucket(NOW - age, *amounts) for age, *amounts in buckets)
+    used = Amounts(*(sum(cell[1 + dimension] for cell in cells) for dimension in range(3)))
+    return Usage(Amounts(*limits), used, Amounts(0, 0, 0), 100, NOW_MS, "alice", cells)
+
+
+def test_a_second_holds_ten_buckets_and_the_oldest_what_is_older() -> None:
+    seconds = per_second(
+        usage((600, 1, 0, 0), (599, 2, 0, 0), (590, 4, 0, 0), (589, 8, 0, 0), (9, 16, 0, 0), (0, 32, 0, 0)), 0
+    )
+    assert (seconds[0], seconds[1], seconds[59], sum(seconds)) == (7, 8, 48, 63)
+
+
+def test_what_frees_when() -> None:
+    window = usage((600, 3, 0, 0), (500, 4, 0, 0), (0, 9, 0, 0))
+    # The oldest bucket that counts leaves with the one that is under way, 50 ms of which are over.
+    assert [frees(window.buckets, NOW_MS, 0, missing) for missing in (1, 3, 4, 8, 17)] == [
+        (3, 50), (3, 50), (7, 10_050), (16, 60_050), None
+    ]  # fmt: skip
+
+
+def chart_lines(*buckets: tuple[int, int, int, int], limits: tuple[int, int, int]) -> list[str]:
+    return [line.strip() for line in usage_chart(usage(*buckets, limits=limits), BLOCKS)]
+
+
+def test_a_full_key_is_told_when_it_has_room_again() -> None:
+    lines = chart_lines((480, 37, 400, 250), (100, 13, 600, 160), limits=(50, 1_000, 500))
+    assert "full: frees 37 requests in 12.1 s" in lines
+    assert "full: frees 400 input tokens in 12.1 s" in lines
+    assert "full for a request that sets no cap (100): frees 250 output tokens in 12.1 s" in lines
+
+
+def test_a_key_with_room_says_nothing_of_it_and_a_limit_too_small_that_it_never_has() -> None:
+    assert not any("full" in line for line in chart_lines((1, 49, 999, 400), limits=(50, 1_000, 500)))
+    lines = chart_lines((1, 1, 1, 1), limits=(0, 1_000, 99))
+    assert "never room: the limit is 0" in lines
+    assert "never room for a request that sets no cap (100): the limit is 99" in lines
+    assert "full: frees 1 request in 60.0 s" in chart_lines((1, 1, 1, 1), limits=(1, 1_000, 500))
+
+
+def test_the_chart_as_it_stands() -> None:
+    window = usage((595, 2, 20, 0), (305, 1, 7, 0), (12, 4, 300, 0), (3, 3, 40, 0))
+    assert usage_chart(window, BLOCKS) == ["", *CHART.strip("\n").split("\n")]
+    plain = usage_chart(window, ASCII)
+    assert all(line.isascii() and len(line) <= 80 for line in plain)
+    assert len(plain) == len(usage_chart(window, BLOCKS))
+    assert max(map(len, usage_chart(window._replace(limits=Amounts(*[4_000_000_000] * 3)), BLOCKS))) <= 80
+
+
+def test_no_use_is_one_line() -> None:
+    assert usage_chart(usage(), BLOCKS) == [NO_USE]
+    assert usage_chart(usage((5, 0, 0, 0)), ASCII) == [NO_USE]
+
+
+CHART = """
+requests       ███░░░░░░░░░░░░░░░░░░░░░░░░░░░   10 %  10 of 100
+      4 ┤                                                          █▂
+        │▄                                                         ██
+        │█                            ▆                            ██
+      0 └ -60 s ─────────────────────── -30 s ─────────────────── now
+
+input tokens   ███████████░░░░░░░░░░░░░░░░░░░   36 %  367 of 1,000
+    300 ┤                                                          █
+        │                                                          █
+        │▂                            ▁                            █▃
+      0 └ -60 s ─────────────────────── -30 s ─────────────────── now
+
+output tokens  ░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░    0 %  0 of 500
+"""
