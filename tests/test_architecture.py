@@ -40,9 +40,10 @@ ALLOWED: dict[str, set[str]] = {
     "token_process": {"model", "tokens", "token_slices"},
     "upstream": {"model", "tokens"},
     "telemetry": {"model"},
-    "store": {"model", "telemetry"},
+    "reasons": set(),
+    "store": {"model", "telemetry", "reasons"},
     "chart": set(),
-    "top": {"model", "store", "chart"},
+    "top": {"model", "store", "chart", "reasons"},
     "limiter": {"model", "telemetry", "store"},
     "http": {"model", "telemetry", "tokens", "token_process", "upstream", "store", "limiter"},
 }

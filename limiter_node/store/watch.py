@@ -8,7 +8,6 @@ shard's keys), `limiter_node.top` (who watches).
 from __future__ import annotations
 
 import asyncio
-import os
 from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Any
@@ -19,6 +18,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoPermissionError, RedisError
 
 from limiter_node.model import StoreUnavailable
+from limiter_node.reasons import system_reason
 from limiter_node.store.errors import translate
 from limiter_node.store.hottest import NOT_WALKED, HottestKeys, KeyHeat, Walk, hottest
 from limiter_node.store.url import StoreAddress, format_host
@@ -166,12 +166,7 @@ class StoreWatch:
             return str(error)
         if isinstance(error, TimeoutError):
             return f"no answer within {self._timeout_s:g} s"
-        cause: BaseException | None = error
-        while cause is not None:  # redis-py wraps the system's error
-            if isinstance(cause, OSError) and cause.errno and cause.errno > 0:
-                return os.strerror(cause.errno).lower()
-            cause = cause.__cause__ or cause.__context__
-        return str(translate(error, self._address))
+        return system_reason(error) or str(translate(error, self._address))
 
 
 async def _told(reading: ShardReading, client: Redis, *, in_cluster: bool) -> ShardReading:

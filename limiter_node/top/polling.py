@@ -6,7 +6,6 @@ The one module here that speaks HTTP.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from limiter_node.model import ConfigError
+from limiter_node.reasons import system_reason
 from limiter_node.top.sample import NodeReading, NotOurs, read_sample
 
 _MAX_BYTES = 4 << 20
@@ -76,15 +76,9 @@ class NodePoller:
         except TimeoutError:
             return NodeReading(target.name, None, f"no answer within {self._timeout_s:g} s")
         except (aiohttp.ClientError, OSError) as error:
-            return NodeReading(target.name, None, _reason(error))
-
-
-def _reason(error: Exception) -> str:
-    """Short: it stands in a table, beside the target."""
-    system = getattr(error, "os_error", error)
-    if isinstance(system, OSError) and system.errno and system.errno > 0:
-        return os.strerror(system.errno).lower()
-    return " ".join(str(error).split()) or type(error).__name__
+            return NodeReading(
+                target.name, None, system_reason(error) or " ".join(str(error).split()) or type(error).__name__
+            )
 
 
 @asynccontextmanager

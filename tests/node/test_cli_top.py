@@ -39,6 +39,7 @@ def test_wrong_usage_is_one_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, arguments: str, message: str
 ) -> None:
     monkeypatch.delenv("LIMITER_STORE", raising=False)
+    monkeypatch.setenv("LIMITER_KEYS", "keys.toml")  # that is for nodes
     assert run(["top", *arguments.split()]) == 2
     out, err = capsys.readouterr()
     assert out == ""

@@ -4,6 +4,7 @@ it are away."""
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable
@@ -227,6 +228,10 @@ async def test_the_wrong_kind_of_store_is_told(embedded_cluster: str, embedded_s
         assert "is not a cluster: use redis://" in reading.problem
     async with watching(f"redis+cluster://127.0.0.1:{free_port}") as watch:
         assert (await watch.look()).problem == "connection refused"
+    async with watching(embedded_single.replace("redis://", "rediss://")) as watch:
+        assert "TLS" in (await watch.look()).shards[0].problem
+    async with watching("redis://no.such.host.invalid") as watch:
+        assert re.search(r"name|node", (await watch.look()).shards[0].problem)
 
 
 async def test_a_silent_server_of_a_cluster_does_not_hide_the_others(embedded_cluster: str) -> None:
