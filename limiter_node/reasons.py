@@ -1,0 +1,26 @@
+"""Why something could not be reached, in the few words that the system has for it; for tables and lines.
+
+Libraries wrap the system's errors in sentences of their own, addresses and all.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+
+
+def system_reason(error: BaseException) -> str:
+    """As "connection refused"; empty where no error of the system is behind `error`."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLError):  # its number is none of the system's
+            return (
+                f"TLS: {getattr(cause, 'verify_message', '') or (cause.reason or str(cause)).replace('_', ' ').lower()}"
+            )
+        if isinstance(cause, socket.gaierror):
+            return (cause.strerror or "name not known").lower()
+        if isinstance(cause, OSError) and cause.errno and cause.errno > 0:
+            return os.strerror(cause.errno).lower()
+        cause = getattr(cause, "os_error", None) or cause.__cause__ or cause.__context__
+    return ""
