@@ -1,0 +1,105 @@
+"""Scales, ticks and labels that several figures share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from math import ceil, floor, log10
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .theme import stand_in
+
+if TYPE_CHECKING:
+    from .canvas import Axes, Figure
+
+NINES = (("50", 0.5), ("90", 0.9), ("99", 0.99), ("99.9", 0.999), ("99.99", 0.9999), ("99.999", 0.99999))
+"""Ticks of a scale of percentiles on which each further nine takes as much room as the one before."""
+
+TICK_STEPS = ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 5.0, 7.0))
+MAX_TICKS = 6
+
+
+class Shape(NamedTuple):
+    """How wide a figure is drawn, in points: as many pixels where the page is as wide as it gets."""
+
+    name: str
+    width: float
+    columns: int
+    """Panels side by side."""
+
+    def grid(self, panels: int) -> tuple[int, int]:
+        """Rows and columns."""
+        columns = min(self.columns, panels)
+        return -(-panels // columns), columns
+
+
+WIDE = Shape("wide", 1040, 2)
+NARROW = Shape("narrow", 372, 1)
+SHAPES = (WIDE, NARROW)
+
+
+def panels(figure: Figure, shape: Shape, count: int, *, sharey: bool = False, sharex: bool = False) -> list[Axes]:
+    """So many axes, row by row; those that the last row has too many are removed."""
+    rows, columns = shape.grid(count)
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=sharey, sharex=sharex)
+    every: list[Axes] = [axes for row in grid for axes in row]
+    for axes in every[count:]:
+        axes.remove()
+    for axes in every[:count]:
+        axes.tick_params(labelleft=True, labelbottom=True)
+    return every[:count]
+
+
+def legend(figure: Figure, shape: Shape, handles: Sequence[Any], *, narrow_columns: int = 2) -> None:
+    """Above all panels, at the left."""
+    most = 6 if shape is WIDE else narrow_columns
+    figure.legend(handles=handles, loc="outside upper left", ncols=min(most, len(handles)), columnspacing=1.4)
+
+
+def note(axes: Axes, text: str) -> None:
+    """A second, lighter line below the title, which needs ``pad=24`` to make room."""
+    axes.annotate(
+        text, (0, 1), xytext=(0, 7), xycoords="axes fraction", textcoords="offset points", color=stand_in("muted")
+    ).set_fontsize(12)
+
+
+def seconds_axis(axes: Axes, start_s: float, end_s: float) -> None:
+    axes.set_xlim(start_s, end_s)
+    axes.set_xlabel("seconds")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
+    axes.locator_params(axis="x", nbins=6)
+
+
+def count_axis(axes: Axes, most: float) -> None:
+    """From 0, in whole numbers with separators."""
+    axes.set_ylim(0, most or 1)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
+    axes.locator_params(axis="y", nbins=5)
+
+
+def log_ms_axis(axes: Axes, values_ms: Iterable[float]) -> None:
+    """Milliseconds on a logarithmic scale, with round ticks: powers of ten, and between them what there is room for."""
+    positive = [value for value in values_ms if value > 0]
+    low, high = (min(positive) * 0.8, max(positive) * 1.25) if positive else (1.0, 10.0)
+    ticks: list[float] = []
+    for steps in TICK_STEPS:
+        finer = [step * 10.0**power for power in range(floor(log10(low)), ceil(log10(high))) for step in steps]
+        finer = [tick for tick in finer if low <= tick <= high]
+        if len(finer) > MAX_TICKS:
+            break
+        ticks = finer
+    axes.set_yscale("log")
+    axes.set_ylim(low, high)
+    axes.set_yticks(ticks)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
+    axes.minorticks_off()
+
+
+def nines(fraction: float) -> float:
+    """Where a percentile stands on the scale of nines: 0.9 at 1, 0.99 at 2."""
+    return -log10(1 - fraction)
+
+
+def merged(edges: Sequence[float], *series: Sequence[float]) -> tuple[list[float], list[list[float]]]:
+    """Edges and series in which steps that stay on one level are one: the same picture in a fraction of the points."""
+    kept = [i for i in range(len(edges) - 1) if i == 0 or any(each[i] != each[i - 1] for each in series)]
+    return [*(edges[i] for i in kept), edges[-1]], [[each[i] for i in kept] for each in series]

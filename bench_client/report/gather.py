@@ -1,0 +1,59 @@
+"""All that a page says about one run, put together from its directory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..rundir import open_records
+from ..servers import ProcessUse, read_servers
+from .collect import Collected, collect
+from .loads import AuditFigures, Batches, audit_of, batches_of, processes_of
+from .sources import Source, printable
+from .windows import KeyWindow, choose_keys, window_series
+
+
+@dataclass(frozen=True, slots=True)
+class ReportedRun:
+    """One column of the page."""
+
+    source: Source
+    records: Collected
+    audit: AuditFigures
+    windows: list[KeyWindow]
+    """Empty where nothing was decided by a limiter."""
+    sampled: bool
+    """Whether the run has a ``servers.json``."""
+    batches: Batches | None
+    processes: list[ProcessUse]
+
+    @property
+    def label(self) -> str:
+        return self.source.label
+
+    @property
+    def seconds(self) -> float:
+        """How long load was offered, warm-up left out."""
+        return self.records.summary.sending_s
+
+    def key_name(self, key: str) -> str:
+        """As a figure shows it."""
+        return printable(self.source.info.key_names.get(key) or key)
+
+
+def gather(source: Source) -> ReportedRun:
+    """Reads a run; audits it, if that hasn't been done.
+
+    Raises BenchError when its files are damaged, or nothing was answered.
+    """
+    records = collect(source)
+    audit, servers = audit_of(source.directory), read_servers(source.directory)
+    shown = choose_keys(records.keys, {dimension: fill.key for dimension, fill in audit.fullest})
+    windows: list[KeyWindow] = []
+    if records.clock_ms is not None:
+        windows = window_series(
+            open_records(source.directory, source.info),
+            shown,
+            clock_ms=records.clock_ms,
+            until_s=records.summary.sending_s,
+        )
+    return ReportedRun(source, records, audit, windows, servers is not None, batches_of(servers), processes_of(servers))

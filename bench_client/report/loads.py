@@ -1,0 +1,161 @@
+"""What ``servers.json`` and ``audit.json`` say of a run, as the page shows it: batches, CPU per process, verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from ..audit import audit_directory
+from ..audit.judge import AUDIT_NAME
+from ..audit.timeline import DIMENSIONS
+from ..errors import BenchError
+from ..servers import ProcessUse, Servers
+
+SHOWN_PROCESSES = 12
+KINDS = ("node", "store", "client")
+
+
+@dataclass(frozen=True, slots=True)
+class Fullest:
+    """The fullest window of a dimension, by the audit."""
+
+    used: int
+    limit: int
+    key: str
+
+    @property
+    def ratio(self) -> float:
+        return self.used / self.limit if self.limit else float(self.used > 0)
+
+
+@dataclass(frozen=True, slots=True)
+class AuditFigures:
+    """An audit's result, or why there is none."""
+
+    proved: bool | None
+    """None: there is nothing to audit in this run."""
+    verdict: str
+    """The audit's own line, or the reason why there is none."""
+    windows: int = 0
+    over: int = 0
+    """Windows over their limit."""
+    unjustified: int = 0
+    rejected: int = 0
+    held: int = 0
+    keys: int = 0
+    unknown: int = 0
+    """Requests whose outcome nobody knows."""
+    findings: tuple[tuple[str, int], ...] = ()
+    fullest: tuple[tuple[str, Fullest], ...] = ()
+    """By dimension."""
+
+    @property
+    def word(self) -> str:
+        return {True: "PROVED", False: "REFUTED", None: "NOT AUDITED"}[self.proved]
+
+
+@dataclass(frozen=True, slots=True)
+class Batches:
+    """How many operations the script calls of a run carried."""
+
+    labels: list[str]
+    calls: list[int]
+
+    @property
+    def shares(self) -> list[float]:
+        """Of all calls; they add up to 1."""
+        return [count / sum(self.calls) for count in self.calls]
+
+
+def audit_of(directory: Path) -> AuditFigures:
+    """The audit that was made of the run; one that is missing or damaged is made."""
+    try:
+        return _audit_figures(orjson.loads((directory / AUDIT_NAME).read_bytes()))
+    except (OSError, ValueError, TypeError, LookupError):
+        try:
+            return _audit_figures(audit_directory(directory).as_dict())
+        except BenchError as error:
+            return AuditFigures(None, str(error))
+
+
+def batches_of(servers: Servers | None) -> Batches | None:
+    """The calls from each target's first sample to its last; None where that isn't known.
+
+    A node that was started again in between has counted from 0 again.
+    """
+    if servers is None:
+        return None
+    bounds = servers.batch_bounds
+    calls = [0] * (len(bounds) + 1)
+    for target in servers.targets:
+        for before, after in pairwise(target.samples):
+            restarted = sum(after.batch_operations) < sum(before.batch_operations)
+            earlier: Sequence[int] = [0] * len(calls) if restarted else before.batch_operations
+            for place, (now, then) in enumerate(zip(after.batch_operations, earlier, strict=False)):
+                if place < len(calls):
+                    calls[place] += max(now - then, 0)
+    return Batches(_bucket_labels(bounds), calls) if any(calls) else None
+
+
+def processes_of(servers: Servers | None) -> list[ProcessUse]:
+    """Nodes, stores, the client; of many, the busiest, and the others of each kind as one."""
+    if servers is None:
+        return []
+    ordered = sorted(servers.processes, key=lambda each: KINDS.index(each.kind) if each.kind in KINDS else len(KINDS))
+    if len(ordered) <= SHOWN_PROCESSES:
+        return ordered
+    busiest = sorted(ordered, key=lambda each: -each.cores)[: SHOWN_PROCESSES - len(KINDS) - 1]
+    shown = []
+    for kind in dict.fromkeys(each.kind for each in ordered):
+        shown += [each for each in ordered if each.kind == kind and each in busiest]
+        others = [each for each in ordered if each.kind == kind and each not in busiest]
+        if len(others) == 1:
+            shown += others
+        elif others:
+            total = replace(others[0], name=f"{len(others)} more", cores=sum(each.cores for each in others))
+            shown.append(replace(total, cpu_s=sum(each.cpu_s for each in others)))
+    return shown
+
+
+def _bucket_labels(bounds: Sequence[int]) -> list[str]:
+    labels, above = [], 0
+    for bound in bounds:
+        labels.append(f"{bound}" if bound == above + 1 else f"{above + 1}–{bound}")
+        above = bound
+    return [*labels, f">{above}"]
+
+
+def _audit_figures(document: Any) -> AuditFigures:
+    """Raises ValueError, TypeError or LookupError where it isn't that of an audit."""
+    worst, findings = document["worst_fill"], document["findings"]
+    figures = AuditFigures(
+        proved=document["proved"],
+        verdict=document["verdict"],
+        windows=document["windows"],
+        over=document["violations"],
+        unjustified=document["unjustified"],
+        rejected=document["rejected"],
+        held=document["rejections_held"],
+        keys=document["keys"],
+        unknown=document["unknown_outcomes"],
+        findings=tuple((str(kind), count) for kind, count in findings.items()),
+        fullest=tuple(
+            (d, Fullest(worst[d]["used"], worst[d]["limit"], worst[d]["key"])) for d in DIMENSIONS if d in worst
+        ),
+    )
+    counts = [
+        getattr(figures, name) for name in ("windows", "over", "unjustified", "rejected", "held", "keys", "unknown")
+    ]
+    counts += [count for _, count in figures.findings]
+    counts += [count for _, fill in figures.fullest for count in (fill.used, fill.limit)]
+    texts = [figures.verdict, *(fill.key for _, fill in figures.fullest)]
+    if any(type(count) is not int for count in counts) or not all(isinstance(text, str) for text in texts):
+        raise TypeError
+    if type(figures.proved) is not bool:
+        raise TypeError
+    return figures

@@ -1,0 +1,189 @@
+"""The page: one HTML file that needs nothing else, made of what ``gather`` has read and ``figures`` has drawn.
+
+All text comes in by ``_text``, which escapes it; the figures' SVG was escaped when it was written. The page's own
+policy forbids it to load or run anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+
+from .figures import Drawing
+from .gather import ReportedRun
+from .provenance import commands, setup_rows
+from .rows import Row, figure_groups, node_rows
+from .style import style_sheet
+from .svg import inline
+from .verdict import LAST_FIGURE, big_figures, remarks, sentence, title, verdict_line
+from .words import joined
+
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+NODE_HEADINGS = ("node", "requests", "admitted", "rejected", "errors", "p50", "p99")
+_MARKS = {"PROVED": "✓", "REFUTED": "✗", "NOT AUDITED": "–"}
+
+
+def page(runs: Sequence[ReportedRun], drawings: Sequence[Drawing]) -> str:
+    """The whole document."""
+    body = "\n".join(
+        [
+            f"<h1>{_text(title(runs))}</h1>",
+            f'<p class="lead">{_text(sentence(runs))}</p>',
+            f'<div class="runs">{"".join(map(_run, runs))}</div>',
+            *_figure_sections(runs, {drawing.name: drawing for drawing in drawings}),
+            _table_section(runs),
+            _setup_section(runs),
+            _commands_section(runs),
+        ]
+    )
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="light dark">\n<link rel="icon" href="data:,">\n'
+        f"<title>{_text(title(runs))}</title>\n<style>\n{style_sheet()}</style>\n</head>\n"
+        f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+    )
+
+
+def _text(text: str) -> str:
+    return escape(text, quote=True)
+
+
+def _run(run: ReportedRun) -> str:
+    word = run.audit.word
+    figures = "".join(
+        f"<div{' class=double' if name == LAST_FIGURE else ''}><dt>{_text(name)}</dt><dd>{_text(value)}<small>{_text(remark)}</small></dd></div>"
+        for name, value, remark in big_figures(run)
+    )
+    said = "".join(f"<li>{_text(remark)}</li>" for remark in remarks(run))
+    return (
+        f'<article class="run"><header><h2>{_text(run.label)}</h2>'
+        f'<span class="badge {word.split()[-1].lower()}">{_MARKS[word]} {word}</span></header>'
+        f"<p>{_text(verdict_line(run))}</p><dl>{figures}</dl>"
+        + (f'<ul class="remarks">{said}</ul>' if said else "")
+        + "</article>"
+    )
+
+
+def _figure_sections(runs: Sequence[ReportedRun], drawn: dict[str, Drawing]) -> list[str]:
+    windows = [(run, f"windows-{place + 1}") for place, run in enumerate(runs)]
+    unaudited = [run.label for run in runs if not run.windows]
+    unbatched = [run.label for run in runs if run.batches is None]
+    unmeasured = [run.label for run in runs if not run.processes]
+    return [
+        _section(
+            "What became of the requests",
+            "The line is the rate that the schedule offered. Below it, on top of one another, is what came of the "
+            "requests, at the time it came.",
+            [_figure(drawn["throughput"])],
+        ),
+        _section(
+            "What each 60 s window held",
+            "How much the 60 s up to each moment held of a key's limit: the fullest window of each limit that rejected "
+            "something, then the busiest keys. The line may touch the limit and never crosses it. The marks at the top "
+            "are requests that this limit rejected.",
+            [_figure(drawn[name], run.label if len(runs) > 1 else "") for run, name in windows if name in drawn],
+            _missing(unaudited, "no limiter signed its decisions, so nothing is known of its windows"),
+        ),
+        _section(
+            "Latency by percentile",
+            "Of all complete responses, counted from when a request was due: a request that had to wait for its turn "
+            "was slow. Each further nine takes as much room as the one before.",
+            [_figure(drawn["latency"])],
+        ),
+        _section(
+            "Latency over time",
+            "The median and the p99 of the requests that were due at each moment.",
+            [_figure(drawn["latency-over-time"])],
+        ),
+        _section(
+            "Operations per script call",
+            "A node sends what it has to ask of a key in one call: at low load one operation, under load many share a "
+            "call by themselves.",
+            [_figure(drawn["batches"])] if "batches" in drawn else [],
+            _missing(unbatched, "the nodes' metrics were not sampled, so the sizes of batches are not known"),
+        ),
+        _section(
+            "CPU per process",
+            "In cores, while load was offered.",
+            [_figure(drawn["cpu"])] if "cpu" in drawn else [],
+            _missing(unmeasured, "CPU was not measured"),
+        ),
+    ]
+
+
+def _missing(labels: Sequence[str], why: str) -> str:
+    return f"{joined(labels)}: {why}." if labels else ""
+
+
+def _section(heading: str, says: str, figures: Iterable[str], missing: str = "") -> str:
+    shown = "".join(figures)
+    said = f"<p>{_text(says)}</p>" if shown else ""
+    gone = f'<p class="missing">{_text(missing)}</p>' if missing else ""
+    return f"<section><h2>{_text(heading)}</h2>{said}{shown}{gone}</section>"
+
+
+def _figure(drawing: Drawing, caption: str = "") -> str:
+    shapes = "".join(
+        f'<div class="{shape}">{inline(svg, f"{drawing.name}-{shape}", drawing.label)}</div>'
+        for shape, svg in drawing.shapes.items()
+    )
+    return f"<figure>{f'<figcaption>{_text(caption)}</figcaption>' if caption else ''}{shapes}</figure>"
+
+
+def _table_section(runs: Sequence[ReportedRun]) -> str:
+    groups = "".join(
+        f'<tbody><tr><th scope="rowgroup" colspan="{len(runs) + 1}">{_text(group.name)}</th></tr>'
+        + "".join(_row(row, merge=False) for row in group.rows)
+        + "</tbody>"
+        for group in figure_groups(runs)
+    )
+    nodes = "".join(_nodes(run) for run in runs)
+    return (
+        f"<section><h2>All figures</h2>{_scrolled(f'<table>{_heads(runs)}{groups}</table>', 'All figures')}"
+        f"<details><summary>By node</summary>{nodes}</details></section>"
+    )
+
+
+def _nodes(run: ReportedRun) -> str:
+    heads = "".join(f'<th scope="col">{name}</th>' for name in NODE_HEADINGS)
+    rows = "".join(
+        f'<tr><th scope="row">{_text(node)}</th>{"".join(f"<td>{_text(cell)}</td>" for cell in cells)}</tr>'
+        for node, *cells in node_rows(run)
+    )
+    name = f"{run.label} by node"
+    table = f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
+    return f"<h3>{_text(run.label)}</h3>{_scrolled(table, name)}"
+
+
+def _setup_section(runs: Sequence[ReportedRun]) -> str:
+    rows = setup_rows(runs)
+    several = any(len(set(row.cells)) > 1 for row in rows)
+    body = "".join(_row(row, merge=True) for row in rows)
+    table = f'<table class="setup{" several" if several else ""}">{_heads(runs)}<tbody>{body}</tbody></table>'
+    return f"<section><h2>Set-up</h2>{_scrolled(table, 'Set-up')}</section>"
+
+
+def _commands_section(runs: Sequence[ReportedRun]) -> str:
+    lines = "\n".join(" ".join(f"<span>{_text(part)}</span>" for part in command) for command in commands(runs))
+    return f"<section><h2>Make it again</h2><pre><code>{lines}</code></pre></section>"
+
+
+def _heads(runs: Sequence[ReportedRun]) -> str:
+    heads = "".join(f'<th scope="col">{_text(run.label)}</th>' for run in runs)
+    return f'<thead><tr><th scope="col"><span hidden>figure</span></th>{heads}</tr></thead>'
+
+
+def _row(row: Row, *, merge: bool) -> str:
+    """``merge`` makes one cell of equal ones."""
+    if merge and len(set(row.cells)) == 1:
+        cells = f'<td colspan="{len(row.cells)}">{_text(row.cells[0])}</td>'
+    else:
+        cells = "".join(f"<td>{_text(cell)}</td>" for cell in row.cells)
+    return f'<tr{" class=part" if row.part else ""}><th scope="row">{_text(row.name)}</th>{cells}</tr>'
+
+
+def _scrolled(table: str, name: str) -> str:
+    """Many columns scroll within their box, by the keyboard too, and never the page."""
+    return f'<div class="scroll" role="region" tabindex="0" aria-label="{_text(name)}">{table}</div>'

@@ -1,0 +1,69 @@
+"""From directories to files: the page, the figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import BenchError, BenchUsageError
+from .axes import WIDE
+from .canvas import check_available
+from .figures import draw_all
+from .gather import gather
+from .page import page
+from .sources import find_sources
+from .svg import standalone
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What was made."""
+
+    verdicts: list[tuple[str, str]]
+    """Each run's label and its audit's word."""
+    html: Path | None
+    html_bytes: int
+    figures: list[Path]
+
+    def text(self) -> str:
+        """A line per thing made."""
+        verdicts = ", ".join(f"{label}: {word}" for label, word in self.verdicts)
+        lines = [f"{self.html}: {self.html_bytes / 1000:,.0f} kB; {verdicts}"] if self.html else []
+        if self.figures:
+            lines.append(f"{self.figures[0].parent}: {', '.join(path.name for path in self.figures)}")
+        return "\n".join(lines)
+
+
+def write_report(directories: Sequence[Path], *, html: Path | None = None, figures: Path | None = None) -> Written:
+    """Writes the page of the runs in ``directories``, or their figures into a directory, or both.
+
+    Raises BenchUsageError when there is nothing to write to, BenchError when there is nothing to report, when
+    matplotlib is missing, or when a file can't be written.
+    """
+    if html is None and figures is None:
+        raise BenchUsageError("nothing to write; pass --html FILE, --figures DIR, or both")
+    check_available()
+    sources = find_sources(directories)
+    if html is not None:
+        _write(html, b"")  # before what takes long
+    runs = [gather(source) for source in sources]
+    drawings = draw_all(runs)
+    whole = page(runs, drawings).encode() if html else b""
+    if html is not None:
+        _write(html, whole)
+    paths = []
+    if figures is not None:
+        for drawing in drawings:
+            path = figures / f"{drawing.name}.svg"
+            _write(path, standalone(drawing.shapes[WIDE.name], drawing.name, drawing.label).encode())
+            paths.append(path)
+    return Written([(run.label, run.audit.word) for run in runs], html, len(whole), paths)
+
+
+def _write(path: Path, contents: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(contents)
+    except OSError as error:
+        raise BenchError(f"cannot write {path}: {error.strerror}; choose another place") from None
