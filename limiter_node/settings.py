@@ -35,7 +35,7 @@ LISTENING, STORE, CLIENTS, MOCK, STOPPING = GROUPS = (
 
 
 def setting(default: Any, group: str, text: str, *, metavar: str = "", hidden: bool = False) -> Any:
-    """A dataclass field with the help of its option; units belong into the name. `metavar` stands for the value there."""
+    """A dataclass field with the help of its option; units belong into the name. `metavar` is its value there."""
     return field(default=default, metadata={"help": text, "group": group, "metavar": metavar, "hidden": hidden})
 
 
@@ -46,7 +46,7 @@ class NodeSettings:
     host: str = setting("127.0.0.1", LISTENING, "Address to listen on.", metavar="ADDRESS")
     port: int = setting(8080, LISTENING, "Port to listen on; 0 for any free one.")
     store: str = setting("", STORE, "The store's URL.")
-    node_id: str = setting("", LISTENING, "Name in headers, metrics and logs; empty means HOSTNAME-PORT.", metavar="NAME")
+    node_id: str = setting("", LISTENING, "Name in headers, metrics, logs; empty means HOSTNAME-PORT.", metavar="NAME")
     decision_timeout_ms: int = setting(
         100,
         STORE,

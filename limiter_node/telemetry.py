@@ -1,8 +1,9 @@
 """What a node counts about itself: plain numbers, counted where things happen and read when somebody asks.
 
 `limiter_node.http.metrics` tells them to Prometheus. They are not prometheus-client's own counters because those take a
-lock and walk over their buckets: 1.5 µs per observation, and a request makes several. A power of two is found by the
-length of a number in bits, so that all that is counted of a request costs it 1 % (REPORT.md).
+lock and walk over their buckets: 1.5 µs per observation, and a request makes several. Here counting is adding to an
+element of a list, and a power of two is found by the length of a number in bits: all that is counted of a request costs
+it 1 % (REPORT.md).
 
 Neighbours: the store counts decisions, batches and calls, the limiter tokens and settles, the HTTP layer answers.
 Nothing here knows an API key.
@@ -10,11 +11,11 @@ Nothing here knows an API key.
 
 from __future__ import annotations
 
-from collections import Counter
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
-from limiter_node.model import DIMENSIONS, Outcome
+from limiter_node.model import DIMENSIONS, MAX_BATCH, Outcome
 
 LATENCY_BOUNDS_S: Final = tuple(0.0001 * 2**k for k in range(12))
 """0.1 ms to 204.8 ms; above it is the last count."""
@@ -40,22 +41,28 @@ class Latencies:
         self.sum_s += seconds
 
 
-class Sizes:
-    """A histogram of whole numbers from 1 on: `counts` has one entry per bound of `SIZE_BOUNDS`, and one for above."""
+class BatchSizes(list[int]):
+    """How many batches there were of each size: ``sizes[n] += 1`` counts one of `n` operations, up to `most`."""
 
-    __slots__ = ("counts", "number", "total")
+    def __init__(self, most: int) -> None:
+        super().__init__([0] * (most + 1))
 
-    def __init__(self) -> None:
-        self.counts = [0] * (len(SIZE_BOUNDS) + 1)
-        self.number = 0
-        self.total = 0
+    @property
+    def batches(self) -> int:
+        """How many in all. O(most), as the others."""
+        return sum(self)
 
-    def note(self, size: int) -> None:
-        """Count one."""
-        index = (size - 1).bit_length()
-        self.counts[index if index < 7 else 7] += 1
-        self.number += 1
-        self.total += size
+    @property
+    def operations(self) -> int:
+        """In all batches together."""
+        return sum(size * count for size, count in enumerate(self))
+
+    def by_bound(self) -> list[int]:
+        """As a histogram: one entry per bound of `SIZE_BOUNDS`, and one for what is above."""
+        counts = [0] * (len(SIZE_BOUNDS) + 1)
+        for size, count in enumerate(self):
+            counts[bisect_left(SIZE_BOUNDS, size)] += count
+        return counts
 
 
 class DecisionCounts:
@@ -90,7 +97,7 @@ class Telemetry:
         self.decisions = DecisionCounts()
         self.decision_latency = Latencies()
         """From asking to the verdict, whoever gave it: the store, or a policy in its place."""
-        self.batches = Sizes()
+        self.batch_sizes = BatchSizes(MAX_BATCH)
         """Operations per batch, charges and settles among them."""
         # By the limiter.
         self.input_tokens = 0
@@ -103,7 +110,7 @@ class Telemetry:
         """Reservations that ended with an answer, whole or in part; the others were refunded."""
         self.refunded = 0
         # By the HTTP layer.
-        self.responses: Counter[int] = Counter()
+        self.responses = [0] * 600
         """By status."""
 
 
@@ -114,7 +121,7 @@ class ShardState(NamedTuple):
     """``host:port`` of its master."""
     is_cut_off: bool
     calls: Latencies
-    """From the sending of a batch to its reply, whatever happened on the way."""
+    """From a write to the reply to its last command; one write at a time is timed."""
 
 
 class StoreState(NamedTuple):

@@ -16,7 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from limiter_node.telemetry import LATENCY_BOUNDS_S, SIZE_BOUNDS, Latencies, Sizes, StoreState, Telemetry
+from limiter_node.telemetry import LATENCY_BOUNDS_S, SIZE_BOUNDS, BatchSizes, Latencies, StoreState, Telemetry
 
 _DEGRADED = ("admitted", "rejected", "refused")
 _STORE_ERRORS = ("lost", "refused", "redirected", "reloaded", "failed")
@@ -78,12 +78,10 @@ class _NodeCollector(Collector):
         yield _latencies(
             "limiter_decision_seconds", "Time from asking for a decision to the verdict.", telemetry.decision_latency
         )
-        responses = {**dict.fromkeys(_USUAL_CODES, 0), **telemetry.responses}
+        counts = telemetry.responses
+        codes = sorted({*_USUAL_CODES, *(code for code, count in enumerate(counts) if count)})
         yield _counter(
-            "limiter_responses",
-            "HTTP responses by status.",
-            "code",
-            {str(code): count for code, count in sorted(responses.items())},
+            "limiter_responses", "HTTP responses by status.", "code", {str(code): counts[code] for code in codes}
         )
         yield CounterMetricFamily(
             "limiter_shed_requests", "Requests turned away because the node was overloaded.", value=http.shed
@@ -114,10 +112,12 @@ class _NodeCollector(Collector):
         yield _sizes(
             "limiter_batch_operations",
             "Operations (admits, settles, charges) per script call.",
-            self._telemetry.batches,
+            self._telemetry.batch_sizes,
         )
         calls = HistogramMetricFamily(
-            "limiter_shard_call_seconds", "Time from sending a batch to its reply, by shard.", labels=("shard",)
+            "limiter_shard_call_seconds",
+            "Time from a write of script calls to the last reply, by shard; one at a time.",
+            labels=("shard",),
         )
         cut_off = GaugeMetricFamily(
             "limiter_shard_cut_off", "1 while the shard is not asked (its circuit breaker is open).", labels=("shard",)
@@ -165,8 +165,10 @@ def _latencies(name: str, what: str, latencies: Latencies) -> Metric:
     )
 
 
-def _sizes(name: str, what: str, sizes: Sizes) -> Metric:
-    return HistogramMetricFamily(name, what, buckets=_buckets(SIZE_BOUNDS, sizes.counts), sum_value=sizes.total)
+def _sizes(name: str, what: str, sizes: BatchSizes) -> Metric:
+    return HistogramMetricFamily(
+        name, what, buckets=_buckets(SIZE_BOUNDS, sizes.by_bound()), sum_value=sizes.operations
+    )
 
 
 def _buckets(bounds: Sequence[float], counts: Sequence[int]) -> list[tuple[str, float]]:

@@ -68,7 +68,7 @@ class Routes:
         self._ids = RequestIds()
         self._max_body_bytes = max_body_bytes
         self._window_ms = window_ms
-        self._telemetry = limiter.telemetry
+        self._responses = limiter.telemetry.responses
         self._metrics_of_node = Metrics(node_id, limiter.telemetry, limiter.state, self._http_state)
         self._started = int(time.time())
         self._streams = Streams()
@@ -137,7 +137,7 @@ class Routes:
             self.under_way -= 1
             if not self.under_way:
                 self._idle.set()
-        self._telemetry.responses[response.status] += 1
+        self._responses[response.status] += 1
         if self.is_draining:
             response.force_close()
         return response

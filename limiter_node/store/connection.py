@@ -11,6 +11,7 @@ import asyncio
 import logging
 import ssl
 from collections import deque
+from time import monotonic
 from typing import Any, cast
 
 import hiredis
@@ -108,7 +109,10 @@ class ServerConnection(asyncio.Protocol):
         self._backoff_s = 0.0
         self.last_error = "not connected yet"
         self.calls = Latencies()
-        """How long batches to this server took, counted by whom they were for."""
+        """From a write to the reply to its last command. One write at a time is timed: to time each would cost every
+        call, and what comes meanwhile takes as long."""
+        self._timed_since_s = 0.0
+        self._replies_to_timed = 0  # how many are still to come, 0 if none is timed
 
     @property
     def address(self) -> str:
@@ -183,6 +187,8 @@ class ServerConnection(asyncio.Protocol):
         if not self._sent:
             self._progress_at = self._loop.time()
         self._sent.extend(commands)
+        if not self._replies_to_timed:
+            self._timed_since_s, self._replies_to_timed = monotonic(), len(self._sent)
         self._transport.write(b"".join([command.wire() for command in commands]))
 
     async def _connect(self) -> None:
@@ -216,15 +222,26 @@ class ServerConnection(asyncio.Protocol):
             if reply is not False:
                 # Whole replies count as progress: one that trickles in is no sign of a healthy server.
                 self._progress_at = self._loop.time()
+            outstanding = len(sent)
             while reply is not False:
                 sent.popleft().replied(reply)
                 reply = reader.gets()
+            if self._replies_to_timed:
+                self._time(outstanding - len(sent))
         except (hiredis.ProtocolError, IndexError):
             # Not RESP, or more replies than commands: nothing after it can be paired with its command.
             self.last_error = "the server answered what is not the Redis protocol"
             self._log(logging.ERROR)
             if self._transport:
                 self._transport.abort()
+
+    def _time(self, replies: int) -> None:
+        """So many replies have come."""
+        if replies < self._replies_to_timed:
+            self._replies_to_timed -= replies
+        else:
+            self._replies_to_timed = 0
+            self.calls.note(monotonic() - self._timed_since_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._is_open:
@@ -233,6 +250,7 @@ class ServerConnection(asyncio.Protocol):
                 self._log(logging.WARNING)
         self._transport = None
         self._is_open = False
+        self._replies_to_timed = 0
         self._lose(self._sent)
         if self._waiting and not self._closed:
             self.connect()

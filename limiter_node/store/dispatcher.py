@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from time import monotonic
 
-from limiter_node.model import Decision, KeyLimits, Need, StoreUnavailable, Usage
+from limiter_node.model import MAX_BATCH, Decision, KeyLimits, Need, StoreUnavailable, Usage
 from limiter_node.store import codec
 from limiter_node.store.batch import Admit, Batch, KeyQueue
 from limiter_node.store.charges import Charge
@@ -31,9 +31,6 @@ from limiter_node.store.shards import Shards
 from limiter_node.store.topology import Topology
 from limiter_node.store.waiting import Waiting
 from limiter_node.telemetry import ShardState, StoreState, Telemetry
-
-MAX_BATCH = 64
-"""Operations per script call: keeps a call far below 1 ms, so that no other key of the shard waits for long."""
 
 _SWEEP_EVERY_S = 0.025
 _LATE_S = 0.02
@@ -61,7 +58,8 @@ class Dispatcher:
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._topology = topology
-        self._telemetry = telemetry or Telemetry()
+        telemetry = telemetry or Telemetry()
+        self._batch_sizes = telemetry.batch_sizes
         # A batch older than the window counts for nothing any more, whether it was applied or not.
         self._router = Router(topology, give_up_s=(window_buckets + 1) * codec.BUCKET_MS / 1000)
         self._timeout_s = timeout_ms / 1000
@@ -75,15 +73,12 @@ class Dispatcher:
         remembers = fallback is not None or declared is not None
         self._queues = KeyQueues(decide, self.incarnation, window_buckets, remembers=remembers)
         self.shards = Shards(topology, self._timeout_s, decide, fallback.name if fallback else "closed")
-        self.outage = Outage(
-            self, self.shards, fallback, self._telemetry, window_buckets=window_buckets, due_s=self._due_s
-        )
+        self.outage = Outage(self, self.shards, fallback, telemetry, window_buckets=window_buckets, due_s=self._due_s)
         self._redeclaring = Redeclaring(self._router, declared)
         self._replies = Replies(
-            topology,
             self.outage,
             self._redeclaring,
-            self._telemetry,
+            telemetry,
             window_buckets=window_buckets,
             due_s=self._due_s,
             on_ended=self._ended,
@@ -276,7 +271,7 @@ class Dispatcher:
         if not operations:
             return None
         self._number += 1
-        self._telemetry.batches.note(len(operations))
+        self._batch_sizes[len(operations)] += 1
         return Batch(self._replies, self._router, queue, self._number, operations, admits, charges, now_s)
 
     def _ended(self, batch: Batch) -> None:
@@ -296,7 +291,7 @@ class Dispatcher:
     # ---- deadlines: one timer for all ------------------------------------------------------------------------------
 
     def _start_sweeping(self) -> None:
-        self._linger.note_operations(self._telemetry.batches.total)
+        self._linger.note_operations(self._batch_sizes.operations)
         self._sweep_due_s = self._loop.time() + _SWEEP_EVERY_S
         self._sweeper = self._loop.call_later(_SWEEP_EVERY_S, self._sweep)
 

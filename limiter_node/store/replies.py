@@ -17,7 +17,6 @@ from limiter_node.store import codec
 from limiter_node.store.batch import Batch
 from limiter_node.store.outage import Outage
 from limiter_node.store.redeclare import Redeclaring
-from limiter_node.store.topology import Topology
 from limiter_node.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
@@ -33,7 +32,6 @@ class Replies:
 
     def __init__(
         self,
-        topology: Topology,
         outage: Outage,
         redeclaring: Redeclaring,
         telemetry: Telemetry,
@@ -42,8 +40,8 @@ class Replies:
         due_s: float,
         on_ended: Callable[[Batch], None],
     ) -> None:
-        self._topology, self._outage, self._redeclaring = topology, outage, redeclaring
-        self._telemetry = telemetry
+        self._outage, self._redeclaring = outage, redeclaring
+        self._decision_counts, self._waited = telemetry.decisions.counts, telemetry.decision_latency.note
         self.window_buckets = window_buckets
         self._window_s = window_buckets * codec.BUCKET_MS / 1000
         self._due_s = due_s
@@ -54,10 +52,6 @@ class Replies:
     def batch_resolved(self, batch: Batch, packed: bytes) -> None:
         """See `BatchOwner`."""
         state, admits, queue = packed[0], batch.admits, batch.queue
-        now_s = monotonic()
-        shard = self._topology.owner(batch.target.slot)
-        if shard is not None:
-            shard.calls.note(now_s - batch.since_s)
         if state > codec.REPLAYED:
             if not (state == codec.UNKNOWN_KEY and self._redeclaring.takes(queue, partial(self._redeclared, batch))):
                 self._not_decided(batch, state)
@@ -80,8 +74,7 @@ class Replies:
                 queue.own.note([each for admit, each in zip(admits, decisions, strict=True) if admit.charge is None])
             else:
                 queue.own.note(decisions)
-        counts, waited = self._telemetry.decisions.counts, self._telemetry.decision_latency.note
-        asked_to_now_s = now_s + self._due_s
+        counts, waited, asked_to_now_s = self._decision_counts, self._waited, monotonic() + self._due_s
         for admit, decision in zip(admits, decisions, strict=True):
             if not admit.future.done():
                 admit.future.set_result(decision)
@@ -108,7 +101,7 @@ class Replies:
             for admit in batch.admits:
                 if not admit.future.done():
                     admit.future.set_result(UNKNOWN_KEY_DECISION)
-                    self._telemetry.decisions.counts[4 * UNKNOWN_KEY_DECISION.outcome] += 1
+                    self._decision_counts[4 * UNKNOWN_KEY_DECISION.outcome] += 1
                 else:
                     self._outage.verdict(admit, UNKNOWN_KEY_DECISION)
             for charge, _, _ in batch.charges:

@@ -14,8 +14,7 @@ from redis import Redis
 from store_tools import declare, new_api_key, raw_counters, store_client
 
 from limiter_node.limiter.limiter import Limiter
-from limiter_node.model import Amounts, Need, Outcome, Overloaded, StoreUnavailable
-from limiter_node.store.dispatcher import MAX_BATCH
+from limiter_node.model import MAX_BATCH, Amounts, Need, Outcome, Overloaded, StoreUnavailable
 from limiter_node.store.embedded import EmbeddedStore
 from limiter_node.store.keyspace import key_id, limits_key, past_key, window_key
 from limiter_node.store.url import parse_store_url
@@ -61,14 +60,14 @@ async def test_a_key_has_one_batch_in_flight_and_the_rest_joins_the_next(store_u
     kid = declare(store_url, new_api_key())
     async with dispatching(store_url) as dispatcher:
         await dispatcher.admit(kid, Need(1, 1, 0))
-        batches = dispatcher._telemetry.batches
-        before = batches.number
+        sizes = dispatcher._batch_sizes
+        before = sizes.batches
         first = [dispatcher.admit(kid, Need(1, 1, 0)) for _ in range(10)]
         await asyncio.sleep(0)  # they leave in this turn of the loop: one batch
-        assert batches.number == before + 1
+        assert sizes.batches == before + 1
         later = [dispatcher.admit(kid, Need(1, 1, 0)) for _ in range(MAX_BATCH + 1)]
         await asyncio.gather(*first, *later)
-        assert batches.number == before + 3, "what came meanwhile goes in one bounded batch and the rest in another"
+        assert sizes.batches == before + 3, "what came meanwhile goes in one bounded batch and the rest in another"
         usage = await dispatcher.peek(kid)
         assert usage is not None
         assert usage.used.requests == 1 + 10 + MAX_BATCH + 1

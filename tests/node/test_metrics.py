@@ -10,7 +10,7 @@ from store_tools import declare, new_api_key
 from test_routes import Node, serving
 
 from limiter_node.store.keyspace import key_id
-from limiter_node.telemetry import LATENCY_BOUNDS_S, SIZE_BOUNDS, Latencies, Sizes
+from limiter_node.telemetry import LATENCY_BOUNDS_S, SIZE_BOUNDS, BatchSizes, Latencies
 from limiter_node.upstream.base import ChatRequest, Completion, UpstreamError
 
 Samples = dict[tuple[str, tuple[str, ...]], float]
@@ -93,7 +93,7 @@ async def test_what_happens_is_counted_once(embedded_single: str) -> None:
     batches = after["limiter_batch_operations_count", ()]
     assert after["limiter_batch_operations_sum", ()] == 8 + 4, "eight decisions, four settles"
     assert 8 <= batches <= 12
-    assert after["limiter_shard_call_seconds_count", ()] == batches
+    assert after["limiter_shard_call_seconds_count", ()] >= 8, "requests came one by one, so each write was timed"
     assert (
         after["limiter_requests_in_flight", ()],
         after["limiter_waiting_requests", ()],
@@ -139,14 +139,14 @@ def test_a_time_is_counted_at_its_bound(at: int) -> None:
     assert latencies.sum_s == pytest.approx(2 * bound)
 
 
-def test_long_times_and_large_sizes_are_above_all_bounds() -> None:
-    latencies, sizes = Latencies(), Sizes()
+def test_long_times_are_above_all_bounds_and_sizes_below_theirs() -> None:
+    latencies, sizes = Latencies(), BatchSizes(100)
     latencies.note(3_600.0)
     latencies.note(0.0)
     assert (latencies.counts[0], latencies.counts[-1]) == (1, 1)
-    for size in (1, 2, 3, 4, 5, 64, 65, 10_000):
-        sizes.note(size)
-    assert dict(zip((*SIZE_BOUNDS, "more"), sizes.counts, strict=True)) == {
+    for size in (1, 2, 3, 4, 5, 64, 65, 100):
+        sizes[size] += 1
+    assert dict(zip((*SIZE_BOUNDS, "more"), sizes.by_bound(), strict=True)) == {
         1: 1, 2: 1, 4: 2, 8: 1, 16: 0, 32: 0, 64: 1, "more": 2,
     }  # fmt: skip
-    assert (sizes.number, sizes.total) == (8, 1 + 2 + 3 + 4 + 5 + 64 + 65 + 10_000)
+    assert (sizes.batches, sizes.operations) == (8, 1 + 2 + 3 + 4 + 5 + 64 + 65 + 100)
