@@ -144,6 +144,16 @@ class Callers:
             await asyncio.sleep(0.01)
 
 
+async def begun_stream(
+    balancer: Balancer, api_key: str
+) -> tuple[Balancer, str, asyncio.StreamReader, asyncio.StreamWriter]:
+    """A stream of which the head has come, and the node that answers it."""
+    reader, writer = await asyncio.open_connection(*balancer.address)
+    writer.write(raw_stream(api_key))
+    head = (await reader.readuntil(b"\r\n\r\n")).decode()
+    return balancer, head.partition("x-limiter-node: ")[2].partition("\r\n")[0], reader, writer
+
+
 async def test_a_node_that_is_stopped_fails_no_request(streaming_fleet: Fleet, tmp_path: Path) -> None:
     _, second = streaming_fleet.nodes
     pid = node_process(streaming_fleet, second)
@@ -155,15 +165,8 @@ async def test_a_node_that_is_stopped_fails_no_request(streaming_fleet: Fleet, t
         with haproxy(streaming_fleet, directories[0]) as one, nginx(streaming_fleet, directories[1]) as other:
             callers = [Callers(balancer, api_key) for balancer in (one, other)]
             asking = [asyncio.create_task(each.run()) for each in callers]
-            streams = []
-            for balancer in (one, other):
-                while not streams or streams[-1][0] is not balancer:
-                    reader, writer = await asyncio.open_connection(*balancer.address)
-                    writer.write(raw_stream(api_key))
-                    if b"x-limiter-node: 2\r\n" in await reader.readuntil(b"\r\n\r\n"):
-                        streams.append((balancer, reader, writer))
-                    else:
-                        writer.close()
+            streams = await asyncio.gather(*(begun_stream(each, api_key) for each in (one, other) for _ in range(4)))
+            assert {balancer for balancer, node, *_ in streams if node == "2"} == {one, other}
             for each in callers:
                 await each.until({"1", "2"}, 10)
             os.kill(pid, signal.SIGTERM)
@@ -174,7 +177,7 @@ async def test_a_node_that_is_stopped_fails_no_request(streaming_fleet: Fleet, t
             assert response.status == 200, "a node goes on while it tells balancers to leave"
             await callers[0].until({"1"}, 20)
             assert runs(pid), "taken out because it was gone, not because it said so"
-            for _, reader, writer in streams:
+            for _, _, reader, writer in streams:
                 assert (await reader.readuntil(b"data: [DONE]")).count(b'"delta":{"content":') == LENGTH
                 writer.close()
             while runs(pid):
