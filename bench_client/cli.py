@@ -31,6 +31,7 @@ from .options import (
     warmup,
     workload_settings,
 )
+from .report import report_of_comparison, write_report
 from .run import run
 from .settings import RunSettings
 from .tables import summary_text
@@ -160,6 +161,42 @@ def audit_command(directory: Path, window_ms: int) -> None:
 
 
 @cli.command(
+    "report",
+    section=JUDGE,
+    short_help="Runs and comparisons as one HTML page.",
+    epilog=EXAMPLES["report"],
+)
+@cloup.argument(
+    "directories",
+    metavar="DIR...",
+    nargs=-1,
+    required=True,
+    type=click.Path(path_type=Path),
+    help="What the --out of a run or a comparison was; several are shown side by side.",
+)
+@cloup.option_group(
+    "Output",
+    option("--html", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write the page there."),
+    option(
+        "--figures",
+        type=click.Path(file_okay=False, path_type=Path),
+        metavar="DIR",
+        help="Write the figures there, as SVG files on white.",
+    ),
+)
+def report_command(directories: tuple[Path, ...], html: Path | None, figures: Path | None) -> None:
+    """Show runs and comparisons as one HTML page, or as figures for documents.
+
+    The page needs nothing else and loads nothing: verdicts, throughput, latency, windows against their limits, batches
+    and CPU, all figures and the set-up. A run that wasn't audited is. Needs matplotlib:
+
+    \b
+      pip install 'llm-rate-limiter[report]'
+    """
+    click.echo(write_report(directories, html=html, figures=figures).text())
+
+
+@cli.command(
     "compare",
     section=MEASURE,
     short_help="Cluster and single store, side by side.",
@@ -188,10 +225,15 @@ def audit_command(directory: Path, window_ms: int) -> None:
 @SENDING
 @OUTPUT
 def compare_command(**options: Any) -> None:
-    """Run the same workload on an embedded cluster and on a single store, audit both, show them side by side."""
+    """Run the same workload on an embedded cluster and on a single store, audit both, show them side by side.
+
+    DIR gets report.html, a page with figures, too.
+    """
     workload, sending = workload_settings(options), sending_settings(options)
-    measured = compare(CompareSettings(workload=workload, sending=sending, **options), _say)
+    settings = CompareSettings(workload=workload, sending=sending, **options)
+    measured = compare(settings, _say)
     click.echo(comparison_text(measured))
+    _say(report_of_comparison(settings.out))
     if not all(each.audit.proved for each in measured):
         raise CommandFailed
 

@@ -58,6 +58,7 @@ EXAMPLES = {
         ("was every decision right?", "bench-client audit results"),
         ("how much does a node take?", f"bench-client find-max {_ONE} --slo-p99-ms 50"),
         ("a cluster and a single store", "bench-client compare --qps 2000 --duration 30 --out comparison"),
+        ("all that as a page", "bench-client report comparison --html report.html"),
     ),
     "run": examples(
         (
@@ -93,6 +94,14 @@ EXAMPLES = {
         (
             "four nodes, and limits that most requests run into",
             "bench-client compare --nodes 4 --keys-count 50 --rpm 60 --qps 1000 --out comparison",
+        ),
+    ),
+    "report": examples(
+        ("a page of one run", "bench-client report results --html report.html"),
+        ("two runs side by side", "bench-client report before after --html report.html"),
+        (
+            "a comparison's page, and its figures for a document",
+            "bench-client report comparison --html report.html --figures figures",
         ),
     ),
     "audit": examples(("the exit code says it, too", "bench-client audit results && echo proved")),

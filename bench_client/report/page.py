@@ -52,10 +52,7 @@ def _text(text: str) -> str:
 
 def _run(run: ReportedRun) -> str:
     word = run.audit.word
-    figures = "".join(
-        f"<div{' class=double' if name == LAST_FIGURE else ''}><dt>{_text(name)}</dt><dd>{_text(value)}<small>{_text(remark)}</small></dd></div>"
-        for name, value, remark in big_figures(run)
-    )
+    figures = "".join(_big_figure(*figure) for figure in big_figures(run))
     said = "".join(f"<li>{_text(remark)}</li>" for remark in remarks(run))
     return (
         f'<article class="run"><header><h2>{_text(run.label)}</h2>'
@@ -64,6 +61,11 @@ def _run(run: ReportedRun) -> str:
         + (f'<ul class="remarks">{said}</ul>' if said else "")
         + "</article>"
     )
+
+
+def _big_figure(name: str, value: str, remark: str) -> str:
+    wide = " class=double" if name == LAST_FIGURE else ""
+    return f"<div{wide}><dt>{_text(name)}</dt><dd>{_text(value)}<small>{_text(remark)}</small></dd></div>"
 
 
 def _figure_sections(runs: Sequence[ReportedRun], drawn: dict[str, Drawing]) -> list[str]:

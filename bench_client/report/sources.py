@@ -49,8 +49,8 @@ def find_sources(directories: Sequence[Path]) -> list[Source]:
     found: list[tuple[Path, Path, str, dict[str, int]]] = []
     for directory in directories:
         if (directory / COMPARE_NAME).is_file():
-            comparison = _read_comparison(directory)
-            found += [(directory, directory / store, store, comparison) for store in _stores(directory)]
+            comparison, stores = _read_comparison(directory)
+            found += [(directory, directory / store, store, comparison) for store in stores]
         else:
             _check_is_run(directory)
             found.append((directory, directory, _name(directory), {}))
@@ -82,26 +82,20 @@ def _check_is_run(directory: Path) -> None:
     raise BenchError(f"{directory} has neither {RUN_NAME} nor {COMPARE_NAME}: it is not the --out of a run")
 
 
-def _read_comparison(directory: Path) -> dict[str, int]:
+def _read_comparison(directory: Path) -> tuple[dict[str, int], list[str]]:
+    """What was started, and the stores that were measured: an interrupted comparison lacks the second."""
     path = directory / COMPARE_NAME
     try:
         document = orjson.loads(path.read_bytes())
         figures = {name: document[name] for name in COMPARE_FIGURES}
-        if any(type(figure) is not int for figure in figures.values()):
+        measured = [store for store in STORES if store in document["stores"]]
+        if not measured or any(type(figure) is not int for figure in figures.values()):
             raise ValueError(path)
     except OSError as error:
         raise BenchError(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, TypeError, LookupError):
         raise BenchError(f"{path} is damaged or not of bench-client; make the comparison again") from None
-    return figures
-
-
-def _stores(directory: Path) -> list[str]:
-    """Those that were measured: an interrupted comparison lacks the second."""
-    measured = [store for store in STORES if (directory / store).is_dir()]
-    if not measured:
-        raise BenchError(f"{directory} has lost its runs ({' and '.join(STORES)}); make the comparison again")
-    return measured
+    return figures, measured
 
 
 def _name(directory: Path) -> str:

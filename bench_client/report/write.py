@@ -15,6 +15,8 @@ from .page import page
 from .sources import find_sources
 from .svg import standalone
 
+PAGE_NAME = "report.html"
+
 
 @dataclass(frozen=True, slots=True)
 class Written:
@@ -44,10 +46,7 @@ def write_report(directories: Sequence[Path], *, html: Path | None = None, figur
     if html is None and figures is None:
         raise BenchUsageError("nothing to write; pass --html FILE, --figures DIR, or both")
     check_available()
-    sources = find_sources(directories)
-    if html is not None:
-        _write(html, b"")  # before what takes long
-    runs = [gather(source) for source in sources]
+    runs = [gather(source) for source in find_sources(directories)]
     drawings = draw_all(runs)
     whole = page(runs, drawings).encode() if html else b""
     if html is not None:
@@ -59,6 +58,15 @@ def write_report(directories: Sequence[Path], *, html: Path | None = None, figur
             _write(path, standalone(drawing.shapes[WIDE.name], drawing.name, drawing.label).encode())
             paths.append(path)
     return Written([(run.label, run.audit.word) for run in runs], html, len(whole), paths)
+
+
+def report_of_comparison(directory: Path) -> str:
+    """Writes ``report.html`` into a comparison's directory and tells, in a line, that or why it couldn't."""
+    try:
+        write_report([directory], html=directory / PAGE_NAME)
+    except BenchError as error:
+        return f"no {PAGE_NAME}: {error}"
+    return f"report: {directory / PAGE_NAME}"
 
 
 def _write(path: Path, contents: bytes) -> None:
