@@ -84,7 +84,7 @@ def _answered(route: LimitedRoute, path: str, request: Any) -> None:
     assert (need.output_tokens > 0) + (need.default_choices > 0) == (path != "/v1/embeddings")
     cap = request.cap if path != "/v1/embeddings" and request.cap is not None else RESERVE
     reserved = need.output_tokens + need.default_choices * RESERVE
-    answer = asyncio.run(route.ask(MOCK, request, reserved))
+    answer = asyncio.run(route.ask(MOCK, request, reserved, "req_1"))
     produced = answer.completion_tokens
     assert produced <= reserved
     body = orjson.loads(route.render(request, answer, "req_1", 1))
