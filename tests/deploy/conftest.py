@@ -59,6 +59,7 @@ def running_prometheus(fleet: Fleet, directory: Path) -> Iterator[str]:
     config["global"] = dict.fromkeys(("scrape_interval", "scrape_timeout", "evaluation_interval"), "250ms")
     nodes = [node.removeprefix("http://") for node in fleet.nodes]
     for job in config["scrape_configs"]:
+        del job["file_sd_configs"]
         job["static_configs"] = [{"targets": nodes if job["job_name"] == "limiter-node" else []}]
     (directory / "prometheus.yml").write_text(yaml.safe_dump(config))
     (directory / "alerts.yml").write_bytes((DEPLOY / "alerts.yml").read_bytes())
