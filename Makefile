@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo test test-quick lint format chaos soak fuzz bench lock clean
+.PHONY: help setup demo test test-quick lint format chaos soak fuzz bench report lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -47,6 +47,9 @@ fuzz: setup ## malformed HTTP and JSON against real nodes (two minutes)
 
 bench: setup ## reproduce the figures of REPORT.md (half an hour; nothing else should run beside it)
 	$(BIN)/python -m benchmarks
+
+report: setup ## cluster and single store under the same load as one page, results/report/report.html, and its figures (five minutes)
+	$(BIN)/python -m benchmarks.report
 
 lock: ## pin the newest versions that setup.cfg and requirements.in allow
 	$(PYTHON) -m venv .venv-lock

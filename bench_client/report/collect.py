@@ -27,6 +27,14 @@ WIDTHS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600)
 MAX_BINS = 240
 MAX_LATE_BINS = 60
 """Answers that come later than so many bins after the last request was due are counted in the last one."""
+_NUMBERS = tuple(
+    place
+    for place, name in enumerate(Record._fields)
+    if name.endswith(("_us", "_ms", "_tokens")) or name.startswith(("limit_", "remaining_")) or name == "request"
+)
+_NEEDED = (Record._fields.index("request"), Record._fields.index("due_us"), Record._fields.index("done_us"))
+_MOST = 1 << 53
+"""No number in a record is larger; a file that says so is damaged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +129,7 @@ class _Watch:
     def all_of(self, records: Iterable[Record]) -> Iterator[Record]:
         for record in records:
             self._seen += 1
+            _check(record)
             self._count_key(record)
             if record.request >= self._info.warmup:
                 self._count(record)
@@ -198,6 +207,19 @@ class _Watch:
             p50_ms=[_percentile_ms(each, 50.0) for each in latencies],
             p99_ms=[_percentile_ms(each, 99.0) for each in latencies],
         )
+
+
+def _check(record: Record) -> None:
+    """Raises TypeError for what would only be found out later, or be taken for something else."""
+    for place in _NUMBERS:
+        value = record[place]
+        if value is None:
+            if place in _NEEDED:
+                raise TypeError(place)
+        elif type(value) is not int or not -_MOST < value < _MOST:
+            raise TypeError(place)
+    if type(record.key) is not str or not isinstance(record.node, (str, type(None))):
+        raise TypeError(record)
 
 
 def _width_s(seconds: float) -> float:

@@ -13,12 +13,15 @@ from .figures import Drawing
 from .gather import ReportedRun
 from .provenance import commands, setup_rows
 from .rows import Row, figure_groups, node_rows
+from .sources import printable
 from .style import style_sheet
 from .svg import inline
 from .verdict import LAST_FIGURE, big_figures, remarks, sentence, title, verdict_line
 from .words import joined
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+MAX_TEXT = 4_000
+"""Of one text; longer ones are somebody's mistake, or worse."""
 NODE_HEADINGS = ("node", "requests", "admitted", "rejected", "errors", "p50", "p99")
 _MARKS = {"PROVED": "✓", "REFUTED": "✗", "NOT AUDITED": "–"}
 
@@ -47,7 +50,7 @@ def page(runs: Sequence[ReportedRun], drawings: Sequence[Drawing]) -> str:
 
 
 def _text(text: str) -> str:
-    return escape(text, quote=True)
+    return escape(printable(text, MAX_TEXT), quote=True)
 
 
 def _run(run: ReportedRun) -> str:

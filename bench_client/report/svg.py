@@ -63,6 +63,8 @@ def _rewritten(drawn: str, prefix: str, colours: dict[str, str]) -> ElementTree.
         for name, value in element.attrib.items():
             if name not in ("id", "href"):
                 element.set(name, _compact(value, prefix, colours))
+        if "d" in element.attrib:
+            element.set("d", _shortened(element.attrib["d"]))
         _tidy(element)
     return root
 
@@ -82,6 +84,27 @@ def _compact(value: str, prefix: str, colours: dict[str, str]) -> str:
     for stand_in, colour in colours.items():
         value = value.replace(stand_in, colour)
     return " ".join(value.split())
+
+
+def _shortened(path: str) -> str:
+    """Lines straight along an axis say where they end on that axis alone: half the length of a path of steps."""
+    parts = path.split()
+    shortened, at, place = [], ("", ""), 0
+    while place < len(parts):
+        command = parts[place]
+        if command not in ("M", "L"):  # a curve, or the end: the point reached is not known, nor needed
+            shortened.append(command)
+            at, place = ("", ""), place + 1
+            continue
+        to = (parts[place + 1], parts[place + 2])
+        if command == "L" and to[0] == at[0]:
+            shortened.append(f"V{to[1]}")
+        elif command == "L" and to[1] == at[1]:
+            shortened.append(f"H{to[0]}")
+        else:
+            shortened.append(f"{command}{to[0]} {to[1]}")
+        at, place = to, place + 3
+    return " ".join(shortened)
 
 
 def _tidy(element: ElementTree.Element) -> None:

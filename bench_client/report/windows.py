@@ -159,12 +159,12 @@ def _levels(shown: Shown, rows: Sequence[_Admitted], spans: _Spans, rejected: li
         while first < new and times[first] + WINDOW_MS <= now_ms:
             used -= amounts[first]
             first += 1
-        in_force = 0
+        in_force: int | None = None
         while new < len(times) and times[new] == now_ms:
             used += amounts[new]
-            in_force = max(in_force, limits[new])
+            in_force = max(in_force or 0, limits[new])
             new += 1
-        if in_force:
+        if in_force is not None:
             limit[span] = in_force
             if _ratio(used, in_force) > _ratio(worst[0], worst[1]):
                 worst = (used, in_force, now_ms)

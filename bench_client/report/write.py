@@ -48,14 +48,14 @@ def write_report(directories: Sequence[Path], *, html: Path | None = None, figur
     check_available()
     runs = [gather(source) for source in find_sources(directories)]
     drawings = draw_all(runs)
-    whole = page(runs, drawings).encode() if html else b""
+    whole = page(runs, drawings).encode(errors="replace") if html else b""
     if html is not None:
         _write(html, whole)
     paths = []
     if figures is not None:
         for drawing in drawings:
             path = figures / f"{drawing.name}.svg"
-            _write(path, standalone(drawing.shapes[WIDE.name], drawing.name, drawing.label).encode())
+            _write(path, standalone(drawing.shapes[WIDE.name], drawing.name, drawing.label).encode(errors="replace"))
             paths.append(path)
     return Written([(run.label, run.audit.word) for run in runs], html, len(whole), paths)
 
