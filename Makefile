@@ -51,11 +51,16 @@ bench: setup ## reproduce the figures of REPORT.md (half an hour; nothing else s
 report: setup ## cluster and single store under the same load as one page, results/report/report.html, and its figures (five minutes)
 	$(BIN)/python -m benchmarks.report
 
+PIP_COMPILE := .venv-lock/bin/pip-compile --quiet --no-header --no-emit-index-url --no-emit-trusted-host \
+	--no-emit-find-links --allow-unsafe --strip-extras --generate-hashes
 lock: ## pin the newest versions that setup.cfg and requirements.in allow
 	$(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/pip install --quiet pip-tools
-	.venv-lock/bin/pip-compile --quiet --upgrade --no-header --no-emit-index-url --no-emit-trusted-host --no-emit-find-links \
-		--allow-unsafe --strip-extras --extra report --generate-hashes -o requirements.txt setup.cfg requirements.in
+	$(PIP_COMPILE) --upgrade --extra report -o requirements.txt setup.cfg requirements.in
+	rm -f deploy/requirements.txt
+	$(PIP_COMPILE) --no-annotate --constraint requirements.txt -o deploy/requirements.txt setup.cfg
+	sed -i.bak '1i # What a node needs at run time, of ../requirements.txt, for the Containerfile; a test holds the two together.' \
+		deploy/requirements.txt && rm deploy/requirements.txt.bak
 	rm -rf .venv-lock
 
 clean: ## remove what the targets above made
