@@ -1,0 +1,76 @@
+#!/bin/sh
+# Makes one cluster of servers that run:
+#     form-cluster.sh MASTERS HOST:PORT[@BUSPORT]…     the masters first, then their replicas in the same order
+# compose.yaml and kubernetes/ run this very file, and so do the tests. It may be interrupted and may run as often as it
+# likes, also several times at once: each step is done only where it wasn't. Run on a cluster that exists, it introduces
+# the servers again, which is how those that came back under other addresses find each other, and makes a server that
+# came back empty the replica of who took over. A password comes in REDISCLI_AUTH; CLI=redis-cli where it is Redis.
+set -eu
+masters=$1
+shift
+count=$#
+
+cli() { # SERVER COMMAND…: fails where the server answers with an error
+    _address=${1%@*}
+    shift
+    "${CLI:-valkey-cli}" -e -h "${_address%:*}" -p "${_address##*:}" "$@" 2>&1
+}
+
+until_ok() { # WHAT COMMAND…: for a minute
+    _what=$1 _left=600
+    shift
+    until "$@" >/dev/null; do
+        _left=$((_left - 1))
+        [ "$_left" -gt 0 ] || { echo "error: $_what did not come about within a minute" >&2; exit 1; }
+        sleep 0.1
+    done
+}
+
+server() { # NUMBER SERVER…: the one with this number, from 0
+    shift "$(($1 + 1))"
+    echo "$1"
+}
+
+meet() { # SERVER OTHER: servers are met by address, not by name
+    _port=${2%@*} _port=${_port##*:}
+    _bus=${2##*@}
+    [ "$_bus" != "$2" ] || _bus=$((_port + 10000))
+    _name=${2%@*}
+    _ip=$(getent hosts "${_name%:*}" | awk '{ print $1; exit }')
+    [ -n "$_ip" ] && cli "$1" CLUSTER MEET "$_ip" "$_port" "$_bus"
+}
+answers() { cli "$1" PING | grep -q PONG; }
+knows_all() { [ "$(cli "$1" CLUSTER NODES | grep -vc handshake)" -ge "$count" ]; }
+serves() { cli "$1" CLUSTER INFO | grep -q cluster_state:ok; }
+owned() { cli "$1" CLUSTER INFO | grep -q cluster_slots_assigned:16384; }
+shard() { cli "$1" CLUSTER NODES | awk '/myself/ { print $3 ~ /slave/ ? $4 : $1 }'; } # the id of its master
+empty_master() { cli "$1" CLUSTER NODES | awk '/myself/ { found = $3 ~ /master/ && NF < 9 } END { exit !found }'; }
+replicates() { cli "$1" CLUSTER REPLICATE "$(shard "$2")"; }
+
+for one in "$@"; do until_ok "an answer of $one" answers "$one"; done
+for one in "$@"; do
+    for other in "$@"; do
+        [ "$one" = "$other" ] || until_ok "a meeting of $one and $other" meet "$one" "$other"
+    done
+done
+for one in "$@"; do until_ok "an introduction of $one to all" knows_all "$one"; done
+
+i=0
+while [ "$i" -lt "$masters" ]; do
+    # Slots that it has already are an error that doesn't matter; slots that are missing show below.
+    owned "$1" || cli "$(server "$i" "$@")" CLUSTER ADDSLOTSRANGE \
+        $((16384 * i / masters)) $((16384 * (i + 1) / masters - 1)) >/dev/null || true
+    i=$((i + 1))
+done
+for one in "$@"; do until_ok "slots known to $one" owned "$one"; done
+
+i=0
+for one in "$@"; do
+    partner=$((i < masters ? i + masters : i % masters))
+    if [ "$partner" -lt "$count" ] && empty_master "$one"; then
+        until_ok "a replica of $one" replicates "$one" "$(server "$partner" "$@")"
+    fi
+    i=$((i + 1))
+done
+for one in "$@"; do until_ok "a cluster at $one" serves "$one"; done
+echo "the cluster of $count servers is up"
