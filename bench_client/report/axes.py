@@ -16,6 +16,8 @@ NINES = (("50", 0.5), ("90", 0.9), ("99", 0.99), ("99.9", 0.999), ("99.99", 0.99
 
 TICK_STEPS = ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 5.0, 7.0))
 MAX_TICKS = 6
+CHARACTER_WIDTH, LEGEND_HANDLE, LEGEND_LINE = 7.2, 48, 19
+"""Of a legend, in points: a character on average and at the most, the sample of the mark with its gaps, a line."""
 
 
 class Shape(NamedTuple):
@@ -49,10 +51,24 @@ def panels(figure: Figure, shape: Shape, count: int, *, sharey: bool = False, sh
     return every[:count]
 
 
-def legend(figure: Figure, shape: Shape, handles: Sequence[Any], *, narrow_columns: int = 2) -> None:
+def legend(figure: Figure, shape: Shape, handles: Sequence[Any]) -> None:
     """Above all panels, at the left."""
-    most = 6 if shape is WIDE else narrow_columns
-    figure.legend(handles=handles, loc="outside upper left", ncols=min(most, len(handles)), columnspacing=1.4)
+    columns = legend_columns(shape, [handle.get_label() for handle in handles])
+    figure.legend(handles=handles, loc="outside upper left", ncols=columns, columnspacing=1.4)
+
+
+def legend_columns(shape: Shape, labels: Sequence[str]) -> int:
+    """How many entries stand side by side: as many as there is room for."""
+    widest = max(len(line) for label in labels for line in label.split("\n")) * CHARACTER_WIDTH + LEGEND_HANDLE
+    return max(min(int(shape.width / widest), len(labels)), 1)
+
+
+def legend_height(shape: Shape, labels: Sequence[str]) -> float:
+    """In points; 0 for none."""
+    if not labels:
+        return 0
+    lines = max(label.count("\n") + 1 for label in labels)
+    return -(-len(labels) // legend_columns(shape, labels)) * lines * LEGEND_LINE + 12
 
 
 def note(axes: Axes, text: str) -> None:

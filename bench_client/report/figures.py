@@ -11,7 +11,21 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from . import canvas, words
-from .axes import NINES, SHAPES, WIDE, Shape, count_axis, legend, log_ms_axis, merged, nines, note, panels, seconds_axis
+from .axes import (
+    NINES,
+    SHAPES,
+    WIDE,
+    Shape,
+    count_axis,
+    legend,
+    legend_height,
+    log_ms_axis,
+    merged,
+    nines,
+    note,
+    panels,
+    seconds_axis,
+)
 from .gather import ReportedRun
 from .theme import KINDS, OUTCOMES, RUNS, Mark, stand_in
 
@@ -38,49 +52,42 @@ def draw_all(runs: Sequence[ReportedRun]) -> list[Drawing]:
 
     Raises BenchError when there is no matplotlib.
     """
+    labels = [run.label for run in runs] if len(runs) > 1 else []
+    speeds = [words.latency_legend(run) for run in runs]
+    outcomes = {name for run in runs for name in words.outcomes(run.records.timeline)}
+    kinds = [words.OFFERED, *(label for name, label in words.OUTCOMES.items() if name in outcomes)]
     drawings = [
-        _drawing("throughput", words.throughput_label(runs), partial(_throughput, runs), _panel_height(len(runs), 235)),
-        _drawing("latency", words.latency_label(runs), partial(_percentiles, runs), _panel_height(1, 330)),
-        _drawing("latency-over-time", words.over_time_label(runs), partial(_over_time, runs), _panel_height(2, 235)),
+        _drawing("throughput", words.throughput_label(runs), partial(_throughput, runs), len(runs), 235, kinds),
+        _drawing("latency", words.latency_label(runs), partial(_percentiles, runs), 1, 320, speeds),
+        _drawing("latency-over-time", words.over_time_label(runs), partial(_over_time, runs), 2, 225, labels),
     ]
     for place, run in enumerate(runs):
-        if run.windows:
-            name = f"windows-{place + 1}"
-            height = _panel_height(len(run.windows), 220, legend=False)
-            drawings.append(_drawing(name, words.windows_label(run), partial(_windows, run, RUNS[place]), height))
+        if count := len(run.windows):
+            draw = partial(_windows, run, RUNS[place])
+            drawings.append(_drawing(f"windows-{place + 1}", words.windows_label(run), draw, count, 220, []))
     if any(run.batches for run in runs):
-        drawings.append(_drawing("batches", words.batches_label(runs), partial(_batches, runs), _panel_height(1, 290)))
+        sampled = [run.label for run in runs if run.batches] if labels else []
+        drawings.append(_drawing("batches", words.batches_label(runs), partial(_batches, runs), 1, 270, sampled))
     if measured := [run for run in runs if run.processes]:
-        rows = max(len(run.processes) for run in measured)
-        height = _panel_height(len(measured), 78 + 27 * rows, legend=False)
-        drawings.append(_drawing("cpu", words.cpu_label(measured), partial(_cpu, measured), height))
+        each = 78 + 27 * max(len(run.processes) for run in measured)
+        drawings.append(_drawing("cpu", words.cpu_label(measured), partial(_cpu, measured), len(measured), each, []))
     return drawings
 
 
 _Draw = Callable[["Figure", Shape], None]
 
 
-def _drawing(name: str, label: str, draw: _Draw, height: Callable[[Shape], float]) -> Drawing:
-    return Drawing(
-        name,
-        label,
-        {
-            shape.name: canvas.draw(f"{name} {shape.name}", shape.width, height(shape), partial(_onto, draw, shape))
-            for shape in SHAPES
-        },
-    )
+def _drawing(name: str, label: str, draw: _Draw, count: int, each: float, legend: Sequence[str]) -> Drawing:
+    """Of so many panels, so many points high ``each``, below a legend."""
+    shapes = {}
+    for shape in SHAPES:
+        height = shape.grid(count)[0] * each + legend_height(shape, legend)
+        shapes[shape.name] = canvas.draw(f"{name} {shape.name}", shape.width, height, partial(_onto, draw, shape))
+    return Drawing(name, label, shapes)
 
 
 def _onto(draw: _Draw, shape: Shape, figure: Figure) -> None:
     draw(figure, shape)
-
-
-def _panel_height(count: int, each: float, *, legend: bool = True) -> Callable[[Shape], float]:
-    def height(shape: Shape) -> float:
-        rows, _ = shape.grid(count)
-        return rows * each + (0 if not legend else 36 if shape is WIDE else 76)
-
-    return height
 
 
 def _throughput(runs: Sequence[ReportedRun], figure: Figure, shape: Shape) -> None:
@@ -98,7 +105,7 @@ def _throughput(runs: Sequence[ReportedRun], figure: Figure, shape: Shape) -> No
             below = top
         offered = timeline.rates(timeline.offered)
         handles["offered"] = axes.stairs(
-            offered, edges, baseline=None, color=stand_in("ink"), linewidth=1.5, label="offered"
+            offered, edges, baseline=None, color=stand_in("ink"), linewidth=1.5, label=words.OFFERED
         )
         most = max(most, *offered, *below)
         _run_title(axes, run, runs)
@@ -132,7 +139,9 @@ def _percentiles(runs: Sequence[ReportedRun], figure: Figure, shape: Shape) -> N
         histogram = run.records.summary.total.latency_us
         last = nines(1 - 1 / max(histogram.total_count, 10))
         at = [median + (last - median) * point / CURVE_POINTS for point in range(CURVE_POINTS + 1)]
-        curve = [histogram.get_value_at_percentile(100 * (1 - 10.0**-place)) / 1_000 for place in at]
+        percentiles = [100 * (1 - 10.0**-place) for place in at]
+        values_us = histogram.get_percentile_to_value_dict(percentiles)
+        curve = [values_us[percentile] / 1_000 for percentile in percentiles]
         handles += axes.plot(at, curve, color=mark.colour, linestyle=mark.dashes, label=words.latency_legend(run))
         values += curve
         end = max(end, last)
@@ -143,7 +152,7 @@ def _percentiles(runs: Sequence[ReportedRun], figure: Figure, shape: Shape) -> N
     axes.grid(axis="x")
     axes.set_xlabel("percentile")
     axes.set_ylabel("milliseconds from the due time")
-    legend(figure, shape, handles, narrow_columns=1)
+    legend(figure, shape, handles)
 
 
 def _over_time(runs: Sequence[ReportedRun], figure: Figure, shape: Shape) -> None:

@@ -11,6 +11,9 @@ from .loads import AuditFigures, Batches, audit_of, batches_of, processes_of
 from .sources import Source, printable
 from .windows import KeyWindow, choose_keys, window_series
 
+MAX_KEY_NAME = 20
+"""What a panel's title has room for on a telephone."""
+
 
 @dataclass(frozen=True, slots=True)
 class ReportedRun:
@@ -37,7 +40,7 @@ class ReportedRun:
 
     def key_name(self, key: str) -> str:
         """As a figure shows it."""
-        return printable(self.source.info.key_names.get(key) or key)
+        return printable(self.source.info.key_names.get(key) or key, MAX_KEY_NAME)
 
 
 def gather(source: Source) -> ReportedRun:

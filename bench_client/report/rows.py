@@ -9,6 +9,7 @@ from typing import Any
 from ..summary import Figures, percentiles_ms
 from ..tables import LATENCIES
 from .gather import ReportedRun
+from .loads import AuditFigures
 from .words import DIMENSIONS, OUTCOMES, ms, share
 
 REASONS = {**DIMENSIONS, "never_fits": "never fits", "other": "by others"}
@@ -109,7 +110,7 @@ def _audit(runs: Sequence[ReportedRun]) -> list[Row]:
         Row("verdict", [audit.word for audit in audits]),
         Row("windows checked", cells(f"{audit.windows:,}" for audit in audits)),
         Row("windows over the limit", cells(f"{audit.over:,}" for audit in audits)),
-        Row("rejections checked", cells(f"{audit.held:,} of {audit.rejected:,}" for audit in audits)),
+        Row("rejections checked", cells(_checked(audit) for audit in audits)),
         Row("unjustified rejections", cells(f"{audit.unjustified:,}" for audit in audits)),
         Row("keys used", cells(f"{audit.keys:,}" for audit in audits)),
     ]
@@ -122,6 +123,10 @@ def _audit(runs: Sequence[ReportedRun]) -> list[Row]:
                 )
             )
     return rows + _counts("unknown outcomes", [audit.unknown for audit in audits], part=False)
+
+
+def _checked(audit: AuditFigures) -> str:
+    return f"{audit.held:,}" if audit.held == audit.rejected else f"{audit.held:,} of {audit.rejected:,}"
 
 
 def _client(runs: Sequence[ReportedRun]) -> list[Row]:

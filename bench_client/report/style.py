@@ -50,12 +50,14 @@ figure .narrow { display: none; max-width: 30rem; margin: 0 auto }
 .scroll { overflow-x: auto; margin-top: 1rem }
 table { border-collapse: collapse; width: 100%; font-size: .95rem; font-variant-numeric: tabular-nums }
 th, td { text-align: right; vertical-align: top; padding: .34rem 0 .34rem 1rem; border-top: 1px solid var(--grid);
-  font-weight: 400; overflow-wrap: anywhere }
-th:first-child { text-align: left; padding-left: 0 }
+  font-weight: 400; white-space: nowrap }
+th { white-space: normal; overflow-wrap: break-word }
+thead th:not(:first-child) { max-width: 9rem }
+th:first-child { text-align: left; padding-left: 0; min-width: 6.5rem }
 thead th { border-top: 0; color: var(--muted) }
 tbody th[scope=rowgroup] { font-weight: 650; padding-top: 1.3rem; border-top: 0 }
 tr.part th:first-child { padding-left: 1.1rem; color: var(--muted) }
-table.setup td { text-align: left; width: 72% }
+table.setup td { text-align: left; width: 72%; min-width: 8.5rem; white-space: normal; overflow-wrap: anywhere }
 table.setup.several td { width: auto }
 table.setup th:first-child { color: var(--muted) }
 table.setup thead th { text-align: left }

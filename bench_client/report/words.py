@@ -12,6 +12,7 @@ from .sources import printable
 from .windows import KeyWindow
 
 DIMENSIONS = {"requests": "requests", "input_tokens": "input tokens", "output_tokens": "output tokens"}
+OFFERED = "offered"
 OUTCOMES = {
     "admitted": "admitted",
     "requests": "rejected: requests",
@@ -45,7 +46,7 @@ def percentile(run: ReportedRun, name: str) -> float | None:
 
 
 def latency_legend(run: ReportedRun) -> str:
-    return f"{run.label} (p50 {ms(percentile(run, 'p50'))}, p99 {ms(percentile(run, 'p99'))})"
+    return f"{run.label}\np50 {ms(percentile(run, 'p50'))}, p99 {ms(percentile(run, 'p99'))}"
 
 
 def window_note(window: KeyWindow) -> str:

@@ -69,6 +69,8 @@ def test_compare_runs_the_same_workload_on_both_stores(tmp_path: Path) -> None:
     done = bench("compare", "--qps", "200", "--duration", "3", "--keys-count", "20", "--rpm", "20",
                  "--out", str(tmp_path / "both"))  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
+    assert f"report: {tmp_path / 'both' / 'report.html'}\n" in done.stderr
+    assert "✓ PROVED" in (tmp_path / "both" / "report.html").read_text("utf-8")
     told = json.loads((tmp_path / "both" / "compare.json").read_text())["stores"]
     assert set(told) == {"cluster", "single"}
     assert told["cluster"]["summary"]["planned"] == told["single"]["summary"]["planned"] > 500
