@@ -64,7 +64,12 @@ def running_prometheus(fleet: Fleet, directory: Path) -> Iterator[str]:
     (directory / "prometheus.yml").write_text(yaml.safe_dump(config))
     (directory / "alerts.yml").write_bytes((DEPLOY / "alerts.yml").read_bytes())
     address = f"127.0.0.1:{port}"
-    command = ["prometheus", "--config.file=prometheus.yml", f"--web.listen-address={address}"]
+    command = [
+        "prometheus",
+        "--config.file=prometheus.yml",
+        "--storage.tsdb.path=data",
+        f"--web.listen-address={address}",
+    ]
     with (directory / "log").open("w") as log:
         process = subprocess.Popen(command, cwd=directory, stdout=log, stderr=log)
     try:
