@@ -115,6 +115,11 @@ def _place(record: Record, timeline: KeyTimeline) -> bool:
                 timeline.degraded_admitted.append(admission)
             # Charged to the window whenever the store is back: from then on it counts, and nobody tells.
             timeline.possible.append(Possible(record.sent_us, NEVER_US, admission.most))
+        else:
+            # It may have been on its way to the store, and have been admitted there: then it counts until that has been
+            # noticed and given back.
+            most = (1, _most_input(record), UNBOUNDED if record.reserved_output is None else record.reserved_output)
+            timeline.possible.append(Possible(record.sent_us, record.done_us + LINGER_US, most))
         return True
     if status == 200 and is_decided(record):
         timeline.admitted.append(_admission(record))

@@ -574,6 +574,18 @@ def test_degraded_decisions_are_listed_apart_and_can_justify_later_ones(ledger: 
     assert "degraded decisions (local 200)" in report.text()
 
 
+@pytest.mark.parametrize(("later_ms", "kinds"), [(5_000, {}), (12_000, {TOO_MUCH: 1})])
+def test_what_was_rejected_without_the_store_may_count_there_until_it_is_given_back(
+    ledger: Ledger, later_ms: int, kinds: dict[str, int]
+) -> None:
+    ledger.admit(0)
+    ledger.reject(1_000, 0, degraded="local")
+    told = ledger.admit(1_000 + later_ms)
+    assert told.remaining_requests is not None
+    change(ledger, remaining_requests=told.remaining_requests - 1)
+    assert found(ledger) == kinds
+
+
 def test_what_a_store_forgot_while_it_was_away_is_not_held_against_the_counters(ledger: Ledger) -> None:
     ledger.admit(0)
     ledger.admit(10, degraded="local")
