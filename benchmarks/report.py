@@ -22,8 +22,8 @@ PICTURE_NAME = "report.png"
 WIDTH, HEIGHT = 1180, 1250
 """Of the picture: down to the first windows."""
 LOAD = ("--zipf", "0.8", "--input-tokens", "uniform:10:80")
-LIMITS = ("--keys-count", "100", "--rpm", "1200", "--input-tpm", "56500", "--output-tpm", "129500")
-"""An average request has 47 tokens in and 107 out."""
+LIMITS = ("--keys-count", "100", "--rpm", "1200", "--input-tpm", "54300", "--output-tpm", "123500")
+"""An average request has 45 tokens in and 102 out."""
 
 
 def main() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from math import ceil, floor, log10
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -58,9 +59,14 @@ def legend(figure: Figure, shape: Shape, handles: Sequence[Any]) -> None:
 
 
 def legend_columns(shape: Shape, labels: Sequence[str]) -> int:
-    """How many entries stand side by side: as many as there is room for."""
-    widest = max(len(line) for label in labels for line in label.split("\n")) * CHARACTER_WIDTH + LEGEND_HANDLE
-    return max(min(int(shape.width / widest), len(labels)), 1)
+    """How many columns of entries stand side by side: as many as there is room for."""
+    widths = [max(map(len, label.split("\n"))) * CHARACTER_WIDTH + LEGEND_HANDLE for label in labels]
+    for columns in range(len(labels), 1, -1):
+        least, longer = divmod(len(labels), columns)  # entries in a column; so many have one more
+        ends = [least * column + min(column, longer) for column in range(columns + 1)]
+        if sum(max(widths[start:end]) for start, end in pairwise(ends)) <= shape.width:
+            return columns
+    return 1
 
 
 def legend_height(shape: Shape, labels: Sequence[str]) -> float:

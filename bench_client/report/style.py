@@ -77,7 +77,8 @@ _TELEPHONE = """
   figure .narrow { display: block }
   table { font-size: .88rem }
   th, td { padding-left: .6rem }
-  table.setup td { width: 62% }
+  table.setup td { width: 62%; min-width: 7rem }
+  th:first-child { min-width: 5.5rem }
 """
 
 

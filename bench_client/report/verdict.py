@@ -77,7 +77,10 @@ def remarks(run: ReportedRun) -> list[str]:
     if run.audit.unknown:
         said.append(f"What became of {run.audit.unknown:,} requests is unknown: they may have been admitted.")
     if summary.total.degraded:
-        said.append(f"{summary.total.degraded:,} decisions were made without the store, by the policy for that.")
+        said.append(
+            f"{summary.total.degraded:,} decisions were made without the store, by the policy for that. The windows "
+            "below show only what the store decided."
+        )
     if summary.warmup:
         said.append(
             f"A warm-up of {summary.warmup:,} requests came before: audited, but left out of all other figures."

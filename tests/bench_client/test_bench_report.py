@@ -17,7 +17,7 @@ from bench_client.audit.timeline import DIMENSIONS, build_timelines
 from bench_client.audit.windows import check_windows
 from bench_client.errors import BenchError, BenchUsageError
 from bench_client.record import REQUESTS_NAME, Record, write_records
-from bench_client.report.axes import NARROW, WIDE, log_ms_axis, merged, nines
+from bench_client.report.axes import NARROW, WIDE, legend_columns, legend_height, log_ms_axis, merged, nines
 from bench_client.report.collect import MAX_BINS, MAX_LATE_BINS, KeyUse
 from bench_client.report.gather import ReportedRun, gather
 from bench_client.report.loads import audit_of, batches_of, processes_of
@@ -359,6 +359,14 @@ def test_steps_on_one_level_are_merged() -> None:
 def test_panels_stand_side_by_side_where_there_is_room() -> None:
     assert [WIDE.grid(count) for count in (1, 2, 4, 5)] == [(1, 1), (1, 2), (2, 2), (3, 2)]
     assert NARROW.grid(4) == (4, 1)
+
+
+def test_as_many_entries_of_a_legend_stand_side_by_side_as_fit() -> None:
+    assert legend_columns(WIDE, ["offered", "admitted", *["rejected: output tokens"] * 3]) == 5
+    assert legend_columns(WIDE, ["x" * 28] * 6) == 4
+    assert legend_columns(NARROW, ["cluster", "single"]) == 2
+    assert legend_columns(NARROW, ["x" * 28] * 2) == 1
+    assert legend_height(NARROW, ["a\nb"] * 3) > legend_height(NARROW, ["a"] * 3) > legend_height(NARROW, []) == 0
 
 
 def written(directory: Path, records: list[Record], **info: float) -> Path:
