@@ -19,9 +19,10 @@ cli() { # SERVER COMMAND…: fails where the server answers with an error
 until_ok() { # WHAT COMMAND…: for a minute
     _what=$1 _left=600
     shift
-    until "$@" >/dev/null; do
+    until _answer=$("$@"); do
         _left=$((_left - 1))
-        [ "$_left" -gt 0 ] || { echo "error: $_what did not come about within a minute" >&2; exit 1; }
+        [ "$_left" -ne 595 ] || echo "waiting for $_what"
+        [ "$_left" -gt 0 ] || { echo "error: no $_what within a minute${_answer:+: $_answer}" >&2; exit 1; }
         sleep 0.1
     done
 }
@@ -36,41 +37,49 @@ meet() { # SERVER OTHER: servers are met by address, not by name
     _bus=${2##*@}
     [ "$_bus" != "$2" ] || _bus=$((_port + 10000))
     _name=${2%@*}
-    _ip=$(getent hosts "${_name%:*}" | awk '{ print $1; exit }')
-    [ -n "$_ip" ] && cli "$1" CLUSTER MEET "$_ip" "$_port" "$_bus"
+    _ip=$(getent ahosts "${_name%:*}" | awk '{ print $1; exit }')
+    [ -n "$_ip" ] || { echo "unknown host"; return 1; }
+    cli "$1" CLUSTER MEET "$_ip" "$_port" "$_bus"
 }
 answers() { cli "$1" PING | grep -q PONG; }
 knows_all() { [ "$(cli "$1" CLUSTER NODES | grep -vc handshake)" -ge "$count" ]; }
-serves() { cli "$1" CLUSTER INFO | grep -q cluster_state:ok; }
+serves() { # as a master, or as a replica that has its master's data
+    cli "$1" CLUSTER INFO | grep -q cluster_state:ok && ! cli "$1" INFO replication | grep -q master_link_status:down
+}
 owned() { cli "$1" CLUSTER INFO | grep -q cluster_slots_assigned:16384; }
 shard() { cli "$1" CLUSTER NODES | awk '/myself/ { print $3 ~ /slave/ ? $4 : $1 }'; } # the id of its master
 empty_master() { cli "$1" CLUSTER NODES | awk '/myself/ { found = $3 ~ /master/ && NF < 9 } END { exit !found }'; }
 replicates() { cli "$1" CLUSTER REPLICATE "$(shard "$2")"; }
 
-for one in "$@"; do until_ok "an answer of $one" answers "$one"; done
+for one in "$@"; do until_ok "answer of $one" answers "$one"; done
 for one in "$@"; do
     for other in "$@"; do
-        [ "$one" = "$other" ] || until_ok "a meeting of $one and $other" meet "$one" "$other"
+        [ "$one" = "$other" ] || until_ok "meeting of $one and $other" meet "$one" "$other"
     done
 done
-for one in "$@"; do until_ok "an introduction of $one to all" knows_all "$one"; done
+for one in "$@"; do until_ok "introduction of $one to all" knows_all "$one"; done
 
+# Any of them is asked: a server that came back empty doesn't know yet whose the slots are, and must not take them from
+# the replica that has the data.
+formed=false
+for one in "$@"; do ! owned "$one" || formed=true; done
 i=0
-while [ "$i" -lt "$masters" ]; do
-    # Slots that it has already are an error that doesn't matter; slots that are missing show below.
-    owned "$1" || cli "$(server "$i" "$@")" CLUSTER ADDSLOTSRANGE \
+while [ "$i" -lt "$masters" ] && ! "$formed"; do
+    # Slots that it has already, from an attempt that was interrupted, are an error that doesn't matter.
+    cli "$(server "$i" "$@")" CLUSTER ADDSLOTSRANGE \
         $((16384 * i / masters)) $((16384 * (i + 1) / masters - 1)) >/dev/null || true
     i=$((i + 1))
 done
-for one in "$@"; do until_ok "slots known to $one" owned "$one"; done
+for one in "$@"; do until_ok "owner of each slot (look at CLUSTER NODES of $one; a replica whose \
+master is gone for good may need CLUSTER FAILOVER TAKEOVER)" owned "$one"; done
 
 i=0
 for one in "$@"; do
     partner=$((i < masters ? i + masters : i % masters))
     if [ "$partner" -lt "$count" ] && empty_master "$one"; then
-        until_ok "a replica of $one" replicates "$one" "$(server "$partner" "$@")"
+        until_ok "master for $one" replicates "$one" "$(server "$partner" "$@")"
     fi
     i=$((i + 1))
 done
-for one in "$@"; do until_ok "a cluster at $one" serves "$one"; done
+for one in "$@"; do until_ok "cluster at $one" serves "$one"; done
 echo "the cluster of $count servers is up"

@@ -1,0 +1,198 @@
+"""The image and the compose file: what can run here does, the rest is held against its schema and the code."""
+
+from __future__ import annotations
+
+import configparser
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from balancers import DEPLOY, program
+from check_jsonschema.cli import main as check_jsonschema
+from click.testing import CliRunner
+from dockerfile_parse import DockerfileParser
+from fleet import Fleet
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = DEPLOY.parent
+
+
+def compose() -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+    return loaded
+
+
+def instructions() -> list[dict[str, Any]]:
+    with (DEPLOY / "Containerfile").open("rb") as file:
+        parsed: list[dict[str, Any]] = DockerfileParser(fileobj=file).structure
+    return parsed
+
+
+def values(name: str) -> list[str]:
+    return [each["value"] for each in instructions() if each["instruction"] == name]
+
+
+def seconds(text: str) -> float:
+    return float(text.removesuffix("s"))
+
+
+# ---- the image ------------------------------------------------------------------------------------------------------
+
+
+def needed_at_run_time() -> set[str]:
+    """The distributions that setup.cfg asks for, and what these ask for."""
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    left = [Requirement(line) for line in setup["options"]["install_requires"].splitlines() if line]
+    met: dict[str, Requirement] = {}
+    while left:
+        asked = left.pop()
+        if str(asked) not in met:
+            met[str(asked)] = asked
+            left += [each for each in map(Requirement, metadata.requires(asked.name) or []) if is_asked(each, asked)]
+    return {canonicalize_name(each.name) for each in met.values()}
+
+
+def is_asked(each: Requirement, by: Requirement) -> bool:
+    """Whether it holds here, with the extras that are asked of who names it."""
+    return each.marker is None or any(each.marker.evaluate({"extra": extra}) for extra in ("", *by.extras))
+
+
+def locked(path: Path) -> dict[str, str]:
+    """By name, an entry with its version and hashes."""
+    entries = re.findall(r"^([a-z][^=\n]*)(==[^\n]*\\\n(?:    --hash=[^\n]*\n)+)", path.read_text(), re.MULTILINE)
+    return {canonicalize_name(name): entry for name, entry in entries}
+
+
+def test_the_image_has_what_was_tested_and_nothing_else() -> None:
+    everything = locked(ROOT / "requirements.txt")
+    assert locked(DEPLOY / "requirements.txt") == {
+        name: entry for name, entry in everything.items() if name in needed_at_run_time()
+    }
+
+
+def test_the_image_is_made_of_files_that_are_there_and_let_in() -> None:
+    let_in = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    copied = {source for value in values("COPY") if "--from" not in value for source in value.split()[:-1]}
+    assert copied == let_in
+    assert all((ROOT / source).exists() for source in copied)
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    packages = {line.removesuffix("*") for line in setup["options.packages.find"]["include"].splitlines() if line}
+    assert packages <= copied
+
+
+def test_the_image_runs_as_nobody_and_in_the_fleets_version() -> None:
+    assert values("USER") == ["65532:65532"]
+    assert json.loads(values("ENTRYPOINT")[0]) == ["limiter-node"]
+    assert json.loads(values("CMD")[0]) == ["serve"]
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    version = setup["metadata"]["version"]
+    assert f'image.version="{version}"' in values("LABEL")[0]
+    assert compose()["services"]["node-1"]["image"] == f"limiter-node:{version}"
+    kustomization = yaml.safe_load((DEPLOY / "kustomization.yaml").read_text())
+    assert kustomization["images"][0]["newTag"] == version
+
+
+def test_the_images_health_check_tells_a_node_from_none(streaming_fleet: Fleet) -> None:
+    command = json.loads(values("HEALTHCHECK")[0].partition("CMD")[2])
+    command[0] = sys.executable
+    port = streaming_fleet.nodes[0].rpartition(":")[2]
+    for asked, code in ((port, 0), ("1", 1)):
+        environment = {**os.environ, "LIMITER_PORT": asked}
+        assert subprocess.run(command, env=environment, stderr=subprocess.DEVNULL).returncode == code
+
+
+def test_a_node_that_is_process_1_drains_and_exits_0(streaming_fleet: Fleet) -> None:
+    """As in a container without an init: the kernel delivers no signal to process 1 that it doesn't handle itself."""
+    namespace = [program("unshare"), "--user", "--map-root-user", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    if subprocess.run([*namespace, "true"], stderr=subprocess.DEVNULL).returncode:
+        pytest.skip("no namespaces for us on this machine")
+    node = [sys.executable, "-m", "limiter_node", "serve", "--port", "0", "--store", streaming_fleet.store]
+    with subprocess.Popen([*namespace, *node], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert "ready" in process.stdout.readline()
+            (pid,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            assert Path(f"/proc/{pid}/status").read_text().split("NSpid:")[1].split("\n")[0].split()[-1] == "1"
+            os.kill(int(pid), signal.SIGTERM)
+            assert process.wait(15) == 0
+        finally:
+            process.kill()
+
+
+# ---- compose --------------------------------------------------------------------------------------------------------
+
+
+def test_compose_is_valid() -> None:
+    result = CliRunner().invoke(
+        check_jsonschema, ["--builtin-schema", "vendor.compose-spec", str(DEPLOY / "compose.yaml")]
+    )
+    assert result.exit_code == 0, result.output
+
+
+def test_compose_names_what_there_is() -> None:
+    file = compose()
+    for name, service in file["services"].items():
+        assert re.search(r":v?\d+\.\d+\.\d+", service["image"]), f"{name}: no exact version"
+        assert set(service["networks"]) <= set(file["networks"])
+        for mount in service.get("volumes", []):
+            source = mount.split(":")[0]
+            known = (DEPLOY / source).exists() if source.startswith(".") else source in file["volumes"]
+            assert known, f"{name}: {source}"
+        for other, condition in service.get("depends_on", {}).items():
+            if condition["condition"] == "service_healthy":
+                upon = file["services"][other]
+                assert "healthcheck" in upon or upon["image"].startswith("limiter-node"), f"{name}: {other}"
+        assert {each["source"] for each in service.get("configs", [])} <= set(file["configs"])
+
+
+def test_compose_gives_servers_the_addresses_that_are_asked() -> None:
+    services = compose()["services"]
+    names = [f"valkey-{number}" for number in range(1, 7)]
+    addresses = [f"{services[name]['networks']['store']['ipv4_address']}:7000" for name in names]
+    assert services["form-cluster"]["command"] == addresses
+    for node in ("node-1", "node-2"):
+        environment = services[node]["environment"]
+        assert environment["LIMITER_STORE"] == f"redis+cluster://{','.join(addresses[:3])}"
+        stops_in = seconds(environment["LIMITER_DRAIN_DELAY"]) + seconds(environment["LIMITER_DRAIN_TIMEOUT"])
+        assert seconds(services[node]["stop_grace_period"]) > stops_in
+    assert {services["balancer"]["environment"][f"NODE_{n}"] for n in (1, 2)} == {f"node-{n}:8080" for n in (1, 2)}
+
+
+# ---- all of them ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("unit", ["limiter-node@8080.service", "valkey@7000.service"])
+def test_a_unit_is_one_that_systemd_takes(tmp_path: Path, unit: str) -> None:
+    """With a program and an environment that exist here."""
+    text = (DEPLOY / re.sub(r"@\d+", "@", unit)).read_text()
+    text = re.sub(r"(?m)^ExecStart=\S+", f"ExecStart={shutil.which('true')}", text)
+    path = tmp_path / unit
+    path.write_text(text.replace("/etc/limiter-node.env", "/dev/null"))
+    verified = subprocess.run([program("systemd-analyze"), "verify", str(path)], capture_output=True, text=True)
+    complaints = [line for line in verified.stderr.splitlines() if unit in line]
+    assert (verified.returncode, complaints) == (0, [])
+
+
+def test_every_option_exists() -> None:
+    command = [sys.executable, "-m", "limiter_node", "serve", "--help"]
+    listed = set(re.findall(r"--[a-z][a-z-]+", subprocess.run(command, capture_output=True, text=True).stdout))
+    files = [DEPLOY / name for name in ("Containerfile", "compose.yaml", "kustomization.yaml", "limiter-node.env")]
+    named = {
+        f"--{name.lower().replace('_', '-')}"
+        for path in (*files, *(DEPLOY / "kubernetes").glob("*.yaml"))
+        for name in re.findall(r"\bLIMITER_([A-Z_]*[A-Z])\b", path.read_text())
+    }
+    assert {"--store", "--drain-delay", "--log-format"} <= named <= listed
