@@ -197,8 +197,10 @@ def _number(schema: dict[str, Any], *, whole: bool) -> int | float:
     if step is not None:
         if low is not None:
             steps = math.floor(low / step) + 1 if is_low_excluded else math.ceil(low / step)
+            steps += steps * step < low  # the quotient was rounded, the smallest floats to 0
         elif high is not None:
             steps = math.ceil(high / step) - 1 if is_high_excluded else math.floor(high / step)
+            steps -= steps * step > high
         else:
             steps = 1
         return int(steps * step) if whole else steps * step

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from limiter_node.upstream.mock_json import MAX_CHARS, fitting_json
@@ -105,6 +105,7 @@ def test_the_size_is_bounded(schema: dict[str, Any]) -> None:
 BOUNDS = st.one_of(st.integers(-1_000, 1_000), st.floats(-1_000, 1_000))
 
 
+@example(5e-324, 0, True, False, 2)
 @given(BOUNDS, st.integers(0, 50), st.booleans(), st.booleans(), st.sampled_from([1, 2, 7]))
 def test_integers_are_within_their_bounds(low: float, span: int, below: bool, above: bool, step: int) -> None:
     high = low + span + 2 * step
