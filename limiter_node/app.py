@@ -52,9 +52,8 @@ async def running_node(settings: NodeSettings) -> AsyncIterator[int]:
     """
     if HttpRequestParser is HttpRequestParserPy:
         raise ConfigError("aiohttp has no C parser here, which a node needs: install a wheel of it for this platform")
-    topology = Topology(
-        parse_store_url(settings.store), client_name=f"limiter-{settings.node_id}", replica_acks=settings.replica_acks
-    )
+    address = parse_store_url(settings.store)
+    topology = Topology(address, client_name=f"limiter-{settings.node_id}", replica_acks=settings.replica_acks)
     telemetry = Telemetry()
     dispatcher = Dispatcher(
         topology,
@@ -102,13 +101,13 @@ async def running_node(settings: NodeSettings) -> AsyncIterator[int]:
         try:
             await site.start()
         except OSError as error:
-            address = f"{format_host(settings.host)}:{settings.port}"
+            listened = f"{format_host(settings.host)}:{settings.port}"
             raise LimiterError(
-                f"cannot listen on {address}: {error.strerror or error}: choose another --port"
+                f"cannot listen on {listened}: {error.strerror or error}: choose another --port"
             ) from None
         load.start()
         port = runner.addresses[0][1]
-        store = parse_store_url(settings.store).describe()
+        store = address.describe()
         event = {"event": "node_started", "port": port, "store": store, "policy": settings.on_store_failure}
         log.info("serves on port %d, store %s, policy %s", port, store, settings.on_store_failure, extra=event)
         yield port

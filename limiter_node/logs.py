@@ -12,6 +12,8 @@ from typing import Final
 
 from pythonjsonlogger.orjson import OrjsonFormatter
 
+from limiter_node.model import ConfigError
+
 FORMATS: Final = ("text", "json")
 LEVELS: Final = ("debug", "info", "warning", "error")
 
@@ -31,8 +33,19 @@ class _Json(OrjsonFormatter):
         )
 
 
+def check(style: str, level: str) -> None:
+    """Raises ConfigError unless they are one of `FORMATS` and one of `LEVELS`."""
+    for option, value, values in (("--log-format", style, FORMATS), ("--log-level", level, LEVELS)):
+        if value not in values:
+            raise ConfigError(f"{option} must be one of {', '.join(values)}")
+
+
 def configure(style: str, level: str, node_id: str = "") -> None:
-    """Log to stderr in one of `FORMATS`, from one of `LEVELS` on. JSON names the node, where the process is one."""
+    """Log to stderr in one of `FORMATS`, from one of `LEVELS` on. JSON names the node, where the process is one.
+
+    Raises ConfigError for others.
+    """
+    check(style, level)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Json(node_id) if style == "json" else logging.Formatter(_TEXT))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

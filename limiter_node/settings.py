@@ -9,7 +9,6 @@ from __future__ import annotations
 import random
 import re
 import socket
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -120,7 +119,8 @@ class NodeSettings:
         if not _NODE_ID.match(self.node_id):
             raise ConfigError("--node-id must be 1 to 64 letters, digits or the characters . _ : -")
         _between("--decision-timeout-ms", self.decision_timeout_ms, 1, 60_000)
-        _one_of("--on-store-failure", self.on_store_failure, _POLICIES)
+        if self.on_store_failure not in _POLICIES:
+            raise ConfigError(f"--on-store-failure must be one of {', '.join(_POLICIES)}")
         _between("--replica-acks", self.replica_acks, 0, 5)
         _between("--max-body-bytes", self.max_body_bytes, 1_024, 100 * 1_048_576)
         _between("--header-timeout", self.header_timeout_s, 0.1, 3_600)
@@ -136,8 +136,7 @@ class NodeSettings:
         except ConfigError as error:
             raise ConfigError(f"--mock-length: {error}") from None
         _check_models(self.models)
-        _one_of("--log-format", self.log_format, logs.FORMATS)
-        _one_of("--log-level", self.log_level, logs.LEVELS)
+        logs.check(self.log_format, self.log_level)
         _between("--drain-delay", self.drain_delay_s, 0, 3_600)
         _between("--drain-timeout", self.drain_timeout_s, 0, 3_600)
         _between("--window-ms", self.window_ms, _BUCKET_MS, WINDOW_MS)
@@ -149,11 +148,6 @@ def _between(option: str, value: float, low: float, high: float) -> None:
     # Written so that NaN fails it, too.
     if not low <= value <= high:
         raise ConfigError(f"{option} must be from {low} to {high}")
-
-
-def _one_of(option: str, value: str, values: Sequence[str]) -> None:
-    if value not in values:
-        raise ConfigError(f"{option} must be one of {', '.join(values)}")
 
 
 def _check_models(models: tuple[str, ...]) -> None:

@@ -16,6 +16,11 @@ WINDOW, UNJUSTIFIED = "window over the limit", "unjustified 429"
 PLURALS = {WINDOW: "windows over the limit", UNJUSTIFIED: "unjustified 429s"}
 
 
+def share_used(used: int, limit: int) -> float:
+    """Of a limit; of a limit of 0, anything is all of it."""
+    return used / limit if limit else float(used > 0)
+
+
 class WorstFill(NamedTuple):
     """The fullest window of a dimension."""
 
@@ -27,7 +32,7 @@ class WorstFill(NamedTuple):
 
     @property
     def ratio(self) -> float:
-        return self.used / self.limit if self.limit else float(self.used > 0)
+        return share_used(self.used, self.limit)
 
 
 class Finding(NamedTuple):

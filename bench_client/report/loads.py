@@ -12,25 +12,13 @@ import orjson
 
 from ..audit import audit_directory
 from ..audit.judge import AUDIT_NAME
+from ..audit.report import WorstFill
 from ..audit.timeline import DIMENSIONS
 from ..errors import BenchError
 from ..servers import ProcessUse, Servers
 
 SHOWN_PROCESSES = 12
 KINDS = ("node", "store", "client")
-
-
-@dataclass(frozen=True, slots=True)
-class Fullest:
-    """The fullest window of a dimension, by the audit."""
-
-    used: int
-    limit: int
-    key: str
-
-    @property
-    def ratio(self) -> float:
-        return self.used / self.limit if self.limit else float(self.used > 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +39,7 @@ class AuditFigures:
     unknown: int = 0
     """Requests whose outcome nobody knows."""
     findings: tuple[tuple[str, int], ...] = ()
-    fullest: tuple[tuple[str, Fullest], ...] = ()
+    fullest: tuple[tuple[str, WorstFill], ...] = ()
     """By dimension."""
 
     @property
@@ -145,14 +133,14 @@ def _audit_figures(document: Any) -> AuditFigures:
         unknown=document["unknown_outcomes"],
         findings=tuple((str(kind), count) for kind, count in findings.items()),
         fullest=tuple(
-            (d, Fullest(worst[d]["used"], worst[d]["limit"], worst[d]["key"])) for d in DIMENSIONS if d in worst
+            (d, WorstFill(*(worst[d][name] for name in WorstFill._fields))) for d in DIMENSIONS if d in worst
         ),
     )
     counts = [
         getattr(figures, name) for name in ("windows", "over", "unjustified", "rejected", "held", "keys", "unknown")
     ]
     counts += [count for _, count in figures.findings]
-    counts += [count for _, fill in figures.fullest for count in (fill.used, fill.limit)]
+    counts += [count for _, fill in figures.fullest for count in (fill.used, fill.limit, fill.time_ms)]
     texts = [figures.verdict, *(fill.key for _, fill in figures.fullest)]
     if any(type(count) is not int for count in counts) or not all(isinstance(text, str) for text in texts):
         raise TypeError

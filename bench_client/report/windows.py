@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from ..audit.report import share_used
 from ..audit.timeline import DIMENSIONS, WINDOW_MS, is_decided, limits_of
 from ..record import Record
 from .collect import KeyUse
@@ -51,7 +52,7 @@ class KeyWindow:
 
     @property
     def worst_ratio(self) -> float:
-        return _ratio(self.worst_used, self.worst_limit)
+        return share_used(self.worst_used, self.worst_limit)
 
 
 def choose_keys(keys: dict[str, KeyUse], fullest: dict[str, str]) -> list[Shown]:
@@ -166,7 +167,7 @@ def _levels(shown: Shown, rows: Sequence[_Admitted], spans: _Spans, rejected: li
             new += 1
         if in_force is not None:
             limit[span] = in_force
-            if _ratio(used, in_force) > _ratio(worst[0], worst[1]):
+            if share_used(used, in_force) > share_used(worst[0], worst[1]):
                 worst = (used, in_force, now_ms)
         highest[span], lowest[span] = max(highest[span], used), min(lowest[span], used)
     go_to(spans.number - 1)
@@ -175,9 +176,5 @@ def _levels(shown: Shown, rows: Sequence[_Admitted], spans: _Spans, rejected: li
 
 def _binding(use: KeyUse) -> str:
     """The limit that rejected most; where none did, the one of which most was used."""
-    place = max(range(3), key=lambda d: (use.rejected[DIMENSIONS[d]], _ratio(use.used[d], use.limits[d])))
+    place = max(range(3), key=lambda d: (use.rejected[DIMENSIONS[d]], share_used(use.used[d], use.limits[d])))
     return DIMENSIONS[place]
-
-
-def _ratio(used: int, limit: int) -> float:
-    return used / limit if limit else float(used > 0)

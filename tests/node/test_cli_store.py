@@ -65,3 +65,10 @@ async def test_a_dead_server_is_reported_and_the_last_one_ends_it(limiter_node: 
     for port in ports:
         assert f"WARNING the store server on port {port} has ended (SIGKILL)" in errors
     assert errors.endswith("error: no server of the embedded store is left: start again\n")
+
+
+@pytest.mark.parametrize(("option", "value"), [("--log-format", "xml"), ("--log-level", "loud")])
+async def test_a_log_that_cannot_be_is_refused_in_one_line(limiter_node: StartCommand, option: str, value: str) -> None:
+    command = await limiter_node("store", "--port", 0, option, value)
+    assert await command.ended() == 2
+    assert (await command.errors()).startswith(f"error: {option} must be one of ")
