@@ -25,12 +25,12 @@ from limiter_node.http.answer import Answer
 from limiter_node.http.auth import bearer_key
 from limiter_node.http.headers import RequestIds, ResponseHeaders
 from limiter_node.http.openai_request import need_of, parse_chat
-from limiter_node.http.openai_response import chat_completion
 from limiter_node.model import Amounts, Decision, KeyLimits, Outcome
 from limiter_node.store import codec
 from limiter_node.store.embedded import EmbeddedStore
 from limiter_node.store.keyspace import key_id
-from limiter_node.upstream.mock import MockUpstream
+from limiter_node.upstream.mock.model import MockModel
+from limiter_node.upstream.openai.chat import chat_completion
 
 NUMBER = 2_000
 
@@ -61,7 +61,7 @@ def _finished(coroutine: Coroutine[Any, Any, Any]) -> Any:
 def stages(reply: bytes) -> dict[str, Callable[[], object]]:
     """The stages in the order of a request. `reply` is a store's answer to a batch of one admit."""
     headers, ids = ResponseHeaders("node-1"), RequestIds()
-    upstream = MockUpstream(latency_ms=0, length="lognormal:128:0.7", seed=0)
+    upstream = MockModel(latency_ms=0, length="lognormal:128:0.7", seed=0)
     request = parse_chat(BODY)
     need = need_of(request)
     completion = _finished(upstream.chat(request, 128, "req_1"))

@@ -32,7 +32,8 @@ from limiter_node.store.topology import Topology
 from limiter_node.store.url import format_host, parse_store_url
 from limiter_node.telemetry import Telemetry
 from limiter_node.token_process import TokenCounting
-from limiter_node.upstream.mock import MockUpstream
+from limiter_node.upstream.mock.model import MockModel
+from limiter_node.upstream.rendered import RenderedUpstream
 
 log = logging.getLogger(__name__)
 
@@ -63,13 +64,15 @@ async def running_node(settings: NodeSettings) -> AsyncIterator[int]:
         policy=lambda fleet: policy(settings.on_store_failure, lambda: fleet.nodes),
         telemetry=telemetry,
     )
-    upstream = MockUpstream(
-        latency_ms=settings.mock_latency_ms,
-        length=settings.mock_length,
-        seed=settings.mock_seed,
-        models=settings.models,
-        ttft_ms=settings.mock_ttft_ms,
-        tokens_per_s=settings.mock_tokens_per_s,
+    upstream = RenderedUpstream(
+        MockModel(
+            latency_ms=settings.mock_latency_ms,
+            length=settings.mock_length,
+            seed=settings.mock_seed,
+            models=settings.models,
+            ttft_ms=settings.mock_ttft_ms,
+            tokens_per_s=settings.mock_tokens_per_s,
+        )
     )
     tokens.warm()
     load = LoopLoad()

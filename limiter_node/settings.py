@@ -15,7 +15,7 @@ from typing import Any
 from limiter_node import logs
 from limiter_node.model import ConfigError
 from limiter_node.store.url import parse_store_url
-from limiter_node.upstream.mock import parse_length
+from limiter_node.upstream.mock.model import parse_length
 
 WINDOW_MS = 60_000
 _BUCKET_MS = 100

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import orjson
-
 from limiter_node.http.durations import duration_text
 from limiter_node.http.fields import InvalidRequest
 from limiter_node.model import Decision, Outcome
-from limiter_node.upstream.base import UpstreamError
+from limiter_node.upstream.base import NotServed, UpstreamError
+from limiter_node.upstream.openai.error import error_body
 
 DIMENSION_PHRASES = (
     "requests per min (RPM)",
@@ -33,16 +32,6 @@ class ErrorReply(NamedTuple):
 
     status: int
     body: bytes
-
-
-def error_body(message: str, kind: str, param: str | None = None, code: str | None = None) -> bytes:
-    """OpenAI's error object. Lone surrogates, which a request's path may bring along, are replaced."""
-    error = {"error": {"message": message, "type": kind, "param": param, "code": code}}
-    try:
-        return orjson.dumps(error)
-    except TypeError:
-        error["error"]["message"] = message.encode("utf-8", "replace").decode()
-        return orjson.dumps(error)
 
 
 INVALID_API_KEY = ErrorReply(401, error_body("Incorrect API key provided.", _INVALID_REQUEST, code="invalid_api_key"))
@@ -86,6 +75,9 @@ EXPECTATION_FAILED = ErrorReply(
     417,
     error_body("The only expectation that can be met is 100-continue.", _INVALID_REQUEST, code="expectation_failed"),
 )
+_UPSTREAM_FAILED = error_body("The upstream service failed to answer.", _SERVER_ERROR, code="upstream_error")
+CLIENT_GONE = ErrorReply(499, error_body("The client closed its request.", _INVALID_REQUEST, code="client_gone"))
+"""Read by nobody; it is what such a request is counted as."""
 INTERNAL = ErrorReply(
     500,
     error_body("The server had an error while processing your request.", _SERVER_ERROR, code="internal_error"),
@@ -122,10 +114,13 @@ def method_not_allowed(method: str, path: str) -> ErrorReply:
 
 
 def upstream_failed(error: UpstreamError) -> ErrorReply:
-    """The upstream's failure, with the status that it asked for. Its own words stay in our log."""
-    return ErrorReply(
-        error.status, error_body("The upstream service failed to answer.", _SERVER_ERROR, code="upstream_error")
-    )
+    """The upstream's failure, with the status that it asked for, and what it lets its callers know."""
+    return ErrorReply(error.status, _UPSTREAM_FAILED if error.body is None else error.body)
+
+
+def not_served(error: NotServed) -> ErrorReply:
+    """The request can't be asked any upstream."""
+    return ErrorReply(error.status, error_body(str(error), _INVALID_REQUEST, error.param, error.code))
 
 
 def rate_limited(decision: Decision, kid: str) -> ErrorReply:

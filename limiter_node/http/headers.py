@@ -143,6 +143,15 @@ def _retry_after(retry_after_ms: int) -> str:
     return f"retry-after-ms: {retry_after_ms}\r\nretry-after: {-(-retry_after_ms // 1_000)}\r\n"
 
 
+def merged(block: str, lines: str) -> str:
+    """`block` with `lines` in the place of those of the same names."""
+    if not lines:
+        return block
+    replaced = {line.partition(":")[0].lower() for line in lines.splitlines()}
+    kept = [line for line in block.splitlines(keepends=True) if line.partition(":")[0].lower() not in replaced]
+    return "".join(kept) + lines
+
+
 def header_fields(block: str) -> CIMultiDict[str]:
     """A block's lines as fields, for a response whose headers aiohttp writes."""
     fields: CIMultiDict[str] = CIMultiDict()

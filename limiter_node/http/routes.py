@@ -17,16 +17,18 @@ from limiter_node.http.auth import bearer_key
 from limiter_node.http.connection import BodyTimeout, Connection
 from limiter_node.http.errors import ErrorReply
 from limiter_node.http.fields import InvalidRequest
-from limiter_node.http.headers import RequestIds, ResponseHeaders, degraded
+from limiter_node.http.headers import RequestIds, ResponseHeaders, degraded, merged
 from limiter_node.http.limited import LIMITED_ROUTES, LimitedRoute
 from limiter_node.http.metrics import HttpState, Metrics
 from limiter_node.http.overload import LoopLoad, TurnedAway
+from limiter_node.http.presence import ClientGone, Presence
 from limiter_node.http.streaming import Streams, log_upstream_failure
 from limiter_node.limiter.limiter import Limiter
 from limiter_node.model import Outcome, Overloaded, StoreUnavailable, Usage
 from limiter_node.store.keyspace import key_id
 from limiter_node.token_process import TokenCounting
-from limiter_node.upstream.base import Upstream, UpstreamError
+from limiter_node.upstream.base import Ask, NotServed, Upstream, UpstreamError, WholeAnswer
+from limiter_node.upstream.openai.error import error_body
 
 log = logging.getLogger(__name__)
 
@@ -175,9 +177,13 @@ class Routes:
         if kid is None:
             return self._error(_unauthenticated(request), request_id)
         try:
-            asked = await route.read(await self._body(request), self._counting)
+            body = await self._body(request)
+            asked = await route.read(body, self._counting)
+            self._upstream.check(asked)
         except InvalidRequest as error:
-            return await self._invalid(error, kid, request_id)
+            return await self._invalid(errors.invalid_request(error), kid, request_id)
+        except NotServed as error:
+            return await self._invalid(errors.not_served(error), kid, request_id)
 
         decision = await self._limiter.admit(kid, route.need(asked))
         if decision.outcome is not Outcome.ADMITTED:
@@ -189,12 +195,15 @@ class Routes:
         reservation = self._limiter.reservation(kid, decision)
         headers = self._headers.decided(decision, request_id)
         try:
-            if asked.stream:
-                events = route.events(asked, request_id, int(time.time()), self._upstream.system_fingerprint)
-                cap = route.cap_per_choice(asked, decision.need.output_tokens)
-                deltas = self._upstream.stream(asked, cap, request_id)
-                return await self._streams.send(request, request_id, headers, deltas, events, reservation)
-            answer = await route.ask(self._upstream, asked, decision.need.output_tokens, request_id)
+            with Presence(request):
+                answer = await self._upstream.ask(
+                    Ask(asked, body, decision.need.output_tokens, request_id, request.headers)
+                )
+            if not isinstance(answer, WholeAnswer):
+                return await self._streams.send(request, request_id, headers, answer, reservation)
+        except ClientGone:
+            reservation.settle(0)  # nothing of it was produced, as far as anybody knows
+            return self._error(errors.CLIENT_GONE, request_id)
         except UpstreamError as error:
             if error.produced_tokens:
                 reservation.settle(error.produced_tokens)
@@ -202,12 +211,12 @@ class Routes:
                 reservation.refund()
             log_upstream_failure(request_id, error)
             reply = errors.upstream_failed(error)
-            return Answer(reply.body, headers, reply.status)
+            return Answer(reply.body, merged(headers, error.headers), reply.status)
         except BaseException:
             reservation.refund()
             raise
-        reservation.settle(answer.completion_tokens)
-        return Answer(route.render(asked, answer, request_id, int(time.time())), headers)
+        reservation.settle(answer.output_tokens)
+        return Answer(answer.body, headers + answer.headers)
 
     async def _body(self, request: web.BaseRequest) -> bytes:
         """The whole body.
@@ -278,14 +287,14 @@ class Routes:
 
     # ---- errors ----------------------------------------------------------------------------------------------------
 
-    async def _invalid(self, error: InvalidRequest, kid: str, request_id: str) -> Answer:
-        """400, unless nobody knows the key: what is wrong with a request is told to callers only."""
+    async def _invalid(self, reply: ErrorReply, kid: str, request_id: str) -> Answer:
+        """`reply`, unless nobody knows the key: what is wrong with a request is told to callers only."""
         try:
             if await self._limiter.usage(kid) is None:
                 return self._error(errors.INVALID_API_KEY, request_id)
         except StoreUnavailable:
             pass  # the request is wrong in any case
-        return self._error(errors.invalid_request(error), request_id)
+        return self._error(reply, request_id)
 
     def _unavailable(self, reply: ErrorReply, request_id: str) -> Answer:
         return Answer(reply.body, self._headers.unavailable(request_id, RETRY_UNAVAILABLE_MS), reply.status)
@@ -300,7 +309,7 @@ class Routes:
         return Answer(reply.body, self._headers.plain(request_id), reply.status)
 
     def _not_ready(self, reason: str, request_id: str) -> Answer:
-        body = errors.error_body(reason, "server_error", code="not_ready")
+        body = error_body(reason, "server_error", code="not_ready")
         return Answer(body, self._headers.unavailable(request_id, RETRY_UNAVAILABLE_MS), 503)
 
 

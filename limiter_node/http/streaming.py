@@ -4,7 +4,7 @@ What is charged is what was written to the connection, token for token. A stream
 which settles its reservation, once:
 
 - whole;
-- the upstream fails: before its first delta as any error (the caller of `Streams.send` answers it and accounts for
+- the upstream fails: before its first piece as any error (the caller of `Streams.send` answers it and accounts for
   it), afterwards by an error event, charged what it produced;
 - the client leaves: noticed at once, also while the upstream is silent;
 - the client reads nothing for `STALLED_S`: the connection is dropped;
@@ -12,7 +12,7 @@ which settles its reservation, once:
 - the handler is cancelled.
 
 A reader that is slower than the upstream holds it up: nothing more is asked of the upstream while the connection's
-buffer is above its high-water mark (64 KiB), so a stream holds that and one batch of deltas at most.
+buffer is above its high-water mark (64 KiB), so a stream holds that and one piece at most.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
-from collections.abc import Awaitable
+from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing, suppress
 from functools import partial
 
@@ -32,12 +32,12 @@ from limiter_node.http.answer import Answer
 from limiter_node.http.connection import Connection
 from limiter_node.http.errors import ErrorReply
 from limiter_node.http.headers import header_fields
-from limiter_node.http.sse import EVENT_STREAM, StreamEvents
 from limiter_node.limiter.limiter import Reservation
-from limiter_node.upstream.base import Deltas, UpstreamError
+from limiter_node.upstream.base import AnswerStream, Piece, UpstreamError
 
 log = logging.getLogger(__name__)
 
+_EVENT_STREAM = "text/event-stream"
 STALLED_S = 60.0
 """A client that has read nothing for so long is taken for gone; by then its reservation has left the window."""
 
@@ -62,21 +62,21 @@ class Streams:
         request: web.BaseRequest,
         request_id: str,
         headers: str,
-        deltas: Deltas,
-        events: StreamEvents,
+        answer: AnswerStream,
         reservation: Reservation,
     ) -> web.StreamResponse | Answer:
-        """Answer `request` with `deltas`, as `events` renders them; the response, begun and ended.
+        """Answer `request` with `answer`; the response, begun and ended, as the answer has.
 
-        `headers` are a decided response's; they become an event stream's with the first delta. Until then the status
+        `headers` are a decided response's; they become an event stream's with the first piece. Until then the status
         is open: `UpstreamError` (and any bug) is raised, the reservation untouched.
         """
-        stream = _Stream(request, request_id, headers, events, reservation, self._stalled_s)
+        stream = _Stream(request, request_id, headers, answer, reservation, self._stalled_s)
         self._under_way.add(stream)
         try:
-            return await stream.run(deltas)
+            return await stream.run()
         finally:
             self._under_way.discard(stream)
+            await answer.close()
 
     def cut_off(self) -> None:
         """The node stops: end all streams now."""
@@ -101,7 +101,7 @@ class _Stream:
         request: web.BaseRequest,
         request_id: str,
         headers: str,
-        events: StreamEvents,
+        answer: AnswerStream,
         reservation: Reservation,
         stalled_s: float,
     ) -> None:
@@ -113,9 +113,9 @@ class _Stream:
         self._connection = connection
         self._request, self._request_id = request, request_id
         self._headers = headers
-        self._response = _Response(headers=header_fields(headers))
+        self._response = _Response(headers=header_fields(headers + answer.headers))
         self._writer: StreamWriter | None = None
-        self._events = events
+        self._answer = answer
         self._reservation = reservation
         self._stalled_s = stalled_s
         self._sent_tokens = 0
@@ -127,14 +127,14 @@ class _Stream:
             self._interruption = why
             self._task.cancel()
 
-    async def run(self, deltas: Deltas) -> web.StreamResponse | Answer:
+    async def run(self) -> web.StreamResponse | Answer:
         """Send everything; see `Streams.send`."""
         self._connection.on_gone = partial(self.interrupt, Interruption.LEFT)
         try:
-            async with aclosing(deltas):
-                if self._connection.transport is None or self._connection.transport.is_closing():
-                    return self._gone()
-                await self._deliver(deltas)
+            if self._connection.transport is None or self._connection.transport.is_closing():
+                return self._gone()
+            async with aclosing(self._answer.pieces()) as pieces:
+                await self._deliver(pieces)
         except asyncio.CancelledError:
             if self._interruption is None or self._task.uncancel() > self._cancelling:
                 raise  # somebody else wants the task to end
@@ -147,22 +147,25 @@ class _Stream:
                 self._reservation.settle(self._sent_tokens)
         return self._response
 
-    async def _deliver(self, deltas: Deltas) -> None:
-        """From the first delta to the end, which may be the upstream's failure."""
-        events, connection = self._events, self._connection
+    async def _deliver(self, pieces: AsyncGenerator[Piece, None]) -> None:
+        """From the first piece to the end, which may be the upstream's failure."""
+        connection, last = self._connection, b""
         try:
-            async for batch in deltas:
-                data = b"" if self._writer is not None else await self._begin()
-                data += b"".join([events.delta(each) for each in batch])
-                assert self._writer is not None
-                # Raises before anything is written, or writes all of it. Not to wait here lets it be counted first.
-                await self._writer.write(data, drain=False)
-                for each in batch:
-                    self._sent_tokens += each.tokens
+            async for data, output_tokens, is_last in pieces:
+                if self._writer is None:
+                    await self._begin()
+                    assert self._writer is not None
+                if is_last:
+                    self._sent_tokens, last = output_tokens, data
+                    break
+                if data:
+                    # Raises before anything is written, or writes all of it. Not to wait here lets it be counted first.
+                    await self._writer.write(data, drain=False)
+                self._sent_tokens = output_tokens
                 if connection.writing_paused:
                     await self._patiently(self._writer.drain())
-            last = b"" if self._writer is not None else await self._begin()
-            last += events.finish(self._sent_tokens)
+            if self._writer is None:
+                await self._begin()
         except ConnectionError:
             raise
         except UpstreamError as error:
@@ -170,25 +173,24 @@ class _Stream:
                 raise
             log_upstream_failure(self._request_id, error, "the upstream failed in the middle of a stream")
             self._reservation.settle(max(self._sent_tokens, error.produced_tokens))
-            last = events.error(errors.upstream_failed(error))
+            last = self._answer.error_event(errors.upstream_failed(error).body)
         except Exception:
             if self._writer is None:
                 raise
             event = {"event": "request_failed", "request_id": self._request_id}
             log.exception("request %s: a stream failed", self._request_id, extra=event)
-            last = events.error(errors.INTERNAL)
+            last = self._answer.error_event(errors.INTERNAL.body)
         # Settled before the reader has taken the rest, which may be long.
         self._reservation.settle(self._sent_tokens)
         await self._patiently(self._response.write_eof(last))
 
-    async def _begin(self) -> bytes:
-        """Decide for a stream; the first events."""
-        self._response.headers["content-type"] = EVENT_STREAM
+    async def _begin(self) -> None:
+        """Decide for a stream."""
+        self._response.headers["content-type"] = _EVENT_STREAM
         self._response.headers["cache-control"] = "no-cache"
         writer = await self._response.prepare(self._request)
         assert isinstance(writer, StreamWriter)
         self._writer = writer
-        return self._events.start()
 
     async def _patiently(self, written: Awaitable[None]) -> None:
         """Wait for the reader, but not for ever."""
@@ -221,7 +223,7 @@ class _Stream:
             return
         self._response.force_close()
         with suppress(ConnectionError):  # it may have left in the meantime
-            await self._response.write_eof(self._events.error(reply))
+            await self._response.write_eof(self._answer.error_event(reply.body))
 
 
 def log_upstream_failure(request_id: str, error: UpstreamError, what: str = "the upstream failed") -> None:

@@ -1,12 +1,13 @@
-"""What an upstream is asked, what it gives back, and how it fails.
+"""What an upstream is asked, what it gives back, and how it fails: bytes in OpenAI's format, and what they cost.
 
-The request type lives here, below `limiter_node.http` that makes it and beside the upstreams that read it, so that
-imports point downward only.
+Requests live here, below `limiter_node.http` that makes them and beside the upstreams that read them, so that imports
+point downward only. There are two upstreams: `rendered`, which writes out what a model in this process answers (the
+mock), and `gateway`, which passes on what a service answers over HTTP.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from limiter_node.model import LimiterError
@@ -49,6 +50,11 @@ class ChatRequest(NamedTuple):
     """None for plain prose, so that plain requests pay for no look at it."""
 
     @property
+    def reserved_choices(self) -> int:
+        """Choices that may be produced: `n`."""
+        return self.n
+
+    @property
     def messages(self) -> list[dict[str, Any]]:
         """The conversation, checked."""
         messages: list[dict[str, Any]] = self.body["messages"]
@@ -88,6 +94,11 @@ class ResponsesRequest(NamedTuple):
         """The Responses API answers once."""
         return 1
 
+    @property
+    def reserved_choices(self) -> int:
+        """Choices that may be produced: 1."""
+        return 1
+
 
 TextRequest: TypeAlias = ChatRequest | CompletionRequest | ResponsesRequest
 """What is answered by text, and may be streamed."""
@@ -110,102 +121,118 @@ class EmbeddingRequest(NamedTuple):
         return False
 
 
-class ToolCall(NamedTuple):
-    """A call of a tool, as answered."""
-
-    kind: str
-    """``function`` or ``custom``."""
-    name: str
-    payload: str
-    """A function's arguments, JSON; a custom tool's input, free text."""
+LimitedRequest: TypeAlias = TextRequest | EmbeddingRequest
+"""What the limited routes read."""
 
 
-class Completion(NamedTuple):
-    """A whole answer: one content, finish reason and token count per choice, and the sum of the counts."""
+class Ask(NamedTuple):
+    """An admitted request, as an upstream is asked it."""
 
-    contents: tuple[str, ...]
-    finish_reasons: tuple[str, ...]
-    """``stop``, ``length`` where the cap cut it, or ``tool_calls``."""
-    choice_tokens: tuple[int, ...]
-    completion_tokens: int
-    """What the reservation is settled to. Exact: tokenizing the contents, the names and the payloads gives it."""
-    system_fingerprint: str
-    tool_calls: tuple[tuple[ToolCall, ...], ...] = ()
-    """Per choice; empty where no choice calls. The content of a choice that calls is empty."""
-
-
-class Embeddings(NamedTuple):
-    """The vectors for the inputs of an embedding request, in their order."""
-
-    vectors: tuple[bytes, ...]
-    """Each rendered for the response: a JSON array of numbers, or a JSON string of base64 little-endian float32."""
+    request: LimitedRequest
+    body: bytes
+    """As the caller sent it, unpacked; `request` is what it says."""
+    reserved_tokens: int
+    """Output tokens that are reserved in all: more may not be produced."""
+    request_id: str
+    """The `x-request-id`, for the upstream's own records."""
+    headers: Mapping[str, str]
+    """The caller's, unchecked but for being HTTP."""
 
     @property
-    def completion_tokens(self) -> int:
-        """None are produced."""
-        return 0
+    def cap_per_choice(self) -> int:
+        """What each choice may have of what is reserved."""
+        request = self.request
+        return 0 if isinstance(request, EmbeddingRequest) else self.reserved_tokens // request.reserved_choices
 
 
-class Delta(NamedTuple):
-    """The next piece of one choice of an answer that comes as a stream."""
+class WholeAnswer(NamedTuple):
+    """An answer that isn't streamed."""
 
-    choice: int
-    """Which choice, from 0 on."""
-    text: str
-    """May be empty, where only the finish reason is new."""
-    tokens: int
-    """What this piece adds to the output. The tokens of all pieces of all choices are what the answer is charged."""
-    finish_reason: str | None
-    """Set with the last piece of a choice, and only there."""
-    tool_calls: tuple[ToolCall, ...] = ()
-    """Come whole, with the last piece."""
+    body: bytes
+    output_tokens: int
+    """What the reservation is settled to."""
+    headers: str = ""
+    """Lines beyond those of every decided response, each with its CRLF: checked, and safe to send."""
 
 
-Deltas = AsyncGenerator[Sequence[Delta], None]
-"""An answer as it comes: each item holds the pieces that came together, so that they can be passed on in one write."""
+class Piece(NamedTuple):
+    """The next part of a streamed answer."""
+
+    data: bytes
+    """Whole events, or none: what came can be for accounting only."""
+    output_tokens: int
+    """Of the answer so far, this piece included: what it costs if it ends here."""
+    is_last: bool = False
+    """Nothing follows, not even another empty piece. An answer may end without saying so."""
+
+
+class AnswerStream(Protocol):
+    """A streamed answer, still to come. Whoever has it closes it, begun or not, whole or not."""
+
+    @property
+    def headers(self) -> str:
+        """As `WholeAnswer.headers`, the type of the content not among them."""
+        ...
+
+    def pieces(self) -> AsyncGenerator[Piece, None]:
+        """The answer as it comes; to be asked for once. The upstream isn't asked for more while nobody takes it.
+
+        The iteration raises `UpstreamError`.
+        """
+        ...
+
+    def error_event(self, error: bytes) -> bytes:
+        """What tells a reader of this stream that it ends here, and why: `error` is the body of such a response."""
+        ...
+
+    async def close(self) -> None:
+        """Stop the work behind it, at once. Idempotent."""
+        ...
 
 
 class UpstreamError(LimiterError):
     """Raised when an upstream fails. `produced_tokens` were produced, and are to be paid for, before it did."""
 
-    def __init__(self, message: str, *, status: int = 502, produced_tokens: int = 0) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 502,
+        produced_tokens: int = 0,
+        body: bytes | None = None,
+        headers: str = "",
+    ) -> None:
         super().__init__(message)
         self.status = status
         """The HTTP status that says best what happened."""
         self.produced_tokens = produced_tokens
+        self.body = body
+        """What the caller is told, an OpenAI error; None for no more than that the upstream failed."""
+        self.headers = headers
+        """As `WholeAnswer.headers`; those of the same name are left out of the response."""
+
+
+class UpstreamRefusal(UpstreamError):
+    """Raised when an upstream says that it won't answer this request, which says nothing about its health."""
+
+
+class NotServed(LimiterError):
+    """Raised for a request that no upstream can be asked, before it is admitted."""
+
+    def __init__(self, message: str, param: str, code: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.param, self.code, self.status = param, code, status
 
 
 class Upstream(Protocol):
-    """A service that answers what OpenAI's routes ask.
+    """A service that answers what OpenAI's routes ask."""
 
-    `request_id` is the request's `x-request-id`, for the upstream's own records.
-    """
-
-    system_fingerprint: str | None
-    """What streams tell about the model's configuration, in their first piece already."""
-
-    async def chat(self, request: ChatRequest, cap_per_choice: int, request_id: str) -> Completion:
-        """Answer `request`; no choice may exceed `cap_per_choice` tokens. Raises `UpstreamError`."""
+    def check(self, request: LimitedRequest) -> None:
+        """Raise `NotServed` unless `request` can be asked: before it is admitted, so that it counts for nothing."""
         ...
 
-    async def complete(self, request: CompletionRequest, cap_per_choice: int, request_id: str) -> Completion:
-        """Answer `request`, `request.n` choices; else as `chat`."""
-        ...
-
-    async def respond(self, request: ResponsesRequest, cap: int, request_id: str) -> Completion:
-        """Answer `request`, one choice; else as `chat`."""
-        ...
-
-    def stream(self, request: TextRequest, cap_per_choice: int, request_id: str) -> Deltas:
-        """Answer `request` piece by piece; the pieces of a choice, joined, are what the whole answer would have been.
-
-        The iteration raises `UpstreamError`. Whoever stops iterating before the end closes the generator, which stops
-        the work behind it. The upstream is not asked for more while the caller doesn't take what came.
-        """
-        ...
-
-    async def embed(self, request: EmbeddingRequest, request_id: str) -> Embeddings:
-        """The vectors for `request.inputs`. Raises `UpstreamError`."""
+    async def ask(self, ask: Ask) -> WholeAnswer | AnswerStream:
+        """The answer. Not every request that asks for a stream gets one. Raises `UpstreamError`."""
         ...
 
     async def models(self) -> tuple[str, ...]:

@@ -14,9 +14,24 @@ from hypothesis import strategies as st
 from limiter_node.http.fields import InvalidRequest
 from limiter_node.http.limited import LIMITED_ROUTES, LimitedRoute
 from limiter_node.tokens import count
-from limiter_node.upstream.mock import MockUpstream
+from limiter_node.upstream.base import Ask, TextRequest, WholeAnswer
+from limiter_node.upstream.mock.model import MockModel
+from limiter_node.upstream.rendered import RenderedUpstream
+from limiter_node.upstream.source import Completion
 
-MOCK = MockUpstream(latency_ms=0, length="uniform:0:30", seed=1)
+
+class Remembering(MockModel):
+    """The mock, and what it answered last."""
+
+    last: Completion
+
+    async def _whole(self, request: TextRequest, cap_per_choice: int) -> Completion:
+        self.last = await super()._whole(request, cap_per_choice)
+        return self.last
+
+
+MODEL = Remembering(latency_ms=0, length="uniform:0:30", seed=1)
+MOCK = RenderedUpstream(MODEL)
 RESERVE = 12
 
 VALID: dict[str, dict[str, Any]] = {
@@ -84,14 +99,18 @@ def _answered(route: LimitedRoute, path: str, request: Any) -> None:
     assert (need.output_tokens > 0) + (need.default_choices > 0) == (path != "/v1/embeddings")
     cap = request.cap if path != "/v1/embeddings" and request.cap is not None else RESERVE
     reserved = need.output_tokens + need.default_choices * RESERVE
-    answer = asyncio.run(route.ask(MOCK, request, reserved, "req_1"))
-    produced = answer.completion_tokens
+    if path != "/v1/embeddings":
+        request = request._replace(stream=False)
+    whole = asyncio.run(MOCK.ask(Ask(request, b"", reserved, "req_1", {})))
+    assert isinstance(whole, WholeAnswer)
+    produced = whole.output_tokens
     assert produced <= reserved
-    body = orjson.loads(route.render(request, answer, "req_1", 1))
+    body = orjson.loads(whole.body)
     assert body["model"] == request.model
     if path == "/v1/embeddings":
         assert len(body["data"]) == len(request.inputs)
         return
+    answer = MODEL.last
     texts = [*answer.contents]
     for calls in answer.tool_calls:
         texts += [text for call in calls for text in (call.name, call.payload)]

@@ -14,9 +14,9 @@ from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
 
 from limiter_node.http.errors import INTERNAL
-from limiter_node.http.response_events import ResponseEvents
-from limiter_node.http.sse import ChatChunks, StreamEvents, TextChunks
-from limiter_node.upstream.base import Delta
+from limiter_node.upstream.openai.chunks import ChatChunks, StreamEvents, TextChunks
+from limiter_node.upstream.openai.response_events import ResponseEvents
+from limiter_node.upstream.source import Delta
 
 AWKWARD = 'say "hi"\n\ndata: [DONE]\r\n\\ \u2028 é 🙂 \x00'
 DELTAS = [Delta(0, "Hello", 1, None), Delta(0, AWKWARD, 9, None), Delta(0, " end", 1, "stop")]
@@ -174,7 +174,7 @@ def test_response_events_fit_the_clients_types(reason: str, status: str) -> None
 
 @pytest.mark.parametrize("events", [chat(), text()])
 def test_an_error_has_openais_shape(events: StreamEvents) -> None:
-    ((name, data),) = parsed(events.error(INTERNAL))
+    ((name, data),) = parsed(events.error(INTERNAL.body))
     assert name is None
     assert data["error"]["code"] == "internal_error"
 
@@ -182,6 +182,6 @@ def test_an_error_has_openais_shape(events: StreamEvents) -> None:
 def test_an_error_in_a_response_is_an_event_of_its_own() -> None:
     events = responses()
     events.start()
-    ((name, data),) = parsed(events.error(INTERNAL))
+    ((name, data),) = parsed(events.error(INTERNAL.body))
     assert name == data["type"] == "error"
     assert (data["code"], data["sequence_number"]) == ("internal_error", 2)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from limiter_node.upstream.mock_json import MAX_CHARS, fitting_json
+from limiter_node.upstream.mock.schema import MAX_CHARS, fitting_json
 
 
 def made(schema: dict[str, Any]) -> Any:

@@ -12,10 +12,11 @@ import pytest
 
 from limiter_node.model import ConfigError
 from limiter_node.tokens import count
-from limiter_node.upstream.base import ChatRequest, Completion, Delta, Upstream
-from limiter_node.upstream.mock import MAX_LENGTH, MockUpstream, parse_length
-from limiter_node.upstream.mock_stream import paced
-from limiter_node.upstream.mock_text import PERIOD_TOKENS, MockText, pieces
+from limiter_node.upstream.base import ChatRequest, Upstream
+from limiter_node.upstream.mock.model import MAX_LENGTH, MockModel, parse_length
+from limiter_node.upstream.mock.stream import paced
+from limiter_node.upstream.mock.text import PERIOD_TOKENS, MockText, pieces
+from limiter_node.upstream.source import Completion, Delta
 
 MODELS = ["gpt-4o", "gpt-4"]
 
@@ -25,8 +26,8 @@ def request(n: int = 1) -> ChatRequest:
     return ChatRequest("gpt-4o", n, None, False, False, 8, {"model": "gpt-4o", "messages": messages})
 
 
-def mock(length: str = "fixed:20", **options: Any) -> MockUpstream:
-    return MockUpstream(**{"latency_ms": 0, "seed": 7, "length": length, **options})
+def mock(length: str = "fixed:20", **options: Any) -> MockModel:
+    return MockModel(**{"latency_ms": 0, "seed": 7, "length": length, **options})
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,8 @@ from limiter_node import logs
 from limiter_node.http.overload import OVER_S, LoopLoad
 from limiter_node.store.keyspace import key_id
 from limiter_node.store.url import parse_store_url
-from limiter_node.upstream.base import ChatRequest, Completion, UpstreamError
+from limiter_node.upstream.base import ChatRequest, UpstreamError
+from limiter_node.upstream.source import Completion
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ from test_routes import Node, serving
 
 from limiter_node.store.keyspace import key_id
 from limiter_node.telemetry import LATENCY_BOUNDS_S, SIZE_BOUNDS, BatchSizes, Latencies
-from limiter_node.upstream.base import ChatRequest, Completion, UpstreamError
+from limiter_node.upstream.base import ChatRequest, UpstreamError
+from limiter_node.upstream.source import Completion
 
 Samples = dict[tuple[str, tuple[str, ...]], float]
 

@@ -27,16 +27,9 @@ from limiter_node.store.topology import Topology
 from limiter_node.store.url import parse_store_url
 from limiter_node.telemetry import Telemetry
 from limiter_node.token_process import TokenCounting
-from limiter_node.upstream.base import (
-    ChatRequest,
-    Completion,
-    CompletionRequest,
-    Deltas,
-    EmbeddingRequest,
-    Embeddings,
-    ResponsesRequest,
-    UpstreamError,
-)
+from limiter_node.upstream.base import ChatRequest, CompletionRequest, EmbeddingRequest, ResponsesRequest, UpstreamError
+from limiter_node.upstream.rendered import RenderedUpstream
+from limiter_node.upstream.source import Completion, Deltas, Embeddings
 
 Answer = Callable[[ChatRequest, int], Awaitable[Completion]]
 
@@ -117,7 +110,7 @@ async def serving(
     counting = TokenCounting()
     routes = Routes(
         limiter=Limiter(dispatcher, telemetry),
-        upstream=upstream,
+        upstream=RenderedUpstream(upstream),
         counting=counting,
         node_id="n",
         max_body_bytes=10_000,

@@ -19,7 +19,8 @@ from test_routes import Node, api_key_on, serving
 from limiter_node.http.connection import Connection
 from limiter_node.http.streaming import Streams
 from limiter_node.model import Amounts
-from limiter_node.upstream.base import Delta, Deltas, UpstreamError
+from limiter_node.upstream.base import UpstreamError
+from limiter_node.upstream.source import Delta, Deltas
 
 RESERVED = 5_000
 

@@ -12,20 +12,12 @@ import random
 from collections.abc import Callable, Sequence
 
 from limiter_node.model import ConfigError
-from limiter_node.upstream.base import (
-    ChatRequest,
-    Completion,
-    CompletionRequest,
-    Deltas,
-    EmbeddingRequest,
-    Embeddings,
-    ResponsesRequest,
-    TextRequest,
-)
-from limiter_node.upstream.mock_embedding import embedding
-from limiter_node.upstream.mock_form import shaped
-from limiter_node.upstream.mock_stream import paced
-from limiter_node.upstream.mock_text import MockText
+from limiter_node.upstream.base import ChatRequest, CompletionRequest, EmbeddingRequest, ResponsesRequest, TextRequest
+from limiter_node.upstream.mock.embedding import embedding
+from limiter_node.upstream.mock.form import shaped
+from limiter_node.upstream.mock.stream import paced
+from limiter_node.upstream.mock.text import MockText
+from limiter_node.upstream.source import Completion, Deltas, Embeddings
 
 MAX_LENGTH = 1_000_000
 """The longest answer in tokens, some 5 MB: what bounds the tail of a lognormal distribution."""
@@ -76,7 +68,7 @@ def _length(text: str) -> int:
     return length
 
 
-class MockUpstream:
+class MockModel:
     """Answers with lengths drawn from `length` by a generator seeded with `seed`.
 
     Whole answers come after `latency_ms`. Streams begin after `ttft_ms` and go on at `tokens_per_s` in each choice, or

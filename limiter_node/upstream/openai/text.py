@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import orjson
 
-from limiter_node.http.openai_response import chat_usage
-from limiter_node.upstream.base import Completion, CompletionRequest
+from limiter_node.upstream.base import CompletionRequest
+from limiter_node.upstream.openai.chat import chat_usage
+from limiter_node.upstream.source import Completion
 
 
 def text_completion(request: CompletionRequest, completion: Completion, request_id: str, created: int) -> bytes:

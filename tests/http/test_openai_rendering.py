@@ -10,11 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from limiter_node.http.openai_request import parse_chat
-from limiter_node.http.openai_response import chat_completion, models_list, rate_limits
+from limiter_node.http.openai_response import models_list, rate_limits
 from limiter_node.model import Amounts, Usage
 from limiter_node.tokens import count
-from limiter_node.upstream.base import ChatRequest, Completion
-from limiter_node.upstream.mock import MockUpstream
+from limiter_node.upstream.base import ChatRequest
+from limiter_node.upstream.mock.model import MockModel
+from limiter_node.upstream.openai.chat import chat_completion
+from limiter_node.upstream.source import Completion
 
 
 def request(model: str = "gpt-4o", n: int = 1, input_tokens: int = 9) -> ChatRequest:
@@ -64,7 +66,7 @@ def test_whatever_comes_from_outside_is_escaped(model: str, text: str, fingerpri
 @pytest.mark.parametrize("length", ["fixed:1", "fixed:300", "uniform:1:500", "lognormal:200:0.6"])
 @pytest.mark.parametrize("n", [1, 4])
 async def test_usage_is_exact(model: str, length: str, n: int) -> None:
-    upstream = MockUpstream(latency_ms=0, length=length, seed=1)
+    upstream = MockModel(latency_ms=0, length=length, seed=1)
     chat = parse_chat(orjson.dumps({"model": model, "messages": [{"role": "user", "content": "hello world"}], "n": n}))
     for cap in (1, 100, 10_000):
         completion = await upstream.chat(chat, cap, "req_1")

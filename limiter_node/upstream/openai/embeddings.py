@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import orjson
 
-from limiter_node.upstream.base import EmbeddingRequest, Embeddings
+from limiter_node.upstream.base import EmbeddingRequest
+from limiter_node.upstream.source import Embeddings
 
 
 def embedding_list(request: EmbeddingRequest, embeddings: Embeddings) -> bytes:

@@ -7,8 +7,9 @@ would be longer than the cap is cut to it, with finish reason ``length``.
 from __future__ import annotations
 
 from limiter_node.tokens import count
-from limiter_node.upstream.base import AnswerForm, Completion, ForcedTool, ToolCall
-from limiter_node.upstream.mock_json import fitting_json
+from limiter_node.upstream.base import AnswerForm, ForcedTool
+from limiter_node.upstream.mock.schema import fitting_json
+from limiter_node.upstream.source import Completion, ToolCall
 
 CUSTOM_INPUT = "mock input"
 

@@ -12,15 +12,14 @@ from typing import Any
 
 import orjson
 
-from limiter_node.http.errors import ErrorReply
-from limiter_node.http.responses_response import call_item
-from limiter_node.upstream.base import Delta, ToolCall
+from limiter_node.upstream.openai.response import call_item
+from limiter_node.upstream.source import Delta, ToolCall
 
 _PLACE = {"output_index": 0, "content_index": 0}
 
 
 class ResponseEvents:
-    """Renders one streamed response; see `limiter_node.http.sse.StreamEvents`.
+    """Renders one streamed response; see `limiter_node.upstream.openai.chunks.StreamEvents`.
 
     `response` is the response object as it is before any output: every member that doesn't depend on the output, its
     ``status``, ``output``, ``usage`` and ``incomplete_details`` are set here. `message_id` is the output item's id.
@@ -129,9 +128,9 @@ class ResponseEvents:
             )
         )
 
-    def error(self, reply: ErrorReply) -> bytes:
+    def error(self, body: bytes) -> bytes:
         """An `error` event with the members of OpenAI's error object."""
-        error = orjson.loads(reply.body)["error"]
+        error = orjson.loads(body)["error"]
         return self._event("error", code=error["code"], message=error["message"], param=error["param"])
 
     def _event(self, kind: str, **members: Any) -> bytes:

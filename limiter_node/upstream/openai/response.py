@@ -6,7 +6,8 @@ from typing import Any
 
 import orjson
 
-from limiter_node.upstream.base import Completion, ResponsesRequest, ToolCall
+from limiter_node.upstream.base import ResponsesRequest
+from limiter_node.upstream.source import Completion, ToolCall
 
 # What is repeated as it was sent, and what it is where it wasn't.
 _REPEATED: dict[str, Any] = {

@@ -11,11 +11,8 @@ from typing import Protocol
 
 import orjson
 
-from limiter_node.http.errors import ErrorReply
-from limiter_node.http.openai_response import chat_usage, model_piece, tool_calls
-from limiter_node.upstream.base import Delta
-
-EVENT_STREAM = "text/event-stream"
+from limiter_node.upstream.openai.chat import chat_usage, model_piece, tool_calls
+from limiter_node.upstream.source import Delta
 
 _DONE = b"data: [DONE]\n\n"
 
@@ -35,7 +32,7 @@ class StreamEvents(Protocol):
         """What ends a whole answer of so many tokens."""
         ...
 
-    def error(self, reply: ErrorReply) -> bytes:
+    def error(self, body: bytes) -> bytes:
         """What ends an answer that broke off."""
         ...
 
@@ -108,9 +105,9 @@ class ChatChunks:
             return _DONE
         return b'%b],"usage":%b}\n\n%b' % (self._head, chat_usage(self._input_tokens, output_tokens), _DONE)
 
-    def error(self, reply: ErrorReply) -> bytes:
+    def error(self, body: bytes) -> bytes:
         """OpenAI's error object in an event; OpenAI's clients raise it. No ``[DONE]`` follows."""
-        return error_event(reply)
+        return error_event(body)
 
 
 class TextChunks:
@@ -160,9 +157,9 @@ class TextChunks:
             _DONE,
         )
 
-    def error(self, reply: ErrorReply) -> bytes:
+    def error(self, body: bytes) -> bytes:
         """OpenAI's error object in an event; no ``[DONE]`` follows."""
-        return error_event(reply)
+        return error_event(body)
 
     def _chunk(self, index: int, text: str, reason: str | None) -> bytes:
         return b'%b{"text":%b,"index":%d,"logprobs":null,"finish_reason":%b}%b' % (
@@ -174,6 +171,6 @@ class TextChunks:
         )
 
 
-def error_event(reply: ErrorReply) -> bytes:
+def error_event(body: bytes) -> bytes:
     """An error in a stream that has begun: the status can't say it any more."""
-    return b"data: %b\n\n" % reply.body
+    return b"data: %b\n\n" % body

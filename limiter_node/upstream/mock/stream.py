@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 
-from limiter_node.upstream.base import Completion, Delta, Deltas, ToolCall
-from limiter_node.upstream.mock_text import pieces
+from limiter_node.upstream.mock.text import pieces
+from limiter_node.upstream.source import Completion, Delta, Deltas, ToolCall
 
 _AT_ONCE = 16
 """Tokens in a piece where nothing waits: one event per token would cost a multiple and show nothing."""

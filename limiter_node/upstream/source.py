@@ -1,0 +1,105 @@
+"""Answers as data, and what makes them: models that know nothing of OpenAI's formats, as the mock.
+
+`limiter_node.upstream.rendered` makes an upstream of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from typing import NamedTuple, Protocol
+
+from limiter_node.upstream.base import ChatRequest, CompletionRequest, EmbeddingRequest, ResponsesRequest, TextRequest
+
+
+class ToolCall(NamedTuple):
+    """A call of a tool, as answered."""
+
+    kind: str
+    """``function`` or ``custom``."""
+    name: str
+    payload: str
+    """A function's arguments, JSON; a custom tool's input, free text."""
+
+
+class Completion(NamedTuple):
+    """A whole answer: one content, finish reason and token count per choice, and the sum of the counts."""
+
+    contents: tuple[str, ...]
+    finish_reasons: tuple[str, ...]
+    """``stop``, ``length`` where the cap cut it, or ``tool_calls``."""
+    choice_tokens: tuple[int, ...]
+    completion_tokens: int
+    """What the reservation is settled to. Exact: tokenizing the contents, the names and the payloads gives it."""
+    system_fingerprint: str
+    tool_calls: tuple[tuple[ToolCall, ...], ...] = ()
+    """Per choice; empty where no choice calls. The content of a choice that calls is empty."""
+
+
+class Embeddings(NamedTuple):
+    """The vectors for the inputs of an embedding request, in their order."""
+
+    vectors: tuple[bytes, ...]
+    """Each rendered for the response: a JSON array of numbers, or a JSON string of base64 little-endian float32."""
+
+    @property
+    def completion_tokens(self) -> int:
+        """None are produced."""
+        return 0
+
+
+class Delta(NamedTuple):
+    """The next piece of one choice of an answer that comes as a stream."""
+
+    choice: int
+    """Which choice, from 0 on."""
+    text: str
+    """May be empty, where only the finish reason is new."""
+    tokens: int
+    """What this piece adds to the output. The tokens of all pieces of all choices are what the answer is charged."""
+    finish_reason: str | None
+    """Set with the last piece of a choice, and only there."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    """Come whole, with the last piece."""
+
+
+Deltas = AsyncGenerator[Sequence[Delta], None]
+"""An answer as it comes: each item holds the pieces that came together, so that they can be passed on in one write."""
+
+
+class Source(Protocol):
+    """Makes answers to what OpenAI's routes ask. `request_id` is the request's `x-request-id`."""
+
+    system_fingerprint: str | None
+    """What streams tell about the model's configuration, in their first piece already."""
+
+    async def chat(self, request: ChatRequest, cap_per_choice: int, request_id: str) -> Completion:
+        """Answer `request`; no choice may exceed `cap_per_choice` tokens. Raises `UpstreamError`."""
+        ...
+
+    async def complete(self, request: CompletionRequest, cap_per_choice: int, request_id: str) -> Completion:
+        """Answer `request`, `request.n` choices; else as `chat`."""
+        ...
+
+    async def respond(self, request: ResponsesRequest, cap: int, request_id: str) -> Completion:
+        """Answer `request`, one choice; else as `chat`."""
+        ...
+
+    def stream(self, request: TextRequest, cap_per_choice: int, request_id: str) -> Deltas:
+        """Answer `request` piece by piece; the pieces of a choice, joined, are what the whole answer would have been.
+
+        The iteration raises `UpstreamError`. Whoever stops iterating before the end closes the generator, which stops
+        the work behind it. Nothing more is made while the caller doesn't take what came.
+        """
+        ...
+
+    async def embed(self, request: EmbeddingRequest, request_id: str) -> Embeddings:
+        """The vectors for `request.inputs`. Raises `UpstreamError`."""
+        ...
+
+    async def models(self) -> tuple[str, ...]:
+        """The names of the models served. Raises `UpstreamError`."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of connections. Idempotent."""
+        ...
