@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import resource
 import signal
 from collections.abc import AsyncIterator
@@ -32,8 +33,11 @@ from limiter_node.store.topology import Topology
 from limiter_node.store.url import format_host, parse_store_url
 from limiter_node.telemetry import Telemetry
 from limiter_node.token_process import TokenCounting
+from limiter_node.upstream.base import Upstream
+from limiter_node.upstream.gateway.upstream import Gateway, Patience
 from limiter_node.upstream.mock.model import MockModel
 from limiter_node.upstream.rendered import RenderedUpstream
+from limiter_node.upstreamsfile import services_of
 
 log = logging.getLogger(__name__)
 
@@ -64,16 +68,7 @@ async def running_node(settings: NodeSettings) -> AsyncIterator[int]:
         policy=lambda fleet: policy(settings.on_store_failure, lambda: fleet.nodes),
         telemetry=telemetry,
     )
-    upstream = RenderedUpstream(
-        MockModel(
-            latency_ms=settings.mock_latency_ms,
-            length=settings.mock_length,
-            seed=settings.mock_seed,
-            models=settings.models,
-            ttft_ms=settings.mock_ttft_ms,
-            tokens_per_s=settings.mock_tokens_per_s,
-        )
-    )
+    upstream = _upstream(settings, telemetry)
     tokens.warm()
     load = LoopLoad()
     counting = TokenCounting()
@@ -143,6 +138,28 @@ async def running_node(settings: NodeSettings) -> AsyncIterator[int]:
         await upstream.close()
 
 
+def _upstream(settings: NodeSettings, telemetry: Telemetry) -> Upstream:
+    """The services that the settings name, or the mock."""
+    services = services_of(settings, os.environ)
+    if services:
+        patience = Patience(
+            settings.upstream_connect_timeout_s,
+            settings.upstream_read_timeout_s,
+            settings.upstream_keepalive_timeout_s,
+        )
+        return Gateway(services, telemetry, patience)
+    return RenderedUpstream(
+        MockModel(
+            latency_ms=settings.mock_latency_ms,
+            length=settings.mock_length,
+            seed=settings.mock_seed,
+            models=settings.models,
+            ttft_ms=settings.mock_ttft_ms,
+            tokens_per_s=settings.mock_tokens_per_s,
+        )
+    )
+
+
 def _allow_connections(connections: int) -> None:
     """Raise the limit of open files as far as it takes, or as it goes; shells and containers often set 1,024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -183,6 +200,8 @@ def run_node(settings: NodeSettings) -> int:
     Raises:
         LimiterError: it could not start; the message says what to do.
     """
-    _allow_connections(settings.max_connections)
+    # A request that is with a service holds a connection on either side.
+    beside = settings.max_in_flight if settings.upstream or settings.upstreams_file else 0
+    _allow_connections(settings.max_connections + beside)
     uvloop.run(_serve(settings))
     return 0

@@ -15,6 +15,7 @@ from typing import Any
 from limiter_node import logs
 from limiter_node.model import ConfigError
 from limiter_node.store.url import parse_store_url
+from limiter_node.upstream.gateway.service import base_url
 from limiter_node.upstream.mock.model import parse_length
 
 WINDOW_MS = 60_000
@@ -23,11 +24,12 @@ _POLICIES = ("local", "closed", "open")
 _NODE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}\Z")
 
 
-LISTENING, STORE, CLIENTS, MOCK, STOPPING = GROUPS = (
+LISTENING, STORE, CLIENTS, UPSTREAM, MOCK, STOPPING = GROUPS = (
     "Where to listen",
     "Store",
     "What a client may take",
-    "Mock service",
+    "Upstream service",
+    "Mock service, where no upstream is given",
     "Stopping and logging",
 )
 """What ``--help`` groups the options by, in its order."""
@@ -71,6 +73,36 @@ class NodeSettings:
     max_connections: int = setting(10_000, CLIENTS, "Connections at once; those beyond get a 503 and are closed.")
     max_in_flight: int = setting(
         5_000, CLIENTS, "Requests under way at once, streams included; those beyond get a 503."
+    )
+    upstream: str = setting(
+        "",
+        UPSTREAM,
+        "Base URL of the OpenAI-compatible service that answers, as https://HOST/v1; its key, if it wants one, from "
+        "LIMITER_UPSTREAM_KEY or --upstream-key-file.",
+        metavar="URL",
+    )
+    upstreams_file: str = setting(
+        "", UPSTREAM, "Several services by model, in the place of --upstream: see README.", metavar="FILE"
+    )
+    upstream_key_file: str = setting("", UPSTREAM, "File with the key for --upstream.", metavar="FILE")
+    upstream_forward_key: bool = setting(
+        False, UPSTREAM, "Send the caller's own key to --upstream in place of the node's.", metavar="BOOLEAN"
+    )
+    upstream_cap: bool = setting(
+        True,
+        UPSTREAM,
+        "Send requests that set no cap with the one that is reserved for them; else what is produced beyond it is "
+        "charged afterwards.",
+        metavar="BOOLEAN",
+    )
+    upstream_connect_timeout_s: float = setting(5.0, UPSTREAM, "Seconds for a connection to the upstream.")
+    upstream_read_timeout_s: float = setting(
+        300.0,
+        UPSTREAM,
+        "Seconds the upstream may be silent: before its answer begins, and within it. An answer may take any time.",
+    )
+    upstream_keepalive_timeout_s: float = setting(
+        4.0, UPSTREAM, "Seconds an idle connection to the upstream is kept: less than it does."
     )
     mock_latency_ms: float = setting(0.0, MOCK, "Milliseconds the mock takes for an answer that is not streamed.")
     mock_ttft_ms: float = setting(0.0, MOCK, "Milliseconds until the mock's streams begin.")
@@ -128,6 +160,15 @@ class NodeSettings:
         _between("--keepalive-timeout", self.keepalive_timeout_s, 0.1, 3_600)
         _between("--max-connections", self.max_connections, 1, 1_000_000)
         _between("--max-in-flight", self.max_in_flight, 1, 1_000_000)
+        if self.upstream:
+            base_url(self.upstream)
+            if self.upstreams_file:
+                raise ConfigError("--upstream and --upstreams: give one of them")
+        elif self.upstream_key_file or self.upstream_forward_key:
+            raise ConfigError("--upstream-key-file and --upstream-forward-key are for --upstream")
+        _between("--upstream-connect-timeout", self.upstream_connect_timeout_s, 0.05, 3_600)
+        _between("--upstream-read-timeout", self.upstream_read_timeout_s, 0.05, 86_400)
+        _between("--upstream-keepalive-timeout", self.upstream_keepalive_timeout_s, 0.1, 3_600)
         _between("--mock-latency-ms", self.mock_latency_ms, 0, 600_000)
         _between("--mock-ttft-ms", self.mock_ttft_ms, 0, 600_000)
         _between("--mock-tokens-per-s", self.mock_tokens_per_s, 0, 1_000_000)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from limiter_node.model import DIMENSIONS, MAX_BATCH, Outcome
 
@@ -39,6 +39,54 @@ class Latencies:
         index = int(seconds * 10_000.0).bit_length()
         self.counts[index if index < 12 else 12] += 1
         self.sum_s += seconds
+
+
+WAIT_BOUNDS_S: Final = tuple(0.001 * 2**k for k in range(18))
+"""1 ms to 131 s; above it is the last count."""
+
+
+class Waits(Latencies):
+    """The same for what may take minutes, by `WAIT_BOUNDS_S`."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts = [0] * (len(WAIT_BOUNDS_S) + 1)
+
+    def note(self, seconds: float) -> None:
+        """Count one."""
+        index = int(seconds * 1_000.0).bit_length()
+        self.counts[index if index < 18 else 18] += 1
+        self.sum_s += seconds
+
+
+UPSTREAM_OUTCOMES: Final = ("ok", "rate_limited", "refused", "failed", "unreachable", "timeout", "broken", "gone")
+"""How a service took a request: answered; 429; another 4xx; 5xx; no connection; silence; an answer that broke off or
+made no sense; given up because the client left."""
+
+
+class UpstreamCounts:
+    """What was asked of one service, and what became of it."""
+
+    __slots__ = ("head_wait", "outcomes", "retries")
+
+    def __init__(self) -> None:
+        self.outcomes = dict.fromkeys(UPSTREAM_OUTCOMES, 0)
+        self.retries = 0
+        """Requests sent again, because they cannot have been read."""
+        self.head_wait = Waits()
+        """From sending a request to the head of its answer."""
+
+
+class UpstreamTarget(Protocol):
+    """One address of a service, as it is now."""
+
+    service: str
+    name: str
+    """``host:port``."""
+    is_out: bool
+    """Whether it is left alone because it failed."""
 
 
 class BatchSizes(list[int]):
@@ -109,6 +157,11 @@ class Telemetry:
         self.settled = 0
         """Reservations that ended with an answer, whole or in part; the others were refunded."""
         self.refunded = 0
+        # By the gateway.
+        self.upstreams: dict[str, UpstreamCounts] = {}
+        """By service."""
+        self.upstream_targets: Sequence[UpstreamTarget] = ()
+        """Their addresses."""
         # By the HTTP layer.
         self.responses = [0] * 600
         """By status."""

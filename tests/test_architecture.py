@@ -38,7 +38,7 @@ ALLOWED: dict[str, set[str]] = {
     "tokens": {"model", "token_cache"},
     "token_slices": set(),
     "token_process": {"model", "tokens", "token_slices"},
-    "upstream": {"model", "tokens"},
+    "upstream": {"model", "tokens", "telemetry"},
     "telemetry": {"model"},
     "reasons": set(),
     "store": {"model", "telemetry", "reasons"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ from limiter_node.settings import STORE
 from limiter_node.store.admin import administering
 from limiter_node.store.process import free_ports
 from limiter_node.store.url import parse_store_url
+from limiter_node.upstreamsfile import services_of
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +42,7 @@ def serve(keys: str | None, **options: Any) -> int:
         # Chosen here, so that the node knows its own address from the start.
         options["port"] = free_ports(1, options["host"])[0]
     settings = node_settings({**options, "keys_file": options["keys_file"] or keys or ""})
+    services_of(settings, os.environ)
     logs.configure(settings.log_format, settings.log_level, settings.node_id)
     asyncio.run(_prepare_store(settings.store, read_keys(keys) if keys else {}))
 

@@ -38,6 +38,7 @@ from limiter_node.store.keyspace import key_id
 from limiter_node.store.process import free_ports, port_is_free
 from limiter_node.store.url import format_host, parse_store_url
 from limiter_node.supervisor import NodePlan, Supervisor
+from limiter_node.upstreamsfile import KEY_VARIABLE, services_of
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +91,7 @@ def up(
     # Everything that can be wrong with the options shows before anything is started.
     first = node_settings({**options, "port": port, "store": store if embedded is None else "redis://127.0.0.1"})
     logs.configure(first.log_format, first.log_level)
+    services_of(first, os.environ)
     declared = read_keys(keys) if keys else {}
     ports = _ports(first.host, port, nodes)
     file = str(Path(keys).absolute()) if keys else ""
@@ -147,7 +149,11 @@ async def _demo_key(url: str, settings: NodeSettings, wanted: bool, *, temporary
     async with administering(address) as admin:
         await admin.put_limits(key_id(key), KeyLimits(name="demo"))
     try:
-        body = {"model": settings.models[0], "messages": [{"role": "user", "content": "Hello"}]}
+        has_services = settings.upstream or settings.upstreams_file
+        body = {
+            "model": "YOUR-MODEL" if has_services else settings.models[0],
+            "messages": [{"role": "user", "content": "Hello"}],
+        }
         click.echo(f"demo key {key}; try it:")
         click.echo(
             f"  curl -i {_base_url(settings)}/v1/chat/completions -H 'Authorization: Bearer {key}' "
@@ -164,7 +170,11 @@ async def _demo_key(url: str, settings: NodeSettings, wanted: bool, *, temporary
 
 
 async def _run_nodes(settings: Sequence[NodeSettings], embedded: EmbeddedStore | None, signals: StopSignals) -> None:
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(ENVIRONMENT_PREFIX)}
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(KEY_VARIABLE) or not name.startswith(ENVIRONMENT_PREFIX)
+    }
     urls = {each.node_id: _base_url(each) for each in settings}
     plans = [
         NodePlan(

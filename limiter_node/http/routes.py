@@ -179,7 +179,7 @@ class Routes:
         try:
             body = await self._body(request)
             asked = await route.read(body, self._counting)
-            self._upstream.check(asked)
+            self._upstream.check(asked, body)
         except InvalidRequest as error:
             return await self._invalid(errors.invalid_request(error), kid, request_id)
         except NotServed as error:

@@ -227,8 +227,11 @@ class NotServed(LimiterError):
 class Upstream(Protocol):
     """A service that answers what OpenAI's routes ask."""
 
-    def check(self, request: LimitedRequest) -> None:
-        """Raise `NotServed` unless `request` can be asked: before it is admitted, so that it counts for nothing."""
+    def check(self, request: LimitedRequest, body: bytes) -> None:
+        """Raise `NotServed` unless `request` can be asked, which `body` was read as.
+
+        Before it is admitted, so that it counts for nothing.
+        """
         ...
 
     async def ask(self, ask: Ask) -> WholeAnswer | AnswerStream:

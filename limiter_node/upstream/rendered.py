@@ -34,7 +34,7 @@ class RenderedUpstream:
     def __init__(self, source: Source) -> None:
         self._source = source
 
-    def check(self, request: LimitedRequest) -> None:
+    def check(self, request: LimitedRequest, body: bytes) -> None:
         """Anything can be asked."""
 
     async def ask(self, ask: Ask) -> WholeAnswer | AnswerStream:

@@ -1,0 +1,175 @@
+"""A service's response as an answer: whole, as a stream that is still to come, or as the error that it is."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from typing import Final
+
+import orjson
+from aiohttp import ClientError, ClientResponse
+from aiohttp.http_exceptions import HttpProcessingError
+
+from limiter_node.tokens import encoding_name
+from limiter_node.upstream.base import (
+    Ask,
+    ChatRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    Piece,
+    ResponsesRequest,
+    UpstreamError,
+    UpstreamRefusal,
+    WholeAnswer,
+)
+from limiter_node.upstream.gateway.events import ChunkAccount, EventReader, ResponseAccount, TooLong
+from limiter_node.upstream.gateway.incoming import openai_error, passed_headers, refusal_headers
+from limiter_node.upstream.gateway.outgoing import wants_usage_asked
+from limiter_node.upstream.gateway.service import Service
+from limiter_node.upstream.gateway.usage import text_tokens, told_tokens
+
+MAX_BODY_BYTES: Final = 256 * 1024 * 1024
+"""Of a whole answer: 2,048 embeddings of 3,072 numbers are half of it."""
+MAX_ERROR_BYTES: Final = 64 * 1024
+
+BROKEN = (ClientError, HttpProcessingError, OSError)
+"""What aiohttp raises where a service breaks off, or answers something that is not HTTP."""
+
+_KEEPS_STATUS = frozenset((500, 502, 503, 504))
+_OUR_FAULT = frozenset((401, 403, 407))
+"""The service doesn't take our key: nothing that the caller could mend."""
+
+
+async def read_body(response: ClientResponse, at_most: int) -> bytes:
+    """The whole body. Raises `UpstreamError` for a longer one, and what aiohttp raises."""
+    content = response.content
+    body = await content.readany()
+    if content.at_eof():
+        return _bounded(body, at_most)
+    parts, size = [body], len(body)
+    while part := await content.readany():
+        parts.append(part)
+        size += len(part)
+        if size > at_most:
+            break
+    return _bounded(b"".join(parts), at_most)
+
+
+def _bounded(body: bytes, at_most: int) -> bytes:
+    if len(body) > at_most:
+        raise UpstreamError(f"answered with more than {at_most} bytes")
+    return body
+
+
+async def refused(response: ClientResponse, service: Service) -> UpstreamError:
+    """The error that `response` is, whose status is not 200."""
+    status = response.status
+    if not 400 <= status < 600:
+        return UpstreamError(f"answered with status {status}")
+    if status in _OUR_FAULT and not service.forwards_key:
+        return UpstreamError(f"does not accept this node's key (status {status})")
+    body = openai_error(status, await read_body(response, MAX_ERROR_BYTES), (service.key,))
+    headers = refusal_headers(status, response.headers)
+    if status < 500:
+        return UpstreamRefusal(f"refused with status {status}", status=status, body=body, headers=headers)
+    shown = status if status in _KEEPS_STATUS else 502
+    return UpstreamError(f"failed with status {status}", status=shown, body=body, headers=headers)
+
+
+async def whole_answer(response: ClientResponse, ask: Ask, service: Service) -> WholeAnswer:
+    """The answer that `response` is, and what it costs. Raises `UpstreamError`, and what aiohttp raises."""
+    body = await read_body(response, MAX_BODY_BYTES)
+    headers, request = passed_headers(response.headers), ask.request
+    if isinstance(request, EmbeddingRequest):
+        if not body.lstrip()[:1] == b"{":
+            raise UpstreamError("answered with something that is not JSON: is its base URL right?")
+        return WholeAnswer(body, 0, headers)
+    try:
+        fields = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        fields = None
+    if type(fields) is not dict:
+        raise UpstreamError("answered with something that is not a JSON object: is its base URL right?")
+    if fields.get("error") and "choices" not in fields and "output" not in fields:
+        raise UpstreamError("answered with an error of status 200", body=openai_error(502, body, (service.key,)))
+    tokens = told_tokens(fields.get("usage"))
+    if tokens is None or request.reserved_choices > 1:
+        # Some services tell one choice's usage for all of them.
+        counted = text_tokens(fields, encoding_name(request.model))
+        if service.enforces_cap or request.cap is not None:
+            counted = min(counted, ask.reserved_tokens)  # another vocabulary than the service's
+        tokens = max(tokens or 0, counted)
+    return WholeAnswer(body, tokens, headers)
+
+
+class PassingStream:
+    """An event stream that passes. `ended` is told how it went: see `limiter_node.telemetry.UPSTREAM_OUTCOMES`."""
+
+    def __init__(self, response: ClientResponse, ask: Ask, service: Service, ended: Callable[[str, str], None]) -> None:
+        request = ask.request
+        encoding = encoding_name(request.model)
+        self.headers = passed_headers(response.headers)
+        self._response, self._service, self._ended = response, service, ended
+        self._account: ChunkAccount | ResponseAccount
+        if isinstance(request, ResponsesRequest):
+            self._account = ResponseAccount(encoding)
+        else:
+            assert isinstance(request, ChatRequest | CompletionRequest)
+            hides_usage = service.asks_usage and wants_usage_asked(request)
+            self._account = ChunkAccount(encoding, hides_usage=hides_usage, choices=request.n)
+        capped = service.enforces_cap or request.cap is not None
+        self._at_most = ask.reserved_tokens if capped else None
+
+    async def pieces(self) -> AsyncGenerator[Piece, None]:
+        """What comes, as it comes."""
+        account, reader, content = self._account, EventReader(self._account), self._response.content
+        try:
+            while data := await content.readany():
+                passed = reader.feed(data)
+                yield Piece(passed, account.tokens)
+                if account.error is not None:
+                    raise self._said_error()
+            passed = reader.rest()
+            if account.error is not None:
+                raise self._said_error()
+        except TimeoutError:
+            if not account.is_whole:
+                raise self._broken("timeout", "fell silent in the middle of a stream", 504) from None
+            passed = b""
+        except TooLong:
+            raise self._broken("broken", "sent an event without an end") from None
+        except BROKEN as error:
+            if not account.is_whole:
+                raise self._broken("broken", f"broke off a stream ({type(error).__name__})") from None
+            passed = b""
+        if not account.is_whole:
+            if passed:
+                yield Piece(passed, account.tokens)
+            raise self._broken("broken", "ended a stream before it was whole")
+        self._ended("ok", "")
+        yield Piece(passed, account.tokens, is_last=True)
+
+    def error_event(self, error: bytes) -> bytes:
+        """In the form of the route: see `limiter_node.upstream.openai.chunks` and `response_events`."""
+        if isinstance(self._account, ResponseAccount):
+            told = orjson.loads(error)["error"]
+            event = {
+                "type": "error",
+                **{name: told.get(name) for name in ("code", "message", "param")},
+                "sequence_number": self._account.next_number,
+            }
+            return b"event: error\ndata: %b\n\n" % orjson.dumps(event)
+        return b"data: %b\n\n" % error
+
+    async def close(self) -> None:
+        """Nothing more is wanted: the service notices at once, by its connection. One that is whole goes on."""
+        if not self._response.content.is_eof():
+            self._ended("ok" if self._account.is_whole else "gone", "")
+        self._response.close()
+
+    def _said_error(self) -> UpstreamError:
+        body = openai_error(502, orjson.dumps(self._account.error), (self._service.key,))
+        return self._broken("failed", "broke off a stream with an error", body=body)
+
+    def _broken(self, outcome: str, what: str, status: int = 502, body: bytes | None = None) -> UpstreamError:
+        self._ended(outcome, what)
+        return UpstreamError(what, status=status, produced_tokens=self._account.tokens, body=body)

@@ -1,0 +1,117 @@
+"""Bodies that a service may read in another way than we did, so that it does more than was admitted.
+
+JSON readers disagree about fields that come twice, about the case of names (Go's takes any), and servers have names of
+their own for a cap. What would get around a limit that way is refused before it is admitted, or written anew:
+
+- another spelling of a field that counts (``Max_Tokens``), in the request, its messages and their parts: refused;
+- a field that caps or multiplies the output elsewhere (``n_predict`` beats ``max_tokens`` in llama.cpp): refused;
+- a field that counts and comes twice, or is written with escapes: the body is written anew from what was checked.
+
+Its weakness: a field that comes twice within a message. The last one counts here, as in all servers that we know.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from limiter_node.upstream.base import ChatRequest, LimitedRequest, NotServed
+
+_COUNTING: Final = frozenset(
+    [
+        "model",
+        "messages",
+        "prompt",
+        "input",
+        "instructions",
+        "role",
+        "content",
+        "text",
+        "n",
+        "best_of",
+        "stream",
+        "stream_options",
+        "include_usage",
+        "max_tokens",
+        "max_completion_tokens",
+        "max_output_tokens",
+        "tools",
+        "functions",
+        "tool_calls",
+        "function_call",
+        "image_url",
+        "input_audio",
+    ]
+)
+"""Names of fields that decide what a request needs."""
+
+_OTHER_CAPS: Final = {
+    "n_predict": "max_tokens",
+    "num_predict": "max_tokens",
+    "max_new_tokens": "max_tokens",
+    "max_length": "max_tokens",
+    "max_gen_len": "max_tokens",
+    "max_tokens_to_sample": "max_tokens",
+    "n_cmpl": "n",
+    "num_return_sequences": "n",
+}
+"""What servers call a cap or a number of choices of their own → what says it here."""
+
+_QUOTED: Final = tuple(sorted((name, b'"%b"' % name.encode()) for name in _COUNTING))
+_TOP_LEVEL: Final = tuple(
+    (name, b'"%b"' % name.encode(), re.compile(rb'"%b"\s*:' % name.encode()))
+    for name in sorted(_COUNTING - {"role", "content", "include_usage"})
+)
+_FOLDING: Final = (b"\xc5\xbf", b"\xe2\x84\xaa", b"\\u017", b"\\u212")
+"""Letters beyond ASCII that fold to s and k, and how they may be escaped."""
+_ESCAPED_ASCII: Final = re.compile(rb"\\u00[2-7]")
+
+
+def refuse_disguised(request: LimitedRequest, body: bytes) -> None:
+    """Raise `NotServed` for fields that would be read in another way than they were counted. O(length)."""
+    fields = request.body
+    if isinstance(request, ChatRequest) and fields.get("best_of") not in (None, 1):
+        raise NotServed("Unsupported parameter: 'best_of'. Use 'n' instead.", "best_of", "unsupported_parameter")
+    for name in _OTHER_CAPS.keys() & fields.keys():
+        raise NotServed(
+            f"Unsupported parameter: '{name}'. Use '{_OTHER_CAPS[name]}' instead.", name, "unsupported_parameter"
+        )
+    lowered = body.lower()
+    if lowered == body and b"\\u" not in body and not any(letter in body for letter in _FOLDING):
+        return
+    if (
+        any(lowered.count(quoted) != body.count(quoted) for _, quoted in _QUOTED)
+        or any(letter in lowered for letter in _FOLDING)
+        or _ESCAPED_ASCII.search(lowered)
+    ):
+        for name in _names(fields):
+            if name not in _COUNTING and (meant := name.casefold()) in _COUNTING:
+                message = f"Unrecognized request argument: '{name[:64]}'. Did you mean '{meant}'?"
+                raise NotServed(message, name[:64], "unknown_parameter")
+
+
+def is_ambiguous(body: bytes, fields: Mapping[str, Any]) -> bool:
+    """Whether a field that counts comes twice, or may do so unseen. True now and then for bodies that are all right."""
+    for name, quoted, named in _TOP_LEVEL:
+        if name in fields and body.count(quoted) != 1 and len(named.findall(body)) != 1:
+            return True
+    return b"\\u00" in body and _ESCAPED_ASCII.search(body) is not None
+
+
+def _names(fields: Mapping[str, Any]) -> Iterator[str]:
+    """Of the fields of the request, its messages or items, and their parts."""
+    yield from fields
+    for several in ("messages", "input", "prompt", "system"):
+        yield from _names_within(fields.get(several), 2)
+    yield from fields.get("stream_options") or ()
+
+
+def _names_within(items: Any, depth: int) -> Iterator[str]:
+    if type(items) is list:
+        for item in items:
+            if type(item) is dict:
+                yield from item
+                if depth:
+                    for part in item.values():
+                        yield from _names_within(part, depth - 1)

@@ -1,0 +1,130 @@
+"""What of a service's response reaches the caller: which headers, and errors in OpenAI's shape.
+
+Headers pass unless they belong to the connection, to how the body was sent, to the account with the service (its rate
+limits, its organization, its cookies), or to what this node says itself. Errors pass as they are where they have
+OpenAI's shape, else what they say is put into it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import Any
+
+import orjson
+
+from limiter_node.upstream.openai.error import error_body
+
+STATUS_HEADER = "x-limiter-upstream-status"
+"""On every error that comes from a service, with its status there: whose limit, whose failure it was."""
+
+_OURS = frozenset(
+    [
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "trailers",
+        "transfer-encoding",
+        "upgrade",
+        "content-length",
+        "content-encoding",
+        "content-type",
+        "content-md5",
+        "digest",
+        "date",
+        "server",
+        "via",
+        "set-cookie",
+        "set-cookie2",
+        "alt-svc",
+        "strict-transport-security",
+        "www-authenticate",
+        "openai-organization",
+        "openai-project",
+        "cache-control",
+        "x-powered-by",
+        "x-request-id",
+        "x-should-retry",
+        "retry-after",
+        "retry-after-ms",
+    ]
+)
+_OUR_PREFIXES = ("x-ratelimit-", "ratelimit", "x-limiter-", "anthropic-ratelimit-", "proxy-")
+_OF_REFUSALS = ("x-ratelimit-", "ratelimit", "anthropic-ratelimit-")
+_RETRYING = frozenset(("x-should-retry", "retry-after", "retry-after-ms"))
+_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}\Z")
+_MAX_MESSAGE_CHARS = 2_000
+_TYPES = {400: "invalid_request_error", 404: "invalid_request_error", 429: "requests"}
+
+
+def passed_headers(headers: Mapping[str, str]) -> str:
+    """The lines of a good answer's headers that are passed on."""
+    return _lines(headers, lambda name: _passes(name))
+
+
+def refusal_headers(status: int, headers: Mapping[str, str]) -> str:
+    """Those of an error: when to try again, and of a 429 the limits that it is about; then whose error it is."""
+    wanted = _OF_REFUSALS if status == 429 else ()
+    lines = _lines(headers, lambda name: name in _RETRYING or (bool(wanted) and name.startswith(wanted)))
+    return f"{lines}{STATUS_HEADER}: {status}\r\n"
+
+
+def _lines(headers: Mapping[str, str], passes: Any) -> str:
+    named = headers.get("Connection", "")  # what it names belongs to the connection, too
+    dropped = {each.strip().lower() for each in named.split(",")} if named else ()
+    lines = []
+    for name, value in headers.items():
+        lowered = name.lower()
+        # What isn't plain must not get into our own head: it is written as it is.
+        if passes(lowered) and lowered not in dropped and value.isascii() and value.isprintable():
+            lines.append(f"{lowered}: {value}\r\n")
+        elif lowered == "x-request-id" and value.isascii() and value.isprintable():
+            lines.append(f"x-limiter-upstream-request-id: {value}\r\n")
+    return "".join(lines)
+
+
+@lru_cache(512)
+def _passes(name: str) -> bool:
+    return name not in _OURS and not name.startswith(_OUR_PREFIXES) and _NAME.match(name) is not None
+
+
+def openai_error(status: int, body: bytes, secrets: Iterable[str]) -> bytes:
+    """The body of a service's error as callers are told it. None of `secrets` is in it."""
+    try:
+        said = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        said = None
+    told: bytes
+    if _has_openais_shape(said):
+        told = body
+    else:
+        message = _message(said) or f"The upstream service answered with status {status}."
+        kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+        told = error_body(message[:_MAX_MESSAGE_CHARS], kind, code="upstream_error")
+    for secret in secrets:
+        if secret and (raw := secret.encode()) in told:
+            told = told.replace(raw, b"[redacted]")
+    return told
+
+
+def _has_openais_shape(said: Any) -> bool:
+    error = said.get("error") if type(said) is dict else None
+    return type(error) is dict and type(error.get("message")) is str
+
+
+def _message(said: Any) -> str:
+    """What other servers say: ``{"detail": …}``, ``{"error": "…"}``, ``{"message": "…"}``."""
+    if type(said) is not dict:
+        return ""
+    for name in ("message", "error", "detail"):
+        value = said.get(name)
+        if type(value) is str:
+            return value
+        if type(value) is list and value:
+            return orjson.dumps(value).decode()
+    return ""

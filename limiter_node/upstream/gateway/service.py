@@ -1,0 +1,124 @@
+"""The services behind the gateway: addresses, key, and the models that go there, under which names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from yarl import URL
+
+from limiter_node.model import ConfigError
+
+CAP_FIELDS = ("max_tokens", "max_completion_tokens")
+"""What chats call their cap; a service may know only one of them."""
+
+_NEWER_CAP_HOSTS = ("openai.com", "openai.azure.com", "services.ai.azure.com")
+_MAX_CACHED_MODELS = 1_024
+"""Model names come from callers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """One OpenAI-compatible service, reached at one or more addresses that answer alike."""
+
+    name: str
+    """What logs and metrics call it."""
+    urls: tuple[URL, ...]
+    """Base URLs: what stands before ``/chat/completions``."""
+    models: tuple[str, ...] = ("*",)
+    """Patterns: ``*`` stands for any characters. Of several services the first that matches a model serves it."""
+    rename: tuple[tuple[str, str], ...] = ()
+    """Pattern of a caller's model → the service's name for it; ``*`` there stands for what the pattern's stood for."""
+    key: str = field(default="", repr=False)
+    """Sent as the bearer token; empty for none."""
+    forwards_key: bool = False
+    """Whether the caller's own key is sent in its place."""
+    enforces_cap: bool = True
+    """Whether requests that set no cap are sent with the one that was reserved for them."""
+    cap_field: str = CAP_FIELDS[0]
+    """What a chat's cap is called where we add it."""
+    asks_usage: bool = True
+    """Whether streams are asked to tell their usage."""
+
+    def renamed(self, model: str) -> str:
+        """What the service calls `model`."""
+        for pattern, name in self.rename:
+            if (matched := _compiled(pattern).fullmatch(model)) is not None:
+                return name.replace("*", matched[1], 1) if matched.re.groups else name
+        return model
+
+    def serves(self, model: str) -> bool:
+        """Whether one of its patterns matches."""
+        return any(_compiled(pattern).fullmatch(model) for pattern in self.models)
+
+    def offered(self, listed: Sequence[str]) -> list[str]:
+        """Names under which callers find the models that the service lists as `listed`."""
+        plain = [model for model in self.models if "*" not in model]
+        names = [name for name, _ in self.rename if "*" not in name and self.serves(name)]
+        for model in listed:
+            names += [
+                pattern.replace("*", matched[1], 1)
+                for pattern, name in self.rename
+                if "*" in pattern and "*" in name and (matched := _compiled(name).fullmatch(model)) is not None
+            ]
+            names.append(model)
+        # A name that leads to another model is offered where it leads to one that is listed, or that nobody lists.
+        return [*plain, *(name for name in names if self.serves(name))]
+
+
+class Found(NamedTuple):
+    """Where a model's requests go."""
+
+    service: Service
+    model: str
+    """What it is called there."""
+
+
+class Services:
+    """All services, in order."""
+
+    def __init__(self, services: Sequence[Service]) -> None:
+        self.all = tuple(services)
+        self.find = lru_cache(_MAX_CACHED_MODELS)(self._find)
+        """`_find`, remembered."""
+
+    def _find(self, model: str) -> Found | None:
+        for service in self.all:
+            if service.serves(model):
+                return Found(service, service.renamed(model))
+        return None
+
+
+def base_url(text: str) -> URL:
+    """A service's base URL. Raises `ConfigError` with what is wrong about it, never quoting a credential in it."""
+    try:
+        parts = urlsplit(text)
+        port_is_valid = parts.port is None or parts.port > 0
+    except ValueError:
+        raise ConfigError("an upstream's URL cannot be read: use https://HOST/v1") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or not port_is_valid:
+        raise ConfigError("an upstream's URL must be http://… or https://… with a host, as https://HOST/v1")
+    if parts.username is not None or parts.password is not None:
+        raise ConfigError("an upstream's URL must not hold a user or a password: give its key by file or environment")
+    if parts.fragment or any(c.isspace() or not c.isprintable() for c in text):
+        raise ConfigError("an upstream's URL must have no fragment and no spaces")
+    url = URL(text)
+    return url.with_path(url.path.rstrip("/") or "/", keep_query=True)
+
+
+def cap_field_of(urls: Sequence[URL]) -> str:
+    """What the services at `urls` call a chat's cap, as far as that is known.
+
+    OpenAI's newer models refuse ``max_tokens``; all others know it, and some know nothing else.
+    """
+    newer = all((url.host or "").endswith(_NEWER_CAP_HOSTS) for url in urls)
+    return CAP_FIELDS[1] if newer else CAP_FIELDS[0]
+
+
+@lru_cache(_MAX_CACHED_MODELS)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(re.escape(pattern).replace(r"\*", "(.*)"), re.DOTALL)

@@ -1,0 +1,299 @@
+"""The gateway: an upstream that asks services over HTTP.
+
+A request is sent once. It is sent again in two cases only, in both of which nobody can have read it: no connection was
+made (then another address of the service is tried), or a connection that was kept open turned out to be closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from time import monotonic
+from typing import NamedTuple
+
+import orjson
+from aiohttp import (
+    ClientConnectorError,
+    ClientOSError,
+    ClientResponse,
+    ClientSession,
+    ClientTimeout,
+    ConnectionTimeoutError,
+    DummyCookieJar,
+    ServerDisconnectedError,
+)
+from yarl import URL
+
+from limiter_node.telemetry import Telemetry, UpstreamCounts
+from limiter_node.upstream.base import (
+    AnswerStream,
+    Ask,
+    LimitedRequest,
+    NotServed,
+    UpstreamError,
+    UpstreamRefusal,
+    WholeAnswer,
+)
+from limiter_node.upstream.gateway.answers import (
+    BROKEN,
+    MAX_BODY_BYTES,
+    PassingStream,
+    read_body,
+    refused,
+    whole_answer,
+)
+from limiter_node.upstream.gateway.disguise import refuse_disguised
+from limiter_node.upstream.gateway.outgoing import PATHS, outgoing_body, outgoing_headers
+from limiter_node.upstream.gateway.pool import KeepAliveConnector, wants_new, was_used
+from limiter_node.upstream.gateway.rotation import Rotation, Target
+from limiter_node.upstream.gateway.service import Service, Services
+
+log = logging.getLogger(__name__)
+
+_MODELS_S = 10.0
+"""How long a list of models is remembered: asking for it costs callers nothing."""
+
+
+class Patience(NamedTuple):
+    """How long a service may take, in seconds."""
+
+    connect_s: float = 5.0
+    """For a connection, DNS and TLS included."""
+    read_s: float = 300.0
+    """Without a byte: until the head of its answer, and between two parts of it. A whole answer may take any time."""
+    keepalive_s: float = 4.0
+    """How long an idle connection is kept: less than services do, of which many close after 5."""
+
+
+class Gateway:
+    """Asks `services`. `clock` is for the ejection of failing addresses, in seconds, monotonic."""
+
+    def __init__(
+        self,
+        services: Sequence[Service],
+        telemetry: Telemetry,
+        patience: Patience = Patience(),  # noqa: B008 - a NamedTuple of numbers
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self._services = Services(services)
+        self._patience = patience
+        self._clock = clock
+        self._user_agent = f"llm-rate-limiter/{version('llm-rate-limiter')}"
+        self._rotations = {service.name: Rotation(service.name, service.urls, clock) for service in services}
+        self._counts = {service.name: UpstreamCounts() for service in services}
+        telemetry.upstreams = self._counts
+        telemetry.upstream_targets = [target for each in self._rotations.values() for target in each.targets]
+        self._urls: dict[tuple[URL, str], URL] = {}
+        self._session: ClientSession | None = None
+        self._models: tuple[float, tuple[str, ...]] = (-_MODELS_S, ())
+        self._asking_models = asyncio.Lock()
+
+    def check(self, request: LimitedRequest, body: bytes) -> None:
+        """Raise `NotServed` for a model that no service has, or a body that one might read in another way."""
+        if self._services.find(request.model) is None:
+            shown = request.model if len(request.model) <= 128 else request.model[:128] + "…"
+            message = f"The model '{shown}' does not exist or you do not have access to it."
+            raise NotServed(message, "model", "model_not_found", status=404)
+        refuse_disguised(request, body)
+
+    async def ask(self, ask: Ask) -> WholeAnswer | AnswerStream:
+        """The service's answer, as it is."""
+        found = self._services.find(ask.request.model)
+        assert found is not None, "checked before it was admitted"
+        service = found.service
+        counts = self._counts[service.name]
+        path = PATHS[type(ask.request)]
+        body, headers = outgoing_body(ask, service, found.model), outgoing_headers(ask, service, self._user_agent)
+        sent_s = monotonic()
+        response, target = await self._sent(service, "POST", path, body, headers)
+        counts.head_wait.note(monotonic() - sent_s)
+        try:
+            if response.status != 200:
+                raise await refused(response, service)
+            is_stream = response.content_type == "text/event-stream"
+            if is_stream and ask.request.stream:
+                ended = _Ended(counts, target, is_only=self._rotations[service.name].is_single)
+                return PassingStream(response, ask, service, ended)
+            if is_stream:
+                raise UpstreamError("answered with a stream that nobody asked for")
+            answer = await whole_answer(response, ask, service)
+        except UpstreamRefusal as error:
+            counts.outcomes["rate_limited" if error.status == 429 else "refused"] += 1
+            target.succeeded()
+            response.close()
+            raise
+        except UpstreamError as error:
+            raise self._failure(service, target, "failed", str(error), response, error) from None
+        except TimeoutError:
+            raise self._failure(service, target, "timeout", "fell silent in its answer", response) from None
+        except BROKEN as error:
+            what = f"broke off its answer ({type(error).__name__})"
+            raise self._failure(service, target, "broken", what, response) from None
+        except BaseException:
+            counts.outcomes["gone"] += 1
+            response.close()
+            raise
+        counts.outcomes["ok"] += 1
+        target.succeeded()
+        return answer
+
+    async def models(self) -> tuple[str, ...]:
+        """What the services list, under the names that callers use. Raises `UpstreamError` if none of them answers."""
+        async with self._asking_models:
+            asked_s, models = self._models
+            if self._clock() - asked_s < _MODELS_S:
+                return models
+            names: dict[str, None] = {}
+            failure: UpstreamError | None = None
+            for service in self._services.all:
+                listed: list[str] = []
+                try:
+                    listed = await self._listed(service)
+                except UpstreamError as error:
+                    failure = error
+                for name in service.offered(listed):
+                    # Another service before this one may be who serves it.
+                    if (found := self._services.find(name)) is not None and found.service is service:
+                        names[name] = None
+            if failure is not None and not names:
+                raise failure
+            self._models = (self._clock(), tuple(names))
+            return self._models[1]
+
+    async def close(self) -> None:
+        """Let go of all connections."""
+        if self._session is not None:
+            await self._session.close()
+
+    async def _listed(self, service: Service) -> list[str]:
+        headers = {"Accept-Encoding": "identity", "User-Agent": self._user_agent}
+        if service.key:
+            headers["Authorization"] = f"Bearer {service.key}"
+        response, target = await self._sent(service, "GET", "models", None, headers)
+        try:
+            if response.status != 200:
+                raise await refused(response, service)
+            said = orjson.loads(await read_body(response, MAX_BODY_BYTES))
+            return [str(model["id"]) for model in said["data"]]
+        except UpstreamError:
+            raise
+        except (*BROKEN, TimeoutError, orjson.JSONDecodeError, LookupError, TypeError):
+            raise UpstreamError(f"upstream {service.name}: {target.name} could not list its models") from None
+        finally:
+            response.close()
+
+    async def _sent(
+        self, service: Service, method: str, path: str, body: bytes | None, headers: dict[str, str]
+    ) -> tuple[ClientResponse, Target]:
+        """The head of the response, and whose it is. Raises `UpstreamError`."""
+        failure: UpstreamError | None = None
+        counts = self._counts[service.name]
+        for target in self._rotations[service.name].in_turn():
+            if failure is not None:
+                counts.retries += 1
+            try:
+                return await self._sent_to(target, counts, method, path, body, headers), target
+            except (ClientConnectorError, ConnectionTimeoutError) as error:
+                what = "connecting took too long" if isinstance(error, TimeoutError) else _reason(error)
+                failure = self._failure(service, target, "unreachable", f"cannot be reached ({what})")
+            except TimeoutError:
+                raise self._failure(service, target, "timeout", "did not begin to answer in time") from None
+            except BROKEN as error:
+                what = f"broke off before it answered ({type(error).__name__})"
+                raise self._failure(service, target, "broken", what) from None
+            except asyncio.CancelledError:
+                counts.outcomes["gone"] += 1
+                raise
+        assert failure is not None, "a service has an address"
+        raise failure
+
+    async def _sent_to(
+        self,
+        target: Target,
+        counts: UpstreamCounts,
+        method: str,
+        path: str,
+        body: bytes | None,
+        headers: dict[str, str],
+    ) -> ClientResponse:
+        url = self._urls.get((target.url, path))
+        if url is None:
+            url = self._urls[target.url, path] = target.url.joinpath(path).with_query(target.url.query)
+        session = self._session or self._open()
+        try:
+            return await session.request(method, url, data=body, headers=headers, allow_redirects=False)
+        except (ClientConnectorError, ConnectionTimeoutError):
+            raise
+        except (ServerDisconnectedError, ClientOSError):
+            if not was_used.get():
+                raise
+        counts.retries += 1
+        token = wants_new.set(True)
+        try:
+            return await session.request(method, url, data=body, headers=headers, allow_redirects=False)
+        finally:
+            wants_new.reset(token)
+
+    def _open(self) -> ClientSession:
+        """Late, because it wants the event loop that it is used in."""
+        patience = self._patience
+        self._session = ClientSession(
+            # Requests under way are bounded by the node; here nothing is to wait for a connection.
+            connector=KeepAliveConnector(limit=0, keepalive_timeout=patience.keepalive_s),
+            timeout=ClientTimeout(
+                total=None, connect=patience.connect_s, sock_connect=patience.connect_s, sock_read=patience.read_s
+            ),
+            cookie_jar=DummyCookieJar(),  # one caller's answer must not become another's request
+        )
+        return self._session
+
+    def _failure(
+        self,
+        service: Service,
+        target: Target,
+        outcome: str,
+        what: str,
+        response: ClientResponse | None = None,
+        error: UpstreamError | None = None,
+    ) -> UpstreamError:
+        """Count a failure; the error to raise, which says in our log who failed."""
+        if response is not None:
+            response.close()
+        _Ended(self._counts[service.name], target, is_only=self._rotations[service.name].is_single)(outcome, what)
+        said = f"upstream {service.name}: {target.name} {what}"
+        if error is None:
+            return UpstreamError(said, status=504 if outcome == "timeout" else 502)
+        return UpstreamError(
+            said,
+            status=error.status,
+            produced_tokens=error.produced_tokens,
+            body=error.body,
+            headers=error.headers,
+        )
+
+
+class _Ended:
+    """Counts how a request ended, once, and lets the rotation know."""
+
+    __slots__ = ("_counts", "_has_ended", "_is_only", "_target")
+
+    def __init__(self, counts: UpstreamCounts, target: Target, *, is_only: bool) -> None:
+        self._counts, self._target, self._is_only = counts, target, is_only
+        self._has_ended = False
+
+    def __call__(self, outcome: str, what: str) -> None:
+        if self._has_ended:
+            return
+        self._has_ended = True
+        self._counts.outcomes[outcome] += 1
+        if outcome == "ok":
+            self._target.succeeded()
+        elif outcome != "gone":
+            self._target.failed(why=what, is_only=self._is_only)
+
+
+def _reason(error: ClientConnectorError) -> str:
+    """Why no connection was made, without the address, which stands before it."""
+    return error.os_error.strerror or type(error).__name__
