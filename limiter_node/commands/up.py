@@ -150,10 +150,8 @@ async def _demo_key(url: str, settings: NodeSettings, wanted: bool, *, temporary
         await admin.put_limits(key_id(key), KeyLimits(name="demo"))
     try:
         has_services = settings.upstream or settings.upstreams_file
-        body = {
-            "model": "YOUR-MODEL" if has_services else settings.models[0],
-            "messages": [{"role": "user", "content": "Hello"}],
-        }
+        model = "YOUR-MODEL" if has_services else settings.models[0]
+        body = {"model": model, "messages": [{"role": "user", "content": "Hello"}]}
         click.echo(f"demo key {key}; try it:")
         click.echo(
             f"  curl -i {_base_url(settings)}/v1/chat/completions -H 'Authorization: Bearer {key}' "

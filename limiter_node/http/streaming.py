@@ -33,7 +33,7 @@ from limiter_node.http.connection import Connection
 from limiter_node.http.errors import ErrorReply
 from limiter_node.http.headers import header_fields
 from limiter_node.limiter.limiter import Reservation
-from limiter_node.upstream.base import AnswerStream, Piece, UpstreamError
+from limiter_node.upstream.base import AnswerStream, Piece, UpstreamError, UpstreamRefusal
 
 log = logging.getLogger(__name__)
 
@@ -227,6 +227,8 @@ class _Stream:
 
 
 def log_upstream_failure(request_id: str, error: UpstreamError, what: str = "the upstream failed") -> None:
-    """One line, with the id by which the upstream knows the request."""
+    """One line, with the id by which the upstream knows the request; none for what callers can bring about."""
+    if isinstance(error, UpstreamRefusal):
+        return
     event = {"event": "upstream_failed", "request_id": request_id, "status": error.status}
     log.warning("request %s: %s: %s", request_id, what, error, extra=event)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable
 from typing import Final
 
 import orjson
-from aiohttp import ClientError, ClientResponse
+from aiohttp import ClientError, ClientResponse, StreamReader
 from aiohttp.http_exceptions import HttpProcessingError
 
 from limiter_node.tokens import encoding_name
@@ -30,6 +31,8 @@ from limiter_node.upstream.gateway.usage import text_tokens, told_tokens
 MAX_BODY_BYTES: Final = 256 * 1024 * 1024
 """Of a whole answer: 2,048 embeddings of 3,072 numbers are half of it."""
 MAX_ERROR_BYTES: Final = 64 * 1024
+
+_CLOSING_S: Final = 0.5
 
 BROKEN = (ClientError, HttpProcessingError, OSError)
 """What aiohttp raises where a service breaks off, or answers something that is not HTTP."""
@@ -101,6 +104,15 @@ async def whole_answer(response: ClientResponse, ask: Ask, service: Service) -> 
     return WholeAnswer(body, tokens, headers)
 
 
+async def _at_the_end(content: StreamReader) -> bytes:
+    """What still comes of a stream that has said that it ends: nothing, and soon, so that its connection can be kept."""
+    try:
+        async with asyncio.timeout(_CLOSING_S):
+            return await content.readany()
+    except TimeoutError:
+        return b""
+
+
 class PassingStream:
     """An event stream that passes. `ended` is told how it went: see `limiter_node.telemetry.UPSTREAM_OUTCOMES`."""
 
@@ -123,7 +135,7 @@ class PassingStream:
         """What comes, as it comes."""
         account, reader, content = self._account, EventReader(self._account), self._response.content
         try:
-            while data := await content.readany():
+            while data := await (_at_the_end(content) if account.is_done else content.readany()):
                 passed = reader.feed(data)
                 yield Piece(passed, account.tokens)
                 if account.error is not None:
@@ -162,8 +174,7 @@ class PassingStream:
 
     async def close(self) -> None:
         """Nothing more is wanted: the service notices at once, by its connection. One that is whole goes on."""
-        if not self._response.content.is_eof():
-            self._ended("ok" if self._account.is_whole else "gone", "")
+        self._ended("ok" if self._account.is_whole else "gone", "")
         self._response.close()
 
     def _said_error(self) -> UpstreamError:

@@ -33,6 +33,8 @@ class Account(Protocol):
 
     is_whole: bool
     """Whether the stream has said all that it had to."""
+    is_done: bool
+    """Whether it has said so: nothing more is to come."""
     error: Any
     """What broke it off, as the service says; None as long as nothing did."""
 
@@ -59,7 +61,7 @@ class ChunkAccount:
         self._told: int | None = None
         self._counted_when_told = 0
         self._finished = 0
-        self.is_whole = False
+        self.is_whole = self.is_done = False
         self.error: Any = None
 
     @property
@@ -88,7 +90,7 @@ class ChunkAccount:
 
     def note_done(self) -> None:
         """``[DONE]`` has come."""
-        self.is_whole = True
+        self.is_whole = self.is_done = True
 
     def _note_choice(self, choice: dict[str, Any]) -> None:
         delta, encoding = choice.get("delta"), self._encoding
@@ -127,7 +129,7 @@ class ResponseAccount:
         self._told: int | None = None
         self.next_number = 0
         """Of the event that would come next."""
-        self.is_whole = False
+        self.is_whole = self.is_done = False
         self.error: Any = None
 
     @property
@@ -147,7 +149,7 @@ class ResponseAccount:
             if type(delta) is str and "audio." not in kind:
                 self._counted += count_anew(delta, self._encoding)
         elif kind in ("response.completed", "response.incomplete", "response.failed"):
-            self.is_whole = True
+            self.is_whole = self.is_done = True
             response = fields.get("response")
             if type(response) is dict:
                 self._told = told_tokens(response.get("usage"))

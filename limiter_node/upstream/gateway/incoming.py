@@ -81,9 +81,11 @@ def _lines(headers: Mapping[str, str], passes: Any) -> str:
     for name, value in headers.items():
         lowered = name.lower()
         # What isn't plain must not get into our own head: it is written as it is.
-        if passes(lowered) and lowered not in dropped and value.isascii() and value.isprintable():
+        if not value or not value.isascii() or not value.isprintable():
+            continue
+        if passes(lowered) and lowered not in dropped:
             lines.append(f"{lowered}: {value}\r\n")
-        elif lowered == "x-request-id" and value.isascii() and value.isprintable():
+        elif lowered == "x-request-id":
             lines.append(f"x-limiter-upstream-request-id: {value}\r\n")
     return "".join(lines)
 
