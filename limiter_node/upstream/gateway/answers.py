@@ -105,7 +105,7 @@ async def whole_answer(response: ClientResponse, ask: Ask, service: Service) -> 
 
 
 async def _at_the_end(content: StreamReader) -> bytes:
-    """What still comes of a stream that has said that it ends: nothing, and soon, so that its connection can be kept."""
+    """What still comes of a stream that has said that it ends: nothing, and soon, so that its connection is kept."""
     try:
         async with asyncio.timeout(_CLOSING_S):
             return await content.readany()

@@ -14,14 +14,14 @@ from typing import Any, Final, Protocol
 
 import orjson
 
-from limiter_node.tokens import count_anew
+from limiter_node.tokens import counter_of
 from limiter_node.upstream.gateway.usage import MOST_TOKENS, told_tokens
 
 MAX_EVENT_BYTES: Final = 16 * 1024 * 1024
 """Of one event that isn't whole yet."""
 
 _ENDS: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r|\n\r\n")
-_DELTAS: Final = ("content", "reasoning_content", "reasoning", "refusal")
+_DELTAS: Final = ("reasoning_content", "reasoning", "refusal")
 
 
 class TooLong(Exception):
@@ -56,7 +56,8 @@ class ChunkAccount:
     """Chunks of chats and text completions. `hides_usage`: the caller hasn't asked for it. `choices`: how many come."""
 
     def __init__(self, encoding: str, *, hides_usage: bool, choices: int) -> None:
-        self._encoding, self._hides_usage, self._choices = encoding, hides_usage, choices
+        self._hides_usage, self._choices = hides_usage, choices
+        self._count = counter_of(encoding)  # JSON that orjson reads has no lone surrogates
         self._counted = 0
         self._told: int | None = None
         self._counted_when_told = 0
@@ -93,38 +94,44 @@ class ChunkAccount:
         self.is_whole = self.is_done = True
 
     def _note_choice(self, choice: dict[str, Any]) -> None:
-        delta, encoding = choice.get("delta"), self._encoding
+        delta = choice.get("delta")
         if type(delta) is dict:
-            for name in _DELTAS:
-                text = delta.get(name)
-                if text and type(text) is str:
-                    self._counted += count_anew(text, encoding)
-            calls = delta.get("tool_calls")
-            if type(calls) is list:
-                for call in calls:
-                    self._note_call(call.get("function") or call.get("custom") if type(call) is dict else None)
-            if "function_call" in delta:
-                self._note_call(delta["function_call"])
+            text = delta.get("content")
+            if text and type(text) is str:
+                self._counted += self._count(text)
+            if len(delta) > 1 or text is None:
+                self._note_others(delta)
         elif (text := choice.get("text")) and type(text) is str:
-            self._counted += count_anew(text, encoding)
+            self._counted += self._count(text)
         if choice.get("finish_reason") is not None:
             # Some services end without a word more.
             self._finished += 1
             if self._finished >= self._choices:
                 self.is_whole = True
 
+    def _note_others(self, delta: dict[str, Any]) -> None:
+        """What isn't content."""
+        for name in _DELTAS:
+            if (text := delta.get(name)) and type(text) is str:
+                self._counted += self._count(text)
+        calls = delta.get("tool_calls")
+        if type(calls) is list:
+            for call in calls:
+                self._note_call(call.get("function") or call.get("custom") if type(call) is dict else None)
+        self._note_call(delta.get("function_call"))
+
     def _note_call(self, call: Any) -> None:
         if type(call) is dict:
             for name in ("name", "arguments", "input"):
                 if (text := call.get(name)) and type(text) is str:
-                    self._counted += count_anew(text, self._encoding)
+                    self._counted += self._count(text)
 
 
 class ResponseAccount:
     """Events of the Responses API."""
 
     def __init__(self, encoding: str) -> None:
-        self._encoding = encoding
+        self._count = counter_of(encoding)
         self._counted = 0
         self._told: int | None = None
         self.next_number = 0
@@ -147,7 +154,7 @@ class ResponseAccount:
         if kind.endswith(".delta"):
             delta = fields.get("delta")
             if type(delta) is str and "audio." not in kind:
-                self._counted += count_anew(delta, self._encoding)
+                self._counted += self._count(delta)
         elif kind in ("response.completed", "response.incomplete", "response.failed"):
             self.is_whole = self.is_done = True
             response = fields.get("response")
@@ -173,6 +180,8 @@ class EventReader:
         """What passes on of `data` and of what had to wait. Raises `TooLong`."""
         if self._rest:
             data = self._rest + data
+        elif data.find(b"\n\n") == len(data) - 2 and b"\r" not in data:
+            return data if self._note(data) else b""  # one event, as most come
         if b"\r" in data:
             end = 0
             for found in _ENDS.finditer(data):
