@@ -8,30 +8,14 @@ import shutil
 import sys
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 import pytest_asyncio
 from node_commands import Command, StartCommand
+from stores import running_store
 
-from limiter_node.store.embedded import EmbeddedStore
 from limiter_node.store.process import free_ports
-
-
-@contextmanager
-def running_store(*arguments: Any, **options: Any) -> Iterator[EmbeddedStore]:
-    """An embedded store, for synchronous code; it needs no event loop while it runs."""
-    store = EmbeddedStore(*arguments, **options)
-    # Not asyncio.run: that would take the current loop away from pytest-asyncio.
-    loop = asyncio.new_event_loop()
-    try:
-        loop.run_until_complete(store.start())
-        yield store
-    finally:
-        store.stop()
-        loop.close()
 
 
 @pytest.fixture(scope="session")

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import pytest
 from aiohttp import ClientSession
 from fault_proxy import FaultProxy
+from in_process import serving
 from node_commands import StartCommand
 from store_tools import declare, new_api_key
-from test_routes import serving
 
 from limiter_node import logs
 from limiter_node.http.overload import OVER_S, LoopLoad

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from in_process import Node, serving
 from prometheus_client.parser import text_string_to_metric_families
 from store_tools import declare, new_api_key
-from test_routes import Node, serving
 
 from limiter_node.store.keyspace import key_id
 from limiter_node.telemetry import LATENCY_BOUNDS_S, SIZE_BOUNDS, BatchSizes, Latencies

@@ -13,8 +13,8 @@ from typing import Any
 
 import openai
 import pytest
+from in_process import Node, api_key_on, serving
 from openai import AsyncOpenAI
-from test_routes import Node, api_key_on, serving
 
 from limiter_node.http.connection import Connection
 from limiter_node.http.streaming import Streams
