@@ -70,8 +70,8 @@ async def refused(response: ClientResponse, service: Service) -> UpstreamError:
         return UpstreamError(f"answered with status {status}")
     if status in _OUR_FAULT and not service.forwards_key:
         return UpstreamError(f"does not accept this node's key (status {status})")
-    body = openai_error(status, await read_body(response, MAX_ERROR_BYTES), (service.key,))
-    headers = refusal_headers(status, response.headers)
+    body = openai_error(status, await read_body(response, MAX_ERROR_BYTES), service.key)
+    headers = refusal_headers(status, response.headers, service.key)
     if status < 500:
         return UpstreamRefusal(f"refused with status {status}", status=status, body=body, headers=headers)
     shown = status if status in _KEEPS_STATUS else 502
@@ -81,7 +81,7 @@ async def refused(response: ClientResponse, service: Service) -> UpstreamError:
 async def whole_answer(response: ClientResponse, ask: Ask, service: Service) -> WholeAnswer:
     """The answer that `response` is, and what it costs. Raises `UpstreamError`, and what aiohttp raises."""
     body = await read_body(response, MAX_BODY_BYTES)
-    headers, request = passed_headers(response.headers), ask.request
+    headers, request = passed_headers(response.headers, service.key), ask.request
     if isinstance(request, EmbeddingRequest):
         if not body.lstrip()[:1] == b"{":
             raise UpstreamError("answered with something that is not JSON: is its base URL right?")
@@ -93,7 +93,7 @@ async def whole_answer(response: ClientResponse, ask: Ask, service: Service) -> 
     if type(fields) is not dict:
         raise UpstreamError("answered with something that is not a JSON object: is its base URL right?")
     if fields.get("error") and "choices" not in fields and "output" not in fields:
-        raise UpstreamError("answered with an error of status 200", body=openai_error(502, body, (service.key,)))
+        raise UpstreamError("answered with an error of status 200", body=openai_error(502, body, service.key))
     tokens = told_tokens(fields.get("usage"))
     if tokens is None or request.reserved_choices > 1:
         # Some services tell one choice's usage for all of them.
@@ -114,13 +114,18 @@ async def _at_the_end(content: StreamReader) -> bytes:
 
 
 class PassingStream:
-    """An event stream that passes. `ended` is told how it went: see `limiter_node.telemetry.UPSTREAM_OUTCOMES`."""
+    """An event stream that passes. `who` sends it, for our log.
 
-    def __init__(self, response: ClientResponse, ask: Ask, service: Service, ended: Callable[[str, str], None]) -> None:
+    `ended` is told how it went: one of `limiter_node.telemetry.UPSTREAM_OUTCOMES`, and what happened.
+    """
+
+    def __init__(
+        self, response: ClientResponse, ask: Ask, service: Service, who: str, ended: Callable[[str, str], None]
+    ) -> None:
         request = ask.request
         encoding = encoding_name(request.model)
-        self.headers = passed_headers(response.headers)
-        self._response, self._service, self._ended = response, service, ended
+        self.headers = passed_headers(response.headers, service.key)
+        self._response, self._service, self._who, self._ended = response, service, who, ended
         self._account: ChunkAccount | ResponseAccount
         if isinstance(request, ResponsesRequest):
             self._account = ResponseAccount(encoding)
@@ -134,10 +139,14 @@ class PassingStream:
     async def pieces(self) -> AsyncGenerator[Piece, None]:
         """What comes, as it comes."""
         account, reader, content = self._account, EventReader(self._account), self._response.content
+        has_begun = False
         try:
             while data := await (_at_the_end(content) if account.is_done else content.readany()):
                 passed = reader.feed(data)
-                yield Piece(passed, account.tokens)
+                # An error that comes first is to be a response of its own.
+                if passed or has_begun:
+                    has_begun = True
+                    yield Piece(passed, account.tokens)
                 if account.error is not None:
                     raise self._said_error()
             passed = reader.rest()
@@ -178,9 +187,9 @@ class PassingStream:
         self._response.close()
 
     def _said_error(self) -> UpstreamError:
-        body = openai_error(502, orjson.dumps(self._account.error), (self._service.key,))
+        body = openai_error(502, orjson.dumps(self._account.error), self._service.key)
         return self._broken("failed", "broke off a stream with an error", body=body)
 
     def _broken(self, outcome: str, what: str, status: int = 502, body: bytes | None = None) -> UpstreamError:
         self._ended(outcome, what)
-        return UpstreamError(what, status=status, produced_tokens=self._account.tokens, body=body)
+        return UpstreamError(f"{self._who} {what}", status=status, produced_tokens=self._account.tokens, body=body)

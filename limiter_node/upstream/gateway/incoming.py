@@ -8,7 +8,7 @@ OpenAI's shape, else what they say is put into it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -62,26 +62,26 @@ _MAX_MESSAGE_CHARS = 2_000
 _TYPES = {400: "invalid_request_error", 404: "invalid_request_error", 429: "requests"}
 
 
-def passed_headers(headers: Mapping[str, str]) -> str:
-    """The lines of a good answer's headers that are passed on."""
-    return _lines(headers, lambda name: _passes(name))
+def passed_headers(headers: Mapping[str, str], secret: str) -> str:
+    """The lines of a good answer's headers that are passed on. `secret` is in none of them, unless it is empty."""
+    return _lines(headers, _passes, secret)
 
 
-def refusal_headers(status: int, headers: Mapping[str, str]) -> str:
+def refusal_headers(status: int, headers: Mapping[str, str], secret: str) -> str:
     """Those of an error: when to try again, and of a 429 the limits that it is about; then whose error it is."""
     wanted = _OF_REFUSALS if status == 429 else ()
-    lines = _lines(headers, lambda name: name in _RETRYING or (bool(wanted) and name.startswith(wanted)))
+    lines = _lines(headers, lambda name: name in _RETRYING or (bool(wanted) and name.startswith(wanted)), secret)
     return f"{lines}{STATUS_HEADER}: {status}\r\n"
 
 
-def _lines(headers: Mapping[str, str], passes: Any) -> str:
+def _lines(headers: Mapping[str, str], passes: Callable[[str], bool], secret: str) -> str:
     named = headers.get("Connection", "")  # what it names belongs to the connection, too
     dropped = {each.strip().lower() for each in named.split(",")} if named else ()
     lines = []
     for name, value in headers.items():
         lowered = name.lower()
         # What isn't plain must not get into our own head: it is written as it is.
-        if not value or not value.isascii() or not value.isprintable():
+        if not value or not value.isascii() or not value.isprintable() or (secret and secret in value):
             continue
         if passes(lowered) and lowered not in dropped:
             lines.append(f"{lowered}: {value}\r\n")
@@ -95,8 +95,8 @@ def _passes(name: str) -> bool:
     return name not in _OURS and not name.startswith(_OUR_PREFIXES) and _NAME.match(name) is not None
 
 
-def openai_error(status: int, body: bytes, secrets: Iterable[str]) -> bytes:
-    """The body of a service's error as callers are told it. None of `secrets` is in it."""
+def openai_error(status: int, body: bytes, secret: str) -> bytes:
+    """The body of a service's error as callers are told it. `secret` is not in it, unless it is empty."""
     try:
         said = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -108,10 +108,7 @@ def openai_error(status: int, body: bytes, secrets: Iterable[str]) -> bytes:
         message = _message(said) or f"The upstream service answered with status {status}."
         kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
         told = error_body(message[:_MAX_MESSAGE_CHARS], kind, code="upstream_error")
-    for secret in secrets:
-        if secret and (raw := secret.encode()) in told:
-            told = told.replace(raw, b"[redacted]")
-    return told
+    return told.replace(secret.encode(), b"[redacted]") if secret else told
 
 
 def _has_openais_shape(said: Any) -> bool:

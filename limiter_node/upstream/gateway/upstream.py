@@ -115,7 +115,7 @@ class Gateway:
             is_stream = response.content_type == "text/event-stream"
             if is_stream and ask.request.stream:
                 ended = _Ended(counts, target, is_only=self._rotations[service.name].is_single)
-                return PassingStream(response, ask, service, ended)
+                return PassingStream(response, ask, service, f"upstream {service.name}: {target.name}", ended)
             if is_stream:
                 raise UpstreamError("answered with a stream that nobody asked for")
             answer = await whole_answer(response, ask, service)

@@ -1,0 +1,27 @@
+"""A node of this process behind which services are."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from in_process import Node, serving
+from yarl import URL
+
+from limiter_node.upstream.gateway.service import Service
+from limiter_node.upstream.gateway.upstream import Gateway, Patience
+
+KEY = "up-secret-of-the-service"
+
+
+def service_at(*urls: str, name: str = "svc", key: str = KEY, **options: Any) -> Service:
+    """A service at these base URLs."""
+    return Service(name=name, urls=tuple(URL(url) for url in urls), key=key, **options)
+
+
+@asynccontextmanager
+async def gateway(store: str, *services: Service, patience: Patience = Patience(read_s=20)) -> AsyncIterator[Node]:  # noqa: B008
+    """A node that asks `services`."""
+    async with serving(store, upstream_of=lambda telemetry: Gateway(services, telemetry, patience)) as node:
+        yield node

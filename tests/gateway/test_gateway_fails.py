@@ -1,0 +1,383 @@
+"""Services that fail in every way: what the caller is told, what it is charged, and what the service notices."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from gateway_node import KEY, gateway, service_at
+from in_process import Node, api_key_on
+from scripted_service import (
+    DONE,
+    STREAM_END,
+    STREAM_HEAD,
+    Asked,
+    Script,
+    ScriptedService,
+    answers_chat,
+    chunk,
+    completion,
+    framed,
+    http,
+    running_service,
+    says,
+    streams,
+)
+
+from limiter_node.model import Amounts
+from limiter_node.store.process import free_ports
+from limiter_node.upstream.gateway.upstream import Patience
+
+CHAT = "/v1/chat/completions"
+INPUT = 8
+"""Tokens of the usual message."""
+
+
+def body(**fields: Any) -> bytes:
+    return json.dumps({"model": "m", "messages": [{"role": "user", "content": "Hi"}], **fields}).encode()
+
+
+async def post(node: Node, api_key: str, data: bytes) -> tuple[int, Any, bytes]:
+    """Status, headers and body."""
+    headers = {"Authorization": f"Bearer {api_key}"}
+    async with node.session.post(node.url + CHAT, data=data, headers=headers) as response:
+        return response.status, response.headers, await response.read()
+
+
+def raw(api_key: str, data: bytes) -> bytes:
+    """A request as bytes."""
+    lines = (f"POST {CHAT} HTTP/1.1", "Host: x", f"Authorization: Bearer {api_key}", f"Content-Length: {len(data)}")
+    return "\r\n".join((*lines, "", "")).encode() + data
+
+
+async def silent(_asked: Asked, _writer: asyncio.StreamWriter) -> None:
+    """Says nothing for as long as anybody waits."""
+    await _asked.left.wait()
+
+
+async def trickles(_asked: Asked, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n{")
+    await _asked.left.wait()
+
+
+OPENAI_ERROR = {"error": {"message": "No.", "type": "invalid_request_error", "param": "x", "code": "no"}}
+
+
+def fails(status: int, answer: Any = OPENAI_ERROR, **headers: str) -> Script:
+    return says(http(json.dumps(answer).encode(), status, **headers))
+
+
+@pytest.mark.parametrize(
+    ("script", "status", "code", "upstream_status"),
+    [
+        (fails(400), 400, "no", "400"),
+        (fails(404), 404, "no", "404"),
+        (fails(422, {"detail": [{"loc": ["body", "x"], "msg": "bad"}]}), 422, "upstream_error", "422"),
+        (fails(500), 500, "no", "500"),
+        (fails(503, {"detail": "busy"}), 503, "upstream_error", "503"),
+        (fails(599), 502, "no", "599"),
+        (says(http(b"<h1>Bad Gateway</h1>", 502, "text/html")), 502, "upstream_error", "502"),
+        (fails(401), 502, "upstream_error", None),
+        (fails(403), 502, "upstream_error", None),
+        (says(http(b"", 204)), 502, "upstream_error", None),
+        (says(http(b"<h1>It works!</h1>", 200, "text/html")), 502, "upstream_error", None),
+        (says(http(b"", 200)), 502, "upstream_error", None),
+        (says(http(b"[1]", 200)), 502, "upstream_error", None),
+        (fails(200), 502, "no", None),
+        (says(b"SSH-2.0-OpenSSH_9.2\r\n", then_close=True), 502, "upstream_error", None),
+        (says(b"", then_close=True), 502, "upstream_error", None),
+        (says(http(completion())[:200], then_close=True), 502, "upstream_error", None),
+        (says(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nZZZ\r\n"), 502, "upstream_error", None),
+        (silent, 504, "upstream_error", None),
+        (trickles, 504, "upstream_error", None),
+    ],
+)
+async def test_a_failure_before_any_output_refunds_the_tokens(
+    single_store: str, service: ScriptedService, script: Script, status: int, code: str, upstream_status: str | None
+) -> None:
+    service.script = script
+    api_key = api_key_on(single_store)
+    async with gateway(single_store, service_at(service.base_url), patience=Patience(read_s=0.2)) as node:
+        for stream in (False, True):
+            told, headers, answer = await post(node, api_key, body(stream=stream))
+            assert told == status, answer
+            error = json.loads(answer)["error"]
+            assert error["code"] == code
+            assert set(error) >= {"message", "type", "param", "code"}
+            assert headers.get("x-limiter-upstream-status") == upstream_status
+            assert "x-ratelimit-limit-requests" in headers
+        requests, *tokens = await node.used(api_key)
+        assert requests == len(service.asked)
+        assert tokens == [0, 0]
+
+
+async def test_a_stream_that_nobody_asked_for_is_a_failure(single_store: str, service: ScriptedService) -> None:
+    service.script = streams(DONE)
+    api_key = api_key_on(single_store)
+    async with gateway(single_store, service_at(service.base_url)) as node:
+        assert (await post(node, api_key, body()))[0] == 502
+        assert await node.used(api_key) == Amounts(1, 0, 0)
+
+
+async def test_a_limit_of_the_service_is_told_apart_from_ours(single_store: str, service: ScriptedService) -> None:
+    error = {"error": {"message": "Slow down.", "type": "tokens", "param": None, "code": "rate_limit_exceeded"}}
+    limits = {"x_ratelimit_limit_requests": "3", "x_ratelimit_reset_tokens": "6s"}
+    service.script = fails(429, error, retry_after="7", retry_after_ms="6500", **limits)
+    api_key = api_key_on(single_store, rpm=2)
+    async with gateway(single_store, service_at(service.base_url)) as node:
+        for stream in (False, True):
+            status, theirs, answer = await post(node, api_key, body(stream=stream))
+            assert (status, json.loads(answer)) == (429, error)
+            assert theirs["x-limiter-upstream-status"] == "429"
+            assert "x-limiter-exceeded" not in theirs
+            assert (theirs["retry-after"], theirs["retry-after-ms"]) == ("7", "6500")
+            assert theirs.getall("x-ratelimit-limit-requests") == ["3"]
+            assert theirs["x-ratelimit-reset-tokens"] == "6s"
+            assert await node.used(api_key) == Amounts(1 + stream, 0, 0)
+        status, ours, _ = await post(node, api_key, body())
+        assert (status, ours["x-limiter-exceeded"], ours["x-ratelimit-limit-requests"]) == (429, "requests", "2")
+        assert "x-limiter-upstream-status" not in ours
+
+
+HELLO = (chunk("Hello"), chunk(" there"))
+
+
+async def breaks_off(asked: Asked, writer: asyncio.StreamWriter) -> None:
+    await streams(*HELLO, end=b"", then_close=True)(asked, writer)
+
+
+async def falls_silent(asked: Asked, writer: asyncio.StreamWriter) -> None:
+    await streams(*HELLO, end=b"")(asked, writer)
+    await asked.left.wait()
+
+
+SAID_ERROR = b'data: {"error": {"message": "CUDA", "type": "server_error", "param": null, "code": "oom"}}\n\n'
+
+
+@pytest.mark.parametrize(
+    ("script", "code"),
+    [
+        (breaks_off, "upstream_error"),
+        (falls_silent, "upstream_error"),
+        (streams(*HELLO), "upstream_error"),
+        (streams(*HELLO, b"data: {"), "upstream_error"),
+        (streams(*HELLO, SAID_ERROR, DONE), "oom"),
+    ],
+)
+async def test_a_stream_that_breaks_off_is_charged_what_came(
+    single_store: str, service: ScriptedService, script: Script, code: str
+) -> None:
+    service.script = script
+    api_key = api_key_on(single_store)
+    async with gateway(single_store, service_at(service.base_url), patience=Patience(read_s=0.3)) as node:
+        status, _, answer = await post(node, api_key, body(stream=True))
+        assert status == 200
+        assert answer.startswith(b"".join(HELLO))
+        assert DONE not in answer
+        assert json.loads(answer.rstrip().rpartition(b"data: ")[2])["error"]["code"] == code
+        assert await node.used(api_key) == Amounts(1, INPUT, 2)
+
+
+async def test_an_error_that_begins_a_stream_is_a_response(single_store: str, service: ScriptedService) -> None:
+    service.script = streams(SAID_ERROR, DONE)
+    api_key = api_key_on(single_store)
+    async with gateway(single_store, service_at(service.base_url)) as node:
+        status, _, answer = await post(node, api_key, body(stream=True))
+        assert (status, json.loads(answer)["error"]["code"]) == (502, "oom")
+        assert await node.used(api_key) == Amounts(1, 0, 0)
+
+
+async def test_a_whole_stream_needs_no_last_word(single_store: str, service: ScriptedService) -> None:
+    """Neither [DONE] where every choice has finished, nor an end where [DONE] has come."""
+    api_key = api_key_on(single_store)
+    async with gateway(single_store, service_at(service.base_url)) as node:
+        service.script = streams(*HELLO, chunk(None, "stop"))
+        assert (await post(node, api_key, body(stream=True)))[2] == b"".join((*HELLO, chunk(None, "stop")))
+        service.script = streams(*HELLO, DONE, end=b"")
+        assert (await post(node, api_key, body(stream=True)))[2] == b"".join((*HELLO, DONE))
+        assert (await node.used(api_key)).output_tokens == 4
+
+
+async def test_a_stream_may_take_longer_than_the_patience(single_store: str, service: ScriptedService) -> None:
+    """Silence has a deadline, an answer has none: here each piece comes within it, and all of them don't."""
+
+    async def slowly(_asked: Asked, writer: asyncio.StreamWriter) -> None:
+        writer.write(STREAM_HEAD)
+        for _ in range(6):
+            await asyncio.sleep(0.15)
+            writer.write(framed(chunk("x")))
+        writer.write(framed(DONE) + STREAM_END)
+
+    service.script = slowly
+    api_key = api_key_on(single_store)
+    async with gateway(single_store, service_at(service.base_url), patience=Patience(read_s=0.6)) as node:
+        status, _, answer = await post(node, api_key, body(stream=True))
+        assert status == 200
+        assert answer.endswith(DONE)
+
+
+@pytest.mark.parametrize("begun", [False, True], ids=["before its answer", "in a stream"])
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+async def test_a_client_that_leaves_ends_the_services_work(
+    single_store: str, service: ScriptedService, stream: bool, begun: bool
+) -> None:
+    if begun and not stream:
+        return
+
+    async def script(asked: Asked, writer: asyncio.StreamWriter) -> None:
+        if begun:
+            await streams(*HELLO, end=b"")(asked, writer)
+        await asked.left.wait()
+
+    service.script = script
+    api_key = api_key_on(single_store)
+    data = body(stream=stream)
+    async with gateway(single_store, service_at(service.base_url)) as node, asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(node.url.rpartition(":")[2]))
+        writer.write(raw(api_key, data))
+        if begun:
+            while b"there" not in await reader.readline():
+                pass
+        while not service.asked:
+            await asyncio.sleep(0.002)
+        writer.close()
+        await service.asked[0].left.wait()
+        while node.routes.under_way:
+            await asyncio.sleep(0.002)
+        assert await node.used(api_key) == Amounts(1, INPUT, 2 if begun else 0)
+
+
+async def test_many_that_leave_leave_nothing_behind(single_store: str, service: ScriptedService) -> None:
+    service.script = silent
+    api_key = api_key_on(single_store)
+    data = body()
+    async with gateway(single_store, service_at(service.base_url)) as node, asyncio.timeout(30):
+        tasks = len(asyncio.all_tasks())
+        for _ in range(5):
+            pairs = [await asyncio.open_connection("127.0.0.1", int(node.url.rpartition(":")[2])) for _ in range(20)]
+            seen = len(service.asked)
+            for _, writer in pairs:
+                writer.write(raw(api_key, data))
+            while len(service.asked) < seen + 20:
+                await asyncio.sleep(0.002)
+            for _, writer in pairs:
+                writer.transport.abort()
+        while node.routes.under_way or not all(each.left.is_set() for each in service.asked):
+            await asyncio.sleep(0.005)
+        requests, _, output = await node.used(api_key)
+        assert (requests, output) == (100, 0)
+        while len(asyncio.all_tasks()) > tasks:
+            await asyncio.sleep(0.005)
+
+
+async def test_an_address_that_refuses_is_passed_over(single_store: str, service: ScriptedService) -> None:
+    (closed,) = free_ports(1)
+    api_key = api_key_on(single_store)
+    dead = f"http://127.0.0.1:{closed}/v1"
+    async with gateway(single_store, service_at(dead, service.base_url)) as node:
+        for _ in range(8):
+            assert (await post(node, api_key, body()))[0] == 200
+    async with gateway(single_store, service_at(dead)) as node:
+        status, _, answer = await post(node, api_key, body(stream=True))
+        assert (status, json.loads(answer)["error"]["code"]) == (502, "upstream_error")
+        assert (await node.used(api_key))[0] == 9
+        async with node.session.get(f"{node.url}/v1/models", headers={"Authorization": f"Bearer {api_key}"}) as models:
+            assert models.status == 502
+
+
+async def test_a_failing_address_is_left_alone(
+    single_store: str, service: ScriptedService, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running_service() as bad:
+        bad.script = fails(500)
+        api_key = api_key_on(single_store)
+        async with gateway(single_store, service_at(bad.base_url, service.base_url)) as node:
+            statuses = [(await post(node, api_key, body()))[0] for _ in range(20)]
+    assert statuses.count(500) == len(bad.asked) == 3
+    assert statuses[6:] == [200] * 14
+    ejected = [each for each in caplog.records if getattr(each, "event", "") == "upstream_ejected"]
+    assert len(ejected) == 1
+    assert getattr(ejected[0], "target") == bad.base_url.split("/")[2]  # noqa: B009 - set by `extra`
+
+
+async def test_connecting_has_a_deadline(single_store: str) -> None:
+    """A listener whose backlog is full lets nobody in."""
+    with socket.socket() as full, socket.socket() as first, socket.socket() as second:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for each in (first, second):
+            each.setblocking(False)
+            each.connect_ex(full.getsockname())
+        api_key = api_key_on(single_store)
+        stuck = service_at(f"http://127.0.0.1:{full.getsockname()[1]}/v1")
+        async with gateway(single_store, stuck, patience=Patience(connect_s=0.2, read_s=0.2)) as node:
+            status, _, _ = await post(node, api_key, body())
+            assert status in (502, 504)
+            assert await node.used(api_key) == Amounts(1, 0, 0)
+
+
+async def test_a_kept_connection_that_died_costs_nobody_an_answer(single_store: str, service: ScriptedService) -> None:
+    """The service closes without a word after each answer, as some do, just when the next request is sent."""
+
+    async def closes_when_asked_again(asked: Asked, writer: asyncio.StreamWriter) -> None:
+        if len([each for each in service.asked if each.connection == asked.connection]) > 1:
+            writer.close()
+            return
+        await answers_chat(asked, writer)
+
+    service.script = closes_when_asked_again
+    api_key = api_key_on(single_store)
+    async with gateway(single_store, service_at(service.base_url)) as node:
+        for _ in range(4):
+            assert (await post(node, api_key, body()))[0] == 200
+        assert (await node.used(api_key))[0] == 4
+
+
+async def test_a_request_that_may_have_been_read_is_not_sent_again(single_store: str, service: ScriptedService) -> None:
+    service.script = says(b"", then_close=True)
+    api_key = api_key_on(single_store)
+    async with gateway(single_store, service_at(service.base_url)) as node:
+        assert (await post(node, api_key, body()))[0] == 502
+    assert len(service.asked) == 1
+
+
+def echoing(make: Callable[[str], bytes]) -> Script:
+    async def script(asked: Asked, writer: asyncio.StreamWriter) -> None:
+        writer.write(make(asked.headers["authorization"]))
+
+    return script
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda key: http(json.dumps({"error": {"message": f"bad {key}"}}).encode(), 400),
+        lambda key: http(json.dumps({"error": {"message": f"bad {key}"}}).encode(), 401),
+        lambda key: http(json.dumps({"detail": f"bad {key}"}).encode(), 500),
+        lambda key: http(f"<h1>{key}</h1>".encode(), 503, "text/html"),
+        lambda key: http(json.dumps({"error": {"message": key}}).encode(), 429, retry_after=key, x_ratelimit_k=key),
+        lambda key: http(key.encode(), 200),
+        lambda key: f"{key}\r\n\r\n".encode(),
+        lambda key: b"HTTP/1.1 200 OK\r\nX: a\r\n " + key.encode() + b"\r\n\r\n",
+        lambda key: STREAM_HEAD + framed(b'data: {"error": {"message": "%b"}}\n\n' % key.encode()) + STREAM_END,
+        lambda key: STREAM_HEAD + framed(chunk("x") + b'data: {"error": "%b"}\n\n' % key.encode()) + STREAM_END,
+    ],
+)
+async def test_no_credential_gets_into_errors_or_logs(
+    single_store: str, service: ScriptedService, caplog: pytest.LogCaptureFixture, make: Callable[[str], bytes]
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    service.script = echoing(make)
+    api_key = api_key_on(single_store)
+    async with gateway(single_store, service_at(service.base_url), patience=Patience(read_s=0.3)) as node:
+        _, headers, answer = await post(node, api_key, body(stream=True))
+    assert KEY.encode() not in answer
+    assert KEY not in str(headers)
+    said = caplog.text + str([vars(each) for each in caplog.records if each.name.startswith("limiter_node")])
+    assert KEY not in said
+    assert api_key not in said
