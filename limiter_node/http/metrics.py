@@ -16,11 +16,19 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from limiter_node.telemetry import LATENCY_BOUNDS_S, SIZE_BOUNDS, BatchSizes, Latencies, StoreState, Telemetry
+from limiter_node.telemetry import (
+    LATENCY_BOUNDS_S,
+    SIZE_BOUNDS,
+    WAIT_BOUNDS_S,
+    BatchSizes,
+    Latencies,
+    StoreState,
+    Telemetry,
+)
 
 _DEGRADED = ("admitted", "rejected", "refused")
 _STORE_ERRORS = ("lost", "refused", "redirected", "reloaded", "failed")
-_USUAL_CODES = (200, 400, 401, 429, 500, 502, 503)
+_USUAL_CODES = (200, 400, 401, 429, 499, 500, 502, 503, 504)
 
 
 class HttpState(NamedTuple):
@@ -64,6 +72,7 @@ class _NodeCollector(Collector):
         yield from self._traffic()
         yield from self._tokens()
         yield from self._store(self._state())
+        yield from self._upstreams()
 
     def _traffic(self) -> Iterator[Metric]:
         telemetry, http = self._telemetry, self._http()
@@ -107,6 +116,37 @@ class _NodeCollector(Collector):
             ("limiter_output_tokens", "Output tokens produced, as settled.", telemetry.output_tokens),
         ):
             yield CounterMetricFamily(name, what, value=count)
+
+    def _upstreams(self) -> Iterator[Metric]:
+        """Of the services behind a gateway; without one these families have no samples."""
+        requests = CounterMetricFamily(
+            "limiter_upstream_requests",
+            "Requests to a service, by how it took them.",
+            labels=("upstream", "outcome"),
+        )
+        retries = CounterMetricFamily(
+            "limiter_upstream_retries",
+            "Requests that were sent again, because nobody can have read them.",
+            labels=("upstream",),
+        )
+        waits = HistogramMetricFamily(
+            "limiter_upstream_head_seconds",
+            "Time from sending a request to a service to the head of its answer.",
+            labels=("upstream",),
+        )
+        for name, counts in self._telemetry.upstreams.items():
+            for outcome, count in counts.outcomes.items():
+                requests.add_metric((name, outcome), count)
+            retries.add_metric((name,), counts.retries)
+            waits.add_metric((name,), _buckets(WAIT_BOUNDS_S, counts.head_wait.counts), counts.head_wait.sum_s)
+        ejected = GaugeMetricFamily(
+            "limiter_upstream_target_ejected",
+            "1 while the address of a service is left alone because it failed.",
+            labels=("upstream", "target"),
+        )
+        for target in self._telemetry.upstream_targets:
+            ejected.add_metric((target.service, target.name), int(target.is_out))
+        yield from (requests, retries, waits, ejected)
 
     def _store(self, state: StoreState) -> Iterator[Metric]:
         yield _sizes(

@@ -16,10 +16,8 @@ from fleet import Fleet, running_fleet
 
 from limiter_node.store.process import free_ports
 
-OPTIONS = (
-    "--store", "single", "--mock-length", "fixed:20", "--mock-tokens-per-s", "15", "--mock-ttft-ms", "700",
-    "--drain-delay", "2", "--decision-timeout-ms", "20000",
-)  # fmt: skip
+ANSWERS = ("--store", "single", "--mock-length", "fixed:20", "--mock-tokens-per-s", "15", "--mock-ttft-ms", "700")
+OPTIONS = ("--store", "single", "--drain-delay", "2", "--decision-timeout-ms", "20000")
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +25,13 @@ def watched_fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Fl
     """See `streaming_fleet` and `prometheus`: together, because Prometheus takes five seconds until it first looks."""
     with ExitStack() as running:
         directory = tmp_path_factory.mktemp("streaming")
-        fleet = running.enter_context(running_fleet(directory, *OPTIONS))
+        keys, key = directory / "upstream-keys.toml", directory / "upstream.key"
+        keys.write_text('[keys."sk-of-the-fleet"]\nrpm = 1_000_000\ninput_tpm = 1_000_000_000\noutput_tpm = 1_000_000_000\n')
+        key.write_text("sk-of-the-fleet\n")
+        (directory / "upstream").mkdir()
+        model = running.enter_context(running_fleet(directory / "upstream", "--keys", str(keys), *ANSWERS, nodes=1))
+        upstream = ("--upstream", f"{model.nodes[0]}/v1", "--upstream-key-file", str(key))
+        fleet = running.enter_context(running_fleet(directory, *OPTIONS, *upstream))
         url = None
         if shutil.which("prometheus"):
             url = running.enter_context(running_prometheus(fleet, tmp_path_factory.mktemp("prometheus")))
@@ -38,7 +42,7 @@ def watched_fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Fl
 
 @pytest.fixture(scope="session")
 def streaming_fleet(watched_fleet: tuple[Fleet, str | None]) -> Fleet:
-    """Two nodes on a single store. Answers have 20 tokens; streams begin after a silence, take two seconds and fit any
+    """Two nodes on a single store, and a third behind them, whose answers they pass on. Answers have 20 tokens; streams begin after a silence, take two seconds and fit any
     buffer. A node that is told to stop goes on for longer than a balancer's checks take to notice."""
     return watched_fleet[0]
 

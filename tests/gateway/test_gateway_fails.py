@@ -78,7 +78,7 @@ def fails(status: int, answer: Any = OPENAI_ERROR, **headers: str) -> Script:
         (fails(400), 400, "no", "400"),
         (fails(404), 404, "no", "404"),
         (fails(422, {"detail": [{"loc": ["body", "x"], "msg": "bad"}]}), 422, "upstream_error", "422"),
-        (fails(500), 500, "no", "500"),
+        (fails(500), 502, "no", "500"),
         (fails(503, {"detail": "busy"}), 503, "upstream_error", "503"),
         (fails(599), 502, "no", "599"),
         (says(http(b"<h1>Bad Gateway</h1>", 502, "text/html")), 502, "upstream_error", "502"),
@@ -298,7 +298,7 @@ async def test_a_failing_address_is_left_alone(
         api_key = api_key_on(single_store)
         async with gateway(single_store, service_at(bad.base_url, service.base_url)) as node:
             statuses = [(await post(node, api_key, body()))[0] for _ in range(20)]
-    assert statuses.count(500) == len(bad.asked) == 3
+    assert statuses.count(502) == len(bad.asked) == 3
     assert statuses[6:] == [200] * 14
     ejected = [each for each in caplog.records if getattr(each, "event", "") == "upstream_ejected"]
     assert len(ejected) == 1

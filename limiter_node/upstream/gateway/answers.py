@@ -37,7 +37,8 @@ _CLOSING_S: Final = 0.5
 BROKEN = (ClientError, HttpProcessingError, OSError)
 """What aiohttp raises where a service breaks off, or answers something that is not HTTP."""
 
-_KEEPS_STATUS = frozenset((500, 502, 503, 504))
+_KEEPS_STATUS = frozenset((502, 503, 504))
+"""Others become 502: a 500 of a node is a mistake of its own."""
 _OUR_FAULT = frozenset((401, 403, 407))
 """The service doesn't take our key: nothing that the caller could mend."""
 

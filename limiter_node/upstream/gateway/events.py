@@ -20,7 +20,7 @@ from limiter_node.upstream.gateway.usage import MOST_TOKENS, told_tokens
 MAX_EVENT_BYTES: Final = 16 * 1024 * 1024
 """Of one event that isn't whole yet."""
 
-_ENDS: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r|\n\r\n")
+_ENDS: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r|\n\r\n|\n\r(?=[^\n])")
 _DELTAS: Final = ("reasoning_content", "reasoning", "refusal")
 
 
@@ -103,7 +103,7 @@ class ChunkAccount:
                 self._note_others(delta)
         elif (text := choice.get("text")) and type(text) is str:
             self._counted += self._count(text)
-        if choice.get("finish_reason") is not None:
+        if choice.get("finish_reason"):  # some say "" where there is none yet
             # Some services end without a word more.
             self._finished += 1
             if self._finished >= self._choices:
@@ -180,7 +180,7 @@ class EventReader:
         """What passes on of `data` and of what had to wait. Raises `TooLong`."""
         if self._rest:
             data = self._rest + data
-        elif data.find(b"\n\n") == len(data) - 2 and b"\r" not in data:
+        elif data.endswith(b"\n\n") and data.find(b"\n\n") == len(data) - 2 and b"\r" not in data:
             return data if self._note(data) else b""  # one event, as most come
         if b"\r" in data:
             end = 0
@@ -219,7 +219,7 @@ class EventReader:
         account = self._account
         if account.error is not None:
             return False  # what comes after an error is of no use to anybody
-        if event.startswith(b"data:") and event.find(b"\n", 0, -2) < 0:
+        if event.startswith(b"data:") and event.find(b"\n", 0, -2) < 0 and b"\r" not in event:
             data = event[5:]
         else:
             lines = [line[5:].strip() for line in event.splitlines() if line.startswith(b"data:")]
