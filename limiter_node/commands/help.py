@@ -41,6 +41,9 @@ EXAMPLES = {
   # four nodes on a store of your own, with your keys
   limiter-node up --nodes 4 --keys keys.toml --store redis://127.0.0.1:6379
 
+  # in front of a model that is served on this machine, as by vLLM or Ollama
+  limiter-node up --keys keys.toml --upstream http://127.0.0.1:8000/v1
+
   # answers that take their time, as a model's do
   limiter-node up --mock-ttft-ms 300 --mock-tokens-per-s 50
 """),

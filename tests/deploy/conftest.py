@@ -26,7 +26,8 @@ def watched_fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Fl
     with ExitStack() as running:
         directory = tmp_path_factory.mktemp("streaming")
         keys, key = directory / "upstream-keys.toml", directory / "upstream.key"
-        keys.write_text('[keys."sk-of-the-fleet"]\nrpm = 1_000_000\ninput_tpm = 1_000_000_000\noutput_tpm = 1_000_000_000\n')
+        limits = [f"{limit} = 1_000_000_000" for limit in ("rpm", "input_tpm", "output_tpm")]
+        keys.write_text("\n".join(['[keys."sk-of-the-fleet"]', *limits]))
         key.write_text("sk-of-the-fleet\n")
         (directory / "upstream").mkdir()
         model = running.enter_context(running_fleet(directory / "upstream", "--keys", str(keys), *ANSWERS, nodes=1))
@@ -42,8 +43,11 @@ def watched_fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Fl
 
 @pytest.fixture(scope="session")
 def streaming_fleet(watched_fleet: tuple[Fleet, str | None]) -> Fleet:
-    """Two nodes on a single store, and a third behind them, whose answers they pass on. Answers have 20 tokens; streams begin after a silence, take two seconds and fit any
-    buffer. A node that is told to stop goes on for longer than a balancer's checks take to notice."""
+    """Two nodes on a single store, and a third behind them, whose answers they pass on.
+
+    Answers have 20 tokens; streams begin after a silence, take two seconds and fit any buffer. A node that is told to
+    stop goes on for longer than a balancer's checks take to notice.
+    """
     return watched_fleet[0]
 
 
