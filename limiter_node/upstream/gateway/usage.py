@@ -53,6 +53,6 @@ def text_tokens(answer: Any, encoding: str) -> int:
                     tokens += count_anew(text, encoding)
             waiting += [part[name] for name in _PARTS if type(part.get(name)) in (dict, list)]
             called = part.get("name")
-            if type(called) is str and "arguments" in part:
+            if type(called) is str and ("arguments" in part or "input" in part):
                 tokens += count_anew(called, encoding)
     return tokens

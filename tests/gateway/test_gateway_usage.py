@@ -1,0 +1,225 @@
+"""What an answer costs: what services tell, whatever they tell, and else what they said."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from limiter_node.tokens import CL100K_BASE, O200K_BASE, count_anew
+from limiter_node.upstream.gateway.usage import MOST_TOKENS, text_tokens, told_tokens
+
+_NAMES = """
+    completion_tokens prompt_tokens output_tokens input_tokens total_tokens completion_tokens_details reasoning_tokens
+    message choices output content summary tool_calls function_call function custom text reasoning_content reasoning
+    refusal arguments input name delta
+"""
+scalars = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 2**64 - 1),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=5),
+)
+any_json = st.recursive(
+    scalars,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4),
+        st.dictionaries(st.sampled_from(_NAMES.split()), inner, max_size=6),
+    ),
+    max_leaves=25,
+)
+
+
+# Told
+
+
+@given(any_json)
+def test_any_json_tells_a_number_or_none(usage: Any) -> None:
+    told = told_tokens(usage)
+    assert told is None or (type(told) is int and 0 <= told <= MOST_TOKENS)
+
+
+@given(st.integers(0, 2**40), st.integers(0, 2**40), st.integers(0, 2**41) | st.none())
+def test_the_difference_to_the_total_is_output_where_it_is_more(prompt: int, output: int, total: int | None) -> None:
+    expected = min(output if total is None else max(output, total - prompt), MOST_TOKENS)
+    for before, after in (("prompt_tokens", "completion_tokens"), ("input_tokens", "output_tokens")):
+        assert told_tokens({before: prompt, after: output, "total_tokens": total}) == expected
+
+
+OPENAI = {
+    "prompt_tokens": 2006,
+    "completion_tokens": 300,
+    "total_tokens": 2306,
+    "prompt_tokens_details": {"cached_tokens": 1920, "audio_tokens": 0},
+    "completion_tokens_details": {"reasoning_tokens": 192, "accepted_prediction_tokens": 5, "audio_tokens": 0},
+}
+RESPONSES = {
+    "input_tokens": 36,
+    "input_tokens_details": {"cached_tokens": 30},
+    "output_tokens": 87,
+    "output_tokens_details": {"reasoning_tokens": 80},
+    "total_tokens": 123,
+}
+
+
+@pytest.mark.parametrize(
+    ("usage", "told"),
+    [
+        pytest.param(OPENAI, 300, id="reasoning is among the output, cached input is input"),
+        pytest.param(RESPONSES, 87, id="the Responses API"),
+        pytest.param(
+            {
+                "prompt_tokens": 32,
+                "completion_tokens": 9,
+                "total_tokens": 135,
+                "completion_tokens_details": {"reasoning_tokens": 94},
+            },
+            103,
+            id="reasoning beside the output, as xAI counts it",
+        ),
+        pytest.param(
+            {"prompt_tokens": 8, "completion_tokens": 11, "total_tokens": 1_037},
+            1_029,
+            id="reasoning in the total only",
+        ),
+        pytest.param({"prompt_tokens": 8, "completion_tokens": 0, "total_tokens": 90}, 82, id="nothing but reasoning"),
+        pytest.param({"prompt_tokens": 8, "completion_tokens": 5, "total_tokens": 0}, 5, id="a total of nothing"),
+        pytest.param({"completion_tokens": 5, "total_tokens": 90}, 5, id="a total of nobody knows what"),
+        pytest.param({"prompt_tokens": None, "completion_tokens": 5, "total_tokens": 90}, 5, id="input null"),
+        pytest.param({"completion_tokens": 0}, 0, id="none"),
+        pytest.param({"completion_tokens": 5, "output_tokens": 7}, 5, id="both names"),
+        pytest.param({"completion_tokens": None, "output_tokens": 7, "input_tokens": 1}, 7, id="one of them null"),
+        pytest.param(
+            {"prompt_tokens": 1, "output_tokens": 7, "total_tokens": 20}, 7, id="the input of the other name is none"
+        ),
+        pytest.param({"completion_tokens": 2**31 + 1}, MOST_TOKENS, id="more than any answer"),
+        pytest.param(
+            {"prompt_tokens": 0, "completion_tokens": 1, "total_tokens": 2**63}, MOST_TOKENS, id="a total, too"
+        ),
+    ],
+)
+def test_what_services_tell(usage: dict[str, Any], told: int) -> None:
+    assert told_tokens(usage) == told
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        None,
+        5,
+        "5",
+        [],
+        [{"completion_tokens": 5}],
+        {},
+        {"prompt_tokens": 5, "total_tokens": 5},
+        *({"completion_tokens": value} for value in (None, True, False, -1, 5.0, "5", [5], {"value": 5})),
+        *({"output_tokens": value} for value in (None, True, -1, 5.5, "5")),
+    ],
+)
+def test_what_tells_nothing(usage: Any) -> None:
+    assert told_tokens(usage) is None
+
+
+@pytest.mark.parametrize("wrong", [True, -1, 90.0, "90", None, [90]])
+def test_inputs_and_totals_that_are_no_counts_say_nothing(wrong: Any) -> None:
+    assert told_tokens({"prompt_tokens": 8, "completion_tokens": 5, "total_tokens": wrong}) == 5
+    assert told_tokens({"prompt_tokens": wrong, "completion_tokens": 5, "total_tokens": 90}) == 5
+
+
+# Counted
+
+
+def counted(*texts: str, encoding: str = O200K_BASE) -> int:
+    return sum(count_anew(text, encoding) for text in texts)
+
+
+CALL = {"id": "call_1", "type": "function", "function": {"name": "get_weather", "arguments": '{"city": "Ulm"}'}}
+CUSTOM = {"id": "call_2", "type": "custom", "custom": {"name": "run_code", "input": "print(1)"}}
+
+
+@pytest.mark.parametrize(
+    ("answer", "texts"),
+    [
+        pytest.param(
+            {
+                "id": "chatcmpl-1",
+                "object": "chat.completion",
+                "model": "gpt-4o",
+                "choices": [
+                    {"index": 0, "message": {"role": "assistant", "content": "one two"}, "finish_reason": "stop"},
+                    {"index": 1, "message": {"role": "assistant", "content": None, "refusal": "I can't."}},
+                ],
+                "system_fingerprint": "fp_1",
+            },
+            ["one two", "I can't."],
+            id="a chat",
+        ),
+        pytest.param(
+            {"choices": [{"message": {"reasoning_content": "hm hm", "reasoning": "so", "content": "yes"}}]},
+            ["hm hm", "so", "yes"],
+            id="reasoning",
+        ),
+        pytest.param(
+            {"choices": [{"message": {"content": None, "tool_calls": [CALL, CUSTOM]}}]},
+            ["get_weather", '{"city": "Ulm"}', "run_code", "print(1)"],
+            id="calls of tools",
+        ),
+        pytest.param(
+            {"choices": [{"message": {"function_call": {"name": "get_weather", "arguments": ""}}}]},
+            ["get_weather"],
+            id="a call of a function",
+        ),
+        pytest.param(
+            {"object": "text_completion", "choices": [{"text": "one two", "logprobs": None}, {"text": "three"}]},
+            ["one two", "three"],
+            id="completions",
+        ),
+        pytest.param(
+            {
+                "object": "response",
+                "instructions": "Be brief.",
+                "text": {"format": {"type": "text"}},
+                "reasoning": {"effort": "low", "summary": None},
+                "tools": [{"type": "function", "name": "get_weather", "parameters": {"text": "no output"}}],
+                "output": [
+                    {"type": "reasoning", "summary": [{"type": "summary_text", "text": "hm hm"}]},
+                    {"type": "function_call", "name": "get_weather", "arguments": "{}"},
+                    {"type": "custom_tool_call", "name": "run_code", "input": "print(1)"},
+                    {
+                        "type": "message",
+                        "content": [
+                            {"type": "output_text", "text": "one two", "annotations": []},
+                            {"type": "refusal", "refusal": "I can't."},
+                        ],
+                    },
+                ],
+            },
+            ["hm hm", "get_weather", "{}", "run_code", "print(1)", "one two", "I can't."],
+            id="a response",
+        ),
+        pytest.param({"choices": [{"message": {"content": "", "name": "somebody"}}]}, [], id="nothing said"),
+        pytest.param({"choices": []}, [], id="no choices"),
+        pytest.param({"object": "list", "data": [{"embedding": [1, 2], "text": "no output"}]}, [], id="no answer"),
+    ],
+)
+def test_what_is_said_is_counted(answer: Any, texts: list[str]) -> None:
+    assert text_tokens(answer, O200K_BASE) == counted(*texts)
+    assert text_tokens(answer, CL100K_BASE) == counted(*texts, encoding=CL100K_BASE)
+
+
+@given(any_json)
+def test_any_json_has_a_count(answer: Any) -> None:
+    tokens = text_tokens(answer, O200K_BASE)
+    assert 0 <= tokens <= len(orjson.dumps(answer))
+
+
+def test_nesting_has_no_end() -> None:
+    answer: Any = "a"
+    for _ in range(50_000):
+        answer = {"content": [answer]}
+    answer = {"output": [answer, {"text": "one two"}]}
+    assert text_tokens(answer, O200K_BASE) == 2
