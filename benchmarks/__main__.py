@@ -22,6 +22,7 @@ BENCHMARKS = (
     "rejects",
     "long_prompts",
     "streaming",
+    "gateway",
     "client_speed",
     "cluster_and_single",
     "scaling",

@@ -1,0 +1,127 @@
+"""What passing requests on to a service adds: requests per second of a node, latency, and CPU per piece of a stream.
+
+Behind the node is `fast_upstream`, which costs nothing to ask. Three loads, each in turn with what it is compared with:
+
+- saturation: the node as a gateway, and the same node with its mock; the node has core 0, all else the others;
+- a steady open-loop rate: through the gateway, and straight at the service; what is added is the difference;
+- streams at a steady rate of pieces: the gateway, and a process that hands bytes on and does nothing else
+  (`raw_relay`): what a piece costs any process between two sockets. What is added is the difference.
+
+    python -m benchmarks.gateway [--rounds N] [--seconds S] [--streams N] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import uvloop
+
+from benchmarks import streaming
+from benchmarks.fast_upstream import running_fast_upstream
+from benchmarks.loads import saturate, write_short_requests
+from benchmarks.measuring import Row, interleaved, parser, ratios, row, show
+from benchmarks.open_loop import run_open_loop
+from benchmarks.servers import SERVER_CORES, Server, pin, running_node, stop, unlimited_keys, write_keys
+
+_QPS = 300
+_RATE = 50.0
+"""Pieces a second in each stream."""
+
+
+@contextmanager
+def running_raw_relay(port: int) -> Iterator[Server]:
+    """A relay to that port, on the server's core."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.raw_relay", str(port)], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        listening = int(process.stdout.readline())
+        pin(process.pid, SERVER_CORES)
+        yield Server(listening, process.pid)
+    finally:
+        stop(process)
+
+
+def requests(rounds: int, seconds: float) -> list[Row]:
+    """Whole answers: saturation, and added latency at a steady rate."""
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        keys = directory / "keys.toml"
+        many = write_short_requests(directory / "many", unlimited_keys(keys))
+        port = stack.enter_context(running_fast_upstream())
+        gateway = stack.enter_context(running_node(keys, "--upstream", f"http://127.0.0.1:{port}/v1"))
+        mock = stack.enter_context(running_node(keys))
+        loads = interleaved(rounds, [partial(saturate, each, many, seconds) for each in (gateway, mock)])
+
+        def latency_ms(server: Server) -> dict[str, float]:
+            total = run_open_loop(server, keys, _QPS, seconds, directory / "run").summary["total"]
+            if total["admitted"] != total["requests"]:
+                sys.exit("requests were not answered by 200")
+            latencies: dict[str, float] = total["latency_ms"]
+            return latencies
+
+        service = Server(port, gateway.pid)  # its own CPU is nobody's concern
+        through, straight = interleaved(rounds, [partial(latency_ms, each) for each in (gateway, service)])
+    passing, mocking = loads
+    rows = [
+        row("gateway: requests/s", "1/s", [load.per_second for load in passing], at_least=4_000),
+        row("… CPU of the node per request", "µs", [load.server_us for load in passing]),
+        row("… share of its core in use", "", [load.busy for load in passing]),
+        row("node with its mock: CPU per request", "µs", [load.server_us for load in mocking]),
+        row(
+            "gateway ÷ mock, CPU per request",
+            "ratio",
+            ratios([load.server_us for load in passing], [load.server_us for load in mocking]),
+        ),
+    ]
+    for name, at_most in (("p50", 0.6), ("p99", None)):
+        over, under = [each[name] for each in through], [each[name] for each in straight]
+        added = row(f"added latency {name} at {_QPS}/s", "ms", [a - b for a, b in zip(over, under, strict=True)])
+        rows.append(replace(added, median=statistics.median(over) - statistics.median(under), at_most=at_most))
+        rows.append(row(f"… latency {name} through the gateway", "ms", over))
+    return rows
+
+
+def pieces(rounds: int, seconds: float, streams: int) -> list[Row]:
+    """Streams: CPU per piece, of the gateway and of the relay."""
+    tokens = round(_RATE * seconds)
+    with ExitStack() as stack:
+        keys = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "keys.toml"
+        write_keys(keys, {streaming.KEY: {}})
+        port = stack.enter_context(running_fast_upstream(tokens, _RATE))
+        gateway = stack.enter_context(running_node(keys, "--upstream", f"http://127.0.0.1:{port}/v1"))
+        relay = stack.enter_context(running_raw_relay(port))
+
+        def cpu_us(server: Server) -> float:
+            cores = uvloop.run(streaming.load(server, streams, tokens, min(1.0, seconds / 4))).cores
+            return cores / (streams * _RATE) * 1e6
+
+        passing, relaying = interleaved(rounds, [partial(cpu_us, gateway), partial(cpu_us, relay)])
+    added = [a - b for a, b in zip(passing, relaying, strict=True)]
+    return [
+        row(f"CPU of the node per piece, {streams} streams at {_RATE:g}/s", "µs", passing),
+        row("… of a relay that only hands bytes on", "µs", relaying),
+        row("… added by the gateway", "µs", added, at_most=15),
+    ]
+
+
+def main() -> None:
+    """Measure and print."""
+    options_of = parser(__doc__, rounds=5, seconds=4)
+    options_of.add_argument("--streams", type=int, default=200, help="at once (%(default)s)")
+    options = options_of.parse_args()
+    rows = requests(options.rounds, options.seconds) + pieces(options.rounds, options.seconds, options.streams)
+    show("A node in front of a service", rows, json_path=options.json)
+
+
+if __name__ == "__main__":
+    main()
