@@ -58,11 +58,12 @@ _OTHER_CAPS: Final = {
 }
 """What servers call a cap or a number of choices of their own → what says it here."""
 
-_QUOTED: Final = tuple(sorted((name, b'"%b"' % name.encode()) for name in _COUNTING))
 _TOP_LEVEL: Final = tuple(
     (name, b'"%b"' % name.encode(), re.compile(rb'"%b"\s*:' % name.encode()))
     for name in sorted(_COUNTING - {"role", "content", "include_usage"})
 )
+_CAPITALIZED: Final = re.compile(rb'"[a-z_]*[A-Z][A-Za-z_]*"\s*:')
+"""What may be a field's name with a capital letter in it; what is said in a text has its quotes escaped."""
 _FOLDING: Final = (b"\xc5\xbf", b"\xe2\x84\xaa", b"\\u017", b"\\u212")
 """Letters beyond ASCII that fold to s and k, and how they may be escaped."""
 _ESCAPED_ASCII: Final = re.compile(rb"\\u00[2-7]")
@@ -73,22 +74,21 @@ def refuse_disguised(request: LimitedRequest, body: bytes) -> None:
     fields = request.body
     if isinstance(request, ChatRequest) and fields.get("best_of") not in (None, 1):
         raise NotServed("Unsupported parameter: 'best_of'. Use 'n' instead.", "best_of", "unsupported_parameter")
-    for name in _OTHER_CAPS.keys() & fields.keys():
-        raise NotServed(
-            f"Unsupported parameter: '{name}'. Use '{_OTHER_CAPS[name]}' instead.", name, "unsupported_parameter"
-        )
-    lowered = body.lower()
-    if lowered == body and b"\\u" not in body and not any(letter in body for letter in _FOLDING):
-        return
-    if (
-        any(lowered.count(quoted) != body.count(quoted) for _, quoted in _QUOTED)
-        or any(letter in lowered for letter in _FOLDING)
-        or _ESCAPED_ASCII.search(lowered)
-    ):
+    if not _OTHER_CAPS.keys().isdisjoint(fields):
+        name = next(name for name in fields if name in _OTHER_CAPS)
+        message = f"Unsupported parameter: '{name}'. Use '{_OTHER_CAPS[name]}' instead."
+        raise NotServed(message, name, "unsupported_parameter")
+    may_hide = b"\\u" in body or _FOLDING[0] in body or _FOLDING[1] in body
+    if _CAPITALIZED.search(body) is not None or (may_hide and _hides_letters(body.lower())):
         for name in _names(fields):
             if name not in _COUNTING and (meant := name.casefold()) in _COUNTING:
                 message = f"Unrecognized request argument: '{name[:64]}'. Did you mean '{meant}'?"
                 raise NotServed(message, name[:64], "unknown_parameter")
+
+
+def _hides_letters(lowered: bytes) -> bool:
+    """Whether letters are written so that they don't look like what they are."""
+    return any(letter in lowered for letter in _FOLDING) or _ESCAPED_ASCII.search(lowered) is not None
 
 
 def is_ambiguous(body: bytes, fields: Mapping[str, Any]) -> bool:
