@@ -7,6 +7,7 @@ import json
 import logging
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -31,7 +32,9 @@ from scripted_service import (
 
 from limiter_node.model import Amounts
 from limiter_node.store.process import free_ports
-from limiter_node.upstream.gateway.upstream import Patience
+from limiter_node.telemetry import Telemetry
+from limiter_node.upstream.base import Ask, ChatRequest, UpstreamError
+from limiter_node.upstream.gateway.upstream import Gateway, Patience
 
 CHAT = "/v1/chat/completions"
 INPUT = 8
@@ -381,3 +384,28 @@ async def test_no_credential_gets_into_errors_or_logs(
     said = caplog.text + str([vars(each) for each in caplog.records if each.name.startswith("limiter_node")])
     assert KEY not in said
     assert api_key not in said
+
+
+async def test_a_service_that_does_not_read_is_given_up(service: ScriptedService) -> None:
+    """Asked directly, since a node's own bound on bodies keeps what the system buffers."""
+
+    async def never(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        writer.close()
+
+    server = await asyncio.start_server(never, "127.0.0.1", 0)
+    stuck = service_at(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1")
+    gateway = Gateway([stuck], Telemetry(), Patience(connect_s=0.2, read_s=0.2))
+    data = body(messages=[{"role": "user", "content": "x " * 10_000_000}], max_tokens=1)
+    request = ChatRequest("m", 1, 1, False, False, 1, json.loads(data))
+    try:
+        with pytest.raises(UpstreamError) as caught:
+            async with asyncio.timeout(20):
+                await gateway.ask(Ask(request, data, 1, "req_1", {}))
+        assert caught.value.status == 504
+    finally:
+        await gateway.close()
+        server.close()
+        await server.wait_closed()

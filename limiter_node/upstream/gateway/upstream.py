@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
+from io import BytesIO
 from time import monotonic
 from typing import NamedTuple
 
@@ -52,6 +53,9 @@ from limiter_node.upstream.gateway.service import Service, Services
 
 log = logging.getLogger(__name__)
 
+_LARGE_BYTES = 32_768
+"""What is no longer, the system takes at once. Else a service that doesn't read can keep a request from being sent, and
+aiohttp's own patience begins only after that."""
 _MODELS_S = 10.0
 """How long a list of models is remembered: asking for it costs callers nothing."""
 
@@ -168,6 +172,8 @@ class Gateway:
             await self._session.close()
 
     async def _listed(self, service: Service) -> list[str]:
+        if service.forwards_key:
+            return []  # it lists them to its own callers only
         headers = {"Accept-Encoding": "identity", "User-Agent": self._user_agent}
         if service.key:
             headers["Authorization"] = f"Bearer {service.key}"
@@ -223,7 +229,7 @@ class Gateway:
             url = self._urls[target.url, path] = target.url.joinpath(path).with_query(target.url.query)
         session = self._session or self._open()
         try:
-            return await session.request(method, url, data=body, headers=headers, allow_redirects=False)
+            return await self._once(session, method, url, body, headers)
         except (ClientConnectorError, ConnectionTimeoutError):
             raise
         except (ServerDisconnectedError, ClientOSError):
@@ -232,9 +238,18 @@ class Gateway:
         counts.retries += 1
         token = wants_new.set(True)
         try:
-            return await session.request(method, url, data=body, headers=headers, allow_redirects=False)
+            return await self._once(session, method, url, body, headers)
         finally:
             wants_new.reset(token)
+
+    async def _once(
+        self, session: ClientSession, method: str, url: URL, body: bytes | None, headers: dict[str, str]
+    ) -> ClientResponse:
+        if body is None or len(body) <= _LARGE_BYTES:
+            return await session.request(method, url, data=body, headers=headers, allow_redirects=False)
+        async with asyncio.timeout(self._patience.connect_s + self._patience.read_s):
+            # As a file, because aiohttp lets go of the event loop between its parts.
+            return await session.request(method, url, data=BytesIO(body), headers=headers, allow_redirects=False)
 
     def _open(self) -> ClientSession:
         """Late, because it wants the event loop that it is used in."""
