@@ -104,7 +104,7 @@ def _names(fields: Mapping[str, Any]) -> Iterator[str]:
     yield from fields
     for several in ("messages", "input", "prompt", "system"):
         yield from _names_within(fields.get(several), 2)
-    yield from fields.get("stream_options") or ()
+    yield from _names_within([fields.get("stream_options")], 0)
 
 
 def _names_within(items: Any, depth: int) -> Iterator[str]:
