@@ -27,7 +27,7 @@ from limiter_node.limiter.limiter import Limiter
 from limiter_node.model import Outcome, Overloaded, StoreUnavailable, Usage
 from limiter_node.store.keyspace import key_id
 from limiter_node.token_process import TokenCounting
-from limiter_node.upstream.base import Ask, NotServed, Upstream, UpstreamError, WholeAnswer
+from limiter_node.upstream.base import AnswerStream, Ask, NotServed, Upstream, UpstreamError, WholeAnswer
 from limiter_node.upstream.openai.error import error_body
 
 log = logging.getLogger(__name__)
@@ -195,10 +195,9 @@ class Routes:
         reservation = self._limiter.reservation(kid, decision)
         headers = self._headers.decided(decision, request_id)
         try:
-            with Presence(request):
-                answer = await self._upstream.ask(
-                    Ask(asked, body, decision.need.output_tokens, request_id, request.headers)
-                )
+            answer = await self._asked(
+                request, Ask(asked, body, decision.need.output_tokens, request_id, request.headers)
+            )
             if not isinstance(answer, WholeAnswer):
                 return await self._streams.send(request, request_id, headers, answer, reservation)
         except ClientGone:
@@ -217,6 +216,13 @@ class Routes:
             raise
         reservation.settle(answer.output_tokens)
         return Answer(answer.body, headers + answer.headers)
+
+    async def _asked(self, request: web.BaseRequest, ask: Ask) -> WholeAnswer | AnswerStream:
+        """What the upstream answers. Raises `UpstreamError`, and `ClientGone` where that ends its work."""
+        if not self._upstream.stops_at_once:
+            return await self._upstream.ask(ask)
+        with Presence(request):
+            return await self._upstream.ask(ask)
 
     async def _body(self, request: web.BaseRequest) -> bytes:
         """The whole body.

@@ -227,6 +227,9 @@ class NotServed(LimiterError):
 class Upstream(Protocol):
     """A service that answers what OpenAI's routes ask."""
 
+    stops_at_once: bool
+    """Whether a request that nobody waits for can be stopped before it is answered, so that it costs nothing."""
+
     def check(self, request: LimitedRequest, body: bytes) -> None:
         """Raise `NotServed` unless `request` can be asked, which `body` was read as.
 

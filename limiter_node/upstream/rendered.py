@@ -31,6 +31,8 @@ from limiter_node.upstream.source import Deltas, Embeddings, Source
 class RenderedUpstream:
     """What `source` answers. It serves every model, and closes with this."""
 
+    stops_at_once = False  # what a source makes, it makes at once; it only waits with it
+
     def __init__(self, source: Source) -> None:
         self._source = source
 

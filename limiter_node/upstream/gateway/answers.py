@@ -188,7 +188,11 @@ class PassingStream:
         self._response.close()
 
     def _said_error(self) -> UpstreamError:
-        body = openai_error(502, orjson.dumps(self._account.error), self._service.key)
+        try:
+            said = orjson.dumps(self._account.error)
+        except TypeError:  # nested too deeply
+            said = b""
+        body = openai_error(502, said, self._service.key)
         return self._broken("failed", "broke off a stream with an error", body=body)
 
     def _broken(self, outcome: str, what: str, status: int = 502, body: bytes | None = None) -> UpstreamError:

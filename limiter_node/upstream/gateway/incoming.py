@@ -8,11 +8,12 @@ OpenAI's shape, else what they say is put into it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
 import orjson
+from multidict import MultiMapping
 
 from limiter_node.upstream.openai.error import error_body
 
@@ -62,21 +63,25 @@ _MAX_MESSAGE_CHARS = 2_000
 _TYPES = {400: "invalid_request_error", 404: "invalid_request_error", 429: "requests"}
 
 
-def passed_headers(headers: Mapping[str, str], secret: str) -> str:
+def passed_headers(headers: MultiMapping[str], secret: str) -> str:
     """The lines of a good answer's headers that are passed on. `secret` is in none of them, unless it is empty."""
     return _lines(headers, _passes, secret)
 
 
-def refusal_headers(status: int, headers: Mapping[str, str], secret: str) -> str:
+def refusal_headers(status: int, headers: MultiMapping[str], secret: str) -> str:
     """Those of an error: when to try again, and of a 429 the limits that it is about; then whose error it is."""
     wanted = _OF_REFUSALS if status == 429 else ()
-    lines = _lines(headers, lambda name: name in _RETRYING or (bool(wanted) and name.startswith(wanted)), secret)
+
+    def passes(name: str) -> bool:
+        return name in _RETRYING or (bool(wanted) and name.startswith(wanted) and _NAME.match(name) is not None)
+
+    lines = _lines(headers, passes, secret)
     return f"{lines}{STATUS_HEADER}: {status}\r\n"
 
 
-def _lines(headers: Mapping[str, str], passes: Callable[[str], bool], secret: str) -> str:
-    named = headers.get("Connection", "")  # what it names belongs to the connection, too
-    dropped = {each.strip().lower() for each in named.split(",")} if named else ()
+def _lines(headers: MultiMapping[str], passes: Callable[[str], bool], secret: str) -> str:
+    named = headers.getall("Connection", ())  # what it names belongs to the connection, too
+    dropped = {each.strip().lower() for value in named for each in value.split(",")} if named else ()
     lines = []
     for name, value in headers.items():
         lowered = name.lower()
@@ -97,18 +102,28 @@ def _passes(name: str) -> bool:
 
 def openai_error(status: int, body: bytes, secret: str) -> bytes:
     """The body of a service's error as callers are told it. `secret` is not in it, unless it is empty."""
+    if secret:
+        body = _redacted(body, secret)
     try:
         said = orjson.loads(body)
     except orjson.JSONDecodeError:
         said = None
-    told: bytes
     if _has_openais_shape(said):
-        told = body
-    else:
-        message = _message(said) or f"The upstream service answered with status {status}."
-        kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
-        told = error_body(message[:_MAX_MESSAGE_CHARS], kind, code="upstream_error")
-    return told.replace(secret.encode(), b"[redacted]") if secret else told
+        return body
+    message = _message(said) or f"The upstream service answered with status {status}."
+    kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+    return error_body(message[:_MAX_MESSAGE_CHARS], kind, code="upstream_error")
+
+
+def _redacted(body: bytes, secret: str) -> bytes:
+    """`body` without `secret`, as it is, as JSON has it, or as JSON of those who escape slashes has it.
+
+    Before anything is cut short, which might cut the secret.
+    """
+    in_json = orjson.dumps(secret)[1:-1]
+    for raw in (in_json.replace(b"/", b"\\/"), in_json, secret.encode()):
+        body = body.replace(raw, b"[redacted]")
+    return body
 
 
 def _has_openais_shape(said: Any) -> bool:
@@ -125,5 +140,8 @@ def _message(said: Any) -> str:
         if type(value) is str:
             return value
         if type(value) is list and value:
-            return orjson.dumps(value).decode()
+            try:
+                return orjson.dumps(value).decode()
+            except TypeError:  # nested too deeply
+                return ""
     return ""

@@ -74,6 +74,8 @@ class Patience(NamedTuple):
 class Gateway:
     """Asks `services`. `clock` is for the ejection of failing addresses, in seconds, monotonic."""
 
+    stops_at_once = True
+
     def __init__(
         self,
         services: Sequence[Service],
