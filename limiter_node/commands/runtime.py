@@ -45,6 +45,8 @@ class StopSignals:
         finally:
             for number in numbers:
                 loop.remove_signal_handler(number)
+                if self.once.is_set():
+                    signal.signal(number, signal.SIG_IGN)  # one that comes late must not make a clean end a kill
 
     async def unless_stopped(self, work: Coroutine[Any, Any, _T]) -> _T:
         """The result of `work`; a signal cancels it and raises Stopped once it has cleaned up."""
