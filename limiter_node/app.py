@@ -106,8 +106,12 @@ async def running_node(settings: NodeSettings) -> AsyncIterator[int]:
         load.start()
         port = runner.addresses[0][1]
         store = address.describe()
-        event = {"event": "node_started", "port": port, "store": store, "policy": settings.on_store_failure}
-        log.info("serves on port %d, store %s, policy %s", port, store, settings.on_store_failure, extra=event)
+        policy_name, asked = (
+            settings.on_store_failure,
+            settings.upstreams_file or settings.upstream.partition("?")[0] or "mock",
+        )
+        event = {"event": "node_started", "port": port, "store": store, "policy": policy_name, "upstream": asked}
+        log.info("serves on port %d, store %s, policy %s, upstream %s", port, store, policy_name, asked, extra=event)
         yield port
         log.info(
             "stopping: %d requests under way",

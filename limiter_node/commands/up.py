@@ -91,11 +91,13 @@ def up(
     # Everything that can be wrong with the options shows before anything is started.
     first = node_settings({**options, "port": port, "store": store if embedded is None else "redis://127.0.0.1"})
     logs.configure(first.log_format, first.log_level)
-    services_of(first, os.environ)
+    services = services_of(first, os.environ)
     declared = read_keys(keys) if keys else {}
     ports = _ports(first.host, port, nodes)
     file = str(Path(keys).absolute()) if keys else ""
     settings = [replace(first, port=each, node_id=str(n), keys_file=file) for n, each in enumerate(ports, 1)]
+    for service in services:
+        click.echo(f"upstream {' '.join(str(url.with_query(None)) for url in service.urls)}")
     asyncio.run(_run(settings, embedded, declared, with_demo_key=keys is None))
 
 

@@ -80,7 +80,8 @@ async def test_the_key_of_the_only_upstream_comes_from_the_environment(
                 break
         shown = next(line for line in lines if line.startswith("  curl"))
         assert "YOUR-MODEL" in shown, "nobody knows what the service serves"
-        api_key = lines[1].split()[2].rstrip(";")
+        assert lines[0] == f"upstream {service.base_url}\n"
+        api_key = next(line for line in lines if line.startswith("demo key")).split()[2].rstrip(";")
         url = next(line for line in lines if line.startswith("node 1 ready")).split()[3]
         async with ClientSession() as session:
             response, _ = await chat(session, url, api_key)
