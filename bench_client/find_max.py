@@ -57,7 +57,7 @@ class Trial:
     latency_ms: dict[str, float]
     requests: int
     errors: int
-    """Requests without an answer, and answers other than 200 and 429."""
+    """Requests without an answer, and answers other than 200 and a 429 of the limiter."""
     rejected: int
     cause: str
     """Of a miss, in words; empty otherwise."""
@@ -187,8 +187,8 @@ def _trials(settings: FindMaxSettings, directory: Path, say: Say) -> Callable[[f
 def judge(rate: float, summary: Summary, slo_p99_ms: float) -> Trial:
     """Whether 99 of 100 requests were answered within the target, and if not, whose fault that was."""
     total = summary.total
-    others = {status: n for status, n in total.statuses.items() if status not in (200, 429)}
-    errors = total.errors.total() + sum(others.values())
+    others = total.others
+    errors = total.errors.total() + others.total()
     latency_ms = percentiles_ms(total.latency_us)
     verdict, cause = Verdict.HELD, ""
     if not total.requests or errors > (1 - SLO_SHARE) * total.requests:
@@ -208,7 +208,7 @@ def judge(rate: float, summary: Summary, slo_p99_ms: float) -> Trial:
         latency_ms,
         total.requests,
         errors,
-        total.statuses[429],
+        total.rejected_total,
         cause,
     )
 

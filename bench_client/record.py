@@ -4,7 +4,7 @@
 with one request's values in that order; those of each sending process stand together, in the order in which they were
 done. Times are microseconds from the start of the schedule; null is "not said" or "never". Chosen over CSV for its
 types and over objects for a third of the size; any JSON tool reads it line by line, and a file cut off anywhere loses
-nothing but its last line.
+nothing but its last line. Columns that were added later come last; files without them are read as if they said null.
 """
 
 from __future__ import annotations
@@ -61,9 +61,26 @@ class Record(NamedTuple):
     """The "Requested N" of a rejection's message."""
     never_fits: bool
     degraded: str | None
+    upstream_status: int | None
+    """The status of the service behind the limiter, on errors that come from it."""
+
+
+def failed_upstream(record: Record) -> bool:
+    """Whether a limiter admitted the request and had no answer for it: it counts as a request, its tokens don't.
+
+    A 429 is one only where it says that it is the service's and names no limit of ours; if it says neither, nobody
+    knows whose it is.
+    """
+    if record.status is None or record.status == 200:
+        return False
+    if record.status == 429:
+        return record.upstream_status is not None and record.exceeded is None
+    return record.upstream_status is not None or record.time_ms is not None
 
 
 HEADER = {"format": FORMAT, "columns": list(Record._fields)}
+_ADDED = 1
+"""How many columns, the last ones, files of earlier versions may lack."""
 
 
 def write_records(path: Path, records: Iterable[Record]) -> int:
@@ -92,13 +109,14 @@ class RecordReader:
         self.truncated = False
 
     def __iter__(self) -> Iterator[Record]:
-        loads, make, width = orjson.loads, Record._make, len(Record._fields)
+        loads, make = orjson.loads, Record._make
         try:
             file = self.path.open("rb", buffering=1 << 20)
         except OSError as error:
             raise BenchError(f"cannot read {self.path}: {error.strerror}") from None
         with file:
-            self._check_header(file.readline())
+            missing = [None] * self._missing_columns(file.readline())
+            width = len(Record._fields) - len(missing)
             for number, line in enumerate(file, start=2):
                 try:
                     row = loads(line)
@@ -109,12 +127,14 @@ class RecordReader:
                         raise BenchError(f"{self.path}, line {number} is damaged; make the run again") from None
                     self.truncated = True
                     return
-                yield make(row)
+                yield make(row + missing if missing else row)
 
-    def _check_header(self, line: bytes) -> None:
+    def _missing_columns(self, line: bytes) -> int:
         try:
             header = orjson.loads(line)
         except ValueError:
             header = None
-        if header != HEADER:
-            raise BenchError(f"{self.path} is not a file of bench-client's records, or of another version of it")
+        for missing in range(_ADDED + 1):
+            if header == {"format": FORMAT, "columns": list(Record._fields[: len(Record._fields) - missing])}:
+                return missing
+        raise BenchError(f"{self.path} is not a file of bench-client's records, or of another version of it")

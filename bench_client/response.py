@@ -28,6 +28,7 @@ class ResponseFacts(NamedTuple):
     requested: int | None = None
     never_fits: bool = False
     degraded: str | None = None
+    upstream_status: int | None = None
 
 
 NOTHING = ResponseFacts()
@@ -45,6 +46,7 @@ _FIELD_OF_HEADER = {
     b"x-ratelimit-remaining-output-tokens": "remaining_output",
     b"x-limiter-reserved-output": "reserved_output",
     b"x-limiter-degraded": "degraded",
+    b"x-limiter-upstream-status": "upstream_status",
     b"transfer-encoding": "chunked",
 }
 _TEXT_FIELDS = {"node", "exceeded", "degraded", "chunked"}
@@ -76,7 +78,7 @@ def parse_response(raw: bytes) -> ResponseFacts:
         body = _joined_chunks(body)
     if status == 200:
         facts["prompt_tokens"], facts["completion_tokens"] = _usage(body)
-    elif status == 429:
+    elif status == 429 and "upstream_status" not in facts:
         facts["requested"], facts["never_fits"] = _rejection(body)
     return ResponseFacts(**facts)  # type: ignore[arg-type]
 

@@ -13,7 +13,7 @@ from typing import Any
 from hdrh.histogram import HdrHistogram
 
 from .health import ClientHealth
-from .record import Record
+from .record import Record, failed_upstream
 from .rundir import RunInfo
 
 PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99_9": 99.9}
@@ -34,7 +34,10 @@ class Figures:
     requests: int = 0
     statuses: Counter[int] = field(default_factory=Counter)
     rejected: Counter[str] = field(default_factory=Counter)
-    """429s by the binding limit; ``never_fits`` and ``other`` (not the limiter's) apart."""
+    """429s by the binding limit; ``never_fits`` and ``other`` (nobody's) apart. Those of a service behind the limiter
+    are in ``upstream``."""
+    upstream: Counter[int] = field(default_factory=Counter)
+    """Of the statuses, those of requests that the limiter admitted and that failed at the service behind it."""
     errors: Counter[str] = field(default_factory=Counter)
     degraded: int = 0
     latency_us: Any = field(default_factory=_histogram)
@@ -47,19 +50,32 @@ class Figures:
             self.errors[record.error or "protocol"] += 1
             return
         self.statuses[record.status] += 1
-        if record.status == 429:
+        if failed_upstream(record):
+            self.upstream[record.status] += 1
+        elif record.status == 429:
             self.rejected[rejection_reason(record)] += 1
         self.latency_us.record_value(min(max(record.done_us - record.due_us, 1), MAX_TRACKABLE_US))
+
+    @property
+    def rejected_total(self) -> int:
+        """429s but for those of a service behind the limiter."""
+        return self.statuses[429] - self.upstream[429]
+
+    @property
+    def others(self) -> Counter[int]:
+        """Complete responses that are neither a success nor a rejection, by status."""
+        return Counter({s: n for s, n in self.statuses.items() if s not in (200, 429)}) + Counter(
+            {429: self.upstream[429]}
+        )
 
     def as_dict(self) -> dict[str, object]:
         return {
             "requests": self.requests,
             "admitted": self.statuses[200],
             "rejected": {reason: self.rejected[reason] for reason in ALL_REASONS if self.rejected[reason]},
-            "rejected_total": self.statuses[429],
-            "other_statuses": {
-                str(status): n for status, n in sorted(self.statuses.items()) if status not in (200, 429)
-            },
+            "rejected_total": self.rejected_total,
+            "other_statuses": {str(status): n for status, n in sorted(self.others.items())},
+            "upstream_failures": {str(status): n for status, n in sorted(self.upstream.items())},
             "errors": dict(sorted(self.errors.items())),
             "errors_total": self.errors.total(),
             "degraded": self.degraded,
@@ -145,7 +161,7 @@ def percentiles_ms(histogram: Any) -> dict[str, float]:
 
 
 def rejection_reason(record: Record) -> str:
-    """Of a 429, one of ``ALL_REASONS``."""
+    """Of a 429 that isn't an upstream's, one of ``ALL_REASONS``."""
     if record.never_fits:
         return "never_fits"
     return record.exceeded if record.exceeded in REASONS else "other"

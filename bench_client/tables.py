@@ -48,15 +48,21 @@ def figure_rows(columns: Sequence[Figures], seconds: float) -> list[list[str]]:
     """The rows that every table of results has; those of what never happened are left out."""
 
     rejections = [r for r in (*REASONS, "never_fits", "other") if any(c.rejected[r] for c in columns)]
-    statuses = sorted({status for c in columns for status in c.statuses} - {200, 429})
+    statuses = sorted({status for c in columns for status in c.others})
     kinds = sorted({kind for c in columns for kind in c.errors})
+    status_rows = []
+    for status in statuses:
+        upstream = [c.upstream[status] for c in columns]
+        ours = [c.others[status] - c.upstream[status] for c in columns]
+        status_rows += [_counts(str(status), ours)] if any(ours) else []
+        status_rows += [_counts(f"{status} upstream", upstream)] if any(upstream) else []
     rows = [
         _counts("requests", (c.requests for c in columns)),
         _counts("responses/s", (c.statuses.total() / seconds if seconds else 0 for c in columns)),
         _counts("200", (c.statuses[200] for c in columns)),
-        _counts("429", (c.statuses[429] for c in columns)),
+        _counts("429", (c.rejected_total for c in columns)),
         *(_counts(f"  {reason.replace('_', ' ')}", [c.rejected[reason] for c in columns]) for reason in rejections),
-        *(_counts(str(status), [c.statuses[status] for c in columns]) for status in statuses),
+        *status_rows,
         _counts("errors", (c.errors.total() for c in columns)),
         *(_counts(f"  {kind}", [c.errors[kind] for c in columns]) for kind in kinds),
     ]

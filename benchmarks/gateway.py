@@ -3,7 +3,8 @@
 Behind the node is `fast_upstream`, which costs nothing to ask. Three loads, each in turn with what it is compared with:
 
 - saturation: the node as a gateway, and the same node with its mock; the node has core 0, all else the others;
-- a steady open-loop rate: through the gateway, and straight at the service; what is added is the difference;
+- a steady open-loop rate: through the gateway, straight at the service, and the node with its mock; the differences are
+  what is added;
 - streams at a steady rate of pieces: the gateway, and a process that hands bytes on and does nothing else
   (`raw_relay`): what a piece costs any process between two sockets. What is added is the difference.
 
@@ -70,7 +71,7 @@ def requests(rounds: int, seconds: float) -> list[Row]:
             return latencies
 
         service = Server(port, gateway.pid)  # its own CPU is nobody's concern
-        through, straight = interleaved(rounds, [partial(latency_ms, each) for each in (gateway, service)])
+        through, straight, alone = interleaved(rounds, [partial(latency_ms, each) for each in (gateway, service, mock)])
     passing, mocking = loads
     rows = [
         row("gateway: requests/s", "1/s", [load.per_second for load in passing], at_least=4_000),
@@ -84,9 +85,16 @@ def requests(rounds: int, seconds: float) -> list[Row]:
         ),
     ]
     for name, at_most in (("p50", 0.6), ("p99", None)):
-        over, under = [each[name] for each in through], [each[name] for each in straight]
-        added = row(f"added latency {name} at {_QPS}/s", "ms", [a - b for a, b in zip(over, under, strict=True)])
-        rows.append(replace(added, median=statistics.median(over) - statistics.median(under), at_most=at_most))
+        over = [each[name] for each in through]
+        for what, others, aim in (
+            ("to the service's, deciding included", straight, at_most),
+            ("to the mock's", alone, None),
+        ):
+            under = [each[name] for each in others]
+            added = row(
+                f"latency {name} at {_QPS}/s: added {what}", "ms", [a - b for a, b in zip(over, under, strict=True)]
+            )
+            rows.append(replace(added, median=statistics.median(over) - statistics.median(under), at_most=aim))
         rows.append(row(f"… latency {name} through the gateway", "ms", over))
     return rows
 

@@ -11,8 +11,10 @@
 Limiters under test may have a shorter window; its length is a parameter, ``window_ms``, of all that need it.
 
 What it assumes: the keys were used by this run alone while it went on, and an admitted request's reservation is settled
-within a second of its response. What was used before the run is inferred from each key's first decision. Requests whose
-outcome is unknown may have been admitted: they can justify a rejection, and are never held against the limiter.
+within a second of its response. What was used before the run is inferred from each key's first decision. A decided
+response that is neither a success nor a rejection tells that its request was admitted and failed at the service behind
+the limiter: the request counts, its tokens are given back. Requests whose outcome is unknown may have been admitted:
+they can justify a rejection, and are never held against the limiter.
 """
 
 from .judge import audit_directory

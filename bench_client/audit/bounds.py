@@ -1,7 +1,8 @@
 """How much of a key's limits could, and how much must, have been in use when the store decided something.
 
 Upper bound at store time ``t``: all that is known to be admitted in ``[t - 60100, t]`` ms, output at its reservation
-until its settle has surely been applied; what was in use before the run; and what unknown outcomes may have counted.
+until its settle has surely been applied, and where there was no answer the input, too; what was in use before the run;
+and what unknown outcomes may have counted.
 Lower bound: what was admitted strictly within the last 60000 ms and before ``t``, at what was actually used.
 """
 
@@ -13,6 +14,7 @@ from itertools import accumulate
 
 from ..record import Record
 from .timeline import (
+    INPUT,
     OUTPUT,
     TOLERANCE_MS,
     UNBOUNDED,
@@ -20,6 +22,7 @@ from .timeline import (
     Admission,
     KeyTimeline,
     Possible,
+    is_decided,
     limits_of,
     remaining_of,
 )
@@ -37,11 +40,12 @@ class UsageBounds:
         self._times = [a.time_ms for a in admitted]
         self._least = [_prefix_sums([a.least[d] for a in admitted]) for d in range(3)]
         self._most = [_prefix_sums([a.most[d] for a in admitted]) for d in range(3)]
-        self._settled = FenwickTree(len(admitted))
+        self._given_back = {dimension: FenwickTree(len(admitted)) for dimension in (INPUT, OUTPUT)}
         self._by_done = sorted(
-            (a.done_us, index, a.most[OUTPUT] - a.least[OUTPUT])
+            (a.done_us, index, a.most[dimension] - a.least[dimension], dimension)
             for index, a in enumerate(admitted)
-            if a.most[OUTPUT] != a.least[OUTPUT]
+            for dimension in (INPUT, OUTPUT)
+            if a.most[dimension] != a.least[dimension]
         )
         self._next_settle = 0
         self._possible = PossibleUsage(timeline.possible)
@@ -56,7 +60,8 @@ class UsageBounds:
         first = bisect_left(self._times, record.time_ms - self.window_ms - TOLERANCE_MS)
         last = bisect_right(self._times, record.time_ms + later_ms)
         used = [sums[last] - sums[first] for sums in self._most]
-        used[OUTPUT] -= self._settled.sum_until(last) - self._settled.sum_until(first)
+        for dimension, given_back in self._given_back.items():
+            used[dimension] -= given_back.sum_until(last) - given_back.sum_until(first)
         for extra in (self._possible.most(record), self._carry_in if record.time_ms <= self._carry_until_ms else None):
             if extra is not None:
                 used = [a + b for a, b in zip(used, extra, strict=True)]
@@ -78,8 +83,8 @@ class UsageBounds:
     def _play_settles(self, sent_us: int) -> None:
         by_done, index = self._by_done, self._next_settle
         while index < len(by_done) and by_done[index][0] + SETTLE_GRACE_US < sent_us:
-            _, place, given_back = by_done[index]
-            self._settled.add(place, given_back)
+            _, place, amount, dimension = by_done[index]
+            self._given_back[dimension].add(place, amount)
             index += 1
         self._next_settle = index
 
@@ -128,9 +133,10 @@ class FenwickTree:
 def carry_in(timeline: KeyTimeline, window_ms: int) -> tuple[tuple[int, int, int], int]:
     """What was in use before the run, from the first decision's own figures, and until when it may count (store ms).
 
-    Of several decisions in the first millisecond it isn't known which was first: the largest figure is taken.
+    Of several decisions in the first millisecond it isn't known which was first: the largest figure is taken. Those
+    without figures are passed over; what they counted is then in the first one's figures, and counted twice.
     """
-    admitted, rejected = timeline.admitted, timeline.rejected
+    admitted, rejected = [a for a in timeline.admitted if is_decided(a.record)], timeline.rejected
     times = [a.time_ms for a in admitted[:1]] + [r.time_ms or 0 for r in rejected[:1]]
     if not times:
         return (0, 0, 0), 0

@@ -2,8 +2,8 @@
 
 A rejection is justified when its binding dimension's upper bound and what it requested exceed the limit, so at most
 100 ms too late. The counters (limit - remaining) must lie between the bounds: above the upper one something was counted
-that is not of this run (rejected requests, lost settles, other clients); below the lower one something was forgotten,
-which is over-admission about to happen.
+that is not of this run (rejected requests, lost settles, failed requests' tokens, other clients); below the lower one
+something was forgotten, which is over-admission about to happen.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from ..record import Record
 from .bounds import UsageBounds
 from .report import Findings
-from .timeline import DIMENSIONS, INPUT, OUTPUT, REQUESTS, KeyTimeline, limits_of, remaining_of
+from .timeline import DIMENSIONS, INPUT, OUTPUT, REQUESTS, KeyTimeline, is_decided, limits_of, remaining_of
 
 
 def check_decisions(timeline: KeyTimeline, bounds: UsageBounds, findings: Findings, held_until_us: int) -> int:
@@ -21,7 +21,7 @@ def check_decisions(timeline: KeyTimeline, bounds: UsageBounds, findings: Findin
     been admitted before them.
     """
     own_of_admitted = {id(a.record): a.least for a in timeline.admitted}
-    decisions = [a.record for a in timeline.admitted] + timeline.rejected
+    decisions = [a.record for a in timeline.admitted if is_decided(a.record)] + timeline.rejected
     decisions.sort(key=_sent)
     held = 0
     for record in decisions:

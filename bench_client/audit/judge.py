@@ -72,6 +72,7 @@ def _judge(timeline: KeyTimeline, report: AuditReport, held_until_us: int) -> No
     report.windows += fullest.windows
     report.admitted += len(timeline.admitted)
     report.rejected += len(timeline.rejected)
+    report.failed += timeline.failed
     report.unknown += timeline.unknown
     report.undecided += timeline.undecided
     report.degraded += timeline.degraded

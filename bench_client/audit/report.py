@@ -70,6 +70,8 @@ class AuditReport:
     """The same when decisions made without the store are counted in; empty where there were none."""
     keys: int = 0
     admitted: int = 0
+    failed: int = 0
+    """Of the admitted ones, those that had no answer from the service behind the limiter."""
     rejected: int = 0
     rejections_held: int = 0
     """How many of them could be held against the bounds: all, unless the run was cut off."""
@@ -131,6 +133,7 @@ class AuditReport:
             "verdict": self.verdict,
             "keys": self.keys,
             "admitted": self.admitted,
+            "failed_upstream": self.failed,
             "rejected": self.rejected,
             "rejections_held": self.rejections_held,
             "windows": self.windows,
@@ -148,6 +151,11 @@ class AuditReport:
 
     def _notes(self) -> list[str]:
         notes = []
+        if self.failed:
+            notes.append(
+                f"  {self.failed:,} admitted requests failed at the upstream: each must count as a request, and its "
+                "tokens not for longer than a second"
+            )
         if self.unknown:
             notes.append(
                 f"  {self.unknown:,} requests with unknown outcome may have been admitted; each could justify later "

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..record import Record
+from ..record import Record, failed_upstream
 from .decisions import requested_of
 from .report import Findings
-from .timeline import DIMENSIONS, OUTPUT, REQUESTS, KeyTimeline, limits_of, remaining_of
+from .timeline import DIMENSIONS, OUTPUT, REQUESTS, KeyTimeline, is_decided, limits_of, remaining_of
 
 
 def check_responses(timeline: KeyTimeline, findings: Findings) -> None:
@@ -20,9 +20,12 @@ def check_responses(timeline: KeyTimeline, findings: Findings) -> None:
 
 
 def _of_any(record: Record) -> Iterator[str]:
-    for name, limit, remaining in zip(DIMENSIONS, limits_of(record), remaining_of(record), strict=True):
-        if not 0 <= remaining <= limit:
-            yield f"{remaining} {name} remaining of a limit of {limit}"
+    if is_decided(record):
+        for name, limit, remaining in zip(DIMENSIONS, limits_of(record), remaining_of(record), strict=True):
+            if not 0 <= remaining <= limit:
+                yield f"{remaining} {name} remaining of a limit of {limit}"
+    elif record.status != 429:  # an upstream's own may take the place of ours
+        yield "a decision without all limits and counters"
     if record.reserved_output is None:
         yield "no x-limiter-reserved-output"
     elif record.max_tokens is not None and record.reserved_output != record.max_tokens:
@@ -31,7 +34,7 @@ def _of_any(record: Record) -> Iterator[str]:
 
 def _of_admission(record: Record) -> Iterator[str]:
     yield from _of_any(record)
-    if record.error is not None:
+    if record.error is not None or failed_upstream(record):
         return
     if record.prompt_tokens is None or record.completion_tokens is None:
         yield "a success without usage"
@@ -41,6 +44,8 @@ def _of_admission(record: Record) -> Iterator[str]:
 
 def _of_rejection(record: Record) -> Iterator[str]:
     yield from _of_any(record)
+    if record.upstream_status is not None:
+        yield f"a rejection by our own limit that is the upstream's {record.upstream_status}, too"
     if record.error is not None:
         return  # the body, which names what was requested, may be missing
     dimension = DIMENSIONS.index(record.exceeded or "")

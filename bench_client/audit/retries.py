@@ -5,8 +5,8 @@ time, at what it finally used, must leave room for the request.
 
 Too long, sound for requests and input only (output is given back by settles at times nobody can see): usage of the
 binding dimension falls by the passing of time alone, so no request of the same key with as large a need can be admitted
-between the rejection and the promised time. Not applied to keys with unknown outcomes or degraded decisions (failed
-requests give input tokens back), nor when the limit has changed.
+between the rejection and the promised time. Not applied to keys with unknown outcomes or degraded decisions, to input
+where requests failed (they give it back), nor when the limit has changed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..record import Record
 from .bounds import UsageBounds
 from .decisions import requested_of
 from .report import Findings
-from .timeline import DIMENSIONS, INPUT, REQUESTS, KeyTimeline, limits_of
+from .timeline import DIMENSIONS, INPUT, REQUESTS, KeyTimeline, is_decided, limits_of
 
 KIND = "dishonest retry-after"
 
@@ -30,7 +30,7 @@ def check_retries(timeline: KeyTimeline, bounds: UsageBounds, findings: Findings
         _check_not_short(timeline.key, record, bounds, findings)
     if timeline.unknown:
         return
-    for dimension in (REQUESTS, INPUT):
+    for dimension in (REQUESTS,) if timeline.failed else (REQUESTS, INPUT):
         if len({limits_of(record)[dimension] for record in _decisions(timeline)}) == 1:
             bound_by = [r for r in retriable if r.exceeded == DIMENSIONS[dimension]]
             _check_not_long(timeline, dimension, bound_by, findings)
@@ -100,5 +100,5 @@ def _last_at_least(falling: list[int], bound: int) -> int:
 
 
 def _decisions(timeline: KeyTimeline) -> Iterable[Record]:
-    yield from (a.record for a in timeline.admitted)
+    yield from (a.record for a in timeline.admitted if is_decided(a.record))
     yield from timeline.rejected

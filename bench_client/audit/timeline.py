@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ..record import Record
+from ..record import Record, failed_upstream
 
 DIMENSIONS = ("requests", "input_tokens", "output_tokens")
 REQUESTS, INPUT, OUTPUT = range(3)
@@ -32,10 +33,14 @@ class Admission(NamedTuple):
     done_us: int
     """When its settle was on its way; ``NEVER_US`` where that isn't known."""
     least: tuple[int, int, int]
-    """What it counted after its settle: 1, prompt tokens, completion tokens; 0 where that isn't known."""
+    """What it counted after its settle: 1, prompt tokens, completion tokens; 0 where that isn't known, and where it
+    failed: then the request counts and its tokens are given back."""
     most: tuple[int, int, int]
     """What it counted before: 1, prompt tokens, the reservation."""
     record: Record
+    limits: tuple[int, int, int] | None
+    """In force when it was decided. Where it doesn't tell them, the larger of those told before and after it; None if
+    none were told."""
 
 
 class Possible(NamedTuple):
@@ -58,6 +63,8 @@ class KeyTimeline:
     """Requests whose outcome is unknown: timed out, broken off, or answered by something else than a decision."""
     undecided: int = 0
     """Of those, successes that don't say when they were decided."""
+    failed: int = 0
+    """Of the admitted ones, those that had no answer from the service behind the limiter."""
     degraded: Counter[str] = field(default_factory=Counter)
     """Decisions made without the store, as "policy status"."""
     degraded_admitted: list[Admission] = field(default_factory=list)
@@ -73,8 +80,15 @@ def remaining_of(record: Record) -> tuple[int, int, int]:
 
 
 def is_decided(record: Record) -> bool:
-    """Whether the response carries a decision of the store that can be audited."""
-    return record.time_ms is not None and None not in (*limits_of(record), *remaining_of(record))
+    """Whether the response carries a decision of the store that can be audited, with the key's limits and counters.
+
+    A 429 of the service behind the limiter carries its own limits and counters, if any, under the same names.
+    """
+    return (
+        record.time_ms is not None
+        and None not in (*limits_of(record), *remaining_of(record))
+        and not (record.status == 429 and failed_upstream(record))
+    )
 
 
 def build_timelines(records: Iterable[Record], window_ms: int = WINDOW_MS) -> dict[str, KeyTimeline]:
@@ -99,19 +113,34 @@ def build_timelines(records: Iterable[Record], window_ms: int = WINDOW_MS) -> di
     for timeline in timelines.values():
         timeline.admitted.sort(key=_admission_time)
         timeline.rejected.sort(key=_record_time)
+        if timeline.failed:
+            _find_limits(timeline)
     return timelines
+
+
+def _find_limits(timeline: KeyTimeline) -> None:
+    told = [(a.time_ms, a.limits) for a in timeline.admitted if a.limits is not None]
+    told += [(r.time_ms or 0, limits_of(r)) for r in timeline.rejected]
+    told.sort()
+    if not told:
+        return
+    for index, admission in enumerate(timeline.admitted):
+        if admission.limits is None:
+            place = bisect_left(told, (admission.time_ms,))
+            around = [limits for _, limits in told[max(place - 1, 0) : place + 1]]
+            timeline.admitted[index] = admission._replace(limits=tuple(map(max, *around, around[0])))
 
 
 def _place(record: Record, timeline: KeyTimeline) -> bool:
     """Files the record; False where its outcome is unknown."""
     if record.sent_us is None:
         return True
-    status = record.status
-    if record.degraded is not None and status in (200, 429):
-        timeline.degraded[f"{record.degraded} {status}"] += 1
-        if status == 200:
-            admission = _admission(record)
-            if is_decided(record):
+    status, failed = record.status, failed_upstream(record)
+    if record.degraded is not None and (status in (200, 429) or failed):
+        timeline.degraded[f"{record.degraded} {'failed' if failed else status}"] += 1
+        if status == 200 or failed:
+            admission = _failed(record) if failed else _admission(record)
+            if is_decided(record) or (failed and record.time_ms is not None):
                 timeline.degraded_admitted.append(admission)
             # Charged to the window whenever the store is back: from then on it counts, and nobody tells.
             timeline.possible.append(Possible(record.sent_us, NEVER_US, admission.most))
@@ -124,26 +153,47 @@ def _place(record: Record, timeline: KeyTimeline) -> bool:
     if status == 200 and is_decided(record):
         timeline.admitted.append(_admission(record))
         return True
+    if failed and record.time_ms is not None:
+        timeline.admitted.append(_failed(record))
+        timeline.failed += 1
+        return True
     if status == 429 and is_decided(record) and record.exceeded in DIMENSIONS:
         timeline.rejected.append(record)
         return True
     if status == 200 and record.error is None:
         timeline.undecided += 1
     # A 4xx without a decision was refused before it could count; anything else may have been admitted first.
-    return status is not None and 400 <= status < 500 and record.time_ms is None and status != 429
+    return status is not None and 400 <= status < 500 and record.time_ms is None and status != 429 and not failed
 
 
 def _admission(record: Record) -> Admission:
-    prompt, completion, reserved = record.prompt_tokens, record.completion_tokens, record.reserved_output
-    if reserved is None:
-        reserved = record.max_tokens if record.max_tokens is not None else UNBOUNDED
+    prompt, completion = record.prompt_tokens, record.completion_tokens
+    is_known = record.error is None and prompt is not None and completion is not None
     return Admission(
         record.time_ms or 0,
-        record.done_us if record.error is None and completion is not None else NEVER_US,
+        record.done_us if is_known else NEVER_US,
         (1, prompt or 0, completion or 0),
-        (1, _most_input(record) if prompt is None else prompt, max(reserved, completion or 0)),
+        (1, _most_input(record) if prompt is None else prompt, max(_reserved(record), completion or 0)),
         record,
+        limits_of(record) if is_decided(record) else None,
     )
+
+
+def _failed(record: Record) -> Admission:
+    return Admission(
+        record.time_ms or 0,
+        record.done_us if record.error is None else NEVER_US,
+        (1, 0, 0),
+        (1, _most_input(record), _reserved(record)),
+        record,
+        limits_of(record) if is_decided(record) else None,
+    )
+
+
+def _reserved(record: Record) -> int:
+    if record.reserved_output is not None:
+        return record.reserved_output
+    return record.max_tokens if record.max_tokens is not None else UNBOUNDED
 
 
 def _possible(record: Record, default_reserve: int, window_ms: int) -> Possible:

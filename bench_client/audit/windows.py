@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from .report import Findings, WorstFill
-from .timeline import DIMENSIONS, WINDOW_MS, Admission, limits_of
+from .timeline import DIMENSIONS, WINDOW_MS, Admission
 
 
 class Fullest(NamedTuple):
@@ -26,27 +26,32 @@ def check_windows(
     """``admitted`` in order of time. What is over the limit goes to ``findings``, if given.
 
     Each window is held against the limit in force at its newest admission. Which of several admissions in one
-    millisecond was the newest isn't known: the largest of their limits is taken.
+    millisecond was the newest isn't known: the largest of their limits is taken. Where none is known, it is held
+    against nothing.
     """
     used = [0, 0, 0]
     worst: list[WorstFill | None] = [None, None, None]
     first = index = 0
     while index < len(admitted):
         time_ms = admitted[index].time_ms
-        limits = limits_of(admitted[index].record)
+        limits: tuple[int, int, int] | None = None
         newest = admitted[index].record
         while index < len(admitted) and admitted[index].time_ms == time_ms:
             newest = admitted[index].record
             least = admitted[index].least
             for dimension in range(3):
                 used[dimension] += least[dimension]
-            limits = tuple(map(max, limits, limits_of(newest)))  # type: ignore[assignment]
+            told = admitted[index].limits
+            if told is not None:
+                limits = told if limits is None else tuple(map(max, limits, told))  # type: ignore[assignment]
             index += 1
         while admitted[first].time_ms <= time_ms - window_ms:
             least = admitted[first].least
             for dimension in range(3):
                 used[dimension] -= least[dimension]
             first += 1
+        if limits is None:
+            continue
         for dimension in range(3):
             fill = WorstFill(used[dimension], limits[dimension], key, time_ms)
             best = worst[dimension]

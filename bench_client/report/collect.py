@@ -15,7 +15,7 @@ from hdrh.histogram import HdrHistogram
 
 from ..audit.timeline import is_decided, limits_of
 from ..errors import BenchError
-from ..record import Record, RecordReader
+from ..record import Record, RecordReader, failed_upstream
 from ..rundir import open_records
 from ..summary import ALL_REASONS, MAX_TRACKABLE_US, Summary, rejection_reason, summarize
 from .sources import Source
@@ -152,13 +152,16 @@ class _Watch:
         if use is None:
             use = self._keys[record.key] = KeyUse()
         use.requests += 1
+        failed = failed_upstream(record)
+        if failed and record.degraded is None and record.time_ms is not None:
+            use.used[0] += 1
         if record.degraded is not None or not is_decided(record):
             return
         if record.time_ms is not None and record.sent_us is not None:
             clock_us = record.time_ms * 1_000 - record.sent_us + self._from_us
             self._clock_us = clock_us if self._clock_us is None else min(self._clock_us, clock_us)
         use.limits = limits_of(record)
-        if record.status == 429:
+        if record.status == 429 and not failed:
             use.rejected[rejection_reason(record)] += 1
         elif record.status == 200:
             for dimension, amount in enumerate((1, record.prompt_tokens or 0, record.completion_tokens or 0)):
@@ -178,7 +181,7 @@ class _Watch:
         if record.status == 200:
             self._admitted[done] += 1
             self._admitted_us.record_value(latency_us)
-        elif record.status == 429:
+        elif record.status == 429 and not failed_upstream(record):
             self._rejected[rejection_reason(record)][done] += 1
             self._rejected_us.record_value(latency_us)
         else:

@@ -52,7 +52,7 @@ def node_rows(run: ReportedRun) -> list[list[str]]:
 
 def _of_node(figures: Figures) -> list[str]:
     latency = percentiles_ms(figures.latency_us)
-    counts = (figures.requests, figures.statuses[200], figures.statuses[429], figures.errors.total())
+    counts = (figures.requests, figures.statuses[200], figures.rejected_total, figures.errors.total())
     return [*(f"{count:,}" for count in counts), ms(latency.get("p50")), ms(latency.get("p99"))]
 
 
@@ -68,17 +68,18 @@ def _load(runs: Sequence[ReportedRun]) -> list[Row]:
 
 def _answers(runs: Sequence[ReportedRun]) -> list[Row]:
     totals = [run.records.summary.total for run in runs]
-    statuses = sorted({status for total in totals for status in total.statuses} - {200, 429})
+    statuses = sorted({status for total in totals for status in total.others})
     kinds = sorted({kind for total in totals for kind in total.errors})
     rows = [
         Row("requests", [f"{total.requests:,}" for total in totals]),
         Row(OUTCOMES["admitted"], [f"{total.statuses[200]:,}" for total in totals]),
-        Row("rejected", [f"{total.statuses[429]:,}" for total in totals]),
+        Row("rejected", [f"{total.rejected_total:,}" for total in totals]),
     ]
     for reason, name in REASONS.items():
         rows += _counts(name, [total.rejected[reason] for total in totals])
     for status in statuses:
-        rows += _counts(f"status {status}", [total.statuses[status] for total in totals], part=False)
+        rows += _counts(f"status {status}", [total.others[status] for total in totals], part=False)
+        rows += _counts("admitted, failed upstream", [total.upstream[status] for total in totals])
     rows.append(Row("errors", [f"{total.errors.total():,}" for total in totals]))
     for kind in kinds:
         rows += _counts(kind, [total.errors[kind] for total in totals])

@@ -36,7 +36,7 @@ def sentence(runs: Sequence[ReportedRun]) -> str:
 def big_figures(run: ReportedRun) -> list[tuple[str, str, str]]:
     """Name, value and a remark, which may be empty."""
     total, audit = run.records.summary.total, run.audit
-    admitted, rejected, errors = total.statuses[200], total.statuses[429], total.errors.total()
+    admitted, rejected, errors = total.statuses[200], total.rejected_total, total.errors.total()
     p50, p99 = (ms(percentile(run, name)) for name in ("p50", "p99"))
     return [
         ("requests", f"{total.requests:,}", f"{run.records.summary.target_qps:,.0f}/s for {run.seconds:,.4g} s"),
@@ -76,6 +76,8 @@ def remarks(run: ReportedRun) -> list[str]:
         said.append(remark[:1].upper() + remark[1:] + ".")
     if run.audit.unknown:
         said.append(f"What became of {run.audit.unknown:,} requests is unknown: they may have been admitted.")
+    if failed := summary.total.upstream.total():
+        said.append(f"{failed:,} requests were admitted and failed at the service behind the limiter.")
     if summary.total.degraded:
         said.append(
             f"{summary.total.degraded:,} decisions were made without the store, by the policy for that. The windows "

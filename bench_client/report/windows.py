@@ -1,7 +1,8 @@
 """How full a key's window was at each moment, against its limit: the picture of exactness.
 
-Counts as the audit does (half-open windows of 60 s of the store's clock, output at what was produced), by code of its
-own: the two must agree. Memory is O(admissions of the keys shown).
+Counts as the audit does (half-open windows of 60 s of the store's clock, output at what was produced, requests that
+failed at the upstream without their tokens), by code of its own: the two must agree. Memory is O(admissions of the keys
+shown).
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from typing import NamedTuple
 
 from ..audit.report import share_used
 from ..audit.timeline import DIMENSIONS, WINDOW_MS, is_decided, limits_of
-from ..record import Record
+from ..record import Record, failed_upstream
 from .collect import KeyUse
 
 SHOWN_KEYS = 4
 LEVELS = 240
 """Moments that a line is drawn through."""
+NOT_TOLD = (-1, -1, -1)
+"""In the place of limits: those in force before go on."""
 
 
 class Shown(NamedTuple):
@@ -83,9 +86,14 @@ def window_series(
     for record in records:
         if record.key not in admitted or record.degraded is not None or record.sent_us is None:
             continue
-        if not is_decided(record) or record.time_ms is None:
+        if record.time_ms is None:
             continue
-        if record.status == 200:
+        if failed_upstream(record):
+            limits = limits_of(record) if is_decided(record) else NOT_TOLD
+            admitted[record.key].append((record.time_ms, (1, 0, 0), limits))
+        elif not is_decided(record):
+            continue
+        elif record.status == 200:
             amounts = (1, record.prompt_tokens or 0, record.completion_tokens or 0)
             admitted[record.key].append((record.time_ms, amounts, limits_of(record)))
         elif record.status == 429 and record.exceeded is not None:
@@ -139,7 +147,8 @@ def _levels(shown: Shown, rows: Sequence[_Admitted], spans: _Spans, rejected: li
     times = array("q", (row[0] for row in rows))
     amounts = array("q", (row[1][place] for row in rows))
     limits = array("q", (row[2][place] for row in rows))
-    highest, lowest, limit = [0] * spans.number, [0] * spans.number, [limits[0]] * spans.number
+    known = next((each for each in limits if each >= 0), 0)
+    highest, lowest, limit = [0] * spans.number, [0] * spans.number, [known] * spans.number
     used, worst, current = 0, (0, 0, 0), 0
 
     def go_to(span: int) -> None:
@@ -160,15 +169,17 @@ def _levels(shown: Shown, rows: Sequence[_Admitted], spans: _Spans, rejected: li
         while first < new and times[first] + WINDOW_MS <= now_ms:
             used -= amounts[first]
             first += 1
-        in_force: int | None = None
+        told = -1
+        first_of_now = new
         while new < len(times) and times[new] == now_ms:
             used += amounts[new]
-            in_force = max(in_force or 0, limits[new])
+            told = max(told, limits[new])
             new += 1
-        if in_force is not None:
-            limit[span] = in_force
-            if share_used(used, in_force) > share_used(worst[0], worst[1]):
-                worst = (used, in_force, now_ms)
+        if new > first_of_now:
+            known = told if told >= 0 else known
+            limit[span] = known
+            if share_used(used, known) > share_used(worst[0], worst[1]):
+                worst = (used, known, now_ms)
         highest[span], lowest[span] = max(highest[span], used), min(lowest[span], used)
     go_to(spans.number - 1)
     return KeyWindow(shown.key, shown.dimension, spans.edges_s, highest, lowest, limit, *worst, rejected)

@@ -34,10 +34,14 @@ class Usage:
     amounts: tuple[int, int, int]
     settled_ms: float
     output: int
+    after_failure: tuple[int, int, int] | None = None
+    """What is left of one that failed."""
 
     def at(self, time_ms: int) -> tuple[int, int, int]:
         requests, inputs, reserved = self.amounts
-        return requests, inputs, self.output if time_ms >= self.settled_ms else reserved
+        if time_ms < self.settled_ms:
+            return requests, inputs, reserved
+        return self.after_failure or (requests, inputs, self.output)
 
 
 @dataclass
@@ -82,6 +86,36 @@ class Ledger:
             "completion_tokens": output,
         }
         return self._record(at_ms, took_ms, **{**values, **changes})
+
+    def fail(
+        self,
+        at_ms: int,
+        status: int = 502,
+        *,
+        upstream_status: int | None = None,
+        inputs: int = 10,
+        cap: int = 20,
+        took_ms: float = 5,
+        refunded_ms: float = 0,
+        leaves: tuple[int, int, int] = (1, 0, 0),
+        **changes: Any,
+    ) -> Record:
+        """An admission whose upstream failed: ``refunded_ms`` after the response only ``leaves`` of it counts."""
+        refunded_at_ms = T0 + at_ms + took_ms + refunded_ms
+        self.entries.append(Usage((T0 + at_ms) // 100, (1, inputs, cap), refunded_at_ms, 0, leaves))
+        values = {
+            "status": status,
+            "upstream_status": upstream_status,
+            "input_tokens": inputs,
+            "max_tokens": cap,
+            "reserved_output": cap,
+        }
+        return self._record(at_ms, took_ms, **{**values, **changes})
+
+    def fail_limited(self, at_ms: int, **changes: Any) -> Record:
+        """An admission whose upstream had its own limit and told that one instead of ours."""
+        foreign = {"limit_requests": 3, "remaining_requests": 0, "limit_input": 5, "remaining_input": 9}
+        return self.fail(at_ms, 429, upstream_status=429, **{**foreign, "retry_after_ms": 20, **changes})
 
     def reject(
         self, at_ms: int, dimension: int, *, requested: int = 1, cap: int = 20, took_ms: float = 1, **changes: Any
@@ -147,6 +181,7 @@ class Ledger:
                 "requested": None,
                 "never_fits": False,
                 "degraded": None,
+                "upstream_status": None,
                 **values,
             },
         )

@@ -637,7 +637,7 @@ def test_the_report_shows_the_first_findings_and_counts_them_all(ledger: Ledger)
 # ---- an exact limiter under random load ------------------------------------------------------------------------------
 
 
-def random_run(seed: int, requests: int, keys: int) -> list[Any]:
+def random_run(seed: int, requests: int, keys: int, *, lost: float = 0.08, upstream_fails: float = 0.0) -> list[Any]:
     """Records of an exact limiter: random needs, slow and fast responses, some lost, usage from before the run."""
     rng = Random(seed)
     ledgers = [Ledger(limits=(40, 2000, 3000), key=f"{i:012x}") for i in range(keys)]
@@ -654,7 +654,10 @@ def random_run(seed: int, requests: int, keys: int) -> list[Any]:
             retries = {d: ledger.retry_after_ms(at_ms, d, (1, inputs, cap)[d]) for d in over}
             last = max(over, key=lambda d: retries[d])
             ledger.reject(at_ms, last, requested=(1, inputs, cap)[last], cap=cap)
-        elif rng.random() < 0.08:
+        elif rng.random() < upstream_fails:
+            how = rng.choice([ledger.fail, ledger.fail_limited])
+            how(at_ms, inputs=inputs, cap=cap, took_ms=took_ms, refunded_ms=rng.uniform(0, 900))
+        elif rng.random() < lost:
             ledger.lose(at_ms, counted=(1, inputs, cap), max_tokens=cap, input_tokens=inputs)
         else:
             ledger.admit(at_ms, inputs=inputs, cap=cap, output=rng.randrange(1, cap + 1), took_ms=took_ms)

@@ -57,7 +57,19 @@ def test_the_facts_of_a_rejection() -> None:
     assert (facts.status, facts.exceeded, facts.retry_after_ms) == (429, "input_tokens", 3890)
     assert (facts.requested, facts.never_fits) == (3906, False)
     never = b'HTTP/1.1 429 X\r\n\r\n{"error":{"message":"Request too large for k on x: Limit 50, Requested 3906."}}'
-    assert parse_response(never)[-3:] == (3906, True, None)
+    assert parse_response(never)[-4:] == (3906, True, None, None)
+
+
+def test_an_upstreams_rejection_says_whose_it_is_and_its_message_is_none_of_ours() -> None:
+    theirs = (
+        b"HTTP/1.1 429 Too Many Requests\r\nx-limiter-time-ms: 5\r\nX-Limiter-Upstream-Status: 429\r\n"
+        b"x-ratelimit-limit-requests: 3\r\n\r\n"
+        b'{"error":{"message":"Request too large for gpt-x: Limit 50, Requested 3906."}}'
+    )
+    facts = parse_response(theirs)
+    assert facts == NOTHING._replace(status=429, time_ms=5, upstream_status=429, limit_requests=3)
+    failed = parse_response(b"HTTP/1.1 502 X\r\nx-limiter-upstream-status: 500\r\n\r\n{}")
+    assert failed == NOTHING._replace(status=502, upstream_status=500)
 
 
 def test_chunked_bodies_are_joined() -> None:
@@ -93,12 +105,13 @@ def records(ledger: Ledger) -> list[Record]:
     ledger.admit(0)
     ledger.reject(10, 1, requested=2000)
     ledger.lose(20)
+    ledger.fail(30, upstream_status=500)
     return ledger.records
 
 
 def test_records_survive_the_round_trip(tmp_path: Path, records: list[Record]) -> None:
     path = tmp_path / REQUESTS_NAME
-    assert write_records(path, records) == 3
+    assert write_records(path, records) == 4
     reader = RecordReader(path)
     assert list(reader) == records
     assert not reader.truncated
@@ -110,8 +123,25 @@ def test_a_file_cut_off_loses_its_last_line_only(tmp_path: Path, records: list[R
     write_records(path, records)
     path.write_bytes(path.read_bytes()[:-20])
     reader = RecordReader(path)
-    assert list(reader) == records[:2]
+    assert list(reader) == records[:3]
     assert reader.truncated
+
+
+def test_files_from_before_a_column_was_added_are_read(tmp_path: Path, records: list[Record]) -> None:
+    path = tmp_path / REQUESTS_NAME
+    write_records(path, records)
+    header, *rows = (orjson.loads(line) for line in path.read_bytes().splitlines())
+    assert header["columns"].pop() == "upstream_status"
+    old = [header, *(row[:-1] for row in rows)]
+    path.write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in old))
+    assert list(RecordReader(path)) == [record._replace(upstream_status=None) for record in records]
+    path.write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in (header, *rows)))
+    with pytest.raises(BenchError, match="line 2 is damaged"):
+        list(RecordReader(path))
+    header["columns"].pop()
+    path.write_bytes(orjson.dumps(header) + b"\n")
+    with pytest.raises(BenchError, match="another version"):
+        list(RecordReader(path))
 
 
 @pytest.mark.parametrize("content", [b"", b"hello\n", b'{"format":"other"}\n', b"\x00" * 100])

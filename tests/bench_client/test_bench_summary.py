@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -42,10 +43,29 @@ def test_counts_by_status_reason_and_error(mixed: list[Record]) -> None:
         "rejected": {"requests": 1, "input_tokens": 1, "output_tokens": 1, "never_fits": 1, "other": 1},
         "rejected_total": 5,
         "other_statuses": {"503": 1},
+        "upstream_failures": {},
         "errors": {"connect": 1, "timeout": 1},
         "errors_total": 2,
         "degraded": 1,
     }
+
+
+def test_failures_of_the_upstream_are_not_rejections(ledger: Ledger) -> None:
+    ledger.reject(0, 0)
+    ledger.fail_limited(10)
+    ledger.fail_limited(20, never_fits=True)
+    ledger.fail(30, upstream_status=500)
+    ledger.fail(40)
+    ledger.lose(50, error=None, status=502)
+    total = summary_of(ledger.records).total
+    figures = total.as_dict()
+    assert figures["rejected"] == {"requests": 1}
+    assert figures["rejected_total"] == 1
+    assert figures["other_statuses"] == {"429": 2, "502": 3}
+    assert figures["upstream_failures"] == {"429": 2, "502": 2}
+    rows = re.findall(r"(?m)^  (\S+(?: upstream)?) +(\d+)", summary_text(summary_of(ledger.records)))
+    shown = dict(rows)
+    assert (shown["429"], shown["429 upstream"], shown["502"], shown["502 upstream"]) == ("1", "2", "1", "2")
 
 
 def test_each_node_has_its_own_figures(mixed: list[Record]) -> None:

@@ -91,8 +91,10 @@ class Rotation:
             return order
         now_s = self._clock()
         due = next((target for target in order if target.is_out and target.out_until_s() <= now_s), None)
+        tried = []
         if due is not None:
             due.try_again(now_s)
-        inside = [target for target in order if not target.is_out or target is due]
+            tried = [due]  # first, else it may not be asked at all
+        inside = [target for target in order if not target.is_out]
         outside = [target for target in order if target.is_out and target is not due]
-        return [*inside, *sorted(outside, key=Target.out_until_s)]
+        return [*tried, *inside, *sorted(outside, key=Target.out_until_s)]

@@ -16,7 +16,8 @@ from limiter_node.model import ConfigError
 CAP_FIELDS = ("max_tokens", "max_completion_tokens")
 """What chats call their cap; a service may know only one of them."""
 
-_NEWER_CAP_HOSTS = ("openai.com", "openai.azure.com", "services.ai.azure.com")
+_NEWER_CAP_HOSTS = (".openai.com", ".openai.azure.com", ".services.ai.azure.com")
+_UNREADABLE = "an upstream's URL cannot be read: use https://HOST/v1"
 _MAX_CACHED_MODELS = 1_024
 """Model names come from callers."""
 
@@ -99,15 +100,21 @@ def base_url(text: str) -> URL:
         parts = urlsplit(text)
         port_is_valid = parts.port is None or parts.port > 0
     except ValueError:
-        raise ConfigError("an upstream's URL cannot be read: use https://HOST/v1") from None
+        raise ConfigError(_UNREADABLE) from None
     if parts.scheme not in ("http", "https") or not parts.hostname or not port_is_valid:
         raise ConfigError("an upstream's URL must be http://… or https://… with a host, as https://HOST/v1")
     if parts.username is not None or parts.password is not None:
         raise ConfigError("an upstream's URL must not hold a user or a password: give its key by file or environment")
     if parts.fragment or any(c.isspace() or not c.isprintable() for c in text):
         raise ConfigError("an upstream's URL must have no fragment and no spaces")
-    url = URL(text)
-    return url.with_path(url.path.rstrip("/") or "/", keep_query=True)
+    try:
+        url = URL(text)
+        is_readable = bool(url.host)  # read late: names of hosts may be encoded so that they can't be
+    except ValueError:
+        is_readable = False
+    if not is_readable:
+        raise ConfigError(_UNREADABLE)
+    return url.with_path(url.raw_path.rstrip("/") or "/", encoded=True, keep_query=True)
 
 
 def cap_field_of(urls: Sequence[URL]) -> str:
@@ -115,7 +122,7 @@ def cap_field_of(urls: Sequence[URL]) -> str:
 
     OpenAI's newer models refuse ``max_tokens``; all others know it, and some know nothing else.
     """
-    newer = all((url.host or "").endswith(_NEWER_CAP_HOSTS) for url in urls)
+    newer = all(f".{url.host}".endswith(_NEWER_CAP_HOSTS) for url in urls)
     return CAP_FIELDS[1] if newer else CAP_FIELDS[0]
 
 
