@@ -60,7 +60,7 @@ def read_upstreams(path: str, environ: Mapping[str, str]) -> Sequence[Service]:
         raise ConfigError(f"{path}: {error.strerror or 'cannot be read'}") from None
     try:
         document = tomllib.loads(content.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: not TOML: {error}") from None
     entries = document.pop("upstreams", None)
     if document or type(entries) is not list or not entries or not all(type(each) is dict for each in entries):
@@ -85,7 +85,7 @@ def _service(entry: Mapping[str, Any], environ: Mapping[str, str], folder: Path)
     if ("url" in entry) == ("urls" in entry):
         raise ConfigError("give url, or urls for several addresses that answer alike")
     urls = tuple(base_url(url) for url in _texts(entry, "urls", [_text(entry, "url")] if "url" in entry else []))
-    if len(set(urls)) < len(urls):
+    if len({str(url) for url in urls}) < len(urls):
         raise ConfigError("urls has the same one twice")
     rename = entry.get("rename", {})
     if type(rename) is not dict or not all(type(name) is str and name for name in rename.values()):
@@ -103,7 +103,7 @@ def _service(entry: Mapping[str, Any], environ: Mapping[str, str], folder: Path)
     if cap_field not in CAP_FIELDS:
         raise ConfigError(f"cap_field must be one of {', '.join(CAP_FIELDS)}")
     name = _text(entry, "name") if "name" in entry else f"{urls[0].host}:{urls[0].port}"
-    if not name.isprintable() or len(name) > 64:
+    if len(name) > 64:
         raise ConfigError("name must be at most 64 printable characters")
     return Service(
         name=name,
@@ -149,8 +149,8 @@ def _checked_key(key: str, where: str) -> str:
 
 def _text(entry: Mapping[str, Any], name: str) -> str:
     value = entry[name]
-    if type(value) is not str or not value:
-        raise ConfigError(f"{name} must be a text")
+    if type(value) is not str or not value or not value.isprintable():
+        raise ConfigError(f"{name} must be a text of printable characters")
     return value
 
 
