@@ -21,6 +21,7 @@ from bench_client.report.axes import NARROW, WIDE, legend_columns, legend_height
 from bench_client.report.collect import MAX_BINS, MAX_LATE_BINS, KeyUse
 from bench_client.report.gather import ReportedRun, gather
 from bench_client.report.loads import audit_of, batches_of, processes_of
+from bench_client.report.rows import figure_groups
 from bench_client.report.sources import find_sources, printable
 from bench_client.report.verdict import big_figures, remarks, sentence
 from bench_client.report.windows import LEVELS, Shown, choose_keys, window_series
@@ -150,6 +151,19 @@ def test_windows_agree_with_the_audits_own_on_any_records(seed: int) -> None:
             assert (window.highest[place], window.lowest[place]) == (max(held), min(held))
 
 
+def test_windows_count_what_failed_at_the_upstream_and_take_no_limits_from_it() -> None:
+    draw, ledger = Random(5), Ledger(limits=(12, 900, 2_000))
+    for _ in range(300):
+        how = draw.choice([ledger.admit, ledger.fail, ledger.fail_limited])
+        how(draw.randrange(150_000), inputs=draw.randrange(200))  # type: ignore[operator]
+    (timeline,) = build_timelines(ledger.records).values()
+    for dimension, fill in zip(DIMENSIONS, check_windows("", timeline.admitted, None).worst, strict=True):
+        (window,) = window_series(ledger.records, [Shown(ledger.key, dimension)], clock_ms=T0, until_s=150)
+        assert fill is not None
+        assert (window.worst_used, window.worst_limit, window.worst_time_ms) == (fill.used, fill.limit, fill.time_ms)
+        assert set(window.limit) == {ledger.limits[DIMENSIONS.index(dimension)]}
+
+
 def test_a_window_fills_holds_and_empties_again() -> None:
     ledger = Ledger(limits=(3, 1_000, 1_000))
     for at_ms in (0, 10_000, 20_000):
@@ -245,6 +259,26 @@ def test_a_run_without_a_limiter_has_no_verdict_and_no_windows(ledger: Ledger, t
     assert "nothing to audit" in run.audit.verdict
     assert sentence([run]).startswith("No limiter signed its decisions")
     assert big_figures(run)[-1] == ("windows over the limit", "–", "not audited")
+
+
+def test_failures_of_the_upstream_are_neither_rejections_nor_lost_from_a_keys_use(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    ledger.admit(0)
+    ledger.fail_limited(10)
+    ledger.fail(20, upstream_status=500)
+    run = gathered(written(tmp_path, ledger.records))
+    (use,) = run.records.keys.values()
+    assert (use.used[0], use.limits, use.rejected.total()) == (3, ledger.limits, 0)
+    assert sum(run.records.timeline.other) == 2
+    assert run.records.timeline.rejected == {}
+    assert ("rejected", "0", "none") in big_figures(run)
+    assert "2 requests were admitted and failed at the service behind the limiter." in remarks(run)
+    (answers,) = [group for group in figure_groups([run]) if group.name == "Answers"]
+    cells = [(row.name, row.cells) for row in answers.rows]
+    for status in (429, 502):
+        place = cells.index((f"status {status}", ["1"]))
+        assert cells[place + 1] == ("admitted, failed upstream", ["1"])
 
 
 # ---- what is said ---------------------------------------------------------------------------------------------------
