@@ -542,3 +542,10 @@ def test_events_that_end_may_be_as_many_as_they_are(monkeypatch: pytest.MonkeyPa
     stream = event(chunk("one")) * 100
     assert read(chunk_account(), stream) == Outcome(stream, 100, False, False, None)
     assert read(chunk_account(), *cut(stream, list(range(0, len(stream), 50)))).passed == stream
+
+
+def test_reasoning_under_two_names_is_counted_once() -> None:
+    for names in (("reasoning",), ("reasoning_content",), ("reasoning", "reasoning_content")):
+        account = ChunkAccount(ENCODING, hides_usage=False, choices=1)
+        account.note({"choices": [{"index": 0, "delta": dict.fromkeys(names, "hello there")}]})
+        assert account.tokens == count_anew("hello there", ENCODING)

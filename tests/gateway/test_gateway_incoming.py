@@ -279,3 +279,8 @@ def test_any_body_becomes_an_error_without_our_key(said: Any, is_ascii: bool, st
 @given(st.binary(max_size=60), st.sampled_from([400, 503]))
 def test_any_bytes_become_an_error(body: bytes, status: int) -> None:
     assert type(json.loads(openai_error(status, body, ""))["error"]["message"]) is str
+
+
+def test_an_error_in_a_list_is_taken_out_of_it() -> None:
+    error = {"error": {"code": 400, "message": "API key not valid.", "status": "INVALID_ARGUMENT"}}
+    assert orjson.loads(openai_error(400, orjson.dumps([error]), "")) == error

@@ -325,3 +325,16 @@ async def test_of_duplicate_fields_the_counted_one_is_sent(single_store: str, se
         _, headers, _ = await post(node, api_key, CHAT, sent)
     assert headers["x-limiter-reserved-output"] == "5"
     assert service.asked[0].fields["max_tokens"] == 5
+
+
+@pytest.mark.parametrize(("enforces_cap", "charged"), [(True, 3), (False, 6)])
+async def test_what_is_counted_is_held_to_a_cap(
+    single_store: str, service: ScriptedService, enforces_cap: bool, charged: int
+) -> None:
+    """A service that keeps to its cap by its own tokenizer and tells no usage."""
+    words = [chunk(" word") for _ in range(6)]
+    service.script = streams(*words, chunk(None, "length"), DONE)
+    api_key = api_key_on(single_store, output_reserve=3)
+    async with gateway(single_store, service_at(service.base_url, enforces_cap=enforces_cap)) as node:
+        await post(node, api_key, CHAT, body(stream=True))
+        assert (await node.used(api_key)).output_tokens == charged

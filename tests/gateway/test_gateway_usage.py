@@ -159,8 +159,8 @@ CUSTOM = {"id": "call_2", "type": "custom", "custom": {"name": "run_code", "inpu
             id="a chat",
         ),
         pytest.param(
-            {"choices": [{"message": {"reasoning_content": "hm hm", "reasoning": "so", "content": "yes"}}]},
-            ["hm hm", "so", "yes"],
+            {"choices": [{"message": {"reasoning_content": "hm hm", "reasoning": "hm hm", "content": "yes"}}]},
+            ["hm hm", "yes"],
             id="reasoning",
         ),
         pytest.param(

@@ -26,7 +26,7 @@ from limiter_node.upstream.gateway.events import ChunkAccount, EventReader, Resp
 from limiter_node.upstream.gateway.incoming import openai_error, passed_headers, refusal_headers
 from limiter_node.upstream.gateway.outgoing import wants_usage_asked
 from limiter_node.upstream.gateway.service import Service
-from limiter_node.upstream.gateway.usage import text_tokens, told_tokens
+from limiter_node.upstream.gateway.usage import MOST_TOKENS, text_tokens, told_tokens
 
 MAX_BODY_BYTES: Final = 256 * 1024 * 1024
 """Of a whole answer: 2,048 embeddings of 3,072 numbers are half of it."""
@@ -99,10 +99,14 @@ async def whole_answer(response: ClientResponse, ask: Ask, service: Service) -> 
     if tokens is None or request.reserved_choices > 1:
         # Some services tell one choice's usage for all of them.
         counted = text_tokens(fields, encoding_name(request.model))
-        if service.enforces_cap or request.cap is not None:
-            counted = min(counted, ask.reserved_tokens)  # another vocabulary than the service's
-        tokens = max(tokens or 0, counted)
+        tokens = max(tokens or 0, min(counted, _most_counted(ask, service)))
     return WholeAnswer(body, tokens, headers)
+
+
+def _most_counted(ask: Ask, service: Service) -> int:
+    """What a count by our tokenizer is held to: a service that has a cap keeps to it, by its own."""
+    is_capped = service.enforces_cap or getattr(ask.request, "cap", None) is not None
+    return ask.reserved_tokens if is_capped else MOST_TOKENS
 
 
 async def _at_the_end(content: StreamReader) -> bytes:
@@ -127,15 +131,14 @@ class PassingStream:
         encoding = encoding_name(request.model)
         self.headers = passed_headers(response.headers, service.key)
         self._response, self._service, self._who, self._ended = response, service, who, ended
+        at_most = _most_counted(ask, service)
         self._account: ChunkAccount | ResponseAccount
         if isinstance(request, ResponsesRequest):
-            self._account = ResponseAccount(encoding)
+            self._account = ResponseAccount(encoding, at_most=at_most)
         else:
             assert isinstance(request, ChatRequest | CompletionRequest)
             hides_usage = service.asks_usage and wants_usage_asked(request)
-            self._account = ChunkAccount(encoding, hides_usage=hides_usage, choices=request.n)
-        capped = service.enforces_cap or request.cap is not None
-        self._at_most = ask.reserved_tokens if capped else None
+            self._account = ChunkAccount(encoding, hides_usage=hides_usage, choices=request.n, at_most=at_most)
 
     async def pieces(self) -> AsyncGenerator[Piece, None]:
         """What comes, as it comes."""

@@ -79,16 +79,16 @@ def refuse_disguised(request: LimitedRequest, body: bytes) -> None:
         message = f"Unsupported parameter: '{name}'. Use '{_OTHER_CAPS[name]}' instead."
         raise NotServed(message, name, "unsupported_parameter")
     may_hide = b"\\u" in body or _FOLDING[0] in body or _FOLDING[1] in body
-    if _CAPITALIZED.search(body) is not None or (may_hide and _hides_letters(body.lower())):
+    if _CAPITALIZED.search(body) is not None or (may_hide and _hides_letters(body)):
         for name in _names(fields):
             if name not in _COUNTING and (meant := name.casefold()) in _COUNTING:
                 message = f"Unrecognized request argument: '{name[:64]}'. Did you mean '{meant}'?"
                 raise NotServed(message, name[:64], "unknown_parameter")
 
 
-def _hides_letters(lowered: bytes) -> bool:
+def _hides_letters(body: bytes) -> bool:
     """Whether letters are written so that they don't look like what they are."""
-    return any(letter in lowered for letter in _FOLDING) or _ESCAPED_ASCII.search(lowered) is not None
+    return any(letter in body for letter in _FOLDING) or _ESCAPED_ASCII.search(body) is not None
 
 
 def is_ambiguous(body: bytes, fields: Mapping[str, Any]) -> bool:

@@ -21,7 +21,6 @@ MAX_EVENT_BYTES: Final = 16 * 1024 * 1024
 """Of one event that isn't whole yet."""
 
 _ENDS: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r|\n\r\n|\n\r(?=[^\n])")
-_DELTAS: Final = ("reasoning_content", "reasoning", "refusal")
 
 
 class TooLong(Exception):
@@ -53,10 +52,14 @@ class Account(Protocol):
 
 
 class ChunkAccount:
-    """Chunks of chats and text completions. `hides_usage`: the caller hasn't asked for it. `choices`: how many come."""
+    """Chunks of chats and text completions.
 
-    def __init__(self, encoding: str, *, hides_usage: bool, choices: int) -> None:
-        self._hides_usage, self._choices = hides_usage, choices
+    `hides_usage`: the caller hasn't asked for it. `choices`: how many come. `at_most`: what a count is held to,
+    which is by another tokenizer than the service's; what is told isn't.
+    """
+
+    def __init__(self, encoding: str, *, hides_usage: bool, choices: int, at_most: int = MOST_TOKENS) -> None:
+        self._hides_usage, self._choices, self._at_most = hides_usage, choices, at_most
         self._count = counter_of(encoding)  # JSON that orjson reads has no lone surrogates
         self._counted = 0
         self._told: int | None = None
@@ -70,8 +73,9 @@ class ChunkAccount:
         """What was told, unless pieces came since; some services tell one choice's usage for all."""
         told, counted = self._told, self._counted
         if told is None:
-            return min(counted, MOST_TOKENS)
-        return told if self._counted_when_told == counted and self._choices == 1 else max(told, counted)
+            return min(counted, self._at_most)
+        is_final, counted = self._counted_when_told == counted, min(counted, self._at_most)
+        return told if is_final and self._choices == 1 else max(told, counted)
 
     def note(self, fields: dict[str, Any]) -> bool:
         """Take in one chunk."""
@@ -111,8 +115,9 @@ class ChunkAccount:
 
     def _note_others(self, delta: dict[str, Any]) -> None:
         """What isn't content."""
-        for name in _DELTAS:
-            if (text := delta.get(name)) and type(text) is str:
+        # Some services say the same under both names.
+        for text in (delta.get("reasoning_content") or delta.get("reasoning"), delta.get("refusal")):
+            if text and type(text) is str:
                 self._counted += self._count(text)
         calls = delta.get("tool_calls")
         if type(calls) is list:
@@ -128,10 +133,10 @@ class ChunkAccount:
 
 
 class ResponseAccount:
-    """Events of the Responses API."""
+    """Events of the Responses API. `at_most`: as of `ChunkAccount`."""
 
-    def __init__(self, encoding: str) -> None:
-        self._count = counter_of(encoding)
+    def __init__(self, encoding: str, *, at_most: int = MOST_TOKENS) -> None:
+        self._count, self._at_most = counter_of(encoding), at_most
         self._counted = 0
         self._told: int | None = None
         self.next_number = 0
@@ -142,7 +147,7 @@ class ResponseAccount:
     @property
     def tokens(self) -> int:
         """What was told, at the end, else what was counted."""
-        return min(self._counted, MOST_TOKENS) if self._told is None else self._told
+        return min(self._counted, self._at_most) if self._told is None else self._told
 
     def note(self, fields: dict[str, Any]) -> bool:
         """Take in one event."""

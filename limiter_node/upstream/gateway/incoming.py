@@ -110,6 +110,8 @@ def openai_error(status: int, body: bytes, secret: str) -> bytes:
         said = None
     if _has_openais_shape(said):
         return body
+    if type(said) is list and said and _has_openais_shape(said[0]):
+        return orjson.dumps(said[0])  # Gemini's way
     message = _message(said) or f"The upstream service answered with status {status}."
     kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
     return error_body(message[:_MAX_MESSAGE_CHARS], kind, code="upstream_error")

@@ -16,7 +16,9 @@ from limiter_node.tokens import count_anew
 MOST_TOKENS: Final = 2**31
 """More than any answer; what a service tells beyond it is its mistake, and must not wrap a counter."""
 
-_TEXTS = ("content", "text", "reasoning_content", "reasoning", "refusal", "arguments", "input")
+_TEXTS = ("content", "text", "refusal", "arguments", "input")
+_REASONING = ("reasoning_content", "reasoning")
+"""Two names for the same, of which some services use both."""
 _PARTS = ("message", "choices", "output", "content", "summary", "tool_calls", "function_call", "function", "custom")
 
 
@@ -48,8 +50,9 @@ def text_tokens(answer: Any, encoding: str) -> int:
         if type(part) is list:
             waiting += part
         elif type(part) is dict:
-            for name in _TEXTS:
-                if type(text := part.get(name)) is str and text:
+            reasoning = next((part[name] for name in _REASONING if part.get(name)), None)
+            for text in (reasoning, *(part.get(name) for name in _TEXTS)):
+                if type(text) is str and text:
                     tokens += count_anew(text, encoding)
             waiting += [part[name] for name in _PARTS if type(part.get(name)) in (dict, list)]
             called = part.get("name")
