@@ -119,6 +119,17 @@ async def test_a_failure_before_any_output_refunds_the_tokens(
         assert tokens == [0, 0]
 
 
+async def test_a_refusal_of_any_length_is_a_refusal(single_store: str, service: ScriptedService) -> None:
+    """Some repeat the input that they refuse; callers can't have an address ejected that way."""
+    service.script = fails(400, {"error": {"message": "x" * 70_000}})
+    api_key = api_key_on(single_store)
+    async with gateway(single_store, service_at(service.base_url)) as node:
+        status, headers, answer = await post(node, api_key, body())
+        assert (status, headers["x-limiter-upstream-status"]) == (400, "400")
+        assert json.loads(answer)["error"]["code"] == "upstream_error"
+        assert await node.used(api_key) == Amounts(1, 0, 0)
+
+
 async def test_a_stream_that_nobody_asked_for_is_a_failure(single_store: str, service: ScriptedService) -> None:
     service.script = streams(DONE)
     api_key = api_key_on(single_store)

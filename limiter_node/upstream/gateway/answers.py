@@ -71,7 +71,11 @@ async def refused(response: ClientResponse, service: Service) -> UpstreamError:
         return UpstreamError(f"answered with status {status}")
     if status in _OUR_FAULT and not service.forwards_key:
         return UpstreamError(f"does not accept this node's key (status {status})")
-    body = openai_error(status, await read_body(response, MAX_ERROR_BYTES), service.key)
+    try:
+        said = await read_body(response, MAX_ERROR_BYTES)
+    except UpstreamError:
+        said = b""  # longer than anybody is told (some repeat the whole input), but what it is, its status says
+    body = openai_error(status, said, service.key)
     headers = refusal_headers(status, response.headers, service.key)
     if status < 500:
         return UpstreamRefusal(f"refused with status {status}", status=status, body=body, headers=headers)
