@@ -360,6 +360,26 @@ async def test_a_request_that_may_have_been_read_is_not_sent_again(single_store:
     assert len(service.asked) == 1
 
 
+async def test_nor_is_one_that_a_service_fails_over_on_a_kept_connection(
+    single_store: str, service: ScriptedService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("limiter_node.upstream.gateway.upstream._STALE_S", 0.02)
+
+    async def dies_over_the_second(asked: Asked, writer: asyncio.StreamWriter) -> None:
+        if len(service.asked) > 1:
+            await asyncio.sleep(0.05)
+            writer.close()
+            return
+        await answers_chat(asked, writer)
+
+    service.script = dies_over_the_second
+    api_key = api_key_on(single_store)
+    async with gateway(single_store, service_at(service.base_url)) as node:
+        assert [(await post(node, api_key, body()))[0] for _ in range(2)] == [200, 502]
+        assert (await node.used(api_key))[0] == 2
+    assert [each.connection for each in service.asked] == [1, 1]
+
+
 def echoing(make: Callable[[str], bytes]) -> Script:
     async def script(asked: Asked, writer: asyncio.StreamWriter) -> None:
         writer.write(make(asked.headers["authorization"]))

@@ -1,7 +1,7 @@
 """Connections to services, kept alive between requests, and the one thing that goes wrong with them.
 
 A service may close a connection that nobody uses just when it is used again (llama.cpp closes after every stream, and
-doesn't say so). Such a request was never read, and may be sent again; one on a new connection may have been. aiohttp
+doesn't say so). Such a request was not read, and may be sent again; one on a new connection may have been. aiohttp
 doesn't tell which it was, so the connector here notes it, in the context of the task that asks.
 """
 

@@ -1,7 +1,8 @@
 """The gateway: an upstream that asks services over HTTP.
 
-A request is sent once. It is sent again in two cases only, in both of which nobody can have read it: no connection was
-made (then another address of the service is tried), or a connection that was kept open turned out to be closed.
+A request is sent once. It is sent again in two cases only: no connection was made (then another address of the service
+is tried), or a connection that was kept open turned out to be closed, within `_STALE_S`. One that ends later was open,
+and the service may have read the request and failed over it.
 """
 
 from __future__ import annotations
@@ -56,6 +57,8 @@ log = logging.getLogger(__name__)
 _LARGE_BYTES = 32_768
 """What is no longer, the system takes at once. Else a service that doesn't read can keep a request from being sent, and
 aiohttp's own patience begins only after that."""
+_STALE_S = 0.5
+"""A kept connection that the service has closed says so within a round trip."""
 _MODELS_S = 10.0
 """How long a list of models is remembered: asking for it costs callers nothing."""
 
@@ -229,13 +232,13 @@ class Gateway:
         url = self._urls.get((target.url, path))
         if url is None:
             url = self._urls[target.url, path] = target.url.joinpath(path).with_query(target.url.query)
-        session = self._session or self._open()
+        session, sent_s = self._session or self._open(), monotonic()
         try:
             return await self._once(session, method, url, body, headers)
         except (ClientConnectorError, ConnectionTimeoutError):
             raise
         except (ServerDisconnectedError, ClientOSError):
-            if not was_used.get():
+            if not was_used.get() or monotonic() - sent_s > _STALE_S:
                 raise
         counts.retries += 1
         token = wants_new.set(True)
