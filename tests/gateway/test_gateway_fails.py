@@ -304,6 +304,25 @@ async def test_an_address_that_refuses_is_passed_over(single_store: str, service
             assert models.status == 502
 
 
+async def test_a_list_of_models_is_not_waited_for_as_an_answer_is(
+    single_store: str, service: ScriptedService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And those who wait for the same list don't wait one after the other."""
+    monkeypatch.setattr("limiter_node.upstream.gateway.upstream._LISTING_S", 0.05)
+    monkeypatch.setattr("limiter_node.upstream.gateway.upstream._NO_MODELS_S", 60.0)
+    service.script = silent
+    api_key = api_key_on(single_store)
+
+    async def status_of_models() -> int:
+        headers = {"Authorization": f"Bearer {api_key}"}
+        async with node.session.get(f"{node.url}/v1/models", headers=headers) as response:
+            return response.status
+
+    async with gateway(single_store, service_at(service.base_url)) as node, asyncio.timeout(10):
+        assert await asyncio.gather(*(status_of_models() for _ in range(3))) == [504] * 3
+    assert len(service.asked) == 1
+
+
 async def test_a_failing_address_is_left_alone(
     single_store: str, service: ScriptedService, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -220,3 +220,11 @@ def test_whatever_happens_each_request_has_all_of_them_to_ask(steps: list[tuple[
         inside = [target for target in targets if not target.is_out]
         # After the one that is tried again, those that are in come before those that are out.
         assert inside in (list(targets[: len(inside)]), list(targets[1 : len(inside) + 1]))
+
+
+def test_what_tells_nothing_of_an_address_does_not_try_it(clock: Clock) -> None:
+    rotation = rotation_of(3, clock)
+    fail(rotation, "aaa")
+    clock.now_s += EJECT_S
+    assert [_letter(target) for target in rotation.in_turn(may_try=False)][-1] == "a"
+    assert asked(rotation, 1) == "a", "the one request that may is still to come"

@@ -79,8 +79,11 @@ class Rotation:
         """Whether there is only one."""
         return len(self.targets) == 1
 
-    def in_turn(self) -> Sequence[Target]:
-        """All of them, in the order in which this request is to try them."""
+    def in_turn(self, *, may_try: bool = True) -> Sequence[Target]:
+        """All of them, in the order in which this request is to try them.
+
+        `may_try`: it may be the one request that tries an address that was left alone, and tells what came of it.
+        """
         targets = self.targets
         if len(targets) == 1:
             return targets
@@ -90,8 +93,9 @@ class Rotation:
         if not any(target.is_out for target in order):
             return order
         now_s = self._clock()
-        due = next((target for target in order if target.is_out and target.out_until_s() <= now_s), None)
-        tried = []
+        due, tried = None, []
+        if may_try:
+            due = next((target for target in order if target.is_out and target.out_until_s() <= now_s), None)
         if due is not None:
             due.try_again(now_s)
             tried = [due]  # first, else it may not be asked at all

@@ -61,6 +61,10 @@ _STALE_S = 0.5
 """A kept connection that the service has closed says so within a round trip."""
 _MODELS_S = 10.0
 """How long a list of models is remembered: asking for it costs callers nothing."""
+_NO_MODELS_S = 1.0
+"""How long it is remembered that there is none: those who waited for it needn't ask again, one after the other."""
+_LISTING_S = 5.0
+"""How long an address may take for its list: a model that thinks is worth waiting for, this isn't."""
 
 
 class Patience(NamedTuple):
@@ -96,7 +100,8 @@ class Gateway:
         telemetry.upstream_targets = [target for each in self._rotations.values() for target in each.targets]
         self._urls: dict[tuple[URL, str], URL] = {}
         self._session: ClientSession | None = None
-        self._models: tuple[float, tuple[str, ...]] = (-_MODELS_S, ())
+        self._models: tuple[str, ...] | UpstreamError = ()
+        self._models_until_s = float("-inf")
         self._asking_models = asyncio.Lock()
 
     def check(self, request: LimitedRequest, body: bytes) -> None:
@@ -151,30 +156,34 @@ class Gateway:
     async def models(self) -> tuple[str, ...]:
         """What the services list, under the names that callers use. Raises `UpstreamError` if none of them answers."""
         async with self._asking_models:
-            asked_s, models = self._models
-            if self._clock() - asked_s < _MODELS_S:
-                return models
-            names: dict[str, None] = {}
-            failure: UpstreamError | None = None
-            for service in self._services.all:
-                listed: list[str] = []
-                try:
-                    listed = await self._listed(service)
-                except UpstreamError as error:
-                    failure = error
-                for name in service.offered(listed):
-                    # Another service before this one may be who serves it.
-                    if (found := self._services.find(name)) is not None and found.service is service:
-                        names[name] = None
-            if failure is not None and not names:
-                raise failure
-            self._models = (self._clock(), tuple(names))
-            return self._models[1]
+            if self._clock() >= self._models_until_s:
+                self._models = await self._all_listed()
+                is_failure = isinstance(self._models, UpstreamError)
+                self._models_until_s = self._clock() + (_NO_MODELS_S if is_failure else _MODELS_S)
+            if isinstance(self._models, UpstreamError):
+                raise self._models
+            return self._models
 
     async def close(self) -> None:
         """Let go of all connections."""
         if self._session is not None:
             await self._session.close()
+
+    async def _all_listed(self) -> tuple[str, ...] | UpstreamError:
+        """The names of all services' models, or why there are none."""
+        names: dict[str, None] = {}
+        failure: UpstreamError | None = None
+        for service in self._services.all:
+            listed: list[str] = []
+            try:
+                listed = await self._listed(service)
+            except UpstreamError as error:
+                failure = error
+            for name in service.offered(listed):
+                # Another service before this one may be who serves it.
+                if (found := self._services.find(name)) is not None and found.service is service:
+                    names[name] = None
+        return tuple(names) if names or failure is None else failure
 
     async def _listed(self, service: Service) -> list[str]:
         if service.forwards_key:
@@ -201,7 +210,7 @@ class Gateway:
         """The head of the response, and whose it is. Raises `UpstreamError`."""
         failure: UpstreamError | None = None
         counts = self._counts[service.name]
-        for target in self._rotations[service.name].in_turn():
+        for target in self._rotations[service.name].in_turn(may_try=body is not None):
             if failure is not None:
                 counts.retries += 1
             try:
@@ -250,11 +259,19 @@ class Gateway:
     async def _once(
         self, session: ClientSession, method: str, url: URL, body: bytes | None, headers: dict[str, str]
     ) -> ClientResponse:
-        if body is None or len(body) <= _LARGE_BYTES:
+        if body is None:
+            return await session.request(
+                method, url, headers=headers, allow_redirects=False, timeout=self._listing_timeout()
+            )
+        if len(body) <= _LARGE_BYTES:
             return await session.request(method, url, data=body, headers=headers, allow_redirects=False)
         async with asyncio.timeout(self._patience.connect_s + self._patience.read_s):
             # As a file, because aiohttp lets go of the event loop between its parts.
             return await session.request(method, url, data=BytesIO(body), headers=headers, allow_redirects=False)
+
+    def _listing_timeout(self) -> ClientTimeout:
+        patience = self._patience
+        return ClientTimeout(min(_LISTING_S, patience.read_s), connect=patience.connect_s)
 
     def _open(self) -> ClientSession:
         """Late, because it wants the event loop that it is used in."""
