@@ -3,8 +3,9 @@
 Functions are counted as OpenAI's cookbook does ("How to count tokens with tiktoken", num_tokens_for_tools): 7 tokens a
 function (10 for the models of cl100k_base), its ``name:description``, 3 for having parameters, 3 and
 ``name:type:description`` for each of them, 3 and its text for each value of an enum less 3 for the enum, and 12 once.
-The cookbook knows flat parameters only; those of nested objects and lists are counted by the same rule. Any other tool,
-and the schema of a `response_format`, is counted as its compact JSON.
+The cookbook knows flat parameters only; those of nested objects and lists are counted by the same rule. What it doesn't
+know of a definition (titles, defaults, examples, any other field) is counted as its compact JSON, since services show
+models all of it; so is any other tool, and the schema of a `response_format`.
 
 Definitions must have been checked by `limiter_node.http.tools` and by `check_depth`. O(characters).
 """
@@ -27,6 +28,14 @@ TOKENS_PER_ENUM = -3
 TOKENS_PER_ENUM_VALUE = 3
 TOKENS_FOR_TOOLS = 12
 
+_OF_TOOL = frozenset(("type", "function"))
+_OF_FUNCTION = frozenset(("name", "description", "parameters", "strict"))
+_OF_FLAT = _OF_FUNCTION | {"type"}
+_OF_PARAMETER = frozenset(("type", "description"))
+_TYPES = frozenset(("object", "array", "string", "number", "integer", "boolean", "null"))
+_SEVERAL = frozenset(("anyOf", "oneOf", "allOf", "prefixItems"))
+_NAMED = frozenset(("$defs", "definitions"))
+
 
 def count_tools(tools: Sequence[dict[str, Any]], model: str, *, nested: bool = True) -> int:
     """The input tokens that `tools` add; 0 for none.
@@ -45,7 +54,11 @@ def sum_tools(tools: Sequence[dict[str, Any]], model: str, counter: TokenCounter
     total = TOKENS_FOR_TOOLS
     for tool in tools:
         if tool.get("type") == "function":
-            total += per_function + _sum_function(tool["function"] if nested else tool, counter)
+            function, unknown = tool, _others(tool, _OF_TOOL if nested else _OF_FLAT)
+            if nested:
+                function = tool["function"]
+                unknown += _others(function, _OF_FUNCTION)
+            total += per_function + _sum_function(function, counter, unknown)
         else:
             total += sum_json(tool, counter)
     return total
@@ -64,29 +77,53 @@ def check_depth(value: Any, param: str) -> None:
         raise InvalidRequest(f"Invalid '{param}': nested too deeply.", param, "invalid_value") from None
 
 
-def _sum_function(function: dict[str, Any], counter: TokenCounter) -> int:
+def _others(fields: dict[str, Any], known: frozenset[str]) -> list[Any]:
+    return [{name: value} for name, value in fields.items() if name not in known]
+
+
+def _sum_function(function: dict[str, Any], counter: TokenCounter, unknown: list[Any]) -> int:
+    """The tokens of one definition, and those of `unknown` and of what else in it the rule doesn't know."""
     lines = [f"{function['name']}:{_sentence(function.get('description'))}"]
     total = 0
     # Not recursive: schemas may be nested a thousand deep.
-    schemas: list[Any] = [function.get("parameters")]
+    schemas: list[tuple[Any, bool]] = [(function.get("parameters") or {}, False)]
     while schemas:
-        schema = schemas.pop()
+        schema, is_parameter = schemas.pop()
         if type(schema) is not dict:
+            unknown.append(schema)
             continue
         properties = schema.get("properties")
         if type(properties) is dict and properties:
             total += TOKENS_FOR_PARAMETERS
             for name, parameter in properties.items():
                 total += TOKENS_PER_PARAMETER + _describe(name, parameter, lines)
-                schemas.append(parameter)
-        schemas.append(schema.get("items"))
-        for several in ("anyOf", "oneOf", "allOf", "prefixItems"):
-            if type(options := schema.get(several)) is list:
-                schemas += options
-        for named in ("$defs", "definitions"):
-            if type(definitions := schema.get(named)) is dict:
-                schemas += definitions.values()
-    return total + sum(map(counter, lines))
+                schemas.append((parameter, True))
+        for name, value in schema.items():
+            if name in _SEVERAL and type(value) is list:
+                schemas += [(each, False) for each in value]
+            elif name in _NAMED and type(value) is dict:
+                unknown += value
+                schemas += [(each, False) for each in value.values()]
+            elif name == "items":
+                schemas.append((value, False))
+            elif not _is_counted(name, value, properties, is_parameter=is_parameter):
+                unknown.append({name: value})
+    return total + sum(map(counter, lines)) + (sum_json(unknown, counter) if unknown else 0)
+
+
+def _is_counted(name: str, value: Any, properties: Any, *, is_parameter: bool) -> bool:
+    """Whether the rule knows the field `name` of a schema with these `properties`; what is plain costs nothing."""
+    if name == "properties":
+        return type(value) is dict
+    if name == "required":
+        if type(value) is not list or type(properties) is not dict or len(value) > len(properties):
+            return False
+        return all(type(each) is str and each in properties for each in value)
+    if name == "additionalProperties":
+        return type(value) is bool
+    if is_parameter and (name in _OF_PARAMETER or (name == "enum" and type(value) is list)):
+        return type(value) is str or name != "description"
+    return name == "type" and type(value) is str and value in _TYPES
 
 
 def _describe(name: str, parameter: Any, lines: list[str]) -> int:

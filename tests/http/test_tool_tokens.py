@@ -72,6 +72,53 @@ def test_nested_parameters_and_other_tools_count() -> None:
     assert count_tools([custom], "gpt-4o") == 12 + count(orjson.dumps(custom).decode(), "gpt-4o")
 
 
+LONG = "one two three four five six seven eight nine ten " * 20
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        {"Description": LONG},
+        {"parameters": {"title": LONG}},
+        {"parameters": {"type": "object", "description": LONG}},
+        {"parameters": {"type": LONG}},
+        {"parameters": {"properties": LONG}},
+        {"parameters": {"properties": {"a": LONG}}},
+        {"parameters": {"properties": {"a": {"default": LONG}}}},
+        {"parameters": {"properties": {"a": {"description": [LONG]}}}},
+        {"parameters": {"properties": {"a": {"enum": LONG}}}},
+        {"parameters": {"properties": {"a": {"type": "array", "items": {"description": LONG}}}}},
+        {"parameters": {"properties": {"a": {"type": "array", "items": {"enum": [LONG]}}}}},
+        {"parameters": {"properties": {"a": {}}, "required": LONG.split()}},
+        {"parameters": {"properties": {"a": {}}, "required": ["a"] * 200}},
+        {"parameters": {"$defs": {LONG: {}}}},
+        {"parameters": {"$defs": {"a": {"description": LONG}}}},
+        {"parameters": {"anyOf": [LONG, {"const": LONG}]}},
+        {"parameters": {"additionalProperties": {"description": LONG}}},
+    ],
+)
+def test_no_text_in_a_definition_is_free(function: dict[str, Any]) -> None:
+    nested = count_tools([{"type": "function", "function": {"name": "f", **function}}], "m")
+    assert nested == count_tools([{"type": "function", "name": "f", **function}], "m", nested=False)
+    assert nested >= 200
+
+
+def test_no_text_beside_a_definition_is_free() -> None:
+    plain = {"type": "function", "function": {"name": "f"}}
+    beside = {"Function": {"description": LONG}}
+    assert count_tools([{**plain, **beside}], "m") == count_tools([plain], "m") + count(
+        orjson.dumps([beside]).decode(), "m"
+    )
+
+
+def test_what_only_shapes_a_definition_is_free() -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "string"}}}
+    shaped = {**schema, "required": ["a"], "additionalProperties": False}
+    bare, full = ({"name": "f", "parameters": each} for each in (schema, shaped))
+    one, two = (count_tools([{"type": "function", "function": each}], "m") for each in (bare, {**full, "strict": True}))
+    assert one == two
+
+
 def test_schemas_and_former_functions_count() -> None:
     plain = input_tokens("/v1/chat/completions", model="m", messages=COOKBOOK_MESSAGES)
     json_schema = {"name": "s", "schema": {"type": "object"}}
