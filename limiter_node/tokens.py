@@ -36,6 +36,9 @@ TOKENS_PER_NAME = 1
 TOKENS_PER_REPLY = 3
 """Every reply is primed with ``<|start|>assistant<|message|>``."""
 
+REASONING_FIELDS = ("reasoning_content", "reasoning")
+"""What servers call the reasoning of an earlier message, which some models are shown again."""
+
 # One token each in both vocabularies; a test holds this.
 _ROLE_TOKENS = {"system": 1, "developer": 1, "user": 1, "assistant": 1, "tool": 1, "function": 1}
 
@@ -116,9 +119,10 @@ def _count_any(counter: TokenCounter, text: str) -> int:
 def count_chat(messages: Sequence[dict[str, Any]], model: str) -> int:
     """The prompt tokens of a chat: 3 a message, its role, content and name (plus 1), and 3 for the reply's start.
 
-    The formula is OpenAI's cookbook's. Beside it, what a model also reads is counted as text: refusals, and the names
-    and arguments of the calls that an assistant's message holds. What has no text is estimated: an image is 765 tokens
-    (85 at low detail), audio a token per 1,000 base64 characters, a file a token per 16 characters and 765 at least.
+    The formula is OpenAI's cookbook's. Beside it, what a model also reads is counted as text: refusals, reasoning, and
+    the names and arguments of the calls that an assistant's message holds. What has no text is estimated: an image is
+    765 tokens (85 at low detail), audio a token per 1,000 base64 characters, a file a token per 16 characters and 765
+    at least.
     `messages` must be well-formed, as `limiter_node.http.messages.check_messages` ensures. O(characters).
     """
     counter = cache_of(encoding_name(model)).count
@@ -162,6 +166,9 @@ def _count_extras(message: dict[str, Any], counter: TokenCounter) -> int:
         total += counter(name) + TOKENS_PER_NAME
     if (refusal := message.get("refusal")) is not None:
         total += counter(refusal)
+    for field in REASONING_FIELDS:
+        if (reasoning := message.get(field)) is not None:
+            total += counter(reasoning)
     if (call := message.get("function_call")) is not None:
         total += counter(call["name"]) + counter(call["arguments"])
     for tool_call in message.get("tool_calls") or ():

@@ -19,6 +19,7 @@ from limiter_node.http.fields import (
     unsupported_value,
     wrong_type,
 )
+from limiter_node.tokens import REASONING_FIELDS
 
 ROLES = ("system", "assistant", "user", "function", "tool", "developer")
 PART_TYPES = ("text", "image_url", "input_audio", "refusal", "file")
@@ -96,6 +97,8 @@ def _check_part(part: Any, path: str) -> None:
 def _check_extras(message: dict[str, Any], path: str) -> None:
     check_if_given(message, "name", path, is_string)
     check_if_given(message, "refusal", path, is_string)
+    for reasoning in REASONING_FIELDS:
+        check_if_given(message, reasoning, path, is_string)
     if message.get("function_call") is not None:
         call = required_object(message, "function_call", path)
         check_required(call, "name", f"{path}.function_call", is_string)

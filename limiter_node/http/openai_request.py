@@ -76,7 +76,9 @@ _CHAT_FIELDS: dict[str, Check] = {
     "prompt_cache_key": is_string,
     "safety_identifier": is_string,
 }
-_SHAPING = frozenset(("stop", "tools", "tool_choice", "response_format", "functions"))
+_FOR_TEMPLATES = ("documents", "chat_template", "chat_template_kwargs")
+"""What servers of open models put into the prompt beside the messages."""
+_SHAPING = frozenset(("stop", "tools", "tool_choice", "response_format", "functions", *_FOR_TEMPLATES))
 
 
 def parse_chat(body: bytes, count: Count | None = None) -> ChatRequest:
@@ -156,19 +158,24 @@ def include_usage_of(options: dict[str, Any], stream: bool) -> bool:
 
 
 def _shaping_total(fields: dict[str, Any], form: AnswerForm | None, model: str) -> Total:
-    """The input tokens of tools, of functions as they were called before, and of the schema of the answer."""
+    """The input tokens of tools, of functions as they were called before, of the schema of the answer, of the rest."""
     functions = fields.get("functions") or ()
     for index, function in enumerate(functions):
         check_function(function, f"functions[{index}]")
     tools = [*(fields.get("tools") or ()), *[{"type": "function", "function": each} for each in functions]]
     check_depth(tools, "tools")
-    schema = None
+    as_json = []
+    for name in _FOR_TEMPLATES:
+        if (value := fields.get(name)) is not None:
+            check_depth(value, name)
+            as_json.append(value)
     if form is not None and form.json_schema is not None:
         schema = fields["response_format"].get("json_schema")
         check_depth(schema, "response_format")
+        if schema is not None:
+            as_json.append(schema)
 
     def total(counter: TokenCounter) -> int:
-        tokens = sum_tools(tools, model, counter, nested=True)
-        return tokens if schema is None else tokens + sum_json(schema, counter)
+        return sum_tools(tools, model, counter, nested=True) + sum([sum_json(value, counter) for value in as_json])
 
     return total

@@ -34,12 +34,13 @@ PART_TYPES = (
     "input_audio",
     "text",
     "summary_text",
+    "reasoning_text",
 )
 
 Message = dict[str, Any]
 
 _EXPECTED = "one of a string or array of objects"
-_TEXTS = frozenset(("input_text", "output_text", "text", "summary_text"))
+_TEXTS = frozenset(("input_text", "output_text", "text", "summary_text", "reasoning_text"))
 
 
 def items_as_messages(value: Any) -> list[Message]:
@@ -71,7 +72,9 @@ def _message_of(item: Any, path: str) -> Message:
         return {"role": "tool", "content": _content(item, "output", path)}
     if kind == "reasoning":
         check_required(item, "summary", path, is_array)
-        return {"role": "assistant", "content": [_part(each, f"{path}.summary") for each in item["summary"]]}
+        check_if_given(item, "content", path, is_array)
+        parts = [(each, name) for name in ("summary", "content") for each in item.get(name) or ()]
+        return {"role": "assistant", "content": [_part(each, f"{path}.{name}") for each, name in parts]}
     if kind == "item_reference":
         raise InvalidRequest(
             f"Invalid '{path}': items are not stored here, so none was found.", f"{path}.id", "not_found"

@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
+from limiter_node.http.fields import InvalidRequest
 from limiter_node.http.limited import LIMITED_ROUTES
 from limiter_node.http.tool_tokens import count_tools
 from limiter_node.http.totals import Total
@@ -132,6 +133,37 @@ def test_schemas_and_former_functions_count() -> None:
     functions = [each["function"] for each in COOKBOOK_TOOLS]
     called = input_tokens("/v1/chat/completions", model="m", messages=COOKBOOK_MESSAGES, functions=functions)
     assert called == plain + count_tools(COOKBOOK_TOOLS, "m")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("documents", [{"text": LONG}]), ("chat_template", LONG), ("chat_template_kwargs", {"hint": LONG})],
+)
+def test_what_templates_show_counts(name: str, value: Any) -> None:
+    plain = input_tokens("/v1/chat/completions", model="m", messages=COOKBOOK_MESSAGES)
+    shown = input_tokens("/v1/chat/completions", model="m", messages=COOKBOOK_MESSAGES, **{name: value})
+    assert shown == plain + count(orjson.dumps(value).decode(), "m")
+    assert input_tokens("/v1/chat/completions", model="m", messages=COOKBOOK_MESSAGES, **{name: None}) == plain
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
+def test_earlier_reasoning_counts(name: str) -> None:
+    message = {"role": "assistant", "content": "Yes."}
+    plain, shown = (
+        input_tokens("/v1/chat/completions", model="m", messages=[each]) for each in (message, {**message, name: LONG})
+    )
+    assert shown == plain + count(LONG, "m")
+    with pytest.raises(InvalidRequest, match=rf"messages\[0\].{name}"):
+        input_tokens("/v1/chat/completions", model="m", messages=[{**message, name: [LONG]}])
+
+
+def test_earlier_reasoning_of_responses_counts() -> None:
+    item = {"type": "reasoning", "summary": []}
+    content = [{"type": "reasoning_text", "text": LONG}]
+    plain, shown = (
+        input_tokens("/v1/responses", model="m", input=[each]) for each in (item, {**item, "content": content})
+    )
+    assert shown == plain + count(LONG, "m")
 
 
 def test_responses_count_as_chats_do() -> None:
