@@ -83,6 +83,14 @@ def test_another_spelling_of_a_field_that_counts_is_refused(name: str, meant: st
         assert (error.param, error.code) == (name, "unknown_parameter")
 
 
+CALL = {"name": "f", "arguments": "{}"}
+
+
+def called(function: dict[str, Any], **beside: Any) -> dict[str, Any]:
+    """An assistant's message with a call of a function that has these fields, too, and others beside it."""
+    return {"role": "assistant", "tool_calls": [{"type": "function", "function": {**CALL, **function}, **beside}]}
+
+
 def test_only_the_letter_beyond_ascii_may_be_escaped() -> None:
     for spelled in ("max_to\\u212Aens", "max_to\\u212aens", "max_token\\u017F", "max_token\\u017f"):
         assert refusal(with_name(spelled)).code == "unknown_parameter"
@@ -103,6 +111,13 @@ def test_only_the_letter_beyond_ascii_may_be_escaped() -> None:
         (CHAT, "messages", [{"role": "user", "content": "Hi", "Tool_Calls": []}], "tool_calls"),
         (CHAT, "messages", [{"role": "user", "content": "Hi", "tool_call\u017f": []}], "tool_calls"),
         (COMPLETION, "stream_options", {"include_usage": True, "Include_Usage": False}, "include_usage"),
+        (CHAT, "messages", [called({"Arguments": "long"})], "arguments"),
+        (CHAT, "messages", [called({"argument\u017f": "long"})], "arguments"),
+        (CHAT, "messages", [called({"Name": "long"})], "name"),
+        (CHAT, "messages", [called({}, Function={"name": "f", "arguments": "long"})], "function"),
+        (CHAT, "messages", [{"role": "assistant", "function_call": {**CALL, "Arguments": "long"}}], "arguments"),
+        (RESPONSES, "input", [{"type": "function_call", "call_id": "c", **CALL, "Arguments": "long"}], "arguments"),
+        (RESPONSES, "input", [{"type": "function_call_output", "call_id": "c", "output": "", "Output": "a"}], "output"),
         (RESPONSES, "input", [{"role": "user", "content": "Hi", "Content": "long"}], "content"),
         (RESPONSES, "input", [{"role": "user", "content": [{"type": "input_text", "text": "", "TEXT": "a"}]}], "text"),
     ],
@@ -187,9 +202,10 @@ def test_what_is_no_field_that_counts_is_not_refused(route: str, fields: dict[st
         ("max_tokens_to_sample", "max_tokens"),
         ("n_cmpl", "n"),
         ("num_return_sequences", "n"),
+        ("prompt_embeds", "prompt"),
     ],
 )
-def test_other_names_for_a_cap_are_refused(name: str, instead: str, route: str) -> None:
+def test_other_names_for_what_counts_are_refused(name: str, instead: str, route: str) -> None:
     for spelled in (name, escaped(name)):
         error = refusal(with_name(spelled, route=route), route)
         assert str(error) == f"Unsupported parameter: '{name}'. Use '{instead}' instead."

@@ -3,8 +3,9 @@
 JSON readers disagree about fields that come twice, about the case of names (Go's takes any), and servers have names of
 their own for a cap. What would get around a limit that way is refused before it is admitted, or written anew:
 
-- another spelling of a field that counts (``Max_Tokens``), in the request, its messages and their parts: refused;
-- a field that caps or multiplies the output elsewhere (``n_predict`` beats ``max_tokens`` in llama.cpp): refused;
+- another spelling of a field that counts (``Max_Tokens``), in the request, its messages, parts and calls: refused;
+- a field that elsewhere caps or multiplies the output (``n_predict`` beats ``max_tokens`` in llama.cpp), or is an input
+  that can't be counted: refused;
 - a field that counts and comes twice, or is written with escapes: the body is written anew from what was checked.
 
 Its weakness: a field that comes twice within a message. The last one counts here, as in all servers that we know.
@@ -46,7 +47,10 @@ _COUNTING: Final = frozenset(
 )
 """Names of fields that decide what a request needs."""
 
-_OTHER_CAPS: Final = {
+_OF_CALLS: Final = frozenset(("function", "custom", "name", "arguments", "input", "output"))
+"""Those of a call of a tool, and of what came of it."""
+
+_OTHER_NAMES: Final = {
     "n_predict": "max_tokens",
     "num_predict": "max_tokens",
     "max_new_tokens": "max_tokens",
@@ -55,8 +59,9 @@ _OTHER_CAPS: Final = {
     "max_tokens_to_sample": "max_tokens",
     "n_cmpl": "n",
     "num_return_sequences": "n",
+    "prompt_embeds": "prompt",
 }
-"""What servers call a cap or a number of choices of their own → what says it here."""
+"""What servers call a cap, a number of choices or an input of their own → what says it here."""
 
 _TOP_LEVEL: Final = tuple(
     (name, b'"%b"' % name.encode(), re.compile(rb'"%b"\s*:' % name.encode()))
@@ -74,16 +79,17 @@ def refuse_disguised(request: LimitedRequest, body: bytes) -> None:
     fields = request.body
     if isinstance(request, ChatRequest) and fields.get("best_of") not in (None, 1):
         raise NotServed("Unsupported parameter: 'best_of'. Use 'n' instead.", "best_of", "unsupported_parameter")
-    if not _OTHER_CAPS.keys().isdisjoint(fields):
-        name = next(name for name in fields if name in _OTHER_CAPS)
-        message = f"Unsupported parameter: '{name}'. Use '{_OTHER_CAPS[name]}' instead."
+    if not _OTHER_NAMES.keys().isdisjoint(fields):
+        name = next(name for name in fields if name in _OTHER_NAMES)
+        message = f"Unsupported parameter: '{name}'. Use '{_OTHER_NAMES[name]}' instead."
         raise NotServed(message, name, "unsupported_parameter")
     may_hide = b"\\u" in body or _FOLDING[0] in body or _FOLDING[1] in body
     if _CAPITALIZED.search(body) is not None or (may_hide and _hides_letters(body)):
-        for name in _names(fields):
-            if name not in _COUNTING and (meant := name.casefold()) in _COUNTING:
-                message = f"Unrecognized request argument: '{name[:64]}'. Did you mean '{meant}'?"
-                raise NotServed(message, name[:64], "unknown_parameter")
+        for counting, names in ((_COUNTING, _names(fields)), (_OF_CALLS, _names_of_calls(fields))):
+            for name in names:
+                if name not in counting and (meant := name.casefold()) in counting:
+                    message = f"Unrecognized request argument: '{name[:64]}'. Did you mean '{meant}'?"
+                    raise NotServed(message, name[:64], "unknown_parameter")
 
 
 def _hides_letters(body: bytes) -> bool:
@@ -105,6 +111,23 @@ def _names(fields: Mapping[str, Any]) -> Iterator[str]:
     for several in ("messages", "input", "prompt", "system"):
         yield from _names_within(fields.get(several), 2)
     yield from _names_within([fields.get("stream_options")], 0)
+
+
+def _names_of_calls(fields: Mapping[str, Any]) -> Iterator[str]:
+    """Of the fields of calls in messages, and of items that are calls or what came of them."""
+    for several in ("messages", "input"):
+        for item in fields[several] if type(fields.get(several)) is list else ():
+            if type(item) is not dict:
+                continue
+            if str(item.get("type")).endswith(("_call", "_call_output")):
+                yield from item
+            called = item.get("tool_calls")
+            for call in (item.get("function_call"), *(called if type(called) is list else ())):
+                if type(call) is dict:
+                    yield from call
+                    for kind in ("function", "custom"):
+                        if type(call.get(kind)) is dict:
+                            yield from call[kind]
 
 
 def _names_within(items: Any, depth: int) -> Iterator[str]:
