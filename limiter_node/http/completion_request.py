@@ -29,6 +29,7 @@ from limiter_node.http.openai_request import include_usage_of, parse_object
 from limiter_node.http.tools import stop_form
 from limiter_node.http.totals import Count, count_now
 from limiter_node.model import Need
+from limiter_node.tokens import TokenCounter
 from limiter_node.upstream.base import CompletionRequest
 
 MAX_TOTAL_CHOICES = 2_048
@@ -74,7 +75,9 @@ def parse_completion(body: bytes, count: Count = count_now) -> CompletionRequest
         fields.get("max_tokens"),
         stream,
         include_usage,
-        count(model, lambda counter: sum_inputs(prompts, counter)),
+        count(
+            model, lambda counter: sum_inputs(prompts, counter) + _sum_suffix(fields.get("suffix"), prompts, counter)
+        ),
         fields,
         echoes,
         stop_form(fields.get("stop")),
@@ -86,6 +89,11 @@ def completion_need(request: CompletionRequest) -> Need:
     if request.cap is None:
         return Need(request.input_tokens, 0, request.reserved_choices)
     return Need(request.input_tokens, request.reserved_choices * request.cap, 0)
+
+
+def _sum_suffix(suffix: str | None, prompts: Inputs, counter: TokenCounter) -> int:
+    """The tokens of what is to follow the answer: models that fill in the middle read it with each prompt."""
+    return sum([counter(suffix) for _ in prompts]) if suffix else 0
 
 
 def _reserved_choices(fields: dict[str, Any], n: int, prompts: int) -> int:

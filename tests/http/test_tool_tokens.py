@@ -157,6 +157,13 @@ def test_earlier_reasoning_counts(name: str) -> None:
         input_tokens("/v1/chat/completions", model="m", messages=[{**message, name: [LONG]}])
 
 
+@pytest.mark.parametrize("prompt", ["a", ["a", "b"]])
+def test_a_suffix_counts_with_each_prompt(prompt: Any) -> None:
+    plain = input_tokens("/v1/completions", model="m", prompt=prompt)
+    filled = input_tokens("/v1/completions", model="m", prompt=prompt, suffix=LONG)
+    assert filled == plain + len(prompt) * count(LONG, "m")
+
+
 def test_earlier_reasoning_of_responses_counts() -> None:
     item = {"type": "reasoning", "summary": []}
     content = [{"type": "reasoning_text", "text": LONG}]
