@@ -59,7 +59,8 @@ def texts_or_tokens(value: Any, param: str) -> Inputs:
 
 def sum_inputs(inputs: Inputs, counter: TokenCounter) -> int:
     """The tokens of all `inputs`; an empty text counts as one, since a model reads at least a start."""
-    return sum([(counter(each) if type(each) is str else len(each)) or 1 for each in inputs])
+    # What `counter` says may be 0 for the moment: see `TokenCounting.count`.
+    return sum([1 if not each else counter(each) if type(each) is str else len(each) for each in inputs])
 
 
 def refuse_empty(inputs: Inputs, param: str) -> None:

@@ -142,6 +142,15 @@ async def test_a_large_chat_is_read_as_a_small_one(counting: TokenCounting) -> N
     assert read == parse_chat(body)
 
 
+@pytest.mark.parametrize(("path", "field"), [("/v1/completions", "prompt"), ("/v1/embeddings", "input")])
+async def test_large_inputs_are_counted_as_small_ones(counting: TokenCounting, path: str, field: str) -> None:
+    """An input has a token at least; one that is counted later has no other for it."""
+    texts = [f"{field} {number} {prose(400, number)}" for number in range(30)]
+    assert sum(map(len, texts)) > INLINE_CHARS
+    asked = await LIMITED_ROUTES[path].read(orjson.dumps({"model": "gpt-4o", field: texts}), counting)
+    assert asked.input_tokens == sum(exact(text, "gpt-4o") for text in texts)
+
+
 async def test_the_loop_turns_while_a_large_request_is_counted(counting: TokenCounting) -> None:
     """By turns, not by time: where the machine is slow, counting and the loop are slow together."""
     body = orjson.dumps({"model": "gpt-4o", "messages": [{"role": "user", "content": noise(1_000_000, 30)}]})
