@@ -66,18 +66,16 @@ class _RenderedStream:
         self._deltas, self._events = deltas, events
 
     async def pieces(self) -> AsyncGenerator[Piece, None]:
-        events, tokens = self._events, 0
-        before = None
+        events, tokens, has_begun = self._events, 0, False
         async with aclosing(self._deltas) as deltas:
             async for batch in deltas:
-                data = b"".join([events.delta(each) for each in batch])
+                data = b"" if has_begun else events.start()
+                has_begun = True
+                data += b"".join([events.delta(each) for each in batch])
                 for each in batch:
                     tokens += each.tokens
-                if before is None:
-                    before = events.start()
-                    data = before + data
                 yield Piece(data, tokens)
-        yield Piece((events.start() if before is None else b"") + events.finish(tokens), tokens, is_last=True)
+        yield Piece((b"" if has_begun else events.start()) + events.finish(tokens), tokens, is_last=True)
 
     def error_event(self, error: bytes) -> bytes:
         return self._events.error(error)
