@@ -111,14 +111,14 @@ class Scene:
         return await self.judged(out)
 
     @asynccontextmanager
-    async def load(self, keys: Path, out: Path, qps: int, seconds: float) -> AsyncIterator[None]:
+    async def load(self, keys: Path, out: Path, qps: int, seconds: float, *arguments: str) -> AsyncIterator[None]:
         """Load on both nodes, which has ended when the block has."""
         command = [sys.executable, "-m", "bench_client", "run", "--keys", str(keys), "--out", str(out)]
         for node in self.fleet.nodes:
             command += ["--target", node]
         command += ["--qps", str(qps), "--duration", str(seconds), "--seed", str(self._runs), "--timeout", "5"]
         load = await asyncio.create_subprocess_exec(
-            *command, "--output-tokens", "fixed:5", stdout=asyncio.subprocess.PIPE
+            *command, "--output-tokens", "fixed:5", *arguments, stdout=asyncio.subprocess.PIPE
         )
         try:
             yield
