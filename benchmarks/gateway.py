@@ -59,8 +59,9 @@ def requests(rounds: int, seconds: float) -> list[Row]:
         keys = directory / "keys.toml"
         many = write_short_requests(directory / "many", unlimited_keys(keys))
         port = stack.enter_context(running_fast_upstream())
-        gateway = stack.enter_context(running_node(keys, "--upstream", f"http://127.0.0.1:{port}/v1"))
-        mock = stack.enter_context(running_node(keys))
+        # A single store: load, service and store share what is left of the machine.
+        gateway = stack.enter_context(running_node(keys, "--store=single", f"--upstream=http://127.0.0.1:{port}/v1"))
+        mock = stack.enter_context(running_node(keys, "--store=single"))
         loads = interleaved(rounds, [partial(saturate, each, many, seconds) for each in (gateway, mock)])
 
         def latency_ms(server: Server) -> dict[str, float]:
@@ -106,7 +107,7 @@ def pieces(rounds: int, seconds: float, streams: int) -> list[Row]:
         keys = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "keys.toml"
         write_keys(keys, {streaming.KEY: {}})
         port = stack.enter_context(running_fast_upstream(tokens, _RATE))
-        gateway = stack.enter_context(running_node(keys, "--upstream", f"http://127.0.0.1:{port}/v1"))
+        gateway = stack.enter_context(running_node(keys, "--store=single", f"--upstream=http://127.0.0.1:{port}/v1"))
         relay = stack.enter_context(running_raw_relay(port))
 
         def cpu_us(server: Server) -> float:

@@ -126,7 +126,7 @@ class Gateway:
         try:
             if response.status != 200:
                 raise await refused(response, service)
-            is_stream = response.content_type == "text/event-stream"
+            is_stream = response.headers.get("Content-Type", "").lower().startswith("text/event-stream")
             if is_stream and ask.request.stream:
                 ended = _Ended(counts, target, is_only=self._rotations[service.name].is_single)
                 return PassingStream(response, ask, service, f"upstream {service.name}: {target.name}", ended)
