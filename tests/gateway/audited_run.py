@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from chaos.chaos_scene import Outcome, Scene
     from gateway.flaky_upstream import FlakyUpstream
 
-NODE_OPTIONS = ("--upstream-read-timeout", "1")
+NODE_OPTIONS = ("--upstream-read-timeout", "0.5")
+"""A slow head comes before, or after."""
 DOWN_S = 0.7
 LEAVERS = 40
 LEAVER_INPUT = 9

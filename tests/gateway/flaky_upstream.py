@@ -28,8 +28,8 @@ MODEL = "flaky-1"
 WORD = " time"
 """One token, also behind another."""
 ANSWER_S = 0.02
-SLOW_S = (0.05, 2.0)
-"""Between these a slow head comes."""
+SLOW_S = (0.8, 0.2)
+"""How long slow heads take, in turn."""
 WAIT_WORD, WAIT_S = "Wait.", 0.5
 """A prompt that begins with it is answered, well or badly, so much later: so that whoever asks can leave before."""
 
@@ -73,7 +73,7 @@ class FlakyService:
         asked = await request.json()
         (kind,) = self._draw.choices(self._kinds, self._weights)
         cap = asked.get("max_completion_tokens") or asked.get("max_tokens") or 16
-        words, slow_s = self._draw.randint(1, cap), self._draw.uniform(*SLOW_S)
+        words, slow_s = self._draw.randint(1, cap), SLOW_S[self.counts["slow"] % 2]
         self.counts[kind] += 1
         waits = str(asked["messages"][0]["content"]).startswith(WAIT_WORD)
         await asyncio.sleep(WAIT_S if waits else slow_s if kind == "slow" else ANSWER_S)
