@@ -45,6 +45,8 @@ _FIELD_OF_HEADER = {
     b"x-ratelimit-remaining-input-tokens": "remaining_input",
     b"x-ratelimit-remaining-output-tokens": "remaining_output",
     b"x-limiter-reserved-output": "reserved_output",
+    b"x-limiter-input-tokens": "charged_input",
+    b"x-limiter-output-tokens": "charged_output",
     b"x-limiter-degraded": "degraded",
     b"x-limiter-upstream-status": "upstream_status",
     b"transfer-encoding": "chunked",
@@ -72,12 +74,16 @@ def parse_response(raw: bytes) -> ResponseFacts:
         if field is not None:
             text = value.strip().decode("latin-1")
             facts[field] = text if field in _TEXT_FIELDS else _integer(text)
+    charged = facts.pop("charged_input", None), facts.pop("charged_output", None)
     status = _integer(status_line[9:12].decode("latin-1"))
     facts["status"] = status
     if "chunked" in str(facts.pop("chunked", "")).lower():
         body = _joined_chunks(body)
     if status == 200:
-        facts["prompt_tokens"], facts["completion_tokens"] = _usage(body)
+        # What was charged: a service behind a node may count its tokens in another way, or not tell.
+        prompt, completion = _usage(body)
+        facts["prompt_tokens"] = prompt if charged[0] is None else charged[0]
+        facts["completion_tokens"] = completion if charged[1] is None else charged[1]
     elif status == 429 and "upstream_status" not in facts:
         facts["requested"], facts["never_fits"] = _rejection(body)
     return ResponseFacts(**facts)  # type: ignore[arg-type]

@@ -99,6 +99,7 @@ class ResponseHeaders:
             f'"input-tpm";r={left_input};t={-(-input_ms // 1_000)}, '
             f'"output-tpm";r={left_output};t={-(-output_ms // 1_000)}\r\n'
             f"x-limiter-time-ms: {decision.time_ms}\r\n"
+            f"x-limiter-input-tokens: {decision.need[1]}\r\n"
             f"x-limiter-reserved-output: {decision.need[2]}\r\n"
             f"x-request-id: {request_id}\r\n"
         )
@@ -132,6 +133,11 @@ class ResponseHeaders:
         )
         self._limit_lines[limits] = lines
         return lines
+
+
+def produced(output_tokens: int) -> str:
+    """What an answer that is whole has cost; of a stream that isn't known when its headers leave."""
+    return f"x-limiter-output-tokens: {output_tokens}\r\n"
 
 
 def degraded(policy: str) -> str:

@@ -17,7 +17,7 @@ from limiter_node.http.auth import bearer_key
 from limiter_node.http.connection import BodyTimeout, Connection
 from limiter_node.http.errors import ErrorReply
 from limiter_node.http.fields import InvalidRequest
-from limiter_node.http.headers import RequestIds, ResponseHeaders, degraded, merged
+from limiter_node.http.headers import RequestIds, ResponseHeaders, degraded, merged, produced
 from limiter_node.http.limited import LIMITED_ROUTES, LimitedRoute
 from limiter_node.http.metrics import HttpState, Metrics
 from limiter_node.http.overload import LoopLoad, TurnedAway
@@ -215,7 +215,7 @@ class Routes:
             reservation.refund()
             raise
         reservation.settle(answer.output_tokens)
-        return Answer(answer.body, headers + answer.headers)
+        return Answer(answer.body, headers + produced(answer.output_tokens) + answer.headers)
 
     async def _asked(self, request: web.BaseRequest, ask: Ask) -> WholeAnswer | AnswerStream:
         """What the upstream answers. Raises `UpstreamError`, and `ClientGone` where that ends its work."""

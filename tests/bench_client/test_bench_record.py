@@ -52,6 +52,15 @@ def test_the_facts_of_an_admission() -> None:
     }
 
 
+def test_what_was_charged_is_known_from_headers_where_a_service_counts_otherwise() -> None:
+    charged = b"x-limiter-input-tokens: 22\r\nX-Limiter-Output-Tokens: 34\r\n\r\n"
+    facts = parse_response(ADMITTED.replace(b"\r\n\r\n", b"\r\n" + charged))
+    assert (facts.prompt_tokens, facts.completion_tokens) == (22, 34)
+    assert facts._replace(prompt_tokens=25, completion_tokens=17) == parse_response(ADMITTED)
+    untold = b"HTTP/1.1 200 OK\r\n" + charged + b'{"choices":[]}'
+    assert parse_response(untold)[:1] + parse_response(untold)[12:14] == (200, 22, 34)
+
+
 def test_the_facts_of_a_rejection() -> None:
     facts = parse_response(REJECTED)
     assert (facts.status, facts.exceeded, facts.retry_after_ms) == (429, "input_tokens", 3890)

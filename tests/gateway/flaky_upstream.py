@@ -99,7 +99,8 @@ def _completion(asked: dict[str, Any], words: int) -> dict[str, Any]:
 
 
 def _usage(asked: dict[str, Any], text: str) -> dict[str, int]:
-    before, after = count_chat(asked["messages"], asked["model"]), count(text, asked["model"])
+    # Input as a model with a tokenizer and a chat template of its own would count it.
+    before, after = count_chat(asked["messages"], asked["model"]) + 3, count(text, asked["model"])
     return {"prompt_tokens": before, "completion_tokens": after, "total_tokens": before + after}
 
 

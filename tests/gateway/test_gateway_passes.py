@@ -58,7 +58,10 @@ async def test_bodies_pass_as_they_are(
     async with gateway(single_store, service_at(service.base_url)) as node:
         status, headers, answer = await post(node, api_key, path, sent)
         assert (status, answer) == (200, completion())
-        assert (await node.used(api_key)).output_tokens == charged
+        used = await node.used(api_key)
+        assert used.output_tokens == charged
+        told = (headers["x-limiter-input-tokens"], headers["x-limiter-output-tokens"])
+        assert told == (str(used.input_tokens), str(charged))
     (asked,) = service.asked
     assert (asked.method, asked.path, asked.body) == ("POST", path, sent)
     assert headers["x-vendor"] == "yes"

@@ -39,6 +39,7 @@ ALWAYS = {
     "RateLimit-Policy": '"rpm";q=600;w=60, "input-tpm";q=100000;w=60, "output-tpm";q=50000;w=60',
     "RateLimit": '"rpm";r=587;t=1, "input-tpm";r=71961;t=1, "output-tpm";r=45289;t=61',
     "x-limiter-time-ms": "1763916000123",
+    "x-limiter-input-tokens": "25",
     "x-limiter-reserved-output": "100",
     "x-limiter-node": "node-1",
     "x-request-id": "req_1",
