@@ -302,3 +302,15 @@ def test_settings_that_cannot_be_are_refused_in_one_line(values: dict[str, Any],
     assert str(error.value).startswith(message)
     assert "\n" not in str(error.value)
     assert "secret" not in str(error.value)
+
+
+def test_the_example_in_the_readme_is_one(tmp_path: Path) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    example = readme.partition("# upstreams.toml")[2].partition("```")[0]
+    key = tmp_path / "key"
+    key.write_text("sk-1\n")
+    file = tmp_path / "upstreams.toml"
+    file.write_text("#" + example.replace("/run/secrets/openai", str(key)))
+    vllm, openai = read_upstreams(str(file), {"VLLM_KEY": "sk-2"})
+    assert (vllm.name, len(vllm.urls), vllm.key, vllm.renamed("fast")) == ("vllm", 2, "sk-2", "llama-3.1-8b-instruct")
+    assert (openai.name, openai.key, openai.cap_field) == ("api.openai.com:443", "sk-1", "max_completion_tokens")
