@@ -200,9 +200,8 @@ def test_what_was_admitted_without_the_store_and_failed_is_listed_so(ledger: Led
 
 @pytest.mark.parametrize("lost", [0.0, 0.08])
 def test_so_is_one_in_front_of_an_upstream_that_fails(lost: float) -> None:
-    for seed in range(2):
-        report = audit_records(random_run(seed, 1500, keys=3, lost=lost, upstream_fails=0.4), run_info())
-        assert report.findings.counts == {}
-        assert report.rejected > 100
-        assert report.failed > 200
-        assert (report.unknown > 0) == (lost > 0)
+    report = audit_records(random_run(0, 1500, keys=3, lost=lost, upstream_fails=0.4), run_info())
+    assert report.findings.counts == {}
+    assert report.rejected > 100
+    assert report.failed > 200
+    assert (report.unknown > 0) == (lost > 0)
