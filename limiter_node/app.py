@@ -106,10 +106,8 @@ async def running_node(settings: NodeSettings) -> AsyncIterator[int]:
         load.start()
         port = runner.addresses[0][1]
         store = address.describe()
-        policy_name, asked = (
-            settings.on_store_failure,
-            settings.upstreams_file or settings.upstream.partition("?")[0] or "mock",
-        )
+        policy_name = settings.on_store_failure
+        asked = settings.upstreams or settings.upstream.partition("?")[0] or "mock"
         event = {"event": "node_started", "port": port, "store": store, "policy": policy_name, "upstream": asked}
         log.info("serves on port %d, store %s, policy %s, upstream %s", port, store, policy_name, asked, extra=event)
         yield port
@@ -205,7 +203,7 @@ def run_node(settings: NodeSettings) -> int:
         LimiterError: it could not start; the message says what to do.
     """
     # A request that is with a service holds a connection on either side.
-    beside = settings.max_in_flight if settings.upstream or settings.upstreams_file else 0
+    beside = settings.max_in_flight if settings.upstream or settings.upstreams else 0
     _allow_connections(settings.max_connections + beside)
     uvloop.run(_serve(settings))
     return 0

@@ -81,7 +81,7 @@ class NodeSettings:
         "LIMITER_UPSTREAM_KEY or --upstream-key-file.",
         metavar="URL",
     )
-    upstreams_file: str = setting(
+    upstreams: str = setting(
         "", UPSTREAM, "Several services by model, in the place of --upstream: see README.", metavar="FILE"
     )
     upstream_key_file: str = setting("", UPSTREAM, "File with the key for --upstream.", metavar="FILE")
@@ -162,7 +162,7 @@ class NodeSettings:
         _between("--max-in-flight", self.max_in_flight, 1, 1_000_000)
         if self.upstream:
             base_url(self.upstream)
-            if self.upstreams_file:
+            if self.upstreams:
                 raise ConfigError("--upstream and --upstreams: give one of them")
         elif self.upstream_key_file or self.upstream_forward_key:
             raise ConfigError("--upstream-key-file and --upstream-forward-key are for --upstream")

@@ -29,8 +29,8 @@ _MAX_KEY_CHARS = 8_000
 
 def services_of(settings: NodeSettings, environ: Mapping[str, str]) -> Sequence[Service]:
     """The services to ask, in order; none where the mock is to answer. Raises `ConfigError` in one line."""
-    if settings.upstreams_file:
-        return read_upstreams(settings.upstreams_file, environ)
+    if settings.upstreams:
+        return read_upstreams(settings.upstreams, environ)
     if not settings.upstream:
         return ()
     url = base_url(settings.upstream)

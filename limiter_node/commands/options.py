@@ -84,8 +84,6 @@ replicas = option(
 def _flag(name: str) -> str:
     # Seconds are what an option of time without a unit means: --drain-timeout 10. A rate keeps them.
     shown = name if name.endswith("_per_s") else name.removesuffix("_s")
-    if name == "upstreams_file":
-        shown = "upstreams"
     return f"--{shown.replace('_', '-')}"
 
 

@@ -151,7 +151,7 @@ async def _demo_key(url: str, settings: NodeSettings, wanted: bool, *, temporary
     async with administering(address) as admin:
         await admin.put_limits(key_id(key), KeyLimits(name="demo"))
     try:
-        has_services = settings.upstream or settings.upstreams_file
+        has_services = settings.upstream or settings.upstreams
         model = "YOUR-MODEL" if has_services else settings.models[0]
         body = {"model": model, "messages": [{"role": "user", "content": "Hello"}]}
         click.echo(f"demo key {key}; try it:")

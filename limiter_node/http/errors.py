@@ -11,7 +11,7 @@ from typing import NamedTuple
 from limiter_node.http.durations import duration_text
 from limiter_node.http.fields import InvalidRequest
 from limiter_node.model import Decision, Outcome
-from limiter_node.upstream.base import NotServed, UpstreamError
+from limiter_node.upstream.base import NotServed, UnknownModel, UpstreamError
 from limiter_node.upstream.openai.error import error_body
 
 DIMENSION_PHRASES = (
@@ -120,6 +120,8 @@ def upstream_failed(error: UpstreamError) -> ErrorReply:
 
 def not_served(error: NotServed) -> ErrorReply:
     """The request can't be asked any upstream."""
+    if isinstance(error, UnknownModel):
+        return model_not_found(error.model)
     return ErrorReply(error.status, error_body(str(error), _INVALID_REQUEST, error.param, error.code))
 
 

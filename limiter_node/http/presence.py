@@ -1,7 +1,7 @@
 """Noticing that a client has left while its request is in the upstream's hands: nobody is to work for it any more.
 
-aiohttp lets handlers run on when a connection ends; here the work
-is cancelled, and the cancellation taken back where the block ends, as `asyncio.timeout` does it.
+aiohttp lets handlers run on when a connection ends; here the work is cancelled, and the cancellation taken back where
+the block ends, as `asyncio.timeout` does it.
 """
 
 from __future__ import annotations

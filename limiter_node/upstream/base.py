@@ -219,9 +219,21 @@ class UpstreamRefusal(UpstreamError):
 class NotServed(LimiterError):
     """Raised for a request that no upstream can be asked, before it is admitted."""
 
-    def __init__(self, message: str, param: str, code: str, status: int = 400) -> None:
+    status = 400
+
+    def __init__(self, message: str, param: str, code: str) -> None:
         super().__init__(message)
-        self.param, self.code, self.status = param, code, status
+        self.param, self.code = param, code
+
+
+class UnknownModel(NotServed):
+    """Raised for a model that no service has."""
+
+    status = 404
+
+    def __init__(self, model: str) -> None:
+        super().__init__("there is no such model", "model", "model_not_found")
+        self.model = model
 
 
 class Upstream(Protocol):

@@ -260,7 +260,7 @@ def test_callers_keys_are_sent_in_its_place() -> None:
 def test_several_upstreams_by_a_file(tmp_path: Path) -> None:
     path = tmp_path / "upstreams.toml"
     path.write_text(f'[[upstreams]]\n{VALID}key_env = "A"')
-    (service,) = services_of(settings_of(upstreams_file=str(path)), {"A": "sk-a", KEY_VARIABLE: SECRET})
+    (service,) = services_of(settings_of(upstreams=str(path)), {"A": "sk-a", KEY_VARIABLE: SECRET})
     assert (service.name, service.key) == ("host:80", "sk-a")
 
 
@@ -287,10 +287,10 @@ def test_what_cannot_be_is_refused_in_one_line(values: dict[str, Any], key: str,
         ({"upstream": "host/v1"}, "an upstream's URL must be http://… or https://… with a host, as https://HOST/v1"),
         ({"upstream": f"http://u:{SECRET}@h"}, "an upstream's URL must not hold a user or a password: give its key"),
         ({"upstream": "http://a\\b"}, "an upstream's URL cannot be read"),
-        ({**URL_SETTING, "upstreams_file": "a"}, "--upstream and --upstreams: give one of them"),
+        ({**URL_SETTING, "upstreams": "a"}, "--upstream and --upstreams: give one of them"),
         ({"upstream_key_file": "a"}, "--upstream-key-file and --upstream-forward-key are for --upstream"),
         ({"upstream_forward_key": True}, "--upstream-key-file and --upstream-forward-key are for --upstream"),
-        ({"upstreams_file": "a", "upstream_key_file": "b"}, "--upstream-key-file and --upstream-forward-key are for"),
+        ({"upstreams": "a", "upstream_key_file": "b"}, "--upstream-key-file and --upstream-forward-key are for"),
         ({"upstream_connect_timeout_s": 0}, "--upstream-connect-timeout must be from 0.05"),
         ({"upstream_read_timeout_s": float("nan")}, "--upstream-read-timeout must be from 0.05"),
         ({"upstream_keepalive_timeout_s": 0}, "--upstream-keepalive-timeout must be from 0.1"),

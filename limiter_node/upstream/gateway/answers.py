@@ -27,6 +27,8 @@ from limiter_node.upstream.gateway.incoming import openai_error, passed_headers,
 from limiter_node.upstream.gateway.outgoing import wants_usage_asked
 from limiter_node.upstream.gateway.service import Service
 from limiter_node.upstream.gateway.usage import MOST_TOKENS, text_tokens, told_tokens
+from limiter_node.upstream.openai.chunks import error_event
+from limiter_node.upstream.openai.response_events import response_error_event
 
 MAX_BODY_BYTES: Final = 256 * 1024 * 1024
 """Of a whole answer: 2,048 embeddings of 3,072 numbers are half of it."""
@@ -178,16 +180,10 @@ class PassingStream:
         yield Piece(passed, account.tokens, is_last=True)
 
     def error_event(self, error: bytes) -> bytes:
-        """In the form of the route: see `limiter_node.upstream.openai.chunks` and `response_events`."""
+        """In the form of the route."""
         if isinstance(self._account, ResponseAccount):
-            told = orjson.loads(error)["error"]
-            event = {
-                "type": "error",
-                **{name: told.get(name) for name in ("code", "message", "param")},
-                "sequence_number": self._account.next_number,
-            }
-            return b"event: error\ndata: %b\n\n" % orjson.dumps(event)
-        return b"data: %b\n\n" % error
+            return response_error_event(error, self._account.next_number)
+        return error_event(error)
 
     async def close(self) -> None:
         """Nothing more is wanted: the service notices at once, by its connection. One that is whole goes on."""

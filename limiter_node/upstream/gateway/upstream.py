@@ -33,7 +33,7 @@ from limiter_node.upstream.base import (
     AnswerStream,
     Ask,
     LimitedRequest,
-    NotServed,
+    UnknownModel,
     UpstreamError,
     UpstreamRefusal,
     WholeAnswer,
@@ -105,11 +105,9 @@ class Gateway:
         self._asking_models = asyncio.Lock()
 
     def check(self, request: LimitedRequest, body: bytes) -> None:
-        """Raise `NotServed` for a model that no service has, or a body that one might read in another way."""
+        """Raise `UnknownModel`, or `NotServed` for a body that a service might read in another way."""
         if self._services.find(request.model) is None:
-            shown = request.model if len(request.model) <= 128 else request.model[:128] + "…"
-            message = f"The model '{shown}' does not exist or you do not have access to it."
-            raise NotServed(message, "model", "model_not_found", status=404)
+            raise UnknownModel(request.model)
         refuse_disguised(request, body)
 
     async def ask(self, ask: Ask) -> WholeAnswer | AnswerStream:
@@ -123,19 +121,18 @@ class Gateway:
         sent_s = monotonic()
         response, target = await self._sent(service, "POST", path, body, headers)
         counts.head_wait.note(monotonic() - sent_s)
+        ended = self._ended(service, target)
         try:
             if response.status != 200:
                 raise await refused(response, service)
             is_stream = response.headers.get("Content-Type", "").lower().startswith("text/event-stream")
             if is_stream and ask.request.stream:
-                ended = _Ended(counts, target, is_only=self._rotations[service.name].is_single)
                 return PassingStream(response, ask, service, f"upstream {service.name}: {target.name}", ended)
             if is_stream:
                 raise UpstreamError("answered with a stream that nobody asked for")
             answer = await whole_answer(response, ask, service)
         except UpstreamRefusal as error:
-            counts.outcomes["rate_limited" if error.status == 429 else "refused"] += 1
-            target.succeeded()
+            ended("rate_limited" if error.status == 429 else "refused", "")
             response.close()
             raise
         except UpstreamError as error:
@@ -146,11 +143,10 @@ class Gateway:
             what = f"broke off its answer ({type(error).__name__})"
             raise self._failure(service, target, "broken", what, response) from None
         except BaseException:
-            counts.outcomes["gone"] += 1
+            ended("gone", "")
             response.close()
             raise
-        counts.outcomes["ok"] += 1
-        target.succeeded()
+        ended("ok", "")
         return answer
 
     async def models(self) -> tuple[str, ...]:
@@ -286,6 +282,9 @@ class Gateway:
         )
         return self._session
 
+    def _ended(self, service: Service, target: Target) -> _Ended:
+        return _Ended(self._counts[service.name], target, is_only=self._rotations[service.name].is_single)
+
     def _failure(
         self,
         service: Service,
@@ -298,7 +297,7 @@ class Gateway:
         """Count a failure; the error to raise, which says in our log who failed."""
         if response is not None:
             response.close()
-        _Ended(self._counts[service.name], target, is_only=self._rotations[service.name].is_single)(outcome, what)
+        self._ended(service, target)(outcome, what)
         said = f"upstream {service.name}: {target.name} {what}"
         if error is None:
             return UpstreamError(said, status=504 if outcome == "timeout" else 502)
@@ -309,6 +308,9 @@ class Gateway:
             body=error.body,
             headers=error.headers,
         )
+
+
+_ANSWERED = frozenset(("ok", "rate_limited", "refused"))
 
 
 class _Ended:
@@ -325,7 +327,7 @@ class _Ended:
             return
         self._has_ended = True
         self._counts.outcomes[outcome] += 1
-        if outcome == "ok":
+        if outcome in _ANSWERED:
             self._target.succeeded()
         elif outcome != "gone":
             self._target.failed(why=what, is_only=self._is_only)

@@ -130,8 +130,8 @@ class ResponseEvents:
 
     def error(self, body: bytes) -> bytes:
         """An `error` event with the members of OpenAI's error object."""
-        error = orjson.loads(body)["error"]
-        return self._event("error", code=error["code"], message=error["message"], param=error["param"])
+        self._number += 1
+        return response_error_event(body, self._number - 1)
 
     def _event(self, kind: str, **members: Any) -> bytes:
         data = {"type": kind, **members, "sequence_number": self._number}
@@ -150,3 +150,10 @@ class ResponseEvents:
 
 def _part(text: str) -> dict[str, Any]:
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+
+
+def response_error_event(body: bytes, number: int) -> bytes:
+    """The event of that number that breaks off a stream of this kind, with the members of the error object `body`."""
+    told = orjson.loads(body)["error"]
+    members = {name: told.get(name) for name in ("code", "message", "param")}
+    return b"event: error\ndata: %b\n\n" % orjson.dumps({"type": "error", **members, "sequence_number": number})
