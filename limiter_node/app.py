@@ -34,7 +34,8 @@ from limiter_node.store.url import format_host, parse_store_url
 from limiter_node.telemetry import Telemetry
 from limiter_node.token_process import TokenCounting
 from limiter_node.upstream.base import Upstream
-from limiter_node.upstream.gateway.upstream import Gateway, Patience
+from limiter_node.upstream.gateway.sending import Patience
+from limiter_node.upstream.gateway.upstream import Gateway
 from limiter_node.upstream.mock.model import MockModel
 from limiter_node.upstream.rendered import RenderedUpstream
 from limiter_node.upstreamsfile import services_of

@@ -9,8 +9,9 @@ from typing import Any
 from in_process import Node, serving
 from yarl import URL
 
+from limiter_node.upstream.gateway.sending import Patience
 from limiter_node.upstream.gateway.service import Service
-from limiter_node.upstream.gateway.upstream import Gateway, Patience
+from limiter_node.upstream.gateway.upstream import Gateway
 
 KEY = "up-secret-of-the-service"
 

@@ -34,7 +34,8 @@ from limiter_node.model import Amounts
 from limiter_node.store.process import free_ports
 from limiter_node.telemetry import Telemetry
 from limiter_node.upstream.base import Ask, ChatRequest, UpstreamError
-from limiter_node.upstream.gateway.upstream import Gateway, Patience
+from limiter_node.upstream.gateway.sending import Patience
+from limiter_node.upstream.gateway.upstream import Gateway
 
 CHAT = "/v1/chat/completions"
 INPUT = 8
@@ -308,7 +309,7 @@ async def test_a_list_of_models_is_not_waited_for_as_an_answer_is(
     single_store: str, service: ScriptedService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And those who wait for the same list don't wait one after the other."""
-    monkeypatch.setattr("limiter_node.upstream.gateway.upstream._LISTING_S", 0.05)
+    monkeypatch.setattr("limiter_node.upstream.gateway.sending._LISTING_S", 0.05)
     monkeypatch.setattr("limiter_node.upstream.gateway.upstream._NO_MODELS_S", 60.0)
     service.script = silent
     api_key = api_key_on(single_store)
@@ -382,7 +383,7 @@ async def test_a_request_that_may_have_been_read_is_not_sent_again(single_store:
 async def test_nor_is_one_that_a_service_fails_over_on_a_kept_connection(
     single_store: str, service: ScriptedService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("limiter_node.upstream.gateway.upstream._STALE_S", 0.02)
+    monkeypatch.setattr("limiter_node.upstream.gateway.sending._STALE_S", 0.02)
 
     async def dies_over_the_second(asked: Asked, writer: asyncio.StreamWriter) -> None:
         if len(service.asked) > 1:

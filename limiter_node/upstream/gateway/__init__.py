@@ -8,5 +8,7 @@
 ``usage``      what an answer costs
 ``events``     the same for event streams, while they pass
 ``answers``    a service's response as an answer, whole or as a stream
+``pool``       connections that are kept
+``sending``    which address is asked, within which time, how often
 ``upstream``   all of it together
 """
