@@ -10,7 +10,6 @@ import resource
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 
 import uvloop
 from aiohttp import web
@@ -21,7 +20,7 @@ from limiter_node.http.connection import Deadlines
 from limiter_node.http.overload import LoopLoad
 from limiter_node.http.routes import Routes
 from limiter_node.http.server import HttpServer
-from limiter_node.keysfile import read_keys
+from limiter_node.keysfile import KeysFile
 from limiter_node.limiter.degraded import policy
 from limiter_node.limiter.limiter import Limiter
 from limiter_node.limiter.stub import AdmitAll
@@ -65,7 +64,7 @@ async def running_node(settings: NodeSettings) -> AsyncIterator[int]:
         topology,
         timeout_ms=settings.decision_timeout_ms,
         window_buckets=settings.window_ms // BUCKET_MS,
-        declared=partial(read_keys, settings.keys_file) if settings.keys_file else None,
+        declared=KeysFile(settings.keys_file) if settings.keys_file else None,
         policy=lambda fleet: policy(settings.on_store_failure, lambda: fleet.nodes),
         telemetry=telemetry,
     )

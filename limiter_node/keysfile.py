@@ -10,7 +10,9 @@ import json
 import os
 import re
 import secrets
+import time
 import tomllib
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -92,6 +94,51 @@ def read_keys(path: str | Path) -> dict[str, KeyLimits]:
         return _read_document(document)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
+
+
+class KeysFile:
+    """A keys file that is read again when it has changed. See `store.redeclare.DeclaredKeys`, which this is.
+
+    A file is taken for unchanged while its size and its times are the same.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = Path(path)
+        self._signature: tuple[int, ...] = ()
+        self._keys: dict[str, KeyLimits] = {}
+        self._known: set[str] = set()
+        self._first_s = 0.0
+        self._changed_s: dict[str, float] = {}
+
+    def read(self) -> Mapping[str, KeyLimits]:
+        """Return the keys by `kid`: the same object as before if the file hasn't changed.
+
+        Raises:
+            ConfigError: it can't be read; the keys of before are kept for the next call.
+        """
+        try:
+            found = self._path.stat()
+        except OSError as error:
+            raise ConfigError(f"{self._path}: {error.strerror or 'cannot be read'}") from None
+        signature = (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        if signature != self._signature:
+            keys = read_keys(self._path)
+            if not self._signature:
+                self._first_s = found.st_ctime
+            else:
+                changed = [kid for kid, limits in keys.items() if self._keys.get(kid) != limits]
+                self._changed_s.update(dict.fromkeys(changed, found.st_ctime))
+            self._known.update(keys)
+            self._keys, self._signature = keys, signature
+        return self._keys
+
+    def changed_s_ago(self, kid: str) -> float:
+        """Return how many seconds ago the file last said something new of a key that it has."""
+        return time.time() - self._changed_s.get(kid, self._first_s)
+
+    def was_declared(self, kid: str) -> bool:
+        """Whether the file had this key when it was read, at any time."""
+        return kid in self._known
 
 
 def _read_document(document: dict[str, Any]) -> dict[str, KeyLimits]:

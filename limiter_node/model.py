@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 MAX_LIMIT = 4_000_000_000
 """The largest limit per window: a bucket's counters are 32 bits wide."""
@@ -68,6 +68,10 @@ class Outcome(IntEnum):
     UNKNOWN_KEY = 3
 
 
+Receipt = object
+"""What an admission holds in the store. The store makes it and takes it back; nobody else looks inside."""
+
+
 class Decision(NamedTuple):
     """One decided request. For ``UNKNOWN_KEY`` only ``outcome`` means anything."""
 
@@ -87,23 +91,11 @@ class Decision(NamedTuple):
     """The store's clock at the decision, ms since the epoch."""
     name: str
     """The key's name where it was rejected (empty if it has none), else empty."""
-
-    @property
-    def degraded(self) -> str:
-        """The policy that decided because the store could not be asked; empty if the store decided."""
-        return ""
-
-    @property
-    def charge(self) -> Any:
-        """For an admission without the store: what the decider will charge there; else None."""
-        return None
-
-
-class DegradedDecision(Decision):
-    """A decision made without the store: limits as it last told them, `time_ms` its clock as estimated."""
-
+    receipt: Receipt = None
+    """What the store holds for an admitted request; None for any other."""
     degraded: str = ""
-    charge: Any = None
+    """The policy that decided because the store could not be asked: `limits` are as the store last told them, `time_ms`
+    is its clock as estimated. Empty if the store decided."""
 
 
 UNKNOWN_KEY = Decision(

@@ -10,16 +10,19 @@
 --       2 rl:{kid}:window   hash: the sums, the newest bucket, each node's last batch
 --       3 rl:{kid}:past    hash: the older buckets (layouts in README.md of this folder)
 -- ARGV  1 node    id of the calling process, new at each start
---       2 batch   packed, little endian: I8 number (rises with every batch of the node), I1 flags: 1 = sent before, 2 = this node has a record here,
+--       2 batch   packed, little endian: I8 number (rises with every batch of the node), I1 flags: 1 = sent before,
+--                 I8 the number that the node's record here has at least, as this script last told it (0 = none),
 --                 I2 W, I8 clock in ms (0 = this server's; tests set it), then per operation I1 kind and 4 × i8:
 --                   1 admit   input, output, choices, -        reserves output + choices × output_reserve
 --                   2 settle  bucket, input, output, requests  gives back of an earlier admit (negative: adds)
 --                   3 charge  bucket, requests, input, output  counts what was admitted elsewhere, limit or not
 -- Reply packed, little endian: I1 state (0 decided, 1 answered from the record, 2 number too old, 3 no such key,
---       4 the record is lost, so the window is, too: nothing was decided);
---       for 0 and 1 also: I8 time in ms, then for requests/input/output 3 × I4 limits, 3 × I4 used after the batch,
+--       4 the store has lost what it had counted: nothing was decided);
+--       for 0 and 1 also: I8 time in ms, I8 number of the node's record after this batch (0 = none; it lives for W and
+--       20 s longer), then for requests/input/output 3 × I4 limits, 3 × I4 used after the batch,
 --       3 × I2 age in buckets of the newest use (65535 = none), I1 ms since the current bucket began; I4
---       output_reserve; and where one was rejected, per operation I1 verdict, I4 retry in ms, then the key's name.
+--       output_reserve; and where one was rejected, or the node had no record, per operation I1 verdict, I4 retry in ms,
+--       then the key's name. For 4 also I8 number of the node's record (0 = none): what later batches counted is gone.
 --       Verdict 0 = done; 1, 2, 3 = rejected, that dimension frees last; 5, 6, 7 = can never fit, that dimension.
 --       From the record come verdicts, time and output_reserve; all else is as it is now.
 -- Cost  amortized O(1) per operation: 4 calls a batch; 2 more when the bucket changes or older ones do, and one for each
@@ -50,7 +53,7 @@ local OPERATION_SIZE = 33
 local DONE = '\0\0\0\0\0'
 
 local node, batch = ARGV[1], ARGV[2]
-local number, flags, width, clock_ms, at = sunpack('<I8I1I2I8', batch)
+local number, flags, expected, width, clock_ms, at = sunpack('<I8I1I8I2I8', batch)
 local operations = (#batch - at + 1) / OPERATION_SIZE
 
 local limits = call('GET', KEYS[1])
@@ -60,13 +63,13 @@ local limit_r, limit_i, limit_o, reserve, name_at = sunpack('<I4I4I4I4', limits)
 local found = call('HMGET', KEYS[2], META, node)
 local stored, record = found[1], found[2]
 local replayed = false -- this batch was decided before
-local recorded, record_ms, record_reserve, verdicts_at
+local recorded, record_ms, record_reserve, verdicts_at = 0
 if record then
     recorded, record_ms, record_reserve, verdicts_at = sunpack('<I8I6I4', record)
     if number < recorded then return '\2' end
     replayed = number == recorded
-elseif flags > 1 then return '\4'
 end
+if recorded < expected then return '\4' .. spack('<I8', recorded) end
 
 if clock_ms == 0 then
     local time = call('TIME')
@@ -170,7 +173,7 @@ end
 
 -- ---- deciding -----------------------------------------------------------------------------------------------------------
 local state, decided_ms = 0, now
-local changed, counted = false, false -- something to remember under this number; something that entered the window
+local changed = false -- something to remember under this number
 local emptied = false -- a settle took the last tokens of one kind from the newest bucket that had any
 local verdicts, results -- per operation, once one is rejected
 local first_r, first_i, first_o -- what is in the oldest bucket, if that is not the newest; once a rejection has read it
@@ -224,7 +227,7 @@ for i = 1, operations do
             used_r, used_i, used_o = used_r + 1, used_i + a, used_o + output
             if a > 0 then newest_i = bucket end
             if output > 0 then newest_o = bucket end
-            changed, counted = true, true
+            changed = true
         else
             local add_r, add_i, add_o = b, c, d
             if kind == SETTLE then add_r, add_i, add_o = -d, -b, -c end
@@ -268,7 +271,6 @@ for i = 1, operations do
                 if new_i > 0 then newest_i = max(newest_i, into) elseif into == newest_i then emptied = true end
                 if new_o > 0 then newest_o = max(newest_o, into) elseif into == newest_o then emptied = true end
                 changed = true
-                counted = counted or kind ~= SETTLE
             end
         end
     elseif verdict > 0 then
@@ -389,7 +391,8 @@ else
         -- A group's buckets end soon after it was begun: that it lives long enough is seen to then.
         if size > 0 and call('HSET', KEYS[3], unpack(fields)) > 0 then call('PEXPIRE', KEYS[3], ttl_ms) end
     end
-    if changed or flags % 2 == 1 then
+    if changed or flags == 1 then
+        recorded = number
         remembered = spack('<I8I6I4', number, now, reserve) .. (verdicts and string.char(unpack(verdicts, 1, operations)) or '')
     end
     if meta and remembered then call('HSET', KEYS[2], META, meta, node, remembered)
@@ -406,14 +409,15 @@ else
             end
         end
         call('PEXPIRE', KEYS[2], ttl_ms)
-    elseif counted and (wiped or floor(bucket / TTL_STEP) ~= floor(previous / TTL_STEP)) then
+    elseif remembered and (wiped or floor(bucket / TTL_STEP) ~= floor(previous / TTL_STEP)) then
         call('PEXPIRE', KEYS[2], ttl_ms)
     end
 end
 
-local reply = spack('<I1I8I4I4I4I4I4I4I2I2I2I1I4', state, decided_ms, limit_r, limit_i, limit_o,
+local reply = spack('<I1I8I8I4I4I4I4I4I4I2I2I2I1I4', state, decided_ms, recorded, limit_r, limit_i, limit_o,
     min(used_r, CELL_MAX), min(used_i, CELL_MAX), min(used_o, CELL_MAX),
     used_r > 0 and bucket - newest_r or NO_USE, newest_i > 0 and bucket - newest_i or NO_USE,
     newest_o > 0 and bucket - newest_o or NO_USE, now % BUCKET_MS, reserve)
-if not results then return reply end
-return reply .. table.concat(results) .. sub(limits, name_at)
+if results then return reply .. table.concat(results) .. sub(limits, name_at) end
+if record then return reply end
+return reply .. string.rep(DONE, operations) .. sub(limits, name_at)

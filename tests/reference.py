@@ -16,7 +16,7 @@ COUNTER_MAX = 2**32 - 1
 """A bucket's counters are 32 bits wide; what a charge or a settle adds beyond that is dropped."""
 RECORDS_SLACK_MS = 30_000
 
-DECIDED, REPLAYED, STALE, UNKNOWN_KEY = 0, 1, 2, 3
+DECIDED, REPLAYED, STALE, UNKNOWN_KEY, LOST = 0, 1, 2, 3, 4
 NEVER = 4
 
 Triple = tuple[int, int, int]
@@ -76,6 +76,7 @@ class Answer(NamedTuple):
 
     state: int
     time_ms: int
+    recorded: int
     limits: Triple
     used: Triple
     reset_ms: Triple
@@ -135,19 +136,33 @@ class Reference:
 
     # ---- deciding --------------------------------------------------------------------------------------------
     def decide(
-        self, node: str, number: int, operations: Sequence[Operation], clock_ms: int, *, resent: bool = False
+        self,
+        node: str,
+        number: int,
+        operations: Sequence[Operation],
+        clock_ms: int,
+        *,
+        resent: bool = False,
+        expected: int = 0,
     ) -> Answer:
-        """Decide a batch, or answer it from the record if it is the node's last one."""
+        """Decide a batch, or answer it from the record if it is the node's last one.
+
+        The node expects its record to be of batch `expected` or a later one: else what it stands for has been lost.
+        """
         if self.limits is None:
-            return Answer(UNKNOWN_KEY, 0, NOTHING, NOTHING, NOTHING, 0, [], "")
+            return Answer(UNKNOWN_KEY, 0, 0, NOTHING, NOTHING, NOTHING, 0, [], "")
         record = self.records.get(node)
-        if record and number < record.number:
-            return Answer(STALE, 0, NOTHING, NOTHING, NOTHING, 0, [], "")
+        recorded = record.number if record else 0
+        if number < recorded:
+            return Answer(STALE, 0, 0, NOTHING, NOTHING, NOTHING, 0, [], "")
+        if recorded < expected:
+            return Answer(LOST, 0, recorded, NOTHING, NOTHING, NOTHING, 0, [], "")
 
         now_ms = self.time_ms(clock_ms)
         self.skew_ms = now_ms - clock_ms
         if record and number == record.number:
             return self._replay(record, operations, now_ms)
+        is_named = record is None
 
         results = []
         remember = resent  # a batch in which nothing was counted has nothing to count twice
@@ -165,8 +180,10 @@ class Reference:
                     results.append((0, 0))
         if remember:
             self._remember(node, Record(number, now_ms, self.limits.reserve, tuple(v for v, _ in results)))
+            recorded = number
         self._forget(now_ms)
-        return self._answer(DECIDED, now_ms, now_ms, self.limits.reserve, results)
+        answer = self._answer(DECIDED, now_ms, now_ms, recorded, self.limits.reserve, results)
+        return answer._replace(name=self.limits.name) if is_named else answer
 
     def _need(self, admit: Admit, reserve: int) -> Triple:
         return (1, admit.input, admit.output + admit.choices * reserve)
@@ -256,14 +273,17 @@ class Reference:
             if isinstance(operation, Admit) and 0 < verdict < NEVER:
                 _, retry_ms = self._rejected(self._need(operation, record.reserve), now_ms)
             results.append((verdict, retry_ms))
-        return self._answer(REPLAYED, record.time_ms, now_ms, record.reserve, results)
+        return self._answer(REPLAYED, record.time_ms, now_ms, record.number, record.reserve, results)
 
-    def _answer(self, state: int, time_ms: int, now_ms: int, reserve: int, results: list[tuple[int, int]]) -> Answer:
+    def _answer(
+        self, state: int, time_ms: int, now_ms: int, recorded: int, reserve: int, results: list[tuple[int, int]]
+    ) -> Answer:
         assert self.limits
         requests, input_tokens, output_tokens = (min(n, COUNTER_MAX) for n in self.used(now_ms // BUCKET_MS))
         return Answer(
             state,
             time_ms,
+            recorded,
             self.limits.amounts,
             (requests, input_tokens, output_tokens),
             self.reset_ms(now_ms),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -57,3 +58,31 @@ def raw_counters(url: str, kid: str) -> list[bytes | None]:
     """The serialized bytes of everything that is stored of the key."""
     with store_client(url) as client:
         return [client.dump(key(kid)) for key in (limits_key, window_key, past_key)]
+
+
+class Declared:
+    """A keys file in memory, as `limiter_node.keysfile.KeysFile` is one on disk; see `store.redeclare.DeclaredKeys`.
+
+    `keys` may be changed at any time, `error` is raised instead of an answer.
+    """
+
+    def __init__(self, keys: Mapping[str, KeyLimits] | None = None, error: Exception | None = None) -> None:
+        self.keys, self.error = dict(keys or {}), error
+        self.reads = 0
+        self._seen: dict[str, KeyLimits] = {}
+        self._changed_s: dict[str, float] = {}
+
+    def read(self) -> Mapping[str, KeyLimits]:
+        self.reads += 1
+        if self.error is not None:
+            raise self.error
+        for kid, limits in self.keys.items():
+            if self._seen.get(kid) != limits:
+                self._seen[kid], self._changed_s[kid] = limits, time.monotonic()
+        return dict(self.keys)
+
+    def changed_s_ago(self, kid: str) -> float:
+        return time.monotonic() - self._changed_s[kid]
+
+    def was_declared(self, kid: str) -> bool:
+        return kid in self._seen

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from limiter_node.model import Amounts, DegradedDecision, Need, Outcome, StoreUnavailable, Usage
+from limiter_node.model import Amounts, Decision, Need, Outcome, StoreUnavailable, Usage
 from limiter_node.store.fallback import Fallback, Known
 
 _RETRY_MS = 1_000
@@ -26,10 +26,10 @@ class OpenPolicy:
 
     name = "open"
 
-    def decide(self, known: Known, need: Need) -> DegradedDecision:
+    def decide(self, known: Known, need: Need) -> Decision:
         """An admission."""
         needed = _needed(known, need)
-        known.window.add(known.now_ms, needed)
+        known.window.add(known.latest_ms, needed)
         return _decision(self.name, known, Outcome.ADMITTED, -1, 0, known.window.used(known.now_ms), needed)
 
     def usage(self, known: Known) -> Usage:
@@ -46,7 +46,7 @@ class LocalPolicy:
     def __init__(self, live_nodes: Callable[[], int]) -> None:
         self._live_nodes = live_nodes
 
-    def decide(self, known: Known, need: Need) -> DegradedDecision:
+    def decide(self, known: Known, need: Need) -> Decision:
         """Decide by this node's own window and share. Raises `StoreUnavailable` where the share isn't known."""
         share = self._share(known)
         needed = _needed(known, need)
@@ -66,7 +66,7 @@ class LocalPolicy:
         if binding >= 0:
             used = self._used(known, share)
             return _decision(self.name, known, Outcome.REJECTED, binding, retry_ms, used, needed)
-        window.add(now_ms, needed)
+        window.add(known.latest_ms, needed)
         return _decision(self.name, known, Outcome.ADMITTED, -1, 0, self._used(known, share), needed)
 
     def usage(self, known: Known) -> Usage:
@@ -100,11 +100,9 @@ def _needed(known: Known, need: Need) -> Amounts:
 
 def _decision(
     name: str, known: Known, outcome: Outcome, dimension: int, retry_ms: int, used: Amounts, needed: Amounts
-) -> DegradedDecision:
+) -> Decision:
     reset_ms = known.window.reset_ms(known.now_ms)
-    decision = DegradedDecision(outcome, dimension, retry_ms, known.limits, used, reset_ms, needed, known.now_ms, "")
-    decision.degraded = name
-    return decision
+    return Decision(outcome, dimension, retry_ms, known.limits, used, reset_ms, needed, known.now_ms, "", degraded=name)
 
 
 def _usage(name: str, known: Known, used: Amounts) -> Usage:

@@ -7,10 +7,9 @@ being settled to what was produced, exactly once, however the request ended.
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Protocol
+from typing import Protocol
 
-from limiter_node.model import Decision, Need, Outcome, StoreUnavailable, Usage
-from limiter_node.store.codec import BUCKET_MS
+from limiter_node.model import Decision, Need, Outcome, Receipt, StoreUnavailable, Usage
 from limiter_node.telemetry import StoreState, Telemetry
 
 
@@ -20,11 +19,8 @@ class Decider(Protocol):
     def admit(self, kid: str, need: Need) -> asyncio.Future[Decision]:
         """Ask for one request of the key to be admitted."""
 
-    def settle(self, kid: str, bucket: int, input_tokens: int, output_tokens: int) -> None:
-        """Give back tokens of a request admitted in `bucket`."""
-
-    def give_back(self, kid: str, charge: Any, input_tokens: int, output_tokens: int) -> None:
-        """Give back tokens of a request admitted without the store, whose decision brought `charge`."""
+    def give_back(self, kid: str, receipt: Receipt, input_tokens: int, output_tokens: int) -> None:
+        """Give back tokens of an admitted request, whose decision brought the receipt; negative numbers add."""
 
     async def peek(self, kid: str) -> Usage | None:
         """The key's limits and usage; None if there is no such key."""
@@ -40,16 +36,15 @@ class Decider(Protocol):
 
 
 class Reservation:
-    """The tokens that an admitted request holds in the bucket in which it was admitted."""
+    """The tokens that an admitted request holds until it ends."""
 
-    __slots__ = ("_bucket", "_charge", "_decider", "_kid", "_telemetry", "input_tokens", "is_settled", "output_tokens")
+    __slots__ = ("_decider", "_kid", "_receipt", "_telemetry", "input_tokens", "is_settled", "output_tokens")
 
     def __init__(self, decider: Decider, telemetry: Telemetry, kid: str, decision: Decision) -> None:
         self._decider = decider
         self._telemetry = telemetry
         self._kid = kid
-        self._bucket = decision.time_ms // BUCKET_MS
-        self._charge = decision.charge
+        self._receipt = decision.receipt
         self.input_tokens = decision.need.input_tokens
         self.output_tokens = decision.need.output_tokens
         self.is_settled = False
@@ -73,10 +68,7 @@ class Reservation:
     def _give_back(self, input_tokens: int, output_tokens: int) -> None:
         self.is_settled = True
         if input_tokens or output_tokens:
-            if self._charge is None:
-                self._decider.settle(self._kid, self._bucket, input_tokens, output_tokens)
-            else:
-                self._decider.give_back(self._kid, self._charge, input_tokens, output_tokens)
+            self._decider.give_back(self._kid, self._receipt, input_tokens, output_tokens)
 
 
 class Limiter:

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
 
-from limiter_node.model import MAX_LIMIT, Amounts, Decision, Need, Outcome, Usage
+from limiter_node.model import MAX_LIMIT, Amounts, Decision, Need, Outcome, Receipt, Usage
 from limiter_node.telemetry import StoreState
 
 _LIMITS = Amounts(MAX_LIMIT, MAX_LIMIT, MAX_LIMIT)
@@ -40,15 +39,12 @@ class AdmitAll:
         self._loop.call_soon(_tell, verdict, decision)
         return verdict
 
-    def settle(self, kid: str, bucket: int, input_tokens: int, output_tokens: int) -> None:
-        """Nothing is held."""
-
     async def peek(self, kid: str) -> Usage | None:
         """Every key exists and is unused."""
         now_ms = int(time.time() * 1000)
         return Usage(_LIMITS, Amounts(0, 0, 0), Amounts(0, 0, 0), _OUTPUT_RESERVE, now_ms, "", ())
 
-    def give_back(self, kid: str, charge: Any, input_tokens: int, output_tokens: int) -> None:
+    def give_back(self, kid: str, receipt: Receipt, input_tokens: int, output_tokens: int) -> None:
         """Nothing is held."""
 
     def state(self) -> StoreState:

@@ -11,24 +11,32 @@ from limiter_node.model import Decision, Need, StoreUnavailable, Usage
 from limiter_node.store import codec
 from limiter_node.store.charges import Charge
 from limiter_node.store.codec import pack_admit, pack_batch
-from limiter_node.store.own_window import OwnWindow
+from limiter_node.store.knowledge import KeyKnowledge
 from limiter_node.store.routing import RoutedCall, Router, ScriptTarget, bulk
 
 
 class BatchOwner(Protocol):
-    """Whom a batch tells how it ended, once."""
+    """Whom a batch tells how it ended: one of the first three is called, once, unless `batch_resolved` raises."""
 
     @property
     def window_buckets(self) -> int:
         """The window's length, which goes with every batch."""
         ...
 
-    def batch_resolved(self, batch: Batch, packed: bytes) -> None:
-        """The store decided; `packed` is the script's reply."""
+    def batch_resolved(self, batch: Batch, reply: bytes) -> None:
+        """The script ran. Raises, and does nothing, where `reply` can't be the script's."""
+        ...
+
+    def batch_refused(self, batch: Batch, reason: str) -> None:
+        """The store refused to run it."""
         ...
 
     def batch_failed(self, batch: Batch, reason: str) -> None:
-        """Nobody can tell what became of it, or it was refused."""
+        """It was given up: nobody can tell what became of it, and it no longer matters."""
+        ...
+
+    def batch_held_up(self, batch: Batch) -> None:
+        """It can't run for now, since its slot is on the move."""
         ...
 
 
@@ -44,70 +52,58 @@ class Admit:
 
 
 class KeyQueue:
-    """What waits for one API key, whether a batch of it is away, and what the node knows of the key.
-
-    `own`: what this node had admitted, where there is a policy that decides without the store.
-    """
+    """What waits for one API key, whether a batch of it is away, and what the node knows of the key."""
 
     __slots__ = (
         "admits",
         "held",
         "in_flight",
+        "is_met",
         "kid",
-        "latest",
+        "knowledge",
         "lingers",
         "owed",
-        "own",
-        "recorded_until_s",
         "scheduled",
         "settles",
         "target",
-        "told",
-        "told_s",
     )
 
-    def __init__(self, kid: str, target: ScriptTarget, own: OwnWindow | None = None) -> None:
+    def __init__(self, kid: str, target: ScriptTarget, knowledge: KeyKnowledge) -> None:
         self.kid = kid
         self.target = target
-        self.admits: deque[Admit] = deque()
-        self.settles: deque[bytes] = deque()
+        self.knowledge = knowledge
+        self.is_met = False
+        """Whether the store has told of the key; see `store.queues`."""
+        # Lists, because there is one of each per key: an empty deque takes 600 bytes.
+        self.admits: list[Admit] = []
+        self.settles: list[bytes] = []
         self.in_flight: Batch | None = None
         self.scheduled = False
-        self.latest: Decision | None = None
-        # The store's last reply, and when it was asked: read only when the store is away.
-        self.told: bytes | None = None
-        self.told_s = 0.0
-        self.own = own
-        # How long the store has to have a record of this node here: else it has lost what was counted.
-        self.recorded_until_s = 0.0
         self.owed: deque[Charge] | None = None
         # See `store.linger`: tokens that the settles here give back, and whether they wait.
         self.held = 0
         self.lingers = False
 
     def take(self, operations: list[bytes], most: int) -> list[Admit]:
-        """Add settles to `operations`, then admits, up to so many in all; the admits."""
-        settles, waiting = self.settles, self.admits
+        """Add settles to `operations`, then admits, up to so many in all; return the admits."""
+        settles = self.settles
         if settles:
-            if len(operations) + len(settles) <= most:
-                operations.extend(settles)
-                settles.clear()
-            else:
-                operations.extend([settles.popleft() for _ in range(most - len(operations))])
+            room = most - len(operations)
+            operations.extend(settles[:room])
+            del settles[:room]
             self.held = 0
+        waiting = self.admits
         admits: list[Admit] = []
-        while waiting and len(operations) < most:
-            admit = waiting.popleft()
+        taken, room = 0, most - len(operations)
+        for admit in waiting:
+            if len(admits) >= room:
+                break
+            taken += 1
             if not admit.future.done():  # else its caller has given up: it was never sent and never will be
                 admits.append(admit)
                 operations.append(pack_admit(*admit.need))
+        del waiting[:taken]
         return admits
-
-    def forget(self) -> None:
-        """The key is gone, and with it what was known of it."""
-        self.told, self.recorded_until_s = None, 0.0
-        if self.own is not None:
-            self.own.clear()
 
     @property
     def is_idle(self) -> bool:
@@ -121,7 +117,7 @@ class Batch(RoutedCall):
     `charges` are those among the operations, with the tokens they were sent with.
     """
 
-    __slots__ = ("_owner", "admits", "charges", "number", "operations", "queue", "was_cut_off")
+    __slots__ = ("_owner", "admits", "charges", "number", "operations", "queue", "was_cut_off", "was_redeclared")
 
     def __init__(
         self,
@@ -138,6 +134,12 @@ class Batch(RoutedCall):
         self._owner, self.queue, self.number = owner, queue, number
         self.operations, self.admits, self.charges = operations, admits, charges
         self.was_cut_off = False  # its requests were decided without it
+        self.was_redeclared = False  # its key was missing, and has been declared again
+
+    @property
+    def settles(self) -> list[bytes]:
+        """The settles among the operations."""
+        return self.operations[len(self.charges) : len(self.operations) - len(self.admits)]
 
     def arguments(self) -> bytes:
         window_buckets = self._owner.window_buckets
@@ -145,7 +147,7 @@ class Batch(RoutedCall):
             self.number,
             self.operations,
             resent=self.resent,
-            has_record=self._router.loop.time() < self.queue.recorded_until_s,
+            expected=self.queue.knowledge.expected(self._router.loop.time()),
             window_buckets=window_buckets,
         )
         return b"$%d\r\n%b\r\n" % (len(packed), packed)
@@ -157,6 +159,16 @@ class Batch(RoutedCall):
 
     def resolved(self, reply: bytes) -> None:
         self._owner.batch_resolved(self, reply)
+
+    def unreadable(self) -> None:
+        # It may have run: sent again under its number it is answered from the record, not decided twice.
+        self._router.later(self)
+
+    def held_up(self) -> None:
+        self._owner.batch_held_up(self)
+
+    def refused(self, reason: str) -> None:
+        self._owner.batch_refused(self, reason)
 
     def failed(self, reason: str) -> None:
         self._owner.batch_failed(self, reason)

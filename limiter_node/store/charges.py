@@ -13,6 +13,7 @@ counted in an older bucket than it was made in, so it leaves the window late, ne
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from enum import Enum, auto
 
 from limiter_node.model import Amounts
@@ -52,10 +53,26 @@ class Charge:
         self.output_tokens += needed[2]
         return True
 
-    def give_back(self, input_tokens: int, output_tokens: int) -> bool:
+    @property
+    def amounts(self) -> Amounts:
+        """What it holds by now."""
+        return Amounts(self.requests, self.input_tokens, self.output_tokens)
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether the store has counted it."""
+        return self._state is _State.COUNTED
+
+    @property
+    def since(self) -> int:
+        """The first bucket whose admissions it holds; the last one is `bucket`."""
+        return self._since
+
+    def give_back(self, input_tokens: int, output_tokens: int, requests: int = 0) -> bool:
         """Lessen it; True if the store has counted it already, so that it has to be told by a settle of `bucket`."""
         if self._state is _State.COUNTED:
             return True
+        self.requests = max(self.requests - requests, 0)
         self.input_tokens = max(self.input_tokens - input_tokens, 0)
         self.output_tokens = max(self.output_tokens - output_tokens, 0)
         return False
@@ -70,6 +87,10 @@ class Charge:
         self._state = _State.COUNTED
         self.bucket = bucket
         return input_tokens - self.input_tokens, output_tokens - self.output_tokens
+
+    def not_counted(self) -> None:
+        """It was sent, and the store has not counted it."""
+        self._state = _State.OWED
 
     def gone(self) -> None:
         """It will not be counted any more."""
@@ -104,12 +125,13 @@ class Ledger:
             owed.popleft().gone()
             self.size -= 1
 
-    def drop(self, owed: deque[Charge]) -> None:
-        """Forget all of these: they are counted otherwise."""
-        for charge in owed:
-            charge.gone()
-        self.size -= len(owed)
-        owed.clear()
+    def put_back(self, owed: deque[Charge], charges: Iterable[Charge]) -> None:
+        """Owe these again, before all others: they were sent, and the store has not counted them."""
+        taken = list(charges)
+        for charge in reversed(taken):
+            charge.not_counted()
+            owed.appendleft(charge)
+        self.size += len(taken)
 
     def take(self, owed: deque[Charge], most: int) -> tuple[list[bytes], list[tuple[Charge, int, int]]]:
         """At most so many, packed as operations, and each with the tokens with which it leaves."""

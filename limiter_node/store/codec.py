@@ -18,16 +18,20 @@ BUCKET_MS = 100
 WINDOW_BUCKETS = 600
 
 _LIMITS = struct.Struct("<4I")
-_HEADER = struct.Struct("<QBHQ")
+_HEADER = struct.Struct("<QBQHQ")
 _OPERATION = struct.Struct("<Bqqqq")
-_REPLY = struct.Struct("<BQ3I3I3HBI")
+_REPLY = struct.Struct("<BQQ3I3I3HBI")
+_REPLY_SIZE = _REPLY.size
+_RECORDED = struct.Struct("<Q")
+_RECORDED_AT = 9
+_LOST = struct.Struct("<BQ")
 _RESULT = struct.Struct("<BI")
 _ADMIT, _SETTLE, _CHARGE = 1, 2, 3
 _NO_USE = 65535
 ADMITTED, REJECTED, NEVER_FITS = Outcome.ADMITTED, Outcome.REJECTED, Outcome.NEVER_FITS  # enum look-ups aren't free
 _new = tuple.__new__  # a named tuple's own constructor is a Python function, and costs twice as much
 
-DECIDED, REPLAYED, STALE, UNKNOWN_KEY, FORGOTTEN = 0, 1, 2, 3, 4
+DECIDED, REPLAYED, STALE, UNKNOWN_KEY, LOST = 0, 1, 2, 3, 4
 """The states of a reply."""
 NEVER = 4
 """Added to a verdict's dimension (1, 2, 3) where the request can never fit."""
@@ -70,6 +74,12 @@ def pack_settle(bucket: int, input_tokens: int, output_tokens: int, requests: in
     return _OPERATION.pack(_SETTLE, bucket, input_tokens, output_tokens, requests)
 
 
+def settled_bucket(settle: bytes) -> int:
+    """Read the bucket of what `pack_settle` packed."""
+    bucket: int = _OPERATION.unpack(settle)[1]
+    return bucket
+
+
 def pack_charge(bucket: int, requests: int, input_tokens: int, output_tokens: int) -> bytes:
     """An operation that counts in `bucket` what was admitted elsewhere, limit or not."""
     return _OPERATION.pack(_CHARGE, bucket, requests, input_tokens, output_tokens)
@@ -80,38 +90,46 @@ def pack_batch(
     operations: list[bytes],
     *,
     resent: bool,
-    has_record: bool = False,
+    expected: int = 0,
     window_buckets: int = WINDOW_BUCKETS,
     clock_ms: int = 0,
 ) -> bytes:
-    """ARGV[2] of the script. `clock_ms` 0 means the store's own clock; tests set it."""
-    return _HEADER.pack(number, resent + 2 * has_record, window_buckets, clock_ms) + b"".join(operations)
+    """Pack ARGV[2] of the script. `expected` is the number that the node's record has at least, 0 if it may have none.
+    `clock_ms` 0 means the store's own clock; tests set it.
+    """
+    return _HEADER.pack(number, resent, expected, window_buckets, clock_ms) + b"".join(operations)
 
 
 class BatchReply(NamedTuple):
-    """The script's answer. For `STALE`, `UNKNOWN_KEY` and `FORGOTTEN` only `state` means anything."""
+    """The script's reply. Of `STALE` and `UNKNOWN_KEY` only `state` means anything, of `LOST` also `recorded`."""
 
     state: int
     time_ms: int
+    recorded: int
+    """The number of this node's record after the batch, 0 if it has none."""
     limits: Amounts
     used: Amounts
     """After the whole batch."""
     reset_ms: Amounts
-    """Time until each dimension is wholly free, from now (`time_ms`, but for an answer from the record)."""
+    """Time until each dimension is wholly free, from now (`time_ms`, but for a reply from the record)."""
     output_reserve: int
     results: list[tuple[int, int]]
     """Per operation: verdict (0 done; 1, 2, 3 rejected by that dimension; 5, 6, 7 never fits) and retry time in ms."""
     name: str
-    """The key's name if any operation was rejected."""
+    """The key's name if any operation was rejected, or if the node had no record; else empty."""
+
+
+class UnreadableReply(ValueError):
+    """Raised when a reply cannot have come from the script: something else answered, or bytes were lost."""
 
 
 _NOTHING = Amounts(0, 0, 0)
 _DONE = (0, 0)
 
 
-def _head(reply: bytes, window_buckets: int) -> tuple[int, int, Amounts, Amounts, Amounts, int]:
-    """What every reply to a decided batch begins with: `BatchReply` up to `output_reserve`."""
-    state, time_ms, lr, li, lo, ur, ui, uo, ar, ai, ao, in_bucket_ms, reserve = _REPLY.unpack_from(reply)
+def _head(reply: bytes, window_buckets: int) -> tuple[int, int, int, Amounts, Amounts, Amounts, int]:
+    """Read what every reply to a decided batch begins with: `BatchReply` up to `output_reserve`."""
+    state, time_ms, recorded, lr, li, lo, ur, ui, uo, ar, ai, ao, in_bucket_ms, reserve = _REPLY.unpack_from(reply)
     # A bucket leaves as a whole: (its age + W + 1) buckets after it began, seen from the start of the current one.
     full_ms = (window_buckets + 1) * BUCKET_MS - in_bucket_ms
     reset_ms = (
@@ -119,29 +137,68 @@ def _head(reply: bytes, window_buckets: int) -> tuple[int, int, Amounts, Amounts
         0 if ai == _NO_USE else full_ms - ai * BUCKET_MS,
         0 if ao == _NO_USE else full_ms - ao * BUCKET_MS,
     )
-    return state, time_ms, _new(Amounts, (lr, li, lo)), _new(Amounts, (ur, ui, uo)), _new(Amounts, reset_ms), reserve
+    limits, used = _new(Amounts, (lr, li, lo)), _new(Amounts, (ur, ui, uo))
+    return state, time_ms, recorded, limits, used, _new(Amounts, reset_ms), reserve
 
 
 def unpack_reply(reply: bytes, operations: int, window_buckets: int = WINDOW_BUCKETS) -> BatchReply:
-    """Read the reply to a batch of that many operations."""
-    if len(reply) == 1:
-        return BatchReply(reply[0], 0, _NOTHING, _NOTHING, _NOTHING, 0, [], "")
-    results, name = [_DONE] * operations, ""
-    if len(reply) > _REPLY.size:  # one was rejected
-        end = _REPLY.size + operations * _RESULT.size
-        results, name = list(_RESULT.iter_unpack(reply[_REPLY.size : end])), reply[end:].decode("utf-8", "replace")
+    """Read the reply to a batch of that many operations.
+
+    Raises:
+        UnreadableReply: it is none.
+    """
+    size, state = len(reply), reply[0] if reply else -1
+    if size == 1 and state in (STALE, UNKNOWN_KEY):
+        return BatchReply(state, 0, 0, _NOTHING, _NOTHING, _NOTHING, 0, [], "")
+    if size == _LOST.size and state == LOST:
+        return BatchReply(state, 0, _LOST.unpack(reply)[1], _NOTHING, _NOTHING, _NOTHING, 0, [], "")
+    results, name, end = [_DONE] * operations, "", _REPLY_SIZE + operations * _RESULT.size
+    if state not in (DECIDED, REPLAYED) or not (size == _REPLY_SIZE or size >= end):
+        raise UnreadableReply(f"{size} bytes, state {state}, for {operations} operations")
+    if size > _REPLY_SIZE:  # one was rejected
+        results, name = list(_RESULT.iter_unpack(reply[_REPLY_SIZE:end])), reply[end:].decode("utf-8", "replace")
     return _new(BatchReply, (*_head(reply, window_buckets), results, name))
 
 
-def decisions(reply: bytes, operations: int, needs: Sequence[Need], window_buckets: int) -> list[Decision]:
-    """The decisions of a batch's admits, read from the reply; see `decisions_of`."""
-    if len(needs) == 1 and len(reply) == _REPLY.size:
+def pack_told(limits: KeyLimits, time_ms: int) -> bytes:
+    """Pack what the store tells of a key without deciding anything, in the form of a reply: its limits, and when."""
+    amounts = (limits.rpm, limits.input_tpm, limits.output_tpm)
+    return _REPLY.pack(DECIDED, time_ms, 0, *amounts, 0, 0, 0, _NO_USE, _NO_USE, _NO_USE, 0, limits.output_reserve)
+
+
+def recorded_of(reply: bytes, operations: int) -> int:
+    """Read `BatchReply.recorded` of the reply to a decided batch, and nothing else.
+
+    Raises:
+        UnreadableReply: it is none.
+    """
+    size = len(reply)
+    if type(reply) is not bytes or not (size == _REPLY_SIZE or size >= _REPLY_SIZE + operations * _RESULT.size):
+        raise UnreadableReply(f"{reply!r:.100}")
+    recorded: int = _RECORDED.unpack_from(reply, _RECORDED_AT)[0]
+    return recorded
+
+
+def has_name(reply: bytes) -> bool:
+    """Whether a reply to a decided batch says what the key is called: where it rejects, and to a node's first batch."""
+    return len(reply) > _REPLY_SIZE
+
+
+def decisions(reply: bytes, operations: int, needs: Sequence[Need], window_buckets: int) -> tuple[int, list[Decision]]:
+    """Read the reply to a decided batch: `BatchReply.recorded`, and the decisions of its admits; see `decisions_of`.
+
+    Raises:
+        UnreadableReply: it is none.
+    """
+    if len(needs) == 1 and len(reply) == _REPLY_SIZE:
         # The usual one, alone and admitted, at half the cost.
-        _, time_ms, limits, used, reset_ms, reserve = _head(reply, window_buckets)
+        _, time_ms, recorded, limits, used, reset_ms, reserve = _head(reply, window_buckets)
         need_input, need_output, choices = needs[0]
         need = _new(Amounts, (1, need_input, need_output + choices * reserve))
-        return [_new(Decision, (ADMITTED, -1, 0, limits, used, reset_ms, need, time_ms, ""))]
-    return decisions_of(unpack_reply(reply, operations, window_buckets), needs)
+        receipt = time_ms // BUCKET_MS
+        return recorded, [_new(Decision, (ADMITTED, -1, 0, limits, used, reset_ms, need, time_ms, "", receipt, ""))]
+    batch = unpack_reply(reply, operations, window_buckets)
+    return batch.recorded, decisions_of(batch, needs)
 
 
 def decisions_of(batch: BatchReply, needs: Sequence[Need]) -> list[Decision]:
@@ -149,7 +206,8 @@ def decisions_of(batch: BatchReply, needs: Sequence[Need]) -> list[Decision]:
 
     The script tells the usage after the batch; going backward, each admitted request is taken off for those before it.
     """
-    _, time_ms, limits, used, reset_ms, reserve, results, name = batch
+    _, time_ms, _, limits, used, reset_ms, reserve, results, name = batch
+    receipt = time_ms // BUCKET_MS
     requests, input_tokens, output_tokens = used
     decisions = []
     result = len(results)
@@ -159,18 +217,19 @@ def decisions_of(batch: BatchReply, needs: Sequence[Need]) -> list[Decision]:
         reserved = need_output + choices * reserve
         need = _new(Amounts, (1, need_input, reserved))
         if verdict == 0:
-            decision = _new(Decision, (ADMITTED, -1, 0, limits, used, reset_ms, need, time_ms, ""))
+            decision = _new(Decision, (ADMITTED, -1, 0, limits, used, reset_ms, need, time_ms, "", receipt, ""))
             if result and requests:  # an answer from the record tells the usage of now, which may be empty again
                 requests -= 1
                 input_tokens = input_tokens - need_input if input_tokens > need_input else 0
                 output_tokens = output_tokens - reserved if output_tokens > reserved else 0
                 used = _new(Amounts, (requests, input_tokens, output_tokens))
         elif verdict < NEVER:
-            decision = _new(
-                Decision, (REJECTED, verdict - 1, retry_after_ms, limits, used, reset_ms, need, time_ms, name)
-            )
+            rejected = (REJECTED, verdict - 1, retry_after_ms, limits, used, reset_ms, need, time_ms, name, None, "")
+            decision = _new(Decision, rejected)
         else:
-            decision = _new(Decision, (NEVER_FITS, verdict - NEVER - 1, 0, limits, used, reset_ms, need, time_ms, name))
+            dimension = verdict - NEVER - 1
+            never = (NEVER_FITS, dimension, 0, limits, used, reset_ms, need, time_ms, name, None, "")
+            decision = _new(Decision, never)
         decisions.append(decision)
     decisions.reverse()
     return decisions

@@ -9,11 +9,12 @@ it that each is counted once. What a shard doesn't decide within the budget is d
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from time import monotonic
 
-from limiter_node.model import MAX_BATCH, Decision, KeyLimits, Need, StoreUnavailable, Usage
+from limiter_node.model import MAX_BATCH, Decision, Need, Receipt, StoreUnavailable, Usage
 from limiter_node.store import codec
 from limiter_node.store.batch import Admit, Batch, KeyQueue
 from limiter_node.store.charges import Charge
@@ -21,16 +22,19 @@ from limiter_node.store.codec import load_script, pack_settle
 from limiter_node.store.fallback import Fallback
 from limiter_node.store.fleet import Fleet
 from limiter_node.store.linger import Linger
+from limiter_node.store.lookup import Lookups
 from limiter_node.store.outage import Outage
 from limiter_node.store.queues import KeyQueues
 from limiter_node.store.reading import Reading
-from limiter_node.store.redeclare import Redeclaring
+from limiter_node.store.redeclare import DeclaredKeys, Redeclaring
 from limiter_node.store.replies import Replies
 from limiter_node.store.routing import Router
 from limiter_node.store.shards import Shards
 from limiter_node.store.topology import Topology
 from limiter_node.store.waiting import Waiting
 from limiter_node.telemetry import ShardState, StoreState, Telemetry
+
+log = logging.getLogger(__name__)
 
 _SWEEP_EVERY_S = 0.025
 _LATE_S = 0.02
@@ -41,8 +45,8 @@ class Dispatcher:
     """Takes decisions to the shards and brings verdicts back. One per node process; not thread-safe.
 
     `timeout_ms` is the budget of a decision: how long a batch may be outstanding before its shard is cut off and the
-    policy decides (None: nobody does), which `policy` makes. `declared` reads the keys that are declared again where
-    the store has lost them (`store.redeclare`). `max_waiting` is how many requests may wait.
+    policy decides (None: nobody does), which `policy` makes. `declared` is the keys file, whose keys are declared again
+    where the store has lost them (`store.redeclare`). `max_waiting` is how many requests may wait.
     """
 
     def __init__(
@@ -53,7 +57,7 @@ class Dispatcher:
         max_waiting: int = 10_000,
         window_buckets: int = codec.WINDOW_BUCKETS,
         policy: Callable[[Fleet], Fallback | None] = lambda _: None,
-        declared: Callable[[], Mapping[str, KeyLimits]] | None = None,
+        declared: DeclaredKeys | None = None,
         telemetry: Telemetry | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
@@ -70,17 +74,20 @@ class Dispatcher:
         self.incarnation = secrets.token_hex(4).encode()
         self.fleet = Fleet(self._router, self.incarnation)
         fallback = policy(self.fleet)
-        remembers = fallback is not None or declared is not None
-        self._queues = KeyQueues(decide, self.incarnation, window_buckets, remembers=remembers)
+        self._queues = KeyQueues(decide, self.incarnation, window_buckets)
         self.shards = Shards(topology, self._timeout_s, decide, fallback.name if fallback else "closed")
         self.outage = Outage(self, self.shards, fallback, telemetry, window_buckets=window_buckets, due_s=self._due_s)
         self._redeclaring = Redeclaring(self._router, declared)
+        self._redeclaring.start()
         self._replies = Replies(
+            self._queues,
             self.outage,
             self._redeclaring,
+            Lookups(self._router, self._queues),
             telemetry,
             window_buckets=window_buckets,
             due_s=self._due_s,
+            resend=lambda batch: self._router.send([batch]),
             on_ended=self._ended,
         )
         self._reading = Reading(
@@ -89,6 +96,7 @@ class Dispatcher:
             self._queues,
             self.shards,
             self.outage,
+            self._redeclaring,
             flush=self._flush,
             timeout_s=self._timeout_s,
             window_buckets=window_buckets,
@@ -117,7 +125,10 @@ class Dispatcher:
         Raises:
             Overloaded: as many requests wait as may.
         """
-        queue = self._queues[kid]
+        queues = self._queues
+        queue = queues[kid]
+        if queue.is_met:
+            queues.move_to_end(kid)
         if self.outage.is_on and self.outage.cuts_off(queue):
             return self._decided_without_store(queue, need)
         if len(self._admits) >= self._waiting.most:
@@ -137,30 +148,33 @@ class Dispatcher:
             verdict.set_result(self.outage.decide(queue, need))
         except StoreUnavailable as error:
             verdict.set_exception(error)
-            self._queues.drop_unknown(queue)
+            self._queues.drop_unmet(queue)
         return verdict
 
-    def settle(self, kid: str, bucket: int, input_tokens: int, output_tokens: int, requests: int = 0) -> None:
-        """Give back what was admitted in `bucket`: tokens, and requests of which the caller was told that they were not
-        admitted. Goes with the key's next batch, or makes one.
+    def give_back(self, kid: str, receipt: Receipt, input_tokens: int, output_tokens: int) -> None:
+        """Give back tokens of a request that was admitted with that receipt; negative numbers add.
+
+        They go with the key's next batch, or make one.
         """
-        queue = self._queues[kid]
-        if queue.own is not None:
-            queue.own.give_back(bucket, input_tokens, output_tokens, requests)
-        self.give_back_in_store(queue, bucket, input_tokens, output_tokens, requests)
+        self.take_back(self._queues[kid], receipt, input_tokens, output_tokens)
 
-    def give_back(self, kid: str, charge: Charge, input_tokens: int, output_tokens: int) -> None:
-        """Give back tokens of a request admitted without the store, whose decision brought `charge`."""
-        queue = self._queues[kid]
-        if queue.own is not None:
-            queue.own.give_back(charge.bucket, input_tokens, output_tokens)
-        if charge.give_back(input_tokens, output_tokens):
-            self.give_back_in_store(queue, charge.bucket, input_tokens, output_tokens)
-
-    def give_back_in_store(
-        self, queue: KeyQueue, bucket: int, input_tokens: int, output_tokens: int, requests: int = 0
+    def take_back(
+        self, queue: KeyQueue, receipt: Receipt, input_tokens: int, output_tokens: int, requests: int = 0
     ) -> None:
-        """Settle what this node's own window knows already."""
+        """Do the same; give back requests, too, of which the caller was told that they were not admitted."""
+        charge = receipt if isinstance(receipt, Charge) else None
+        bucket = receipt if isinstance(receipt, int) else charge.bucket if charge is not None else 0
+        knowledge = queue.knowledge
+        knowledge.own.give_back(bucket, input_tokens, output_tokens, requests)
+        if (charge is None or charge.is_counted) and (recharged := knowledge.recharged(bucket)) is not None:
+            charge = recharged
+        if charge is None:
+            self.settle(queue, bucket, input_tokens, output_tokens, requests)
+        elif charge.give_back(input_tokens, output_tokens, requests):
+            self.settle(queue, charge.bucket, input_tokens, output_tokens, requests)
+
+    def settle(self, queue: KeyQueue, bucket: int, input_tokens: int, output_tokens: int, requests: int = 0) -> None:
+        """Give back in the store what the node's own window knows to be given back already."""
         queue.settles.append(pack_settle(bucket, input_tokens, output_tokens, requests))
         if queue.in_flight is None and not queue.scheduled:
             if self._linger.is_busy and self._linger.holds(queue, input_tokens, output_tokens, self._loop.time()):
@@ -255,12 +269,12 @@ class Dispatcher:
         for queue in scheduled:
             queue.scheduled = False
             if self.outage.is_on and self.outage.cuts_off(queue):
-                self.outage.hold(queue)
-                continue
-            batch = self._next_batch(queue, now_s)
-            if batch is not None:
+                self.outage.cut_off(queue)
+            elif (batch := self._next_batch(queue, now_s)) is not None:
                 queue.in_flight = batch
                 batches.append(batch)
+                continue
+            self._queues.drop_unmet(queue)
         self._in_flight += len(batches)
         self._router.send(batches)
         self._note_quiet()
@@ -280,8 +294,12 @@ class Dispatcher:
         self._in_flight -= 1
         if self.outage.is_on:
             self.outage.ended(batch)
-        if queue.admits or queue.settles or queue.owed:
+        if queue.admits or ((queue.settles or queue.owed) and not self.outage.holds(queue)):
             self._schedule(queue)
+        elif not queue.is_met:
+            self._queues.drop_unmet(queue)
+        if self.outage.holds_any and self._sweeper is None:
+            self._start_sweeping()
         self._note_quiet()
 
     def _note_quiet(self) -> None:
@@ -296,7 +314,17 @@ class Dispatcher:
         self._sweeper = self._loop.call_later(_SWEEP_EVERY_S, self._sweep)
 
     def _sweep(self) -> None:
-        now_s = self._loop.time()
+        try:
+            self._look_around(self._loop.time())
+        except Exception:
+            log.exception("looking after deadlines failed; it is tried again", extra={"event": "sweep_failed"})
+        # Whatever went wrong: without the next sweep no request of this node would ever be told that it waits too long.
+        if self._waiting or self._linger or self.outage.is_on or self.outage.holds_any:
+            self._start_sweeping()
+        else:
+            self._sweeper, self._linger.is_busy = None, False
+
+    def _look_around(self, now_s: float) -> None:
         # Never twice in a row: between two sweeps the loop has read what there was.
         self._was_late = not self._was_late and now_s - self._sweep_due_s > _LATE_S
         if not self._was_late:
@@ -304,7 +332,3 @@ class Dispatcher:
         if self.outage.is_on or self.outage.holds_any:
             self.outage.tick()
         self._linger.sweep(now_s)
-        if self._waiting or self._linger or self.outage.is_on or self.outage.holds_any:
-            self._start_sweeping()
-        else:
-            self._sweeper, self._linger.is_busy = None, False

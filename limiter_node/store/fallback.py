@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
-from limiter_node.model import Amounts, DegradedDecision, Need, Usage
+from limiter_node.model import Amounts, Decision, Need, Usage
 from limiter_node.store.own_window import OwnWindow
 
 
@@ -15,7 +15,9 @@ class Known(NamedTuple):
     """As the store last told them."""
     output_reserve: int
     now_ms: int
-    """The store's clock, as estimated."""
+    """The store's clock, as estimated: never ahead of it."""
+    latest_ms: int
+    """The store's clock at the latest: never behind it."""
     window: OwnWindow
 
 
@@ -27,8 +29,11 @@ class Fallback(Protocol):
         """As in ``--on-store-failure``, in headers and logs."""
         ...
 
-    def decide(self, known: Known, need: Need) -> DegradedDecision:
-        """Decide a request, and note in the window what it admits. Raises `StoreUnavailable` where it can't."""
+    def decide(self, known: Known, need: Need) -> Decision:
+        """Decide a request, and add what is admitted to the window, at `Known.latest_ms`: it must not leave too early.
+
+        Raises `StoreUnavailable` where it can't decide.
+        """
         ...
 
     def usage(self, known: Known) -> Usage:

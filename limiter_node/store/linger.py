@@ -39,7 +39,7 @@ class Linger:
 
     def holds(self, queue: KeyQueue, input_tokens: int, output_tokens: int, now_s: float) -> bool:
         """Whether a settle that was put into `queue` may wait; if so, the key is released in time."""
-        decision = queue.latest
+        decision = queue.knowledge.latest
         if decision is None or input_tokens < 0 or output_tokens < 0:
             return False  # a negative one charges instead of giving back
         queue.held += input_tokens + output_tokens

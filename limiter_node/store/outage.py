@@ -14,6 +14,8 @@ the key's requests at once; nothing of the key is sent. The rules by which each 
       is in the window: on the safe side.
 3. What a request gives back lessens its charge until that has been sent, and is settled in the store afterwards.
 4. What has left the window counts for nothing: such charges are forgotten, and a batch that old is given up.
+5. A batch that the store refused, or that met a store which has lost data, has counted nothing: what it carried is owed
+   again. What the store has lost is charged again, as far as this node had admitted it (`store.knowledge`).
 
 When a shard is back, the charges of all keys follow, some keys at a time so that new decisions don't wait behind them;
 a key's own come in front of its next request in any case.
@@ -29,13 +31,13 @@ from itertools import islice
 from time import monotonic
 from typing import Protocol
 
-from limiter_node.model import Decision, DegradedDecision, Need, Outcome, StoreUnavailable, Usage
+from limiter_node.model import UNKNOWN_KEY, Decision, Need, Outcome, Receipt, StoreUnavailable, Usage
 from limiter_node.store import codec
 from limiter_node.store.batch import Admit, Batch, KeyQueue
 from limiter_node.store.charges import Charge, Ledger
 from limiter_node.store.codec import BUCKET_MS
 from limiter_node.store.connection import ServerConnection
-from limiter_node.store.fallback import Fallback, Known
+from limiter_node.store.fallback import Fallback
 from limiter_node.store.shards import Shards
 from limiter_node.telemetry import Telemetry
 
@@ -58,11 +60,13 @@ class Queues(Protocol):
         """Send what waits there, unless a batch of it is under way."""
         ...
 
-    def settle(self, kid: str, bucket: int, input_tokens: int, output_tokens: int, requests: int = 0) -> None:
-        """Give back what was admitted in `bucket`."""
+    def take_back(
+        self, queue: KeyQueue, receipt: Receipt, input_tokens: int, output_tokens: int, requests: int = 0
+    ) -> None:
+        """Give back what an admission holds; see `Dispatcher.give_back`."""
         ...
 
-    def give_back_in_store(self, queue: KeyQueue, bucket: int, input_tokens: int, output_tokens: int) -> None:
+    def settle(self, queue: KeyQueue, bucket: int, input_tokens: int, output_tokens: int) -> None:
         """Settle tokens of which this node's own window knows already."""
         ...
 
@@ -86,7 +90,7 @@ class Outage:
         self._loop = asyncio.get_running_loop()
         self._queues, self._shards, self._fallback = queues, shards, fallback
         self._latency = telemetry.decision_latency
-        self._window_buckets, self._due_s = window_buckets, due_s
+        self._due_s = due_s
         self._ledger = Ledger(window_buckets)
         self._stuck: dict[Batch, None] = {}
         self._held: dict[KeyQueue, None] = {}
@@ -97,41 +101,32 @@ class Outage:
         self._told_lost_s = float("-inf")
         shards.on_close = self._closed
 
-    # ---- what is known without the store ---------------------------------------------------------------------------
-
-    def known(self, queue: KeyQueue) -> Known | None:
-        """What this node knows of a key; None if the store never told of it."""
-        if queue.told is None or queue.own is None:
-            return None
-        told = codec.unpack_reply(queue.told, 0, self._window_buckets)
-        now_ms = told.time_ms + int((self._loop.time() - queue.told_s) * 1000)
-        return Known(told.limits, told.output_reserve, now_ms, queue.own)
+    # ---- requests --------------------------------------------------------------------------------------------------
 
     def usage(self, queue: KeyQueue) -> Usage | None:
-        """What the policy tells of a key's usage; None if there is none, or the key isn't known."""
-        known = self.known(queue)
+        """Return what the policy tells of a key's usage; None if there is none, or the key isn't known."""
+        known = queue.knowledge.known()
         return None if self._fallback is None or known is None else self._fallback.usage(known)
-
-    # ---- requests --------------------------------------------------------------------------------------------------
 
     def cuts_off(self, queue: KeyQueue) -> bool:
         """Whether the store isn't asked about this key now."""
         return queue.in_flight in self._stuck or self._shards.is_open(queue.target.slot)
 
-    def decide(self, queue: KeyQueue, need: Need, reason: str = "its shard is cut off") -> DegradedDecision:
+    def decide(self, queue: KeyQueue, need: Need, reason: str = "its shard is cut off") -> Decision:
         """Decide a request that is never sent.
 
         Raises:
             StoreUnavailable: there is no policy, or it can't.
         """
-        decision = self._ask_policy(queue, need, reason)
-        if decision.outcome is Outcome.ADMITTED:
-            if queue.owed is None:
-                queue.owed = deque()
-            decision.charge = self._ledger.charge(queue.owed, decision.time_ms // BUCKET_MS, decision.need)
-            if self.is_on:
-                self.hold(queue)
-        return decision
+        decision, bucket = self._ask_policy(queue, need, reason)
+        if decision.outcome is not Outcome.ADMITTED:
+            return decision
+        if queue.owed is None:
+            queue.owed = deque()
+        charge = self._ledger.charge(queue.owed, bucket, decision.need)
+        if self.is_on:
+            self.hold(queue)
+        return decision._replace(receipt=charge)
 
     def decide_waiting(self, admit: Admit, reason: str, *, is_sent: bool) -> None:
         """Decide a request that waits for the store, if it still does. `is_sent`: the store's verdict may yet come."""
@@ -139,9 +134,10 @@ class Outage:
             return
         try:
             if is_sent:
-                decision = self._ask_policy(admit.queue, admit.need, reason)
+                decision, bucket = self._ask_policy(admit.queue, admit.need, reason)
                 if decision.outcome is Outcome.ADMITTED:
-                    decision.charge = admit.charge = Charge(decision.time_ms // BUCKET_MS, decision.need)
+                    admit.charge = Charge(bucket, decision.need)
+                    decision = decision._replace(receipt=admit.charge)
             else:
                 decision = self.decide(admit.queue, admit.need, reason)
         except StoreUnavailable as error:
@@ -150,18 +146,26 @@ class Outage:
             admit.future.set_result(decision)
             self._latency.note(monotonic() + self._due_s - admit.deadline_s)
 
-    def _ask_policy(self, queue: KeyQueue, need: Need, reason: str) -> DegradedDecision:
-        known = self.known(queue)
+    def _ask_policy(self, queue: KeyQueue, need: Need, reason: str) -> tuple[Decision, int]:
+        """Return the policy's decision, and the bucket of what it admits."""
+        knowledge = queue.knowledge
+        known = knowledge.known()
+        if self._fallback is not None and knowledge.exists is False:
+            return UNKNOWN_KEY, 0  # by the store's last word
         if self._fallback is None or known is None:
             self.counts[REFUSED] += 1
             raise StoreUnavailable(reason)
         decision = self._fallback.decide(known, need)
         self.counts["admitted" if decision.outcome is Outcome.ADMITTED else "rejected"] += 1
-        return decision
+        return decision, known.latest_ms // BUCKET_MS
 
     def hold(self, queue: KeyQueue) -> None:
         """Something of this key waits for its shard to return."""
         self._held[queue] = None
+
+    def holds(self, queue: KeyQueue) -> bool:
+        """Whether something of this key waits here."""
+        return queue in self._held
 
     @property
     def has_policy(self) -> bool:
@@ -184,20 +188,20 @@ class Outage:
             self._shards.open_breaker(batch.target.slot, batch.trouble or "no decision in time")
         for admit in self._queues.waiting():
             if not admit.future.done() and self.cuts_off(admit.queue):
-                self._cut_off(admit.queue)
-        self._cut_off(batch.queue)
+                self.cut_off(admit.queue)
+        self.cut_off(batch.queue)
 
-    def _cut_off(self, queue: KeyQueue) -> None:
+    def cut_off(self, queue: KeyQueue) -> None:
+        """Decide all that waits of a key which is cut off; what else there is of it waits for its shard."""
         reason = "the store did not answer in time"
         if queue.in_flight is not None:
             queue.in_flight.was_cut_off = True
             for admit in queue.in_flight.admits:
                 self.decide_waiting(admit, reason, is_sent=True)
-        waiting = list(queue.admits)
-        queue.admits.clear()
+        waiting, queue.admits = queue.admits, []
         for admit in waiting:
             self.decide_waiting(admit, reason, is_sent=False)
-        if queue.settles:
+        if queue.settles or queue.owed:
             self.hold(queue)
 
     def ended(self, batch: Batch) -> None:
@@ -217,76 +221,95 @@ class Outage:
         """The store has counted a batch's charges, when its clock was `time_ms`: in their buckets, or in that one."""
         for charge, input_tokens, output_tokens in batch.charges:
             bucket = min(charge.bucket, time_ms // BUCKET_MS)
-            self._settle(batch.queue, charge, bucket, input_tokens, output_tokens)
+            self._count(batch, charge, bucket, input_tokens, output_tokens)
 
-    def verdict(self, admit: Admit, decision: Decision) -> None:
+    def verdict(self, batch: Batch, admit: Admit, decision: Decision) -> None:
         """The store's verdict, come late, on a request that was decided without it or given up by its caller."""
-        queue, charge = admit.queue, admit.charge
+        charge = admit.charge
         if charge is None:
             if decision.outcome is Outcome.ADMITTED:
                 # Told not to be admitted, it counts for nothing (accounting rule 2); one whose caller has gone stays
                 # counted, and its tokens go back (rule 4).
                 _, input_tokens, output_tokens = decision.need
                 requests = 0 if admit.future.cancelled() else 1
-                self._queues.settle(queue.kid, decision.time_ms // BUCKET_MS, input_tokens, output_tokens, requests)
+                self._queues.take_back(batch.queue, decision.receipt, input_tokens, output_tokens, requests)
         elif decision.outcome is Outcome.ADMITTED:
             _, input_tokens, output_tokens = decision.need
-            self._settle(queue, charge, decision.time_ms // BUCKET_MS, input_tokens, output_tokens)
+            self._count(batch, charge, decision.time_ms // BUCKET_MS, input_tokens, output_tokens)
         elif decision.outcome is Outcome.UNKNOWN_KEY:
             charge.gone()
         else:
-            self._not_run(queue, charge)
+            self._owe(batch.queue, charge)
 
-    def forgotten(self, batch: Batch) -> None:
-        """The store has lost what was counted of a key: it is told what this node had admitted, and asked again.
+    def lost(self, batch: Batch, recorded: int) -> None:
+        """The store has lost what it had counted of a key after this node's batch `recorded`, and has not run `batch`.
 
-        What was to be given back, and what was owed, is in that already. A settle to come finds nothing in the bucket
-        that it names: what it gives back stays counted, for a window at most.
+        It is told what this node had admitted since, and asked again. What was to be given back of that is taken off
+        already; what is given back of it later goes to where it is counted then.
         """
         queue = batch.queue
-        queue.recorded_until_s = 0.0
-        for charge, _, _ in batch.charges:
-            charge.gone()
-        owed = queue.owed = queue.owed or deque()
-        self._ledger.drop(owed)
-        queue.settles.clear()
-        queue.held = 0
-        known = self.known(queue)
-        if known is not None:
-            for bucket, amounts in known.window.charges(known.now_ms):
-                self._ledger.owe(owed, Charge(bucket, amounts))
+        self.not_run(batch)
+        recharged = queue.knowledge.lose(recorded, queue.owed or ())
+        for charge in recharged.values():
+            self._owe(queue, charge)
+        # What waits to be given back of a cell that is charged anew is taken off there; the rest is still to be sent.
+        cell_of = queue.knowledge.own.cell_of
+        queue.settles = [each for each in queue.settles if cell_of(codec.settled_bucket(each)) not in recharged]
         now_s = self._loop.time()
-        if now_s - self._told_lost_s > _TELL_EVERY_S:
+        if recharged and now_s - self._told_lost_s > _TELL_EVERY_S:
             self._told_lost_s = now_s
             log.warning(
                 "the store has lost what was counted: nodes charge what they had admitted themselves",
                 extra={"event": "store_lost_counts"},
             )
-        for admit in reversed(batch.admits):
+
+    def not_run(self, batch: Batch) -> None:
+        """The store has not run a batch and will not: what it carried waits for the key's next one."""
+        queue = batch.queue
+        if batch.charges:
+            if queue.owed is None:
+                queue.owed = deque()
+            self._ledger.put_back(queue.owed, [charge for charge, _, _ in batch.charges])
+        queue.settles[:0] = batch.settles
+        waiting = []
+        for admit in batch.admits:
             if admit.charge is not None:
-                admit.charge.gone()
+                self._owe(queue, admit.charge)
             elif not admit.future.done():
-                queue.admits.appendleft(admit)
+                waiting.append(admit)
+        queue.admits[:0] = waiting
+
+    def refused(self, batch: Batch, reason: str) -> None:
+        """The store refuses to run a batch: its requests are decided without it, the rest is tried again later."""
+        queue = batch.queue
+        self.not_run(batch)
+        waiting, queue.admits = queue.admits, []
+        for admit in waiting:
+            self.decide_waiting(admit, reason, is_sent=False)
+        if queue.settles or queue.owed:
+            self.hold(queue)
 
     def failed(self, batch: Batch, reason: str) -> None:
-        """The store has not counted a batch, or nobody can tell any more and it no longer matters."""
+        """Nobody can tell whether the store has counted a batch, and it no longer matters: its window has passed."""
         for charge, _, _ in batch.charges:
             charge.gone()
         for admit in batch.admits:
             if admit.charge is not None:
-                self._not_run(batch.queue, admit.charge)
+                self._owe(batch.queue, admit.charge)
             else:
                 self.decide_waiting(admit, reason, is_sent=False)
 
-    def _not_run(self, queue: KeyQueue, charge: Charge) -> None:
+    def _owe(self, queue: KeyQueue, charge: Charge) -> None:
         if queue.owed is None:
             queue.owed = deque()
-        self._ledger.owe(queue.owed, charge)  # it leaves when the batch has ended
+        self._ledger.owe(queue.owed, charge)
 
-    def _settle(self, queue: KeyQueue, charge: Charge, bucket: int, input_tokens: int, output_tokens: int) -> None:
+    def _count(self, batch: Batch, charge: Charge, bucket: int, input_tokens: int, output_tokens: int) -> None:
+        """The store has counted a charge, or the request that it stands for, in `bucket`."""
+        batch.queue.knowledge.own.counted(charge.since, charge.bucket, batch.number)
         back = charge.counted(bucket, input_tokens, output_tokens)
         if any(back):
-            self._queues.give_back_in_store(queue, bucket, *back)
+            self._queues.settle(batch.queue, bucket, *back)
 
     # ---- the way back ----------------------------------------------------------------------------------------------
 
@@ -310,7 +333,7 @@ class Outage:
             del self._held[queue]
             if self.is_on and self.cuts_off(queue):
                 self._held[queue] = None  # to the end of the line
-                if queue.owed and (known := self.known(queue)) is not None:
+                if queue.owed and (known := queue.knowledge.known()) is not None:
                     self._ledger.forget(queue.owed, known.now_ms // BUCKET_MS)
             else:
                 self._queues.release(queue)

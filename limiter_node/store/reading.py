@@ -15,6 +15,7 @@ from limiter_node.store.codec import load_script
 from limiter_node.store.keyspace import limits_key, past_key, window_key
 from limiter_node.store.outage import Outage
 from limiter_node.store.queues import KeyQueues
+from limiter_node.store.redeclare import Redeclared, Redeclaring
 from limiter_node.store.routing import Router, ScriptTarget
 from limiter_node.store.shards import Shards
 from limiter_node.store.topology import Topology
@@ -30,30 +31,45 @@ class Reading:
         queues: KeyQueues,
         shards: Shards,
         outage: Outage,
+        redeclaring: Redeclaring,
         *,
         flush: Callable[[KeyQueue], None],
         timeout_s: float,
         window_buckets: int,
     ) -> None:
         self._topology, self._router, self._queues = topology, router, queues
-        self._shards, self._outage = shards, outage
+        self._shards, self._outage, self._redeclaring = shards, outage, redeclaring
         self._flush, self._timeout_s, self._window_buckets = flush, timeout_s, window_buckets
         self._script = load_script("peek")
 
     async def peek(self, kid: str) -> Usage | None:
         """See `Dispatcher.peek`."""
-        queue = self._queues.get(kid)
+        queue = self._queues.find(kid)
         try:
             if queue is not None:
                 if self._outage.is_on and self._outage.cuts_off(queue):
                     raise StoreUnavailable("its shard is cut off")
                 self._flush(queue)
-            return await self._peek_store(kid)
+            usage = await self._peek_store(kid)
+            return usage if usage is not None else await self._peek_missing(kid, queue)
         except StoreUnavailable:
+            if queue is not None and queue.knowledge.exists is False:
+                return None
             usage = None if queue is None else self._outage.usage(queue)
             if usage is None:
                 raise
             return usage
+
+    async def _peek_missing(self, kid: str, queue: KeyQueue | None) -> Usage | None:
+        """Read a key that isn't in the store, unless the store has lost it: then it is declared again."""
+        redeclared, reason = await self._redeclaring.resolve(kid, None if queue is None else queue.knowledge)
+        if redeclared is Redeclared.DECLARED:
+            return await self._peek_store(kid)
+        if redeclared is Redeclared.FAILED:
+            raise StoreUnavailable(reason)
+        if queue is not None and queue.is_met:
+            queue.knowledge.forget()
+        return None
 
     async def _peek_store(self, kid: str) -> Usage | None:
         target = ScriptTarget(

@@ -1,8 +1,14 @@
-"""Keys that the store has lost and that a keys file declares: declared again, so that they heal by themselves.
+"""Keys that the store has lost: declared again, so that they heal by themselves.
 
-A store that came back without its data knows no keys. A node that was given the keys file finds that out by the first
-request of a key, which waits for it. Keys that were deleted on purpose leave a mark behind and stay deleted. Weakness:
-a store that has lost all has lost such marks, too; so a key that is to stay deleted has to leave the file as well.
+A store that came back without its data knows no keys. A node finds that out by the first request of a key, which waits
+for it. Keys that were deleted on purpose leave a mark in the store and stay deleted. What is declared is the latest
+word that the node has:
+
+- A key that the store itself told to be deleted stays deleted, even if the store has lost the mark since.
+- A key that was in the keys file and isn't any more has been revoked. (The file is read again when it has changed.)
+- Otherwise the limits that the store told last, or the file's, if the file was changed after that.
+
+Weakness: what was changed in the store alone, and no living node was told of since, is lost with the store.
 """
 
 from __future__ import annotations
@@ -10,107 +16,185 @@ from __future__ import annotations
 import asyncio
 import logging
 from binascii import crc_hqx
+from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any
+from enum import Enum, auto
+from time import monotonic
+from typing import Any, Protocol
 
 from limiter_node.model import KeyLimits
-from limiter_node.store.batch import KeyQueue
 from limiter_node.store.codec import load_script, pack_limits
 from limiter_node.store.keyspace import deleted_key, limits_key
+from limiter_node.store.knowledge import KeyKnowledge
 from limiter_node.store.routing import RoutedCall, Router, ScriptTarget, bulk
 
 log = logging.getLogger(__name__)
 
-_ASK_AGAIN_S = 10.0
-"""How long a key that was deleted isn't asked about again."""
+_READ_EVERY_S = 1.0
+"""How old the node's view of the keys file may be when a key is missing."""
 _TELL_EVERY_S = 60.0
+
+
+class DeclaredKeys(Protocol):
+    """A keys file."""
+
+    def read(self) -> Mapping[str, KeyLimits]:
+        """Return the file's keys by `kid`: the same object as before if the file hasn't changed. Called in a thread.
+
+        Raises:
+            LimiterError: it can't be read.
+        """
+
+    def changed_s_ago(self, kid: str) -> float:
+        """Return how many seconds ago the file last said something new of a key that it has."""
+
+    def was_declared(self, kid: str) -> bool:
+        """Whether the file had this key when it was read, at any time."""
+
+
+class Redeclared(Enum):
+    """What came of a missing key."""
+
+    DECLARED = auto()
+    """It is there again."""
+    UNKNOWN = auto()
+    """It was deleted, or nobody has declared it."""
+    FAILED = auto()
+    """The store could not be asked whether it was deleted: nothing is known."""
+
+
+Done = Callable[[Redeclared, str], None]
+"""Is called with what came of it, and the reason where it failed."""
 
 
 class _Redeclaration(RoutedCall):
     __slots__ = ("_done", "_packed")
 
-    def __init__(self, router: Router, target: ScriptTarget, packed: bytes, done: Callable[[bool], None]) -> None:
-        super().__init__(router, target, router.loop.time())
+    def __init__(self, router: Router, target: ScriptTarget, packed: bytes, done: Done) -> None:
+        super().__init__(router, target, monotonic())
         self._packed, self._done = packed, done
 
     def arguments(self) -> bytes:
         return bulk((self._packed,))
 
     def is_wanted(self) -> bool:
-        return True
+        return not self.trouble  # a request waits for it: it must not wait for a store that decides nothing
 
     def resolved(self, reply: Any) -> None:
-        self._done(int(reply) == 1)
+        if reply not in (0, 1):
+            raise ValueError(f"{reply!r:.100}")
+        self._done(Redeclared.DECLARED if reply == 1 else Redeclared.UNKNOWN, "")
 
     def failed(self, reason: str) -> None:
-        self._done(False)
+        self._done(Redeclared.FAILED, reason)
 
 
 class Redeclaring:
-    """`declared` reads the keys file, by ``kid``; it is called once, in a thread, when a key is first found missing."""
+    """Declare missing keys for one node. `file`: its keys file, if it has one."""
 
-    def __init__(self, router: Router, declared: Callable[[], Mapping[str, KeyLimits]] | None) -> None:
-        self._router = router
-        self._declared = declared
-        self._limits: Mapping[str, KeyLimits] | None = None
+    def __init__(self, router: Router, file: DeclaredKeys | None) -> None:
+        self._router, self._file = router, file
+        self._in_file: Mapping[str, KeyLimits] = {}
+        self._fresh_until_s = float("-inf")
         self._reading: asyncio.Task[None] | None = None
-        self._waiting: list[tuple[KeyQueue, Callable[[bool], None]]] = []
+        self._waiting: list[Callable[[], None]] = []
         self._script = load_script("redeclare")
-        self._deleted: dict[str, float] = {}
-        self._told_s = float("-inf")
-        self.redeclared = 0
+        self._told_s = self._told_unreadable_s = float("-inf")
+        self.counts: Counter[str] = Counter()
+        """Keys declared again by what the store had told ("store") and by the keys file ("file")."""
 
-    def takes(self, queue: KeyQueue, done: Callable[[bool], None]) -> bool:
-        """Whether this key may be declared; `done` is then called with whether it is there again."""
-        if self._declared is None:
+    def takes(self, kid: str, knowledge: KeyKnowledge | None, done: Done) -> bool:
+        """Whether a missing key may be declared, or may have been deleted: `done` then says what came of it.
+
+        `knowledge` is what the node knows of it, if anything.
+        """
+        if knowledge is not None and knowledge.exists is False:
             return False
-        if self._limits is None:
-            self._waiting.append((queue, done))
-            if self._reading is None:
-                self._reading = self._router.loop.create_task(self._read())
-            return True
-        limits = self._limits.get(queue.kid)
-        if limits is None or self._deleted.get(queue.kid, 0.0) > self._router.loop.time():
-            return False
-        self._declare(queue, limits, done)
+        if self._file is None or monotonic() < self._fresh_until_s:
+            return self._declare(kid, knowledge, done)
+
+        def go_on() -> None:
+            if not self._declare(kid, knowledge, done):
+                done(Redeclared.UNKNOWN, "")
+
+        self._waiting.append(go_on)
+        if self._reading is None:
+            self._reading = self._router.loop.create_task(self._read(self._file))
         return True
+
+    async def resolve(self, kid: str, knowledge: KeyKnowledge | None) -> tuple[Redeclared, str]:
+        """Do the same for somebody who waits; return what came of it, and why where it failed."""
+        result: asyncio.Future[tuple[Redeclared, str]] = self._router.loop.create_future()
+
+        def done(redeclared: Redeclared, reason: str) -> None:
+            if not result.done():
+                result.set_result((redeclared, reason))
+
+        return await result if self.takes(kid, knowledge, done) else (Redeclared.UNKNOWN, "")
+
+    def start(self) -> None:
+        """Read the file, so that a key that leaves it later is known to have been there."""
+        if self._file is not None and self._reading is None:
+            self._reading = self._router.loop.create_task(self._read(self._file))
 
     def close(self) -> None:
         """Stop reading."""
         if self._reading is not None:
             self._reading.cancel()
 
-    async def _read(self) -> None:
-        assert self._declared is not None
+    async def _read(self, file: DeclaredKeys) -> None:
         try:
-            self._limits = await asyncio.to_thread(self._declared)
-        except Exception as error:  # whatever is wrong with the file by now, the node goes on without it
-            log.error("the keys file cannot be read any more: %s", error, extra={"event": "keys_file_unreadable"})
-            self._limits = {}
+            self._in_file = await asyncio.to_thread(file.read)
+        except Exception as error:  # whatever is wrong with the file by now, the node goes on with what it had read
+            if monotonic() - self._told_unreadable_s > _TELL_EVERY_S:
+                self._told_unreadable_s = monotonic()
+                log.error("the keys file cannot be read any more: %s", error, extra={"event": "keys_file_unreadable"})
+        self._fresh_until_s = monotonic() + _READ_EVERY_S
+        self._reading = None
         waiting, self._waiting = self._waiting, []
-        for queue, done in waiting:
-            if not self.takes(queue, done):
-                done(False)
+        for go_on in waiting:
+            go_on()
 
-    def _declare(self, queue: KeyQueue, limits: KeyLimits, done: Callable[[bool], None]) -> None:
-        kid = queue.kid
+    def _latest_word(self, kid: str, knowledge: KeyKnowledge | None) -> tuple[KeyLimits, str] | None:
+        """Return the limits to declare, and who said so; None where the key has been revoked or nobody declared it."""
+        in_file = self._in_file.get(kid)
+        learned = knowledge.last_limits() if knowledge is not None else None
+        if learned is None:
+            return None if in_file is None else (in_file, "file")
+        limits, told_s_ago = learned
+        if self._file is None:
+            return limits, "store"
+        if in_file is None:
+            return None if self._file.was_declared(kid) else (limits, "store")
+        return (in_file, "file") if self._file.changed_s_ago(kid) < told_s_ago else (limits, "store")
 
-        def ended(is_there: bool) -> None:
-            now_s = self._router.loop.time()
-            if is_there:
-                self.redeclared += 1
-                if now_s - self._told_s > _TELL_EVERY_S:
-                    self._told_s = now_s
-                    log.warning(
-                        "the store has lost keys that the keys file declares: they are declared again",
-                        extra={"event": "keys_redeclared"},
-                    )
-            else:
-                if len(self._deleted) > len(self._limits or ()) // 2 + 100:
-                    self._deleted = {each: until_s for each, until_s in self._deleted.items() if until_s > now_s}
-                self._deleted[kid] = now_s + _ASK_AGAIN_S
-            done(is_there)
+    def _declare(self, kid: str, knowledge: KeyKnowledge | None, done: Done) -> bool:
+        word = self._latest_word(kid, knowledge)
+        if word is None:
+            return False
+        limits, source = word
+        in_file = self._in_file.get(kid)
+        if not limits.name and in_file is not None:
+            limits = KeyLimits(limits.rpm, limits.input_tpm, limits.output_tpm, limits.output_reserve, in_file.name)
+
+        def ended(result: Redeclared, reason: str) -> None:
+            if result is Redeclared.DECLARED:
+                self._count(source)
+            done(result, reason)
 
         keys = (limits_key(kid).encode(), deleted_key(kid).encode())
         target = ScriptTarget(self._script, crc_hqx(kid.encode(), 0) % 16384, keys, (), 1)
         self._router.send([_Redeclaration(self._router, target, pack_limits(limits), ended)])
+        return True
+
+    def _count(self, source: str) -> None:
+        self.counts[source] += 1
+        if monotonic() - self._told_s > _TELL_EVERY_S:
+            self._told_s = monotonic()
+            log.warning(
+                "the store has lost keys: they are declared again as it last told them (%d so far) or as the keys file "
+                "has them (%d)",
+                self.counts["store"],
+                self.counts["file"],
+                extra={"event": "keys_redeclared", **self.counts},
+            )

@@ -1,125 +1,171 @@
-"""What the store said of a batch, brought to the requests that wait for it; and counted.
+"""What became of a batch, brought to what the node knows and to the requests that wait; and counted.
 
-Each batch ends here exactly once. Neighbours: `store.dispatcher` makes batches and is told when one has ended,
-`store.outage` takes what came too late or never, `store.redeclare` keys that the store has lost.
+Each batch ends here exactly once, in `_end`, whatever its reply was. Neighbours: `store.dispatcher` makes batches and
+is told when one has ended, `store.knowledge` learns, `store.outage` takes what came too late or never,
+`store.redeclare` keys that the store has lost, `store.lookup` keys that can't be decided while their slot moves.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from time import monotonic
 
 from limiter_node.model import UNKNOWN_KEY as UNKNOWN_KEY_DECISION
-from limiter_node.model import Outcome
+from limiter_node.model import Decision, StoreUnavailable
 from limiter_node.store import codec
 from limiter_node.store.batch import Batch
+from limiter_node.store.codec import UnreadableReply
+from limiter_node.store.lookup import Lookups
 from limiter_node.store.outage import Outage
-from limiter_node.store.redeclare import Redeclaring
+from limiter_node.store.queues import KeyQueues
+from limiter_node.store.redeclare import Redeclared, Redeclaring
 from limiter_node.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
 
-ADMITTED = Outcome.ADMITTED  # enum look-ups aren't free
-
 
 class Replies:
-    """A `BatchOwner` for one node. `on_ended` is called with each batch when all that waited for it has been told.
+    """A `BatchOwner` for one node. `resend` sends a batch again, `on_ended` is called with each that has ended.
 
-    `due_s` is what a request's deadline is later than its asking.
+    `due_s`: seconds from asking until a request's deadline.
     """
 
     def __init__(
         self,
+        queues: KeyQueues,
         outage: Outage,
         redeclaring: Redeclaring,
+        lookups: Lookups,
         telemetry: Telemetry,
         *,
         window_buckets: int,
         due_s: float,
+        resend: Callable[[Batch], None],
         on_ended: Callable[[Batch], None],
     ) -> None:
-        self._outage, self._redeclaring = outage, redeclaring
+        self._queues, self._outage, self._redeclaring, self._lookups = queues, outage, redeclaring, lookups
         self._decision_counts, self._waited = telemetry.decisions.counts, telemetry.decision_latency.note
         self.window_buckets = window_buckets
-        self._window_s = window_buckets * codec.BUCKET_MS / 1000
         self._due_s = due_s
-        self._on_ended = on_ended
+        self._resend, self._on_ended = resend, on_ended
         self.failed = 0
         """Batches that were given up."""
 
-    def batch_resolved(self, batch: Batch, packed: bytes) -> None:
-        """See `BatchOwner`."""
-        state, admits, queue = packed[0], batch.admits, batch.queue
+    # ---- BatchOwner ------------------------------------------------------------------------------------------------
+
+    def batch_resolved(self, batch: Batch, reply: bytes) -> None:
+        """See `BatchOwner`. Everything of the reply is read before anything is done."""
+        heard_s, state, admits = monotonic(), reply[0], batch.admits
         if state > codec.REPLAYED:
-            if not (state == codec.UNKNOWN_KEY and self._redeclaring.takes(queue, partial(self._redeclared, batch))):
-                self._not_decided(batch, state)
-                self._on_ended(batch)
+            self._not_decided(batch, codec.unpack_reply(reply, 0))
             return
-        if state == codec.DECIDED:
-            queue.told, queue.told_s = packed, batch.since_s
+        operations = len(batch.operations)
+        decisions: Sequence[Decision] = ()
+        if admits:
+            needs = [admit.need for admit in admits]
+            recorded, decisions = codec.decisions(reply, operations, needs, self.window_buckets)
+        else:
+            recorded = codec.recorded_of(reply, operations)
+        if recorded > batch.number:
+            raise UnreadableReply(f"it tells of batch {recorded}, which was never sent")
+        self._end(batch, self._decided, reply, recorded, decisions, heard_s)
+
+    def batch_refused(self, batch: Batch, reason: str) -> None:
+        """See `BatchOwner`."""
+        self._end(batch, self._outage.refused, reason)
+
+    def batch_failed(self, batch: Batch, reason: str) -> None:
+        """See `BatchOwner`."""
+        self._end(batch, self._give_up, reason)
+
+    def batch_held_up(self, batch: Batch) -> None:
+        """See `BatchOwner`."""
+        if batch.admits and not batch.queue.knowledge.exists:
+            self._lookups.look_up(batch.queue)
+
+    # ---- the end of a batch ----------------------------------------------------------------------------------------
+
+    def _end(self, batch: Batch, finish: Callable[..., None], *arguments: object) -> None:
+        """End a batch by ``finish(batch, *arguments)``; what goes wrong there must keep nothing else from ending."""
+        try:
+            finish(batch, *arguments)
+        except Exception:
+            log.exception("batch %d could not be ended as it should", batch.number, extra={"event": "batch_failed"})
+            for admit in batch.admits:
+                if not admit.future.done():
+                    admit.future.set_exception(StoreUnavailable("the node failed to read the store's reply"))
+        finally:
+            self._on_ended(batch)
+
+    def _decided(
+        self, batch: Batch, reply: bytes, recorded: int, decisions: Sequence[Decision], heard_s: float
+    ) -> None:
+        admits, queue = batch.admits, batch.queue
+        # What was decided without the store meanwhile is in the node's own window already.
+        noted = decisions
+        if batch.was_cut_off:
+            noted = [each for admit, each in zip(admits, decisions, strict=True) if admit.charge is None]
+        queue.knowledge.learn(reply, recorded, batch.number, len(batch.operations), noted, batch.since_s, heard_s)
+        if not queue.is_met:
+            self._queues.meet(queue)
         if batch.charges:
-            self._outage.charged(batch, codec.unpack_reply(packed, 0, self.window_buckets).time_ms)
-        if not admits:
-            self._on_ended(batch)  # nobody waits to be told
-            return
-        needs = [admit.need for admit in admits]
-        decisions = codec.decisions(packed, len(batch.operations), needs, self.window_buckets)
-        queue.latest = latest = decisions[-1]
-        if latest[0] is ADMITTED:
-            queue.recorded_until_s = batch.since_s + self._window_s
-        if queue.own is not None:
-            if batch.was_cut_off:  # what the policy has admitted meanwhile is in the window already
-                queue.own.note([each for admit, each in zip(admits, decisions, strict=True) if admit.charge is None])
-            else:
-                queue.own.note(decisions)
-        counts, waited, asked_to_now_s = self._decision_counts, self._waited, monotonic() + self._due_s
+            self._outage.charged(batch, codec.unpack_reply(reply, len(batch.operations), self.window_buckets).time_ms)
+        counts, waited, asked_to_now_s = self._decision_counts, self._waited, heard_s + self._due_s
         for admit, decision in zip(admits, decisions, strict=True):
             if not admit.future.done():
                 admit.future.set_result(decision)
                 counts[4 * decision[0] + decision[1] + 1] += 1
                 waited(asked_to_now_s - admit.deadline_s)
             else:
-                self._outage.verdict(admit, decision)
-        self._on_ended(batch)
+                self._outage.verdict(batch, admit, decision)
 
-    def batch_failed(self, batch: Batch, reason: str) -> None:
-        """See `BatchOwner`."""
-        self._fail(batch, reason)
-        self._on_ended(batch)
-
-    def _redeclared(self, batch: Batch, is_there: bool) -> None:
-        self._not_decided(batch, codec.FORGOTTEN if is_there else codec.UNKNOWN_KEY)
-        self._on_ended(batch)
-
-    def _not_decided(self, batch: Batch, state: int) -> None:
-        if state == codec.FORGOTTEN:
-            self._outage.forgotten(batch)
-        elif state == codec.UNKNOWN_KEY:
-            batch.queue.forget()
-            for admit in batch.admits:
-                if not admit.future.done():
-                    admit.future.set_result(UNKNOWN_KEY_DECISION)
-                    self._decision_counts[4 * UNKNOWN_KEY_DECISION.outcome] += 1
-                else:
-                    self._outage.verdict(admit, UNKNOWN_KEY_DECISION)
-            for charge, _, _ in batch.charges:
-                charge.gone()
+    def _not_decided(self, batch: Batch, reply: codec.BatchReply) -> None:
+        if reply.state == codec.LOST:
+            self._end(batch, self._outage.lost, reply.recorded)
+        elif reply.state == codec.UNKNOWN_KEY:
+            queue = batch.queue
+            # Declared again and missing again: somebody deletes it, or another store answers.
+            if batch.was_redeclared or not self._redeclaring.takes(
+                queue.kid, queue.knowledge, partial(self._redeclared, batch)
+            ):
+                self._end(batch, self._unknown)
         else:
             # The record holds a later batch of this process, though only one is ever in flight.
-            event = {"event": "batch_lost", "key": batch.queue.kid[:12]}
-            log.error(
-                "batch %d of key %s is older than the store's record", batch.number, batch.queue.kid[:12], extra=event
-            )
-            self._fail(batch, "the store has lost track of this node's batches")
+            kid, event = batch.queue.kid[:12], {"event": "batch_lost", "key": batch.queue.kid[:12]}
+            log.error("batch %d of key %s is older than the store's record", batch.number, kid, extra=event)
+            self._end(batch, self._give_up, "the store has lost track of this node's batches")
 
-    def _fail(self, batch: Batch, reason: str) -> None:
+    def _redeclared(self, batch: Batch, result: Redeclared, reason: str) -> None:
+        if result is Redeclared.DECLARED:
+            batch.was_redeclared = True
+            self._resend(batch)  # the store tells whether it has lost the key's window, too
+        elif result is Redeclared.UNKNOWN:
+            self._end(batch, self._unknown)
+        else:
+            self._end(batch, self._outage.refused, reason)
+
+    def _unknown(self, batch: Batch) -> None:
+        """There is no such key: not in the store, and not by any word that this node may follow."""
+        queue = batch.queue
+        if queue.is_met:
+            queue.knowledge.forget()
+        for charge, _, _ in batch.charges:
+            charge.gone()
+        for admit in batch.admits:
+            if not admit.future.done():
+                admit.future.set_result(UNKNOWN_KEY_DECISION)
+                self._decision_counts[4 * UNKNOWN_KEY_DECISION.outcome] += 1
+            else:
+                self._outage.verdict(batch, admit, UNKNOWN_KEY_DECISION)
+
+    def _give_up(self, batch: Batch, reason: str) -> None:
         self.failed += 1
         others = len(batch.operations) - len(batch.admits)
         if others:
-            event = {"event": "settles_lost", "key": batch.queue.kid[:12], "operations": others}
+            kid, event = batch.queue.kid[:12], {"event": "settles_lost", "operations": others}
             log.warning(
-                "%d settles and charges of key %s were lost: %s", others, batch.queue.kid[:12], reason, extra=event
+                "%d settles and charges of key %s were lost: %s", others, kid, reason, extra={**event, "key": kid}
             )
         self._outage.failed(batch, reason)

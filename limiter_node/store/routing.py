@@ -24,10 +24,16 @@ log = logging.getLogger(__name__)
 
 _SOON_S, _LATER_S = 0.005, 0.05
 _QUICK_TRIES = 5
+_TELL_EVERY_S = 60.0
 _NO_ANSWER = "the store did not answer"
 
-# What a server answers while its part of the cluster changes hands or it isn't up yet; nothing has run then.
-_TRY_LATER = ("CLUSTERDOWN", "LOADING", "MASTERDOWN", "READONLY", "BUSY", "NOREPLICAS", "UNBLOCKED", "OOM", "MISCONF")
+# What a server replies while it decides nothing at all, for now: nothing has run then.
+_TRY_LATER = frozenset(
+    (
+        *("CLUSTERDOWN", "LOADING", "MASTERDOWN", "READONLY", "BUSY", "NOREPLICAS", "UNBLOCKED", "OOM", "MISCONF"),
+        *("NOPERM", "NOAUTH"),  # a login whose rights are being changed
+    )
+)
 _ERROR_KINDS = {"NOSCRIPT": "reloaded", "MOVED": "redirected", "ASK": "redirected", "TRYAGAIN": "redirected"}
 
 
@@ -37,17 +43,28 @@ def bulk(words: Sequence[bytes]) -> bytes:
 
 
 class ScriptTarget:
-    """A script with the keys of one slot: everything of its command that is the same each time, made once."""
+    """A script with the keys of one slot: everything of its command that is the same each time, made once.
 
-    __slots__ = ("by_sha", "by_source", "slot")
+    The script's source, which is many times as long as the rest, is put in only where it is sent.
+    """
+
+    __slots__ = ("_keys_at", "_script", "_words", "by_sha", "slot")
 
     def __init__(self, script: Script, slot: int, keys: Sequence[bytes], arguments: Sequence[bytes], more: int) -> None:
         """`more` further arguments follow `arguments` with each call."""
-        count = b"*%d\r\n" % (3 + len(keys) + len(arguments) + more)
-        rest = bulk((b"%d" % len(keys), *keys, *arguments))
         self.slot = slot
-        self.by_sha = count + bulk((b"EVALSHA", script.sha)) + rest
-        self.by_source = count + bulk((b"EVAL", script.source)) + rest
+        self._script, self._words = script, 3 + len(keys) + len(arguments) + more
+        head = self._head(b"EVALSHA", script.sha)
+        self._keys_at = len(head)
+        self.by_sha = head + bulk((b"%d" % len(keys), *keys, *arguments))
+
+    @property
+    def by_source(self) -> bytes:
+        """The same with the script's source, for a server that doesn't have it."""
+        return self._head(b"EVAL", self._script.source) + self.by_sha[self._keys_at :]
+
+    def _head(self, command: bytes, script: bytes) -> bytes:
+        return b"*%d\r\n" % self._words + bulk((command, script))
 
 
 class RoutedCall:
@@ -81,6 +98,17 @@ class RoutedCall:
         """Whether anybody is served by sending it (again)."""
         return True
 
+    def held_up(self) -> None:
+        """Its slot is on the move, and the server has only some of the keys. It is tried again until it runs."""
+
+    def refused(self, reason: str) -> None:
+        """The server refused it for what it is, so that nothing ran: to send it again at once won't help."""
+        self.failed(reason)
+
+    def unreadable(self) -> None:
+        """Something that isn't this script answered, or `resolved` couldn't read the reply and did nothing."""
+        self.failed("the store answered what is no reply to a script")
+
     # ---- store.acknowledged.Command ----------------------------------------------------------------------------------
 
     def wire(self) -> bytes:
@@ -94,9 +122,8 @@ class RoutedCall:
         try:
             self.resolved(reply)
         except Exception:
-            # Something that isn't our script answered. A call that never ended would block its key for good.
-            log.exception("unreadable reply to a script: %.100r", reply, extra={"event": "store_reply_unreadable"})
-            self.failed("the store answered what is not a decision")
+            self._router.note_unreadable(reply)
+            self.unreadable()  # a call that never ended would block its key for good
 
     def lost(self) -> None:
         self.resent = True
@@ -129,7 +156,8 @@ class Router:
         self.retries = 0
         self.errors: Counter[str] = Counter()
         """Calls that the store did not simply answer: ``lost`` with their connection, ``refused``, ``redirected`` to
-        another server, ``reloaded`` because the script was not there."""
+        another server, ``reloaded`` because the script was not there, ``unreadable`` where the reply made no sense."""
+        self._tell_unreadable_s = float("-inf")
         topology.on_orphans = self._adopt
 
     def send(self, calls: Sequence[RoutedCall]) -> None:
@@ -167,14 +195,32 @@ class Router:
             self._topology.connection_to(rest.partition(" ")[2]).send([_Asking(), call])
             self.retries += 1
         elif kind == "TRYAGAIN":
+            call.held_up()
             self._again(call, _SOON_S)
         elif kind in _TRY_LATER:
             call.trouble = error[:100]
             self._topology.refresh_soon()
-            self._again(call, _LATER_S)
+            if call.is_wanted():
+                self._again(call, _LATER_S)
+            else:
+                call.failed(call.trouble)
         else:
             log.error("store refused a script: %s", error[:200], extra={"event": "store_refused"})
-            call.failed(error[:200])
+            call.refused(error[:200])
+
+    def later(self, call: RoutedCall) -> None:
+        """Send a call again after a while: nobody can tell whether it ran, since what came back made no sense."""
+        call.resent = True
+        self._again(call, _LATER_S)
+
+    def note_unreadable(self, reply: Any) -> None:
+        """Count a reply that no script of ours can have sent, and log it unless that was done a moment ago."""
+        self.errors["unreadable"] += 1
+        now_s = self.loop.time()
+        if now_s >= self._tell_unreadable_s:
+            self._tell_unreadable_s = now_s + _TELL_EVERY_S
+            event = {"event": "store_reply_unreadable"}
+            log.exception("the store sent what is no reply to a script: %.100r", reply, extra=event)
 
     def _again(self, call: RoutedCall, delay_s: float) -> None:
         self.retries += 1

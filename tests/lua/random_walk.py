@@ -75,6 +75,12 @@ class Walk:
         node = rng.choice(NODES) if rng.random() < 0.95 else f"node-{len(self.sent)}"
         operations = [self.operation() for _ in range(rng.choice((1, 1, 2, 3, 6)))]
         fate = rng.random()
+        if fate < 0.03:  # the store has an older record than the node was told of, or none
+            record = self.pair.model.records.get(node)
+            recorded = record.number if record else 0
+            number = max(window.numbers.get(node, 0), recorded) + 10
+            self.pair.decide(operations, node=node, number=number, expected=recorded + rng.randint(1, 9))
+            return
         if fate < 0.8:
             self.decide(operations, node)
             return

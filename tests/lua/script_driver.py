@@ -108,7 +108,7 @@ class Window:
         node: str = "node",
         number: int | None = None,
         resent: bool = False,
-        has_record: bool = False,
+        expected: int = 0,
     ) -> codec.BatchReply:
         """Have the script decide a batch; without a number, it is the node's next one."""
         if number is None:
@@ -117,7 +117,7 @@ class Window:
             number,
             [packed(o) for o in operations],
             resent=resent,
-            has_record=has_record,
+            expected=expected,
             window_buckets=self.width,
             clock_ms=self.clock_ms,
         )
@@ -160,15 +160,23 @@ class Pair:
         self.model.limits = limits
 
     def decide(
-        self, operations: Sequence[Operation], *, node: str = "node", number: int | None = None, resent: bool = False
+        self,
+        operations: Sequence[Operation],
+        *,
+        node: str = "node",
+        number: int | None = None,
+        resent: bool = False,
+        expected: int | None = None,
     ) -> codec.BatchReply:
-        """Decide on both sides; AssertionError where they differ."""
-        has_record = node in self.model.records and self.model.limits is not None
-        reply = self.window.decide(*operations, node=node, number=number, resent=resent, has_record=has_record)
+        """Decide on both sides; AssertionError where they differ. The node expects the record that it has there."""
+        if expected is None:
+            record = self.model.records.get(node)
+            expected = record.number if record else 0
+        reply = self.window.decide(*operations, node=node, number=number, resent=resent, expected=expected)
         if number is None:
             number = self.window.numbers[node]
-        expected = self.model.decide(node, number, operations, self.window.clock_ms, resent=resent)
-        assert reply == expected, f"decided {reply}, by the rules {expected}"
+        by_rules = self.model.decide(node, number, operations, self.window.clock_ms, resent=resent, expected=expected)
+        assert reply == by_rules, f"decided {reply}, by the rules {by_rules}"
         self.compare_windows()
         return reply
 

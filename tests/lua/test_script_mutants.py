@@ -180,8 +180,8 @@ MUTANTS = [
     Mutant("no request is given back", "add_r, add_i, add_o = -d, -b, -c end", "add_r, add_i, add_o = 0, -b, -c end"),
     Mutant(
         "a settle is not remembered",
-        "                changed = true\n                counted = counted or kind ~= SETTLE",
-        "                changed = changed or kind ~= SETTLE\n                counted = changed",
+        "                changed = true\n            end",
+        "                changed = changed or kind ~= SETTLE\n            end",
     ),
     Mutant(
         "settled in the wrong cell", "from, before = from + before % 2 * CELL_SIZE,", "from, before = from + CELL_SIZE,"
@@ -203,9 +203,16 @@ MUTANTS = [
     # Exactly once.
     Mutant("a batch sent again counts again", "replayed = number == recorded", "replayed = false"),
     Mutant("an older batch is decided", "if number < recorded then return '\\2' end", ""),
-    Mutant("what was counted isn't recorded", "if changed or flags % 2 == 1 then", "if flags % 2 == 1 then"),
-    Mutant("what was resent isn't recorded unless counted", "if changed or flags % 2 == 1 then", "if changed then"),
-    Mutant("everything is recorded", "if changed or flags % 2 == 1 then", "if true then"),
+    Mutant("what was counted isn't recorded", "if changed or flags == 1 then", "if flags == 1 then"),
+    Mutant("what was resent isn't recorded unless counted", "if changed or flags == 1 then", "if changed then"),
+    Mutant("everything is recorded", "if changed or flags == 1 then", "if true then"),
+    Mutant("a lost record isn't noticed", "if recorded < expected then", "if false then"),
+    Mutant("only a missing record is noticed", "if recorded < expected then", "if not record and expected > 0 then"),
+    Mutant("a record is taken for lost", "if recorded < expected then", "if recorded <= expected and record then"),
+    Mutant("the record that is left isn't told", "spack('<I8', recorded) end", "spack('<I8', 0) end"),
+    Mutant("the new record isn't told", "        recorded = number\n", ""),
+    Mutant("a first batch isn't told the name", "if record then return reply end", "if true then return reply end"),
+    Mutant("every batch is told the name", "if record then return reply end", ""),
     Mutant("one record for all nodes", "local node, batch = ARGV[1],", "local node, batch = 'node',"),
     Mutant(
         "the record's reserve is today's",

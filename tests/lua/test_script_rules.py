@@ -14,7 +14,7 @@ import redis
 from reference import Admit, Charge, Limits, Operation, Settle
 from script_driver import EPOCH, EPOCH_MS, Window
 
-from limiter_node.store.codec import DECIDED, FORGOTTEN, REPLAYED, STALE, UNKNOWN_KEY
+from limiter_node.store.codec import DECIDED, LOST, REPLAYED, STALE, UNKNOWN_KEY
 
 OpenWindow = Callable[..., Window]
 DONE = (0, 0)
@@ -152,12 +152,45 @@ def test_a_window_that_lost_a_nodes_record_decides_nothing_for_it(open_window: O
     window.decide(Admit(1, 1), node="a")
     before = window.dump()
     for operation in (Admit(1, 1), Settle(EPOCH, 0, 1), Charge(EPOCH, 1, 1, 1)):
-        assert window.decide(operation, node="b", has_record=True).state == FORGOTTEN
-        assert window.decide(operation, node="b", has_record=True, resent=True).state == FORGOTTEN
+        for resent in (False, True):
+            reply = window.decide(operation, node="b", number=8, expected=7, resent=resent)
+            assert (reply.state, reply.recorded) == (LOST, 0)
+            reply = window.decide(operation, node="a", number=8, expected=2, resent=resent)
+            assert (reply.state, reply.recorded) == (LOST, 1), "an older record: it tells which"
     assert window.dump() == before
-    assert window.decide(Admit(1, 1), node="a", has_record=True).state == DECIDED
-    assert window.decide(Charge(EPOCH, 3, 4, 5), Admit(1, 1), node="b").used == (6, 7, 8)
-    assert window.decide(Admit(1, 1), node="b", has_record=True).state == DECIDED
+    assert window.decide(Admit(1, 1), node="a", expected=1).state == DECIDED
+    assert window.decide(Charge(EPOCH, 3, 4, 5), Admit(1, 1), node="b", number=9).used == (6, 7, 8)
+    assert window.decide(Admit(1, 1), node="b", number=10, expected=9).state == DECIDED
+
+
+def test_replies_tell_which_batch_is_recorded(open_window: OpenWindow) -> None:
+    window = open_window(requests=1, input=100, output=100)
+    assert window.admit(101, number=3).recorded == 0, "what changed nothing isn't recorded"
+    assert window.admit(1, number=4).recorded == 4
+    assert window.admit(1, number=5).recorded == 4
+    assert window.admit(1, number=5, resent=True).recorded == 5, "sent twice, it is recorded in any case"
+    assert window.decide(Settle(EPOCH, 1, 0), number=6).recorded == 6
+    assert window.decide(Settle(EPOCH, 1, 0), number=6, expected=5).recorded == 6, "answered from the record"
+    assert window.decide(Charge(EPOCH, 1), number=7).recorded == 7
+
+
+def test_a_nodes_first_batch_learns_the_keys_name(open_window: OpenWindow) -> None:
+    window = open_window()
+    assert (window.admit(1).name, window.admit(1).name) == ("key", "")
+    assert (window.decide(Settle(EPOCH, 1, 0), node="b").name, window.admit(1, node="b").name) == ("key", "")
+    assert window.admit(1001, node="b").name == "key", "rejections say it, too"
+
+
+def test_a_record_outlives_what_it_stands_for(open_window: OpenWindow, store: redis.Redis) -> None:
+    """A node that expects its record for as long as the window has the batch must not take it for lost."""
+    window = open_window()
+    window.admit(1, 1)
+    for _ in range(8):
+        window.clock_ms += 9_900
+        store.pexpire(window.keys[1], max(store.pttl(window.keys[1]) - 9_900, 1))
+        reply = window.decide(Settle(window.bucket - 99, 0, 1) if window.clock_ms < EPOCH_MS + 60_000 else Admit(1, 1))
+        if reply.recorded == window.numbers["node"]:
+            assert store.pttl(window.keys[1]) > 60_100 + 5_000
 
 
 def test_a_request_can_be_given_back_whole(open_window: OpenWindow) -> None:
@@ -620,7 +653,8 @@ def test_a_batch_is_as_each_operation_alone(open_window: OpenWindow, seed: int, 
         reply = at(together, ms).decide(*batch)
         replies = [at(alone, ms).decide(operation) for operation in batch]
         assert reply.results == [r.results[0] for r in replies]
-        assert reply._replace(results=[], name="") == replies[-1]._replace(results=[], name="")
+        own = {"recorded": 0, "results": [], "name": ""}  # each batch has a number of its own
+        assert reply._replace(**own) == replies[-1]._replace(**own)
         assert together.peek() == alone.peek()
         assert store.hget(together.keys[1], "m") == store.hget(alone.keys[1], "m")
         assert store.hgetall(together.keys[2]) == store.hgetall(alone.keys[2])

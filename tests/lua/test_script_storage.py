@@ -336,20 +336,25 @@ def test_the_batch_is_packed_as_the_script_documents_it() -> None:
     batch = between(documented, "batch packed", "1 admit")
     of_batch, of_operation = batch.split("then per operation")
     assert struct.calcsize(fields(of_operation)) == codec._OPERATION.size == 33
-    assert struct.calcsize(fields(of_batch)) == codec._HEADER.size == 19
+    assert struct.calcsize(fields(of_batch)) == codec._HEADER.size == 27
     assert fields(of_operation) == "<Bqqqq"
     assert fields(of_batch) == codec._HEADER.format
     for operation in (Admit(1, 2, 3), Settle(1, 2, 3), Charge(1, 2, 3, 4)):
         assert len(packed(operation)) == 33
-    assert len(codec.pack_batch(1, [packed(Admit()), packed(Admit())], resent=False)) == 19 + 2 * 33
+    assert len(codec.pack_batch(1, [packed(Admit()), packed(Admit())], resent=False)) == 27 + 2 * 33
 
 
 def test_the_reply_is_packed_as_the_script_documents_it() -> None:
     documented = between(header(DECIDE), "Reply packed", ", then the key's name")
-    of_reply, of_result = documented.split("; and where one was rejected, per operation")
+    of_reply, of_result = documented.split("; and where one was rejected, or the node had no record, per operation")
     assert fields(of_result) == codec._RESULT.format == "<BI"
     assert struct.calcsize(fields(of_reply)) == codec._REPLY.size
     assert fields(of_reply) == "<" + re.sub(r"(\d)(\w)", lambda m: m[2] * int(m[1]), codec._REPLY.format[1:])
+
+
+def test_a_loss_is_told_as_the_script_documents_it() -> None:
+    documented = between(header(DECIDE), "then the key's name.", "From the record come")
+    assert fields("I1 state, " + documented) == codec._LOST.format
 
 
 def test_peeks_buckets_are_packed_as_the_script_documents_it() -> None:

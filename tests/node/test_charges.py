@@ -24,7 +24,7 @@ def decided(outcome: Outcome, need: Amounts, time_ms: int = NOW_MS) -> Decision:
 
 def test_what_was_admitted_counts_for_a_window_and_at_most_a_second_longer() -> None:
     window = OwnWindow(600)
-    window.note([decided(Outcome.ADMITTED, Amounts(1, 5, 7)), decided(Outcome.REJECTED, Amounts(1, 100, 100))])
+    window.note([decided(Outcome.ADMITTED, Amounts(1, 5, 7)), decided(Outcome.REJECTED, Amounts(1, 100, 100))], 1)
     window.add(NOW_MS + 30_000, Amounts(1, 10, 10))
     assert window.used(NOW_MS + 60_000) == Amounts(2, 15, 17)
     assert window.used(NOW_MS + 61_000) == Amounts(1, 10, 10)
@@ -58,7 +58,7 @@ def test_a_used_key_keeps_no_more_than_a_window() -> None:
     for second in range(1_000):
         window.add(NOW_MS + 1_000 * second, Amounts(1, 1, 1))
     assert window.used(NOW_MS + 999_000) == Amounts(61, 61, 61)
-    assert len(window._cells) <= 62
+    assert len(window._cells()) <= 62
 
 
 # ---- charges -----------------------------------------------------------------------------------------------------

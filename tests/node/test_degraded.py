@@ -15,7 +15,7 @@ from dispatching import dispatching
 from fault_proxy import FaultProxy
 from node_commands import eventually
 from redis import Redis
-from store_tools import declare, new_api_key, raw_counters, store_client
+from store_tools import Declared, declare, new_api_key, raw_counters, store_client
 
 from limiter_node.limiter.degraded import policy
 from limiter_node.limiter.limiter import Limiter
@@ -352,8 +352,8 @@ async def test_a_store_that_lost_its_data_is_told_what_nodes_had_admitted(
     kid = declare(embedded_single, api_key, rpm=20)
     limits = KeyLimits(rpm=20)
     async with (
-        dispatching(embedded_single, policy=local(2), declared=lambda: {kid: limits}) as first,
-        dispatching(embedded_single, policy=local(2), declared=lambda: {kid: limits}) as second,
+        dispatching(embedded_single, policy=local(2), declared=Declared({kid: limits})) as first,
+        dispatching(embedded_single, policy=local(2), declared=Declared({kid: limits})) as second,
     ):
         reservation = Limiter(first).reservation(kid, await first.admit(kid, Need(10, 100, 0)))
         reservation.settle(40)
@@ -366,8 +366,8 @@ async def test_a_store_that_lost_its_data_is_told_what_nodes_had_admitted(
         assert await used(first, kid) == Amounts(10, 19, 49)
         assert await outcomes(second, kid, 9) == {(Outcome.ADMITTED, ""): 5, (Outcome.REJECTED, ""): 4}
         assert await used(first, kid) == Amounts(20, 29, 59)
-        assert first._redeclaring.redeclared == 1
-        assert second._redeclaring.redeclared == 0, "the key was there again"
+        assert first._redeclaring.counts == {"store": 1}
+        assert not second._redeclaring.counts, "the key was there again"
     told = [record.message for record in caplog.records]
     assert sum("lost keys" in message for message in told) == 1
     assert sum("lost what was counted" in message for message in told) == 2
@@ -375,24 +375,17 @@ async def test_a_store_that_lost_its_data_is_told_what_nodes_had_admitted(
 
 async def test_a_new_node_declares_lost_keys_and_no_others(embedded_single: str) -> None:
     declared, stranger, damaged_file = (key_id(new_api_key()) for _ in range(3))
-    reads: list[int] = []
-
-    def read() -> dict[str, KeyLimits]:
-        reads.append(1)
-        return {declared: KeyLimits(rpm=2)}
-
-    def fail() -> dict[str, KeyLimits]:
-        raise ConfigError("keys.toml: gone")
-
-    async with dispatching(embedded_single, declared=read) as dispatcher:
+    file = Declared({declared: KeyLimits(rpm=2)})
+    async with dispatching(embedded_single, declared=file) as dispatcher:
         answers = await asyncio.gather(*(dispatcher.admit(kid, ONE) for kid in [declared] * 3 + [stranger] * 2))
         assert [answer.outcome for answer in answers] == [
             *[Outcome.ADMITTED] * 2,
             Outcome.REJECTED,
             *[Outcome.UNKNOWN_KEY] * 2,
         ]
-        assert len(reads) == 1
-    async with dispatching(embedded_single, declared=fail) as dispatcher:
+        assert file.reads == 1
+    damaged = Declared(error=ConfigError("keys.toml: gone"))
+    async with dispatching(embedded_single, declared=damaged) as dispatcher:
         assert (await dispatcher.admit(damaged_file, ONE)).outcome is Outcome.UNKNOWN_KEY
 
 
@@ -401,7 +394,7 @@ async def test_a_deleted_key_stays_deleted_until_it_is_set_again_and_is_empty_th
     limits = KeyLimits(rpm=3)
     async with (
         administering(parse_store_url(embedded_single)) as admin,
-        dispatching(embedded_single, policy=local(1), declared=lambda: {kid: limits}) as dispatcher,
+        dispatching(embedded_single, policy=local(1), declared=Declared({kid: limits})) as dispatcher,
     ):
         await admin.put_limits(kid, limits)
         assert await outcomes(dispatcher, kid, 3) == {(Outcome.ADMITTED, ""): 3}

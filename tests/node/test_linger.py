@@ -15,6 +15,7 @@ from limiter_node.model import Amounts, Decision, Need, Outcome
 from limiter_node.store.batch import KeyQueue
 from limiter_node.store.codec import load_script
 from limiter_node.store.dispatcher import Dispatcher
+from limiter_node.store.knowledge import KeyKnowledge
 from limiter_node.store.linger import LINGER_S, Linger
 from limiter_node.store.routing import ScriptTarget
 
@@ -22,7 +23,7 @@ LEFT = 64_000  # so that 1,000 tokens may wait
 
 
 def queue() -> KeyQueue:
-    return KeyQueue("kid", ScriptTarget(load_script("decide"), 0, (), (), 0))
+    return KeyQueue("kid", ScriptTarget(load_script("decide"), 0, (), (), 0), KeyKnowledge(600))
 
 
 def decision(used: Amounts) -> Decision:
@@ -44,7 +45,7 @@ def decision(used: Amounts) -> Decision:
 def test_what_may_wait_is_a_64th_of_what_the_key_has_left(used: Amounts, slack: int) -> None:
     released: list[KeyQueue] = []
     linger, key = Linger(released.append), queue()
-    key.latest = decision(used)
+    key.knowledge.latest = decision(used)
     assert linger.holds(key, 0, max(slack, 0), 0.0) is (slack >= 0)
     assert not linger.holds(key, 0, 1, 0.0), "together they are more than may wait"
 
@@ -55,7 +56,7 @@ def test_nothing_waits_for_a_key_that_nothing_is_known_of() -> None:
 
 def test_a_charge_never_waits() -> None:
     linger, key = Linger(lambda _: None), queue()
-    key.latest = decision(Amounts(0, 0, 0))
+    key.knowledge.latest = decision(Amounts(0, 0, 0))
     assert not linger.holds(key, 0, -1, 0.0)
     assert not linger.holds(key, -1, 5, 0.0)
     assert not linger
@@ -65,7 +66,7 @@ def test_keys_are_released_once_and_in_time() -> None:
     released: list[KeyQueue] = []
     linger, early, late = Linger(released.append), queue(), queue()
     for key, now_s in ((early, 1.0), (late, 1.01), (early, 1.02)):
-        key.latest = decision(Amounts(0, 0, 0))
+        key.knowledge.latest = decision(Amounts(0, 0, 0))
         assert linger.holds(key, 0, 10, now_s)
     linger.sweep(1.0 + LINGER_S - 0.001)
     assert released == []

@@ -385,7 +385,7 @@ async def test_nothing_runs_after_the_end() -> None:
             assert server.process is not None
             server.process.send_signal(signal.SIGSTOP)  # ended with the store, which kills
             decision = dispatcher.admit(key_id("x"), ONE)
-            dispatcher.settle(key_id("y"), 1, 1, 1)
+            dispatcher.give_back(key_id("y"), 1, 1, 1)
             await eventually(lambda: dispatcher._in_flight == 2)
             assert not await dispatcher.drain(0.01)
         assert asyncio.all_tasks() == before

@@ -1,0 +1,170 @@
+"""What a node knows of one API key: the only place where it is learned, and forgotten.
+
+The store is the truth; this is what a node needs where the store can't be asked, or has lost data. A reply carries
+facts: the key's limits, the store's time, and which of this node's batches the store has a record of. That last number
+says what the store must still have: a record that is older, or gone, means that the store has lost what it had counted
+(a flush, a server that came back empty, an old snapshot, a failover before replication), and this object says what of
+it this node has to charge again.
+
+Neighbours: `store.replies` learns here, `store.outage` decides and charges by it, `store.redeclare` declares by it what
+the store has lost, `store.queues` keeps it for as long as it has room.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Sequence
+
+from limiter_node.model import Amounts, Decision, KeyLimits
+from limiter_node.store import codec
+from limiter_node.store.charges import Charge
+from limiter_node.store.codec import BUCKET_MS
+from limiter_node.store.fallback import Known
+from limiter_node.store.own_window import OwnWindow
+
+
+class KeyKnowledge:
+    """Hold what one node knows of one key. Seconds are `time.monotonic`'s."""
+
+    __slots__ = (
+        "_asked_s",
+        "_heard_s",
+        "_last_reply",
+        "_recharged",
+        "_recorded",
+        "_recorded_until_s",
+        "_window_buckets",
+        "_window_s",
+        "exists",
+        "latest",
+        "name",
+        "own",
+    )
+
+    def __init__(self, window_buckets: int) -> None:
+        self._window_buckets, self._window_s = window_buckets, window_buckets * BUCKET_MS / 1000
+        self.exists: bool | None = None
+        """The store's last word on whether there is such a key; None as long as it has said nothing."""
+        self.own = OwnWindow(window_buckets)
+        """What this node had admitted of it."""
+        self.latest: Decision | None = None
+        """The store's latest decision."""
+        self._last_reply: bytes | None = None
+        self._asked_s = self._heard_s = 0.0
+        self.name = ""
+        """What the key is called, as far as the store has told."""
+        self._recorded = 0
+        self._recorded_until_s = 0.0
+        # After a loss: the charge by which a cell of `own` is counted anew, for what is given back of it later.
+        self._recharged: dict[int, Charge] | None = None
+
+    # ---- learning --------------------------------------------------------------------------------------------------
+
+    def learn(
+        self,
+        reply: bytes,
+        recorded: int,
+        number: int,
+        operations: int,
+        decisions: Sequence[Decision],
+        asked_s: float,
+        heard_s: float,
+    ) -> None:
+        """Learn from the reply to a decided batch, which has that number and so many operations.
+
+        The batch was made at `asked_s` and answered at `heard_s`. `recorded` is read from the reply: the number of this
+        node's record in the store, 0 if there is none. `decisions` are those that weren't made without the store
+        meanwhile, and hence are not in `own` yet.
+        """
+        self.exists = True
+        if reply[0] == codec.DECIDED or self._last_reply is None:
+            self._last_reply, self._asked_s, self._heard_s = reply, asked_s, heard_s
+            written_s = heard_s
+        else:
+            written_s = asked_s  # the batch ran some time between the two; this reply is from the record
+        if recorded != self._recorded:
+            # A record lives longer than this (see `decide.lua`), and what it stands for has left the window then.
+            self._recorded, self._recorded_until_s = recorded, written_s + self._window_s
+        if decisions:
+            self.latest = decisions[-1]
+            self.own.note(decisions, number)
+        if not self.name and codec.has_name(reply):
+            self.name = codec.unpack_reply(reply, operations, self._window_buckets).name
+
+    def learn_limits(self, limits: KeyLimits, time_ms: int, asked_s: float, heard_s: float) -> None:
+        """Learn that there is such a key, and its limits, without a decision of the store."""
+        self.exists, self.name = True, limits.name
+        self._last_reply = codec.pack_told(limits, time_ms)
+        self._asked_s, self._heard_s = asked_s, heard_s
+
+    def forget(self) -> None:
+        """Learn that there is no such key, by the store's own word: nothing that was counted of it counts any more."""
+        self.exists = False
+        self.latest = self._last_reply = self._recharged = None
+        self._recorded, self._recorded_until_s = 0, 0.0
+        self.own.clear()
+
+    # ---- knowing ---------------------------------------------------------------------------------------------------
+
+    def expected(self, now_s: float) -> int:
+        """Return the number that this node's record in the store has at least; 0 if there may be none."""
+        return self._recorded if now_s < self._recorded_until_s else 0
+
+    def known(self) -> Known | None:
+        """Return what a policy may decide by; None if the store never told of the key, or told that there is none.
+
+        The store's clock was at the last reply's time at some moment between asking and hearing, so that it lies
+        between two estimates: `now_ms`, which is never ahead of it, and `latest_ms`, which is never behind.
+        """
+        if self._last_reply is None:
+            return None
+        told, now_s = codec.unpack_reply(self._last_reply, 0, self._window_buckets), time.monotonic()
+        now_ms = told.time_ms + int((now_s - self._heard_s) * 1000)
+        latest_ms = told.time_ms + math.ceil((now_s - self._asked_s) * 1000)
+        return Known(told.limits, told.output_reserve, now_ms, latest_ms, self.own)
+
+    def last_limits(self) -> tuple[KeyLimits, float] | None:
+        """Return the key's limits as the store last told them, and how many seconds ago; None if it told of none."""
+        if self._last_reply is None:
+            return None
+        told = codec.unpack_reply(self._last_reply, 0, self._window_buckets)
+        limits = KeyLimits(*told.limits, told.output_reserve, self.name)
+        return limits, time.monotonic() - self._heard_s
+
+    # ---- a loss ----------------------------------------------------------------------------------------------------
+
+    def lose(self, recorded: int, owed: Iterable[Charge]) -> dict[int, Charge]:
+        """Learn that the store has lost what came after this node's batch `recorded`; return what to charge again.
+
+        It is returned by cell of `own`. What is `owed` anyway isn't charged twice.
+        """
+        self._recorded = recorded
+        self.latest = None
+        known = self.known()
+        if known is None:
+            return {}
+        owed_of: dict[int, list[int]] = {}
+        for charge in owed:
+            amounts = owed_of.setdefault(self.own.cell_of(charge.bucket), [0, 0, 0])
+            for dimension, amount in enumerate(charge.amounts):
+                amounts[dimension] += amount
+        recharged: dict[int, Charge] = {}
+        for bucket, counted in self.own.counted_after(recorded, known.now_ms):
+            cell = self.own.cell_of(bucket)
+            beside = owed_of.get(cell, (0, 0, 0))
+            left = Amounts(*(max(amount - other, 0) for amount, other in zip(counted, beside, strict=True)))
+            if any(left):
+                recharged[cell] = Charge(min(bucket, known.latest_ms // BUCKET_MS), left)
+        oldest = known.now_ms // BUCKET_MS - self._window_buckets
+        kept = {cell: charge for cell, charge in (self._recharged or {}).items() if charge.bucket >= oldest}
+        self._recharged = {**kept, **recharged} or None
+        return recharged
+
+    def recharged(self, bucket: int) -> Charge | None:
+        """Return the charge by which what was admitted in `bucket` is counted anew after a loss; usually None."""
+        if self._recharged is None:
+            return None
+        charge = self._recharged.get(self.own.cell_of(bucket))
+        # What was admitted since in the same cell is where it was admitted.
+        return charge if charge is not None and bucket <= charge.bucket else None
