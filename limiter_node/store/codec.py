@@ -24,6 +24,8 @@ _REPLY = struct.Struct("<BQQ3I3I3HBI")
 _REPLY_SIZE = _REPLY.size
 _RECORDED = struct.Struct("<Q")
 _RECORDED_AT = 9
+_LIMITS_AND_USED = struct.Struct("<6I")
+_LIMITS_AT = 17
 _LOST = struct.Struct("<BQ")
 _RESULT = struct.Struct("<BI")
 _ADMIT, _SETTLE, _CHARGE = 1, 2, 3
@@ -177,6 +179,14 @@ def recorded_of(reply: bytes, operations: int) -> int:
         raise UnreadableReply(f"{reply!r:.100}")
     recorded: int = _RECORDED.unpack_from(reply, _RECORDED_AT)[0]
     return recorded
+
+
+def tokens_left(reply: bytes) -> int:
+    """Read how many tokens a reply to a decided batch leaves in the tighter of the two limits on tokens."""
+    _, limit_input, limit_output, _, used_input, used_output = _LIMITS_AND_USED.unpack_from(reply, _LIMITS_AT)
+    left_input: int = limit_input - used_input
+    left_output: int = limit_output - used_output
+    return left_input if left_input < left_output else left_output
 
 
 def has_name(reply: bytes) -> bool:

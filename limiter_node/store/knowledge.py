@@ -37,7 +37,6 @@ class KeyKnowledge:
         "_window_buckets",
         "_window_s",
         "exists",
-        "latest",
         "name",
         "own",
     )
@@ -48,8 +47,6 @@ class KeyKnowledge:
         """The store's last word on whether there is such a key; None as long as it has said nothing."""
         self.own = OwnWindow(window_buckets)
         """What this node had admitted of it."""
-        self.latest: Decision | None = None
-        """The store's latest decision."""
         self._last_reply: bytes | None = None
         self._asked_s = self._heard_s = 0.0
         self.name = ""
@@ -87,7 +84,6 @@ class KeyKnowledge:
             # A record lives longer than this (see `decide.lua`), and what it stands for has left the window then.
             self._recorded, self._recorded_until_s = recorded, written_s + self._window_s
         if decisions:
-            self.latest = decisions[-1]
             self.own.note(decisions, number)
         if not self.name and codec.has_name(reply):
             self.name = codec.unpack_reply(reply, operations, self._window_buckets).name
@@ -101,7 +97,7 @@ class KeyKnowledge:
     def forget(self) -> None:
         """Learn that there is no such key, by the store's own word: nothing that was counted of it counts any more."""
         self.exists = False
-        self.latest = self._last_reply = self._recharged = None
+        self._last_reply = self._recharged = None
         self._recorded, self._recorded_until_s = 0, 0.0
         self.own.clear()
 
@@ -124,6 +120,10 @@ class KeyKnowledge:
         latest_ms = told.time_ms + math.ceil((now_s - self._asked_s) * 1000)
         return Known(told.limits, told.output_reserve, now_ms, latest_ms, self.own)
 
+    def tokens_left(self) -> int:
+        """Return the tokens that the last reply leaves in the tighter of the two limits; -1 if there was none."""
+        return -1 if self._last_reply is None else codec.tokens_left(self._last_reply)
+
     def last_limits(self) -> tuple[KeyLimits, float] | None:
         """Return the key's limits as the store last told them, and how many seconds ago; None if it told of none."""
         if self._last_reply is None:
@@ -140,7 +140,6 @@ class KeyKnowledge:
         It is returned by cell of `own`. What is `owed` anyway isn't charged twice.
         """
         self._recorded = recorded
-        self.latest = None
         known = self.known()
         if known is None:
             return {}

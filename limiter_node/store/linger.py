@@ -39,13 +39,10 @@ class Linger:
 
     def holds(self, queue: KeyQueue, input_tokens: int, output_tokens: int, now_s: float) -> bool:
         """Whether a settle that was put into `queue` may wait; if so, the key is released in time."""
-        decision = queue.knowledge.latest
-        if decision is None or input_tokens < 0 or output_tokens < 0:
-            return False  # a negative one charges instead of giving back
+        if input_tokens < 0 or output_tokens < 0:
+            return False  # it charges instead of giving back
         queue.held += input_tokens + output_tokens
-        limits, used = decision.limits, decision.used
-        held = queue.held << _SHARE_BITS
-        if held > limits[1] - used[1] or held > limits[2] - used[2]:
+        if queue.held << _SHARE_BITS > queue.knowledge.tokens_left():
             return False
         if not queue.lingers:
             queue.lingers = True

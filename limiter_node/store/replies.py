@@ -13,7 +13,7 @@ from functools import partial
 from time import monotonic
 
 from limiter_node.model import UNKNOWN_KEY as UNKNOWN_KEY_DECISION
-from limiter_node.model import Decision, StoreUnavailable
+from limiter_node.model import Decision, Outcome, StoreUnavailable
 from limiter_node.store import codec
 from limiter_node.store.batch import Batch
 from limiter_node.store.codec import UnreadableReply
@@ -24,6 +24,8 @@ from limiter_node.store.redeclare import Redeclared, Redeclaring
 from limiter_node.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
+
+ADMITTED = Outcome.ADMITTED  # enum look-ups aren't free
 
 
 class Replies:
@@ -68,8 +70,9 @@ class Replies:
             recorded, decisions = codec.decisions(reply, operations, needs, self.window_buckets)
         else:
             recorded = codec.recorded_of(reply, operations)
-        if recorded > batch.number:
-            raise UnreadableReply(f"it tells of batch {recorded}, which was never sent")
+        # What admits is recorded; and no batch is recorded before it was sent.
+        if recorded != batch.number and (recorded > batch.number or any(each[0] is ADMITTED for each in decisions)):
+            raise UnreadableReply(f"batch {batch.number} was decided, and {recorded} recorded")
         self._end(batch, self._decided, reply, recorded, decisions, heard_s)
 
     def batch_refused(self, batch: Batch, reason: str) -> None:

@@ -11,7 +11,8 @@ from dispatching import dispatching
 from store_tools import declare, new_api_key
 
 from limiter_node.limiter.limiter import Limiter, Reservation
-from limiter_node.model import Amounts, Decision, Need, Outcome
+from limiter_node.model import Amounts, Need, Outcome
+from limiter_node.store import codec
 from limiter_node.store.batch import KeyQueue
 from limiter_node.store.codec import load_script
 from limiter_node.store.dispatcher import Dispatcher
@@ -26,8 +27,10 @@ def queue() -> KeyQueue:
     return KeyQueue("kid", ScriptTarget(load_script("decide"), 0, (), (), 0), KeyKnowledge(600))
 
 
-def decision(used: Amounts) -> Decision:
-    return Decision(Outcome.ADMITTED, -1, 0, Amounts(10, LEFT, LEFT), used, Amounts(0, 0, 0), Amounts(1, 1, 1), 1, "")
+def told(key: KeyQueue, used: Amounts) -> None:
+    """The store tells that so much of the key's limits is used."""
+    reply = codec._REPLY.pack(codec.DECIDED, 1, 0, 10, LEFT, LEFT, *used, 0, 0, 0, 0, 1)
+    key.knowledge.learn(reply, 0, 1, 1, (), 0.0, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +48,7 @@ def decision(used: Amounts) -> Decision:
 def test_what_may_wait_is_a_64th_of_what_the_key_has_left(used: Amounts, slack: int) -> None:
     released: list[KeyQueue] = []
     linger, key = Linger(released.append), queue()
-    key.knowledge.latest = decision(used)
+    told(key, used)
     assert linger.holds(key, 0, max(slack, 0), 0.0) is (slack >= 0)
     assert not linger.holds(key, 0, 1, 0.0), "together they are more than may wait"
 
@@ -56,7 +59,7 @@ def test_nothing_waits_for_a_key_that_nothing_is_known_of() -> None:
 
 def test_a_charge_never_waits() -> None:
     linger, key = Linger(lambda _: None), queue()
-    key.knowledge.latest = decision(Amounts(0, 0, 0))
+    told(key, Amounts(0, 0, 0))
     assert not linger.holds(key, 0, -1, 0.0)
     assert not linger.holds(key, -1, 5, 0.0)
     assert not linger
@@ -66,7 +69,7 @@ def test_keys_are_released_once_and_in_time() -> None:
     released: list[KeyQueue] = []
     linger, early, late = Linger(released.append), queue(), queue()
     for key, now_s in ((early, 1.0), (late, 1.01), (early, 1.02)):
-        key.knowledge.latest = decision(Amounts(0, 0, 0))
+        told(key, Amounts(0, 0, 0))
         assert linger.holds(key, 0, 10, now_s)
     linger.sweep(1.0 + LINGER_S - 0.001)
     assert released == []

@@ -1,4 +1,4 @@
-"""Stores that lose what they had counted, and clocks that a late reply must not put forward: no limit is admitted twice.
+"""Stores that lose what they had counted, and late replies: no limit is admitted twice.
 
 Each node charges again what it had admitted itself, before anything else of the key is decided for it.
 """
