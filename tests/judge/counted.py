@@ -1,0 +1,128 @@
+"""Judges whether each operation is counted exactly once: what callers were told against what the store's window holds.
+
+Each operation counts between a least and a most, in a bucket between a first and a last one. For the store's decisions
+these are the same: one number in one bucket. They differ only where nobody outside can know, and as little as possible:
+
+- A request that a node decided alone after it had been sent counts in the bucket of the one or of the other.
+- One whose caller was cancelled may count as a request; its tokens went back.
+- A node that died may not have told its last settles and its own admissions, and what it called unavailable may count.
+- Before a loss: settles that name lost buckets may go astray, so that a reservation counts in full. What a dead node
+  had admitted may be lost. All else has to be there: each node that lives was asked once more afterwards.
+- Before a dump that was restored: what is in the dump may count beside what nodes charge again.
+- Before a deletion: a node that had not heard of it may charge what it owes, or nothing.
+
+Buckets are compared as sums of all from one bucket on, for each bucket, so that exchanges between neighbours show, too.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from .records import (
+    ADMITTED,
+    BUCKET_MS,
+    CANCELLED,
+    DIMENSIONS,
+    EXACT_CLOCK,
+    NOTHING,
+    OVERLOADED,
+    UNAVAILABLE,
+    Op,
+    Peek,
+    Record,
+    Triple,
+    Violation,
+    least,
+    most,
+    plus,
+)
+
+
+class Count(NamedTuple):
+    """How an operation may be counted."""
+
+    first: int
+    last: int
+    at_least: Triple
+    at_most: Triple
+
+
+def judge_counted(record: Record) -> Iterator[Violation]:
+    """Return the keys whose windows hold more or less than callers were told."""
+    if record.clock != EXACT_CLOCK:
+        return
+    by_key: defaultdict[str, list[Op]] = defaultdict(list)
+    for op in record.ops:
+        by_key[op.key].append(op)
+    for key, peek in record.peeks.items():
+        if peek is not None:
+            counts = [count for op in by_key[key] if (count := counted(record, op)) is not None]
+            yield from _compare(record, key, peek, counts)
+
+
+def counted(record: Record, op: Op) -> Count | None:
+    """Return how the operation may be counted at the end; None if it isn't."""
+    history = record.keys[op.key]
+    died = op.node in record.deaths
+    end = int(record.drained_ms) // BUCKET_MS
+    asked = int(op.asked_ms) // BUCKET_MS
+    dumps = sum(op.asked_ms <= rollback.dump_ended_ms for rollback in history.rollbacks)
+    if op.outcome == CANCELLED:
+        tokens = died or dumps
+        return Count(asked, end, NOTHING, op.most if tokens else (1, 0, 0))
+    if op.outcome in (UNAVAILABLE, OVERLOADED):
+        return Count(asked, end, NOTHING, op.most) if died or dumps else None
+    if op.outcome != ADMITTED:
+        return None
+
+    at_least = at_most = op.counts
+    larger = most(op.need, op.counts)
+    if op.degraded:
+        first = int(min(op.time_ms, op.asked_ms)) // BUCKET_MS
+        last = int(max(op.time_ms, op.told_ms)) // BUCKET_MS if op.at_once else end
+    else:
+        first = last = op.time_ms // BUCKET_MS
+    since_ms = op.asked_ms if op.degraded else op.time_ms
+    lost = any(since_ms <= loss.ended_ms for loss in history.losses) or any(
+        since_ms <= rollback.ended_ms for rollback in history.rollbacks
+    )
+    if died:
+        at_least, at_most = least(op.need, at_least), larger
+        if op.degraded or lost:
+            at_least = NOTHING
+    if lost:
+        at_most = larger
+        last += 1
+    if dumps:
+        at_most = larger[0] * (1 + dumps), larger[1] * (1 + dumps), larger[2] * (1 + dumps)
+        last = max(last, end) if op.degraded else last
+    if any(since_ms <= deletion.ended_ms for deletion in history.deletions):
+        at_least = NOTHING
+    return Count(first, last, at_least, at_most)
+
+
+def _compare(record: Record, key: str, peek: Peek, counts: list[Count]) -> Iterator[Violation]:
+    now = peek.time_ms // BUCKET_MS
+    oldest = now - record.window_buckets
+    at_least: defaultdict[int, Triple] = defaultdict(lambda: NOTHING)
+    at_most: defaultdict[int, Triple] = defaultdict(lambda: NOTHING)
+    for count in counts:
+        at_least[min(count.first, now)] = plus(at_least[min(count.first, now)], count.at_least)
+        at_most[min(count.last, now)] = plus(at_most[min(count.last, now)], count.at_most)
+    low = high = held = NOTHING
+    for bucket in range(now, oldest - 1, -1):
+        low, high = plus(low, at_least[bucket]), plus(high, at_most[bucket])
+        held = plus(held, peek.buckets.get(bucket, NOTHING))
+        for dimension, name in enumerate(DIMENSIONS):
+            if not low[dimension] <= held[dimension] <= high[dimension]:
+                told = str(low[dimension]) if low == high else f"{low[dimension]} to {high[dimension]}"
+                yield Violation(
+                    "not counted once",
+                    key,
+                    bucket * BUCKET_MS,
+                    f"the store counts {held[dimension]} {name} in the last {now - bucket + 1} buckets, "
+                    f"callers were told {told}",
+                )
+                return

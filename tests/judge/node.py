@@ -1,0 +1,139 @@
+"""A dispatcher under judgement: asked through the limiter, every operation written down as its caller saw it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from limiter_node.limiter.degraded import policy
+from limiter_node.limiter.limiter import Limiter, Reservation
+from limiter_node.model import KeyLimits, Need, Outcome, Overloaded, StoreUnavailable
+from limiter_node.store.dispatcher import Dispatcher
+from limiter_node.store.topology import Topology
+from limiter_node.store.url import parse_store_url
+
+from . import records
+from .records import Op, Record, Triple, clock_ms
+
+_OUTCOMES = {
+    Outcome.ADMITTED: records.ADMITTED,
+    Outcome.REJECTED: records.REJECTED,
+    Outcome.NEVER_FITS: records.NEVER,
+    Outcome.UNKNOWN_KEY: records.UNKNOWN,
+}
+
+
+def declared_option(declared: Mapping[str, KeyLimits] | None) -> dict[str, Any]:
+    """Return the dispatcher's option that gives it declared limits; the mapping may change later."""
+    return {} if declared is None else {"declared": lambda: dict(declared)}
+
+
+def left_over(dispatcher: Dispatcher) -> list[str]:
+    """Return what a drained dispatcher must not have any more. The one place that knows its private parts."""
+    state = dispatcher.state()
+    left = {
+        "waiting requests": state.waiting,
+        "batches in flight": state.batches_in_flight,
+        "shards cut off": state.shards_cut_off,
+        "an outage that goes on": dispatcher.outage.is_on,
+        "held queues": getattr(dispatcher.outage, "holds_any", False),
+        "queues at work": sum(
+            not queue.is_idle for queue in getattr(dispatcher, "_queues", {}).values() if hasattr(queue, "is_idle")
+        ),
+    }
+    return [f"{count:d} {what}" for what, count in left.items() if count]
+
+
+class _Observed:
+    """Stands between the limiter and the dispatcher, to see whether a decision was there at once."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+        self.was_done = False
+
+    def admit(self, kid: str, need: Need) -> asyncio.Future[Any]:
+        """See `Dispatcher.admit`."""
+        future = self._dispatcher.admit(kid, need)
+        self.was_done = future.done()
+        return future
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._dispatcher, name)
+
+
+class JudgedNode:
+    """One incarnation of a node. `incarnation` is unique in a run."""
+
+    def __init__(self, record: Record, incarnation: int, dispatcher: Dispatcher) -> None:
+        self.record, self.incarnation, self.dispatcher = record, incarnation, dispatcher
+        self._observed = _Observed(dispatcher)
+        self._limiter = Limiter(self._observed)  # type: ignore[arg-type]
+        self.is_dead = False
+
+    @classmethod
+    async def start(
+        cls,
+        record: Record,
+        incarnation: int,
+        url: str,
+        *,
+        declared: Mapping[str, KeyLimits] | None,
+        stall_timeout_s: float,
+    ) -> JudgedNode:
+        """Start a node as the record says, on a store."""
+        topology = Topology(parse_store_url(url), stall_timeout_s=stall_timeout_s)
+        await topology.start()
+        dispatcher = Dispatcher(
+            topology,
+            timeout_ms=record.timeout_ms,
+            window_buckets=record.window_buckets,
+            policy=lambda _: policy(record.policy, lambda: record.nodes),
+            **declared_option(declared),
+        )
+        return cls(record, incarnation, dispatcher)
+
+    async def ask(self, key: str, need: Need, most: Triple) -> tuple[Op, Reservation | None]:
+        """Ask for one request; the operation, and what it holds if it was admitted. A cancellation ends it quietly."""
+        op = Op(self.incarnation, key, clock_ms(), most)
+        self.record.ops.append(op)
+        self._observed.was_done = False
+        try:
+            asking = self._limiter.admit(key, need)
+            decision = await asking
+        except asyncio.CancelledError:
+            op.told_ms, op.outcome = clock_ms(), records.CANCELLED
+            return op, None
+        except StoreUnavailable:
+            op.told_ms, op.outcome = clock_ms(), records.UNAVAILABLE
+            return op, None
+        except Overloaded:
+            op.told_ms, op.outcome = clock_ms(), records.OVERLOADED
+            return op, None
+        except Exception as error:
+            op.told_ms, op.outcome = clock_ms(), f"{type(error).__name__}: {error}"
+            return op, None
+        op.told_ms, op.outcome = clock_ms(), _OUTCOMES[decision.outcome]
+        op.degraded, op.time_ms = decision.degraded, decision.time_ms
+        op.limits, op.need = (*decision.limits,), (*decision.need,)
+        op.at_once = bool(op.degraded) and op.told_ms - op.asked_ms < 1 and self._observed.was_done
+        reservation = self._limiter.reservation(key, decision) if decision.outcome is Outcome.ADMITTED else None
+        return op, reservation
+
+    def settle(self, op: Op, reservation: Reservation, output: int | None) -> None:
+        """End the request with so much output; None refunds it."""
+        if self.is_dead or op.settled_ms is not None:
+            return
+        requests, input_tokens, _ = op.need
+        if output is None:
+            op.settled_ms, op.settled = clock_ms(), (requests, 0, 0)
+            reservation.refund()
+        else:
+            op.settled_ms, op.settled = clock_ms(), (requests, input_tokens, output)
+            reservation.settle(output)
+
+    async def die(self) -> None:
+        """End without draining: what is owed and not yet settled goes with it."""
+        self.is_dead = True
+        self.record.deaths[self.incarnation] = clock_ms()
+        await self.dispatcher.close()

@@ -1,0 +1,180 @@
+"""What a run writes down: every operation as its caller saw it, and everything that was done to the store on purpose.
+
+All times are milliseconds of the machine's clock, which is the store's clock too, unless a scenario steps that one.
+What is done to the store lies in an interval: `begun_ms` is before its command was sent, `ended_ms` after its reply.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+BUCKET_MS = 100
+DIMENSIONS = ("requests", "input", "output")
+
+Triple = tuple[int, int, int]
+"""Requests, input tokens, output tokens."""
+NOTHING: Triple = (0, 0, 0)
+
+ADMITTED, REJECTED, NEVER, UNKNOWN = "admitted", "rejected", "never fits", "unknown key"
+UNAVAILABLE, OVERLOADED, CANCELLED = "unavailable", "overloaded", "cancelled"
+DECIDED = (ADMITTED, REJECTED, NEVER)
+"""Outcomes that carry limits and a time."""
+PENDING = ""
+"""No end yet."""
+
+
+def clock_ms() -> float:
+    """Return the machine's clock."""
+    return time.time() * 1000
+
+
+@dataclass(slots=True)
+class Op:
+    """One request, from the asking to the settling. `node` is the incarnation that was asked."""
+
+    node: int
+    key: str
+    asked_ms: float
+    most: Triple
+    """The most that it may come to count; what it needs exactly is known once it is decided."""
+    told_ms: float = 0.0
+    outcome: str = PENDING
+    degraded: str = ""
+    at_once: bool = False
+    """Whether its end was there when the call returned, so that it was never sent."""
+    time_ms: int = 0
+    """The store's clock as the decision told it."""
+    limits: Triple = NOTHING
+    need: Triple = NOTHING
+    settled_ms: float | None = None
+    settled: Triple = NOTHING
+    """What it counts from `settled_ms` on."""
+
+    @property
+    def counts(self) -> Triple:
+        """What an admitted one counts in the end."""
+        return self.need if self.settled_ms is None else self.settled
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """Limits were declared."""
+
+    begun_ms: float
+    ended_ms: float
+    limits: Triple
+    reserve: int
+
+
+@dataclass(frozen=True, slots=True)
+class Deletion:
+    """The key was deleted on purpose."""
+
+    begun_ms: float
+    ended_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """All that was counted of the key is gone; `with_limits`: its limits, too."""
+
+    begun_ms: float
+    ended_ms: float
+    with_limits: bool = False
+    with_marks: bool = False
+    """The marks of deleted keys are gone, too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rollback:
+    """What was counted of the key is what it was at the dump."""
+
+    begun_ms: float
+    ended_ms: float
+    dump_begun_ms: float
+    dump_ended_ms: float
+
+
+@dataclass(slots=True)
+class KeyHistory:
+    """What was done to one key. `is_declared`: whether nodes are given its limits, to declare it again."""
+
+    is_declared: bool = False
+    puts: list[Put] = field(default_factory=list)
+    deletions: list[Deletion] = field(default_factory=list)
+    losses: list[Loss] = field(default_factory=list)
+    rollbacks: list[Rollback] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Peek:
+    """What the store counts of a key: amounts by bucket."""
+
+    time_ms: int
+    buckets: dict[int, Triple]
+
+
+EXACT_CLOCK, STEPPED_BACK, STEPPED_FORWARD = "exact", "back", "forward"
+
+
+@dataclass(slots=True)
+class Record:
+    """One run. `nodes` is how many there are at a time; incarnations number on from 0."""
+
+    nodes: int
+    window_buckets: int
+    policy: str
+    timeout_ms: int
+    clock: str = EXACT_CLOCK
+    keys: dict[str, KeyHistory] = field(default_factory=dict)
+    ops: list[Op] = field(default_factory=list)
+    deaths: dict[int, float] = field(default_factory=dict)
+    """Incarnations that ended without draining, and when."""
+    stalls: list[tuple[float, float]] = field(default_factory=list)
+    """When this process itself stood still: from, until."""
+    peeks: dict[str, Peek | None] = field(default_factory=dict)
+    """At the end; None where the key doesn't exist."""
+    drained_ms: float = 0.0
+    leaks: list[str] = field(default_factory=list)
+    events: list[tuple[float, str]] = field(default_factory=list)
+    """Faults in words."""
+
+    @property
+    def window_ms(self) -> int:
+        """The length of a true window."""
+        return self.window_buckets * BUCKET_MS
+
+    def note(self, what: str) -> None:
+        """Write down a fault in words."""
+        self.events.append((clock_ms(), what))
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """Something that must not be: which rule, of which key, when, and the numbers."""
+
+    rule: str
+    key: str
+    at_ms: float
+    what: str
+
+
+def plus(a: Triple, b: Triple) -> Triple:
+    """Return the sum, dimension by dimension."""
+    return a[0] + b[0], a[1] + b[1], a[2] + b[2]
+
+
+def minus(a: Triple, b: Triple) -> Triple:
+    """Return the difference, dimension by dimension."""
+    return a[0] - b[0], a[1] - b[1], a[2] - b[2]
+
+
+def least(a: Triple, b: Triple) -> Triple:
+    """Return the smaller one, dimension by dimension."""
+    return min(a[0], b[0]), min(a[1], b[1]), min(a[2], b[2])
+
+
+def most(a: Triple, b: Triple) -> Triple:
+    """Return the larger one, dimension by dimension."""
+    return max(a[0], b[0]), max(a[1], b[1]), max(a[2], b[2])

@@ -1,0 +1,121 @@
+"""One run's nodes, proxies and keys on a store, and the actions that faults are made of."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import defaultdict
+
+from limiter_node.model import KeyLimits
+from limiter_node.store.admin import StoreAdmin
+
+from .node import JudgedNode
+from .proxy import LyingProxy
+from .records import Deletion, KeyHistory, Loss, Put, Record, Rollback, Triple, clock_ms
+from .store import JudgedStore
+from .traffic import KeyPlan
+
+
+class Scene:
+    """`proxies` has one per node's position; none on a cluster. `declared` is what nodes may declare again, or None."""
+
+    def __init__(
+        self,
+        record: Record,
+        store: JudgedStore,
+        admin: StoreAdmin,
+        proxies: list[LyingProxy],
+        declared: dict[str, KeyLimits] | None,
+        rng: random.Random,
+    ) -> None:
+        self.record, self.store, self.admin, self.proxies, self.rng = record, store, admin, proxies, rng
+        self.declared = declared
+        self.plans: list[KeyPlan] = []
+        self.nodes: list[JudgedNode] = []
+        self.ended: list[JudgedNode] = []
+        self.key_locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self.stall_timeout_s = 0.3
+        self.clock_s = 0.0
+        """How far the server's clock has been stepped."""
+        self._incarnations = 0
+
+    @property
+    def window_s(self) -> float:
+        """The length of a window."""
+        return self.record.window_ms / 1000
+
+    # ---- nodes -------------------------------------------------------------------------------------------------------
+
+    async def start_node(self, position: int) -> None:
+        """Start a node, in place of the one that was there."""
+        url = f"redis://127.0.0.1:{self.proxies[position].port}" if self.proxies else self.store.url
+        node = await JudgedNode.start(
+            self.record, self._incarnations, url, declared=self.declared, stall_timeout_s=self.stall_timeout_s
+        )
+        self._incarnations += 1
+        if position < len(self.nodes):
+            self.ended.append(self.nodes[position])
+            self.nodes[position] = node
+        else:
+            self.nodes.append(node)
+
+    async def replace_node(self, position: int) -> None:
+        """A node dies without draining, and a new one takes its place."""
+        old = self.nodes[position]
+        self.record.note(f"node {old.incarnation} dies")
+        if self.proxies:
+            self.proxies[position].reset_all()
+        # The new one is there first, so that no request meets a closed one.
+        await self.start_node(position)
+        await old.die()
+
+    # ---- keys --------------------------------------------------------------------------------------------------------
+
+    async def put(self, kid: str, limits: Triple, reserve: int) -> None:
+        """Declare a key, to the store and to the nodes."""
+        declared = KeyLimits(*limits, reserve, "judged")
+        if self.declared is not None:
+            self.declared[kid] = declared
+        history = self.record.keys.setdefault(kid, KeyHistory(is_declared=self.declared is not None))
+        begun_ms = clock_ms()
+        await self.admin.put_limits(kid, declared)
+        history.puts.append(Put(begun_ms, clock_ms(), limits, reserve))
+        self.record.note(f"key {kid[:6]} has {limits}")
+
+    async def delete(self, kid: str) -> None:
+        """Delete a key on purpose."""
+        if self.declared is not None:
+            self.declared.pop(kid, None)
+        begun_ms = clock_ms()
+        # Written down before it is over: a request may be told at once.
+        await self.admin.delete(kid)
+        self.record.keys[kid].deletions.append(Deletion(begun_ms, clock_ms()))
+        self.record.note(f"key {kid[:6]} is deleted")
+
+    async def lose(self, kid: str, *, with_limits: bool) -> None:
+        """All that was counted of a key is lost."""
+        begun_ms = clock_ms()
+        await self.store.lose(kid, with_limits=with_limits)
+        self.record.keys[kid].losses.append(Loss(begun_ms, clock_ms(), with_limits=with_limits))
+        self.record.note(f"key {kid[:6]} is lost{', its limits too' * with_limits}")
+
+    async def lose_all(self) -> None:
+        """Everything is lost."""
+        begun_ms = clock_ms()
+        await self.store.lose_all()
+        for history in self.record.keys.values():
+            history.losses.append(Loss(begun_ms, clock_ms(), with_limits=True, with_marks=True))
+        self.record.note("everything is lost")
+
+    async def roll_back(self, kid: str, after_s: float) -> None:
+        """What is counted of a key now comes back later."""
+        async with self.store.commands:
+            dump_begun_ms = clock_ms()
+            dumped = await self.store.dump(kid)
+            dump_ended_ms = clock_ms()
+        await asyncio.sleep(after_s)
+        async with self.store.commands:
+            begun_ms = clock_ms()
+            await self.store.restore(kid, dumped)
+            self.record.keys[kid].rollbacks.append(Rollback(begun_ms, clock_ms(), dump_begun_ms, dump_ended_ms))
+        self.record.note(f"key {kid[:6]} is rolled back by {begun_ms - dump_begun_ms:.0f} ms")
