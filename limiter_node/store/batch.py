@@ -142,12 +142,12 @@ class Batch(RoutedCall):
         return self.operations[len(self.charges) : len(self.operations) - len(self.admits)]
 
     def arguments(self) -> bytes:
-        window_buckets = self._owner.window_buckets
+        window_buckets, knowledge = self._owner.window_buckets, self.queue.knowledge
         packed = pack_batch(
             self.number,
             self.operations,
             resent=self.resent,
-            expected=self.queue.knowledge.expected(self._router.loop.time()),
+            expected=knowledge.recorded if self._router.loop.time() < knowledge.recorded_until_s else 0,
             window_buckets=window_buckets,
         )
         return b"$%d\r\n%b\r\n" % (len(packed), packed)

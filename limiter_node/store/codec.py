@@ -22,8 +22,6 @@ _HEADER = struct.Struct("<QBQHQ")
 _OPERATION = struct.Struct("<Bqqqq")
 _REPLY = struct.Struct("<BQQ3I3I3HBI")
 _REPLY_SIZE = _REPLY.size
-_RECORDED = struct.Struct("<Q")
-_RECORDED_AT = 9
 _LIMITS_AND_USED = struct.Struct("<6I")
 _LIMITS_AT = 17
 _LOST = struct.Struct("<BQ")
@@ -168,17 +166,10 @@ def pack_told(limits: KeyLimits, time_ms: int) -> bytes:
     return _REPLY.pack(DECIDED, time_ms, 0, *amounts, 0, 0, 0, _NO_USE, _NO_USE, _NO_USE, 0, limits.output_reserve)
 
 
-def recorded_of(reply: bytes, operations: int) -> int:
-    """Read `BatchReply.recorded` of the reply to a decided batch, and nothing else.
-
-    Raises:
-        UnreadableReply: it is none.
-    """
-    size = len(reply)
-    if type(reply) is not bytes or not (size == _REPLY_SIZE or size >= _REPLY_SIZE + operations * _RESULT.size):
+def check_decided(reply: bytes) -> None:
+    """Check that a reply to a decided batch is long enough to be one. Raises `UnreadableReply`."""
+    if len(reply) < _REPLY_SIZE:
         raise UnreadableReply(f"{reply!r:.100}")
-    recorded: int = _RECORDED.unpack_from(reply, _RECORDED_AT)[0]
-    return recorded
 
 
 def tokens_left(reply: bytes) -> int:

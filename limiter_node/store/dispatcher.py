@@ -156,12 +156,18 @@ class Dispatcher:
 
         They go with the key's next batch, or make one.
         """
-        self.take_back(self._queues[kid], receipt, input_tokens, output_tokens)
+        queue = self._queues[kid]
+        knowledge = queue.knowledge
+        if receipt.__class__ is int and knowledge.recharges is None:  # as a rule: counted by the store, and never lost
+            knowledge.own.give_back(receipt, input_tokens, output_tokens)
+            self.settle(queue, receipt, input_tokens, output_tokens)
+        else:
+            self.take_back(queue, receipt, input_tokens, output_tokens)
 
     def take_back(
         self, queue: KeyQueue, receipt: Receipt, input_tokens: int, output_tokens: int, requests: int = 0
     ) -> None:
-        """Do the same; give back requests, too, of which the caller was told that they were not admitted."""
+        """Do the same wherever it counts now; give back requests, too, of which the caller was told otherwise."""
         charge = receipt if isinstance(receipt, Charge) else None
         bucket = receipt if isinstance(receipt, int) else charge.bucket if charge is not None else 0
         knowledge = queue.knowledge
@@ -257,6 +263,11 @@ class Dispatcher:
             self._quiet.clear()
         self._scheduled.append(queue)
 
+    def look_after(self) -> None:
+        """Something waits that the sweep has to let go."""
+        if self._sweeper is None:
+            self._start_sweeping()
+
     def release(self, queue: KeyQueue) -> None:
         """What waited in it doesn't any longer."""
         if (queue.settles or queue.owed) and queue.in_flight is None and not queue.scheduled:
@@ -298,8 +309,6 @@ class Dispatcher:
             self._schedule(queue)
         elif not queue.is_met:
             self._queues.drop_unmet(queue)
-        if self.outage.holds_any and self._sweeper is None:
-            self._start_sweeping()
         self._note_quiet()
 
     def _note_quiet(self) -> None:

@@ -15,13 +15,30 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 from limiter_node.model import Amounts, Decision, KeyLimits
 from limiter_node.store import codec
 from limiter_node.store.charges import Charge
-from limiter_node.store.codec import BUCKET_MS
+from limiter_node.store.codec import BUCKET_MS, DECIDED
 from limiter_node.store.fallback import Known
 from limiter_node.store.own_window import OwnWindow
+
+
+class Asked(Protocol):
+    """What is remembered of a batch until its reply: `store.batch.Batch`."""
+
+    @property
+    def number(self) -> int:
+        """It rises with every batch of the node."""
+
+    @property
+    def operations(self) -> Sequence[bytes]:
+        """What it asked for."""
+
+    @property
+    def since_s(self) -> float:
+        """When it was made."""
 
 
 class KeyKnowledge:
@@ -31,14 +48,14 @@ class KeyKnowledge:
         "_asked_s",
         "_heard_s",
         "_last_reply",
-        "_recharged",
-        "_recorded",
-        "_recorded_until_s",
+        "_name",
         "_window_buckets",
         "_window_s",
         "exists",
-        "name",
         "own",
+        "recharges",
+        "recorded",
+        "recorded_until_s",
     )
 
     def __init__(self, window_buckets: int) -> None:
@@ -47,65 +64,53 @@ class KeyKnowledge:
         """The store's last word on whether there is such a key; None as long as it has said nothing."""
         self.own = OwnWindow(window_buckets)
         """What this node had admitted of it."""
+        self.recorded = 0
+        """The number that this node's record in the store has at least until `recorded_until_s`; 0 if there is none."""
+        self.recorded_until_s = 0.0
+        self.recharges: dict[int, Charge] | None = None
+        """After a loss: the charge by which a cell of `own` is counted anew, for what is given back of it later."""
         self._last_reply: bytes | None = None
         self._asked_s = self._heard_s = 0.0
-        self.name = ""
-        """What the key is called, as far as the store has told."""
-        self._recorded = 0
-        self._recorded_until_s = 0.0
-        # After a loss: the charge by which a cell of `own` is counted anew, for what is given back of it later.
-        self._recharged: dict[int, Charge] | None = None
+        self._name: str | None = None
 
     # ---- learning --------------------------------------------------------------------------------------------------
 
     def learn(
-        self,
-        reply: bytes,
-        recorded: int,
-        number: int,
-        operations: int,
-        decisions: Sequence[Decision],
-        asked_s: float,
-        heard_s: float,
+        self, reply: bytes, batch: Asked, heard_s: float, recorded: int = 0, decisions: Sequence[Decision] = ()
     ) -> None:
-        """Learn from the reply to a decided batch, which has that number and so many operations.
+        """Learn from the reply to a decided batch, which was heard at `heard_s`.
 
-        The batch was made at `asked_s` and answered at `heard_s`. `recorded` is read from the reply: the number of this
-        node's record in the store, 0 if there is none. `decisions` are those that weren't made without the store
-        meanwhile, and hence are not in `own` yet.
+        `recorded` is read from it: the number of this node's record in the store; 0 if it was not looked at, since the
+        batch asked for nothing to be counted. `decisions` are those that weren't made without the store meanwhile, and
+        hence are not in `own` yet.
         """
         self.exists = True
-        if reply[0] == codec.DECIDED or self._last_reply is None:
-            self._last_reply, self._asked_s, self._heard_s = reply, asked_s, heard_s
-            written_s = heard_s
-        else:
-            written_s = asked_s  # the batch ran some time between the two; this reply is from the record
-        if recorded != self._recorded:
+        is_of_now = reply[0] == DECIDED  # else it is read from the record, written some time since the asking
+        if is_of_now or self._last_reply is None:
+            self._last_reply, self._asked_s, self._heard_s = reply, batch.since_s, heard_s
+        if recorded != self.recorded and recorded:
             # A record lives longer than this (see `decide.lua`), and what it stands for has left the window then.
-            self._recorded, self._recorded_until_s = recorded, written_s + self._window_s
+            self.recorded = recorded
+            self.recorded_until_s = (heard_s if is_of_now else batch.since_s) + self._window_s
         if decisions:
-            self.own.note(decisions, number)
-        if not self.name and codec.has_name(reply):
-            self.name = codec.unpack_reply(reply, operations, self._window_buckets).name
+            self.own.note(decisions, batch.number)
+        if self._name is None and codec.has_name(reply):
+            self._name = codec.unpack_reply(reply, len(batch.operations), self._window_buckets).name
 
     def learn_limits(self, limits: KeyLimits, time_ms: int, asked_s: float, heard_s: float) -> None:
         """Learn that there is such a key, and its limits, without a decision of the store."""
-        self.exists, self.name = True, limits.name
+        self.exists, self._name = True, limits.name
         self._last_reply = codec.pack_told(limits, time_ms)
         self._asked_s, self._heard_s = asked_s, heard_s
 
     def forget(self) -> None:
         """Learn that there is no such key, by the store's own word: nothing that was counted of it counts any more."""
         self.exists = False
-        self._last_reply = self._recharged = None
-        self._recorded, self._recorded_until_s = 0, 0.0
+        self._last_reply = self.recharges = None
+        self.recorded, self.recorded_until_s = 0, 0.0
         self.own.clear()
 
     # ---- knowing ---------------------------------------------------------------------------------------------------
-
-    def expected(self, now_s: float) -> int:
-        """Return the number that this node's record in the store has at least; 0 if there may be none."""
-        return self._recorded if now_s < self._recorded_until_s else 0
 
     def known(self) -> Known | None:
         """Return what a policy may decide by; None if the store never told of the key, or told that there is none.
@@ -129,7 +134,7 @@ class KeyKnowledge:
         if self._last_reply is None:
             return None
         told = codec.unpack_reply(self._last_reply, 0, self._window_buckets)
-        limits = KeyLimits(*told.limits, told.output_reserve, self.name)
+        limits = KeyLimits(*told.limits, told.output_reserve, self._name or "")
         return limits, time.monotonic() - self._heard_s
 
     # ---- a loss ----------------------------------------------------------------------------------------------------
@@ -139,7 +144,7 @@ class KeyKnowledge:
 
         It is returned by cell of `own`. What is `owed` anyway isn't charged twice.
         """
-        self._recorded = recorded
+        self.recorded = recorded
         known = self.known()
         if known is None:
             return {}
@@ -156,14 +161,14 @@ class KeyKnowledge:
             if any(left):
                 recharged[cell] = Charge(min(bucket, known.latest_ms // BUCKET_MS), left)
         oldest = known.now_ms // BUCKET_MS - self._window_buckets
-        kept = {cell: charge for cell, charge in (self._recharged or {}).items() if charge.bucket >= oldest}
-        self._recharged = {**kept, **recharged} or None
+        kept = {cell: charge for cell, charge in (self.recharges or {}).items() if charge.bucket >= oldest}
+        self.recharges = {**kept, **recharged} or None
         return recharged
 
     def recharged(self, bucket: int) -> Charge | None:
         """Return the charge by which what was admitted in `bucket` is counted anew after a loss; usually None."""
-        if self._recharged is None:
+        if self.recharges is None:
             return None
-        charge = self._recharged.get(self.own.cell_of(bucket))
+        charge = self.recharges.get(self.own.cell_of(bucket))
         # What was admitted since in the same cell is where it was admitted.
         return charge if charge is not None and bucket <= charge.bucket else None

@@ -66,6 +66,10 @@ class Queues(Protocol):
         """Give back what an admission holds; see `Dispatcher.give_back`."""
         ...
 
+    def look_after(self) -> None:
+        """Call `Outage.tick` from now on, as long as it holds anything."""
+        ...
+
     def settle(self, queue: KeyQueue, bucket: int, input_tokens: int, output_tokens: int) -> None:
         """Settle tokens of which this node's own window knows already."""
         ...
@@ -160,8 +164,9 @@ class Outage:
         return decision, known.latest_ms // BUCKET_MS
 
     def hold(self, queue: KeyQueue) -> None:
-        """Something of this key waits for its shard to return."""
+        """Something of this key waits for its shard to return, or for a while."""
         self._held[queue] = None
+        self._queues.look_after()
 
     def holds(self, queue: KeyQueue) -> bool:
         """Whether something of this key waits here."""

@@ -16,7 +16,7 @@ from limiter_node.model import UNKNOWN_KEY as UNKNOWN_KEY_DECISION
 from limiter_node.model import Decision, Outcome, StoreUnavailable
 from limiter_node.store import codec
 from limiter_node.store.batch import Batch
-from limiter_node.store.codec import UnreadableReply
+from limiter_node.store.codec import REPLAYED, UnreadableReply
 from limiter_node.store.lookup import Lookups
 from limiter_node.store.outage import Outage
 from limiter_node.store.queues import KeyQueues
@@ -59,21 +59,20 @@ class Replies:
 
     def batch_resolved(self, batch: Batch, reply: bytes) -> None:
         """See `BatchOwner`. Everything of the reply is read before anything is done."""
-        heard_s, state, admits = monotonic(), reply[0], batch.admits
-        if state > codec.REPLAYED:
+        state, admits, heard_s = reply[0], batch.admits, monotonic()
+        if state > REPLAYED:
             self._not_decided(batch, codec.unpack_reply(reply, 0))
-            return
-        operations = len(batch.operations)
-        decisions: Sequence[Decision] = ()
-        if admits:
+        elif admits or batch.charges:
             needs = [admit.need for admit in admits]
-            recorded, decisions = codec.decisions(reply, operations, needs, self.window_buckets)
-        else:
-            recorded = codec.recorded_of(reply, operations)
-        # What admits is recorded; and no batch is recorded before it was sent.
-        if recorded != batch.number and (recorded > batch.number or any(each[0] is ADMITTED for each in decisions)):
-            raise UnreadableReply(f"batch {batch.number} was decided, and {recorded} recorded")
-        self._end(batch, self._decided, reply, recorded, decisions, heard_s)
+            recorded, decisions = codec.decisions(reply, len(batch.operations), needs, self.window_buckets)
+            # What is counted is recorded, and no batch is recorded before it was sent.
+            number = batch.number
+            if recorded != number and (recorded > number or any(each[0] is ADMITTED for each in decisions)):
+                raise UnreadableReply(f"batch {number} was decided, and {recorded} recorded")
+            self._end_decided(batch, reply, heard_s, recorded, decisions)
+        else:  # nobody waits for it; and whether the store has a record of it makes no difference
+            codec.check_decided(reply)
+            self._end_decided(batch, reply, heard_s)
 
     def batch_refused(self, batch: Batch, reason: str) -> None:
         """See `BatchOwner`."""
@@ -88,41 +87,49 @@ class Replies:
         if batch.admits and not batch.queue.knowledge.exists:
             self._lookups.look_up(batch.queue)
 
-    # ---- the end of a batch ----------------------------------------------------------------------------------------
+    # ---- the end of a batch: what goes wrong in one must keep nothing else from ending -------------------------------
 
     def _end(self, batch: Batch, finish: Callable[..., None], *arguments: object) -> None:
-        """End a batch by ``finish(batch, *arguments)``; what goes wrong there must keep nothing else from ending."""
+        """End a batch by ``finish(batch, *arguments)``."""
         try:
             finish(batch, *arguments)
         except Exception:
-            log.exception("batch %d could not be ended as it should", batch.number, extra={"event": "batch_failed"})
-            for admit in batch.admits:
-                if not admit.future.done():
-                    admit.future.set_exception(StoreUnavailable("the node failed to read the store's reply"))
+            self._end_badly(batch)
         finally:
             self._on_ended(batch)
 
-    def _decided(
-        self, batch: Batch, reply: bytes, recorded: int, decisions: Sequence[Decision], heard_s: float
+    def _end_decided(
+        self, batch: Batch, reply: bytes, heard_s: float, recorded: int = 0, decisions: Sequence[Decision] = ()
     ) -> None:
-        admits, queue = batch.admits, batch.queue
-        # What was decided without the store meanwhile is in the node's own window already.
-        noted = decisions
-        if batch.was_cut_off:
-            noted = [each for admit, each in zip(admits, decisions, strict=True) if admit.charge is None]
-        queue.knowledge.learn(reply, recorded, batch.number, len(batch.operations), noted, batch.since_s, heard_s)
-        if not queue.is_met:
-            self._queues.meet(queue)
-        if batch.charges:
-            self._outage.charged(batch, codec.unpack_reply(reply, len(batch.operations), self.window_buckets).time_ms)
-        counts, waited, asked_to_now_s = self._decision_counts, self._waited, heard_s + self._due_s
-        for admit, decision in zip(admits, decisions, strict=True):
+        """The same for a batch that the store has decided: the usual end, without the detour."""
+        try:
+            queue, noted = batch.queue, decisions
+            if batch.was_cut_off:  # what was admitted without the store is in the node's own window already
+                noted = [each for admit, each in zip(batch.admits, decisions, strict=True) if admit.charge is None]
+            queue.knowledge.learn(reply, batch, heard_s, recorded, noted)
+            if not queue.is_met:
+                self._queues.meet(queue)
+            if batch.charges:
+                self._outage.charged(batch, codec.unpack_reply(reply, len(batch.operations)).time_ms)
+            counts, waited, asked_to_now_s = self._decision_counts, self._waited, heard_s + self._due_s
+            for admit, decision in zip(batch.admits, decisions, strict=True):
+                if not admit.future.done():
+                    admit.future.set_result(decision)
+                    counts[4 * decision[0] + decision[1] + 1] += 1
+                    waited(asked_to_now_s - admit.deadline_s)
+                else:
+                    self._outage.verdict(batch, admit, decision)
+        except Exception:
+            self._end_badly(batch)
+        finally:
+            self._on_ended(batch)
+
+    @staticmethod
+    def _end_badly(batch: Batch) -> None:
+        log.exception("batch %d could not be ended as it should", batch.number, extra={"event": "batch_failed"})
+        for admit in batch.admits:
             if not admit.future.done():
-                admit.future.set_result(decision)
-                counts[4 * decision[0] + decision[1] + 1] += 1
-                waited(asked_to_now_s - admit.deadline_s)
-            else:
-                self._outage.verdict(batch, admit, decision)
+                admit.future.set_exception(StoreUnavailable("the node failed to read the store's reply"))
 
     def _not_decided(self, batch: Batch, reply: codec.BatchReply) -> None:
         if reply.state == codec.LOST:

@@ -11,7 +11,7 @@ from dispatching import dispatching
 from store_tools import declare, new_api_key
 
 from limiter_node.limiter.limiter import Limiter, Reservation
-from limiter_node.model import Amounts, Need, Outcome
+from limiter_node.model import Amounts, KeyLimits, Need, Outcome
 from limiter_node.store import codec
 from limiter_node.store.batch import KeyQueue
 from limiter_node.store.codec import load_script
@@ -30,7 +30,8 @@ def queue() -> KeyQueue:
 def told(key: KeyQueue, used: Amounts) -> None:
     """The store tells that so much of the key's limits is used."""
     reply = codec._REPLY.pack(codec.DECIDED, 1, 0, 10, LEFT, LEFT, *used, 0, 0, 0, 0, 1)
-    key.knowledge.learn(reply, 0, 1, 1, (), 0.0, 0.0)
+    key.knowledge.learn_limits(KeyLimits(), 1, 0.0, 0.0)
+    key.knowledge._last_reply = reply
 
 
 @pytest.mark.parametrize(
