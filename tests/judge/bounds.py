@@ -23,8 +23,8 @@ counts it. All bounds follow from three rules, and the judge checks these, at ea
 - One node: there are no others, so L. Always: outages, losses and rollbacks change nothing.
 - N nodes, nobody decides alone, nothing is lost: no admission is unknown, so L.
 - Outages: take the nodes whose last admission in the window was their own (D), and the others (E). By rule 1 each of D
-  holds at most S. All admissions of E are known at E's last one, so they hold at most L together. Hence L + |D| x S; and
-  |D| x S <= L where there is no E. At worst one node is in E: ``L + (N - 1) x (L // N)``.
+  holds at most S. All admissions of E are known at E's last one, so that together they hold at most L. So L + |D| x S;
+  and |D| x S <= L where there is no E. At worst one node is in E: ``L + (N - 1) x (L // N)``.
 - A loss: the first node to ask charges its own a(1) and is admitted L - a(1) more; the others' are at most L - a(1) of
   what was counted before. So 2 L at most, and k losses within a window's length (1 + k) x L.
 - However many losses: at its last admission each node itself holds at most L by rule 2 (or S by rule 1), so that all N
@@ -35,10 +35,11 @@ counts it. All bounds follow from three rules, and the judge checks these, at ea
 - A clock step forward ends windows early: nothing is promised. A step back keeps history for as long as before, so L;
   the judge then has no exact time of an admission and takes only windows that are one at any rate.
 
-**Times.** The store tells the time of its decision, exactly. A node on its own tells its estimate of the store's clock,
-and its charge goes to that bucket. An estimate may be off by `TOLD_TOLERANCE_MS`, and the judge takes it as the time of
-the admission as long as it is within that of the truth. A request that had been sent before a node decided it alone may
-be counted by the store where that decided it, so that it leaves the window as one of the time at which it was asked.
+**Times.** The store tells the time of its decision, exactly. When a node decided alone, the judge sees by the machine's
+clock: not before it was asked, not after it told. It is held from the later one until a window after the earlier one,
+which differ by less than a millisecond where the node decided at once. A request that had been sent before may have
+been decided by the store in between, too, and leaves its window from there. A node's estimate of the store's clock may
+be told ahead of it by `TOLD_TOLERANCE_MS`, but no window may be fuller for that.
 """
 
 from __future__ import annotations

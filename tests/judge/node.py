@@ -115,7 +115,7 @@ class JudgedNode:
             return op, None
         op.told_ms, op.outcome = clock_ms(), _OUTCOMES[decision.outcome]
         op.degraded, op.time_ms = decision.degraded, decision.time_ms
-        op.limits, op.need = (*decision.limits,), (*decision.need,)
+        op.limits, op.need, op.used = (*decision.limits,), (*decision.need,), (*decision.used,)
         op.at_once = bool(op.degraded) and op.told_ms - op.asked_ms < 1 and self._observed.was_done
         reservation = self._limiter.reservation(key, decision) if decision.outcome is Outcome.ADMITTED else None
         return op, reservation

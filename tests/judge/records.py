@@ -47,6 +47,8 @@ class Op:
     """The store's clock as the decision told it."""
     limits: Triple = NOTHING
     need: Triple = NOTHING
+    used: Triple = NOTHING
+    """The usage after the decision, as it was told: for reading a record, not judged."""
     settled_ms: float | None = None
     settled: Triple = NOTHING
     """What it counts from `settled_ms` on."""

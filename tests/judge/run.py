@@ -75,7 +75,7 @@ class Result:
             lines.append("  what was asked of the key before, but for rejections:")
         return lines + [
             f"    {self._at(op.told_ms)} node {op.node} asked {self._at(op.asked_ms)} {op.outcome} {op.degraded} "
-            f"time {self._at(op.time_ms)} need {op.need} of {op.limits}"
+            f"time {self._at(op.time_ms)} need {op.need} used {op.used} of {op.limits}"
             + (f" settled {self._at(op.settled_ms)} to {op.settled}" if op.settled_ms else "")
             for op in ops[-20:]
         ]

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from operator import itemgetter
 
-from .bounds import TOLD_TOLERANCE_MS, Knowledge, ceiling, share
+from .bounds import Knowledge, ceiling, share
 from .records import (
     ADMITTED,
     DECIDED,
@@ -36,8 +36,8 @@ from .records import (
     plus,
 )
 
-_LEAVE, _SETTLE, _DUMP, _DONE, _TOLD, _ENTER = range(6)
-"""The order of events of one millisecond."""
+_LEAVE, _SETTLE, _DUMP, _DONE, _ENTER, _TOLD = range(6)
+"""The order of events of one millisecond; it is judged before what nodes told the store in it."""
 
 
 @dataclass
@@ -57,17 +57,13 @@ class Worst:
 
 
 def enters_ms(op: Op) -> int:
-    """Return when it was admitted: the time that was told, as far as that is possible."""
-    if not op.degraded:
-        return op.time_ms
-    return int(min(max(op.time_ms, op.asked_ms - TOLD_TOLERANCE_MS), op.told_ms + TOLD_TOLERANCE_MS))
+    """Return the time from which on it is held: a node's own decision was over when it was told."""
+    return int(op.told_ms) if op.degraded else op.time_ms
 
 
-def _since_ms(op: Op) -> int:
-    """Return the time from which its stay in the window counts."""
-    if op.degraded and not op.at_once:
-        return min(enters_ms(op), int(op.asked_ms))
-    return enters_ms(op)
+def leaves_ms(op: Op, window_ms: int) -> int:
+    """Return the first time at which no window holds it: a node's own decision was not before it was asked."""
+    return (int(op.asked_ms) if op.degraded else op.time_ms) + window_ms + 1
 
 
 def _holds(op: Op, at_ms: float) -> Triple:
@@ -107,13 +103,13 @@ def _events(
             events.append((op.time_ms, _TOLD, op))
         if op.outcome == ADMITTED:
             events.append((enters_ms(op), _ENTER, op))
-            events.append((_since_ms(op) + record.window_ms + 1, _LEAVE, op))
+            events.append((leaves_ms(op, record.window_ms), _LEAVE, op))
             if op.settled_ms is not None:
                 events.append((int(op.settled_ms), _SETTLE, op))
     for done in (*history.losses, *history.rollbacks, *history.deletions):
         events.append((done.ended_ms, _DONE, done))
         if isinstance(done, Rollback):
-            events.append((done.dump_begun_ms, _DUMP, done))
+            events.append((int(done.dump_begun_ms), _DUMP, done))
     events.sort(key=itemgetter(0, 1))
     return events
 
@@ -125,7 +121,7 @@ def _store_rule(record: Record, key: str, ops: list[Op], worst: Worst) -> Iterat
     group: list[Op] = []
     group_ms = -1.0
     for at_ms, what, subject in _events(record, record.keys[key], ops):
-        if group and at_ms > group_ms:
+        if group and (at_ms > group_ms or what == _TOLD):
             yield from _judge_group(record, key, known, group, group_ms, losses, worst)
             group = []
         if isinstance(subject, Op):
@@ -247,11 +243,11 @@ def _own_rule_of(record: Record, key: str, node: int, admitted: list[Op]) -> Ite
                 own = plus(own, minus(holds, held[id(settled)]))
                 held[id(settled)] = holds
         now_ms = max(now_ms, enters_ms(op))
-        while leaving and leaving[0][0] < now_ms:
+        while leaving and leaving[0][0] <= now_ms:
             drop(heapq.heappop(leaving)[1])
         inside[id(op)], held[id(op)] = op, _holds(op, op.told_ms)
         own = plus(own, held[id(op)])
-        heapq.heappush(leaving, (_since_ms(op) + record.window_ms, id(op)))
+        heapq.heappush(leaving, (leaves_ms(op, record.window_ms), id(op)))
         if op.degraded:
             for dimension, name in enumerate(DIMENSIONS):
                 part = share(op.limits[dimension], record.nodes)
