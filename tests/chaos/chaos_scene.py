@@ -11,7 +11,7 @@ import os
 import sys
 import tomllib
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +26,7 @@ from bench_client.rundir import open_records, read_info
 from limiter_node.keysfile import read_keys
 from limiter_node.model import Usage
 from limiter_node.store.admin import administering
+from limiter_node.store.codec import BUCKET_MS
 from limiter_node.store.embedded import EmbeddedServer, EmbeddedStore
 from limiter_node.store.keyspace import key_id
 from limiter_node.store.url import parse_store_url
@@ -76,8 +77,11 @@ class Outcome:
 class Scene:
     """Two nodes on a store."""
 
-    def __init__(self, directory: Path, fleet: Fleet, store: EmbeddedStore, keys: Path) -> None:
+    def __init__(
+        self, directory: Path, fleet: Fleet, store: EmbeddedStore, keys: Path, window_ms: int = 60_000
+    ) -> None:
         self.directory, self.fleet, self.store, self.keys = directory, fleet, store, keys
+        self.window_ms = window_ms
         self._runs = 0
 
     @property
@@ -99,12 +103,18 @@ class Scene:
             await admin.load_limits(read_keys(keys))
 
     async def under_load(
-        self, fault: Callable[[], Awaitable[None]], seconds: float, *, qps: int = QPS, after_s: float = 0
+        self,
+        fault: Callable[[], Awaitable[None]],
+        seconds: float,
+        *,
+        qps: int = QPS,
+        after_s: float = 0,
+        arguments: Sequence[str] = (),
     ) -> Outcome:
         """Offer load, let the fault happen after a while, and look at what came of it."""
         self._runs += 1
         out = self.directory / f"run-{self._runs}"
-        async with self.load(self.keys, out, qps, seconds):
+        async with self.load(self.keys, out, qps, seconds, *arguments):
             await asyncio.sleep(BEFORE_S)
             await fault()
         await asyncio.sleep(after_s)
@@ -132,7 +142,8 @@ class Scene:
     async def judged(self, out: Path) -> Outcome:
         """The records of a run, and the audit's word on them."""
         audit = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "bench_client", "audit", str(out), stdout=asyncio.subprocess.PIPE
+            *(sys.executable, "-m", "bench_client", "audit", str(out), "--window-ms", str(self.window_ms)),
+            stdout=asyncio.subprocess.PIPE,
         )
         said, _ = await audit.communicate()
         records = list(open_records(out, read_info(out)))
@@ -157,7 +168,7 @@ class Scene:
         """The windows of the keys of that file (the load's) that the store knows."""
         async with administering(parse_store_url(self.store.url)) as admin:
             declared = tomllib.loads((keys or self.keys).read_text())["keys"]
-            usages = [await admin.peek(key_id(key)) for key in declared]
+            usages = [await admin.peek(key_id(key), self.window_ms // BUCKET_MS) for key in declared]
         return [usage for usage in usages if usage]
 
 
@@ -192,6 +203,7 @@ async def scene(
     *arguments: str,
     replicas: int = 0,
     rpm: int = RPM,
+    window_ms: int = 60_000,
     server_environment: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Scene]:
     """Two nodes, started with `arguments`, on a cluster of that server program, started with `server_environment`."""
@@ -200,9 +212,9 @@ async def scene(
     with mock.patch.dict(os.environ, server_environment or {}):
         await store.start()
     try:
-        options = ("--store", store.url, "--keys", str(keys), "--mock-length", "fixed:5")
+        options = ("--store", store.url, "--keys", str(keys), "--mock-length", "fixed:5", "--window-ms", str(window_ms))
         with running_fleet(directory, *options, *arguments) as fleet:
-            yield Scene(directory, fleet, store, keys)
+            yield Scene(directory, fleet, store, keys, window_ms)
     finally:
         store.stop()
 
