@@ -94,6 +94,9 @@ async def ask_at_once(on: Scene, node: int, key: str, count: int) -> list[Answer
     connections = [await Connection.to(on.fleet.nodes[node]) for _ in range(count)]
     pid = node_pid(on, node)
     try:
+        for connection in connections:  # so that the node has accepted it: that takes turns of its own
+            await connection.send("sk-nobody")
+            assert (await connection.receive()).status == 401
         os.kill(pid, signal.SIGSTOP)
         try:
             for connection in connections:
