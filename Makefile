@@ -35,7 +35,7 @@ format: setup ## rewrite the code in the house's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-chaos: setup ## each fault of REPORT.md's table on real servers under load, both stores (twelve minutes); results/chaos.md
+chaos: setup ## each fault of REPORT.md's table on real servers under load, both stores (twenty minutes); results/chaos.md
 	CHAOS=1 $(BIN)/python -m pytest tests/chaos
 
 SOAK_MINUTES ?= 30

@@ -8,7 +8,7 @@ import logging
 import os
 import resource
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import uvloop
@@ -24,7 +24,7 @@ from limiter_node.keysfile import KeysFile
 from limiter_node.limiter.degraded import policy
 from limiter_node.limiter.limiter import Limiter
 from limiter_node.limiter.stub import AdmitAll
-from limiter_node.model import ConfigError, LimiterError
+from limiter_node.model import ConfigError, LimiterError, OtherFormat
 from limiter_node.settings import NodeSettings
 from limiter_node.store.codec import BUCKET_MS
 from limiter_node.store.dispatcher import Dispatcher
@@ -48,8 +48,12 @@ _CLOSE_S, _SETTLE_S, _LEAVE_S = 0.5, 2.0, 0.2
 
 
 @asynccontextmanager
-async def running_node(settings: NodeSettings) -> AsyncIterator[int]:
+async def running_node(
+    settings: NodeSettings, on_other_format: Callable[[OtherFormat], None] = lambda _: None
+) -> AsyncIterator[int]:
     """A node that accepts requests on the port given, until the block is left: then it drains, settles and closes.
+
+    `on_other_format` is called when the node finds out that it must not use this store, and has to leave the block.
 
     Raises:
         ConfigError: the settings don't fit each other or this installation.
@@ -93,6 +97,7 @@ async def running_node(settings: NodeSettings) -> AsyncIterator[int]:
     runner = web.ServerRunner(server, shutdown_timeout=_CLOSE_S)
     try:
         await topology.start()
+        dispatcher.fleet.on_other_format = on_other_format
         dispatcher.fleet.start()
         await runner.setup()
         site = web.TCPSite(runner, settings.host, settings.port, backlog=1024, reuse_address=True)
@@ -190,17 +195,25 @@ async def _serve(settings: NodeSettings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    async with running_node(settings) as port:
+    refused: list[OtherFormat] = []
+
+    def end(error: OtherFormat) -> None:
+        refused.append(error)
+        stop.set()
+
+    async with running_node(settings, end) as port:
         _settle_collector()
         print(f"node {settings.node_id} ready http://{format_host(settings.host)}:{port}", flush=True)
         await stop.wait()
+    if refused:
+        raise refused[0]
 
 
 def run_node(settings: NodeSettings) -> int:
     """Run one node in the foreground until SIGINT or SIGTERM; the process's exit code.
 
     Raises:
-        LimiterError: it could not start; the message says what to do.
+        LimiterError: it could not start, or must not go on; the message says what to do.
     """
     # A request that is with a service holds a connection on either side.
     beside = settings.max_in_flight if settings.upstream or settings.upstreams else 0

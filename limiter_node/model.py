@@ -134,6 +134,16 @@ class StoreUnavailable(LimiterError):
     """Raised when the store did not decide in time or cannot be reached."""
 
 
+class OtherFormat(LimiterError):
+    """Raised when nodes of storage format `theirs` use the store, and this process reads and writes `ours`."""
+
+    def __init__(self, theirs: bytes, ours: int) -> None:
+        super().__init__(
+            f"nodes of storage format {theirs.decode(errors='replace')} use this store; this node reads and writes "
+            f"format {ours}: stop them first, or give this node another store"
+        )
+
+
 class Overloaded(LimiterError):
     """Raised when a node has as much undecided work as it may hold."""
 

@@ -1,24 +1,40 @@
 #!lua
--- Announces a node and counts those that are there.
+-- Announces a node and counts those that are there; refuses one whose storage format isn't theirs.
 --
--- Guarantee: each node that announced itself within the last OLDEST ms counts once; others are forgotten.
--- KEYS  1 rl:{nodes}   hash: a node's id -> when it last announced itself, ms of this server's clock
+-- Guarantee: each node that announced itself within the last OLDEST ms counts once; others are forgotten. Nodes that are
+-- there use one storage format. A node of another one changes nothing here.
+-- KEYS  1 rl:{nodes}          hash: a node's id -> when it last announced itself, ms of this server's clock
+--       2 rl:{nodes}:format   string: the storage format of the nodes that are there
 -- ARGV  1 node    id of the calling process, new at each start
---       2 here    1, or 0 when this node is leaving
+--       2 here    1; 0 when this node is leaving; 2 when the caller is no node and only asks: nothing is written
 --       3 oldest  in ms: how old an announcement counts
--- Reply the number of nodes, this one included
--- Cost  O(nodes): 4 calls, one more where any is forgotten
+--       4 format  the storage format that the caller reads and writes
+-- Reply the number of nodes, this one included; or, as a string, the format of the other nodes if it is another one
+-- Cost  O(nodes): 7 calls, one more where any is forgotten
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local node, leaves, oldest = ARGV[1], ARGV[2] == '0', now - tonumber(ARGV[3])
-if leaves then redis.call('HDEL', KEYS[1], node) else redis.call('HSET', KEYS[1], node, now) end
-local all, gone, count = redis.call('HGETALL', KEYS[1]), {}, 0
+local node, here, oldest_ms, format = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
+local all, gone, others = redis.call('HGETALL', KEYS[1]), {}, 0
 for i = 1, #all, 2 do
     -- A time far ahead is that of a clock which has stepped back since.
     local seen = tonumber(all[i + 1])
-    if seen < oldest or seen > now + tonumber(ARGV[3]) then gone[#gone + 1] = all[i] else count = count + 1 end
+    if all[i] == node then -- counted below
+    elseif seen < now - oldest_ms or seen > now + oldest_ms then gone[#gone + 1] = all[i]
+    else others = others + 1
+    end
 end
+-- Nodes from before there were numbers announce none: they use format 1.
+local used = redis.call('GET', KEYS[2]) or '1'
+if here ~= '0' and others > 0 and used ~= format then return used end
+if here == '2' then return others end
 if #gone > 0 then redis.call('HDEL', KEYS[1], unpack(gone)) end
-redis.call('PEXPIRE', KEYS[1], tonumber(ARGV[3]) * 2)
-return count
+if here == '0' then
+    redis.call('HDEL', KEYS[1], node)
+    if others == 0 then redis.call('DEL', KEYS[2]) end
+    return others
+end
+redis.call('HSET', KEYS[1], node, now)
+redis.call('SET', KEYS[2], format, 'PX', 2 * oldest_ms)
+redis.call('PEXPIRE', KEYS[1], 2 * oldest_ms)
+return others + 1

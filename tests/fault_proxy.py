@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 
 
 class FaultProxy:
@@ -12,6 +13,8 @@ class FaultProxy:
     `pass_requests`, `pass_replies`: what is not passed is read and thrown away, as a broken network would.
     `garbage` goes in front of the next reply. `piece_bytes`, if not 0, is how much of a reply is passed on at once.
     `delay_s` is how much later each piece of a reply is passed on.
+    `replace_bulk` is called with the content of each bulk string that is a whole reply, and returns what is passed on
+    instead, or None: the reply itself. Set it before the connections that it is for are made.
     `target_port` is where the next connections lead; where nothing listens, they are broken as soon as they are made.
     """
 
@@ -24,6 +27,7 @@ class FaultProxy:
         self.delay_s = 0.0
         self.piece_bytes = 0
         self.garbage = b""
+        self.replace_bulk: Callable[[bytes], bytes | None] | None = None
         self.connections = 0
         self.swallowed = asyncio.Event()
         self.port = 0
@@ -76,10 +80,54 @@ class FaultProxy:
             data = data[len(piece) :]
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, switch: str) -> None:
+        is_reply = switch == "pass_replies"
+        replies = _Replies(self.replace_bulk) if is_reply and self.replace_bulk else None
         with contextlib.suppress(ConnectionError):
             while data := await reader.read(65536):
+                if replies is not None:
+                    data = replies.replaced(data)
                 if getattr(self, switch):
-                    await self._pass(data, writer, is_reply=switch == "pass_replies")
+                    await self._pass(data, writer, is_reply=is_reply)
                 else:
                     self.swallowed.set()
         writer.transport.abort()
+
+
+class _Replies:
+    """A stream of replies, cut into whole ones, some of which are replaced."""
+
+    def __init__(self, replace_bulk: Callable[[bytes], bytes | None]) -> None:
+        self._replace_bulk = replace_bulk
+        self._rest = b""
+
+    def replaced(self, data: bytes) -> bytes:
+        """What to pass on, now that `data` has come: whole replies only."""
+        data = self._rest + data
+        passed, begin = [], 0
+        while (end := _reply_end(data, begin)) >= 0:
+            reply, begin = data[begin:end], end
+            if reply.startswith(b"$") and not reply.startswith(b"$-"):
+                content = self._replace_bulk(reply[reply.index(b"\r\n") + 2 : -2])
+                if content is not None:
+                    reply = b"$%d\r\n%b\r\n" % (len(content), content)
+            passed.append(reply)
+        self._rest = data[begin:]
+        return b"".join(passed)
+
+
+def _reply_end(data: bytes, begin: int) -> int:
+    """Where the reply (RESP 2 or 3) that begins there ends; -1 if not all of it is there."""
+    line_end = data.find(b"\r\n", begin)
+    if line_end < 0:
+        return -1
+    kind, end = data[begin : begin + 1], line_end + 2
+    if kind in b"$=!":
+        length = int(data[begin + 1 : line_end])
+        end += length + 2 if length >= 0 else 0
+        return end if end <= len(data) else -1
+    if kind in b"*~>%":
+        for _ in range(int(data[begin + 1 : line_end]) * (2 if kind == b"%" else 1)):
+            end = _reply_end(data, end)
+            if end < 0:
+                return -1
+    return end

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -27,7 +28,7 @@ from limiter_node.keysfile import (
     read_keys,
     write_private,
 )
-from limiter_node.model import KeyLimits, LimiterError, Usage
+from limiter_node.model import KeyLimits, LimiterError, StoreUnavailable, Usage
 from limiter_node.store.admin import StoreAdmin, administering
 from limiter_node.store.url import parse_store_url
 
@@ -90,7 +91,7 @@ def generate(count: int, out: str, force: bool, **limits: Any) -> None:
 def load(file: str, store: str) -> None:
     """Put the keys of a keys file into the store; keys that are there already get the file's limits."""
     declared = read_keys(file)
-    _administer(store, lambda admin: admin.load_limits(declared))
+    _administer(store, lambda admin: admin.load_limits(declared), changes=True)
     click.echo(f"{_keys(len(declared))} loaded")
 
 
@@ -114,7 +115,7 @@ def set_(key: str, name: str | None, store: str, **limits: int | None) -> None:
         await admin.put_limits(kid, limits)
         return limits
 
-    limits_now = _administer(store, change)
+    limits_now = _administer(store, change, changes=True)
     click.echo(f"{_called(kid, limits_now.name)}: " + ", ".join(f"{f} {getattr(limits_now, f)}" for f in LIMIT_RANGES))
 
 
@@ -154,14 +155,17 @@ def list_(limit: int, store: str) -> None:
 def delete(key: str, store: str) -> None:
     """Delete a key with its usage; its requests are refused from the next one on."""
     kid = check_declared_key(key)
-    if not _administer(store, lambda admin: admin.delete(kid)):
+    if not _administer(store, lambda admin: admin.delete(kid), changes=True):
         raise KeyNotFound(_unknown(kid))
     click.echo(f"{key_digest_name(kid)} deleted")
 
 
-def _administer(url: str, action: Callable[[StoreAdmin], Awaitable[_T]]) -> _T:
+def _administer(url: str, action: Callable[[StoreAdmin], Awaitable[_T]], *, changes: bool = False) -> _T:
     async def run() -> _T:
         async with administering(parse_store_url(url)) as admin:
+            if changes:
+                with suppress(StoreUnavailable):  # the shard that knows the nodes is away; the key's may be there
+                    await admin.check_format()
             return await action(admin)
 
     return asyncio.run(run())

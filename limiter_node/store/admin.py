@@ -27,10 +27,11 @@ from redis.exceptions import (
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from limiter_node.model import ConfigError, KeyLimits, StoreUnavailable, Usage
+from limiter_node.model import ConfigError, KeyLimits, OtherFormat, StoreUnavailable, Usage
 from limiter_node.store import keyspace
-from limiter_node.store.codec import WINDOW_BUCKETS, load_script, pack_limits, unpack_limits, unpack_usage
+from limiter_node.store.codec import WINDOW_BUCKETS, Script, load_script, pack_limits, unpack_limits, unpack_usage
 from limiter_node.store.errors import translated
+from limiter_node.store.fleet import OLDEST_MS
 from limiter_node.store.keyspace import META_FIELD
 from limiter_node.store.masters import Masters
 from limiter_node.store.url import StoreAddress
@@ -70,6 +71,7 @@ class StoreAdmin:
         self._address = address
         self._masters = masters
         self._peek = load_script("peek")
+        self._announce = load_script("announce")
 
     async def put_limits(self, kid: str, limits: KeyLimits) -> None:
         """Replace a key's limits, all at once; takes effect with the next decision on every node."""
@@ -133,21 +135,34 @@ class StoreAdmin:
     async def peek(self, kid: str, window_buckets: int = WINDOW_BUCKETS) -> Usage | None:
         """A key's limits and usage now, without counting anything; None if there is no such key."""
         keys = (keyspace.limits_key(kid), keyspace.window_key(kid), keyspace.past_key(kid))
-        arguments = (len(keys), *keys, window_buckets, 0)
 
         async def peek(client: Redis) -> Any:
-            try:
-                return await client.execute_command("EVALSHA", self._peek.sha, *arguments)  # type: ignore[no-untyped-call]
-            except NoScriptError:
-                return await client.execute_command("EVAL", self._peek.source, *arguments)  # type: ignore[no-untyped-call]
+            return await _run_script(client, self._peek, keys, (window_buckets, 0))
 
         return unpack_usage(await self._on_owner(kid, peek), window_buckets)
+
+    async def check_format(self) -> None:
+        """Raise OtherFormat if nodes are there that use another storage format than this version's.
+
+        A login that may not ask is believed: its nodes are told when they announce themselves.
+        """
+        keys = (keyspace.NODES_KEY, keyspace.FORMAT_KEY)
+        arguments = ("", 2, OLDEST_MS, keyspace.STORAGE_FORMAT)
+
+        async def ask() -> Any:
+            with suppress(NoPermissionError):
+                return await _run_script(self._masters.owner(keys[0]), self._announce, keys, arguments)
+
+        reply = await self._with_fresh_owners(ask)
+        if isinstance(reply, bytes):
+            raise OtherFormat(reply, keyspace.STORAGE_FORMAT)
 
     async def check_store(self) -> list[str]:
         """Whether the store can be trusted with counters; warnings for what could not be found out.
 
         Raises ConfigError if it is too old, a replica, of the other kind than its URL says, or may evict (eviction
-        drops counters: silently more would be admitted than the limit), StoreUnavailable if it is down in parts.
+        drops counters: silently more would be admitted than the limit), StoreUnavailable if it is down in parts,
+        OtherFormat if nodes use it that store things differently.
         """
         if uncovered := self._masters.uncovered_slots:
             raise StoreUnavailable(
@@ -155,6 +170,7 @@ class StoreAdmin:
             )
         with translated(self._address):
             found = await asyncio.gather(*(self._check_server(client) for client in self._masters.all()))
+        await self.check_format()
         return list(dict.fromkeys(warning for warnings in found for warning in warnings))
 
     async def _check_server(self, client: Redis) -> list[str]:
@@ -210,6 +226,14 @@ class StoreAdmin:
         raise ConfigError(
             f"{keyspace.limits_key(kid)} in {self._address.describe()} is damaged: set the key's limits again"
         )
+
+
+async def _run_script(client: Redis, script: Script, keys: Sequence[str], arguments: Sequence[str | int]) -> Any:
+    words = (len(keys), *keys, *arguments)
+    try:
+        return await client.execute_command("EVALSHA", script.sha, *words)  # type: ignore[no-untyped-call]
+    except NoScriptError:
+        return await client.execute_command("EVAL", script.source, *words)  # type: ignore[no-untyped-call]
 
 
 async def _put(client: Redis, kid: str, limits: KeyLimits) -> None:

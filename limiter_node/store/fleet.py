@@ -1,8 +1,11 @@
-"""How many nodes there are: each announces itself in the store once a second and is told (``lua/announce.lua``).
+"""How many nodes there are, and that all of them use one storage format: each announces itself in the store once a
+second and is told (``lua/announce.lua``).
 
 One hash for the whole fleet, on the shard that its slot falls to. While that shard is away the number stays what it
 was: a node that joins then knows no key yet that it could decide without the store, and one that leaves makes the
-others' shares too small, not too large. Weakness: for `OLDEST_MS` after a node has died it still counts.
+others' shares too small, not too large. Weaknesses: for `OLDEST_MS` after a node has died it still counts. A node that
+started while that shard was away learns of another format only when the shard is back, up to a second later, and has
+decided by its own until then.
 """
 
 from __future__ import annotations
@@ -10,10 +13,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from binascii import crc_hqx
+from collections.abc import Callable
 from typing import Any
 
+from limiter_node.model import OtherFormat
 from limiter_node.store.codec import load_script
-from limiter_node.store.keyspace import NODES_KEY, NODES_TAG
+from limiter_node.store.keyspace import FORMAT_KEY, NODES_KEY, NODES_TAG, STORAGE_FORMAT
 from limiter_node.store.routing import RoutedCall, Router, ScriptTarget, bulk
 
 log = logging.getLogger(__name__)
@@ -32,30 +37,42 @@ class _Announcement(RoutedCall):
         self._fleet, self._is_here = fleet, is_here
 
     def arguments(self) -> bytes:
-        return bulk((b"%d" % self._is_here, b"%d" % OLDEST_MS))
+        return bulk((b"%d" % self._is_here, b"%d" % OLDEST_MS, b"%d" % STORAGE_FORMAT))
 
     def is_wanted(self) -> bool:
         return self._fleet.wants(self)
 
     def resolved(self, reply: Any) -> None:
-        self._fleet.told(self, int(reply))
+        if isinstance(reply, bytes):
+            self._fleet.refused(self, OtherFormat(reply, STORAGE_FORMAT))
+        else:
+            self._fleet.told(self, int(reply))
 
     def failed(self, reason: str) -> None:
         self._fleet.told(self, None)
 
 
 class Fleet:
-    """Announces this process. `nodes` is how many there were last, 0 as long as nobody has told."""
+    """Announces this process. `nodes` is how many there were last, 0 as long as nobody has told.
+
+    `on_other_format` is called once, if nodes of another storage format use the store: this one has to end then.
+    """
 
     def __init__(self, router: Router, incarnation: bytes) -> None:
         self._router = router
         self._target = ScriptTarget(
-            load_script("announce"), crc_hqx(NODES_TAG.encode(), 0) % 16384, (NODES_KEY.encode(),), (incarnation,), 2
+            load_script("announce"),
+            crc_hqx(NODES_TAG.encode(), 0) % 16384,
+            (NODES_KEY.encode(), FORMAT_KEY.encode()),
+            (incarnation,),
+            3,
         )
         self._call: _Announcement | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._left = asyncio.Event()
+        self._is_refused = False
         self.nodes = 0
+        self.on_other_format: Callable[[OtherFormat], None] = lambda _: None
 
     def start(self) -> None:
         """Announce from now on."""
@@ -88,6 +105,14 @@ class Fleet:
             self._left.set()
             if nodes:
                 self.nodes = nodes
+
+    def refused(self, call: _Announcement, error: OtherFormat) -> None:
+        """Nodes of another storage format are there."""
+        self.told(call, None)
+        if not self._is_refused:
+            self._is_refused = True
+            log.error("%s", error, extra={"event": "other_storage_format"})
+            self.on_other_format(error)
 
     def _send(self, *, is_here: bool) -> None:
         self._call = _Announcement(self, self._router, self._target, is_here=is_here)

@@ -1,4 +1,6 @@
-"""The names of things in the store (the glossary is in lua/README.md) and how an API key becomes one."""
+"""The names of things in the store (the glossary is in lua/README.md), how an API key becomes one, and the number of
+the format in which they are stored.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,14 @@ import re
 NODES_TAG = "nodes"
 NODES_KEY = f"rl:{{{NODES_TAG}}}"
 """The hash of the nodes that are there."""
+FORMAT_KEY = f"{NODES_KEY}:format"
+"""The storage format of the nodes that are there."""
+STORAGE_FORMAT = 1
+"""The number of the storage format that this version reads and writes.
+
+It rises with each change of what is stored that nodes of the version before would read or write wrongly. The scripts
+have no number: each node brings its own and calls them by their digest.
+"""
 
 _DECLARED_DIGEST = re.compile(r"sha256:([0-9a-fA-F]{64})\Z")
 

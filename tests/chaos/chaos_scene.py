@@ -10,8 +10,8 @@ import json
 import os
 import sys
 import tomllib
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +26,7 @@ from bench_client.rundir import open_records, read_info
 from limiter_node.keysfile import read_keys
 from limiter_node.model import Usage
 from limiter_node.store.admin import administering
+from limiter_node.store.codec import BUCKET_MS
 from limiter_node.store.embedded import EmbeddedServer, EmbeddedStore
 from limiter_node.store.keyspace import key_id
 from limiter_node.store.url import parse_store_url
@@ -71,13 +72,22 @@ class Outcome:
     """When the last of what `outage_ms` counts was due, from the start of the load."""
     took_s: float = 0.0
     audit: str = ""
+    held: int = 0
+    """The most requests that any window of a key must have held: admitted between a time and a window later, by the
+    client's clock, so whatever the limiter told of its own."""
+    told_ahead_ms: int = -(10**9)
+    """By how much the latest of the times told was ahead of this machine's clock, which the stores share."""
+    records: list[Record] = field(default_factory=list, repr=False)
 
 
 class Scene:
     """Two nodes on a store."""
 
-    def __init__(self, directory: Path, fleet: Fleet, store: EmbeddedStore, keys: Path) -> None:
+    def __init__(
+        self, directory: Path, fleet: Fleet, store: EmbeddedStore, keys: Path, window_ms: int = 60_000
+    ) -> None:
         self.directory, self.fleet, self.store, self.keys = directory, fleet, store, keys
+        self.window_ms = window_ms
         self._runs = 0
 
     @property
@@ -99,13 +109,20 @@ class Scene:
             await admin.load_limits(read_keys(keys))
 
     async def under_load(
-        self, fault: Callable[[], Awaitable[None]], seconds: float, *, qps: int = QPS, after_s: float = 0
+        self,
+        fault: Callable[[], Awaitable[None]],
+        seconds: float,
+        *,
+        qps: int = QPS,
+        before_s: float = BEFORE_S,
+        after_s: float = 0,
+        arguments: Sequence[str] = (),
     ) -> Outcome:
         """Offer load, let the fault happen after a while, and look at what came of it."""
         self._runs += 1
         out = self.directory / f"run-{self._runs}"
-        async with self.load(self.keys, out, qps, seconds):
-            await asyncio.sleep(BEFORE_S)
+        async with self.load(self.keys, out, qps, seconds, *arguments):
+            await asyncio.sleep(before_s)
             await fault()
         await asyncio.sleep(after_s)
         return await self.judged(out)
@@ -132,11 +149,16 @@ class Scene:
     async def judged(self, out: Path) -> Outcome:
         """The records of a run, and the audit's word on them."""
         audit = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "bench_client", "audit", str(out), stdout=asyncio.subprocess.PIPE
+            *(sys.executable, "-m", "bench_client", "audit", str(out), "--window-ms", str(self.window_ms)),
+            stdout=asyncio.subprocess.PIPE,
         )
         said, _ = await audit.communicate()
-        records = list(open_records(out, read_info(out)))
-        outcome = Outcome(proved=audit.returncode == 0, audit=said.decode())
+        info = read_info(out)
+        records = list(open_records(out, info))
+        outcome = Outcome(proved=audit.returncode == 0, audit=said.decode(), records=records)
+        outcome.held = _most_held(records, self.window_ms * 1000)
+        told = [r.time_ms - info.started_unix_ms - r.done_us // 1000 for r in records if r.time_ms is not None]
+        outcome.told_ahead_ms = max(told, default=outcome.told_ahead_ms)
         for record in records:
             _add(outcome, record)
         odd = [record.due_us for record in records if _is_odd(record)]
@@ -157,7 +179,7 @@ class Scene:
         """The windows of the keys of that file (the load's) that the store knows."""
         async with administering(parse_store_url(self.store.url)) as admin:
             declared = tomllib.loads((keys or self.keys).read_text())["keys"]
-            usages = [await admin.peek(key_id(key)) for key in declared]
+            usages = [await admin.peek(key_id(key), self.window_ms // BUCKET_MS) for key in declared]
         return [usage for usage in usages if usage]
 
 
@@ -172,6 +194,21 @@ def _add(outcome: Outcome, record: Record) -> None:
     outcome.degraded += record.degraded is not None
     if record.status not in (200, 429):
         outcome.errors[str(record.status)] += 1
+
+
+def _most_held(records: Sequence[Record], window_us: int) -> int:
+    admitted: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        if record.status == 200 and record.sent_us is not None:
+            admitted[record.key].append(record)
+    most = 0
+    for of_key in admitted.values():
+        for first in of_key:
+            begin_us = first.sent_us or 0
+            # It was admitted after it was sent and before it was done: both in the window, so it was in the window.
+            within = [r for r in of_key if (r.sent_us or 0) >= begin_us and r.done_us <= begin_us + window_us]
+            most = max(most, len(within))
+    return most
 
 
 def _is_odd(record: Record) -> bool:
@@ -192,26 +229,40 @@ async def scene(
     *arguments: str,
     replicas: int = 0,
     rpm: int = RPM,
+    window_ms: int = 60_000,
+    login: str = "",
     server_environment: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Scene]:
-    """Two nodes, started with `arguments`, on a cluster of that server program, started with `server_environment`."""
+    """Two nodes, started with `arguments`, on a cluster of that server program, started with `server_environment`.
+
+    With `login` the nodes log in as that user, whose password is "pw" and who may do everything at first.
+    """
     keys = write_keys(directory / "keys.toml", rpm)
     store = EmbeddedStore("cluster", replicas=replicas, binary=binary, extra_config=production_config())
     with mock.patch.dict(os.environ, server_environment or {}):
         await store.start()
+    url = store.url
+    if login:
+        url = url.replace("://", f"://{login}:pw@")
+        for server in store.servers:
+            with Redis(port=server.port) as client:
+                client.execute_command("ACL", "SETUSER", login, "on", ">pw", "~*", "&*", "+@all")
     try:
-        options = ("--store", store.url, "--keys", str(keys), "--mock-length", "fixed:5")
+        options = ("--store", url, "--keys", str(keys), "--mock-length", "fixed:5", "--window-ms", str(window_ms))
         with running_fleet(directory, *options, *arguments) as fleet:
-            yield Scene(directory, fleet, store, keys)
+            yield Scene(directory, fleet, store, keys, window_ms)
     finally:
         store.stop()
 
 
 @asynccontextmanager
-async def scene_behind_proxy(directory: Path, binary: str | None) -> AsyncIterator[tuple[Scene, FaultProxy]]:
+async def scene_behind_proxy(
+    directory: Path, binary: str | None, *, replace_bulk: Callable[[bytes], bytes | None] | None = None
+) -> AsyncIterator[tuple[Scene, FaultProxy]]:
     """Two nodes whose single store is behind a proxy; what is counted is asked of the store itself."""
     keys = write_keys(directory / "keys.toml")
     async with EmbeddedStore("single", binary=binary) as store, FaultProxy(store.servers[0].port) as proxy:
+        proxy.replace_bulk = replace_bulk
         options = ("--store", f"redis://127.0.0.1:{proxy.port}", "--keys", str(keys), "--mock-length", "fixed:5")
         # Started in a thread: the proxy has to run meanwhile.
         running = running_fleet(directory, *options)
