@@ -9,6 +9,7 @@ import signal
 import sys
 from asyncio.subprocess import Process
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,6 +83,25 @@ async def ask(base_url: str, key: str) -> tuple[int, str]:
     ):
         await response.read()
         return response.status, response.headers.get("x-limiter-node", "")
+
+
+async def readiness(base_url: str) -> tuple[int, str]:
+    """What ``/readyz`` says: its status, and why the node isn't ready."""
+    async with aiohttp.ClientSession() as session, session.get(f"{base_url}/readyz") as response:
+        body = await response.json()
+        return response.status, body.get("error", {}).get("message", "")
+
+
+async def listening(base_url: str) -> None:
+    """Wait until the node is alive, ready or not."""
+
+    async def is_alive() -> bool:
+        with suppress(aiohttp.ClientConnectionError):
+            async with aiohttp.ClientSession() as session, session.get(f"{base_url}/healthz") as response:
+                return response.status == 200
+        return False
+
+    await eventually(is_alive, 20)
 
 
 def store_ports(url: str) -> list[int]:
