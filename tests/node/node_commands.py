@@ -43,6 +43,17 @@ class Command:
         async with asyncio.timeout(20):
             return (await self.process.stderr.read()).decode()
 
+    async def errors_until(self, text: str) -> str:
+        """What comes on stderr up to a line with this text; fails when the command ends or takes 20 s."""
+        assert self.process.stderr is not None
+        lines: list[str] = []
+        async with asyncio.timeout(20):
+            while raw := await self.process.stderr.readline():
+                lines.append(raw.decode())
+                if text in lines[-1]:
+                    return "".join(lines)
+        pytest.fail(f"ended before {text!r}: {''.join(lines)}")
+
     async def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Send a signal; the exit code."""
         self.process.send_signal(number)
