@@ -17,7 +17,8 @@ from limiter_node.store.url import StoreAddress
 
 log = logging.getLogger(__name__)
 
-_CHECK_TIMEOUT_S = 3.0
+_FIRST_TIMEOUT_S, _LONGEST_TIMEOUT_S = 3.0, 60.0
+"""For one check. It grows: a cluster whose first endpoints are silent is found by the next one, after a while."""
 _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.05, 0.5
 
 
@@ -34,7 +35,7 @@ class Preparation:
         self.problem = "the store has not been checked yet"
         self.was_away = False
 
-    async def check(self, timeout_s: float = _CHECK_TIMEOUT_S) -> bool:
+    async def check(self, timeout_s: float) -> bool:
         """Check the store, once. Return False if it doesn't answer, or not in whole: `problem` says why.
 
         Raises:
@@ -61,10 +62,10 @@ class Preparation:
         Raises:
             ConfigError: the store must not be used.
         """
-        delay_s = _FIRST_DELAY_S
-        while not (self._is_checked or await self.check()) or not await self._load():
+        timeout_s, delay_s = _FIRST_TIMEOUT_S, _FIRST_DELAY_S
+        while not (self._is_checked or await self.check(timeout_s)) or not await self._load():
             await asyncio.sleep(delay_s)
-            delay_s = min(2 * delay_s, _LONGEST_DELAY_S)
+            timeout_s, delay_s = min(2 * timeout_s, _LONGEST_TIMEOUT_S), min(2 * delay_s, _LONGEST_DELAY_S)
 
     async def _load(self) -> bool:
         if not self._keys:

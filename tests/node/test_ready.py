@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -229,6 +230,26 @@ async def test_a_slot_that_changes_hands_does_not_keep_a_node_from_being_ready()
 
         await eventually(is_done)
         assert any(f"has not decided yet: ASK {slot}" in reason for reason in reasons)
+
+
+async def test_a_first_decision_counts_however_late_it_comes(embedded_single: str) -> None:
+    ((_, store_port),) = parse_store_url(embedded_single).endpoints
+    async with (
+        FaultProxy(store_port) as proxy,
+        dispatching(f"redis://127.0.0.1:{proxy.port}", timeout_ms=10) as dispatcher,
+    ):
+        await eventually(lambda: dispatcher._topology.masters()[0].is_open)
+        proxy.delay_s = 0.3
+        with pytest.raises(StoreUnavailable, match=f"store 127.0.0.1:{proxy.port} has not decided yet$"):
+            await dispatcher.require_decisions()
+
+        async def has_decided() -> bool:
+            with suppress(StoreUnavailable):
+                await dispatcher.require_decisions()
+                return True
+            return False
+
+        await eventually(has_decided)
 
 
 async def test_a_start_that_takes_long_is_told_once_and_so_is_its_end(
