@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from typing import Any
+import signal
+import sys
+from types import FrameType
+from typing import Any, NoReturn
 
 import cloup
 
@@ -41,6 +44,8 @@ def serve(keys: str | None, **options: Any) -> int:
     settings = node_settings({**options, "keys_file": options["keys_file"] or keys or ""})
     services_of(settings, os.environ)
     logs.configure(settings.log_format, settings.log_level, settings.node_id)
+    # Until the node has handlers of its own: as process 1 of a container it would miss a signal that nobody handles.
+    signal.signal(signal.SIGTERM, _end_at_once)
     preparation = Preparation(parse_store_url(settings.store), read_keys(keys) if keys else {})
     # A store that must not be used is refused before anything listens; one that is away is tried again later.
     asyncio.run(preparation.check(_FIRST_CHECK_TIMEOUT_S))
@@ -49,3 +54,7 @@ def serve(keys: str | None, **options: Any) -> int:
     from limiter_node.app import run_node
 
     return run_node(settings, preparation)
+
+
+def _end_at_once(number: int, frame: FrameType | None) -> NoReturn:
+    sys.exit(0)

@@ -180,6 +180,18 @@ async def test_a_node_is_stopped_before_it_is_ready(
         assert await node.ends_unready() == 0
 
 
+async def test_a_node_is_stopped_before_it_listens(limiter_node: StartCommand, embedded_single: str) -> None:
+    """While it asks a store that hangs for the first time."""
+    ((_, store_port),) = parse_store_url(embedded_single).endpoints
+    async with FaultProxy(store_port) as proxy:
+        proxy.pass_requests = False
+        command = await limiter_node("serve", "--port", 0, "--store", f"redis://127.0.0.1:{proxy.port}")
+        async with asyncio.timeout(20):
+            await proxy.swallowed.wait()
+        assert await command.stop() == 0
+        assert "serves on port" not in await command.errors()
+
+
 async def test_a_store_that_must_not_be_used_is_refused_in_one_line(limiter_node: StartCommand) -> None:
     async with EmbeddedStore("single", extra_config=EVICTING) as store:
         command = await limiter_node("serve", "--port", 0, "--store", store.url)
