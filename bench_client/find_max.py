@@ -173,7 +173,9 @@ def _trials(settings: FindMaxSettings, directory: Path, say: Say) -> Callable[[f
         nonlocal made
         # Another seed each time, or a confirmation would only repeat what it is to confirm.
         workload = replace(settings.workload, qps=rate, seed=settings.workload.seed + made)
-        result = run(RunSettings(workload, settings.sending, settings.targets, settings.keys, directory), quiet)
+        # A target that isn't ready any more between two trials is what the search has to tell, not to wait for.
+        sending = replace(settings.sending, wait_ready_s=0.0) if made else settings.sending
+        result = run(RunSettings(workload, sending, settings.targets, settings.keys, directory), quiet)
         made += 1
         if result.info.interrupted:
             raise BenchError("interrupted")

@@ -169,6 +169,14 @@ SENDING = cloup.option_group(
         default=10.0,
         help="Give a request up so long after it was due.",
     ),
+    option(
+        "--wait-ready",
+        "wait_ready_s",
+        metavar="SECONDS",
+        type=click.FloatRange(0, 3600),
+        default=10.0,
+        help="Wait so long for the targets to be ready before anything is sent; 0 asks them once.",
+    ),
 )
 
 OUTPUT = cloup.option_group(
@@ -207,4 +215,5 @@ def sending_settings(options: dict[str, Any]) -> SendingSettings:
         timeout_s=options.pop("timeout_s"),
         model=options.pop("model"),
         processes=options.pop("processes"),
+        wait_ready_s=options.pop("wait_ready_s"),
     )

@@ -20,7 +20,7 @@ from .servers import write_servers
 from .settings import RunSettings, WorkloadSettings, connections_per_target
 from .share import Share, sender_of
 from .summary import Summary, summarize
-from .targets import Target, check_targets, served_model
+from .targets import Target, await_targets, served_model
 from .trace import read_trace
 from .watch import Watch
 from .workload import Workload, synthetic_workload, traced_workload
@@ -51,7 +51,7 @@ def run(settings: RunSettings, say: Say, servers: Sequence[LocalProcess] = ()) -
         raise BenchError("the schedule has no request; raise --qps or --duration")
     sending = settings.sending
     connections = connections_per_target(sending.connections, workload.offered_qps, len(targets), sending.processes)
-    check_targets(targets)
+    await_targets(targets, sending.wait_ready_s)
     model = sending.model or served_model(targets[0], ring.keys[0].secret)
     settings = replace(settings, sending=replace(sending, model=model))
     info = RunInfo(

@@ -60,6 +60,8 @@ class SendingSettings:
     model: str | None
     """None: the first that the target serves."""
     processes: int = 1
+    wait_ready_s: float = 0.0
+    """How long to wait for the targets to be ready before anything is sent; 0: they are asked once."""
 
     def __post_init__(self) -> None:
         """Raises BenchUsageError when a process would have no connection."""

@@ -1,10 +1,11 @@
-"""Target URLs: what is parsed from them, and the checks before a run that each can be reached and is ready."""
+"""Target URLs: what is parsed from them, and the wait before a run until each can be reached and is ready."""
 
 from __future__ import annotations
 
 import http.client
 import ssl
 from dataclasses import dataclass
+from time import monotonic, sleep
 from urllib.parse import urlsplit
 
 import orjson
@@ -12,6 +13,7 @@ import orjson
 from .errors import BenchError, BenchUsageError
 
 CHECK_TIMEOUT_S = 5.0
+POLL_EVERY_S = 0.2
 LIMITED_ROUTE = "/v1/chat/completions"
 FALLBACK_MODEL = "gpt-4o-mini"
 
@@ -58,22 +60,33 @@ class Target:
         return f"POST {self.path}{LIMITED_ROUTE} HTTP/1.1\r\nHost: {self.authority}\r\n".encode()
 
 
-def check_targets(targets: tuple[Target, ...]) -> None:
-    """Raises BenchError naming, in one line, each target that can't be reached or says that it isn't ready.
+def await_targets(targets: tuple[Target, ...], wait_s: float) -> None:
+    """Returns as soon as each target was ready once; asks those that weren't again and again for ``wait_s`` seconds.
 
-    A server without ``/readyz`` passes by answering at all.
+    Raises BenchError naming, in one line, each target that can't be reached or says that it isn't ready when it is
+    asked last. A server without ``/readyz`` passes by answering at all.
     """
-    problems = []
-    for target in targets:
-        try:
-            status, body = _get(target, "/readyz")
-        except (OSError, UnicodeError, http.client.HTTPException) as error:
-            problems.append(f"{target.url} is not reachable ({_reason(error)})")
-            continue
-        if status == 503:
-            problems.append(f"{target.url} is not ready ({_ready_reason(body)})")
-    if problems:
-        raise BenchError("; ".join(problems) + "; start it or correct --target")
+    deadline = monotonic() + wait_s
+    problems = dict.fromkeys(targets, "")
+    while True:
+        # Looked at before asking, so that a target is asked at the deadline, too, and once in any case.
+        left_s = deadline - monotonic()
+        problems = {target: problem for target in problems if (problem := _problem(target))}
+        if not problems:
+            return
+        if left_s <= 0:
+            waited = f"; waited {wait_s:g} s" if wait_s else ""
+            raise BenchError("; ".join(problems.values()) + f"{waited}; start it or correct --target")
+        sleep(min(POLL_EVERY_S, left_s))
+
+
+def _problem(target: Target) -> str:
+    """Why the target can't be sent to; empty if it can."""
+    try:
+        status, body = _get(target, "/readyz")
+    except (OSError, UnicodeError, http.client.HTTPException) as error:
+        return f"{target.url} is not reachable ({_reason(error)})"
+    return f"{target.url} is not ready ({_ready_reason(body)})" if status == 503 else ""
 
 
 def served_model(target: Target, secret: str) -> str:

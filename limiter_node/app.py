@@ -10,6 +10,7 @@ import resource
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 import uvloop
 from aiohttp import web
@@ -26,8 +27,10 @@ from limiter_node.limiter.limiter import Limiter
 from limiter_node.limiter.stub import AdmitAll
 from limiter_node.model import ConfigError, LimiterError, OtherFormat
 from limiter_node.settings import NodeSettings
+from limiter_node.start import Start
 from limiter_node.store.codec import BUCKET_MS
 from limiter_node.store.dispatcher import Dispatcher
+from limiter_node.store.preparation import Preparation
 from limiter_node.store.topology import Topology
 from limiter_node.store.url import format_host, parse_store_url
 from limiter_node.telemetry import Telemetry
@@ -47,11 +50,21 @@ _SPARE_FILES = 100
 _CLOSE_S, _SETTLE_S, _LEAVE_S = 0.5, 2.0, 0.2
 
 
+@dataclass(frozen=True, slots=True)
+class RunningNode:
+    """A node that accepts requests on `port`; `limiter` decides them."""
+
+    port: int
+    limiter: Limiter
+
+
 @asynccontextmanager
 async def running_node(
-    settings: NodeSettings, on_other_format: Callable[[OtherFormat], None] = lambda _: None
-) -> AsyncIterator[int]:
-    """A node that accepts requests on the port given, until the block is left: then it drains, settles and closes.
+    settings: NodeSettings, start: Start, on_other_format: Callable[[OtherFormat], None] = lambda _: None
+) -> AsyncIterator[RunningNode]:
+    """A node that accepts requests until the block is left: then it drains, settles and closes.
+
+    To complete its `start` is for the caller.
 
     `on_other_format` is called when the node finds out that it must not use this store, and has to leave the block.
 
@@ -76,8 +89,9 @@ async def running_node(
     tokens.warm()
     load = LoopLoad()
     counting = TokenCounting()
+    limiter = Limiter(AdmitAll() if settings.stub_decisions else dispatcher, telemetry)
     routes = Routes(
-        limiter=Limiter(AdmitAll() if settings.stub_decisions else dispatcher, telemetry),
+        limiter=limiter,
         upstream=upstream,
         counting=counting,
         node_id=settings.node_id,
@@ -85,6 +99,7 @@ async def running_node(
         window_ms=settings.window_ms,
         max_in_flight=settings.max_in_flight,
         load=load,
+        not_started=lambda: start.problem,
     )
     server = HttpServer(
         routes.answer,
@@ -96,9 +111,6 @@ async def running_node(
     )
     runner = web.ServerRunner(server, shutdown_timeout=_CLOSE_S)
     try:
-        await topology.start()
-        dispatcher.fleet.on_other_format = on_other_format
-        dispatcher.fleet.start()
         await runner.setup()
         site = web.TCPSite(runner, settings.host, settings.port, backlog=1024, reuse_address=True)
         try:
@@ -108,6 +120,10 @@ async def running_node(
             raise LimiterError(
                 f"cannot listen on {listened}: {error.strerror or error}: choose another --port"
             ) from None
+        # Behind that, because a store that hangs takes its time; a request that comes meanwhile waits for it.
+        await topology.start()
+        dispatcher.fleet.on_other_format = on_other_format
+        dispatcher.fleet.start()
         load.start()
         port = runner.addresses[0][1]
         store = address.describe()
@@ -115,7 +131,7 @@ async def running_node(
         asked = settings.upstreams or settings.upstream.partition("?")[0] or "mock"
         event = {"event": "node_started", "port": port, "store": store, "policy": policy_name, "upstream": asked}
         log.info("serves on port %d, store %s, policy %s, upstream %s", port, store, policy_name, asked, extra=event)
-        yield port
+        yield RunningNode(port, limiter)
         log.info(
             "stopping: %d requests under way",
             routes.under_way,
@@ -190,33 +206,46 @@ def _settle_collector() -> None:
     gc.set_threshold(20_000, 20, 100)
 
 
-async def _serve(settings: NodeSettings) -> None:
+async def _serve(settings: NodeSettings, preparation: Preparation) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     refused: list[OtherFormat] = []
 
-    def end(error: OtherFormat) -> None:
+    def refuse(error: OtherFormat) -> None:
         refused.append(error)
         stop.set()
 
-    async with running_node(settings, end) as port:
-        _settle_collector()
-        print(f"node {settings.node_id} ready http://{format_host(settings.host)}:{port}", flush=True)
-        await stop.wait()
+    start = Start(preparation)
+    async with running_node(settings, start, refuse) as node:
+        stopping = asyncio.create_task(stop.wait())
+        starting = asyncio.create_task(start.complete(node.limiter))
+        try:
+            await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if starting.done():
+                starting.result()
+                _settle_collector()
+                print(f"node {settings.node_id} ready http://{format_host(settings.host)}:{node.port}", flush=True)
+                await stopping
+        finally:
+            for task in (starting, stopping):
+                task.cancel()
+            await asyncio.wait({starting, stopping})
     if refused:
         raise refused[0]
 
 
-def run_node(settings: NodeSettings) -> int:
+def run_node(settings: NodeSettings, preparation: Preparation) -> int:
     """Run one node in the foreground until SIGINT or SIGTERM; the process's exit code.
 
+    It listens at once, and says that it is ready when it is (`start.Start`).
+
     Raises:
-        LimiterError: it could not start, or must not go on; the message says what to do.
+        LimiterError: it could not start, or its store must not be used; the message says what to do.
     """
     # A request that is with a service holds a connection on either side.
     beside = settings.max_in_flight if settings.upstream or settings.upstreams else 0
     _allow_connections(settings.max_connections + beside)
-    uvloop.run(_serve(settings))
+    uvloop.run(_serve(settings, preparation))
     return 0

@@ -82,7 +82,11 @@ class Supervisor:
             async with asyncio.timeout(START_TIMEOUT_S):
                 await asyncio.gather(*(node.ready for node in self._nodes))
         except TimeoutError:
-            raise NodeFailed(f"not all nodes were ready within {START_TIMEOUT_S:.0f} s") from None
+            late = ", ".join(node.plan.name for node in self._nodes if not node.was_ready)
+            raise NodeFailed(
+                f"not all nodes were ready within {START_TIMEOUT_S:.0f} s (not ready: {late}): "
+                "see their warnings, and look at the store"
+            ) from None
 
     async def stop(self) -> None:
         """Ask all nodes to drain, wait for that (bounded), kill what is left."""
@@ -119,6 +123,11 @@ class _Node:
         self._on_line = on_line
         self._process: Process | None = None
         self._reason = ""
+
+    @property
+    def was_ready(self) -> bool:
+        """Whether it has become ready once."""
+        return self.ready.done() and not self.ready.cancelled() and self.ready.exception() is None
 
     def send(self, number: signal.Signals) -> bool:
         """Send a signal to the process if it runs; whether it did."""

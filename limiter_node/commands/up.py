@@ -78,8 +78,8 @@ def up(
 ) -> None:
     """Run nodes on PORT, PORT+1, … and, unless --store is a URL, an embedded store.
 
-    Without --keys one demo key is made and shown. Prints "node I ready http://HOST:PORT" for each node, then "ready";
-    SIGINT and SIGTERM drain the nodes and end everything.
+    Without --keys one demo key is made and shown. Prints "node I ready http://HOST:PORT" for each node as soon as each
+    shard of the store has decided for it, then "ready". SIGINT and SIGTERM drain the nodes and end everything.
     """
     embedded = None
     if store in _EMBEDDED:

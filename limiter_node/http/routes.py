@@ -46,6 +46,8 @@ Handler = Callable[[web.BaseRequest, str], Awaitable[Response]]
 class Routes:
     """The handlers of one node. `window_ms` is only told, by ``GET /v1/rate_limits``.
 
+    `not_started` tells ``GET /readyz`` why the node has not been ready yet; "" once it has.
+
     Requests are answered 503 before their bodies are read as `load` says (without one, never), and while
     `max_in_flight` others are under way, streams included. Requests whose bodies are still to come don't count there:
     else those who send none could keep the others out.
@@ -62,8 +64,10 @@ class Routes:
         window_ms: int,
         max_in_flight: int = 5_000,
         load: LoopLoad | None = None,
+        not_started: Callable[[], str] = lambda: "",
     ) -> None:
         self._limiter = limiter
+        self._not_started = not_started
         self._upstream = upstream
         self._counting = counting
         self._headers = ResponseHeaders(node_id, window_ms)
@@ -285,6 +289,8 @@ class Routes:
     async def _readyz(self, _request: web.BaseRequest, request_id: str) -> Answer:
         if self.is_draining:
             return self._not_ready("the node is stopping", request_id)
+        if problem := self._not_started():
+            return self._not_ready(problem, request_id)
         try:
             reason = await self._limiter.check()
         except StoreUnavailable as error:

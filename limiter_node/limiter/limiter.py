@@ -31,6 +31,9 @@ class Decider(Protocol):
     async def check(self) -> None:
         """Raise `StoreUnavailable` unless all of the store decides."""
 
+    async def require_decisions(self) -> None:
+        """Raise `StoreUnavailable` unless each part of the store has decided once."""
+
     def decides_alone(self) -> bool:
         """Whether requests of some keys can be decided while the store is away."""
 
@@ -115,6 +118,14 @@ class Limiter:
     def state(self) -> StoreState:
         """How the node and its store get along."""
         return self._decider.state()
+
+    async def require_decisions(self) -> None:
+        """Return if each part of the store has decided once since the node's start.
+
+        Raises:
+            StoreUnavailable: with the reason.
+        """
+        await self._decider.require_decisions()
 
     async def check(self) -> str:
         """Return if decisions can be made: empty if the store makes all of them, else why a policy makes some.

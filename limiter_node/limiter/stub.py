@@ -54,6 +54,9 @@ class AdmitAll:
     async def check(self) -> None:
         """It can always decide."""
 
+    async def require_decisions(self) -> None:
+        """It decides from the start."""
+
     def decides_alone(self) -> bool:
         """Nothing else."""
         return True

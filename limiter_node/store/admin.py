@@ -161,8 +161,8 @@ class StoreAdmin:
         """Whether the store can be trusted with counters; warnings for what could not be found out.
 
         Raises ConfigError if it is too old, a replica, of the other kind than its URL says, or may evict (eviction
-        drops counters: silently more would be admitted than the limit), StoreUnavailable if it is down in parts,
-        OtherFormat if nodes use it that store things differently.
+        drops counters: silently more would be admitted than the limit), StoreUnavailable if it is down in parts or a
+        failover is under way, OtherFormat if nodes use it that store things differently.
         """
         if uncovered := self._masters.uncovered_slots:
             raise StoreUnavailable(
@@ -188,6 +188,8 @@ class StoreAdmin:
             raise ConfigError(f"{where} runs version {version}: 7.0 or newer is needed")
         if info.get("cluster_enabled") and not self._address.cluster:
             raise ConfigError(f"{where} is part of a cluster: use redis+cluster:// in --store")
+        if info.get("role") == "slave" and self._address.cluster:
+            raise StoreUnavailable(f"{where}: a master of its cluster has become a replica: a failover is under way")
         if info.get("role") == "slave":
             raise ConfigError(f"{where} is a replica: give its primary in --store")
         if self._address.cluster:

@@ -221,6 +221,14 @@ class Dispatcher:
         """
         await self._reading.check()
 
+    async def require_decisions(self) -> None:
+        """Ask each shard that has not decided yet for a decision that counts nothing.
+
+        Raises:
+            StoreUnavailable: some shard has not decided yet; with the reason, naming the shard.
+        """
+        await self._reading.require_decisions()
+
     async def drain(self, timeout_s: float) -> bool:
         """Wait until everything given to the store has been decided; False if that took too long."""
         try:

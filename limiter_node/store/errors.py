@@ -33,6 +33,8 @@ def translate(error: BaseException, address: StoreAddress) -> LimiterError:
         return ConfigError(f"{where} refuses the login: check user and password in --store")
     if isinstance(error, exceptions.NoPermissionError):
         return ConfigError(f"{where} does not permit this: the user in --store needs more rights ({text})")
+    if isinstance(error, exceptions.MovedError | exceptions.ReadOnlyError) and address.cluster:
+        return StoreUnavailable(f"{where}: slots of its cluster are changing hands ({text})")
     if isinstance(error, exceptions.MovedError):
         return ConfigError(f"{where} is part of a cluster: use redis+cluster:// in --store")
     if isinstance(error, exceptions.ReadOnlyError):

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from limiter_node.model import StoreUnavailable, Usage
 from limiter_node.store.batch import KeyQueue, Peek
 from limiter_node.store.codec import load_script
+from limiter_node.store.first import FirstDecisions
 from limiter_node.store.keyspace import limits_key, past_key, window_key
 from limiter_node.store.outage import Outage
 from limiter_node.store.queues import KeyQueues
@@ -41,6 +42,7 @@ class Reading:
         self._shards, self._outage, self._redeclaring = shards, outage, redeclaring
         self._flush, self._timeout_s, self._window_buckets = flush, timeout_s, window_buckets
         self._script = load_script("peek")
+        self._first = FirstDecisions(topology, load_script("decide"), timeout_s)
 
     async def peek(self, kid: str) -> Usage | None:
         """See `Dispatcher.peek`."""
@@ -91,8 +93,21 @@ class Reading:
         """See `Dispatcher.decides_alone`."""
         return self._outage.has_policy and self._queues.knows_any()
 
+    async def require_decisions(self) -> None:
+        """See `Dispatcher.require_decisions`."""
+        self._require_connections()
+        await self._first.require()
+
     async def check(self) -> None:
         """See `Dispatcher.check`."""
+        self._require_connections()
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await asyncio.gather(*(connection.ping() for connection in self._topology.masters()))
+        except TimeoutError:
+            raise StoreUnavailable("a shard of the store does not answer") from None
+
+    def _require_connections(self) -> None:
         self._topology.require_known()
         if self._shards:
             raise StoreUnavailable(f"store {', '.join(self._shards.open_addresses())} does not decide")
@@ -100,8 +115,3 @@ class Reading:
             if not connection.is_open:
                 connection.connect()
                 raise StoreUnavailable(f"store {connection.address}: {connection.last_error}")
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                await asyncio.gather(*(connection.ping() for connection in self._topology.masters()))
-        except TimeoutError:
-            raise StoreUnavailable("a shard of the store does not answer") from None

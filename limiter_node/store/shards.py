@@ -1,11 +1,9 @@
 """Which shards don't decide: a circuit breaker for each connection that owns slots, and one log line per transition.
 
 A breaker opens when a decision has been outstanding for longer than the budget (`store.outage` notices); requests of
-the shard's keys then don't go there. It is asked by probes, one at a time, and closes when one is answered within the
-budget. No request is risked for that: a probe is the decision script about a key that doesn't exist, which fails in
-all the ways in which a decision can (out of memory, loading, a blocked script) and counts nothing. It goes as source,
-so that a server which has lost its scripts has them before the decisions come. While commands are outstanding on a
-connection none is sent: their replies are the sign of life that a probe would wait behind.
+the shard's keys then don't go there. It is asked by probes (`store.probe`), one at a time, and closes when one is
+answered within the budget. No request is risked for that. While commands are outstanding on a connection no probe is
+sent: their replies are the sign of life that a probe would wait behind.
 
 Slots without an owner share the breaker of the connection None, which closes when each has one.
 """
@@ -14,24 +12,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from binascii import crc_hqx
 from collections.abc import Callable
-from typing import Any
 
-import hiredis
-
-from limiter_node.store.codec import Script, pack_batch
+from limiter_node.store.codec import Script
 from limiter_node.store.connection import ServerConnection
-from limiter_node.store.keyspace import limits_key, past_key, window_key
-from limiter_node.store.routing import ScriptTarget, bulk
+from limiter_node.store.probe import PROBE_EVERY_S, Probe, is_redirect, probe_target
+from limiter_node.store.routing import ScriptTarget
 from limiter_node.store.topology import Topology
 
 log = logging.getLogger(__name__)
-
-PROBE_EVERY_S = 0.1
-_MOST_TRIES = 200_000
-_MOVED = ("MOVED", "ASK", "TRYAGAIN")
-"""A server that refers to another is well."""
 
 
 class _Breaker:
@@ -42,26 +31,6 @@ class _Breaker:
     def __init__(self, now_s: float) -> None:
         self.opened_s = self.next_probe_s = now_s
         self.probe_sent_s: float | None = None
-
-
-class _Probe:
-    """See `store.connection.Command`."""
-
-    __slots__ = ("_connection", "_shards", "_target")
-
-    def __init__(self, shards: Shards, connection: ServerConnection, target: ScriptTarget) -> None:
-        self._shards, self._connection, self._target = shards, connection, target
-
-    def wire(self) -> bytes:
-        packed = pack_batch(1, [], resent=False)
-        return self._target.by_source + bulk((packed,))
-
-    def replied(self, reply: Any) -> None:
-        refused = isinstance(reply, hiredis.ReplyError) and not str(reply).startswith(_MOVED)
-        self._shards.probed(self._connection, decided=not refused)
-
-    def lost(self) -> None:
-        self._shards.probed(self._connection, decided=False)
 
 
 class Shards:
@@ -126,7 +95,7 @@ class Shards:
                 connection.drop()  # what it still owes an answer is asked of the new owner
             elif connection.is_idle and breaker.probe_sent_s is None:
                 breaker.probe_sent_s, breaker.next_probe_s = now_s, now_s + PROBE_EVERY_S
-                connection.send([_Probe(self, connection, self._target(connection))])
+                connection.send([self._probe(connection)])
 
     def probed(self, connection: ServerConnection, *, decided: bool) -> None:
         """A probe has ended."""
@@ -151,19 +120,12 @@ class Shards:
             extra={"event": "shard_back", "shard": _name(connection), "away_s": round(away_s, 3), "decided": decided},
         )
 
-    def _target(self, connection: ServerConnection) -> ScriptTarget:
-        """The script with a key that nobody has, in a slot of this shard."""
+    def _probe(self, connection: ServerConnection) -> Probe:
         target = self._targets.get(connection)
         if target is None:
-            kid, slot = "probe", 0
-            for number in range(_MOST_TRIES):
-                kid = f"probe-{number}"
-                slot = crc_hqx(kid.encode(), 0) % 16384
-                if self._topology.owner(slot) is connection:
-                    break
-            keys = (limits_key(kid).encode(), window_key(kid).encode(), past_key(kid).encode())
-            target = self._targets[connection] = ScriptTarget(self._decide, slot, keys, (b"probe",), 1)
-        return target
+            target = self._targets[connection] = probe_target(self._topology, connection, self._decide)
+        # A server that refers to another is well.
+        return Probe(target, lambda error: self.probed(connection, decided=not error or is_redirect(error)))
 
 
 def _name(connection: ServerConnection | None) -> str:

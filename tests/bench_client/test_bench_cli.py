@@ -9,7 +9,9 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from time import monotonic
 
 import pytest
 from aiohttp import web
@@ -18,6 +20,7 @@ from bench_fakes import FakeLimiter, application, serving, write_keys
 from bench_client import cli
 from bench_client.record import RecordReader
 from bench_client.rundir import read_info
+from bench_client.targets import Target, await_targets
 
 COMMAND = [sys.executable, "-m", "bench_client"]
 
@@ -170,6 +173,7 @@ def closed_port() -> int:
 
 RUN = ["run", "--keys", "{keys}", "--out", "{out}"]
 FIND_MAX = ["find-max", "--keys", "{keys}", "--target", "http://127.0.0.1:{port}", "--slo-p99-ms", "50"]
+FIND_MAX_SHORTLY = ["find-max", "--slo-p99-ms", 5000, "--from", 60, "--to", 60, "--trial", 0.2, "--warmup", 0]
 GOOD = [*RUN, "--target", "http://127.0.0.1:{port}", "--qps", "10"]
 
 
@@ -189,7 +193,9 @@ GOOD = [*RUN, "--target", "http://127.0.0.1:{port}", "--qps", "10"]
         ([*GOOD, "--target", "nowhere"], 2, "use http://HOST:PORT"),
         ([*GOOD, "--keys", "missing.toml"], 2, "cannot read the keys file"),
         ([*RUN, "--target", "http://127.0.0.1:1", "--trace", "missing.csv"], 2, "cannot read the trace"),
-        (GOOD, 1, "127.0.0.1:{port} is not reachable"),
+        ([*GOOD, "--wait-ready", "0"], 1, "127.0.0.1:{port} is not reachable (connection refused); start it"),
+        ([*GOOD, "--wait-ready", "0.3"], 1, "{port} is not reachable (connection refused); waited 0.3 s; start it"),
+        ([*GOOD, "--wait-ready", "-1"], 2, "--wait-ready"),
         ([*GOOD, "--processes", "0"], 2, "--processes"),
         ([*GOOD, "--processes", "4", "--connections", "3"], 2, "less than one for each of 4 processes"),
         ([*GOOD, "--duration", "1", "--warmup", "2"], 2, "--warmup is longer"),
@@ -198,7 +204,8 @@ GOOD = [*RUN, "--target", "http://127.0.0.1:{port}", "--qps", "10"]
         ([*FIND_MAX, "--qps", "100"], 2, "No such option"),
         ([*FIND_MAX, "--trial", "1", "--warmup", "2"], 2, "--warmup is longer"),
         ([*FIND_MAX, "--out", "{keys}"], 2, "is a file"),
-        (FIND_MAX, 1, "127.0.0.1:{port} is not reachable"),
+        ([*FIND_MAX, "--wait-ready", "0"], 1, "127.0.0.1:{port} is not reachable (connection refused); start it"),
+        (["compare", "--qps", "5", "--out", "{out}", "--wait-ready", "x"], 2, "--wait-ready"),
         (["audit"], 2, "DIR"),
         (["audit", "{missing}"], 1, "is not a directory"),
         (["audit", "{empty}"], 1, "has no run.json"),
@@ -220,10 +227,21 @@ def test_errors_are_one_line_that_says_what_to_do(
     assert stdout == ""
 
 
+@pytest.mark.parametrize(("wait", "says"), [("0", ""), ("0.5", "; waited 0.5 s")])
 def test_a_target_that_is_not_ready_is_named_with_its_reason(
-    capsys: pytest.CaptureFixture[str], keys_file: Path, tmp_path: Path
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    keys_file: Path,
+    tmp_path: Path,
+    wait: str,
+    says: str,
 ) -> None:
+    monkeypatch.setenv("BENCH_WAIT_READY", wait)
+    asked = 0
+
     async def not_ready(_: web.Request) -> web.StreamResponse:
+        nonlocal asked
+        asked += 1
         return web.json_response({"reason": "store unreachable"}, status=503)
 
     app = web.Application()
@@ -233,8 +251,62 @@ def test_a_target_that_is_not_ready_is_named_with_its_reason(
             capsys, "run", "--target", url, "--keys", keys_file, "--qps", 1, "--out", tmp_path / "out"
         )
     assert code == 1
-    assert f"{url} is not ready" in stderr
-    assert "store unreachable" in stderr
+    reason = '{"reason": "store unreachable"}'
+    assert stderr == f"bench-client: error: {url} is not ready ({reason}){says}; start it or correct --target\n"
+    assert (asked == 1) if wait == "0" else (1 < asked <= 4)
+
+
+@pytest.mark.parametrize("command", [["run", "--qps", 200, "--duration", 0.2], FIND_MAX_SHORTLY])
+def test_a_target_that_becomes_ready_is_waited_for(
+    capsys: pytest.CaptureFixture[str], keys_file: Path, tmp_path: Path, command: list[object]
+) -> None:
+    """Nothing is sent before a second after the first question, which is when it says that it is ready."""
+    started: list[float] = []
+    sent: list[float] = []
+
+    async def ready(_: web.Request) -> web.StreamResponse:
+        started.append(monotonic())
+        return web.Response(status=200 if monotonic() - started[0] >= 1 else 503, text="loading")
+
+    async def chat(_: web.Request) -> web.StreamResponse:
+        sent.append(monotonic())
+        return web.json_response({})
+
+    app = web.Application()
+    app.router.add_post("/v1/chat/completions", chat)
+    app.router.add_get("/readyz", ready)
+    with serving(app) as url:
+        code, _, stderr = call(
+            capsys, *command, "--target", url, "--keys", keys_file, "--out", tmp_path / "out", "--wait-ready", 20
+        )
+    assert code == 0, stderr
+    assert "not ready" not in stderr
+    assert min(sent) - started[0] >= 1
+
+
+def test_only_targets_that_were_not_ready_are_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One answers without a /readyz, one listens only after it was asked first."""
+    asked = 0
+
+    async def not_found(_: web.Request) -> web.StreamResponse:
+        nonlocal asked
+        asked += 1
+        return web.Response(status=404)
+
+    there = web.Application()
+    there.router.add_get("/readyz", not_found)
+    port, pauses = closed_port(), []
+    with serving(there) as url, ExitStack() as late:
+
+        def start_late(seconds: float) -> None:
+            pauses.append(seconds)
+            late.enter_context(serving(web.Application(), port))
+
+        monkeypatch.setattr("bench_client.targets.sleep", start_late)
+        await_targets((Target.parse(url), Target.parse(f"http://127.0.0.1:{port}")), 20)
+    assert len(pauses) == 1
+    assert 0 < pauses[0] <= 0.5
+    assert asked == 1
 
 
 def test_a_server_without_a_limiter_is_measured_but_has_nothing_to_audit(keys_file: Path, tmp_path: Path) -> None:

@@ -217,4 +217,4 @@ def test_a_server_that_goes_away_leaves_the_curve_so_far(capsys: pytest.CaptureF
     assert code == 1
     assert [line.split()[-1] for line in stdout.splitlines()[1:3]] == ["held", "held"]
     assert "the search ended early" in stderr
-    assert "is not ready (leaving)" in stderr
+    assert "is not ready (leaving); start it" in stderr, "only the first trial waits"

@@ -9,6 +9,7 @@ import signal
 import sys
 from asyncio.subprocess import Process
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +42,17 @@ class Command:
         assert self.process.stderr is not None
         async with asyncio.timeout(20):
             return (await self.process.stderr.read()).decode()
+
+    async def errors_until(self, text: str) -> str:
+        """What comes on stderr up to a line with this text; fails when the command ends or takes 20 s."""
+        assert self.process.stderr is not None
+        lines: list[str] = []
+        async with asyncio.timeout(20):
+            while raw := await self.process.stderr.readline():
+                lines.append(raw.decode())
+                if text in lines[-1]:
+                    return "".join(lines)
+        pytest.fail(f"ended before {text!r}: {''.join(lines)}")
 
     async def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Send a signal; the exit code."""
@@ -82,6 +94,25 @@ async def ask(base_url: str, key: str) -> tuple[int, str]:
     ):
         await response.read()
         return response.status, response.headers.get("x-limiter-node", "")
+
+
+async def readiness(base_url: str) -> tuple[int, str]:
+    """What ``/readyz`` says: its status, and why the node isn't ready."""
+    async with aiohttp.ClientSession() as session, session.get(f"{base_url}/readyz") as response:
+        body = await response.json()
+        return response.status, body.get("error", {}).get("message", "")
+
+
+async def listening(base_url: str) -> None:
+    """Wait until the node is alive, ready or not."""
+
+    async def is_alive() -> bool:
+        with suppress(aiohttp.ClientConnectionError):
+            async with aiohttp.ClientSession() as session, session.get(f"{base_url}/healthz") as response:
+                return response.status == 200
+        return False
+
+    await eventually(is_alive, 20)
 
 
 def store_ports(url: str) -> list[int]:

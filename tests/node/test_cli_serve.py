@@ -7,8 +7,6 @@ from pathlib import Path
 import pytest
 from node_commands import StartCommand, ask
 
-from limiter_node.store.embedded import EmbeddedStore
-
 
 async def test_a_node_serves_until_it_is_told_to_stop(
     limiter_node: StartCommand, embedded_single: str, keys_file: Path
@@ -39,29 +37,3 @@ async def test_embedded_stores_are_for_up(limiter_node: StartCommand, store: str
     assert f"error: serve needs the URL of a running store: 'limiter-node up --store {store}'" in (
         await command.errors()
     )
-
-
-@pytest.mark.parametrize("scheme", ["redis", "redis+cluster"])
-async def test_an_unreachable_store_is_one_line(limiter_node: StartCommand, free_port: int, scheme: str) -> None:
-    command = await limiter_node("serve", "--port", 0, "--store", f"{scheme}://127.0.0.1:{free_port}")
-    assert await command.ended() == 1
-    errors = await command.errors()
-    assert errors.startswith("error: cannot reach the store at")
-    assert errors.count("\n") == 1
-
-
-async def test_a_node_starts_while_a_shard_is_down(limiter_node: StartCommand) -> None:
-    async with EmbeddedStore("cluster") as store:
-        store.servers[2].kill()
-        command = await limiter_node("serve", "--port", 0, "--store", store.url)
-        await command.line(r"node \S+ ready \S+")
-        assert await command.stop() == 0
-        assert "WARNING a part of the store is down" in await command.errors()
-
-
-async def test_keys_need_the_whole_store(limiter_node: StartCommand, keys_file: Path) -> None:
-    async with EmbeddedStore("cluster") as store:
-        store.servers[2].kill()
-        command = await limiter_node("serve", "--store", store.url, "--keys", keys_file)
-        assert await command.ended() == 1
-        assert (await command.errors()).startswith("error: ")

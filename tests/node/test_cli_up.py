@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
 import signal
 import socket
-from contextlib import suppress
 from pathlib import Path
 
-import aiohttp
 import pytest
-from node_commands import StartCommand, alive, all_free, ask, eventually, linux_only, node_process, store_ports
+from node_commands import (
+    StartCommand,
+    alive,
+    all_free,
+    ask,
+    eventually,
+    linux_only,
+    listening,
+    node_process,
+    readiness,
+    store_ports,
+)
+from store_tools import store_client
 
 from limiter_node.commands.options import node_arguments
 from limiter_node.settings import NodeSettings
@@ -80,16 +91,43 @@ async def test_a_dead_node_is_started_again(limiter_node: StartCommand, keys_fil
     await eventually(lambda: not alive(victim))
     assert (await ask(urls[1], "sk-alice"))[0] == 200
 
-    async def back() -> bool:
-        with suppress(aiohttp.ClientConnectionError):
-            return (await ask(urls[0], "sk-alice"))[0] == 200
-        return False
-
-    await eventually(back)
+    errors = await command.errors_until("is ready again")
+    assert (await ask(urls[0], "sk-alice"))[0] == 200
     assert await command.stop() == 0
-    errors = await command.errors()
     assert re.search(r"WARNING node \d ended \(SIGKILL\): again in 0\.2 s", errors)
     assert re.search(r"WARNING node \d is ready again", errors)
+
+
+async def test_up_is_ready_when_its_nodes_are(
+    limiter_node: StartCommand, embedded_single: str, keys_file: Path, free_port: int
+) -> None:
+    """A login that may do all but decide: the keys are loaded, the nodes listen, and none of them is ready."""
+    ((host, store_port),) = parse_store_url(embedded_single).endpoints
+    with store_client(embedded_single) as client:
+        client.acl_setuser("undecided", enabled=True, passwords=["+pw"], keys=["*"], commands=["+@all", "-eval"])
+        try:
+            store = f"redis://undecided:pw@{host}:{store_port}"
+            arguments = ("--nodes", 1, "--port", free_port, "--keys", keys_file)
+            command = await limiter_node("up", "--store", store, *arguments)
+            await command.line(r"store \S+")
+            line = asyncio.create_task(command.line(r".*ready.*"))
+            url = f"http://127.0.0.1:{free_port}"
+            await listening(url)
+
+            async def says_why() -> bool:
+                status, why = await readiness(url)
+                assert status == 503
+                return "has not decided yet: NOPERM" in why
+
+            await eventually(says_why)
+            assert not line.done()
+            client.acl_setuser("undecided", commands=["+eval"])
+            assert (await line)[0] == f"node 1 ready {url}"
+            await command.line("ready")
+            assert await readiness(url) == (200, "")
+            assert await command.stop() == 0
+        finally:
+            client.acl_deluser("undecided")
 
 
 async def test_a_port_in_use_shows_at_once(limiter_node: StartCommand, free_port: int) -> None:

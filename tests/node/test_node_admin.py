@@ -16,11 +16,13 @@ import pytest_asyncio
 import trustme
 from dispatching import dispatching
 from redis.asyncio import Redis
+from redis.exceptions import MovedError, ReadOnlyError
 
 from limiter_node.model import Amounts, ConfigError, KeyLimits, Need, StoreUnavailable
 from limiter_node.store import keyspace
 from limiter_node.store.admin import StoreAdmin, administering
 from limiter_node.store.embedded import EmbeddedStore
+from limiter_node.store.errors import translate
 from limiter_node.store.masters import Masters
 from limiter_node.store.url import parse_store_url
 
@@ -220,6 +222,22 @@ async def test_a_replica_is_refused() -> None:
                 await admin.check_store()
             with pytest.raises(ConfigError, match="is a read-only replica"):
                 await admin.put_limits("0" * 32, LIMITS)
+
+
+async def test_a_failover_of_a_cluster_passes(embedded_cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What would be a wrong --store with one server is a moment's state of a cluster: to be tried again."""
+
+    async def demoted(self: Redis) -> dict[str, str | int]:
+        return {"redis_version": "7.0.0", "maxmemory_policy": "noeviction", "cluster_enabled": 1, "role": "slave"}
+
+    monkeypatch.setattr(Redis, "info", demoted)
+    address = parse_store_url(embedded_cluster)
+    async with administering(address) as admin:
+        with pytest.raises(StoreUnavailable, match="a failover is under way"):
+            await admin.check_store()
+    for error in (MovedError("1 127.0.0.1:1"), ReadOnlyError("You can't write against a read only replica.")):
+        assert isinstance(translate(error, address), StoreUnavailable)
+        assert isinstance(translate(error, parse_store_url("redis://127.0.0.1")), ConfigError)
 
 
 @pytest.mark.parametrize("scheme", ["redis", "redis+cluster"])

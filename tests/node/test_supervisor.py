@@ -88,7 +88,7 @@ async def test_a_command_that_does_not_exist_is_a_failed_start(seen: Seen) -> No
 
 async def test_a_node_that_is_never_ready_fails_the_start(seen: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "START_TIMEOUT_S", 0.2)
-    with pytest.raises(NodeFailed, match="not all nodes were ready within"):
+    with pytest.raises(NodeFailed, match=r"not all nodes were ready within 0 s \(not ready: 1\)"):
         async with make(seen, SLEEP) as nodes:
             await nodes.start()
     assert not seen.lines or not alive(seen.pid("1"))

@@ -1,0 +1,73 @@
+"""From listening to ready: what a node waits for before it says that it is ready, and what it logs meanwhile.
+
+A node that listens serves what it can; it is ready when its store has been prepared (`store.preparation`) and each
+shard has decided once (`store.first`). Neighbours: `app` runs this between listening and the ready line; ``/readyz``
+tells `Start.problem`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from limiter_node.limiter.limiter import Limiter
+from limiter_node.model import StoreUnavailable
+from limiter_node.store.preparation import Preparation
+
+log = logging.getLogger(__name__)
+
+_LOOK_EVERY_S = 0.025
+_PATIENCE_S = 5.0
+"""How long a start may take before a line is logged about it; a store that is known to be away gets one at once."""
+_CANCEL_AGAIN_S = 0.1
+
+
+class Start:
+    """The start of one node. `problem` says why the node isn't ready yet; it is empty from then on."""
+
+    def __init__(self, preparation: Preparation) -> None:
+        self._preparation = preparation
+        self.problem = preparation.problem or "the store has not decided yet"
+
+    async def complete(self, limiter: Limiter) -> None:
+        """Return when the node is ready, however long that takes.
+
+        Where it takes long, one warning says why, and another that it is over.
+
+        Raises:
+            ConfigError: the store must not be used.
+        """
+        loop = asyncio.get_running_loop()
+        since_s, has_warned = loop.time(), False
+        preparing = asyncio.create_task(self._preparation.complete())
+        try:
+            while problem := await self._problem(preparing, limiter):
+                self.problem = problem
+                if not has_warned and (self._preparation.was_away or loop.time() - since_s >= _PATIENCE_S):
+                    has_warned = True
+                    log.warning(
+                        "not ready, /readyz says 503 until each shard of the store decides: %s",
+                        problem,
+                        extra={"event": "node_not_ready", "reason": problem},
+                    )
+                await asyncio.sleep(_LOOK_EVERY_S)
+        finally:
+            while not preparing.done():  # redis-py may swallow a cancellation
+                preparing.cancel()
+                await asyncio.wait({preparing}, timeout=_CANCEL_AGAIN_S)
+        self.problem = ""
+        if has_warned:
+            waited_s = loop.time() - since_s
+            event = {"event": "node_ready", "waited_s": round(waited_s, 3)}
+            log.warning("ready after %.1f s: each shard of the store decides", waited_s, extra=event)
+
+    async def _problem(self, preparing: asyncio.Task[None], limiter: Limiter) -> str:
+        if preparing.done():
+            preparing.result()  # raises what it raised
+        elif self._preparation.problem:
+            return self._preparation.problem
+        try:
+            await limiter.require_decisions()
+        except StoreUnavailable as error:
+            return str(error)
+        return ""
