@@ -1,8 +1,9 @@
-#!lua
+#!lua flags=allow-oom
 -- Announces a node and counts those that are there; refuses one whose storage format isn't theirs.
 --
 -- Guarantee: each node that announced itself within the last OLDEST ms counts once; others are forgotten. Nodes that are
--- there use one storage format. A node of another one changes nothing here.
+-- there use one storage format. A node of another one changes nothing here. A server that is out of memory runs it: it
+-- takes some bytes per node, and who is there has to be known just then.
 -- KEYS  1 rl:{nodes}          hash: a node's id -> when it last announced itself, ms of this server's clock
 --       2 rl:{nodes}:format   string: the storage format of the nodes that are there
 -- ARGV  1 node    id of the calling process, new at each start
