@@ -194,4 +194,7 @@ class StoreState(NamedTuple):
     """Requests decided without the store: ``admitted``, ``rejected``; ``refused`` is neither, for want of a policy or
     because the key isn't known."""
     errors: Mapping[str, int]
-    """By kind: ``lost``, ``refused``, ``redirected``, ``reloaded``, ``failed``."""
+    """By kind: ``lost``, ``refused``, ``redirected``, ``reloaded``, ``unreadable``, ``failed``."""
+    losses: Mapping[str, int]
+    """What the store had lost and this node made good: windows charged again (``counts``), keys declared again
+    (``keys``)."""

@@ -27,7 +27,8 @@ from limiter_node.telemetry import (
 )
 
 _DEGRADED = ("admitted", "rejected", "refused")
-_STORE_ERRORS = ("lost", "refused", "redirected", "reloaded", "failed")
+_STORE_ERRORS = ("lost", "refused", "redirected", "reloaded", "unreadable", "failed")
+_STORE_LOSSES = ("counts", "keys")
 _USUAL_CODES = (200, 400, 401, 429, 499, 500, 502, 503, 504)
 
 
@@ -182,6 +183,12 @@ class _NodeCollector(Collector):
             "Script calls that the store did not simply answer, by kind.",
             "kind",
             {kind: state.errors.get(kind, 0) for kind in _STORE_ERRORS},
+        )
+        yield _counter(
+            "limiter_store_losses",
+            "What the store had lost and this node made good: windows charged again, keys declared again.",
+            "what",
+            {what: state.losses.get(what, 0) for what in _STORE_LOSSES},
         )
         yield GaugeMetricFamily("limiter_waiting_requests", "Requests that wait for a verdict.", value=state.waiting)
         yield GaugeMetricFamily(

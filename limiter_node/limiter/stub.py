@@ -49,7 +49,7 @@ class AdmitAll:
 
     def state(self) -> StoreState:
         """There is no store."""
-        return StoreState(0, 0, 0, (), 0, 0, {}, {})
+        return StoreState(0, 0, 0, (), 0, 0, {}, {}, {})
 
     async def check(self) -> None:
         """It can always decide."""

@@ -211,6 +211,7 @@ class Dispatcher:
             self.shards.openings,
             self.outage.counts,
             {**self._router.errors, "failed": self._replies.failed},
+            {"counts": self.outage.recharged, "keys": self._redeclaring.counts.total()},
         )
 
     async def check(self) -> None:

@@ -101,6 +101,8 @@ class Outage:
         self.is_on = False
         self.counts: Counter[str] = Counter()
         """Requests decided without the store: "admitted", "rejected", "refused"."""
+        self.recharged = 0
+        """How often a window was charged again after a loss."""
         self._counts_told: Counter[str] = Counter()
         self._told_lost_s = float("-inf")
         shards.on_close = self._closed
@@ -260,6 +262,7 @@ class Outage:
         # What waits to be given back of a cell that is charged anew is taken off there; the rest is still to be sent.
         cell_of = queue.knowledge.own.cell_of
         queue.settles = [each for each in queue.settles if cell_of(codec.settled_bucket(each)) not in recharged]
+        self.recharged += bool(recharged)
         now_s = self._loop.time()
         if recharged and now_s - self._told_lost_s > _TELL_EVERY_S:
             self._told_lost_s = now_s
