@@ -9,12 +9,12 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 
-from limiter_node.model import KeyLimits, Need
+from limiter_node.model import Need
 from limiter_node.store.admin import administering
 from limiter_node.store.url import parse_store_url
 
 from .judge import Verdict, judge
-from .node import left_over
+from .node import DeclaredKeys, left_over
 from .proxy import LyingProxy
 from .records import REJECTED, Record, Violation, clock_ms
 from .scenarios import Plan
@@ -111,7 +111,7 @@ def _told(context: dict[str, object]) -> str:
 @asynccontextmanager
 async def _scene(plan: Plan, record: Record, store: JudgedStore) -> AsyncIterator[Scene]:
     rng = random.Random(f"faults {plan.seed}")
-    declared: dict[str, KeyLimits] | None = {} if plan.declares else None
+    declared = DeclaredKeys() if plan.declares else None
     async with AsyncExitStack() as stack:
         admin = await stack.enter_async_context(administering(parse_store_url(store.url)))
         proxies: list[LyingProxy] = []
