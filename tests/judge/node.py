@@ -131,8 +131,9 @@ class JudgedNode:
         self.record.ops.append(op)
         self._observed.was_done = False
         try:
-            asking = self._limiter.admit(key, need)
-            decision = await asking
+            decision = await self._limiter.admit(key, need)
+            # The dispatcher was called, and this set, before anything else could run; a done future isn't waited for.
+            was_done = self._observed.was_done and clock_ms() - op.asked_ms < 1
         except asyncio.CancelledError:
             op.told_ms, op.outcome = clock_ms(), records.CANCELLED
             return op, None
@@ -148,7 +149,7 @@ class JudgedNode:
         op.told_ms, op.outcome = clock_ms(), _OUTCOMES[decision.outcome]
         op.degraded, op.time_ms = decision.degraded, decision.time_ms
         op.limits, op.need, op.used = (*decision.limits,), (*decision.need,), (*decision.used,)
-        op.at_once = bool(op.degraded) and op.told_ms - op.asked_ms < 1 and self._observed.was_done
+        op.at_once = was_done
         reservation = self._limiter.reservation(key, decision) if decision.outcome is Outcome.ADMITTED else None
         return op, reservation
 
