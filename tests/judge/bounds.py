@@ -85,6 +85,7 @@ class Knowledge:
         self._holds: dict[int, Triple] = {}
         self._ops: dict[int, Op] = {}
         self._dumps: dict[int, set[int]] = {}
+        self._losing = 0
 
     def enter(self, op: Op, holds: Triple) -> None:
         """An admission; the store knows one that it made."""
@@ -118,26 +119,37 @@ class Knowledge:
 
     def told(self, by: Op) -> None:
         """The store decided this request: what its node had admitted before it asked is known."""
+        if self._losing:
+            return
         unknown = self._unknown[by.node]
         for key in [key for key, op in unknown.items() if not op.degraded or op.told_ms <= by.asked_ms]:
             del unknown[key]
-
-    def lost(self) -> None:
-        """The store knows nothing any more."""
-        for op in self._ops.values():
-            self._unknown[op.node][id(op)] = op
 
     def dumped(self, dump: int) -> None:
         """What is known now comes back with `rolled_back`."""
         self._dumps[dump] = {key for key, op in self._ops.items() if key not in self._unknown[op.node]}
 
+    def may_lose(self, dump: int | None) -> None:
+        """From now on, until `lost` or `rolled_back`, the store may have lost all but that dump, or may lose it yet."""
+        self._losing += 1
+        self._lose_all_but(set() if dump is None else self._dumps.get(dump, set()))
+
+    def lost(self) -> None:
+        """The store knows nothing any more."""
+        self._losing -= 1
+        self._lose_all_but(set())
+
     def rolled_back(self, dump: int) -> None:
         """The store knows what it knew at the dump, and nothing else."""
+        self._losing -= 1
         known = self._dumps.pop(dump, set())
+        self._lose_all_but(known)
+        for key in known & self._ops.keys():
+            self._unknown[self._ops[key].node].pop(key, None)
+
+    def _lose_all_but(self, known: set[int]) -> None:
         for key, op in self._ops.items():
-            if key in known:
-                self._unknown[op.node].pop(key, None)
-            else:
+            if key not in known:
                 self._unknown[op.node][key] = op
 
     def unknown_to(self, node: int) -> Triple:

@@ -4,6 +4,7 @@ Each operation counts between a least and a most, in a bucket between a first an
 these are the same: one number in one bucket. They differ only where nobody outside can know, and as little as possible:
 
 - A request that a node decided alone after it had been sent counts in the bucket of the one or of the other.
+- One that a node decided at once counts where the node, uncertain of the store's clock, keeps it longest.
 - One whose caller was cancelled may count as a request; its tokens went back.
 - A node that died may not have told its last settles and its own admissions, and what it called unavailable may count.
 - Before a loss: settles that name lost buckets may go astray, so that a reservation counts in full. What a dead node
@@ -26,8 +27,10 @@ from .records import (
     CANCELLED,
     DIMENSIONS,
     EXACT_CLOCK,
+    NEVER,
     NOTHING,
     OVERLOADED,
+    REJECTED,
     UNAVAILABLE,
     Op,
     Peek,
@@ -58,12 +61,38 @@ def judge_counted(record: Record) -> Iterator[Violation]:
         by_key[op.key].append(op)
     for key, peek in record.peeks.items():
         if peek is not None:
-            counts = [count for op in by_key[key] if (count := counted(record, op)) is not None]
+            doubts = _doubts(by_key[key])
+            counts = [count for op in by_key[key] if (count := counted(record, op, doubts.get(id(op), 0.0)))]
             yield from _compare(record, key, peek, counts)
 
 
-def counted(record: Record, op: Op) -> Count | None:
-    """Return how the operation may be counted at the end; None if it isn't."""
+def _doubts(ops: list[Op]) -> dict[int, float]:
+    """Return, for each request that a node decided alone and at once, how uncertain it was of the store's clock, in ms.
+
+    A reply tells the store's clock at some moment between asking and hearing. That is no longer than the request waited
+    that it answered; and a reply that came too late for its requests may have come any time until now.
+    """
+    doubts: dict[int, float] = {}
+    heard: dict[int, float] = {}
+    late_since: dict[int, float] = {}
+    for op in sorted(ops, key=lambda op: op.told_ms):
+        if op.at_once:
+            since_ms = late_since.get(op.node)
+            late_ms = op.told_ms - since_ms if since_ms is not None else 0.0
+            doubts[id(op)] = max(heard.get(op.node, 0.0), late_ms)
+        elif op.outcome in (ADMITTED, REJECTED, NEVER) and not op.degraded:
+            heard[op.node] = op.told_ms - op.asked_ms
+            late_since.pop(op.node, None)
+        else:
+            late_since.setdefault(op.node, op.asked_ms)
+    return doubts
+
+
+def counted(record: Record, op: Op, doubt_ms: float = 0.0) -> Count | None:
+    """Return how the operation may be counted at the end; None if it isn't.
+
+    `doubt_ms`: how far behind the bucket in which its node charged it may lie.
+    """
     history = record.keys[op.key]
     died = op.node in record.deaths
     end = int(record.drained_ms) // BUCKET_MS
@@ -81,7 +110,7 @@ def counted(record: Record, op: Op) -> Count | None:
     larger = most(op.need, op.counts)
     if op.degraded:
         first = int(min(op.time_ms, op.asked_ms)) // BUCKET_MS
-        last = int(max(op.time_ms, op.told_ms)) // BUCKET_MS if op.at_once else end
+        last = min(int(op.told_ms + doubt_ms) // BUCKET_MS + 1, end) if op.at_once else end
     else:
         first = last = op.time_ms // BUCKET_MS
     since_ms = op.asked_ms if op.degraded else op.time_ms

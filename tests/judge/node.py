@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,9 +25,40 @@ _OUTCOMES = {
 }
 
 
-def declared_option(declared: Mapping[str, KeyLimits] | None) -> dict[str, Any]:
-    """Return the dispatcher's option that gives it declared limits; the mapping may change later."""
-    return {} if declared is None else {"declared": lambda: dict(declared)}
+class DeclaredKeys:
+    """Stand for the keys file that nodes are given: limits by `kid`, which may change at any time."""
+
+    def __init__(self) -> None:
+        self._limits: dict[str, KeyLimits] = {}
+        self._changed_s: dict[str, float] = {}
+
+    def put(self, kid: str, limits: KeyLimits) -> None:
+        """Declare a key."""
+        self._limits = {**self._limits, kid: limits}
+        self._changed_s[kid] = time.monotonic()
+
+    def remove(self, kid: str) -> None:
+        """Declare a key no longer."""
+        self._limits = {other: limits for other, limits in self._limits.items() if other != kid}
+
+    def read(self) -> Mapping[str, KeyLimits]:
+        """Return what is declared: the same object as long as that is the same."""
+        return self._limits
+
+    __call__ = read
+
+    def changed_s_ago(self, kid: str) -> float:
+        """Return how many seconds ago a key was declared last."""
+        return time.monotonic() - self._changed_s[kid]
+
+    def was_declared(self, kid: str) -> bool:
+        """Return whether a key has ever been declared."""
+        return kid in self._changed_s
+
+
+def declared_option(declared: DeclaredKeys | None) -> dict[str, Any]:
+    """Return the dispatcher's option that gives it declared limits."""
+    return {} if declared is None else {"declared": declared}
 
 
 def left_over(dispatcher: Dispatcher) -> list[str]:
@@ -78,7 +110,7 @@ class JudgedNode:
         incarnation: int,
         url: str,
         *,
-        declared: Mapping[str, KeyLimits] | None,
+        declared: DeclaredKeys | None,
         stall_timeout_s: float,
     ) -> JudgedNode:
         """Start a node as the record says, on a store."""
@@ -99,8 +131,9 @@ class JudgedNode:
         self.record.ops.append(op)
         self._observed.was_done = False
         try:
-            asking = self._limiter.admit(key, need)
-            decision = await asking
+            decision = await self._limiter.admit(key, need)
+            # The dispatcher was called, and this set, before anything else could run; a done future isn't waited for.
+            was_done = self._observed.was_done and clock_ms() - op.asked_ms < 1
         except asyncio.CancelledError:
             op.told_ms, op.outcome = clock_ms(), records.CANCELLED
             return op, None
@@ -116,7 +149,7 @@ class JudgedNode:
         op.told_ms, op.outcome = clock_ms(), _OUTCOMES[decision.outcome]
         op.degraded, op.time_ms = decision.degraded, decision.time_ms
         op.limits, op.need, op.used = (*decision.limits,), (*decision.need,), (*decision.used,)
-        op.at_once = bool(op.degraded) and op.told_ms - op.asked_ms < 1 and self._observed.was_done
+        op.at_once = was_done
         reservation = self._limiter.reservation(key, decision) if decision.outcome is Outcome.ADMITTED else None
         return op, reservation
 

@@ -9,12 +9,12 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 
-from limiter_node.model import KeyLimits, Need
+from limiter_node.model import Need
 from limiter_node.store.admin import administering
 from limiter_node.store.url import parse_store_url
 
 from .judge import Verdict, judge
-from .node import left_over
+from .node import DeclaredKeys, left_over
 from .proxy import LyingProxy
 from .records import REJECTED, Record, Violation, clock_ms
 from .scenarios import Plan
@@ -94,11 +94,10 @@ async def run(plan: Plan, store: JudgedStore) -> Result:
     loop.set_exception_handler(lambda _, context: record.leaks.append(f"an error nobody handled: {_told(context)}"))
     try:
         await store.lose_all()
-        connections = await store.connections()
         tasks = asyncio.all_tasks()
         async with _scene(plan, record, store) as scene:
             await _play(plan, scene)
-        await _check_ended(record, store, connections, tasks)
+        await _check_ended(record, store, tasks)
     finally:
         loop.set_exception_handler(handler)
     return Result(plan, record, judge(record), time.monotonic() - begun_s)
@@ -111,7 +110,7 @@ def _told(context: dict[str, object]) -> str:
 @asynccontextmanager
 async def _scene(plan: Plan, record: Record, store: JudgedStore) -> AsyncIterator[Scene]:
     rng = random.Random(f"faults {plan.seed}")
-    declared: dict[str, KeyLimits] | None = {} if plan.declares else None
+    declared = DeclaredKeys() if plan.declares else None
     async with AsyncExitStack() as stack:
         admin = await stack.enter_async_context(administering(parse_store_url(store.url)))
         proxies: list[LyingProxy] = []
@@ -213,19 +212,19 @@ async def _watch_stalls(record: Record) -> None:
         before_ms = now_ms
 
 
-async def _check_ended(record: Record, store: JudgedStore, connections: int, tasks: set[asyncio.Task[object]]) -> None:
+async def _check_ended(record: Record, store: JudgedStore, tasks: set[asyncio.Task[object]]) -> None:
     """Closed nodes leave neither tasks nor connections."""
     left_tasks: set[asyncio.Task[object]] = set()
-    left_connections = 0
+    connections: list[str] = []
     with suppress(TimeoutError):
         async with asyncio.timeout(3):
             while True:
                 left_tasks = {task for task in asyncio.all_tasks() - tasks if not task.done()}
-                left_connections = await store.connections() - connections
-                if not left_tasks and left_connections <= 0:
+                connections = await store.connections()
+                if not left_tasks and not connections:
                     return
                 await asyncio.sleep(0.01)
     if left_tasks:
         record.leaks.append(f"{len(left_tasks)} tasks are left: {next(iter(left_tasks))!r:.200}")
-    if left_connections > 0:
-        record.leaks.append(f"{left_connections} connections to the store are left")
+    if connections:
+        record.leaks.append(f"{len(connections)} connections to the store are left: {connections}")

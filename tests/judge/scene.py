@@ -9,7 +9,7 @@ from collections import defaultdict
 from limiter_node.model import KeyLimits
 from limiter_node.store.admin import StoreAdmin
 
-from .node import JudgedNode
+from .node import DeclaredKeys, JudgedNode
 from .proxy import LyingProxy
 from .records import Deletion, KeyHistory, Loss, Put, Record, Rollback, Triple, clock_ms
 from .store import JudgedStore
@@ -25,7 +25,7 @@ class Scene:
         store: JudgedStore,
         admin: StoreAdmin,
         proxies: list[LyingProxy],
-        declared: dict[str, KeyLimits] | None,
+        declared: DeclaredKeys | None,
         rng: random.Random,
     ) -> None:
         self.record, self.store, self.admin, self.proxies, self.rng = record, store, admin, proxies, rng
@@ -75,7 +75,7 @@ class Scene:
         """Declare a key, to the store and to the nodes."""
         declared = KeyLimits(*limits, reserve, "judged")
         if self.declared is not None:
-            self.declared[kid] = declared
+            self.declared.put(kid, declared)
         history = self.record.keys.setdefault(kid, KeyHistory(is_declared=self.declared is not None))
         begun_ms = clock_ms()
         await self.admin.put_limits(kid, declared)
@@ -85,7 +85,7 @@ class Scene:
     async def delete(self, kid: str) -> None:
         """Delete a key on purpose."""
         if self.declared is not None:
-            self.declared.pop(kid, None)
+            self.declared.remove(kid)
         begun_ms = clock_ms()
         # Written down before it is over: a request may be told at once.
         await self.admin.delete(kid)

@@ -31,6 +31,8 @@ end
 return 1
 """
 _KEPT_MS = 60_000
+_NAME = "judge"
+_MIGRATE = "restore-asking"
 _BUCKET = struct.Struct("<QIII")
 _LIBRARIES = [
     Path(os.environ.get("JUDGE_FAKETIME", "/nowhere")),
@@ -75,14 +77,18 @@ class JudgedStore:
         """A client that finds the owner of a key."""
         if self._client is None:
             port = self.servers[0].port
-            self._client = RedisCluster(host="127.0.0.1", port=port) if self.is_cluster else self.server_client(0)
+            self._client = (
+                RedisCluster(host="127.0.0.1", port=port, client_name=_NAME)
+                if self.is_cluster
+                else self.server_client(0)
+            )
         return self._client
 
     def server_client(self, number: int) -> Redis:
         """A client of one server."""
         port = self.servers[number].port
         if port not in self._per_server:
-            self._per_server[port] = Redis(port=port)
+            self._per_server[port] = Redis(port=port, client_name=_NAME)
         return self._per_server[port]
 
     async def close(self) -> None:
@@ -95,10 +101,15 @@ class JudgedStore:
 
     # ---- what is asked of it -----------------------------------------------------------------------------------------
 
-    async def connections(self) -> int:
-        """Return how many clients are connected."""
-        infos = [await self.server_client(number).info("clients") for number in range(len(self.servers))]
-        return sum(int(info["connected_clients"]) for info in infos)
+    async def connections(self) -> list[str]:
+        """Return what clients are connected, but for the judge's own and servers that migrate keys."""
+        lists = [await self.server_client(number).client_list() for number in range(len(self.servers))]
+        return [
+            f"{client['addr']} {client['cmd']}"
+            for clients in lists
+            for client in clients
+            if client["name"] != _NAME and client["cmd"] != _MIGRATE
+        ]
 
     async def peek(self, kid: str, window_buckets: int) -> Peek | None:
         """Return what the store counts of a key."""

@@ -34,9 +34,16 @@ def judge_told(record: Record) -> Iterator[Violation]:
         if op.outcome in DECIDED:
             yield from _time(record, op)
             yield from _limits(record, op)
-        elif op.outcome == UNKNOWN:
-            yield from _unknown(record, op)
-    yield from _revoked(record)
+    by_key: defaultdict[str, list[Op]] = defaultdict(list)
+    for op in sorted(record.ops, key=lambda op: op.told_ms):
+        by_key[op.key].append(op)
+    for key, history in record.keys.items():
+        yield from _unknown(record, history, by_key[key])
+        for deletion in history.deletions:
+            if record.clock == EXACT_CLOCK:
+                yield from _decided_while_deleted(record, history, deletion.ended_ms, by_key[key])
+        if history.deletions:
+            yield from _alone_after_unknown(record, history, by_key[key])
 
 
 def _end(record: Record, op: Op) -> Iterator[Violation]:
@@ -114,28 +121,33 @@ def _put_between(history: KeyHistory, after_ms: float, before_ms: float) -> bool
     return any(after_ms < put.begun_ms and put.ended_ms < before_ms for put in history.puts)
 
 
-def _unknown(record: Record, op: Op) -> Iterator[Violation]:
-    history = record.keys[op.key]
+# ---- keys that are not -----------------------------------------------------------------------------------------------
+
+
+def _unknown(record: Record, history: KeyHistory, ops: list[Op]) -> Iterator[Violation]:
+    """A declared key is never unknown, but to a node that was told so and can't ask the store again."""
+    told: set[int] = set()
+    for op in ops:
+        if op.outcome == UNKNOWN:
+            if _may_be_unknown(history, op):
+                told.add(op.node)
+            elif not (op.node in told and _is_alone(record, op)):
+                yield Violation("a declared key was unknown", op.key, op.told_ms, f"node {op.node}")
+        elif op.outcome in DECIDED and not op.degraded:
+            told.discard(op.node)
+
+
+def _may_be_unknown(history: KeyHistory, op: Op) -> bool:
     for deletion in history.deletions:
         put_again = [put.ended_ms for put in history.puts if put.begun_ms > deletion.ended_ms]
         if deletion.begun_ms <= op.told_ms and (not put_again or min(put_again) >= op.asked_ms):
-            return
-    if not history.is_declared and any(loss.with_limits and loss.begun_ms <= op.told_ms for loss in history.losses):
-        return
-    yield Violation("a declared key was unknown", op.key, op.told_ms, f"node {op.node}")
+            return True
+    return not history.is_declared and any(loss.with_limits and loss.begun_ms <= op.told_ms for loss in history.losses)
 
 
-def _revoked(record: Record) -> Iterator[Violation]:
-    by_key: defaultdict[str, list[Op]] = defaultdict(list)
-    for op in record.ops:
-        by_key[op.key].append(op)
-    for key, history in record.keys.items():
-        for deletion in history.deletions:
-            ops = by_key[key]
-            if record.clock == EXACT_CLOCK:
-                yield from _decided_while_deleted(record, history, deletion.ended_ms, ops)
-        if history.deletions:
-            yield from _alone_after_unknown(by_key[key])
+def _is_alone(record: Record, op: Op) -> bool:
+    """Return whether a node may have said so by itself: at once, or since no reply came in time."""
+    return op.at_once or op.told_ms - op.asked_ms > record.timeout_ms / 3
 
 
 def _decided_while_deleted(
@@ -145,7 +157,7 @@ def _decided_while_deleted(
     ends = [loss.begun_ms for loss in history.losses if loss.with_marks and loss.begun_ms > deleted_ms]
     until_ms = min([*puts, *([] if _all_told(record, deleted_ms, ops, ends) else ends)], default=float("inf"))
     for op in ops:
-        if op.outcome in DECIDED and not op.degraded and deleted_ms < op.time_ms < until_ms:
+        if op.outcome in DECIDED and not op.degraded and deleted_ms < op.time_ms <= until_ms - 1:
             yield Violation("a revoked key was decided", op.key, op.told_ms, f"node {op.node}: {op.outcome}")
 
 
@@ -157,16 +169,23 @@ def _all_told(record: Record, deleted_ms: float, ops: list[Op], ends: list[float
     return not record.deaths and told >= set(range(record.nodes))
 
 
-def _alone_after_unknown(ops: list[Op]) -> Iterator[Violation]:
+def _alone_after_unknown(record: Record, history: KeyHistory, ops: list[Op]) -> Iterator[Violation]:
     last_word: dict[int, Op] = {}
-    for op in sorted(ops, key=lambda op: op.told_ms):
+    for op in ops:
         word = last_word.get(op.node)
-        if op.degraded and op.outcome == ADMITTED and word and word.outcome == UNKNOWN and word.told_ms < op.asked_ms:
-            yield Violation(
-                "a revoked key was admitted",
-                op.key,
-                op.told_ms,
-                f"node {op.node} on its own, {op.told_ms - word.told_ms:.0f} ms after the store told it of no such key",
-            )
-        if not op.degraded and op.outcome in (*DECIDED, UNKNOWN):
+        if op.degraded and op.outcome == ADMITTED and word and word.told_ms < op.asked_ms:
+            since_ms = word.asked_ms
+            # What was declared again since, by anybody, the node may have heard of by a reply that nobody waited for.
+            declared = any(put.ended_ms > since_ms for put in history.puts if put.begun_ms < op.told_ms)
+            declared |= any(loss.ended_ms > since_ms and loss.with_marks for loss in history.losses)
+            if not declared:
+                yield Violation(
+                    "a revoked key was admitted",
+                    op.key,
+                    op.told_ms,
+                    f"node {op.node} on its own, {op.told_ms - word.told_ms:.0f} ms after it was told of no such key",
+                )
+        if op.outcome == UNKNOWN and not _is_alone(record, op):
             last_word[op.node] = op
+        elif op.outcome in DECIDED and not op.degraded:
+            last_word.pop(op.node, None)

@@ -36,7 +36,7 @@ from .records import (
     plus,
 )
 
-_LEAVE, _SETTLE, _DUMP, _DONE, _ENTER, _TOLD = range(6)
+_LEAVE, _SETTLE, _DUMP, _BEGUN, _DONE, _ENTER, _TOLD = range(7)
 """The order of events of one millisecond; it is judged before what nodes told the store in it."""
 
 
@@ -108,6 +108,8 @@ def _events(
                 events.append((int(op.settled_ms), _SETTLE, op))
     for done in (*history.losses, *history.rollbacks, *history.deletions):
         events.append((done.ended_ms, _DONE, done))
+        if not isinstance(done, Deletion):
+            events.append((int(done.begun_ms), _BEGUN, done))
         if isinstance(done, Rollback):
             events.append((int(done.dump_begun_ms), _DUMP, done))
     events.sort(key=itemgetter(0, 1))
@@ -137,14 +139,15 @@ def _store_rule(record: Record, key: str, ops: list[Op], worst: Worst) -> Iterat
                 known.told(subject)
         elif isinstance(subject, Deletion):
             known.forget()
-        elif isinstance(subject, Loss):
-            known.lost()
-            losses.append(at_ms)
         elif what == _DUMP:
             known.dumped(id(subject))
+        elif what == _BEGUN:
+            losses.append(subject.ended_ms)
+            known.may_lose(None if isinstance(subject, Loss) else id(subject))
+        elif isinstance(subject, Loss):
+            known.lost()
         else:
             known.rolled_back(id(subject))
-            losses.append(at_ms)
     if group:
         yield from _judge_group(record, key, known, group, group_ms, losses, worst)
 
