@@ -16,6 +16,8 @@ from limiter_node.store.keyspace import limits_key
 from limiter_node.store.queues import KeyQueues
 from limiter_node.store.routing import RoutedCall, Router, ScriptTarget
 
+_PATIENCE_S = 1.0
+
 
 class _Lookup(RoutedCall):
     __slots__ = ("_lookups", "queue")
@@ -28,7 +30,7 @@ class _Lookup(RoutedCall):
         return b""
 
     def is_wanted(self) -> bool:
-        return not self.queue.knowledge.exists
+        return not self.queue.knowledge.exists and monotonic() - self.since_s < _PATIENCE_S
 
     def resolved(self, reply: list[bytes] | None) -> None:
         self._lookups.ended(self, reply)

@@ -13,7 +13,8 @@ the key's requests at once; nothing of the key is sent. The rules by which each 
    c. The batch admitted it but the policy did not: it is given back, request and tokens. Until that has arrived, it
       is in the window: on the safe side.
 3. What a request gives back lessens its charge until that has been sent, and is settled in the store afterwards.
-4. What has left the window counts for nothing: such charges are forgotten, and a batch that old is given up.
+4. What has left the window counts for nothing: such charges are forgotten, and a batch that old is given up unless it
+   may have run. What one admits so late, on a server that had stood still, counts for nobody: it is given back.
 5. A batch that the store refused, or that met a store which has lost data, has counted nothing: what it carried is owed
    again. What the store has lost is charged again, as far as this node had admitted it (`store.knowledge`).
 
@@ -70,7 +71,7 @@ class Queues(Protocol):
         """Call `Outage.tick` from now on, as long as it holds anything."""
         ...
 
-    def settle(self, queue: KeyQueue, bucket: int, input_tokens: int, output_tokens: int) -> None:
+    def settle(self, queue: KeyQueue, bucket: int, input_tokens: int, output_tokens: int, requests: int = 0) -> None:
         """Settle tokens of which this node's own window knows already."""
         ...
 
@@ -94,7 +95,7 @@ class Outage:
         self._loop = asyncio.get_running_loop()
         self._queues, self._shards, self._fallback = queues, shards, fallback
         self._latency = telemetry.decision_latency
-        self._due_s = due_s
+        self._due_s, self._window_buckets = due_s, window_buckets
         self._ledger = Ledger(window_buckets)
         self._stuck: dict[Batch, None] = {}
         self._held: dict[KeyQueue, None] = {}
@@ -242,7 +243,12 @@ class Outage:
                 self._queues.take_back(batch.queue, decision.receipt, input_tokens, output_tokens, requests)
         elif decision.outcome is Outcome.ADMITTED:
             _, input_tokens, output_tokens = decision.need
-            self._count(batch, charge, decision.time_ms // BUCKET_MS, input_tokens, output_tokens)
+            bucket = decision.time_ms // BUCKET_MS
+            if bucket - charge.bucket <= self._window_buckets:
+                self._count(batch, charge, bucket, input_tokens, output_tokens)
+            else:
+                charge.gone()
+                self._queues.settle(batch.queue, bucket, input_tokens, output_tokens, 1)
         elif decision.outcome is Outcome.UNKNOWN_KEY:
             charge.gone()
         else:

@@ -146,7 +146,11 @@ class _Asking:
 
 
 class Router:
-    """Sends calls to the shard that owns their slot. `give_up_s`: how long a call may go on being tried."""
+    """Sends calls to the shard that owns their slot.
+
+    `give_up_s`: how long a call that has not run may go on being tried. One that may have run is asked about until the
+    store has answered: a server that stood still runs what lies in its buffers whenever it goes on.
+    """
 
     def __init__(self, topology: Topology, give_up_s: float) -> None:
         self.loop = asyncio.get_running_loop()
@@ -227,7 +231,7 @@ class Router:
         call.tries += 1
         if call.tries > _QUICK_TRIES:
             delay_s = max(delay_s, _LATER_S)  # two servers that point at each other, for one
-        if self._closed or self.loop.time() - call.since_s > self._give_up_s:
+        if self._closed or self._is_too_old(call):
             call.failed(_NO_ANSWER)
         elif delay_s:
             self.loop.call_later(delay_s, self._again_now, call)
@@ -246,7 +250,10 @@ class Router:
         self.send(calls)
 
     def _is_over(self, call: RoutedCall) -> bool:
-        return not call.is_wanted() or self.loop.time() - call.since_s > self._give_up_s
+        return not call.is_wanted() or self._is_too_old(call)
+
+    def _is_too_old(self, call: RoutedCall) -> bool:
+        return not call.resent and self.loop.time() - call.since_s > self._give_up_s
 
     def _again_now(self, call: RoutedCall) -> None:
         if self._closed:

@@ -19,7 +19,7 @@ from store_tools import Declared, declare, new_api_key, store_client
 from test_degraded import BUDGET_MS, ONE, behind_proxy, local, outcomes, recovered, used
 
 from limiter_node.limiter.limiter import Limiter
-from limiter_node.model import Amounts, KeyLimits, Need, Outcome
+from limiter_node.model import Amounts, KeyLimits, Need, Outcome, StoreUnavailable
 from limiter_node.store.dispatcher import Dispatcher
 from limiter_node.store.embedded import EmbeddedServer, EmbeddedStore
 from limiter_node.store.keyspace import limits_key, past_key, window_key
@@ -285,3 +285,20 @@ async def test_a_lost_key_is_declared_again_with_what_the_node_was_told(embedded
             client.delete(limits_key(kid), window_key(kid), past_key(kid))
             assert await admitted(dispatcher, kid, 12) == LIMIT - 4
             assert client.get(limits_key(kid)) == before, "name and reserve included"
+
+
+async def test_a_batch_that_runs_after_its_window_counts_for_nobody() -> None:
+    """A server that stood still for longer than a window goes on with what lies in its buffers."""
+    async with EmbeddedStore("single") as store:
+        kid = declare(store.url, new_api_key(), rpm=LIMIT)
+        for policy in (local(1), lambda _: None):
+            async with dispatching(store.url, timeout_ms=BUDGET_MS, policy=policy, window_buckets=10) as dispatcher:
+                assert await admitted(dispatcher, kid, 1) == 1
+                async with frozen(store.servers[0]):
+                    answers = await asyncio.gather(
+                        *(dispatcher.admit(kid, ONE) for _ in range(3)), return_exceptions=True
+                    )
+                    assert all(isinstance(each, StoreUnavailable) or each.degraded for each in answers)
+                    await asyncio.sleep(1.5)
+                await recovered(dispatcher)
+                assert await used(dispatcher, kid) == Amounts(0, 0, 0)
