@@ -29,7 +29,7 @@ class OpenPolicy:
     def decide(self, known: Known, need: Need) -> Decision:
         """An admission."""
         needed = _needed(known, need)
-        known.window.add(known.latest_ms, needed)
+        known.window.add(known.latest_ms, needed, known.now_ms)
         return _decision(self.name, known, Outcome.ADMITTED, -1, 0, known.window.used(known.now_ms), needed)
 
     def usage(self, known: Known) -> Usage:
@@ -66,7 +66,7 @@ class LocalPolicy:
         if binding >= 0:
             used = self._used(known, share)
             return _decision(self.name, known, Outcome.REJECTED, binding, retry_ms, used, needed)
-        window.add(known.latest_ms, needed)
+        window.add(known.latest_ms, needed, now_ms)
         return _decision(self.name, known, Outcome.ADMITTED, -1, 0, self._used(known, share), needed)
 
     def usage(self, known: Known) -> Usage:

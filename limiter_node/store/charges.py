@@ -104,13 +104,16 @@ class Ledger:
         self._window_buckets = window_buckets
         self.size = 0
 
-    def charge(self, owed: deque[Charge], bucket: int, needed: Amounts) -> Charge:
-        """An admission of this moment, whose bucket it is; the charge that it is part of."""
+    def charge(self, owed: deque[Charge], bucket: int, needed: Amounts, now_bucket: int) -> Charge:
+        """An admission of this moment, to be counted in `bucket`; the charge that it is part of.
+
+        `now_bucket` may be an earlier one: what has left the window by then is forgotten.
+        """
         if owed and owed[-1].joined(bucket, needed, 1 if self.size < MANY else WIDE):
             return owed[-1]
         charge = Charge(bucket, needed)
         self.owe(owed, charge)
-        self.forget(owed, bucket)
+        self.forget(owed, now_bucket)
         return charge
 
     def owe(self, owed: deque[Charge], charge: Charge) -> None:

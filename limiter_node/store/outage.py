@@ -130,7 +130,7 @@ class Outage:
             return decision
         if queue.owed is None:
             queue.owed = deque()
-        charge = self._ledger.charge(queue.owed, bucket, decision.need)
+        charge = self._ledger.charge(queue.owed, bucket, decision.need, decision.time_ms // BUCKET_MS)
         if self.is_on:
             self.hold(queue)
         return decision._replace(receipt=charge)

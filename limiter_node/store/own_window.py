@@ -39,9 +39,11 @@ class OwnWindow:
         """Remember what the store admitted in batch `number`."""
         if not decisions:
             return
-        key = decisions[0][7] // self._cell_ms
+        time_ms = decisions[0][7]
+        key = time_ms // self._cell_ms
         if key != self._key:
             self._turn_to(key)
+            self._forget_past(time_ms)  # a key that is used keeps no more than a window's cells
         cell = self._cell
         for decision in decisions:
             if decision[0] is _ADMITTED:
@@ -51,9 +53,10 @@ class OwnWindow:
                 cell[2] += output_tokens
                 cell[3] = number
 
-    def add(self, time_ms: int, needed: Amounts) -> None:
-        """Remember one admission that the store hasn't counted yet."""
-        self._turn_to(time_ms // self._cell_ms)
+    def add(self, latest_ms: int, needed: Amounts, now_ms: int) -> None:
+        """Remember one admission that the store hasn't counted yet, of between `now_ms` and `latest_ms`."""
+        self._forget_past(now_ms)
+        self._turn_to(latest_ms // self._cell_ms)
         for dimension in range(3):
             self._cell[dimension] += needed[dimension]
 
@@ -158,7 +161,6 @@ class OwnWindow:
             while at and past[at - _WIDTH] > self._key:  # a clock that stepped back; else it is the newest
                 at -= _WIDTH
             past[at:at] = array("q", (self._key, *self._cell))
-        self._forget_past(key * self._cell_ms)
         at = self._find(key)
         self._key = key
         if at < 0:

@@ -25,7 +25,7 @@ def decided(outcome: Outcome, need: Amounts, time_ms: int = NOW_MS) -> Decision:
 def test_what_was_admitted_counts_for_a_window_and_at_most_a_second_longer() -> None:
     window = OwnWindow(600)
     window.note([decided(Outcome.ADMITTED, Amounts(1, 5, 7)), decided(Outcome.REJECTED, Amounts(1, 100, 100))], 1)
-    window.add(NOW_MS + 30_000, Amounts(1, 10, 10))
+    window.add(NOW_MS + 30_000, Amounts(1, 10, 10), NOW_MS + 30_000)
     assert window.used(NOW_MS + 60_000) == Amounts(2, 15, 17)
     assert window.used(NOW_MS + 61_000) == Amounts(1, 10, 10)
     assert window.reset_ms(NOW_MS + 61_000) == Amounts(30_000, 30_000, 30_000)
@@ -35,8 +35,8 @@ def test_what_was_admitted_counts_for_a_window_and_at_most_a_second_longer() -> 
 
 def test_what_is_given_back_leaves_its_own_second() -> None:
     window = OwnWindow(600)
-    window.add(NOW_MS, Amounts(1, 5, 7))
-    window.add(NOW_MS + 5_000, Amounts(1, 5, 7))
+    window.add(NOW_MS, Amounts(1, 5, 7), NOW_MS)
+    window.add(NOW_MS + 5_000, Amounts(1, 5, 7), NOW_MS + 5_000)
     window.give_back(NOW_MS // 100, 0, 7)
     window.give_back(NOW_MS // 100 + 50, 2, -3, 1)
     assert window.used(NOW_MS + 5_000) == Amounts(1, 8, 10)
@@ -49,14 +49,14 @@ def test_what_is_given_back_leaves_its_own_second() -> None:
 def test_when_so_much_has_left(excess: int, after_ms: int | None) -> None:
     window = OwnWindow(600)
     for offset_ms in (0, 900, 5_000):
-        window.add(NOW_MS + offset_ms, Amounts(1, 0, 0))
+        window.add(NOW_MS + offset_ms, Amounts(1, 0, 0), NOW_MS + offset_ms)
     assert window.frees_in_ms(0, excess, NOW_MS) == after_ms
 
 
 def test_a_used_key_keeps_no_more_than_a_window() -> None:
     window = OwnWindow(600)
     for second in range(1_000):
-        window.add(NOW_MS + 1_000 * second, Amounts(1, 1, 1))
+        window.add(NOW_MS + 1_000 * second, Amounts(1, 1, 1), NOW_MS + 1_000 * second)
     assert window.used(NOW_MS + 999_000) == Amounts(61, 61, 61)
     assert len(window._cells()) <= 62
 
@@ -66,9 +66,9 @@ def test_a_used_key_keeps_no_more_than_a_window() -> None:
 
 def test_admissions_of_a_bucket_are_one_charge_and_what_they_give_back_lessens_it() -> None:
     ledger, owed = Ledger(600), deque[Charge]()
-    first = ledger.charge(owed, 1_000, Amounts(1, 10, 100))
-    assert ledger.charge(owed, 1_000, Amounts(1, 10, 100)) is first
-    second = ledger.charge(owed, 1_001, Amounts(1, 1, 1))
+    first = ledger.charge(owed, 1_000, Amounts(1, 10, 100), 1_000)
+    assert ledger.charge(owed, 1_000, Amounts(1, 10, 100), 1_000) is first
+    second = ledger.charge(owed, 1_001, Amounts(1, 1, 1), 1_001)
     assert second is not first
     assert not first.give_back(0, 150)
     assert ledger.size == 2
@@ -79,15 +79,15 @@ def test_admissions_of_a_bucket_are_one_charge_and_what_they_give_back_lessens_i
     assert first.counted(999, 20, 50) == (5, 20)
     assert first.bucket == 999
     assert first.give_back(1, 1), "and from then on at once, by the caller"
-    third = ledger.charge(owed, 1_001, Amounts(1, 1, 1))
+    third = ledger.charge(owed, 1_001, Amounts(1, 1, 1), 1_001)
     assert third is second
-    assert ledger.charge(owed, 1_000, Amounts(1, 1, 1)) is not second, "a clock that steps back begins another"
+    assert ledger.charge(owed, 1_000, Amounts(1, 1, 1), 1_000) is not second, "a clock that steps back begins another"
 
 
 def test_what_has_left_the_window_is_forgotten() -> None:
     ledger, owed = Ledger(600), deque[Charge]()
     for bucket in (1_000, 1_100, 1_601):
-        ledger.charge(owed, bucket, Amounts(1, 1, 1))
+        ledger.charge(owed, bucket, Amounts(1, 1, 1), bucket)
     assert [charge.bucket for charge in owed] == [1_100, 1_601]
     ledger.forget(owed, 1_701)
     assert ([charge.bucket for charge in owed], ledger.size) == ([1_601], 1)
@@ -98,7 +98,7 @@ def test_a_node_that_owes_too_much_widens_its_charges(monkeypatch: pytest.Monkey
     monkeypatch.setattr(charges, "MANY", 10)
     ledger, owed = Ledger(600), deque[Charge]()
     for bucket in range(1_000, 1_200):
-        ledger.charge(owed, bucket, Amounts(1, 2, 3))
+        ledger.charge(owed, bucket, Amounts(1, 2, 3), bucket)
     assert len(owed) <= 10 + 200 // charges.WIDE + 1
     assert sum(charge.requests for charge in owed) == 200
     assert sum(charge.output_tokens for charge in owed) == 600

@@ -97,7 +97,11 @@ async def test_what_a_key_costs_a_node(embedded_single: str) -> None:
                 limiter.reservation(kid, decision).settle(10)
                 own = dispatcher._queues[kid].knowledge.own
                 for second in range(1, cells):
-                    own.add(decision.time_ms + 1_000 * second, Amounts(1_000, 1_000_000, 1_000_000))
+                    own.add(
+                        decision.time_ms + 1_000 * second,
+                        Amounts(1_000, 1_000_000, 1_000_000),
+                        decision.time_ms + 1_000 * second,
+                    )
             assert await dispatcher.drain(20)
             gc.collect()
             after_known, _ = tracemalloc.get_traced_memory()

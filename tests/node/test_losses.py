@@ -302,3 +302,26 @@ async def test_a_batch_that_runs_after_its_window_counts_for_nobody() -> None:
                     await asyncio.sleep(1.5)
                 await recovered(dispatcher)
                 assert await used(dispatcher, kid) == Amounts(0, 0, 0)
+
+
+async def test_a_late_reply_makes_a_node_forget_nothing_of_what_it_admitted() -> None:
+    """The store's clock can have been anywhere between asking and hearing; nothing may leave by the latest of it."""
+    async with EmbeddedStore("single") as store:
+        kid = declare(store.url, new_api_key(), rpm=LIMIT)
+        async with dispatching(
+            store.url, timeout_ms=BUDGET_MS, stall_timeout_s=20, policy=local(1), window_buckets=40
+        ) as dispatcher:
+            assert await admitted(dispatcher, kid, 5) == 5
+            begun_s = time.monotonic()
+            async with frozen(store.servers[0]):
+                decided = await outcomes(dispatcher, kid, 3)
+                assert decided == {(Outcome.ADMITTED, "local"): 3}
+                await asyncio.sleep(2.5)
+            await eventually(lambda: not dispatcher._in_flight)
+            async with frozen(store.servers[0]):
+                for left in (1, 1, 0, 0):
+                    assert (await outcomes(dispatcher, kid, 1))[Outcome.ADMITTED, "local"] == left
+            await recovered(dispatcher)
+            assert (await used(dispatcher, kid)).requests == LIMIT
+            assert await admitted(dispatcher, kid, 3) == 0
+            assert time.monotonic() - begun_s < 3.9, "the machine is too slow for this test"
