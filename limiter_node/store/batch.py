@@ -86,23 +86,31 @@ class KeyQueue:
 
     def take(self, operations: list[bytes], most: int) -> list[Admit]:
         """Add settles to `operations`, then admits, up to so many in all; return the admits."""
-        settles = self.settles
+        settles, waiting = self.settles, self.admits
         if settles:
             room = most - len(operations)
-            operations.extend(settles[:room])
-            del settles[:room]
+            if len(settles) <= room:
+                operations.extend(settles)
+                settles.clear()
+            else:
+                operations.extend(settles[:room])
+                del settles[:room]
             self.held = 0
-        waiting = self.admits
-        admits: list[Admit] = []
-        taken, room = 0, most - len(operations)
-        for admit in waiting:
-            if len(admits) >= room:
-                break
-            taken += 1
-            if not admit.future.done():  # else its caller has given up: it was never sent and never will be
-                admits.append(admit)
-                operations.append(pack_admit(*admit.need))
+        if not waiting:
+            return []
+        room, taken = most - len(operations), len(waiting)
+        # Those whose callers have given up were never sent and never will be.
+        admits = [admit for admit in waiting if not admit.future.done()] if taken <= room else []
+        if taken > room:
+            taken = 0
+            for admit in waiting:
+                if len(admits) == room:
+                    break
+                taken += 1
+                if not admit.future.done():
+                    admits.append(admit)
         del waiting[:taken]
+        operations.extend([pack_admit(*admit.need) for admit in admits])
         return admits
 
     @property

@@ -84,10 +84,9 @@ class KeyKnowledge:
         batch asked for nothing to be counted. `decisions` are those that weren't made without the store meanwhile, and
         hence are not in `own` yet.
         """
-        self.exists = True
         is_of_now = reply[0] == DECIDED  # else it is read from the record, written some time since the asking
-        if is_of_now or self._last_reply is None:
-            self._last_reply, self._asked_s, self._heard_s = reply, batch.since_s, heard_s
+        if is_of_now or not self.exists:
+            self._last_reply, self._asked_s, self._heard_s, self.exists = reply, batch.since_s, heard_s, True
         if recorded != self.recorded and recorded:
             # A record lives longer than this (see `decide.lua`), and what it stands for has left the window then.
             self.recorded = recorded
