@@ -69,7 +69,7 @@ class Declared:
     def __init__(self, keys: Mapping[str, KeyLimits] | None = None, error: Exception | None = None) -> None:
         self.keys, self.error = dict(keys or {}), error
         self.reads = 0
-        self._seen: dict[str, KeyLimits] = {}
+        self._read: dict[str, KeyLimits] = {}
         self._changed_s: dict[str, float] = {}
 
     def read(self) -> Mapping[str, KeyLimits]:
@@ -77,12 +77,13 @@ class Declared:
         if self.error is not None:
             raise self.error
         for kid, limits in self.keys.items():
-            if self._seen.get(kid) != limits:
-                self._seen[kid], self._changed_s[kid] = limits, time.monotonic()
-        return dict(self.keys)
+            if self._read.get(kid) != limits:
+                self._changed_s[kid] = time.monotonic()
+        self._read = dict(self.keys)
+        return self._read
 
     def changed_s_ago(self, kid: str) -> float:
         return time.monotonic() - self._changed_s[kid]
 
     def was_declared(self, kid: str) -> bool:
-        return kid in self._seen
+        return kid in self._changed_s

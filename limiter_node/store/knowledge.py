@@ -104,7 +104,7 @@ class KeyKnowledge:
 
     def forget(self) -> None:
         """Learn that there is no such key, by the store's own word: nothing that was counted of it counts any more."""
-        self.exists = False
+        self.exists, self._heard_s = False, time.monotonic()
         self._last_reply = self.recharges = None
         self.recorded, self.recorded_until_s = 0, 0.0
         self.own.clear()
@@ -128,13 +128,16 @@ class KeyKnowledge:
         """Return the tokens that the last reply leaves in the tighter of the two limits; -1 if there was none."""
         return -1 if self._last_reply is None else codec.tokens_left(self._last_reply)
 
-    def last_limits(self) -> tuple[KeyLimits, float] | None:
-        """Return the key's limits as the store last told them, and how many seconds ago; None if it told of none."""
+    def heard_s_ago(self) -> float:
+        """Return how many seconds ago the store said its last word on the key."""
+        return time.monotonic() - self._heard_s
+
+    def last_limits(self) -> KeyLimits | None:
+        """Return the key's limits as the store last told them; None if it told of none."""
         if self._last_reply is None:
             return None
         told = codec.unpack_reply(self._last_reply, 0, self._window_buckets)
-        limits = KeyLimits(*told.limits, told.output_reserve, self._name or "")
-        return limits, time.monotonic() - self._heard_s
+        return KeyLimits(*told.limits, told.output_reserve, self._name or "")
 
     # ---- a loss ----------------------------------------------------------------------------------------------------
 

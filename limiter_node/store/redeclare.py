@@ -4,9 +4,10 @@ A store that came back without its data knows no keys. A node finds that out by 
 for it. Keys that were deleted on purpose leave a mark in the store and stay deleted. What is declared is the latest
 word that the node has:
 
-- A key that the store itself told to be deleted stays deleted, even if the store has lost the mark since.
 - A key that was in the keys file and isn't any more has been revoked. (The file is read again when it has changed.)
-- Otherwise the limits that the store told last, or the file's, if the file was changed after that.
+- The file's word on a key counts if it said something new of it after the store's last word.
+- Otherwise the store's last word counts: the limits that it told, or that the key is deleted, even if the store has
+  lost its mark of that since.
 
 Weakness: what was changed in the store alone, and no living node was told of since, is lost with the store.
 """
@@ -108,8 +109,6 @@ class Redeclaring:
 
         `knowledge` is what the node knows of it, if anything.
         """
-        if knowledge is not None and knowledge.exists is False:
-            return False
         if self._file is None or monotonic() < self._fresh_until_s:
             return self._declare(kid, knowledge, done)
 
@@ -158,15 +157,15 @@ class Redeclaring:
     def _latest_word(self, kid: str, knowledge: KeyKnowledge | None) -> tuple[KeyLimits, str] | None:
         """Return the limits to declare, and who said so; None where the key has been revoked or nobody declared it."""
         in_file = self._in_file.get(kid)
-        learned = knowledge.last_limits() if knowledge is not None else None
-        if learned is None:
+        if knowledge is None or knowledge.exists is None:
             return None if in_file is None else (in_file, "file")
-        limits, told_s_ago = learned
-        if self._file is None:
-            return limits, "store"
-        if in_file is None:
-            return None if self._file.was_declared(kid) else (limits, "store")
-        return (in_file, "file") if self._file.changed_s_ago(kid) < told_s_ago else (limits, "store")
+        limits = knowledge.last_limits()  # None: it was deleted
+        if self._file is not None:
+            if in_file is not None and self._file.changed_s_ago(kid) < knowledge.heard_s_ago():
+                return in_file, "file"
+            if in_file is None and self._file.was_declared(kid):
+                return None
+        return None if limits is None else (limits, "store")
 
     def _declare(self, kid: str, knowledge: KeyKnowledge | None, done: Done) -> bool:
         word = self._latest_word(kid, knowledge)

@@ -121,8 +121,8 @@ class RoutedCall:
             return
         try:
             self.resolved(reply)
-        except Exception:
-            self._router.note_unreadable(reply)
+        except Exception as error:
+            self._router.note_unreadable(reply, error)
             self.unreadable()  # a call that never ended would block its key for good
 
     def lost(self) -> None:
@@ -217,14 +217,14 @@ class Router:
         call.resent = True
         self._again(call, _LATER_S)
 
-    def note_unreadable(self, reply: Any) -> None:
+    def note_unreadable(self, reply: Any, error: Exception) -> None:
         """Count a reply that no script of ours can have sent, and log it unless that was done a moment ago."""
         self.errors["unreadable"] += 1
         now_s = self.loop.time()
         if now_s >= self._tell_unreadable_s:
             self._tell_unreadable_s = now_s + _TELL_EVERY_S
             event = {"event": "store_reply_unreadable"}
-            log.exception("the store sent what is no reply to a script: %.100r", reply, extra=event)
+            log.error("the store sent what is no reply to a script: %.100r (%s)", reply, error, extra=event)
 
     def _again(self, call: RoutedCall, delay_s: float) -> None:
         self.retries += 1

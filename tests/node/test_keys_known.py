@@ -177,6 +177,27 @@ async def test_what_the_store_told_last_counts_where_the_file_is_older() -> None
         assert dispatcher._redeclaring.counts == {"store": 2}
 
 
+async def test_a_key_that_the_file_has_again_is_declared_after_a_loss() -> None:
+    """The store had said last that it is deleted; the file has it since."""
+    kid = key_id("sk-again")
+    file = Declared({kid: LIMITS})
+    async with (
+        EmbeddedStore("single") as store,
+        administering(parse_store_url(store.url)) as admin,
+        dispatching(store.url, policy=local(1), declared=file) as dispatcher,
+    ):
+        assert await ask(dispatcher, kid) is Outcome.ADMITTED
+        await admin.delete(kid)
+        file.keys.clear()
+        assert await ask(dispatcher, kid) is Outcome.UNKNOWN_KEY
+        dispatcher._redeclaring._fresh_until_s = 0.0
+        assert await ask(dispatcher, kid) is Outcome.UNKNOWN_KEY
+        file.keys[kid] = LIMITS
+        dispatcher._redeclaring._fresh_until_s = 0.0
+        lose_all(store.url)
+        assert await ask(dispatcher, kid) is Outcome.ADMITTED
+
+
 async def test_a_key_that_was_deleted_and_is_put_again_is_a_key(embedded_single: str) -> None:
     kid = key_id(new_api_key())
     file = Declared({kid: LIMITS})

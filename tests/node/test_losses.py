@@ -274,6 +274,17 @@ async def test_a_loss_admits_at_most_a_limit_of_what_other_nodes_have_not_told_y
             assert await admitted(node, kid, LIMIT) == 0
 
 
+async def test_a_key_of_which_only_the_limits_are_lost_is_counted_once(embedded_single: str) -> None:
+    """Its window is still there: nothing of it is charged again."""
+    kid = declare(embedded_single, new_api_key(), rpm=LIMIT)
+    async with dispatching(embedded_single, policy=local(1)) as dispatcher:
+        assert await admitted(dispatcher, kid, 4) == 4
+        with store_client(embedded_single) as client:
+            client.delete(limits_key(kid))
+        assert await admitted(dispatcher, kid, 12) == LIMIT - 4
+        assert await used(dispatcher, kid) == Amounts(LIMIT, LIMIT, LIMIT)
+
+
 async def test_a_lost_key_is_declared_again_with_what_the_node_was_told(embedded_single: str) -> None:
     """Also where there is no keys file."""
     api_key = new_api_key()
