@@ -136,10 +136,9 @@ class Replies:
             self._end(batch, self._outage.lost, reply.recorded)
         elif reply.state == codec.UNKNOWN_KEY:
             queue = batch.queue
-            # Declared again and missing again: somebody deletes it, or another store answers.
-            if batch.was_redeclared or not self._redeclaring.takes(
-                queue.kid, queue.knowledge, partial(self._redeclared, batch)
-            ):
+            if batch.was_redeclared:  # and lost again: that is no word on whether there is such a key
+                self._end(batch, self._outage.refused, "the store loses the key again and again")
+            elif not self._redeclaring.takes(queue.kid, queue.knowledge, partial(self._redeclared, batch)):
                 self._end(batch, self._unknown)
         else:
             # The record holds a later batch of this process, though only one is ever in flight.
