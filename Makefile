@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo test test-quick lint format chaos soak fuzz bench report lock clean
+.PHONY: help setup demo test test-quick lint format chaos soak judge fuzz bench report lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -41,6 +41,12 @@ chaos: setup ## each fault of REPORT.md's table on real servers under load, both
 SOAK_MINUTES ?= 30
 soak: setup ## half of peak load with a master failover every minute, for SOAK_MINUTES; results/soak.json
 	$(BIN)/python -m benchmarks.soak --minutes $(SOAK_MINUTES)
+
+SECONDS ?= 60
+SEED ?= 1
+STORE ?= valkey
+judge: setup ## random faults on real stores, judged, for SECONDS from seed SEED on; STORE=redis for a system's server
+	$(BIN)/python -m tests.judge --seconds $(SECONDS) --seed $(SEED) --store $(STORE)
 
 fuzz: setup ## malformed HTTP and JSON against real nodes (two minutes)
 	FUZZ_ROUNDS=200 $(BIN)/python -m pytest tests/e2e/test_fuzz.py

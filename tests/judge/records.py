@@ -140,7 +140,9 @@ class Record:
     drained_ms: float = 0.0
     leaks: list[str] = field(default_factory=list)
     events: list[tuple[float, str]] = field(default_factory=list)
-    """Faults in words."""
+    """What was done, in words."""
+    faults: int = 0
+    """How many were drawn."""
 
     @property
     def window_ms(self) -> int:
@@ -148,7 +150,7 @@ class Record:
         return self.window_buckets * BUCKET_MS
 
     def note(self, what: str) -> None:
-        """Write down a fault in words."""
+        """Write down in words what is done."""
         self.events.append((clock_ms(), what))
 
 

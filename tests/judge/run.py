@@ -41,11 +41,10 @@ class Result:
     def line(self) -> str:
         """What is printed of it."""
         plan, record, worst = self.plan, self.record, self.verdict.worst
-        faults = sum(not what.endswith(("over", "goes on")) for _, what in record.events)
         held = f"{worst.held}/{worst.limit} {worst.dimension}" if worst.limit else "-"
         return (
             f"seed {plan.seed:<6} {plan.scenario.name:<9} {plan.nodes} nodes {plan.policy:<6} "
-            f"W {record.window_ms / 1000:g} s  {faults:>3} faults {len(record.ops):>6} operations  "
+            f"W {record.window_ms / 1000:g} s  {record.faults:>3} faults {len(record.ops):>6} operations  "
             f"worst {worst.ratio:5.3f} ({held})  {'FAILED' if self.verdict.violations else 'ok'}  {self.took_s:.1f} s"
         )
 
@@ -176,6 +175,7 @@ async def _let_faults_happen(plan: Plan, scene: Scene) -> None:
             await asyncio.sleep(scene.rng.choice((0.0, scene.rng.uniform(0.0, 0.3), scene.rng.uniform(0.2, 1.0))))
             if time.monotonic() > until_s:
                 return
+            scene.record.faults += 1
             await scene.rng.choice(possible)(scene)
 
     await asyncio.sleep(scene.rng.uniform(0.1, 0.5))
