@@ -63,7 +63,7 @@ def raw_counters(url: str, kid: str) -> list[bytes | None]:
 class Declared:
     """A keys file in memory, as `limiter_node.keysfile.KeysFile` is one on disk; see `store.redeclare.DeclaredKeys`.
 
-    `keys` may be changed at any time, `error` is raised instead of an answer.
+    It is an hour old at first. `keys` may be changed at any time, `error` is raised instead of an answer.
     """
 
     def __init__(self, keys: Mapping[str, KeyLimits] | None = None, error: Exception | None = None) -> None:
@@ -78,7 +78,7 @@ class Declared:
             raise self.error
         for kid, limits in self.keys.items():
             if self._read.get(kid) != limits:
-                self._changed_s[kid] = time.monotonic()
+                self._changed_s[kid] = time.monotonic() - (3_600 if self.reads == 1 else 0)
         self._read = dict(self.keys)
         return self._read
 

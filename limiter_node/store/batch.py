@@ -98,19 +98,16 @@ class KeyQueue:
             self.held = 0
         if not waiting:
             return []
-        room, taken = most - len(operations), len(waiting)
-        # Those whose callers have given up were never sent and never will be.
-        admits = [admit for admit in waiting if not admit.future.done()] if taken <= room else []
-        if taken > room:
-            taken = 0
-            for admit in waiting:
-                if len(admits) == room:
-                    break
-                taken += 1
-                if not admit.future.done():
-                    admits.append(admit)
+        admits: list[Admit] = []
+        room, taken = most - len(operations), 0
+        for admit in waiting:
+            if len(admits) >= room:
+                break
+            taken += 1
+            if not admit.future.done():  # else its caller has given up: it was never sent and never will be
+                admits.append(admit)
+                operations.append(pack_admit(*admit.need))
         del waiting[:taken]
-        operations.extend([pack_admit(*admit.need) for admit in admits])
         return admits
 
     @property

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from typing import Any, NamedTuple
 
@@ -21,9 +21,11 @@ _LIMITS = struct.Struct("<4I")
 _HEADER = struct.Struct("<QBQHQ")
 _OPERATION = struct.Struct("<Bqqqq")
 _REPLY = struct.Struct("<BQQ3I3I3HBI")
-_REPLY_SIZE = _REPLY.size
-_LIMITS_AND_USED = struct.Struct("<6I")
-_LIMITS_AT = 17
+REPLY_SIZE = _REPLY.size
+"""Bytes of a reply to a decided batch at least; more where it has results and the key's name."""
+unpack_limits_and_used: Callable[[bytes], tuple[int, int, int, int, int, int]]
+unpack_limits_and_used = struct.Struct("<17x6I").unpack_from
+"""Read the limits and what is used from a reply to a decided batch, without all else."""
 _LOST = struct.Struct("<BQ")
 _RESULT = struct.Struct("<BI")
 _ADMIT, _SETTLE, _CHARGE = 1, 2, 3
@@ -152,11 +154,11 @@ def unpack_reply(reply: bytes, operations: int, window_buckets: int = WINDOW_BUC
         return BatchReply(state, 0, 0, _NOTHING, _NOTHING, _NOTHING, 0, [], "")
     if size == _LOST.size and state == LOST:
         return BatchReply(state, 0, _LOST.unpack(reply)[1], _NOTHING, _NOTHING, _NOTHING, 0, [], "")
-    results, name, end = [_DONE] * operations, "", _REPLY_SIZE + operations * _RESULT.size
-    if state not in (DECIDED, REPLAYED) or not (size == _REPLY_SIZE or size >= end):
+    results, name, end = [_DONE] * operations, "", REPLY_SIZE + operations * _RESULT.size
+    if state not in (DECIDED, REPLAYED) or not (size == REPLY_SIZE or size >= end):
         raise UnreadableReply(f"{size} bytes, state {state}, for {operations} operations")
-    if size > _REPLY_SIZE:  # one was rejected
-        results, name = list(_RESULT.iter_unpack(reply[_REPLY_SIZE:end])), reply[end:].decode("utf-8", "replace")
+    if size > REPLY_SIZE:  # one was rejected
+        results, name = list(_RESULT.iter_unpack(reply[REPLY_SIZE:end])), reply[end:].decode("utf-8", "replace")
     return _new(BatchReply, (*_head(reply, window_buckets), results, name))
 
 
@@ -166,23 +168,9 @@ def pack_told(limits: KeyLimits, time_ms: int) -> bytes:
     return _REPLY.pack(DECIDED, time_ms, 0, *amounts, 0, 0, 0, _NO_USE, _NO_USE, _NO_USE, 0, limits.output_reserve)
 
 
-def check_decided(reply: bytes) -> None:
-    """Check that a reply to a decided batch is long enough to be one. Raises `UnreadableReply`."""
-    if len(reply) < _REPLY_SIZE:
-        raise UnreadableReply(f"{reply!r:.100}")
-
-
-def tokens_left(reply: bytes) -> int:
-    """Read how many tokens a reply to a decided batch leaves in the tighter of the two limits on tokens."""
-    _, limit_input, limit_output, _, used_input, used_output = _LIMITS_AND_USED.unpack_from(reply, _LIMITS_AT)
-    left_input: int = limit_input - used_input
-    left_output: int = limit_output - used_output
-    return left_input if left_input < left_output else left_output
-
-
 def has_name(reply: bytes) -> bool:
     """Whether a reply to a decided batch says what the key is called: where it rejects, and to a node's first batch."""
-    return len(reply) > _REPLY_SIZE
+    return len(reply) > REPLY_SIZE
 
 
 def decisions(reply: bytes, operations: int, needs: Sequence[Need], window_buckets: int) -> tuple[int, list[Decision]]:
@@ -191,7 +179,7 @@ def decisions(reply: bytes, operations: int, needs: Sequence[Need], window_bucke
     Raises:
         UnreadableReply: it is none.
     """
-    if len(needs) == 1 and len(reply) == _REPLY_SIZE:
+    if len(needs) == 1 and len(reply) == REPLY_SIZE:
         # The usual one, alone and admitted, at half the cost.
         _, time_ms, recorded, limits, used, reset_ms, reserve = _head(reply, window_buckets)
         need_input, need_output, choices = needs[0]

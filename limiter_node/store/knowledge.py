@@ -20,7 +20,7 @@ from typing import Protocol
 from limiter_node.model import Amounts, Decision, KeyLimits
 from limiter_node.store import codec
 from limiter_node.store.charges import Charge
-from limiter_node.store.codec import BUCKET_MS, DECIDED
+from limiter_node.store.codec import BUCKET_MS, DECIDED, unpack_limits_and_used
 from limiter_node.store.fallback import Known
 from limiter_node.store.own_window import OwnWindow
 
@@ -126,7 +126,11 @@ class KeyKnowledge:
 
     def tokens_left(self) -> int:
         """Return the tokens that the last reply leaves in the tighter of the two limits; -1 if there was none."""
-        return -1 if self._last_reply is None else codec.tokens_left(self._last_reply)
+        if self._last_reply is None:
+            return -1
+        _, limit_input, limit_output, _, used_input, used_output = unpack_limits_and_used(self._last_reply)
+        left_input, left_output = limit_input - used_input, limit_output - used_output
+        return left_input if left_input < left_output else left_output
 
     def heard_s_ago(self) -> float:
         """Return how many seconds ago the store said its last word on the key."""

@@ -5,7 +5,7 @@ for it. Keys that were deleted on purpose leave a mark in the store and stay del
 word that the node has:
 
 - A key that was in the keys file and isn't any more has been revoked. (The file is read again when it has changed.)
-- The file's word on a key counts if it said something new of it after the store's last word.
+- The file's word on a key counts if it said something new of it after the store's last word, or just before it.
 - Otherwise the store's last word counts: the limits that it told, or that the key is deleted, even if the store has
   lost its mark of that since.
 
@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 
 _READ_EVERY_S = 1.0
 """How old the node's view of the keys file may be when a key is missing."""
+_FILE_FIRST_S = 1.0
+"""The store is told of a change after the file is: what it said this soon after, it may have said without knowing."""
 _TELL_EVERY_S = 60.0
 
 
@@ -161,7 +163,7 @@ class Redeclaring:
             return None if in_file is None else (in_file, "file")
         limits = knowledge.last_limits()  # None: it was deleted
         if self._file is not None:
-            if in_file is not None and self._file.changed_s_ago(kid) < knowledge.heard_s_ago():
+            if in_file is not None and self._file.changed_s_ago(kid) < knowledge.heard_s_ago() + _FILE_FIRST_S:
                 return in_file, "file"
             if in_file is None and self._file.was_declared(kid):
                 return None

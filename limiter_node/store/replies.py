@@ -26,6 +26,7 @@ from limiter_node.telemetry import Telemetry
 log = logging.getLogger(__name__)
 
 ADMITTED = Outcome.ADMITTED  # enum look-ups aren't free
+NO_DECISIONS: Sequence[Decision] = ()
 
 
 class Replies:
@@ -59,20 +60,29 @@ class Replies:
 
     def batch_resolved(self, batch: Batch, reply: bytes) -> None:
         """See `BatchOwner`. Everything of the reply is read before anything is done."""
-        state, admits, heard_s = reply[0], batch.admits, monotonic()
+        state, admits = reply[0], batch.admits
         if state > REPLAYED:
             self._not_decided(batch, codec.unpack_reply(reply, 0))
-        elif admits or batch.charges:
+            return
+        recorded, decisions = 0, NO_DECISIONS
+        if admits or batch.charges:
             needs = [admit.need for admit in admits]
             recorded, decisions = codec.decisions(reply, len(batch.operations), needs, self.window_buckets)
             # What is counted is recorded, and no batch is recorded before it was sent.
             number = batch.number
             if recorded != number and (recorded > number or any(each[0] is ADMITTED for each in decisions)):
                 raise UnreadableReply(f"batch {number} was decided, and {recorded} recorded")
-            self._end_decided(batch, reply, heard_s, recorded, decisions)
-        else:  # nobody waits for it; and whether the store has a record of it makes no difference
-            codec.check_decided(reply)
-            self._end_decided(batch, reply, heard_s)
+        elif len(reply) < codec.REPLY_SIZE:
+            raise UnreadableReply(f"{len(reply)} bytes")
+        elif batch.queue.is_met:  # settles alone: nobody waits, and what the node knows is as good as what it is told
+            self._on_ended(batch)
+            return
+        try:  # as `_end` does, without the detour: this is the usual end
+            self._decided(batch, reply, recorded, decisions)
+        except Exception:
+            self._end_badly(batch)
+        finally:
+            self._on_ended(batch)
 
     def batch_refused(self, batch: Batch, reason: str) -> None:
         """See `BatchOwner`."""
@@ -98,31 +108,23 @@ class Replies:
         finally:
             self._on_ended(batch)
 
-    def _end_decided(
-        self, batch: Batch, reply: bytes, heard_s: float, recorded: int = 0, decisions: Sequence[Decision] = ()
-    ) -> None:
-        """The same for a batch that the store has decided: the usual end, without the detour."""
-        try:
-            queue, noted = batch.queue, decisions
-            if batch.was_cut_off:  # what was admitted without the store is in the node's own window already
-                noted = [each for admit, each in zip(batch.admits, decisions, strict=True) if admit.charge is None]
-            queue.knowledge.learn(reply, batch, heard_s, recorded, noted)
-            if not queue.is_met:
-                self._queues.meet(queue)
-            if batch.charges:
-                self._outage.charged(batch, codec.unpack_reply(reply, len(batch.operations)).time_ms)
-            counts, waited, asked_to_now_s = self._decision_counts, self._waited, heard_s + self._due_s
-            for admit, decision in zip(batch.admits, decisions, strict=True):
-                if not admit.future.done():
-                    admit.future.set_result(decision)
-                    counts[4 * decision[0] + decision[1] + 1] += 1
-                    waited(asked_to_now_s - admit.deadline_s)
-                else:
-                    self._outage.verdict(batch, admit, decision)
-        except Exception:
-            self._end_badly(batch)
-        finally:
-            self._on_ended(batch)
+    def _decided(self, batch: Batch, reply: bytes, recorded: int, decisions: Sequence[Decision]) -> None:
+        queue, noted, heard_s = batch.queue, decisions, monotonic()
+        if batch.was_cut_off:  # what was admitted without the store is in the node's own window already
+            noted = [each for admit, each in zip(batch.admits, decisions, strict=True) if admit.charge is None]
+        queue.knowledge.learn(reply, batch, heard_s, recorded, noted)
+        if not queue.is_met:
+            self._queues.meet(queue)
+        if batch.charges:
+            self._outage.charged(batch, codec.unpack_reply(reply, len(batch.operations)).time_ms)
+        counts, waited, asked_to_now_s = self._decision_counts, self._waited, heard_s + self._due_s
+        for admit, decision in zip(batch.admits, decisions, strict=True):
+            if not admit.future.done():
+                admit.future.set_result(decision)
+                counts[4 * decision[0] + decision[1] + 1] += 1
+                waited(asked_to_now_s - admit.deadline_s)
+            else:
+                self._outage.verdict(batch, admit, decision)
 
     @staticmethod
     def _end_badly(batch: Batch) -> None:
