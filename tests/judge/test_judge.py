@@ -424,7 +424,7 @@ def test_a_revoked_key_is_not_decided_and_not_admitted_by_who_was_told() -> None
     made.alone(20, node=1)  # it could not know
     made.ask(30, UNKNOWN)
     assert not made.refuted
-    made.alone(40)
+    made.alone(100)
     assert made.refuted == {"a revoked key was admitted"}
     made = MadeUp()
     made.delete(10)

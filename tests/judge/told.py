@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator
 
@@ -23,6 +24,8 @@ from .records import (
     Violation,
 )
 
+_SAME_MOMENT_MS = 30
+"""When a node cuts off a shard it decides all that waits for it in one go."""
 MARGIN_MS = 300
 """What a busy machine may add to a request's budget, beside the time for which this process stood still."""
 
@@ -37,13 +40,14 @@ def judge_told(record: Record) -> Iterator[Violation]:
     by_key: defaultdict[str, list[Op]] = defaultdict(list)
     for op in sorted(record.ops, key=lambda op: op.told_ms):
         by_key[op.key].append(op)
+    alone = _Alone(record.ops)
     for key, history in record.keys.items():
-        yield from _unknown(record, history, by_key[key])
+        yield from _unknown(history, by_key[key], alone)
         for deletion in history.deletions:
             if record.clock == EXACT_CLOCK:
                 yield from _decided_while_deleted(record, history, deletion.ended_ms, by_key[key])
         if history.deletions:
-            yield from _alone_after_unknown(record, history, by_key[key])
+            yield from _alone_after_unknown(history, by_key[key], alone)
 
 
 def _end(record: Record, op: Op) -> Iterator[Violation]:
@@ -124,14 +128,14 @@ def _put_between(history: KeyHistory, after_ms: float, before_ms: float) -> bool
 # ---- keys that are not -----------------------------------------------------------------------------------------------
 
 
-def _unknown(record: Record, history: KeyHistory, ops: list[Op]) -> Iterator[Violation]:
+def _unknown(history: KeyHistory, ops: list[Op], alone: _Alone) -> Iterator[Violation]:
     """A declared key is never unknown, but to a node that was told so and can't ask the store again."""
     told: set[int] = set()
     for op in ops:
         if op.outcome == UNKNOWN:
             if _may_be_unknown(history, op):
                 told.add(op.node)
-            elif not (op.node in told and _is_alone(record, op)):
+            elif not (op.node in told and alone.may_have_said(op)):
                 yield Violation("a declared key was unknown", op.key, op.told_ms, f"node {op.node}")
         elif op.outcome in DECIDED and not op.degraded:
             told.discard(op.node)
@@ -145,9 +149,22 @@ def _may_be_unknown(history: KeyHistory, op: Op) -> bool:
     return not history.is_declared and any(loss.with_limits and loss.begun_ms <= op.told_ms for loss in history.losses)
 
 
-def _is_alone(record: Record, op: Op) -> bool:
-    """Return whether a node may have said so by itself: at once, or since no reply came in time."""
-    return op.at_once or op.told_ms - op.asked_ms > record.timeout_ms / 3
+class _Alone:
+    """Know when a node decided without its store: that a key is unknown doesn't say who said so."""
+
+    def __init__(self, ops: list[Op]) -> None:
+        self._times: defaultdict[int, list[float]] = defaultdict(list)
+        for op in ops:
+            if op.degraded or op.at_once or op.outcome == UNAVAILABLE:
+                self._times[op.node].append(op.told_ms)
+        for times in self._times.values():
+            times.sort()
+
+    def may_have_said(self, op: Op) -> bool:
+        """Return whether the node may have said so by itself: it decided something by itself at that moment."""
+        times = self._times[op.node]
+        at = bisect_left(times, op.told_ms - _SAME_MOMENT_MS)
+        return at < len(times) and times[at] <= op.told_ms + _SAME_MOMENT_MS
 
 
 def _decided_while_deleted(
@@ -169,7 +186,7 @@ def _all_told(record: Record, deleted_ms: float, ops: list[Op], ends: list[float
     return not record.deaths and told >= set(range(record.nodes))
 
 
-def _alone_after_unknown(record: Record, history: KeyHistory, ops: list[Op]) -> Iterator[Violation]:
+def _alone_after_unknown(history: KeyHistory, ops: list[Op], alone: _Alone) -> Iterator[Violation]:
     last_word: dict[int, Op] = {}
     for op in ops:
         word = last_word.get(op.node)
@@ -185,7 +202,7 @@ def _alone_after_unknown(record: Record, history: KeyHistory, ops: list[Op]) -> 
                     op.told_ms,
                     f"node {op.node} on its own, {op.told_ms - word.told_ms:.0f} ms after it was told of no such key",
                 )
-        if op.outcome == UNKNOWN and not _is_alone(record, op):
+        if op.outcome == UNKNOWN and not alone.may_have_said(op):
             last_word[op.node] = op
         elif op.outcome in DECIDED and not op.degraded:
             last_word.pop(op.node, None)
