@@ -69,7 +69,7 @@ class Outcome(IntEnum):
 
 
 Receipt = object
-"""What an admission holds in the store. The store makes it and takes it back; nobody else looks inside."""
+"""The hold of an admission in the store, which makes it and takes it back; nobody else looks inside."""
 
 
 class Decision(NamedTuple):
@@ -92,7 +92,7 @@ class Decision(NamedTuple):
     name: str
     """The key's name where it was rejected (empty if it has none), else empty."""
     receipt: Receipt = None
-    """What the store holds for an admitted request; None for any other."""
+    """The hold of an admitted request in the store; None for any other."""
     degraded: str = ""
     """The policy that decided because the store could not be asked: `limits` are as the store last told them, `time_ms`
     is its clock as estimated. Empty if the store decided."""

@@ -196,5 +196,5 @@ class StoreState(NamedTuple):
     errors: Mapping[str, int]
     """By kind: ``lost``, ``refused``, ``redirected``, ``reloaded``, ``unreadable``, ``failed``."""
     losses: Mapping[str, int]
-    """What the store had lost and this node made good: windows charged again (``counts``), keys declared again
+    """Data that the store had lost and this node made good: windows charged again (``counts``), keys declared again
     (``keys``)."""

@@ -52,7 +52,7 @@ class Admit:
 
 
 class KeyQueue:
-    """What waits for one API key, whether a batch of it is away, and what the node knows of the key."""
+    """Hold the requests and settles that wait for one API key, its batch under way, and the node's knowledge of it."""
 
     __slots__ = (
         "admits",

@@ -55,7 +55,7 @@ class Charge:
 
     @property
     def amounts(self) -> Amounts:
-        """What it holds by now."""
+        """Return the requests and tokens that it holds by now."""
         return Amounts(self.requests, self.input_tokens, self.output_tokens)
 
     @property

@@ -1,6 +1,6 @@
-"""What a node knows of one API key: the only place where it is learned, and forgotten.
+"""A node's knowledge of one API key: the only place where it is learned, and forgotten.
 
-The store is the truth; this is what a node needs where the store can't be asked, or has lost data. A reply carries
+The store is the truth; a node needs its own knowledge where the store can't be asked, or has lost data. A reply carries
 facts: the key's limits, the store's time, and which of this node's batches the store has a record of. That last number
 says what the store must still have: a record that is older, or gone, means that the store has lost what it had counted
 (a flush, a server that came back empty, an old snapshot, a failover before replication), and this object says what of
@@ -26,7 +26,7 @@ from limiter_node.store.own_window import OwnWindow
 
 
 class Asked(Protocol):
-    """What is remembered of a batch until its reply: `store.batch.Batch`."""
+    """Describe a batch that a reply answers: `store.batch.Batch`."""
 
     @property
     def number(self) -> int:
@@ -34,7 +34,7 @@ class Asked(Protocol):
 
     @property
     def operations(self) -> Sequence[bytes]:
-        """What it asked for."""
+        """Its operations, packed."""
 
     @property
     def since_s(self) -> float:
@@ -63,7 +63,7 @@ class KeyKnowledge:
         self.exists: bool | None = None
         """The store's last word on whether there is such a key; None as long as it has said nothing."""
         self.own = OwnWindow(window_buckets)
-        """What this node had admitted of it."""
+        """The admissions of this node, for a window."""
         self.recorded = 0
         """The number that this node's record in the store has at least until `recorded_until_s`; 0 if there is none."""
         self.recorded_until_s = 0.0

@@ -1,4 +1,4 @@
-"""What one node itself had admitted of one key in the last window: what it can vouch for without the store.
+"""One node's own admissions of one key in the last window: all that it can vouch for without the store.
 
 Coarser than the store's window: a cell is a sixtieth of a window, and counts until its last moment has left. Its
 weakness: it knows nothing of what other nodes admitted.

@@ -56,7 +56,7 @@ class DeclaredKeys(Protocol):
 
 
 class Redeclared(Enum):
-    """What came of a missing key."""
+    """How the question of a missing key ended."""
 
     DECLARED = auto()
     """It is there again."""

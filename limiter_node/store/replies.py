@@ -1,4 +1,4 @@
-"""What became of a batch, brought to what the node knows and to the requests that wait; and counted.
+"""The end of a batch: its reply is brought to the node's knowledge and to the requests that wait, and counted.
 
 Each batch ends here exactly once, in `_end`, whatever its reply was. Neighbours: `store.dispatcher` makes batches and
 is told when one has ended, `store.knowledge` learns, `store.outage` takes what came too late or never,
