@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Protocol
 
-from limiter_node.model import Decision, Need, StoreUnavailable, Usage
+from limiter_node.model import Amounts, Decision, Need, StoreUnavailable, Usage
 from limiter_node.store import codec
 from limiter_node.store.charges import Charge
 from limiter_node.store.codec import pack_admit, pack_batch
@@ -119,7 +119,7 @@ class KeyQueue:
 class Batch(RoutedCall):
     """Operations of one key under one number: charges first, which are history; settles, which make room; admits.
 
-    `charges` are those among the operations, with the tokens they were sent with.
+    `charges` are those among the operations, with the amounts they were sent with.
     """
 
     __slots__ = ("_owner", "admits", "charges", "number", "operations", "queue", "was_cut_off", "was_redeclared")
@@ -132,7 +132,7 @@ class Batch(RoutedCall):
         number: int,
         operations: list[bytes],
         admits: list[Admit],
-        charges: Sequence[tuple[Charge, int, int]],
+        charges: Sequence[tuple[Charge, Amounts]],
         now_s: float,
     ) -> None:
         RoutedCall.__init__(self, router, queue.target, now_s)  # `super()` costs as much again

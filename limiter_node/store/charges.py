@@ -77,16 +77,17 @@ class Charge:
         self.output_tokens = max(self.output_tokens - output_tokens, 0)
         return False
 
-    def sent(self) -> tuple[int, int]:
-        """It leaves for the store as it is now: its input and output tokens."""
+    def sent(self) -> Amounts:
+        """Return what leaves for the store: it as it is now."""
         self._state = _State.SENT
-        return self.input_tokens, self.output_tokens
+        return self.amounts
 
-    def counted(self, bucket: int, input_tokens: int, output_tokens: int) -> tuple[int, int]:
-        """The store holds so many tokens of it in `bucket`; what of them is to be given back there."""
+    def counted(self, bucket: int, amounts: Amounts) -> Amounts:
+        """The store has counted that much of it in `bucket`; return what of that is to be given back there."""
         self._state = _State.COUNTED
         self.bucket = bucket
-        return input_tokens - self.input_tokens, output_tokens - self.output_tokens
+        requests, input_tokens, output_tokens = amounts
+        return Amounts(requests - self.requests, input_tokens - self.input_tokens, output_tokens - self.output_tokens)
 
     def not_counted(self) -> None:
         """It was sent, and the store has not counted it."""
@@ -136,9 +137,9 @@ class Ledger:
             owed.appendleft(charge)
         self.size += len(taken)
 
-    def take(self, owed: deque[Charge], most: int) -> tuple[list[bytes], list[tuple[Charge, int, int]]]:
+    def take(self, owed: deque[Charge], most: int) -> tuple[list[bytes], list[tuple[Charge, Amounts]]]:
         """At most so many, packed as operations, and each with the tokens with which it leaves."""
         taken = [owed.popleft() for _ in range(min(most, len(owed)))]
         self.size -= len(taken)
         operations = [pack_charge(each.bucket, each.requests, each.input_tokens, each.output_tokens) for each in taken]
-        return operations, [(each, *each.sent()) for each in taken]
+        return operations, [(each, each.sent()) for each in taken]

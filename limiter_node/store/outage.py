@@ -32,7 +32,7 @@ from itertools import islice
 from time import monotonic
 from typing import Protocol
 
-from limiter_node.model import UNKNOWN_KEY, Decision, Need, Outcome, Receipt, StoreUnavailable, Usage
+from limiter_node.model import UNKNOWN_KEY, Amounts, Decision, Need, Outcome, Receipt, StoreUnavailable, Usage
 from limiter_node.store import codec
 from limiter_node.store.batch import Admit, Batch, KeyQueue
 from limiter_node.store.charges import Charge, Ledger
@@ -45,6 +45,8 @@ from limiter_node.telemetry import Telemetry
 log = logging.getLogger(__name__)
 
 _RELEASED_AT_ONCE = 500
+_REFUSED_AGAIN_S = 0.5
+"""How long what was refused waits before the store is asked again: a login's rights, say, are mended by people."""
 _TELL_EVERY_S = 60.0
 REFUSED = "refused"
 """In the counts: neither admitted nor rejected, for want of a policy or because the key isn't known."""
@@ -98,7 +100,7 @@ class Outage:
         self._due_s, self._window_buckets = due_s, window_buckets
         self._ledger = Ledger(window_buckets)
         self._stuck: dict[Batch, None] = {}
-        self._held: dict[KeyQueue, None] = {}
+        self._held: dict[KeyQueue, float] = {}
         self.is_on = False
         self.counts: Counter[str] = Counter()
         """Requests decided without the store: "admitted", "rejected", "refused"."""
@@ -166,9 +168,9 @@ class Outage:
         self.counts["admitted" if decision.outcome is Outcome.ADMITTED else "rejected"] += 1
         return decision, known.latest_ms // BUCKET_MS
 
-    def hold(self, queue: KeyQueue) -> None:
-        """Something of this key waits for its shard to return, or for a while."""
-        self._held[queue] = None
+    def hold(self, queue: KeyQueue, seconds: float = 0.0) -> None:
+        """Something of this key waits for its shard to return, and for so long at least."""
+        self._held[queue] = self._loop.time() + seconds
         self._queues.look_after()
 
     def holds(self, queue: KeyQueue) -> bool:
@@ -217,7 +219,7 @@ class Outage:
         if self._stuck.pop(batch, batch) is None:
             self._note_state()
 
-    def take_charges(self, queue: KeyQueue, most: int) -> tuple[list[bytes], list[tuple[Charge, int, int]]]:
+    def take_charges(self, queue: KeyQueue, most: int) -> tuple[list[bytes], list[tuple[Charge, Amounts]]]:
         """The first of what the key owes, as operations; see `Ledger.take`."""
         assert queue.owed is not None
         taken = self._ledger.take(queue.owed, most)
@@ -227,9 +229,8 @@ class Outage:
 
     def charged(self, batch: Batch, time_ms: int) -> None:
         """The store has counted a batch's charges, when its clock was `time_ms`: in their buckets, or in that one."""
-        for charge, input_tokens, output_tokens in batch.charges:
-            bucket = min(charge.bucket, time_ms // BUCKET_MS)
-            self._count(batch, charge, bucket, input_tokens, output_tokens)
+        for charge, amounts in batch.charges:
+            self._count(batch, charge, min(charge.bucket, time_ms // BUCKET_MS), amounts)
 
     def verdict(self, batch: Batch, admit: Admit, decision: Decision) -> None:
         """The store's verdict, come late, on a request that was decided without it or given up by its caller."""
@@ -242,13 +243,13 @@ class Outage:
                 requests = 0 if admit.future.cancelled() else 1
                 self._queues.take_back(batch.queue, decision.receipt, input_tokens, output_tokens, requests)
         elif decision.outcome is Outcome.ADMITTED:
-            _, input_tokens, output_tokens = decision.need
             bucket = decision.time_ms // BUCKET_MS
             if bucket - charge.bucket <= self._window_buckets:
-                self._count(batch, charge, bucket, input_tokens, output_tokens)
+                self._count(batch, charge, bucket, decision.need)
             else:
                 charge.gone()
-                self._queues.settle(batch.queue, bucket, input_tokens, output_tokens, 1)
+                requests, input_tokens, output_tokens = decision.need
+                self._queues.settle(batch.queue, bucket, input_tokens, output_tokens, requests)
         elif decision.outcome is Outcome.UNKNOWN_KEY:
             charge.gone()
         else:
@@ -283,7 +284,7 @@ class Outage:
         if batch.charges:
             if queue.owed is None:
                 queue.owed = deque()
-            self._ledger.put_back(queue.owed, [charge for charge, _, _ in batch.charges])
+            self._ledger.put_back(queue.owed, [charge for charge, _ in batch.charges])
         queue.settles[:0] = batch.settles
         waiting = []
         for admit in batch.admits:
@@ -300,12 +301,15 @@ class Outage:
         waiting, queue.admits = queue.admits, []
         for admit in waiting:
             self.decide_waiting(admit, reason, is_sent=False)
+        if (known := queue.knowledge.known()) is not None:
+            oldest = known.now_ms // BUCKET_MS - self._window_buckets
+            queue.settles = [each for each in queue.settles if codec.settled_bucket(each) >= oldest]
         if queue.settles or queue.owed:
-            self.hold(queue)
+            self.hold(queue, _REFUSED_AGAIN_S)
 
     def failed(self, batch: Batch, reason: str) -> None:
         """Nobody can tell whether the store has counted a batch, and it no longer matters: its window has passed."""
-        for charge, _, _ in batch.charges:
+        for charge, _ in batch.charges:
             charge.gone()
         for admit in batch.admits:
             if admit.charge is not None:
@@ -318,12 +322,12 @@ class Outage:
             queue.owed = deque()
         self._ledger.owe(queue.owed, charge)
 
-    def _count(self, batch: Batch, charge: Charge, bucket: int, input_tokens: int, output_tokens: int) -> None:
+    def _count(self, batch: Batch, charge: Charge, bucket: int, amounts: Amounts) -> None:
         """The store has counted a charge, or the request that it stands for, in `bucket`."""
         batch.queue.knowledge.own.counted(charge.since, charge.bucket, batch.number)
-        back = charge.counted(bucket, input_tokens, output_tokens)
-        if any(back):
-            self._queues.settle(batch.queue, bucket, *back)
+        requests, input_tokens, output_tokens = charge.counted(bucket, amounts)
+        if requests or input_tokens or output_tokens:
+            self._queues.settle(batch.queue, bucket, input_tokens, output_tokens, requests)
 
     # ---- the way back ----------------------------------------------------------------------------------------------
 
@@ -343,10 +347,11 @@ class Outage:
         """Probe, and let go what waits for shards that are back. Called often while anything is held or cut off."""
         self._shards.tick()
         self._note_state()
+        now_s = self._loop.time()
         for queue in list(islice(self._held, _RELEASED_AT_ONCE)):
-            del self._held[queue]
-            if self.is_on and self.cuts_off(queue):
-                self._held[queue] = None  # to the end of the line
+            since_s = self._held.pop(queue)
+            if since_s > now_s or (self.is_on and self.cuts_off(queue)):
+                self._held[queue] = since_s  # to the end of the line
                 if queue.owed and (known := queue.knowledge.known()) is not None:
                     self._ledger.forget(queue.owed, known.now_ms // BUCKET_MS)
             else:

@@ -140,7 +140,9 @@ class Replies:
             queue = batch.queue
             if batch.was_redeclared:  # and lost again: that is no word on whether there is such a key
                 self._end(batch, self._outage.refused, "the store loses the key again and again")
-            elif not self._redeclaring.takes(queue.kid, queue.knowledge, partial(self._redeclared, batch)):
+            elif self._redeclaring.takes(queue.kid, queue.knowledge, partial(self._redeclared, batch)):
+                batch.tries += 1  # its shard has answered: if this takes long, that is not to blame
+            else:
                 self._end(batch, self._unknown)
         else:
             # The record holds a later batch of this process, though only one is ever in flight.
@@ -162,7 +164,7 @@ class Replies:
         queue = batch.queue
         if queue.is_met:
             queue.knowledge.forget()
-        for charge, _, _ in batch.charges:
+        for charge, _ in batch.charges:
             charge.gone()
         for admit in batch.admits:
             if not admit.future.done():

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 _SOON_S, _LATER_S = 0.005, 0.05
 _QUICK_TRIES = 5
-_TELL_EVERY_S = 60.0
+_TELL_EVERY_S, _KINDS_TOLD = 60.0, 100
 _NO_ANSWER = "the store did not answer"
 
 # What a server replies while it decides nothing at all, for now: nothing has run then.
@@ -161,7 +161,7 @@ class Router:
         self.errors: Counter[str] = Counter()
         """Calls that the store did not simply answer: ``lost`` with their connection, ``refused``, ``redirected`` to
         another server, ``reloaded`` because the script was not there, ``unreadable`` where the reply made no sense."""
-        self._tell_unreadable_s = float("-inf")
+        self._told_until_s: dict[str, float] = {}
         topology.on_orphans = self._adopt
 
     def send(self, calls: Sequence[RoutedCall]) -> None:
@@ -209,7 +209,7 @@ class Router:
             else:
                 call.failed(call.trouble)
         else:
-            log.error("store refused a script: %s", error[:200], extra={"event": "store_refused"})
+            self._tell(f"store refused a script: {kind}", "store_refused", error)
             call.refused(error[:200])
 
     def later(self, call: RoutedCall) -> None:
@@ -218,13 +218,18 @@ class Router:
         self._again(call, _LATER_S)
 
     def note_unreadable(self, reply: Any, error: Exception) -> None:
-        """Count a reply that no script of ours can have sent, and log it unless that was done a moment ago."""
+        """Count a reply that no script of ours can have sent, and log it."""
         self.errors["unreadable"] += 1
+        self._tell("the store sent what is no reply to a script", "store_reply_unreadable", f"{reply!r:.100} ({error})")
+
+    def _tell(self, what: str, event: str, why: str) -> None:
+        """Log an error, unless the same was logged within the last minute: each call could repeat it."""
         now_s = self.loop.time()
-        if now_s >= self._tell_unreadable_s:
-            self._tell_unreadable_s = now_s + _TELL_EVERY_S
-            event = {"event": "store_reply_unreadable"}
-            log.error("the store sent what is no reply to a script: %.100r (%s)", reply, error, extra=event)
+        if now_s >= self._told_until_s.get(what, 0.0):
+            if len(self._told_until_s) >= _KINDS_TOLD:
+                self._told_until_s.clear()
+            self._told_until_s[what] = now_s + _TELL_EVERY_S
+            log.error("%s: %.200s", what, why, extra={"event": event})
 
     def _again(self, call: RoutedCall, delay_s: float) -> None:
         self.retries += 1

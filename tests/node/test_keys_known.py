@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import time
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -334,6 +335,29 @@ async def test_a_login_without_rights_makes_no_key_unknown() -> None:
                     while (await dispatcher.admit(known, ONE)).degraded:
                         await asyncio.sleep(0.01)
                 assert await dispatcher.drain(20)
+
+
+async def test_a_damaged_key_is_tried_again_at_leisure_and_harms_no_other(embedded_single: str) -> None:
+    damaged, sound = (declare(embedded_single, new_api_key(), rpm=20) for _ in range(2))
+    async with dispatching(embedded_single, timeout_ms=100, policy=local(1)) as dispatcher:
+        limiter = Limiter(dispatcher)
+        reservation = limiter.reservation(damaged, await limiter.admit(damaged, Need(10, 100, 0)))
+        with store_client(embedded_single) as client:
+            client.set(window_key(damaged), b"no hash")
+            reservation.settle(30)
+            refused = dispatcher._router.errors
+            await eventually(lambda: refused["refused"] == 1)
+            since_s = time.monotonic()
+            await eventually(lambda: refused["refused"] == 2)
+            assert time.monotonic() - since_s > 0.45
+            assert await outcomes(dispatcher, damaged, 3) == {(Outcome.ADMITTED, "local"): 3}
+            assert await outcomes(dispatcher, sound, 3) == {(Outcome.ADMITTED, ""): 3}
+            assert dispatcher.shards.openings == 0
+            client.delete(window_key(damaged))
+        assert await dispatcher.drain(20)
+        usage = await dispatcher.peek(damaged)
+        assert usage is not None
+        assert usage.used == Amounts(4, 13, 33)
 
 
 @pytest.mark.parametrize("moved", ["nothing", "limits"])
