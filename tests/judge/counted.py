@@ -7,8 +7,8 @@ these are the same: one number in one bucket. They differ only where nobody outs
 - One that a node decided at once counts where the node, uncertain of the store's clock, keeps it longest.
 - One whose caller was cancelled may count as a request; its tokens went back.
 - A node that died may not have told its last settles and its own admissions, and what it called unavailable may count.
-- Before a loss: settles that name lost buckets may go astray, so that a reservation counts in full. What a dead node
-  had admitted may be lost. All else has to be there: each node that lives was asked once more afterwards.
+- Before a loss: what a dead node had admitted may be lost. All else has to be there, and once: each node that lives was
+  asked once more afterwards. It may lie one bucket later.
 - Before a dump that was restored: what is in the dump may count beside what nodes charge again.
 - Before a deletion: a node that had not heard of it may charge what it owes, or nothing.
 
@@ -43,7 +43,7 @@ from .records import (
 )
 
 
-class Count(NamedTuple):
+class Share(NamedTuple):
     """How an operation may be counted."""
 
     first: int
@@ -59,11 +59,13 @@ def judge_counted(record: Record) -> Iterator[Violation]:
     by_key: defaultdict[str, list[Op]] = defaultdict(list)
     for op in record.ops:
         by_key[op.key].append(op)
-    for key, peek in record.peeks.items():
-        if peek is not None:
-            doubts = _doubts(by_key[key])
-            counts = [count for op in by_key[key] if (count := counted(record, op, doubts.get(id(op), 0.0)))]
-            yield from _compare(record, key, peek, counts)
+    doubts = {key: _doubts(ops) for key, ops in by_key.items()}
+    for count in record.counts:
+        for key, peek in count.peeks.items():
+            if peek is not None:
+                known = (op for op in by_key[key] if op.asked_ms <= count.drained_ms)
+                shares = [share_of(record, op, count.drained_ms, doubts[key].get(id(op), 0.0)) for op in known]
+                yield from _compare(record, key, peek, [share for share in shares if share is not None])
 
 
 def _doubts(ops: list[Op]) -> dict[int, float]:
@@ -88,21 +90,21 @@ def _doubts(ops: list[Op]) -> dict[int, float]:
     return doubts
 
 
-def counted(record: Record, op: Op, doubt_ms: float = 0.0) -> Count | None:
-    """Return how the operation may be counted at the end; None if it isn't.
+def share_of(record: Record, op: Op, drained_ms: float, doubt_ms: float = 0.0) -> Share | None:
+    """Return how the operation may be counted when all nodes were drained; None if it isn't.
 
     `doubt_ms`: how far behind the bucket in which its node charged it may lie.
     """
     history = record.keys[op.key]
-    died = op.node in record.deaths
-    end = int(record.drained_ms) // BUCKET_MS
+    died = record.deaths.get(op.node, drained_ms) < drained_ms
+    end = int(drained_ms) // BUCKET_MS
     asked = int(op.asked_ms) // BUCKET_MS
-    dumps = sum(op.asked_ms <= rollback.dump_ended_ms for rollback in history.rollbacks)
+    rollbacks = [each for each in history.rollbacks if each.ended_ms <= drained_ms]
+    dumps = sum(op.asked_ms <= each.dump_ended_ms for each in rollbacks)
     if op.outcome == CANCELLED:
-        tokens = died or dumps
-        return Count(asked, end, NOTHING, op.most if tokens else (1, 0, 0))
+        return Share(asked, end, NOTHING, op.most if died or dumps else (1, 0, 0))
     if op.outcome in (UNAVAILABLE, OVERLOADED):
-        return Count(asked, end, NOTHING, op.most) if died or dumps else None
+        return Share(asked, end, NOTHING, op.most) if died or dumps else None
     if op.outcome != ADMITTED:
         return None
 
@@ -114,30 +116,27 @@ def counted(record: Record, op: Op, doubt_ms: float = 0.0) -> Count | None:
     else:
         first = last = op.time_ms // BUCKET_MS
     since_ms = op.asked_ms if op.degraded else op.time_ms
-    lost = any(since_ms <= loss.ended_ms for loss in history.losses) or any(
-        since_ms <= rollback.ended_ms for rollback in history.rollbacks
-    )
+    lost = any(since_ms <= each.ended_ms <= drained_ms for each in (*history.losses, *rollbacks))
     if died:
         at_least, at_most = least(op.need, at_least), larger
         if op.degraded or lost:
             at_least = NOTHING
     if lost:
-        at_most = larger
         last += 1
     if dumps:
         at_most = larger[0] * (1 + dumps), larger[1] * (1 + dumps), larger[2] * (1 + dumps)
         last = max(last, end) if op.degraded else last
-    if any(since_ms <= deletion.ended_ms for deletion in history.deletions):
-        at_least = NOTHING
-    return Count(first, last, at_least, at_most)
+    if any(since_ms <= each.ended_ms <= drained_ms for each in history.deletions):
+        at_least, at_most = NOTHING, most(larger, at_most)
+    return Share(first, last, at_least, at_most)
 
 
-def _compare(record: Record, key: str, peek: Peek, counts: list[Count]) -> Iterator[Violation]:
+def _compare(record: Record, key: str, peek: Peek, shares: list[Share]) -> Iterator[Violation]:
     now = peek.time_ms // BUCKET_MS
     oldest = now - record.window_buckets
     at_least: defaultdict[int, Triple] = defaultdict(lambda: NOTHING)
     at_most: defaultdict[int, Triple] = defaultdict(lambda: NOTHING)
-    for count in counts:
+    for count in shares:
         at_least[min(count.first, now)] = plus(at_least[min(count.first, now)], count.at_least)
         at_most[min(count.last, now)] = plus(at_most[min(count.last, now)], count.at_most)
     low = high = held = NOTHING

@@ -40,7 +40,10 @@ async def reset(scene: Scene) -> None:
         await asyncio.sleep(scene.rng.uniform(0.0, 0.1))
 
 
-async def _through(scene: Scene, what: str, settings: dict[str, object], over: dict[str, object]) -> None:
+async def _through(
+    scene: Scene, what: str, settings: dict[str, object], over: dict[str, object], *, breaks: bool = False
+) -> None:
+    """Set the proxies so for a while. `breaks`: the connections can't go on afterwards."""
     proxies = scene.rng.choice((scene.proxies, [scene.rng.choice(scene.proxies)]))
     length_s = _length_s(scene)
     scene.record.note(f"{what}, {len(proxies)} of {len(scene.proxies)} nodes, for {length_s:.2f} s")
@@ -50,23 +53,23 @@ async def _through(scene: Scene, what: str, settings: dict[str, object], over: d
                 setattr(proxy, name, value)
         await asyncio.sleep(length_s)
     finally:
-        reset_too = scene.rng.random() < 0.5
+        reset_too = scene.rng.random() < 0.5 or breaks
         for proxy in proxies:
-            for name, value in over.items():
-                setattr(proxy, name, value)
             if reset_too:
                 proxy.reset_all()
+            for name, value in over.items():
+                setattr(proxy, name, value)
         scene.record.note(f"{what}: over")
 
 
 async def lose_requests(scene: Scene) -> None:
-    """Requests vanish."""
-    await _through(scene, "requests are lost", {"pass_requests": False}, {"pass_requests": True})
+    """Requests vanish, until the connection breaks: no network goes on in a stream of which it has lost a part."""
+    await _through(scene, "requests are lost", {"pass_requests": False}, {"pass_requests": True}, breaks=True)
 
 
 async def lose_replies(scene: Scene) -> None:
-    """Batches are decided, and nobody hears of it."""
-    await _through(scene, "replies are lost", {"pass_replies": False}, {"pass_replies": True})
+    """Batches are decided, and nobody hears of it, until the connection breaks."""
+    await _through(scene, "replies are lost", {"pass_replies": False}, {"pass_replies": True}, breaks=True)
 
 
 async def delay(scene: Scene) -> None:

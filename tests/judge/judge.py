@@ -22,5 +22,9 @@ def judge(record: Record) -> Verdict:
     """Judge a run by its record alone."""
     violations, worst = judge_windows(record)
     violations += [*judge_told(record), *judge_counted(record)]
-    violations += [Violation("something was left", "", record.drained_ms, leak) for leak in record.leaks]
+    violations += [Violation("something was left", "", _last_ms(record), leak) for leak in record.leaks]
     return Verdict(violations, worst)
+
+
+def _last_ms(record: Record) -> float:
+    return record.counts[-1].drained_ms if record.counts else 0.0

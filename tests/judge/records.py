@@ -117,6 +117,14 @@ class Peek:
     buckets: dict[int, Triple]
 
 
+@dataclass(frozen=True, slots=True)
+class Count:
+    """What the store counted when all nodes had been drained, by key; None where the key doesn't exist."""
+
+    drained_ms: float
+    peeks: dict[str, Peek | None]
+
+
 EXACT_CLOCK, STEPPED_BACK, STEPPED_FORWARD = "exact", "back", "forward"
 
 
@@ -135,9 +143,7 @@ class Record:
     """Incarnations that ended without draining, and when."""
     stalls: list[tuple[float, float]] = field(default_factory=list)
     """When this process itself stood still: from, until."""
-    peeks: dict[str, Peek | None] = field(default_factory=dict)
-    """At the end; None where the key doesn't exist."""
-    drained_ms: float = 0.0
+    counts: list[Count] = field(default_factory=list)
     leaks: list[str] = field(default_factory=list)
     events: list[tuple[float, str]] = field(default_factory=list)
     """What was done, in words."""

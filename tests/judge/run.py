@@ -16,7 +16,7 @@ from limiter_node.store.url import parse_store_url
 from .judge import Verdict, judge
 from .node import DeclaredKeys, left_over
 from .proxy import LyingProxy
-from .records import REJECTED, Record, Violation, clock_ms
+from .records import REJECTED, Count, Record, Violation, clock_ms
 from .scenarios import Plan
 from .scene import Scene
 from .store import JudgedStore
@@ -132,43 +132,49 @@ async def _scene(plan: Plan, record: Record, store: JudgedStore) -> AsyncIterato
 
 
 async def _play(plan: Plan, scene: Scene) -> None:
-    record, store = scene.record, scene.store
-    watching = asyncio.create_task(_watch_stalls(record))
-    traffic = Traffic(lambda position: scene.nodes[position], scene.window_s)
+    """Play rounds of traffic and faults; count after each."""
+    watching = asyncio.create_task(_watch_stalls(scene.record))
     try:
-        for number, each in enumerate(scene.plans):
-            for position in range(plan.nodes):
-                traffic.start(position, each, f"traffic {plan.seed} {number} {position}")
-        await _let_faults_happen(plan, scene)
-        store.go_on()
-        for proxy in scene.proxies:
-            proxy.pass_all()
-        record.note("all is healed")
-        await _recover(scene)
-        await asyncio.sleep(scene.rng.uniform(0.0, 0.3))
-        await traffic.stop(scene.rng, 5.0)
-        await _ask_once_more(scene)
-        for node in scene.nodes:
-            if not await node.dispatcher.drain(_DRAINED_S):
-                record.leaks.append(f"node {node.incarnation} doesn't drain")
-        record.drained_ms = clock_ms()
-        for each in scene.plans:
-            record.peeks[each.kid] = await store.peek(each.kid, plan.window_buckets)
-        for node in scene.nodes:
-            record.leaks += [
-                f"node {node.incarnation} has {left} after draining" for left in left_over(node.dispatcher)
-            ]
-        for position, proxy in enumerate(scene.proxies):
-            if proxy.relays > 1:
-                record.leaks.append(f"the node at {position} has {proxy.relays} connections to its store")
+        for number in range(plan.rounds):
+            traffic = Traffic(lambda position: scene.nodes[position], scene.window_s)
+            for key, each in enumerate(scene.plans):
+                for position in range(plan.nodes):
+                    traffic.start(position, each, f"traffic {plan.seed} {number} {key} {position}")
+            await _let_faults_happen(plan, scene)
+            scene.store.go_on()
+            for proxy in scene.proxies:
+                proxy.pass_all()
+            scene.record.note("all is healed")
+            await _recover(scene)
+            await asyncio.sleep(scene.rng.uniform(0.0, 0.3))
+            await traffic.stop(scene.rng, 5.0)
+            await _count(scene)
     finally:
         watching.cancel()
 
 
+async def _count(scene: Scene) -> None:
+    """Drain the nodes, look at what the store counts, and at what the nodes still have."""
+    record = scene.record
+    await _ask_once_more(scene)
+    for node in scene.nodes:
+        if not await node.dispatcher.drain(_DRAINED_S):
+            record.leaks.append(f"node {node.incarnation} doesn't drain")
+    drained_ms = clock_ms()
+    peeks = {plan.kid: await scene.store.peek(plan.kid, record.window_buckets) for plan in scene.plans}
+    record.counts.append(Count(drained_ms, peeks))
+    for node in scene.nodes:
+        record.leaks += [f"node {node.incarnation} has {left} after draining" for left in left_over(node.dispatcher)]
+    for position, proxy in enumerate(scene.proxies):
+        if proxy.relays > 1:
+            record.leaks.append(f"the node at {position} has {proxy.relays} connections to its store")
+
+
 async def _let_faults_happen(plan: Plan, scene: Scene) -> None:
-    """Draw faults until the time is up, some at a time; those that are on then may end."""
+    """Draw faults until the round's time is up, some at a time; those that are on then may end."""
     possible = plan.scenario.faults
-    until_s = time.monotonic() + plan.seconds
+    seconds = plan.seconds / plan.rounds
+    until_s = time.monotonic() + seconds
 
     async def one_after_the_other() -> None:
         while True:
@@ -182,7 +188,7 @@ async def _let_faults_happen(plan: Plan, scene: Scene) -> None:
     if possible:
         await asyncio.gather(*(one_after_the_other() for _ in range(plan.scenario.together)))
     else:
-        await asyncio.sleep(plan.seconds)
+        await asyncio.sleep(seconds)
 
 
 async def _recover(scene: Scene) -> None:

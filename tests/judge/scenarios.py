@@ -76,6 +76,8 @@ class Plan:
     declares: bool
     keys: int
     seconds: float
+    rounds: int
+    """All is healed, drained and counted after each of them."""
     clock: str
 
 
@@ -94,9 +96,10 @@ def draw_plan(seed: int, only: str | None = None, binary: str | None = None) -> 
         nodes=rng.choice((1, 1, 2, 2, 3)),
         window_buckets=rng.choice((10, 20, 20, 20, 30)),
         timeout_ms=rng.choice((60, 100, 100, 200)),
-        policy=rng.choice(("local",) * 8 + ("closed", "open")),
+        policy=rng.choice(("local",) * 7 + ("closed", "closed", "open")),
         declares=rng.random() < 0.7,
         keys=rng.choice((2, 3, 5)),
         seconds=rng.uniform(1.5, 5.0),
+        rounds=rng.choice((1, 2, 4)),
         clock=clock,
     )

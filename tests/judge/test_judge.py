@@ -18,6 +18,7 @@ from judge.records import (
     STEPPED_FORWARD,
     UNAVAILABLE,
     UNKNOWN,
+    Count,
     Deletion,
     KeyHistory,
     Loss,
@@ -45,7 +46,6 @@ class MadeUp:
         self.record = Record(nodes, 10, "local", 100, clock=clock)
         self.history = KeyHistory(is_declared=declared, puts=[Put(START - 10, START - 9, LIMITS, 0)])
         self.record.keys[KEY] = self.history
-        self.record.drained_ms = START + 10_000
 
     def ask(self, at_ms: int, outcome: str = ADMITTED, **changes: Any) -> Op:
         """Ask at that time, from the beginning; the store decides a ms later, and the caller is told after 2."""
@@ -72,8 +72,8 @@ class MadeUp:
     def counted(self, at_ms: int, buckets: dict[int, Triple]) -> None:
         """Say what the store counts at that time; buckets are relative to the beginning's."""
         first = START // 100
-        self.record.peeks[KEY] = Peek(START + at_ms, {first + number: amounts for number, amounts in buckets.items()})
-        self.record.drained_ms = START + at_ms
+        peek = Peek(START + at_ms, {first + number: amounts for number, amounts in buckets.items()})
+        self.record.counts = [Count(START + at_ms, {KEY: peek})]
 
     def lose(self, at_ms: int, **changes: Any) -> None:
         self.history.losses.append(Loss(START + at_ms, START + at_ms + 0.5, **changes))
@@ -331,10 +331,10 @@ def test_who_lives_has_told_after_a_loss() -> None:
     made = MadeUp()
     made.ask(0, settled_ms=START + 5, settled=(1, 10, 0))
     made.lose(10)
-    for held in ((1, 10, 0), (1, 10, 10)):  # the settle may have gone astray
-        made.counted(100, {0: held})
+    for buckets in ({0: (1, 10, 0)}, {1: (1, 10, 0)}):
+        made.counted(150, buckets)
         assert not made.refuted
-    for held in ((0, 0, 0), (2, 20, 10)):
+    for held in ((0, 0, 0), (1, 10, 10), (2, 20, 0)):
         made.counted(100, {0: held})
         assert made.refuted == {ONCE}
     made.record.deaths[0] = START + 20
@@ -448,7 +448,7 @@ async def store() -> AsyncIterator[JudgedStore]:
 
 
 def short(seed: int, scenario: str) -> Any:
-    return dataclasses.replace(draw_plan(seed, scenario), seconds=0.6, window_buckets=10)
+    return dataclasses.replace(draw_plan(seed, scenario), seconds=0.6, rounds=1, window_buckets=10)
 
 
 async def test_a_true_record_that_is_tampered_with_is_refuted(store: JudgedStore) -> None:
