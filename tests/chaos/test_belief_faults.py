@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from asking import admitted, ask, ask_at_once, ask_each
-from chaos_scene import KEYS, Outcome, Row, Scene, scene, scene_behind_proxy, write_keys
+from chaos_scene import KEYS, Outcome, Row, Scene, eventually, scene, scene_behind_proxy, write_keys
 from redis import Redis
 from store_tools import store_client
 from test_store_faults import IN_TIME_MS, assert_answered, ready
@@ -195,13 +195,19 @@ async def test_28_windows_are_restored_from_before(directory: Path, binary: str 
 
         async def roll_back() -> None:
             loop = asyncio.get_running_loop()
+            clients = [Redis(port=master.port) for master in on.masters]
+
+            def used() -> list[list[str]]:
+                return [[key.decode()[4:36] for key in client.scan_iter("rl:*:window")] for client in clients]
+
+            async def all_are_used() -> bool:
+                return sum(len(kids) for kids in used()) == KEYS
+
+            await eventually(all_are_used)
             begun_s = loop.time()
-            kept = []
-            for master in on.masters:
-                client = Redis(port=master.port)
-                kids = [key.decode()[4:36] for key in client.scan_iter("rl:*:window")]
-                kept.append((client, [snapshot(client, kid) for kid in kids]))
-            assert sum(len(windows) for _, windows in kept) == KEYS
+            kept = [
+                (client, [snapshot(client, kid) for kid in kids]) for client, kids in zip(clients, used(), strict=True)
+            ]
             await asyncio.sleep(0.5)
             for client, windows in kept:
                 for values in windows:

@@ -111,8 +111,9 @@ async def test_36_the_previous_version_beside_this_one(
         # By Zipf: the limits of some keys are reached before the fault, those of others after it.
         outcome = await on.under_load(upgrade, 6, after_s=0.5, arguments=("--zipf", "1"))
         row("36", "a node of the previous version beside one of this one, then replaced by one of this one", outcome)
-        # While a port has no node its clients find nobody: a load balancer would have sent them to the other one.
-        assert_answered(outcome, "connect")
+        # While a port has no node its clients find nobody: a load balancer would have sent them to the other one. A
+        # request may meet the moment in which the node closes its idle connection.
+        assert_answered(outcome, "connect", "closed")
         assert outcome.last_s < 2 + 4, "the port has a node again"
         assert outcome.rejected > 0, "limits were reached"
         assert_exact(outcome)
