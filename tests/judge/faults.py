@@ -15,7 +15,7 @@ from .scene import Scene
 Fault = Callable[[Scene], Awaitable[None]]
 
 
-def _length_s(scene: Scene, longest: float = 2.5) -> float:
+def _length_s(scene: Scene, longest: float = 1.8) -> float:
     """Draw how long a fault lasts: some are over before anybody minds, some outlast a window."""
     rng, window_s = scene.rng, scene.window_s
     return rng.choice(

@@ -100,6 +100,6 @@ def draw_plan(seed: int, only: str | None = None, binary: str | None = None) -> 
         declares=rng.random() < 0.7,
         keys=rng.choice((2, 3, 5)),
         seconds=rng.uniform(1.5, 5.0),
-        rounds=rng.choice((1, 2, 4)),
+        rounds=rng.choice((1, 2, 3)),
         clock=clock,
     )
