@@ -96,6 +96,9 @@ def read_keys(path: str | Path) -> dict[str, KeyLimits]:
         raise ConfigError(f"{path}: {error}") from None
 
 
+_AT_REST_S = 0.1
+
+
 class KeysFile:
     """A keys file that is read again when it has changed. See `store.redeclare.DeclaredKeys`, which this is.
 
@@ -113,28 +116,42 @@ class KeysFile:
     def read(self) -> Mapping[str, KeyLimits]:
         """Return the keys by `kid`: the same object as before if the file hasn't changed.
 
+        A file that is being written is waited for, for a second at most: half a file must not count as a change.
+
         Raises:
             ConfigError: it can't be read; the keys of before are kept for the next call.
         """
-        try:
-            found = self._path.stat()
-        except OSError as error:
-            raise ConfigError(f"{self._path}: {error.strerror or 'cannot be read'}") from None
-        signature = (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
-        if signature != self._signature:
+        for _ in range(10):
+            found = self._stat()
+            signature = (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+            if signature == self._signature:
+                return self._keys
+            age_s = time.time() - found.st_ctime
+            if self._signature and 0 <= age_s < _AT_REST_S:
+                time.sleep(_AT_REST_S - age_s)
+                continue
             keys = read_keys(self._path)
+            if self._stat().st_ctime_ns != found.st_ctime_ns:
+                continue
+            changed_s = time.monotonic() - max(age_s, 0.0)
             if not self._signature:
-                self._first_s = found.st_ctime
-            else:
-                changed = [kid for kid, limits in keys.items() if self._keys.get(kid) != limits]
-                self._changed_s.update(dict.fromkeys(changed, found.st_ctime))
+                self._first_s = changed_s
+            changed = [kid for kid, limits in keys.items() if self._keys.get(kid) != limits]
+            self._changed_s.update(dict.fromkeys(changed if self._signature else (), changed_s))
             self._known.update(keys)
             self._keys, self._signature = keys, signature
-        return self._keys
+            return keys
+        raise ConfigError(f"{self._path}: it is being written all the time")
+
+    def _stat(self) -> os.stat_result:
+        try:
+            return self._path.stat()
+        except OSError as error:
+            raise ConfigError(f"{self._path}: {error.strerror or 'cannot be read'}") from None
 
     def changed_s_ago(self, kid: str) -> float:
         """Return how many seconds ago the file last said something new of a key that it has."""
-        return time.time() - self._changed_s.get(kid, self._first_s)
+        return time.monotonic() - self._changed_s.get(kid, self._first_s)
 
     def was_declared(self, kid: str) -> bool:
         """Whether the file had this key when it was read, at any time."""

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+from functools import partial
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -46,7 +47,9 @@ def serve(keys: str | None, **options: Any) -> int:
     logs.configure(settings.log_format, settings.log_level, settings.node_id)
     # Until the node has handlers of its own: as process 1 of a container it would miss a signal that nobody handles.
     signal.signal(signal.SIGTERM, _end_at_once)
-    preparation = Preparation(parse_store_url(settings.store), read_keys(keys) if keys else {})
+    preparation = Preparation(
+        parse_store_url(settings.store), read_keys(keys) if keys else {}, partial(read_keys, keys) if keys else None
+    )
     # A store that must not be used is refused before anything listens; one that is away is tried again later.
     asyncio.run(preparation.check(_FIRST_CHECK_TIMEOUT_S))
 

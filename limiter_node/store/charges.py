@@ -33,12 +33,15 @@ class _State(Enum):
 
 
 class Charge:
-    """Usage to be counted in `bucket`. `input_tokens` and `output_tokens` are what it holds by now."""
+    """Usage of `bucket`, by the node's own window. `input_tokens` and `output_tokens` are what it holds by now.
 
-    __slots__ = ("_since", "_state", "bucket", "input_tokens", "output_tokens", "requests")
+    `counted_in` is the bucket in which the store has counted it: a later one, where the store decided later.
+    """
+
+    __slots__ = ("_since", "_state", "bucket", "counted_in", "input_tokens", "output_tokens", "requests")
 
     def __init__(self, bucket: int, needed: Amounts) -> None:
-        self.bucket = self._since = bucket
+        self.bucket = self.counted_in = self._since = bucket
         self.requests, self.input_tokens, self.output_tokens = needed
         self._state = _State.OWED
 
@@ -69,7 +72,7 @@ class Charge:
         return self._since
 
     def give_back(self, input_tokens: int, output_tokens: int, requests: int = 0) -> bool:
-        """Lessen it; True if the store has counted it already, so that it has to be told by a settle of `bucket`."""
+        """Lessen it; True if the store has counted it, so that it has to be told by a settle of `counted_in`."""
         if self._state is _State.COUNTED:
             return True
         self.requests = max(self.requests - requests, 0)
@@ -85,7 +88,7 @@ class Charge:
     def counted(self, bucket: int, amounts: Amounts) -> Amounts:
         """The store has counted that much of it in `bucket`; return what of that is to be given back there."""
         self._state = _State.COUNTED
-        self.bucket = bucket
+        self.counted_in = bucket
         requests, input_tokens, output_tokens = amounts
         return Amounts(requests - self.requests, input_tokens - self.input_tokens, output_tokens - self.output_tokens)
 

@@ -14,7 +14,7 @@ import secrets
 from collections.abc import Callable
 from time import monotonic
 
-from limiter_node.model import MAX_BATCH, Decision, Need, Receipt, StoreUnavailable, Usage
+from limiter_node.model import MAX_BATCH, Decision, Need, Overloaded, Receipt, StoreUnavailable, Usage
 from limiter_node.store import codec
 from limiter_node.store.batch import Admit, Batch, KeyQueue
 from limiter_node.store.charges import Charge
@@ -132,7 +132,11 @@ class Dispatcher:
         if self.outage.is_on and self.outage.cuts_off(queue):
             return self._decided_without_store(queue, need)
         if len(self._admits) >= self._waiting.most:
-            self._waiting.make_room()
+            try:
+                self._waiting.make_room()
+            except Overloaded:
+                self._queues.drop_unmet(queue)
+                raise
         admit = Admit(queue, need, self._loop.create_future(), monotonic() + self._due_s)
         queue.admits.append(admit)
         self._admits.append(admit)
@@ -177,7 +181,9 @@ class Dispatcher:
         if charge is None:
             self.settle(queue, bucket, input_tokens, output_tokens, requests)
         elif charge.give_back(input_tokens, output_tokens, requests):
-            self.settle(queue, charge.bucket, input_tokens, output_tokens, requests)
+            self.settle(queue, charge.counted_in, input_tokens, output_tokens, requests)
+        else:
+            self._queues.drop_unmet(queue)
 
     def settle(self, queue: KeyQueue, bucket: int, input_tokens: int, output_tokens: int, requests: int = 0) -> None:
         """Give back in the store what the node's own window knows to be given back already."""

@@ -89,10 +89,11 @@ class KeyKnowledge:
             self._last_reply, self._asked_s, self._heard_s, self.exists = reply, batch.since_s, heard_s, True
         if recorded != self.recorded and recorded:
             # A record lives longer than this (see `decide.lua`), and what it stands for has left the window then.
-            self.recorded = recorded
-            self.recorded_until_s = (heard_s if is_of_now else batch.since_s) + self._window_s
+            self.recorded, self.recorded_until_s = recorded, heard_s + self._window_s
         if decisions:
-            self.own.note(decisions, batch.number)
+            self.own.note(decisions, batch.number, is_of_now=is_of_now)
+            if name := decisions[-1][8]:
+                self._name = name
         if self._name is None and codec.has_name(reply):
             self._name = codec.unpack_reply(reply, len(batch.operations), self._window_buckets).name
 
@@ -166,10 +167,17 @@ class KeyKnowledge:
             left = Amounts(*(max(amount - other, 0) for amount, other in zip(counted, beside, strict=True)))
             if any(left):
                 recharged[cell] = Charge(min(bucket, known.latest_ms // BUCKET_MS), left)
-        oldest = known.now_ms // BUCKET_MS - self._window_buckets
-        kept = {cell: charge for cell, charge in (self.recharges or {}).items() if charge.bucket >= oldest}
-        self.recharges = {**kept, **recharged} or None
+        self.recharges = {**(self.recharges or {}), **recharged} or None
+        self.forget_recharges()
         return recharged
+
+    def forget_recharges(self) -> None:
+        """Forget those that count for nothing any more."""
+        known = self.known()
+        if self.recharges is not None and known is not None:
+            oldest = known.now_ms // BUCKET_MS - self._window_buckets
+            kept = {cell: charge for cell, charge in self.recharges.items() if charge.bucket >= oldest}
+            self.recharges = kept or None
 
     def recharged(self, bucket: int) -> Charge | None:
         """Return the charge by which what was admitted in `bucket` is counted anew after a loss; usually None."""

@@ -270,6 +270,9 @@ class Outage:
         cell_of = queue.knowledge.own.cell_of
         queue.settles = [each for each in queue.settles if cell_of(codec.settled_bucket(each)) not in recharged]
         self.recharged += bool(recharged)
+        if recharged:  # they are many, and of use for a window alone
+            after_s = (self._window_buckets + 1) * BUCKET_MS / 1000
+            self._loop.call_later(after_s, queue.knowledge.forget_recharges)
         now_s = self._loop.time()
         if recharged and now_s - self._told_lost_s > _TELL_EVERY_S:
             self._told_lost_s = now_s

@@ -35,8 +35,8 @@ class OwnWindow:
         self._key, self._cell = -1, [0, 0, 0, 0]
         self._past = array("q")  # the other cells, the oldest first
 
-    def note(self, decisions: Sequence[Decision], number: int) -> None:
-        """Remember what the store admitted in batch `number`."""
+    def note(self, decisions: Sequence[Decision], number: int, *, is_of_now: bool = True) -> None:
+        """Remember what the store admitted in batch `number`. `is_of_now`: its clock shows the decisions' time now."""
         if not decisions:
             return
         time_ms = decisions[0][7]
@@ -44,6 +44,8 @@ class OwnWindow:
         if key != self._key:
             self._turn_to(key)
             self._forget_past(time_ms)  # a key that is used keeps no more than a window's cells
+            if is_of_now:
+                self._bring_back()
         cell = self._cell
         for decision in decisions:
             if decision[0] is _ADMITTED:
@@ -168,6 +170,16 @@ class OwnWindow:
         else:
             self._cell = past[at + 1 : at + _WIDTH].tolist()
             del past[at : at + _WIDTH]
+
+    def _bring_back(self) -> None:
+        """Move what lies in the future to the cell of now: a clock has stepped back, and it must not stay longer."""
+        past = self._past
+        while past and past[-_WIDTH] > self._key:
+            *_, requests, input_tokens, output_tokens, number = past[-_WIDTH:]
+            del past[-_WIDTH:]
+            cell = self._cell
+            cell[0], cell[1], cell[2] = cell[0] + requests, cell[1] + input_tokens, cell[2] + output_tokens
+            cell[3] = max(cell[3], number)
 
     def _forget(self, now_ms: int) -> None:
         self._forget_past(now_ms)

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
-from limiter_node.model import KeyLimits, StoreUnavailable
+from limiter_node.model import ConfigError, KeyLimits, StoreUnavailable
 from limiter_node.store.admin import administering
 from limiter_node.store.url import StoreAddress
 
@@ -23,15 +23,20 @@ _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.05, 0.5
 
 
 class Preparation:
-    """The preparation of one store with `keys`, by ``kid``.
+    """The preparation of one store with `keys`, by ``kid``; `read_again` reads them anew where the store comes late.
 
     `problem` says why it isn't done yet; it is empty once it is. `was_away`: whether the store couldn't be reached, or
     not in whole, when it was tried.
     """
 
-    def __init__(self, address: StoreAddress, keys: Mapping[str, KeyLimits]) -> None:
-        self._address, self._keys = address, keys
-        self._is_checked = False
+    def __init__(
+        self,
+        address: StoreAddress,
+        keys: Mapping[str, KeyLimits],
+        read_again: Callable[[], Mapping[str, KeyLimits]] | None = None,
+    ) -> None:
+        self._address, self._keys, self._read_again = address, keys, read_again
+        self._is_checked = self._is_late = False
         self.problem = "the store has not been checked yet"
         self.was_away = False
 
@@ -63,13 +68,22 @@ class Preparation:
             ConfigError: the store must not be used.
         """
         timeout_s, delay_s = _FIRST_TIMEOUT_S, _FIRST_DELAY_S
+        self._is_late = not self._is_checked
         while not (self._is_checked or await self.check(timeout_s)) or not await self._load():
+            self._is_late = True
             await asyncio.sleep(delay_s)
             timeout_s, delay_s = min(2 * timeout_s, _LONGEST_TIMEOUT_S), min(2 * delay_s, _LONGEST_DELAY_S)
 
     async def _load(self) -> bool:
         if not self._keys:
             return True
+        if self._is_late and self._read_again is not None:
+            # A key may have been revoked meanwhile: it must not come back with a file of hours ago.
+            try:
+                self._keys = await asyncio.to_thread(self._read_again)
+            except ConfigError as error:
+                self.problem = f"the keys have not been loaded yet: {error}"
+                return False
         try:
             async with administering(self._address) as admin:
                 await admin.load_limits(self._keys)

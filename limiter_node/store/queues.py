@@ -1,25 +1,27 @@
-"""The queues of the keys that a node has to do with: those that the store has told of, and those that may be invented.
+"""The queues of the keys that a node has to do with: known ones, and those that may be invented.
 
-A key that the store has told of is kept until `MOST` others were used since: the least recently used one goes, and what
-the node knew of it. A key that the store has not told of is kept only as long as something of it waits or is under way,
-so that invented keys cost what their requests cost and drive nothing out.
+A key that the store has told of is kept until `MOST` others were used since. Then the least recently used one goes,
+with what the node knew of it, as soon as nothing that the node admitted of it can be in the window. Beyond
+`MOST_OF_ALL` it goes sooner: in an outage the node may then admit its share of that key again.
+
+A key that the store has not told of is kept only as long as something of it waits or is under way, so that invented
+keys cost what their requests cost.
 """
 
 from __future__ import annotations
 
 from binascii import crc_hqx
 from collections import OrderedDict
-from itertools import islice
 
 from limiter_node.store.batch import KeyQueue
-from limiter_node.store.codec import Script
+from limiter_node.store.codec import BUCKET_MS, Script
 from limiter_node.store.keyspace import limits_key, past_key, window_key
 from limiter_node.store.knowledge import KeyKnowledge
 from limiter_node.store.routing import ScriptTarget
 
-MOST = 20_000
+MOST, MOST_OF_ALL = 20_000, 100_000
 _LOOKED_AT = 64
-"""How many of the least recently used keys are looked at for an idle one."""
+"""How many of the least recently used keys are looked at when another one is met."""
 
 
 class KeyQueues(OrderedDict[str, KeyQueue]):
@@ -31,6 +33,7 @@ class KeyQueues(OrderedDict[str, KeyQueue]):
     def __init__(self, decide: Script, incarnation: bytes, window_buckets: int) -> None:
         super().__init__()
         self._decide, self._incarnation, self._window_buckets = decide, incarnation, window_buckets
+        self._window_s = (window_buckets + 1) * BUCKET_MS / 1000
         self.unmet: dict[str, KeyQueue] = {}
         """The keys that the store has not told of."""
 
@@ -58,11 +61,18 @@ class KeyQueues(OrderedDict[str, KeyQueue]):
         queue.is_met = True
         del self.unmet[queue.kid]
         self[queue.kid] = queue
-        if len(self) > MOST:
-            for each in islice(self.values(), _LOOKED_AT):
-                if each.is_idle:
-                    del self[each.kid]
-                    break
+        self._make_room()
+
+    def _make_room(self) -> None:
+        """Forget idle keys, the least recently used first, while there are more than `MOST`."""
+        for _ in range(min(len(self) - MOST, _LOOKED_AT)):
+            kid, queue = next(iter(self.items()))
+            if not queue.is_idle:
+                self.move_to_end(kid)
+            elif len(self) > MOST_OF_ALL or queue.knowledge.heard_s_ago() > self._window_s:
+                del self[kid]
+            else:
+                break  # it may have used up its limit, and so may all that were used later
 
     def drop_unmet(self, queue: KeyQueue) -> None:
         """Forget a key of which nothing waits any more and that the store has not told of."""

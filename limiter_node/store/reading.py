@@ -52,23 +52,35 @@ class Reading:
                 if self._outage.is_on and self._outage.cuts_off(queue):
                     raise StoreUnavailable("its shard is cut off")
                 self._flush(queue)
-            usage = await self._peek_store(kid)
-            return usage if usage is not None else await self._peek_missing(kid, queue)
-        except StoreUnavailable:
-            if queue is not None and queue.knowledge.exists is False:
-                return None
-            usage = None if queue is None else self._outage.usage(queue)
-            if usage is None:
-                raise
-            return usage
+            async with asyncio.timeout(self._timeout_s):
+                usage = await self._peek_store(kid)
+                return usage if usage is not None else await self._peek_missing(kid)
+        except TimeoutError:
+            return self._known_usage(queue, StoreUnavailable("the store did not answer in time"))
+        except StoreUnavailable as error:
+            return self._known_usage(queue, error)
 
-    async def _peek_missing(self, kid: str, queue: KeyQueue | None) -> Usage | None:
+    def _known_usage(self, queue: KeyQueue | None, error: StoreUnavailable) -> Usage | None:
+        """Return what the policy knows of a key. Raises `error` where that is nothing."""
+        if queue is not None and queue.knowledge.exists is False:
+            return None
+        usage = None if queue is None else self._outage.usage(queue)
+        if usage is None:
+            raise error
+        return usage
+
+    async def _peek_missing(self, kid: str) -> Usage | None:
         """Read a key that isn't in the store, unless the store has lost it: then it is declared again."""
+        queue = self._queues.find(kid)
         redeclared, reason = await self._redeclaring.resolve(kid, None if queue is None else queue.knowledge)
         if redeclared is Redeclared.DECLARED:
             return await self._peek_store(kid)
         if redeclared is Redeclared.FAILED:
             raise StoreUnavailable(reason)
+        if redeclared is Redeclared.DELETED:
+            queue = self._queues[kid]
+            if not queue.is_met:
+                self._queues.meet(queue)
         if queue is not None and queue.is_met:
             queue.knowledge.forget()
         return None
@@ -83,11 +95,7 @@ class Reading:
         )
         call = Peek(self._router, target, self._window_buckets, self._router.loop.create_future())
         self._router.send([call])
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                return await call.future
-        except TimeoutError:
-            raise StoreUnavailable("the store did not answer in time") from None
+        return await call.future
 
     def decides_alone(self) -> bool:
         """See `Dispatcher.decides_alone`."""

@@ -4,7 +4,7 @@ A store that came back without its data knows no keys. A node finds that out by 
 for it. Keys that were deleted on purpose leave a mark in the store and stay deleted. What is declared is the latest
 word that the node has:
 
-- A key that was in the keys file and isn't any more has been revoked. (The file is read again when it has changed.)
+- A key that was in the keys file and isn't any more has been revoked. (The file is looked at once a second.)
 - The file's word on a key counts if it said something new of it after the store's last word, or just before it.
 - Otherwise the store's last word counts: the limits that it told, or that the key is deleted, even if the store has
   lost its mark of that since.
@@ -20,6 +20,7 @@ from binascii import crc_hqx
 from collections import Counter
 from collections.abc import Callable, Mapping
 from enum import Enum, auto
+from functools import partial
 from time import monotonic
 from typing import Any, Protocol
 
@@ -31,8 +32,13 @@ from limiter_node.store.routing import RoutedCall, Router, ScriptTarget, bulk
 
 log = logging.getLogger(__name__)
 
-_READ_EVERY_S = 1.0
-"""How old the node's view of the keys file may be when a key is missing."""
+_LOOK_EVERY_S = 1.0
+"""How often the keys file is looked at in any case."""
+_FRESH_S = 0.02
+"""How old the node's view of it may be when a key is missing."""
+_READ_PATIENCE_S = 0.05
+"""How long a request waits for a large file to be read again. Then what was read before decides on unknown keys, and
+nothing on known ones."""
 _FILE_FIRST_S = 1.0
 """The store is told of a change after the file is: what it said this soon after, it may have said without knowing."""
 _TELL_EVERY_S = 60.0
@@ -60,8 +66,10 @@ class Redeclared(Enum):
 
     DECLARED = auto()
     """It is there again."""
+    DELETED = auto()
+    """The store says that it was deleted."""
     UNKNOWN = auto()
-    """It was deleted, or nobody has declared it."""
+    """Nobody has declared it."""
     FAILED = auto()
     """The store could not be asked whether it was deleted: nothing is known."""
 
@@ -86,7 +94,7 @@ class _Redeclaration(RoutedCall):
     def resolved(self, reply: Any) -> None:
         if reply not in (0, 1):
             raise ValueError(f"{reply!r:.100}")
-        self._done(Redeclared.DECLARED if reply == 1 else Redeclared.UNKNOWN, "")
+        self._done(Redeclared.DECLARED if reply == 1 else Redeclared.DELETED, "")
 
     def failed(self, reason: str) -> None:
         self._done(Redeclared.FAILED, reason)
@@ -100,6 +108,7 @@ class Redeclaring:
         self._in_file: Mapping[str, KeyLimits] = {}
         self._fresh_until_s = float("-inf")
         self._reading: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._waiting: list[Callable[[], None]] = []
         self._script = load_script("redeclare")
         self._told_s = self._told_unreadable_s = float("-inf")
@@ -114,13 +123,21 @@ class Redeclaring:
         if self._file is None or monotonic() < self._fresh_until_s:
             return self._declare(kid, knowledge, done)
 
-        def go_on() -> None:
-            if not self._declare(kid, knowledge, done):
+        is_open = True
+
+        def go_on(*, was_read: bool = True) -> None:
+            nonlocal is_open
+            if not is_open:
+                return
+            is_open = False
+            if not was_read and knowledge is not None and knowledge.exists:
+                done(Redeclared.FAILED, "the keys file is being read")
+            elif not self._declare(kid, knowledge, done):
                 done(Redeclared.UNKNOWN, "")
 
         self._waiting.append(go_on)
-        if self._reading is None:
-            self._reading = self._router.loop.create_task(self._read(self._file))
+        self._router.loop.call_later(_READ_PATIENCE_S, partial(go_on, was_read=False))
+        self._start_reading(self._file)
         return True
 
     async def resolve(self, kid: str, knowledge: KeyKnowledge | None) -> tuple[Redeclared, str]:
@@ -134,14 +151,21 @@ class Redeclaring:
         return await result if self.takes(kid, knowledge, done) else (Redeclared.UNKNOWN, "")
 
     def start(self) -> None:
-        """Read the file, so that a key that leaves it later is known to have been there."""
-        if self._file is not None and self._reading is None:
-            self._reading = self._router.loop.create_task(self._read(self._file))
+        """Look after the file from now on: a key that leaves it later has to be known to have been there."""
+        if self._file is not None:
+            self._timer = self._router.loop.call_later(_LOOK_EVERY_S, self.start)
+            self._start_reading(self._file)
 
     def close(self) -> None:
         """Stop reading."""
+        if self._timer is not None:
+            self._timer.cancel()
         if self._reading is not None:
             self._reading.cancel()
+
+    def _start_reading(self, file: DeclaredKeys) -> None:
+        if self._reading is None:
+            self._reading = self._router.loop.create_task(self._read(file))
 
     async def _read(self, file: DeclaredKeys) -> None:
         try:
@@ -150,11 +174,11 @@ class Redeclaring:
             if monotonic() - self._told_unreadable_s > _TELL_EVERY_S:
                 self._told_unreadable_s = monotonic()
                 log.error("the keys file cannot be read any more: %s", error, extra={"event": "keys_file_unreadable"})
-        self._fresh_until_s = monotonic() + _READ_EVERY_S
+        self._fresh_until_s = monotonic() + _FRESH_S
         self._reading = None
         waiting, self._waiting = self._waiting, []
         for go_on in waiting:
-            go_on()
+            self._router.loop.call_soon(go_on)
 
     def _latest_word(self, kid: str, knowledge: KeyKnowledge | None) -> tuple[KeyLimits, str] | None:
         """Return the limits to declare, and who said so; None where the key has been revoked or nobody declared it."""

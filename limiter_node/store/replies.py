@@ -154,10 +154,12 @@ class Replies:
         if result is Redeclared.DECLARED:
             batch.was_redeclared = True
             self._resend(batch)  # the store tells whether it has lost the key's window, too
-        elif result is Redeclared.UNKNOWN:
-            self._end(batch, self._unknown)
-        else:
+        elif result is Redeclared.FAILED:
             self._end(batch, self._outage.refused, reason)
+        else:
+            if result is Redeclared.DELETED and not batch.queue.is_met:
+                self._queues.meet(batch.queue)  # so that it is remembered to be deleted
+            self._end(batch, self._unknown)
 
     def _unknown(self, batch: Batch) -> None:
         """There is no such key: not in the store, and not by any word that this node may follow."""

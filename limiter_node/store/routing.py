@@ -22,7 +22,7 @@ from limiter_node.store.topology import Topology
 
 log = logging.getLogger(__name__)
 
-_SOON_S, _LATER_S = 0.005, 0.05
+_SOON_S, _LATER_S, _LAST_S = 0.005, 0.05, 0.5
 _QUICK_TRIES = 5
 _TELL_EVERY_S, _KINDS_TOLD = 60.0, 100
 _NO_ANSWER = "the store did not answer"
@@ -234,8 +234,8 @@ class Router:
     def _again(self, call: RoutedCall, delay_s: float) -> None:
         self.retries += 1
         call.tries += 1
-        if call.tries > _QUICK_TRIES:
-            delay_s = max(delay_s, _LATER_S)  # two servers that point at each other, for one
+        if call.tries > _QUICK_TRIES:  # two servers that point at each other, for one
+            delay_s = max(delay_s, min(_LATER_S * (call.tries - _QUICK_TRIES), _LAST_S))
         if self._closed or self._is_too_old(call):
             call.failed(_NO_ANSWER)
         elif delay_s:

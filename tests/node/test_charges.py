@@ -77,7 +77,7 @@ def test_admissions_of_a_bucket_are_one_charge_and_what_they_give_back_lessens_i
     # Under way: what is given back now is settled once the store has answered.
     assert not first.give_back(5, 20)
     assert first.counted(999, Amounts(2, 20, 50)) == (0, 5, 20)
-    assert first.bucket == 999
+    assert (first.counted_in, first.bucket) == (999, 1_000)
     assert first.give_back(1, 1), "and from then on at once, by the caller"
     third = ledger.charge(owed, 1_001, Amounts(1, 1, 1), 1_001)
     assert third is second

@@ -71,6 +71,7 @@ async def test_the_least_recently_used_key_is_forgotten_first(
     embedded_single: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(queues, "MOST", 3)
+    monkeypatch.setattr(queues, "MOST_OF_ALL", 3)
     kids = [declare(embedded_single, new_api_key()) for _ in range(5)]
     async with dispatching(embedded_single) as dispatcher:
         for index in (0, 1, 2, 0, 3, 4, 0):
@@ -139,8 +140,8 @@ async def test_a_key_revoked_in_file_and_store_stays_revoked_after_a_loss(tmp_pa
         async with dispatching(store.url, policy=local(1), declared=KeysFile(file)) as dispatcher:
             for name in ("revoked", "changed", "same"):
                 assert await ask(dispatcher, kids[name]) is Outcome.ADMITTED
-            dispatcher._redeclaring._fresh_until_s = 0.0  # a second later
             write(changed=3, added=4, same=5)
+            await eventually(lambda: kids["added"] in dispatcher._redeclaring._in_file)
             await admin.delete(kids["revoked"])
             await admin.put_limits(kids["changed"], KeyLimits(rpm=3))
             await admin.put_limits(kids["added"], KeyLimits(rpm=4))
@@ -217,7 +218,6 @@ async def test_a_key_that_the_file_has_again_is_declared_after_a_loss() -> None:
         await admin.delete(kid)
         file.keys.clear()
         assert await ask(dispatcher, kid) is Outcome.UNKNOWN_KEY
-        dispatcher._redeclaring._fresh_until_s = 0.0
         assert await ask(dispatcher, kid) is Outcome.UNKNOWN_KEY
         file.keys[kid] = LIMITS
         dispatcher._redeclaring._fresh_until_s = 0.0
