@@ -217,6 +217,7 @@ async def test_a_key_that_the_file_has_again_is_declared_after_a_loss() -> None:
         assert await ask(dispatcher, kid) is Outcome.ADMITTED
         await admin.delete(kid)
         file.keys.clear()
+        dispatcher._redeclaring._fresh_until_s = 0.0
         assert await ask(dispatcher, kid) is Outcome.UNKNOWN_KEY
         assert await ask(dispatcher, kid) is Outcome.UNKNOWN_KEY
         file.keys[kid] = LIMITS
