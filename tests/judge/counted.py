@@ -10,7 +10,7 @@ these are the same: one number in one bucket. They differ only where nobody outs
 - Before a loss: what a dead node had admitted may be lost. All else has to be there, and once: each node that lives was
   asked once more afterwards. It may lie one bucket later.
 - Before a dump that was restored: what is in the dump may count beside what nodes charge again.
-- Before a deletion: a node that had not heard of it may charge what it owes, or nothing.
+- Until a deleted key is put again: a node that had not heard of the deletion may charge what it owes, or nothing.
 
 Buckets are compared as sums of all from one bucket on, for each bucket, so that exchanges between neighbours show, too.
 """
@@ -126,7 +126,7 @@ def share_of(record: Record, op: Op, drained_ms: float, doubt_ms: float = 0.0) -
     if dumps:
         at_most = larger[0] * (1 + dumps), larger[1] * (1 + dumps), larger[2] * (1 + dumps)
         last = max(last, end) if op.degraded else last
-    if any(since_ms <= each.ended_ms <= drained_ms for each in history.deletions):
+    if any(since_ms <= at_ms <= drained_ms for at_ms in history.forgotten_ms):
         at_least, at_most = NOTHING, most(larger, at_most)
     return Share(first, last, at_least, at_most)
 

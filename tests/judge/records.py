@@ -108,6 +108,18 @@ class KeyHistory:
     losses: list[Loss] = field(default_factory=list)
     rollbacks: list[Rollback] = field(default_factory=list)
 
+    @property
+    def forgotten_ms(self) -> list[float]:
+        """When the usage of before is forgotten: with each deletion, and once more when the key is put again.
+
+        In between a node that has not heard of the deletion may admit on its own, and charge that or forget it.
+        """
+        times = []
+        for deletion in self.deletions:
+            times.append(deletion.ended_ms)
+            times += [put.ended_ms for put in self.puts if put.begun_ms > deletion.ended_ms][:1]
+        return sorted(times)
+
 
 @dataclass(frozen=True, slots=True)
 class Peek:

@@ -233,6 +233,7 @@ def test_a_deletion_forgets_the_usage() -> None:
     made = MadeUp()
     made.fill(0, LIMIT)
     made.delete(10)
+    made.alone(20)  # it could not know
     made.put(300)
     made.fill(310, LIMIT)
     assert not made.refuted

@@ -22,7 +22,6 @@ from .records import (
     NOTHING,
     STEPPED_BACK,
     STEPPED_FORWARD,
-    Deletion,
     KeyHistory,
     Loss,
     Op,
@@ -94,10 +93,8 @@ def judge_windows(record: Record) -> tuple[list[Violation], Worst]:
 # ---- rule 2 ----------------------------------------------------------------------------------------------------------
 
 
-def _events(
-    record: Record, history: KeyHistory, ops: list[Op]
-) -> list[tuple[float, int, Op | Loss | Rollback | Deletion]]:
-    events: list[tuple[float, int, Op | Loss | Rollback | Deletion]] = []
+def _events(record: Record, history: KeyHistory, ops: list[Op]) -> list[tuple[float, int, Op | Loss | Rollback | None]]:
+    events: list[tuple[float, int, Op | Loss | Rollback | None]] = []
     for op in ops:
         if op.outcome in DECIDED and not op.degraded:
             events.append((op.time_ms, _TOLD, op))
@@ -106,10 +103,10 @@ def _events(
             events.append((leaves_ms(op, record.window_ms), _LEAVE, op))
             if op.settled_ms is not None:
                 events.append((int(op.settled_ms), _SETTLE, op))
-    for done in (*history.losses, *history.rollbacks, *history.deletions):
+    events += [(at_ms, _DONE, None) for at_ms in history.forgotten_ms]
+    for done in (*history.losses, *history.rollbacks):
         events.append((done.ended_ms, _DONE, done))
-        if not isinstance(done, Deletion):
-            events.append((int(done.begun_ms), _BEGUN, done))
+        events.append((int(done.begun_ms), _BEGUN, done))
         if isinstance(done, Rollback):
             events.append((int(done.dump_begun_ms), _DUMP, done))
     events.sort(key=itemgetter(0, 1))
@@ -137,7 +134,7 @@ def _store_rule(record: Record, key: str, ops: list[Op], worst: Worst) -> Iterat
                 known.settle(subject, least(subject.need, subject.settled))
             else:
                 known.told(subject)
-        elif isinstance(subject, Deletion):
+        elif subject is None:
             known.forget()
         elif what == _DUMP:
             known.dumped(id(subject))
@@ -220,7 +217,7 @@ def _own_rule(record: Record, key: str, ops: list[Op]) -> Iterator[Violation]:
 
 def _own_rule_of(record: Record, key: str, node: int, admitted: list[Op]) -> Iterator[Violation]:
     admitted.sort(key=lambda op: op.told_ms)
-    deletions = sorted(deletion.ended_ms for deletion in record.keys[key].deletions)
+    forgotten = record.keys[key].forgotten_ms
     settles = sorted((op for op in admitted if op.settled_ms is not None), key=lambda op: op.settled_ms or 0.0)
     next_settle = 0
     inside: dict[int, Op] = {}
@@ -234,8 +231,8 @@ def _own_rule_of(record: Record, key: str, node: int, admitted: list[Op]) -> Ite
             own = minus(own, held.pop(number))
 
     for op in admitted:
-        while deletions and deletions[0] < op.told_ms:
-            deletions.pop(0)
+        while forgotten and forgotten[0] < op.told_ms:
+            forgotten.pop(0)
             for number in list(inside):
                 drop(number)
         while next_settle < len(settles) and (settles[next_settle].settled_ms or 0.0) <= op.told_ms:
