@@ -14,18 +14,19 @@ import secrets
 from collections.abc import Callable
 from time import monotonic
 
-from limiter_node.model import MAX_BATCH, Decision, Need, Overloaded, Receipt, StoreUnavailable, Usage
+from limiter_node.model import MAX_BATCH, Decision, Need, Overloaded, StoreUnavailable, Usage
 from limiter_node.store import codec
 from limiter_node.store.batch import Admit, Batch, KeyQueue
-from limiter_node.store.charges import Charge
-from limiter_node.store.codec import load_script, pack_settle
+from limiter_node.store.codec import load_script
 from limiter_node.store.fallback import Fallback
 from limiter_node.store.fleet import Fleet
 from limiter_node.store.linger import Linger
 from limiter_node.store.lookup import Lookups
+from limiter_node.store.losses import Losses
 from limiter_node.store.outage import Outage
 from limiter_node.store.queues import KeyQueues
 from limiter_node.store.reading import Reading
+from limiter_node.store.receipts import Receipts
 from limiter_node.store.redeclare import DeclaredKeys, Redeclaring
 from limiter_node.store.replies import Replies
 from limiter_node.store.routing import Router
@@ -79,9 +80,11 @@ class Dispatcher:
         self.outage = Outage(self, self.shards, fallback, telemetry, window_buckets=window_buckets, due_s=self._due_s)
         self._redeclaring = Redeclaring(self._router, declared)
         self._redeclaring.start()
+        self._losses = Losses(self.outage, window_buckets)
         self._replies = Replies(
             self._queues,
             self.outage,
+            self._losses,
             self._redeclaring,
             Lookups(self._router, self._queues),
             telemetry,
@@ -109,6 +112,9 @@ class Dispatcher:
         self._sweep_due_s = 0.0
         self._was_late = False
         self._linger = Linger(self.release)
+        receipts = Receipts(self._queues, self.outage, self._linger, self._schedule)
+        # Bound here, because a call more would cost each request.
+        self.give_back, self.take_back, self.settle = receipts.give_back, receipts.take_back, receipts.settle
         self._in_flight = 0
         self._quiet = asyncio.Event()
         self._quiet.set()
@@ -155,44 +161,6 @@ class Dispatcher:
             self._queues.drop_unmet(queue)
         return verdict
 
-    def give_back(self, kid: str, receipt: Receipt, input_tokens: int, output_tokens: int) -> None:
-        """Give back tokens of a request that was admitted with that receipt; negative numbers add.
-
-        They go with the key's next batch, or make one.
-        """
-        queue = self._queues[kid]
-        knowledge = queue.knowledge
-        if receipt.__class__ is int and knowledge.recharges is None:  # as a rule: counted by the store, and never lost
-            knowledge.own.give_back(receipt, input_tokens, output_tokens)
-            self.settle(queue, receipt, input_tokens, output_tokens)
-        else:
-            self.take_back(queue, receipt, input_tokens, output_tokens)
-
-    def take_back(
-        self, queue: KeyQueue, receipt: Receipt, input_tokens: int, output_tokens: int, requests: int = 0
-    ) -> None:
-        """Do the same wherever it counts now; give back requests, too, of which the caller was told otherwise."""
-        charge = receipt if isinstance(receipt, Charge) else None
-        bucket = receipt if isinstance(receipt, int) else charge.bucket if charge is not None else 0
-        knowledge = queue.knowledge
-        knowledge.own.give_back(bucket, input_tokens, output_tokens, requests)
-        if (charge is None or charge.is_counted) and (recharged := knowledge.recharged(bucket)) is not None:
-            charge = recharged
-        if charge is None:
-            self.settle(queue, bucket, input_tokens, output_tokens, requests)
-        elif charge.give_back(input_tokens, output_tokens, requests):
-            self.settle(queue, charge.counted_in, input_tokens, output_tokens, requests)
-        else:
-            self._queues.drop_unmet(queue)
-
-    def settle(self, queue: KeyQueue, bucket: int, input_tokens: int, output_tokens: int, requests: int = 0) -> None:
-        """Give back in the store what the node's own window knows to be given back already."""
-        queue.settles.append(pack_settle(bucket, input_tokens, output_tokens, requests))
-        if queue.in_flight is None and not queue.scheduled:
-            if self._linger.is_busy and self._linger.holds(queue, input_tokens, output_tokens, self._loop.time()):
-                return
-            self._schedule(queue)
-
     async def peek(self, kid: str) -> Usage | None:
         """The key's limits and usage, or what the policy knows of them; None if there is no such key.
 
@@ -217,7 +185,7 @@ class Dispatcher:
             self.shards.openings,
             self.outage.counts,
             {**self._router.errors, "failed": self._replies.failed},
-            {"counts": self.outage.recharged, "keys": self._redeclaring.counts.total()},
+            {"counts": self._losses.recharged, "keys": self._redeclaring.counts.total()},
         )
 
     async def check(self) -> None:

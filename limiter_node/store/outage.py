@@ -15,8 +15,8 @@ the key's requests at once; nothing of the key is sent. The rules by which each 
 3. What a request gives back lessens its charge until that has been sent, and is settled in the store afterwards.
 4. What has left the window counts for nothing: such charges are forgotten, and a batch that old is given up unless it
    may have run. What one admits so late, on a server that had stood still, counts for nobody: it is given back.
-5. A batch that the store refused, or that met a store which has lost data, has counted nothing: what it carried is owed
-   again. What the store has lost is charged again, as far as this node had admitted it (`store.knowledge`).
+5. A batch that the store refused, or that met a store which has lost data (`store.losses`), has counted nothing: what
+   it carried is owed again.
 
 When a shard is back, the charges of all keys follow, some keys at a time so that new decisions don't wait behind them;
 a key's own come in front of its next request in any case.
@@ -47,7 +47,6 @@ log = logging.getLogger(__name__)
 _RELEASED_AT_ONCE = 500
 _REFUSED_AGAIN_S = 0.5
 """How long what was refused waits before the store is asked again: a login's rights, say, are mended by people."""
-_TELL_EVERY_S = 60.0
 REFUSED = "refused"
 """In the counts: neither admitted nor rejected, for want of a policy or because the key isn't known."""
 
@@ -104,10 +103,7 @@ class Outage:
         self.is_on = False
         self.counts: Counter[str] = Counter()
         """Requests decided without the store: "admitted", "rejected", "refused"."""
-        self.recharged = 0
-        """How often a window was charged again after a loss."""
         self._counts_told: Counter[str] = Counter()
-        self._told_lost_s = float("-inf")
         shards.on_close = self._closed
 
     # ---- requests --------------------------------------------------------------------------------------------------
@@ -253,33 +249,7 @@ class Outage:
         elif decision.outcome is Outcome.UNKNOWN_KEY:
             charge.gone()
         else:
-            self._owe(batch.queue, charge)
-
-    def lost(self, batch: Batch, recorded: int) -> None:
-        """The store has lost what it had counted of a key after this node's batch `recorded`, and has not run `batch`.
-
-        It is told what this node had admitted since, and asked again. What was to be given back of that is taken off
-        already; what is given back of it later goes to where it is counted then.
-        """
-        queue = batch.queue
-        self.not_run(batch)
-        recharged = queue.knowledge.lose(recorded, queue.owed or ())
-        for charge in recharged.values():
-            self._owe(queue, charge)
-        # What waits to be given back of a cell that is charged anew is taken off there; the rest is still to be sent.
-        cell_of = queue.knowledge.own.cell_of
-        queue.settles = [each for each in queue.settles if cell_of(codec.settled_bucket(each)) not in recharged]
-        self.recharged += bool(recharged)
-        if recharged:  # they are many, and of use for a window alone
-            after_s = (self._window_buckets + 1) * BUCKET_MS / 1000
-            self._loop.call_later(after_s, queue.knowledge.forget_recharges)
-        now_s = self._loop.time()
-        if recharged and now_s - self._told_lost_s > _TELL_EVERY_S:
-            self._told_lost_s = now_s
-            log.warning(
-                "the store has lost what was counted: nodes charge what they had admitted themselves",
-                extra={"event": "store_lost_counts"},
-            )
+            self.owe(batch.queue, charge)
 
     def not_run(self, batch: Batch) -> None:
         """The store has not run a batch and will not: what it carried waits for the key's next one."""
@@ -292,7 +262,7 @@ class Outage:
         waiting = []
         for admit in batch.admits:
             if admit.charge is not None:
-                self._owe(queue, admit.charge)
+                self.owe(queue, admit.charge)
             elif not admit.future.done():
                 waiting.append(admit)
         queue.admits[:0] = waiting
@@ -316,11 +286,12 @@ class Outage:
             charge.gone()
         for admit in batch.admits:
             if admit.charge is not None:
-                self._owe(batch.queue, admit.charge)
+                self.owe(batch.queue, admit.charge)
             else:
                 self.decide_waiting(admit, reason, is_sent=False)
 
-    def _owe(self, queue: KeyQueue, charge: Charge) -> None:
+    def owe(self, queue: KeyQueue, charge: Charge) -> None:
+        """Let a charge leave with the key's next batch."""
         if queue.owed is None:
             queue.owed = deque()
         self._ledger.owe(queue.owed, charge)

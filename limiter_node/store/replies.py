@@ -18,6 +18,7 @@ from limiter_node.store import codec
 from limiter_node.store.batch import Batch
 from limiter_node.store.codec import REPLAYED, UnreadableReply
 from limiter_node.store.lookup import Lookups
+from limiter_node.store.losses import Losses
 from limiter_node.store.outage import Outage
 from limiter_node.store.queues import KeyQueues
 from limiter_node.store.redeclare import Redeclared, Redeclaring
@@ -39,6 +40,7 @@ class Replies:
         self,
         queues: KeyQueues,
         outage: Outage,
+        losses: Losses,
         redeclaring: Redeclaring,
         lookups: Lookups,
         telemetry: Telemetry,
@@ -48,7 +50,8 @@ class Replies:
         resend: Callable[[Batch], None],
         on_ended: Callable[[Batch], None],
     ) -> None:
-        self._queues, self._outage, self._redeclaring, self._lookups = queues, outage, redeclaring, lookups
+        self._queues, self._outage, self._losses = queues, outage, losses
+        self._redeclaring, self._lookups = redeclaring, lookups
         self._decision_counts, self._waited = telemetry.decisions.counts, telemetry.decision_latency.note
         self.window_buckets = window_buckets
         self._due_s = due_s
@@ -135,7 +138,7 @@ class Replies:
 
     def _not_decided(self, batch: Batch, reply: codec.BatchReply) -> None:
         if reply.state == codec.LOST:
-            self._end(batch, self._outage.lost, reply.recorded)
+            self._end(batch, self._losses.lost, reply.recorded)
         elif reply.state == codec.UNKNOWN_KEY:
             queue = batch.queue
             if batch.was_redeclared:  # and lost again: that is no word on whether there is such a key

@@ -216,6 +216,19 @@ async def test_a_store_restored_from_a_snapshot_is_charged_what_it_misses(embedd
             )
 
 
+async def test_what_was_produced_beyond_a_reservation_outlives_a_snapshot(embedded_single: str) -> None:
+    kid = declare(embedded_single, new_api_key())
+    async with dispatching(embedded_single, policy=local(1)) as dispatcher:
+        limiter = Limiter(dispatcher)
+        reservation = limiter.reservation(kid, await limiter.admit(kid, Need(10, 20, 0)))
+        before = snapshot(embedded_single, kid)
+        reservation.settle(50)
+        assert await dispatcher.drain(20)
+        restore(embedded_single, kid, before)
+        await limiter.admit(kid, ONE)
+        assert (await used(dispatcher, kid)).output_tokens >= 51
+
+
 async def test_a_snapshot_older_than_the_charges_of_a_loss(embedded_single: str) -> None:
     kid = declare(embedded_single, new_api_key(), rpm=LIMIT)
     async with dispatching(embedded_single, policy=local(1)) as dispatcher:
