@@ -11,7 +11,7 @@
 --       3 oldest  in ms: how old an announcement counts
 --       4 format  the storage format that the caller reads and writes
 -- Reply the number of nodes, this one included; or, as a string, the format of the other nodes if it is another one
--- Cost  O(nodes): 7 calls, one more where any is forgotten
+-- Cost  O(nodes): 6 calls, one more where any is forgotten
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
