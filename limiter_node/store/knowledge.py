@@ -84,14 +84,14 @@ class KeyKnowledge:
         batch asked for nothing to be counted. `decisions` are those that weren't made without the store meanwhile, and
         hence are not in `own` yet.
         """
-        is_of_now = reply[0] == DECIDED  # else it is read from the record, written some time since the asking
-        if is_of_now or not self.exists:
+        if reply[0] == DECIDED or not self.exists:  # else it is from the record, of some time since the asking
             self._last_reply, self._asked_s, self._heard_s, self.exists = reply, batch.since_s, heard_s, True
         if recorded != self.recorded and recorded:
             # A record lives longer than this (see `decide.lua`), and what it stands for has left the window then.
             self.recorded, self.recorded_until_s = recorded, heard_s + self._window_s
         if decisions:
-            self.own.note(decisions, batch.number, is_of_now=is_of_now)
+            if self.own.note(decisions, batch.number):
+                self.known()  # a clock may have stepped back: what it left in the future is brought back
             if name := decisions[-1][8]:
                 self._name = name
         if self._name is None and codec.has_name(reply):
@@ -123,6 +123,7 @@ class KeyKnowledge:
         told, now_s = codec.unpack_reply(self._last_reply, 0, self._window_buckets), time.monotonic()
         now_ms = told.time_ms + int((now_s - self._heard_s) * 1000)
         latest_ms = told.time_ms + math.ceil((now_s - self._asked_s) * 1000)
+        self.own.bring_back(latest_ms)
         return Known(told.limits, told.output_reserve, now_ms, latest_ms, self.own)
 
     def tokens_left(self) -> int:

@@ -35,17 +35,17 @@ class OwnWindow:
         self._key, self._cell = -1, [0, 0, 0, 0]
         self._past = array("q")  # the other cells, the oldest first
 
-    def note(self, decisions: Sequence[Decision], number: int, *, is_of_now: bool = True) -> None:
-        """Remember what the store admitted in batch `number`. `is_of_now`: its clock shows the decisions' time now."""
+    def note(self, decisions: Sequence[Decision], number: int) -> bool:
+        """Remember what the store admitted in batch `number`; return whether that is earlier than what was before."""
         if not decisions:
-            return
+            return False
         time_ms = decisions[0][7]
         key = time_ms // self._cell_ms
+        is_earlier = False
         if key != self._key:
+            is_earlier = key < self._key
             self._turn_to(key)
             self._forget_past(time_ms)  # a key that is used keeps no more than a window's cells
-            if is_of_now:
-                self._bring_back()
         cell = self._cell
         for decision in decisions:
             if decision[0] is _ADMITTED:
@@ -54,6 +54,7 @@ class OwnWindow:
                 cell[1] += input_tokens
                 cell[2] += output_tokens
                 cell[3] = number
+        return is_earlier
 
     def add(self, latest_ms: int, needed: Amounts, now_ms: int) -> None:
         """Remember one admission that the store hasn't counted yet, of between `now_ms` and `latest_ms`."""
@@ -87,6 +88,23 @@ class OwnWindow:
                 self._cell[3] = max(self._cell[3], number)
             elif (at := self._find(key)) >= 0:
                 self._past[at + 4] = max(self._past[at + 4], number)
+
+    def bring_back(self, latest_ms: int) -> None:
+        """Move what lies behind the latest time that it can be to that: a clock that stepped back left it there."""
+        latest = latest_ms // self._cell_ms
+        if self._key <= latest and not (self._past and self._past[-_WIDTH] > latest):
+            return
+        beyond = [cell for cell in self._cells() if cell[0] > latest]
+        for key, *_ in beyond:
+            if (at := self._find(key)) >= 0:
+                del self._past[at : at + _WIDTH]
+        if self._key > latest:
+            self._key, self._cell = -1, [0, 0, 0, 0]
+        self._turn_to(latest)
+        for _, *amounts, number in beyond:
+            for dimension in range(3):
+                self._cell[dimension] += amounts[dimension]
+            self._cell[3] = max(self._cell[3], number)
 
     def clear(self) -> None:
         """Forget everything."""
@@ -170,16 +188,6 @@ class OwnWindow:
         else:
             self._cell = past[at + 1 : at + _WIDTH].tolist()
             del past[at : at + _WIDTH]
-
-    def _bring_back(self) -> None:
-        """Move what lies in the future to the cell of now: a clock has stepped back, and it must not stay longer."""
-        past = self._past
-        while past and past[-_WIDTH] > self._key:
-            *_, requests, input_tokens, output_tokens, number = past[-_WIDTH:]
-            del past[-_WIDTH:]
-            cell = self._cell
-            cell[0], cell[1], cell[2] = cell[0] + requests, cell[1] + input_tokens, cell[2] + output_tokens
-            cell[3] = max(cell[3], number)
 
     def _forget(self, now_ms: int) -> None:
         self._forget_past(now_ms)

@@ -53,6 +53,20 @@ def test_when_so_much_has_left(excess: int, after_ms: int | None) -> None:
     assert window.frees_in_ms(0, excess, NOW_MS) == after_ms
 
 
+def test_what_lies_in_the_future_is_brought_back_and_nothing_else() -> None:
+    window = OwnWindow(600)
+    for second, requests in ((0, 1), (10, 2), (50, 4), (3_600, 8)):
+        window.add(NOW_MS + 1_000 * second, Amounts(requests, 0, 0), NOW_MS)
+    window.bring_back(NOW_MS + 50_999)
+    assert window.used(NOW_MS + 50_999).requests == 15
+    assert window.used(NOW_MS + 61_000).requests == 14
+    assert window.used(NOW_MS + 71_000).requests == 12
+    assert window.used(NOW_MS + 111_000) == NOTHING
+    window.add(NOW_MS + 200_000, Amounts(1, 0, 0), NOW_MS + 200_000)
+    window.bring_back(NOW_MS + 150_000)
+    assert window.frees_in_ms(0, 1, NOW_MS + 150_000) == 61_000
+
+
 def test_a_used_key_keeps_no_more_than_a_window() -> None:
     window = OwnWindow(600)
     for second in range(1_000):
