@@ -167,7 +167,7 @@ class Batch(RoutedCall):
 
     def unreadable(self) -> None:
         # It may have run: sent again under its number it is answered from the record, not decided twice.
-        self._router.later(self)
+        self._router.ask_again(self)
 
     def held_up(self) -> None:
         self._owner.batch_held_up(self)

@@ -212,10 +212,10 @@ class Router:
             self._tell(f"store refused a script: {kind}", "store_refused", error)
             call.refused(error[:200])
 
-    def later(self, call: RoutedCall) -> None:
-        """Send a call again after a while: nobody can tell whether it ran, since what came back made no sense."""
+    def ask_again(self, call: RoutedCall) -> None:
+        """Send a call again soon: nobody can tell whether it ran, since what came back made no sense."""
         call.resent = True
-        self._again(call, _LATER_S)
+        self._again(call, _SOON_S)
 
     def note_unreadable(self, reply: Any, error: Exception) -> None:
         """Count a reply that no script of ours can have sent, and log it."""
