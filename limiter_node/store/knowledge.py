@@ -147,30 +147,32 @@ class KeyKnowledge:
 
     # ---- a loss ----------------------------------------------------------------------------------------------------
 
-    def lose(self, recorded: int, owed: Iterable[Charge]) -> dict[int, Charge]:
-        """Learn that the store has lost what came after this node's batch `recorded`; return what to charge again.
+    def lose(self, recorded: int, owed: Iterable[Charge]) -> tuple[list[Charge], set[int]]:
+        """Learn that the store has lost what came after this node's batch `recorded`.
 
-        It is returned by cell of `own`. What is `owed` anyway isn't charged twice.
+        Return what to charge again, beside what is `owed` anyway, and the cells of `own` that were lost.
         """
         self.recorded = recorded
         known = self.known()
         if known is None:
-            return {}
+            return [], set()
         owed_of: dict[int, list[int]] = {}
         for charge in owed:
             amounts = owed_of.setdefault(self.own.cell_of(charge.bucket), [0, 0, 0])
             for dimension, amount in enumerate(charge.amounts):
                 amounts[dimension] += amount
         recharged: dict[int, Charge] = {}
+        lost: set[int] = set()
         for bucket, counted in self.own.counted_after(recorded, known.now_ms):
             cell = self.own.cell_of(bucket)
+            lost.add(cell)
             beside = owed_of.get(cell, (0, 0, 0))
             left = Amounts(*(max(amount - other, 0) for amount, other in zip(counted, beside, strict=True)))
             if any(left):
                 recharged[cell] = Charge(min(bucket, known.latest_ms // BUCKET_MS), left)
         self.recharges = {**(self.recharges or {}), **recharged} or None
         self.forget_recharges()
-        return recharged
+        return list(recharged.values()), lost
 
     def forget_recharges(self) -> None:
         """Forget those that count for nothing any more."""

@@ -37,12 +37,13 @@ class Losses:
         """
         queue = batch.queue
         self._outage.not_run(batch)
-        recharged = queue.knowledge.lose(recorded, queue.owed or ())
-        for charge in recharged.values():
+        recharged, lost = queue.knowledge.lose(recorded, queue.owed or ())
+        for charge in recharged:
             self._outage.owe(queue, charge)
-        # What waits to be given back of a cell that is charged anew is taken off there; the rest is still to be sent.
+        # What waits to be given back of a cell that was lost must not be taken off what is in its bucket by then; it is
+        # taken off what is charged anew already. The rest is still to be sent.
         cell_of = queue.knowledge.own.cell_of
-        queue.settles = [each for each in queue.settles if cell_of(codec.settled_bucket(each)) not in recharged]
+        queue.settles = [each for each in queue.settles if cell_of(codec.settled_bucket(each)) not in lost]
         if recharged:
             self.recharged += 1
             self._loop.call_later(self._window_s, queue.knowledge.forget_recharges)  # many, of use for a window alone

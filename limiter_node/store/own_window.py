@@ -146,7 +146,7 @@ class OwnWindow:
         return [
             (key * per_cell + per_cell - 1, Amounts(*amounts))
             for key, *amounts, counted in self._cells()
-            if counted > number and any(amounts)
+            if counted > number
         ]
 
     def _cells(self) -> list[list[int]]:

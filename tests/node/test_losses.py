@@ -20,6 +20,7 @@ from test_degraded import BUDGET_MS, ONE, behind_proxy, local, outcomes, recover
 
 from limiter_node.limiter.limiter import Limiter
 from limiter_node.model import Amounts, KeyLimits, Need, Outcome, StoreUnavailable
+from limiter_node.store.charges import Charge
 from limiter_node.store.dispatcher import Dispatcher
 from limiter_node.store.embedded import EmbeddedServer, EmbeddedStore
 from limiter_node.store.keyspace import limits_key, past_key, window_key
@@ -349,3 +350,18 @@ async def test_a_late_reply_makes_a_node_forget_nothing_of_what_it_admitted() ->
             assert (await used(dispatcher, kid)).requests == LIMIT
             assert await admitted(dispatcher, kid, 3) == 0
             assert time.monotonic() - begun_s < 3.9, "the machine is too slow for this test"
+
+
+async def test_what_is_given_back_whole_is_not_taken_off_others_after_a_loss(embedded_single: str) -> None:
+    """Nothing of its cell is charged anew, since nothing is left of it. But its settle waits, and so does a charge."""
+    kid = declare(embedded_single, new_api_key())
+    async with dispatching(embedded_single, policy=local(1)) as dispatcher:
+        bucket = (await dispatcher.admit(kid, Need(10, 10, 0))).receipt
+        assert isinstance(bucket, int)
+        queue, owed = dispatcher._queues[kid], Amounts(2, 2, 2)
+        lose_window(embedded_single, kid)
+        dispatcher.take_back(queue, bucket, 10, 10, 1)  # its caller had been told otherwise
+        queue.knowledge.own.add(bucket * 100, owed, bucket * 100)  # as admitted without the store
+        dispatcher.outage.owe(queue, Charge(bucket, owed))
+        assert await dispatcher.drain(20)
+        assert await used(dispatcher, kid) == owed
