@@ -32,7 +32,7 @@ from itertools import islice
 from time import monotonic
 from typing import Protocol
 
-from limiter_node.model import UNKNOWN_KEY, Amounts, Decision, Need, Outcome, Receipt, StoreUnavailable, Usage
+from limiter_node.model import Amounts, Decision, Need, Outcome, Receipt, StoreUnavailable, Usage
 from limiter_node.store import codec
 from limiter_node.store.batch import Admit, Batch, KeyQueue
 from limiter_node.store.charges import Charge, Ledger
@@ -153,10 +153,7 @@ class Outage:
 
     def _ask_policy(self, queue: KeyQueue, need: Need, reason: str) -> tuple[Decision, int]:
         """Return the policy's decision, and the bucket of what it admits."""
-        knowledge = queue.knowledge
-        known = knowledge.known()
-        if self._fallback is not None and knowledge.exists is False:
-            return UNKNOWN_KEY, 0  # by the store's last word
+        known = queue.knowledge.known()  # None as well where the store's last word was that there is no such key
         if self._fallback is None or known is None:
             self.counts[REFUSED] += 1
             raise StoreUnavailable(reason)

@@ -62,8 +62,6 @@ class Reading:
 
     def _known_usage(self, queue: KeyQueue | None, error: StoreUnavailable) -> Usage | None:
         """Return what the policy knows of a key. Raises `error` where that is nothing."""
-        if queue is not None and queue.knowledge.exists is False:
-            return None
         usage = None if queue is None else self._outage.usage(queue)
         if usage is None:
             raise error
