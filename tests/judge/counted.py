@@ -43,6 +43,10 @@ from .records import (
 )
 
 
+COUNTERS: Triple = (2**32 - 1, 2**32 - 1, 2**32 - 1)
+"""The most that a bucket holds; without a limit (policy `open`) callers may be told more than that."""
+
+
 class Share(NamedTuple):
     """How an operation may be counted."""
 
@@ -141,7 +145,7 @@ def _compare(record: Record, key: str, peek: Peek, shares: list[Share]) -> Itera
         at_most[min(count.last, now)] = plus(at_most[min(count.last, now)], count.at_most)
     low = high = held = NOTHING
     for bucket in range(now, oldest - 1, -1):
-        low, high = plus(low, at_least[bucket]), plus(high, at_most[bucket])
+        low, high = plus(low, least(at_least[bucket], COUNTERS)), plus(high, at_most[bucket])
         held = plus(held, peek.buckets.get(bucket, NOTHING))
         for dimension, name in enumerate(DIMENSIONS):
             if not low[dimension] <= held[dimension] <= high[dimension]:
