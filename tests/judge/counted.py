@@ -42,7 +42,6 @@ from .records import (
     plus,
 )
 
-
 COUNTERS: Triple = (2**32 - 1, 2**32 - 1, 2**32 - 1)
 """The most that a bucket holds; without a limit (policy `open`) callers may be told more than that."""
 
