@@ -101,7 +101,7 @@ class _Replies:
         self._rest = b""
 
     def replaced(self, data: bytes) -> bytes:
-        """What to pass on, now that `data` has come: whole replies only."""
+        """Return what to pass on, now that `data` has come: whole replies only."""
         data = self._rest + data
         passed, begin = [], 0
         while (end := _reply_end(data, begin)) >= 0:

@@ -25,7 +25,7 @@ _ANSWERED_WITHIN_S = 5.0
 
 @dataclass(frozen=True)
 class Answer:
-    """What a node said."""
+    """A node's response."""
 
     status: int
     headers: dict[str, str]

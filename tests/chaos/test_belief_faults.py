@@ -95,7 +95,7 @@ async def special_keys(on: Scene, limit: int, keys: int) -> tuple[Path, list[str
 
 
 def lose_window(on: Scene, key: str) -> None:
-    """What the store had counted of the key is gone, the nodes' records with it."""
+    """Lose all that the store had counted of the key, the nodes' records with it."""
     with store_client(on.store.url) as client:
         assert client.delete(window_key(key_id(key)), past_key(key_id(key))) >= 1
 

@@ -34,7 +34,7 @@ BOTH = (0, 1)
 
 @asynccontextmanager
 async def admin_of(on: Scene) -> AsyncIterator[StoreAdmin]:
-    """What the commands `limiter-node keys` use."""
+    """Open the administration that the commands `limiter-node keys` use."""
     async with administering(parse_store_url(on.store.url)) as admin:
         yield admin
 
@@ -49,7 +49,7 @@ async def ask_both(on: Scene, key: str) -> tuple[Answer, Answer]:
 
 @pytest.mark.chaos
 async def test_29_limits_are_lost_after_they_had_changed(directory: Path, binary: str | None, row: Row) -> None:
-    """What the nodes had learned holds; what none had learned comes from the file as it is now."""
+    """The nodes go by what they had learned, and for the rest by the file as it is now."""
     async with scene(directory, binary) as on:
         file = on.keys
         on.keys = Path(shutil.copy(file, directory / "load.toml"))
