@@ -126,9 +126,7 @@ class Outage:
         decision, bucket = self._ask_policy(queue, need, reason)
         if decision.outcome is not Outcome.ADMITTED:
             return decision
-        if queue.owed is None:
-            queue.owed = deque()
-        charge = self._ledger.charge(queue.owed, bucket, decision.need, decision.time_ms // BUCKET_MS)
+        charge = self._ledger.charge(_owed_by(queue), bucket, decision.need, decision.time_ms // BUCKET_MS)
         if self.is_on:
             self.hold(queue)
         return decision._replace(receipt=charge)
@@ -150,6 +148,12 @@ class Outage:
         else:
             admit.future.set_result(decision)
             self._latency.note(monotonic() + self._due_s - admit.deadline_s)
+
+    def _decide_all(self, queue: KeyQueue, reason: str) -> None:
+        """Decide the requests of a key that wait to be sent."""
+        waiting, queue.admits = queue.admits, []
+        for admit in waiting:
+            self.decide_waiting(admit, reason, is_sent=False)
 
     def _ask_policy(self, queue: KeyQueue, need: Need, reason: str) -> tuple[Decision, int]:
         """Return the policy's decision, and the bucket of what it admits."""
@@ -201,9 +205,7 @@ class Outage:
             queue.in_flight.was_cut_off = True
             for admit in queue.in_flight.admits:
                 self.decide_waiting(admit, reason, is_sent=True)
-        waiting, queue.admits = queue.admits, []
-        for admit in waiting:
-            self.decide_waiting(admit, reason, is_sent=False)
+        self._decide_all(queue, reason)
         if queue.settles or queue.owed:
             self.hold(queue)
 
@@ -252,9 +254,7 @@ class Outage:
         """The store has not run a batch and will not: what it carried waits for the key's next one."""
         queue = batch.queue
         if batch.charges:
-            if queue.owed is None:
-                queue.owed = deque()
-            self._ledger.put_back(queue.owed, [charge for charge, _ in batch.charges])
+            self._ledger.put_back(_owed_by(queue), [charge for charge, _ in batch.charges])
         queue.settles[:0] = batch.settles
         waiting = []
         for admit in batch.admits:
@@ -268,9 +268,7 @@ class Outage:
         """The store refuses to run a batch: its requests are decided without it, the rest is tried again later."""
         queue = batch.queue
         self.not_run(batch)
-        waiting, queue.admits = queue.admits, []
-        for admit in waiting:
-            self.decide_waiting(admit, reason, is_sent=False)
+        self._decide_all(queue, reason)
         if (known := queue.knowledge.known()) is not None:
             oldest = known.now_ms // BUCKET_MS - self._window_buckets
             queue.settles = [each for each in queue.settles if codec.settled_bucket(each) >= oldest]
@@ -289,9 +287,7 @@ class Outage:
 
     def owe(self, queue: KeyQueue, charge: Charge) -> None:
         """Let a charge leave with the key's next batch."""
-        if queue.owed is None:
-            queue.owed = deque()
-        self._ledger.owe(queue.owed, charge)
+        self._ledger.owe(_owed_by(queue), charge)
 
     def _count(self, batch: Batch, charge: Charge, bucket: int, amounts: Amounts) -> None:
         """The store has counted a charge, or the request that it stands for, in `bucket`."""
@@ -327,3 +323,10 @@ class Outage:
                     self._ledger.forget(queue.owed, known.now_ms // BUCKET_MS)
             else:
                 self._queues.release(queue)
+
+
+def _owed_by(queue: KeyQueue) -> deque[Charge]:
+    """Return the charges that wait in a queue, to be added to; most queues never have any."""
+    if queue.owed is None:
+        queue.owed = deque()
+    return queue.owed
