@@ -27,7 +27,7 @@ from limiter_node.limiter.limiter import Limiter
 from limiter_node.model import Outcome, Overloaded, StoreUnavailable, Usage
 from limiter_node.store.keyspace import key_id
 from limiter_node.token_process import TokenCounting
-from limiter_node.upstream.base import AnswerStream, Ask, NotServed, Upstream, UpstreamError, WholeAnswer
+from limiter_node.upstream.base import AnswerStream, NotServed, Prepared, Upstream, UpstreamError, WholeAnswer
 from limiter_node.upstream.openai.error import error_body
 
 log = logging.getLogger(__name__)
@@ -183,13 +183,14 @@ class Routes:
         try:
             body = await self._body(request)
             asked = await route.read(body, self._counting)
-            self._upstream.check(asked, body)
+            prepared, need = self._upstream.prepare(asked, body), route.need(asked)
+            del asked, body  # nothing that was parsed is held while the request waits
         except InvalidRequest as error:
             return await self._invalid(errors.invalid_request(error), kid, request_id)
         except NotServed as error:
             return await self._invalid(errors.not_served(error), kid, request_id)
 
-        decision = await self._limiter.admit(kid, route.need(asked))
+        decision = await self._limiter.admit(kid, need)
         if decision.outcome is not Outcome.ADMITTED:
             if decision.outcome is Outcome.UNKNOWN_KEY:
                 return self._error(errors.INVALID_API_KEY, request_id)
@@ -199,9 +200,7 @@ class Routes:
         reservation = self._limiter.reservation(kid, decision)
         headers = self._headers.decided(decision, request_id)
         try:
-            answer = await self._asked(
-                request, Ask(asked, body, decision.need.output_tokens, request_id, request.headers)
-            )
+            answer = await self._asked(request, prepared, decision.need.output_tokens, request_id)
             if not isinstance(answer, WholeAnswer):
                 return await self._streams.send(request, request_id, headers, answer, reservation)
         except ClientGone:
@@ -221,12 +220,14 @@ class Routes:
         reservation.settle(answer.output_tokens)
         return Answer(answer.body, headers + produced(answer.output_tokens) + answer.headers)
 
-    async def _asked(self, request: web.BaseRequest, ask: Ask) -> WholeAnswer | AnswerStream:
+    async def _asked(
+        self, request: web.BaseRequest, prepared: Prepared, reserved_tokens: int, request_id: str
+    ) -> WholeAnswer | AnswerStream:
         """What the upstream answers. Raises `UpstreamError`, and `ClientGone` where that ends its work."""
         if not self._upstream.stops_at_once:
-            return await self._upstream.ask(ask)
+            return await prepared.ask(reserved_tokens, request_id, request.headers)
         with Presence(request):
-            return await self._upstream.ask(ask)
+            return await prepared.ask(reserved_tokens, request_id, request.headers)
 
     async def _body(self, request: web.BaseRequest) -> bytes:
         """The whole body.

@@ -54,12 +54,6 @@ class ChatRequest(NamedTuple):
         """Choices that may be produced: `n`."""
         return self.n
 
-    @property
-    def messages(self) -> list[dict[str, Any]]:
-        """The conversation, checked."""
-        messages: list[dict[str, Any]] = self.body["messages"]
-        return messages
-
 
 class CompletionRequest(NamedTuple):
     """One valid text completion request, of one or more prompts."""
@@ -123,26 +117,6 @@ class EmbeddingRequest(NamedTuple):
 
 LimitedRequest: TypeAlias = TextRequest | EmbeddingRequest
 """What the limited routes read."""
-
-
-class Ask(NamedTuple):
-    """An admitted request, as an upstream is asked it."""
-
-    request: LimitedRequest
-    body: bytes
-    """As the caller sent it, unpacked; `request` is what it says."""
-    reserved_tokens: int
-    """Output tokens that are reserved in all: more may not be produced."""
-    request_id: str
-    """The `x-request-id`, for the upstream's own records."""
-    headers: Mapping[str, str]
-    """The caller's, unchecked but for being HTTP."""
-
-    @property
-    def cap_per_choice(self) -> int:
-        """What each choice may have of what is reserved."""
-        request = self.request
-        return 0 if isinstance(request, EmbeddingRequest) else self.reserved_tokens // request.reserved_choices
 
 
 class WholeAnswer(NamedTuple):
@@ -221,7 +195,7 @@ class NotServed(LimiterError):
 
     status = 400
 
-    def __init__(self, message: str, param: str, code: str) -> None:
+    def __init__(self, message: str, param: str | None, code: str | None) -> None:
         super().__init__(message)
         self.param, self.code = param, code
 
@@ -236,21 +210,34 @@ class UnknownModel(NotServed):
         self.model = model
 
 
+class Prepared(Protocol):
+    """A request that can be asked once it is admitted, and what is needed of it until then."""
+
+    async def ask(
+        self, reserved_tokens: int, request_id: str, headers: Mapping[str, str]
+    ) -> WholeAnswer | AnswerStream:
+        """The answer; to be asked for once. Not every request that asks for a stream gets one. Raises `UpstreamError`.
+
+        Args:
+            reserved_tokens: output tokens that are reserved in all: more may not be produced.
+            request_id: the `x-request-id`, for the upstream's own records.
+            headers: the caller's, unchecked but for being HTTP.
+        """
+        ...
+
+
 class Upstream(Protocol):
     """A service that answers what OpenAI's routes ask."""
 
     stops_at_once: bool
     """Whether a request that nobody waits for can be stopped before it is answered, so that it costs nothing."""
 
-    def check(self, request: LimitedRequest, body: bytes) -> None:
-        """Raise `NotServed` unless `request` can be asked, which `body` was read as.
+    def prepare(self, request: LimitedRequest, body: bytes) -> Prepared:
+        """All that is needed to ask `request`, which `body` was read as. Raises `NotServed`.
 
-        Before it is admitted, so that it counts for nothing.
+        Before it is admitted, so that a request that can't be asked counts for nothing; and so that neither `request`
+        nor `body` need be kept while it waits for its answer.
         """
-        ...
-
-    async def ask(self, ask: Ask) -> WholeAnswer | AnswerStream:
-        """The answer. Not every request that asks for a stream gets one. Raises `UpstreamError`."""
         ...
 
     async def models(self) -> tuple[str, ...]:

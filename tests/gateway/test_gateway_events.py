@@ -13,10 +13,11 @@ from yarl import URL
 
 from limiter_node.http.openai_request import parse_chat
 from limiter_node.tokens import CL100K_BASE, O200K_BASE, count_anew
-from limiter_node.upstream.base import Ask, UpstreamError
+from limiter_node.upstream.base import UpstreamError
 from limiter_node.upstream.gateway import events
 from limiter_node.upstream.gateway.answers import PassingStream
 from limiter_node.upstream.gateway.events import Account, ChunkAccount, EventReader, ResponseAccount, TooLong
+from limiter_node.upstream.gateway.outgoing import Ask, question_of
 from limiter_node.upstream.gateway.service import Service
 from limiter_node.upstream.gateway.usage import MOST_TOKENS
 
@@ -438,7 +439,8 @@ async def test_an_error_that_is_nested_too_deeply_is_told_in_our_words() -> None
     service = Service(name="s", urls=(URL("http://127.0.0.1:1"),))
     response: Any = Response(b'data: {"error": {"message": ' + b"[" * 600 + b"]" * 600 + b"}}\n\n")
     ended: list[tuple[str, str]] = []
-    stream = PassingStream(response, Ask(request, b"", 5, "req-1", {}), service, "s", lambda *how: ended.append(how))
+    ask = Ask(question_of(request, service), 5, "req-1", {})
+    stream = PassingStream(response, ask, service, "s", lambda *how: ended.append(how))
     with pytest.raises(UpstreamError) as error:
         await anext(stream.pieces())
     assert error.value.body is not None

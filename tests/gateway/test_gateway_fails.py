@@ -33,7 +33,7 @@ from scripted_service import (
 from limiter_node.model import Amounts
 from limiter_node.store.process import free_ports
 from limiter_node.telemetry import Telemetry
-from limiter_node.upstream.base import Ask, ChatRequest, UpstreamError
+from limiter_node.upstream.base import ChatRequest, UpstreamError
 from limiter_node.upstream.gateway.sending import Patience
 from limiter_node.upstream.gateway.upstream import Gateway
 
@@ -454,7 +454,7 @@ async def test_a_service_that_does_not_read_is_given_up(service: ScriptedService
     try:
         with pytest.raises(UpstreamError) as caught:
             async with asyncio.timeout(20):
-                await gateway.ask(Ask(request, data, 1, "req_1", {}))
+                await gateway.prepare(request, data).ask(1, "req_1", {})
         assert caught.value.status == 504
     finally:
         await gateway.close()

@@ -12,9 +12,6 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from limiter_node.tokens import encoding_name
 from limiter_node.upstream.base import (
-    Ask,
-    ChatRequest,
-    CompletionRequest,
     EmbeddingRequest,
     Piece,
     ResponsesRequest,
@@ -24,7 +21,7 @@ from limiter_node.upstream.base import (
 )
 from limiter_node.upstream.gateway.events import ChunkAccount, EventReader, ResponseAccount, TooLong
 from limiter_node.upstream.gateway.incoming import openai_error, passed_headers, refusal_headers
-from limiter_node.upstream.gateway.outgoing import wants_usage_asked
+from limiter_node.upstream.gateway.outgoing import Ask
 from limiter_node.upstream.gateway.service import Service
 from limiter_node.upstream.gateway.usage import MOST_TOKENS, text_tokens, told_tokens
 from limiter_node.upstream.openai.chunks import error_event
@@ -89,7 +86,7 @@ async def whole_answer(response: ClientResponse, ask: Ask, service: Service) -> 
     """The answer that `response` is, and what it costs. Raises `UpstreamError`, and what aiohttp raises."""
     body = await read_body(response, MAX_BODY_BYTES)
     headers, request = passed_headers(response.headers, service.key), ask.request
-    if isinstance(request, EmbeddingRequest):
+    if request.kind is EmbeddingRequest:
         if not body.lstrip()[:1] == b"{":
             raise UpstreamError("answered with something that is not JSON: is its base URL right?")
         return WholeAnswer(body, 0, headers)
@@ -111,7 +108,7 @@ async def whole_answer(response: ClientResponse, ask: Ask, service: Service) -> 
 
 def _most_counted(ask: Ask, service: Service) -> int:
     """What a count by our tokenizer is held to: a service that has a cap keeps to it, by its own."""
-    is_capped = service.enforces_cap or getattr(ask.request, "cap", None) is not None
+    is_capped = service.enforces_cap or ask.request.cap is not None
     return ask.reserved_tokens if is_capped else MOST_TOKENS
 
 
@@ -139,12 +136,10 @@ class PassingStream:
         self._response, self._service, self._who, self._ended = response, service, who, ended
         at_most = _most_counted(ask, service)
         self._account: ChunkAccount | ResponseAccount
-        if isinstance(request, ResponsesRequest):
+        if request.kind is ResponsesRequest:
             self._account = ResponseAccount(encoding, at_most=at_most)
         else:
-            assert isinstance(request, ChatRequest | CompletionRequest)
-            hides_usage = service.asks_usage and wants_usage_asked(request)
-            self._account = ChunkAccount(encoding, hides_usage=hides_usage, choices=request.n, at_most=at_most)
+            self._account = ChunkAccount(encoding, hides_usage=request.hides_usage, choices=request.n, at_most=at_most)
 
     async def pieces(self) -> AsyncGenerator[Piece, None]:
         """What comes, as it comes."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib.metadata import version
 from time import monotonic
 
@@ -12,8 +12,8 @@ import orjson
 from limiter_node.telemetry import Telemetry
 from limiter_node.upstream.base import (
     AnswerStream,
-    Ask,
     LimitedRequest,
+    Prepared,
     UnknownModel,
     UpstreamError,
     UpstreamRefusal,
@@ -28,7 +28,15 @@ from limiter_node.upstream.gateway.answers import (
     whole_answer,
 )
 from limiter_node.upstream.gateway.disguise import refuse_disguised
-from limiter_node.upstream.gateway.outgoing import PATHS, outgoing_body, outgoing_headers
+from limiter_node.upstream.gateway.outgoing import (
+    PATHS,
+    Ask,
+    OutgoingBody,
+    Question,
+    outgoing_body,
+    outgoing_headers,
+    question_of,
+)
 from limiter_node.upstream.gateway.sending import Patience, Sender
 from limiter_node.upstream.gateway.service import Service, Services
 
@@ -58,20 +66,25 @@ class Gateway:
         self._models_until_s = float("-inf")
         self._asking_models = asyncio.Lock()
 
-    def check(self, request: LimitedRequest, body: bytes) -> None:
+    def prepare(self, request: LimitedRequest, body: bytes) -> Prepared:
         """Raise `UnknownModel`, or `NotServed` for a body that a service might read in another way."""
-        if self._services.find(request.model) is None:
+        found = self._services.find(request.model)
+        if found is None:
             raise UnknownModel(request.model)
         refuse_disguised(request, body)
+        question = question_of(request, found.service)
+        return _PreparedAsk(self._ask, question, outgoing_body(request, body, found.service, found.model))
 
-    async def ask(self, ask: Ask) -> WholeAnswer | AnswerStream:
+    async def _ask(self, ask: Ask, prepared: OutgoingBody) -> WholeAnswer | AnswerStream:
         """The service's answer, as it is."""
         found = self._services.find(ask.request.model)
-        assert found is not None, "checked before it was admitted"
+        assert found is not None, "found when it was prepared"
         service = found.service
-        path = PATHS[type(ask.request)]
-        body, headers = outgoing_body(ask, service, found.model), outgoing_headers(ask, service, self._user_agent)
+        path, headers = PATHS[ask.request.kind], outgoing_headers(ask, service, self._user_agent)
+        body = prepared.with_cap(ask.cap_per_choice)
+        del prepared
         response, target = await self._sender.send(service, "POST", path, body, headers)
+        del body  # what streams through has no use for it
         ended = self._sender.ended(service, target)
         try:
             if response.status != 200:
@@ -149,3 +162,28 @@ class Gateway:
             raise UpstreamError(f"upstream {service.name}: {target.name} could not list its models") from None
         finally:
             response.close()
+
+
+class _PreparedAsk:
+    """A question and a body, until they are asked. `ask` is the gateway's."""
+
+    __slots__ = ("_ask", "_body", "_question")
+
+    def __init__(
+        self,
+        ask: Callable[[Ask, OutgoingBody], Awaitable[WholeAnswer | AnswerStream]],
+        question: Question,
+        body: OutgoingBody,
+    ) -> None:
+        self._ask, self._question = ask, question
+        self._body: OutgoingBody | None = body
+
+    async def ask(
+        self, reserved_tokens: int, request_id: str, headers: Mapping[str, str]
+    ) -> WholeAnswer | AnswerStream:
+        """Ask, and hold the body no longer than that needs it."""
+        body, self._body = self._body, None
+        assert body is not None, "asked twice"
+        asking = self._ask(Ask(self._question, reserved_tokens, request_id, headers), body)
+        del body
+        return await asking
