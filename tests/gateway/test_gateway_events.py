@@ -8,17 +8,11 @@ from typing import Any, NamedTuple
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from multidict import CIMultiDict
-from yarl import URL
 
-from limiter_node.http.openai_request import parse_chat
 from limiter_node.tokens import CL100K_BASE, O200K_BASE, count_anew
-from limiter_node.upstream.base import UpstreamError
 from limiter_node.upstream.gateway import events
-from limiter_node.upstream.gateway.answers import PassingStream
-from limiter_node.upstream.gateway.events import Account, ChunkAccount, EventReader, ResponseAccount, TooLong
-from limiter_node.upstream.gateway.outgoing import Ask, question_of
-from limiter_node.upstream.gateway.service import Service
+from limiter_node.upstream.gateway.accounts import Account, ChunkAccount, ResponseAccount
+from limiter_node.upstream.gateway.events import EventReader, TooLong
 from limiter_node.upstream.gateway.usage import MOST_TOKENS
 
 ENCODING = O200K_BASE
@@ -42,7 +36,7 @@ def read(account: Account, *pieces: bytes) -> Outcome:
     """What comes of a stream that arrives in `pieces`."""
     reader = EventReader(account)
     passed = b"".join([*[reader.feed(piece) for piece in pieces], reader.rest()])
-    return Outcome(passed, account.tokens, account.is_whole, account.is_done, account.error)
+    return Outcome(passed, account.output_tokens, account.is_whole, account.is_done, account.error)
 
 
 def cut(stream: bytes, places: list[int]) -> list[bytes]:
@@ -179,7 +173,7 @@ def test_what_passes_and_what_it_costs_is_the_same_wherever_it_is_cut(
 def test_any_bytes_pass_unchanged(stream: bytes, at: list[int]) -> None:
     account = chunk_account()
     assert read(account, *cut(stream, at)).passed == stream
-    assert account.tokens == 0
+    assert account.output_tokens == 0
 
 
 @given(st.lists(st.sampled_from([b"\n", b"\r", b"\r\n", b"data: x\n", b": \r", b"\n\n"]), max_size=20), places)
@@ -205,11 +199,11 @@ def test_whole_events_pass_at_once_and_others_wait_for_their_end() -> None:
     reader = EventReader(account)
     first, second = event(chunk("one")), event(chunk(" two"))
     assert reader.feed(first + second[:10]) == first
-    assert account.tokens == counted("one")
+    assert account.output_tokens == counted("one")
     assert reader.feed(second[10:-1]) == b""
-    assert account.tokens == counted("one")
+    assert account.output_tokens == counted("one")
     assert reader.feed(second[-1:]) == second
-    assert account.tokens == counted("one", " two")
+    assert account.output_tokens == counted("one", " two")
     assert reader.rest() == b""
 
 
@@ -219,7 +213,7 @@ def test_the_first_byte_of_an_event_waits_for_the_others() -> None:
     stream = event(usage_chunk(7))
     assert reader.feed(stream[:1]) == b""
     assert reader.feed(stream[1:]) == b""
-    assert account.tokens == 7
+    assert account.output_tokens == 7
 
 
 @pytest.mark.parametrize("end", [b"", b"\n", b"\r\n", b"\r"])
@@ -297,7 +291,7 @@ def test_each_piece_is_counted_for_itself() -> None:
     assert read(other, *[event(chunk(each)) for each in pieces]).tokens == sum(
         count_anew(each, CL100K_BASE) for each in pieces
     )
-    assert counted(*pieces) != other.tokens
+    assert counted(*pieces) != other.output_tokens
 
 
 def test_what_is_told_at_the_end_takes_the_place_of_what_was_counted() -> None:
@@ -314,9 +308,9 @@ def test_continuous_usage() -> None:
     reader = EventReader(account)
     for number, text in enumerate(["one", " two two two", " three"], 1):
         reader.feed(event(chunk(text, usage={"completion_tokens": number})))
-        assert account.tokens == number
+        assert account.output_tokens == number
     reader.feed(event(chunk(" and more")))
-    assert account.tokens == counted("one", " two two two", " three", " and more")
+    assert account.output_tokens == counted("one", " two two two", " three", " and more")
 
 
 def test_usage_that_is_told_once_too_early_is_not_all() -> None:
@@ -422,32 +416,6 @@ def test_an_error_may_be_a_text() -> None:
     assert read(chunk_account(), event({"error": "oops"})).error == {"error": "oops"}
 
 
-class Response:
-    """As much of a service's response as a stream asks of it, with one event for a body."""
-
-    def __init__(self, body: bytes) -> None:
-        self.headers: CIMultiDict[str] = CIMultiDict()
-        self.content = self
-        self._parts = [body, b""]
-
-    async def readany(self) -> bytes:
-        return self._parts.pop(0)
-
-
-async def test_an_error_that_is_nested_too_deeply_is_told_in_our_words() -> None:
-    request = parse_chat(b'{"model":"m","messages":[{"role":"user","content":"Hi"}],"stream":true,"max_tokens":5}')
-    service = Service(name="s", urls=(URL("http://127.0.0.1:1"),))
-    response: Any = Response(b'data: {"error": {"message": ' + b"[" * 600 + b"]" * 600 + b"}}\n\n")
-    ended: list[tuple[str, str]] = []
-    ask = Ask(question_of(request, service), 5, "req-1", {})
-    stream = PassingStream(response, ask, service, "s", lambda *how: ended.append(how))
-    with pytest.raises(UpstreamError) as error:
-        await anext(stream.pieces())
-    assert error.value.body is not None
-    assert b"The upstream service answered with status 502." in error.value.body
-    assert ended == [("failed", "broke off a stream with an error")]
-
-
 # Streams of the Responses API
 
 
@@ -550,4 +518,4 @@ def test_reasoning_under_two_names_is_counted_once() -> None:
     for names in (("reasoning",), ("reasoning_content",), ("reasoning", "reasoning_content")):
         account = ChunkAccount(ENCODING, hides_usage=False, choices=1)
         account.note({"choices": [{"index": 0, "delta": dict.fromkeys(names, "hello there")}]})
-        assert account.tokens == count_anew("hello there", ENCODING)
+        assert account.output_tokens == count_anew("hello there", ENCODING)

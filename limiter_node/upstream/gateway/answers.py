@@ -6,12 +6,14 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from typing import Final
 
-import orjson
 from aiohttp import ClientError, ClientResponse, StreamReader
 from aiohttp.http_exceptions import HttpProcessingError
 
 from limiter_node.tokens import encoding_name
 from limiter_node.upstream.base import (
+    Ask,
+    ChatRequest,
+    CompletionRequest,
     EmbeddingRequest,
     Piece,
     ResponsesRequest,
@@ -19,11 +21,14 @@ from limiter_node.upstream.base import (
     UpstreamRefusal,
     WholeAnswer,
 )
-from limiter_node.upstream.gateway.events import ChunkAccount, EventReader, ResponseAccount, TooLong
+from limiter_node.upstream.gateway.accounts import ChunkAccount, ResponseAccount
+from limiter_node.upstream.gateway.events import EventReader, TooLong
 from limiter_node.upstream.gateway.incoming import openai_error, passed_headers, refusal_headers
-from limiter_node.upstream.gateway.outgoing import Ask
+from limiter_node.upstream.gateway.outgoing import wants_usage_asked
+from limiter_node.upstream.gateway.said import error_from_event, said_error
 from limiter_node.upstream.gateway.service import Service
-from limiter_node.upstream.gateway.usage import MOST_TOKENS, text_tokens, told_tokens
+from limiter_node.upstream.gateway.usage import MOST_TOKENS
+from limiter_node.upstream.gateway.whole import WholeReader
 from limiter_node.upstream.openai.chunks import error_event
 from limiter_node.upstream.openai.response_events import response_error_event
 
@@ -74,8 +79,8 @@ async def refused(response: ClientResponse, service: Service) -> UpstreamError:
         said = await read_body(response, MAX_ERROR_BYTES)
     except UpstreamError:
         said = b""  # longer than anybody is told (some repeat the whole input), but what it is, its status says
-    body = openai_error(status, said, service.key)
-    headers = refusal_headers(status, response.headers, service.key)
+    body = openai_error(status, said, service.key, response.headers.get("Content-Type", ""))
+    headers = refusal_headers(status, _fields(response), service.key)
     if status < 500:
         return UpstreamRefusal(f"refused with status {status}", status=status, body=body, headers=headers)
     shown = status if status in _KEEPS_STATUS else 502
@@ -85,30 +90,28 @@ async def refused(response: ClientResponse, service: Service) -> UpstreamError:
 async def whole_answer(response: ClientResponse, ask: Ask, service: Service) -> WholeAnswer:
     """The answer that `response` is, and what it costs. Raises `UpstreamError`, and what aiohttp raises."""
     body = await read_body(response, MAX_BODY_BYTES)
-    headers, request = passed_headers(response.headers, service.key), ask.request
-    if request.kind is EmbeddingRequest:
-        if not body.lstrip()[:1] == b"{":
-            raise UpstreamError("answered with something that is not JSON: is its base URL right?")
-        return WholeAnswer(body, 0, headers)
-    try:
-        fields = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        fields = None
-    if type(fields) is not dict:
-        raise UpstreamError("answered with something that is not a JSON object: is its base URL right?")
-    if fields.get("error") and "choices" not in fields and "output" not in fields:
-        raise UpstreamError("answered with an error of status 200", body=openai_error(502, body, service.key))
-    tokens = told_tokens(fields.get("usage"))
-    if tokens is None or request.reserved_choices > 1:
-        # Some services tell one choice's usage for all of them.
-        counted = text_tokens(fields, encoding_name(request.model))
-        tokens = max(tokens or 0, min(counted, _most_counted(ask, service)))
-    return WholeAnswer(body, tokens, headers)
+    fields, request = _fields(response), ask.request
+    error = said_error(body, is_complete=True)
+    if error is not None:
+        raise error.to_upstream_error(service.key, fields, forwards_key=service.forwards_key)
+    reader = WholeReader(
+        encoding_name(request.model),
+        choices=1 if isinstance(request, EmbeddingRequest) else request.reserved_choices,
+        at_most=_most_counted(ask, service),
+        has_output=not isinstance(request, EmbeddingRequest),
+    )
+    reader.feed(body)
+    reader.finish()
+    return WholeAnswer(body, reader.output_tokens, passed_headers(fields, service.key))
+
+
+def _fields(response: ClientResponse) -> list[tuple[str, str]]:
+    return [(name.lower(), value) for name, value in response.headers.items()]
 
 
 def _most_counted(ask: Ask, service: Service) -> int:
     """What a count by our tokenizer is held to: a service that has a cap keeps to it, by its own."""
-    is_capped = service.enforces_cap or ask.request.cap is not None
+    is_capped = service.enforces_cap or getattr(ask.request, "cap", None) is not None
     return ask.reserved_tokens if is_capped else MOST_TOKENS
 
 
@@ -132,26 +135,28 @@ class PassingStream:
     ) -> None:
         request = ask.request
         encoding = encoding_name(request.model)
-        self.headers = passed_headers(response.headers, service.key)
+        self.headers = passed_headers(_fields(response), service.key)
         self._response, self._service, self._who, self._ended = response, service, who, ended
         at_most = _most_counted(ask, service)
+        self._has_begun = False
         self._account: ChunkAccount | ResponseAccount
-        if request.kind is ResponsesRequest:
+        if isinstance(request, ResponsesRequest):
             self._account = ResponseAccount(encoding, at_most=at_most)
         else:
-            self._account = ChunkAccount(encoding, hides_usage=request.hides_usage, choices=request.n, at_most=at_most)
+            assert isinstance(request, ChatRequest | CompletionRequest)
+            hides_usage = service.asks_usage and wants_usage_asked(request)
+            self._account = ChunkAccount(encoding, hides_usage=hides_usage, choices=request.n, at_most=at_most)
 
     async def pieces(self) -> AsyncGenerator[Piece, None]:
         """What comes, as it comes."""
         account, reader, content = self._account, EventReader(self._account), self._response.content
-        has_begun = False
         try:
             while data := await (_at_the_end(content) if account.is_done else content.readany()):
                 passed = reader.feed(data)
                 # An error that comes first is to be a response of its own.
-                if passed or has_begun:
-                    has_begun = True
-                    yield Piece(passed, account.tokens)
+                if passed or self._has_begun:
+                    self._has_begun = True
+                    yield Piece(passed, account.output_tokens)
                 if account.error is not None:
                     raise self._said_error()
             passed = reader.rest()
@@ -169,10 +174,10 @@ class PassingStream:
             passed = b""
         if not account.is_whole:
             if passed:
-                yield Piece(passed, account.tokens)
+                yield Piece(passed, account.output_tokens)
             raise self._broken("broken", "ended a stream before it was whole")
         self._ended("ok", "")
-        yield Piece(passed, account.tokens, is_last=True)
+        yield Piece(passed, account.output_tokens, is_last=True)
 
     def error_event(self, error: bytes) -> bytes:
         """In the form of the route."""
@@ -186,13 +191,21 @@ class PassingStream:
         self._response.close()
 
     def _said_error(self) -> UpstreamError:
-        try:
-            said = orjson.dumps(self._account.error)
-        except TypeError:  # nested too deeply
-            said = b""
-        body = openai_error(502, said, self._service.key)
-        return self._broken("failed", "broke off a stream with an error", body=body)
+        said = error_from_event(self._account.error)
+        assert said is not None
+        produced = self._account.output_tokens
+        error = said.to_upstream_error(
+            self._service.key,
+            _fields(self._response),
+            forwards_key=self._service.forwards_key,
+            produced_tokens=produced,
+            has_begun=self._has_begun,
+        )
+        self._ended(said.outcome, "" if said.is_callers_own else "broke off a stream with an error")
+        return error
 
     def _broken(self, outcome: str, what: str, status: int = 502, body: bytes | None = None) -> UpstreamError:
         self._ended(outcome, what)
-        return UpstreamError(f"{self._who} {what}", status=status, produced_tokens=self._account.tokens, body=body)
+        return UpstreamError(
+            f"{self._who} {what}", status=status, produced_tokens=self._account.output_tokens, body=body
+        )
