@@ -22,7 +22,7 @@ from limiter_node.http.limited import LIMITED_ROUTES, LimitedRoute
 from limiter_node.http.metrics import HttpState, Metrics
 from limiter_node.http.overload import LoopLoad, TurnedAway
 from limiter_node.http.presence import ClientGone, Presence
-from limiter_node.http.streaming import Streams, log_upstream_failure
+from limiter_node.http.streaming import READ_ON_S, Delivered, Streams, log_upstream_failure
 from limiter_node.limiter.limiter import Limiter
 from limiter_node.model import Outcome, Overloaded, StoreUnavailable, Usage
 from limiter_node.store.keyspace import key_id
@@ -39,7 +39,7 @@ _MODELS = "/v1/models/"
 _PROBES = frozenset(("/healthz", "/readyz", "/metrics"))
 """Never turned away: who asks would restart a node for being busy, or know nothing of it just then."""
 
-Response = Answer | web.StreamResponse
+Response = Answer | Delivered
 Handler = Callable[[web.BaseRequest, str], Awaitable[Response]]
 
 
@@ -63,6 +63,7 @@ class Routes:
         max_body_bytes: int,
         window_ms: int,
         max_in_flight: int = 5_000,
+        read_on_s: float = READ_ON_S,
         load: LoopLoad | None = None,
         not_started: Callable[[], str] = lambda: "",
     ) -> None:
@@ -77,7 +78,8 @@ class Routes:
         self._responses = limiter.telemetry.responses
         self._metrics_of_node = Metrics(node_id, limiter.telemetry, limiter.state, self._http_state)
         self._started = int(time.time())
-        self._streams = Streams()
+        self._streams = Streams(read_on_s)
+        self._read_on_s = read_on_s
         self.is_draining = False
         self._max_in_flight = max_in_flight
         self._load = LoopLoad() if load is None else load
@@ -204,7 +206,10 @@ class Routes:
             if not isinstance(answer, WholeAnswer):
                 return await self._streams.send(request, request_id, headers, answer, reservation)
         except ClientGone:
-            reservation.settle(0)  # nothing of it was produced, as far as anybody knows
+            if not prepared.is_sent:
+                reservation.refund()
+            else:
+                reservation.settle(reservation.output_tokens if prepared.is_uncertain else 0)
             return self._error(errors.CLIENT_GONE, request_id)
         except UpstreamError as error:
             if error.produced_tokens:
@@ -217,8 +222,8 @@ class Routes:
         except BaseException:
             reservation.refund()
             raise
-        reservation.settle(answer.output_tokens)
-        return Answer(answer.body, headers + produced(answer.output_tokens) + answer.headers)
+        reservation.settle(*answer.cost)
+        return Answer(answer.body, headers + produced(answer.cost.output_tokens) + answer.headers)
 
     async def _asked(
         self, request: web.BaseRequest, prepared: Prepared, reserved_tokens: int, request_id: str
@@ -226,7 +231,7 @@ class Routes:
         """What the upstream answers. Raises `UpstreamError`, and `ClientGone` where that ends its work."""
         if not self._upstream.stops_at_once:
             return await prepared.ask(reserved_tokens, request_id, request.headers)
-        with Presence(request):
+        with Presence(request, lambda: self._read_on_s if prepared.is_sent else 0.0):
             return await prepared.ask(reserved_tokens, request_id, request.headers)
 
     async def _body(self, request: web.BaseRequest) -> bytes:

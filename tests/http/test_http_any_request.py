@@ -103,7 +103,7 @@ def _answered(route: LimitedRoute, path: str, request: Any) -> None:
         request = request._replace(stream=False)
     whole = asyncio.run(MOCK.prepare(request, b"").ask(reserved, "req_1", {}))
     assert isinstance(whole, WholeAnswer)
-    produced = whole.output_tokens
+    produced = whole.cost.output_tokens
     assert produced <= reserved
     body = orjson.loads(whole.body)
     assert body["model"] == request.model
