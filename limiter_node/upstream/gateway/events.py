@@ -30,6 +30,8 @@ class EventReader:
         self._account = account
         self._rest = bytearray()
         self._is_first = True
+        self._is_cut = False
+        """Whether an event that can't be read may be the beginning of one, which callers' clients drop."""
 
     @property
     def waiting_bytes(self) -> int:
@@ -59,6 +61,7 @@ class EventReader:
     def rest(self) -> bytes:
         """Return what is left at the end of the stream: an event without its empty line, which some services forget."""
         rest, self._rest = bytes(self._rest), bytearray()
+        self._is_cut = not rest.endswith(b"\n\r")
         return self._passed(rest) if rest else b""
 
     def _passed(self, whole: bytes) -> bytes:
@@ -105,11 +108,12 @@ class EventReader:
             elif is_named_error:
                 account.note_named_error(stripped.decode("utf-8", "replace"))
                 return b""
-            else:
+            elif not self._is_cut:
                 account.note_unread(len(stripped))
             return event
         if type(fields) is not dict:
-            account.note_unread(len(data.strip()))
+            if not self._is_cut:
+                account.note_unread(len(data.strip()))
             return event
         if is_named_error:
             account.note_named_error(fields)
