@@ -157,7 +157,7 @@ class Meaning:
             self.tokens = told[0] if is_believed else max(told[0], text_tokens)
 
 
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)  # the first one loads a vocabulary
 @given(st.lists(any_events, max_size=8), places, st.booleans(), st.booleans())
 @example([Event(b'{"choices": [{"delta": {"content": "a"}}]}', b"", b"data: ", ENDS[0])], [1], False, False)
 @example([Event(b'{"choices":\n[]}', b"", b"data: ", ENDS[2])] * 2, EACH_BYTE, True, True)
@@ -180,7 +180,7 @@ def test_what_passes_and_what_it_costs_is_the_same_wherever_it_is_cut(
         assert outcome.error is None
 
 
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)  # the first one loads a vocabulary
 @given(st.binary(max_size=200) | st.text("\r\ndat:[]{} ", max_size=60).map(str.encode), places)
 def test_any_bytes_pass_unchanged(stream: bytes, at: list[int]) -> None:
     outcome = read(chunk_account(), *cut(stream, at))

@@ -37,6 +37,8 @@ class Account(Protocol):
     """The input that the service told; 0 if it told none."""
     told_reasoning: bool
     """Whether the service told reasoning tokens: its model produces output that may not be shown."""
+    plain_text: str | None
+    """The text that the event noted last has added, where it did nothing else; such events may come by `add_text`."""
 
     @property
     def output_tokens(self) -> int:
@@ -50,6 +52,10 @@ class Account(Protocol):
 
     def note(self, fields: dict[str, Any]) -> dict[str, Any] | None:
         """Take in one event. Return what the caller sees: `fields`, another object in their place, None for nothing."""
+        ...
+
+    def add_text(self, text: str) -> None:
+        """Take in an event that differs from the one noted last in nothing but its `plain_text`, which is `text`."""
         ...
 
     def note_unread(self, size: int) -> None:
@@ -76,6 +82,11 @@ class _Counted:
         self.error: Any = None
         self.input_tokens = 0
         self.told_reasoning = False
+        self.plain_text: str | None = None
+
+    def add_text(self, text: str) -> None:
+        """Take in an event that says nothing but `text`."""
+        self._counted += safe_count(self._count, text)
 
     def note_unread(self, size: int) -> None:
         """Take in one event of `size` bytes that is no JSON object."""
@@ -83,8 +94,10 @@ class _Counted:
 
     def note_named_error(self, data: Any) -> None:
         """Take in an event that is named ``error``."""
-        error = find_event_error(data, is_first=True) if type(data) is dict else None
-        self.error = error or {"error": data or "The upstream service broke off."}
+        if type(data) is dict and type(data.get("message")) is not str:
+            self.error = data
+        else:
+            self.error = {"error": data or "The upstream service broke off."}
 
     def _note_told(self, usage: Usage) -> None:
         self.input_tokens = max(self.input_tokens, usage.input_tokens)
@@ -106,8 +119,6 @@ class ChunkAccount(_Counted):
         self._open: set[int] = set()
         self._finished: set[int] = set()
         self._is_first = True
-        self.plain_text: str | None = None
-        """Of the chunk noted last, where its one effect was to add this text: such a chunk may come by `add_text`."""
 
     @property
     def output_tokens(self) -> int:
@@ -128,10 +139,6 @@ class ChunkAccount(_Counted):
             and self._counted_when_told == self._counted
             and usage.is_plausible(min(self._counted, self._at_most))
         )
-
-    def add_text(self, text: str) -> None:
-        """Take in a chunk that differs from the one noted last in nothing but its `plain_text`."""
-        self._counted += safe_count(self._count, text)
 
     def note(self, fields: dict[str, Any]) -> dict[str, Any] | None:
         """Take in one chunk."""
