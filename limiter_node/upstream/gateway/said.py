@@ -50,6 +50,7 @@ _NAMED = {
 }
 """OpenAI's codes, which are no numbers, and their statuses there."""
 _BEGINS_AS_ERROR = re.compile(rb'\s*\{\s*"(?:error"\s*:\s*[{"\[]|object"\s*:\s*"error"|detail"\s*:)')
+_HAS_ANSWER = re.compile(rb'"(?:choices|output|data)"\s*:\s*\[\s*\{')
 _CODE = re.compile(rb'"code"\s*:\s*"?([45]\d\d)[",\s}]')
 
 
@@ -126,6 +127,8 @@ def said_error(held: bytes, is_complete: bool, *, is_stream: bool = False) -> Sa
             return None
         code = _CODE.search(body, 0, MAX_ERROR_BYTES)
         return SaidError("answered with an error of status 200", int(code[1]) if code else None, b"")
+    if b'"error"' not in body and _HAS_ANSWER.search(body) is not None:
+        return None  # without reading it twice; inside of texts, quotes are escaped
     try:
         said = read_json(body)
     except ValueError:
