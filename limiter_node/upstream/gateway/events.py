@@ -169,7 +169,7 @@ class EventReader:
                 account.note_unread(len(stripped))
             return event
         if type(fields) is not dict:
-            if not self._is_cut:
+            if fields is not None and not self._is_cut:  # some services send null now and then
                 account.note_unread(len(data.strip()))
             return event
         if name == b"error":
