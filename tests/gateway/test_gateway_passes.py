@@ -54,7 +54,7 @@ async def test_bodies_pass_as_they_are(
     single_store: str, service: ScriptedService, path: str, sent: bytes, charged: int
 ) -> None:
     answered = completion({"prompt_tokens": 1, "completion_tokens": 3, "total_tokens": 4})
-    service.script = says(http(answered, openai_version="2020-10-01"))
+    service.script = says(http(answered, openai_model="m-1", x_vendor="yes"))
     api_key = api_key_on(single_store)
     async with gateway(single_store, service_at(service.base_url)) as node:
         status, headers, answer = await post(node, api_key, path, sent)
@@ -65,7 +65,8 @@ async def test_bodies_pass_as_they_are(
         assert told == (str(used.input_tokens), str(charged))
     (asked,) = service.asked
     assert (asked.method, asked.path, asked.body) == ("POST", path, sent)
-    assert headers["openai-version"] == "2020-10-01"
+    assert headers["openai-model"] == "m-1"
+    assert "x-vendor" not in headers
     assert asked.headers["x-request-id"] == headers["x-request-id"]
 
 

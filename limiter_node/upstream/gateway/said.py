@@ -37,25 +37,20 @@ _ALONE = frozenset(
 """Fields that an event has that is nothing but an error."""
 _STATUSES = ("code", "status_code", "status", "http_status", "error_code")
 _NAMED = {
-    "invalid_request_error": 400,
-    "BadRequestError": 400,
     "context_length_exceeded": 400,
     "invalid_prompt": 400,
-    "content_policy_violation": 400,
     "content_filter": 400,
-    "authentication_error": 401,
+    "content_policy_violation": 400,
+    "string_above_max_length": 400,
     "invalid_api_key": 401,
-    "permission_error": 403,
-    "not_found_error": 404,
-    "NotFoundError": 404,
     "model_not_found": 404,
-    "rate_limit_error": 429,
     "rate_limit_exceeded": 429,
     "insufficient_quota": 429,
-    "overloaded_error": 503,
+    "overloaded": 503,
 }
-"""Codes and types that stand for a status, where no number is told."""
+"""OpenAI's codes, which are no numbers, and their statuses there."""
 _BEGINS_AS_ERROR = re.compile(rb'\s*\{\s*"(?:error"\s*:\s*[{"\[]|object"\s*:\s*"error"|detail"\s*:)')
+_HAS_ANSWER = re.compile(rb'"(?:choices|output|data)"\s*:\s*\[\s*\{')
 _CODE = re.compile(rb'"code"\s*:\s*"?([45]\d\d)[",\s}]')
 
 
@@ -65,10 +60,15 @@ class SaidError:
 
     what: str
     """For the log: what the service did."""
-    status: int = 502
-    """The status that the error stands for, 400 to 599."""
+    code: int | None = None
+    """The status that the error says it is, 400 to 599; None where it says none."""
     body: bytes | None = None
     """What the service said; it may hold the service's key. None where callers are told no more than that it failed."""
+
+    @property
+    def status(self) -> int:
+        """The status that the error stands for."""
+        return self.code or 502
 
     @property
     def is_callers_own(self) -> bool:
@@ -101,7 +101,7 @@ class SaidError:
             what = f"does not accept this node's key (code {status})"
             return UpstreamError(what, produced_tokens=produced_tokens)
         body = None if self.body is None else openai_error(status, self.body, secret)
-        headers = refusal_headers(status, fields, secret) if body is not None else ""
+        headers = "" if self.code is None else refusal_headers(status, fields, secret)
         if status < 500 and not has_begun:
             return UpstreamRefusal(what, status=status, body=body, headers=headers)
         shown = status if status in _KEEPS_STATUS or (has_begun and status < 500) else 502
@@ -126,7 +126,9 @@ def said_error(held: bytes, is_complete: bool, *, is_stream: bool = False) -> Sa
         if _BEGINS_AS_ERROR.match(body, 0, MAX_ERROR_BYTES) is None:
             return None
         code = _CODE.search(body, 0, MAX_ERROR_BYTES)
-        return SaidError("answered with an error of status 200", int(code[1]) if code else 502, b"")
+        return SaidError("answered with an error of status 200", int(code[1]) if code else None, b"")
+    if b'"error"' not in body and _HAS_ANSWER.search(body) is not None:
+        return None  # without reading it twice; inside of texts, quotes are escaped
     try:
         said = read_json(body)
     except ValueError:
@@ -150,7 +152,7 @@ def error_from_event(error: Any, body: bytes | None = None) -> SaidError | None:
             body = write_json(error)
         except ValueError:
             body = b""  # what it is, its status says
-    return SaidError(what, status or 502, body)
+    return SaidError(what, status, body)
 
 
 def find_event_error(fields: Any, *, is_first: bool) -> Any:
@@ -163,9 +165,10 @@ def find_event_error(fields: Any, *, is_first: bool) -> Any:
     if fields.get("error") or fields.get("object") == "error":
         return fields
     if not fields.get("choices"):
-        if is_first and fields.keys() <= _ALONE and (fields.get("type") or "error") in ("error", *_NAMED):
-            return _find(fields)
-        return None
+        if (error := _base_error(fields)) is not None:
+            return error
+        is_bare = is_first and fields.keys() <= _ALONE and "error" in str(fields.get("type", "error")).lower()
+        return _find(fields) if is_bare else None
     return _choices_error(fields["choices"])
 
 
@@ -179,12 +182,19 @@ def _find(said: dict[str, Any]) -> Any:
         return _choices_error(choices)
     if any(said.get(name) for name in _ANSWERS):
         return None
-    base = said.get("base_resp")  # MiniMax
-    if type(base) is dict and base.get("status_code"):
-        return {"message": base.get("status_msg"), "code": base["status_code"]}
+    if (error := _base_error(said)) is not None:
+        return error
     if said.get("success") is False or any(said.get(name) for name in _MESSAGES):
         return said
     return None
+
+
+def _base_error(said: dict[str, Any]) -> Any:
+    """MiniMax tells in each answer how it went; its codes are its own."""
+    base = said.get("base_resp")
+    if type(base) is not dict or not base.get("status_code"):
+        return None
+    return {"message": base.get("status_msg"), "code": base["status_code"]}
 
 
 def _choices_error(choices: Any) -> Any:
@@ -213,8 +223,7 @@ def _status(error: Any) -> int | None:
             if type(value) is int and 400 <= value < 600:
                 return value
     for holder in holders:
-        for name in ("code", "type"):
-            value = holder.get(name)
-            if type(value) is str and value in _NAMED:
-                return _NAMED[value]
+        value = holder.get("code")
+        if type(value) is str and value in _NAMED:
+            return _NAMED[value]
     return None

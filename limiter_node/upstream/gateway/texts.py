@@ -15,27 +15,23 @@ from limiter_node.upstream.gateway.lenient import write_json
 BYTES_PER_TOKEN: Final = 4
 """For what cannot be read: English has some four bytes a token, JSON with its quotes has fewer of text."""
 
-_TEXTS = ("content", "text", "refusal", "arguments", "input", "summary", "transcript", "code", "query")
-_CONTAINERS = (
-    "message",
-    "delta",
-    "choices",
-    "output",
-    "content",
-    "summary",
-    "tool_calls",
-    "function_call",
-    "function",
-    "custom",
-    "executed_tools",
-    "audio",
-    "action",
-    "queries",
-)
-_REASONING = ("reasoning_content", "reasoning", "thinking", "reasoning_details", "thinking_blocks")
-"""Names of the same reasoning: as a text, or as a list of parts. The longest text counts, else the first list."""
-_CALLS = ("function", "custom", "function_call")
-_NO_TEXT_OF_CALLS = frozenset(("id", "type", "index", "status"))
+_TEXT, _CONTAINER, _BOTH, _REASONING, _CALLED, _ARGUMENTS, _CALLS, _NAME = range(8)
+_KINDS: Final = {
+    **dict.fromkeys(("text", "refusal", "transcript", "code", "query"), _TEXT),
+    **dict.fromkeys(
+        ("message", "delta", "choices", "output", "executed_tools", "audio", "action", "queries"), _CONTAINER
+    ),
+    **dict.fromkeys(("content", "summary"), _BOTH),
+    **dict.fromkeys(("reasoning_content", "reasoning", "thinking", "reasoning_details", "thinking_blocks"), _REASONING),
+    **dict.fromkeys(("function", "custom", "function_call"), _CALLED),
+    **dict.fromkeys(("arguments", "input"), _ARGUMENTS),
+    "tool_calls": _CALLS,
+    "name": _NAME,
+}
+"""What a field of an answer holds: a text, other fields, one or the other; reasoning, as a text or a list of parts (all
+these names are used for the same, so that the longest text counts, else the first list); a call of a tool."""
+_REASONING_TEXTS: Final = ("reasoning_content", "reasoning", "thinking")
+_NO_TEXT_OF_CALLS: Final = frozenset(("id", "type", "index", "status", *_KINDS))
 
 
 def unread_tokens(size: int) -> int:
@@ -61,72 +57,80 @@ def safe_count(counter: TokenCounter, text: str) -> int:
 
 def _walk(answer: Any, count: TokenCounter) -> int:
     """Not recursive: services may nest as deeply as they like."""
-    tokens = 0
-    waiting: list[Any] = [answer]
+    if type(answer) is dict:
+        waiting: list[Any] = []
+        tokens = _fields_tokens(answer, count, waiting)
+    else:
+        waiting, tokens = [answer], 0
     while waiting:
         part = waiting.pop()
-        if type(part) is str:
-            if part:
-                tokens += count(part)
+        if type(part) is dict:
+            tokens += _fields_tokens(part, count, waiting)
         elif type(part) is list:
             waiting += part
-        elif type(part) is dict:
-            for name in _TEXTS:
-                if (text := part.get(name)) and type(text) is str:
-                    tokens += count(text)
-            for name in _CONTAINERS:
-                if (inner := part.get(name)) and type(inner) in (list, dict):
-                    waiting.append(inner)
-            if reasoning := _reasoning(part):
-                waiting.append(reasoning)
-            tokens += _call_tokens(part, count)
+        elif part and type(part) is str:
+            tokens += count(part)
     return tokens
 
 
-def _reasoning(part: dict[str, Any]) -> Any:
-    said = [value for name in _REASONING if (value := part.get(name)) and type(value) in (str, list)]
-    if len(said) < 2:
-        return said[0] if said else None
-    texts = [value for value in said if type(value) is str]
-    return max(texts, key=len) if texts else said[0]
-
-
-def _call_tokens(part: dict[str, Any], count: TokenCounter) -> int:
-    """Names of called tools, arguments that are no text, and calls of kinds that nobody knows yet."""
+def _fields_tokens(part: dict[str, Any], count: TokenCounter, waiting: list[Any]) -> int:
+    """Count the texts of `part`; what holds others is put into `waiting`."""
     tokens = 0
-    called, holds_call = part.get("name"), False
-    for name in ("arguments", "input"):
-        value = part.get(name)
-        holds_call |= name in part
-        if type(value) in (dict, list) and value and type(called) is str:
-            tokens += _json_tokens(value, count)
-    if holds_call and type(called) is str and called:
-        tokens += count(called)
-    for name in _CALLS:
-        inner = part.get(name)
-        # A stream's first piece of a call may have the name and nothing else.
-        if type(inner) is dict and "arguments" not in inner and "input" not in inner:
-            called = inner.get("name")
-            if type(called) is str and called:
-                tokens += count(called)
-    calls = part.get("tool_calls")
-    if type(calls) is list:
-        for call in calls:
-            if type(call) is dict and "function" not in call and "custom" not in call:
-                tokens += _unknown_call_tokens(call, count)
-    return tokens
-
-
-def _unknown_call_tokens(call: dict[str, Any], count: TokenCounter) -> int:
-    """As ``{"type": "web_search", "web_search": {"query": …}}``: what isn't counted by its name is as JSON."""
-    tokens = 0
-    for name, value in call.items():
-        if name in _NO_TEXT_OF_CALLS or name in _TEXTS or name in _CONTAINERS or name in _REASONING:
+    called, reasoning, has_reasoning = "", "", False
+    for name, value in part.items():
+        if not value or (kind := _KINDS.get(name)) is None:
             continue
-        if type(value) is str and value and name != "name":
-            tokens += count(value)
-        elif type(value) in (dict, list) and value:
-            tokens += _json_tokens(value, count)
+        if type(value) is str:
+            if kind in (_TEXT, _BOTH, _ARGUMENTS):
+                tokens += count(value)
+            elif kind == _REASONING:
+                reasoning = max(reasoning, value, key=len)
+            elif kind == _NAME:
+                called = value
+        elif type(value) is list or type(value) is dict:
+            if kind in (_CONTAINER, _BOTH):
+                waiting.append(value)
+            elif kind == _CALLED:
+                waiting.append(value)
+                tokens += _bare_name_tokens(value, count)
+            elif kind == _CALLS:
+                tokens += _calls_tokens(value, count, waiting)
+            elif kind == _ARGUMENTS and type(part.get("name")) is str:
+                tokens += _json_tokens(value, count)
+            elif kind == _REASONING and type(value) is list and not has_reasoning:
+                has_reasoning = not any(part.get(other) and type(part[other]) is str for other in _REASONING_TEXTS)
+                if has_reasoning:
+                    waiting.append(value)
+    if reasoning:
+        tokens += count(reasoning)
+    if called and ("arguments" in part or "input" in part):
+        tokens += count(called)
+    return tokens
+
+
+def _bare_name_tokens(call: Any, count: TokenCounter) -> int:
+    """A stream's first piece of a call may have the name and nothing else."""
+    if type(call) is not dict or "arguments" in call or "input" in call:
+        return 0
+    name = call.get("name")
+    return count(name) if name and type(name) is str else 0
+
+
+def _calls_tokens(calls: Any, count: TokenCounter, waiting: list[Any]) -> int:
+    """Put calls into `waiting`; count what one of no known kind says.
+
+    As ``{"type": "web_search", "web_search": {"query": …}}``: what isn't counted by its name is as JSON.
+    """
+    tokens = 0
+    waiting.append(calls)
+    for call in calls if type(calls) is list else ():
+        if type(call) is dict and "function" not in call and "custom" not in call:
+            for name, value in call.items():
+                if value and name not in _NO_TEXT_OF_CALLS:
+                    if type(value) is str:
+                        tokens += count(value)
+                    elif type(value) is dict or type(value) is list:
+                        tokens += _json_tokens(value, count)
     return tokens
 
 

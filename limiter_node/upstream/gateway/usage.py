@@ -18,17 +18,20 @@ _MOST_COUNTED_PER_TOLD = 8
 """Streams are counted piece by piece. Cut at each character, English has about five pieces a token: a usage that tells
 less than an eighth of what was counted is a mistake (zeros, or what one piece cost), not another tokenizer."""
 
-_DETAILS = ("prompt_tokens_details", "input_tokens_details", "input_token_details")
-_READ = ("cached_tokens", "cache_read_input_tokens", "cache_read_tokens", "prompt_cache_hit_tokens", "cache_read")
-_WRITTEN = (
-    "cache_creation_input_tokens",
-    "cache_creation_tokens",
-    "cache_write_tokens",
-    "cache_write_input_tokens",
-    "cache_creation",
-)
-_FETCHED = ("tool_use_prompt_tokens", "citation_tokens")
-"""Names of one thing stand together: of several, the greatest counts."""
+_READ, _WRITTEN, _FETCHED = range(3)
+_INPUTS: Final = {
+    **dict.fromkeys(
+        ("cached_tokens", "cache_read_input_tokens", "cache_read_tokens", "prompt_cache_hit_tokens"), _READ
+    ),
+    **dict.fromkeys(("cached_prompt_tokens", "cache_read"), _READ),
+    **dict.fromkeys(("cache_creation_input_tokens", "cache_creation_tokens", "cache_creation"), _WRITTEN),
+    **dict.fromkeys(("cache_write_tokens", "cache_write_input_tokens"), _WRITTEN),
+    **dict.fromkeys(("tool_use_prompt_tokens", "citation_tokens"), _FETCHED),
+}
+"""Input that may stand beside the prompt: read from a cache, written to it, or fetched by tools. Names of one kind are
+names of the same; of several, the greatest counts."""
+_INPUT_DETAILS: Final = ("prompt_tokens_details", "input_tokens_details", "input_token_details")
+_OUTPUT_DETAILS: Final = ("completion_tokens_details", "output_tokens_details", "output_token_details")
 
 
 class Usage(NamedTuple):
@@ -75,7 +78,12 @@ def _beside_the_prompt(usage: dict[str, Any], before: int, output: int | None) -
     """Return the input that isn't in the prompt of `before` tokens, and the tokens of the total that it leaves."""
     total = _count(usage.get("total_tokens"))
     excess = 0 if total is None else max(0, total - before - (output or 0))
-    read, written, fetched = _greatest(usage, _READ), _greatest(usage, _WRITTEN), _greatest(usage, _FETCHED)
+    inputs = [0, 0, 0]
+    _note_inputs(usage, inputs)
+    for name in _INPUT_DETAILS:
+        if type(details := usage.get(name)) is dict:
+            _note_inputs(details, inputs)
+    read, written, fetched = inputs
     if not (read or written or fetched):
         return 0, excess
     cached = read + written
@@ -90,20 +98,18 @@ def _beside_the_prompt(usage: dict[str, Any], before: int, output: int | None) -
     return 0, excess
 
 
-def _greatest(usage: dict[str, Any], names: tuple[str, ...]) -> int:
-    greatest = 0
-    for holder in (usage, *(usage.get(name) for name in _DETAILS)):
-        if type(holder) is dict:
-            for name in names:
-                value = holder.get(name)
-                if type(value) is dict:  # by the time that it is kept
-                    value = sum(_count(each) or 0 for each in value.values())
-                greatest = max(greatest, _count(value) or 0)
-    return greatest
+def _note_inputs(holder: dict[str, Any], inputs: list[int]) -> None:
+    for name, value in holder.items():
+        kind = _INPUTS.get(name)
+        if kind is None or not value:
+            continue
+        if type(value) is dict:  # by the time that it is kept
+            value = sum(_count(each) or 0 for each in value.values())
+        inputs[kind] = max(inputs[kind], _count(value) or 0)
 
 
 def _reasoning(usage: dict[str, Any]) -> int:
-    for name in ("completion_tokens_details", "output_tokens_details", "output_token_details"):
+    for name in _OUTPUT_DETAILS:
         details = usage.get(name)
         if type(details) is dict and (told := _count(details.get("reasoning_tokens"))):
             return told
