@@ -11,6 +11,7 @@ from limiter_node.upstream.base import (
     AnswerStream,
     ChatRequest,
     CompletionRequest,
+    Draft,
     EmbeddingRequest,
     LimitedRequest,
     Piece,
@@ -35,10 +36,11 @@ class RenderedUpstream:
 
     def __init__(self, source: Source) -> None:
         self._source = source
+        self.drafter = RequestDrafter()
 
-    def prepare(self, request: LimitedRequest, body: bytes) -> Prepared:
-        """Anything can be asked. Of what was sent, only what the answer repeats is kept."""
-        return _PreparedRequest(self._source, request._replace(body=_repeated(request)))
+    def prepared(self, draft: Draft) -> Prepared:
+        """A request of which `drafter` made a draft."""
+        return _PreparedRequest(self._source, draft.content)
 
     async def models(self) -> tuple[str, ...]:
         """Those of the source."""
@@ -47,6 +49,14 @@ class RenderedUpstream:
     async def close(self) -> None:
         """Close the source."""
         await self._source.close()
+
+
+class RequestDrafter:
+    """Anything can be asked. Of what was sent, only what the answer repeats is kept."""
+
+    def draft(self, request: LimitedRequest, body: bytes) -> Draft:
+        """`request` without what the mock doesn't read."""
+        return Draft(request._replace(body=_repeated(request)))
 
 
 class _PreparedRequest:

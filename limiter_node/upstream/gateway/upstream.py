@@ -12,9 +12,8 @@ import orjson
 from limiter_node.telemetry import Telemetry
 from limiter_node.upstream.base import (
     AnswerStream,
-    LimitedRequest,
+    Draft,
     Prepared,
-    UnknownModel,
     UpstreamError,
     UpstreamRefusal,
     WholeAnswer,
@@ -27,18 +26,16 @@ from limiter_node.upstream.gateway.answers import (
     refused,
     whole_answer,
 )
-from limiter_node.upstream.gateway.disguise import refuse_disguised
+from limiter_node.upstream.gateway.drafting import DraftedAsk, ServiceDrafter
 from limiter_node.upstream.gateway.outgoing import (
     PATHS,
     Ask,
     OutgoingBody,
     Question,
-    outgoing_body,
     outgoing_headers,
-    question_of,
 )
 from limiter_node.upstream.gateway.sending import Patience, Sender
-from limiter_node.upstream.gateway.service import Service, Services
+from limiter_node.upstream.gateway.service import Service
 
 _MODELS_S = 10.0
 """How long a list of models is remembered: asking for it costs callers nothing."""
@@ -58,7 +55,8 @@ class Gateway:
         patience: Patience = Patience(),  # noqa: B008 - a NamedTuple of numbers
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        self._services = Services(services)
+        self.drafter = ServiceDrafter(services)
+        self._services = self.drafter.services
         self._sender = Sender(services, telemetry, patience, clock)
         self._clock = clock
         self._user_agent = f"llm-rate-limiter/{version('llm-rate-limiter')}"
@@ -66,14 +64,10 @@ class Gateway:
         self._models_until_s = float("-inf")
         self._asking_models = asyncio.Lock()
 
-    def prepare(self, request: LimitedRequest, body: bytes) -> Prepared:
-        """Raise `UnknownModel`, or `NotServed` for a body that a service might read in another way."""
-        found = self._services.find(request.model)
-        if found is None:
-            raise UnknownModel(request.model)
-        refuse_disguised(request, body)
-        question = question_of(request, found.service)
-        return _PreparedAsk(self._ask, question, outgoing_body(request, body, found.service, found.model))
+    def prepared(self, draft: Draft) -> Prepared:
+        """A request of which `drafter` made a draft."""
+        drafted: DraftedAsk = draft.content
+        return _PreparedAsk(self._ask, drafted.question, drafted.outgoing(draft.body))
 
     async def _ask(self, ask: Ask, prepared: OutgoingBody) -> WholeAnswer | AnswerStream:
         """The service's answer, as it is."""
