@@ -19,6 +19,7 @@ from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
 from limiter_node import tokens
 from limiter_node.http.connection import Deadlines
 from limiter_node.http.overload import LoopLoad
+from limiter_node.http.reading import RequestReader
 from limiter_node.http.routes import Routes
 from limiter_node.http.server import HttpServer
 from limiter_node.keysfile import KeysFile
@@ -34,7 +35,6 @@ from limiter_node.store.preparation import Preparation
 from limiter_node.store.topology import Topology
 from limiter_node.store.url import format_host, parse_store_url
 from limiter_node.telemetry import Telemetry
-from limiter_node.token_process import TokenCounting
 from limiter_node.upstream.base import Upstream
 from limiter_node.upstream.gateway.sending import Patience
 from limiter_node.upstream.gateway.upstream import Gateway
@@ -88,12 +88,12 @@ async def running_node(
     upstream = _upstream(settings, telemetry)
     tokens.warm()
     load = LoopLoad()
-    counting = TokenCounting()
+    reader = RequestReader(upstream)
     limiter = Limiter(AdmitAll() if settings.stub_decisions else dispatcher, telemetry)
     routes = Routes(
         limiter=limiter,
         upstream=upstream,
-        counting=counting,
+        reader=reader,
         node_id=settings.node_id,
         max_body_bytes=settings.max_body_bytes,
         window_ms=settings.window_ms,
@@ -152,7 +152,7 @@ async def running_node(
                 extra={"event": "drain_timeout"},
             )
         await runner.cleanup()
-        await counting.close()
+        await reader.close()
         if not await dispatcher.drain(_SETTLE_S):
             log.warning(
                 "not all reservations could be settled: the store did not answer", extra={"event": "settles_unfinished"}
