@@ -14,7 +14,7 @@ from typing import Any
 
 from limiter_node import logs
 from limiter_node.model import ConfigError
-from limiter_node.store.url import parse_store_url
+from limiter_node.store.url import format_host, parse_store_url
 from limiter_node.upstream.gateway.service import base_url
 from limiter_node.upstream.mock.model import parse_length
 
@@ -46,6 +46,20 @@ class NodeSettings:
 
     host: str = setting("127.0.0.1", LISTENING, "Address to listen on.", metavar="ADDRESS")
     port: int = setting(8080, LISTENING, "Port to listen on; 0 for any free one.")
+    reuse_port: bool = setting(
+        False,
+        LISTENING,
+        "Share the port with other nodes of the same user on this machine; the kernel divides connections among them.",
+        metavar="BOOLEAN",
+    )
+    admin_port: int = setting(
+        0, LISTENING, "Port for /healthz, /readyz and /metrics alone; --port has none of them then. 0: no such port."
+    )
+    admin_host: str = setting("", LISTENING, "Address for --admin-port; empty means that of --host.", metavar="ADDRESS")
+    tls_cert: str = setting(
+        "", LISTENING, "PEM file of a certificate chain: --port speaks HTTPS, --admin-port HTTP.", metavar="FILE"
+    )
+    tls_key: str = setting("", LISTENING, "PEM file of the key of --tls-cert, not encrypted.", metavar="FILE")
     store: str = setting("", STORE, "The store's URL.")
     node_id: str = setting("", LISTENING, "Name in headers, metrics, logs; empty means HOSTNAME-PORT.", metavar="NAME")
     decision_timeout_ms: int = setting(
@@ -141,9 +155,19 @@ class NodeSettings:
     )
 
     def __post_init__(self) -> None:
-        if not self.host or any(c.isspace() or not c.isprintable() for c in self.host):
+        if not self.host:
             raise ConfigError("--host must be an address or a host name")
+        for option, host in (("--host", self.host), ("--admin-host", self.admin_host)):
+            if any(c.isspace() or not c.isprintable() for c in host):
+                raise ConfigError(f"{option} must be an address or a host name")
         _between("--port", self.port, 0, 65_535)
+        _between("--admin-port", self.admin_port, 0, 65_535)
+        if self.admin_port and self.admin_port == self.port:
+            raise ConfigError("--admin-port must be another than --port")
+        if self.admin_host and not self.admin_port:
+            raise ConfigError("--admin-host is for --admin-port")
+        if bool(self.tls_cert) is not bool(self.tls_key):
+            raise ConfigError("--tls-cert and --tls-key: give both of them, or none")
         parse_store_url(self.store)
         if not self.node_id:
             host = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname()) or "node"
@@ -183,6 +207,16 @@ class NodeSettings:
         _between("--window-ms", self.window_ms, _BUCKET_MS, WINDOW_MS)
         if self.window_ms % _BUCKET_MS:
             raise ConfigError(f"--window-ms must be a multiple of {_BUCKET_MS}")
+
+    @property
+    def base_url(self) -> str:
+        """Where callers reach the node, without a path."""
+        return f"{'https' if self.tls_cert else 'http'}://{format_host(self.host)}:{self.port}"
+
+    @property
+    def admin_url(self) -> str:
+        """Where its admin port is reached; "" where it has none."""
+        return f"http://{format_host(self.admin_host or self.host)}:{self.admin_port}" if self.admin_port else ""
 
 
 def _between(option: str, value: float, low: float, high: float) -> None:

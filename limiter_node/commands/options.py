@@ -11,6 +11,7 @@ import click
 import cloup
 from click.types import OptionHelpExtra
 
+from limiter_node.http.tls import server_context
 from limiter_node.settings import GROUPS, NodeSettings
 
 ENVIRONMENT_PREFIX = "LIMITER_"
@@ -145,8 +146,20 @@ logging_options = grouped(
 def node_settings(options: Mapping[str, Any]) -> NodeSettings:
     """Settings from click's values. Raises ConfigError."""
     values = {field.name: options[field.name] for field in dataclasses.fields(NodeSettings) if field.name in options}
-    values["models"] = tuple(model.strip() for model in values["models"].split(","))
+    for field in dataclasses.fields(NodeSettings):
+        if isinstance(field.default, tuple):
+            values[field.name] = _listed(values[field.name])
     return NodeSettings(**values)
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(each.strip() for each in text.split(",")) if text.strip() else ()
+
+
+def check_certificate(settings: NodeSettings) -> None:
+    """Raise ConfigError where the settings name a certificate or key that can't be used."""
+    if settings.tls_cert:
+        server_context(settings.tls_cert, settings.tls_key)
 
 
 def node_arguments(settings: NodeSettings) -> list[str]:

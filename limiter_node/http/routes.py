@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import cast
 
@@ -22,31 +22,24 @@ from limiter_node.http.limited import LIMITED_ROUTES, LimitedRoute
 from limiter_node.http.metrics import HttpState, Metrics
 from limiter_node.http.overload import LoopLoad, TurnedAway
 from limiter_node.http.presence import ClientGone, Presence
+from limiter_node.http.probes import RETRY_UNAVAILABLE_MS, Handler, Probes, Response, readable
 from limiter_node.http.streaming import Streams, log_upstream_failure
 from limiter_node.limiter.limiter import Limiter
 from limiter_node.model import Outcome, Overloaded, StoreUnavailable, Usage
 from limiter_node.store.keyspace import key_id
 from limiter_node.token_process import TokenCounting
 from limiter_node.upstream.base import AnswerStream, Ask, NotServed, Upstream, UpstreamError, WholeAnswer
-from limiter_node.upstream.openai.error import error_body
 
 log = logging.getLogger(__name__)
 
-RETRY_UNAVAILABLE_MS = 1_000
-"""What a 503 tells callers to wait: a failing store or an overload lasts about that long, or much longer."""
-
 _MODELS = "/v1/models/"
-_PROBES = frozenset(("/healthz", "/readyz", "/metrics"))
-"""Never turned away: who asks would restart a node for being busy, or know nothing of it just then."""
-
-Response = Answer | web.StreamResponse
-Handler = Callable[[web.BaseRequest, str], Awaitable[Response]]
 
 
 class Routes:
     """The handlers of one node. `window_ms` is only told, by ``GET /v1/rate_limits``.
 
-    `not_started` tells ``GET /readyz`` why the node has not been ready yet; "" once it has.
+    `not_started` tells ``GET /readyz`` why the node has not been ready yet; "" once it has. With `probes_apart` the
+    `probes` are not served here: callers get a 404 for them.
 
     Requests are answered 503 before their bodies are read as `load` says (without one, never), and while
     `max_in_flight` others are under way, streams included. Requests whose bodies are still to come don't count there:
@@ -65,6 +58,7 @@ class Routes:
         max_in_flight: int = 5_000,
         load: LoopLoad | None = None,
         not_started: Callable[[], str] = lambda: "",
+        probes_apart: bool = False,
     ) -> None:
         self._limiter = limiter
         self._not_started = not_started
@@ -75,7 +69,8 @@ class Routes:
         self._max_body_bytes = max_body_bytes
         self._window_ms = window_ms
         self._responses = limiter.telemetry.responses
-        self._metrics_of_node = Metrics(node_id, limiter.telemetry, limiter.state, self._http_state)
+        metrics = Metrics(node_id, limiter.telemetry, limiter.state, self._http_state)
+        self.probes = Probes(self._headers, limiter, metrics, self._problem)
         self._started = int(time.time())
         self._streams = Streams()
         self.is_draining = False
@@ -87,12 +82,14 @@ class Routes:
         self._idle = asyncio.Event()
         self._table: dict[str, dict[str, Handler]] = {
             **{path: {"POST": partial(self._limited, route)} for path, route in LIMITED_ROUTES.items()},
-            "/v1/models": {"GET": self._models},
-            "/v1/rate_limits": {"GET": self._rate_limits},
-            "/healthz": {"GET": self._healthz},
-            "/readyz": {"GET": self._readyz},
-            "/metrics": {"GET": self._metrics},
+            "/v1/models": readable(self._models),
+            "/v1/rate_limits": readable(self._rate_limits),
         }
+        # Never turned away: who asks would restart a node for being busy, or know nothing of it just then.
+        self._never_shed: Mapping[str, object] = {}
+        if not probes_apart:
+            self._table |= self.probes.table
+            self._never_shed = self.probes.table
 
     async def answer(self, request: web.BaseRequest) -> Response:
         """Answer any request; every failure becomes an answer, too."""
@@ -102,7 +99,7 @@ class Routes:
         try:
             if (
                 self._load.sheds(_waited_s(request)) or self.under_way - self._reading > self._max_in_flight
-            ) and request.path not in _PROBES:
+            ) and request.path not in self._never_shed:
                 response = self._turned_away(request, request_id)
             elif hdrs.EXPECT in request.headers and not await _continued(request):
                 response = self._error(errors.EXPECTATION_FAILED, request_id)
@@ -148,6 +145,9 @@ class Routes:
             response.force_close()
         return response
 
+    def _problem(self) -> str:
+        return "the node is stopping" if self.is_draining else self._not_started()
+
     def _http_state(self) -> HttpState:
         """For `Metrics`."""
         return HttpState(self.under_way, self._load.connections, self._load.turned_away)
@@ -155,7 +155,7 @@ class Routes:
     def _methods(self, path: str) -> dict[str, Handler] | None:
         """The methods of a decoded path, None if there is none of them."""
         if path.startswith(_MODELS) and len(path) > len(_MODELS):
-            return {"GET": self._model}
+            return readable(self._model)
         return self._table.get(path)
 
     async def drain(self, timeout_s: float) -> bool:
@@ -279,24 +279,6 @@ class Routes:
             headers += degraded(caller.degraded)
         return Answer(openai_response.rate_limits(caller, self._window_ms), headers)
 
-    async def _healthz(self, _request: web.BaseRequest, request_id: str) -> Answer:
-        return Answer(b'{"status":"ok"}', self._headers.plain(request_id))
-
-    async def _metrics(self, request: web.BaseRequest, request_id: str) -> Answer:
-        page, content_type = self._metrics_of_node.page(request.headers.get(hdrs.ACCEPT, ""))
-        return Answer(page, self._headers.of_type(content_type, request_id))
-
-    async def _readyz(self, _request: web.BaseRequest, request_id: str) -> Answer:
-        if self.is_draining:
-            return self._not_ready("the node is stopping", request_id)
-        if problem := self._not_started():
-            return self._not_ready(problem, request_id)
-        try:
-            reason = await self._limiter.check()
-        except StoreUnavailable as error:
-            return self._not_ready(str(error), request_id)
-        return Answer(openai_response.readiness(reason), self._headers.plain(request_id))
-
     # ---- errors ----------------------------------------------------------------------------------------------------
 
     async def _invalid(self, reply: ErrorReply, kid: str, request_id: str) -> Answer:
@@ -319,10 +301,6 @@ class Routes:
 
     def _error(self, reply: ErrorReply, request_id: str) -> Answer:
         return Answer(reply.body, self._headers.plain(request_id), reply.status)
-
-    def _not_ready(self, reason: str, request_id: str) -> Answer:
-        body = error_body(reason, "server_error", code="not_ready")
-        return Answer(body, self._headers.unavailable(request_id, RETRY_UNAVAILABLE_MS), 503)
 
 
 def _waited_s(request: web.BaseRequest) -> float:

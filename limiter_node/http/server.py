@@ -66,6 +66,11 @@ class HttpServer(web.Server):
             return cast(RequestHandler, Refused())
         return Connection(self, loop=self._loop, **self._kwargs)
 
+    @property
+    def connection_count(self) -> int:
+        """How many connections are open, those with a handshake under way not counted."""
+        return len(self._connections)
+
     async def shutdown(self, timeout: float | None = None) -> None:
         """Close all connections; see aiohttp."""
         self._looking.cancel()
