@@ -28,6 +28,7 @@ from aiohttp.streams import StreamReader
 
 from limiter_node.http import errors
 from limiter_node.http.errors import ErrorReply
+from limiter_node.http.headers import SERVER, SERVER_LINE
 from limiter_node.http.serving import ServingConnection
 
 MAX_LINE_BYTES = 8_190
@@ -150,11 +151,14 @@ class Connection(ServingConnection):
         message: str | None = None,
     ) -> web.StreamResponse:
         """The answer to what is not HTTP. Our own handler lets nothing else through."""
-        if not isinstance(exc, HttpProcessingError):
-            return super().handle_error(request, status, exc, message)
-        reply = errors.HEAD_TOO_LARGE if isinstance(exc, LineTooLong) else errors.UNREADABLE
-        response = web.Response(status=reply.status, body=reply.body, content_type="application/json")
-        response.force_close()
+        response: web.StreamResponse
+        if isinstance(exc, HttpProcessingError):
+            reply = errors.HEAD_TOO_LARGE if isinstance(exc, LineTooLong) else errors.UNREADABLE
+            response = web.Response(status=reply.status, body=reply.body, content_type="application/json")
+            response.force_close()
+        else:
+            response = super().handle_error(request, status, exc, message)
+        response.headers["Server"] = SERVER
         return response
 
     def log_exception(self, *args: Any, **options: Any) -> None:
@@ -222,8 +226,8 @@ class Refused(asyncio.Protocol):
 def last_words(reply: ErrorReply, fields: str = "") -> bytes:
     """An answer to no request in particular, after which the connection is closed."""
     head = (
-        f"HTTP/1.1 {reply.status} {HTTPStatus(reply.status).phrase}\r\nContent-Type: application/json\r\n{fields}"
-        f"Content-Length: {len(reply.body)}\r\nConnection: close\r\n\r\n"
+        f"HTTP/1.1 {reply.status} {HTTPStatus(reply.status).phrase}\r\n{SERVER_LINE}"
+        f"Content-Type: application/json\r\n{fields}Content-Length: {len(reply.body)}\r\nConnection: close\r\n\r\n"
     )
     return head.encode() + reply.body
 
