@@ -17,6 +17,7 @@ from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
 
 from limiter_node import tokens
 from limiter_node.http.connection import Deadlines
+from limiter_node.http.cors import Cors
 from limiter_node.http.listening import Listener
 from limiter_node.http.overload import LoopLoad
 from limiter_node.http.probes import AdminRoutes
@@ -94,6 +95,7 @@ async def running_node(
     load = LoopLoad()
     counting = TokenCounting()
     limiter = Limiter(AdmitAll() if settings.stub_decisions else dispatcher, telemetry)
+    cors = Cors(settings.cors_origins)
     routes = Routes(
         limiter=limiter,
         upstream=upstream,
@@ -105,8 +107,9 @@ async def running_node(
         load=load,
         not_started=lambda: start.problem,
         probes_apart=settings.admin_port != 0,
+        cors=cors,
     )
-    listeners = _listeners(settings, routes, load)
+    listeners = _listeners(settings, routes, load, cors.last_lines)
     callers = listeners[0]
     try:
         for listener, option in zip(listeners, ("--port", "--admin-port"), strict=False):
@@ -152,7 +155,7 @@ async def running_node(
         await upstream.close()
 
 
-def _listeners(settings: NodeSettings, routes: Routes, load: LoopLoad) -> list[Listener]:
+def _listeners(settings: NodeSettings, routes: Routes, load: LoopLoad, last_lines: str) -> list[Listener]:
     """What callers reach and, where the settings have one, what operators do. Raises ConfigError."""
     deadlines = Deadlines(settings.header_timeout_s, settings.body_timeout_s)
     callers = HttpServer(
@@ -162,6 +165,7 @@ def _listeners(settings: NodeSettings, routes: Routes, load: LoopLoad) -> list[L
         deadlines=deadlines,
         max_connections=settings.max_connections,
         load=load,
+        last_lines=last_lines,
     )
     listeners = [
         Listener(

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from limiter_node import logs
+from limiter_node.http.cors import check_origins
 from limiter_node.model import ConfigError
 from limiter_node.store.url import format_host, parse_store_url
 from limiter_node.upstream.gateway.service import base_url
@@ -78,6 +79,13 @@ class NodeSettings:
         0,
         STORE,
         "Replicas that must have taken a decision before it counts; so a failover loses none. Costs a round trip.",
+    )
+    cors_origins: tuple[str, ...] = setting(
+        (),
+        CLIENTS,
+        "Origins whose pages may call this node from a browser, separated by commas, as https://app.example.com; "
+        "* for all of them, empty for none.",
+        metavar="ORIGINS",
     )
     max_body_bytes: int = setting(1_048_576, CLIENTS, "Largest request body accepted.")
     header_timeout_s: float = setting(10.0, CLIENTS, "Seconds a client has for the head of a request.")
@@ -178,6 +186,7 @@ class NodeSettings:
         if self.on_store_failure not in _POLICIES:
             raise ConfigError(f"--on-store-failure must be one of {', '.join(_POLICIES)}")
         _between("--replica-acks", self.replica_acks, 0, 5)
+        check_origins(self.cors_origins)
         _between("--max-body-bytes", self.max_body_bytes, 1_024, 100 * 1_048_576)
         _between("--header-timeout", self.header_timeout_s, 0.1, 3_600)
         _between("--body-timeout", self.body_timeout_s, 0.1, 3_600)

@@ -67,10 +67,8 @@ class Answer:
         connection = ""
         if self.keep_alive is not is_1_1:  # else it is what the version implies
             connection = "Connection: keep-alive\r\n" if self.keep_alive else "Connection: close\r\n"
-        head = (
-            f"{_STATUS_LINES[is_1_1, self.status]}{self.headers}{_DATE.now()}"
-            f"Content-Length: {len(body)}\r\n{connection}\r\n"
-        ).encode()
+        length = f"Content-Length: {len(body)}\r\n" if self.status != 204 else ""  # which must not tell any
+        head = (f"{_STATUS_LINES[is_1_1, self.status]}{self.headers}{_DATE.now()}{length}{connection}\r\n").encode()
         transport.write(head if request.method == "HEAD" else head + body)
         if request.protocol.writing_paused:
             self._writer = request.writer

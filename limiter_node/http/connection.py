@@ -28,7 +28,7 @@ from aiohttp.streams import StreamReader
 
 from limiter_node.http import errors
 from limiter_node.http.errors import ErrorReply
-from limiter_node.http.headers import SERVER, SERVER_LINE
+from limiter_node.http.headers import SERVER, SERVER_LINE, header_fields
 from limiter_node.http.serving import ServingConnection
 
 MAX_LINE_BYTES = 8_190
@@ -71,8 +71,12 @@ class Connection(ServingConnection):
         "_unsent_since",
         "arrived_s",
         "body",
+        "last_lines",
         "on_gone",
     )
+
+    last_lines: str
+    """Header lines of what is said to no request; the server sets them."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """It is open."""
@@ -159,6 +163,7 @@ class Connection(ServingConnection):
         else:
             response = super().handle_error(request, status, exc, message)
         response.headers["Server"] = SERVER
+        response.headers.update(header_fields(self.last_lines))
         return response
 
     def log_exception(self, *args: Any, **options: Any) -> None:
@@ -206,7 +211,7 @@ class Connection(ServingConnection):
 
     def _say_and_close(self, reply: ErrorReply) -> None:
         if self.transport is not None:
-            self.transport.write(last_words(reply))
+            self.transport.write(last_words(reply, self.last_lines))
         self.force_close()
 
 
@@ -216,10 +221,13 @@ class Refused(asyncio.Protocol):
     A client that sent its request already finds both; so does one that sends it too late.
     """
 
+    def __init__(self, last_lines: str = "") -> None:
+        self._last_lines = last_lines
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """It is open, for the moment."""
         refused = cast(asyncio.Transport, transport)  # uvloop's doesn't inherit from it
-        refused.write(_REFUSAL)
+        refused.write(last_words(errors.OVERLOADED, _RETRY + self._last_lines))
         refused.close()
 
 
@@ -232,4 +240,4 @@ def last_words(reply: ErrorReply, fields: str = "") -> bytes:
     return head.encode() + reply.body
 
 
-_REFUSAL = last_words(errors.OVERLOADED, "retry-after-ms: 1000\r\nretry-after: 1\r\n")
+_RETRY = "retry-after-ms: 1000\r\nretry-after: 1\r\n"

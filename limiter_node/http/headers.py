@@ -62,6 +62,10 @@ class ResponseHeaders:
         """For a response that no decision stands behind: the models, a 400, a 401."""
         return f"{self._plain}x-request-id: {request_id}\r\n"
 
+    def empty(self, request_id: str) -> str:
+        """For a response without a body."""
+        return f"{SERVER_LINE}{self._node}x-request-id: {request_id}\r\n"
+
     def of_type(self, content_type: str, request_id: str) -> str:
         """For a response that is not JSON."""
         return f"{SERVER_LINE}Content-Type: {content_type}\r\n{self._node}x-request-id: {request_id}\r\n"

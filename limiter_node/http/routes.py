@@ -15,6 +15,7 @@ from limiter_node.http import errors, openai_response
 from limiter_node.http.answer import Answer
 from limiter_node.http.auth import bearer_key
 from limiter_node.http.connection import BodyTimeout, Connection
+from limiter_node.http.cors import Cors
 from limiter_node.http.errors import ErrorReply
 from limiter_node.http.fields import InvalidRequest
 from limiter_node.http.headers import RequestIds, ResponseHeaders, degraded, merged, produced
@@ -32,6 +33,7 @@ from limiter_node.upstream.base import AnswerStream, Ask, NotServed, Upstream, U
 
 log = logging.getLogger(__name__)
 
+NO_CORS = Cors()
 _MODELS = "/v1/models/"
 
 
@@ -39,7 +41,7 @@ class Routes:
     """The handlers of one node. `window_ms` is only told, by ``GET /v1/rate_limits``.
 
     `not_started` tells ``GET /readyz`` why the node has not been ready yet; "" once it has. With `probes_apart` the
-    `probes` are not served here: callers get a 404 for them.
+    `probes` are not served here: callers get a 404 for them. `cors` is what browsers are told.
 
     Requests are answered 503 before their bodies are read as `load` says (without one, never), and while
     `max_in_flight` others are under way, streams included. Requests whose bodies are still to come don't count there:
@@ -59,8 +61,10 @@ class Routes:
         load: LoopLoad | None = None,
         not_started: Callable[[], str] = lambda: "",
         probes_apart: bool = False,
+        cors: Cors = NO_CORS,
     ) -> None:
         self._limiter = limiter
+        self._cors = cors
         self._not_started = not_started
         self._upstream = upstream
         self._counting = counting
@@ -85,6 +89,9 @@ class Routes:
             "/v1/models": readable(self._models),
             "/v1/rate_limits": readable(self._rate_limits),
         }
+        if cors.is_on:
+            for methods in self._table.values():
+                methods["OPTIONS"] = self._preflight
         # Never turned away: who asks would restart a node for being busy, or know nothing of it just then.
         self._never_shed: Mapping[str, object] = {}
         if not probes_apart:
@@ -104,9 +111,7 @@ class Routes:
             elif hdrs.EXPECT in request.headers and not await _continued(request):
                 response = self._error(errors.EXPECTATION_FAILED, request_id)
             else:
-                methods = (
-                    self._table.get(request.raw_path) or self._table.get(request.path) or self._methods(request.path)
-                )
+                methods = self._table.get(request.raw_path) or self._methods(request.path)
                 if methods is None:
                     response = self._error(errors.not_found(request.method, request.path), request_id)
                 elif (handler := methods.get(request.method)) is None:
@@ -141,6 +146,8 @@ class Routes:
             if not self.under_way:
                 self._idle.set()
         self._responses[response.status] += 1
+        if self._cors.is_on and isinstance(response, Answer):
+            response.headers = merged(response.headers, self._cors.lines(request))
         if self.is_draining:
             response.force_close()
         return response
@@ -155,7 +162,8 @@ class Routes:
     def _methods(self, path: str) -> dict[str, Handler] | None:
         """The methods of a decoded path, None if there is none of them."""
         if path.startswith(_MODELS) and len(path) > len(_MODELS):
-            return readable(self._model)
+            methods = readable(self._model)
+            return methods | {"OPTIONS": self._preflight} if self._cors.is_on else methods
         return self._table.get(path)
 
     async def drain(self, timeout_s: float) -> bool:
@@ -203,6 +211,7 @@ class Routes:
                 request, Ask(asked, body, decision.need.output_tokens, request_id, request.headers)
             )
             if not isinstance(answer, WholeAnswer):
+                headers += self._cors.lines(request)  # a stream's head has left when `answer` gets to it
                 return await self._streams.send(request, request_id, headers, answer, reservation)
         except ClientGone:
             reservation.settle(0)  # nothing of it was produced, as far as anybody knows
@@ -244,6 +253,11 @@ class Routes:
         if len(body) > self._max_body_bytes:
             raise web.HTTPRequestEntityTooLarge(self._max_body_bytes)
         return body
+
+    async def _preflight(self, request: web.BaseRequest, request_id: str) -> Answer:
+        """What a browser asks before it sends a page's request: no key is needed, and no body is read."""
+        lines = self._cors.preflight(request, self._methods(request.path) or ())
+        return Answer(b"", self._headers.empty(request_id) + lines, 204)
 
     # ---- what costs nothing ----------------------------------------------------------------------------------------
 
