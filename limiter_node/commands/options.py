@@ -9,8 +9,10 @@ from typing import Any, TypeVar
 
 import click
 import cloup
+from click.core import ParameterSource
 from click.types import OptionHelpExtra
 
+from limiter_node.commands.environment import remember
 from limiter_node.http.tls import server_context
 from limiter_node.settings import GROUPS, NodeSettings
 
@@ -36,6 +38,17 @@ class _Option(cloup.Option):
         if value is not None and value.startswith("tcp://"):
             return None
         return value
+
+    def consume_value(self, ctx: click.Context, opts: Mapping[str, Any]) -> tuple[Any, ParameterSource]:
+        value, source = super().consume_value(ctx, opts)
+        if source is ParameterSource.ENVIRONMENT:
+            remember(ctx, self.opts[0], str(self.envvar), value if isinstance(value, str) else "")
+        return value, source
+
+    def get_error_hint(self, ctx: click.Context | None) -> str:
+        if ctx is not None and ctx.get_parameter_source(str(self.name)) is ParameterSource.ENVIRONMENT:
+            return str(self.envvar)
+        return super().get_error_hint(ctx)
 
     def get_help_extra(self, ctx: click.Context) -> OptionHelpExtra:
         extra = super().get_help_extra(ctx)
