@@ -11,6 +11,7 @@ from aiohttp import ClientSession, web
 from store_tools import declare, new_api_key
 
 from limiter_node.http.connection import Deadlines
+from limiter_node.http.cors import Cors
 from limiter_node.http.reading import RequestReader
 from limiter_node.http.routes import Routes
 from limiter_node.http.server import HttpServer
@@ -108,6 +109,7 @@ async def serving(
     upstream_of: Callable[[Telemetry], Upstream] | None = None,
     read_on_s: float = 2.0,
     deadlines: Deadlines = Deadlines(),  # noqa: B008 - a NamedTuple of numbers
+    cors: Cors = Cors(),  # noqa: B008 - it doesn't change
 ) -> AsyncIterator[Node]:
     """A node in this process. It asks a `ScriptedUpstream` unless another is made."""
     topology = Topology(parse_store_url(store))
@@ -125,8 +127,11 @@ async def serving(
         max_body_bytes=10_000,
         window_ms=60_000,
         read_on_s=read_on_s,
+        cors=cors,
     )
-    server = HttpServer(routes.answer, max_body_bytes=10_000, keepalive_s=75, deadlines=deadlines)
+    server = HttpServer(
+        routes.answer, max_body_bytes=10_000, keepalive_s=75, deadlines=deadlines, last_lines=cors.last_lines
+    )
     runner = web.ServerRunner(server, shutdown_timeout=1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -74,7 +74,7 @@ class Answer:
         self.keep_alive = request.keep_alive and not self._closes
         head = head_of(
             self.status,
-            f"{self.headers}Content-Length: {len(body)}\r\n",
+            self.headers if self.status == 204 else f"{self.headers}Content-Length: {len(body)}\r\n",
             is_1_1=is_1_1,
             keep_alive=self.keep_alive,
         )
