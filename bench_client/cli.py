@@ -152,8 +152,12 @@ def find_max_command(**options: Any) -> None:
 @cloup.argument("directory", metavar="DIR", type=click.Path(path_type=Path), help="What a run's --out was.")
 @option("--window-ms", type=click.IntRange(100), default=60_000, hidden=True, help="The limiter's own --window-ms.")
 def audit_command(directory: Path, window_ms: int) -> None:
-    """Prove or refute, from a run's records, that no limit was exceeded and every rejection justified."""
-    report = audit_directory(directory, window_ms)
+    """Prove or refute, from a run's records, that no limit was exceeded and every rejection justified.
+
+    The last line says PROVED, REFUTED, or INCOMPLETE: records are missing, cut off or doubled, so that nothing is
+    proved. Exit code 1 unless PROVED.
+    """
+    report = audit_directory(directory, window_ms, warn=_say)
     click.echo(report.text())
     click.echo(report.verdict)
     if not report.proved:

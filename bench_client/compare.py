@@ -79,7 +79,7 @@ def _measure(store: str, settings: CompareSettings, keys: Path, say: Say) -> Mea
             say,
             limiter.processes(),
         )
-    return Measured(store, result, audit_directory(directory))
+    return Measured(store, result, audit_directory(directory, warn=say))
 
 
 def comparison(settings: CompareSettings, measured: list[Measured]) -> dict[str, object]:
@@ -105,7 +105,7 @@ def comparison_text(measured: list[Measured]) -> str:
     figures = figure_rows([summary.total for summary in summaries], summaries[0].sending_s)
     rows += [row for row in figures if row[0] != "responses/s"]
     rows.append(["fullest window", *(_fullest(each.audit) for each in measured)])
-    rows.append(["audit", *("proved" if each.audit.proved else "refuted" for each in measured)])
+    rows.append(["audit", *(each.audit.word.lower() for each in measured)])
     lines = [table(rows), ""]
     for each in measured:
         lines.append(f"{each.store}: {each.audit.verdict}")

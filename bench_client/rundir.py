@@ -3,7 +3,7 @@
 ``run.json``           the settings, versions, machine, targets, keys' ids and names; written before and after the run
 ``responses.N.spool``  the raw responses to sending process N; there only during a run, or after one that was killed
 ``requests.N.part``    the records made from that spool; there only until those of all processes are put together
-``requests.jsonl``     one record per request (``record``)
+``requests.jsonl``     one record per request (``record_file``)
 ``servers.json``       what the servers did meanwhile (``servers``)
 ``summary.json``, ``audit.json``  derived from the records; can be made again from them
 """
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -23,7 +22,8 @@ import orjson
 
 from .errors import BenchError
 from .health import ProcessReport
-from .record import HEADER, REQUESTS_NAME, Record, RecordReader, write_records
+from .record import Record
+from .record_file import REQUESTS_NAME, RecordReader, join_records, write_records
 from .response import NOTHING, parse_response
 from .spool import ERRORS, NEVER_SENT, SPOOL_NAMES, read_spool, spool_name
 
@@ -137,12 +137,7 @@ def finish(directory: Path, info: RunInfo) -> None:
         convert_spool(directory, int(spool.name.split(".")[1]), [key_id for key_id, _ in info.keys])
     parts, whole = sorted(directory.glob(PART_NAMES)), directory / (REQUESTS_NAME + ".tmp")
     try:
-        with whole.open("wb") as file:
-            file.write(orjson.dumps(HEADER) + b"\n")
-            for part in parts:
-                with part.open("rb") as records:
-                    records.readline()  # its own header
-                    shutil.copyfileobj(records, file, 1 << 20)
+        join_records(whole, parts)
         whole.replace(directory / REQUESTS_NAME)
         for part in parts:
             part.unlink()

@@ -6,6 +6,7 @@
 ``decisions``  check 2: every rejection was justified; check 3: the announced counters are possible ones
 ``responses``  check 4: each response is consistent in itself
 ``retries``    check 5: retry-after is neither too short nor too long, as far as that can be known from outside
+``completeness``  whether the records are all there: if not, nothing is proved
 ``judge``      runs them all over a directory; ``report`` holds the result
 
 Limiters under test may have a shorter window; its length is a parameter, ``window_ms``, of all that need it.

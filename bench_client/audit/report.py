@@ -10,6 +10,7 @@ from ..record import Record
 from ..tables import table
 from .timeline import WINDOW_MS
 
+PROVED, REFUTED, INCOMPLETE = "PROVED", "REFUTED", "INCOMPLETE"
 EXAMPLES_KEPT = 100
 EXAMPLES_SHOWN = 5
 WINDOW, UNJUSTIFIED = "window over the limit", "unjustified 429"
@@ -79,16 +80,26 @@ class AuditReport:
     unknown: int = 0
     undecided: int = 0
     degraded: Counter[str] = field(default_factory=Counter)
-    complete: bool = True
+    missing: tuple[str, ...] = ()
+    """Why the records aren't all there, in words."""
     window_ms: int = WINDOW_MS
 
     @property
+    def word(self) -> str:
+        """The verdict in a word. A finding in incomplete records refutes all the same; none proves nothing."""
+        if self.findings.counts:
+            return REFUTED
+        return INCOMPLETE if self.missing else PROVED
+
+    @property
     def proved(self) -> bool:
-        return not self.findings.counts
+        return self.word == PROVED
 
     @property
     def verdict(self) -> str:
         """The last line of an audit."""
+        if self.word == INCOMPLETE:
+            return f"audit: INCOMPLETE {'; '.join(self.missing)}"
         if self.proved:
             return (
                 f"audit: PROVED no {self.window_ms / 1000:g} s window over its limit "
@@ -143,7 +154,8 @@ class AuditReport:
             "unknown_outcomes": self.unknown,
             "undecided": self.undecided,
             "degraded": dict(self.degraded),
-            "complete": self.complete,
+            "complete": not self.missing,
+            "missing": list(self.missing),
             "worst_fill": {dimension: self._fill_dict(fill) for dimension, fill in self.worst.items()},
             "worst_fill_with_degraded": {d: self._fill_dict(fill) for d, fill in self.worst_with_degraded.items()},
             "examples": [finding._asdict() for finding in self.findings.examples],
@@ -161,8 +173,12 @@ class AuditReport:
                 f"  {self.unknown:,} requests with unknown outcome may have been admitted; each could justify later "
                 "429s with twice its planned input and its whole reservation"
             )
-        if not self.complete:
-            notes.append("  the run was cut off: rejections close to its end could not be held against all requests")
+        if self.missing:
+            notes.append(
+                f"  the records are not complete ({'; '.join(self.missing)}): {self.rejections_held:,} of "
+                f"{self.rejected:,} rejections could be held against all requests before them, and windows only "
+                "against the requests that are there"
+            )
         if set(self.findings.counts) & {UNJUSTIFIED, "counted too much"}:
             notes.append("  (if other clients used these keys during the run, their usage is what is missing here)")
         return notes

@@ -12,13 +12,14 @@ import orjson
 
 from ..audit import audit_directory
 from ..audit.judge import AUDIT_NAME
-from ..audit.report import WorstFill
+from ..audit.report import INCOMPLETE, PROVED, REFUTED, WorstFill
 from ..audit.timeline import DIMENSIONS
 from ..errors import BenchError
 from ..servers import ProcessUse, Servers
 
 SHOWN_PROCESSES = 12
 KINDS = ("node", "store", "client")
+NOT_AUDITED = "NOT AUDITED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,11 @@ class AuditFigures:
 
     @property
     def word(self) -> str:
-        return {True: "PROVED", False: "REFUTED", None: "NOT AUDITED"}[self.proved]
+        if self.proved is None:
+            return NOT_AUDITED
+        if self.proved:
+            return PROVED
+        return REFUTED if self.findings else INCOMPLETE
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +65,18 @@ class Batches:
         return [count / sum(self.calls) for count in self.calls]
 
 
-def audit_of(directory: Path) -> AuditFigures:
-    """The audit that was made of the run; one that is missing or damaged is made."""
+def audit_of(directory: Path, *, complete: bool = True) -> AuditFigures:
+    """The audit that was made of the run; one that is missing, damaged, or proved what is not ``complete``, is made."""
     try:
-        return _audit_figures(orjson.loads((directory / AUDIT_NAME).read_bytes()))
+        figures = _audit_figures(orjson.loads((directory / AUDIT_NAME).read_bytes()))
+        if complete or not figures.proved:
+            return figures
     except (OSError, ValueError, TypeError, LookupError):
-        try:
-            return _audit_figures(audit_directory(directory).as_dict())
-        except BenchError as error:
-            return AuditFigures(None, str(error))
+        pass
+    try:
+        return _audit_figures(audit_directory(directory).as_dict())
+    except BenchError as error:
+        return AuditFigures(None, str(error))
 
 
 def batches_of(servers: Servers | None) -> Batches | None:

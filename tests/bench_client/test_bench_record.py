@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import orjson
@@ -11,7 +13,8 @@ from bench_fakes import KEY, Ledger, run_info
 
 from bench_client.errors import BenchError
 from bench_client.health import ProcessReport
-from bench_client.record import REQUESTS_NAME, Record, RecordReader, write_records
+from bench_client.record import Record
+from bench_client.record_file import HEADER, REQUESTS_NAME, RecordReader, write_records
 from bench_client.response import NOTHING, parse_response
 from bench_client.rundir import RUN_NAME, convert_spool, finish, open_records, prepare, read_info, write_info
 from bench_client.spool import OK, SPOOL_NAMES, TIMEOUT, SpoolWriter, read_spool, spool_name
@@ -123,23 +126,57 @@ def test_records_survive_the_round_trip(tmp_path: Path, records: list[Record]) -
     assert write_records(path, records) == 4
     reader = RecordReader(path)
     assert list(reader) == records
-    assert not reader.truncated
+    assert reader.problem is None
     assert orjson.loads(path.read_bytes().splitlines()[0])["columns"] == list(Record._fields)
 
 
-def test_a_file_cut_off_loses_its_last_line_only(tmp_path: Path, records: list[Record]) -> None:
+def test_the_end_is_the_digest_of_all_lines_before_it(tmp_path: Path, records: list[Record]) -> None:
     path = tmp_path / REQUESTS_NAME
     write_records(path, records)
-    path.write_bytes(path.read_bytes()[:-20])
+    *lines, end = path.read_bytes().splitlines(keepends=True)
+    assert orjson.loads(end) == {"end": {"records": 4, "sha256": sha256(b"".join(lines)).hexdigest()}}
+
+
+def test_a_file_cut_off_anywhere_loses_what_is_behind_only(tmp_path: Path, records: list[Record]) -> None:
+    path = tmp_path / REQUESTS_NAME
+    write_records(path, records)
+    whole = path.read_bytes()
+    for size in range(len(orjson.dumps(HEADER)) + 1, len(whole)):
+        path.write_bytes(whole[:size])
+        reader = RecordReader(path)
+        rows = whole[:size].count(b"]\n") + whole[:size].endswith(b"]")
+        assert list(reader) == records[:rows], size
+        assert reader.problem is not None, size
+        assert "cut off" in reader.problem, size
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda lines: [*lines[:2], *lines[3:]], "has 3 records, its end tells 4"),
+        (lambda lines: [*lines[:2], *lines[1:]], "has 5 records, its end tells 4"),
+        (lambda lines: [lines[0], lines[2], lines[1], *lines[3:]], "its digest is not the one that its end tells"),
+        (lambda lines: [*lines, lines[1]], "goes on after its end"),
+        (lambda lines: [*lines, *lines], "goes on after its end"),
+        (lambda lines: lines[:-1], "has no end after line 5"),
+        (lambda lines: [*lines[:-1], b'{"end":{"records":true}}\n'], "end of requests.jsonl is damaged"),
+    ],
+)
+def test_a_file_that_lost_or_gained_a_line_says_so(
+    tmp_path: Path, records: list[Record], change: Callable[[list[bytes]], list[bytes]], says: str
+) -> None:
+    path = tmp_path / REQUESTS_NAME
+    write_records(path, records)
+    path.write_bytes(b"".join(change(path.read_bytes().splitlines(keepends=True))))
     reader = RecordReader(path)
-    assert list(reader) == records[:3]
-    assert reader.truncated
+    list(reader)
+    assert says in str(reader.problem)
 
 
 def test_files_from_before_a_column_was_added_are_read(tmp_path: Path, records: list[Record]) -> None:
     path = tmp_path / REQUESTS_NAME
     write_records(path, records)
-    header, *rows = (orjson.loads(line) for line in path.read_bytes().splitlines())
+    header, *rows, _ = (orjson.loads(line) for line in path.read_bytes().splitlines())
     assert header["columns"].pop() == "upstream_status"
     old = [header, *(row[:-1] for row in rows)]
     path.write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in old))
@@ -202,7 +239,9 @@ def test_the_records_of_several_processes_are_one_runs(tmp_path: Path) -> None:
     convert_spool(tmp_path, 1, [KEY])
     finish(tmp_path, info)
     assert [path.name for path in tmp_path.glob("re*")] == [REQUESTS_NAME]
-    records = list(open_records(tmp_path, info))
+    reader = open_records(tmp_path, info)
+    records = list(reader)
+    assert reader.problem is None
     assert sorted(record.request for record in records) == [0, 1, 2, 3, 4, 5]
     assert {record.request: record.status for record in records if record.request % 3 == 1} == {1: None, 4: 200}
 
@@ -214,6 +253,21 @@ def test_parts_left_by_a_run_killed_at_its_end_are_put_together(tmp_path: Path) 
         spool(tmp_path, process, 2)
         convert_spool(tmp_path, process, [KEY])
     assert sorted(record.request for record in open_records(tmp_path, info)) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("cut", [2, 100, 150, 220])
+def test_a_part_that_is_cut_off_leaves_whole_records_without_an_end(tmp_path: Path, cut: int) -> None:
+    info = run_info(finished=False)
+    prepare(tmp_path, info)
+    for process in range(2):
+        spool(tmp_path, process, 2)
+        convert_spool(tmp_path, process, [KEY])
+    part = tmp_path / "requests.0.part"
+    part.write_bytes(part.read_bytes()[:-cut])
+    reader = open_records(tmp_path, info)
+    requests = {record.request for record in reader}
+    assert {1, 3} <= requests < {0, 1, 2, 3, 4}
+    assert "has no end" in str(reader.problem)
 
 
 def test_a_spool_cut_off_loses_its_last_entry_only(tmp_path: Path) -> None:

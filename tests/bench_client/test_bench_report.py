@@ -16,7 +16,8 @@ from report_fakes import Simulation, write_comparison
 from bench_client.audit.timeline import DIMENSIONS, build_timelines
 from bench_client.audit.windows import check_windows
 from bench_client.errors import BenchError, BenchUsageError
-from bench_client.record import REQUESTS_NAME, Record, write_records
+from bench_client.record import Record
+from bench_client.record_file import REQUESTS_NAME, write_records
 from bench_client.report.axes import NARROW, WIDE, legend_columns, legend_height, log_ms_axis, merged, nines
 from bench_client.report.collect import MAX_BINS, MAX_LATE_BINS, KeyUse
 from bench_client.report.gather import ReportedRun, gather
