@@ -23,7 +23,7 @@ class Record(NamedTuple):
     key: str
     """The key's id: 12 hex digits; its name is in ``run.json``."""
     input_tokens: int
-    """As planned; the server's own count is ``prompt_tokens``."""
+    """As planned; the limiter's own count is ``prompt_tokens``."""
     max_tokens: int | None
     error: str | None
     """How the request failed (``spool.ERRORS``); None when a whole response came, whatever its status."""
@@ -49,6 +49,10 @@ class Record(NamedTuple):
     degraded: str | None
     upstream_status: int | None
     """The status of the service behind the limiter, on errors that come from it."""
+    told_input: int | None
+    """The input that the service told in its usage. ``prompt_tokens`` is what was admitted, where the limiter says."""
+    told_input_at_most: int | None
+    """The same with cached input and whatever else of the usage's total isn't output."""
 
 
 def failed_upstream(record: Record) -> bool:

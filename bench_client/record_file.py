@@ -27,7 +27,7 @@ from .record import Record
 REQUESTS_NAME = "requests.jsonl"
 FORMAT = "bench-client requests 1"
 HEADER = {"format": FORMAT, "columns": list(Record._fields)}
-_ADDED = 1
+_ADDED = 3
 """How many columns, the last ones, files of earlier versions may lack."""
 _LINES_PER_WRITE = 2_000
 _CHUNK_BYTES = 1 << 20

@@ -85,6 +85,7 @@ def _judge(timeline: KeyTimeline, report: AuditReport, held_until_us: int) -> No
     report.rejected += len(timeline.rejected)
     report.failed += timeline.failed
     report.unknown += timeline.unknown
+    report.overruns.add(timeline.overruns)
     report.undecided += timeline.undecided
     report.degraded += timeline.degraded
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
 from typing import NamedTuple
 
 from ..record import Record
@@ -60,6 +61,22 @@ class Findings:
 
 
 @dataclass(slots=True)
+class Overruns:
+    """What services told beyond what was admitted and reserved: added on settle, so in no window that was checked."""
+
+    requests: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+    def add(self, overruns: Iterable[tuple[int, int]]) -> None:
+        """``overruns``: input and output tokens, per request."""
+        for input_tokens, output_tokens in overruns:
+            self.requests += 1
+            self.input_tokens += input_tokens
+            self.output_tokens += output_tokens
+
+
+@dataclass(slots=True)
 class AuditReport:
     """The result of an audit."""
 
@@ -79,6 +96,7 @@ class AuditReport:
     windows: int = 0
     unknown: int = 0
     undecided: int = 0
+    overruns: Overruns = field(default_factory=Overruns)
     degraded: Counter[str] = field(default_factory=Counter)
     missing: tuple[str, ...] = ()
     """Why the records aren't all there, in words."""
@@ -153,6 +171,7 @@ class AuditReport:
             "findings": dict(self.findings.counts),
             "unknown_outcomes": self.unknown,
             "undecided": self.undecided,
+            "overruns": asdict(self.overruns),
             "degraded": dict(self.degraded),
             "complete": not self.missing,
             "missing": list(self.missing),
@@ -167,6 +186,12 @@ class AuditReport:
             notes.append(
                 f"  {self.failed:,} admitted requests failed at the upstream: each must count as a request, and its "
                 "tokens not for longer than a second"
+            )
+        if self.overruns.requests:
+            notes.append(
+                f"  overruns: of {self.overruns.requests:,} requests the service told more than was admitted, "
+                f"{self.overruns.input_tokens:,} input and {self.overruns.output_tokens:,} output tokens in all: added "
+                "on settle, beside the windows above, and to be paid off before anything else is admitted"
             )
         if self.unknown:
             notes.append(

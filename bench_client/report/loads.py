@@ -19,6 +19,7 @@ from ..servers import ProcessUse, Servers
 
 SHOWN_PROCESSES = 12
 KINDS = ("node", "store", "client")
+OVERRUNS = ("requests", "input_tokens", "output_tokens")
 NOT_AUDITED = "NOT AUDITED"
 
 
@@ -39,6 +40,8 @@ class AuditFigures:
     keys: int = 0
     unknown: int = 0
     """Requests whose outcome nobody knows."""
+    overruns: tuple[int, int, int] = (0, 0, 0)
+    """Requests of which the service told more than was admitted, and how many input and output tokens more."""
     findings: tuple[tuple[str, int], ...] = ()
     fullest: tuple[tuple[str, WorstFill], ...] = ()
     """By dimension."""
@@ -71,7 +74,7 @@ def audit_of(directory: Path, *, complete: bool = True) -> AuditFigures:
         figures = _audit_figures(orjson.loads((directory / AUDIT_NAME).read_bytes()))
         if complete or not figures.proved:
             return figures
-    except (OSError, ValueError, TypeError, LookupError):
+    except (OSError, ValueError, TypeError, LookupError, AttributeError):
         pass
     try:
         return _audit_figures(audit_directory(directory).as_dict())
@@ -139,6 +142,7 @@ def _audit_figures(document: Any) -> AuditFigures:
         held=document["rejections_held"],
         keys=document["keys"],
         unknown=document["unknown_outcomes"],
+        overruns=tuple(document.get("overruns", {}).get(name, 0) for name in OVERRUNS),  # type: ignore[arg-type]
         findings=tuple((str(kind), count) for kind, count in findings.items()),
         fullest=tuple(
             (d, WorstFill(*(worst[d][name] for name in WorstFill._fields))) for d in DIMENSIONS if d in worst
@@ -147,7 +151,7 @@ def _audit_figures(document: Any) -> AuditFigures:
     counts = [
         getattr(figures, name) for name in ("windows", "over", "unjustified", "rejected", "held", "keys", "unknown")
     ]
-    counts += [count for _, count in figures.findings]
+    counts += [*figures.overruns, *(count for _, count in figures.findings)]
     counts += [count for _, fill in figures.fullest for count in (fill.used, fill.limit, fill.time_ms)]
     texts = [figures.verdict, *(fill.key for _, fill in figures.fullest)]
     if any(type(count) is not int for count in counts) or not all(isinstance(text, str) for text in texts):

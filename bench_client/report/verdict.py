@@ -86,6 +86,12 @@ def remarks(run: ReportedRun) -> list[str]:
         said.append(remark[:1].upper() + remark[1:] + ".")
     if run.audit.unknown:
         said.append(f"What became of {run.audit.unknown:,} requests is unknown: they may have been admitted.")
+    requests, inputs, outputs = run.audit.overruns
+    if requests:
+        said.append(
+            f"Of {requests:,} requests the service told more than was admitted: {inputs:,} input and {outputs:,} "
+            "output tokens, charged afterwards and in none of the windows below."
+        )
     if failed := summary.total.upstream.total():
         said.append(f"{failed:,} requests were admitted and failed at the service behind the limiter.")
     if summary.total.degraded:

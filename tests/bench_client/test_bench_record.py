@@ -52,6 +52,8 @@ def test_the_facts_of_an_admission() -> None:
         "reserved_output": 100,
         "prompt_tokens": 25,
         "completion_tokens": 17,
+        "told_input": 25,
+        "told_input_at_most": 25,
     }
 
 
@@ -69,7 +71,7 @@ def test_the_facts_of_a_rejection() -> None:
     assert (facts.status, facts.exceeded, facts.retry_after_ms) == (429, "input_tokens", 3890)
     assert (facts.requested, facts.never_fits) == (3906, False)
     never = b'HTTP/1.1 429 X\r\n\r\n{"error":{"message":"Request too large for k on x: Limit 50, Requested 3906."}}'
-    assert parse_response(never)[-4:] == (3906, True, None, None)
+    assert parse_response(never) == NOTHING._replace(status=429, requested=3906, never_fits=True)
 
 
 def test_an_upstreams_rejection_says_whose_it_is_and_its_message_is_none_of_ours() -> None:
@@ -82,6 +84,31 @@ def test_an_upstreams_rejection_says_whose_it_is_and_its_message_is_none_of_ours
     assert facts == NOTHING._replace(status=429, time_ms=5, upstream_status=429, limit_requests=3)
     failed = parse_response(b"HTTP/1.1 502 X\r\nx-limiter-upstream-status: 500\r\n\r\n{}")
     assert failed == NOTHING._replace(status=502, upstream_status=500)
+
+
+@pytest.mark.parametrize(
+    ("usage", "at_most"),
+    [
+        ({"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 13}, 10),
+        ({"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 5013}, 5010),
+        ({"prompt_tokens": 10, "completion_tokens": 3, "cache_read_input_tokens": 40}, 50),
+        ({"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": "13", "cache_creation_input_tokens": -4}, 10),
+    ],
+)
+def test_input_that_a_service_tells_apart_may_be_meant_too(usage: dict[str, object], at_most: int) -> None:
+    facts = parse_response(b"HTTP/1.1 200 OK\r\n\r\n" + orjson.dumps({"usage": usage}))
+    assert (facts.told_input, facts.told_input_at_most) == (10, at_most)
+
+
+def test_a_long_answer_is_read_without_a_header_that_tells_its_output() -> None:
+    """Its head is sent before its end is known. Chunks of 64 KiB; one pass over them."""
+    head, _, body = ADMITTED.partition(b"\r\n\r\n")
+    body = b'{"embedding":"' + b"A" * (20 << 20) + b'",' + body[1:]
+    chunks = b"".join(
+        b"%x\r\n%b\r\n" % (len(body[i : i + 65_536]), body[i : i + 65_536]) for i in range(0, len(body), 65_536)
+    )
+    facts = parse_response(head + b"\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n")
+    assert facts == parse_response(ADMITTED)
 
 
 def test_chunked_bodies_are_joined() -> None:
@@ -177,10 +204,11 @@ def test_files_from_before_a_column_was_added_are_read(tmp_path: Path, records: 
     path = tmp_path / REQUESTS_NAME
     write_records(path, records)
     header, *rows, _ = (orjson.loads(line) for line in path.read_bytes().splitlines())
-    assert header["columns"].pop() == "upstream_status"
-    old = [header, *(row[:-1] for row in rows)]
+    added = [header["columns"].pop() for _ in range(3)]
+    assert added == ["told_input_at_most", "told_input", "upstream_status"]
+    old = [header, *(row[:-3] for row in rows)]
     path.write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in old))
-    assert list(RecordReader(path)) == [record._replace(upstream_status=None) for record in records]
+    assert list(RecordReader(path)) == [record._replace(**dict.fromkeys(added)) for record in records]
     path.write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in (header, *rows)))
     with pytest.raises(BenchError, match="line 2 is damaged"):
         list(RecordReader(path))
