@@ -142,7 +142,7 @@ def _audit_figures(document: Any) -> AuditFigures:
         held=document["rejections_held"],
         keys=document["keys"],
         unknown=document["unknown_outcomes"],
-        overruns=tuple(document.get("overruns", {}).get(name, 0) for name in OVERRUNS),  # type: ignore[arg-type]
+        overruns=tuple(document.get("overruns", {}).get(name, 0) for name in OVERRUNS),
         findings=tuple((str(kind), count) for kind, count in findings.items()),
         fullest=tuple(
             (d, WorstFill(*(worst[d][name] for name in WorstFill._fields))) for d in DIMENSIONS if d in worst

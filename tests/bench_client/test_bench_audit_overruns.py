@@ -140,7 +140,7 @@ def test_an_exact_limiter_before_a_service_that_overruns_is_proved(seed: int) ->
     report = audit_records(random_run(seed), run_info())
     assert report.findings.counts == {}, report.text()
     assert report.rejected > 30
-    assert report.overruns.requests > 10
+    assert report.overruns.requests > 5
 
 
 @pytest.mark.parametrize("seed", range(3))
