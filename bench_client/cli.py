@@ -19,6 +19,7 @@ from .errors import BenchError, BenchUsageError
 from .find_max import FindMaxSettings, find_max
 from .help import CONTEXT_SETTINGS, EXAMPLES
 from .options import (
+    FORCE,
     LOADED,
     OUTPUT,
     PREFIX,
@@ -122,6 +123,7 @@ def run_command(**options: Any) -> None:
 @cloup.option_group(
     "Output",
     option("--out", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="Write find-max.json there."),
+    FORCE,
 )
 def find_max_command(**options: Any) -> None:
     """Find the highest rate that holds a p99 target.

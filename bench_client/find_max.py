@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .errors import BenchError, BenchUsageError
+from .outdir import refuse_to_replace
 from .run import Say, run
 from .rundir import make_directory, write_json
 from .search import Search, Verdict
@@ -38,6 +39,8 @@ class FindMaxSettings:
     """As a share, 0.05 for 5 %."""
     max_trials: int
     out: Path | None
+    force: bool = False
+    """Whether a curve that ``out`` holds already is replaced."""
 
     def __post_init__(self) -> None:
         """Raises BenchUsageError when the settings contradict one another."""
@@ -141,6 +144,8 @@ def find_max(settings: FindMaxSettings, say: Say) -> FoundMax:
     one is the result's ``failure``.
     """
     if settings.out is not None:
+        if not settings.force:
+            refuse_to_replace(settings.out, FIND_MAX_NAME)
         make_directory(settings.out)
     with tempfile.TemporaryDirectory(prefix="bench-client-") as directory:
         search = Search(
@@ -175,7 +180,7 @@ def _trials(settings: FindMaxSettings, directory: Path, say: Say) -> Callable[[f
         workload = replace(settings.workload, qps=rate, seed=settings.workload.seed + made)
         # A target that isn't ready any more between two trials is what the search has to tell, not to wait for.
         sending = replace(settings.sending, wait_ready_s=0.0) if made else settings.sending
-        result = run(RunSettings(workload, sending, settings.targets, settings.keys, directory), quiet)
+        result = run(RunSettings(workload, sending, settings.targets, settings.keys, directory, force=True), quiet)
         made += 1
         if result.info.interrupted:
             raise BenchError("interrupted")

@@ -179,8 +179,10 @@ SENDING = cloup.option_group(
     ),
 )
 
+FORCE = option("--force", is_flag=True, help="Replace results that DIR already holds.")
+
 OUTPUT = cloup.option_group(
-    "Output", option("--out", type=_DIRECTORY, required=True, metavar="DIR", help="Where the results go.")
+    "Output", option("--out", type=_DIRECTORY, required=True, metavar="DIR", help="Where the results go."), FORCE
 )
 
 

@@ -11,6 +11,7 @@ from .errors import BenchError
 from .interrupts import interrupts_to
 from .keys import read_keys
 from .outcome import SendOutcome
+from .outdir import refuse_to_replace_runs
 from .proc import LocalProcess
 from .processes import send_from_processes
 from .progress import Progress
@@ -40,8 +41,11 @@ class RunResult:
 def run(settings: RunSettings, say: Say, servers: Sequence[LocalProcess] = ()) -> RunResult:
     """Makes the run and writes its results. Of ``servers`` the CPU is measured meanwhile.
 
-    Raises BenchUsageError for wrong settings, BenchError when a target can't be used or answered nothing at all.
+    Raises BenchUsageError for wrong settings and for results that would be replaced, BenchError when a target can't be
+    used or answered nothing at all.
     """
+    if not settings.force:
+        refuse_to_replace_runs(settings.out)
     targets = tuple(Target.parse(url) for url in settings.targets)
     ring = read_keys(settings.keys)
     if ring.skipped:

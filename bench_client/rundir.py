@@ -31,7 +31,9 @@ RUN_NAME = "run.json"
 RUN_FORMAT = "bench-client run 1"
 PART_NAMES = "requests.*.part"
 SERVERS_NAME = "servers.json"
-DERIVED = ("summary.json", "audit.json")
+COMPARE_NAME = "compare.json"
+"""Only in the directory of a comparison (``compare``), which has its runs in directories below."""
+DERIVED = ("summary.json", "audit.json", COMPARE_NAME)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +74,18 @@ def prepare(directory: Path, info: RunInfo) -> None:
     Raises BenchError when that can't be done.
     """
     make_directory(directory)
+    remove_results(directory)
+    write_info(directory, info)
+
+
+def remove_results(directory: Path) -> None:
+    """Removes a run's files, and those that were derived from them. Raises BenchError when that can't be done."""
     try:
         left = [*directory.glob(SPOOL_NAMES), *directory.glob(PART_NAMES)]
-        for path in (*left, *(directory / name for name in (REQUESTS_NAME, SERVERS_NAME, *DERIVED))):
+        for path in (*left, *(directory / name for name in (RUN_NAME, REQUESTS_NAME, SERVERS_NAME, *DERIVED))):
             path.unlink(missing_ok=True)
     except OSError as error:
         raise BenchError(f"cannot write to {directory}: {error.strerror}; choose another --out") from None
-    write_info(directory, info)
 
 
 def make_directory(directory: Path) -> None:

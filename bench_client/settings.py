@@ -80,6 +80,8 @@ class RunSettings:
     targets: tuple[str, ...]
     keys: Path
     out: Path
+    force: bool = False
+    """Whether results that ``out`` holds already are replaced."""
 
     def as_dict(self) -> dict[str, object]:
         """For ``run.json``."""

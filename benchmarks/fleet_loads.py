@@ -159,7 +159,7 @@ class Loads:
         command = [
             sys.executable, "-m", "bench_client", "run", *targets, "--keys", str(self._directory / "keys.toml"),
             "--qps", str(self._qps), "--duration", str(self._seconds + 1), "--zipf", str(zipf),
-            "--output-tokens", f"fixed:{MAX_TOKENS}", "--out", str(self._directory / "run"),
+            "--output-tokens", f"fixed:{MAX_TOKENS}", "--out", str(self._directory / "run"), "--force",
         ]  # fmt: skip
         return _Load(
             "fixed zipf" if zipf else "fixed uniform", len(self._kids), zipf, None, [command], self._open_result
