@@ -36,6 +36,7 @@ from .report import report_of_comparison, write_report
 from .run import run
 from .settings import RunSettings
 from .tables import summary_text
+from .unserved import complaint
 
 NAME = "bench-client"
 
@@ -82,13 +83,13 @@ def run_command(**options: Any) -> None:
     """Send a workload, show its figures, and write down what came of each request in DIR.
 
     The rate is divided over --processes, which start at the same instant; the workload doesn't depend on their number.
-    Where the client itself was the bottleneck, the table says so.
+    Where the client itself was the bottleneck, the table says so. Exit code 1 if no request was served or rejected.
     """
     settings = RunSettings(workload=workload_settings(options), sending=sending_settings(options), **options)
     result = run(settings, _say)
     click.echo(summary_text(result.summary))
-    if not result.summary.total.statuses:
-        raise BenchError(f"no request was answered ({_causes(result.summary.total.errors)}); check the targets")
+    if (failure := complaint(result.summary.total)) is not None:
+        raise BenchError(failure)
 
 
 @cli.command(
@@ -285,7 +286,3 @@ def _failed(message: str, code: int) -> int:
 
 def _say(line: str) -> None:
     click.echo(line, err=True)
-
-
-def _causes(errors: dict[str, int]) -> str:
-    return ", ".join(f"{count} {kind}" for kind, count in errors.items()) or "none was sent"

@@ -15,6 +15,7 @@ from .search import Search, Verdict
 from .settings import RunSettings, SendingSettings, WorkloadSettings
 from .summary import Summary, percentiles_ms
 from .tables import number, table
+from .unserved import complaint
 
 FIND_MAX_NAME = "find-max.json"
 SLO_SHARE = 0.99
@@ -203,6 +204,8 @@ def judge(rate: float, summary: Summary, slo_p99_ms: float) -> Trial:
         verdict = Verdict.ERRORS
         kinds = ", ".join(f"{count:,} {name}" for name, count in names.items())
         cause = f"{errors:,} of {total.requests:,} requests failed ({kinds})"
+        if total.statuses:
+            cause = complaint(total) or cause
     elif (at_ms := _percentile_of_all_ms(summary, errors)) > slo_p99_ms:
         verdict, cause = Verdict.LATENCY, f"p99 was {at_ms:,.1f} ms"
     if verdict is not Verdict.HELD and summary.client.bottleneck:

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,7 +21,9 @@ from bench_fakes import FakeLimiter, application, serving, write_keys
 from bench_client import cli
 from bench_client.record_file import RecordReader
 from bench_client.rundir import read_info
+from bench_client.summary import Figures
 from bench_client.targets import Target, await_targets
+from bench_client.unserved import complaint
 
 COMMAND = [sys.executable, "-m", "bench_client"]
 
@@ -335,6 +338,42 @@ def test_a_run_without_a_single_answer_has_failed(keys_file: Path, tmp_path: Pat
         done = bench("run", "--target", url, *arguments)
     assert done.returncode == 1
     assert "no request was answered" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("status", "says"),
+    [
+        (401, "every request was answered 401: are the keys loaded in this target?"),
+        (404, "every request was answered 404: does the target serve POST /v1/chat/completions"),
+        (503, "every request was answered 503: is the target's store up?"),
+        (418, "every request was answered 418; look at the target"),
+    ],
+)
+def test_a_run_of_nothing_but_refusals_has_failed(keys_file: Path, tmp_path: Path, status: int, says: str) -> None:
+    async def refuse(_: web.Request) -> web.StreamResponse:
+        return web.json_response({"error": {"message": "no"}}, status=status)
+
+    with serving(application(refuse)) as url:
+        arguments = ("--keys", keys_file, "--qps", 50, "--duration", 0.3, "--out", tmp_path / "out")
+        done = bench("run", "--target", url, *arguments)
+    assert done.returncode == 1
+    assert str(status) in done.stdout, "the table is shown all the same"
+    assert done.stderr.splitlines()[-1].startswith(f"bench-client: error: {says}")
+
+
+def figures(statuses: dict[int, int], **errors: int) -> Figures:
+    return Figures(sum(statuses.values()) + sum(errors.values()), statuses=Counter(statuses), errors=Counter(errors))
+
+
+def test_what_a_run_without_a_decision_met_is_told() -> None:
+    assert complaint(figures({200: 1, 401: 99})) is None
+    assert complaint(figures({429: 1, 401: 99})) is None
+    theirs = Figures(9, statuses=Counter({429: 9}), upstream=Counter({429: 9}))
+    assert complaint(theirs) == "every request was answered 429; look at the target"
+    mixed = "no request was served or rejected (5 answered 401, 3 answered 404, 2 timeout): are the keys loaded in"
+    assert complaint(figures({404: 3, 401: 5}, timeout=2)) == f"{mixed} this target?"
+    assert complaint(figures({}, connect=7)) == "no request was answered (7 connect); check the targets"
+    assert complaint(figures({})) == "no request was answered (none was sent); check the targets"
 
 
 def test_keys_given_as_digests_are_left_out_with_a_note(url: str, tmp_path: Path) -> None:
