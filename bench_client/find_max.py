@@ -208,7 +208,9 @@ def judge(rate: float, summary: Summary, slo_p99_ms: float) -> Trial:
             cause = complaint(total) or cause
     elif (at_ms := _percentile_of_all_ms(summary, errors)) > slo_p99_ms:
         verdict, cause = Verdict.LATENCY, f"p99 was {at_ms:,.1f} ms"
-    if verdict is not Verdict.HELD and summary.client.bottleneck:
+    # Answers of a wrong status are nobody's but the server's; timeouts may come of a client that reads too late.
+    may_be_the_clients = others.total() <= (1 - SLO_SHARE) * total.requests
+    if verdict is not Verdict.HELD and summary.client.bottleneck and may_be_the_clients:
         verdict, cause = Verdict.CLIENT, summary.client.remark or ""
     return Trial(
         rate,

@@ -121,6 +121,7 @@ SLOW_CLIENT = [ProcessReport(100, 0.99, 1.0, 3.0, 0)]
         (0, 6, 5, [], Verdict.ERRORS),
         (11, 0, 0, SLOW_CLIENT, Verdict.CLIENT),
         (0, 11, 0, SLOW_CLIENT, Verdict.CLIENT),
+        (0, 0, 11, SLOW_CLIENT, Verdict.ERRORS),  # no client makes a server answer 503
         (10, 0, 0, SLOW_CLIENT, Verdict.HELD),  # what holds, holds
     ],
 )
