@@ -15,6 +15,7 @@ import cloup
 
 from .audit import audit_directory
 from .compare import CompareSettings, compare, comparison_text
+from .environment import PREFIX, EnvCommand
 from .errors import BenchError, BenchUsageError
 from .find_max import FindMaxSettings, find_max
 from .help import CONTEXT_SETTINGS, EXAMPLES
@@ -22,7 +23,6 @@ from .options import (
     FORCE,
     LOADED,
     OUTPUT,
-    PREFIX,
     RATE,
     SENDING,
     SHAPE,
@@ -70,6 +70,7 @@ def cli() -> None:
 
 @cli.command(
     "run",
+    cls=EnvCommand,
     section=MEASURE,
     short_help="Send a workload, record and show what came of it.",
     epilog=EXAMPLES["run"],
@@ -94,6 +95,7 @@ def run_command(**options: Any) -> None:
 
 @cli.command(
     "find-max",
+    cls=EnvCommand,
     section=MEASURE,
     short_help="Find the highest rate that holds a p99 target.",
     epilog=EXAMPLES["find-max"],
@@ -148,6 +150,7 @@ def find_max_command(**options: Any) -> None:
 
 @cli.command(
     "audit",
+    cls=EnvCommand,
     section=JUDGE,
     short_help="Prove or refute a run's decisions.",
     epilog=EXAMPLES["audit"],
@@ -169,6 +172,7 @@ def audit_command(directory: Path, window_ms: int) -> None:
 
 @cli.command(
     "report",
+    cls=EnvCommand,
     section=JUDGE,
     short_help="Runs and comparisons as one HTML page.",
     epilog=EXAMPLES["report"],
@@ -205,6 +209,7 @@ def report_command(directories: tuple[Path, ...], html: Path | None, figures: Pa
 
 @cli.command(
     "compare",
+    cls=EnvCommand,
     section=MEASURE,
     short_help="Cluster and single store, side by side.",
     epilog=EXAMPLES["compare"],

@@ -2,48 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 import cloup
-from click.types import OptionHelpExtra
 
+from .environment import EnvOption
 from .errors import BenchUsageError
-from .help import as_typed, in_words
 from .settings import SendingSettings, WorkloadSettings
 from .sizes import SizeDistribution
 from .workload import ARRIVALS
 
-PREFIX = "BENCH"
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-class EnvOption(cloup.Option):
-    """Reads ``BENCH_<COMMAND>_<OPTION>``, then ``BENCH_<OPTION>``, named as the option is on the command line.
-
-    click's own variables are named after the Python parameter, and know only the first form. Its help says default and
-    range in words.
-    """
-
-    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
-        name = max(self.opts, key=len).lstrip("-").replace("-", "_").upper()
-        for prefix in (ctx.auto_envvar_prefix, PREFIX):
-            if value := os.environ.get(f"{prefix}_{name}"):
-                return value
-        return None
-
-    def get_help_extra(self, ctx: click.Context) -> OptionHelpExtra:
-        extra = super().get_help_extra(ctx)
-        if isinstance(self.show_default, str):
-            extra["default"] = self.show_default
-        elif "default" in extra:
-            extra["default"] = as_typed(self.default)
-        if isinstance(self.type, (click.FloatRange, click.IntRange)):
-            extra["range"] = in_words(self.type)
-        return extra
 
 
 class Size(click.ParamType[SizeDistribution]):

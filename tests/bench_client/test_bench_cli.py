@@ -132,6 +132,40 @@ def test_options_come_from_the_environment_too(url: str, keys_file: Path, tmp_pa
     assert (info.settings["output_tokens"], info.settings["cap_output"]) == ("fixed:7", False)
 
 
+@pytest.mark.parametrize(
+    ("environment", "code", "says"),
+    [
+        ({"BENCH_QPS": "many"}, 2, "Invalid value for 'BENCH_QPS' in the environment: 'many' is not a valid float"),
+        ({"BENCH_QPS": "5", "BENCH_RUN_QPS": "0"}, 2, "Invalid value for 'BENCH_RUN_QPS' in the environment: 0"),
+        ({"BENCH_FORCE": "perhaps"}, 2, "'BENCH_FORCE' in the environment"),
+        ({"BENCH_INPUT_TOKENS": "x"}, 2, "'BENCH_INPUT_TOKENS' in the environment: "),
+        ({"BENCH_TRACE": "x.csv", "BENCH_QPS": "5"}, 2, "(--qps is from BENCH_QPS, --trace is from BENCH_TRACE)"),
+        ({"BENCH_TRACE": "x.csv"}, 2, "(--trace is from BENCH_TRACE)"),
+        ({"BENCH_QPS": "5", "BENCH_TARGET": "nowhere"}, 2, "HTTP_HOST (--target is from BENCH_TARGET)"),
+        ({"BENCH_QPS": "5", "BENCH_WAIT_READY": "0.1"}, 1, "start it or correct --target\n"),
+    ],
+)
+def test_the_variable_that_was_wrong_is_named(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    keys_file: Path,
+    tmp_path: Path,
+    environment: dict[str, str],
+    code: int,
+    says: str,
+) -> None:
+    """And none that had no part in it, nor one that the command line overrides."""
+    for name, value in {"BENCH_SEED": "7", "BENCH_OUT": "/nowhere", **environment}.items():
+        monkeypatch.setenv(name, value)
+    arguments = ["run", "--keys", keys_file, "--out", tmp_path / "out"]
+    arguments += [] if "BENCH_TARGET" in environment else ["--target", f"http://127.0.0.1:{closed_port()}"]
+    got, _, stderr = call(capsys, *arguments)
+    assert (got, stderr.count("\n")) == (code, 1)
+    assert says.replace("HTTP_HOST", "use http://HOST:PORT") in stderr
+    assert "BENCH_SEED" not in stderr
+    assert "BENCH_OUT" not in stderr
+
+
 def test_an_interrupt_ends_the_run_early_and_still_reports(url: str, keys_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = ["run", "--target", url, "--keys", keys_file, "--qps", 50, "--duration", 600, "--out", out]
