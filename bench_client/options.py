@@ -49,6 +49,14 @@ DURATION_DEFAULT_S = 30.0
 LOADED = cloup.option_group(
     "What to load",
     option("--target", "targets", multiple=True, required=True, metavar="URL", help="Server to load; repeatable."),
+    option(
+        "--admin-target",
+        "admin_targets",
+        multiple=True,
+        metavar="URL",
+        help="Where a node answers /readyz and /metrics, if it has a port of its own for them; repeatable.",
+    ),
+    option("--ca-file", type=_FILE, help="Trust these certificates (PEM), beside the system's, of https targets."),
     option("--keys", type=_FILE, required=True, help="The keys file that the limiter has loaded (keys.toml)."),
 )
 
@@ -180,7 +188,7 @@ def workload_settings(options: dict[str, Any], **rate: Any) -> WorkloadSettings:
 
 
 def sending_settings(options: dict[str, Any]) -> SendingSettings:
-    """Takes a command's options of ``SENDING``, and the model.
+    """Takes a command's options of ``SENDING``, the model, and of ``LOADED``, where it has them, those beside targets.
 
     Raises BenchUsageError when they contradict one another.
     """
@@ -190,4 +198,6 @@ def sending_settings(options: dict[str, Any]) -> SendingSettings:
         model=options.pop("model"),
         processes=options.pop("processes"),
         wait_ready_s=options.pop("wait_ready_s"),
+        admin_targets=options.pop("admin_targets", ()),
+        ca_file=options.pop("ca_file", None),
     )

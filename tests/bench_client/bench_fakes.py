@@ -4,6 +4,7 @@ limiter would, or as a wrong one when told to."""
 from __future__ import annotations
 
 import asyncio
+import ssl
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -280,16 +281,16 @@ def application(chat: Handler) -> web.Application:
 
 
 @contextmanager
-def serving(app: web.Application, port: int = 0) -> Iterator[str]:
+def serving(app: web.Application, port: int = 0, tls: ssl.SSLContext | None = None) -> Iterator[str]:
     """Serves in a thread of its own, for what brings its own event loop; gives the URL."""
     loop = asyncio.new_event_loop()
     runner = web.AppRunner(app, shutdown_timeout=0.1)
 
     async def start() -> str:
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", port)
+        site = web.TCPSite(runner, "127.0.0.1", port, ssl_context=tls)
         await site.start()
-        return f"http://127.0.0.1:{runner.addresses[0][1]}"
+        return f"{'https' if tls else 'http'}://127.0.0.1:{runner.addresses[0][1]}"
 
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
