@@ -35,9 +35,8 @@ class Met:
     """By status, or by how the connection ended without one."""
     longest_s: float = 0.0
     """The longest that a request and its answer took."""
-    unended: int = 0
-    """Answers that hadn't ended when time was up."""
     oldest_unended_s: float = 0.0
+    """How long the oldest answer had taken that hadn't ended when time was up."""
 
 
 class Assault:
@@ -85,9 +84,11 @@ class Assault:
                 ended = await self._talk(reader, writer, shot)
             self.met.longest_s = max(self.met.longest_s, time.monotonic() - began)
         except TimeoutError:
-            ended = "unended"
-            self.met.unended += 1
-            self.met.oldest_unended_s = max(self.met.oldest_unended_s, time.monotonic() - began)
+            if self._attack.then is Then.HOLD:
+                ended = "no answer"
+            else:
+                ended = "unended"
+                self.met.oldest_unended_s = max(self.met.oldest_unended_s, time.monotonic() - began)
         except (OSError, asyncio.IncompleteReadError):
             self.met.longest_s = max(self.met.longest_s, time.monotonic() - began)
         finally:
@@ -109,8 +110,9 @@ class Assault:
 
     async def _read(self, reader: asyncio.StreamReader) -> str:
         if self._attack.then is Then.HOLD:
-            await asyncio.sleep(max(0.0, self._until - time.monotonic()))
-            return "held"
+            status = (await reader.readuntil(b"\r\n")).split(b" ")[1]
+            await asyncio.sleep(self._left() - 0.1)
+            return f"{status.decode()}, held"
         status = b"100"
         while status.startswith(b"1"):
             line = await reader.readuntil(b"\r\n")

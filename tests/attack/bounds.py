@@ -1,9 +1,9 @@
 """What an attack may do, and whether it did more.
 
 - **Others' latency**: the p99 of a client that behaves, counted from when its requests were due, is at most twice its
-  normal. Normal is its p99 beside the attack's twin (the same bytes from the same process, to another server on the same
-  cores). Both are medians over rounds that alternate. Below `FLOOR_MS` a ratio says nothing: a scheduler's whim is as
-  long. Where an attack says `more_p99_ms` instead, its p99 may be so much above normal.
+  normal. Normal is its p99 beside the attack's twin (the same bytes from the same process, to another server on the
+  same cores). Both are medians over rounds that alternate. Below `FLOOR_MS` a ratio says nothing: a scheduler's whim is
+  as long. Where an attack says `more_p99_ms` instead, its p99 may be so much above normal.
 - **Errors**: none of that client's requests fails.
 - **Memory**: the node's and its helpers' resident memory is at its peak at most `peak_mb` above what it was before, and
   at most `after_mb` within ten seconds of the end.
