@@ -13,11 +13,10 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
-from chaos_scene import Row, Scene, scene, write_keys
+from asking import node_pid
+from chaos_scene import Outcome, Row, Scene, scene, write_keys
 from edge_scene import PATIENCE_S, Answer, address, ask, assert_unharmed, chat, http_request, read_answer
 from test_client_faults import node_pids, open_files, quiet
-
-from bench_client.proc import NODE, limiter_processes
 
 ORIGIN, FOREIGN = "https://app.example", "https://evil.example"
 ROUTES = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings", "/v1/models", "/v1/rate_limits")
@@ -121,10 +120,7 @@ async def test_48_the_admin_port(directory: Path, binary: str | None, row: Row) 
         assert {who_path: status for who_path, status in told.items() if status != 404} == {
             ("operators", path): 200 for path in ("/metrics", "/readyz", "/healthz")
         }
-        (pid,) = (
-            p.pid for p in limiter_processes(on.fleet.process.pid) if p.kind == NODE and admin in listens_at(p.pid)
-        )
-        assert listens_at(pid) == {admin, address(node)[1]}
+        assert listens_at(node_pid(on, 0)) == {admin, address(node)[1]}
         for _ in range(most + 50):
             _, writer = await asyncio.open_connection(*address(node))
             held.append(writer)
