@@ -10,12 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 from limiter_node.settings import NodeSettings
 
 from .bodies import KNOWN, MIB, UNKNOWN, WORST, bomb, chat, filled, head, request
 
 ROUTES = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings")
+REFUSED_CPU_MS = 5.0
+"""What a refused request may cost: ten times what taking 1 MiB off a connection does."""
 MAX_BODY: int = next(
     field.default for field in NodeSettings.__dataclass_fields__.values() if field.name == "max_body_bytes"
 )
@@ -61,6 +64,8 @@ class Attack:
     """… and afterwards."""
     more_p99_ms: float | None = None
     """How much later others may be answered (p99); None: twice their normal, see `bounds`."""
+    cpu_each_ms: float | None = None
+    """The CPU time that the node and its helpers may use for a request; None: any."""
     ends_within_s: float | None = None
     """The longest that an answer may take; None: any time."""
 
@@ -95,50 +100,48 @@ def _of_service(model: str, **fields: object) -> Callable[[], list[bytes]]:
 
 def _refused() -> list[Attack]:
     noisy = filled("good", SIZE, b"[]", "documents")
+    held = HELD_MB + 30
+    free: dict[str, Any] = {"cpu_each_ms": REFUSED_CPU_MS}
+    crowd: dict[str, Any] = {"connections": 10_000, "seconds": 12.0, "then": Then.HOLD}
     return [
-        Attack("A1", "gzip bomb of 300 MB to /nowhere, no key", lambda: _bombs(None)[:1], connections=20),
-        Attack("A1", "bombs to every route, no key", lambda: _bombs(None), connections=20),
-        Attack("A1", "bombs to every route, unknown key", lambda: _bombs(UNKNOWN % 1), connections=20),
-        Attack("A1", "bombs to every route, known key", lambda: _bombs(KNOWN), connections=20, peak_mb=HELD_MB + 30),
+        Attack("A1", "gzip bomb of 300 MB to /nowhere, no key", lambda: _bombs(None)[:1], connections=20, **free),
+        Attack("A1", "bombs to every route, no key", lambda: _bombs(None), connections=20, **free),
+        Attack("A1", "bombs to every route, unknown key", lambda: _bombs(UNKNOWN % 1), connections=20, **free),
+        Attack("A1", "bombs to every route, known key", lambda: _bombs(KNOWN), connections=20, peak_mb=held),
         Attack(
             *("A2", "3,000 times 1 MiB of an unknown key, then gone", lambda: _unknown(b"x" * SIZE), Then.LEAVE),
             connections=1,
             at_most=1_000,
+            **free,
         ),
         Attack(
             *("A2", "1 MiB of a known key, then gone", lambda: [request(ROUTES[0], KNOWN, noisy)], Then.LEAVE),
             connections=1,
             at_most=300,
-            peak_mb=HELD_MB + 30,
+            peak_mb=held,
         ),
-        Attack("A3", "1 MiB of [],[],… of an unknown key", lambda: _unknown(noisy)),
-        Attack("A3", "1 MiB of a text of an unknown key", lambda: _unknown(WORST["words"]("good", SIZE))),
+        Attack("A3", "1 MiB of [],[],… of an unknown key", lambda: _unknown(noisy), **free),
+        Attack("A3", "1 MiB of a text of an unknown key", lambda: _unknown(WORST["words"]("good", SIZE)), **free),
         Attack(
-            *("A4", "10,000 connections 1 MiB into a body, unknown key", lambda: _partial(UNKNOWN), Then.HOLD),
-            connections=10_000,
-            seconds=12.0,
+            *("A4", "10,000 connections 1 MiB into a body, unknown key", lambda: _partial(UNKNOWN)),
+            **crowd,
             peak_mb=300.0,
         ),
         Attack(
-            *("A4", "10,000 connections 1 MiB into a body, known key", lambda: _partial(KNOWN), Then.HOLD),
-            connections=10_000,
-            seconds=12.0,
+            *("A4", "10,000 connections 1 MiB into a body, known key", lambda: _partial(KNOWN)),
+            **crowd,
             peak_mb=HELD_MB + 300,
         ),
         Attack(
-            "39",
-            "10,000 connections with a trickling head of an unknown key",
-            lambda: [head(ROUTES[0], UNKNOWN % 1, MIB)[:-2]],
-            Then.HOLD,
-            connections=10_000,
-            seconds=12.0,
+            *("39", "10,000 heads that don't end, unknown key", lambda: [head(ROUTES[0], UNKNOWN % 1, MIB)[:-2]]),
+            **crowd,
             peak_mb=300.0,
         ),
     ]
 
 
 def _worst(kind: str) -> Callable[[], list[bytes]]:
-    return lambda: [request(ROUTES[0], KNOWN, WORST[kind]("good", MAX_BODY - 4_096)[:MAX_BODY])]
+    return lambda: [request(ROUTES[0], KNOWN, WORST[kind]("good", MAX_BODY))]
 
 
 def _admitted() -> list[Attack]:

@@ -50,7 +50,7 @@ def filled(model: str, size: int, unit: bytes, field: str = "x") -> bytes:
 
 def _said(model: str, text: str) -> bytes:
     fields = {"model": model, "max_tokens": 16, "messages": [{"role": "user", "content": text}]}
-    return json.dumps(fields, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    return json.dumps(fields, ensure_ascii=False).encode()
 
 
 def _random_text(size: int) -> str:
@@ -66,26 +66,26 @@ def _nested(model: str, size: int) -> bytes:
 
 
 def _many_keys(model: str, size: int) -> bytes:
-    pairs = ",".join(f'"k{number}":1' for number in range(size // 14))
+    pairs = ",".join(f'"k{number:07}":1' for number in range((size - 100) // 13))
     return f'{{"model":"{model}","messages":[{{"role":"user","content":"a"}}],"x":{{{pairs}}}}}'.encode()
 
 
 def _tools(model: str, size: int) -> bytes:
-    count = 128
-    each = size // count
-    properties = {f"p{n}": {"type": "string", "description": "d " * 20, "enum": ["a", "b"]} for n in range(each // 110)}
+    count, of_property, of_function = 128, 116, 300
+    values = {"type": "string", "description": "d " * 20, "enum": ["a", "b"]}
+    properties = {f"property{n:04}": values for n in range((size // count - of_function) // of_property)}
     function = {"description": "x" * 100, "parameters": {"type": "object", "properties": properties}}
     tools = [{"type": "function", "function": {"name": f"f{number}", **function}} for number in range(count)]
     return chat(model, tools=tools)
 
 
 def _messages(model: str, size: int) -> bytes:
-    messages = [{"role": "user", "content": "a"}] * (size // 34)
+    messages = [{"role": "user", "content": "a"}] * (size // 36)
     return json.dumps({"model": model, "max_tokens": 16, "messages": messages}).encode()
 
 
 def _image(model: str, size: int) -> bytes:
-    url = "data:image/png;base64," + "QUJD" * (size // 4)
+    url = "data:image/png;base64," + "QUJD" * (size // 4 - 60)
     part = {"type": "image_url", "image_url": {"url": url}}
     return json.dumps({"model": model, "max_tokens": 16, "messages": [{"role": "user", "content": [part]}]}).encode()
 
@@ -103,13 +103,13 @@ WORST: dict[str, Callable[[str, int], bytes]] = {
     "128 large tools": _tools,
     "tiny messages": _messages,
     "one image": _image,
-    "one letter": lambda model, size: _said(model, "a" * size),
-    "words": lambda model, size: _said(model, "The quick brown fox jumps. " * (size // 27)),
-    "blanks": lambda model, size: chat(model) + b" " * size,
-    "blanks in a text": lambda model, size: _said(model, " " * size),
-    "random ASCII": lambda model, size: _said(model, _random_text(size)),
-    "CJK": lambda model, size: _said(model, "漢字仮名交じり文" * (size // 24)),
-    "emoji": lambda model, size: _said(model, "👩‍👩‍👧‍👦🏳️‍🌈" * (size // 39)),
-    "long number": lambda model, size: b'{"model":"%b","messages":[],"x":%b}' % (model.encode(), b"9" * size),
+    "one letter": lambda model, size: _said(model, "a" * (size - 200)),
+    "words": lambda model, size: _said(model, "The quick brown fox jumps. " * ((size - 200) // 27)),
+    "blanks": lambda model, size: chat(model).ljust(size),
+    "blanks in a text": lambda model, size: _said(model, " " * (size - 200)),
+    "random ASCII": lambda model, size: _said(model, _random_text(size - 200)),
+    "CJK": lambda model, size: _said(model, "漢字仮名交じり文" * ((size - 200) // 24)),
+    "emoji": lambda model, size: _said(model, "👩‍👩‍👧‍👦🏳️‍🌈" * ((size - 200) // 46)),
+    "long number": lambda model, size: b'{"model":"%b","messages":[],"x":%b}' % (model.encode(), b"9" * (size - 200)),
 }
-"""The worst that a body of `size` bytes may hold, for one part of the node or another."""
+"""The worst that a body of at most `size` bytes may hold, for one part of the node or another."""

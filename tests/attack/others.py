@@ -19,7 +19,7 @@ from .bodies import OTHERS, chat, request
 
 CONNECTIONS = 32
 PATIENCE_S = 10.0
-"""After the last request was due; answers that come later than this are errors."""
+"""After the last request was due. A request that isn't answered by then, or not with 200, counts as so late."""
 
 
 class Connection(asyncio.Protocol):
@@ -130,9 +130,9 @@ class Client:
 
 
 def quantile(values: list[float], share: float) -> float:
-    """The value that this share of `values` isn't above; infinite where there are none."""
+    """The value that this share of `values` isn't above."""
     ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else float("inf")
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
 def main() -> None:
@@ -148,12 +148,13 @@ def main() -> None:
             return client
 
         client = uvloop.run(asks())
+        latencies_ms = client.latencies_ms + [PATIENCE_S * 1000] * sum(client.errors.values())
         told = {
             "answers": len(client.latencies_ms),
             "errors": client.errors,
-            "p50_ms": quantile(client.latencies_ms, 0.5),
-            "p99_ms": quantile(client.latencies_ms, 0.99),
-            "max_ms": max(client.latencies_ms, default=float("inf")),
+            "p50_ms": quantile(latencies_ms, 0.5),
+            "p99_ms": quantile(latencies_ms, 0.99),
+            "max_ms": max(latencies_ms),
         }
         print(json.dumps(told), flush=True)
 

@@ -80,17 +80,18 @@ class Scene:
         self._port, self._twin_port = int(port), twin_port
         self._watched, self._others, self._assailant = watched, others, assailant
 
-    def play(self, attack: Attack, rounds: int, connections: int, seconds: float) -> Seen:
-        """All rounds; what came of them."""
+    def play(self, attack: Attack, rounds: int, connections: int, seconds: float, *, twin: bool = True) -> Seen:
+        """All rounds; what came of them. Without the twin others' latency says nothing."""
         seen = Seen()
         self._warm_up()
         seen.before_mb = self._watched.memory_mb()
         self._watched.forget_peak()
         for _ in range(rounds):
             self._rest()
-            others, _ = self._phase(self._twin_port, connections, seconds)
-            seen.normal_p99_ms.append(others["p99_ms"])
-            seen.normal_max_ms = max(seen.normal_max_ms, others["max_ms"])
+            if twin:
+                others, _ = self._phase(self._twin_port, connections, seconds)
+                seen.normal_p99_ms.append(others["p99_ms"])
+                seen.normal_max_ms = max(seen.normal_max_ms, others["max_ms"])
             cpu_s = self._watched.cpu_s()
             others, met = self._phase(self._port, connections, seconds)
             seen.cpu_s += self._watched.cpu_s() - cpu_s
