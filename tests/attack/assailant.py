@@ -21,6 +21,8 @@ import uvloop
 from .attacks import ATTACKS, Attack, Then
 
 SLOW_BYTES, SLOW_S = 65_536, 2.0
+TOO_LATE_S = 0.2
+"""Before a round's end no further request is begun."""
 AT_ONCE = 64
 """Connections that are being made: more than a listener's backlog would be lost."""
 
@@ -62,8 +64,10 @@ class Assault:
             if due >= self._until:
                 return
             await asyncio.sleep(max(0.0, due - time.monotonic()))
+            if time.monotonic() >= self._until - TOO_LATE_S:
+                return
             await self._shoot(self._shots[number % len(self._shots)])
-            if self._attack.then is Then.HOLD or time.monotonic() >= self._until:
+            if self._attack.then is Then.HOLD:
                 return
 
     async def _shoot(self, shot: bytes) -> None:

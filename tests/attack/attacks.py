@@ -14,7 +14,7 @@ from typing import Any
 
 from limiter_node.settings import NodeSettings
 
-from .bodies import KNOWN, MIB, UNKNOWN, WORST, bomb, chat, filled, head, request
+from .bodies import KNOWN, MIB, UNKNOWN, WORST, bomb, chat, chunklets, empty_members, filled, head, request
 
 ROUTES = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings")
 REFUSED_CPU_MS = 5.0
@@ -94,6 +94,20 @@ def _unknown(body: bytes, count: int = 64, path: str = "/v1/chat/completions") -
     return [request(path, UNKNOWN % number, body) for number in range(count)]
 
 
+def _pipelined(key: str | None, count: int = 5_000) -> list[bytes]:
+    """Requests in one go, small ones; the last asks for the end of the connection."""
+    one = head("/nowhere", key, 0, method="GET")
+    return [one * count + one.replace(b"Host: node", b"Host: node\r\nConnection: close")]
+
+
+def _expecting(key: str) -> list[bytes]:
+    return [head(ROUTES[0], key, MIB, "Expect: 100-continue")]
+
+
+def _members(key: str) -> list[bytes]:
+    return [request(ROUTES[0], key, empty_members(size), "Content-Encoding: gzip") for size in (MIB, MAX_BODY - MIB)]
+
+
 def _of_service(model: str, **fields: object) -> Callable[[], list[bytes]]:
     return lambda: [request("/v1/chat/completions", KNOWN, chat(model, **fields))]
 
@@ -120,6 +134,22 @@ def _refused() -> list[Attack]:
             at_most=300,
             peak_mb=held,
         ),
+        Attack("38", "gzip of nothing, in members of 20 bytes, no key", lambda: _members(UNKNOWN % 1), **free),
+        Attack("38", "gzip of nothing, in members of 20 bytes, known key", lambda: _members(KNOWN), peak_mb=held),
+        Attack("38", "chunks of a byte, no key", lambda: [chunklets(ROUTES[0], None, b" " * SIZE)], **free),
+        Attack(
+            *("38", "chunks of a byte, known key", lambda: [chunklets(ROUTES[0], KNOWN, chat("good").ljust(SIZE))]),
+            peak_mb=held,
+        ),
+        Attack("39", "5,000 requests in one go, no key", lambda: _pipelined(None)),
+        Attack("39", "5,000 requests in one go, known key", lambda: _pipelined(KNOWN)),
+        Attack(
+            *("39", "10,000 keys that nobody has", lambda: _unknown(chat("good"), 10_000)),
+            connections=8,
+            per_second=2_000.0,
+            **free,
+        ),
+        Attack("39", "waits for 100 Continue, unknown key", lambda: _expecting(UNKNOWN % 1), connections=8, **free),
         Attack("A3", "1 MiB of [],[],… of an unknown key", lambda: _unknown(noisy), **free),
         Attack("A3", "1 MiB of a text of an unknown key", lambda: _unknown(WORST["words"]("good", SIZE)), **free),
         Attack(
@@ -241,6 +271,8 @@ def _services() -> list[Attack]:
         _hostile("a stream that drips", "drips stream", stream=True),
         _hostile("10,000 chunks of a byte, whole", "tiny chunks"),
         _hostile("10,000 chunks of a byte, streamed", "tiny chunks stream", stream=True),
+        _hostile("100,000 events in one go", "many events", stream=True),
+        _hostile("100,000 usages in one go", "many usages", stream=True),
         _hostile("one event of 100 MB", "one event", stream=True),
         _hostile("a line that never ends", "one line", stream=True),
         _hostile("an error of 100 MB", "large error"),

@@ -32,6 +32,21 @@ def bomb(mib: int, container: str = "gzip") -> bytes:
     return b"".join([*(packer.compress(blanks) for _ in range(mib)), packer.flush()])
 
 
+@cache
+def empty_members(size: int) -> bytes:
+    """So many bytes of gzip that unpack to nothing: members of 20 bytes, each of which wants an unpacker of its own."""
+    packer = zlib.compressobj(9, wbits=31)
+    member = packer.flush()
+    return member * (size // len(member))
+
+
+def chunklets(path: str, key: str | None, body: bytes) -> bytes:
+    """A request whose body comes in chunks of a byte."""
+    whole = head(path, key, 0)
+    start = whole.replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
+    return start + b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n"
+
+
 def chat(model: str, **fields: object) -> bytes:
     """A small chat request; the model's name tells the hostile service what to do."""
     messages = [{"role": "user", "content": "Hello"}]

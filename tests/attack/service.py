@@ -136,6 +136,17 @@ def _padded() -> bytes:
     return json.dumps(fields).encode()
 
 
+def _at_once(unit: bytes, count: int = 100_000) -> Say:
+    async def say(writer: asyncio.StreamWriter) -> None:
+        writer.write(STREAM)
+        for _ in range(count // 1_000):
+            writer.write(_chunk(unit * 1_000))
+            await writer.drain()
+        writer.write(_chunk(_event(finish="stop") + DONE) + b"0\r\n\r\n")
+
+    return say
+
+
 async def _good(writer: asyncio.StreamWriter) -> None:
     writer.write(GOOD)
 
@@ -167,6 +178,8 @@ SAYS: dict[str, Say] = {
     "drips stream": _for_ever(STREAM + _chunk(b'data: {"choices":[{"delta":{"content":"'), _chunk(b"a")),
     "tiny chunks": _tiny(JSON, _padded()),
     "tiny chunks stream": _tiny(STREAM, _event("a") * 60 + _event(finish="stop") + DONE),
+    "many events": _at_once(_event("a")),
+    "many usages": _at_once(b"data: %b\n\n" % json.dumps({"choices": [], "usage": USAGE}).encode()),
     "one event": _one_event,
     "one line": _for_ever(STREAM, _chunk(b"a" * 65_536), 0.001),
     "large error": _large_error,
