@@ -71,6 +71,8 @@ def test_usage_per_piece_is_less_than_was_seen() -> None:
 def test_the_greatest_usage_counts() -> None:
     account = noted(chunk_account(), told(1), said("one two three"), told(100), told(3))
     assert account.output_tokens == 100
+    account = noted(chunk_account(), said("one"), told(4), said(" two" * 20), told(0), told(3))
+    assert account.output_tokens == counted("one", " two" * 20)
 
 
 def test_a_usage_holds_until_more_is_said() -> None:
@@ -209,6 +211,16 @@ def test_items_that_come_without_deltas_are_counted_once() -> None:
         response("output_item.done", output_index=1, item=message),
     ]
     assert noted(ResponseAccount(O200K_BASE), *parts).output_tokens == counted("get_weather", "{}", "one two")
+
+
+def test_a_text_that_comes_without_deltas_is_counted_once() -> None:
+    item = {"type": "message", "content": [{"type": "output_text", "text": "one two"}]}
+    text = response("output_text.done", output_index=0, text="one two")
+    done = response("output_item.done", output_index=0, item=item)
+    assert noted(ResponseAccount(O200K_BASE), text, done).output_tokens == counted("one two")
+    for index in ({}, {"output_index": 0}):
+        delta = response("output_text.delta", delta="one two", **index)
+        assert noted(ResponseAccount(O200K_BASE), delta, text, done).output_tokens == counted("one two")
 
 
 def test_a_response_that_comes_at_once_is_counted() -> None:

@@ -261,6 +261,7 @@ def test_data_in_several_lines_is_one_object() -> None:
         (b"some words", 3),
         (b'"a text"', 2),
         (b"", 0),
+        (b"null", 0),
         (b"1e999", 2),
         (b"{" * 9, 3),
         (b'{"choices": [{"delta": {"content": "abcd', 10),

@@ -207,6 +207,66 @@ async def test_an_error_that_begins_a_stream_is_a_response(single_store: str, se
         assert await node.used(api_key) == Amounts(1, 0, 0)
 
 
+OWN_ERRORS = [
+    {"error": {"message": "Too long.", "type": "BadRequestError", "param": None, "code": 400}},
+    {"choices": [], "error": {"message": "Too long.", "code": "400"}},
+    {"object": "error", "message": "Too long.", "type": "BadRequestError", "code": 400},
+]
+
+
+@pytest.mark.parametrize("said", OWN_ERRORS, ids=["error", "no choices", "bare"])
+@pytest.mark.parametrize("is_stream", [False, True], ids=["whole", "stream"])
+async def test_an_error_of_the_caller_has_its_status_and_blames_no_address(
+    single_store: str, service: ScriptedService, said: Any, is_stream: bool
+) -> None:
+    """Also where it comes with status 200. Three failures in a row would put an address aside."""
+    answer = json.dumps(said).encode()
+    service.script = streams(b"data: %b\n\n" % answer, DONE) if is_stream else says(http(answer))
+    api_key = api_key_on(single_store)
+    async with gateway(single_store, service_at(service.base_url, service.base_url + "/")) as node:
+        for _ in range(8):
+            status, headers, told = await post(node, api_key, body(stream=is_stream))
+            assert (status, headers["x-limiter-upstream-status"]) == (400, "400")
+            assert json.loads(told)["error"]["message"] == "Too long."
+        assert await node.used(api_key) == Amounts(8, 0, 0)
+        metrics = await (await node.session.get(node.url + "/metrics")).text()
+    counts = dict(line.rsplit(" ", 1) for line in metrics.splitlines() if line.startswith("limiter_upstream_"))
+    requests = {name: float(count) for name, count in counts.items() if "_requests_total{" in name and float(count)}
+    assert requests == {'limiter_upstream_requests_total{outcome="refused",upstream="svc"}': 8}
+    assert [float(count) for name, count in counts.items() if "_ejected{" in name] == [0, 0]
+
+
+async def test_a_limit_that_is_told_with_status_200_is_a_limit(single_store: str, service: ScriptedService) -> None:
+    service.script = says(http(json.dumps({"error": {"message": "Slow down.", "code": 429}}).encode(), Retry_After="7"))
+    api_key = api_key_on(single_store)
+    async with gateway(single_store, service_at(service.base_url)) as node:
+        status, headers, _ = await post(node, api_key, body())
+        assert (status, headers["retry-after"], headers["x-limiter-upstream-status"]) == (429, "7", "429")
+        assert "x-limiter-exceeded" not in headers
+        assert await node.used(api_key) == Amounts(1, 0, 0)
+
+
+async def test_an_error_that_is_a_stream_keeps_its_message(single_store: str, service: ScriptedService) -> None:
+    said = {"error": {"message": "Too long.", "type": "BadRequestError", "param": None, "code": 400}}
+    service.script = says(http(b"data: %b\n\ndata: [DONE]\n\n" % json.dumps(said).encode(), 400, "text/event-stream"))
+    api_key = api_key_on(single_store)
+    async with gateway(single_store, service_at(service.base_url)) as node:
+        for is_stream in (False, True):
+            status, _, told = await post(node, api_key, body(stream=is_stream))
+            assert (status, json.loads(told)) == (400, said)
+
+
+async def test_fewer_choices_than_were_asked_for_are_a_whole_stream(
+    single_store: str, service: ScriptedService
+) -> None:
+    parts = (*HELLO, chunk(None, "stop"))
+    service.script = streams(*parts)
+    api_key = api_key_on(single_store)
+    async with gateway(single_store, service_at(service.base_url)) as node:
+        assert (await post(node, api_key, body(stream=True, n=2)))[2] == b"".join(parts)
+        assert (await node.used(api_key)).output_tokens == 2
+
+
 async def test_a_whole_stream_needs_no_last_word(single_store: str, service: ScriptedService) -> None:
     """Neither [DONE] where every choice has finished, nor an end where [DONE] has come."""
     api_key = api_key_on(single_store)

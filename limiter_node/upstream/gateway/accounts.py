@@ -182,9 +182,9 @@ class ChunkAccount(_Counted):
             return fields
         self._note_told(told)
         before = self._usage
+        # One that tells less than another before it says nothing of what came since.
         if before is None or (told.output_tokens or 0) >= (before.output_tokens or 0):
-            self._usage = told
-        self._counted_when_told = self._counted
+            self._usage, self._counted_when_told = told, self._counted
         if not self._hides_usage or fields.get("choices") or "usage" not in fields:
             return fields
         if any(value is not None and name not in _ENVELOPE for name, value in fields.items()):
@@ -227,7 +227,13 @@ class ChunkAccount(_Counted):
 
 
 _ENDED = frozenset(("response.completed", "response.incomplete", "response.failed"))
-_ITEM_DONE = frozenset(("response.output_text.done", "response.refusal.done", "response.function_call_arguments.done"))
+_TEXT_DONE = {
+    "response.output_text.done": "text",
+    "response.refusal.done": "refusal",
+    "response.function_call_arguments.done": "arguments",
+    "response.custom_tool_call_input.done": "input",
+}
+"""Events that repeat what came in pieces, and the field that has it."""
 _SAID = frozenset(("message", "function_call", "custom_tool_call"))
 
 
@@ -238,8 +244,10 @@ class ResponseAccount(_Counted):
         super().__init__(encoding, at_most)
         self._usage: Usage | None = None
         self._is_first = True
-        self._with_deltas: set[int] = set()
-        """Items whose text came in pieces."""
+        self._counted_items: set[int] = set()
+        """Items whose text has come."""
+        self._has_nameless_deltas = False
+        """Whether text came that says of no item that it is its."""
         self.next_number = 0
         """Of the event that would come next."""
 
@@ -273,7 +281,8 @@ class ResponseAccount(_Counted):
             return None
         elif kind in _ENDED:
             self._note_end(fields.get("response"))
-        elif kind in _ITEM_DONE:
+        elif kind in _TEXT_DONE:
+            self._note_repeated(fields, fields.get(_TEXT_DONE[kind]))
             self.is_finished = True
         elif kind in ("response.output_item.added", "response.output_item.done"):
             self._note_item(fields, is_done=kind.endswith("done"))
@@ -292,12 +301,21 @@ class ResponseAccount(_Counted):
         else:
             self._counted += text_tokens(delta, self._encoding)
         if type(index) is int:
-            self._with_deltas.add(index)
+            self._counted_items.add(index)
+        else:
+            self._has_nameless_deltas = True
         self.is_finished = False
+
+    def _note_repeated(self, fields: dict[str, Any], said: Any, counted: int = 0) -> None:
+        """Count what is repeated where no piece of it came, as from some services; `counted` tokens of it are."""
+        index = fields.get("output_index")
+        if type(index) is int and index not in self._counted_items and not self._has_nameless_deltas:
+            self._counted_items.add(index)
+            self._counted += max(0, text_tokens(said, self._encoding) - counted)
 
     def _note_item(self, fields: dict[str, Any], *, is_done: bool) -> None:
         """An item tells its name when it begins; its text comes in pieces, or, from some services, when it is done."""
-        item, index = fields.get("item"), fields.get("output_index")
+        item = fields.get("item")
         if type(item) is not dict:
             return
         name = item.get("name")
@@ -307,9 +325,7 @@ class ResponseAccount(_Counted):
             self.is_finished = False
             return
         self.is_finished = item.get("type") in _SAID
-        if type(index) is int and index not in self._with_deltas:
-            self._with_deltas.add(index)
-            self._counted += max(0, text_tokens(item, self._encoding) - named)
+        self._note_repeated(fields, item, named)
 
     def _note_end(self, response: Any) -> None:
         self.is_whole = self.is_done = self.is_finished = True

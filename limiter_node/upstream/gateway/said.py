@@ -165,6 +165,8 @@ def find_event_error(fields: Any, *, is_first: bool) -> Any:
     if fields.get("error") or fields.get("object") == "error":
         return fields
     if not fields.get("choices"):
+        if (error := _base_error(fields)) is not None:
+            return error
         is_bare = is_first and fields.keys() <= _ALONE and "error" in str(fields.get("type", "error")).lower()
         return _find(fields) if is_bare else None
     return _choices_error(fields["choices"])
@@ -180,12 +182,19 @@ def _find(said: dict[str, Any]) -> Any:
         return _choices_error(choices)
     if any(said.get(name) for name in _ANSWERS):
         return None
-    base = said.get("base_resp")  # MiniMax
-    if type(base) is dict and base.get("status_code"):
-        return {"message": base.get("status_msg"), "code": base["status_code"]}
+    if (error := _base_error(said)) is not None:
+        return error
     if said.get("success") is False or any(said.get(name) for name in _MESSAGES):
         return said
     return None
+
+
+def _base_error(said: dict[str, Any]) -> Any:
+    """MiniMax tells in each answer how it went; its codes are its own."""
+    base = said.get("base_resp")
+    if type(base) is not dict or not base.get("status_code"):
+        return None
+    return {"message": base.get("status_msg"), "code": base["status_code"]}
 
 
 def _choices_error(choices: Any) -> Any:
