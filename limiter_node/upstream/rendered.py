@@ -14,6 +14,7 @@ from limiter_node.upstream.base import (
     Draft,
     EmbeddingRequest,
     LimitedRequest,
+    NotServed,
     Piece,
     Prepared,
     ResponsesRequest,
@@ -52,10 +53,16 @@ class RenderedUpstream:
 
 
 class RequestDrafter:
-    """Anything can be asked. Of what was sent, only what the answer repeats is kept."""
+    """Nearly anything can be asked. Of what was sent, only what the answer repeats is kept."""
+
+    def extra_fields(self, _model: str) -> frozenset[str]:
+        """None."""
+        return frozenset()
 
     def draft(self, request: LimitedRequest, body: bytes) -> Draft:
-        """`request` without what the mock doesn't read."""
+        """`request` without what the mock doesn't read. Raises `NotServed` for tokens that are to be echoed as text."""
+        if isinstance(request, CompletionRequest) and request.body.get("echo") is True and not request.echoes:
+            raise NotServed("Invalid 'echo': prompts given as tokens cannot be echoed.", "echo", "invalid_value")
         return Draft(request._replace(body=_repeated(request)))
 
 

@@ -226,7 +226,7 @@ def test_caps_that_contradict_each_other_are_mended_where_none_is_enforced() -> 
 
 def test_a_body_too_deep_to_be_written_anew_is_refused() -> None:
     deep = b"[" * 600 + b"]" * 600
-    body = written(max_tokens=5)[:-1] + b', "x": ' + deep + b"}"
+    body = written(max_tokens=5)[:-1] + b', "audio": {"x": ' + deep + b"}}"
     assert sent(body) == body
     with pytest.raises(NotServed, match=r"The JSON body of your request is nested too deeply\.") as error:
         sent(body, model="other")

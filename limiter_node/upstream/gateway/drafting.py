@@ -33,12 +33,17 @@ class ServiceDrafter:
     def __reduce__(self) -> tuple[Any, ...]:
         return ServiceDrafter, ([replace(service, key="", urls=()) for service in self.services.all],)
 
+    def extra_fields(self, model: str) -> frozenset[str]:
+        """Those that the service of `model` is to get; none for a model that nobody has."""
+        found = self.services.find(model)
+        return frozenset() if found is None else found.service.extra_fields
+
     def draft(self, request: LimitedRequest, body: bytes) -> Draft:
         """Raise `UnknownModel`, or `NotServed` for a body that a service might read in another way."""
         found = self.services.find(request.model)
         if found is None:
             raise UnknownModel(request.model)
-        refuse_disguised(request, body)
+        refuse_disguised(request, body, found.service.extra_fields)
         outgoing = outgoing_body(request, body, found.service, found.model)
         question = question_of(request, found.service)
         return Draft(DraftedAsk(question, outgoing.added, outgoing.cap_field), outgoing.data)
