@@ -25,7 +25,7 @@ from limiter_node.http.fields import (
     number_between,
 )
 from limiter_node.http.inputs import Inputs, sum_inputs, texts_or_tokens
-from limiter_node.http.known_fields import OF_COMPLETION, ExtraFields, add_unknown_of_request, no_extra_fields
+from limiter_node.http.known_fields import OF_COMPLETION, SHORT, ExtraFields, add_unknown, no_extra_fields
 from limiter_node.http.openai_request import include_usage_of, parse_object
 from limiter_node.http.tools import stop_form
 from limiter_node.http.totals import Count, count_now
@@ -54,6 +54,8 @@ _FIELDS: dict[str, Check] = {
     "user": is_string,
     "logit_bias": is_logit_bias,
 }
+_PLAIN = (OF_COMPLETION | _FIELDS.keys()) - SHORT
+"""With no other fields, there is none to look at for what isn't known."""
 
 
 def parse_completion(
@@ -72,7 +74,8 @@ def parse_completion(
     include_usage = fields.get("stream_options") is not None and include_usage_of(fields["stream_options"], stream)
     echoes = _echoes(prompts) if fields.get("echo") is True else ()
     unknown: list[str] = []
-    add_unknown_of_request(fields, OF_COMPLETION, extra_fields, model, unknown)
+    if not _PLAIN.issuperset(fields):
+        add_unknown(fields, OF_COMPLETION | extra_fields(model), "", unknown)
 
     def total(counter: TokenCounter) -> int:
         known = sum_inputs(prompts, counter) + _sum_suffix(fields.get("suffix"), prompts, counter)

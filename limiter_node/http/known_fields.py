@@ -27,13 +27,13 @@ _OF_ALL: Final = frozenset(
 )  # fmt: skip
 _OF_SAMPLING: Final = frozenset(("stop", "stop_token_ids", "logit_bias"))
 
-_SHORT: Final = frozenset(("id", "call_id", "tool_call_id", "status", "phase", "reasoning_effort", "verbosity"))
-"""Known as no input as long as they are texts of `_SHORT_CHARS`."""
+SHORT: Final = frozenset(("id", "call_id", "tool_call_id", "status", "phase", "reasoning_effort", "verbosity"))
+"""Known everywhere as no input, as long as they are texts of `_SHORT_CHARS`."""
 _SHORT_CHARS: Final = 64
 
 OF_CHAT: Final = _OF_ALL | _OF_SAMPLING | {
     "messages", "tools", "tool_choice", "functions", "function_call", "response_format", "modalities", "audio",
-    "reasoning", "reasoning_effort", "verbosity", "web_search_options", "documents", "chat_template",
+    "reasoning", "web_search_options", "documents", "chat_template",
     "chat_template_kwargs",
 }  # fmt: skip
 OF_COMPLETION: Final = _OF_ALL | _OF_SAMPLING | {"prompt", "suffix"}
@@ -45,15 +45,15 @@ OF_RESPONSES: Final = _OF_ALL | {
 OF_EMBEDDING: Final = _OF_ALL | {"input", "encoding_format"}
 
 OF_RESPONSE_FORMAT: Final = frozenset(("type", "json_schema"))
-OF_TEXT: Final = frozenset(("format", "verbosity"))
+OF_TEXT: Final = frozenset(("format",))
 
-_OF_ANSWERS: Final = frozenset(("id", "status", "type", "annotations", "phase"))
+_OF_ANSWERS: Final = frozenset(("type", "annotations"))
 """What an answer has that is sent back as a message."""
 OF_MESSAGE: Final = _ANYWHERE | _OF_ANSWERS | {
-    "role", "content", "name", "refusal", "tool_calls", "tool_call_id", "function_call", "audio", "reasoning",
+    "role", "content", "name", "refusal", "tool_calls", "function_call", "audio", "reasoning",
     "reasoning_content",
 }  # fmt: skip
-OF_AUDIO: Final = frozenset(("id", "expires_at"))
+OF_AUDIO: Final = frozenset(("expires_at",))
 """Of a message: the audio itself is stored at the service."""
 OF_PARTS: Final = {kind: _ANYWHERE | {"type", kind} for kind in ("text", "refusal", "image_url", "input_audio", "file")}
 """By type."""
@@ -63,10 +63,10 @@ OF_PARTS_OBJECT: Final = {
     "file": frozenset(("file_data", "file_id")),
 }
 """What the object within a part has, by the part's type."""
-OF_TOOL_CALLS: Final = {kind: frozenset(("id", "type", "index", kind)) for kind in ("function", "custom")}
+OF_TOOL_CALLS: Final = {kind: frozenset(("type", "index", kind)) for kind in ("function", "custom")}
 OF_CALLED: Final = {"function": frozenset(("name", "arguments")), "custom": frozenset(("name", "input"))}
 
-_OF_ITEM: Final = _OF_ANSWERS | {"call_id", "caller"}
+_OF_ITEM: Final = _OF_ANSWERS | {"caller"}
 OF_ITEMS: Final = {
     "message": _ANYWHERE | _OF_ANSWERS | {"role", "content"},
     "function_call": _OF_ITEM | {"name", "arguments"},
@@ -95,26 +95,22 @@ def no_extra_fields(_model: str) -> frozenset[str]:
     return frozenset()
 
 
-def add_unknown_of_request(
-    fields: dict[str, Any], known: frozenset[str], extra_fields: ExtraFields, model: str, texts: list[str]
-) -> None:
-    """`add_unknown` for the fields of a request, most of which have nothing to add."""
-    if not known.issuperset(fields) or not _SHORT.isdisjoint(fields):
-        add_unknown(fields, known | extra_fields(model), "", texts)
-
-
 def add_unknown(holder: dict[str, Any], known: frozenset[str], path: str, texts: list[str]) -> None:
     """Add to `texts` what is to be counted of the fields of `holder`, which `path` names, that aren't `known`.
 
     Raises `InvalidRequest` for a field that is nested too deeply to be written. O(characters).
     """
     for name, value in holder.items():
-        # Nothing can be hidden in a number; what is empty says nothing.
-        if type(value) not in _COUNTED or not value:
+        if name in known:
             continue
-        if name in known and (name not in _SHORT or (type(value) is str and len(value) <= _SHORT_CHARS)):
-            continue
-        texts.append(_to_json(value, f"{path}.{name[:64]}" if path else name[:64]))
+        kind = type(value)
+        if kind is str:
+            if len(value) <= _SHORT_CHARS and name in SHORT:
+                continue
+        elif kind is not dict and kind is not list:
+            continue  # nothing can be hidden in a number
+        if value:
+            texts.append(_to_json(value, f"{path}.{name[:64]}" if path else name[:64]))
 
 
 def _to_json(value: Any, param: str) -> str:
@@ -122,6 +118,3 @@ def _to_json(value: Any, param: str) -> str:
         return orjson.dumps(value).decode()
     except orjson.JSONEncodeError:
         raise InvalidRequest(f"Invalid '{param}': nested too deeply.", param, "invalid_value") from None
-
-
-_COUNTED: Final = frozenset((str, list, dict))

@@ -34,9 +34,9 @@ from limiter_node.http.fields import (
 from limiter_node.http.known_fields import (
     OF_CHAT,
     OF_RESPONSE_FORMAT,
+    SHORT,
     ExtraFields,
     add_unknown,
-    add_unknown_of_request,
     no_extra_fields,
 )
 from limiter_node.http.messages import check_messages
@@ -82,6 +82,8 @@ _CHAT_FIELDS: dict[str, Check] = {
     "prompt_cache_key": is_string,
     "safety_identifier": is_string,
 }
+_PLAIN = (OF_CHAT | _CHAT_FIELDS.keys()) - SHORT - {"prediction"}
+"""With no other fields, there is none to look at for what isn't known."""
 _FOR_TEMPLATES = ("documents", "chat_template", "chat_template_kwargs")
 """What servers of open models put into the prompt beside the messages."""
 _SHAPING = frozenset(("stop", "tools", "tool_choice", "response_format", "functions", *_FOR_TEMPLATES))
@@ -94,7 +96,8 @@ def parse_chat(body: bytes, count: Count | None = None, extra_fields: ExtraField
     messages = fields.get("messages")
     unknown = check_messages(messages)
     check_optional(fields, _CHAT_FIELDS)
-    add_unknown_of_request(fields, OF_CHAT, extra_fields, model, unknown)
+    if not _PLAIN.issuperset(fields):
+        add_unknown(fields, OF_CHAT | extra_fields(model), "", unknown)
     cap = fields.get("max_completion_tokens")
     if cap is None:
         cap = fields.get("max_tokens")

@@ -28,9 +28,9 @@ from limiter_node.http.fields import (
 from limiter_node.http.known_fields import (
     OF_RESPONSES,
     OF_TEXT,
+    SHORT,
     ExtraFields,
     add_unknown,
-    add_unknown_of_request,
     no_extra_fields,
 )
 from limiter_node.http.openai_request import parse_object
@@ -82,6 +82,8 @@ _FIELDS: dict[str, Check] = {
     "prompt_cache_key": is_string,
     "safety_identifier": is_string,
 }
+_PLAIN = (OF_RESPONSES | _FIELDS.keys()) - SHORT
+"""With no other fields, there is none to look at for what isn't known."""
 _REPEATED = ("tools", "tool_choice", "text")
 """What the response repeats and may be nested."""
 _OF_PLAIN_FORMAT = frozenset(("type",))
@@ -108,7 +110,8 @@ def parse_responses(
             check_depth(fields[name], name)
     tools = fields.get("tools") or ()
     schema = fields["text"]["format"] if form is not None and form.json_schema is not None else None
-    add_unknown_of_request(fields, OF_RESPONSES, extra_fields, model, unknown)
+    if not _PLAIN.issuperset(fields):
+        add_unknown(fields, OF_RESPONSES | extra_fields(model), "", unknown)
     if (text := fields.get("text")) is not None:
         add_unknown(text, OF_TEXT, "text", unknown)
         if text.get("format") is not None and (schema is None or "schema" not in schema):

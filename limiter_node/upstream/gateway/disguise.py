@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any, Final
 
 from limiter_node.upstream.base import ChatRequest, LimitedRequest, NotServed
@@ -84,13 +85,14 @@ def refuse_disguised(request: LimitedRequest, body: bytes, extra_fields: frozens
     `extra_fields` steer as the service's operator wants it.
     """
     fields = request.body
-    refuse_steering(fields, _WITHIN_CONTAINERS, extra_fields)
     if isinstance(request, ChatRequest) and fields.get("best_of") not in (None, 1):
         raise NotServed("Unsupported parameter: 'best_of'. Use 'n' instead.", "best_of", "unsupported_parameter")
-    if not _OTHER_NAMES.keys().isdisjoint(fields):
-        name = next(name for name in fields if name in _OTHER_NAMES)
-        message = f"Unsupported parameter: '{name}'. Use '{_OTHER_NAMES[name]}' instead."
-        raise NotServed(message, name, "unsupported_parameter")
+    if not _SPELLED.isdisjoint(fields):
+        for name in fields:
+            if (instead := _OTHER_NAMES.get(name)) is not None:
+                message = f"Unsupported parameter: '{name}'. Use '{instead}' instead."
+                raise NotServed(message, name, "unsupported_parameter")
+        refuse_steering(fields, _WITHIN_CONTAINERS, extra_fields)
     may_hide = b"\\u" in body or _FOLDING[0] in body or _FOLDING[1] in body
     if _CAPITALIZED.search(body) is not None or (may_hide and _hides_letters(body)):
         for name in fields:
@@ -111,10 +113,17 @@ def _hides_letters(body: bytes) -> bool:
 def is_ambiguous(body: bytes, fields: Mapping[str, Any]) -> bool:
     """Whether a field comes twice, or may do so unseen. True now and then for bodies that are all right."""
     for name in fields:
-        quoted = b'"%b"' % name.encode()
-        if body.count(quoted) != 1 and len(re.findall(re.escape(quoted) + rb"\s*:", body)) != 1:
+        quoted, named = _spelled(name)
+        if body.count(quoted) != 1 and len(named.findall(body)) != 1:
             return True
     return b"\\u00" in body and _ESCAPED_ASCII.search(body) is not None
+
+
+@lru_cache(1_024)  # callers choose them
+def _spelled(name: str) -> tuple[bytes, re.Pattern[bytes]]:
+    """What a name is, and what it is in front of its value."""
+    quoted = b'"%b"' % name.encode()
+    return quoted, re.compile(re.escape(quoted) + rb"\s*:")
 
 
 def _names(fields: Mapping[str, Any]) -> Iterator[str]:

@@ -53,8 +53,6 @@ CONTAINERS: Final = frozenset(
 
 def refuse_steering(fields: Mapping[str, Any], counting: frozenset[str], extra_fields: frozenset[str]) -> None:
     """Raise `NotServed` for fields that steer, and for fields in a container that steer or are among `counting`."""
-    if STEERING.isdisjoint(fields) and CONTAINERS.isdisjoint(fields):
-        return
     for name, value in fields.items():
         if name in extra_fields or value is None:
             continue

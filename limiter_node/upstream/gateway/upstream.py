@@ -67,7 +67,8 @@ class Gateway:
     def prepared(self, draft: Draft) -> Prepared:
         """A request of which `drafter` made a draft."""
         drafted: DraftedAsk = draft.content
-        return _PreparedAsk(self._ask, drafted.question, drafted.outgoing(draft.body))
+        question, added, cap_field = drafted
+        return _PreparedAsk(self._ask, question, OutgoingBody(draft.body, added, cap_field))
 
     async def _ask(self, ask: Ask, prepared: OutgoingBody) -> WholeAnswer | AnswerStream:
         """The service's answer, as it is."""
