@@ -69,7 +69,7 @@ class CompletionRequest(NamedTuple):
     input_tokens: int
     body: dict[str, Any]
     echoes: tuple[str, ...] = ()
-    """The prompts as text, where the caller wants them back before the answers."""
+    """The prompts as text, where the caller wants them back before the answers. None where they came as tokens."""
     form: AnswerForm | None = None
 
 
@@ -265,6 +265,10 @@ class Draft(NamedTuple):
 
 class Drafter(Protocol):
     """Makes drafts of requests before they are admitted. Pure, and can be pickled: another process may do it."""
+
+    def extra_fields(self, model: str) -> frozenset[str]:
+        """The fields that requests for `model` may have though nobody knows them: they count for nothing."""
+        ...
 
     def draft(self, request: LimitedRequest, body: bytes) -> Draft:
         """All that is needed to ask `request`, which `body` was read as. O(length).

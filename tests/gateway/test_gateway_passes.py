@@ -308,7 +308,7 @@ async def test_addresses_take_turns(single_store: str) -> None:
 
 async def test_nothing_a_caller_says_chooses_where_a_request_goes(single_store: str, service: ScriptedService) -> None:
     api_key = api_key_on(single_store)
-    fields = {"base_url": "http://127.0.0.1:1/", "api_base": "http://127.0.0.1:1/", "url": "x", "path": "/../admin"}
+    fields = {"endpoint": "http://127.0.0.1:1/", "host": "127.0.0.1:1", "url": "x", "path": "/../admin"}
     async with gateway(single_store, service_at(service.base_url)) as node:
         sent = body(**fields)
         for path in (CHAT, CHAT + "?base_url=http://127.0.0.1:1/&x=/../y", "/v1//chat/completions", "/v1/../v1/x"):
