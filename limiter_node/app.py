@@ -105,6 +105,7 @@ async def running_node(
         window_ms=settings.window_ms,
         max_in_flight=settings.max_in_flight,
         load=load,
+        read_on_s=settings.read_on_s,
         not_started=lambda: start.problem,
         probes_apart=settings.admin_port != 0,
         cors=cors,

@@ -126,6 +126,12 @@ class NodeSettings:
     upstream_keepalive_timeout_s: float = setting(
         4.0, UPSTREAM, "Seconds an idle connection to the upstream is kept: less than it does."
     )
+    read_on_s: float = setting(
+        2.0,
+        UPSTREAM,
+        "Seconds an answer is read on for when its caller has left, so that what it cost is known; then the upstream's "
+        "connection is closed.",
+    )
     mock_latency_ms: float = setting(0.0, MOCK, "Milliseconds the mock takes for an answer that is not streamed.")
     mock_ttft_ms: float = setting(0.0, MOCK, "Milliseconds until the mock's streams begin.")
     mock_tokens_per_s: float = setting(
@@ -202,6 +208,7 @@ class NodeSettings:
         _between("--upstream-connect-timeout", self.upstream_connect_timeout_s, 0.05, 3_600)
         _between("--upstream-read-timeout", self.upstream_read_timeout_s, 0.05, 86_400)
         _between("--upstream-keepalive-timeout", self.upstream_keepalive_timeout_s, 0.1, 3_600)
+        _between("--read-on", self.read_on_s, 0, 3_600)
         _between("--mock-latency-ms", self.mock_latency_ms, 0, 600_000)
         _between("--mock-ttft-ms", self.mock_ttft_ms, 0, 600_000)
         _between("--mock-tokens-per-s", self.mock_tokens_per_s, 0, 1_000_000)

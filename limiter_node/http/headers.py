@@ -10,8 +10,6 @@ from __future__ import annotations
 import itertools
 import secrets
 
-from multidict import CIMultiDict
-
 from limiter_node.http.durations import duration_text
 from limiter_node.model import DIMENSIONS, Amounts, Decision, Outcome
 
@@ -170,12 +168,3 @@ def merged(block: str, lines: str) -> str:
     replaced = {line.partition(":")[0].lower() for line in lines.splitlines()}
     kept = [line for line in block.splitlines(keepends=True) if line.partition(":")[0].lower() not in replaced]
     return "".join(kept) + lines
-
-
-def header_fields(block: str) -> CIMultiDict[str]:
-    """A block's lines as fields, for a response whose headers aiohttp writes."""
-    fields: CIMultiDict[str] = CIMultiDict()
-    for line in block.splitlines():
-        name, _, value = line.partition(": ")
-        fields.add(name, value)
-    return fields

@@ -24,12 +24,12 @@ from limiter_node.http.metrics import HttpState, Metrics
 from limiter_node.http.overload import LoopLoad, TurnedAway
 from limiter_node.http.presence import ClientGone, Presence
 from limiter_node.http.probes import RETRY_UNAVAILABLE_MS, Handler, Probes, Response, readable
-from limiter_node.http.streaming import Streams, log_upstream_failure
+from limiter_node.http.streaming import READ_ON_S, Streams, log_upstream_failure
 from limiter_node.limiter.limiter import Limiter
 from limiter_node.model import Outcome, Overloaded, StoreUnavailable, Usage
 from limiter_node.store.keyspace import key_id
 from limiter_node.token_process import TokenCounting
-from limiter_node.upstream.base import AnswerStream, Ask, NotServed, Upstream, UpstreamError, WholeAnswer
+from limiter_node.upstream.base import AnswerStream, NotServed, Prepared, Upstream, UpstreamError, WholeAnswer
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +58,7 @@ class Routes:
         max_body_bytes: int,
         window_ms: int,
         max_in_flight: int = 5_000,
+        read_on_s: float = READ_ON_S,
         load: LoopLoad | None = None,
         not_started: Callable[[], str] = lambda: "",
         probes_apart: bool = False,
@@ -76,7 +77,8 @@ class Routes:
         metrics = Metrics(node_id, limiter.telemetry, limiter.state, self._http_state)
         self.probes = Probes(self._headers, limiter, metrics, self._problem)
         self._started = int(time.time())
-        self._streams = Streams()
+        self._streams = Streams(read_on_s)
+        self._read_on_s = read_on_s
         self.is_draining = False
         self._max_in_flight = max_in_flight
         self._load = LoopLoad() if load is None else load
@@ -191,13 +193,14 @@ class Routes:
         try:
             body = await self._body(request)
             asked = await route.read(body, self._counting)
-            self._upstream.check(asked, body)
+            prepared, need = self._upstream.prepare(asked, body), route.need(asked)
+            del asked, body  # nothing that was parsed is held while the request waits
         except InvalidRequest as error:
             return await self._invalid(errors.invalid_request(error), kid, request_id)
         except NotServed as error:
             return await self._invalid(errors.not_served(error), kid, request_id)
 
-        decision = await self._limiter.admit(kid, route.need(asked))
+        decision = await self._limiter.admit(kid, need)
         if decision.outcome is not Outcome.ADMITTED:
             if decision.outcome is Outcome.UNKNOWN_KEY:
                 return self._error(errors.INVALID_API_KEY, request_id)
@@ -207,14 +210,15 @@ class Routes:
         reservation = self._limiter.reservation(kid, decision)
         headers = self._headers.decided(decision, request_id)
         try:
-            answer = await self._asked(
-                request, Ask(asked, body, decision.need.output_tokens, request_id, request.headers)
-            )
+            answer = await self._asked(request, prepared, decision.need.output_tokens, request_id)
             if not isinstance(answer, WholeAnswer):
                 headers += self._cors.lines(request)  # a stream's head has left when `answer` gets to it
                 return await self._streams.send(request, request_id, headers, answer, reservation)
         except ClientGone:
-            reservation.settle(0)  # nothing of it was produced, as far as anybody knows
+            if not prepared.is_sent:
+                reservation.refund()
+            else:
+                reservation.settle(reservation.output_tokens if prepared.is_uncertain else 0)
             return self._error(errors.CLIENT_GONE, request_id)
         except UpstreamError as error:
             if error.produced_tokens:
@@ -227,15 +231,17 @@ class Routes:
         except BaseException:
             reservation.refund()
             raise
-        reservation.settle(answer.output_tokens)
-        return Answer(answer.body, headers + produced(answer.output_tokens) + answer.headers)
+        reservation.settle(*answer.cost)
+        return Answer(answer.body, headers + produced(answer.cost.output_tokens) + answer.headers)
 
-    async def _asked(self, request: web.BaseRequest, ask: Ask) -> WholeAnswer | AnswerStream:
+    async def _asked(
+        self, request: web.BaseRequest, prepared: Prepared, reserved_tokens: int, request_id: str
+    ) -> WholeAnswer | AnswerStream:
         """What the upstream answers. Raises `UpstreamError`, and `ClientGone` where that ends its work."""
         if not self._upstream.stops_at_once:
-            return await self._upstream.ask(ask)
-        with Presence(request):
-            return await self._upstream.ask(ask)
+            return await prepared.ask(reserved_tokens, request_id, request.headers)
+        with Presence(request, lambda: self._read_on_s if prepared.is_sent else 0.0):
+            return await prepared.ask(reserved_tokens, request_id, request.headers)
 
     async def _body(self, request: web.BaseRequest) -> bytes:
         """The whole body.

@@ -20,6 +20,7 @@ from aiohttp.web_protocol import RequestHandler
 from limiter_node.http.answer import Answer
 from limiter_node.http.connection import MAX_HEADERS, MAX_LINE_BYTES, Connection, Deadlines, Refused
 from limiter_node.http.overload import LoopLoad
+from limiter_node.http.streaming import Delivered
 
 _LOOK_S = 0.5
 """How often connections are looked at: 10,000 of them take some milliseconds."""
@@ -36,7 +37,7 @@ class HttpServer(web.Server):
 
     def __init__(
         self,
-        handler: Callable[[web.BaseRequest], Awaitable[Answer | web.StreamResponse]],
+        handler: Callable[[web.BaseRequest], Awaitable[Answer | Delivered]],
         *,
         max_body_bytes: int,
         keepalive_s: float,
@@ -45,10 +46,9 @@ class HttpServer(web.Server):
         load: LoopLoad | None = None,
         last_lines: str = "",
     ) -> None:
-        # What aiohttp asks of a response, an `Answer` has.
-        handler = cast(Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], handler)
+        # What aiohttp asks of a response, these have.
         super().__init__(
-            handler,
+            cast(Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], handler),
             request_factory=self._request,
             access_log=None,
             keepalive_timeout=keepalive_s,

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from multidict import CIMultiDict
 
-from limiter_node.http.headers import RequestIds, ResponseHeaders, header_fields
+from limiter_node.http.headers import RequestIds, ResponseHeaders
 from limiter_node.model import Amounts, Decision, Outcome
 
 HEADERS = ResponseHeaders("node-1")
@@ -45,6 +46,11 @@ ALWAYS = {
     "x-limiter-node": "node-1",
     "x-request-id": "req_1",
 }
+
+
+def header_fields(block: str) -> CIMultiDict[str]:
+    """A block's lines as fields."""
+    return CIMultiDict((name, value) for name, _, value in (line.partition(": ") for line in block.splitlines()))
 
 
 def decided(**changes: Any) -> dict[str, str]:
