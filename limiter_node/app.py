@@ -21,6 +21,7 @@ from limiter_node.http.cors import Cors
 from limiter_node.http.listening import Listener
 from limiter_node.http.overload import LoopLoad
 from limiter_node.http.probes import AdminRoutes
+from limiter_node.http.reading import RequestReader
 from limiter_node.http.routes import Routes
 from limiter_node.http.server import HttpServer
 from limiter_node.http.tls import Certificate
@@ -37,7 +38,6 @@ from limiter_node.store.preparation import Preparation
 from limiter_node.store.topology import Topology
 from limiter_node.store.url import parse_store_url
 from limiter_node.telemetry import Telemetry
-from limiter_node.token_process import TokenCounting
 from limiter_node.upstream.base import Upstream
 from limiter_node.upstream.gateway.sending import Patience
 from limiter_node.upstream.gateway.upstream import Gateway
@@ -93,13 +93,13 @@ async def running_node(
     upstream = _upstream(settings, telemetry)
     tokens.warm()
     load = LoopLoad()
-    counting = TokenCounting()
+    reader = RequestReader(upstream)
     limiter = Limiter(AdmitAll() if settings.stub_decisions else dispatcher, telemetry)
     cors = Cors(settings.cors_origins)
     routes = Routes(
         limiter=limiter,
         upstream=upstream,
-        counting=counting,
+        reader=reader,
         node_id=settings.node_id,
         max_body_bytes=settings.max_body_bytes,
         window_ms=settings.window_ms,
@@ -146,7 +146,7 @@ async def running_node(
             )
         for listener in listeners:
             await listener.close(_CLOSE_S)
-        await counting.close()
+        await reader.close()
         if not await dispatcher.drain(_SETTLE_S):
             log.warning(
                 "not all reservations could be settled: the store did not answer", extra={"event": "settles_unfinished"}

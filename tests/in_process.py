@@ -12,6 +12,7 @@ from store_tools import declare, new_api_key
 
 from limiter_node.http.connection import Deadlines
 from limiter_node.http.cors import Cors
+from limiter_node.http.reading import RequestReader
 from limiter_node.http.routes import Routes
 from limiter_node.http.server import HttpServer
 from limiter_node.limiter.limiter import Limiter
@@ -23,7 +24,6 @@ from limiter_node.store.keyspace import key_id
 from limiter_node.store.topology import Topology
 from limiter_node.store.url import parse_store_url
 from limiter_node.telemetry import Telemetry
-from limiter_node.token_process import TokenCounting
 from limiter_node.upstream.base import (
     ChatRequest,
     CompletionRequest,
@@ -118,11 +118,11 @@ async def serving(
     dispatcher = Dispatcher(topology, timeout_ms=timeout_ms, policy=policy, telemetry=telemetry)
     scripted = ScriptedUpstream()
     upstream = RenderedUpstream(scripted) if upstream_of is None else upstream_of(telemetry)
-    counting = TokenCounting()
+    reader = RequestReader(upstream)
     routes = Routes(
         limiter=Limiter(dispatcher, telemetry),
         upstream=upstream,
-        counting=counting,
+        reader=reader,
         node_id="n",
         max_body_bytes=10_000,
         window_ms=60_000,
@@ -140,7 +140,7 @@ async def serving(
             yield Node(scripted, dispatcher, f"http://127.0.0.1:{runner.addresses[0][1]}", session, routes, server)
     finally:
         await runner.cleanup()
-        await counting.close()
+        await reader.close()
         await dispatcher.close()
         await upstream.close()
 

@@ -37,7 +37,8 @@ ALLOWED: dict[str, set[str]] = {
     "token_cache": set(),
     "tokens": {"model", "token_cache"},
     "token_slices": set(),
-    "token_process": {"model", "tokens", "token_slices"},
+    "worker_process": {"model"},
+    "token_process": {"model", "tokens", "token_slices", "worker_process"},
     "upstream": {"model", "tokens", "telemetry"},
     "telemetry": {"model"},
     "reasons": set(),
@@ -45,7 +46,7 @@ ALLOWED: dict[str, set[str]] = {
     "chart": set(),
     "top": {"model", "store", "chart", "reasons"},
     "limiter": {"model", "telemetry", "store"},
-    "http": {"model", "telemetry", "tokens", "token_process", "upstream", "store", "limiter"},
+    "http": {"model", "telemetry", "tokens", "token_process", "worker_process", "upstream", "store", "limiter"},
 }
 
 

@@ -29,7 +29,7 @@ class Presence:
 
     __slots__ = ("_cancelling", "_connection", "_grace_s", "_is_over", "_task", "_timer")
 
-    def __init__(self, request: web.BaseRequest, grace_s: Callable[[], float]) -> None:
+    def __init__(self, request: web.BaseRequest, grace_s: Callable[[], float] = lambda: 0.0) -> None:
         self._connection = cast(Connection, request.protocol)
         self._task = request.task  # handlers run in their connection's task, and asking for it here costs 2 µs
         self._grace_s = grace_s

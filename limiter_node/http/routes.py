@@ -24,11 +24,11 @@ from limiter_node.http.metrics import HttpState, Metrics
 from limiter_node.http.overload import LoopLoad, TurnedAway
 from limiter_node.http.presence import ClientGone, Presence
 from limiter_node.http.probes import RETRY_UNAVAILABLE_MS, Handler, Probes, Response, readable
+from limiter_node.http.reading import LARGE_BYTES, RequestReader
 from limiter_node.http.streaming import READ_ON_S, Streams, log_upstream_failure
 from limiter_node.limiter.limiter import Limiter
-from limiter_node.model import Outcome, Overloaded, StoreUnavailable, Usage
+from limiter_node.model import Need, Outcome, Overloaded, StoreUnavailable, Usage
 from limiter_node.store.keyspace import key_id
-from limiter_node.token_process import TokenCounting
 from limiter_node.upstream.base import AnswerStream, NotServed, Prepared, Upstream, UpstreamError, WholeAnswer
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class Routes:
         *,
         limiter: Limiter,
         upstream: Upstream,
-        counting: TokenCounting,
+        reader: RequestReader,
         node_id: str,
         max_body_bytes: int,
         window_ms: int,
@@ -68,7 +68,7 @@ class Routes:
         self._cors = cors
         self._not_started = not_started
         self._upstream = upstream
-        self._counting = counting
+        self._reader = reader
         self._headers = ResponseHeaders(node_id, window_ms)
         self._ids = RequestIds()
         self._max_body_bytes = max_body_bytes
@@ -191,14 +191,13 @@ class Routes:
         if kid is None:
             return self._error(_unauthenticated(request), request_id)
         try:
-            body = await self._body(request)
-            asked = await route.read(body, self._counting)
-            prepared, need = self._upstream.prepare(asked, body), route.need(asked)
-            del asked, body  # nothing that was parsed is held while the request waits
+            need, prepared = await self._read(route, request)  # neither body nor JSON is held while the request waits
         except InvalidRequest as error:
             return await self._invalid(errors.invalid_request(error), kid, request_id)
         except NotServed as error:
             return await self._invalid(errors.not_served(error), kid, request_id)
+        except ClientGone:
+            return self._error(errors.CLIENT_GONE, request_id)
 
         decision = await self._limiter.admit(kid, need)
         if decision.outcome is not Outcome.ADMITTED:
@@ -233,6 +232,13 @@ class Routes:
             raise
         reservation.settle(*answer.cost)
         return Answer(answer.body, headers + produced(answer.cost.output_tokens) + answer.headers)
+
+    async def _read(self, route: LimitedRoute, request: web.BaseRequest) -> tuple[Need, Prepared]:
+        body = await self._body(request)
+        if len(body) <= LARGE_BYTES:
+            return await self._reader.read(route, body)
+        with Presence(request):
+            return await self._reader.read(route, body)
 
     async def _asked(
         self, request: web.BaseRequest, prepared: Prepared, reserved_tokens: int, request_id: str

@@ -254,8 +254,28 @@ class UnknownModel(NotServed):
         self.model = model
 
 
+class Draft(NamedTuple):
+    """All that an upstream needs of a request, without what it was read from: that needn't be kept while it waits."""
+
+    content: Any
+    """The upstream's own; small, and can be pickled."""
+    body: bytes = b""
+    """What is to be sent, if that is much. The very object that came, where that is what is sent."""
+
+
+class Drafter(Protocol):
+    """Makes drafts of requests before they are admitted. Pure, and can be pickled: another process may do it."""
+
+    def draft(self, request: LimitedRequest, body: bytes) -> Draft:
+        """All that is needed to ask `request`, which `body` was read as. O(length).
+
+        Raises `NotServed` for one that can't be asked, so that it counts for nothing.
+        """
+        ...
+
+
 class Prepared(Protocol):
-    """A request that can be asked once it is admitted, and what is needed of it until then."""
+    """A request that can be asked once it is admitted."""
 
     @property
     def is_sent(self) -> bool:
@@ -286,12 +306,13 @@ class Upstream(Protocol):
     stops_at_once: bool
     """Whether a request that nobody waits for can be stopped before it is answered, so that it costs nothing."""
 
-    def prepare(self, request: LimitedRequest, body: bytes) -> Prepared:
-        """All that is needed to ask `request`, which `body` was read as. Raises `NotServed`.
+    @property
+    def drafter(self) -> Drafter:
+        """What makes the drafts for `prepared`."""
+        ...
 
-        Before it is admitted, so that a request that can't be asked counts for nothing; and so that neither `request`
-        nor `body` need be kept while it waits for its answer.
-        """
+    def prepared(self, draft: Draft) -> Prepared:
+        """The request that `draft` was made of, ready to be asked."""
         ...
 
     async def models(self) -> tuple[str, ...]:

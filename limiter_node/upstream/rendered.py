@@ -12,6 +12,7 @@ from limiter_node.upstream.base import (
     ChatRequest,
     CompletionRequest,
     Cost,
+    Draft,
     EmbeddingRequest,
     LimitedRequest,
     Prepared,
@@ -36,10 +37,11 @@ class RenderedUpstream:
 
     def __init__(self, source: Source) -> None:
         self._source = source
+        self.drafter = RequestDrafter()
 
-    def prepare(self, request: LimitedRequest, body: bytes) -> Prepared:
-        """Anything can be asked. Of what was sent, only what the answer repeats is kept."""
-        return _PreparedRequest(self._source, request._replace(body=_repeated(request)))
+    def prepared(self, draft: Draft) -> Prepared:
+        """A request of which `drafter` made a draft."""
+        return _PreparedRequest(self._source, draft.content)
 
     async def models(self) -> tuple[str, ...]:
         """Those of the source."""
@@ -48,6 +50,14 @@ class RenderedUpstream:
     async def close(self) -> None:
         """Close the source."""
         await self._source.close()
+
+
+class RequestDrafter:
+    """Anything can be asked. Of what was sent, only what the answer repeats is kept."""
+
+    def draft(self, request: LimitedRequest, body: bytes) -> Draft:
+        """`request` without what the mock doesn't read."""
+        return Draft(request._replace(body=_repeated(request)))
 
 
 class _PreparedRequest:

@@ -528,7 +528,7 @@ async def test_a_service_that_does_not_read_is_given_up(service: ScriptedService
     try:
         with pytest.raises(UpstreamError) as caught:
             async with asyncio.timeout(20):
-                await gateway.prepare(request, data).ask(1, "req_1", {})
+                await gateway.prepared(gateway.drafter.draft(request, data)).ask(1, "req_1", {})
         assert caught.value.status == 504
     finally:
         await gateway.close()

@@ -101,7 +101,7 @@ def _answered(route: LimitedRoute, path: str, request: Any) -> None:
     reserved = need.output_tokens + need.default_choices * RESERVE
     if path != "/v1/embeddings":
         request = request._replace(stream=False)
-    whole = asyncio.run(MOCK.prepare(request, b"").ask(reserved, "req_1", {}))
+    whole = asyncio.run(MOCK.prepared(MOCK.drafter.draft(request, b"")).ask(reserved, "req_1", {}))
     assert isinstance(whole, WholeAnswer)
     produced = whole.cost.output_tokens
     assert produced <= reserved

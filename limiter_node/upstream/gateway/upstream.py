@@ -13,28 +13,25 @@ import orjson
 from limiter_node.telemetry import Telemetry
 from limiter_node.upstream.base import (
     AnswerStream,
-    LimitedRequest,
+    Draft,
     Prepared,
-    UnknownModel,
     UpstreamError,
     UpstreamRefusal,
     WholeAnswer,
 )
 from limiter_node.upstream.gateway.accounts import Account
 from limiter_node.upstream.gateway.answering import response_error, to_answer
-from limiter_node.upstream.gateway.disguise import refuse_disguised
+from limiter_node.upstream.gateway.drafting import DraftedAsk, ServiceDrafter
 from limiter_node.upstream.gateway.exchange import Broken
 from limiter_node.upstream.gateway.outgoing import (
     PATHS,
     Ask,
     OutgoingBody,
     Question,
-    outgoing_body,
     outgoing_headers,
-    question_of,
 )
 from limiter_node.upstream.gateway.sending import Patience, Sender
-from limiter_node.upstream.gateway.service import Service, Services
+from limiter_node.upstream.gateway.service import Service
 from limiter_node.upstream.gateway.whole import WholeReader
 
 _MODELS_S = 10.0
@@ -60,7 +57,8 @@ class Gateway:
         patience: Patience = Patience(),  # noqa: B008 - a NamedTuple of numbers
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        self._services = Services(services)
+        self.drafter = ServiceDrafter(services)
+        self._services = self.drafter.services
         self._sender = Sender(services, telemetry, patience, clock)
         self._clock = clock
         self._user_agent = f"llm-rate-limiter/{version('llm-rate-limiter')}"
@@ -70,14 +68,10 @@ class Gateway:
         self._reasoning: set[tuple[str, str]] = set()
         """Services and their models whose usages have told reasoning tokens."""
 
-    def prepare(self, request: LimitedRequest, body: bytes) -> Prepared:
-        """Raise `UnknownModel`, or `NotServed` for a body that a service might read in another way."""
-        found = self._services.find(request.model)
-        if found is None:
-            raise UnknownModel(request.model)
-        refuse_disguised(request, body)
-        question = question_of(request, found.service)
-        return _PreparedAsk(self, question, outgoing_body(request, body, found.service, found.model))
+    def prepared(self, draft: Draft) -> Prepared:
+        """A request of which `drafter` made a draft."""
+        drafted: DraftedAsk = draft.content
+        return _PreparedAsk(self, drafted.question, drafted.outgoing(draft.body))
 
     async def ask(self, ask: Ask, prepared: OutgoingBody, on_sent: Callable[[], None]) -> WholeAnswer | AnswerStream:
         """The service's answer, as it is. `on_sent` is called when the service may begin to work on it."""
