@@ -28,7 +28,7 @@ from aiohttp.streams import StreamReader
 
 from limiter_node.http import errors
 from limiter_node.http.errors import ErrorReply
-from limiter_node.http.headers import SERVER, SERVER_LINE, header_fields
+from limiter_node.http.headers import SERVER, SERVER_LINE
 from limiter_node.http.serving import ServingConnection
 
 MAX_LINE_BYTES = 8_190
@@ -163,7 +163,9 @@ class Connection(ServingConnection):
         else:
             response = super().handle_error(request, status, exc, message)
         response.headers["Server"] = SERVER
-        response.headers.update(header_fields(self.last_lines))
+        for line in self.last_lines.splitlines():
+            name, _, value = line.partition(": ")
+            response.headers[name] = value
         return response
 
     def log_exception(self, *args: Any, **options: Any) -> None:
