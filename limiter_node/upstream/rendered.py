@@ -22,6 +22,7 @@ from limiter_node.upstream.base import (
 from limiter_node.upstream.openai.chat import chat_completion
 from limiter_node.upstream.openai.chunks import ChatChunks, StreamEvents, TextChunks
 from limiter_node.upstream.openai.embeddings import embedding_list
+from limiter_node.upstream.openai.offered import with_offered_tools
 from limiter_node.upstream.openai.response import response_body, response_object
 from limiter_node.upstream.openai.response_events import ResponseEvents
 from limiter_node.upstream.openai.text import text_completion
@@ -41,7 +42,7 @@ class RenderedUpstream:
 
     async def ask(self, ask: Ask) -> WholeAnswer | AnswerStream:
         """The answer, a stream where one is asked for. Raises what the source raises."""
-        request, created = ask.request, int(time.time())
+        request, created = with_offered_tools(ask.request), int(time.time())
         kind = _KINDS[type(request)]
         if request.stream:
             text = cast(TextRequest, request)
