@@ -96,6 +96,8 @@ class StoreAddress:
             "username": self.username,
             "password": self.password,
             "protocol": 2,
+            # No CLIENT SETINFO: Redis 7.0 doesn't know it, so no list of rights could name it (deploy/users.conf).
+            "driver_info": None,
             "retry": _admin_retry(),
             "socket_connect_timeout": CONNECT_TIMEOUT_S,
             "socket_timeout": COMMAND_TIMEOUT_S,
