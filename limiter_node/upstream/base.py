@@ -14,7 +14,7 @@ from limiter_node.model import LimiterError
 
 
 class ForcedTool(NamedTuple):
-    """The tool that an answer must call."""
+    """A tool that an answer calls: it must, or it may (`AnswerForm`)."""
 
     kind: str
     """``function`` or ``custom``."""
@@ -31,6 +31,8 @@ class AnswerForm(NamedTuple):
     tool: ForcedTool | None = None
     json_schema: dict[str, Any] | None = None
     """The answer is JSON that fits this schema; ``{"type": "object"}`` for any object."""
+    offered: tuple[ForcedTool, ...] = ()
+    """The tools that the answer may call, where it must call none (`limiter_node.upstream.openai.offered`)."""
 
 
 class ChatRequest(NamedTuple):

@@ -25,6 +25,7 @@ from limiter_node.upstream.base import (
 from limiter_node.upstream.openai.chat import chat_completion
 from limiter_node.upstream.openai.chunks import ChatChunks, StreamEvents, TextChunks
 from limiter_node.upstream.openai.embeddings import embedding_list
+from limiter_node.upstream.openai.offered import with_offered_tools
 from limiter_node.upstream.openai.response import REPEATED_FIELDS, response_body, response_object
 from limiter_node.upstream.openai.response_events import ResponseEvents
 from limiter_node.upstream.openai.text import text_completion
@@ -64,6 +65,7 @@ class RequestDrafter:
         """`request` without what the mock doesn't read. Raises `NotServed` for tokens that are to be echoed as text."""
         if isinstance(request, CompletionRequest) and request.body.get("echo") is True and not request.echoes:
             raise NotServed("Invalid 'echo': prompts given as tokens cannot be echoed.", "echo", "invalid_value")
+        request = with_offered_tools(request)
         if type(request) is ChatRequest:  # most are; `_replace` takes several times as long
             model, n, cap, stream, include_usage, input_tokens, _, form = request
             return Draft(ChatRequest(model, n, cap, stream, include_usage, input_tokens, _NOTHING, form))
