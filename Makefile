@@ -52,8 +52,9 @@ STORE ?= valkey
 judge: setup ## random faults on real stores, judged, for SECONDS from seed SEED on; STORE=redis for a system's server
 	$(BIN)/python -m tests.judge --seconds $(SECONDS) --seed $(SEED) --store $(STORE)
 
-fuzz: setup ## malformed HTTP and JSON against real nodes (two minutes)
+fuzz: setup ## malformed HTTP and JSON against real nodes, and answers of services of every kind (four minutes)
 	FUZZ_ROUNDS=200 $(BIN)/python -m pytest tests/e2e/test_fuzz.py
+	FUZZ_ROUNDS=50 $(BIN)/python -m pytest --timeout 600 tests/gateway/test_gateway_answer_fuzz.py
 
 bench: setup ## reproduce the figures of REPORT.md (half an hour; nothing else should run beside it)
 	$(BIN)/python -m benchmarks

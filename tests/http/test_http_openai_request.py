@@ -41,7 +41,7 @@ def test_the_plainest_request() -> None:
     fields = {"model": "gpt-4o", "messages": MESSAGES}
     request = parse_chat(orjson.dumps(fields))
     assert request == ChatRequest("gpt-4o", 1, None, False, False, INPUT_TOKENS, fields)
-    assert request.messages == MESSAGES
+    assert request.body["messages"] == MESSAGES
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_accepted_fields(fields: dict[str, Any]) -> None:
     ],
 )
 def test_accepted_messages(message: dict[str, Any]) -> None:
-    assert parse_chat(body(messages=[message])).messages == [message]
+    assert parse_chat(body(messages=[message])).body["messages"] == [message]
 
 
 @pytest.mark.parametrize(
