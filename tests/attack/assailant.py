@@ -93,7 +93,7 @@ class Assault:
             else:
                 ended = "unended"
                 self.met.oldest_unended_s = max(self.met.oldest_unended_s, time.monotonic() - began)
-        except (OSError, asyncio.IncompleteReadError):
+        except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             self.met.longest_s = max(self.met.longest_s, time.monotonic() - began)
         finally:
             self.met.answers[ended] += 1
@@ -122,7 +122,7 @@ class Assault:
             line = await reader.readuntil(b"\r\n")
             status = line.split(b" ")[1]
             length = await self._skip_fields(reader)
-        if length is not None:
+        if length is not None and self._attack.then is not Then.READ_ALL:
             await self._skip(reader, length)
         else:
             await self._skip(reader, 1 << 60)
@@ -142,7 +142,7 @@ class Assault:
         while length > 0 and (data := await reader.read(min(SLOW_BYTES, length))):
             length -= len(data)
             last = (last + data)[-5:]
-            if last == b"0\r\n\r\n":
+            if last == b"0\r\n\r\n" and self._attack.then is not Then.READ_ALL:
                 return
             if self._attack.then is Then.SLOWLY:
                 await asyncio.sleep(SLOW_S)

@@ -33,6 +33,7 @@ class Then(Enum):
     """What the attacker does when a request is sent."""
 
     READ = "read the answer"
+    READ_ALL = "read until the connection is closed"
     LEAVE = "close without reading"
     HOLD = "neither read nor close"
     SLOWLY = "read 64 KiB every 2 s"
@@ -141,8 +142,8 @@ def _refused() -> list[Attack]:
             *("38", "chunks of a byte, known key", lambda: [chunklets(ROUTES[0], KNOWN, chat("good").ljust(SIZE))]),
             peak_mb=held,
         ),
-        Attack("39", "5,000 requests in one go, no key", lambda: _pipelined(None)),
-        Attack("39", "5,000 requests in one go, known key", lambda: _pipelined(KNOWN)),
+        Attack("39", "5,000 requests in one go, no key", lambda: _pipelined(None), Then.READ_ALL),
+        Attack("39", "5,000 requests in one go, known key", lambda: _pipelined(KNOWN), Then.READ_ALL),
         Attack(
             *("39", "10,000 keys that nobody has", lambda: _unknown(chat("good"), 10_000)),
             connections=8,

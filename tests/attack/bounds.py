@@ -7,7 +7,8 @@
   counts as one that was answered after the client's whole patience, so more than one in a hundred is above any bound.
 - **Memory**: the node's and its helpers' resident memory is at its peak at most `peak_mb` above what it was before, and
   at most `after_mb` within ten seconds of the end.
-- **CPU**: a request that is refused costs the node at most `cpu_each_ms`, the client's own requests included.
+- **CPU**: a request that is refused costs the node at most `cpu_each_ms`, by what it uses beside the attack more than
+  beside the twin.
 - **An end**: no answer takes longer than `ends_within_s`, where the attack says that it must end.
 """
 

@@ -61,7 +61,7 @@ class Seen:
     longest_s: float = 0.0
     oldest_unended_s: float = 0.0
     cpu_s: float = 0.0
-    """What the node and its helpers used beside attacks, the client's requests included."""
+    """What the node and its helpers used for attacks: beside the attack more than beside its twin."""
 
     @property
     def normal_ms(self) -> float:
@@ -88,15 +88,18 @@ class Scene:
         self._watched.forget_peak()
         for _ in range(rounds):
             self._rest()
+            own_s = 0.0
             if twin:
+                cpu_s = self._watched.cpu_s()
                 others, _ = self._phase(self._twin_port, connections, seconds)
                 seen.normal_p99_ms.append(others["p99_ms"])
                 seen.normal_max_ms = max(seen.normal_max_ms, others["max_ms"])
+                own_s = self._watched.cpu_s() - cpu_s
             cpu_s = self._watched.cpu_s()
             others, met = self._phase(self._port, connections, seconds)
-            seen.cpu_s += self._watched.cpu_s() - cpu_s
+            self._rest()
+            seen.cpu_s += max(0.0, self._watched.cpu_s() - cpu_s - own_s)
             self._note(seen, others, met)
-        self._rest()
         seen.peak_mb = self._watched.peak_mb()
         until = time.monotonic() + SETTLE_S
         while (now_mb := self._watched.memory_mb()) > seen.before_mb + attack.after_mb and time.monotonic() < until:
