@@ -1,9 +1,11 @@
-"""A store's server as compose.yaml and kubernetes/ start it: that very command, its files and program elsewhere."""
+"""A store's server as compose, Kubernetes and systemd start it: that very command, its files and program elsewhere."""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -33,30 +35,42 @@ def kubernetes_command() -> list[str]:
     return command
 
 
+def unit_command() -> list[str]:
+    unit = (DEPLOY / "valkey@.service").read_text()
+    return ["sh", "-c", re.findall(r"(?m)^ExecStart=/usr/bin/(.*)$", unit)[0]]
+
+
 def client(port: int, **login: str) -> Redis:
     """One that doesn't try again: what is refused stays so."""
     return Redis(port=port, username=login.get("username"), password=login.get("password"), retry=Retry(NoBackoff(), 0))
 
 
-@pytest.mark.parametrize("command", [compose_command, kubernetes_command], ids=["compose", "kubernetes"])
+@pytest.mark.parametrize("command", [compose_command, kubernetes_command, unit_command])
 async def test_a_server_starts_and_knows_its_two_users_alone(tmp_path: Path, command: Any) -> None:
     port, bus_port = free_ports(2)
     etc, data, programs = tmp_path / "etc", tmp_path / "data", tmp_path / "bin"
     for directory in (etc, data, programs):
         directory.mkdir()
     (programs / "valkey-server").symlink_to(server_binary(None, tmp_path))
-    (etc / "users.conf").write_text((DEPLOY / "users.conf").read_text())
+    users = (DEPLOY / "users.conf").read_text()
+    (etc / "users.conf").write_text(users)
+    credentials = tmp_path / "credentials"  # what systemd makes of LoadCredential
+    credentials.mkdir()
+    (credentials / "auth.conf").write_text("requirepass servers\nmasterauth servers\n")
+    (credentials / "users.conf").write_text(users.replace("DIGEST", hashlib.sha256(b"nodes").hexdigest()))
     shipped = (DEPLOY / "valkey.conf").read_text()
     assert "port 7000\n" in shipped
     (etc / "valkey.conf").write_text(shipped.replace("port 7000\n", f"port {port}\ncluster-port {bus_port}\n"))
     shell, option, script = command()
-    script = script.replace("/etc/valkey", str(etc)).replace("--dir /data", f"--dir {data}")
+    script = script.replace("/etc/valkey", str(etc)).replace("--dir /data", f"--dir {data}").replace("%i", str(port))
     environment = {
         **os.environ,
         "PATH": f"{programs}:{os.environ['PATH']}",
         "POD_IP": "127.0.0.1",
         "REDISCLI_AUTH": "servers",
         "NODES_PASSWORD": "nodes",
+        "STATE_DIRECTORY": str(data),
+        "CREDENTIALS_DIRECTORY": str(credentials),
     }
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen([shell, option, script], env=environment, stdout=log, stderr=log)
