@@ -105,6 +105,7 @@ async def serving(
     timeout_ms: int = 20_000,
     policy: Callable[[Fleet], Fallback | None] = lambda _: None,
     upstream_of: Callable[[Telemetry], Upstream] | None = None,
+    max_body_bytes: int = 10_000,
 ) -> AsyncIterator[Node]:
     """A node in this process. It asks a `ScriptedUpstream` unless another is made."""
     topology = Topology(parse_store_url(store))
@@ -119,10 +120,10 @@ async def serving(
         upstream=upstream,
         reader=reader,
         node_id="n",
-        max_body_bytes=10_000,
+        max_body_bytes=max_body_bytes,
         window_ms=60_000,
     )
-    server = HttpServer(routes.answer, max_body_bytes=10_000, keepalive_s=75)
+    server = HttpServer(routes.answer, max_body_bytes=max_body_bytes, keepalive_s=75)
     runner = web.ServerRunner(server, shutdown_timeout=1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()

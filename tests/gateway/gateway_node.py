@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from in_process import Node, serving
@@ -22,7 +23,13 @@ def service_at(*urls: str, name: str = "svc", key: str = KEY, **options: Any) ->
 
 
 @asynccontextmanager
-async def gateway(store: str, *services: Service, patience: Patience = Patience(read_s=20)) -> AsyncIterator[Node]:  # noqa: B008
+async def gateway(
+    store: str,
+    *services: Service,
+    patience: Patience = Patience(read_s=20),  # noqa: B008
+    max_body_bytes: int = 10_000,
+) -> AsyncIterator[Node]:
     """A node that asks `services`."""
-    async with serving(store, upstream_of=lambda telemetry: Gateway(services, telemetry, patience)) as node:
+    upstream_of = partial(Gateway, services, patience=patience)
+    async with serving(store, upstream_of=upstream_of, max_body_bytes=max_body_bytes) as node:
         yield node
