@@ -54,10 +54,10 @@ class Sender:
         self._pools: dict[Target, Pool] = {}
         self._heads: dict[tuple[Target, str, str], bytes] = {}
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Let go of all connections."""
         for pool in self._pools.values():
-            pool.close()
+            await pool.close()
 
     async def send(
         self,

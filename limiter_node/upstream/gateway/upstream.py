@@ -143,7 +143,7 @@ class Gateway:
 
     async def close(self) -> None:
         """Let go of all connections."""
-        self._sender.close()
+        await self._sender.close()
 
     async def _all_listed(self) -> tuple[str, ...] | UpstreamError:
         """The names of all services' models, or why there are none."""
