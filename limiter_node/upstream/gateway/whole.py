@@ -16,6 +16,7 @@ or log probabilities; 100 MB of embeddings are no output."""
 EDGE_BYTES: Final = 64 * 1024
 """Of a longer answer, where its usage is looked for: its beginning and its end."""
 
+_MOST_USAGES = 8
 _USAGE = re.compile(r'"usage"\s*:\s*(?=\{)')
 
 
@@ -114,12 +115,11 @@ def _usage_of(fields: dict[str, Any]) -> Usage | None:
 
 def _last_usage(edge: bytes) -> Usage | None:
     """The last usage in a part of an answer. Quotes inside of strings are escaped, so that no text looks like one."""
-    text = to_text(edge)
-    for found in reversed(list(_USAGE.finditer(text))):
+    text, last = to_text(edge), None
+    for found in deque(_USAGE.finditer(text), _MOST_USAGES):
         try:
             usage = read_usage(object_at(text, found.end()))
         except ValueError:
             continue
-        if usage is not None:
-            return usage
-    return None
+        last = usage or last
+    return last
