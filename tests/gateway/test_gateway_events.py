@@ -8,17 +8,11 @@ from typing import Any, NamedTuple
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from multidict import CIMultiDict
-from yarl import URL
 
-from limiter_node.http.openai_request import parse_chat
 from limiter_node.tokens import CL100K_BASE, O200K_BASE, count_anew
-from limiter_node.upstream.base import Ask, UpstreamError
 from limiter_node.upstream.gateway import events
 from limiter_node.upstream.gateway.accounts import Account, ChunkAccount, ResponseAccount
-from limiter_node.upstream.gateway.answers import PassingStream
 from limiter_node.upstream.gateway.events import EventReader, TooLong
-from limiter_node.upstream.gateway.service import Service
 from limiter_node.upstream.gateway.texts import text_tokens
 from limiter_node.upstream.gateway.usage import MOST_TOKENS
 
@@ -520,31 +514,6 @@ def test_no_error_is_none(fields: dict[str, Any]) -> None:
 
 def test_an_error_may_be_a_text() -> None:
     assert read(chunk_account(), event({"error": "oops"})).error == {"error": "oops"}
-
-
-class Response:
-    """As much of a service's response as a stream asks of it, with one event for a body."""
-
-    def __init__(self, body: bytes) -> None:
-        self.headers: CIMultiDict[str] = CIMultiDict()
-        self.content = self
-        self._parts = [body, b""]
-
-    async def readany(self) -> bytes:
-        return self._parts.pop(0)
-
-
-async def test_an_error_that_is_nested_too_deeply_is_told_in_our_words() -> None:
-    request = parse_chat(b'{"model":"m","messages":[{"role":"user","content":"Hi"}],"stream":true,"max_tokens":5}')
-    service = Service(name="s", urls=(URL("http://127.0.0.1:1"),))
-    response: Any = Response(b'data: {"error": {"message": ' + b"[" * 600 + b"]" * 600 + b"}}\n\n")
-    ended: list[tuple[str, str]] = []
-    stream = PassingStream(response, Ask(request, b"", 5, "req-1", {}), service, "s", lambda *how: ended.append(how))
-    with pytest.raises(UpstreamError) as error:
-        await anext(stream.pieces())
-    assert error.value.body is not None
-    assert b"The upstream service answered with status 502." in error.value.body
-    assert ended == [("failed", "broke off a stream with an error")]
 
 
 # Streams of the Responses API

@@ -33,7 +33,7 @@ from scripted_service import (
 from limiter_node.model import Amounts
 from limiter_node.store.process import free_ports
 from limiter_node.telemetry import Telemetry
-from limiter_node.upstream.base import Ask, ChatRequest, UpstreamError
+from limiter_node.upstream.base import ChatRequest, UpstreamError
 from limiter_node.upstream.gateway.sending import Patience
 from limiter_node.upstream.gateway.upstream import Gateway
 
@@ -92,7 +92,7 @@ def fails(status: int, answer: Any = OPENAI_ERROR, **headers: str) -> Script:
         (says(http(b"<h1>It works!</h1>", 200, "text/html")), 502, "upstream_error", None),
         (says(http(b"", 200)), 502, "upstream_error", None),
         (says(http(b"[1]", 200)), 502, "upstream_error", None),
-        (fails(200), 502, "no", None),
+        (fails(200, {"error": {**OPENAI_ERROR["error"], "type": "server_error"}}), 502, "no", None),
         (says(b"SSH-2.0-OpenSSH_9.2\r\n", then_close=True), 502, "upstream_error", None),
         (says(b"", then_close=True), 502, "upstream_error", None),
         (says(http(completion())[:200], then_close=True), 502, "upstream_error", None),
@@ -175,18 +175,19 @@ SAID_ERROR = b'data: {"error": {"message": "CUDA", "type": "server_error", "para
 
 
 @pytest.mark.parametrize(
-    ("script", "code"),
+    ("script", "code", "charged"),
     [
-        (breaks_off, "upstream_error"),
-        (falls_silent, "upstream_error"),
-        (streams(*HELLO), "upstream_error"),
-        (streams(*HELLO, b"data: {"), "upstream_error"),
-        (streams(*HELLO, SAID_ERROR, DONE), "oom"),
+        (breaks_off, "upstream_error", 2),
+        (falls_silent, "upstream_error", 2),
+        (streams(*HELLO), "upstream_error", 2),
+        (streams(*HELLO, b"data: {"), "upstream_error", 2),
+        (streams(*HELLO, SAID_ERROR, DONE), "oom", 2),
     ],
 )
 async def test_a_stream_that_breaks_off_is_charged_what_came(
-    single_store: str, service: ScriptedService, script: Script, code: str
+    single_store: str, service: ScriptedService, script: Script, code: str, charged: int
 ) -> None:
+    """By its tokens; what can't be read, by its bytes."""
     service.script = script
     api_key = api_key_on(single_store)
     async with gateway(single_store, service_at(service.base_url), patience=Patience(read_s=0.3)) as node:
@@ -195,7 +196,7 @@ async def test_a_stream_that_breaks_off_is_charged_what_came(
         assert answer.startswith(b"".join(HELLO))
         assert DONE not in answer
         assert json.loads(answer.rstrip().rpartition(b"data: ")[2])["error"]["code"] == code
-        assert await node.used(api_key) == Amounts(1, INPUT, 2)
+        assert await node.used(api_key) == Amounts(1, INPUT, charged)
 
 
 async def test_an_error_that_begins_a_stream_is_a_response(single_store: str, service: ScriptedService) -> None:
@@ -204,6 +205,18 @@ async def test_an_error_that_begins_a_stream_is_a_response(single_store: str, se
     async with gateway(single_store, service_at(service.base_url)) as node:
         status, _, answer = await post(node, api_key, body(stream=True))
         assert (status, json.loads(answer)["error"]["code"]) == (502, "oom")
+        assert await node.used(api_key) == Amounts(1, 0, 0)
+
+
+async def test_an_error_that_is_nested_too_deeply_is_told_in_our_words(
+    single_store: str, service: ScriptedService
+) -> None:
+    service.script = streams(b'data: {"error": {"message": ' + b"[" * 600 + b"]" * 600 + b"}}\n\n")
+    api_key = api_key_on(single_store)
+    async with gateway(single_store, service_at(service.base_url)) as node:
+        status, _, answer = await post(node, api_key, body(stream=True))
+        assert status == 502
+        assert json.loads(answer)["error"]["message"] == "The upstream service answered with status 502."
         assert await node.used(api_key) == Amounts(1, 0, 0)
 
 
@@ -312,7 +325,7 @@ async def test_a_client_that_leaves_ends_the_services_work(
     service.script = script
     api_key = api_key_on(single_store)
     data = body(stream=stream)
-    async with gateway(single_store, service_at(service.base_url)) as node, asyncio.timeout(10):
+    async with gateway(single_store, service_at(service.base_url), read_on_s=0.05) as node, asyncio.timeout(10):
         reader, writer = await asyncio.open_connection("127.0.0.1", int(node.url.rpartition(":")[2]))
         writer.write(raw(api_key, data))
         if begun:
@@ -324,14 +337,15 @@ async def test_a_client_that_leaves_ends_the_services_work(
         await service.asked[0].left.wait()
         while node.routes.under_way:
             await asyncio.sleep(0.002)
-        assert await node.used(api_key) == Amounts(1, INPUT, 2 if begun else 0)
+        charged = 2 if begun else 0 if stream else 256  # what an answer that comes whole has cost nobody can tell
+        assert await node.used(api_key) == Amounts(1, INPUT, charged)
 
 
 async def test_many_that_leave_leave_nothing_behind(single_store: str, service: ScriptedService) -> None:
     service.script = silent
     api_key = api_key_on(single_store)
     data = body()
-    async with gateway(single_store, service_at(service.base_url)) as node, asyncio.timeout(30):
+    async with gateway(single_store, service_at(service.base_url), read_on_s=0.05) as node, asyncio.timeout(30):
         tasks = len(asyncio.all_tasks())
         for _ in range(5):
             pairs = [await asyncio.open_connection("127.0.0.1", int(node.url.rpartition(":")[2])) for _ in range(20)]
@@ -345,7 +359,7 @@ async def test_many_that_leave_leave_nothing_behind(single_store: str, service: 
         while node.routes.under_way or not all(each.left.is_set() for each in service.asked):
             await asyncio.sleep(0.005)
         requests, _, output = await node.used(api_key)
-        assert (requests, output) == (100, 0)
+        assert (requests, output) == (100, 100 * 256)
         while len(asyncio.all_tasks()) > tasks:
             await asyncio.sleep(0.005)
 
@@ -369,7 +383,7 @@ async def test_a_list_of_models_is_not_waited_for_as_an_answer_is(
     single_store: str, service: ScriptedService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And those who wait for the same list don't wait one after the other."""
-    monkeypatch.setattr("limiter_node.upstream.gateway.sending._LISTING_S", 0.05)
+    monkeypatch.setattr("limiter_node.upstream.gateway.upstream._LISTING_S", 0.05)
     monkeypatch.setattr("limiter_node.upstream.gateway.upstream._NO_MODELS_S", 60.0)
     service.script = silent
     api_key = api_key_on(single_store)
@@ -514,7 +528,7 @@ async def test_a_service_that_does_not_read_is_given_up(service: ScriptedService
     try:
         with pytest.raises(UpstreamError) as caught:
             async with asyncio.timeout(20):
-                await gateway.ask(Ask(request, data, 1, "req_1", {}))
+                await gateway.prepared(gateway.drafter.draft(request, data)).ask(1, "req_1", {})
         assert caught.value.status == 504
     finally:
         await gateway.close()
