@@ -233,6 +233,7 @@ ANTHROPIC = {"input_tokens": 21, "output_tokens": 9, "cache_read_input_tokens": 
         pytest.param({"prompt_tokens": 21, "completion_tokens": 9, "reasoning_tokens": 4}, 9, 21, True, id="beside"),
         pytest.param({"prompt_tokens": 2**40, "completion_tokens": 1}, 1, MOST_TOKENS, False, id="huge input"),
         pytest.param({"prompt_tokens": 7, "total_tokens": 7}, None, 7, False, id="embeddings"),
+        pytest.param({"prompt_tokens": 8, "total_tokens": 90}, 82, 8, True, id="nothing but reasoning, in the total"),
         pytest.param(
             {"prompt_tokens": 7, "completion_tokens": 2, "cached_tokens": -5, "total_tokens": 9}, 2, 7, False, id="less"
         ),

@@ -203,9 +203,11 @@ class ChunkAccount(_Counted):
                     self._counted += piece_tokens(self._count, text)
             elif delta:
                 self._counted += text_tokens(delta, self._encoding)
-            if not text and "message" in choice and not self._counted:
-                self._counted += text_tokens(choice["message"], self._encoding)
+            if not text and ("text" in choice or "message" in choice):
                 plain = None
+                self._counted += text_tokens({"text": choice.get("text")}, self._encoding)
+                if not self._counted:
+                    self._counted += text_tokens(choice.get("message"), self._encoding)
         elif delta is not None:
             self._counted += text_tokens(delta, self._encoding)
         else:  # `text` of completions; a whole `message`, as some services stream it
