@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo test test-quick lint format chaos soak judge fuzz bench report lock clean
+.PHONY: help setup demo test test-quick lint format chaos attack soak judge fuzz bench report lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -37,6 +37,10 @@ format: setup ## rewrite the code in the house's format
 
 chaos: setup ## each fault of REPORT.md's table on real servers under load, both stores (twenty minutes); results/chaos.md
 	CHAOS=1 $(BIN)/python -m pytest tests/chaos
+
+ROUNDS ?= 3
+attack: setup ## attacks on real nodes: others' latency and the node's memory beside each (half an hour); results/attack.md
+	$(BIN)/python -m tests.attack --rounds $(ROUNDS)
 
 SOAK_MINUTES ?= 30
 soak: setup ## half of peak load with a master failover every minute, for SOAK_MINUTES; results/soak.json

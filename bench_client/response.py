@@ -29,6 +29,8 @@ class ResponseFacts(NamedTuple):
     never_fits: bool = False
     degraded: str | None = None
     upstream_status: int | None = None
+    told_input: int | None = None
+    told_input_at_most: int | None = None
 
 
 NOTHING = ResponseFacts()
@@ -52,6 +54,7 @@ _FIELD_OF_HEADER = {
     b"transfer-encoding": "chunked",
 }
 _TEXT_FIELDS = {"node", "exceeded", "degraded", "chunked"}
+_CACHED_INPUT = ("cache_read_input_tokens", "cache_creation_input_tokens")
 _REQUESTED = re.compile(r"Limit \d+(?:, Used \d+)?, Requested (\d+)")  # a key may be named anything
 _SPELLINGS_MAX = 1_000
 _spellings: dict[bytes, str | None] = {}
@@ -81,9 +84,10 @@ def parse_response(raw: bytes) -> ResponseFacts:
         body = _joined_chunks(body)
     if status == 200:
         # What was charged: a service behind a node may count its tokens in another way, or not tell.
-        prompt, completion = _usage(body)
+        prompt, completion, at_most = _usage(body)
         facts["prompt_tokens"] = prompt if charged[0] is None else charged[0]
         facts["completion_tokens"] = completion if charged[1] is None else charged[1]
+        facts["told_input"], facts["told_input_at_most"] = prompt, at_most
     elif status == 429 and "upstream_status" not in facts:
         facts["requested"], facts["never_fits"] = _rejection(body)
     return ResponseFacts(**facts)  # type: ignore[arg-type]
@@ -113,9 +117,13 @@ def _document(body: bytes, field: str) -> dict[str, object]:
     return part if isinstance(part, dict) else {}
 
 
-def _usage(body: bytes) -> tuple[int | None, int | None]:
+def _usage(body: bytes) -> tuple[int | None, int | None, int | None]:
+    """Input, output, and the most that can be meant by input: some services tell cached input beside it."""
     usage = _document(body, "usage")
-    return _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
+    prompt, completion, total = (_count(usage.get(f"{name}_tokens")) for name in ("prompt", "completion", "total"))
+    cached = sum(_count(usage.get(name)) or 0 for name in _CACHED_INPUT)
+    at_most = None if prompt is None else max(prompt + cached, (total or 0) - (completion or 0))
+    return prompt, completion, at_most
 
 
 def _rejection(body: bytes) -> tuple[int | None, bool]:
@@ -125,15 +133,15 @@ def _rejection(body: bytes) -> tuple[int | None, bool]:
 
 
 def _joined_chunks(body: bytes) -> bytes:
-    parts = []
-    while body:
-        size, found, body = body.partition(b"\r\n")
+    """O(n): an answer of 100 MB comes in thousands of chunks."""
+    parts, at = [], 0
+    while (end := body.find(b"\r\n", at)) >= 0:
         try:
-            length = int(size.split(b";")[0], 16)
+            length = int(body[at:end].split(b";")[0], 16)
         except ValueError:
             break
-        if not found or length <= 0:
+        if length <= 0:
             break
-        parts.append(body[:length])
-        body = body[length + 2 :]
+        parts.append(body[end + 2 : end + 2 + length])
+        at = end + length + 4
     return b"".join(parts)

@@ -219,6 +219,7 @@ def _upstream(settings: NodeSettings, telemetry: Telemetry) -> Upstream:
             models=settings.models,
             ttft_ms=settings.mock_ttft_ms,
             tokens_per_s=settings.mock_tokens_per_s,
+            tool_rate=settings.mock_tool_rate,
         )
     )
 

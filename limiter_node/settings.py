@@ -143,7 +143,13 @@ class NodeSettings:
         "Lengths of the mock's answers in tokens: fixed:N, uniform:A:B or lognormal:MEDIAN:SIGMA.",
         metavar="LENGTH",
     )
-    mock_seed: int = setting(0, MOCK, "Seed of the mock's answer lengths.")
+    mock_tool_rate: float = setting(
+        0.0,
+        MOCK,
+        "Share of requests, 0 to 1, to which the mock answers with a call of a tool that they offer and don't force.",
+        metavar="SHARE",
+    )
+    mock_seed: int = setting(0, MOCK, "Seed of the mock's answer lengths and tool calls.")
     models: tuple[str, ...] = setting(
         ("gpt-4o", "gpt-4o-mini", "gpt-4.1", "gpt-3.5-turbo"),
         MOCK,
@@ -212,6 +218,7 @@ class NodeSettings:
         _between("--mock-latency-ms", self.mock_latency_ms, 0, 600_000)
         _between("--mock-ttft-ms", self.mock_ttft_ms, 0, 600_000)
         _between("--mock-tokens-per-s", self.mock_tokens_per_s, 0, 1_000_000)
+        _between("--mock-tool-rate", self.mock_tool_rate, 0, 1)
         try:
             parse_length(self.mock_length, random.Random(0))
         except ConfigError as error:

@@ -72,8 +72,12 @@ class Answer:
             raise ConnectionResetError("the client has gone")
         body, is_1_1 = self.body, request.version >= HttpVersion11
         self.keep_alive = request.keep_alive and not self._closes
-        length = f"Content-Length: {len(body)}\r\n" if self.status != 204 else ""  # which must not tell any
-        head = head_of(self.status, self.headers + length, is_1_1=is_1_1, keep_alive=self.keep_alive)
+        head = head_of(
+            self.status,
+            self.headers if self.status == 204 else f"{self.headers}Content-Length: {len(body)}\r\n",
+            is_1_1=is_1_1,
+            keep_alive=self.keep_alive,
+        )
         transport.write(head if request.method == "HEAD" else head + body)
         if request.protocol.writing_paused:
             self._writer = request.writer

@@ -19,7 +19,7 @@ class LimitedRoute:
 
     path: str
     parse: Callable[..., Any]
-    """Takes the body and, optionally, a `Count`. Raises `InvalidRequest` and nothing else."""
+    """Takes the body and, optionally, a `Count` and `ExtraFields`. Raises `InvalidRequest` and nothing else."""
     need: Callable[[Any], Need]
 
 

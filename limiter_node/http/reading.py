@@ -44,7 +44,7 @@ class RequestReader:
         upstream = self._upstream
         # A body has no fewer bytes than its texts have characters.
         if len(body) <= INLINE_CHARS:
-            asked = route.parse(body)
+            asked = route.parse(body, extra_fields=upstream.drafter.extra_fields)
         elif is_large(body):
             return await self._read_apart(route, body)
         else:
@@ -54,7 +54,7 @@ class RequestReader:
                 later.append((model, total))
                 return 0
 
-            asked = route.parse(body, postpone)
+            asked = route.parse(body, postpone, upstream.drafter.extra_fields)
             model, total = later.pop()
             asked = asked._replace(input_tokens=await self._counting.count(model, total))
         return route.need(asked), upstream.prepared(upstream.drafter.draft(asked, body))

@@ -30,7 +30,7 @@ class _Program:
         assert self._drafter is not None, "it comes first"
         route, body = LIMITED_ROUTES[frame.head.decode()], frame.body
         check_values(body)
-        asked = route.parse(body)
+        asked = route.parse(body, extra_fields=self._drafter.extra_fields)
         draft = self._drafter.draft(asked, body)
         return read_frame(Read(route.need(asked), draft.content, draft.body is body), draft.body)
 

@@ -14,7 +14,7 @@ from limiter_node.model import LimiterError
 
 
 class ForcedTool(NamedTuple):
-    """The tool that an answer must call."""
+    """A tool that an answer calls: it must, or it may (`AnswerForm`)."""
 
     kind: str
     """``function`` or ``custom``."""
@@ -31,6 +31,8 @@ class AnswerForm(NamedTuple):
     tool: ForcedTool | None = None
     json_schema: dict[str, Any] | None = None
     """The answer is JSON that fits this schema; ``{"type": "object"}`` for any object."""
+    offered: tuple[ForcedTool, ...] = ()
+    """The tools that the answer may call, where it must call none (`limiter_node.upstream.openai.offered`)."""
 
 
 class ChatRequest(NamedTuple):
@@ -69,7 +71,7 @@ class CompletionRequest(NamedTuple):
     input_tokens: int
     body: dict[str, Any]
     echoes: tuple[str, ...] = ()
-    """The prompts as text, where the caller wants them back before the answers."""
+    """The prompts as text, where the caller wants them back before the answers. None where they came as tokens."""
     form: AnswerForm | None = None
 
 
@@ -265,6 +267,10 @@ class Draft(NamedTuple):
 
 class Drafter(Protocol):
     """Makes drafts of requests before they are admitted. Pure, and can be pickled: another process may do it."""
+
+    def extra_fields(self, model: str) -> frozenset[str]:
+        """The fields that requests for `model` may have though nobody knows them: they count for nothing."""
+        ...
 
     def draft(self, request: LimitedRequest, body: bytes) -> Draft:
         """All that is needed to ask `request`, which `body` was read as. O(length).

@@ -15,6 +15,7 @@ from limiter_node.upstream.base import (
     Draft,
     EmbeddingRequest,
     LimitedRequest,
+    NotServed,
     Prepared,
     ResponsesRequest,
     Sink,
@@ -24,6 +25,7 @@ from limiter_node.upstream.base import (
 from limiter_node.upstream.openai.chat import chat_completion
 from limiter_node.upstream.openai.chunks import ChatChunks, StreamEvents, TextChunks
 from limiter_node.upstream.openai.embeddings import embedding_list
+from limiter_node.upstream.openai.offered import with_offered_tools
 from limiter_node.upstream.openai.response import REPEATED_FIELDS, response_body, response_object
 from limiter_node.upstream.openai.response_events import ResponseEvents
 from limiter_node.upstream.openai.text import text_completion
@@ -53,10 +55,20 @@ class RenderedUpstream:
 
 
 class RequestDrafter:
-    """Anything can be asked. Of what was sent, only what the answer repeats is kept."""
+    """Nearly anything can be asked. Of what was sent, only what the answer repeats is kept."""
+
+    def extra_fields(self, _model: str) -> frozenset[str]:
+        """None."""
+        return frozenset()
 
     def draft(self, request: LimitedRequest, body: bytes) -> Draft:
-        """`request` without what the mock doesn't read."""
+        """`request` without what the mock doesn't read. Raises `NotServed` for tokens that are to be echoed as text."""
+        if isinstance(request, CompletionRequest) and request.body.get("echo") is True and not request.echoes:
+            raise NotServed("Invalid 'echo': prompts given as tokens cannot be echoed.", "echo", "invalid_value")
+        request = with_offered_tools(request)
+        if type(request) is ChatRequest:  # most are; `_replace` takes several times as long
+            model, n, cap, stream, include_usage, input_tokens, _, form = request
+            return Draft(ChatRequest(model, n, cap, stream, include_usage, input_tokens, _NOTHING, form))
         return Draft(request._replace(body=_repeated(request)))
 
 
@@ -131,6 +143,9 @@ class _Kind(NamedTuple):
     """The body for a request and its answer, the request's id, and the time in seconds since the epoch."""
     events: Callable[[Any, str, int, str | None], StreamEvents]
     """What renders a streamed answer to a request with this id, at this time, of this system fingerprint."""
+
+
+_NOTHING: dict[str, Any] = {}
 
 
 def _repeated(request: LimitedRequest) -> dict[str, Any]:

@@ -140,7 +140,8 @@ class Meaning:
                     text_tokens += counted(*[text for text in choice["delta"].values() if text])
                     self.is_finished |= choice.get("finish_reason") is not None
                 if any(fields.get("usage", {}).values()):
-                    told = (max(told[0] if told else 0, fields["usage"]["completion_tokens"]), text_tokens)
+                    now = fields["usage"]["completion_tokens"]
+                    told = (now, text_tokens) if told is None or now >= told[0] else told
                     hidden = hides_usage and not fields["choices"]
             if not hidden:
                 self.passed += each.written()

@@ -92,7 +92,7 @@ def fails(status: int, answer: Any = OPENAI_ERROR, **headers: str) -> Script:
         (says(http(b"<h1>It works!</h1>", 200, "text/html")), 502, "upstream_error", None),
         (says(http(b"", 200)), 502, "upstream_error", None),
         (says(http(b"[1]", 200)), 502, "upstream_error", None),
-        (fails(200, {"error": {**OPENAI_ERROR["error"], "type": "server_error"}}), 502, "no", "502"),
+        (fails(200, {"error": {**OPENAI_ERROR["error"], "type": "server_error"}}), 502, "no", None),
         (says(b"SSH-2.0-OpenSSH_9.2\r\n", then_close=True), 502, "upstream_error", None),
         (says(b"", then_close=True), 502, "upstream_error", None),
         (says(http(completion())[:200], then_close=True), 502, "upstream_error", None),
@@ -180,7 +180,7 @@ SAID_ERROR = b'data: {"error": {"message": "CUDA", "type": "server_error", "para
         (breaks_off, "upstream_error", 2),
         (falls_silent, "upstream_error", 2),
         (streams(*HELLO), "upstream_error", 2),
-        (streams(*HELLO, b"data: {"), "upstream_error", 3),
+        (streams(*HELLO, b"data: {"), "upstream_error", 2),
         (streams(*HELLO, SAID_ERROR, DONE), "oom", 2),
     ],
 )
@@ -246,7 +246,7 @@ async def test_an_error_of_the_caller_has_its_status_and_blames_no_address(
     counts = dict(line.rsplit(" ", 1) for line in metrics.splitlines() if line.startswith("limiter_upstream_"))
     requests = {name: float(count) for name, count in counts.items() if "_requests_total{" in name and float(count)}
     assert requests == {'limiter_upstream_requests_total{outcome="refused",upstream="svc"}': 8}
-    assert [float(count) for name, count in counts.items() if "_ejected{" in name] == [0, 0]
+    assert {float(count) for name, count in counts.items() if "_ejected{" in name} == {0.0}
 
 
 async def test_a_limit_that_is_told_with_status_200_is_a_limit(single_store: str, service: ScriptedService) -> None:

@@ -129,17 +129,20 @@ async def test_large_heads_are_all_right(single_store: str, service: ScriptedSer
 
 
 async def test_what_follows_the_end_of_a_stream_is_not_waited_for(single_store: str, service: ScriptedService) -> None:
+    is_over = asyncio.Event()
+
     async def pings(asked: Asked, writer: asyncio.StreamWriter) -> None:
         writer.write(STREAM_HEAD + framed(b"".join((*WORDS, DONE))))
         while not asked.left.is_set():
             writer.write(framed(b": ping\n\n"))
             await asyncio.sleep(0.02)
+        is_over.set()
 
     service.script = pings
     api_key = api_key_on(single_store)
     async with gateway(single_store, service_at(service.base_url)) as node, asyncio.timeout(10):
         assert (await post(node, api_key, body(stream=True)))[2].startswith(b"".join((*WORDS, DONE)))
-        await until_left(service.asked[0])
+        await is_over.wait()
         assert await node.used(api_key) == Amounts(1, INPUT, 1)
 
 

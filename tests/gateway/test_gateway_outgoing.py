@@ -13,7 +13,14 @@ from yarl import URL
 
 from limiter_node.http.limited import LIMITED_ROUTES
 from limiter_node.upstream.base import LimitedRequest, NotServed
-from limiter_node.upstream.gateway.outgoing import PATHS, Ask, outgoing_body, outgoing_headers, question_of
+from limiter_node.upstream.gateway.outgoing import (
+    PATHS,
+    Ask,
+    OutgoingBody,
+    outgoing_headers,
+    outgoing_parts,
+    question_of,
+)
 from limiter_node.upstream.gateway.service import CAP_FIELDS, Service
 
 RESERVE = 77
@@ -48,7 +55,8 @@ def ask_of(body: bytes, route: str = CHAT, headers: dict[str, str] | None = None
 
 
 def sent(body: bytes, route: str = CHAT, service: Service = SERVICE, model: str = "m") -> bytes:
-    return outgoing_body(request_of(body, route), body, service, model).with_cap(ask_of(body, route).cap_per_choice)
+    parts = outgoing_parts(request_of(body, route), body, service, model)
+    return OutgoingBody(*parts).with_cap(ask_of(body, route).cap_per_choice)
 
 
 def written(route: str = CHAT, **fields: Any) -> bytes:
@@ -226,7 +234,7 @@ def test_caps_that_contradict_each_other_are_mended_where_none_is_enforced() -> 
 
 def test_a_body_too_deep_to_be_written_anew_is_refused() -> None:
     deep = b"[" * 600 + b"]" * 600
-    body = written(max_tokens=5)[:-1] + b', "x": ' + deep + b"}"
+    body = written(max_tokens=5)[:-1] + b', "audio": {"x": ' + deep + b"}}"
     assert sent(body) == body
     with pytest.raises(NotServed, match=r"The JSON body of your request is nested too deeply\.") as error:
         sent(body, model="other")

@@ -308,7 +308,7 @@ async def test_addresses_take_turns(single_store: str) -> None:
 
 async def test_nothing_a_caller_says_chooses_where_a_request_goes(single_store: str, service: ScriptedService) -> None:
     api_key = api_key_on(single_store)
-    fields = {"base_url": "http://127.0.0.1:1/", "api_base": "http://127.0.0.1:1/", "url": "x", "path": "/../admin"}
+    fields = {"endpoint": "http://127.0.0.1:1/", "host": "127.0.0.1:1", "url": "x", "path": "/../admin"}
     async with gateway(single_store, service_at(service.base_url)) as node:
         sent = body(**fields)
         for path in (CHAT, CHAT + "?base_url=http://127.0.0.1:1/&x=/../y", "/v1//chat/completions", "/v1/../v1/x"):
@@ -354,6 +354,59 @@ async def test_of_duplicate_fields_the_counted_one_is_sent(single_store: str, se
         _, headers, _ = await post(node, api_key, CHAT, sent)
     assert headers["x-limiter-reserved-output"] == "5"
     assert service.asked[0].fields["max_tokens"] == 5
+
+
+BROKEN = [b"NaN", b"-Infinity", b'"\\ud800"', b'"\xe6\x97"']
+
+
+@pytest.mark.parametrize("broken", BROKEN, ids=["NaN", "-Infinity", "a lone surrogate", "a cut character"])
+async def test_answers_pass_that_are_no_json_to_the_letter(
+    single_store: str, service: ScriptedService, broken: bytes
+) -> None:
+    whole = b'{"vendor": %b, "choices": [{"message": {"content": "Hello there you"}}]}' % broken
+    piece = b'data: {"vendor": %b, "choices": [{"delta": {"content": " a"}}]}\n\n' % broken
+    parts = [piece, piece, DONE]
+    api_key = api_key_on(single_store)
+    async with gateway(single_store, service_at(service.base_url)) as node:
+        service.script = says(http(whole))
+        assert (await post(node, api_key, CHAT, body()))[::2] == (200, whole)
+        service.script = streams(*parts)
+        assert (await post(node, api_key, CHAT, body(stream=True)))[::2] == (200, b"".join(parts))
+        assert (await node.used(api_key)).output_tokens == 3 + 2
+
+
+async def test_zeros_and_cached_input_are_no_output(single_store: str, service: ScriptedService) -> None:
+    cached = {
+        "prompt_tokens": 10,
+        "completion_tokens": 3,
+        "total_tokens": 5_013,
+        "prompt_tokens_details": {"cached_tokens": 5_000},
+    }
+    zeros = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+    api_key = api_key_on(single_store)
+    async with gateway(single_store, service_at(service.base_url)) as node:
+        for usage in (cached, zeros):
+            before = (await node.used(api_key)).output_tokens
+            service.script = says(http(completion(usage)))
+            assert (await post(node, api_key, CHAT, body()))[0] == 200
+            service.script = streams(*WORDS, chunk(usage=usage), DONE)
+            await post(node, api_key, CHAT, body(stream=True))
+            streamed = 3 if usage is cached else 2
+            assert (await node.used(api_key)).output_tokens == before + 3 + streamed
+
+
+async def test_what_stands_beside_a_usage_passes(single_store: str, service: ScriptedService) -> None:
+    last = {"id": "chatcmpl-x", "choices": [], "citations": ["https://a.example"]}
+    told = json.dumps({**last, "usage": {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}}).encode()
+    service.script = streams(*WORDS, b"data: %b\n\n" % told, DONE)
+    api_key = api_key_on(single_store)
+    async with gateway(single_store, service_at(service.base_url)) as node:
+        _, _, answer = await post(node, api_key, CHAT, body(stream=True))
+        *before, beside, done, _ = answer.split(b"\n\n")
+        assert b"".join(each + b"\n\n" for each in before) == b"".join(WORDS)
+        assert json.loads(beside.removeprefix(b"data: ")) == last
+        assert done + b"\n\n" == DONE
+        assert (await node.used(api_key)).output_tokens == 3
 
 
 @pytest.mark.parametrize(("enforces_cap", "charged"), [(True, 3), (False, 6)])

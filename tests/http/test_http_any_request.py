@@ -30,7 +30,7 @@ class Remembering(MockModel):
         return self.last
 
 
-MODEL = Remembering(latency_ms=0, length="uniform:0:30", seed=1)
+MODEL = Remembering(latency_ms=0, length="uniform:0:30", seed=1, tool_rate=0.5)
 MOCK = RenderedUpstream(MODEL)
 RESERVE = 12
 

@@ -4,24 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from limiter_node.upstream.base import Draft, LimitedRequest, UnknownModel
 from limiter_node.upstream.gateway.disguise import refuse_disguised
-from limiter_node.upstream.gateway.outgoing import OutgoingBody, Question, outgoing_body, question_of
+from limiter_node.upstream.gateway.outgoing import Question, outgoing_parts, question_of
 from limiter_node.upstream.gateway.service import Service, Services
 
-
-class DraftedAsk(NamedTuple):
-    """The content of a draft: all but the bytes."""
-
-    question: Question
-    added: Mapping[str, Any]
-    cap_field: str
-
-    def outgoing(self, data: bytes) -> OutgoingBody:
-        """The body of which `data` are the bytes."""
-        return OutgoingBody(data, self.added, self.cap_field)
+DraftedAsk = tuple[Question, Mapping[str, Any], str]
+"""The content of a draft: the question, and the body but for its bytes, as `OutgoingBody` has it."""
 
 
 class ServiceDrafter:
@@ -33,12 +24,16 @@ class ServiceDrafter:
     def __reduce__(self) -> tuple[Any, ...]:
         return ServiceDrafter, ([replace(service, key="", urls=()) for service in self.services.all],)
 
+    def extra_fields(self, model: str) -> frozenset[str]:
+        """Those that the service of `model` is to get; none for a model that nobody has."""
+        found = self.services.find(model)
+        return frozenset() if found is None else found.service.extra_fields
+
     def draft(self, request: LimitedRequest, body: bytes) -> Draft:
         """Raise `UnknownModel`, or `NotServed` for a body that a service might read in another way."""
         found = self.services.find(request.model)
         if found is None:
             raise UnknownModel(request.model)
-        refuse_disguised(request, body)
-        outgoing = outgoing_body(request, body, found.service, found.model)
-        question = question_of(request, found.service)
-        return Draft(DraftedAsk(question, outgoing.added, outgoing.cap_field), outgoing.data)
+        refuse_disguised(request, body, found.service.extra_fields)
+        data, added, cap_field = outgoing_parts(request, body, found.service, found.model)
+        return Draft((question_of(request, found.service), added, cap_field), data)

@@ -118,12 +118,12 @@ class EventReader:
                 ends.append(len(whole))
             events = [whole[start:end] for start, end in zip([0, *ends], ends, strict=False)]
         else:
-            events = [event + b"\n\n" for event in whole.split(b"\n\n") if event]
-            if not whole.endswith(b"\n\n") and events:
-                events[-1] = events[-1][:-2]
+            *ended, last = whole.split(b"\n\n")
+            events = [event + b"\n\n" for event in ended]
+            if last:
+                events.append(last)
         kept = [self._kept(event) for event in events]
-        # Empty lines beyond an event's own are in no event.
-        return whole if kept == events else b"".join(kept)
+        return b"".join(kept)
 
     def _kept(self, event: bytes) -> bytes:
         """What passes on of one event."""

@@ -105,8 +105,10 @@ def question_of(request: LimitedRequest, service: Service) -> Question:
     )
 
 
-def outgoing_body(request: LimitedRequest, body: bytes, service: Service, model: str) -> OutgoingBody:
-    """`body`, which says `request`, for `service`, which calls the model `model`.
+def outgoing_parts(
+    request: LimitedRequest, body: bytes, service: Service, model: str
+) -> tuple[bytes, Mapping[str, Any], str]:
+    """The parts of an `OutgoingBody`: `body`, which says `request`, for `service`, which calls the model `model`.
 
     Raises `NotServed` for a body that has to be written anew and can't be. O(length).
     """
@@ -116,12 +118,12 @@ def outgoing_body(request: LimitedRequest, body: bytes, service: Service, model:
     if service.asks_usage and _wants_usage_asked(request):
         added["stream_options"] = {**(fields.get("stream_options") or {}), "include_usage": True}
     if added.keys().isdisjoint(fields) and not (cap_field and cap_field in fields) and not is_ambiguous(body, fields):
-        return OutgoingBody(body, added, cap_field)
+        return body, added, cap_field
     anew = {**fields, **added}
     if cap_field:
         anew.pop(cap_field, None)
     try:
-        return OutgoingBody(orjson.dumps(anew), {}, cap_field)
+        return orjson.dumps(anew), {}, cap_field
     except TypeError:
         raise NotServed("The JSON body of your request is nested too deeply.", None, None) from None
 

@@ -71,7 +71,8 @@ class Gateway:
     def prepared(self, draft: Draft) -> Prepared:
         """A request of which `drafter` made a draft."""
         drafted: DraftedAsk = draft.content
-        return _PreparedAsk(self, drafted.question, drafted.outgoing(draft.body))
+        question, added, cap_field = drafted
+        return _PreparedAsk(self, question, OutgoingBody(draft.body, added, cap_field))
 
     async def ask(self, ask: Ask, prepared: OutgoingBody, on_sent: Callable[[], None]) -> WholeAnswer | AnswerStream:
         """The service's answer, as it is. `on_sent` is called when the service may begin to work on it."""
