@@ -148,7 +148,7 @@ class Sender:
     ) -> UpstreamError:
         """Count a failure; the error to raise, which says in our log who failed."""
         self.ended(service, target)(outcome, what)
-        said = f"upstream {service.name}: {target.name} {what}"
+        said = f"{target.described} {what}"
         if error is None:
             return UpstreamError(said, status=504 if outcome == "timeout" else 502)
         return UpstreamError(
