@@ -110,8 +110,8 @@ class AuditReport:
         if self.span_ms >= self.window_ms:
             return None
         return (
-            f"no {self.window_ms / 1000:g} s window has slid: the decisions span {self.span_ms // 100 / 10} s, so limits "
-            "were only filled and nothing was freed by time; a longer --duration shows that, too"
+            f"no {self.window_ms / 1000:g} s window has slid: the decisions span {self.span_ms // 100 / 10} s, so "
+            "limits were only filled and nothing was freed by time; a longer --duration shows that, too"
         )
 
     @property
