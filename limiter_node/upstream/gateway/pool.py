@@ -34,6 +34,7 @@ class Pool:
         self._all: set[ServiceConnection] = set()
         self._look_every_s = min(_LOOK_S, read_s / 4)
         self._looking: asyncio.TimerHandle | None = None
+        self._closed: asyncio.Future[None] | None = None
         loop = asyncio.get_running_loop()
         self.now_s: Callable[[], float] = loop.time
         """The event loop's clock."""
@@ -64,6 +65,9 @@ class Pool:
     def forget(self, connection: ServiceConnection) -> None:
         """It is closed."""
         self._all.discard(connection)
+        if self._closed is not None and not self._all:
+            self._closed.set_result(None)
+            self._closed = None
         self._idle.pop(connection, None)
 
     async def close(self) -> None:
@@ -73,8 +77,9 @@ class Pool:
             self._looking = None
         for connection in tuple(self._all):
             connection.abort()
-        while self._all:
-            await asyncio.sleep(0)  # the event loop closes them in its next turns
+        if self._all:  # the event loop closes them in its next turns
+            self._closed = self._loop.create_future()
+            await self._closed
 
     def _look(self) -> None:
         now_s = self.now_s()
