@@ -15,13 +15,14 @@ import cloup
 
 from .audit import audit_directory
 from .compare import CompareSettings, compare, comparison_text
+from .environment import PREFIX, EnvCommand
 from .errors import BenchError, BenchUsageError
 from .find_max import FindMaxSettings, find_max
 from .help import CONTEXT_SETTINGS, EXAMPLES
 from .options import (
+    FORCE,
     LOADED,
     OUTPUT,
-    PREFIX,
     RATE,
     SENDING,
     SHAPE,
@@ -35,6 +36,7 @@ from .report import report_of_comparison, write_report
 from .run import run
 from .settings import RunSettings
 from .tables import summary_text
+from .unserved import complaint
 
 NAME = "bench-client"
 
@@ -68,6 +70,7 @@ def cli() -> None:
 
 @cli.command(
     "run",
+    cls=EnvCommand,
     section=MEASURE,
     short_help="Send a workload, record and show what came of it.",
     epilog=EXAMPLES["run"],
@@ -81,17 +84,18 @@ def run_command(**options: Any) -> None:
     """Send a workload, show its figures, and write down what came of each request in DIR.
 
     The rate is divided over --processes, which start at the same instant; the workload doesn't depend on their number.
-    Where the client itself was the bottleneck, the table says so.
+    Where the client itself was the bottleneck, the table says so. Exit code 1 if no request was served or rejected.
     """
     settings = RunSettings(workload=workload_settings(options), sending=sending_settings(options), **options)
     result = run(settings, _say)
     click.echo(summary_text(result.summary))
-    if not result.summary.total.statuses:
-        raise BenchError(f"no request was answered ({_causes(result.summary.total.errors)}); check the targets")
+    if (failure := complaint(result.summary.total)) is not None:
+        raise BenchError(failure)
 
 
 @cli.command(
     "find-max",
+    cls=EnvCommand,
     section=MEASURE,
     short_help="Find the highest rate that holds a p99 target.",
     epilog=EXAMPLES["find-max"],
@@ -122,6 +126,7 @@ def run_command(**options: Any) -> None:
 @cloup.option_group(
     "Output",
     option("--out", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="Write find-max.json there."),
+    FORCE,
 )
 def find_max_command(**options: Any) -> None:
     """Find the highest rate that holds a p99 target.
@@ -145,6 +150,7 @@ def find_max_command(**options: Any) -> None:
 
 @cli.command(
     "audit",
+    cls=EnvCommand,
     section=JUDGE,
     short_help="Prove or refute a run's decisions.",
     epilog=EXAMPLES["audit"],
@@ -152,8 +158,12 @@ def find_max_command(**options: Any) -> None:
 @cloup.argument("directory", metavar="DIR", type=click.Path(path_type=Path), help="What a run's --out was.")
 @option("--window-ms", type=click.IntRange(100), default=60_000, hidden=True, help="The limiter's own --window-ms.")
 def audit_command(directory: Path, window_ms: int) -> None:
-    """Prove or refute, from a run's records, that no limit was exceeded and every rejection justified."""
-    report = audit_directory(directory, window_ms)
+    """Prove or refute, from a run's records, that no limit was exceeded and every rejection justified.
+
+    The last line says PROVED, REFUTED, or INCOMPLETE: records are missing, cut off or doubled, so that nothing is
+    proved. Exit code 1 unless PROVED.
+    """
+    report = audit_directory(directory, window_ms, warn=_say)
     click.echo(report.text())
     click.echo(report.verdict)
     if not report.proved:
@@ -162,6 +172,7 @@ def audit_command(directory: Path, window_ms: int) -> None:
 
 @cli.command(
     "report",
+    cls=EnvCommand,
     section=JUDGE,
     short_help="Runs and comparisons as one HTML page.",
     epilog=EXAMPLES["report"],
@@ -198,6 +209,7 @@ def report_command(directories: tuple[Path, ...], html: Path | None, figures: Pa
 
 @cli.command(
     "compare",
+    cls=EnvCommand,
     section=MEASURE,
     short_help="Cluster and single store, side by side.",
     epilog=EXAMPLES["compare"],
@@ -279,7 +291,3 @@ def _failed(message: str, code: int) -> int:
 
 def _say(line: str) -> None:
     click.echo(line, err=True)
-
-
-def _causes(errors: dict[str, int]) -> str:
-    return ", ".join(f"{count} {kind}" for kind, count in errors.items()) or "none was sent"

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from .audit import AuditReport, audit_directory
 from .limiter import Limiter, generate_keys
+from .outdir import PAGE_NAME, STORES, prepare_comparison, refuse_to_replace_runs
 from .run import RunResult, Say, run
-from .rundir import make_directory, write_json
+from .rundir import COMPARE_NAME, write_json
 from .settings import RunSettings, SendingSettings, WorkloadSettings
 from .tables import figure_rows, table
 
-STORES = ("cluster", "single")
-COMPARE_NAME = "compare.json"
+KEYS_NAME = "keys.toml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,8 @@ class CompareSettings:
     rpm: int
     input_tpm: int
     output_tpm: int
+    force: bool = False
+    """Whether results that ``out`` holds already are replaced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +44,13 @@ class Measured:
 def compare(settings: CompareSettings, say: Say) -> list[Measured]:
     """Measures each store in turn and writes ``compare.json``; an interrupted run is the last one.
 
-    Raises BenchError when a limiter can't be started or a run fails; no process is left behind.
+    Raises BenchUsageError for results that would be replaced, BenchError when a limiter can't be started or a run
+    fails; no process is left behind.
     """
-    make_directory(settings.out)
-    keys = settings.out / "keys.toml"
+    if not settings.force:
+        refuse_to_replace_runs(settings.out, KEYS_NAME, PAGE_NAME)
+    prepare_comparison(settings.out)
+    keys = settings.out / KEYS_NAME
     generate_keys(
         keys,
         count=settings.keys_count,
@@ -64,7 +69,6 @@ def compare(settings: CompareSettings, say: Say) -> list[Measured]:
 
 def _measure(store: str, settings: CompareSettings, keys: Path, say: Say) -> Measured:
     directory = settings.out / store
-    directory.mkdir(exist_ok=True)
     say(f"{store}: starting {settings.nodes} nodes")
     with Limiter(nodes=settings.nodes, store=store, keys=keys, log=directory / "limiter.log") as limiter:
         say(f"{store}: sending to {' '.join(limiter.targets)}")
@@ -79,7 +83,7 @@ def _measure(store: str, settings: CompareSettings, keys: Path, say: Say) -> Mea
             say,
             limiter.processes(),
         )
-    return Measured(store, result, audit_directory(directory))
+    return Measured(store, result, audit_directory(directory, warn=say))
 
 
 def comparison(settings: CompareSettings, measured: list[Measured]) -> dict[str, object]:
@@ -105,8 +109,10 @@ def comparison_text(measured: list[Measured]) -> str:
     figures = figure_rows([summary.total for summary in summaries], summaries[0].sending_s)
     rows += [row for row in figures if row[0] != "responses/s"]
     rows.append(["fullest window", *(_fullest(each.audit) for each in measured)])
-    rows.append(["audit", *("proved" if each.audit.proved else "refuted" for each in measured)])
+    rows.append(["audit", *(each.audit.word.lower() for each in measured)])
     lines = [table(rows), ""]
+    if notes := list(dict.fromkeys(each.audit.never_slid for each in measured if each.audit.never_slid)):
+        lines.append(f"note: {notes[0]}")
     for each in measured:
         lines.append(f"{each.store}: {each.audit.verdict}")
         if each.result.summary.client.remark:

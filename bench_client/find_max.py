@@ -8,12 +8,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .errors import BenchError, BenchUsageError
+from .outdir import refuse_to_replace
 from .run import Say, run
 from .rundir import make_directory, write_json
 from .search import Search, Verdict
 from .settings import RunSettings, SendingSettings, WorkloadSettings
 from .summary import Summary, percentiles_ms
 from .tables import number, table
+from .unserved import complaint
 
 FIND_MAX_NAME = "find-max.json"
 SLO_SHARE = 0.99
@@ -38,6 +40,8 @@ class FindMaxSettings:
     """As a share, 0.05 for 5 %."""
     max_trials: int
     out: Path | None
+    force: bool = False
+    """Whether a curve that ``out`` holds already is replaced."""
 
     def __post_init__(self) -> None:
         """Raises BenchUsageError when the settings contradict one another."""
@@ -141,6 +145,8 @@ def find_max(settings: FindMaxSettings, say: Say) -> FoundMax:
     one is the result's ``failure``.
     """
     if settings.out is not None:
+        if not settings.force:
+            refuse_to_replace(settings.out, FIND_MAX_NAME)
         make_directory(settings.out)
     with tempfile.TemporaryDirectory(prefix="bench-client-") as directory:
         search = Search(
@@ -175,7 +181,7 @@ def _trials(settings: FindMaxSettings, directory: Path, say: Say) -> Callable[[f
         workload = replace(settings.workload, qps=rate, seed=settings.workload.seed + made)
         # A target that isn't ready any more between two trials is what the search has to tell, not to wait for.
         sending = replace(settings.sending, wait_ready_s=0.0) if made else settings.sending
-        result = run(RunSettings(workload, sending, settings.targets, settings.keys, directory), quiet)
+        result = run(RunSettings(workload, sending, settings.targets, settings.keys, directory, force=True), quiet)
         made += 1
         if result.info.interrupted:
             raise BenchError("interrupted")
@@ -198,9 +204,13 @@ def judge(rate: float, summary: Summary, slo_p99_ms: float) -> Trial:
         verdict = Verdict.ERRORS
         kinds = ", ".join(f"{count:,} {name}" for name, count in names.items())
         cause = f"{errors:,} of {total.requests:,} requests failed ({kinds})"
+        if total.statuses:
+            cause = complaint(total) or cause
     elif (at_ms := _percentile_of_all_ms(summary, errors)) > slo_p99_ms:
         verdict, cause = Verdict.LATENCY, f"p99 was {at_ms:,.1f} ms"
-    if verdict is not Verdict.HELD and summary.client.bottleneck:
+    # Answers of a wrong status are nobody's but the server's; timeouts may come of a client that reads too late.
+    may_be_the_clients = others.total() <= (1 - SLO_SHARE) * total.requests
+    if verdict is not Verdict.HELD and summary.client.bottleneck and may_be_the_clients:
         verdict, cause = Verdict.CLIENT, summary.client.remark or ""
     return Trial(
         rate,

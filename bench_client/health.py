@@ -2,22 +2,27 @@
 
 Lateness here is how long after its due time a request was taken up by its process, whatever it then waited for: only
 the client, or a machine too busy to let it run, can cause it. Waiting for a free connection is apart, for it is the
-server that keeps connections busy. Weakness: a client that shares its cores with the server is late because of the
-server; the two can't be told apart from here, and the advice names both ways out.
+server that keeps connections busy.
+
+Latencies count from the due time, so lateness is in them. Whether it changes a figure shows when the same percentile is
+taken from the times of sending: the figure falls by what lateness has added to it, and by what waiting for connections
+has; of that difference no more than the lateness itself at that percentile is the client's. A few late requests that
+are not the slow ones change no figure, however late they were. Weakness: a client that shares its cores with the server
+is late because of the server; the two can't be told apart from here, and the advice names both ways out.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 BUSY_CPU = 0.95
 """A process that used this share of a core had no time left: its answers waited to be read, too."""
-LATE_P99_MS = 2.0
-"""A process whose p99 lateness is above this did not keep to the schedule."""
+LATE_MS = {"p50": 1.0, "p99": 2.0}
+"""The latency figures that lateness may change, and up to which part of them it is never worth a warning."""
 LATE_SHARE = 0.1
-"""Up to this share of the p99 latency, lateness doesn't matter: it isn't what made the answers late."""
+"""Up to this share of a figure, lateness doesn't matter: it isn't what made the answers late."""
 HINDERED_CPU = 0.5
 """A process that was late and used less than this share of a core wasn't let run; more processes wouldn't help."""
 ALL_BUSY_SHARE = 0.02
@@ -44,8 +49,10 @@ class ClientHealth:
     """All processes of a run, and what the run measured with them."""
 
     processes: list[ProcessReport]
-    latency_p99_ms: float
-    """Of the answers, from the due time: what lateness is held against."""
+    latency_ms: Mapping[str, float]
+    """Of the answers, from the due time, by the names in ``LATE_MS``; empty where there were none."""
+    from_sending_ms: Mapping[str, float]
+    """The same from the time of sending."""
 
     @property
     def lateness_p50_ms(self) -> float:
@@ -56,6 +63,15 @@ class ClientHealth:
     def lateness_p99_ms(self) -> float:
         """The worst process's."""
         return max((process.lateness_p99_ms for process in self.processes), default=0.0)
+
+    @property
+    def late_ms(self) -> dict[str, float]:
+        """How much of each latency figure is the client's lateness."""
+        late_ms = {"p50": self.lateness_p50_ms, "p99": self.lateness_p99_ms}
+        return {
+            name: max(min(late_ms[name], self.latency_ms.get(name, 0.0) - self.from_sending_ms.get(name, 0.0)), 0.0)
+            for name in LATE_MS
+        }
 
     @property
     def bottleneck(self) -> str | None:
@@ -84,11 +100,18 @@ class ClientHealth:
             return None, ""
         busiest = max(self.processes, key=lambda process: process.cpu)
         latest = max(self.processes, key=lambda process: process.lateness_p99_ms)
+        late_ms = self.late_ms
+        changed = [
+            name
+            for name, floor_ms in LATE_MS.items()
+            if late_ms[name] > max(floor_ms, LATE_SHARE * self.latency_ms.get(name, 0.0))
+        ]
         reasons, advice = [], "raise --processes"
         if busiest.cpu >= BUSY_CPU:
             reasons.append(f"a sending process used {busiest.cpu:.0%} of a core")
-        if latest.lateness_p99_ms > max(LATE_P99_MS, LATE_SHARE * self.latency_p99_ms):
-            reasons.append(f"requests left late, p99 {latest.lateness_p99_ms:.1f} ms after the due time")
+        if changed:
+            parts = [f"{late_ms[name]:.1f} of the {self.latency_ms[name]:.1f} ms of {name}" for name in changed]
+            reasons.append(f"requests left late, which makes up {' and '.join(parts)}")
             if latest.cpu < HINDERED_CPU:
                 reasons.append(f"with {latest.cpu:.0%} of a core used (other work on this machine holds it up)")
                 advice = "free a core for it"
@@ -100,6 +123,7 @@ class ClientHealth:
             "bottleneck": self.bottleneck is not None,
             "reason": self.bottleneck,
             "lateness_ms": {"p50": self.lateness_p50_ms, "p99": self.lateness_p99_ms},
+            "late_of_latency_ms": self.late_ms,
             "processes": [
                 {
                     "requests": process.requests,

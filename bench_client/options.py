@@ -2,48 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 import cloup
-from click.types import OptionHelpExtra
 
+from .environment import EnvOption
 from .errors import BenchUsageError
-from .help import as_typed, in_words
 from .settings import SendingSettings, WorkloadSettings
 from .sizes import SizeDistribution
 from .workload import ARRIVALS
 
-PREFIX = "BENCH"
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-class EnvOption(cloup.Option):
-    """Reads ``BENCH_<COMMAND>_<OPTION>``, then ``BENCH_<OPTION>``, named as the option is on the command line.
-
-    click's own variables are named after the Python parameter, and know only the first form. Its help says default and
-    range in words.
-    """
-
-    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
-        name = max(self.opts, key=len).lstrip("-").replace("-", "_").upper()
-        for prefix in (ctx.auto_envvar_prefix, PREFIX):
-            if value := os.environ.get(f"{prefix}_{name}"):
-                return value
-        return None
-
-    def get_help_extra(self, ctx: click.Context) -> OptionHelpExtra:
-        extra = super().get_help_extra(ctx)
-        if isinstance(self.show_default, str):
-            extra["default"] = self.show_default
-        elif "default" in extra:
-            extra["default"] = as_typed(self.default)
-        if isinstance(self.type, (click.FloatRange, click.IntRange)):
-            extra["range"] = in_words(self.type)
-        return extra
 
 
 class Size(click.ParamType[SizeDistribution]):
@@ -77,6 +49,14 @@ DURATION_DEFAULT_S = 30.0
 LOADED = cloup.option_group(
     "What to load",
     option("--target", "targets", multiple=True, required=True, metavar="URL", help="Server to load; repeatable."),
+    option(
+        "--admin-target",
+        "admin_targets",
+        multiple=True,
+        metavar="URL",
+        help="Where a node answers /readyz and /metrics, if it has a port of its own for them; repeatable.",
+    ),
+    option("--ca-file", type=_FILE, help="Trust these certificates (PEM), beside the system's, of https targets."),
     option("--keys", type=_FILE, required=True, help="The keys file that the limiter has loaded (keys.toml)."),
 )
 
@@ -179,8 +159,10 @@ SENDING = cloup.option_group(
     ),
 )
 
+FORCE = option("--force", is_flag=True, help="Replace results that DIR already holds.")
+
 OUTPUT = cloup.option_group(
-    "Output", option("--out", type=_DIRECTORY, required=True, metavar="DIR", help="Where the results go.")
+    "Output", option("--out", type=_DIRECTORY, required=True, metavar="DIR", help="Where the results go."), FORCE
 )
 
 
@@ -206,7 +188,7 @@ def workload_settings(options: dict[str, Any], **rate: Any) -> WorkloadSettings:
 
 
 def sending_settings(options: dict[str, Any]) -> SendingSettings:
-    """Takes a command's options of ``SENDING``, and the model.
+    """Takes a command's options of ``SENDING``, the model, and of ``LOADED``, where it has them, those beside targets.
 
     Raises BenchUsageError when they contradict one another.
     """
@@ -216,4 +198,6 @@ def sending_settings(options: dict[str, Any]) -> SendingSettings:
         model=options.pop("model"),
         processes=options.pop("processes"),
         wait_ready_s=options.pop("wait_ready_s"),
+        admin_targets=options.pop("admin_targets", ()),
+        ca_file=options.pop("ca_file", None),
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -40,7 +39,7 @@ class Pool:
         self.sender = sender
         self._target = target
         self._max_connections = max_connections
-        self._tls = ssl.create_default_context() if target.tls else None
+        self._tls = target.tls_context()
         self._address = target.host
         self._all: set[Connection] = set()
         self._idle: dict[Connection, None] = {}  # an ordered set

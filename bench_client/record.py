@@ -1,26 +1,12 @@
-"""The record of one request, and the file of all of them.
+"""The record of one request: what was sent when, and what the limiter said of it.
 
-``requests.jsonl``: the first line is an object that names the format and its columns; every further line is an array
-with one request's values in that order; those of each sending process stand together, in the order in which they were
-done. Times are microseconds from the start of the schedule; null is "not said" or "never". Chosen over CSV for its
-types and over objects for a third of the size; any JSON tool reads it line by line, and a file cut off anywhere loses
-nothing but its last line. Columns that were added later come last; files without them are read as if they said null.
+Times are microseconds from the start of the schedule; None is "not said" or "never". ``record_file`` keeps records on
+disk: columns that were added later come last.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from itertools import islice
-from pathlib import Path
 from typing import NamedTuple
-
-import orjson
-
-from .errors import BenchError
-
-REQUESTS_NAME = "requests.jsonl"
-FORMAT = "bench-client requests 1"
-_LINES_PER_WRITE = 2_000
 
 
 class Record(NamedTuple):
@@ -37,7 +23,7 @@ class Record(NamedTuple):
     key: str
     """The key's id: 12 hex digits; its name is in ``run.json``."""
     input_tokens: int
-    """As planned; the server's own count is ``prompt_tokens``."""
+    """As planned; the limiter's own count is ``prompt_tokens``."""
     max_tokens: int | None
     error: str | None
     """How the request failed (``spool.ERRORS``); None when a whole response came, whatever its status."""
@@ -63,6 +49,10 @@ class Record(NamedTuple):
     degraded: str | None
     upstream_status: int | None
     """The status of the service behind the limiter, on errors that come from it."""
+    told_input: int | None
+    """The input that the service told in its usage. ``prompt_tokens`` is what was admitted, where the limiter says."""
+    told_input_at_most: int | None
+    """The same with cached input and whatever else of the usage's total may be input."""
 
 
 def failed_upstream(record: Record) -> bool:
@@ -76,65 +66,3 @@ def failed_upstream(record: Record) -> bool:
     if record.status == 429:
         return record.upstream_status is not None and record.exceeded is None
     return record.upstream_status is not None or record.time_ms is not None
-
-
-HEADER = {"format": FORMAT, "columns": list(Record._fields)}
-_ADDED = 1
-"""How many columns, the last ones, files of earlier versions may lack."""
-
-
-def write_records(path: Path, records: Iterable[Record]) -> int:
-    """Writes the file and returns how many records it has. Raises BenchError when it can't be written."""
-    dumps, count, rows = orjson.dumps, 0, iter(records)
-    try:
-        with path.open("wb") as file:
-            file.write(dumps(HEADER) + b"\n")
-            while lines := [dumps(tuple(record)) for record in islice(rows, _LINES_PER_WRITE)]:
-                count += len(lines)
-                file.write(b"\n".join(lines) + b"\n")
-    except OSError as error:
-        raise BenchError(f"cannot write {path}: {error.strerror}") from None
-    return count
-
-
-class RecordReader:
-    """Iterates over the records of one file.
-
-    ``truncated`` is set once iteration has met an incomplete last line, which is left out. Raises BenchError when the
-    file isn't one of records, or is damaged elsewhere than at its end.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.truncated = False
-
-    def __iter__(self) -> Iterator[Record]:
-        loads, make = orjson.loads, Record._make
-        try:
-            file = self.path.open("rb", buffering=1 << 20)
-        except OSError as error:
-            raise BenchError(f"cannot read {self.path}: {error.strerror}") from None
-        with file:
-            missing = [None] * self._missing_columns(file.readline())
-            width = len(Record._fields) - len(missing)
-            for number, line in enumerate(file, start=2):
-                try:
-                    row = loads(line)
-                    if type(row) is not list or len(row) != width:
-                        raise ValueError(line)
-                except ValueError:  # orjson's is one
-                    if line.endswith(b"\n"):
-                        raise BenchError(f"{self.path}, line {number} is damaged; make the run again") from None
-                    self.truncated = True
-                    return
-                yield make(row + missing if missing else row)
-
-    def _missing_columns(self, line: bytes) -> int:
-        try:
-            header = orjson.loads(line)
-        except ValueError:
-            header = None
-        for missing in range(_ADDED + 1):
-            if header == {"format": FORMAT, "columns": list(Record._fields[: len(Record._fields) - missing])}:
-                return missing
-        raise BenchError(f"{self.path} is not a file of bench-client's records, or of another version of it")

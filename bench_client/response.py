@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import orjson
 
+from .usage import read_usage
+
 
 class ResponseFacts(NamedTuple):
     """What is recorded of a response; None where it didn't say."""
@@ -29,6 +31,8 @@ class ResponseFacts(NamedTuple):
     never_fits: bool = False
     degraded: str | None = None
     upstream_status: int | None = None
+    told_input: int | None = None
+    told_input_at_most: int | None = None
 
 
 NOTHING = ResponseFacts()
@@ -81,9 +85,10 @@ def parse_response(raw: bytes) -> ResponseFacts:
         body = _joined_chunks(body)
     if status == 200:
         # What was charged: a service behind a node may count its tokens in another way, or not tell.
-        prompt, completion = _usage(body)
-        facts["prompt_tokens"] = prompt if charged[0] is None else charged[0]
-        facts["completion_tokens"] = completion if charged[1] is None else charged[1]
+        usage = read_usage(_document(body, "usage"))
+        facts["prompt_tokens"] = usage.input_tokens if charged[0] is None else charged[0]
+        facts["completion_tokens"] = usage.output_tokens if charged[1] is None else charged[1]
+        facts["told_input"], facts["told_input_at_most"] = usage.input_tokens, usage.input_at_most
     elif status == 429 and "upstream_status" not in facts:
         facts["requested"], facts["never_fits"] = _rejection(body)
     return ResponseFacts(**facts)  # type: ignore[arg-type]
@@ -101,21 +106,12 @@ def _integer(text: str) -> int | None:
     return int(text) if digits.isascii() and digits.isdigit() else None
 
 
-def _count(value: object) -> int | None:
-    return value if type(value) is int and value >= 0 else None
-
-
 def _document(body: bytes, field: str) -> dict[str, object]:
     try:
         part = orjson.loads(body)[field]
     except (orjson.JSONDecodeError, LookupError, TypeError):
         return {}
     return part if isinstance(part, dict) else {}
-
-
-def _usage(body: bytes) -> tuple[int | None, int | None]:
-    usage = _document(body, "usage")
-    return _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
 
 
 def _rejection(body: bytes) -> tuple[int | None, bool]:
@@ -125,15 +121,15 @@ def _rejection(body: bytes) -> tuple[int | None, bool]:
 
 
 def _joined_chunks(body: bytes) -> bytes:
-    parts = []
-    while body:
-        size, found, body = body.partition(b"\r\n")
+    """O(n): an answer of 100 MB comes in thousands of chunks."""
+    parts, at = [], 0
+    while (end := body.find(b"\r\n", at)) >= 0:
         try:
-            length = int(size.split(b";")[0], 16)
+            length = int(body[at:end].split(b";")[0], 16)
         except ValueError:
             break
-        if not found or length <= 0:
+        if length <= 0:
             break
-        parts.append(body[:length])
-        body = body[length + 2 :]
+        parts.append(body[end + 2 : end + 2 + length])
+        at = end + length + 4
     return b"".join(parts)

@@ -11,6 +11,7 @@ from .errors import BenchError
 from .interrupts import interrupts_to
 from .keys import read_keys
 from .outcome import SendOutcome
+from .outdir import refuse_to_replace_runs
 from .proc import LocalProcess
 from .processes import send_from_processes
 from .progress import Progress
@@ -40,17 +41,23 @@ class RunResult:
 def run(settings: RunSettings, say: Say, servers: Sequence[LocalProcess] = ()) -> RunResult:
     """Makes the run and writes its results. Of ``servers`` the CPU is measured meanwhile.
 
-    Raises BenchUsageError for wrong settings, BenchError when a target can't be used or answered nothing at all.
+    Raises BenchUsageError for wrong settings and for results that would be replaced, BenchError when a target can't be
+    used or answered nothing at all.
     """
-    targets = tuple(Target.parse(url) for url in settings.targets)
+    if not settings.force:
+        refuse_to_replace_runs(settings.out)
+    sending = settings.sending
+    targets = tuple(Target.parse(url, sending.ca_file) for url in settings.targets)
+    admin_targets = tuple(Target.parse(url, sending.ca_file) for url in sending.admin_targets)
     ring = read_keys(settings.keys)
     if ring.skipped:
         say(f"note: {ring.skipped} keys of {settings.keys} are digests, which a client cannot send; left out")
     workload = make_workload(settings.workload, targets=len(targets), keys=len(ring.keys))
     if not len(workload):
         raise BenchError("the schedule has no request; raise --qps or --duration")
-    sending = settings.sending
     connections = connections_per_target(sending.connections, workload.offered_qps, len(targets), sending.processes)
+    if admin_targets:
+        await_targets(admin_targets, sending.wait_ready_s, "--admin-target")
     await_targets(targets, sending.wait_ready_s)
     model = sending.model or served_model(targets[0], ring.keys[0].secret)
     settings = replace(settings, sending=replace(sending, model=model))
@@ -80,7 +87,7 @@ def run(settings: RunSettings, say: Say, servers: Sequence[LocalProcess] = ()) -
         )
         for process in range(sending.processes)
     ]
-    with Watch(targets, workload.duration_s, servers) as watch:
+    with Watch(admin_targets or targets, workload.duration_s, servers) as watch:
         outcome = _send(shares, watch.started)
     info = replace(
         info,

@@ -3,7 +3,7 @@
 ``run.json``           the settings, versions, machine, targets, keys' ids and names; written before and after the run
 ``responses.N.spool``  the raw responses to sending process N; there only during a run, or after one that was killed
 ``requests.N.part``    the records made from that spool; there only until those of all processes are put together
-``requests.jsonl``     one record per request (``record``)
+``requests.jsonl``     one record per request (``record_file``)
 ``servers.json``       what the servers did meanwhile (``servers``)
 ``summary.json``, ``audit.json``  derived from the records; can be made again from them
 """
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -23,7 +22,8 @@ import orjson
 
 from .errors import BenchError
 from .health import ProcessReport
-from .record import HEADER, REQUESTS_NAME, Record, RecordReader, write_records
+from .record import Record
+from .record_file import REQUESTS_NAME, RecordReader, join_records, write_records
 from .response import NOTHING, parse_response
 from .spool import ERRORS, NEVER_SENT, SPOOL_NAMES, read_spool, spool_name
 
@@ -31,7 +31,9 @@ RUN_NAME = "run.json"
 RUN_FORMAT = "bench-client run 1"
 PART_NAMES = "requests.*.part"
 SERVERS_NAME = "servers.json"
-DERIVED = ("summary.json", "audit.json")
+COMPARE_NAME = "compare.json"
+"""Only in the directory of a comparison (``compare``), which has its runs in directories below."""
+DERIVED = ("summary.json", "audit.json", COMPARE_NAME)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +74,18 @@ def prepare(directory: Path, info: RunInfo) -> None:
     Raises BenchError when that can't be done.
     """
     make_directory(directory)
+    remove_results(directory)
+    write_info(directory, info)
+
+
+def remove_results(directory: Path) -> None:
+    """Removes a run's files, and those that were derived from them. Raises BenchError when that can't be done."""
     try:
         left = [*directory.glob(SPOOL_NAMES), *directory.glob(PART_NAMES)]
-        for path in (*left, *(directory / name for name in (REQUESTS_NAME, SERVERS_NAME, *DERIVED))):
+        for path in (*left, *(directory / name for name in (RUN_NAME, REQUESTS_NAME, SERVERS_NAME, *DERIVED))):
             path.unlink(missing_ok=True)
     except OSError as error:
         raise BenchError(f"cannot write to {directory}: {error.strerror}; choose another --out") from None
-    write_info(directory, info)
 
 
 def make_directory(directory: Path) -> None:
@@ -137,12 +144,7 @@ def finish(directory: Path, info: RunInfo) -> None:
         convert_spool(directory, int(spool.name.split(".")[1]), [key_id for key_id, _ in info.keys])
     parts, whole = sorted(directory.glob(PART_NAMES)), directory / (REQUESTS_NAME + ".tmp")
     try:
-        with whole.open("wb") as file:
-            file.write(orjson.dumps(HEADER) + b"\n")
-            for part in parts:
-                with part.open("rb") as records:
-                    records.readline()  # its own header
-                    shutil.copyfileobj(records, file, 1 << 20)
+        join_records(whole, parts)
         whole.replace(directory / REQUESTS_NAME)
         for part in parts:
             part.unlink()

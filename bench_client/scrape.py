@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import socket
-import ssl
 from collections.abc import Iterable
 from contextlib import suppress
 from time import monotonic
@@ -122,10 +121,11 @@ class Scraper:
     def _connect(self, deadline: float) -> socket.socket:
         target = self._target
         connection = socket.create_connection((target.host, target.port), _left(deadline))
-        if not target.tls:
+        context = target.tls_context()
+        if context is None:
             return connection
         try:
-            return ssl.create_default_context().wrap_socket(connection, server_hostname=target.host)
+            return context.wrap_socket(connection, server_hostname=target.host)
         except BaseException:
             connection.close()
             raise

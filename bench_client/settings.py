@@ -62,6 +62,10 @@ class SendingSettings:
     processes: int = 1
     wait_ready_s: float = 0.0
     """How long to wait for the targets to be ready before anything is sent; 0: they are asked once."""
+    admin_targets: tuple[str, ...] = ()
+    """Where ``/readyz`` and ``/metrics`` are asked, in any number; empty: at the targets."""
+    ca_file: Path | None = None
+    """Certificates to trust beside the system's, PEM."""
 
     def __post_init__(self) -> None:
         """Raises BenchUsageError when a process would have no connection."""
@@ -80,6 +84,8 @@ class RunSettings:
     targets: tuple[str, ...]
     keys: Path
     out: Path
+    force: bool = False
+    """Whether results that ``out`` holds already are replaced."""
 
     def as_dict(self) -> dict[str, object]:
         """For ``run.json``."""
@@ -101,6 +107,8 @@ class RunSettings:
             "timeout_s": sending.timeout_s,
             "model": sending.model,
             "processes": sending.processes,
+            "admin_targets": list(sending.admin_targets),
+            "ca_file": str(sending.ca_file) if sending.ca_file else None,
         }
 
 

@@ -120,7 +120,8 @@ class Summary:
 
 def summarize(records: Iterable[Record], info: RunInfo) -> Summary:
     """One pass over the records; those of the warm-up, which come first in the schedule, are left out."""
-    total, nodes, lateness_us, sent, in_time = Figures(), dict[str, Figures](), _histogram(), 0, 0
+    total, nodes, sent, in_time = Figures(), dict[str, Figures](), 0, 0
+    lateness_us, from_sending_us = _histogram(), _histogram()
     planned, planned_s = info.planned - info.warmup, info.planned_s - info.warmup_s
     until_s = info.sending_s or info.planned_s
     for record in records:
@@ -136,6 +137,8 @@ def summarize(records: Iterable[Record], info: RunInfo) -> Summary:
             sent += 1
             in_time += record.error is None and record.done_us <= until_s * 1e6
             lateness_us.record_value(min(max(record.sent_us - record.due_us, 1), MAX_TRACKABLE_US))
+            if record.error is None and record.status is not None:
+                from_sending_us.record_value(min(max(record.done_us - record.sent_us, 1), MAX_TRACKABLE_US))
     seconds = max(until_s - info.warmup_s, 0.0)
     return Summary(
         total,
@@ -147,7 +150,7 @@ def summarize(records: Iterable[Record], info: RunInfo) -> Summary:
         seconds,
         planned,
         info.interrupted,
-        ClientHealth(info.processes, percentiles_ms(total.latency_us).get("p99", 0.0)),
+        ClientHealth(info.processes, percentiles_ms(total.latency_us), percentiles_ms(from_sending_us)),
         info.warmup,
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import ssl
 from dataclasses import dataclass
+from pathlib import Path
 from time import monotonic, sleep
 from urllib.parse import urlsplit
 
@@ -28,10 +29,12 @@ class Target:
     tls: bool
     path: str
     """What goes before the routes; empty or ``/like/this``."""
+    ca_file: Path | None = None
+    """Certificates to trust beside the system's, PEM; only with TLS."""
 
     @classmethod
-    def parse(cls, url: str) -> Target:
-        """Raises BenchUsageError when ``url`` isn't ``http[s]://host[:port][/prefix]``."""
+    def parse(cls, url: str, ca_file: Path | None = None) -> Target:
+        """Raises BenchUsageError when ``url`` isn't ``http[s]://host[:port][/path]``, or ``ca_file`` can't be read."""
         try:
             parts = urlsplit(url)
             port = parts.port
@@ -46,7 +49,24 @@ class Target:
         if parts.scheme not in ("http", "https") or not parts.hostname or not plain:
             raise BenchUsageError(f"{url!r} is not a target: use http://HOST:PORT")
         tls = parts.scheme == "https"
-        return cls(url, parts.hostname, port or (443 if tls else 80), tls, parts.path.rstrip("/"))
+        target = cls(
+            url, parts.hostname, port or (443 if tls else 80), tls, parts.path.rstrip("/"), ca_file if tls else None
+        )
+        try:
+            target.tls_context()
+        except OSError as error:  # ssl.SSLError is one
+            reason = "it has no certificate in PEM" if isinstance(error, ssl.SSLError) else error.strerror
+            raise BenchUsageError(f"cannot use --ca-file {ca_file}: {reason}") from None
+        return target
+
+    def tls_context(self) -> ssl.SSLContext | None:
+        """To connect with; None without TLS. Raises OSError when the certificates can't be read."""
+        if not self.tls:
+            return None
+        context = ssl.create_default_context()
+        if self.ca_file is not None:
+            context.load_verify_locations(self.ca_file)
+        return context
 
     @property
     def authority(self) -> str:
@@ -60,11 +80,11 @@ class Target:
         return f"POST {self.path}{LIMITED_ROUTE} HTTP/1.1\r\nHost: {self.authority}\r\n".encode()
 
 
-def await_targets(targets: tuple[Target, ...], wait_s: float) -> None:
+def await_targets(targets: tuple[Target, ...], wait_s: float, option: str = "--target") -> None:
     """Returns as soon as each target was ready once; asks those that weren't again and again for ``wait_s`` seconds.
 
     Raises BenchError naming, in one line, each target that can't be reached or says that it isn't ready when it is
-    asked last. A server without ``/readyz`` passes by answering at all.
+    asked last. A server without ``/readyz`` passes by answering at all. ``option`` is where the targets come from.
     """
     deadline = monotonic() + wait_s
     problems = dict.fromkeys(targets, "")
@@ -76,7 +96,7 @@ def await_targets(targets: tuple[Target, ...], wait_s: float) -> None:
             return
         if left_s <= 0:
             waited = f"; waited {wait_s:g} s" if wait_s else ""
-            raise BenchError("; ".join(problems.values()) + f"{waited}; start it or correct --target")
+            raise BenchError("; ".join(problems.values()) + f"{waited}; start it or correct {option}")
         sleep(min(POLL_EVERY_S, left_s))
 
 
@@ -103,7 +123,7 @@ def _get(target: Target, path: str, headers: dict[str, str] | None = None) -> tu
     connection: http.client.HTTPConnection
     if target.tls:
         connection = http.client.HTTPSConnection(
-            target.host, target.port, timeout=CHECK_TIMEOUT_S, context=ssl.create_default_context()
+            target.host, target.port, timeout=CHECK_TIMEOUT_S, context=target.tls_context()
         )
     else:
         connection = http.client.HTTPConnection(target.host, target.port, timeout=CHECK_TIMEOUT_S)
@@ -116,6 +136,8 @@ def _get(target: Target, path: str, headers: dict[str, str] | None = None) -> tu
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted, {error.verify_message}: pass its authority's with --ca-file"
     if isinstance(error, TimeoutError):
         return "no answer in time"
     strerror = getattr(error, "strerror", None)

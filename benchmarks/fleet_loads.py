@@ -159,7 +159,7 @@ class Loads:
         command = [
             sys.executable, "-m", "bench_client", "run", *targets, "--keys", str(self._directory / "keys.toml"),
             "--qps", str(self._qps), "--duration", str(self._seconds + 1), "--zipf", str(zipf),
-            "--output-tokens", f"fixed:{MAX_TOKENS}", "--out", str(self._directory / "run"),
+            "--output-tokens", f"fixed:{MAX_TOKENS}", "--out", str(self._directory / "run"), "--force",
         ]  # fmt: skip
         return _Load(
             "fixed zipf" if zipf else "fixed uniform", len(self._kids), zipf, None, [command], self._open_result
@@ -172,7 +172,7 @@ class Loads:
             sys.exit(f"{total['requests'] - total['admitted']} requests were not answered by 200")
         with (self._directory / "run" / "requests.jsonl").open() as lines:
             column = json.loads(next(lines))["columns"].index("key")
-            ids = Counter(json.loads(line)[column] for line in lines)
+            ids = Counter(row[column] for row in map(json.loads, lines) if isinstance(row, list))  # the last is the end
         kids = {kid[:12]: kid for kid in self._kids}  # records name a key by the first 12 digits of the same digest
         by_key = {kids[identity]: float(count) for identity, count in ids.items()}
         return _Result(total["requests"], summary["achieved_qps"], by_key, total["latency_ms"])

@@ -63,7 +63,8 @@ def _sending(server: Server, keys: Path, qps: float, seconds: float, out: Path) 
     """The run's process, once it sends."""
     command = [
         *(sys.executable, "-m", "bench_client", "run", "--target", f"http://127.0.0.1:{server.port}"),
-        *("--keys", str(keys), "--qps", str(qps), "--duration", str(seconds), "--model", "gpt-4o", "--out", str(out)),
+        *("--keys", str(keys), "--qps", str(qps), "--duration", str(seconds), "--model", "gpt-4o"),
+        *("--out", str(out), "--force"),
     ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     until = time.monotonic() + _START_S

@@ -35,7 +35,7 @@ def main() -> int:
     options_of.add_argument("--figures", type=Path, default=Path("benchmarks") / "figures", help="(%(default)s)")
     options = options_of.parse_args()
     rate = ("--qps", f"{options.qps:g}", "--duration", f"{options.seconds:g}")
-    failed = _bench_client("compare", *rate, *LOAD, *LIMITS, "--out", str(options.out))
+    failed = _bench_client("compare", *rate, *LOAD, *LIMITS, "--out", str(options.out), "--force")
     page = options.out / PAGE_NAME
     failed = failed or _bench_client("report", str(options.out), "--html", str(page), "--figures", str(options.figures))
     return failed or _picture(page, options.figures / PICTURE_NAME)

@@ -10,6 +10,8 @@ from typing import Any
 from aiohttp import ClientSession, web
 from store_tools import declare, new_api_key
 
+from limiter_node.http.connection import Deadlines
+from limiter_node.http.cors import Cors
 from limiter_node.http.reading import RequestReader
 from limiter_node.http.routes import Routes
 from limiter_node.http.server import HttpServer
@@ -105,6 +107,9 @@ async def serving(
     timeout_ms: int = 20_000,
     policy: Callable[[Fleet], Fallback | None] = lambda _: None,
     upstream_of: Callable[[Telemetry], Upstream] | None = None,
+    read_on_s: float = 2.0,
+    deadlines: Deadlines = Deadlines(),  # noqa: B008 - a NamedTuple of numbers
+    cors: Cors = Cors(),  # noqa: B008 - it doesn't change
     max_body_bytes: int = 10_000,
 ) -> AsyncIterator[Node]:
     """A node in this process. It asks a `ScriptedUpstream` unless another is made."""
@@ -122,8 +127,12 @@ async def serving(
         node_id="n",
         max_body_bytes=max_body_bytes,
         window_ms=60_000,
+        read_on_s=read_on_s,
+        cors=cors,
     )
-    server = HttpServer(routes.answer, max_body_bytes=max_body_bytes, keepalive_s=75)
+    server = HttpServer(
+        routes.answer, max_body_bytes=max_body_bytes, keepalive_s=75, deadlines=deadlines, last_lines=cors.last_lines
+    )
     runner = web.ServerRunner(server, shutdown_timeout=1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -1,9 +1,10 @@
 """How much of a key's limits could, and how much must, have been in use when the store decided something.
 
 Upper bound at store time ``t``: all that is known to be admitted in ``[t - 60100, t]`` ms, output at its reservation
-until its settle has surely been applied, and where there was no answer the input, too; what was in use before the run;
-and what unknown outcomes may have counted.
-Lower bound: what was admitted strictly within the last 60000 ms and before ``t``, at what was actually used.
+until its settle has surely been applied, and where there was no answer the input, too; what the service told beyond
+that; what was in use before the run; and what unknown outcomes may have counted.
+Lower bound: what was admitted strictly within the last 60000 ms and before ``t``, at what was actually used; what the
+service told beyond its admission only once its settle has surely been applied.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ SETTLE_GRACE_US = 1_000_000
 
 
 class UsageBounds:
-    """Bounds for one key. ``upper`` must be asked in order of the requests' ``sent_us``: settles are played forward."""
+    """Bounds for one key, asked in order of the requests' ``sent_us``: settles are played forward."""
 
     def __init__(self, timeline: KeyTimeline, window_ms: int = WINDOW_MS) -> None:
         self.window_ms = window_ms
@@ -41,11 +42,12 @@ class UsageBounds:
         self._least = [_prefix_sums([a.least[d] for a in admitted]) for d in range(3)]
         self._most = [_prefix_sums([a.most[d] for a in admitted]) for d in range(3)]
         self._given_back = {dimension: FenwickTree(len(admitted)) for dimension in (INPUT, OUTPUT)}
+        self._overrun = {dimension: FenwickTree(len(admitted)) for dimension in (INPUT, OUTPUT)}
         self._by_done = sorted(
-            (a.done_us, index, a.most[dimension] - a.least[dimension], dimension)
+            (a.done_us, index, dimension, a.most[dimension] - a.settled_most[dimension], over)
             for index, a in enumerate(admitted)
             for dimension in (INPUT, OUTPUT)
-            if a.most[dimension] != a.least[dimension]
+            if (over := a.settled[dimension] - a.least[dimension]) or a.most[dimension] != a.settled_most[dimension]
         )
         self._next_settle = 0
         self._possible = PossibleUsage(timeline.possible)
@@ -70,10 +72,26 @@ class UsageBounds:
     def lower(self, record: Record) -> tuple[int, int, int]:
         """The least that must have been in use right before ``record`` was decided."""
         assert record.time_ms is not None
-        return self.lower_at(record.time_ms - self.window_ms, record.time_ms)
+        requests, *tokens = self.lower_at(record.time_ms - self.window_ms, record.time_ms)
+        inputs, outputs = (used + over for used, over in zip(tokens, self.overrun(record), strict=True))
+        return requests, inputs, outputs
+
+    def overrun(self, record: Record) -> tuple[int, int]:
+        """Of ``lower``, the input and output that services told beyond what was admitted."""
+        assert record.time_ms is not None
+        assert record.sent_us is not None
+        self._play_settles(record.sent_us)
+        first, last = (
+            bisect_right(self._times, record.time_ms - self.window_ms),
+            bisect_left(self._times, record.time_ms),
+        )
+        if first >= last:
+            return 0, 0
+        inputs, outputs = (tree.sum_until(last) - tree.sum_until(first) for tree in self._overrun.values())
+        return inputs, outputs
 
     def lower_at(self, after_ms: int, before_ms: int) -> tuple[int, int, int]:
-        """What was surely used by admissions strictly between the two times."""
+        """What was surely used by admissions strictly between the two times, their overruns left out."""
         first, last = bisect_right(self._times, after_ms), bisect_left(self._times, before_ms)
         if first >= last:
             return 0, 0, 0
@@ -83,8 +101,9 @@ class UsageBounds:
     def _play_settles(self, sent_us: int) -> None:
         by_done, index = self._by_done, self._next_settle
         while index < len(by_done) and by_done[index][0] + SETTLE_GRACE_US < sent_us:
-            _, place, amount, dimension = by_done[index]
-            self._given_back[dimension].add(place, amount)
+            _, place, dimension, given_back, overrun = by_done[index]
+            self._given_back[dimension].add(place, given_back)
+            self._overrun[dimension].add(place, overrun)
             index += 1
         self._next_settle = index
 

@@ -3,7 +3,8 @@
 A rejection is justified when its binding dimension's upper bound and what it requested exceed the limit, so at most
 100 ms too late. The counters (limit - remaining) must lie between the bounds: above the upper one something was counted
 that is not of this run (rejected requests, lost settles, failed requests' tokens, other clients); below the lower one
-something was forgotten, which is over-admission about to happen.
+something was forgotten, which is over-admission about to happen. Nothing may be admitted before what a service told
+beyond an earlier admission (an overrun) has been paid off: the lower bound and its need must fit in the limit.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ def check_decisions(timeline: KeyTimeline, bounds: UsageBounds, findings: Findin
         own = own_of_admitted.get(id(record))
         if not timeline.degraded:
             _check_not_forgotten(timeline.key, record, bounds, own or (0, 0, 0), findings)
+            if own is not None and timeline.overruns:
+                _check_paid_off(timeline.key, record, bounds, findings)
         if record.done_us > held_until_us:
             continue
         upper = bounds.upper(record)
@@ -105,6 +108,20 @@ def _check_not_forgotten(
                 record,
                 f"at {record.time_ms} ms {used} {DIMENSIONS[dimension]} announced as in use, at least "
                 f"{lower[dimension] + own[dimension]} were",
+            )
+
+
+def _check_paid_off(key: str, record: Record, bounds: UsageBounds, findings: Findings) -> None:
+    limits, lower, overruns = limits_of(record), bounds.lower(record), bounds.overrun(record)
+    needs = (record.prompt_tokens or 0, record.reserved_output or 0)
+    for dimension, need, overrun in zip((INPUT, OUTPUT), needs, overruns, strict=True):
+        if overrun and lower[dimension] + need > limits[dimension]:
+            findings.add(
+                "admitted before an overrun was paid off",
+                key,
+                record,
+                f"at {record.time_ms} ms at least {lower[dimension]} {DIMENSIONS[dimension]} were in use, {overrun} of "
+                f"them told by the service beyond what was admitted, and {need} requested, limit {limits[dimension]}",
             )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from ..errors import BenchError
 from ..record import Record
 from ..rundir import RunInfo, open_records, read_info, write_json
 from .bounds import UsageBounds
+from .completeness import Completeness, read_once
 from .decisions import check_decisions
 from .report import AuditReport, Findings, WorstFill
 from .responses import check_responses
@@ -20,38 +21,50 @@ from .windows import Fullest, check_windows
 
 AUDIT_NAME = "audit.json"
 CUT_OFF_SLACK_US = 1_000_000
+NOTHING_HELD_US = -NEVER_US
+COMPLETE = Completeness()
 
 
-def audit_directory(directory: Path, window_ms: int = WINDOW_MS) -> AuditReport:
+def audit_directory(
+    directory: Path, window_ms: int = WINDOW_MS, *, warn: Callable[[str], None] = lambda _: None
+) -> AuditReport:
     """Audits the run in ``directory`` of a limiter whose window is that long.
 
-    Raises BenchError when there is nothing there to audit.
+    ``warn`` is told, in a line, if the result can't be written there. Raises BenchError when there is nothing there to
+    audit.
     """
     info = read_info(directory)
-    reader = open_records(directory, info)
     with _no_cyclic_gc():
-        records = list(reader)
-        complete = info.finished and not reader.truncated and len(records) == info.dispatched
+        records, complete = read_once(open_records(directory, info), info)
         report = audit_records(records, info, complete=complete, window_ms=window_ms)
-    write_json(directory / AUDIT_NAME, report.as_dict())
+    try:
+        write_json(directory / AUDIT_NAME, report.as_dict())
+    except BenchError as error:  # a folder that is only read, or a full disk: the verdict is no other
+        warn(f"note: {error}; the verdict is only shown")
     return report
 
 
 def audit_records(
-    records: Iterable[Record], info: RunInfo, *, complete: bool = True, window_ms: int = WINDOW_MS
+    records: Iterable[Record],
+    info: RunInfo,
+    *,
+    complete: Completeness = COMPLETE,
+    window_ms: int = WINDOW_MS,
 ) -> AuditReport:
-    """Audits ``records``. ``complete`` is False where requests that were sent are missing from them.
+    """Audits ``records``: one for each request that was sent, but for what ``complete`` says is missing.
 
     O(n log n). Raises BenchError when no request was decided.
     """
     records = list(records)
     timelines = build_timelines(records, window_ms)
-    report = AuditReport(Findings(), info.key_names, {}, {}, complete=complete, window_ms=window_ms)
-    held_until_us = NEVER_US if complete else _held_until_us(records, float(info.settings.get("timeout_s", 0)))
+    report = AuditReport(Findings(), info.key_names, {}, {}, missing=complete.reasons, window_ms=window_ms)
+    held_until_us = _held_until_us(records, complete, float(info.settings.get("timeout_s", 0)))
     for timeline in timelines.values():
         _judge(timeline, report, held_until_us)
     if not report.admitted + report.rejected + report.degraded.total():
         raise BenchError(f"nothing to audit: none of {len(records)} requests was decided by a limiter")
+    times_ms = [record.time_ms for record in records if record.time_ms is not None]
+    report.span_ms = max(times_ms, default=0) - min(times_ms, default=0)
     if report.undecided:
         report.findings.counts["success without a decision"] += report.undecided
     return report
@@ -67,13 +80,14 @@ def _judge(timeline: KeyTimeline, report: AuditReport, held_until_us: int) -> No
     bounds = UsageBounds(timeline, window_ms)
     report.rejections_held += check_decisions(timeline, bounds, findings, held_until_us)
     check_responses(timeline, findings)
-    check_retries(timeline, bounds, findings)
+    check_retries(timeline, bounds, findings, is_complete=not report.missing)
     report.keys += 1
     report.windows += fullest.windows
     report.admitted += len(timeline.admitted)
     report.rejected += len(timeline.rejected)
     report.failed += timeline.failed
     report.unknown += timeline.unknown
+    report.overruns.add(timeline.overruns)
     report.undecided += timeline.undecided
     report.degraded += timeline.degraded
 
@@ -84,8 +98,16 @@ def _merge(worst: dict[str, WorstFill], fullest: Fullest) -> None:
             worst[dimension] = fill
 
 
-def _held_until_us(records: list[Record], timeout_s: float) -> int:
-    """Requests missing from the end of a cut-off run were done after all others, so sent at most a timeout before."""
+def _held_until_us(records: list[Record], complete: Completeness, timeout_s: float) -> int:
+    """Decisions done until then can be held against all requests that may have been admitted before them.
+
+    Requests missing from the end of a killed run were done after all others, so sent at most a timeout before. Where
+    others are missing, none can.
+    """
+    if complete:
+        return NEVER_US
+    if not complete.only_the_end_is_missing:
+        return NOTHING_HELD_US
     last_done_us = max((record.done_us for record in records), default=0)
     return last_done_us - int(timeout_s * 1e6) - CUT_OFF_SLACK_US
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
 from typing import NamedTuple
 
 from ..record import Record
 from ..tables import table
 from .timeline import WINDOW_MS
 
+PROVED, REFUTED, INCOMPLETE = "PROVED", "REFUTED", "INCOMPLETE"
 EXAMPLES_KEPT = 100
 EXAMPLES_SHOWN = 5
 WINDOW, UNJUSTIFIED = "window over the limit", "unjustified 429"
@@ -59,6 +61,22 @@ class Findings:
 
 
 @dataclass(slots=True)
+class Overruns:
+    """What services told beyond what was admitted and reserved: added on settle, so in no window that was checked."""
+
+    requests: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+    def add(self, overruns: Iterable[tuple[int, int]]) -> None:
+        """``overruns``: input and output tokens, per request."""
+        for input_tokens, output_tokens in overruns:
+            self.requests += 1
+            self.input_tokens += input_tokens
+            self.output_tokens += output_tokens
+
+
+@dataclass(slots=True)
 class AuditReport:
     """The result of an audit."""
 
@@ -78,17 +96,40 @@ class AuditReport:
     windows: int = 0
     unknown: int = 0
     undecided: int = 0
+    overruns: Overruns = field(default_factory=Overruns)
     degraded: Counter[str] = field(default_factory=Counter)
-    complete: bool = True
+    missing: tuple[str, ...] = ()
+    """Why the records aren't all there, in words."""
     window_ms: int = WINDOW_MS
+    span_ms: int = 0
+    """From the first decision to the last, on the store's clock."""
+
+    @property
+    def never_slid(self) -> str | None:
+        """In words, what the run can't show where it was shorter than a window; None where it was not."""
+        if self.span_ms >= self.window_ms:
+            return None
+        return (
+            f"no {self.window_ms / 1000:g} s window has slid: the decisions span {self.span_ms // 100 / 10} s, so "
+            "limits were only filled and nothing was freed by time; a longer --duration shows that, too"
+        )
+
+    @property
+    def word(self) -> str:
+        """The verdict in a word. A finding in incomplete records refutes all the same; none proves nothing."""
+        if self.findings.counts:
+            return REFUTED
+        return INCOMPLETE if self.missing else PROVED
 
     @property
     def proved(self) -> bool:
-        return not self.findings.counts
+        return self.word == PROVED
 
     @property
     def verdict(self) -> str:
         """The last line of an audit."""
+        if self.word == INCOMPLETE:
+            return f"audit: INCOMPLETE {'; '.join(self.missing)}"
         if self.proved:
             return (
                 f"audit: PROVED no {self.window_ms / 1000:g} s window over its limit "
@@ -142,8 +183,12 @@ class AuditReport:
             "findings": dict(self.findings.counts),
             "unknown_outcomes": self.unknown,
             "undecided": self.undecided,
+            "overruns": asdict(self.overruns),
             "degraded": dict(self.degraded),
-            "complete": self.complete,
+            "span_ms": self.span_ms,
+            "never_slid": self.never_slid,
+            "complete": not self.missing,
+            "missing": list(self.missing),
             "worst_fill": {dimension: self._fill_dict(fill) for dimension, fill in self.worst.items()},
             "worst_fill_with_degraded": {d: self._fill_dict(fill) for d, fill in self.worst_with_degraded.items()},
             "examples": [finding._asdict() for finding in self.findings.examples],
@@ -156,13 +201,25 @@ class AuditReport:
                 f"  {self.failed:,} admitted requests failed at the upstream: each must count as a request, and its "
                 "tokens not for longer than a second"
             )
+        if self.overruns.requests:
+            notes.append(
+                f"  overruns: of {self.overruns.requests:,} requests the service told more than was admitted, "
+                f"{self.overruns.input_tokens:,} input and {self.overruns.output_tokens:,} output tokens in all: added "
+                "on settle, beside the windows above, and to be paid off before anything else is admitted"
+            )
         if self.unknown:
             notes.append(
                 f"  {self.unknown:,} requests with unknown outcome may have been admitted; each could justify later "
                 "429s with twice its planned input and its whole reservation"
             )
-        if not self.complete:
-            notes.append("  the run was cut off: rejections close to its end could not be held against all requests")
+        if self.never_slid:
+            notes.append(f"  {self.never_slid}")
+        if self.missing:
+            notes.append(
+                f"  the records are not complete ({'; '.join(self.missing)}): {self.rejections_held:,} of "
+                f"{self.rejected:,} rejections could be held against all requests before them, and windows only "
+                "against the requests that are there"
+            )
         if set(self.findings.counts) & {UNJUSTIFIED, "counted too much"}:
             notes.append("  (if other clients used these keys during the run, their usage is what is missing here)")
         return notes

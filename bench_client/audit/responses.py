@@ -38,8 +38,6 @@ def _of_admission(record: Record) -> Iterator[str]:
         return
     if record.prompt_tokens is None or record.completion_tokens is None:
         yield "a success without usage"
-    elif record.reserved_output is not None and record.completion_tokens > record.reserved_output:
-        yield f"{record.completion_tokens} output tokens produced, {record.reserved_output} reserved"
 
 
 def _of_rejection(record: Record) -> Iterator[str]:

@@ -6,7 +6,7 @@ time, at what it finally used, must leave room for the request.
 Too long, sound for requests and input only (output is given back by settles at times nobody can see): usage of the
 binding dimension falls by the passing of time alone, so no request of the same key with as large a need can be admitted
 between the rejection and the promised time. Not applied to keys with unknown outcomes or degraded decisions, to input
-where requests failed (they give it back), nor when the limit has changed.
+where requests failed (they give it back), nor when the limit has changed or records are missing.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from .timeline import DIMENSIONS, INPUT, REQUESTS, KeyTimeline, is_decided, limi
 KIND = "dishonest retry-after"
 
 
-def check_retries(timeline: KeyTimeline, bounds: UsageBounds, findings: Findings) -> None:
+def check_retries(timeline: KeyTimeline, bounds: UsageBounds, findings: Findings, *, is_complete: bool = True) -> None:
     retriable = [r for r in timeline.rejected if r.retry_after_ms is not None and not r.never_fits]
     if timeline.degraded:
         return
     for record in retriable:
         _check_not_short(timeline.key, record, bounds, findings)
-    if timeline.unknown:
+    if timeline.unknown or not is_complete:
         return
     for dimension in (REQUESTS,) if timeline.failed else (REQUESTS, INPUT):
         if len({limits_of(record)[dimension] for record in _decisions(timeline)}) == 1:

@@ -33,10 +33,14 @@ class Admission(NamedTuple):
     done_us: int
     """When its settle was on its way; ``NEVER_US`` where that isn't known."""
     least: tuple[int, int, int]
-    """What it counted after its settle: 1, prompt tokens, completion tokens; 0 where that isn't known, and where it
-    failed: then the request counts and its tokens are given back."""
+    """What it counted at any time, at least: 1, the input that was admitted, the output if that was reserved; 0 where
+    that isn't known, and where it failed: then the request counts and its tokens are given back."""
     most: tuple[int, int, int]
-    """What it counted before: 1, prompt tokens, the reservation."""
+    """What it counted at any time, at most: 1, the input, the reservation, or what the service told beyond them."""
+    settled: tuple[int, int, int]
+    """What it counted after its settle, at least: more than ``least`` by its overrun."""
+    settled_most: tuple[int, int, int]
+    """What it counted after its settle, at most."""
     record: Record
     limits: tuple[int, int, int] | None
     """In force when it was decided. Where it doesn't tell them, the larger of those told before and after it; None if
@@ -65,6 +69,8 @@ class KeyTimeline:
     """Of those, successes that don't say when they were decided."""
     failed: int = 0
     """Of the admitted ones, those that had no answer from the service behind the limiter."""
+    overruns: list[tuple[int, int]] = field(default_factory=list)
+    """Input and output that the service told beyond what was admitted and reserved, per request where there was any."""
     degraded: Counter[str] = field(default_factory=Counter)
     """Decisions made without the store, as "policy status"."""
     degraded_admitted: list[Admission] = field(default_factory=list)
@@ -111,11 +117,26 @@ def build_timelines(records: Iterable[Record], window_ms: int = WINDOW_MS) -> di
         for record in lost:
             timeline.possible.append(_possible(record, default_reserve.get(key, UNBOUNDED), window_ms))
     for timeline in timelines.values():
+        _find_overruns(timeline)
         timeline.admitted.sort(key=_admission_time)
         timeline.rejected.sort(key=_record_time)
         if timeline.failed:
             _find_limits(timeline)
     return timelines
+
+
+def _find_overruns(timeline: KeyTimeline) -> None:
+    """Where a service told more than was admitted, it may have done so of requests whose usage nobody has seen, too."""
+    for admission in timeline.admitted:
+        inputs, outputs = (admission.settled[d] - admission.least[d] for d in (INPUT, OUTPUT))
+        if inputs or outputs:
+            timeline.overruns.append((inputs, outputs))
+    if not any(a.settled_most[d] > a.least[d] for a in timeline.admitted for d in (INPUT, OUTPUT)):
+        return
+    for index, admission in enumerate(timeline.admitted):
+        if admission.done_us == NEVER_US:
+            timeline.admitted[index] = admission._replace(most=(1, UNBOUNDED, UNBOUNDED))
+    timeline.possible = [possible._replace(most=(1, UNBOUNDED, UNBOUNDED)) for possible in timeline.possible]
 
 
 def _find_limits(timeline: KeyTimeline) -> None:
@@ -169,11 +190,15 @@ def _place(record: Record, timeline: KeyTimeline) -> bool:
 def _admission(record: Record) -> Admission:
     prompt, completion = record.prompt_tokens, record.completion_tokens
     is_known = record.error is None and prompt is not None and completion is not None
+    reserved, admitted, produced = _reserved(record), prompt or 0, completion or 0
+    input_most = max(_most_input(record) if prompt is None else prompt, record.told_input_at_most or 0)
     return Admission(
         record.time_ms or 0,
         record.done_us if is_known else NEVER_US,
-        (1, prompt or 0, completion or 0),
-        (1, _most_input(record) if prompt is None else prompt, max(_reserved(record), completion or 0)),
+        (1, admitted, min(produced, reserved)),
+        (1, input_most, max(produced, reserved)),
+        (1, max(admitted, record.told_input or 0), produced),
+        (1, input_most, produced),
         record,
         limits_of(record) if is_decided(record) else None,
     )
@@ -185,6 +210,8 @@ def _failed(record: Record) -> Admission:
         record.done_us if record.error is None else NEVER_US,
         (1, 0, 0),
         (1, _most_input(record), _reserved(record)),
+        (1, 0, 0),
+        (1, 0, 0),
         record,
         limits_of(record) if is_decided(record) else None,
     )

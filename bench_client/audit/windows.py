@@ -1,5 +1,8 @@
 """Check 1: no true 60 s window of a key holds more than its limit, in any dimension.
 
+What counts is what was admitted: input as it was counted, output up to its reservation. What a service tells beyond it
+is known only afterwards, and must be paid off before anything else is admitted: ``decisions`` checks that.
+
 A window is half-open: admissions at ``t`` and at ``t + 60000`` ms are never in the same one. The fullest windows are
 those that end with an admission, so these are all that need looking at: two pointers, O(n) after sorting.
 """

@@ -15,7 +15,8 @@ from hdrh.histogram import HdrHistogram
 
 from ..audit.timeline import is_decided, limits_of
 from ..errors import BenchError
-from ..record import Record, RecordReader, failed_upstream
+from ..record import Record, failed_upstream
+from ..record_file import RecordReader
 from ..rundir import open_records
 from ..summary import ALL_REASONS, MAX_TRACKABLE_US, Summary, rejection_reason, summarize
 from .sources import Source
@@ -144,7 +145,7 @@ class _Watch:
             self._admitted_us,
             self._rejected_us,
             None if self._clock_us is None else self._clock_us // 1_000,
-            info.finished and not reader.truncated and self._seen == info.dispatched,
+            info.finished and reader.problem is None and self._seen == info.dispatched,
         )
 
     def _count_key(self, record: Record) -> None:

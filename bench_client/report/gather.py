@@ -49,7 +49,7 @@ def gather(source: Source) -> ReportedRun:
     Raises BenchError when its files are damaged, or nothing was answered.
     """
     records = collect(source)
-    audit, servers = audit_of(source.directory), read_servers(source.directory)
+    audit, servers = audit_of(source.directory, complete=records.complete), read_servers(source.directory)
     shown = choose_keys(records.keys, {dimension: fill.key for dimension, fill in audit.fullest})
     windows: list[KeyWindow] = []
     if records.clock_ms is not None:

@@ -12,13 +12,15 @@ import orjson
 
 from ..audit import audit_directory
 from ..audit.judge import AUDIT_NAME
-from ..audit.report import WorstFill
+from ..audit.report import INCOMPLETE, PROVED, REFUTED, WorstFill
 from ..audit.timeline import DIMENSIONS
 from ..errors import BenchError
 from ..servers import ProcessUse, Servers
 
 SHOWN_PROCESSES = 12
 KINDS = ("node", "store", "client")
+OVERRUNS = ("requests", "input_tokens", "output_tokens")
+NOT_AUDITED = "NOT AUDITED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +40,21 @@ class AuditFigures:
     keys: int = 0
     unknown: int = 0
     """Requests whose outcome nobody knows."""
+    never_slid: str = ""
+    """What a run shorter than a window can't show; empty of others."""
+    overruns: tuple[int, int, int] = (0, 0, 0)
+    """Requests of which the service told more than was admitted, and how many input and output tokens more."""
     findings: tuple[tuple[str, int], ...] = ()
     fullest: tuple[tuple[str, WorstFill], ...] = ()
     """By dimension."""
 
     @property
     def word(self) -> str:
-        return {True: "PROVED", False: "REFUTED", None: "NOT AUDITED"}[self.proved]
+        if self.proved is None:
+            return NOT_AUDITED
+        if self.proved:
+            return PROVED
+        return REFUTED if self.findings else INCOMPLETE
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +70,18 @@ class Batches:
         return [count / sum(self.calls) for count in self.calls]
 
 
-def audit_of(directory: Path) -> AuditFigures:
-    """The audit that was made of the run; one that is missing or damaged is made."""
+def audit_of(directory: Path, *, complete: bool = True) -> AuditFigures:
+    """The audit that was made of the run; one that is missing, damaged, or proved what is not ``complete``, is made."""
     try:
-        return _audit_figures(orjson.loads((directory / AUDIT_NAME).read_bytes()))
-    except (OSError, ValueError, TypeError, LookupError):
-        try:
-            return _audit_figures(audit_directory(directory).as_dict())
-        except BenchError as error:
-            return AuditFigures(None, str(error))
+        figures = _audit_figures(orjson.loads((directory / AUDIT_NAME).read_bytes()))
+        if complete or not figures.proved:
+            return figures
+    except (OSError, ValueError, TypeError, LookupError, AttributeError):
+        pass
+    try:
+        return _audit_figures(audit_directory(directory).as_dict())
+    except BenchError as error:
+        return AuditFigures(None, str(error))
 
 
 def batches_of(servers: Servers | None) -> Batches | None:
@@ -131,6 +144,8 @@ def _audit_figures(document: Any) -> AuditFigures:
         held=document["rejections_held"],
         keys=document["keys"],
         unknown=document["unknown_outcomes"],
+        never_slid=document.get("never_slid") or "",
+        overruns=tuple(document.get("overruns", {}).get(name, 0) for name in OVERRUNS),
         findings=tuple((str(kind), count) for kind, count in findings.items()),
         fullest=tuple(
             (d, WorstFill(*(worst[d][name] for name in WorstFill._fields))) for d in DIMENSIONS if d in worst
@@ -139,9 +154,9 @@ def _audit_figures(document: Any) -> AuditFigures:
     counts = [
         getattr(figures, name) for name in ("windows", "over", "unjustified", "rejected", "held", "keys", "unknown")
     ]
-    counts += [count for _, count in figures.findings]
+    counts += [*figures.overruns, *(count for _, count in figures.findings)]
     counts += [count for _, fill in figures.fullest for count in (fill.used, fill.limit, fill.time_ms)]
-    texts = [figures.verdict, *(fill.key for _, fill in figures.fullest)]
+    texts = [figures.verdict, figures.never_slid, *(fill.key for _, fill in figures.fullest)]
     if any(type(count) is not int for count in counts) or not all(isinstance(text, str) for text in texts):
         raise TypeError
     if type(figures.proved) is not bool:

@@ -67,6 +67,9 @@ def _compare_command(source: Source, out: str) -> list[str]:
 
 def _run_command(source: Source, out: str) -> list[str]:
     targets = [("--target", target) for target in source.info.targets]
+    admin_targets = source.info.settings.get("admin_targets")
+    if isinstance(admin_targets, list):
+        targets += [("--admin-target", str(target)) for target in admin_targets]
     keys = _name(source.info.settings.get("keys")) or "keys.toml"
     return ["bench-client run", *_typed([*targets, ("--keys", keys), *_load_options(source), ("--out", out)])]
 
@@ -87,6 +90,7 @@ _OPTIONS = (
     ("warmup_s", "--warmup", 0),
     ("connections", "--connections", None),
     ("timeout_s", "--timeout", 10),
+    ("ca_file", "--ca-file", None),
     ("processes", "--processes", 1),
 )
 """A setting, its option, and the value at which it needn't be said."""

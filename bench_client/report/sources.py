@@ -15,9 +15,9 @@ from typing import Any
 
 import orjson
 
-from ..compare import COMPARE_NAME, STORES
 from ..errors import BenchError, BenchUsageError
-from ..rundir import RUN_NAME, RunInfo, read_info
+from ..outdir import STORES
+from ..rundir import COMPARE_NAME, RUN_NAME, RunInfo, read_info
 
 MAX_RUNS = 6
 """More lines on the same axes can't be told apart."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from ..audit.report import INCOMPLETE, PROVED, REFUTED
 from .gather import ReportedRun
 from .words import joined, ms, percentile
 
@@ -19,8 +20,13 @@ def sentence(runs: Sequence[ReportedRun]) -> str:
     """The whole page in one sentence: was it exact, at what rate, and how quick."""
     speed = f"{_each(runs, lambda run: f'{run.records.summary.target_qps:,.0f}')} requests/s"
     speed += f", 99 of 100 answers within {_each(runs, lambda run: ms(percentile(run, 'p99')))}"
-    if refuted := [run for run in runs if run.audit.proved is False]:
+    if refuted := [run for run in runs if run.audit.word == REFUTED]:
         return f"The audit refutes {joined(run.label for run in refuted)}: {_found(refuted)}, at {speed}."
+    if incomplete := [run for run in runs if run.audit.word == INCOMPLETE]:
+        return (
+            f"The records of {joined(run.label for run in incomplete)} are not complete, so the audit proves nothing, "
+            f"at {speed}."
+        )
     audited = [run for run in runs if run.audit.proved]
     if not audited:
         return f"No limiter signed its decisions, so there was nothing to audit, at {speed}."
@@ -55,7 +61,7 @@ def big_figures(run: ReportedRun) -> list[tuple[str, str, str]]:
 
 def verdict_line(run: ReportedRun) -> str:
     """The audit's own line, without the words that the badge says."""
-    for beginning in ("audit: PROVED ", "audit: REFUTED "):
+    for beginning in (f"audit: {word} " for word in (PROVED, REFUTED, INCOMPLETE)):
         if run.audit.verdict.startswith(beginning):
             return run.audit.verdict.removeprefix(beginning)
     return run.audit.verdict
@@ -64,10 +70,14 @@ def verdict_line(run: ReportedRun) -> str:
 def remarks(run: ReportedRun) -> list[str]:
     """What to mind in reading this run's figures."""
     info, summary, said = run.source.info, run.records.summary, []
-    if not run.records.complete:
+    if not info.finished:
         said.append(
             "The run was cut off: requests that were sent are missing from its records, and the last seconds are "
             "incomplete."
+        )
+    elif not run.records.complete:
+        said.append(
+            "The records are not those of all requests that were sent, each once. The figures are of what is there."
         )
     if summary.interrupted:
         said.append(f"The run was interrupted after {run.seconds:,.4g} s of {info.planned_s - info.warmup_s:,.4g} s.")
@@ -76,6 +86,14 @@ def remarks(run: ReportedRun) -> list[str]:
         said.append(remark[:1].upper() + remark[1:] + ".")
     if run.audit.unknown:
         said.append(f"What became of {run.audit.unknown:,} requests is unknown: they may have been admitted.")
+    if run.audit.never_slid:
+        said.append(run.audit.never_slid[:1].upper() + run.audit.never_slid[1:] + ".")
+    requests, inputs, outputs = run.audit.overruns
+    if requests:
+        said.append(
+            f"Of {requests:,} requests the service told more than was admitted: {inputs:,} input and {outputs:,} "
+            "output tokens, charged afterwards and in none of the windows below."
+        )
     if failed := summary.total.upstream.total():
         said.append(f"{failed:,} requests were admitted and failed at the service behind the limiter.")
     if summary.total.degraded:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import BenchError, BenchUsageError
+from ..outdir import PAGE_NAME
 from .axes import WIDE
 from .canvas import check_available
 from .figures import draw_all
@@ -14,8 +15,6 @@ from .gather import gather
 from .page import page
 from .sources import find_sources
 from .svg import standalone
-
-PAGE_NAME = "report.html"
 
 
 @dataclass(frozen=True, slots=True)

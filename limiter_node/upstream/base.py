@@ -7,14 +7,14 @@ mock), and `gateway`, which passes on what a service answers over HTTP.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from limiter_node.model import LimiterError
 
 
 class ForcedTool(NamedTuple):
-    """The tool that an answer must call."""
+    """A tool that an answer calls: it must, or it may (`AnswerForm`)."""
 
     kind: str
     """``function`` or ``custom``."""
@@ -31,6 +31,8 @@ class AnswerForm(NamedTuple):
     tool: ForcedTool | None = None
     json_schema: dict[str, Any] | None = None
     """The answer is JSON that fits this schema; ``{"type": "object"}`` for any object."""
+    offered: tuple[ForcedTool, ...] = ()
+    """The tools that the answer may call, where it must call none (`limiter_node.upstream.openai.offered`)."""
 
 
 class ChatRequest(NamedTuple):
@@ -119,44 +121,88 @@ LimitedRequest: TypeAlias = TextRequest | EmbeddingRequest
 """What the limited routes read."""
 
 
+class Cost(NamedTuple):
+    """What an answer costs, in tokens."""
+
+    output_tokens: int
+    input_tokens: int = 0
+    """As the upstream tells it; 0 where it tells nothing."""
+
+
 class WholeAnswer(NamedTuple):
-    """An answer that isn't streamed."""
+    """An answer that isn't streamed, and all of it."""
 
     body: bytes
-    output_tokens: int
+    cost: Cost
     """What the reservation is settled to."""
     headers: str = ""
     """Lines beyond those of every decided response, each with its CRLF: checked, and safe to send."""
 
 
-class Piece(NamedTuple):
-    """The next part of a streamed answer."""
+class Sink(Protocol):
+    """Takes an answer while it comes."""
 
-    data: bytes
-    """Whole events, or none: what came can be for accounting only."""
-    output_tokens: int
-    """Of the answer so far, this piece included: what it costs if it ends here."""
-    is_last: bool = False
-    """Nothing follows, not even another empty piece. An answer may end without saying so."""
+    @property
+    def is_full(self) -> bool:
+        """Whether more should wait until it has `drained`."""
+        ...
+
+    def write(self, data: bytes, *, is_last: bool = False) -> bool:
+        """Pass on the next part of the answer at once; False where nobody takes it any more.
+
+        The first call decides for the answer: until then an error can take its place. `is_last`: nothing follows.
+        """
+        ...
+
+    async def drained(self) -> None:
+        """Return when there is room again."""
+        ...
 
 
 class AnswerStream(Protocol):
-    """A streamed answer, still to come. Whoever has it closes it, begun or not, whole or not."""
+    """An answer that is still to come. Whoever has it closes it, begun or not, whole or not."""
 
     @property
     def headers(self) -> str:
         """As `WholeAnswer.headers`, the type of the content not among them."""
         ...
 
-    def pieces(self) -> AsyncGenerator[Piece, None]:
-        """The answer as it comes; to be asked for once. The upstream isn't asked for more while nobody takes it.
+    @property
+    def content_type(self) -> str:
+        """As a header says it."""
+        ...
 
-        The iteration raises `UpstreamError`.
+    @property
+    def length(self) -> int | None:
+        """Of its body, in bytes; None where that isn't known before it ends."""
+        ...
+
+    @property
+    def cost(self) -> Cost:
+        """What the answer costs if it ends here."""
+        ...
+
+    @property
+    def is_uncertain(self) -> bool:
+        """Whether the upstream may have produced more by now than anybody can tell: the reservation stands then."""
+        ...
+
+    async def deliver(self, sink: Sink) -> None:
+        """Give all of the answer to `sink` as it comes; to be called once. Nothing more is asked for while it is full.
+
+        Raises `UpstreamError` where it breaks off.
         """
         ...
 
+    async def read_on(self, seconds: float) -> None:
+        """The caller has left: take what comes for nobody, until its cost is known, for so many seconds at most."""
+        ...
+
     def error_event(self, error: bytes) -> bytes:
-        """What tells a reader of this stream that it ends here, and why: `error` is the body of such a response."""
+        """What tells a reader of this stream that it ends here, and why: `error` is the body of such a response.
+
+        Empty where the form of the answer has no room for it.
+        """
         ...
 
     async def close(self) -> None:
@@ -236,6 +282,16 @@ class Drafter(Protocol):
 
 class Prepared(Protocol):
     """A request that can be asked once it is admitted."""
+
+    @property
+    def is_sent(self) -> bool:
+        """Whether the upstream may be at work on it."""
+        ...
+
+    @property
+    def is_uncertain(self) -> bool:
+        """Whether a request whose answer never began may have cost more than its input: the reservation stands then."""
+        ...
 
     async def ask(
         self, reserved_tokens: int, request_id: str, headers: Mapping[str, str]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from typing import Any, NamedTuple, cast
 
@@ -11,19 +11,21 @@ from limiter_node.upstream.base import (
     AnswerStream,
     ChatRequest,
     CompletionRequest,
+    Cost,
     Draft,
     EmbeddingRequest,
     LimitedRequest,
     NotServed,
-    Piece,
     Prepared,
     ResponsesRequest,
+    Sink,
     TextRequest,
     WholeAnswer,
 )
 from limiter_node.upstream.openai.chat import chat_completion
 from limiter_node.upstream.openai.chunks import ChatChunks, StreamEvents, TextChunks
 from limiter_node.upstream.openai.embeddings import embedding_list
+from limiter_node.upstream.openai.offered import with_offered_tools
 from limiter_node.upstream.openai.response import REPEATED_FIELDS, response_body, response_object
 from limiter_node.upstream.openai.response_events import ResponseEvents
 from limiter_node.upstream.openai.text import text_completion
@@ -63,6 +65,7 @@ class RequestDrafter:
         """`request` without what the mock doesn't read. Raises `NotServed` for tokens that are to be echoed as text."""
         if isinstance(request, CompletionRequest) and request.body.get("echo") is True and not request.echoes:
             raise NotServed("Invalid 'echo': prompts given as tokens cannot be echoed.", "echo", "invalid_value")
+        request = with_offered_tools(request)
         if type(request) is ChatRequest:  # most are; `_replace` takes several times as long
             model, n, cap, stream, include_usage, input_tokens, _, form = request
             return Draft(ChatRequest(model, n, cap, stream, include_usage, input_tokens, _NOTHING, form))
@@ -73,6 +76,8 @@ class _PreparedRequest:
     """`request`, to be answered by `source`."""
 
     __slots__ = ("_request", "_source")
+    is_sent = True
+    is_uncertain = False
 
     def __init__(self, source: Source, request: LimitedRequest) -> None:
         self._source, self._request = source, request
@@ -89,26 +94,38 @@ class _PreparedRequest:
             events = kind.events(text, request_id, int(time.time()), source.system_fingerprint)
             return _RenderedStream(source.stream(text, cap, request_id), events)
         answer = await kind.make(source, request, cap, request_id)
-        return WholeAnswer(kind.render(request, answer, request_id, int(time.time())), answer.completion_tokens)
+        return WholeAnswer(kind.render(request, answer, request_id, int(time.time())), Cost(answer.completion_tokens))
 
 
 class _RenderedStream:
     headers = ""
+    content_type = "text/event-stream"
+    length = None
+    is_uncertain = False
 
     def __init__(self, deltas: Deltas, events: StreamEvents) -> None:
         self._deltas, self._events = deltas, events
+        self.cost = Cost(0)
+        """Of what was passed on: nothing is made beyond it."""
 
-    async def pieces(self) -> AsyncGenerator[Piece, None]:
+    async def deliver(self, sink: Sink) -> None:
         events, tokens, has_begun = self._events, 0, False
         async with aclosing(self._deltas) as deltas:
             async for batch in deltas:
                 data = b"" if has_begun else events.start()
                 has_begun = True
                 data += b"".join([events.delta(each) for each in batch])
+                if not sink.write(data):
+                    return
                 for each in batch:
                     tokens += each.tokens
-                yield Piece(data, tokens)
-        yield Piece((b"" if has_begun else events.start()) + events.finish(tokens), tokens, is_last=True)
+                self.cost = Cost(tokens)
+                if sink.is_full:
+                    await sink.drained()
+        sink.write((b"" if has_begun else events.start()) + events.finish(tokens), is_last=True)
+
+    async def read_on(self, seconds: float) -> None:
+        """It makes nothing that nobody takes."""
 
     def error_event(self, error: bytes) -> bytes:
         return self._events.error(error)

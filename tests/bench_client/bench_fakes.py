@@ -4,6 +4,7 @@ limiter would, or as a wrong one when told to."""
 from __future__ import annotations
 
 import asyncio
+import ssl
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -36,12 +37,14 @@ class Usage:
     output: int
     after_failure: tuple[int, int, int] | None = None
     """What is left of one that failed."""
+    told_input: int = 0
+    """What the service told, which counts from the settle on if it is more."""
 
     def at(self, time_ms: int) -> tuple[int, int, int]:
         requests, inputs, reserved = self.amounts
         if time_ms < self.settled_ms:
             return requests, inputs, reserved
-        return self.after_failure or (requests, inputs, self.output)
+        return self.after_failure or (requests, max(inputs, self.told_input), self.output)
 
 
 @dataclass
@@ -70,13 +73,15 @@ class Ledger:
         cap: int | None = 20,
         reserved: int | None = None,
         output: int = 20,
+        told: int | None = None,
         took_ms: float = 5,
         **changes: Any,
     ) -> Record:
-        """An admission at ``T0 + at_ms``, limit or not."""
+        """An admission at ``T0 + at_ms``, limit or not. The service tells ``told`` input tokens, or those counted."""
         time_ms = T0 + at_ms
         reserve = reserved if reserved is not None else cap or 0
-        self.entries.append(Usage(time_ms // 100, (1, inputs, reserve), time_ms + took_ms, output))
+        told = inputs if told is None else told
+        self.entries.append(Usage(time_ms // 100, (1, inputs, reserve), time_ms + took_ms, output, told_input=told))
         values = {
             "status": 200,
             "input_tokens": inputs,
@@ -84,6 +89,8 @@ class Ledger:
             "reserved_output": reserve,
             "prompt_tokens": inputs,
             "completion_tokens": output,
+            "told_input": told,
+            "told_input_at_most": told,
         }
         return self._record(at_ms, took_ms, **{**values, **changes})
 
@@ -182,6 +189,8 @@ class Ledger:
                 "never_fits": False,
                 "degraded": None,
                 "upstream_status": None,
+                "told_input": None,
+                "told_input_at_most": None,
                 **values,
             },
         )
@@ -272,16 +281,16 @@ def application(chat: Handler) -> web.Application:
 
 
 @contextmanager
-def serving(app: web.Application, port: int = 0) -> Iterator[str]:
+def serving(app: web.Application, port: int = 0, tls: ssl.SSLContext | None = None) -> Iterator[str]:
     """Serves in a thread of its own, for what brings its own event loop; gives the URL."""
     loop = asyncio.new_event_loop()
     runner = web.AppRunner(app, shutdown_timeout=0.1)
 
     async def start() -> str:
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", port)
+        site = web.TCPSite(runner, "127.0.0.1", port, ssl_context=tls)
         await site.start()
-        return f"http://127.0.0.1:{runner.addresses[0][1]}"
+        return f"{'https' if tls else 'http'}://127.0.0.1:{runner.addresses[0][1]}"
 
     thread = threading.Thread(target=loop.run_forever)
     thread.start()

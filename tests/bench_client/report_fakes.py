@@ -14,7 +14,8 @@ from bench_fakes import DIMENSIONS, T0, run_info
 
 from bench_client.audit import audit_directory
 from bench_client.health import ProcessReport
-from bench_client.record import REQUESTS_NAME, Record, write_records
+from bench_client.record import Record
+from bench_client.record_file import REQUESTS_NAME, write_records
 from bench_client.rundir import RunInfo, write_info, write_json
 from bench_client.summary import summarize
 

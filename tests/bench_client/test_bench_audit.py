@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from bench_fakes import KEY, T0, Ledger, run_info
 
+from bench_client.audit.completeness import Completeness
 from bench_client.audit.judge import audit_records
 from bench_client.audit.report import AuditReport
 from bench_client.errors import BenchError
@@ -437,7 +438,7 @@ def test_a_window_that_forgets_too_early_is_found_before_it_admits_too_much() ->
 @pytest.mark.parametrize(
     ("values", "kinds"),
     [
-        ({"reserved_output": 19, "max_tokens": 19, "remaining_output": 981}, {INCONSISTENT: 1, TOO_LITTLE: 1}),
+        ({"reserved_output": 19, "max_tokens": 19, "remaining_output": 982}, {TOO_LITTLE: 1}),
         ({"max_tokens": 30}, {INCONSISTENT: 1}),
         ({"reserved_output": None}, {INCONSISTENT: 1}),
         ({"completion_tokens": None}, {INCONSISTENT: 1}),
@@ -555,6 +556,17 @@ def test_a_changed_limit_makes_no_promise_a_lie(ledger: Ledger) -> None:
     assert found(ledger) == {}
 
 
+@pytest.mark.parametrize(("last_ms", "slid"), [(59_999, False), (60_000, True)])
+def test_a_run_shorter_than_a_window_says_that_none_has_slid(ledger: Ledger, last_ms: int, slid: bool) -> None:
+    """It is proved all the same."""
+    ledger.admit(0)
+    ledger.admit(last_ms)
+    report = audit(ledger)
+    assert report.proved
+    assert ("no 60 s window has slid: the decisions span 59.9 s" in report.text()) is not slid
+    assert report.as_dict()["span_ms"] == last_ms
+
+
 # ---- decisions without the store, runs cut off, nothing at all -------------------------------------------------------
 
 
@@ -605,10 +617,12 @@ def test_of_a_run_cut_off_late_rejections_are_not_held_against_the_bounds(ledger
     ledger.admit(0)
     ledger.reject(5000, 0, retry_after_ms=1)
     ledger.admit(15_900)
-    assert UNJUSTIFIED not in found(ledger, complete=False)
-    assert "cut off" in audit(ledger, complete=False).text()
+    killed = Completeness(("killed",), only_the_end_is_missing=True)
+    assert UNJUSTIFIED not in found(ledger, complete=killed)
+    assert "not complete (killed): 0 of 1 rejections" in audit(ledger, complete=killed).text()
     ledger.admit(16_500)
-    assert found(ledger, complete=False)[UNJUSTIFIED] == 1
+    assert found(ledger, complete=killed)[UNJUSTIFIED] == 1
+    assert UNJUSTIFIED not in found(ledger, complete=Completeness(("a hole",))), "anything may be missing before it"
     assert found(ledger)[UNJUSTIFIED] == 1
 
 

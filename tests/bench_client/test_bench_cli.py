@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,9 +19,11 @@ from aiohttp import web
 from bench_fakes import FakeLimiter, application, serving, write_keys
 
 from bench_client import cli
-from bench_client.record import RecordReader
+from bench_client.record_file import RecordReader
 from bench_client.rundir import read_info
+from bench_client.summary import Figures
 from bench_client.targets import Target, await_targets
+from bench_client.unserved import complaint
 
 COMMAND = [sys.executable, "-m", "bench_client"]
 
@@ -129,6 +132,40 @@ def test_options_come_from_the_environment_too(url: str, keys_file: Path, tmp_pa
     assert (info.settings["output_tokens"], info.settings["cap_output"]) == ("fixed:7", False)
 
 
+@pytest.mark.parametrize(
+    ("environment", "code", "says"),
+    [
+        ({"BENCH_QPS": "many"}, 2, "Invalid value for 'BENCH_QPS' in the environment: 'many' is not a valid float"),
+        ({"BENCH_QPS": "5", "BENCH_RUN_QPS": "0"}, 2, "Invalid value for 'BENCH_RUN_QPS' in the environment: 0"),
+        ({"BENCH_FORCE": "perhaps"}, 2, "'BENCH_FORCE' in the environment"),
+        ({"BENCH_INPUT_TOKENS": "x"}, 2, "'BENCH_INPUT_TOKENS' in the environment: "),
+        ({"BENCH_TRACE": "x.csv", "BENCH_QPS": "5"}, 2, "(--qps is from BENCH_QPS, --trace is from BENCH_TRACE)"),
+        ({"BENCH_TRACE": "x.csv"}, 2, "(--trace is from BENCH_TRACE)"),
+        ({"BENCH_QPS": "5", "BENCH_TARGET": "nowhere"}, 2, "HTTP_HOST (--target is from BENCH_TARGET)"),
+        ({"BENCH_QPS": "5", "BENCH_WAIT_READY": "0.1"}, 1, "start it or correct --target\n"),
+    ],
+)
+def test_the_variable_that_was_wrong_is_named(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    keys_file: Path,
+    tmp_path: Path,
+    environment: dict[str, str],
+    code: int,
+    says: str,
+) -> None:
+    """And none that had no part in it, nor one that the command line overrides."""
+    for name, value in {"BENCH_SEED": "7", "BENCH_OUT": "/nowhere", **environment}.items():
+        monkeypatch.setenv(name, value)
+    arguments = ["run", "--keys", keys_file, "--out", tmp_path / "out"]
+    arguments += [] if "BENCH_TARGET" in environment else ["--target", f"http://127.0.0.1:{closed_port()}"]
+    got, _, stderr = call(capsys, *arguments)
+    assert (got, stderr.count("\n")) == (code, 1)
+    assert says.replace("HTTP_HOST", "use http://HOST:PORT") in stderr
+    assert "BENCH_SEED" not in stderr
+    assert "BENCH_OUT" not in stderr
+
+
 def test_an_interrupt_ends_the_run_early_and_still_reports(url: str, keys_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = ["run", "--target", url, "--keys", keys_file, "--qps", 50, "--duration", 600, "--out", out]
@@ -161,8 +198,8 @@ def test_a_killed_run_can_still_be_audited(url: str, keys_file: Path, tmp_path: 
         process.kill()
         process.communicate()
     audited = bench("audit", out)
-    assert audited.returncode == 0, audited.stderr
-    assert "the run was cut off" in audited.stdout
+    assert audited.returncode == 1, audited.stderr
+    assert audited.stdout.splitlines()[-1].startswith("audit: INCOMPLETE the run was killed")
 
 
 def closed_port() -> int:
@@ -335,6 +372,42 @@ def test_a_run_without_a_single_answer_has_failed(keys_file: Path, tmp_path: Pat
         done = bench("run", "--target", url, *arguments)
     assert done.returncode == 1
     assert "no request was answered" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("status", "says"),
+    [
+        (401, "every request was answered 401: are the keys loaded in this target?"),
+        (404, "every request was answered 404: does the target serve POST /v1/chat/completions"),
+        (503, "every request was answered 503: is the target's store up?"),
+        (418, "every request was answered 418; look at the target"),
+    ],
+)
+def test_a_run_of_nothing_but_refusals_has_failed(keys_file: Path, tmp_path: Path, status: int, says: str) -> None:
+    async def refuse(_: web.Request) -> web.StreamResponse:
+        return web.json_response({"error": {"message": "no"}}, status=status)
+
+    with serving(application(refuse)) as url:
+        arguments = ("--keys", keys_file, "--qps", 50, "--duration", 0.3, "--out", tmp_path / "out")
+        done = bench("run", "--target", url, *arguments)
+    assert done.returncode == 1
+    assert str(status) in done.stdout, "the table is shown all the same"
+    assert done.stderr.splitlines()[-1].startswith(f"bench-client: error: {says}")
+
+
+def figures(statuses: dict[int, int], **errors: int) -> Figures:
+    return Figures(sum(statuses.values()) + sum(errors.values()), statuses=Counter(statuses), errors=Counter(errors))
+
+
+def test_what_a_run_without_a_decision_met_is_told() -> None:
+    assert complaint(figures({200: 1, 401: 99})) is None
+    assert complaint(figures({429: 1, 401: 99})) is None
+    theirs = Figures(9, statuses=Counter({429: 9}), upstream=Counter({429: 9}))
+    assert complaint(theirs) == "every request was answered 429; look at the target"
+    mixed = "no request was served or rejected (5 answered 401, 3 answered 404, 2 timeout): are the keys loaded in"
+    assert complaint(figures({404: 3, 401: 5}, timeout=2)) == f"{mixed} this target?"
+    assert complaint(figures({}, connect=7)) == "no request was answered (7 connect); check the targets"
+    assert complaint(figures({})) == "no request was answered (none was sent); check the targets"
 
 
 def test_keys_given_as_digests_are_left_out_with_a_note(url: str, tmp_path: Path) -> None:

@@ -20,32 +20,42 @@ from bench_client.sizes import SizeDistribution
 from bench_client.summary import summarize
 from bench_client.tables import summary_text
 
+Latency = tuple[float, float]
+
 
 def report(**changes: Any) -> ProcessReport:
     values = {"requests": 1000, "cpu": 0.6, "lateness_p50_ms": 0.05, "lateness_p99_ms": 0.4, "all_busy": 0}
     return ProcessReport(**{**values, **changes})
 
 
-def health(*processes: ProcessReport, latency_p99_ms: float = 5.0) -> ClientHealth:
-    return ClientHealth(list(processes), latency_p99_ms)
+def health(*processes: ProcessReport, p50: Latency = (1.0, 1.0), p99: Latency = (5.0, 5.0)) -> ClientHealth:
+    """Each latency from the due time and from the sending."""
+    return ClientHealth(list(processes), {"p50": p50[0], "p99": p99[0]}, {"p50": p50[1], "p99": p99[1]})
 
 
 @pytest.mark.parametrize(
-    ("changes", "latency_p99_ms", "says"),
+    ("changes", "p99", "says"),
     [
-        ({}, 5.0, None),
-        ({"cpu": 0.94}, 5.0, None),
-        ({"cpu": 0.95}, 5.0, "used 95% of a core; raise --processes"),
-        ({"lateness_p99_ms": 2.0}, 5.0, None),
-        ({"lateness_p99_ms": 2.1}, 5.0, "p99 2.1 ms after the due time; raise --processes"),
-        ({"lateness_p99_ms": 2.1, "cpu": 0.2}, 5.0, "other work on this machine holds it up); free a core for it"),
-        ({"lateness_p99_ms": 40.0}, 400.0, None),  # the answers were late for another reason
-        ({"lateness_p99_ms": 40.1}, 400.0, "p99 40.1 ms"),
-        ({"lateness_p99_ms": 3.0, "cpu": 0.99}, 5.0, "used 99% of a core, requests left late, p99 3.0 ms"),
+        ({}, (5.0, 5.0), None),
+        ({"cpu": 0.94}, (5.0, 5.0), None),
+        ({"cpu": 0.95}, (5.0, 5.0), "used 95% of a core; raise --processes"),
+        ({"lateness_p99_ms": 2.0}, (5.0, 1.0), None),
+        ({"lateness_p99_ms": 2.1}, (5.0, 1.0), "makes up 2.1 of the 5.0 ms of p99; raise --processes"),
+        ({"lateness_p99_ms": 40.0}, (5.0, 1.0), "makes up 4.0 of the 5.0 ms of p99"),
+        ({"lateness_p99_ms": 2.1, "cpu": 0.2}, (5.0, 1.0), "other work on this machine holds it up); free a core"),
+        ({"lateness_p99_ms": 40.0}, (400.0, 300.0), None),  # the answers were late for another reason
+        ({"lateness_p99_ms": 40.1}, (400.0, 300.0), "40.1 of the 400.0 ms"),
+        ({"lateness_p99_ms": 40.1}, (50.0, 49.0), None),  # the late ones were not the slow ones
+        ({"lateness_p99_ms": 40.1}, (50.0, 50.1), None),
+        (
+            {"lateness_p99_ms": 3.0, "cpu": 0.99},
+            (5.0, 1.0),
+            "99% of a core, requests left late, which makes up 3.0",
+        ),
     ],
 )
-def test_the_worst_process_decides(changes: dict[str, float], latency_p99_ms: float, says: str | None) -> None:
-    judged = health(report(), report(**changes), report(), latency_p99_ms=latency_p99_ms)
+def test_the_worst_process_decides(changes: dict[str, float], p99: Latency, says: str | None) -> None:
+    judged = health(report(), report(**changes), report(), p99=p99)
     assert (judged.bottleneck is None) == (says is None)
     assert judged.as_dict()["bottleneck"] == (says is not None)
     if says is None:
@@ -53,6 +63,26 @@ def test_the_worst_process_decides(changes: dict[str, float], latency_p99_ms: fl
     else:
         assert (judged.remark or "").startswith("the client was the bottleneck: ")
         assert says in (judged.remark or "")
+
+
+def test_a_median_that_lateness_has_changed_is_told_too() -> None:
+    late = report(lateness_p50_ms=1.5, lateness_p99_ms=1.9)
+    assert "makes up 1.5 of the 2.5 ms of p50;" in str(health(late, p50=(2.5, 0.9)).remark)
+    assert health(late, p50=(1.5, 0.6)).remark is None, "less than a millisecond of it"
+    assert ClientHealth([late], {}, {}).remark is None, "nothing was answered"
+
+
+def test_late_requests_that_were_not_the_slow_ones_change_no_figure(ledger: Ledger) -> None:
+    """A tenth leaves 30 ms late and is answered at once, another tenth takes 200 ms."""
+    for number in range(200):
+        kind = number % 10
+        late_us = 30_000 if kind == 0 else 0
+        ledger.admit(10 * number, took_ms=200 if kind == 1 else 5, sent_us=10_000 * number + late_us)
+        if kind == 0:
+            ledger.records[-1] = ledger.records[-1]._replace(done_us=10_000 * number + 35_000)
+    client = summarize(ledger.records, run_info(processes=[report(lateness_p99_ms=30.0)])).client
+    assert client.remark is None
+    assert client.late_ms["p99"] == 0
 
 
 def test_waiting_for_a_connection_is_told_but_is_not_the_clients_fault() -> None:

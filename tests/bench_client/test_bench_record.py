@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import orjson
@@ -11,7 +13,8 @@ from bench_fakes import KEY, Ledger, run_info
 
 from bench_client.errors import BenchError
 from bench_client.health import ProcessReport
-from bench_client.record import REQUESTS_NAME, Record, RecordReader, write_records
+from bench_client.record import Record
+from bench_client.record_file import HEADER, REQUESTS_NAME, RecordReader, write_records
 from bench_client.response import NOTHING, parse_response
 from bench_client.rundir import RUN_NAME, convert_spool, finish, open_records, prepare, read_info, write_info
 from bench_client.spool import OK, SPOOL_NAMES, TIMEOUT, SpoolWriter, read_spool, spool_name
@@ -49,6 +52,8 @@ def test_the_facts_of_an_admission() -> None:
         "reserved_output": 100,
         "prompt_tokens": 25,
         "completion_tokens": 17,
+        "told_input": 25,
+        "told_input_at_most": 25,
     }
 
 
@@ -66,7 +71,7 @@ def test_the_facts_of_a_rejection() -> None:
     assert (facts.status, facts.exceeded, facts.retry_after_ms) == (429, "input_tokens", 3890)
     assert (facts.requested, facts.never_fits) == (3906, False)
     never = b'HTTP/1.1 429 X\r\n\r\n{"error":{"message":"Request too large for k on x: Limit 50, Requested 3906."}}'
-    assert parse_response(never)[-4:] == (3906, True, None, None)
+    assert parse_response(never) == NOTHING._replace(status=429, requested=3906, never_fits=True)
 
 
 def test_an_upstreams_rejection_says_whose_it_is_and_its_message_is_none_of_ours() -> None:
@@ -79,6 +84,45 @@ def test_an_upstreams_rejection_says_whose_it_is_and_its_message_is_none_of_ours
     assert facts == NOTHING._replace(status=429, time_ms=5, upstream_status=429, limit_requests=3)
     failed = parse_response(b"HTTP/1.1 502 X\r\nx-limiter-upstream-status: 500\r\n\r\n{}")
     assert failed == NOTHING._replace(status=502, upstream_status=500)
+
+
+@pytest.mark.parametrize(
+    ("usage", "at_most"),
+    [
+        ({"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 13}, 10),
+        ({"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 5013}, 5010),
+        ({"prompt_tokens": 10, "completion_tokens": 3, "cache_read_input_tokens": 40}, 50),
+        ({"prompt_tokens": 10, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 40}}, 50),
+        ({"prompt_tokens": 10, "completion_tokens": 3, "cache_creation": {"5m": 4, "1h": 5}}, 19),
+        ({"input_tokens": 10, "output_tokens": 3, "total_tokens": 13}, 10),
+        ({"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 2**60}, 2**31 - 3),
+        ({"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": "13", "cache_creation_input_tokens": -4}, 10),
+    ],
+)
+def test_input_that_a_service_tells_apart_may_be_meant_too(usage: dict[str, object], at_most: int) -> None:
+    facts = parse_response(b"HTTP/1.1 200 OK\r\n\r\n" + orjson.dumps({"usage": usage}))
+    assert (facts.told_input, facts.told_input_at_most) == (10, at_most)
+
+
+def test_reasoning_that_only_the_total_tells_is_output() -> None:
+    """Unless cached input explains it, or the limiter says what it has charged."""
+    usage: dict[str, object] = {"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 513}
+    answer = b"\r\n\r\n" + orjson.dumps({"usage": usage})
+    assert parse_response(b"HTTP/1.1 200 OK" + answer).completion_tokens == 503
+    assert parse_response(b"HTTP/1.1 200 OK\r\nx-limiter-output-tokens: 7" + answer).completion_tokens == 7
+    cached = b"\r\n\r\n" + orjson.dumps({"usage": {**usage, "prompt_tokens_details": {"cached_tokens": 500}}})
+    assert parse_response(b"HTTP/1.1 200 OK" + cached).completion_tokens == 3
+
+
+def test_a_long_answer_is_read_without_a_header_that_tells_its_output() -> None:
+    """Its head is sent before its end is known. Chunks of 64 KiB; one pass over them."""
+    head, _, body = ADMITTED.partition(b"\r\n\r\n")
+    body = b'{"embedding":"' + b"A" * (20 << 20) + b'",' + body[1:]
+    chunks = b"".join(
+        b"%x\r\n%b\r\n" % (len(body[i : i + 65_536]), body[i : i + 65_536]) for i in range(0, len(body), 65_536)
+    )
+    facts = parse_response(head + b"\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n")
+    assert facts == parse_response(ADMITTED)
 
 
 def test_chunked_bodies_are_joined() -> None:
@@ -123,27 +167,62 @@ def test_records_survive_the_round_trip(tmp_path: Path, records: list[Record]) -
     assert write_records(path, records) == 4
     reader = RecordReader(path)
     assert list(reader) == records
-    assert not reader.truncated
+    assert reader.problem is None
     assert orjson.loads(path.read_bytes().splitlines()[0])["columns"] == list(Record._fields)
 
 
-def test_a_file_cut_off_loses_its_last_line_only(tmp_path: Path, records: list[Record]) -> None:
+def test_the_end_is_the_digest_of_all_lines_before_it(tmp_path: Path, records: list[Record]) -> None:
     path = tmp_path / REQUESTS_NAME
     write_records(path, records)
-    path.write_bytes(path.read_bytes()[:-20])
+    *lines, end = path.read_bytes().splitlines(keepends=True)
+    assert orjson.loads(end) == {"end": {"records": 4, "sha256": sha256(b"".join(lines)).hexdigest()}}
+
+
+def test_a_file_cut_off_anywhere_loses_what_is_behind_only(tmp_path: Path, records: list[Record]) -> None:
+    path = tmp_path / REQUESTS_NAME
+    write_records(path, records)
+    whole = path.read_bytes()
+    for size in range(len(orjson.dumps(HEADER)) + 1, len(whole)):
+        path.write_bytes(whole[:size])
+        reader = RecordReader(path)
+        rows = whole[:size].count(b"]\n") + whole[:size].endswith(b"]")
+        assert list(reader) == records[:rows], size
+        assert reader.problem is not None, size
+        assert "cut off" in reader.problem, size
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda lines: [*lines[:2], *lines[3:]], "has 3 records, its end tells 4"),
+        (lambda lines: [*lines[:2], *lines[1:]], "has 5 records, its end tells 4"),
+        (lambda lines: [lines[0], lines[2], lines[1], *lines[3:]], "its digest is not the one that its end tells"),
+        (lambda lines: [*lines, lines[1]], "goes on after its end"),
+        (lambda lines: [*lines, *lines], "goes on after its end"),
+        (lambda lines: lines[:-1], "has no end after line 5"),
+        (lambda lines: [*lines[:-1], b'{"end":{"records":true}}\n'], "end of requests.jsonl is damaged"),
+    ],
+)
+def test_a_file_that_lost_or_gained_a_line_says_so(
+    tmp_path: Path, records: list[Record], change: Callable[[list[bytes]], list[bytes]], says: str
+) -> None:
+    path = tmp_path / REQUESTS_NAME
+    write_records(path, records)
+    path.write_bytes(b"".join(change(path.read_bytes().splitlines(keepends=True))))
     reader = RecordReader(path)
-    assert list(reader) == records[:3]
-    assert reader.truncated
+    list(reader)
+    assert says in str(reader.problem)
 
 
 def test_files_from_before_a_column_was_added_are_read(tmp_path: Path, records: list[Record]) -> None:
     path = tmp_path / REQUESTS_NAME
     write_records(path, records)
-    header, *rows = (orjson.loads(line) for line in path.read_bytes().splitlines())
-    assert header["columns"].pop() == "upstream_status"
-    old = [header, *(row[:-1] for row in rows)]
+    header, *rows, _ = (orjson.loads(line) for line in path.read_bytes().splitlines())
+    added = [header["columns"].pop() for _ in range(3)]
+    assert added == ["told_input_at_most", "told_input", "upstream_status"]
+    old = [header, *(row[:-3] for row in rows)]
     path.write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in old))
-    assert list(RecordReader(path)) == [record._replace(upstream_status=None) for record in records]
+    assert list(RecordReader(path)) == [record._replace(**dict.fromkeys(added)) for record in records]
     path.write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in (header, *rows)))
     with pytest.raises(BenchError, match="line 2 is damaged"):
         list(RecordReader(path))
@@ -202,7 +281,9 @@ def test_the_records_of_several_processes_are_one_runs(tmp_path: Path) -> None:
     convert_spool(tmp_path, 1, [KEY])
     finish(tmp_path, info)
     assert [path.name for path in tmp_path.glob("re*")] == [REQUESTS_NAME]
-    records = list(open_records(tmp_path, info))
+    reader = open_records(tmp_path, info)
+    records = list(reader)
+    assert reader.problem is None
     assert sorted(record.request for record in records) == [0, 1, 2, 3, 4, 5]
     assert {record.request: record.status for record in records if record.request % 3 == 1} == {1: None, 4: 200}
 
@@ -214,6 +295,21 @@ def test_parts_left_by_a_run_killed_at_its_end_are_put_together(tmp_path: Path) 
         spool(tmp_path, process, 2)
         convert_spool(tmp_path, process, [KEY])
     assert sorted(record.request for record in open_records(tmp_path, info)) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("cut", [2, 100, 150, 220])
+def test_a_part_that_is_cut_off_leaves_whole_records_without_an_end(tmp_path: Path, cut: int) -> None:
+    info = run_info(finished=False)
+    prepare(tmp_path, info)
+    for process in range(2):
+        spool(tmp_path, process, 2)
+        convert_spool(tmp_path, process, [KEY])
+    part = tmp_path / "requests.0.part"
+    part.write_bytes(part.read_bytes()[:-cut])
+    reader = open_records(tmp_path, info)
+    requests = {record.request for record in reader}
+    assert {1, 3} <= requests < {0, 1, 2, 3, 4}
+    assert "has no end" in str(reader.problem)
 
 
 def test_a_spool_cut_off_loses_its_last_entry_only(tmp_path: Path) -> None:

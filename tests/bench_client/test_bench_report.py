@@ -16,7 +16,8 @@ from report_fakes import Simulation, write_comparison
 from bench_client.audit.timeline import DIMENSIONS, build_timelines
 from bench_client.audit.windows import check_windows
 from bench_client.errors import BenchError, BenchUsageError
-from bench_client.record import REQUESTS_NAME, Record, write_records
+from bench_client.record import Record
+from bench_client.record_file import REQUESTS_NAME, write_records
 from bench_client.report.axes import NARROW, WIDE, legend_columns, legend_height, log_ms_axis, merged, nines
 from bench_client.report.collect import MAX_BINS, MAX_LATE_BINS, KeyUse
 from bench_client.report.gather import ReportedRun, gather
@@ -408,3 +409,12 @@ def written(directory: Path, records: list[Record], **info: float) -> Path:
     write_info(directory, run_info(planned=len(records), dispatched=len(records), **info))
     write_records(directory / REQUESTS_NAME, records)
     return directory
+
+
+def test_what_a_service_told_beyond_its_admissions_is_said(simulation: Simulation, tmp_path: Path) -> None:
+    simulation.write(tmp_path)
+    path = tmp_path / "audit.json"
+    document = json.loads(path.read_bytes())
+    document["overruns"] = {"requests": 3, "input_tokens": 4_000, "output_tokens": 50}
+    path.write_text(json.dumps(document))
+    assert any(said.startswith("Of 3 requests the service told more") for said in remarks(gathered(tmp_path)))

@@ -16,7 +16,7 @@ import pytest
 from report_fakes import Simulation, write_comparison
 
 from bench_client import cli
-from bench_client.record import REQUESTS_NAME
+from bench_client.record_file import REQUESTS_NAME
 from bench_client.report import report_of_comparison, write_report
 from bench_client.report.svg import inline
 
@@ -167,9 +167,12 @@ def test_what_is_missing_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[s
     path = tmp_path / "run" / REQUESTS_NAME
     path.write_bytes(path.read_bytes()[:-40])
     assert report(tmp_path / "run", "--html", tmp_path / "page.html") == 0
-    assert capsys.readouterr().out.endswith("run: PROVED\n")
+    assert capsys.readouterr().out.endswith("run: INCOMPLETE\n")
     page = Page((tmp_path / "page.html").read_text("utf-8"))
-    assert "The run was cut off" in page.text
+    assert "The records of run are not complete, so the audit proves nothing" in page.text
+    assert "The records are not those of all requests that were sent" in page.text
+    assert "? INCOMPLETE" in page.text
+    assert "audit: INCOMPLETE" not in page.text
     assert "run: the nodes' metrics were not sampled" in page.text
     assert "run: CPU was not measured" in page.text
     assert sum(tag == "svg" for tag, _ in page.elements) == 2 * 4

@@ -30,7 +30,7 @@ class Remembering(MockModel):
         return self.last
 
 
-MODEL = Remembering(latency_ms=0, length="uniform:0:30", seed=1)
+MODEL = Remembering(latency_ms=0, length="uniform:0:30", seed=1, tool_rate=0.5)
 MOCK = RenderedUpstream(MODEL)
 RESERVE = 12
 
@@ -104,7 +104,7 @@ def _answered(route: LimitedRoute, path: str, request: Any) -> None:
         request = request._replace(stream=False)
     whole = asyncio.run(MOCK.prepared(MOCK.drafter.draft(request, b"")).ask(reserved, "req_1", {}))
     assert isinstance(whole, WholeAnswer)
-    produced = whole.output_tokens
+    produced = whole.cost.output_tokens
     assert produced <= reserved
     body = orjson.loads(whole.body)
     assert body["model"] == request.model

@@ -1,0 +1,52 @@
+"""Whether the records of a run are all that it has sent, each once: only then can an audit prove anything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ..record import Record
+from ..record_file import RecordReader
+from ..rundir import RunInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Completeness:
+    """What is missing from a run's records."""
+
+    reasons: tuple[str, ...] = ()
+    """In words; empty where nothing is missing."""
+    only_the_end_is_missing: bool = False
+    """The run was killed: what is missing was done after all that is there."""
+
+    def __bool__(self) -> bool:
+        """True where nothing is missing."""
+        return not self.reasons
+
+
+def read_once(reader: RecordReader, info: RunInfo) -> tuple[list[Record], Completeness]:
+    """The run's records, each request once (its first record), and whether they are complete."""
+    records, seen = [], set[int]()
+    doubled = 0
+    for record in reader:
+        if record.request in seen:
+            doubled += 1
+            continue
+        seen.add(record.request)
+        records.append(record)
+    damage = [reason for reason in (reader.problem, _doubled(doubled)) if reason]
+    if not info.finished:
+        killed = "the run was killed: it has not written how many requests it sent"
+        return records, Completeness((killed, *damage), only_the_end_is_missing=not damage)
+    return records, Completeness((*damage, *_miscounted(len(records), info)))
+
+
+def _doubled(count: int) -> str:
+    return f"{count:,} records are of requests that had one already" if count else ""
+
+
+def _miscounted(records: int, info: RunInfo) -> Iterable[str]:
+    if records != info.dispatched:
+        yield f"there are records of {records:,} requests, {info.dispatched:,} were sent"
+    if info.dispatched != info.planned and not info.interrupted:
+        yield f"{info.dispatched:,} requests were sent, the schedule has {info.planned:,}, and nothing interrupted it"
