@@ -27,7 +27,7 @@ def written(route: str = CHAT, **fields: Any) -> bytes:
 
 
 def check(body: bytes, route: str = CHAT) -> None:
-    refuse_disguised(LIMITED_ROUTES[route].parse(body), body)
+    refuse_disguised(LIMITED_ROUTES[route].parse(body))
 
 
 def refusal(body: bytes, route: str = CHAT) -> NotServed:
