@@ -92,12 +92,26 @@ def test_an_upstreams_rejection_says_whose_it_is_and_its_message_is_none_of_ours
         ({"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 13}, 10),
         ({"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 5013}, 5010),
         ({"prompt_tokens": 10, "completion_tokens": 3, "cache_read_input_tokens": 40}, 50),
+        ({"prompt_tokens": 10, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 40}}, 50),
+        ({"prompt_tokens": 10, "completion_tokens": 3, "cache_creation": {"5m": 4, "1h": 5}}, 19),
+        ({"input_tokens": 10, "output_tokens": 3, "total_tokens": 13}, 10),
+        ({"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 2**60}, 2**31 - 3),
         ({"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": "13", "cache_creation_input_tokens": -4}, 10),
     ],
 )
 def test_input_that_a_service_tells_apart_may_be_meant_too(usage: dict[str, object], at_most: int) -> None:
     facts = parse_response(b"HTTP/1.1 200 OK\r\n\r\n" + orjson.dumps({"usage": usage}))
     assert (facts.told_input, facts.told_input_at_most) == (10, at_most)
+
+
+def test_reasoning_that_only_the_total_tells_is_output() -> None:
+    """Unless cached input explains it, or the limiter says what it has charged."""
+    usage: dict[str, object] = {"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 513}
+    answer = b"\r\n\r\n" + orjson.dumps({"usage": usage})
+    assert parse_response(b"HTTP/1.1 200 OK" + answer).completion_tokens == 503
+    assert parse_response(b"HTTP/1.1 200 OK\r\nx-limiter-output-tokens: 7" + answer).completion_tokens == 7
+    cached = b"\r\n\r\n" + orjson.dumps({"usage": {**usage, "prompt_tokens_details": {"cached_tokens": 500}}})
+    assert parse_response(b"HTTP/1.1 200 OK" + cached).completion_tokens == 3
 
 
 def test_a_long_answer_is_read_without_a_header_that_tells_its_output() -> None:

@@ -113,7 +113,8 @@ async def _check(on: Scene, out: Path, keys: Path, leaving: Path, outcome: Outco
     for usage in await on.usages(keys):
         ours = [record for record in records if info.key_names[record.key] == usage.name]
         good = [record for record in ours if record.status == 200]
-        tokens = (sum(r.prompt_tokens or 0 for r in good), sum(r.completion_tokens or 0 for r in good))
+        inputs = sum(max(r.prompt_tokens or 0, r.told_input or 0) for r in good)
+        tokens = (inputs, sum(r.completion_tokens or 0 for r in good))
         assert tuple(usage.used) == (len(good) + sum(map(failed_upstream, ours)), *tokens), usage.name
     (left,) = await on.usages(leaving)
     assert tuple(left.used) == (LEAVERS, LEAVERS * LEAVER_INPUT, 0)

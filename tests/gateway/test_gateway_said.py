@@ -171,7 +171,7 @@ def test_a_key_that_is_refused_is_our_fault_unless_it_is_the_callers(status: int
     assert error.outcome == "failed"
     told = error.to_upstream_error(SECRET)
     assert (type(told), told.status, told.body) == (UpstreamError, 502, None)
-    assert "does not accept this node's key" in str(told)
+    assert str(told) == f'does not accept this node\'s key (code {status}): "Incorrect key [redacted]."'
     told = error.to_upstream_error(SECRET, forwards_key=True)
     assert (type(told), told.status) == (UpstreamRefusal, status)
     assert told.body is not None

@@ -76,6 +76,8 @@ _CAPITALIZED: Final = re.compile(rb'"[a-z_]*[A-Z][A-Za-z_]*"\s*:')
 """What may be a field's name with a capital letter in it; what is said in a text has its quotes escaped."""
 _FOLDING: Final = (b"\xc5\xbf", b"\xe2\x84\xaa", b"\\u017", b"\\u212")
 """Letters beyond ASCII that fold to s and k, and how they may be escaped."""
+_MOST_FIELDS: Final = 32
+"""A body with more of them is written anew rather than looked through for each."""
 _ESCAPED_ASCII: Final = re.compile(rb"\\u00[2-7]")
 
 
@@ -112,6 +114,8 @@ def _hides_letters(body: bytes) -> bool:
 
 def is_ambiguous(body: bytes, fields: Mapping[str, Any]) -> bool:
     """Whether a field comes twice, or may do so unseen. True now and then for bodies that are all right."""
+    if len(fields) > _MOST_FIELDS:
+        return True
     for name in fields:
         quoted, named = _spelled(name)
         if body.count(quoted) != 1 and len(named.findall(body)) != 1:

@@ -66,13 +66,15 @@ class Pool:
         self._all.discard(connection)
         self._idle.pop(connection, None)
 
-    def close(self) -> None:
-        """Close all of them."""
+    async def close(self) -> None:
+        """Close all of them, and return when they are closed."""
         if self._looking is not None:
             self._looking.cancel()
             self._looking = None
         for connection in tuple(self._all):
             connection.abort()
+        while self._all:
+            await asyncio.sleep(0)  # the event loop closes them in its next turns
 
     def _look(self) -> None:
         now_s = self.now_s()
