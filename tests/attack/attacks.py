@@ -262,7 +262,7 @@ def _services() -> list[Attack]:
         _hostile("gzip bomb of 1 GiB as a stream", "bomb stream", stream=True),
         _hostile("pings for ever after [DONE]", "pings after done", stream=True, ends_within_s=ENDS_S),
         _hostile("events for ever after [DONE]", "events after done", stream=True, ends_within_s=ENDS_S),
-        _hostile("bytes for ever after a whole answer", "more after whole", ends_within_s=ENDS_S),
+        _hostile("blanks for ever after a whole answer", "more after whole"),
         _hostile("103 for ever", "103s", ends_within_s=ENDS_S),
         _hostile("header fields for ever", "headers", ends_within_s=ENDS_S),
         _hostile("one header field that never ends", "one header", ends_within_s=ENDS_S),
