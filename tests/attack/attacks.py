@@ -142,6 +142,13 @@ def _refused() -> list[Attack]:
             *("38", "chunks of a byte, known key", lambda: [chunklets(ROUTES[0], KNOWN, chat("good").ljust(SIZE))]),
             peak_mb=held,
         ),
+        Attack(
+            *("38", "4 MiB in chunks of two bytes, known key"),
+            lambda: [chunklets(ROUTES[0], KNOWN, chat("good").ljust(4 * MIB), 2)],
+            connections=8,
+            seconds=8.0,
+            peak_mb=held,
+        ),
         Attack("39", "5,000 requests in one go, no key", lambda: _pipelined(None), Then.READ_ALL),
         Attack("39", "5,000 requests in one go, known key", lambda: _pipelined(KNOWN), Then.READ_ALL),
         Attack(
