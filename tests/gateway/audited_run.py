@@ -83,7 +83,7 @@ async def leave(on: Scene) -> None:
         writer.transport.abort()
 
     await asyncio.gather(*(leave_one(number) for number in range(LEAVERS)))
-    await asyncio.sleep(0.2)
+    await asyncio.sleep(0.8)  # most of their answers come
 
 
 async def _check(on: Scene, out: Path, keys: Path, leaving: Path, outcome: Outcome, met: Counter[str]) -> None:

@@ -199,6 +199,11 @@ FIRST = [
         id="OpenRouter",
     ),
     pytest.param({"choices": None, "base_resp": {"status_code": 1004, "status_msg": "No."}}, 502, id="MiniMax"),
+    pytest.param(
+        {"choices": [{"delta": {"content": ""}, "finish_reason": "error", "error": {"code": 429, "message": "No."}}]},
+        429,
+        id="OpenRouter, in the choice",
+    ),
     pytest.param({"detail": "Not Found"}, 502, id="FastAPI"),
     pytest.param({"message": "No.", "code": 422}, 422, id="a message"),
     pytest.param({"type": "error", "error": {"type": "overloaded_error", "message": "No."}}, 502, id="Anthropic"),

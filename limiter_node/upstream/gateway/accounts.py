@@ -144,13 +144,15 @@ class ChunkAccount(_Counted):
         """Take in one chunk."""
         choices = fields.get("choices")
         self.plain_text = None
-        if (not choices or "error" in fields) and self._is_error(fields, choices):
+        if (not choices or "error" in fields) and self._is_error(fields):
             return None
         self._is_first = False
         if type(choices) is list:
             usage = fields.get("usage")
             for choice in choices:
                 if type(choice) is dict:
+                    if choice.get("error") and self._is_error(fields):
+                        return None
                     text = self._note_choice(choice)
                     usage = usage or choice.get("usage")  # Moonshot's place for it
             if usage is None and len(choices) == 1 and type(choices[0]) is dict:
@@ -170,7 +172,7 @@ class ChunkAccount(_Counted):
         """``[DONE]`` has come."""
         self.is_whole = self.is_done = self.is_finished = True
 
-    def _is_error(self, fields: dict[str, Any], choices: Any) -> bool:
+    def _is_error(self, fields: dict[str, Any]) -> bool:
         error = find_event_error(fields, is_first=self._is_first)
         if error is not None:
             self.error = error
