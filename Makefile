@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo test test-quick lint format chaos soak judge fuzz bench report lock clean
+.PHONY: help setup demo test test-quick lint format chaos attack soak judge fuzz bench report lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -38,6 +38,10 @@ format: setup ## rewrite the code in the house's format
 chaos: setup ## each fault of REPORT.md's table on real servers under load, both stores (twenty minutes); results/chaos.md
 	CHAOS=1 $(BIN)/python -m pytest tests/chaos
 
+ROUNDS ?= 3
+attack: setup ## attacks on real nodes: others' latency and the node's memory beside each (half an hour); results/attack.md
+	$(BIN)/python -m tests.attack --rounds $(ROUNDS)
+
 SOAK_MINUTES ?= 30
 soak: setup ## half of peak load with a master failover every minute, for SOAK_MINUTES; results/soak.json
 	$(BIN)/python -m benchmarks.soak --minutes $(SOAK_MINUTES)
@@ -48,8 +52,9 @@ STORE ?= valkey
 judge: setup ## random faults on real stores, judged, for SECONDS from seed SEED on; STORE=redis for a system's server
 	$(BIN)/python -m tests.judge --seconds $(SECONDS) --seed $(SEED) --store $(STORE)
 
-fuzz: setup ## malformed HTTP and JSON against real nodes (two minutes)
+fuzz: setup ## malformed HTTP and JSON against real nodes, and answers of services of every kind (four minutes)
 	FUZZ_ROUNDS=200 $(BIN)/python -m pytest tests/e2e/test_fuzz.py
+	FUZZ_ROUNDS=50 $(BIN)/python -m pytest --timeout 600 tests/gateway/test_gateway_answer_fuzz.py
 
 bench: setup ## reproduce the figures of REPORT.md (half an hour; nothing else should run beside it)
 	$(BIN)/python -m benchmarks

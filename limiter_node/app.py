@@ -10,17 +10,21 @@ import resource
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import uvloop
-from aiohttp import web
 from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
 
 from limiter_node import tokens
 from limiter_node.http.connection import Deadlines
+from limiter_node.http.cors import Cors
+from limiter_node.http.listening import Listener
 from limiter_node.http.overload import LoopLoad
+from limiter_node.http.probes import AdminRoutes
+from limiter_node.http.reading import RequestReader
 from limiter_node.http.routes import Routes
 from limiter_node.http.server import HttpServer
+from limiter_node.http.tls import Certificate
 from limiter_node.keysfile import KeysFile
 from limiter_node.limiter.degraded import policy
 from limiter_node.limiter.limiter import Limiter
@@ -32,9 +36,8 @@ from limiter_node.store.codec import BUCKET_MS
 from limiter_node.store.dispatcher import Dispatcher
 from limiter_node.store.preparation import Preparation
 from limiter_node.store.topology import Topology
-from limiter_node.store.url import format_host, parse_store_url
+from limiter_node.store.url import parse_store_url
 from limiter_node.telemetry import Telemetry
-from limiter_node.token_process import TokenCounting
 from limiter_node.upstream.base import Upstream
 from limiter_node.upstream.gateway.sending import Patience
 from limiter_node.upstream.gateway.upstream import Gateway
@@ -45,7 +48,9 @@ from limiter_node.upstreamsfile import services_of
 log = logging.getLogger(__name__)
 
 # Files a node has open beside its clients' connections: to the store, its log, what starting needs.
-_SPARE_FILES = 100
+_SPARE_FILES = 200
+# Of kubelets, load balancers and Prometheus.
+_ADMIN_CONNECTIONS = 100
 # What may come on top of --drain-timeout: connections are closed (aiohttp waits this long, twice), settles are flushed.
 _CLOSE_S, _SETTLE_S, _LEAVE_S = 0.5, 2.0, 0.2
 
@@ -88,44 +93,34 @@ async def running_node(
     upstream = _upstream(settings, telemetry)
     tokens.warm()
     load = LoopLoad()
-    counting = TokenCounting()
+    reader = RequestReader(upstream)
     limiter = Limiter(AdmitAll() if settings.stub_decisions else dispatcher, telemetry)
+    cors = Cors(settings.cors_origins)
     routes = Routes(
         limiter=limiter,
         upstream=upstream,
-        counting=counting,
+        reader=reader,
         node_id=settings.node_id,
         max_body_bytes=settings.max_body_bytes,
         window_ms=settings.window_ms,
         max_in_flight=settings.max_in_flight,
         load=load,
+        read_on_s=settings.read_on_s,
         not_started=lambda: start.problem,
+        probes_apart=settings.admin_port != 0,
+        cors=cors,
     )
-    server = HttpServer(
-        routes.answer,
-        max_body_bytes=settings.max_body_bytes,
-        keepalive_s=settings.keepalive_timeout_s,
-        deadlines=Deadlines(settings.header_timeout_s, settings.body_timeout_s),
-        max_connections=settings.max_connections,
-        load=load,
-    )
-    runner = web.ServerRunner(server, shutdown_timeout=_CLOSE_S)
+    listeners = _listeners(settings, routes, load, cors.last_lines)
+    callers = listeners[0]
     try:
-        await runner.setup()
-        site = web.TCPSite(runner, settings.host, settings.port, backlog=1024, reuse_address=True)
-        try:
-            await site.start()
-        except OSError as error:
-            listened = f"{format_host(settings.host)}:{settings.port}"
-            raise LimiterError(
-                f"cannot listen on {listened}: {error.strerror or error}: choose another --port"
-            ) from None
+        for listener, option in zip(listeners, ("--port", "--admin-port"), strict=False):
+            await _open(listener, option)
         # Behind that, because a store that hangs takes its time; a request that comes meanwhile waits for it.
         await topology.start()
         dispatcher.fleet.on_other_format = on_other_format
         dispatcher.fleet.start()
         load.start()
-        port = runner.addresses[0][1]
+        port = callers.port
         store = address.describe()
         policy_name = settings.on_store_failure
         asked = settings.upstreams or settings.upstream.partition("?")[0] or "mock"
@@ -142,16 +137,16 @@ async def running_node(
         await asyncio.sleep(settings.drain_delay_s)
     finally:
         load.stop()
-        for listening in list(runner.sites):
-            await listening.stop()  # refuses new connections
+        callers.refuse_new()
         if not await routes.drain(settings.drain_timeout_s):
             log.warning(
                 "requests were still under way at the end of --drain-timeout: they are cut off and refunded, "
                 "streams charged what was sent",
                 extra={"event": "drain_timeout"},
             )
-        await runner.cleanup()
-        await counting.close()
+        for listener in listeners:
+            await listener.close(_CLOSE_S)
+        await reader.close()
         if not await dispatcher.drain(_SETTLE_S):
             log.warning(
                 "not all reservations could be settled: the store did not answer", extra={"event": "settles_unfinished"}
@@ -159,6 +154,51 @@ async def running_node(
         await dispatcher.fleet.leave(_LEAVE_S)
         await dispatcher.close()
         await upstream.close()
+
+
+def _listeners(settings: NodeSettings, routes: Routes, load: LoopLoad, last_lines: str) -> list[Listener]:
+    """What callers reach and, where the settings have one, what operators do. Raises ConfigError."""
+    deadlines = Deadlines(settings.header_timeout_s, settings.body_timeout_s)
+    callers = HttpServer(
+        routes.answer,
+        max_body_bytes=settings.max_body_bytes,
+        keepalive_s=settings.keepalive_timeout_s,
+        deadlines=deadlines,
+        max_connections=settings.max_connections,
+        load=load,
+        last_lines=last_lines,
+    )
+    listeners = [
+        Listener(
+            callers,
+            settings.host,
+            settings.port,
+            certificate=Certificate(settings.tls_cert, settings.tls_key) if settings.tls_cert else None,
+            handshake_s=settings.header_timeout_s,
+            most_connections=settings.max_connections,
+            shares_port=settings.reuse_port,
+        )
+    ]
+    if settings.admin_port:
+        operators = HttpServer(
+            AdminRoutes(routes.probes).answer,
+            max_body_bytes=0,
+            keepalive_s=settings.keepalive_timeout_s,
+            deadlines=deadlines,
+            max_connections=_ADMIN_CONNECTIONS,
+        )
+        listeners.append(Listener(operators, settings.admin_host or settings.host, settings.admin_port))
+    return listeners
+
+
+async def _open(listener: Listener, option: str) -> None:
+    """Listen. Raises LimiterError."""
+    try:
+        await listener.open()
+    except OSError as error:
+        raise LimiterError(
+            f"cannot listen on {listener.address}: {error.strerror or error}: choose another {option}"
+        ) from None
 
 
 def _upstream(settings: NodeSettings, telemetry: Telemetry) -> Upstream:
@@ -179,6 +219,7 @@ def _upstream(settings: NodeSettings, telemetry: Telemetry) -> Upstream:
             models=settings.models,
             ttft_ms=settings.mock_ttft_ms,
             tokens_per_s=settings.mock_tokens_per_s,
+            tool_rate=settings.mock_tool_rate,
         )
     )
 
@@ -226,7 +267,9 @@ async def _serve(settings: NodeSettings, preparation: Preparation) -> None:
             if starting.done():
                 starting.result()
                 _settle_collector()
-                print(f"node {settings.node_id} ready http://{format_host(settings.host)}:{node.port}", flush=True)
+                if settings.admin_url:
+                    print(f"node {settings.node_id} admin {settings.admin_url}", flush=True)
+                print(f"node {settings.node_id} ready {replace(settings, port=node.port).base_url}", flush=True)
                 await stopping
         finally:
             for task in (starting, stopping):

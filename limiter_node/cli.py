@@ -16,6 +16,7 @@ from typing import NoReturn
 import click
 import cloup
 
+from limiter_node.commands.environment import named_by_variable
 from limiter_node.commands.help import CONTEXT_SETTINGS, EXAMPLES
 from limiter_node.commands.keys import keys
 from limiter_node.commands.serve import serve
@@ -25,7 +26,14 @@ from limiter_node.commands.up import up
 from limiter_node.model import ConfigError, LimiterError
 
 
+class _Commands(cloup.Group):
+    def invoke(self, ctx: click.Context) -> object:
+        with named_by_variable(ctx):
+            return super().invoke(ctx)
+
+
 @cloup.group(
+    cls=_Commands,
     context_settings=CONTEXT_SETTINGS,
     sections=[cloup.Section("Run", [up, serve, store]), cloup.Section("Operate", [keys, top])],
     epilog=EXAMPLES[""],

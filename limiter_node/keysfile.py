@@ -17,10 +17,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from limiter_node.credentials import MAX_KEY_CHARS, is_key
 from limiter_node.model import MAX_LIMIT, ConfigError, KeyLimits, LimiterError
 from limiter_node.store.keyspace import declared_key_id
+from limiter_node.tomllines import line_of
 
-MAX_KEY_BYTES = 512
 MAX_NAME_LENGTH = 128
 MAX_OUTPUT_RESERVE = 1_000_000
 MAX_GENERATED = 1_000_000
@@ -39,6 +40,14 @@ assert set(_FIELDS) == {each.name for each in fields(KeyLimits)}
 _HARMLESS = re.compile(r"[a-z_]{1,20}\Z")
 
 
+class _Misdeclared(ConfigError):
+    """Raised for what is wrong at a place in a keys file: `place` names it, from the outermost table inwards."""
+
+    def __init__(self, message: str, *place: str) -> None:
+        super().__init__(message)
+        self.place = place
+
+
 def key_digest_name(kid: str) -> str:
     """How a key without a name is called in messages."""
     return f"key {kid[:8]}…"
@@ -51,10 +60,12 @@ def check_declared_key(declared: str) -> str:
             raise ConfigError("a digest is sha256: and 64 hex digits")
     elif not declared:
         raise ConfigError("a key must not be empty")
+    elif len(declared) > MAX_KEY_CHARS:
+        raise ConfigError(f"a key must not be longer than {MAX_KEY_CHARS} characters")
     elif any(c.isspace() or not c.isprintable() for c in declared):
         raise ConfigError("a key must not contain white space or control characters")
-    elif len(declared.encode()) > MAX_KEY_BYTES:
-        raise ConfigError(f"a key must not be longer than {MAX_KEY_BYTES} bytes")
+    elif not is_key(declared):
+        raise ConfigError("a key must have ASCII characters only: clients can't send others in a header")
     return declared_key_id(declared)
 
 
@@ -80,7 +91,8 @@ def read_keys(path: str | Path) -> dict[str, KeyLimits]:
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or 'cannot be read'}") from None
     try:
-        document = tomllib.loads(content.decode("utf-8"))
+        text = content.decode("utf-8")
+        document = tomllib.loads(text)
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: not a TOML file: it is not UTF-8 text") from None
     except tomllib.TOMLDecodeError as error:
@@ -92,8 +104,9 @@ def read_keys(path: str | Path) -> dict[str, KeyLimits]:
         raise ConfigError(f"{path}: {problem}{f' {place.group(1)}' if place else ''}") from None
     try:
         return _read_document(document)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
+    except _Misdeclared as error:
+        line = line_of(text, error.place)
+        raise ConfigError(f"{path}{f', line {line}' if line else ''}: {error}") from None
 
 
 _AT_REST_S = 0.1
@@ -159,44 +172,51 @@ class KeysFile:
 
 
 def _read_document(document: dict[str, Any]) -> dict[str, KeyLimits]:
+    """Raises _Misdeclared."""
     for section in document:
         if section not in ("defaults", "keys"):
-            raise ConfigError(f'unknown section{_shown(section)}: there are [defaults] and [keys."KEY"]')
+            raise _Misdeclared(f'unknown section{_shown(section)}: there are [defaults] and [keys."KEY"]', section)
     defaults = document.get("defaults", {})
     try:
         base = _read_limits(defaults, {}, ("name",))
-    except ConfigError as error:
-        raise ConfigError(f"[defaults]: {error}") from None
+    except _Misdeclared as error:
+        raise _Misdeclared(f"[defaults]: {error}", "defaults", *error.place) from None
     sections = document.get("keys", {})
     if type(sections) is not dict:
-        raise ConfigError('keys must be sections, as [keys."KEY"]')
+        raise _Misdeclared('keys must be sections, as [keys."KEY"]', "keys")
     keys: dict[str, KeyLimits] = {}
     for declared, section in sections.items():
         who = _who(declared, section)
+        place = ("keys", declared)
         try:
             kid = check_declared_key(declared)
             limits = KeyLimits(**_read_limits(section, base, ()))
             if limits.name and limits.name == declared:
-                raise ConfigError("name must not be the key itself: messages show it")
+                raise _Misdeclared("name must not be the key itself: messages show it", "name")
         except ConfigError as error:
-            raise ConfigError(f"{who}: {error}") from None
+            within = error.place if isinstance(error, _Misdeclared) else ()
+            raise _Misdeclared(f"{who}: {error}", *place, *within) from None
         if kid in keys:
-            raise ConfigError(f"{who} and {_called(keys[kid].name, kid)} are the same key")
+            raise _Misdeclared(f"{who} and {_called(keys[kid].name, kid)} are the same key", *place)
         keys[kid] = limits
     return keys
 
 
 def _read_limits(section: object, base: dict[str, Any], forbidden: tuple[str, ...]) -> dict[str, Any]:
+    """Raises _Misdeclared, its place within the section."""
     if type(section) is not dict:
-        raise ConfigError("must be a section of fields")
+        raise _Misdeclared("must be a section of fields")
     values = dict(base)
     for field, value in section.items():
         if field not in _FIELDS or field in forbidden:
             if type(value) is dict:
-                raise ConfigError('unknown sub-section: a key with a dot must be in quotes, as [keys."a.b"]')
+                raise _Misdeclared('unknown sub-section: a key with a dot must be in quotes, as [keys."a.b"]', field)
             known = ", ".join(each for each in _FIELDS if each not in forbidden)
-            raise ConfigError(f"unknown field{_shown(field)}: there are {known}")
-        values[field] = check_name(value) if field == "name" else check_limit(field, value)
+            raise _Misdeclared(f"unknown field{_shown(field)}: there are {known}", field)
+        try:
+            values[field] = check_name(value) if field == "name" else check_limit(field, value)
+        except ConfigError as error:
+            raise _Misdeclared(str(error), field) from None
     return values
 
 

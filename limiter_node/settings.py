@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from limiter_node import logs
+from limiter_node.http.cors import check_origins
 from limiter_node.model import ConfigError
-from limiter_node.store.url import parse_store_url
+from limiter_node.store.url import format_host, parse_store_url
 from limiter_node.upstream.gateway.service import base_url
 from limiter_node.upstream.mock.model import parse_length
 
@@ -46,6 +47,20 @@ class NodeSettings:
 
     host: str = setting("127.0.0.1", LISTENING, "Address to listen on.", metavar="ADDRESS")
     port: int = setting(8080, LISTENING, "Port to listen on; 0 for any free one.")
+    reuse_port: bool = setting(
+        False,
+        LISTENING,
+        "Share the port with other nodes of the same user on this machine; the kernel divides connections among them.",
+        metavar="BOOLEAN",
+    )
+    admin_port: int = setting(
+        0, LISTENING, "Port for /healthz, /readyz and /metrics alone; --port has none of them then. 0: no such port."
+    )
+    admin_host: str = setting("", LISTENING, "Address for --admin-port; empty means that of --host.", metavar="ADDRESS")
+    tls_cert: str = setting(
+        "", LISTENING, "PEM file of a certificate chain: --port speaks HTTPS, --admin-port HTTP.", metavar="FILE"
+    )
+    tls_key: str = setting("", LISTENING, "PEM file of the key of --tls-cert, not encrypted.", metavar="FILE")
     store: str = setting("", STORE, "The store's URL.")
     node_id: str = setting("", LISTENING, "Name in headers, metrics, logs; empty means HOSTNAME-PORT.", metavar="NAME")
     decision_timeout_ms: int = setting(
@@ -64,6 +79,13 @@ class NodeSettings:
         0,
         STORE,
         "Replicas that must have taken a decision before it counts; so a failover loses none. Costs a round trip.",
+    )
+    cors_origins: tuple[str, ...] = setting(
+        (),
+        CLIENTS,
+        "Origins whose pages may call this node from a browser, separated by commas, as https://app.example.com; "
+        "* for all of them, empty for none.",
+        metavar="ORIGINS",
     )
     max_body_bytes: int = setting(1_048_576, CLIENTS, "Largest request body accepted.")
     header_timeout_s: float = setting(10.0, CLIENTS, "Seconds a client has for the head of a request.")
@@ -104,6 +126,12 @@ class NodeSettings:
     upstream_keepalive_timeout_s: float = setting(
         4.0, UPSTREAM, "Seconds an idle connection to the upstream is kept: less than it does."
     )
+    read_on_s: float = setting(
+        2.0,
+        UPSTREAM,
+        "Seconds an answer is read on for when its caller has left, so that what it cost is known; then the upstream's "
+        "connection is closed.",
+    )
     mock_latency_ms: float = setting(0.0, MOCK, "Milliseconds the mock takes for an answer that is not streamed.")
     mock_ttft_ms: float = setting(0.0, MOCK, "Milliseconds until the mock's streams begin.")
     mock_tokens_per_s: float = setting(
@@ -115,7 +143,13 @@ class NodeSettings:
         "Lengths of the mock's answers in tokens: fixed:N, uniform:A:B or lognormal:MEDIAN:SIGMA.",
         metavar="LENGTH",
     )
-    mock_seed: int = setting(0, MOCK, "Seed of the mock's answer lengths.")
+    mock_tool_rate: float = setting(
+        0.0,
+        MOCK,
+        "Share of requests, 0 to 1, to which the mock answers with a call of a tool that they offer and don't force.",
+        metavar="SHARE",
+    )
+    mock_seed: int = setting(0, MOCK, "Seed of the mock's answer lengths and tool calls.")
     models: tuple[str, ...] = setting(
         ("gpt-4o", "gpt-4o-mini", "gpt-4.1", "gpt-3.5-turbo"),
         MOCK,
@@ -141,9 +175,19 @@ class NodeSettings:
     )
 
     def __post_init__(self) -> None:
-        if not self.host or any(c.isspace() or not c.isprintable() for c in self.host):
+        if not self.host:
             raise ConfigError("--host must be an address or a host name")
+        for option, host in (("--host", self.host), ("--admin-host", self.admin_host)):
+            if any(c.isspace() or not c.isprintable() for c in host):
+                raise ConfigError(f"{option} must be an address or a host name")
         _between("--port", self.port, 0, 65_535)
+        _between("--admin-port", self.admin_port, 0, 65_535)
+        if self.admin_port and self.admin_port == self.port:
+            raise ConfigError("--admin-port must be another than --port")
+        if self.admin_host and not self.admin_port:
+            raise ConfigError("--admin-host is for --admin-port")
+        if bool(self.tls_cert) is not bool(self.tls_key):
+            raise ConfigError("--tls-cert and --tls-key: give both of them, or none")
         parse_store_url(self.store)
         if not self.node_id:
             host = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname()) or "node"
@@ -154,6 +198,7 @@ class NodeSettings:
         if self.on_store_failure not in _POLICIES:
             raise ConfigError(f"--on-store-failure must be one of {', '.join(_POLICIES)}")
         _between("--replica-acks", self.replica_acks, 0, 5)
+        check_origins(self.cors_origins)
         _between("--max-body-bytes", self.max_body_bytes, 1_024, 100 * 1_048_576)
         _between("--header-timeout", self.header_timeout_s, 0.1, 3_600)
         _between("--body-timeout", self.body_timeout_s, 0.1, 3_600)
@@ -169,9 +214,11 @@ class NodeSettings:
         _between("--upstream-connect-timeout", self.upstream_connect_timeout_s, 0.05, 3_600)
         _between("--upstream-read-timeout", self.upstream_read_timeout_s, 0.05, 86_400)
         _between("--upstream-keepalive-timeout", self.upstream_keepalive_timeout_s, 0.1, 3_600)
+        _between("--read-on", self.read_on_s, 0, 3_600)
         _between("--mock-latency-ms", self.mock_latency_ms, 0, 600_000)
         _between("--mock-ttft-ms", self.mock_ttft_ms, 0, 600_000)
         _between("--mock-tokens-per-s", self.mock_tokens_per_s, 0, 1_000_000)
+        _between("--mock-tool-rate", self.mock_tool_rate, 0, 1)
         try:
             parse_length(self.mock_length, random.Random(0))
         except ConfigError as error:
@@ -183,6 +230,16 @@ class NodeSettings:
         _between("--window-ms", self.window_ms, _BUCKET_MS, WINDOW_MS)
         if self.window_ms % _BUCKET_MS:
             raise ConfigError(f"--window-ms must be a multiple of {_BUCKET_MS}")
+
+    @property
+    def base_url(self) -> str:
+        """Where callers reach the node, without a path."""
+        return f"{'https' if self.tls_cert else 'http'}://{format_host(self.host)}:{self.port}"
+
+    @property
+    def admin_url(self) -> str:
+        """Where its admin port is reached; "" where it has none."""
+        return f"http://{format_host(self.admin_host or self.host)}:{self.admin_port}" if self.admin_port else ""
 
 
 def _between(option: str, value: float, low: float, high: float) -> None:

@@ -31,6 +31,8 @@ KILL_MARGIN_S = 5.0
 """What a node may take beyond its own drain time-out (settling, closing) before it is killed."""
 
 _READY = re.compile(r"node \S+ ready \S+\Z")
+_ADMIN = re.compile(r"node \S+ admin \S+\Z")
+"""Comes before the ready line; who planned the node knows it."""
 
 
 class NodeFailed(LimiterError):
@@ -202,7 +204,7 @@ class _Node:
                 self._on_ready(self.plan)
         elif line.startswith("error: "):
             self._reason = line.removeprefix("error: ")
-        elif line:
+        elif line and not _ADMIN.match(line):
             self._on_line(self.plan, line)
 
     def _why(self, code: int) -> str:

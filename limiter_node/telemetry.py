@@ -154,6 +154,10 @@ class Telemetry:
         """By admitted requests."""
         self.output_tokens = 0
         """Of answers that have ended."""
+        self.overrun_input_tokens = 0
+        """Charged on settle: input that an upstream told beyond what was counted on admission."""
+        self.overrun_output_tokens = 0
+        """Charged on settle: output beyond what was reserved."""
         self.settled = 0
         """Reservations that ended with an answer, whole or in part; the others were refunded."""
         self.refunded = 0

@@ -13,7 +13,8 @@ from typing import Any
 
 from limiter_node.model import ConfigError
 from limiter_node.settings import NodeSettings
-from limiter_node.upstream.gateway.service import CAP_FIELDS, Service, base_url, cap_field_of
+from limiter_node.upstream.gateway.disguise import COUNTING_FIELDS
+from limiter_node.upstream.gateway.service import CAP_FIELDS, UNNAMED, Service, base_url, cap_field_of
 
 KEY_VARIABLE = "LIMITER_UPSTREAM_KEY"
 """Holds the key for ``--upstream``."""
@@ -21,7 +22,7 @@ KEY_VARIABLE = "LIMITER_UPSTREAM_KEY"
 _FIELDS = frozenset(
     (
         "name", "url", "urls", "models", "rename", "key_env", "key_file", "forward_key", "enforce_cap", "cap_field",
-        "ask_usage",
+        "ask_usage", "extra_fields",
     )
 )  # fmt: skip
 _MAX_KEY_CHARS = 8_000
@@ -42,7 +43,7 @@ def services_of(settings: NodeSettings, environ: Mapping[str, str]) -> Sequence[
         raise ConfigError("--upstream-forward-key and a key for --upstream: give one of them")
     return (
         Service(
-            name="upstream",
+            name=UNNAMED,
             urls=(url,),
             key=key,
             forwards_key=settings.upstream_forward_key,
@@ -115,7 +116,18 @@ def _service(entry: Mapping[str, Any], environ: Mapping[str, str], folder: Path)
         enforces_cap=_flag(entry, "enforce_cap", default=True),
         cap_field=cap_field,
         asks_usage=_flag(entry, "ask_usage", default=True),
+        extra_fields=_extra_fields(entry),
     )
+
+
+def _extra_fields(entry: Mapping[str, Any]) -> frozenset[str]:
+    if "extra_fields" not in entry:
+        return frozenset()
+    names = _texts(entry, "extra_fields", [])
+    for name in names:
+        if name in COUNTING_FIELDS:
+            raise ConfigError(f"extra_fields: {name!r} decides what a request costs, and can't pass uncounted")
+    return frozenset(names)
 
 
 def _key(entry: Mapping[str, Any], environ: Mapping[str, str], folder: Path) -> str:

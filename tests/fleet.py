@@ -23,6 +23,8 @@ class Fleet:
     nodes: tuple[str, ...]
     store: str
     process: subprocess.Popen[str]
+    admin: tuple[str, ...] = ()
+    """Where each node has its probes and metrics, if not on its own port."""
 
     def new_key(self, **limits: int | str) -> str:
         """A fresh API key with these limits, the others out of reach."""
@@ -48,17 +50,23 @@ def running_fleet(
         )
     try:
         assert process.stdout is not None
-        urls, store = {}, ""
+        urls: dict[str, str] = {}
+        admin: dict[str, str] = {}
+        store = ""
         for line in process.stdout:
             match line.split():
                 case ["store", url]:
                     store = url
                 case ["node", name, "ready", url]:
                     urls[name] = url
+                case ["node", name, "admin", url]:
+                    admin[name] = url
                 case ["ready"]:
                     break
         assert len(urls) == nodes, (directory / "stderr").read_text()
-        yield Fleet(tuple(urls[name] for name in sorted(urls)), store, process)
+        yield Fleet(
+            tuple(urls[name] for name in sorted(urls)), store, process, tuple(admin[name] for name in sorted(admin))
+        )
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0, (directory / "stderr").read_text()
         # Nothing that a person should worry about was said while the tests ran.

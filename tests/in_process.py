@@ -10,6 +10,9 @@ from typing import Any
 from aiohttp import ClientSession, web
 from store_tools import declare, new_api_key
 
+from limiter_node.http.connection import Deadlines
+from limiter_node.http.cors import Cors
+from limiter_node.http.reading import RequestReader
 from limiter_node.http.routes import Routes
 from limiter_node.http.server import HttpServer
 from limiter_node.limiter.limiter import Limiter
@@ -21,7 +24,6 @@ from limiter_node.store.keyspace import key_id
 from limiter_node.store.topology import Topology
 from limiter_node.store.url import parse_store_url
 from limiter_node.telemetry import Telemetry
-from limiter_node.token_process import TokenCounting
 from limiter_node.upstream.base import (
     ChatRequest,
     CompletionRequest,
@@ -105,6 +107,10 @@ async def serving(
     timeout_ms: int = 20_000,
     policy: Callable[[Fleet], Fallback | None] = lambda _: None,
     upstream_of: Callable[[Telemetry], Upstream] | None = None,
+    read_on_s: float = 2.0,
+    deadlines: Deadlines = Deadlines(),  # noqa: B008 - a NamedTuple of numbers
+    cors: Cors = Cors(),  # noqa: B008 - it doesn't change
+    max_body_bytes: int = 10_000,
 ) -> AsyncIterator[Node]:
     """A node in this process. It asks a `ScriptedUpstream` unless another is made."""
     topology = Topology(parse_store_url(store))
@@ -113,16 +119,20 @@ async def serving(
     dispatcher = Dispatcher(topology, timeout_ms=timeout_ms, policy=policy, telemetry=telemetry)
     scripted = ScriptedUpstream()
     upstream = RenderedUpstream(scripted) if upstream_of is None else upstream_of(telemetry)
-    counting = TokenCounting()
+    reader = RequestReader(upstream)
     routes = Routes(
         limiter=Limiter(dispatcher, telemetry),
         upstream=upstream,
-        counting=counting,
+        reader=reader,
         node_id="n",
-        max_body_bytes=10_000,
+        max_body_bytes=max_body_bytes,
         window_ms=60_000,
+        read_on_s=read_on_s,
+        cors=cors,
     )
-    server = HttpServer(routes.answer, max_body_bytes=10_000, keepalive_s=75)
+    server = HttpServer(
+        routes.answer, max_body_bytes=max_body_bytes, keepalive_s=75, deadlines=deadlines, last_lines=cors.last_lines
+    )
     runner = web.ServerRunner(server, shutdown_timeout=1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -131,7 +141,7 @@ async def serving(
             yield Node(scripted, dispatcher, f"http://127.0.0.1:{runner.addresses[0][1]}", session, routes, server)
     finally:
         await runner.cleanup()
-        await counting.close()
+        await reader.close()
         await dispatcher.close()
         await upstream.close()
 

@@ -44,6 +44,9 @@ EXAMPLES = {
   # in front of a model that is served on this machine, as by vLLM or Ollama
   limiter-node up --keys keys.toml --upstream http://127.0.0.1:8000/v1
 
+  # four nodes on one port; their probes and metrics on 9090 to 9093
+  limiter-node up --nodes 4 --shared-port --admin-port 9090
+
   # answers that take their time, as a model's do
   limiter-node up --mock-ttft-ms 300 --mock-tokens-per-s 50
 """),
@@ -52,6 +55,11 @@ EXAMPLES = {
   limiter-node serve --host 0.0.0.0 \\
       --store redis+cluster://10.0.0.1:7000,10.0.0.2:7000 \\
       --keys /etc/limiter/keys.toml --log-format json
+
+  # HTTPS for callers; probes and metrics on a port of their own
+  limiter-node serve --host 0.0.0.0 --port 8443 --admin-port 9090 \\
+      --tls-cert /etc/limiter/cert.pem --tls-key /etc/limiter/key.pem \\
+      --store redis://10.0.0.1:6379
 
   # the password not in the process list
   LIMITER_STORE=rediss://limiter:PASSWORD@store:6379 limiter-node serve

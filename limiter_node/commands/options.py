@@ -9,8 +9,11 @@ from typing import Any, TypeVar
 
 import click
 import cloup
+from click.core import ParameterSource
 from click.types import OptionHelpExtra
 
+from limiter_node.commands.environment import remember
+from limiter_node.http.tls import server_context
 from limiter_node.settings import GROUPS, NodeSettings
 
 ENVIRONMENT_PREFIX = "LIMITER_"
@@ -35,6 +38,17 @@ class _Option(cloup.Option):
         if value is not None and value.startswith("tcp://"):
             return None
         return value
+
+    def consume_value(self, ctx: click.Context, opts: Mapping[str, Any]) -> tuple[Any, ParameterSource]:
+        value, source = super().consume_value(ctx, opts)
+        if source is ParameterSource.ENVIRONMENT:
+            remember(ctx, self.opts[0], str(self.envvar), value if isinstance(value, str) else "")
+        return value, source
+
+    def get_error_hint(self, ctx: click.Context | None) -> str:
+        if ctx is not None and ctx.get_parameter_source(str(self.name)) is ParameterSource.ENVIRONMENT:
+            return str(self.envvar)
+        return super().get_error_hint(ctx)
 
     def get_help_extra(self, ctx: click.Context) -> OptionHelpExtra:
         extra = super().get_help_extra(ctx)
@@ -118,7 +132,7 @@ def _node_option(field: dataclasses.Field[Any], default: Any) -> Callable[[_Comm
         type=click.STRING if isinstance(default, tuple) else type(default),
         metavar=field.metadata["metavar"] or _metavar(field.name),
         default=",".join(default) if isinstance(default, tuple) else default,
-        show_default=default != "",
+        show_default=default not in ("", ()),
         help=field.metadata["help"],
         hidden=field.metadata["hidden"],
     )
@@ -145,8 +159,20 @@ logging_options = grouped(
 def node_settings(options: Mapping[str, Any]) -> NodeSettings:
     """Settings from click's values. Raises ConfigError."""
     values = {field.name: options[field.name] for field in dataclasses.fields(NodeSettings) if field.name in options}
-    values["models"] = tuple(model.strip() for model in values["models"].split(","))
+    for field in dataclasses.fields(NodeSettings):
+        if isinstance(field.default, tuple):
+            values[field.name] = _listed(values[field.name])
     return NodeSettings(**values)
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(each.strip() for each in text.split(",")) if text.strip() else ()
+
+
+def check_certificate(settings: NodeSettings) -> None:
+    """Raise ConfigError where the settings name a certificate or key that can't be used."""
+    if settings.tls_cert:
+        server_context(settings.tls_cert, settings.tls_key)
 
 
 def node_arguments(settings: NodeSettings) -> list[str]:

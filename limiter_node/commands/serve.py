@@ -14,7 +14,7 @@ import cloup
 
 from limiter_node import logs
 from limiter_node.commands.help import EXAMPLES
-from limiter_node.commands.options import keys_file, node_options, node_settings, store_url
+from limiter_node.commands.options import check_certificate, keys_file, node_options, node_settings, store_url
 from limiter_node.keysfile import read_keys
 from limiter_node.model import ConfigError
 from limiter_node.settings import STORE
@@ -41,9 +41,10 @@ def serve(keys: str | None, **options: Any) -> int:
         )
     if options["port"] == 0:
         # Chosen here, so that the node knows its own address from the start.
-        options["port"] = free_ports(1, options["host"])[0]
+        options["port"] = free_ports(1, options["host"], avoid=[options["admin_port"]])[0]
     settings = node_settings({**options, "keys_file": options["keys_file"] or keys or ""})
     services_of(settings, os.environ)
+    check_certificate(settings)
     logs.configure(settings.log_format, settings.log_level, settings.node_id)
     # Until the node has handlers of its own: as process 1 of a container it would miss a signal that nobody handles.
     signal.signal(signal.SIGTERM, _end_at_once)

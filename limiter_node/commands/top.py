@@ -25,7 +25,13 @@ if TYPE_CHECKING:
 @cloup.command(short_help="Watch nodes, shards and the hottest keys.", epilog=EXAMPLES["top"])
 @grouped(
     "What is watched",
-    option("--target", "targets", multiple=True, metavar="URL", help="Base URL of a node; once for each node."),
+    option(
+        "--target",
+        "targets",
+        multiple=True,
+        metavar="URL",
+        help="Base URL of a node, or of its admin port if it has one; once for each.",
+    ),
     option("--store", metavar="URL", help="The store, for its shards and the hottest keys."),
     option(
         "--keys",

@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,6 +20,7 @@ from limiter_node import logs
 from limiter_node.commands.help import EXAMPLES
 from limiter_node.commands.options import (
     ENVIRONMENT_PREFIX,
+    check_certificate,
     keys_file,
     node_arguments,
     node_options,
@@ -28,6 +29,7 @@ from limiter_node.commands.options import (
     replicas,
     server_binary,
 )
+from limiter_node.commands.ports import check_ports, chosen_ports, shared
 from limiter_node.commands.runtime import Stopped, StopSignals, watch_servers
 from limiter_node.keysfile import new_key, read_keys
 from limiter_node.model import ConfigError, KeyLimits, LimiterError
@@ -35,8 +37,7 @@ from limiter_node.settings import LISTENING, STORE, NodeSettings
 from limiter_node.store.admin import administering
 from limiter_node.store.embedded import EmbeddedStore
 from limiter_node.store.keyspace import key_id
-from limiter_node.store.process import free_ports, port_is_free
-from limiter_node.store.url import format_host, parse_store_url
+from limiter_node.store.url import parse_store_url
 from limiter_node.supervisor import NodePlan, Supervisor
 from limiter_node.upstreamsfile import KEY_VARIABLE, services_of
 
@@ -47,7 +48,7 @@ _EMBEDDED = ("cluster", "single")
 
 @cloup.command(short_help="Run nodes and, if wanted, an embedded store.", epilog=EXAMPLES["up"])
 @node_options(
-    without=("port", "store", "node_id"),
+    without=("port", "store", "node_id", "reuse_port", "admin_port"),
     defaults={"log_level": "warning"},  # what is started and stopped is on the screen already
     first={
         LISTENING: (
@@ -58,6 +59,19 @@ _EMBEDDED = ("cluster", "single")
                 metavar="N",
                 default=8080,
                 help="Port of the first node; 0 for any free ones.",
+            ),
+            option(
+                "--shared-port",
+                is_flag=True,
+                help="All nodes listen on --port; the kernel divides connections among them (Linux).",
+            ),
+            option(
+                "--admin-port",
+                type=click.IntRange(0, 65535),
+                metavar="N",
+                default=0,
+                help="Port of the first node for /healthz, /readyz and /metrics alone; --port has none of them then. "
+                "0: no such ports.",
             ),
         ),
         STORE: (
@@ -74,40 +88,51 @@ _EMBEDDED = ("cluster", "single")
     },
 )
 def up(
-    nodes: int, port: int, store: str, keys: str | None, replicas: int, server_binary: str | None, **options: Any
+    nodes: int,
+    port: int,
+    shared_port: bool,
+    admin_port: int,
+    store: str,
+    keys: str | None,
+    replicas: int,
+    server_binary: str | None,
+    **options: Any,
 ) -> None:
     """Run nodes on PORT, PORT+1, … and, unless --store is a URL, an embedded store.
 
     Without --keys one demo key is made and shown. Prints "node I ready http://HOST:PORT" for each node as soon as each
-    shard of the store has decided for it, then "ready". SIGINT and SIGTERM drain the nodes and end everything.
+    shard of the store has decided for it (and before that "node I admin http://HOST:PORT", where it has such a port),
+    then "ready". SIGINT and SIGTERM drain the nodes and end everything.
     """
     embedded = None
     if store in _EMBEDDED:
         embedded = EmbeddedStore("cluster" if store == "cluster" else "single", replicas=replicas, binary=server_binary)
     elif replicas or server_binary:
         raise ConfigError("--replicas and --server-binary are for an embedded store: --store cluster or single")
-    if port + nodes - 1 > 65535:
-        raise ConfigError(f"--port {port} is too high: {nodes} nodes need ports up to {port + nodes - 1}")
+    check_ports(port, 1 if shared_port else nodes, admin_port, nodes)
     # Everything that can be wrong with the options shows before anything is started.
-    first = node_settings({**options, "port": port, "store": store if embedded is None else "redis://127.0.0.1"})
+    given = {"port": port, "admin_port": admin_port, "reuse_port": shared_port}
+    first = node_settings({**options, **given, "store": store if embedded is None else "redis://127.0.0.1"})
     logs.configure(first.log_format, first.log_level)
     services = services_of(first, os.environ)
+    check_certificate(first)
     declared = read_keys(keys) if keys else {}
-    ports = _ports(first.host, port, nodes)
     file = str(Path(keys).absolute()) if keys else ""
-    settings = [replace(first, port=each, node_id=str(n), keys_file=file) for n, each in enumerate(ports, 1)]
-    for service in services:
-        click.echo(f"upstream {' '.join(str(url.with_query(None)) for url in service.urls)}")
-    asyncio.run(_run(settings, embedded, declared, with_demo_key=keys is None))
-
-
-def _ports(host: str, first: int, count: int) -> list[int]:
-    if first == 0:
-        return free_ports(count, host)
-    for port in range(first, first + count):
-        if not port_is_free(host, port):
-            raise LimiterError(f"port {port} is in use: choose another with --port")
-    return list(range(first, first + count))
+    with ExitStack() as held:
+        admin_ports = [0] * nodes
+        if admin_port:
+            admin_ports = chosen_ports("--admin-port", first.admin_host or first.host, admin_port, nodes)
+        ports = chosen_ports("--port", first.host, port, 1 if shared_port else nodes, avoid=admin_ports)
+        if shared_port:
+            held.enter_context(shared(first.host, ports[0]))
+            ports *= nodes
+        settings = [
+            replace(first, port=each, admin_port=admin, node_id=str(n), keys_file=file)
+            for n, (each, admin) in enumerate(zip(ports, admin_ports, strict=True), 1)
+        ]
+        for service in services:
+            click.echo(f"upstream {' '.join(str(url.with_query(None)) for url in service.urls)}")
+        asyncio.run(_run(settings, embedded, declared, with_demo_key=keys is None))
 
 
 async def _run(
@@ -154,9 +179,10 @@ async def _demo_key(url: str, settings: NodeSettings, wanted: bool, *, temporary
         has_services = settings.upstream or settings.upstreams
         model = "YOUR-MODEL" if has_services else settings.models[0]
         body = {"model": model, "messages": [{"role": "user", "content": "Hello"}]}
+        curl = "curl -i --insecure" if settings.tls_cert else "curl -i"
         click.echo(f"demo key {key}; try it:")
         click.echo(
-            f"  curl -i {_base_url(settings)}/v1/chat/completions -H 'Authorization: Bearer {key}' "
+            f"  {curl} {_here(settings).base_url}/v1/chat/completions -H 'Authorization: Bearer {key}' "
             f"-H 'Content-Type: application/json' -d '{json.dumps(body)}'"
         )
         yield
@@ -175,7 +201,7 @@ async def _run_nodes(settings: Sequence[NodeSettings], embedded: EmbeddedStore |
         for name, value in os.environ.items()
         if name.startswith(KEY_VARIABLE) or not name.startswith(ENVIRONMENT_PREFIX)
     }
-    urls = {each.node_id: _base_url(each) for each in settings}
+    started = {each.node_id: _here(each) for each in settings}
     plans = [
         NodePlan(
             each.node_id,
@@ -187,7 +213,7 @@ async def _run_nodes(settings: Sequence[NodeSettings], embedded: EmbeddedStore |
     supervisor = Supervisor(
         plans,
         drain_timeout_s=settings[0].drain_delay_s + settings[0].drain_timeout_s,
-        on_ready=lambda plan: click.echo(f"node {plan.name} ready {urls[plan.name]}"),
+        on_ready=lambda plan: _show_ready(started[plan.name]),
         on_line=_json_line if settings[0].log_format == "json" else _text_line,
     )
     hurry = asyncio.create_task(_pass_on(signals.twice, supervisor.hurry))
@@ -221,7 +247,14 @@ async def _forever() -> NoReturn:
         await asyncio.Event().wait()
 
 
-def _base_url(settings: NodeSettings) -> str:
-    # A node that listens everywhere is reached here, too.
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
-    return f"http://{format_host(host)}:{settings.port}"
+def _show_ready(node: NodeSettings) -> None:
+    if node.admin_port:
+        click.echo(f"node {node.node_id} admin {node.admin_url}")
+    click.echo(f"node {node.node_id} ready {node.base_url}")
+
+
+def _here(settings: NodeSettings) -> NodeSettings:
+    """Settings whose addresses can be asked on this machine: a node that listens everywhere is reached here, too."""
+    local = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+    host, admin_host = settings.host, settings.admin_host
+    return replace(settings, host=local.get(host, host), admin_host=local.get(admin_host, admin_host))

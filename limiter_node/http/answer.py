@@ -2,7 +2,7 @@
 
 aiohttp's own `Response` is made for headers that change until the last moment; here they are rendered already, so that
 what is left costs a tenth of it. aiohttp asks a response for three things only, which `Answer` has: `prepare`,
-`write_eof` and `keep_alive`. Streamed answers are aiohttp's `StreamResponse`; see `limiter_node.http.streaming`.
+`write_eof` and `keep_alive`. Answers that come in parts are written by `limiter_node.http.streaming`.
 """
 
 from __future__ import annotations
@@ -39,6 +39,14 @@ class _DateLine:
 _DATE = _DateLine()
 
 
+def head_of(status: int, headers: str, *, is_1_1: bool, keep_alive: bool) -> bytes:
+    """A response's head, with the date, and what is to become of the connection where the version doesn't imply it."""
+    connection = ""
+    if keep_alive is not is_1_1:
+        connection = "Connection: keep-alive\r\n" if keep_alive else "Connection: close\r\n"
+    return f"{_STATUS_LINES[is_1_1, status]}{headers}{_DATE.now()}{connection}\r\n".encode()
+
+
 class Answer:
     """`headers` is a block of lines, each with its CRLF, without those made here: date, length, connection.
 
@@ -64,13 +72,12 @@ class Answer:
             raise ConnectionResetError("the client has gone")
         body, is_1_1 = self.body, request.version >= HttpVersion11
         self.keep_alive = request.keep_alive and not self._closes
-        connection = ""
-        if self.keep_alive is not is_1_1:  # else it is what the version implies
-            connection = "Connection: keep-alive\r\n" if self.keep_alive else "Connection: close\r\n"
-        head = (
-            f"{_STATUS_LINES[is_1_1, self.status]}{self.headers}{_DATE.now()}"
-            f"Content-Length: {len(body)}\r\n{connection}\r\n"
-        ).encode()
+        head = head_of(
+            self.status,
+            self.headers if self.status == 204 else f"{self.headers}Content-Length: {len(body)}\r\n",
+            is_1_1=is_1_1,
+            keep_alive=self.keep_alive,
+        )
         transport.write(head if request.method == "HEAD" else head + body)
         if request.protocol.writing_paused:
             self._writer = request.writer

@@ -25,6 +25,7 @@ from limiter_node.http.fields import (
     number_between,
 )
 from limiter_node.http.inputs import Inputs, sum_inputs, texts_or_tokens
+from limiter_node.http.known_fields import OF_COMPLETION, SHORT, ExtraFields, add_unknown, no_extra_fields
 from limiter_node.http.openai_request import include_usage_of, parse_object
 from limiter_node.http.tools import stop_form
 from limiter_node.http.totals import Count, count_now
@@ -53,9 +54,13 @@ _FIELDS: dict[str, Check] = {
     "user": is_string,
     "logit_bias": is_logit_bias,
 }
+_PLAIN = (OF_COMPLETION | _FIELDS.keys()) - SHORT
+"""With no other fields, there is none to look at for what isn't known."""
 
 
-def parse_completion(body: bytes, count: Count = count_now) -> CompletionRequest:
+def parse_completion(
+    body: bytes, count: Count = count_now, extra_fields: ExtraFields = no_extra_fields
+) -> CompletionRequest:
     """Read, check and count a body. O(length)."""
     fields = parse_object(body)
     model = check_model(fields)
@@ -68,6 +73,14 @@ def parse_completion(body: bytes, count: Count = count_now) -> CompletionRequest
     stream = fields.get("stream") is True
     include_usage = fields.get("stream_options") is not None and include_usage_of(fields["stream_options"], stream)
     echoes = _echoes(prompts) if fields.get("echo") is True else ()
+    unknown: list[str] = []
+    if not _PLAIN.issuperset(fields):
+        add_unknown(fields, OF_COMPLETION | extra_fields(model), "", unknown)
+
+    def total(counter: TokenCounter) -> int:
+        known = sum_inputs(prompts, counter) + _sum_suffix(fields.get("suffix"), prompts, counter)
+        return known + sum([counter(text) for text in unknown])
+
     return CompletionRequest(
         model,
         n * len(prompts),
@@ -75,9 +88,7 @@ def parse_completion(body: bytes, count: Count = count_now) -> CompletionRequest
         fields.get("max_tokens"),
         stream,
         include_usage,
-        count(
-            model, lambda counter: sum_inputs(prompts, counter) + _sum_suffix(fields.get("suffix"), prompts, counter)
-        ),
+        count(model, total),
         fields,
         echoes,
         stop_form(fields.get("stop")),
@@ -114,7 +125,5 @@ def _reserved_choices(fields: dict[str, Any], n: int, prompts: int) -> int:
 
 
 def _echoes(prompts: Inputs) -> tuple[str, ...]:
-    texts = tuple(each for each in prompts if type(each) is str)
-    if len(texts) < len(prompts):
-        raise InvalidRequest("Invalid 'echo': prompts given as tokens cannot be echoed.", "echo", "invalid_value")
-    return texts
+    """The prompts as texts; none where they are tokens, which only a service can say as text."""
+    return tuple(each for each in prompts if type(each) is str)

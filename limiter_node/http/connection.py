@@ -28,6 +28,7 @@ from aiohttp.streams import StreamReader
 
 from limiter_node.http import errors
 from limiter_node.http.errors import ErrorReply
+from limiter_node.http.headers import SERVER, SERVER_LINE
 from limiter_node.http.serving import ServingConnection
 
 MAX_LINE_BYTES = 8_190
@@ -70,8 +71,12 @@ class Connection(ServingConnection):
         "_unsent_since",
         "arrived_s",
         "body",
+        "last_lines",
         "on_gone",
     )
+
+    last_lines: str
+    """Header lines of what is said to no request; the server sets them."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """It is open."""
@@ -150,11 +155,17 @@ class Connection(ServingConnection):
         message: str | None = None,
     ) -> web.StreamResponse:
         """The answer to what is not HTTP. Our own handler lets nothing else through."""
-        if not isinstance(exc, HttpProcessingError):
-            return super().handle_error(request, status, exc, message)
-        reply = errors.HEAD_TOO_LARGE if isinstance(exc, LineTooLong) else errors.UNREADABLE
-        response = web.Response(status=reply.status, body=reply.body, content_type="application/json")
-        response.force_close()
+        response: web.StreamResponse
+        if isinstance(exc, HttpProcessingError):
+            reply = errors.HEAD_TOO_LARGE if isinstance(exc, LineTooLong) else errors.UNREADABLE
+            response = web.Response(status=reply.status, body=reply.body, content_type="application/json")
+            response.force_close()
+        else:
+            response = super().handle_error(request, status, exc, message)
+        response.headers["Server"] = SERVER
+        for line in self.last_lines.splitlines():
+            name, _, value = line.partition(": ")
+            response.headers[name] = value
         return response
 
     def log_exception(self, *args: Any, **options: Any) -> None:
@@ -202,7 +213,7 @@ class Connection(ServingConnection):
 
     def _say_and_close(self, reply: ErrorReply) -> None:
         if self.transport is not None:
-            self.transport.write(last_words(reply))
+            self.transport.write(last_words(reply, self.last_lines))
         self.force_close()
 
 
@@ -212,20 +223,23 @@ class Refused(asyncio.Protocol):
     A client that sent its request already finds both; so does one that sends it too late.
     """
 
+    def __init__(self, last_lines: str = "") -> None:
+        self._last_lines = last_lines
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """It is open, for the moment."""
         refused = cast(asyncio.Transport, transport)  # uvloop's doesn't inherit from it
-        refused.write(_REFUSAL)
+        refused.write(last_words(errors.OVERLOADED, _RETRY + self._last_lines))
         refused.close()
 
 
 def last_words(reply: ErrorReply, fields: str = "") -> bytes:
     """An answer to no request in particular, after which the connection is closed."""
     head = (
-        f"HTTP/1.1 {reply.status} {HTTPStatus(reply.status).phrase}\r\nContent-Type: application/json\r\n{fields}"
-        f"Content-Length: {len(reply.body)}\r\nConnection: close\r\n\r\n"
+        f"HTTP/1.1 {reply.status} {HTTPStatus(reply.status).phrase}\r\n{SERVER_LINE}"
+        f"Content-Type: application/json\r\n{fields}Content-Length: {len(reply.body)}\r\nConnection: close\r\n\r\n"
     )
     return head.encode() + reply.body
 
 
-_REFUSAL = last_words(errors.OVERLOADED, "retry-after-ms: 1000\r\nretry-after: 1\r\n")
+_RETRY = "retry-after-ms: 1000\r\nretry-after: 1\r\n"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from limiter_node.http.fields import Check, check_model, check_optional, integer_between, is_string, missing, one_of
 from limiter_node.http.inputs import refuse_empty, sum_inputs, texts_or_tokens
+from limiter_node.http.known_fields import OF_EMBEDDING, SHORT, ExtraFields, add_unknown, no_extra_fields
 from limiter_node.http.openai_request import parse_object
 from limiter_node.http.totals import Count, count_now
 from limiter_node.model import Need
@@ -19,9 +20,13 @@ _FIELDS: dict[str, Check] = {
     "encoding_format": one_of("float", "base64"),
     "user": is_string,
 }
+_PLAIN = (OF_EMBEDDING | _FIELDS.keys()) - SHORT
+"""With no other fields, there is none to look at for what isn't known."""
 
 
-def parse_embedding(body: bytes, count: Count = count_now) -> EmbeddingRequest:
+def parse_embedding(
+    body: bytes, count: Count = count_now, extra_fields: ExtraFields = no_extra_fields
+) -> EmbeddingRequest:
     """Read, check and count a body. O(length)."""
     fields = parse_object(body)
     model = check_model(fields)
@@ -30,12 +35,15 @@ def parse_embedding(body: bytes, count: Count = count_now) -> EmbeddingRequest:
     inputs = texts_or_tokens(fields["input"], "input")
     refuse_empty(inputs, "input")
     check_optional(fields, _FIELDS)
+    unknown: list[str] = []
+    if not _PLAIN.issuperset(fields):
+        add_unknown(fields, OF_EMBEDDING | extra_fields(model), "", unknown)
     return EmbeddingRequest(
         model,
         inputs,
         fields.get("dimensions"),
         fields.get("encoding_format") == "base64",
-        count(model, lambda counter: sum_inputs(inputs, counter)),
+        count(model, lambda counter: sum_inputs(inputs, counter) + sum([counter(text) for text in unknown])),
         fields,
     )
 

@@ -10,10 +10,15 @@ from __future__ import annotations
 import itertools
 import secrets
 
-from multidict import CIMultiDict
-
 from limiter_node.http.durations import duration_text
 from limiter_node.model import DIMENSIONS, Amounts, Decision, Outcome
+
+SERVER = "limiter-node"
+"""The `Server` header of every response: no versions, which only help who looks for weaknesses."""
+SERVER_LINE = f"Server: {SERVER}\r\n"
+
+_LARGEST_WAIT_MS, _LARGEST_WAIT_S = 60_100, 60
+"""Waits within a window and its last 100 ms are told as 60 s at most: some clients (Claude Code) give up at 61."""
 
 # Keys share few sets of limits; a look-up costs a tenth of rendering them.
 _MAX_CACHED_LIMITS = 1_024
@@ -47,7 +52,7 @@ class ResponseHeaders:
 
     def __init__(self, node_id: str, window_ms: int = 60_000) -> None:
         self._node = f"x-limiter-node: {node_id}\r\n"
-        self._plain = f"Content-Type: application/json\r\n{self._node}"
+        self._plain = f"{SERVER_LINE}Content-Type: application/json\r\n{self._node}"
         self._window_s = -(-window_ms // 1_000)
         self._limit_lines: dict[Amounts, tuple[str, str, str]] = {}
 
@@ -55,9 +60,13 @@ class ResponseHeaders:
         """For a response that no decision stands behind: the models, a 400, a 401."""
         return f"{self._plain}x-request-id: {request_id}\r\n"
 
+    def empty(self, request_id: str) -> str:
+        """For a response without a body."""
+        return f"{SERVER_LINE}{self._node}x-request-id: {request_id}\r\n"
+
     def of_type(self, content_type: str, request_id: str) -> str:
         """For a response that is not JSON."""
-        return f"Content-Type: {content_type}\r\n{self._node}x-request-id: {request_id}\r\n"
+        return f"{SERVER_LINE}Content-Type: {content_type}\r\n{self._node}x-request-id: {request_id}\r\n"
 
     def unavailable(self, request_id: str, retry_after_ms: int) -> str:
         """For a 503: how long a caller had better wait."""
@@ -146,7 +155,10 @@ def degraded(policy: str) -> str:
 
 
 def _retry_after(retry_after_ms: int) -> str:
-    return f"retry-after-ms: {retry_after_ms}\r\nretry-after: {-(-retry_after_ms // 1_000)}\r\n"
+    seconds = -(-retry_after_ms // 1_000)
+    if retry_after_ms <= _LARGEST_WAIT_MS:
+        seconds = min(seconds, _LARGEST_WAIT_S)
+    return f"retry-after-ms: {retry_after_ms}\r\nretry-after: {seconds}\r\n"
 
 
 def merged(block: str, lines: str) -> str:
@@ -158,10 +170,6 @@ def merged(block: str, lines: str) -> str:
     return "".join(kept) + lines
 
 
-def header_fields(block: str) -> CIMultiDict[str]:
-    """A block's lines as fields, for a response whose headers aiohttp writes."""
-    fields: CIMultiDict[str] = CIMultiDict()
-    for line in block.splitlines():
-        name, _, value = line.partition(": ")
-        fields.add(name, value)
-    return fields
+def header_fields(block: str) -> dict[str, str]:
+    """Return a block's lines as fields, for a response whose headers aiohttp writes."""
+    return {name: value for name, _, value in (line.partition(": ") for line in block.splitlines())}

@@ -1,7 +1,7 @@
 """The checks of a chat's `messages`: roles, contents, and what may stand in a content's place.
 
 Follows OpenAI's schema of the request as far as counting and forwarding need it: what passes here can be counted by
-`limiter_node.tokens.count_chat` without a further look. Fields that it doesn't know are accepted.
+`limiter_node.tokens.count_chat` without a further look. What it doesn't know is accepted, and given back to be counted.
 """
 
 from __future__ import annotations
@@ -19,6 +19,15 @@ from limiter_node.http.fields import (
     unsupported_value,
     wrong_type,
 )
+from limiter_node.http.known_fields import (
+    OF_AUDIO,
+    OF_CALLED,
+    OF_MESSAGE,
+    OF_PARTS,
+    OF_PARTS_OBJECT,
+    OF_TOOL_CALLS,
+    add_unknown,
+)
 from limiter_node.tokens import REASONING_FIELDS
 
 ROLES = ("system", "assistant", "user", "function", "tool", "developer")
@@ -30,8 +39,12 @@ _INSTEAD_OF_CONTENT = ("tool_calls", "function_call", "refusal", "audio")
 _ROLES = frozenset(ROLES)
 
 
-def check_messages(messages: Any) -> None:
-    """Raise `InvalidRequest` unless `messages` is a list of one or more well-formed messages."""
+def check_messages(messages: Any) -> list[str]:
+    """What is to be counted of `messages` beside what `count_chat` knows: see `add_unknown`.
+
+    Raises `InvalidRequest` unless they are a list of one or more well-formed messages.
+    """
+    unknown: list[str] = []
     if messages is None:
         raise missing("messages")
     if type(messages) is not list:
@@ -46,10 +59,11 @@ def check_messages(messages: Any) -> None:
         if type(role) is not str or role not in _ROLES:
             raise _wrong_role(role, f"messages[{index}].role")
         if type(message.get("content")) is not str:
-            _check_content(message, role, f"messages[{index}]")
+            _check_content(message, role, f"messages[{index}]", unknown)
         elif len(message) == 2:
             continue
-        _check_extras(message, f"messages[{index}]")
+        _check_extras(message, f"messages[{index}]", unknown)
+    return unknown
 
 
 def _wrong_role(role: Any, path: str) -> Exception:
@@ -60,7 +74,7 @@ def _wrong_role(role: Any, path: str) -> Exception:
     return unsupported_value(role, path, ROLES)
 
 
-def _check_content(message: dict[str, Any], role: str, path: str) -> None:
+def _check_content(message: dict[str, Any], role: str, path: str, unknown: list[str]) -> None:
     content = message.get("content")
     path = f"{path}.content"
     if content is None:
@@ -76,14 +90,17 @@ def _check_content(message: dict[str, Any], role: str, path: str) -> None:
     if not content:
         raise empty_array(path)
     for index, part in enumerate(content):
-        _check_part(part, f"{path}[{index}]")
+        _check_part(part, f"{path}[{index}]", unknown)
 
 
-def _check_part(part: Any, path: str) -> None:
+def _check_part(part: Any, path: str, unknown: list[str]) -> None:
     kind = object_of_type(part, path, PART_TYPES)
+    add_unknown(part, OF_PARTS[kind], path, unknown)
     if kind == "text" or kind == "refusal":
         check_required(part, kind, path, is_string)
-    elif kind == "image_url":
+        return
+    add_unknown(required_object(part, kind, path), OF_PARTS_OBJECT[kind], f"{path}.{kind}", unknown)
+    if kind == "image_url":
         image = required_object(part, kind, path)
         check_required(image, "url", f"{path}.{kind}", is_string)
     elif kind == "input_audio":
@@ -94,7 +111,8 @@ def _check_part(part: Any, path: str) -> None:
         check_if_given(file, "file_data", f"{path}.{kind}", is_string)
 
 
-def _check_extras(message: dict[str, Any], path: str) -> None:
+def _check_extras(message: dict[str, Any], path: str, unknown: list[str]) -> None:
+    add_unknown(message, OF_MESSAGE, path, unknown)
     check_if_given(message, "name", path, is_string)
     check_if_given(message, "refusal", path, is_string)
     for reasoning in REASONING_FIELDS:
@@ -103,17 +121,25 @@ def _check_extras(message: dict[str, Any], path: str) -> None:
         call = required_object(message, "function_call", path)
         check_required(call, "name", f"{path}.function_call", is_string)
         check_required(call, "arguments", f"{path}.function_call", is_string)
+        add_unknown(call, OF_CALLED["function"], f"{path}.function_call", unknown)
+    audio = message.get("audio")
+    if type(audio) is dict:
+        add_unknown(audio, OF_AUDIO, f"{path}.audio", unknown)
+    elif audio is not None:
+        raise wrong_type(audio, f"{path}.audio", "an object")
     calls = message.get("tool_calls")
     if calls is None:
         return
     if type(calls) is not list:
         raise wrong_type(calls, f"{path}.tool_calls", "an array of objects")
     for index, call in enumerate(calls):
-        _check_tool_call(call, f"{path}.tool_calls[{index}]")
+        _check_tool_call(call, f"{path}.tool_calls[{index}]", unknown)
 
 
-def _check_tool_call(call: Any, path: str) -> None:
+def _check_tool_call(call: Any, path: str, unknown: list[str]) -> None:
     kind = object_of_type(call, path, TOOL_CALL_TYPES)
     called = required_object(call, kind, path)
     check_required(called, "name", f"{path}.{kind}", is_string)
     check_required(called, "arguments" if kind == "function" else "input", f"{path}.{kind}", is_string)
+    add_unknown(call, OF_TOOL_CALLS[kind], path, unknown)
+    add_unknown(called, OF_CALLED[kind], f"{path}.{kind}", unknown)

@@ -117,6 +117,12 @@ class _NodeCollector(Collector):
             ("limiter_output_tokens", "Output tokens produced, as settled.", telemetry.output_tokens),
         ):
             yield CounterMetricFamily(name, what, value=count)
+        yield _counter(
+            "limiter_overrun_tokens",
+            "Tokens charged on settle beyond what was admitted: input beyond the count, output beyond the reservation.",
+            "kind",
+            {"input": telemetry.overrun_input_tokens, "output": telemetry.overrun_output_tokens},
+        )
 
     def _upstreams(self) -> Iterator[Metric]:
         """Of the services behind a gateway; without one these families have no samples."""

@@ -7,7 +7,6 @@ malformed JSON; a field that is null is a field that is absent.
 
 from __future__ import annotations
 
-import gc
 from typing import Any
 
 import orjson
@@ -32,12 +31,19 @@ from limiter_node.http.fields import (
     number_between,
     wrong_type,
 )
+from limiter_node.http.known_fields import (
+    OF_CHAT,
+    OF_RESPONSE_FORMAT,
+    SHORT,
+    ExtraFields,
+    add_unknown,
+    no_extra_fields,
+)
 from limiter_node.http.messages import check_messages
 from limiter_node.http.tool_tokens import check_depth, sum_json, sum_tools
 from limiter_node.http.tools import chat_form, check_function
 from limiter_node.http.totals import Count, Total, count_now
 from limiter_node.model import Need
-from limiter_node.token_process import INLINE_CHARS
 from limiter_node.tokens import TokenCounter, count_chat, sum_chat
 from limiter_node.upstream.base import AnswerForm, ChatRequest
 
@@ -76,18 +82,22 @@ _CHAT_FIELDS: dict[str, Check] = {
     "prompt_cache_key": is_string,
     "safety_identifier": is_string,
 }
+_PLAIN = (OF_CHAT | _CHAT_FIELDS.keys()) - SHORT - {"prediction"}
+"""With no other fields, there is none to look at for what isn't known."""
 _FOR_TEMPLATES = ("documents", "chat_template", "chat_template_kwargs")
 """What servers of open models put into the prompt beside the messages."""
 _SHAPING = frozenset(("stop", "tools", "tool_choice", "response_format", "functions", *_FOR_TEMPLATES))
 
 
-def parse_chat(body: bytes, count: Count | None = None) -> ChatRequest:
+def parse_chat(body: bytes, count: Count | None = None, extra_fields: ExtraFields = no_extra_fields) -> ChatRequest:
     """Read, check and count the body of ``POST /v1/chat/completions``. Raises `InvalidRequest`. O(length)."""
     fields = parse_object(body)
     model = check_model(fields)
     messages = fields.get("messages")
-    check_messages(messages)
+    unknown = check_messages(messages)
     check_optional(fields, _CHAT_FIELDS)
+    if not _PLAIN.issuperset(fields):
+        add_unknown(fields, OF_CHAT | extra_fields(model), "", unknown)
     cap = fields.get("max_completion_tokens")
     if cap is None:
         cap = fields.get("max_tokens")
@@ -95,7 +105,7 @@ def parse_chat(body: bytes, count: Count | None = None) -> ChatRequest:
     stream = fields.get("stream") is True
     include_usage = fields.get("stream_options") is not None and include_usage_of(fields["stream_options"], stream)
     messages, form = fields["messages"], None
-    if _SHAPING.isdisjoint(fields):
+    if _SHAPING.isdisjoint(fields) and not unknown:
         # Said twice because most requests go this way, and need no function made for them.
         if count is None:
             input_tokens = count_chat(messages, model)
@@ -103,7 +113,7 @@ def parse_chat(body: bytes, count: Count | None = None) -> ChatRequest:
             input_tokens = count(model, lambda counter: sum_chat(messages, counter))
     else:
         form = chat_form(fields)
-        shaping = _shaping_total(fields, form, model)
+        shaping = _shaping_total(fields, form, model, unknown)
         input_tokens = (count or count_now)(model, lambda counter: sum_chat(messages, counter) + shaping(counter))
     return ChatRequest(model, 1 if n is None else n, cap, stream, include_usage, input_tokens, fields, form)
 
@@ -111,27 +121,13 @@ def parse_chat(body: bytes, count: Count | None = None) -> ChatRequest:
 def parse_object(body: bytes) -> dict[str, Any]:
     """The JSON object that `body` is. Raises `InvalidRequest`."""
     try:
-        fields = orjson.loads(body) if len(body) <= INLINE_CHARS else _load_large(body)
+        fields = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         # orjson's words give the position and never quote the body.
         raise InvalidRequest(f"The JSON body of your request could not be parsed: {error}.", None, None) from None
     if type(fields) is not dict:
         raise InvalidRequest("The JSON body of your request could not be used: expected an object.", None, None)
     return fields
-
-
-def _load_large(body: bytes) -> Any:
-    """`orjson.loads` without the garbage collector, which would look through a megabyte of ``[]`` time and again.
-
-    The worst megabyte then takes 12 ms instead of 40. Nothing else runs meanwhile.
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        return orjson.loads(body)
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def need_of(request: ChatRequest) -> Need:
@@ -157,8 +153,10 @@ def include_usage_of(options: dict[str, Any], stream: bool) -> bool:
     return include_usage
 
 
-def _shaping_total(fields: dict[str, Any], form: AnswerForm | None, model: str) -> Total:
+def _shaping_total(fields: dict[str, Any], form: AnswerForm | None, model: str, unknown: list[str]) -> Total:
     """The input tokens of tools, of functions as they were called before, of the schema of the answer, of the rest."""
+    if (response_format := fields.get("response_format")) is not None:
+        add_unknown(response_format, OF_RESPONSE_FORMAT, "response_format", unknown)
     functions = fields.get("functions") or ()
     for index, function in enumerate(functions):
         check_function(function, f"functions[{index}]")
@@ -176,6 +174,7 @@ def _shaping_total(fields: dict[str, Any], form: AnswerForm | None, model: str) 
             as_json.append(schema)
 
     def total(counter: TokenCounter) -> int:
-        return sum_tools(tools, model, counter, nested=True) + sum([sum_json(value, counter) for value in as_json])
+        known = sum_tools(tools, model, counter, nested=True) + sum([sum_json(value, counter) for value in as_json])
+        return known + sum([counter(text) for text in unknown])
 
     return total

@@ -25,6 +25,14 @@ from limiter_node.http.fields import (
     number_between,
     one_of,
 )
+from limiter_node.http.known_fields import (
+    OF_RESPONSES,
+    OF_TEXT,
+    SHORT,
+    ExtraFields,
+    add_unknown,
+    no_extra_fields,
+)
 from limiter_node.http.openai_request import parse_object
 from limiter_node.http.response_items import items_as_messages
 from limiter_node.http.tool_tokens import check_depth, sum_json, sum_tools
@@ -74,16 +82,24 @@ _FIELDS: dict[str, Check] = {
     "prompt_cache_key": is_string,
     "safety_identifier": is_string,
 }
+_PLAIN = (OF_RESPONSES | _FIELDS.keys()) - SHORT
+"""With no other fields, there is none to look at for what isn't known."""
 _REPEATED = ("tools", "tool_choice", "text")
 """What the response repeats and may be nested."""
+_OF_PLAIN_FORMAT = frozenset(("type",))
+"""A format with a schema counts whole."""
 _STORED = ("previous_response_id", "conversation", "prompt")
+_BACKGROUND = ("background", "background_options")
 
 
-def parse_responses(body: bytes, count: Count = count_now) -> ResponsesRequest:
+def parse_responses(
+    body: bytes, count: Count = count_now, extra_fields: ExtraFields = no_extra_fields
+) -> ResponsesRequest:
     """Read, check and count a body. O(length)."""
     fields = parse_object(body)
     model = check_model(fields)
-    messages = items_as_messages(fields.get("input"))
+    unknown: list[str] = []
+    messages = items_as_messages(fields.get("input"), unknown)
     check_optional(fields, _FIELDS)
     _refuse_stored(fields)
     form = responses_form(fields)
@@ -94,9 +110,16 @@ def parse_responses(body: bytes, count: Count = count_now) -> ResponsesRequest:
             check_depth(fields[name], name)
     tools = fields.get("tools") or ()
     schema = fields["text"]["format"] if form is not None and form.json_schema is not None else None
+    if not _PLAIN.issuperset(fields):
+        add_unknown(fields, OF_RESPONSES | extra_fields(model), "", unknown)
+    if (text := fields.get("text")) is not None:
+        add_unknown(text, OF_TEXT, "text", unknown)
+        if text.get("format") is not None and (schema is None or "schema" not in schema):
+            add_unknown(text["format"], _OF_PLAIN_FORMAT, "text.format", unknown)
 
     def total(counter: TokenCounter) -> int:
         tokens = sum_chat(messages, counter) + sum_tools(tools, model, counter, nested=False)
+        tokens += sum([counter(text) for text in unknown])
         return tokens if schema is None or "schema" not in schema else tokens + sum_json(schema, counter)
 
     return ResponsesRequest(
@@ -116,7 +139,6 @@ def _refuse_stored(fields: dict[str, Any]) -> None:
         if fields.get(name) is not None:
             code = "previous_response_not_found" if name == "previous_response_id" else "not_found"
             raise InvalidRequest(f"Invalid '{name}': responses are not stored here, so none was found.", name, code)
-    if fields.get("background"):
-        raise InvalidRequest(
-            "Invalid 'background': responses cannot run in the background.", "background", "invalid_value"
-        )
+    for name in _BACKGROUND:
+        if fields.get(name):
+            raise InvalidRequest(f"Invalid '{name}': responses cannot run in the background.", name, "invalid_value")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import cast
 
@@ -15,6 +15,7 @@ from limiter_node.http import errors, openai_response
 from limiter_node.http.answer import Answer
 from limiter_node.http.auth import bearer_key
 from limiter_node.http.connection import BodyTimeout, Connection
+from limiter_node.http.cors import Cors
 from limiter_node.http.errors import ErrorReply
 from limiter_node.http.fields import InvalidRequest
 from limiter_node.http.headers import RequestIds, ResponseHeaders, degraded, merged, produced
@@ -22,31 +23,25 @@ from limiter_node.http.limited import LIMITED_ROUTES, LimitedRoute
 from limiter_node.http.metrics import HttpState, Metrics
 from limiter_node.http.overload import LoopLoad, TurnedAway
 from limiter_node.http.presence import ClientGone, Presence
-from limiter_node.http.streaming import Streams, log_upstream_failure
+from limiter_node.http.probes import RETRY_UNAVAILABLE_MS, Handler, Probes, Response, readable
+from limiter_node.http.reading import LARGE_BYTES, RequestReader
+from limiter_node.http.streaming import READ_ON_S, Streams, log_upstream_failure
 from limiter_node.limiter.limiter import Limiter
-from limiter_node.model import Outcome, Overloaded, StoreUnavailable, Usage
+from limiter_node.model import Need, Outcome, Overloaded, StoreUnavailable, Usage
 from limiter_node.store.keyspace import key_id
-from limiter_node.token_process import TokenCounting
-from limiter_node.upstream.base import AnswerStream, Ask, NotServed, Upstream, UpstreamError, WholeAnswer
-from limiter_node.upstream.openai.error import error_body
+from limiter_node.upstream.base import AnswerStream, NotServed, Prepared, Upstream, UpstreamError, WholeAnswer
 
 log = logging.getLogger(__name__)
 
-RETRY_UNAVAILABLE_MS = 1_000
-"""What a 503 tells callers to wait: a failing store or an overload lasts about that long, or much longer."""
-
+NO_CORS = Cors()
 _MODELS = "/v1/models/"
-_PROBES = frozenset(("/healthz", "/readyz", "/metrics"))
-"""Never turned away: who asks would restart a node for being busy, or know nothing of it just then."""
-
-Response = Answer | web.StreamResponse
-Handler = Callable[[web.BaseRequest, str], Awaitable[Response]]
 
 
 class Routes:
     """The handlers of one node. `window_ms` is only told, by ``GET /v1/rate_limits``.
 
-    `not_started` tells ``GET /readyz`` why the node has not been ready yet; "" once it has.
+    `not_started` tells ``GET /readyz`` why the node has not been ready yet; "" once it has. With `probes_apart` the
+    `probes` are not served here: callers get a 404 for them. `cors` is what browsers are told.
 
     Requests are answered 503 before their bodies are read as `load` says (without one, never), and while
     `max_in_flight` others are under way, streams included. Requests whose bodies are still to come don't count there:
@@ -58,26 +53,32 @@ class Routes:
         *,
         limiter: Limiter,
         upstream: Upstream,
-        counting: TokenCounting,
+        reader: RequestReader,
         node_id: str,
         max_body_bytes: int,
         window_ms: int,
         max_in_flight: int = 5_000,
+        read_on_s: float = READ_ON_S,
         load: LoopLoad | None = None,
         not_started: Callable[[], str] = lambda: "",
+        probes_apart: bool = False,
+        cors: Cors = NO_CORS,
     ) -> None:
         self._limiter = limiter
+        self._cors = cors
         self._not_started = not_started
         self._upstream = upstream
-        self._counting = counting
+        self._reader = reader
         self._headers = ResponseHeaders(node_id, window_ms)
         self._ids = RequestIds()
         self._max_body_bytes = max_body_bytes
         self._window_ms = window_ms
         self._responses = limiter.telemetry.responses
-        self._metrics_of_node = Metrics(node_id, limiter.telemetry, limiter.state, self._http_state)
+        metrics = Metrics(node_id, limiter.telemetry, limiter.state, self._http_state)
+        self.probes = Probes(self._headers, limiter, metrics, self._problem)
         self._started = int(time.time())
-        self._streams = Streams()
+        self._streams = Streams(read_on_s)
+        self._read_on_s = read_on_s
         self.is_draining = False
         self._max_in_flight = max_in_flight
         self._load = LoopLoad() if load is None else load
@@ -87,12 +88,17 @@ class Routes:
         self._idle = asyncio.Event()
         self._table: dict[str, dict[str, Handler]] = {
             **{path: {"POST": partial(self._limited, route)} for path, route in LIMITED_ROUTES.items()},
-            "/v1/models": {"GET": self._models},
-            "/v1/rate_limits": {"GET": self._rate_limits},
-            "/healthz": {"GET": self._healthz},
-            "/readyz": {"GET": self._readyz},
-            "/metrics": {"GET": self._metrics},
+            "/v1/models": readable(self._models),
+            "/v1/rate_limits": readable(self._rate_limits),
         }
+        if cors.is_on:
+            for methods in self._table.values():
+                methods["OPTIONS"] = self._preflight
+        # Never turned away: who asks would restart a node for being busy, or know nothing of it just then.
+        self._never_shed: Mapping[str, object] = {}
+        if not probes_apart:
+            self._table |= self.probes.table
+            self._never_shed = self.probes.table
 
     async def answer(self, request: web.BaseRequest) -> Response:
         """Answer any request; every failure becomes an answer, too."""
@@ -102,14 +108,12 @@ class Routes:
         try:
             if (
                 self._load.sheds(_waited_s(request)) or self.under_way - self._reading > self._max_in_flight
-            ) and request.path not in _PROBES:
+            ) and request.path not in self._never_shed:
                 response = self._turned_away(request, request_id)
             elif hdrs.EXPECT in request.headers and not await _continued(request):
                 response = self._error(errors.EXPECTATION_FAILED, request_id)
             else:
-                methods = (
-                    self._table.get(request.raw_path) or self._table.get(request.path) or self._methods(request.path)
-                )
+                methods = self._table.get(request.raw_path) or self._methods(request.path)
                 if methods is None:
                     response = self._error(errors.not_found(request.method, request.path), request_id)
                 elif (handler := methods.get(request.method)) is None:
@@ -144,9 +148,14 @@ class Routes:
             if not self.under_way:
                 self._idle.set()
         self._responses[response.status] += 1
+        if self._cors.is_on and isinstance(response, Answer):
+            response.headers = merged(response.headers, self._cors.lines(request))
         if self.is_draining:
             response.force_close()
         return response
+
+    def _problem(self) -> str:
+        return "the node is stopping" if self.is_draining else self._not_started()
 
     def _http_state(self) -> HttpState:
         """For `Metrics`."""
@@ -155,7 +164,8 @@ class Routes:
     def _methods(self, path: str) -> dict[str, Handler] | None:
         """The methods of a decoded path, None if there is none of them."""
         if path.startswith(_MODELS) and len(path) > len(_MODELS):
-            return {"GET": self._model}
+            methods = readable(self._model)
+            return methods | {"OPTIONS": self._preflight} if self._cors.is_on else methods
         return self._table.get(path)
 
     async def drain(self, timeout_s: float) -> bool:
@@ -181,15 +191,15 @@ class Routes:
         if kid is None:
             return self._error(_unauthenticated(request), request_id)
         try:
-            body = await self._body(request)
-            asked = await route.read(body, self._counting)
-            self._upstream.check(asked, body)
+            need, prepared = await self._read(route, request)  # neither body nor JSON is held while the request waits
         except InvalidRequest as error:
             return await self._invalid(errors.invalid_request(error), kid, request_id)
         except NotServed as error:
             return await self._invalid(errors.not_served(error), kid, request_id)
+        except ClientGone:
+            return self._error(errors.CLIENT_GONE, request_id)
 
-        decision = await self._limiter.admit(kid, route.need(asked))
+        decision = await self._limiter.admit(kid, need)
         if decision.outcome is not Outcome.ADMITTED:
             if decision.outcome is Outcome.UNKNOWN_KEY:
                 return self._error(errors.INVALID_API_KEY, request_id)
@@ -199,13 +209,15 @@ class Routes:
         reservation = self._limiter.reservation(kid, decision)
         headers = self._headers.decided(decision, request_id)
         try:
-            answer = await self._asked(
-                request, Ask(asked, body, decision.need.output_tokens, request_id, request.headers)
-            )
+            answer = await self._asked(request, prepared, decision.need.output_tokens, request_id)
             if not isinstance(answer, WholeAnswer):
+                headers += self._cors.lines(request)  # a stream's head has left when `answer` gets to it
                 return await self._streams.send(request, request_id, headers, answer, reservation)
         except ClientGone:
-            reservation.settle(0)  # nothing of it was produced, as far as anybody knows
+            if not prepared.is_sent:
+                reservation.refund()
+            else:
+                reservation.settle(reservation.output_tokens if prepared.is_uncertain else 0)
             return self._error(errors.CLIENT_GONE, request_id)
         except UpstreamError as error:
             if error.produced_tokens:
@@ -218,15 +230,24 @@ class Routes:
         except BaseException:
             reservation.refund()
             raise
-        reservation.settle(answer.output_tokens)
-        return Answer(answer.body, headers + produced(answer.output_tokens) + answer.headers)
+        reservation.settle(*answer.cost)
+        return Answer(answer.body, headers + produced(answer.cost.output_tokens) + answer.headers)
 
-    async def _asked(self, request: web.BaseRequest, ask: Ask) -> WholeAnswer | AnswerStream:
+    async def _read(self, route: LimitedRoute, request: web.BaseRequest) -> tuple[Need, Prepared]:
+        body = await self._body(request)
+        if len(body) <= LARGE_BYTES:
+            return await self._reader.read(route, body)
+        with Presence(request):
+            return await self._reader.read(route, body)
+
+    async def _asked(
+        self, request: web.BaseRequest, prepared: Prepared, reserved_tokens: int, request_id: str
+    ) -> WholeAnswer | AnswerStream:
         """What the upstream answers. Raises `UpstreamError`, and `ClientGone` where that ends its work."""
         if not self._upstream.stops_at_once:
-            return await self._upstream.ask(ask)
-        with Presence(request):
-            return await self._upstream.ask(ask)
+            return await prepared.ask(reserved_tokens, request_id, request.headers)
+        with Presence(request, lambda: self._read_on_s if prepared.is_sent else 0.0):
+            return await prepared.ask(reserved_tokens, request_id, request.headers)
 
     async def _body(self, request: web.BaseRequest) -> bytes:
         """The whole body.
@@ -244,6 +265,11 @@ class Routes:
         if len(body) > self._max_body_bytes:
             raise web.HTTPRequestEntityTooLarge(self._max_body_bytes)
         return body
+
+    async def _preflight(self, request: web.BaseRequest, request_id: str) -> Answer:
+        """What a browser asks before it sends a page's request: no key is needed, and no body is read."""
+        lines = self._cors.preflight(request, self._methods(request.path) or ())
+        return Answer(b"", self._headers.empty(request_id) + lines, 204)
 
     # ---- what costs nothing ----------------------------------------------------------------------------------------
 
@@ -279,24 +305,6 @@ class Routes:
             headers += degraded(caller.degraded)
         return Answer(openai_response.rate_limits(caller, self._window_ms), headers)
 
-    async def _healthz(self, _request: web.BaseRequest, request_id: str) -> Answer:
-        return Answer(b'{"status":"ok"}', self._headers.plain(request_id))
-
-    async def _metrics(self, request: web.BaseRequest, request_id: str) -> Answer:
-        page, content_type = self._metrics_of_node.page(request.headers.get(hdrs.ACCEPT, ""))
-        return Answer(page, self._headers.of_type(content_type, request_id))
-
-    async def _readyz(self, _request: web.BaseRequest, request_id: str) -> Answer:
-        if self.is_draining:
-            return self._not_ready("the node is stopping", request_id)
-        if problem := self._not_started():
-            return self._not_ready(problem, request_id)
-        try:
-            reason = await self._limiter.check()
-        except StoreUnavailable as error:
-            return self._not_ready(str(error), request_id)
-        return Answer(openai_response.readiness(reason), self._headers.plain(request_id))
-
     # ---- errors ----------------------------------------------------------------------------------------------------
 
     async def _invalid(self, reply: ErrorReply, kid: str, request_id: str) -> Answer:
@@ -319,10 +327,6 @@ class Routes:
 
     def _error(self, reply: ErrorReply, request_id: str) -> Answer:
         return Answer(reply.body, self._headers.plain(request_id), reply.status)
-
-    def _not_ready(self, reason: str, request_id: str) -> Answer:
-        body = error_body(reason, "server_error", code="not_ready")
-        return Answer(body, self._headers.unavailable(request_id, RETRY_UNAVAILABLE_MS), 503)
 
 
 def _waited_s(request: web.BaseRequest) -> float:

@@ -20,6 +20,7 @@ from aiohttp.web_protocol import RequestHandler
 from limiter_node.http.answer import Answer
 from limiter_node.http.connection import MAX_HEADERS, MAX_LINE_BYTES, Connection, Deadlines, Refused
 from limiter_node.http.overload import LoopLoad
+from limiter_node.http.streaming import Delivered
 
 _LOOK_S = 0.5
 """How often connections are looked at: 10,000 of them take some milliseconds."""
@@ -31,22 +32,23 @@ class HttpServer(web.Server):
 
     `keepalive_s`: how long an idle connection is kept. A connection beyond `max_connections` is answered 503 at once
     and closed: to leave it waiting in the backlog would hang its client. `load` is told how many there are.
+    `last_lines` are header lines of what is said to no request: that one can't be read, or is one too many.
     """
 
     def __init__(
         self,
-        handler: Callable[[web.BaseRequest], Awaitable[Answer | web.StreamResponse]],
+        handler: Callable[[web.BaseRequest], Awaitable[Answer | Delivered]],
         *,
         max_body_bytes: int,
         keepalive_s: float,
         deadlines: Deadlines = Deadlines(),  # noqa: B008 - a NamedTuple of numbers
         max_connections: int = 10_000,
         load: LoopLoad | None = None,
+        last_lines: str = "",
     ) -> None:
-        # What aiohttp asks of a response, an `Answer` has.
-        handler = cast(Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], handler)
+        # What aiohttp asks of a response, these have.
         super().__init__(
-            handler,
+            cast(Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], handler),
             request_factory=self._request,
             access_log=None,
             keepalive_timeout=keepalive_s,
@@ -58,13 +60,21 @@ class HttpServer(web.Server):
         self._deadlines = deadlines
         self._max_connections = max_connections
         self._load = load
+        self._last_lines = last_lines
         self._look_every_s = min(_LOOK_S, min(deadlines) / 4)
         self._looking = self._loop.call_later(self._look_every_s, self._look)
 
     def __call__(self) -> RequestHandler:
         if len(self._connections) >= self._max_connections:
-            return cast(RequestHandler, Refused())
-        return Connection(self, loop=self._loop, **self._kwargs)
+            return cast(RequestHandler, Refused(self._last_lines))
+        connection = Connection(self, loop=self._loop, **self._kwargs)
+        connection.last_lines = self._last_lines
+        return connection
+
+    @property
+    def connection_count(self) -> int:
+        """How many connections are open, those with a handshake under way not counted."""
+        return len(self._connections)
 
     async def shutdown(self, timeout: float | None = None) -> None:
         """Close all connections; see aiohttp."""

@@ -1,18 +1,20 @@
 """Sending answers while they are made, and accounting for them however they end.
 
-What is charged is what was written to the connection, token for token. A stream ends in one of these ways, each of
-which settles its reservation, once:
+What an upstream gives is written to the client's connection in the same turn of the event loop; no task is woken for a
+piece. An answer ends in one of these ways, each of which settles its reservation, once:
 
 - whole;
 - the upstream fails: before its first piece as any error (the caller of `Streams.send` answers it and accounts for
-  it), afterwards by an error event, charged what it produced;
-- the client leaves: noticed at once, also while the upstream is silent;
-- the client reads nothing for `STALLED_S`: the connection is dropped;
+  it), afterwards by an error event, or where the form has none by a connection that ends too early; charged what it
+  produced;
+- the client leaves, or reads so little that its connection is dropped (`limiter_node.http.connection`): noticed at
+  once, also while the upstream is silent. The answer is read on for a moment, so that leaving is never cheaper than
+  staying; where what was produced still isn't known, the reservation stands;
 - the node stops: an error event, after the time that streams under way are given;
 - the handler is cancelled.
 
 A reader that is slower than the upstream holds it up: nothing more is asked of the upstream while the connection's
-buffer is above its high-water mark (64 KiB), so a stream holds that and one piece at most.
+buffer is above its high-water mark (64 KiB), so an answer holds that and one piece at most.
 """
 
 from __future__ import annotations
@@ -20,41 +22,36 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
-from collections.abc import AsyncGenerator, Awaitable
-from contextlib import aclosing, suppress
 from functools import partial
 
-from aiohttp import web
-from aiohttp.http_writer import StreamWriter
+from aiohttp import HttpVersion11, web
+from aiohttp.abc import AbstractStreamWriter
 
 from limiter_node.http import errors
-from limiter_node.http.answer import Answer
+from limiter_node.http.answer import Answer, head_of
 from limiter_node.http.connection import Connection
 from limiter_node.http.errors import ErrorReply
-from limiter_node.http.headers import header_fields
 from limiter_node.limiter.limiter import Reservation
-from limiter_node.upstream.base import AnswerStream, Piece, UpstreamError, UpstreamRefusal
+from limiter_node.upstream.base import AnswerStream, UpstreamError, UpstreamRefusal
 
 log = logging.getLogger(__name__)
 
-_EVENT_STREAM = "text/event-stream"
-STALLED_S = 60.0
-"""A client that has read nothing for so long is taken for gone; by then its reservation has left the window."""
+READ_ON_S = 2.0
+"""How long an answer is read on for whose caller has left, by default."""
 
 
 class Interruption(enum.Enum):
-    """What ends a stream from outside."""
+    """What ends an answer from outside."""
 
     LEFT = enum.auto()
-    STALLED = enum.auto()
     STOPPING = enum.auto()
 
 
 class Streams:
-    """The streams under way on one node."""
+    """The answers under way on one node. `read_on_s`: how long those are read on for whose callers have left."""
 
-    def __init__(self, stalled_s: float = STALLED_S) -> None:
-        self._stalled_s = stalled_s
+    def __init__(self, read_on_s: float = READ_ON_S) -> None:
+        self._read_on_s = read_on_s
         self._under_way: set[_Stream] = set()
 
     async def send(
@@ -64,13 +61,13 @@ class Streams:
         headers: str,
         answer: AnswerStream,
         reservation: Reservation,
-    ) -> web.StreamResponse | Answer:
+    ) -> Delivered | Answer:
         """Answer `request` with `answer`; the response, begun and ended, as the answer has.
 
-        `headers` are a decided response's; they become an event stream's with the first piece. Until then the status
+        `headers` are a decided response's; their type becomes the answer's with the first piece. Until then the status
         is open: `UpstreamError` (and any bug) is raised, the reservation untouched.
         """
-        stream = _Stream(request, request_id, headers, answer, reservation, self._stalled_s)
+        stream = _Stream(request, request_id, headers, answer, reservation, self._read_on_s)
         self._under_way.add(stream)
         try:
             return await stream.run()
@@ -79,20 +76,45 @@ class Streams:
             await answer.close()
 
     def cut_off(self) -> None:
-        """The node stops: end all streams now."""
+        """The node stops: end all answers now."""
         for stream in tuple(self._under_way):
             stream.interrupt(Interruption.STOPPING)
 
 
-class _Response(web.StreamResponse):
-    # Headers leave with the first events, in one write. (aiohttp's own `Response` sets this, too.)
-    _send_headers_immediately = False
+class Delivered:
+    """A response of which the end has been written, as aiohttp wants one."""
+
+    __slots__ = ("_writer", "headers", "keep_alive", "status")
+
+    def __init__(self) -> None:
+        self.status = 200
+        self.headers = ""
+        self.keep_alive = False
+        self._writer: AbstractStreamWriter | None = None
+
+    def force_close(self) -> None:
+        """The connection ends with this response."""
+        self.keep_alive = False
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Raise `ConnectionResetError` where the client has gone."""
+        transport = request.transport
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError("the client has gone")
+        if request.protocol.writing_paused:
+            self._writer = request.writer
+        return self._writer
+
+    async def write_eof(self) -> None:
+        """Wait for a reader that is slow, so that its next request is not read before it has taken this answer."""
+        if self._writer is not None:
+            await self._writer.drain()
 
 
 class _Stream:
-    """One stream and what may interrupt it.
+    """One answer on its way to its client (a `Sink`), and what may interrupt it.
 
-    An interruption cancels the task that runs the stream and is taken back there, as `asyncio.timeout` does it: that
+    An interruption cancels the task that runs the answer and is taken back there, as `asyncio.timeout` does it: that
     reaches it wherever it waits, for the upstream or for the reader, and costs nothing per token.
     """
 
@@ -103,132 +125,177 @@ class _Stream:
         headers: str,
         answer: AnswerStream,
         reservation: Reservation,
-        stalled_s: float,
+        read_on_s: float,
     ) -> None:
-        task, connection = asyncio.current_task(), request.protocol
-        assert task is not None
+        connection = request.protocol
         assert isinstance(connection, Connection)
-        self._task = task
-        self._cancelling = task.cancelling()
+        self._task = request.task  # handlers run in their connection's task
+        self._cancelling = self._task.cancelling()
         self._connection = connection
         self._request, self._request_id = request, request_id
         self._headers = headers
-        self._response = _Response(headers=header_fields(headers + answer.headers))
-        self._writer: StreamWriter | None = None
+        self._response = Delivered()
         self._answer = answer
         self._reservation = reservation
-        self._stalled_s = stalled_s
-        self._sent_tokens = 0
+        self._read_on_s = read_on_s
+        self._has_begun = self._has_ended = self._is_chunked = False
         self._interruption: Interruption | None = None
 
+    # ---- as a sink -------------------------------------------------------------------------------------------------
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the client has more to take than its connection is to hold."""
+        return self._connection.writing_paused
+
+    def write(self, data: bytes, *, is_last: bool = False) -> bool:
+        """Write the next part at once, the head before the first and the end behind the last; see `Sink`."""
+        transport = self._connection.transport
+        if transport is None or transport.is_closing() or self._has_ended:
+            return False
+        if not self._has_begun:
+            head = self._begin()
+        elif not data and not is_last:
+            return True
+        else:
+            head = b""
+        self._has_ended = is_last
+        if not self._is_chunked:
+            transport.write(head + data if head else data)
+        elif not is_last:
+            transport.write(b"%b%x\r\n%b\r\n" % (head, len(data), data) if data else head)
+        elif data:
+            transport.write(b"%b%x\r\n%b\r\n0\r\n\r\n" % (head, len(data), data))
+        else:
+            transport.write(head + b"0\r\n\r\n")
+        return True
+
+    async def drained(self) -> None:
+        """Return when the client has taken most of it."""
+        await self._request.writer.drain()
+
+    # ---- the way of an answer ----------------------------------------------------------------------------------------
+
     def interrupt(self, why: Interruption) -> None:
-        """End the stream soon; the first reason counts."""
+        """End the answer soon; the first reason counts."""
         if self._interruption is None:
             self._interruption = why
             self._task.cancel()
 
-    async def run(self) -> web.StreamResponse | Answer:
+    async def run(self) -> Delivered | Answer:
         """Send everything; see `Streams.send`."""
         self._connection.on_gone = partial(self.interrupt, Interruption.LEFT)
         try:
-            if self._connection.transport is None or self._connection.transport.is_closing():
-                return self._gone()
-            async with aclosing(self._answer.pieces()) as pieces:
-                await self._deliver(pieces)
+            if self._is_gone():
+                await self._left()
+            else:
+                await self._deliver()
         except asyncio.CancelledError:
+            self._connection.on_gone = None
             if self._interruption is None or self._task.uncancel() > self._cancelling:
                 raise  # somebody else wants the task to end
-            return await self._interrupted()
-        except ConnectionError:
-            return self._gone()
+            if self._interruption is Interruption.STOPPING:
+                return self._stopped()
+            await self._left()
         finally:
             self._connection.on_gone = None
-            if self._writer is not None:
-                self._reservation.settle(self._sent_tokens)
+            if self._has_begun:
+                self._settle(self._answer.cost.output_tokens)
         return self._response
 
-    async def _deliver(self, pieces: AsyncGenerator[Piece, None]) -> None:
+    async def _deliver(self) -> None:
         """From the first piece to the end, which may be the upstream's failure."""
-        connection, last = self._connection, b""
         try:
-            async for data, output_tokens, is_last in pieces:
-                if self._writer is None:
-                    await self._begin()
-                    assert self._writer is not None
-                if is_last:
-                    self._sent_tokens, last = output_tokens, data
-                    break
-                if data:
-                    # Raises before anything is written, or writes all of it. Not to wait here lets it be counted first.
-                    await self._writer.write(data, drain=False)
-                self._sent_tokens = output_tokens
-                if connection.writing_paused:
-                    await self._patiently(self._writer.drain())
-            if self._writer is None:
-                await self._begin()
-        except ConnectionError:
-            raise
+            await self._answer.deliver(self)
         except UpstreamError as error:
-            if self._writer is None:
+            if not self._has_begun:
                 raise
-            log_upstream_failure(self._request_id, error, "the upstream failed in the middle of a stream")
-            self._reservation.settle(max(self._sent_tokens, error.produced_tokens))
-            last = self._answer.error_event(errors.upstream_failed(error).body)
+            log_upstream_failure(self._request_id, error, "failed in the middle of its answer")
+            self._settle(max(self._answer.cost.output_tokens, error.produced_tokens))
+            self._break_off(errors.upstream_failed(error))
         except Exception:
-            if self._writer is None:
+            if not self._has_begun:
                 raise
             event = {"event": "request_failed", "request_id": self._request_id}
             log.exception("request %s: a stream failed", self._request_id, extra=event)
-            last = self._answer.error_event(errors.INTERNAL.body)
-        # Settled before the reader has taken the rest, which may be long.
-        self._reservation.settle(self._sent_tokens)
-        await self._patiently(self._response.write_eof(last))
+            self._break_off(errors.INTERNAL)
+        else:
+            # Settled before the reader has taken the rest, which may be long.
+            self._settle_surely()
+            if not self._has_ended:
+                self.write(b"", is_last=True)
 
-    async def _begin(self) -> None:
-        """Decide for a stream."""
-        self._response.headers["content-type"] = _EVENT_STREAM
-        self._response.headers["cache-control"] = "no-cache"
-        writer = await self._response.prepare(self._request)
-        assert isinstance(writer, StreamWriter)
-        self._writer = writer
+    def _begin(self) -> bytes:
+        """Decide for this answer: its head."""
+        self._has_begun = True
+        answer, request, response = self._answer, self._request, self._response
+        is_1_1 = request.version >= HttpVersion11
+        length = answer.length
+        self._is_chunked = is_1_1 and length is None
+        # Without a length HTTP/1.0 knows an answer's end by that of the connection.
+        response.keep_alive = request.keep_alive and (is_1_1 or length is not None)
+        framing = "Transfer-Encoding: chunked\r\n" if self._is_chunked else ""
+        if length is not None:
+            framing = f"Content-Length: {length}\r\n"
+        headers = self._headers.replace(
+            "Content-Type: application/json\r\n", f"Content-Type: {answer.content_type}\r\n", 1
+        )
+        return head_of(
+            response.status,
+            f"{headers}{answer.headers}cache-control: no-cache\r\n{framing}",
+            is_1_1=is_1_1,
+            keep_alive=response.keep_alive,
+        )
 
-    async def _patiently(self, written: Awaitable[None]) -> None:
-        """Wait for the reader, but not for ever."""
-        timer = self._task.get_loop().call_later(self._stalled_s, self.interrupt, Interruption.STALLED)
+    def _is_gone(self) -> bool:
+        transport = self._connection.transport
+        return transport is None or transport.is_closing()
+
+    async def _left(self) -> None:
+        """The client has left: find out what its answer costs."""
+        answer = self._answer
+        self._response.keep_alive = False
         try:
-            await written
+            await answer.read_on(self._read_on_s)
         finally:
-            timer.cancel()
+            self._settle_surely()  # also where the task is cancelled meanwhile
 
-    def _gone(self) -> web.StreamResponse:
-        """The client has left: it pays for what was sent to it."""
-        self._reservation.settle(self._sent_tokens)
-        return self._response
+    def _settle_surely(self) -> None:
+        """Charge what the answer has cost, or what was reserved where nobody can tell."""
+        output_tokens = self._answer.cost.output_tokens
+        if self._answer.is_uncertain:
+            output_tokens = max(output_tokens, self._reservation.output_tokens)
+        self._settle(output_tokens)
 
-    async def _interrupted(self) -> web.StreamResponse | Answer:
-        if self._interruption is Interruption.LEFT:
-            return self._gone()
-        if self._writer is None:
+    def _settle(self, output_tokens: int) -> None:
+        self._reservation.settle(output_tokens, self._answer.cost.input_tokens)
+
+    def _stopped(self) -> Delivered | Answer:
+        if not self._has_begun:
             self._reservation.refund()
             return Answer(errors.STOPPING.body, self._headers, errors.STOPPING.status)
-        self._reservation.settle(self._sent_tokens)
-        await self._break_off(errors.STOPPING)
+        self._settle(self._answer.cost.output_tokens)
+        self._break_off(errors.STOPPING)
         return self._response
 
-    async def _break_off(self, reply: ErrorReply) -> None:
-        """Tell a client that still reads why there is no more; drop one that doesn't."""
-        if self._connection.writing_paused:
-            if self._connection.transport is not None:
-                self._connection.transport.abort()
+    def _break_off(self, reply: ErrorReply) -> None:
+        """Tell a client that still reads why there is no more; drop one that doesn't, or that can't be told."""
+        transport = self._connection.transport
+        self._response.keep_alive = False
+        event = self._answer.error_event(reply.body)
+        if transport is None:
             return
-        self._response.force_close()
-        with suppress(ConnectionError):  # it may have left in the meantime
-            await self._response.write_eof(self._answer.error_event(reply.body))
+        if self._connection.writing_paused:
+            transport.abort()
+        elif event:
+            self.write(event, is_last=True)
+        else:
+            transport.close()  # without the end that was announced, so that nobody takes it for whole
 
 
-def log_upstream_failure(request_id: str, error: UpstreamError, what: str = "the upstream failed") -> None:
+def log_upstream_failure(request_id: str, error: UpstreamError, what: str = "failed") -> None:
     """One line, with the id by which the upstream knows the request; none for what callers can bring about."""
     if isinstance(error, UpstreamRefusal):
         return
     event = {"event": "upstream_failed", "request_id": request_id, "status": error.status}
-    log.warning("request %s: %s: %s", request_id, what, error, extra=event)
+    log.warning("request %s %s: %s", request_id, what, error, extra=event)

@@ -52,15 +52,25 @@ class Reservation:
         self.output_tokens = decision.need.output_tokens
         self.is_settled = False
 
-    def settle(self, produced_output_tokens: int) -> None:
+    def settle(self, produced_output_tokens: int, told_input_tokens: int = 0) -> None:
         """The response has ended, whole or not, with this much output: give back what was reserved beyond it.
 
-        More than was reserved is charged. A second call does nothing.
+        More output than was reserved is charged, and more input than was counted (the upstream's own tools, searches,
+        what it had stored); less input isn't given back. A second call does nothing.
         """
         if not self.is_settled:
-            self._telemetry.settled += 1
-            self._telemetry.output_tokens += produced_output_tokens
-            self._give_back(0, self.output_tokens - produced_output_tokens)
+            telemetry = self._telemetry
+            telemetry.settled += 1
+            telemetry.output_tokens += produced_output_tokens
+            unused = self.output_tokens - produced_output_tokens
+            if unused < 0:
+                telemetry.overrun_output_tokens -= unused
+            overrun = told_input_tokens - self.input_tokens
+            if overrun > 0:
+                telemetry.overrun_input_tokens += overrun
+                self._give_back(-overrun, unused)
+            else:
+                self._give_back(0, unused)
 
     def refund(self) -> None:
         """The upstream failed before any output: give back the tokens, input and output. The request stays counted."""

@@ -15,9 +15,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from limiter_node.model import StoreUnavailable
+from limiter_node.store.slots import SLOTS, Endpoint, slot_ranges
 from limiter_node.store.url import StoreAddress
-
-SLOTS = 16384
 
 
 class Masters:
@@ -25,8 +24,8 @@ class Masters:
 
     def __init__(self, address: StoreAddress) -> None:
         self._address = address
-        self._clients: dict[tuple[str, int], Redis] = {}
-        self._ranges: list[tuple[int, int, tuple[str, int]]] = []
+        self._clients: dict[Endpoint, Redis] = {}
+        self._ranges: list[tuple[int, int, Endpoint]] = []
 
     async def discover(self) -> None:
         """Ask who owns which slots: the endpoints of the address in their order, the first one that answers counts."""
@@ -36,15 +35,11 @@ class Masters:
         failure: RedisError | OSError | None = None
         for endpoint in self._address.endpoints:
             try:
-                shards: list[list[Any]] = await self._client(endpoint).execute_command("CLUSTER SLOTS")  # type: ignore[no-untyped-call]
+                reply: Any = await self._client(endpoint).execute_command("CLUSTER SLOTS")  # type: ignore[no-untyped-call]
             except (RedisConnectionError, OSError) as error:
                 failure = error
                 continue
-            self._ranges = [
-                # A server that was never told its own address leaves it out: it is the one that we asked.
-                (first, last, (host.decode() if host else endpoint[0], port))
-                for first, last, (host, port, *_), *_ in sorted(shards, key=lambda shard: int(shard[0]))
-            ]
+            self._ranges = [(each.first, each.last, each.master) for each in slot_ranges(reply, endpoint[0])]
             return
         assert failure is not None
         raise failure
@@ -71,7 +66,7 @@ class Masters:
         await asyncio.gather(*(client.aclose() for client in self._clients.values()))
         self._clients.clear()
 
-    def _client(self, endpoint: tuple[str, int]) -> Redis:
+    def _client(self, endpoint: Endpoint) -> Redis:
         if endpoint not in self._clients:
             self._clients[endpoint] = self._address.node_client(*endpoint)
         return self._clients[endpoint]

@@ -196,7 +196,8 @@ class Router:
             self._topology.moved(int(slot), address)
             self._again(call, 0)
         elif kind == "ASK":
-            self._topology.connection_to(rest.partition(" ")[2]).send([_Asking(), call])
+            slot, _, address = rest.partition(" ")
+            self._topology.connection_to(int(slot), address).send([_Asking(), call])
             self.retries += 1
         elif kind == "TRYAGAIN":
             call.held_up()

@@ -1,4 +1,4 @@
-"""Who owns which slot: discovery by redis-py, one connection of ours per master.
+"""Who owns which slot, and one connection per master.
 
 Refreshes are rate-limited and at most one at a time: a storm of errors makes one query, not one each. A MOVED answer
 moves its slot at once, without waiting for the refresh it causes.
@@ -10,18 +10,16 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
-from redis.asyncio.cluster import ClusterNode, RedisCluster
-from redis.exceptions import RedisClusterException, RedisError
-
-from limiter_node.model import StoreUnavailable
+from limiter_node.model import LimiterError, StoreUnavailable
 from limiter_node.store.acknowledged import Command
 from limiter_node.store.connection import ServerConnection
+from limiter_node.store.discovery import Discovery
+from limiter_node.store.slots import SLOTS, Endpoint, redirect_endpoint
 from limiter_node.store.url import StoreAddress
 
 log = logging.getLogger(__name__)
 
-_SLOTS = 16384
-_REFRESH_EVERY_S = 0.25
+_REFRESH_EVERY_S, _REFRESH_S = 0.25, 2.0
 _CHECK_EVERY_S = 0.1
 
 
@@ -37,11 +35,10 @@ class Topology:
         self._stall_timeout_s = stall_timeout_s
         self._replica_acks = replica_acks
         self._handshake = self._make_handshake(address, client_name)
-        self._connections: dict[tuple[str, int], ServerConnection] = {}
-        self._owners: list[ServerConnection | None] = [None] * _SLOTS
+        self._connections: dict[Endpoint, ServerConnection] = {}
+        self._owners: list[ServerConnection | None] = [None] * SLOTS
         self._masters: set[ServerConnection] = set()
-        self._client: RedisCluster | None = None
-        self._seeds: dict[str, ClusterNode] = {}
+        self._discovery = Discovery(address) if address.cluster else None
         self._closed = False
         self._refreshing: asyncio.Task[None] | None = None
         self._checking: asyncio.TimerHandle | None = None
@@ -53,10 +50,10 @@ class Topology:
     @staticmethod
     def _make_handshake(address: StoreAddress, client_name: str) -> tuple[tuple[str, ...], ...]:
         words: list[tuple[str, ...]] = []
-        if address.password:
-            words.append(
-                ("AUTH", address.username, address.password) if address.username else ("AUTH", address.password)
-            )
+        if address.username:  # whose password may be empty: a user with `nopass`
+            words.append(("AUTH", address.username, address.password or ""))
+        elif address.password:
+            words.append(("AUTH", address.password))
         if address.db:
             words.append(("SELECT", str(address.db)))
         if client_name:
@@ -66,13 +63,11 @@ class Topology:
     async def start(self) -> None:
         """Find the shards. A store that is down does not prevent it: it is looked for until it is there."""
         self._checking = self._loop.call_later(_CHECK_EVERY_S, self._check)
-        if self._address.cluster:
-            self._client = self._address.cluster_client()
-            self._seeds = dict(self._client.nodes_manager.startup_nodes)
-            await self._refresh()
+        if self._discovery is not None:
+            await self._refresh(self._discovery)
         else:
             connection = self._connect(*self._address.endpoints[0])
-            self._owners = [connection] * _SLOTS
+            self._owners = [connection] * SLOTS
             self._masters = {connection}
             self._problem = ""
         for connection in self._masters:
@@ -102,28 +97,27 @@ class Topology:
         """Why some slot has no known owner; empty if each has one."""
         return self._problem
 
-    def connection_to(self, address: str) -> ServerConnection:
-        """The connection to the server that a MOVED or ASK answer names as ``host:port``."""
-        host, _, port = address.rpartition(":")
-        # An empty host means the one that answered; all we can do is to ask a seed for the whole picture, too.
-        return self._connect(host.strip("[]") or self._address.endpoints[0][0], int(port))
+    def connection_to(self, slot: int, address: str) -> ServerConnection:
+        """The connection to the server that a MOVED or ASK reply about `slot` names as ``host:port``."""
+        asked = self._owners[slot]  # whose reply it is, unless the slot has moved meanwhile
+        return self._connect(*redirect_endpoint(address, asked.host if asked else self._address.endpoints[0][0]))
 
     def moved(self, slot: int, address: str) -> None:
         """A server says that another owns `slot`: believe it at once, and look at the whole picture soon."""
-        connection = self.connection_to(address)
+        connection = self.connection_to(slot, address)
         self._owners[slot] = connection
         self._masters.add(connection)
         self.refresh_soon()
 
     def refresh_soon(self) -> None:
         """Ask the cluster who owns what, unless that is under way. No-op for a single server."""
-        if self._client is not None and self._refreshing is None and not self._closed:
-            self._refreshing = self._loop.create_task(self._refresh_later())
+        if self._discovery is not None and self._refreshing is None and not self._closed:
+            self._refreshing = self._loop.create_task(self._refresh_later(self._discovery))
 
-    async def _refresh_later(self) -> None:
+    async def _refresh_later(self, discovery: Discovery) -> None:
         try:
             while not self._closed:  # a cancellation that redis-py swallows must not keep us from ending
-                await self._refresh()
+                await self._refresh(discovery)
                 await asyncio.sleep(_REFRESH_EVERY_S)
                 # While a shard is away the answer will change: a replica takes over or the master comes back.
                 if not self._problem and all(connection.is_open for connection in self._masters):
@@ -131,37 +125,23 @@ class Topology:
         finally:
             self._refreshing = None
 
-    async def _refresh(self) -> None:
-        assert self._client is not None
-        manager = self._client.nodes_manager
+    async def _refresh(self, discovery: Discovery) -> None:
         self.refreshes += 1
-        # redis-py replaces the seeds by what it finds. A name must lead to the cluster after all of it has moved, too.
-        manager.startup_nodes = {**self._seeds, **manager.startup_nodes}
         try:
-            async with asyncio.timeout(2):
-                await manager.initialize()
-        except (RedisError, RedisClusterException, OSError, TimeoutError, IndexError) as error:
-            # IndexError is what redis-py makes of a cluster without any slot.
-            reason = "it has no slots yet" if isinstance(error, IndexError) else str(error) or "timed out"
+            async with asyncio.timeout(_REFRESH_S):
+                ranges = await discovery.ranges()
+        except (LimiterError, TimeoutError) as error:
+            reason = str(error) or "timed out"
             if not self._problem:
                 log.warning("cluster topology: %s", reason, extra={"event": "topology_unknown"})
             self._problem = f"cannot read the cluster's topology: {reason}"
             return
-        owners: list[ServerConnection | None] = list(self._owners)
-        found: dict[int, ServerConnection] = {}  # by identity of redis-py's list, shared by a range's slots
-        uncovered = 0
-        for slot in range(_SLOTS):
-            nodes = manager.slots_cache.get(slot)
-            if not nodes:
-                owners[slot] = None
-                uncovered += 1
-                continue
-            connection = found.get(id(nodes))
-            if connection is None:
-                connection = found[id(nodes)] = self._connect(str(nodes[0].host), int(nodes[0].port))
-            owners[slot] = connection
+        owners: list[ServerConnection | None] = [None] * SLOTS
+        for each in reversed(ranges):  # where two name an owner of a slot, the first one counts
+            owners[each.first : each.last + 1] = [self._connect(*each.master)] * (each.last + 1 - each.first)
+        uncovered = owners.count(None)
         self._owners = owners
-        self._masters = set(found.values())
+        self._masters = {connection for connection in owners if connection is not None}
         self._problem = f"{uncovered} slots of the cluster have no master" if uncovered else ""
         for address, connection in list(self._connections.items()):
             if connection not in self._masters:
@@ -211,10 +191,8 @@ class Topology:
             await asyncio.gather(self._refreshing, return_exceptions=True)
         for connection in list(self._connections.values()):
             await connection.close()
-        if self._client is not None:
-            # The client itself was never initialized, only what it knows of the topology, so that is what is closed.
-            await self._client.nodes_manager.aclose()
-            await self._client.nodes_manager.aclose("startup_nodes")
+        if self._discovery is not None:
+            await self._discovery.close()
 
     def require_known(self) -> None:
         """Raise `StoreUnavailable` with the reason if some slot has no known owner."""

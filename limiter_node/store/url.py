@@ -12,7 +12,6 @@ from typing import Any
 from urllib.parse import parse_qsl, quote, unquote
 
 from redis.asyncio import Redis
-from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 
@@ -33,6 +32,7 @@ COMMAND_TIMEOUT_S = 5.0
 _CERT_REQS = {"required": ssl.CERT_REQUIRED, "optional": ssl.CERT_OPTIONAL, "none": ssl.CERT_NONE}
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _TLS_OPTIONS = ("ssl_ca_certs", "ssl_cert_reqs", "ssl_check_hostname", "ssl_certfile", "ssl_keyfile")
+_OPTIONS = (*_TLS_OPTIONS, "db")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,10 @@ class TlsOptions:
 
 @dataclass(frozen=True, slots=True)
 class StoreAddress:
-    """A parsed store URL. `endpoints` has one entry for a single store, one or more to discover a cluster from."""
+    """A parsed store URL. `endpoints` has one entry for a single store, one or more to discover a cluster from.
+
+    `password` is "" for a user without one (`nopass`), and None where there is no login.
+    """
 
     cluster: bool
     endpoints: tuple[tuple[str, int], ...]
@@ -78,7 +81,8 @@ class StoreAddress:
     def describe(self) -> str:
         """The URL without password and options, fit for messages and logs."""
         scheme = next(s for s, kind in SCHEMES.items() if kind == (self.cluster, self.tls is not None))
-        user = f"{quote(self.username, safe='')}@" if self.username else ""
+        # A user without a password may be a password that somebody wrote in the user's place.
+        user = f"{quote(self.username, safe='')}@" if self.username and self.password else ""
         hosts = ",".join(f"{format_host(host)}:{port}" for host, port in self.endpoints)
         return f"{scheme}://{user}{hosts}{f'/{self.db}' if self.db else ''}"
 
@@ -86,21 +90,14 @@ class StoreAddress:
         """A redis-py client of one server of the store, with the store's login. Close it with ``aclose()``."""
         return Redis(host=host, port=port, db=self.db, **self._client_options())
 
-    def cluster_client(self) -> RedisCluster:
-        """A redis-py client of a cluster, found from any endpoint that answers. Close it with ``aclose()``."""
-        return RedisCluster(
-            startup_nodes=[ClusterNode(host, port) for host, port in self.endpoints],
-            # One shard that is down must not keep us from finding the others.
-            require_full_coverage=False,
-            **self._client_options(),
-        )
-
     def _client_options(self) -> dict[str, Any]:
         tls = self.tls or TlsOptions()
         return {
             "username": self.username,
             "password": self.password,
             "protocol": 2,
+            # No CLIENT SETINFO: Redis 7.0 doesn't know it, so no list of rights could name it (deploy/users.conf).
+            "driver_info": None,
             "retry": _admin_retry(),
             "socket_connect_timeout": CONNECT_TIMEOUT_S,
             "socket_timeout": COMMAND_TIMEOUT_S,
@@ -138,6 +135,7 @@ def parse_store_url(url: str) -> StoreAddress:
         raise ConfigError("--store: a # in the user name or password must be written %23")
     rest, _, query = rest.partition("?")
     authority, _, path = rest.partition("/")
+    _check_what_ends_the_login(path, query)
     userinfo, at, hosts = authority.rpartition("@")
     username, password = _userinfo(userinfo) if at else (None, None)
     endpoints = tuple(_endpoint(host) for host in hosts.split(","))
@@ -151,13 +149,23 @@ def parse_store_url(url: str) -> StoreAddress:
     )
 
 
+def _check_what_ends_the_login(path: str, query: str) -> None:
+    """Raise ConfigError if a ``/`` or ``?`` has ended the login early: then its ``@`` is behind that.
+
+    Options may have an @ in their values, as files do.
+    """
+    is_query_of_ours = all(option.partition("=")[0] in _OPTIONS for option in query.split("&"))
+    if "@" in path or ("@" in query and not is_query_of_ours):
+        raise ConfigError("--store: in user name and password, write / as %2F and ? as %3F")
+
+
 def _userinfo(userinfo: str) -> tuple[str | None, str | None]:
-    username, colon, password = userinfo.partition(":")
+    username, _, password = userinfo.partition(":")
     if any("@" in part or ":" in part for part in (username, password)):
         raise ConfigError("--store: in user name and password, write @ as %40 and : as %3A")
-    if not colon:
-        raise ConfigError("--store: a login is written user:password@ or :password@")
-    return unquote(username) or None, unquote(password) or None
+    if username:
+        return unquote(username), unquote(password)  # an empty one is sent, too: a user may have `nopass`
+    return None, unquote(password) or None
 
 
 def _endpoint(text: str) -> tuple[str, int]:
@@ -186,7 +194,7 @@ def _options(query: str, secure: bool) -> dict[str, str]:
     except ValueError:
         raise ConfigError("--store: options are written ?name=value&name=value") from None
     for name, value in pairs:
-        if name not in (*_TLS_OPTIONS, "db"):
+        if name not in _OPTIONS:
             raise ConfigError(f"--store: unknown option; known are db, {', '.join(_TLS_OPTIONS)}")
         if name in options:
             raise ConfigError(f"--store: {name} is given twice")

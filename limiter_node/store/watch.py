@@ -21,9 +21,8 @@ from limiter_node.model import StoreUnavailable
 from limiter_node.reasons import system_reason
 from limiter_node.store.errors import translate
 from limiter_node.store.hottest import NOT_WALKED, HottestKeys, KeyHeat, Walk, hottest
+from limiter_node.store.slots import Endpoint, slot_ranges
 from limiter_node.store.url import StoreAddress, format_host
-
-Endpoint = tuple[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,15 +120,11 @@ class StoreWatch:
     async def _masters_by(self, endpoint: Endpoint) -> tuple[tuple[Endpoint, ...], str]:
         try:
             async with asyncio.timeout(self._timeout_s):
-                ranges: list[list[Any]] = await self._client(endpoint).execute_command("CLUSTER SLOTS")  # type: ignore[no-untyped-call]
+                reply: Any = await self._client(endpoint).execute_command("CLUSTER SLOTS")  # type: ignore[no-untyped-call]
+            ranges = slot_ranges(reply, endpoint[0])
         except (RedisError, OSError, TimeoutError) as error:
             return (), self._reason(error)
-        found = {
-            # A server that was never told its own address leaves it out: it is the one that we asked.
-            (host.decode() if host else endpoint[0], int(port)): int(first)
-            for first, _, (host, port, *_), *_ in ranges
-        }
-        masters = tuple(sorted(found, key=lambda each: found[each]))
+        masters = tuple(dict.fromkeys(each.master for each in ranges))
         return masters, "" if masters else "its cluster has no slots yet"
 
     async def _forget_others(self) -> None:

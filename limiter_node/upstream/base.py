@@ -7,14 +7,14 @@ mock), and `gateway`, which passes on what a service answers over HTTP.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from limiter_node.model import LimiterError
 
 
 class ForcedTool(NamedTuple):
-    """The tool that an answer must call."""
+    """A tool that an answer calls: it must, or it may (`AnswerForm`)."""
 
     kind: str
     """``function`` or ``custom``."""
@@ -31,6 +31,8 @@ class AnswerForm(NamedTuple):
     tool: ForcedTool | None = None
     json_schema: dict[str, Any] | None = None
     """The answer is JSON that fits this schema; ``{"type": "object"}`` for any object."""
+    offered: tuple[ForcedTool, ...] = ()
+    """The tools that the answer may call, where it must call none (`limiter_node.upstream.openai.offered`)."""
 
 
 class ChatRequest(NamedTuple):
@@ -54,12 +56,6 @@ class ChatRequest(NamedTuple):
         """Choices that may be produced: `n`."""
         return self.n
 
-    @property
-    def messages(self) -> list[dict[str, Any]]:
-        """The conversation, checked."""
-        messages: list[dict[str, Any]] = self.body["messages"]
-        return messages
-
 
 class CompletionRequest(NamedTuple):
     """One valid text completion request, of one or more prompts."""
@@ -75,7 +71,7 @@ class CompletionRequest(NamedTuple):
     input_tokens: int
     body: dict[str, Any]
     echoes: tuple[str, ...] = ()
-    """The prompts as text, where the caller wants them back before the answers."""
+    """The prompts as text, where the caller wants them back before the answers. None where they came as tokens."""
     form: AnswerForm | None = None
 
 
@@ -125,64 +121,88 @@ LimitedRequest: TypeAlias = TextRequest | EmbeddingRequest
 """What the limited routes read."""
 
 
-class Ask(NamedTuple):
-    """An admitted request, as an upstream is asked it."""
+class Cost(NamedTuple):
+    """What an answer costs, in tokens."""
 
-    request: LimitedRequest
-    body: bytes
-    """As the caller sent it, unpacked; `request` is what it says."""
-    reserved_tokens: int
-    """Output tokens that are reserved in all: more may not be produced."""
-    request_id: str
-    """The `x-request-id`, for the upstream's own records."""
-    headers: Mapping[str, str]
-    """The caller's, unchecked but for being HTTP."""
-
-    @property
-    def cap_per_choice(self) -> int:
-        """What each choice may have of what is reserved."""
-        request = self.request
-        return 0 if isinstance(request, EmbeddingRequest) else self.reserved_tokens // request.reserved_choices
+    output_tokens: int
+    input_tokens: int = 0
+    """As the upstream tells it; 0 where it tells nothing."""
 
 
 class WholeAnswer(NamedTuple):
-    """An answer that isn't streamed."""
+    """An answer that isn't streamed, and all of it."""
 
     body: bytes
-    output_tokens: int
+    cost: Cost
     """What the reservation is settled to."""
     headers: str = ""
     """Lines beyond those of every decided response, each with its CRLF: checked, and safe to send."""
 
 
-class Piece(NamedTuple):
-    """The next part of a streamed answer."""
+class Sink(Protocol):
+    """Takes an answer while it comes."""
 
-    data: bytes
-    """Whole events, or none: what came can be for accounting only."""
-    output_tokens: int
-    """Of the answer so far, this piece included: what it costs if it ends here."""
-    is_last: bool = False
-    """Nothing follows, not even another empty piece. An answer may end without saying so."""
+    @property
+    def is_full(self) -> bool:
+        """Whether more should wait until it has `drained`."""
+        ...
+
+    def write(self, data: bytes, *, is_last: bool = False) -> bool:
+        """Pass on the next part of the answer at once; False where nobody takes it any more.
+
+        The first call decides for the answer: until then an error can take its place. `is_last`: nothing follows.
+        """
+        ...
+
+    async def drained(self) -> None:
+        """Return when there is room again."""
+        ...
 
 
 class AnswerStream(Protocol):
-    """A streamed answer, still to come. Whoever has it closes it, begun or not, whole or not."""
+    """An answer that is still to come. Whoever has it closes it, begun or not, whole or not."""
 
     @property
     def headers(self) -> str:
         """As `WholeAnswer.headers`, the type of the content not among them."""
         ...
 
-    def pieces(self) -> AsyncGenerator[Piece, None]:
-        """The answer as it comes; to be asked for once. The upstream isn't asked for more while nobody takes it.
+    @property
+    def content_type(self) -> str:
+        """As a header says it."""
+        ...
 
-        The iteration raises `UpstreamError`.
+    @property
+    def length(self) -> int | None:
+        """Of its body, in bytes; None where that isn't known before it ends."""
+        ...
+
+    @property
+    def cost(self) -> Cost:
+        """What the answer costs if it ends here."""
+        ...
+
+    @property
+    def is_uncertain(self) -> bool:
+        """Whether the upstream may have produced more by now than anybody can tell: the reservation stands then."""
+        ...
+
+    async def deliver(self, sink: Sink) -> None:
+        """Give all of the answer to `sink` as it comes; to be called once. Nothing more is asked for while it is full.
+
+        Raises `UpstreamError` where it breaks off.
         """
         ...
 
+    async def read_on(self, seconds: float) -> None:
+        """The caller has left: take what comes for nobody, until its cost is known, for so many seconds at most."""
+        ...
+
     def error_event(self, error: bytes) -> bytes:
-        """What tells a reader of this stream that it ends here, and why: `error` is the body of such a response."""
+        """What tells a reader of this stream that it ends here, and why: `error` is the body of such a response.
+
+        Empty where the form of the answer has no room for it.
+        """
         ...
 
     async def close(self) -> None:
@@ -221,7 +241,7 @@ class NotServed(LimiterError):
 
     status = 400
 
-    def __init__(self, message: str, param: str, code: str) -> None:
+    def __init__(self, message: str, param: str | None, code: str | None) -> None:
         super().__init__(message)
         self.param, self.code = param, code
 
@@ -236,21 +256,69 @@ class UnknownModel(NotServed):
         self.model = model
 
 
+class Draft(NamedTuple):
+    """All that an upstream needs of a request, without what it was read from: that needn't be kept while it waits."""
+
+    content: Any
+    """The upstream's own; small, and can be pickled."""
+    body: bytes = b""
+    """What is to be sent, if that is much. The very object that came, where that is what is sent."""
+
+
+class Drafter(Protocol):
+    """Makes drafts of requests before they are admitted. Pure, and can be pickled: another process may do it."""
+
+    def extra_fields(self, model: str) -> frozenset[str]:
+        """The fields that requests for `model` may have though nobody knows them: they count for nothing."""
+        ...
+
+    def draft(self, request: LimitedRequest, body: bytes) -> Draft:
+        """All that is needed to ask `request`, which `body` was read as. O(length).
+
+        Raises `NotServed` for one that can't be asked, so that it counts for nothing.
+        """
+        ...
+
+
+class Prepared(Protocol):
+    """A request that can be asked once it is admitted."""
+
+    @property
+    def is_sent(self) -> bool:
+        """Whether the upstream may be at work on it."""
+        ...
+
+    @property
+    def is_uncertain(self) -> bool:
+        """Whether a request whose answer never began may have cost more than its input: the reservation stands then."""
+        ...
+
+    async def ask(
+        self, reserved_tokens: int, request_id: str, headers: Mapping[str, str]
+    ) -> WholeAnswer | AnswerStream:
+        """The answer; to be asked for once. Not every request that asks for a stream gets one. Raises `UpstreamError`.
+
+        Args:
+            reserved_tokens: output tokens that are reserved in all: more may not be produced.
+            request_id: the `x-request-id`, for the upstream's own records.
+            headers: the caller's, unchecked but for being HTTP.
+        """
+        ...
+
+
 class Upstream(Protocol):
     """A service that answers what OpenAI's routes ask."""
 
     stops_at_once: bool
     """Whether a request that nobody waits for can be stopped before it is answered, so that it costs nothing."""
 
-    def check(self, request: LimitedRequest, body: bytes) -> None:
-        """Raise `NotServed` unless `request` can be asked, which `body` was read as.
-
-        Before it is admitted, so that it counts for nothing.
-        """
+    @property
+    def drafter(self) -> Drafter:
+        """What makes the drafts for `prepared`."""
         ...
 
-    async def ask(self, ask: Ask) -> WholeAnswer | AnswerStream:
-        """The answer. Not every request that asks for a stream gets one. Raises `UpstreamError`."""
+    def prepared(self, draft: Draft) -> Prepared:
+        """The request that `draft` was made of, ready to be asked."""
         ...
 
     async def models(self) -> tuple[str, ...]:

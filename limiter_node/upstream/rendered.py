@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from typing import Any, NamedTuple, cast
 
 from limiter_node.upstream.base import (
     AnswerStream,
-    Ask,
     ChatRequest,
     CompletionRequest,
+    Cost,
+    Draft,
     EmbeddingRequest,
     LimitedRequest,
-    Piece,
+    NotServed,
+    Prepared,
     ResponsesRequest,
+    Sink,
     TextRequest,
     WholeAnswer,
 )
 from limiter_node.upstream.openai.chat import chat_completion
 from limiter_node.upstream.openai.chunks import ChatChunks, StreamEvents, TextChunks
 from limiter_node.upstream.openai.embeddings import embedding_list
-from limiter_node.upstream.openai.response import response_body, response_object
+from limiter_node.upstream.openai.offered import with_offered_tools
+from limiter_node.upstream.openai.response import REPEATED_FIELDS, response_body, response_object
 from limiter_node.upstream.openai.response_events import ResponseEvents
 from limiter_node.upstream.openai.text import text_completion
 from limiter_node.upstream.source import Deltas, Embeddings, Source
@@ -35,20 +39,11 @@ class RenderedUpstream:
 
     def __init__(self, source: Source) -> None:
         self._source = source
+        self.drafter = RequestDrafter()
 
-    def check(self, request: LimitedRequest, body: bytes) -> None:
-        """Anything can be asked."""
-
-    async def ask(self, ask: Ask) -> WholeAnswer | AnswerStream:
-        """The answer, a stream where one is asked for. Raises what the source raises."""
-        request, created = ask.request, int(time.time())
-        kind = _KINDS[type(request)]
-        if request.stream:
-            text = cast(TextRequest, request)
-            events = kind.events(text, ask.request_id, created, self._source.system_fingerprint)
-            return _RenderedStream(self._source.stream(text, ask.cap_per_choice, ask.request_id), events)
-        answer = await kind.make(self._source, request, ask.cap_per_choice, ask.request_id)
-        return WholeAnswer(kind.render(request, answer, ask.request_id, int(time.time())), answer.completion_tokens)
+    def prepared(self, draft: Draft) -> Prepared:
+        """A request of which `drafter` made a draft."""
+        return _PreparedRequest(self._source, draft.content)
 
     async def models(self) -> tuple[str, ...]:
         """Those of the source."""
@@ -59,23 +54,78 @@ class RenderedUpstream:
         await self._source.close()
 
 
+class RequestDrafter:
+    """Nearly anything can be asked. Of what was sent, only what the answer repeats is kept."""
+
+    def extra_fields(self, _model: str) -> frozenset[str]:
+        """None."""
+        return frozenset()
+
+    def draft(self, request: LimitedRequest, body: bytes) -> Draft:
+        """`request` without what the mock doesn't read. Raises `NotServed` for tokens that are to be echoed as text."""
+        if isinstance(request, CompletionRequest) and request.body.get("echo") is True and not request.echoes:
+            raise NotServed("Invalid 'echo': prompts given as tokens cannot be echoed.", "echo", "invalid_value")
+        request = with_offered_tools(request)
+        if type(request) is ChatRequest:  # most are; `_replace` takes several times as long
+            model, n, cap, stream, include_usage, input_tokens, _, form = request
+            return Draft(ChatRequest(model, n, cap, stream, include_usage, input_tokens, _NOTHING, form))
+        return Draft(request._replace(body=_repeated(request)))
+
+
+class _PreparedRequest:
+    """`request`, to be answered by `source`."""
+
+    __slots__ = ("_request", "_source")
+    is_sent = True
+    is_uncertain = False
+
+    def __init__(self, source: Source, request: LimitedRequest) -> None:
+        self._source, self._request = source, request
+
+    async def ask(
+        self, reserved_tokens: int, request_id: str, headers: Mapping[str, str]
+    ) -> WholeAnswer | AnswerStream:
+        """The answer, a stream where one is asked for. Raises what the source raises."""
+        source, request = self._source, self._request
+        kind = _KINDS[type(request)]
+        cap = 0 if isinstance(request, EmbeddingRequest) else reserved_tokens // request.reserved_choices
+        if request.stream:
+            text = cast(TextRequest, request)
+            events = kind.events(text, request_id, int(time.time()), source.system_fingerprint)
+            return _RenderedStream(source.stream(text, cap, request_id), events)
+        answer = await kind.make(source, request, cap, request_id)
+        return WholeAnswer(kind.render(request, answer, request_id, int(time.time())), Cost(answer.completion_tokens))
+
+
 class _RenderedStream:
     headers = ""
+    content_type = "text/event-stream"
+    length = None
+    is_uncertain = False
 
     def __init__(self, deltas: Deltas, events: StreamEvents) -> None:
         self._deltas, self._events = deltas, events
+        self.cost = Cost(0)
+        """Of what was passed on: nothing is made beyond it."""
 
-    async def pieces(self) -> AsyncGenerator[Piece, None]:
+    async def deliver(self, sink: Sink) -> None:
         events, tokens, has_begun = self._events, 0, False
         async with aclosing(self._deltas) as deltas:
             async for batch in deltas:
                 data = b"" if has_begun else events.start()
                 has_begun = True
                 data += b"".join([events.delta(each) for each in batch])
+                if not sink.write(data):
+                    return
                 for each in batch:
                     tokens += each.tokens
-                yield Piece(data, tokens)
-        yield Piece((b"" if has_begun else events.start()) + events.finish(tokens), tokens, is_last=True)
+                self.cost = Cost(tokens)
+                if sink.is_full:
+                    await sink.drained()
+        sink.write((b"" if has_begun else events.start()) + events.finish(tokens), is_last=True)
+
+    async def read_on(self, seconds: float) -> None:
+        """It makes nothing that nobody takes."""
 
     def error_event(self, error: bytes) -> bytes:
         return self._events.error(error)
@@ -93,6 +143,16 @@ class _Kind(NamedTuple):
     """The body for a request and its answer, the request's id, and the time in seconds since the epoch."""
     events: Callable[[Any, str, int, str | None], StreamEvents]
     """What renders a streamed answer to a request with this id, at this time, of this system fingerprint."""
+
+
+_NOTHING: dict[str, Any] = {}
+
+
+def _repeated(request: LimitedRequest) -> dict[str, Any]:
+    """The fields of `request` that its answer shows again."""
+    if not isinstance(request, ResponsesRequest):
+        return {}
+    return {name: value for name, value in request.body.items() if name in REPEATED_FIELDS}
 
 
 def _embed(source: Source, request: EmbeddingRequest, _cap: int, request_id: str) -> Awaitable[Embeddings]:

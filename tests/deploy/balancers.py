@@ -44,6 +44,8 @@ def haproxy(fleet: Fleet, directory: Path) -> Iterator[Balancer]:
         "METRICS_BIND": f"127.0.0.1:{metrics_port}",
         "NODE_1": first,
         "NODE_2": second,
+        "ADMIN_PORT_1": fleet.admin[0].rpartition(":")[2],
+        "ADMIN_PORT_2": fleet.admin[1].rpartition(":")[2],
     }
     command = [program("haproxy"), "-db", "-f", str(DEPLOY / "haproxy.cfg")]
     with _running(command, directory / "haproxy.log", port, environment):

@@ -14,10 +14,10 @@ import yaml
 from balancers import DEPLOY
 from fleet import Fleet, running_fleet
 
-from limiter_node.store.process import free_ports
+from limiter_node.store.process import free_ports, port_is_free
 
 ANSWERS = ("--store", "single", "--mock-length", "fixed:20", "--mock-tokens-per-s", "15", "--mock-ttft-ms", "700")
-OPTIONS = ("--store", "single", "--drain-delay", "2", "--decision-timeout-ms", "20000")
+OPTIONS = ("--store", "single", "--drain-delay", "2", "--decision-timeout-ms", "20000", "--read-on", "0")
 
 
 @pytest.fixture(scope="session")
@@ -32,7 +32,8 @@ def watched_fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Fl
         (directory / "upstream").mkdir()
         model = running.enter_context(running_fleet(directory / "upstream", "--keys", str(keys), *ANSWERS, nodes=1))
         upstream = ("--upstream", f"{model.nodes[0]}/v1", "--upstream-key-file", str(key))
-        fleet = running.enter_context(running_fleet(directory, *OPTIONS, *upstream))
+        admin = ("--admin-port", str(first_of_two_free_ports()))
+        fleet = running.enter_context(running_fleet(directory, *OPTIONS, *admin, *upstream))
         url = None
         if shutil.which("prometheus"):
             url = running.enter_context(running_prometheus(fleet, tmp_path_factory.mktemp("prometheus")))
@@ -45,8 +46,9 @@ def watched_fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Fl
 def streaming_fleet(watched_fleet: tuple[Fleet, str | None]) -> Fleet:
     """Two nodes on a single store, and a third behind them, whose answers they pass on.
 
-    Answers have 20 tokens; streams begin after a silence, take two seconds and fit any buffer. A node that is told to
-    stop goes on for longer than a balancer's checks take to notice.
+    The two have their probes and metrics on ports of their own. Answers have 20 tokens; streams begin after a silence,
+    take two seconds and fit any buffer. A node that is told to stop goes on for longer than a balancer's checks take to
+    notice; one whose caller has left doesn't go on at all, so that it shows when it was told.
     """
     return watched_fleet[0]
 
@@ -60,12 +62,20 @@ def prometheus(watched_fleet: tuple[Fleet, str | None]) -> str:
     return url
 
 
+def first_of_two_free_ports() -> int:
+    """A port that is free, as the next one is."""
+    while True:
+        (port,) = free_ports(1)
+        if port_is_free("127.0.0.1", port + 1):
+            return port
+
+
 @contextmanager
 def running_prometheus(fleet: Fleet, directory: Path) -> Iterator[str]:
     (port,) = free_ports(1)
     config = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())
     config["global"] = dict.fromkeys(("scrape_interval", "scrape_timeout", "evaluation_interval"), "250ms")
-    nodes = [node.removeprefix("http://") for node in fleet.nodes]
+    nodes = [node.removeprefix("http://") for node in fleet.admin]
     for job in config["scrape_configs"]:
         del job["file_sd_configs"]
         job["static_configs"] = [{"targets": nodes if job["job_name"] == "limiter-node" else []}]

@@ -94,7 +94,7 @@ async def test_a_stream_is_not_held_back_and_a_client_that_leaves_is_noticed(
 async def test_bodies_and_paths_beyond_the_api_go_no_further(balancer: Balancer, streaming_fleet: Fleet) -> None:
     async with ClientSession() as session, asyncio.timeout(20):
         reader, writer = await asyncio.open_connection(*balancer.address)
-        writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 1048577\r\n\r\n")
+        writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 20971521\r\n\r\n")
         answer = await reader.readuntil(b"}}")
         assert b" 413 " in answer
         assert b'"code":"request_too_large"' in answer
@@ -155,7 +155,7 @@ async def begun_stream(
 
 
 async def test_a_node_that_is_stopped_fails_no_request(streaming_fleet: Fleet, tmp_path: Path) -> None:
-    _, second = streaming_fleet.nodes
+    (_, second), (_, second_admin) = streaming_fleet.nodes, streaming_fleet.admin
     pid = node_process(streaming_fleet, second)
     api_key = streaming_fleet.new_key()
     directories = [tmp_path / name for name in ("a", "b", "c", "d")]
@@ -171,7 +171,7 @@ async def test_a_node_that_is_stopped_fails_no_request(streaming_fleet: Fleet, t
                 await each.until({"1", "2"}, 10)
             os.kill(pid, signal.SIGTERM)
 
-            while (await session.get(f"{second}/readyz")).status != 503:
+            while (await session.get(f"{second_admin}/readyz")).status != 503:
                 await asyncio.sleep(0.01)
             response, _ = await chat(session, second, api_key, max_tokens=1)
             assert response.status == 200, "a node goes on while it tells balancers to leave"

@@ -21,6 +21,7 @@ from check_jsonschema.cli import main as check_jsonschema
 from click.testing import CliRunner
 from dockerfile_parse import DockerfileParser
 from fleet import Fleet
+from memory_limits import MAXMEMORY, MEMORY_OF_A_NODE, in_bytes
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -40,6 +41,10 @@ def instructions() -> list[dict[str, Any]]:
 
 def values(name: str) -> list[str]:
     return [each["value"] for each in instructions() if each["instruction"] == name]
+
+
+def environment_of_the_image() -> dict[str, str]:
+    return dict(re.findall(r"(LIMITER_\w+)=(\S+)", " ".join(values("ENV"))))
 
 
 def seconds(text: str) -> float:
@@ -108,9 +113,9 @@ def test_the_image_runs_as_nobody_and_in_the_fleets_version() -> None:
 def test_the_images_health_check_tells_a_node_from_none(streaming_fleet: Fleet) -> None:
     command = json.loads(values("HEALTHCHECK")[0].partition("CMD")[2])
     command[0] = sys.executable
-    port = streaming_fleet.nodes[0].rpartition(":")[2]
+    port = streaming_fleet.admin[0].rpartition(":")[2]
     for asked, code in ((port, 0), ("1", 1)):
-        environment = {**os.environ, "LIMITER_PORT": asked}
+        environment = {**os.environ, "LIMITER_ADMIN_PORT": asked}
         assert subprocess.run(command, env=environment, stderr=subprocess.DEVNULL).returncode == code
 
 
@@ -165,25 +170,73 @@ def test_compose_gives_servers_the_addresses_that_are_asked() -> None:
     assert services["form-cluster"]["command"] == addresses
     for node in ("node-1", "node-2"):
         environment = services[node]["environment"]
-        assert environment["LIMITER_STORE"] == f"redis+cluster://{','.join(addresses[:3])}"
+        _, _, asked = environment["LIMITER_STORE"].partition("@")
+        assert asked == ",".join(addresses[:3])
         stops_in = seconds(environment["LIMITER_DRAIN_DELAY"]) + seconds(environment["LIMITER_DRAIN_TIMEOUT"])
         assert seconds(services[node]["stop_grace_period"]) > stops_in
-    assert {services["balancer"]["environment"][f"NODE_{n}"] for n in (1, 2)} == {f"node-{n}:8080" for n in (1, 2)}
+    balancer, image = services["balancer"]["environment"], environment_of_the_image()
+    assert {balancer[f"NODE_{n}"] for n in (1, 2)} == {f"node-{n}:{image['LIMITER_PORT']}" for n in (1, 2)}
+    assert {balancer[f"ADMIN_PORT_{n}"] for n in (1, 2)} == {image["LIMITER_ADMIN_PORT"]}
+    (group,) = yaml.safe_load(compose()["configs"]["node-targets"]["content"])
+    assert group["targets"] == [f"node-{n}:{image['LIMITER_ADMIN_PORT']}" for n in (1, 2)]
+
+
+def test_compose_starts_with_passwords_of_its_users_alone() -> None:
+    """Where one is missing, compose says so and starts nothing. Nobody has one at Grafana."""
+    text = (DEPLOY / "compose.yaml").read_text()
+    variables = re.findall(r"(?<!\$)\$\{(\w+)([^}]*)\}", text)
+    assert {name for name, _ in variables} == {"STORE_PASSWORD", "NODES_PASSWORD"}
+    assert all(rest.startswith(":?") for _, rest in variables)
+    assert {line.split("=")[0] for line in re.findall(r"export (.*)", text)[0].split(" ") if "PASSWORD=" in line} == {
+        name for name, _ in variables
+    }
+    grafana = compose()["services"]["grafana"]["environment"]
+    assert grafana["GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION"] == "true"
+
+
+def test_compose_bounds_memory() -> None:
+    file = compose()["services"]
+    assert all("mem_limit" in service for service in file.values())
+    assert in_bytes(file["node-1"]["mem_limit"]) >= MEMORY_OF_A_NODE
 
 
 # ---- all of them ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("unit", ["limiter-node@8080.service", "valkey@7000.service"])
-def test_a_unit_is_one_that_systemd_takes(tmp_path: Path, unit: str) -> None:
+UNITS = ["limiter-node@8080.service", "valkey@7000.service"]
+
+
+def unit_file(directory: Path, unit: str) -> Path:
     """With a program and an environment that exist here."""
     text = (DEPLOY / re.sub(r"@\d+", "@", unit)).read_text()
     text = re.sub(r"(?m)^ExecStart=\S+", f"ExecStart={shutil.which('true')}", text)
-    path = tmp_path / unit
+    path = directory / unit
     path.write_text(text.replace("/etc/limiter-node.env", "/dev/null"))
+    return path
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_unit_is_one_that_systemd_takes(tmp_path: Path, unit: str) -> None:
+    path = unit_file(tmp_path, unit)
     verified = subprocess.run([program("systemd-analyze"), "verify", str(path)], capture_output=True, text=True)
     complaints = [line for line in verified.stderr.splitlines() if unit in line]
     assert (verified.returncode, complaints) == (0, [])
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_unit_is_confined(tmp_path: Path, unit: str) -> None:
+    """By systemd's own measure, from 0 (nothing is exposed) to 10; without its settings a unit has more than 9."""
+    path = unit_file(tmp_path, unit)
+    command = [program("systemd-analyze"), "security", "--offline=true", "--threshold=20", "--no-pager", str(path)]
+    judged = subprocess.run(command, capture_output=True, text=True)
+    assert judged.returncode == 0, judged.stdout + judged.stderr
+    settings = dict(line.split("=", 1) for line in path.read_text().splitlines() if "=" in line)
+    assert settings["LimitCORE"] == "0"
+    if unit.startswith("limiter-node"):
+        assert in_bytes(settings["MemoryMax"]) >= MEMORY_OF_A_NODE
+        assert settings["ExecStart"].endswith("--port %i --admin-port 1%i")
+    else:
+        assert in_bytes(settings["MemoryMax"]) >= 2 * MAXMEMORY
 
 
 def test_every_option_exists() -> None:

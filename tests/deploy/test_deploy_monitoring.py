@@ -85,7 +85,7 @@ def test_the_dashboard_is_well_formed() -> None:
 
 
 async def test_every_metric_asked_for_is_one_that_nodes_have(streaming_fleet: Fleet) -> None:
-    async with ClientSession() as session, session.get(f"{streaming_fleet.nodes[0]}/metrics") as response:
+    async with ClientSession() as session, session.get(f"{streaming_fleet.admin[0]}/metrics") as response:
         page = await response.text()
     checked = subprocess.run([program("promtool"), "check", "metrics"], input=page, capture_output=True, text=True)
     assert checked.returncode == 0, checked.stderr

@@ -205,8 +205,11 @@ def test_json_objects(client: OpenAI) -> None:
     answer = client.chat.completions.create(
         model="gpt-4o", messages=MESSAGES, response_format={"type": "json_object"}, max_tokens=50
     )
-    assert isinstance(json.loads(answer.choices[0].message.content or ""), dict)
+    content = answer.choices[0].message.content or ""
+    assert isinstance(json.loads(content), dict)
     assert answer.choices[0].finish_reason == "stop"
+    assert answer.usage is not None
+    assert 40 < answer.usage.completion_tokens == count(content, "gpt-4o") <= 50, "about as long as other answers"
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import Any
 from in_process import Node, serving
 from yarl import URL
 
+from limiter_node.http.connection import Deadlines
 from limiter_node.upstream.gateway.sending import Patience
 from limiter_node.upstream.gateway.service import Service
 from limiter_node.upstream.gateway.upstream import Gateway
@@ -22,7 +23,20 @@ def service_at(*urls: str, name: str = "svc", key: str = KEY, **options: Any) ->
 
 
 @asynccontextmanager
-async def gateway(store: str, *services: Service, patience: Patience = Patience(read_s=20)) -> AsyncIterator[Node]:  # noqa: B008
+async def gateway(
+    store: str,
+    *services: Service,
+    patience: Patience = Patience(read_s=20),  # noqa: B008
+    read_on_s: float = 2.0,
+    deadlines: Deadlines = Deadlines(),  # noqa: B008
+    max_body_bytes: int = 10_000,
+) -> AsyncIterator[Node]:
     """A node that asks `services`."""
-    async with serving(store, upstream_of=lambda telemetry: Gateway(services, telemetry, patience)) as node:
+    async with serving(
+        store,
+        upstream_of=lambda telemetry: Gateway(services, telemetry, patience),
+        read_on_s=read_on_s,
+        deadlines=deadlines,
+        max_body_bytes=max_body_bytes,
+    ) as node:
         yield node

@@ -33,7 +33,7 @@ from scripted_service import (
 from limiter_node.model import Amounts
 from limiter_node.store.process import free_ports
 from limiter_node.telemetry import Telemetry
-from limiter_node.upstream.base import Ask, ChatRequest, UpstreamError
+from limiter_node.upstream.base import ChatRequest, UpstreamError
 from limiter_node.upstream.gateway.sending import Patience
 from limiter_node.upstream.gateway.upstream import Gateway
 
@@ -92,7 +92,7 @@ def fails(status: int, answer: Any = OPENAI_ERROR, **headers: str) -> Script:
         (says(http(b"<h1>It works!</h1>", 200, "text/html")), 502, "upstream_error", None),
         (says(http(b"", 200)), 502, "upstream_error", None),
         (says(http(b"[1]", 200)), 502, "upstream_error", None),
-        (fails(200), 502, "no", None),
+        (fails(200, {"error": {**OPENAI_ERROR["error"], "type": "server_error"}}), 502, "no", None),
         (says(b"SSH-2.0-OpenSSH_9.2\r\n", then_close=True), 502, "upstream_error", None),
         (says(b"", then_close=True), 502, "upstream_error", None),
         (says(http(completion())[:200], then_close=True), 502, "upstream_error", None),
@@ -175,18 +175,19 @@ SAID_ERROR = b'data: {"error": {"message": "CUDA", "type": "server_error", "para
 
 
 @pytest.mark.parametrize(
-    ("script", "code"),
+    ("script", "code", "charged"),
     [
-        (breaks_off, "upstream_error"),
-        (falls_silent, "upstream_error"),
-        (streams(*HELLO), "upstream_error"),
-        (streams(*HELLO, b"data: {"), "upstream_error"),
-        (streams(*HELLO, SAID_ERROR, DONE), "oom"),
+        (breaks_off, "upstream_error", 2),
+        (falls_silent, "upstream_error", 2),
+        (streams(*HELLO), "upstream_error", 2),
+        (streams(*HELLO, b"data: {"), "upstream_error", 2),
+        (streams(*HELLO, SAID_ERROR, DONE), "oom", 2),
     ],
 )
 async def test_a_stream_that_breaks_off_is_charged_what_came(
-    single_store: str, service: ScriptedService, script: Script, code: str
+    single_store: str, service: ScriptedService, script: Script, code: str, charged: int
 ) -> None:
+    """By its tokens; what can't be read, by its bytes."""
     service.script = script
     api_key = api_key_on(single_store)
     async with gateway(single_store, service_at(service.base_url), patience=Patience(read_s=0.3)) as node:
@@ -195,7 +196,7 @@ async def test_a_stream_that_breaks_off_is_charged_what_came(
         assert answer.startswith(b"".join(HELLO))
         assert DONE not in answer
         assert json.loads(answer.rstrip().rpartition(b"data: ")[2])["error"]["code"] == code
-        assert await node.used(api_key) == Amounts(1, INPUT, 2)
+        assert await node.used(api_key) == Amounts(1, INPUT, charged)
 
 
 async def test_an_error_that_begins_a_stream_is_a_response(single_store: str, service: ScriptedService) -> None:
@@ -205,6 +206,78 @@ async def test_an_error_that_begins_a_stream_is_a_response(single_store: str, se
         status, _, answer = await post(node, api_key, body(stream=True))
         assert (status, json.loads(answer)["error"]["code"]) == (502, "oom")
         assert await node.used(api_key) == Amounts(1, 0, 0)
+
+
+async def test_an_error_that_is_nested_too_deeply_is_told_in_our_words(
+    single_store: str, service: ScriptedService
+) -> None:
+    service.script = streams(b'data: {"error": {"message": ' + b"[" * 600 + b"]" * 600 + b"}}\n\n")
+    api_key = api_key_on(single_store)
+    async with gateway(single_store, service_at(service.base_url)) as node:
+        status, _, answer = await post(node, api_key, body(stream=True))
+        assert status == 502
+        assert json.loads(answer)["error"]["message"] == "The upstream service answered with status 502."
+        assert await node.used(api_key) == Amounts(1, 0, 0)
+
+
+OWN_ERRORS = [
+    {"error": {"message": "Too long.", "type": "BadRequestError", "param": None, "code": 400}},
+    {"choices": [], "error": {"message": "Too long.", "code": "400"}},
+    {"object": "error", "message": "Too long.", "type": "BadRequestError", "code": 400},
+]
+
+
+@pytest.mark.parametrize("said", OWN_ERRORS, ids=["error", "no choices", "bare"])
+@pytest.mark.parametrize("is_stream", [False, True], ids=["whole", "stream"])
+async def test_an_error_of_the_caller_has_its_status_and_blames_no_address(
+    single_store: str, service: ScriptedService, said: Any, is_stream: bool
+) -> None:
+    """Also where it comes with status 200. Three failures in a row would put an address aside."""
+    answer = json.dumps(said).encode()
+    service.script = streams(b"data: %b\n\n" % answer, DONE) if is_stream else says(http(answer))
+    api_key = api_key_on(single_store)
+    async with gateway(single_store, service_at(service.base_url, service.base_url + "/")) as node:
+        for _ in range(8):
+            status, headers, told = await post(node, api_key, body(stream=is_stream))
+            assert (status, headers["x-limiter-upstream-status"]) == (400, "400")
+            assert json.loads(told)["error"]["message"] == "Too long."
+        assert await node.used(api_key) == Amounts(8, 0, 0)
+        metrics = await (await node.session.get(node.url + "/metrics")).text()
+    counts = dict(line.rsplit(" ", 1) for line in metrics.splitlines() if line.startswith("limiter_upstream_"))
+    requests = {name: float(count) for name, count in counts.items() if "_requests_total{" in name and float(count)}
+    assert requests == {'limiter_upstream_requests_total{outcome="refused",upstream="svc"}': 8}
+    assert {float(count) for name, count in counts.items() if "_ejected{" in name} == {0.0}
+
+
+async def test_a_limit_that_is_told_with_status_200_is_a_limit(single_store: str, service: ScriptedService) -> None:
+    service.script = says(http(json.dumps({"error": {"message": "Slow down.", "code": 429}}).encode(), Retry_After="7"))
+    api_key = api_key_on(single_store)
+    async with gateway(single_store, service_at(service.base_url)) as node:
+        status, headers, _ = await post(node, api_key, body())
+        assert (status, headers["retry-after"], headers["x-limiter-upstream-status"]) == (429, "7", "429")
+        assert "x-limiter-exceeded" not in headers
+        assert await node.used(api_key) == Amounts(1, 0, 0)
+
+
+async def test_an_error_that_is_a_stream_keeps_its_message(single_store: str, service: ScriptedService) -> None:
+    said = {"error": {"message": "Too long.", "type": "BadRequestError", "param": None, "code": 400}}
+    service.script = says(http(b"data: %b\n\ndata: [DONE]\n\n" % json.dumps(said).encode(), 400, "text/event-stream"))
+    api_key = api_key_on(single_store)
+    async with gateway(single_store, service_at(service.base_url)) as node:
+        for is_stream in (False, True):
+            status, _, told = await post(node, api_key, body(stream=is_stream))
+            assert (status, json.loads(told)) == (400, said)
+
+
+async def test_fewer_choices_than_were_asked_for_are_a_whole_stream(
+    single_store: str, service: ScriptedService
+) -> None:
+    parts = (*HELLO, chunk(None, "stop"))
+    service.script = streams(*parts)
+    api_key = api_key_on(single_store)
+    async with gateway(single_store, service_at(service.base_url)) as node:
+        assert (await post(node, api_key, body(stream=True, n=2)))[2] == b"".join(parts)
+        assert (await node.used(api_key)).output_tokens == 2
 
 
 async def test_a_whole_stream_needs_no_last_word(single_store: str, service: ScriptedService) -> None:
@@ -252,7 +325,7 @@ async def test_a_client_that_leaves_ends_the_services_work(
     service.script = script
     api_key = api_key_on(single_store)
     data = body(stream=stream)
-    async with gateway(single_store, service_at(service.base_url)) as node, asyncio.timeout(10):
+    async with gateway(single_store, service_at(service.base_url), read_on_s=0.05) as node, asyncio.timeout(10):
         reader, writer = await asyncio.open_connection("127.0.0.1", int(node.url.rpartition(":")[2]))
         writer.write(raw(api_key, data))
         if begun:
@@ -264,14 +337,15 @@ async def test_a_client_that_leaves_ends_the_services_work(
         await service.asked[0].left.wait()
         while node.routes.under_way:
             await asyncio.sleep(0.002)
-        assert await node.used(api_key) == Amounts(1, INPUT, 2 if begun else 0)
+        charged = 2 if begun else 0 if stream else 256  # what an answer that comes whole has cost nobody can tell
+        assert await node.used(api_key) == Amounts(1, INPUT, charged)
 
 
 async def test_many_that_leave_leave_nothing_behind(single_store: str, service: ScriptedService) -> None:
     service.script = silent
     api_key = api_key_on(single_store)
     data = body()
-    async with gateway(single_store, service_at(service.base_url)) as node, asyncio.timeout(30):
+    async with gateway(single_store, service_at(service.base_url), read_on_s=0.05) as node, asyncio.timeout(30):
         tasks = len(asyncio.all_tasks())
         for _ in range(5):
             pairs = [await asyncio.open_connection("127.0.0.1", int(node.url.rpartition(":")[2])) for _ in range(20)]
@@ -285,7 +359,7 @@ async def test_many_that_leave_leave_nothing_behind(single_store: str, service: 
         while node.routes.under_way or not all(each.left.is_set() for each in service.asked):
             await asyncio.sleep(0.005)
         requests, _, output = await node.used(api_key)
-        assert (requests, output) == (100, 0)
+        assert (requests, output) == (100, 100 * 256)
         while len(asyncio.all_tasks()) > tasks:
             await asyncio.sleep(0.005)
 
@@ -309,7 +383,7 @@ async def test_a_list_of_models_is_not_waited_for_as_an_answer_is(
     single_store: str, service: ScriptedService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And those who wait for the same list don't wait one after the other."""
-    monkeypatch.setattr("limiter_node.upstream.gateway.sending._LISTING_S", 0.05)
+    monkeypatch.setattr("limiter_node.upstream.gateway.upstream._LISTING_S", 0.05)
     monkeypatch.setattr("limiter_node.upstream.gateway.upstream._NO_MODELS_S", 60.0)
     service.script = silent
     api_key = api_key_on(single_store)
@@ -337,6 +411,30 @@ async def test_a_failing_address_is_left_alone(
     ejected = [each for each in caplog.records if getattr(each, "event", "") == "upstream_ejected"]
     assert len(ejected) == 1
     assert getattr(ejected[0], "target") == bad.base_url.split("/")[2]  # noqa: B009 - set by `extra`
+
+
+@pytest.mark.parametrize(
+    ("said", "quoted"),
+    [
+        (b'{"error": {"message": "Incorrect API key:\\n  %b.", "type": "t"}}', ': "Incorrect API key: [redacted]."'),
+        (b'{"detail": "Not authenticated"}', ': "Not authenticated"'),
+        (b'{"detail": "%b"}' % (b"x" * 300), f': "{"x" * 200}…"'),
+        (b"<html>forbidden</html>", ""),
+        (b"", ""),
+    ],
+)
+async def test_the_log_says_why_a_service_does_not_take_our_key(
+    single_store: str, service: ScriptedService, caplog: pytest.LogCaptureFixture, said: bytes, quoted: str
+) -> None:
+    service.script = says(http(said.replace(b"%b", KEY.encode()), 401))
+    async with gateway(single_store, service_at(service.base_url, name="upstream")) as node:
+        status, headers, answer = await post(node, api_key_on(single_store), body())
+    assert status == 502
+    assert b"authenticated" not in answer
+    (line,) = [each.getMessage() for each in caplog.records if getattr(each, "event", "") == "upstream_failed"]
+    where = service.base_url.split("/")[2]
+    who = f"request {headers['x-request-id']} failed: upstream {where}"
+    assert line == f"{who} does not accept this node's key (status 401){quoted}"
 
 
 async def test_connecting_has_a_deadline(single_store: str) -> None:
@@ -454,7 +552,7 @@ async def test_a_service_that_does_not_read_is_given_up(service: ScriptedService
     try:
         with pytest.raises(UpstreamError) as caught:
             async with asyncio.timeout(20):
-                await gateway.ask(Ask(request, data, 1, "req_1", {}))
+                await gateway.prepared(gateway.drafter.draft(request, data)).ask(1, "req_1", {})
         assert caught.value.status == 504
     finally:
         await gateway.close()

@@ -10,7 +10,6 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from multidict import CIMultiDict, CIMultiDictProxy
 
 from limiter_node.upstream.gateway.incoming import openai_error, passed_headers, refusal_headers
 from limiter_node.upstream.openai.error import error_body
@@ -18,16 +17,17 @@ from limiter_node.upstream.openai.error import error_body
 SECRET = "sk-ours-1234"
 
 
-def headers_of(*pairs: tuple[str, str]) -> CIMultiDictProxy[str]:
-    return CIMultiDictProxy(CIMultiDict(pairs))
+def fields_of(*pairs: tuple[str, str]) -> list[tuple[str, str]]:
+    """Headers as they are given: names in lower case."""
+    return [(name.lower(), value) for name, value in pairs]
 
 
 def passed(*pairs: tuple[str, str]) -> str:
-    return passed_headers(headers_of(*pairs), "")
+    return passed_headers(fields_of(*pairs), "")
 
 
 def refused(status: int, *pairs: tuple[str, str]) -> str:
-    return refusal_headers(status, headers_of(*pairs), "")
+    return refusal_headers(status, fields_of(*pairs), "")
 
 
 # Headers of good answers
@@ -38,14 +38,17 @@ def test_what_says_something_about_the_answer_passes_in_its_order() -> None:
         ("Openai-Model", "gpt-4o-2024-08-06"),
         ("OpenAI-Processing-MS", "12"),
         ("OpenAI-Version", "2020-10-01"),
-        ("Access-Control-Expose-Headers", "X-Request-ID"),
         ("CF-Ray", "abc-FRA"),
-        ("X-A", "1"),
-        ("x-a", "2"),
+        ("X-Inference-Time", "1"),
+        ("Server-Timing", "a;dur=1"),
+        ("server-timing", "b;dur=2"),
+        ("X-Vllm-Anything", "2"),
+        ("Deprecation", "@1688169599"),
     )
     assert lines == (
         "openai-model: gpt-4o-2024-08-06\r\nopenai-processing-ms: 12\r\nopenai-version: 2020-10-01\r\n"
-        "access-control-expose-headers: X-Request-ID\r\ncf-ray: abc-FRA\r\nx-a: 1\r\nx-a: 2\r\n"
+        "cf-ray: abc-FRA\r\nx-inference-time: 1\r\nserver-timing: a;dur=1\r\nserver-timing: b;dur=2\r\n"
+        "x-vllm-anything: 2\r\ndeprecation: @1688169599\r\n"
     )
 
 
@@ -67,17 +70,41 @@ def test_what_says_something_about_the_answer_passes_in_its_order() -> None:
         *("OpenAI-Project", "Cache-Control", "Retry-After", "Retry-After-Ms", "X-Should-Retry"),
         *("X-RateLimit-Limit-Requests", "x-ratelimit-reset-tokens", "RateLimit", "RateLimit-Policy", "RateLimit-Reset"),
         *("Anthropic-RateLimit-Requests-Limit", "X-Limiter-Node", "X-Limiter-Upstream-Status", "X-LIMITER-Anything"),
+        *("Clear-Site-Data", "Refresh", "Location", "Content-Location", "Link", "Content-Security-Policy", "NEL"),
+        *("Access-Control-Allow-Origin", "Access-Control-Expose-Headers", "Cross-Origin-Resource-Policy", "Report-To"),
+        *("X-Frame-Options", "Service-Worker-Allowed", "SourceMap", "Set-Login", "X-LiteLLM-Key-Spend", "X-Powered-By"),
+        *(
+            "X-Anything",
+            "Vary",
+            "ETag",
+            "Age",
+            "Accept-Ranges",
+            "Content-Disposition",
+            "LLM_Provider-X-RateLimit-Limit",
+        ),
     ],
 )
-def test_what_is_of_the_connection_the_account_or_ours_does_not(name: str) -> None:
+def test_whatever_is_not_in_the_list_does_not(name: str) -> None:
     assert passed((name, "5")) == ""
-    assert passed((name.lower(), "5"), ("X-A", "1"), (name.upper(), "5")) == "x-a: 1\r\n"
+    assert passed((name.lower(), "5"), ("OpenAI-Model", "1"), (name.upper(), "5")) == "openai-model: 1\r\n"
+
+
+def test_long_values_and_many_headers_are_left_out() -> None:
+    """They must not make a head that callers can't read."""
+    assert passed(("Server-Timing", "a" * 1_025), ("X-Request-Id", "a" * 9_000), ("CF-Ray", "1")) == "cf-ray: 1\r\n"
+    assert passed(("Server-Timing", "a" * 1_024)) == f"server-timing: {'a' * 1_024}\r\n"
+    assert passed(*[(f"X-Inference-{number}", "1") for number in range(200)]).count("\r\n") == 32
+    assert refused(429, *[(f"X-RateLimit-{number}", "1") for number in range(200)]).count("\r\n") == 33
+    assert refused(429, ("X-RateLimit-A", "a" * 1_025)) == "x-limiter-upstream-status: 429\r\n"
 
 
 def test_what_connection_names_is_of_the_connection() -> None:
-    given_ = (("X-Hop", "1"), ("x-other-hop", "1"), ("X-Last", "1"), ("X-A", "1"))
-    assert passed(("Connection", "close, X-Hop ,x-OTHER-hop"), ("connection", "x-last"), *given_) == "x-a: 1\r\n"
-    assert passed(*given_, ("Connection", "X-Hop,X-Other-Hop"), ("Connection", ",x-last")) == "x-a: 1\r\n"
+    given_ = (("X-Vllm-Hop", "1"), ("x-vllm-other", "1"), ("CF-Ray", "1"), ("X-Vllm-A", "1"))
+    assert (
+        passed(("Connection", "close, X-Vllm-Hop ,x-vllm-OTHER"), ("connection", "cf-ray"), *given_)
+        == "x-vllm-a: 1\r\n"
+    )
+    assert passed(*given_, ("Connection", "X-Vllm-Hop,X-Vllm-Other"), ("Connection", ",cf-ray")) == "x-vllm-a: 1\r\n"
 
 
 def test_the_services_request_id_passes_under_another_name() -> None:
@@ -87,13 +114,13 @@ def test_the_services_request_id_passes_under_another_name() -> None:
 
 @pytest.mark.parametrize("value", ["", "a\r\nx-evil: 1", "a\nb", "a\rb", "a\x00b", "a\tb", "\x7f", "ü", "\udce9"])
 def test_values_that_are_not_plain_do_not_pass(value: str) -> None:
-    assert passed(("X-A", value), ("X-Request-Id", value), ("X-B", "1")) == "x-b: 1\r\n"
+    assert passed(("X-Vllm-A", value), ("X-Request-Id", value), ("CF-Ray", "1")) == "cf-ray: 1\r\n"
     assert refused(429, ("Retry-After", value), ("X-RateLimit-A", value)) == "x-limiter-upstream-status: 429\r\n"
 
 
 @pytest.mark.parametrize("suffix", ["\r\nx-evil", " b", ":b", "\tb", "\n", "\x00", "ü", "(b)", '"', "/", "@", "b" * 64])
 def test_names_that_are_not_plain_do_not_pass(suffix: str) -> None:
-    assert passed((f"x-a{suffix}", "1"), ("X-B", "1")) == "x-b: 1\r\n"
+    assert passed((f"x-vllm-{suffix}", "1"), ("CF-Ray", "1")) == "cf-ray: 1\r\n"
     lines = refused(429, (f"x-ratelimit-{suffix}", "1"), ("X-RateLimit-B", "1"))
     assert lines == "x-ratelimit-b: 1\r\nx-limiter-upstream-status: 429\r\n"
 
@@ -133,12 +160,16 @@ def test_what_connection_names_is_not_told_by_errors() -> None:
 
 
 def test_no_header_holds_our_key() -> None:
-    given_ = headers_of(("X-A", f"Bearer {SECRET}"), ("X-Request-Id", SECRET), ("Retry-After", SECRET), ("X-B", "1"))
-    assert passed_headers(given_, SECRET) == "x-b: 1\r\n"
+    given_ = fields_of(
+        ("X-Vllm-A", f"Bearer {SECRET}"), ("X-Request-Id", SECRET), ("Retry-After", SECRET), ("CF-Ray", "1")
+    )
+    assert passed_headers(given_, SECRET) == "cf-ray: 1\r\n"
     assert refusal_headers(503, given_, SECRET) == "x-limiter-upstream-status: 503\r\n"
 
 
-names = st.text(max_size=12) | st.sampled_from(["x-ratelimit-", "X-Limiter-A", "retry-after", "x-request-id", "X-A"])
+names = st.text(max_size=12) | st.sampled_from(
+    ["x-ratelimit-", "X-Limiter-A", "retry-after", "x-request-id", "X-Vllm-A"]
+)
 
 
 @given(st.lists(st.tuples(names, st.text(max_size=12)), max_size=6), st.sampled_from([200, 400, 429, 503]))
@@ -200,6 +231,25 @@ def test_other_errors_are_put_into_it(said: Any, message: str) -> None:
     for status in (500, 502, 503):
         told = json.loads(openai_error(status, json.dumps(said).encode(), ""))["error"]
         assert (told["type"], told["param"], told["code"]) == ("server_error", None, "upstream_error")
+
+
+STREAMED = {"error": {"message": "Too long.", "type": "BadRequestError", "param": None, "code": 400}}
+
+
+@pytest.mark.parametrize("before", [b"", b"\xef\xbb\xbf", b": hi\n\n", b"event: error\n", b"id: 1\r\n"])
+@pytest.mark.parametrize("content_type", ["", "text/event-stream; charset=utf-8", "application/json"])
+def test_an_error_that_is_a_stream_keeps_what_it_says(before: bytes, content_type: str) -> None:
+    for end in (b"\n\n", b"\r\n\r\n", b"", b"\n\ndata: [DONE]\n\n"):
+        body = before + b"data: " + json.dumps(STREAMED).encode() + end
+        assert json.loads(openai_error(400, body, "", content_type)) == STREAMED
+    told = json.loads(openai_error(400, before + b'data: {"detail": "Too long."}\n\n', "", content_type))
+    assert told["error"]["message"] == "Too long."
+
+
+def test_an_error_with_broken_unicode_keeps_what_it_says() -> None:
+    for written in (b'"a \\ud800 b"', b'"a \xff b"', b'"a b", "value": NaN'):
+        told = openai_error(400, b'{"error": {"message": %b}}' % written, "")
+        assert json.loads(told)["error"]["message"].startswith("a ")
 
 
 @pytest.mark.parametrize(

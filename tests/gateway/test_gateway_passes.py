@@ -53,18 +53,20 @@ def body(**fields: Any) -> bytes:
 async def test_bodies_pass_as_they_are(
     single_store: str, service: ScriptedService, path: str, sent: bytes, charged: int
 ) -> None:
-    service.script = says(http(completion(), x_vendor="yes"))
+    answered = completion({"prompt_tokens": 1, "completion_tokens": 3, "total_tokens": 4})
+    service.script = says(http(answered, openai_model="m-1", x_vendor="yes"))
     api_key = api_key_on(single_store)
     async with gateway(single_store, service_at(service.base_url)) as node:
         status, headers, answer = await post(node, api_key, path, sent)
-        assert (status, answer) == (200, completion())
+        assert (status, answer) == (200, answered)
         used = await node.used(api_key)
         assert used.output_tokens == charged
         told = (headers["x-limiter-input-tokens"], headers["x-limiter-output-tokens"])
         assert told == (str(used.input_tokens), str(charged))
     (asked,) = service.asked
     assert (asked.method, asked.path, asked.body) == ("POST", path, sent)
-    assert headers["x-vendor"] == "yes"
+    assert headers["openai-model"] == "m-1"
+    assert "x-vendor" not in headers
     assert asked.headers["x-request-id"] == headers["x-request-id"]
 
 
@@ -146,23 +148,47 @@ async def test_what_goes_beyond_the_reservation_is_charged(single_store: str, se
 
 
 @pytest.mark.parametrize(
-    ("usage", "charged"),
+    ("usage", "charged_input", "charged"),
     [
-        ({"prompt_tokens": 5, "completion_tokens": 40, "completion_tokens_details": {"reasoning_tokens": 30}}, 40),
-        ({"prompt_tokens": 5, "completion_tokens": 10, "total_tokens": 45}, 40),
-        ({"prompt_tokens": 99, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 90}}, 2),
-        (None, 3),
-        ({"completion_tokens": "5"}, 3),
+        ({"prompt_tokens": 5, "completion_tokens": 40, "completion_tokens_details": {"reasoning_tokens": 30}}, 8, 40),
+        ({"prompt_tokens": 5, "completion_tokens": 10, "total_tokens": 45}, 8, 40),
+        ({"prompt_tokens": 99, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 90}}, 99, 2),
+        ({"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}, 8, 2),
+        (None, 8, 3),
+        ({"completion_tokens": "5"}, 8, 3),
     ],
 )
 async def test_the_reservation_is_settled_to_the_services_usage(
-    single_store: str, service: ScriptedService, usage: dict[str, Any] | None, charged: int
+    single_store: str, service: ScriptedService, usage: dict[str, Any] | None, charged_input: int, charged: int
 ) -> None:
+    """Input that is told beyond what was counted is charged, cached or not; less of it is not given back."""
     service.script = says(http(completion(usage)))
     api_key = api_key_on(single_store, output_reserve=100)
     async with gateway(single_store, service_at(service.base_url)) as node:
         await post(node, api_key, CHAT, body())
-        assert await node.used(api_key) == Amounts(1, 8, charged)
+        assert await node.used(api_key) == Amounts(1, charged_input, charged)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_is_told_beyond_what_was_admitted_is_charged_and_shown(
+    single_store: str, service: ScriptedService, stream: bool
+) -> None:
+    """The service's own tools and searches bring input that nobody could count; it is paid off before anything else."""
+    usage = {"prompt_tokens": 200_000, "completion_tokens": 150, "total_tokens": 200_150}
+    script = (
+        streams(chunk("Hi"), chunk(None, "stop"), chunk(usage=usage), DONE) if stream else says(http(completion(usage)))
+    )
+    service.script = script
+    api_key = api_key_on(single_store, input_tpm=1_000, output_reserve=100)
+    async with gateway(single_store, service_at(service.base_url)) as node:
+        assert (await post(node, api_key, CHAT, body(stream=stream)))[0] == 200
+        assert await node.used(api_key) == Amounts(1, 200_000, 150)
+        status, headers, _ = await post(node, api_key, CHAT, body())
+        assert (status, headers["x-limiter-exceeded"]) == (429, "input_tokens")
+        async with node.session.get(f"{node.url}/metrics") as response:
+            page = await response.text()
+        assert 'limiter_overrun_tokens_total{kind="input"} 199992.0' in page
+        assert 'limiter_overrun_tokens_total{kind="output"} 50.0' in page
 
 
 WORDS = (chunk("Hello"), chunk(" there"), chunk(None, "stop"))
@@ -282,7 +308,7 @@ async def test_addresses_take_turns(single_store: str) -> None:
 
 async def test_nothing_a_caller_says_chooses_where_a_request_goes(single_store: str, service: ScriptedService) -> None:
     api_key = api_key_on(single_store)
-    fields = {"base_url": "http://127.0.0.1:1/", "api_base": "http://127.0.0.1:1/", "url": "x", "path": "/../admin"}
+    fields = {"endpoint": "http://127.0.0.1:1/", "host": "127.0.0.1:1", "url": "x", "path": "/../admin"}
     async with gateway(single_store, service_at(service.base_url)) as node:
         sent = body(**fields)
         for path in (CHAT, CHAT + "?base_url=http://127.0.0.1:1/&x=/../y", "/v1//chat/completions", "/v1/../v1/x"):
@@ -328,6 +354,59 @@ async def test_of_duplicate_fields_the_counted_one_is_sent(single_store: str, se
         _, headers, _ = await post(node, api_key, CHAT, sent)
     assert headers["x-limiter-reserved-output"] == "5"
     assert service.asked[0].fields["max_tokens"] == 5
+
+
+BROKEN = [b"NaN", b"-Infinity", b'"\\ud800"', b'"\xe6\x97"']
+
+
+@pytest.mark.parametrize("broken", BROKEN, ids=["NaN", "-Infinity", "a lone surrogate", "a cut character"])
+async def test_answers_pass_that_are_no_json_to_the_letter(
+    single_store: str, service: ScriptedService, broken: bytes
+) -> None:
+    whole = b'{"vendor": %b, "choices": [{"message": {"content": "Hello there you"}}]}' % broken
+    piece = b'data: {"vendor": %b, "choices": [{"delta": {"content": " a"}}]}\n\n' % broken
+    parts = [piece, piece, DONE]
+    api_key = api_key_on(single_store)
+    async with gateway(single_store, service_at(service.base_url)) as node:
+        service.script = says(http(whole))
+        assert (await post(node, api_key, CHAT, body()))[::2] == (200, whole)
+        service.script = streams(*parts)
+        assert (await post(node, api_key, CHAT, body(stream=True)))[::2] == (200, b"".join(parts))
+        assert (await node.used(api_key)).output_tokens == 3 + 2
+
+
+async def test_zeros_and_cached_input_are_no_output(single_store: str, service: ScriptedService) -> None:
+    cached = {
+        "prompt_tokens": 10,
+        "completion_tokens": 3,
+        "total_tokens": 5_013,
+        "prompt_tokens_details": {"cached_tokens": 5_000},
+    }
+    zeros = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+    api_key = api_key_on(single_store)
+    async with gateway(single_store, service_at(service.base_url)) as node:
+        for usage in (cached, zeros):
+            before = (await node.used(api_key)).output_tokens
+            service.script = says(http(completion(usage)))
+            assert (await post(node, api_key, CHAT, body()))[0] == 200
+            service.script = streams(*WORDS, chunk(usage=usage), DONE)
+            await post(node, api_key, CHAT, body(stream=True))
+            streamed = 3 if usage is cached else 2
+            assert (await node.used(api_key)).output_tokens == before + 3 + streamed
+
+
+async def test_what_stands_beside_a_usage_passes(single_store: str, service: ScriptedService) -> None:
+    last = {"id": "chatcmpl-x", "choices": [], "citations": ["https://a.example"]}
+    told = json.dumps({**last, "usage": {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}}).encode()
+    service.script = streams(*WORDS, b"data: %b\n\n" % told, DONE)
+    api_key = api_key_on(single_store)
+    async with gateway(single_store, service_at(service.base_url)) as node:
+        _, _, answer = await post(node, api_key, CHAT, body(stream=True))
+        *before, beside, done, _ = answer.split(b"\n\n")
+        assert b"".join(each + b"\n\n" for each in before) == b"".join(WORDS)
+        assert json.loads(beside.removeprefix(b"data: ")) == last
+        assert done + b"\n\n" == DONE
+        assert (await node.used(api_key)).output_tokens == 3
 
 
 @pytest.mark.parametrize(("enforces_cap", "charged"), [(True, 3), (False, 6)])

@@ -65,7 +65,9 @@ async def test_streams(node: Node, client: AsyncOpenAI, api_key: str) -> None:
         assert len(text) == 9
         told = [chunk.usage.completion_tokens for chunk in chunks if chunk.usage is not None]
         assert told == ([9] if asked else [])
-    assert await node.used(api_key) == (6, 6 * INPUT, 6 * 9)
+    requests, input_tokens, output_tokens = await node.used(api_key)
+    assert (requests, output_tokens) == (6, 6 * 9)
+    assert input_tokens > 6 * INPUT, "a character is a token there: what it tells beyond our count is charged"
 
 
 async def test_several_choices_are_charged_though_the_server_tells_of_one(

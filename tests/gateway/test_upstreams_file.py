@@ -50,6 +50,7 @@ def test_a_file_is_understood(tmp_path: Path) -> None:
         enforce_cap = false
         cap_field = "max_completion_tokens"
         ask_usage = false
+        extra_fields = ["guided_json", "priority"]
 
         [[upstreams]]
         url = "https://host/v1"
@@ -72,6 +73,7 @@ def test_a_file_is_understood(tmp_path: Path) -> None:
             enforces_cap=False,
             cap_field="max_completion_tokens",
             asks_usage=False,
+            extra_fields=frozenset(("guided_json", "priority")),
         ),
         Service(name="host:443", urls=(URL("https://host/v1"),), forwards_key=True),
     ]
@@ -110,7 +112,7 @@ VALID = 'url = "http://host/v1"\n'
         ('url = "http://a"\nurls = ["http://b"]', "give url, or urls for several"),
         (
             f'{VALID}key = "{SECRET}"',
-            "there is no field 'key': known are ask_usage, cap_field, enforce_cap, forward_key",
+            "there is no field 'key': known are ask_usage, cap_field, enforce_cap, extra_fields",
         ),
         (f'{VALID}Models = ["a"]', "there is no field 'Models'"),
         (f'{VALID}"{"x" * 100}" = 1', f"there is no field '{'x' * 32}': "),
@@ -166,6 +168,10 @@ VALID = 'url = "http://host/v1"\n'
         (f"{VALID}ask_usage = 0", "ask_usage must be true or false"),
         (f'{VALID}cap_field = "max_output_tokens"', "cap_field must be one of max_tokens, max_completion_tokens"),
         (f"{VALID}cap_field = []", "cap_field must be one of"),
+        (f'{VALID}extra_fields = "priority"', "extra_fields must be a list of texts"),
+        (f"{VALID}extra_fields = [1]", "extra_fields must be a list of texts"),
+        (f'{VALID}extra_fields = ["priority", "messages"]', "extra_fields: 'messages' decides what a request costs"),
+        (f'{VALID}extra_fields = ["n_predict"]', "extra_fields: 'n_predict' decides what a request costs"),
     ],
 )
 def test_a_wrong_service_is_refused_in_one_line_without_a_key(tmp_path: Path, fields: str, message: str) -> None:

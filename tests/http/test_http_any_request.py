@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from limiter_node.http.fields import InvalidRequest
 from limiter_node.http.limited import LIMITED_ROUTES, LimitedRoute
 from limiter_node.tokens import count
-from limiter_node.upstream.base import Ask, TextRequest, WholeAnswer
+from limiter_node.upstream.base import NotServed, TextRequest, WholeAnswer
 from limiter_node.upstream.mock.model import MockModel
 from limiter_node.upstream.rendered import RenderedUpstream
 from limiter_node.upstream.source import Completion
@@ -30,7 +30,7 @@ class Remembering(MockModel):
         return self.last
 
 
-MODEL = Remembering(latency_ms=0, length="uniform:0:30", seed=1)
+MODEL = Remembering(latency_ms=0, length="uniform:0:30", seed=1, tool_rate=0.5)
 MOCK = RenderedUpstream(MODEL)
 RESERVE = 12
 
@@ -84,12 +84,13 @@ def answered(path: str, text: bytes) -> None:
     route = LIMITED_ROUTES[path]
     try:
         request = route.parse(text)
-    except InvalidRequest as error:
-        refusal = error
+        MOCK.drafter.draft(request, text)
+    except (InvalidRequest, NotServed) as error:
+        refusal = str(error)
     else:
         _answered(route, path, request)
         return
-    assert 0 < len(refusal.message) < 500
+    assert 0 < len(refusal) < 500
 
 
 def _answered(route: LimitedRoute, path: str, request: Any) -> None:
@@ -101,9 +102,9 @@ def _answered(route: LimitedRoute, path: str, request: Any) -> None:
     reserved = need.output_tokens + need.default_choices * RESERVE
     if path != "/v1/embeddings":
         request = request._replace(stream=False)
-    whole = asyncio.run(MOCK.ask(Ask(request, b"", reserved, "req_1", {})))
+    whole = asyncio.run(MOCK.prepared(MOCK.drafter.draft(request, b"")).ask(reserved, "req_1", {}))
     assert isinstance(whole, WholeAnswer)
-    produced = whole.output_tokens
+    produced = whole.cost.output_tokens
     assert produced <= reserved
     body = orjson.loads(whole.body)
     assert body["model"] == request.model

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from multidict import CIMultiDict
 
-from limiter_node.http.headers import RequestIds, ResponseHeaders, header_fields
+from limiter_node.http.headers import RequestIds, ResponseHeaders
 from limiter_node.model import Amounts, Decision, Outcome
 
 HEADERS = ResponseHeaders("node-1")
@@ -23,6 +24,7 @@ ADMITTED = Decision(
     name="",
 )
 ALWAYS = {
+    "Server": "limiter-node",
     "Content-Type": "application/json",
     "x-ratelimit-limit-requests": "600",
     "x-ratelimit-remaining-requests": "587",
@@ -44,6 +46,11 @@ ALWAYS = {
     "x-limiter-node": "node-1",
     "x-request-id": "req_1",
 }
+
+
+def header_fields(block: str) -> CIMultiDict[str]:
+    """A block's lines as fields."""
+    return CIMultiDict((name, value) for name, _, value in (line.partition(": ") for line in block.splitlines()))
 
 
 def decided(**changes: Any) -> dict[str, str]:
@@ -77,9 +84,20 @@ def test_never_fits() -> None:
 
 @pytest.mark.parametrize(
     ("ms", "seconds"),
-    [(1, "1"), (999, "1"), (1_000, "1"), (1_001, "2"), (59_999, "60"), (60_000, "60"), (60_100, "61")],
+    [
+        (1, "1"),
+        (999, "1"),
+        (1_000, "1"),
+        (1_001, "2"),
+        (59_999, "60"),
+        (60_000, "60"),
+        (60_001, "60"),
+        (60_100, "60"),
+        (60_101, "61"),
+        (90_000, "90"),
+    ],
 )
-def test_retry_after_is_exact_in_ms_and_rounded_up_in_seconds(ms: int, seconds: str) -> None:
+def test_retry_after_is_exact_in_ms_and_rounded_up_in_seconds_to_60_within_a_window(ms: int, seconds: str) -> None:
     headers = decided(outcome=Outcome.REJECTED, dimension=0, retry_after_ms=ms)
     assert (headers["retry-after-ms"], headers["retry-after"]) == (str(ms), seconds)
 
@@ -118,7 +136,12 @@ def test_the_tokens_triple_is_the_tighter_one(used: Amounts, triple: tuple[str, 
 
 
 def test_undecided_responses() -> None:
-    plain = {"Content-Type": "application/json", "x-limiter-node": "node-1", "x-request-id": "req_1"}
+    plain = {
+        "Server": "limiter-node",
+        "Content-Type": "application/json",
+        "x-limiter-node": "node-1",
+        "x-request-id": "req_1",
+    }
     assert dict(header_fields(HEADERS.plain("req_1"))) == plain
     assert dict(header_fields(HEADERS.unavailable("req_1", 1_500))) == plain | {
         "retry-after-ms": "1500",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 from typing import Any
 
@@ -41,7 +40,7 @@ def test_the_plainest_request() -> None:
     fields = {"model": "gpt-4o", "messages": MESSAGES}
     request = parse_chat(orjson.dumps(fields))
     assert request == ChatRequest("gpt-4o", 1, None, False, False, INPUT_TOKENS, fields)
-    assert request.messages == MESSAGES
+    assert request.body["messages"] == MESSAGES
 
 
 @pytest.mark.parametrize(
@@ -124,7 +123,7 @@ def test_accepted_fields(fields: dict[str, Any]) -> None:
     ],
 )
 def test_accepted_messages(message: dict[str, Any]) -> None:
-    assert parse_chat(body(messages=[message])).messages == [message]
+    assert parse_chat(body(messages=[message])).body["messages"] == [message]
 
 
 @pytest.mark.parametrize(
@@ -456,21 +455,9 @@ def test_json_that_is_no_object(text: bytes) -> None:
 
 def test_deep_nesting_that_is_json_is_accepted_where_anything_is() -> None:
     deep = b"[" * 1_000 + b"]" * 1_000
-    assert parse_chat(raw_field("unheard_of", deep.decode())).n == 1
+    assert parse_chat(raw_field("audio", f'{{"x": {deep.decode()}}}')).n == 1
+    assert refused(raw_field("unheard_of", deep.decode()))[1:] == ("unheard_of", "invalid_value")
     assert refused(raw_field("n", deep.decode()))[1:] == ("n", "invalid_type")
-
-
-@pytest.mark.parametrize("is_on", [True, False])
-def test_a_large_body_leaves_the_garbage_collector_as_it_was(is_on: bool) -> None:
-    many = b"[" + b"[]," * 20_000 + b"[]]"
-    (gc.enable if is_on else gc.disable)()
-    try:
-        assert parse_chat(raw_field("unheard_of", many.decode())).n == 1
-        assert gc.isenabled() is is_on
-        refused(raw_field("unheard_of", many.decode() + "]"))
-        assert gc.isenabled() is is_on
-    finally:
-        gc.enable()
 
 
 def outcome(text: bytes) -> None:

@@ -9,14 +9,12 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 
-import orjson
 import pytest
 
-from limiter_node import token_process, tokens
-from limiter_node.http.limited import LIMITED_ROUTES
-from limiter_node.http.openai_request import parse_chat
+from limiter_node import tokens, worker_process
 from limiter_node.model import Overloaded
 from limiter_node.token_process import CHARS_PER_TURN, INLINE_CHARS, SLICED_CHARS, TokenCounting
+from limiter_node.worker_process import WorkerProcess
 
 MODELS = ("gpt-4o", "gpt-4")
 
@@ -45,13 +43,13 @@ async def count(counting: TokenCounting, *texts: str, model: str = "gpt-4o") -> 
 
 @pytest.fixture
 async def counting() -> AsyncIterator[TokenCounting]:
-    running = TokenCounting()
+    running = TokenCounting(WorkerProcess("limiter_node.http.reading_process"))
     yield running
-    await running.close()
+    await running._worker.close()
 
 
 def process_of(counting: TokenCounting) -> asyncio.subprocess.Process:
-    process = counting._process
+    process = counting._worker._process
     assert process is not None
     return process
 
@@ -69,13 +67,13 @@ async def test_counts_are_exact_in_both_vocabularies(counting: TokenCounting, mo
         "short",
     ]
     assert await count(counting, *texts, model=model) == sum(exact(text, model) for text in texts)
-    assert counting.counted_apart == 1
+    assert counting._worker.answered == 1
 
 
 async def test_a_small_request_needs_no_process(counting: TokenCounting) -> None:
     text = noise(INLINE_CHARS - 100, 2)
     assert await count(counting, text) == exact(text, "gpt-4o")
-    assert counting._process is None
+    assert counting._worker._process is None
 
 
 class Turns:
@@ -102,7 +100,7 @@ async def test_many_small_texts_are_a_large_request(counting: TokenCounting) -> 
     with Turns() as turns:
         assert await count(counting, *texts) == sum(exact(text, "gpt-4o") for text in texts)
     assert turns.count >= 1_000 * 32 // CHARS_PER_TURN, "the cost of a text beside its characters is counted, too"
-    assert counting._process is None
+    assert counting._worker._process is None
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -111,7 +109,7 @@ async def test_prose_is_counted_in_slices(counting: TokenCounting, model: str) -
     with Turns() as turns:
         assert await count(counting, *texts, model=model) == sum(exact(text, model) for text in texts)
     assert turns.count >= 50_000 // CHARS_PER_TURN
-    assert counting._process is None
+    assert counting._worker._process is None
     with Turns() as turns:
         assert await count(counting, *texts, model=model) == sum(exact(text, model) for text in texts)
     assert turns.count == 0, "it is remembered"
@@ -120,54 +118,22 @@ async def test_prose_is_counted_in_slices(counting: TokenCounting, model: str) -
 async def test_very_long_prose_is_counted_apart(counting: TokenCounting) -> None:
     text = prose(SLICED_CHARS + 1, 9)
     assert await count(counting, text) == exact(text, "gpt-4o")
-    assert counting.counted_apart == 1
+    assert counting._worker.answered == 1
 
 
 async def test_what_was_counted_is_remembered(counting: TokenCounting) -> None:
     history = [noise(30_000, seed) for seed in range(10, 14)]
     first = await count(counting, *history)
     assert await count(counting, *history, "And now?") == first + exact("And now?", "gpt-4o")
-    assert counting.counted_apart == 1
+    assert counting._worker.answered == 1
 
 
-async def test_a_large_chat_is_read_as_a_small_one(counting: TokenCounting) -> None:
-    messages = [
-        {"role": "system", "name": "n", "content": noise(40_000, 20)},
-        {"role": "user", "content": [{"type": "text", "text": noise(9_000, 21)}, {"type": "text", "text": "hello"}]},
-        {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "u"}}]},
-    ]
-    body = orjson.dumps({"model": "gpt-4o", "n": 2, "messages": messages})
-    read = await LIMITED_ROUTES["/v1/chat/completions"].read(body, counting)
-    assert read.input_tokens > 20_000
-    assert read == parse_chat(body)
-
-
-@pytest.mark.parametrize(("path", "field"), [("/v1/completions", "prompt"), ("/v1/embeddings", "input")])
-async def test_large_inputs_are_counted_as_small_ones(counting: TokenCounting, path: str, field: str) -> None:
-    """An input has a token at least; one that is counted later has no other for it."""
-    texts = [f"{field} {number} {prose(400, number)}" for number in range(30)]
-    assert sum(map(len, texts)) > INLINE_CHARS
-    asked = await LIMITED_ROUTES[path].read(orjson.dumps({"model": "gpt-4o", field: texts}), counting)
-    assert asked.input_tokens == sum(exact(text, "gpt-4o") for text in texts)
-
-
-async def test_the_loop_turns_while_a_large_request_is_counted(counting: TokenCounting) -> None:
+async def test_the_loop_turns_while_a_text_is_counted_apart(counting: TokenCounting) -> None:
     """By turns, not by time: where the machine is slow, counting and the loop are slow together."""
-    body = orjson.dumps({"model": "gpt-4o", "messages": [{"role": "user", "content": noise(1_000_000, 30)}]})
     await count(counting, noise(INLINE_CHARS, 31))  # the process runs: what follows is counting only
-    turns = 0
-
-    async def beat() -> None:
-        nonlocal turns
-        while True:
-            await asyncio.sleep(0.001)
-            turns += 1
-
-    heart = asyncio.create_task(beat())
-    chat = await LIMITED_ROUTES["/v1/chat/completions"].read(body, counting)
-    heart.cancel()
-    assert chat.input_tokens > 400_000
-    assert turns >= 10
+    with Turns() as turns:
+        assert await count(counting, noise(1_000_000, 30)) > 400_000
+    assert turns.count >= 10
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
@@ -176,7 +142,7 @@ async def test_a_process_that_dies_is_started_again(counting: TokenCounting, num
     process_of(counting).send_signal(number)
     text = noise(20_000, 41 + number)
     assert await count(counting, text) == exact(text, "gpt-4o")
-    assert counting.counted_apart == 2
+    assert counting._worker.answered == 2
 
 
 async def test_a_process_that_dies_at_work_is_asked_again(counting: TokenCounting) -> None:
@@ -194,7 +160,7 @@ async def test_a_process_that_dies_at_work_is_asked_again(counting: TokenCountin
 async def test_a_process_that_hangs_is_replaced_and_then_given_up(
     counting: TokenCounting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(token_process, "_TIMEOUT_S", 0.0)
+    monkeypatch.setattr(worker_process, "_TIMEOUT_S", 0.0)
     with pytest.raises(Overloaded):
         await count(counting, noise(20_000, 60))
     monkeypatch.undo()
@@ -204,7 +170,7 @@ async def test_a_process_that_hangs_is_replaced_and_then_given_up(
 
 async def test_a_count_that_is_cancelled_leaves_no_answer_for_the_next(counting: TokenCounting) -> None:
     waiting = asyncio.create_task(count(counting, noise(100_000, 70)))
-    while counting._process is None:
+    while counting._worker._process is None:
         await asyncio.sleep(0)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -214,7 +180,7 @@ async def test_a_count_that_is_cancelled_leaves_no_answer_for_the_next(counting:
 
 
 async def test_what_waits_is_bounded(counting: TokenCounting, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(token_process, "_MAX_WAITING_CHARS", 100_000)
+    monkeypatch.setattr(worker_process, "_MAX_WAITING_BYTES", 100_000)
     texts = [noise(45_000, seed) for seed in range(80, 84)]
     results = await asyncio.gather(*(count(counting, text) for text in texts), return_exceptions=True)
     assert [isinstance(result, Overloaded) for result in results] == [False, False, True, True]
@@ -230,17 +196,19 @@ async def test_the_process_leaves_signals_to_the_node_and_ends_with_it(counting:
     text = noise(20_000, 91)
     assert await count(counting, text) == exact(text, "gpt-4o")
     assert process_of(counting) is process
-    await counting.close()
+    await counting._worker.close()
     assert process.returncode == 0
-    await counting.close()
+    await counting._worker.close()
 
 
 A_NODE = """
 import asyncio
 from limiter_node.token_process import INLINE_CHARS, TokenCounting
+from limiter_node.worker_process import WorkerProcess
 
 async def main():
-    await TokenCounting().count("gpt-4o", lambda counter: counter("x" * 2 * INLINE_CHARS))
+    counting = TokenCounting(WorkerProcess("limiter_node.http.reading_process"))
+    await counting.count("gpt-4o", lambda counter: counter("x" * 2 * INLINE_CHARS))
     print("counted", flush=True)
     await asyncio.Event().wait()
 

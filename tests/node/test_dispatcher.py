@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
@@ -18,6 +19,8 @@ from limiter_node.model import MAX_BATCH, Amounts, Need, Outcome, Overloaded, St
 from limiter_node.store.embedded import EmbeddedStore
 from limiter_node.store.keyspace import key_id, limits_key, past_key, window_key
 from limiter_node.store.url import parse_store_url
+
+SERVERS = [None, *(["redis-server"] if shutil.which("redis-server") else [])]
 
 
 async def until(condition: Any, timeout_s: float = 20) -> None:
@@ -154,9 +157,14 @@ async def test_a_script_flush_is_healed_without_an_error(store_url: str) -> None
         assert usage.used.requests == 100
 
 
-async def test_a_slot_moves_under_load_and_every_request_counts_once() -> None:
-    """MOVED, ASK and TRYAGAIN, each met by a stream of requests on the slot that moves."""
-    async with EmbeddedStore("cluster") as store:
+@pytest.mark.parametrize("binary", SERVERS)
+@pytest.mark.parametrize("endpoints", ["ip", "unknown-endpoint", "hostname"])
+async def test_a_slot_moves_under_load_and_every_request_counts_once(endpoints: str, binary: str | None) -> None:
+    """MOVED, ASK and TRYAGAIN, each met by a stream of requests on the slot that moves.
+
+    Where the servers name no hosts, or have no names to tell, the redirections name ports only.
+    """
+    async with EmbeddedStore("cluster", binary=binary) as store:
         ports = [server.port for server in store.servers]
         nodes = {port: Redis(port=port) for port in ports}
         try:
@@ -167,6 +175,8 @@ async def test_a_slot_moves_under_load_and_every_request_counts_once() -> None:
             with store_client(store.url) as client:
                 source = client.get_node_from_key(keys[0]).port
             target = next(port for port in ports if port != source)
+            for node in nodes.values():
+                node.config_set("cluster-preferred-endpoint-type", endpoints)
             async with dispatching(store.url) as dispatcher:
                 errors: Counter[str] = Counter()
                 admitted = 0

@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
+from redis.asyncio.cluster import RedisCluster
 
 from limiter_node.model import ConfigError
 from limiter_node.store import binary, embedded
 from limiter_node.store.embedded import EmbeddedStore, StoreError
 from limiter_node.store.process import end_with_parent, free_ports, port_is_free
-from limiter_node.store.url import parse_store_url
 
 SYSTEM_SERVER = shutil.which("valkey-server") or shutil.which("redis-server")
 BINARIES = [
@@ -70,7 +70,7 @@ async def test_a_cluster_is_whole_when_it_is_ready(binary: str | None) -> None:
                 role = await redis.info("replication")
                 assert role["role"] == ("slave" if server.master_port else "master")
                 assert role.get("master_port") == server.master_port
-        async with parse_store_url(store.url).cluster_client() as cluster:
+        async with RedisCluster("127.0.0.1", store.servers[0].port) as cluster:
             for number in range(100):
                 assert await cluster.set(f"key-{number}", number)
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tomllib
 from pathlib import Path
 
 import pytest
 
+from limiter_node.credentials import bearer_key
 from limiter_node.keysfile import check_declared_key, generate_keys, new_key, read_keys, write_private
 from limiter_node.model import MAX_LIMIT, ConfigError, KeyLimits, LimiterError
 
@@ -76,7 +78,9 @@ def test_an_empty_file_has_no_keys(tmp_path: Path) -> None:
         ('[keys.""]', "a key must not be empty"),
         (f'[keys."{SECRET} "]', "a key must not contain white space"),
         (f'[keys."{SECRET}\\u0000"]', "a key must not contain white space or control"),
-        (f'[keys."{SECRET * 40}"]', "a key must not be longer than 512 bytes"),
+        (f'[keys."{SECRET * 40}"]', "a key must not be longer than 512 characters"),
+        (f'[keys."{SECRET}é"]', "a key must have ASCII characters only"),
+        (f"[keys.'{SECRET}\u00a0']", "a key must not contain white space"),
         (
             f'[keys."{SECRET}"]\nname = "alice"\n[keys."sha256:{DIGEST}"]\nname = "bob"',
             "key 'bob' and key 'alice' are the same key",
@@ -92,9 +96,57 @@ def test_a_wrong_file_is_refused_in_one_line_without_the_key(tmp_path: Path, tex
     with pytest.raises(ConfigError) as error:
         read(tmp_path, text)
     assert message in str(error.value)
-    assert str(error.value).startswith(f"{tmp_path / 'keys.toml'}: ")
+    assert re.match(rf"{re.escape(str(tmp_path / 'keys.toml'))}(, line \d+)?: ", str(error.value))
     assert "\n" not in str(error.value)
     assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (f'# mine\n\n[keys."{SECRET}"]\nname = "alice"\n\nrpm = -1\n', 6),
+        (f'[keys."a"]\nrpm = 1\n[keys."{SECRET}"]\nname = "alice"\nrpm = -1', 5),
+        (f'[keys."a"]\nrpm = -1 # wrong\n[keys."{SECRET}"]\nrpm = -1', 2),
+        ("[defaults]\n\ninput_tpm = -1", 3),
+        (f'[keys]\na.rpm = 1\n"{SECRET}".rpm = -1', 3),
+        (f'[keys]\na = {{rpm = 1}}\n"{SECRET}" = {{name = "x", rpm = -1}}', 3),
+        (f'keys."{SECRET}".rpm = 1\nkeys."{SECRET}".name = 1', 2),
+        (f'[keys."a"]\n[ keys . "{SECRET}" ]  # here\ntpm = 1', 3),
+        (f'[keys."a"]\n[keys."{SECRET}é"]', 2),
+        (f'[keys."a"]\n[keys."{SECRET}\\u00e9"]\nrpm = 1', 2),
+        (f'[keys."a"]\n[keys."{SECRET}"]\n[keys."sha256:{DIGEST}"]', 3),
+        ('[keys."a"]\n\n[default]', 3),
+        ("\nkeys = 1", 2),
+        (f'[keys."a"]\nname = """\\\n  [keys."b"]"""\n[keys."{SECRET}"]\nrpm = "x"', 5),
+        (f'[keys."a"]\r\n[keys."{SECRET}"]\r\nrpm = -1', 3),
+        (f'[keys."{SECRET}"]\nrpm = [\n  1,\n]', 1),
+    ],
+)
+def test_what_is_wrong_is_named_by_its_line(tmp_path: Path, text: str, line: int) -> None:
+    with pytest.raises(ConfigError) as error:
+        read(tmp_path, text)
+    assert str(error.value).startswith(f"{tmp_path / 'keys.toml'}, line {line}: "), error.value
+    assert "secret" not in str(error.value)
+
+
+def test_the_line_of_the_last_of_many_keys_is_found(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="line 30008: key 'last': rpm must be"):
+        read(tmp_path, generate_keys(10_000, KeyLimits()) + '[keys."x"]\nname = "last"\nrpm = -1\n')
+
+
+@pytest.mark.parametrize("key", ["sk-ü", "sk-✓", "a b", "x" * 513, ""])
+def test_a_key_that_no_header_can_hold_is_refused_where_it_is_declared(tmp_path: Path, key: str) -> None:
+    with pytest.raises(ConfigError):
+        check_declared_key(key)
+    assert bearer_key(f"Bearer {key}") is None
+    with pytest.raises(ConfigError, match="line 2"):
+        read(tmp_path, f'[keys."ok"]\n[keys."{key}"]')
+
+
+@pytest.mark.parametrize("key", ["!", "~" * 512, "{x}", "sk-a.b:c", "sha255:x"])
+def test_a_key_that_a_header_can_hold_is_declared(key: str) -> None:
+    assert check_declared_key(key)
+    assert bearer_key(f"Bearer {key}") == key
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

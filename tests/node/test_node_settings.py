@@ -60,6 +60,8 @@ def test_what_can_be_is_kept(values: dict[str, Any]) -> None:
         ({"mock_ttft_ms": -1}, "--mock-ttft-ms must be from 0"),
         ({"mock_tokens_per_s": -1}, "--mock-tokens-per-s must be from 0"),
         ({"mock_tokens_per_s": float("inf")}, "--mock-tokens-per-s must be from 0"),
+        ({"mock_tool_rate": 1.1}, "--mock-tool-rate must be from 0"),
+        ({"mock_tool_rate": float("nan")}, "--mock-tool-rate must be from 0"),
         ({"mock_length": "fixed"}, "--mock-length: "),
         ({"mock_length": "uniform:2:1"}, "--mock-length: "),
         ({"models": ()}, "--models must be names"),

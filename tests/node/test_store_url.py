@@ -22,6 +22,14 @@ SECRET = "p%40ss%2Fword"
         ("redis://store?db=3", StoreAddress(False, (("store", 6379),), db=3)),
         ("redis://:pw@store:1", StoreAddress(False, (("store", 1),), None, "pw")),
         ("redis://me:p%40%3A%2F@store", StoreAddress(False, (("store", 6379),), "me", "p@:/")),
+        ("redis://me:@store", StoreAddress(False, (("store", 6379),), "me", "")),
+        ("redis+cluster://me@a:1", StoreAddress(True, (("a", 1),), "me", "")),
+        ("redis://:@store", StoreAddress(False, (("store", 6379),))),
+        ("redis://@store", StoreAddress(False, (("store", 6379),))),
+        (
+            "rediss://me:pw@a?ssl_ca_certs=/me@a.pem",
+            StoreAddress(False, (("a", 6379),), "me", "pw", tls=TlsOptions("/me@a.pem")),
+        ),
         ("redis://[::1]:7000", StoreAddress(False, (("::1", 7000),))),
         ("redis://[::1]", StoreAddress(False, (("::1", 6379),))),
         ("redis+cluster://a:1,b,[::2]:3", StoreAddress(True, (("a", 1), ("b", 6379), ("::2", 3)))),
@@ -60,9 +68,14 @@ def test_a_url_is_understood(url: str, address: StoreAddress) -> None:
         ("redis://a/x", "the database must be a number"),
         ("redis://a/1?db=2", "the database is given twice"),
         ("redis+cluster://a:1/1", "a cluster has database 0 only"),
-        (f"redis://{SECRET}@a", "a login is written user:password@"),
         (f"redis://me:{SECRET}:x@a", "write @ as %40"),
         (f"redis://me:{SECRET}#@a", "must be written %23"),
+        (f"redis://me:{SECRET}/@a", "write / as %2F and ? as %3F"),
+        (f"redis+cluster://me:{SECRET}/x@a:1,b:2", "write / as %2F and ? as %3F"),
+        (f"redis://{SECRET}/12@a:1/0", "write / as %2F and ? as %3F"),
+        (f"redis://:12{SECRET}?x@a", "write / as %2F and ? as %3F"),
+        (f"redis://:1?db={SECRET}&x@a", "write / as %2F and ? as %3F"),
+        (f"redis://me:{SECRET}@x@a", "write @ as %40"),
         (f"redis://:{SECRET}@a?{SECRET}=1", "unknown option; known are db, ssl_ca_certs"),
         (f"redis://:{SECRET}@a?{SECRET}", "options are written"),
         ("redis://a?ssl_ca_certs=x", "ssl_ca_certs needs TLS"),
@@ -86,6 +99,7 @@ def test_the_password_never_shows() -> None:
     assert "ss" not in repr(address).replace("StoreAddress", "").replace("password", "").replace("ssl", "")
     assert address.describe() == "rediss+cluster://me@a:1,[::1]:2"
     assert parse_store_url("redis://:pw@a/3").describe() == "redis://a:6379/3"
+    assert parse_store_url(f"redis://{SECRET}@a").describe() == "redis://a:6379", "the user may be a password"
 
 
 def test_without_tls_there_is_no_context() -> None:

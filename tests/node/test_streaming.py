@@ -16,8 +16,7 @@ import pytest
 from in_process import Node, api_key_on, serving
 from openai import AsyncOpenAI
 
-from limiter_node.http.connection import Connection
-from limiter_node.http.streaming import Streams
+from limiter_node.http.connection import Connection, Deadlines
 from limiter_node.model import Amounts
 from limiter_node.upstream.base import UpstreamError
 from limiter_node.upstream.source import Delta, Deltas
@@ -290,17 +289,17 @@ async def test_a_reader_that_stops_reading_holds_up_its_upstream_and_nobody_else
         await charged(node, api_key, endless.produced)
 
 
-async def test_a_reader_that_never_reads_again_is_dropped(node: Node, embedded_single: str) -> None:
-    node.upstream.deltas = endless = Endless()
-    node.routes._streams = Streams(stalled_s=0.05)
+async def test_a_reader_that_never_reads_again_is_dropped(embedded_single: str) -> None:
     api_key = api_key_on(embedded_single)
-    async with stream(node, api_key, receive_buffer=4_096) as (reader, writer), asyncio.timeout(20):
-        await reader.readline()
-        writer.transport.pause_reading()  # type: ignore[attr-defined]
-        while (await node.used(api_key)).output_tokens == RESERVED:
-            await asyncio.sleep(0.01)
-        assert (await node.used(api_key)).output_tokens == endless.produced
-    assert await node.routes.drain(1), "nothing is left of it"
+    async with serving(embedded_single, deadlines=Deadlines(stalled_s=0.05)) as node:
+        node.upstream.deltas = endless = Endless()
+        async with stream(node, api_key, receive_buffer=4_096) as (reader, writer), asyncio.timeout(20):
+            await reader.readline()
+            writer.transport.pause_reading()  # type: ignore[attr-defined]
+            while (await node.used(api_key)).output_tokens == RESERVED:
+                await asyncio.sleep(0.01)
+            assert (await node.used(api_key)).output_tokens == endless.produced
+        assert await node.routes.drain(1), "nothing is left of it"
 
 
 async def test_a_stream_byte_for_byte_twice_on_one_connection(node: Node, embedded_single: str) -> None:
@@ -313,7 +312,7 @@ async def test_a_stream_byte_for_byte_twice_on_one_connection(node: Node, embedd
     async with stream(node, api_key) as (reader, writer), asyncio.timeout(10):
         for again in (True, False):
             head = await reader.readuntil(b"\r\n\r\n")
-            assert head.startswith(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nx-limiter-node: n\r\n")
+            assert head.startswith(b"HTTP/1.1 200 OK\r\nServer: limiter-node\r\nContent-Type: text/event-stream\r\n")
             assert b"\r\ncache-control: no-cache\r\n" in head
             assert b"\r\nTransfer-Encoding: chunked\r\n" in head
             assert b"\r\nx-limiter-reserved-output: 5000\r\n" in head

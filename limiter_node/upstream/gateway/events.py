@@ -1,212 +1,114 @@
-"""Event streams while they pass: what they cost so far, whether they are whole, and the usage that wasn't asked for.
+"""Event streams while they pass: their bytes go on as they came, and an account learns what they say.
 
-Bytes pass as they came, as soon as they came, in whole events: one that isn't complete yet waits for its end. Only what
-the caller didn't ask for is taken out (a chunk with nothing but the usage), and an error, which is told in its own way.
-
-Until a service tells its usage, an answer costs what its pieces are by the tokenizer, each for itself: exact where each
-is a token, at most a little more where words are cut. What a service tells at the end takes its place.
+Bytes pass as soon as they came, in whole events: one that isn't complete yet waits for its end. Only what the caller
+didn't ask for is taken out (the usage), and an error, which is told in its own way.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Any, Final, Protocol
+from typing import Final
 
 import orjson
 
-from limiter_node.tokens import counter_of
-from limiter_node.upstream.gateway.usage import MOST_TOKENS, told_tokens
+from limiter_node.upstream.gateway.accounts import Account
+from limiter_node.upstream.gateway.lenient import BYTE_ORDER_MARK, read_json, write_json
 
 MAX_EVENT_BYTES: Final = 16 * 1024 * 1024
 """Of one event that isn't whole yet."""
 
 _ENDS: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r|\n\r\n|\n\r(?=[^\n])")
+_LONGEST_END = 4
+_MOST_MISSES = 4
+"""Some streams have something new in each event."""
+_CONTENT: Final = re.compile(rb'"content": ?"')
 
 
 class TooLong(Exception):
     """Raised when an event doesn't end."""
 
 
-class Account(Protocol):
-    """Understands one kind of stream."""
-
-    is_whole: bool
-    """Whether the stream has said all that it had to."""
-    is_done: bool
-    """Whether it has said so: nothing more is to come."""
-    error: Any
-    """What broke it off, as the service says; None as long as nothing did."""
-
-    @property
-    def tokens(self) -> int:
-        """Of the output so far."""
-        ...
-
-    def note(self, fields: dict[str, Any]) -> bool:
-        """Take in one event; False if the caller isn't to see it."""
-        ...
-
-    def note_done(self) -> None:
-        """``[DONE]`` has come."""
-        ...
-
-
-class ChunkAccount:
-    """Chunks of chats and text completions.
-
-    `hides_usage`: the caller hasn't asked for it. `choices`: how many come. `at_most`: what a count is held to,
-    which is by another tokenizer than the service's; what is told isn't.
-    """
-
-    def __init__(self, encoding: str, *, hides_usage: bool, choices: int, at_most: int = MOST_TOKENS) -> None:
-        self._hides_usage, self._choices, self._at_most = hides_usage, choices, at_most
-        self._count = counter_of(encoding)  # JSON that orjson reads has no lone surrogates
-        self._counted = 0
-        self._told: int | None = None
-        self._counted_when_told = 0
-        self._finished = 0
-        self.is_whole = self.is_done = False
-        self.error: Any = None
-
-    @property
-    def tokens(self) -> int:
-        """What was told, unless pieces came since; some services tell one choice's usage for all."""
-        told, counted = self._told, self._counted
-        if told is None:
-            return min(counted, self._at_most)
-        is_final, counted = self._counted_when_told == counted, min(counted, self._at_most)
-        return told if is_final and self._choices == 1 else max(told, counted)
-
-    def note(self, fields: dict[str, Any]) -> bool:
-        """Take in one chunk."""
-        choices = fields.get("choices")
-        if type(choices) is list:
-            for choice in choices:
-                if type(choice) is dict:
-                    self._note_choice(choice)
-        elif fields.get("error"):
-            self.error = fields
-            return False
-        usage = fields.get("usage")
-        if usage is not None and (told := told_tokens(usage)) is not None:
-            self._told, self._counted_when_told = told, self._counted
-            return bool(choices) or not self._hides_usage
-        return True
-
-    def note_done(self) -> None:
-        """``[DONE]`` has come."""
-        self.is_whole = self.is_done = True
-
-    def _note_choice(self, choice: dict[str, Any]) -> None:
-        delta = choice.get("delta")
-        if type(delta) is dict:
-            text = delta.get("content")
-            if text and type(text) is str:
-                self._counted += self._count(text)
-            if len(delta) > 1 or text is None:
-                self._note_others(delta)
-        elif (text := choice.get("text")) and type(text) is str:
-            self._counted += self._count(text)
-        if choice.get("finish_reason"):  # some say "" where there is none yet
-            # Some services end without a word more.
-            self._finished += 1
-            if self._finished >= self._choices:
-                self.is_whole = True
-
-    def _note_others(self, delta: dict[str, Any]) -> None:
-        """What isn't content."""
-        # Some services say the same under both names.
-        for text in (delta.get("reasoning_content") or delta.get("reasoning"), delta.get("refusal")):
-            if text and type(text) is str:
-                self._counted += self._count(text)
-        calls = delta.get("tool_calls")
-        if type(calls) is list:
-            for call in calls:
-                self._note_call(call.get("function") or call.get("custom") if type(call) is dict else None)
-        self._note_call(delta.get("function_call"))
-
-    def _note_call(self, call: Any) -> None:
-        if type(call) is dict:
-            for name in ("name", "arguments", "input"):
-                if (text := call.get(name)) and type(text) is str:
-                    self._counted += self._count(text)
-
-
-class ResponseAccount:
-    """Events of the Responses API. `at_most`: as of `ChunkAccount`."""
-
-    def __init__(self, encoding: str, *, at_most: int = MOST_TOKENS) -> None:
-        self._count, self._at_most = counter_of(encoding), at_most
-        self._counted = 0
-        self._told: int | None = None
-        self.next_number = 0
-        """Of the event that would come next."""
-        self.is_whole = self.is_done = False
-        self.error: Any = None
-
-    @property
-    def tokens(self) -> int:
-        """What was told, at the end, else what was counted."""
-        return min(self._counted, self._at_most) if self._told is None else self._told
-
-    def note(self, fields: dict[str, Any]) -> bool:
-        """Take in one event."""
-        kind, number = fields.get("type"), fields.get("sequence_number")
-        if type(number) is int:
-            self.next_number = number + 1
-        if type(kind) is not str:
-            return True
-        if kind.endswith(".delta"):
-            delta = fields.get("delta")
-            if type(delta) is str and "audio." not in kind:
-                self._counted += self._count(delta)
-        elif kind in ("response.completed", "response.incomplete", "response.failed"):
-            self.is_whole = self.is_done = True
-            response = fields.get("response")
-            if type(response) is dict:
-                self._told = told_tokens(response.get("usage"))
-        elif kind == "error":
-            self.error = {"error": fields.get("error") or fields}
-            return False
-        return True
-
-    def note_done(self) -> None:
-        """These streams have none; some services send it."""
-
-
 class EventReader:
-    """Takes a stream's bytes and gives back those that pass on; `account` knows what they mean."""
+    """Takes a stream's bytes and gives back those that pass on; `account` knows what they mean.
+
+    Most events of a stream differ in nothing but their text. Where one is as the one before was, only its text is read,
+    which takes half the time.
+    """
 
     def __init__(self, account: Account) -> None:
         self._account = account
-        self._rest = b""
+        self._rest = bytearray()
+        self._is_first = True
+        self._is_cut = False
+        """Whether an event that can't be read may be the beginning of one, which callers' clients drop."""
+        self._before_text = self._after_text = b""
+        """Of the last event that said nothing but its text."""
+        self._misses = 0
+        """How often that was learned since it last came true."""
+
+    @property
+    def waiting_bytes(self) -> int:
+        """How many bytes wait for the end of their event."""
+        return len(self._rest)
 
     def feed(self, data: bytes) -> bytes:
-        """What passes on of `data` and of what had to wait. Raises `TooLong`."""
-        if self._rest:
-            data = self._rest + data
-        elif data.endswith(b"\n\n") and data.find(b"\n\n") == len(data) - 2 and b"\r" not in data:
-            return data if self._note(data) else b""  # one event, as most come
-        if b"\r" in data:
-            end = 0
-            for found in _ENDS.finditer(data):
-                end = found.end()
+        """Return what passes on of `data` and of what had to wait. Raises `TooLong`."""
+        waiting = self._rest
+        if not waiting:
+            if self._before_text and data.startswith(self._before_text) and self._is_like_the_last(data):
+                return data
+            if data.endswith(b"\n\n") and data.find(b"\n\n") == len(data) - 2 and b"\r" not in data:
+                return self._kept(data)  # one event, as most come
+            end = _end(data, 0)
+            waiting += data[end:]
+            whole = data[:end]
         else:
-            end = data.rfind(b"\n\n") + 2
-            if end == 1:
-                end = 0
-        self._rest = data[end:]
+            # What came before may end with a part of an end.
+            start = max(0, len(waiting) - _LONGEST_END)
+            waiting += data
+            end = _end(waiting, start)
+            whole = bytes(waiting[:end])
+            del waiting[:end]
         if len(self._rest) > MAX_EVENT_BYTES:
             raise TooLong
-        if not end:
-            return b""
-        whole = data[:end] if self._rest else data
-        return self._passed(whole)
+        return self._passed(whole) if whole else b""
 
     def rest(self) -> bytes:
-        """What is left at the end of the stream: an event without its empty line, which some services forget."""
-        rest, self._rest = self._rest, b""
+        """Return what is left at the end of the stream: an event without its empty line, which some services forget."""
+        rest, self._rest = bytes(self._rest), bytearray()
+        self._is_cut = not rest.endswith(b"\n\r")
         return self._passed(rest) if rest else b""
+
+    def _is_like_the_last(self, data: bytes) -> bool:
+        """Whether `data`, which begins as the last event did, is as that was but for its text; that is counted."""
+        said = data[len(self._before_text) : -len(self._after_text)]
+        if not data.endswith(self._after_text) or b'"' in said or b"\n" in said or b"\r" in said:
+            return False
+        if len(data) < len(self._before_text) + len(self._after_text):
+            return False
+        try:
+            text = orjson.loads(b'"%b"' % said) if b"\\" in said else said.decode()
+        except ValueError:
+            return False
+        self._account.add_text(text)
+        self._misses = 0
+        return True
+
+    def _learn(self, event: bytes, text: str) -> None:
+        """Remember what stands around `text` in `event`, if that is beyond doubt."""
+        found = _CONTENT.search(event)
+        self._before_text = b""
+        if (
+            found is None
+            or self._misses == _MOST_MISSES
+            or event.count(b'"content"') != 1
+            or not event.endswith(b"\n\n")
+        ):
+            return
+        start, end = found.end(), event.find(b'"', found.end())
+        if event[start:end] == text.encode("utf-8", "replace"):
+            self._before_text, self._after_text = event[:start], event[end:]
+            self._misses += 1
 
     def _passed(self, whole: bytes) -> bytes:
         """`whole`, without what the caller isn't to see."""
@@ -216,25 +118,96 @@ class EventReader:
                 ends.append(len(whole))
             events = [whole[start:end] for start, end in zip([0, *ends], ends, strict=False)]
         else:
-            events = [event + b"\n\n" for event in whole.split(b"\n\n") if event]
-        kept = [event for event in events if self._note(event)]
-        return whole if len(kept) == len(events) else b"".join(kept)
+            *ended, last = whole.split(b"\n\n")
+            events = [event + b"\n\n" for event in ended]
+            if last:
+                events.append(last)
+        account = self._account
+        # Empty lines are no events, and may be many.
+        return b"".join([event if len(event) <= 2 and account.error is None else self._kept(event) for event in events])
 
-    def _note(self, event: bytes) -> bool:
+    def _kept(self, event: bytes) -> bytes:
+        """What passes on of one event."""
         account = self._account
         if account.error is not None:
-            return False  # what comes after an error is of no use to anybody
-        if event.startswith(b"data:") and event.find(b"\n", 0, -2) < 0 and b"\r" not in event:
+            return b""  # what comes after an error is of no use to anybody
+        if self._before_text and event.startswith(self._before_text) and self._is_like_the_last(event):
+            return event
+        name = b""
+        first_line = event.find(b"\n", 0, -2)
+        if first_line < 0 and event.startswith(b"data:") and b"\r" not in event:
             data = event[5:]
+        elif (
+            event.startswith(b"event:")
+            and event.startswith(b"data:", first_line + 1)
+            and event.find(b"\n", first_line + 1, -2) < 0
+            and b"\r" not in event
+        ):
+            name, data = event[6:first_line].strip(), event[first_line + 6 :]
         else:
-            lines = [line[5:].strip() for line in event.splitlines() if line.startswith(b"data:")]
-            if not lines:
-                return True
-            data = b"\n".join(lines)
+            text = event
+            if self._is_first:
+                text = event.removeprefix(BYTE_ORDER_MARK)
+            lines = text.splitlines()
+            said = [line[5:].strip() for line in lines if line.startswith(b"data:")]
+            if not said:
+                self._is_first &= not text.strip()
+                return event
+            data = b"\n".join(said)
+            name = next((line[6:].strip() for line in lines if line.startswith(b"event:")), b"")
+        self._is_first = False
         try:
-            fields = orjson.loads(data)
-        except orjson.JSONDecodeError:
-            if data.strip() == b"[DONE]":
+            fields = read_json(data)
+        except ValueError:
+            stripped = data.strip()
+            if stripped == b"[DONE]":
                 account.note_done()
-            return True
-        return account.note(fields) if type(fields) is dict else True
+            elif name == b"error":
+                account.note_named_error(stripped.decode("utf-8", "replace"))
+                self._before_text = b""
+                return b""
+            elif not self._is_cut:
+                account.note_unread(len(stripped))
+            return event
+        if type(fields) is not dict:
+            if fields is not None and not self._is_cut:  # some services send null now and then
+                account.note_unread(len(data.strip()))
+            return event
+        if name == b"error":
+            account.note_named_error(fields)
+            self._before_text = b""
+            return b""
+        passed = account.note(fields)
+        if passed is fields:
+            if account.plain_text:
+                self._learn(event, account.plain_text)
+            return event
+        self._before_text = b""
+        return b"" if passed is None else _rewritten(event, passed)
+
+
+def _end(data: bytes | bytearray, start: int) -> int:
+    """Where the last whole event of `data` ends, 0 if none does; none ends before `start`."""
+    if data.find(b"\r", start) < 0:
+        found_at = data.rfind(b"\n\n", start)
+        return found_at + 2 if found_at >= 0 else 0
+    end = 0
+    for found in _ENDS.finditer(data, start):
+        end = found.end()
+    return end
+
+
+def _rewritten(event: bytes, fields: object) -> bytes:
+    """`event` with `fields` for its data, all else as it was; the event as it is if that can't be written."""
+    try:
+        data = write_json(fields)
+    except ValueError:
+        return event
+    lines, is_written = [], False
+    for line in event.splitlines(keepends=True):
+        if not line.startswith(b"data:"):
+            lines.append(line)
+        elif not is_written:
+            is_written = True
+            lines.append(b"data: %b%b" % (data, line[len(line.rstrip(b"\r\n")) :]))
+    return b"".join(lines)

@@ -1,37 +1,88 @@
-"""Connections to services, kept alive between requests, and the one thing that goes wrong with them.
+"""Connections to services, kept alive between requests.
 
 A service may close a connection that nobody uses just when it is used again (llama.cpp closes after every stream, and
-doesn't say so). Such a request was not read, and may be sent again; one on a new connection may have been. aiohttp
-doesn't tell which it was, so the connector here notes it, in the context of the task that asks.
+doesn't say so). Such a request was not read, and may be sent again; one on a new connection may have been. An exchange
+tells which it was: `Exchange.was_used`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextvars import ContextVar
-from typing import Any
+import asyncio
+from collections.abc import Callable
+from typing import Final
 
-from aiohttp import ClientRequest, ClientTimeout, TCPConnector
-from aiohttp.connector import Connection
+from yarl import URL
 
-wants_new: ContextVar[bool] = ContextVar("wants_new", default=False)
-"""Set it for a request that must not go on a connection that was used before."""
-was_used: ContextVar[bool] = ContextVar("was_used", default=False)
-"""Whether the last request of this task went on one."""
+from limiter_node.upstream.gateway.connection import ServiceConnection
+from limiter_node.upstream.gateway.dialing import Dialer
+
+_LOOK_S: Final = 0.25
+"""How often deadlines are looked at: no request starts a timer, so that one is noticed up to that much later."""
 
 
-class KeepAliveConnector(TCPConnector):
-    """Tells by `was_used` and obeys `wants_new`."""
+class Pool:
+    """The connections of one node to the address `url`.
 
-    async def connect(self, req: ClientRequest, traces: Sequence[Any], timeout: ClientTimeout) -> Connection:
-        """A connection for `req`."""
-        while True:
-            connection = await super().connect(req, traces, timeout)  # type: ignore[arg-type]
-            protocol = connection.protocol
-            is_used = getattr(protocol, "was_used", False)
-            if not (is_used and wants_new.get()):
-                break
-            connection.close()
-        protocol.was_used = True  # type: ignore[union-attr]
-        was_used.set(is_used)
+    Those that are idle are kept for `keepalive_s`, the newest used first. `read_s`: see `ServiceConnection`.
+    """
+
+    def __init__(self, url: URL, dialer: Dialer, read_s: float, keepalive_s: float) -> None:
+        self._url, self._dialer = url, dialer
+        self._read_s, self._keepalive_s = read_s, keepalive_s
+        self._idle: dict[ServiceConnection, None] = {}
+        """In the order in which they became idle."""
+        self._all: set[ServiceConnection] = set()
+        self._look_every_s = min(_LOOK_S, read_s / 4)
+        self._looking: asyncio.TimerHandle | None = None
+        self._closed: asyncio.Future[None] | None = None
+        loop = asyncio.get_running_loop()
+        self.now_s: Callable[[], float] = loop.time
+        """The event loop's clock."""
+        self._loop = loop
+
+    async def connection(self, *, is_new: bool = False) -> ServiceConnection:
+        """Return one that can carry a request; `is_new`: that has carried none. Raises `Unreachable`."""
+        if not is_new:
+            oldest_s = self.now_s() - self._keepalive_s
+            while self._idle:
+                connection, _ = self._idle.popitem()
+                if connection.idle_since_s > oldest_s and connection.is_open:
+                    return connection
+                connection.abort()
+        connection = await self._dialer.dial(self._url, lambda: ServiceConnection(self, self._read_s))
+        self._all.add(connection)
+        if self._looking is None:
+            self._looking = self._loop.call_later(self._look_every_s, self._look)
         return connection
+
+    def take_back(self, connection: ServiceConnection) -> None:
+        """Keep a connection whose exchange has ended."""
+        connection.was_used = True
+        connection.idle_since_s = self.now_s()
+        connection.deadline_s = connection.idle_since_s + self._keepalive_s
+        self._idle[connection] = None
+
+    def forget(self, connection: ServiceConnection) -> None:
+        """It is closed."""
+        self._all.discard(connection)
+        if self._closed is not None and not self._all:
+            self._closed.set_result(None)
+            self._closed = None
+        self._idle.pop(connection, None)
+
+    async def close(self) -> None:
+        """Close all of them, and return when they are closed."""
+        if self._looking is not None:
+            self._looking.cancel()
+            self._looking = None
+        for connection in tuple(self._all):
+            connection.abort()
+        if self._all:  # the event loop closes them in its next turns
+            self._closed = self._loop.create_future()
+            await self._closed
+
+    def _look(self) -> None:
+        now_s = self.now_s()
+        for connection in tuple(self._all):
+            connection.look(now_s)
+        self._looking = self._loop.call_later(self._look_every_s, self._look) if self._all else None

@@ -9,36 +9,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from io import BytesIO
+from contextlib import suppress
 from time import monotonic
-from typing import NamedTuple
-
-from aiohttp import (
-    ClientConnectorError,
-    ClientOSError,
-    ClientResponse,
-    ClientSession,
-    ClientTimeout,
-    ConnectionTimeoutError,
-    DummyCookieJar,
-    ServerDisconnectedError,
-)
-from yarl import URL
+from typing import Final, NamedTuple
 
 from limiter_node.telemetry import Telemetry, UpstreamCounts
 from limiter_node.upstream.base import UpstreamError
-from limiter_node.upstream.gateway.answers import BROKEN
-from limiter_node.upstream.gateway.pool import KeepAliveConnector, wants_new, was_used
+from limiter_node.upstream.gateway.connection import ServiceConnection
+from limiter_node.upstream.gateway.dialing import Dialer, Unreachable
+from limiter_node.upstream.gateway.exchange import Broken, Exchange
+from limiter_node.upstream.gateway.pool import Pool
 from limiter_node.upstream.gateway.rotation import Rotation, Target
 from limiter_node.upstream.gateway.service import Service
 
-_LARGE_BYTES = 32_768
-"""What is no longer, the system takes at once. Else a service that doesn't read can keep a request from being sent, and
-aiohttp's own patience begins only after that."""
-_STALE_S = 0.5
+_SMALL_BYTES: Final = 65_536
+"""A request that is no longer is written at once; the system takes it at once, too."""
+_STALE_S: Final = 0.5
 """A kept connection that the service has closed says so within a round trip."""
-_LISTING_S = 5.0
-"""How long an address may take for its list: a model that thinks is worth waiting for, this isn't."""
 
 
 class Patience(NamedTuple):
@@ -59,103 +46,93 @@ class Sender:
         self, services: Sequence[Service], telemetry: Telemetry, patience: Patience, clock: Callable[[], float]
     ) -> None:
         self._patience = patience
+        self._dialer = Dialer(patience.connect_s)
         self._rotations = {service.name: Rotation(service.name, service.urls, clock) for service in services}
         self._counts = {service.name: UpstreamCounts() for service in services}
         telemetry.upstreams = self._counts
         telemetry.upstream_targets = [target for each in self._rotations.values() for target in each.targets]
-        self._urls: dict[tuple[URL, str], URL] = {}
-        self._session: ClientSession | None = None
+        self._pools: dict[Target, Pool] = {}
+        self._heads: dict[tuple[Target, str, str], bytes] = {}
 
     async def close(self) -> None:
         """Let go of all connections."""
-        if self._session is not None:
-            await self._session.close()
+        for pool in self._pools.values():
+            await pool.close()
 
     async def send(
-        self, service: Service, method: str, path: str, body: bytes | None, headers: dict[str, str]
-    ) -> tuple[ClientResponse, Target]:
-        """The head of the response, and whose it is. Raises `UpstreamError`."""
+        self,
+        service: Service,
+        method: str,
+        path: str,
+        body: bytes | None,
+        headers: dict[str, str],
+        on_sent: Callable[[], None] = lambda: None,
+    ) -> tuple[Exchange, Target]:
+        """Return the answer, of which the head has come, and whose it is. Raises `UpstreamError`.
+
+        `on_sent` is called before the first byte is sent: from then on the service may do the work.
+        """
         failure: UpstreamError | None = None
         counts = self._counts[service.name]
         sent_s = monotonic()
+        block = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+        if body is not None:
+            block += f"Content-Length: {len(body)}\r\n"
+        fields = f"{block}\r\n".encode("latin-1")
         for target in self._rotations[service.name].in_turn(may_try=body is not None):
             if failure is not None:
                 counts.retries += 1
+            head = (self._heads.get((target, method, path)) or self._request_line(target, method, path)) + fields
             try:
-                response = await self._sent_to(target, counts, method, path, body, headers)
+                exchange = await self._sent_to(target, counts, head, body or b"", on_sent)
                 if body is not None:
                     counts.head_wait.note(monotonic() - sent_s)
-                return response, target
-            except (ClientConnectorError, ConnectionTimeoutError) as error:
-                what = "connecting took too long" if isinstance(error, TimeoutError) else _reason(error)
-                failure = self.failure(service, target, "unreachable", f"cannot be reached ({what})")
+                return exchange, target
+            except Unreachable as error:
+                failure = self.failure(service, target, "unreachable", f"cannot be reached ({error})")
             except TimeoutError:
                 raise self.failure(service, target, "timeout", "did not begin to answer in time") from None
-            except BROKEN as error:
-                what = f"broke off before it answered ({type(error).__name__})"
-                raise self.failure(service, target, "broken", what) from None
+            except Broken as error:
+                raise self.failure(service, target, "broken", f"{error} before it answered") from None
             except asyncio.CancelledError:
                 counts.outcomes["gone"] += 1
                 raise
         assert failure is not None, "a service has an address"
         raise failure
 
+    def _request_line(self, target: Target, method: str, path: str) -> bytes:
+        """The first lines of all requests of this kind, made once."""
+        url = target.url.joinpath(path).with_query(target.url.query)
+        host = url.raw_host or ""
+        if ":" in host:
+            host = f"[{host}]"
+        at = host if url.is_default_port() else f"{host}:{url.port}"
+        line = f"{method} {url.raw_path_qs} HTTP/1.1\r\nHost: {at}\r\nAccept: */*\r\n".encode("latin-1")
+        self._heads[target, method, path] = line
+        return line
+
     async def _sent_to(
-        self,
-        target: Target,
-        counts: UpstreamCounts,
-        method: str,
-        path: str,
-        body: bytes | None,
-        headers: dict[str, str],
-    ) -> ClientResponse:
-        url = self._urls.get((target.url, path))
-        if url is None:
-            url = self._urls[target.url, path] = target.url.joinpath(path).with_query(target.url.query)
-        session, sent_s = self._session or self._open(), monotonic()
+        self, target: Target, counts: UpstreamCounts, head: bytes, body: bytes, on_sent: Callable[[], None]
+    ) -> Exchange:
+        pool = self._pools.get(target)
+        if pool is None:
+            patience = self._patience
+            pool = self._pools[target] = Pool(target.url, self._dialer, patience.read_s, patience.keepalive_s)
+        connection = await pool.connection()
+        on_sent()
+        sent_s = pool.now_s()
+        exchange = connection.begin(sent_s)
         try:
-            return await self._once(session, method, url, body, headers)
-        except (ClientConnectorError, ConnectionTimeoutError):
-            raise
-        except (ServerDisconnectedError, ClientOSError):
-            if not was_used.get() or monotonic() - sent_s > _STALE_S:
+            await _carried(connection, exchange, head, body)
+            return exchange
+        except Broken:
+            if not exchange.was_used or pool.now_s() - sent_s > _STALE_S:
                 raise
         counts.retries += 1
-        token = wants_new.set(True)
-        try:
-            return await self._once(session, method, url, body, headers)
-        finally:
-            wants_new.reset(token)
-
-    async def _once(
-        self, session: ClientSession, method: str, url: URL, body: bytes | None, headers: dict[str, str]
-    ) -> ClientResponse:
-        if body is None:
-            return await session.request(
-                method, url, headers=headers, allow_redirects=False, timeout=self._listing_timeout()
-            )
-        if len(body) <= _LARGE_BYTES:
-            return await session.request(method, url, data=body, headers=headers, allow_redirects=False)
-        async with asyncio.timeout(self._patience.connect_s + self._patience.read_s):
-            # As a file, because aiohttp lets go of the event loop between its parts.
-            return await session.request(method, url, data=BytesIO(body), headers=headers, allow_redirects=False)
-
-    def _listing_timeout(self) -> ClientTimeout:
-        patience = self._patience
-        return ClientTimeout(min(_LISTING_S, patience.read_s), connect=patience.connect_s)
-
-    def _open(self) -> ClientSession:
-        """Late, because it wants the event loop that it is used in."""
-        patience = self._patience
-        self._session = ClientSession(
-            # Requests under way are bounded by the node; here nothing is to wait for a connection.
-            connector=KeepAliveConnector(limit=0, keepalive_timeout=patience.keepalive_s),
-            timeout=ClientTimeout(
-                total=None, connect=patience.connect_s, sock_connect=patience.connect_s, sock_read=patience.read_s
-            ),
-            cookie_jar=DummyCookieJar(),  # one caller's answer must not become another's request
-        )
-        return self._session
+        connection = await pool.connection(is_new=True)
+        exchange = connection.begin(pool.now_s())
+        await _carried(connection, exchange, head, body)
+        return exchange
 
     def ended(self, service: Service, target: Target) -> Ended:
         """What is told, once, how a request to `target` ended."""
@@ -167,14 +144,11 @@ class Sender:
         target: Target,
         outcome: str,
         what: str,
-        response: ClientResponse | None = None,
         error: UpstreamError | None = None,
     ) -> UpstreamError:
         """Count a failure; the error to raise, which says in our log who failed."""
-        if response is not None:
-            response.close()
         self.ended(service, target)(outcome, what)
-        said = f"upstream {service.name}: {target.name} {what}"
+        said = f"{target.described} {what}"
         if error is None:
             return UpstreamError(said, status=504 if outcome == "timeout" else 502)
         return UpstreamError(
@@ -186,29 +160,44 @@ class Sender:
         )
 
 
+async def _carried(connection: ServiceConnection, exchange: Exchange, head: bytes, body: bytes) -> None:
+    """Write a request and wait for the head of its answer. Raises `Broken` and `TimeoutError`."""
+    writing: asyncio.Task[None] | None = None
+    try:
+        if len(body) <= _SMALL_BYTES:
+            connection.write(head, body)
+        else:
+            # Beside it, because a service may answer (or fail) before it has read everything.
+            writing = asyncio.create_task(connection.write_slices(head, body))
+        await exchange.head()
+    except BaseException:
+        exchange.close()
+        raise
+    finally:
+        if writing is not None:
+            writing.cancel()
+            with suppress(asyncio.CancelledError):
+                await writing
+
+
 _ANSWERED = frozenset(("ok", "rate_limited", "refused"))
 
 
 class Ended:
     """Counts how a request ended, once, and lets the rotation know."""
 
-    __slots__ = ("_counts", "_has_ended", "_is_only", "_target")
+    __slots__ = ("_counts", "_is_only", "_target", "has_ended")
 
     def __init__(self, counts: UpstreamCounts, target: Target, *, is_only: bool) -> None:
         self._counts, self._target, self._is_only = counts, target, is_only
-        self._has_ended = False
+        self.has_ended = False
 
     def __call__(self, outcome: str, what: str) -> None:
-        if self._has_ended:
+        if self.has_ended:
             return
-        self._has_ended = True
+        self.has_ended = True
         self._counts.outcomes[outcome] += 1
         if outcome in _ANSWERED:
             self._target.succeeded()
         elif outcome != "gone":
             self._target.failed(why=what, is_only=self._is_only)
-
-
-def _reason(error: ClientConnectorError) -> str:
-    """Why no connection was made, without the address, which stands before it."""
-    return error.os_error.strerror or type(error).__name__

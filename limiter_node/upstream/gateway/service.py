@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -12,9 +11,13 @@ from urllib.parse import urlsplit
 from yarl import URL
 
 from limiter_node.model import ConfigError
+from limiter_node.upstream.gateway.patterns import matches, starred
 
 CAP_FIELDS = ("max_tokens", "max_completion_tokens")
 """What chats call their cap; a service may know only one of them."""
+
+UNNAMED = "upstream"
+"""The name in metrics of a service that was given by its URL alone."""
 
 _NEWER_CAP_HOSTS = (".openai.com", ".openai.azure.com", ".services.ai.azure.com")
 _UNREADABLE = "an upstream's URL cannot be read: use https://HOST/v1"
@@ -44,17 +47,19 @@ class Service:
     """What a chat's cap is called where we add it."""
     asks_usage: bool = True
     """Whether streams are asked to tell their usage."""
+    extra_fields: frozenset[str] = frozenset()
+    """Fields of a request that it may be sent though we don't know them: they count for nothing."""
 
     def renamed(self, model: str) -> str:
         """What the service calls `model`."""
         for pattern, name in self.rename:
-            if (matched := _compiled(pattern).fullmatch(model)) is not None:
-                return name.replace("*", matched[1], 1) if matched.re.groups else name
+            if matches(pattern, model):
+                return name.replace("*", starred(pattern, model), 1) if "*" in pattern else name
         return model
 
     def serves(self, model: str) -> bool:
         """Whether one of its patterns matches."""
-        return any(_compiled(pattern).fullmatch(model) for pattern in self.models)
+        return any(matches(pattern, model) for pattern in self.models)
 
     def offered(self, listed: Sequence[str]) -> list[str]:
         """Names under which callers find the models that the service lists as `listed`."""
@@ -62,9 +67,9 @@ class Service:
         names = [name for name, _ in self.rename if "*" not in name and self.serves(name)]
         for model in listed:
             names += [
-                pattern.replace("*", matched[1], 1)
+                pattern.replace("*", starred(name, model), 1)
                 for pattern, name in self.rename
-                if "*" in pattern and "*" in name and (matched := _compiled(name).fullmatch(model)) is not None
+                if "*" in pattern and "*" in name and matches(name, model)
             ]
             names.append(model)
         # A name that leads to another model is offered where it leads to one that is listed, or that nobody lists.
@@ -124,8 +129,3 @@ def cap_field_of(urls: Sequence[URL]) -> str:
     """
     newer = all(f".{url.host}".endswith(_NEWER_CAP_HOSTS) for url in urls)
     return CAP_FIELDS[1] if newer else CAP_FIELDS[0]
-
-
-@lru_cache(_MAX_CACHED_MODELS)
-def _compiled(pattern: str) -> re.Pattern[str]:
-    return re.compile(re.escape(pattern).replace(r"\*", "(.*)"), re.DOTALL)

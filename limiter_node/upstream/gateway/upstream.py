@@ -1,9 +1,10 @@
-"""The gateway: an upstream that asks services over HTTP; `sending` sends, `answers` reads what comes back."""
+"""The gateway: an upstream that asks services over HTTP; `sending` sends, `answering` reads what comes back."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from time import monotonic
 
@@ -12,30 +13,36 @@ import orjson
 from limiter_node.telemetry import Telemetry
 from limiter_node.upstream.base import (
     AnswerStream,
-    Ask,
-    LimitedRequest,
-    UnknownModel,
+    Draft,
+    Prepared,
     UpstreamError,
     UpstreamRefusal,
     WholeAnswer,
 )
-from limiter_node.upstream.gateway.answers import (
-    BROKEN,
-    MAX_BODY_BYTES,
-    PassingStream,
-    read_body,
-    refused,
-    whole_answer,
+from limiter_node.upstream.gateway.accounts import Account
+from limiter_node.upstream.gateway.answering import response_error, to_answer
+from limiter_node.upstream.gateway.drafting import DraftedAsk, ServiceDrafter
+from limiter_node.upstream.gateway.exchange import Broken
+from limiter_node.upstream.gateway.outgoing import (
+    PATHS,
+    Ask,
+    OutgoingBody,
+    Question,
+    outgoing_headers,
 )
-from limiter_node.upstream.gateway.disguise import refuse_disguised
-from limiter_node.upstream.gateway.outgoing import PATHS, outgoing_body, outgoing_headers
 from limiter_node.upstream.gateway.sending import Patience, Sender
-from limiter_node.upstream.gateway.service import Service, Services
+from limiter_node.upstream.gateway.service import Service
+from limiter_node.upstream.gateway.whole import WholeReader
 
 _MODELS_S = 10.0
 """How long a list of models is remembered: asking for it costs callers nothing."""
 _NO_MODELS_S = 1.0
 """How long it is remembered that there is none: those who waited for it needn't ask again, one after the other."""
+_LISTING_S = 5.0
+"""How long a service may take for its list: a model that thinks is worth waiting for, this isn't."""
+_MAX_LISTING_BYTES = 4 * 1024 * 1024
+_MAX_REASONING = 1_024
+"""Models that are remembered to reason: their names come from callers."""
 
 
 class Gateway:
@@ -50,55 +57,78 @@ class Gateway:
         patience: Patience = Patience(),  # noqa: B008 - a NamedTuple of numbers
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        self._services = Services(services)
+        self.drafter = ServiceDrafter(services)
+        self._services = self.drafter.services
         self._sender = Sender(services, telemetry, patience, clock)
         self._clock = clock
         self._user_agent = f"llm-rate-limiter/{version('llm-rate-limiter')}"
         self._models: tuple[str, ...] | UpstreamError = ()
         self._models_until_s = float("-inf")
         self._asking_models = asyncio.Lock()
+        self._reasoning: set[tuple[str, str]] = set()
+        """Services and their models whose usages have told reasoning tokens."""
 
-    def check(self, request: LimitedRequest, body: bytes) -> None:
-        """Raise `UnknownModel`, or `NotServed` for a body that a service might read in another way."""
-        if self._services.find(request.model) is None:
-            raise UnknownModel(request.model)
-        refuse_disguised(request, body)
+    def prepared(self, draft: Draft) -> Prepared:
+        """A request of which `drafter` made a draft."""
+        drafted: DraftedAsk = draft.content
+        question, added, cap_field = drafted
+        return _PreparedAsk(self, question, OutgoingBody(draft.body, added, cap_field))
 
-    async def ask(self, ask: Ask) -> WholeAnswer | AnswerStream:
-        """The service's answer, as it is."""
+    async def ask(self, ask: Ask, prepared: OutgoingBody, on_sent: Callable[[], None]) -> WholeAnswer | AnswerStream:
+        """The service's answer, as it is. `on_sent` is called when the service may begin to work on it."""
         found = self._services.find(ask.request.model)
-        assert found is not None, "checked before it was admitted"
-        service = found.service
-        path = PATHS[type(ask.request)]
-        body, headers = outgoing_body(ask, service, found.model), outgoing_headers(ask, service, self._user_agent)
-        response, target = await self._sender.send(service, "POST", path, body, headers)
+        assert found is not None, "found when it was prepared"
+        service, model = found
+        path, headers = PATHS[ask.request.kind], outgoing_headers(ask, service, self._user_agent)
+        body = prepared.with_cap(ask.cap_per_choice)
+        del prepared
+        exchange, target = await self._sender.send(service, "POST", path, body, headers, on_sent)
+        del body  # an answer that passes has no use for it
         ended = self._sender.ended(service, target)
         try:
-            if response.status != 200:
-                raise await refused(response, service)
-            is_stream = response.headers.get("Content-Type", "").lower().startswith("text/event-stream")
-            if is_stream and ask.request.stream:
-                return PassingStream(response, ask, service, f"upstream {service.name}: {target.name}", ended)
-            if is_stream:
-                raise UpstreamError("answered with a stream that nobody asked for")
-            answer = await whole_answer(response, ask, service)
+            if exchange.status != 200:
+                raise await response_error(exchange, service)
+            note, hides = partial(self._note, service.name, model), partial(self._hides, service.name, model)
+            who = target.described
+            answer = await to_answer(exchange, ask, service, who, ended, hides, note)
         except UpstreamRefusal as error:
             ended("rate_limited" if error.status == 429 else "refused", "")
-            response.close()
+            exchange.close()
             raise
         except UpstreamError as error:
-            raise self._sender.failure(service, target, "failed", str(error), response, error) from None
+            exchange.close()
+            if ended.has_ended:
+                raise
+            raise self._sender.failure(service, target, "failed", str(error), error) from None
         except TimeoutError:
-            raise self._sender.failure(service, target, "timeout", "fell silent in its answer", response) from None
-        except BROKEN as error:
-            what = f"broke off its answer ({type(error).__name__})"
-            raise self._sender.failure(service, target, "broken", what, response) from None
+            exchange.close()
+            raise self._sender.failure(service, target, "timeout", "fell silent in its answer") from None
+        except Broken as error:
+            exchange.close()
+            raise self._sender.failure(service, target, "broken", f"broke off its answer: {error}") from None
         except BaseException:
             ended("gone", "")
-            response.close()
+            exchange.close()
             raise
-        ended("ok", "")
+        if isinstance(answer, WholeAnswer):
+            ended("ok", "")
         return answer
+
+    def hides_output(self, model: str) -> bool:
+        """Whether callers' model `model` is known to produce output that nobody is shown."""
+        found = self._services.find(model)
+        return found is not None and (found.service.name, found.model) in self._reasoning
+
+    def _hides(self, service: str, model: str, account: Account) -> bool:
+        self._note(service, model, account)
+        return (service, model) in self._reasoning
+
+    def _note(self, service: str, model: str, reader: Account | WholeReader) -> None:
+        """Remember that a model reasons, as its usages tell."""
+        if reader.told_reasoning and (service, model) not in self._reasoning:
+            if len(self._reasoning) >= _MAX_REASONING:
+                self._reasoning.clear()
+            self._reasoning.add((service, model))
 
     async def models(self) -> tuple[str, ...]:
         """What the services list, under the names that callers use. Raises `UpstreamError` if none of them answers."""
@@ -137,15 +167,49 @@ class Gateway:
         headers = {"Accept-Encoding": "identity", "User-Agent": self._user_agent}
         if service.key:
             headers["Authorization"] = f"Bearer {service.key}"
-        response, target = await self._sender.send(service, "GET", "models", None, headers)
         try:
-            if response.status != 200:
-                raise await refused(response, service)
-            said = orjson.loads(await read_body(response, MAX_BODY_BYTES))
+            async with asyncio.timeout(_LISTING_S):
+                exchange, target = await self._sender.send(service, "GET", "models", None, headers)
+        except TimeoutError:
+            raise UpstreamError(f"upstream {service.name} did not list its models in time", status=504) from None
+        try:
+            if exchange.status != 200:
+                raise await response_error(exchange, service)
+            async with asyncio.timeout(_LISTING_S):
+                said = orjson.loads(await exchange.read(_MAX_LISTING_BYTES))
             return [str(model["id"]) for model in said["data"]]
         except UpstreamError:
             raise
-        except (*BROKEN, TimeoutError, orjson.JSONDecodeError, LookupError, TypeError):
-            raise UpstreamError(f"upstream {service.name}: {target.name} could not list its models") from None
+        except (Broken, TimeoutError, orjson.JSONDecodeError, LookupError, TypeError):
+            raise UpstreamError(f"{target.described} could not list its models") from None
         finally:
-            response.close()
+            exchange.close()
+
+
+class _PreparedAsk:
+    """A question and a body, until they are asked."""
+
+    __slots__ = ("_body", "_gateway", "_question", "is_sent")
+
+    def __init__(self, gateway: Gateway, question: Question, body: OutgoingBody) -> None:
+        self._gateway, self._question = gateway, question
+        self._body: OutgoingBody | None = body
+        self.is_sent = False
+
+    @property
+    def is_uncertain(self) -> bool:
+        """Whole answers tell nothing until they come; streams would have begun, unless their models reason."""
+        return not self._question.stream or self._gateway.hides_output(self._question.model)
+
+    def _on_sent(self) -> None:
+        self.is_sent = True
+
+    async def ask(
+        self, reserved_tokens: int, request_id: str, headers: Mapping[str, str]
+    ) -> WholeAnswer | AnswerStream:
+        """Ask, and hold the body no longer than that needs it."""
+        body, self._body = self._body, None
+        assert body is not None, "asked twice"
+        asking = self._gateway.ask(Ask(self._question, reserved_tokens, request_id, headers), body, self._on_sent)
+        del body
+        return await asking

@@ -1,61 +1,120 @@
-"""What an answer costs: the output tokens that the service tells, or else those of what it said.
+"""What a service's `usage` tells of an answer's cost, in tokens.
 
-The rule: output is ``completion_tokens`` (``output_tokens`` of the Responses API). Reasoning is output: services count
-it among these, and where one leaves it out (its ``total_tokens`` is more than prompt and completion together), the
-difference is charged, too. Cached input is input: it was counted in full when the request was admitted, by our own
-tokenizer, and what the service tells of its input changes nothing. Of what a service produces and throws away (rejected
-predictions, ``best_of``) what it tells is charged.
+Output is ``completion_tokens`` (``output_tokens`` of the Responses API). Reasoning is output: services count it among
+these, and where one leaves it out (its ``total_tokens`` is more than prompt and completion together), the difference is
+charged, too. Not so where input explains the difference: some services count what they read from a cache, wrote to it
+or fetched by their own tools beside the prompt. That is input, never output. Of what a service produces and throws away
+(rejected predictions, ``best_of``) what it tells is charged.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
-
-from limiter_node.tokens import count_anew
+from typing import Any, Final, NamedTuple
 
 MOST_TOKENS: Final = 2**31
 """More than any answer; what a service tells beyond it is its mistake, and must not wrap a counter."""
 
-_TEXTS = ("content", "text", "refusal", "arguments", "input")
-_REASONING = ("reasoning_content", "reasoning")
-"""Two names for the same, of which some services use both."""
-_PARTS = ("message", "choices", "output", "content", "summary", "tool_calls", "function_call", "function", "custom")
+_MOST_COUNTED_PER_TOLD = 8
+"""Streams are counted piece by piece. Cut at each character, English has about five pieces a token: a usage that tells
+less than an eighth of what was counted is a mistake (zeros, or what one piece cost), not another tokenizer."""
+
+_READ, _WRITTEN, _FETCHED = range(3)
+_INPUTS: Final = {
+    **dict.fromkeys(
+        ("cached_tokens", "cache_read_input_tokens", "cache_read_tokens", "prompt_cache_hit_tokens"), _READ
+    ),
+    **dict.fromkeys(("cached_prompt_tokens", "cache_read"), _READ),
+    **dict.fromkeys(("cache_creation_input_tokens", "cache_creation_tokens", "cache_creation"), _WRITTEN),
+    **dict.fromkeys(("cache_write_tokens", "cache_write_input_tokens"), _WRITTEN),
+    **dict.fromkeys(("tool_use_prompt_tokens", "citation_tokens"), _FETCHED),
+}
+"""Input that may stand beside the prompt: read from a cache, written to it, or fetched by tools. Names of one kind are
+names of the same; of several, the greatest counts."""
+_INPUT_DETAILS: Final = ("prompt_tokens_details", "input_tokens_details", "input_token_details")
+_OUTPUT_DETAILS: Final = ("completion_tokens_details", "output_tokens_details", "output_token_details")
 
 
-def told_tokens(usage: Any) -> int | None:
-    """The output that a `usage` object tells, None where it tells none. Any JSON is understood."""
+class Usage(NamedTuple):
+    """What a service told."""
+
+    output_tokens: int | None
+    """None where it told input only, as for embeddings."""
+    input_tokens: int
+    """Cached input included, whether or not the service counts it in its prompt; 0 where none was told."""
+    told_reasoning: bool
+    """Whether it told reasoning, or a total that only reasoning explains."""
+
+    def is_plausible(self, counted: int) -> bool:
+        """Whether its output may be what was counted as `counted` tokens, by another tokenizer."""
+        return self.output_tokens is not None and self.output_tokens * _MOST_COUNTED_PER_TOLD >= counted
+
+
+def read_usage(usage: Any) -> Usage | None:
+    """Return what a `usage` object tells, None where it tells nothing. Any JSON is understood."""
     if type(usage) is not dict:
         return None
     output, before = _count(usage.get("completion_tokens")), _count(usage.get("prompt_tokens"))
     if output is None:
-        output, before = _count(usage.get("output_tokens")), _count(usage.get("input_tokens"))
-        if output is None:
-            return None
+        other, other_before = _count(usage.get("output_tokens")), _count(usage.get("input_tokens"))
+        if other is not None or before is None:
+            output, before = other, other_before
+    if output is None and before is None:
+        return None
+    if not output and not before and not usage.get("total_tokens"):
+        return None  # zeros are what a service says that doesn't count
+    told_output, beside, told_reasoning = output, 0, False
+    if before is not None:
+        beside, unexplained = _beside_the_prompt(usage, before, output)
+        if unexplained:  # Gemini leaves the output out where all of it was reasoning
+            told_output, told_reasoning = (output or 0) + unexplained, True
+    return Usage(
+        None if told_output is None else min(told_output, MOST_TOKENS),
+        min((before or 0) + beside, MOST_TOKENS),
+        told_reasoning or _reasoning(usage) > 0,
+    )
+
+
+def _beside_the_prompt(usage: dict[str, Any], before: int, output: int | None) -> tuple[int, int]:
+    """Return the input that isn't in the prompt of `before` tokens, and the tokens of the total that it leaves."""
     total = _count(usage.get("total_tokens"))
-    if total is not None and before is not None and total - before > output:
-        output = total - before
-    return min(output, MOST_TOKENS)
+    excess = 0 if total is None else max(0, total - before - (output or 0))
+    inputs = [0, 0, 0]
+    _note_inputs(usage, inputs)
+    for name in _INPUT_DETAILS:
+        if type(details := usage.get(name)) is dict:
+            _note_inputs(details, inputs)
+    read, written, fetched = inputs
+    if not (read or written or fetched):
+        return 0, excess
+    cached = read + written
+    if excess:
+        reasoning = _reasoning(usage)
+        for beside in (cached + fetched, cached, read + fetched, written + fetched, read, written, fetched):
+            if beside and excess in (beside, beside + reasoning):
+                return beside, excess - beside
+    # More than the whole prompt cannot be in it; nor is it where Anthropic's names are used, which have no total.
+    if cached > before or (total is None and "input_tokens" in usage and "prompt_tokens" not in usage):
+        return cached, max(0, excess - cached)
+    return 0, excess
+
+
+def _note_inputs(holder: dict[str, Any], inputs: list[int]) -> None:
+    for name, value in holder.items():
+        kind = _INPUTS.get(name)
+        if kind is None or not value:
+            continue
+        if type(value) is dict:  # by the time that it is kept
+            value = sum(_count(each) or 0 for each in value.values())
+        inputs[kind] = max(inputs[kind], _count(value) or 0)
+
+
+def _reasoning(usage: dict[str, Any]) -> int:
+    for name in _OUTPUT_DETAILS:
+        details = usage.get(name)
+        if type(details) is dict and (told := _count(details.get("reasoning_tokens"))):
+            return told
+    return _count(usage.get("reasoning_tokens")) or 0
 
 
 def _count(value: Any) -> int | None:
     return value if type(value) is int and value >= 0 else None
-
-
-def text_tokens(answer: Any, encoding: str) -> int:
-    """The output in a whole answer, by its texts and calls of tools; any JSON has a count. Linear in its length."""
-    tokens = 0
-    waiting: list[Any] = [answer]
-    while waiting:
-        part = waiting.pop()
-        if type(part) is list:
-            waiting += part
-        elif type(part) is dict:
-            reasoning = next((part[name] for name in _REASONING if part.get(name)), None)
-            for text in (reasoning, *(part.get(name) for name in _TEXTS)):
-                if type(text) is str and text:
-                    tokens += count_anew(text, encoding)
-            waiting += [part[name] for name in _PARTS if type(part.get(name)) in (dict, list)]
-            called = part.get("name")
-            if type(called) is str and ("arguments" in part or "input" in part):
-                tokens += count_anew(called, encoding)
-    return tokens

@@ -6,12 +6,21 @@ would be longer than the cap is cut to it, with finish reason ``length``.
 
 from __future__ import annotations
 
+from itertools import islice
+
 from limiter_node.tokens import count
 from limiter_node.upstream.base import AnswerForm, ForcedTool
 from limiter_node.upstream.mock.schema import fitting_json
+from limiter_node.upstream.mock.text import pieces
 from limiter_node.upstream.source import Completion, ToolCall
 
 CUSTOM_INPUT = "mock input"
+
+ANY_OBJECT = {"type": "object"}
+OBJECT_TOKENS = 6
+"""What the object around its text may have."""
+_MOST_WORDS = 4_000
+"""Of an object's text: it is tokenized, which prose is not, and a length may be a million tokens."""
 
 
 def shaped(prose: Completion, form: AnswerForm, model: str, cap: int) -> Completion:
@@ -23,7 +32,12 @@ def shaped(prose: Completion, form: AnswerForm, model: str, cap: int) -> Complet
         return Completion(
             ("",) * choices, (reason,) * choices, (tokens,) * choices, tokens * choices, prose.system_fingerprint, calls
         )
-    if form.json_schema is not None:
+    if form.json_schema == ANY_OBJECT:
+        ended = []
+        for content, tokens in zip(prose.contents, prose.choice_tokens, strict=True):
+            text = any_object(content, tokens)
+            ended.append(stopped(text, "stop", count(text, model), form.stop, model, cap))
+    elif form.json_schema is not None:
         text = fitting_json(form.json_schema)
         one = stopped(text, "stop", count(text, model), form.stop, model, cap)
         ended = [one] * choices
@@ -32,6 +46,12 @@ def shaped(prose: Completion, form: AnswerForm, model: str, cap: int) -> Complet
         ended = [stopped(text, reason, tokens, form.stop, model, cap) for text, reason, tokens in drawn]
     contents, reasons, counts = zip(*ended, strict=True)
     return Completion(contents, reasons, counts, sum(counts), prose.system_fingerprint)
+
+
+def any_object(prose: str, tokens: int) -> str:
+    """A JSON object of about `tokens` tokens, the length of `prose`, whose beginning is in it."""
+    words = min(max(0, tokens - OBJECT_TOKENS), _MOST_WORDS)
+    return '{"answer":"' + "".join(islice(pieces(prose), words)) + '"}'
 
 
 def stopped(text: str, reason: str, tokens: int, stop: tuple[str, ...], model: str, cap: int) -> tuple[str, str, int]:

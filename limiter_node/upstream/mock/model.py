@@ -72,8 +72,9 @@ class MockModel:
     """Answers with lengths drawn from `length` by a generator seeded with `seed`.
 
     Whole answers come after `latency_ms`. Streams begin after `ttft_ms` and go on at `tokens_per_s` in each choice, or
-    without any pause where that is 0. `length` is described at `parse_length`. Raises `ConfigError` for one that is not
-    understood, or a time or rate below 0.
+    without any pause where that is 0. `length` is described at `parse_length`. `tool_rate`: the share, from 0 to 1, of
+    requests that are answered with a call of one of the tools that they offer and don't force. Raises `ConfigError` for
+    a length that is not understood, a time or rate below 0, or a share beyond 1.
     """
 
     system_fingerprint: str | None = _FINGERPRINT
@@ -87,16 +88,21 @@ class MockModel:
         models: Sequence[str] = DEFAULT_MODELS,
         ttft_ms: float = 0.0,
         tokens_per_s: float = 0.0,
+        tool_rate: float = 0.0,
     ) -> None:
         for what, value in (("latency", latency_ms), ("time to first token", ttft_ms)):
             if not 0 <= value < math.inf:
                 raise ConfigError(f"the mock's {what} must be 0 ms or more, not {value}")
         if not 0 <= tokens_per_s < math.inf:
             raise ConfigError(f"the mock's tokens per second must be 0 or more, not {tokens_per_s}")
+        if not 0 <= tool_rate <= 1:
+            raise ConfigError(f"the mock's rate of tool calls must be from 0 to 1, not {tool_rate}")
         self._latency_s = latency_ms / 1_000
         self._ttft_s = ttft_ms / 1_000
         self._tokens_per_s = tokens_per_s
         self._draw = parse_length(length, random.Random(seed))
+        self._tool_rate = tool_rate
+        self._tool_draw = random.Random(seed).random  # its own, so that lengths are the same at any rate
         self._models = tuple(models)
         self._text = MockText()
 
@@ -152,6 +158,8 @@ class MockModel:
                 (self._text.prefix(tokens),), (_reason(drawn, cap_per_choice),), (tokens,), tokens, _FINGERPRINT
             )
         completion = self._choices([self._draw() for _ in range(n)], cap_per_choice)
+        if form is not None and form.offered and self._tool_draw() < self._tool_rate:
+            form = form._replace(tool=form.offered[int(self._tool_draw() * len(form.offered))])
         return completion if form is None else shaped(completion, form, request.model, cap_per_choice)
 
     def _choices(self, drawn: list[int], cap_per_choice: int) -> Completion:

@@ -25,6 +25,8 @@ _REPEATED: dict[str, Any] = {
     "truncation": "disabled",
     "user": None,
 }
+REPEATED_FIELDS = frozenset((*_REPEATED, "reasoning", "text", "tools"))
+"""The fields of a request that `response_object` reads."""
 _REASONING: dict[str, Any] = {"effort": None, "summary": None}
 _TEXT: dict[str, Any] = {"format": {"type": "text"}, "verbosity": "medium"}
 _FUNCTION: dict[str, Any] = {"description": None, "parameters": None, "strict": True}

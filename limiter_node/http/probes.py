@@ -1,0 +1,100 @@
+"""What operators ask a node: whether it is alive, whether it can decide, its metrics.
+
+`Routes` serves these beside the callers' routes, or `AdminRoutes` serves them alone, on a port of their own. No key is
+needed for any of them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+
+from aiohttp import hdrs, web
+
+from limiter_node.http import errors, openai_response
+from limiter_node.http.answer import Answer
+from limiter_node.http.headers import RequestIds, ResponseHeaders
+from limiter_node.http.metrics import Metrics
+from limiter_node.http.streaming import Delivered
+from limiter_node.limiter.limiter import Limiter
+from limiter_node.model import StoreUnavailable
+from limiter_node.upstream.openai.error import error_body
+
+log = logging.getLogger(__name__)
+
+RETRY_UNAVAILABLE_MS = 1_000
+"""What a 503 tells callers to wait: a failing store or an overload lasts about that long, or much longer."""
+
+Response = Answer | Delivered
+Handler = Callable[[web.BaseRequest, str], Awaitable[Response]]
+
+
+def readable(handler: Handler) -> dict[str, Handler]:
+    """The methods of a route that is only read. `Answer` leaves out the body where the method is HEAD."""
+    return {"GET": handler, "HEAD": handler}
+
+
+class Probes:
+    """The handlers. `problem` says why the node can't decide yet or any more; it is "" while it can."""
+
+    def __init__(
+        self, headers: ResponseHeaders, limiter: Limiter, metrics: Metrics, problem: Callable[[], str]
+    ) -> None:
+        self.headers = headers
+        self._limiter = limiter
+        self._metrics_of_node = metrics
+        self._problem = problem
+        self.table: Mapping[str, dict[str, Handler]] = {
+            "/healthz": readable(self._healthz),
+            "/readyz": readable(self._readyz),
+            "/metrics": readable(self._metrics),
+        }
+
+    async def _healthz(self, _request: web.BaseRequest, request_id: str) -> Answer:
+        return Answer(b'{"status":"ok"}', self.headers.plain(request_id))
+
+    async def _metrics(self, request: web.BaseRequest, request_id: str) -> Answer:
+        page, content_type = self._metrics_of_node.page(request.headers.get(hdrs.ACCEPT, ""))
+        return Answer(page, self.headers.of_type(content_type, request_id))
+
+    async def _readyz(self, _request: web.BaseRequest, request_id: str) -> Answer:
+        if problem := self._problem():
+            return self._not_ready(problem, request_id)
+        try:
+            reason = await self._limiter.check()
+        except StoreUnavailable as error:
+            return self._not_ready(str(error), request_id)
+        return Answer(openai_response.readiness(reason), self.headers.plain(request_id))
+
+    def _not_ready(self, reason: str, request_id: str) -> Answer:
+        body = error_body(reason, "server_error", code="not_ready")
+        return Answer(body, self.headers.unavailable(request_id, RETRY_UNAVAILABLE_MS), 503)
+
+
+class AdminRoutes:
+    """The probes and nothing else, for the server of the admin port.
+
+    Its responses are in no metric and its requests are never turned away: `limiter_responses_total` tells of callers.
+    """
+
+    def __init__(self, probes: Probes) -> None:
+        self._probes = probes
+        self._ids = RequestIds()
+
+    async def answer(self, request: web.BaseRequest) -> Response:
+        """Answer any request; every failure becomes an answer, too."""
+        request_id = self._ids.next()
+        plain = self._probes.headers.plain(request_id)
+        methods = self._probes.table.get(request.path)
+        if methods is None:
+            reply = errors.not_found(request.method, request.path)
+            return Answer(reply.body, plain, reply.status)
+        handler = methods.get(request.method)
+        if handler is None:
+            reply = errors.method_not_allowed(request.method, request.path)
+            return Answer(reply.body, f"{plain}allow: {', '.join(methods)}\r\n", reply.status)
+        try:
+            return await handler(request, request_id)
+        except Exception:
+            log.exception("request %s failed", request_id, extra={"event": "request_failed", "request_id": request_id})
+            return Answer(errors.INTERNAL.body, plain, errors.INTERNAL.status)

@@ -1,0 +1,76 @@
+"""What a node and its second process tell each other about a large request (`limiter_node.worker_process.Frame`).
+
+Heads are pickled: both processes are this program, and nobody else has the pipes between them. The second is told no
+key.
+"""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any, Final, NamedTuple, NoReturn
+
+from limiter_node.http.fields import InvalidRequest
+from limiter_node.model import Need
+from limiter_node.upstream.base import Drafter, NotServed, UnknownModel
+from limiter_node.worker_process import Frame
+
+SETUP: Final = 0
+"""The kind of the first frame, whose head is what an upstream makes drafts with."""
+READ: Final = 2
+"""The kind of a request, whose head is a path; and of the answer, whose head is a `Read`."""
+_REFUSED: Final = 3
+
+
+class Read(NamedTuple):
+    """What came of a request."""
+
+    need: Need
+    content: Any
+    """Of its draft."""
+    is_body_as_sent: bool
+    """Whether the body of its draft is the request's own; else it is the frame's."""
+
+
+def setup_frame(drafter: Drafter) -> Frame:
+    """The frame that comes first."""
+    return Frame(SETUP, pickle.dumps(drafter))
+
+
+def drafter_of(frame: Frame) -> Drafter:
+    """What `setup_frame` was given."""
+    drafter: Drafter = pickle.loads(frame.head)
+    return drafter
+
+
+def read_frame(read: Read, body: bytes) -> Frame:
+    """The answer for a request that can be asked."""
+    return Frame(READ, pickle.dumps(read), b"" if read.is_body_as_sent else body)
+
+
+def refusal_frame(error: InvalidRequest | NotServed) -> Frame:
+    """The answer for a request that was refused."""
+    if isinstance(error, InvalidRequest):
+        arguments: tuple[Any, ...] = (error.message, error.param, error.code)
+    elif isinstance(error, UnknownModel):
+        arguments = (error.model,)
+    else:
+        arguments = (str(error), error.param, error.code)
+    return Frame(_REFUSED, pickle.dumps((type(error), arguments)))
+
+
+def failure_frame(trace: str) -> Frame:
+    """The answer where reading failed in a way that nobody thought of: `trace` says how, for the log."""
+    return Frame(_REFUSED, pickle.dumps((RuntimeError, (trace,))))
+
+
+def read_of(answer: Frame) -> Read:
+    """What `answer` says. Raises the error if it says one: `InvalidRequest`, `NotServed`, or what nobody expects."""
+    if answer.kind != READ:
+        _raise(answer)
+    read: Read = pickle.loads(answer.head)
+    return read
+
+
+def _raise(answer: Frame) -> NoReturn:
+    kind, arguments = pickle.loads(answer.head)
+    raise kind(*arguments)

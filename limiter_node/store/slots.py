@@ -1,0 +1,65 @@
+"""Who owns which slots of a cluster, in the words of its servers: ``CLUSTER SLOTS`` and the redirections MOVED and ASK.
+
+A server may leave hosts out. A cluster behind a load balancer (``cluster-preferred-endpoint-type unknown-endpoint``)
+tells ports only; a server that was never told its own address leaves out its own. The host is then the one that was
+asked (https://valkey.io/commands/cluster-slots). Neighbours: `discovery`, `masters`, `watch` (who ask), `topology` (who
+is redirected).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from redis.exceptions import InvalidResponse
+
+SLOTS = 16384
+
+Endpoint = tuple[str, int]
+
+_NO_NAME = "?"
+"""Told by a cluster that prefers host names, of a server that has none."""
+
+
+class SlotRange(NamedTuple):
+    """The slots `first` to `last`, both included, and the servers of their shard."""
+
+    first: int
+    last: int
+    master: Endpoint
+    replicas: tuple[Endpoint, ...]
+
+
+def slot_ranges(reply: Any, asked_host: str) -> list[SlotRange]:
+    """Read the reply to ``CLUSTER SLOTS`` of the server at `asked_host`; ranges come in the order of their slots.
+
+    Raises redis-py's InvalidResponse for anything else.
+    """
+    try:
+        ranges = [
+            SlotRange(int(first), int(last), *_shard([_endpoint(server, asked_host) for server in servers]))
+            for first, last, *servers in reply
+        ]
+    except (TypeError, ValueError, AttributeError, IndexError):
+        raise InvalidResponse(f"CLUSTER SLOTS answered what is no list of slots: {reply!r:.100}") from None
+    return sorted(ranges)
+
+
+def redirect_endpoint(address: str, asked_host: str) -> Endpoint:
+    """Return the server that a MOVED or ASK from `asked_host` names as ``host:port``. Raises ValueError for no port."""
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    return (asked_host if host in ("", _NO_NAME) else host), int(port)
+
+
+def _shard(servers: list[Endpoint]) -> tuple[Endpoint, tuple[Endpoint, ...]]:
+    return servers[0], tuple(servers[1:])
+
+
+def _endpoint(server: list[Any], asked_host: str) -> Endpoint:
+    raw, port, *more = server
+    host = raw.decode() if raw else ""
+    if host == _NO_NAME:  # its IP is among what is told beside
+        facts = more[1] if len(more) > 1 else []
+        told = dict(zip(facts[::2], facts[1::2], strict=False))
+        host = (told.get(b"ip") or b"").decode()
+    return host or asked_host, int(port)

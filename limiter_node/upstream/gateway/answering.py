@@ -1,0 +1,162 @@
+"""A service's response as an answer: whole, or still to come; or as the error that it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+from limiter_node.tokens import encoding_name
+from limiter_node.upstream.base import (
+    AnswerStream,
+    Cost,
+    EmbeddingRequest,
+    ResponsesRequest,
+    UpstreamError,
+    UpstreamRefusal,
+    WholeAnswer,
+)
+from limiter_node.upstream.gateway.accounts import Account, ChunkAccount, ResponseAccount
+from limiter_node.upstream.gateway.exchange import HELD_BYTES, Exchange, Fields
+from limiter_node.upstream.gateway.incoming import openai_error, passed_headers, quoted_message, refusal_headers
+from limiter_node.upstream.gateway.outgoing import Ask
+from limiter_node.upstream.gateway.passing import EVENT_STREAM, PassingBody, PassingStream
+from limiter_node.upstream.gateway.said import SaidError, said_error
+from limiter_node.upstream.gateway.service import Service
+from limiter_node.upstream.gateway.sse import looks_like_stream
+from limiter_node.upstream.gateway.usage import MOST_TOKENS
+from limiter_node.upstream.gateway.whole import WholeReader
+
+MAX_ERROR_BYTES: Final = HELD_BYTES
+
+_JSON: Final = "application/json"
+_KEEPS_STATUS: Final = frozenset((502, 503, 504))
+"""Others become 502: a 500 of a node is a mistake of its own."""
+_OUR_FAULT: Final = frozenset((401, 403, 407))
+"""The service doesn't take our key: nothing that the caller could mend."""
+
+
+async def response_error(exchange: Exchange, service: Service) -> UpstreamError:
+    """Return the error that a response is whose status is not 200. Raises what the exchange raises."""
+    status = exchange.status
+    if not 400 <= status < 600:
+        return UpstreamError(f"answered with status {status}")
+    said = await exchange.read(MAX_ERROR_BYTES)
+    if not exchange.is_complete or len(said) > MAX_ERROR_BYTES or _is_packed(exchange.fields):
+        said = b""  # longer than anybody is told (some repeat the whole input), but what it is, its status says
+    kind = _field(exchange.fields, "content-type")
+    if status in _OUR_FAULT and not service.forwards_key:
+        quoted = quoted_message(status, said, service.key, kind)
+        return UpstreamError(f"does not accept this node's key (status {status}){quoted}")
+    body = openai_error(status, said, service.key, kind)
+    headers = refusal_headers(status, exchange.fields, service.key)
+    if status < 500:
+        return UpstreamRefusal(f"refused with status {status}", status=status, body=body, headers=headers)
+    shown = status if status in _KEEPS_STATUS else 502
+    return UpstreamError(f"failed with status {status}", status=shown, body=body, headers=headers)
+
+
+async def to_answer(
+    exchange: Exchange,
+    ask: Ask,
+    service: Service,
+    who: str,
+    ended: Callable[[str, str], None],
+    hides: Callable[[Account], bool],
+    note: Callable[[WholeReader], None],
+) -> WholeAnswer | AnswerStream:
+    """Return the answer that a response with status 200 is, as soon as it is known to be none but that.
+
+    A stream's first event has come then, and of any other answer all, or `HELD_BYTES`. `who` answers, for our log;
+    `ended` is told how it went; `hides`: see `PassingStream`; `note` is told what a whole answer has told.
+
+    Raises `UpstreamError` for an error in the place of an answer, and what the exchange raises.
+    """
+    fields, question = exchange.fields, ask.request
+    kind = _field(fields, "content-type").lower()
+    headers = passed_headers(fields, service.key)
+    if _is_packed(fields):
+        # Not unpacked: a few bytes may become any number. What it cost nobody can tell.
+        packing = _field(fields, "content-encoding")
+        headers += f"content-encoding: {packing}\r\n" if packing.isascii() and packing.isprintable() else ""
+        await exchange.read(1)
+        is_events = question.stream and kind.startswith(EVENT_STREAM)
+        body = PassingBody(exchange, None, headers, who, ended, EVENT_STREAM if is_events else _JSON, _length(fields))
+        await body.begin()
+        return body
+    is_stream = kind.startswith(EVENT_STREAM) or (question.stream and await _begins_as_stream(exchange))
+    if is_stream and not question.stream:
+        raise UpstreamError("answered with a stream that nobody asked for")
+    to_error = partial(_said_to_error, fields, service, who)
+    if is_stream:
+        stream = PassingStream(exchange, _account(ask, service), headers, who, ended, hides, to_error)
+        await stream.begin()
+        return stream
+    held = await exchange.read(HELD_BYTES)
+    if (said := said_error(held, exchange.is_complete)) is not None:
+        ended(said.outcome, said.what)
+        raise to_error(said, False, 0)
+    reader = WholeReader(
+        encoding_name(question.model),
+        choices=question.reserved_choices,
+        at_most=_most_counted(ask, service),
+        has_output=question.kind is not EmbeddingRequest,
+    )
+    if not exchange.is_complete:
+        passing = PassingBody(exchange, reader, headers, who, ended, _JSON, _length(fields))
+        await passing.begin()
+        return passing
+    reader.feed(held)
+    reader.finish()
+    note(reader)
+    return WholeAnswer(held, Cost(reader.output_tokens, reader.input_tokens), headers)
+
+
+async def _begins_as_stream(exchange: Exchange) -> bool:
+    """Whether the answer is an event stream by its first bytes, whatever it is labelled as."""
+    begun = 1
+    while (looks := looks_like_stream(held := await exchange.read(begun))) is None and not exchange.is_complete:
+        begun = len(held) + 1
+        if begun > MAX_ERROR_BYTES:
+            return False
+    return bool(looks)
+
+
+def _said_to_error(
+    fields: Fields, service: Service, who: str, said: SaidError, has_begun: bool, tokens: int
+) -> UpstreamError:
+    error = said.to_upstream_error(
+        service.key, fields, forwards_key=service.forwards_key, produced_tokens=tokens, has_begun=has_begun
+    )
+    error.args = (f"{who} {error}",)
+    return error
+
+
+def _account(ask: Ask, service: Service) -> Account:
+    question = ask.request
+    encoding, at_most = encoding_name(question.model), _most_counted(ask, service)
+    if question.kind is ResponsesRequest:
+        return ResponseAccount(encoding, at_most=at_most)
+    return ChunkAccount(encoding, hides_usage=question.hides_usage, choices=question.n, at_most=at_most)
+
+
+def _most_counted(ask: Ask, service: Service) -> int:
+    """What a count by our tokenizer is held to: a service that has a cap keeps to it, by its own."""
+    is_capped = service.enforces_cap or ask.request.cap is not None
+    return ask.reserved_tokens if is_capped else MOST_TOKENS
+
+
+def _field(fields: Fields, name: str) -> str:
+    return next((value for each, value in fields if each == name), "")
+
+
+def _is_packed(fields: Fields) -> bool:
+    return _field(fields, "content-encoding").strip().lower() not in ("", "identity")
+
+
+def _length(fields: Fields) -> int | None:
+    """Of the body, where the service tells it and sends it so."""
+    if _field(fields, "transfer-encoding"):
+        return None
+    length = _field(fields, "content-length").strip()
+    return int(length) if length.isascii() and length.isdigit() else None

@@ -1,0 +1,341 @@
+"""A service's answer while it passes: bytes go on to the caller in the turn in which they come, and are looked at on
+the way.
+
+Nothing is made of a piece here but what it costs: no task is woken, no queue holds it. A caller that reads slowly holds
+its service up: reading pauses while the sink is full.
+
+An answer goes on without its caller, too (`read_on`): until it has told its usage, or has had its time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from limiter_node.upstream.base import Cost, Sink, UpstreamError
+from limiter_node.upstream.gateway.accounts import Account, ResponseAccount
+from limiter_node.upstream.gateway.events import EventReader, TooLong
+from limiter_node.upstream.gateway.exchange import Exchange
+from limiter_node.upstream.gateway.said import SaidError, error_from_event
+from limiter_node.upstream.gateway.whole import WholeReader
+from limiter_node.upstream.openai.chunks import error_event
+from limiter_node.upstream.openai.response_events import response_error_event
+
+log = logging.getLogger(__name__)
+
+EVENT_STREAM: Final = "text/event-stream"
+_CLOSING_S: Final = 0.5
+"""How long a stream that has said that it ends may take to do so, for its connection to be kept."""
+
+
+class Passing:
+    """What all answers that pass have in common. `who` sends it, for our log.
+
+    `ended` is told how it went: one of `limiter_node.telemetry.UPSTREAM_OUTCOMES`, and what happened.
+    """
+
+    content_type = ""
+    length: int | None = None
+
+    def __init__(self, exchange: Exchange, headers: str, who: str, ended: Callable[[str, str], None]) -> None:
+        self.headers = headers
+        self._exchange, self._who, self._ended = exchange, who, ended
+        self._first: list[bytes] = []
+        """What has passed before there was a sink."""
+        self._sink: Sink | None = None
+        self._is_over = False
+        self._failure: UpstreamError | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    # ---- what kinds of answers differ in -----------------------------------------------------------------------------
+
+    @property
+    def cost(self) -> Cost:
+        """What it costs so far."""
+        raise NotImplementedError
+
+    @property
+    def is_uncertain(self) -> bool:
+        """Whether it may have cost more than anybody can tell, if it isn't read any further."""
+        raise NotImplementedError
+
+    def error_event(self, error: bytes) -> bytes:
+        """Nothing, where the form of the answer has no room for one."""
+        raise NotImplementedError
+
+    @property
+    def _is_known(self) -> bool:
+        """Whether nothing more has to be read to know what it costs."""
+        raise NotImplementedError
+
+    def _take(self, data: bytes) -> bytes:
+        """Look at what came; what of it passes."""
+        raise NotImplementedError
+
+    def _finish(self, failure: Exception | None) -> bytes:
+        """The answer has ended, in that way; what passes on top. It calls `_end`, or `_fail`."""
+        raise NotImplementedError
+
+    # ---- the way of an answer ----------------------------------------------------------------------------------------
+
+    async def begin(self) -> None:
+        """Wait until the first of it can pass. Raises `UpstreamError` where there is nothing to pass but an error."""
+        self._exchange.pass_to(self._came, self._came_to_its_end)
+        while not self._first and not self._is_over:
+            await self._wait()
+        if self._failure is not None and not self._first:
+            raise self._failure
+
+    async def deliver(self, sink: Sink) -> None:
+        """Give all of it to `sink`, as it comes. Raises `UpstreamError` where it breaks off."""
+        first, self._first = self._first, []
+        self._sink = sink
+        try:
+            sink.write(b"".join(first), is_last=self._is_over and self._failure is None)
+            self._exchange.resume()
+            while not self._is_over:
+                if sink.is_full:
+                    self._exchange.pause()
+                    await sink.drained()
+                    self._exchange.resume()
+                else:
+                    await self._wait()
+        finally:
+            self._sink = _NOBODY  # the sink knows this: a cycle
+        if self._failure is not None:
+            raise self._failure
+
+    async def read_on(self, seconds: float) -> None:
+        """Read on for nobody, until it is known what it costs, for so many seconds at most."""
+        self._sink, self._first = _NOBODY, []
+        self._exchange.resume()
+        try:
+            async with asyncio.timeout(seconds):
+                while not self._is_over and not self._is_known:
+                    await self._wait()
+        except TimeoutError:
+            pass
+
+    async def close(self) -> None:
+        """Nothing more is wanted: the service notices at once, by its connection."""
+        if not self._is_over:
+            self._is_over = True
+            self._ended("ok" if self._is_known else "gone", "")
+            self._exchange.close()
+
+    # ---- in the turn in which it comes -------------------------------------------------------------------------------
+
+    def _came(self, data: bytes) -> None:
+        if self._is_over:
+            return
+        try:
+            passed = self._take(data)
+        except Exception:
+            log.exception("%s sent something that could not be looked at", self._who)
+            self._fail("broken", "sent something that could not be looked at")
+            return
+        if passed:
+            self._pass(passed)
+        elif self._is_known and self._sink is _NOBODY:
+            self._wake()
+
+    def _came_to_its_end(self) -> None:
+        if self._is_over:
+            return
+        if passed := self._finish(self._exchange.failure):
+            self._pass(passed)
+        self._wake()
+
+    def _pass(self, data: bytes) -> None:
+        sink = self._sink
+        if sink is None:
+            self._first.append(data)
+            self._wake()
+            if len(self._first) > 1:
+                self._exchange.pause()  # nobody takes it yet
+            return
+        if not sink.write(data, is_last=self._is_over and self._failure is None):
+            self._sink = _NOBODY
+        if sink.is_full:
+            self._exchange.pause()
+            self._wake()
+        elif self._is_over or sink is _NOBODY:
+            self._wake()
+
+    def _end(self) -> None:
+        """All of it has come."""
+        self._is_over = True
+        self._ended("ok", "")
+        self._wake()
+
+    def _fail(self, outcome: str, what: str, status: int = 502, error: UpstreamError | None = None) -> None:
+        """It breaks off; `error` is what to raise for it, if not merely that."""
+        self._is_over = True
+        self._ended(outcome, what)
+        self._failure = error or UpstreamError(
+            f"{self._who} {what}", status=status, produced_tokens=self.cost.output_tokens
+        )
+        self._exchange.close()
+        self._wake()
+
+    def _broke_off(self, failure: Exception, of_what: str) -> None:
+        if isinstance(failure, TimeoutError):
+            self._fail("timeout", f"fell silent in the middle of {of_what}", 504)
+        else:
+            self._fail("broken", f"broke off {of_what} ({failure})")
+
+    async def _wait(self) -> None:
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+class PassingStream(Passing):
+    """An event stream, understood by `account`.
+
+    `hides`: whether its model is known to produce output that nobody is shown. `raise_said`: makes the error of what
+    the service says in an event, and of whether anything has passed before.
+    """
+
+    content_type = EVENT_STREAM
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        account: Account,
+        headers: str,
+        who: str,
+        ended: Callable[[str, str], None],
+        hides: Callable[[Account], bool],
+        to_error: Callable[[SaidError, bool, int], UpstreamError],
+    ) -> None:
+        super().__init__(exchange, headers, who, ended)
+        self._account, self._hides, self._to_error = account, hides, to_error
+        self._reader = EventReader(account)
+
+    @property
+    def cost(self) -> Cost:
+        return Cost(self._account.output_tokens, self._account.input_tokens)
+
+    @property
+    def is_uncertain(self) -> bool:
+        return self._hides(self._account) and not self._is_known
+
+    @property
+    def _is_known(self) -> bool:
+        account = self._account
+        return account.is_done or (account.has_usage and account.is_finished)
+
+    def error_event(self, error: bytes) -> bytes:
+        if isinstance(self._account, ResponseAccount):
+            return response_error_event(error, self._account.next_number)
+        return error_event(error)
+
+    def _take(self, data: bytes) -> bytes:
+        account = self._account
+        try:
+            passed = self._reader.feed(data)
+        except TooLong:
+            self._fail("broken", "sent an event without an end")
+            return b""
+        if account.error is not None:
+            self._said_error(has_begun=bool(passed))
+        elif account.is_done:
+            self._end()
+            self._exchange.end_within(_CLOSING_S)
+        return passed
+
+    def _finish(self, failure: Exception | None) -> bytes:
+        account = self._account
+        passed = self._reader.rest() if failure is None else b""
+        if account.error is not None:
+            self._said_error(has_begun=bool(passed))
+        elif account.is_whole:
+            self._end()
+        elif failure is not None:
+            self._broke_off(failure, "a stream")
+        else:
+            self._fail("broken", "ended a stream before it was whole")
+        return passed
+
+    def _said_error(self, *, has_begun: bool) -> None:
+        said = error_from_event(self._account.error)
+        assert said is not None, "asked because there is one"
+        has_begun = has_begun or bool(self._first) or self._sink is not None
+        error = self._to_error(said, has_begun, self._account.output_tokens)
+        self._fail(said.outcome, "" if said.is_callers_own else "broke off a stream with an error", error=error)
+
+
+class PassingBody(Passing):
+    """An answer that isn't a stream, longer than what is held of it; `reader` finds what it costs.
+
+    `reader` is None for one that can't be read, because it is packed though nobody asked for that.
+    """
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        reader: WholeReader | None,
+        headers: str,
+        who: str,
+        ended: Callable[[str, str], None],
+        content_type: str,
+        length: int | None,
+    ) -> None:
+        super().__init__(exchange, headers, who, ended)
+        self.content_type, self.length = content_type, length
+        self._body = reader
+        self._has_come = False
+
+    @property
+    def cost(self) -> Cost:
+        return Cost(self._body.output_tokens, self._body.input_tokens) if self._body else Cost(0)
+
+    @property
+    def is_uncertain(self) -> bool:
+        return self._body is None or not self._has_come
+
+    @property
+    def _is_known(self) -> bool:
+        return self._has_come
+
+    def error_event(self, error: bytes) -> bytes:
+        return b""
+
+    def _take(self, data: bytes) -> bytes:
+        if self._body is not None:
+            self._body.feed(data)
+        return data
+
+    def _finish(self, failure: Exception | None) -> bytes:
+        if self._body is not None:
+            self._body.finish()
+        if failure is not None:
+            self._broke_off(failure, "its answer")
+        else:
+            self._has_come = True
+            self._end()
+        return b""
+
+
+class _Nobody:
+    """Takes what comes after its caller has left."""
+
+    is_full = False
+
+    def write(self, data: bytes, *, is_last: bool = False) -> bool:
+        return True
+
+    async def drained(self) -> None:
+        """At once."""
+
+
+_NOBODY: Final = _Nobody()

@@ -1,0 +1,83 @@
+"""What a node holds of a request while the service thinks, and while its answer streams: not what it was read from."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+
+from gateway_node import gateway, service_at
+from in_process import api_key_on, serving
+from scripted_service import DONE, STREAM_HEAD, Asked, ScriptedService, chunk, completion, framed, http
+
+from limiter_node.upstream.source import Completion
+
+EMPTY = 2_000
+BODY = json.dumps(
+    {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 5, "x": [[]] * EMPTY}
+).encode()
+
+
+def empty_lists() -> int:
+    gc.collect()
+    return sum(type(each) is list and not each for each in gc.get_objects())
+
+
+async def test_no_parsed_body_is_held_while_the_service_thinks(single_store: str, service: ScriptedService) -> None:
+    asked, answer = asyncio.Event(), asyncio.Event()
+
+    async def thinks(_: Asked, writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        await answer.wait()
+        writer.write(http(completion()))
+
+    service.script = thinks
+    headers = {"Authorization": f"Bearer {api_key_on(single_store)}"}
+    async with gateway(single_store, service_at(service.base_url)) as node:
+        before = empty_lists()
+        posting = asyncio.create_task(node.session.post(f"{node.url}/v1/chat/completions", data=BODY, headers=headers))
+        await asked.wait()
+        held = empty_lists() - before
+        answer.set()
+        assert (await posting).status == 200
+    assert held < EMPTY / 2
+
+
+async def test_no_parsed_body_is_held_while_the_mock_thinks(single_store: str) -> None:
+    headers = {"Authorization": f"Bearer {api_key_on(single_store)}"}
+    held: list[int] = []
+
+    async with serving(single_store) as node:
+        before = empty_lists()
+
+        async def thinks(_request: object, _cap: int) -> Completion:
+            held.append(empty_lists() - before)
+            return Completion(("Hello",), ("stop",), (1,), 1, "fp_test")
+
+        node.upstream.answer = thinks
+        async with node.session.post(f"{node.url}/v1/chat/completions", data=BODY, headers=headers) as response:
+            assert response.status == 200
+    assert held[0] < EMPTY / 2
+
+
+async def test_what_is_sent_is_let_go_of_when_the_answer_begins(single_store: str, service: ScriptedService) -> None:
+    done = asyncio.Event()
+
+    async def streams(_: Asked, writer: asyncio.StreamWriter) -> None:
+        writer.write(STREAM_HEAD + framed(chunk("one")))
+        await done.wait()
+        writer.write(framed(chunk(" two", finish="stop") + DONE) + b"0\r\n\r\n")
+
+    service.script = streams
+    headers = {"Authorization": f"Bearer {api_key_on(single_store)}"}
+    body = json.dumps({**json.loads(BODY), "stream": True}).encode()
+    async with (
+        gateway(single_store, service_at(service.base_url)) as node,
+        node.session.post(f"{node.url}/v1/chat/completions", data=body, headers=headers) as response,
+    ):
+        await response.content.readany()
+        prepared = [each for each in gc.get_objects() if type(each).__name__ == "_PreparedAsk"]
+        bodies = [each._body for each in prepared]
+        done.set()
+        await response.read()
+    assert bodies == [None]
