@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -108,10 +109,22 @@ def _integer(text: str) -> int | None:
 
 def _document(body: bytes, field: str) -> dict[str, object]:
     try:
-        part = orjson.loads(body)[field]
-    except (orjson.JSONDecodeError, LookupError, TypeError):
+        part = _parsed(body)[field]
+    except (ValueError, RecursionError, LookupError, TypeError):
         return {}
     return part if isinstance(part, dict) else {}
+
+
+def _parsed(body: bytes) -> Any:
+    """Raises ValueError or RecursionError.
+
+    A limiter passes on what services send, and that isn't always JSON to the letter: ``NaN``, lone surrogates, half a
+    character.
+    """
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return json.loads(body.decode("utf-8", "replace"))
 
 
 def _rejection(body: bytes) -> tuple[int | None, bool]:
