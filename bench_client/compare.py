@@ -111,6 +111,8 @@ def comparison_text(measured: list[Measured]) -> str:
     rows.append(["fullest window", *(_fullest(each.audit) for each in measured)])
     rows.append(["audit", *(each.audit.word.lower() for each in measured)])
     lines = [table(rows), ""]
+    if notes := list(dict.fromkeys(each.audit.never_slid for each in measured if each.audit.never_slid)):
+        lines.append(f"note: {notes[0]}")
     for each in measured:
         lines.append(f"{each.store}: {each.audit.verdict}")
         if each.result.summary.client.remark:

@@ -49,6 +49,7 @@ DURATION_DEFAULT_S = 30.0
 LOADED = cloup.option_group(
     "What to load",
     option("--target", "targets", multiple=True, required=True, metavar="URL", help="Server to load; repeatable."),
+    option("--keys", type=_FILE, required=True, help="The keys file that the limiter has loaded (keys.toml)."),
     option(
         "--admin-target",
         "admin_targets",
@@ -57,7 +58,6 @@ LOADED = cloup.option_group(
         help="Where a node answers /readyz and /metrics, if it has a port of its own for them; repeatable.",
     ),
     option("--ca-file", type=_FILE, help="Trust these certificates (PEM), beside the system's, of https targets."),
-    option("--keys", type=_FILE, required=True, help="The keys file that the limiter has loaded (keys.toml)."),
 )
 
 

@@ -52,7 +52,7 @@ class Record(NamedTuple):
     told_input: int | None
     """The input that the service told in its usage. ``prompt_tokens`` is what was admitted, where the limiter says."""
     told_input_at_most: int | None
-    """The same with cached input and whatever else of the usage's total isn't output."""
+    """The same with cached input and whatever else of the usage's total may be input."""
 
 
 def failed_upstream(record: Record) -> bool:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
+
+from .usage import read_usage
 
 
 class ResponseFacts(NamedTuple):
@@ -54,7 +57,6 @@ _FIELD_OF_HEADER = {
     b"transfer-encoding": "chunked",
 }
 _TEXT_FIELDS = {"node", "exceeded", "degraded", "chunked"}
-_CACHED_INPUT = ("cache_read_input_tokens", "cache_creation_input_tokens")
 _REQUESTED = re.compile(r"Limit \d+(?:, Used \d+)?, Requested (\d+)")  # a key may be named anything
 _SPELLINGS_MAX = 1_000
 _spellings: dict[bytes, str | None] = {}
@@ -84,10 +86,10 @@ def parse_response(raw: bytes) -> ResponseFacts:
         body = _joined_chunks(body)
     if status == 200:
         # What was charged: a service behind a node may count its tokens in another way, or not tell.
-        prompt, completion, at_most = _usage(body)
-        facts["prompt_tokens"] = prompt if charged[0] is None else charged[0]
-        facts["completion_tokens"] = completion if charged[1] is None else charged[1]
-        facts["told_input"], facts["told_input_at_most"] = prompt, at_most
+        usage = read_usage(_document(body, "usage"))
+        facts["prompt_tokens"] = usage.input_tokens if charged[0] is None else charged[0]
+        facts["completion_tokens"] = usage.output_tokens if charged[1] is None else charged[1]
+        facts["told_input"], facts["told_input_at_most"] = usage.input_tokens, usage.input_at_most
     elif status == 429 and "upstream_status" not in facts:
         facts["requested"], facts["never_fits"] = _rejection(body)
     return ResponseFacts(**facts)  # type: ignore[arg-type]
@@ -105,25 +107,24 @@ def _integer(text: str) -> int | None:
     return int(text) if digits.isascii() and digits.isdigit() else None
 
 
-def _count(value: object) -> int | None:
-    return value if type(value) is int and value >= 0 else None
-
-
 def _document(body: bytes, field: str) -> dict[str, object]:
     try:
-        part = orjson.loads(body)[field]
-    except (orjson.JSONDecodeError, LookupError, TypeError):
+        part = _parsed(body)[field]
+    except (ValueError, RecursionError, LookupError, TypeError):
         return {}
     return part if isinstance(part, dict) else {}
 
 
-def _usage(body: bytes) -> tuple[int | None, int | None, int | None]:
-    """Input, output, and the most that can be meant by input: some services tell cached input beside it."""
-    usage = _document(body, "usage")
-    prompt, completion, total = (_count(usage.get(f"{name}_tokens")) for name in ("prompt", "completion", "total"))
-    cached = sum(_count(usage.get(name)) or 0 for name in _CACHED_INPUT)
-    at_most = None if prompt is None else max(prompt + cached, (total or 0) - (completion or 0))
-    return prompt, completion, at_most
+def _parsed(body: bytes) -> Any:
+    """Raises ValueError or RecursionError.
+
+    A limiter passes on what services send, and that isn't always JSON to the letter: ``NaN``, lone surrogates, half a
+    character.
+    """
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return json.loads(body.decode("utf-8", "replace"))
 
 
 def _rejection(body: bytes) -> tuple[int | None, bool]:

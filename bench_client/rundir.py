@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
+from weakref import finalize
 
 import orjson
 
@@ -141,7 +144,7 @@ def finish(directory: Path, info: RunInfo) -> None:
     Raises BenchError when they can't be written.
     """
     for spool in sorted(directory.glob(SPOOL_NAMES)):
-        convert_spool(directory, int(spool.name.split(".")[1]), [key_id for key_id, _ in info.keys])
+        convert_spool(directory, _process_of(spool), [key_id for key_id, _ in info.keys])
     parts, whole = sorted(directory.glob(PART_NAMES)), directory / (REQUESTS_NAME + ".tmp")
     try:
         join_records(whole, parts)
@@ -157,8 +160,36 @@ def open_records(directory: Path, info: RunInfo) -> RecordReader:
     if not (directory / REQUESTS_NAME).exists():
         if not any(True for names in (SPOOL_NAMES, PART_NAMES) for _ in directory.glob(names)):
             raise BenchError(f"{directory} has no {REQUESTS_NAME}: the run recorded nothing")
-        finish(directory, info)
+        try:
+            finish(directory, info)
+        except BenchError:  # perhaps it can only be read
+            return _records_made_elsewhere(directory, info)
     return RecordReader(directory / REQUESTS_NAME)
+
+
+def _records_made_elsewhere(directory: Path, info: RunInfo) -> RecordReader:
+    """The records of a killed run, put together in a temporary directory from links to its spools and parts.
+
+    Of a part no link is made where its spool is still there: the part is made again, and must not be written through
+    the link. Raises BenchError when this can't be done either.
+    """
+    elsewhere = Path(mkdtemp(prefix="bench-client-"))
+    reader = RecordReader(elsewhere / REQUESTS_NAME)
+    finalize(reader, shutil.rmtree, elsewhere, ignore_errors=True)
+    spools = list(directory.glob(SPOOL_NAMES))
+    made_again = {f"requests.{_process_of(spool)}.part" for spool in spools}
+    parts = [part for part in directory.glob(PART_NAMES) if part.name not in made_again]
+    try:
+        for path in (*spools, *parts):
+            (elsewhere / path.name).symlink_to(path.resolve())
+    except OSError as error:
+        raise BenchError(f"cannot write to {elsewhere}: {error.strerror}") from None
+    finish(elsewhere, info)
+    return reader
+
+
+def _process_of(spool: Path) -> int:
+    return int(spool.name.split(".")[1])
 
 
 def _converted(spool: Path, key_ids: list[str]) -> Iterator[Record]:

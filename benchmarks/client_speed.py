@@ -117,6 +117,7 @@ def measure(port: int, qps: float, duration_s: float, directory: Path) -> dict[s
         targets=(f"http://127.0.0.1:{port}",),
         keys=keys,
         out=directory / "run",
+        force=True,
     )
     return figures(run(settings, lambda line: None))
 

@@ -3,7 +3,8 @@
 The vocabularies are those that bpe-openai carries (nothing is downloaded). Its binding is called directly: the
 package's tiktoken-like `encode` builds a list, refuses texts that spell a special token and texts of a million
 characters, none of which counting needs. Counting is linear in the length (about 30 MB/s, at worst 10 MB/s) and holds
-the interpreter: what is large goes through `limiter_node.token_process`. Long texts are counted once and remembered.
+the interpreter: what is large goes through `limiter_node.token_process`, or is counted where the whole request is read
+(`limiter_node.http.reading`). Long texts are counted once and remembered.
 
 Errors: none. Any `str` has a count, see `count`.
 """

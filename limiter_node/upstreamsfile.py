@@ -14,7 +14,7 @@ from typing import Any
 from limiter_node.model import ConfigError
 from limiter_node.settings import NodeSettings
 from limiter_node.upstream.gateway.disguise import COUNTING_FIELDS
-from limiter_node.upstream.gateway.service import CAP_FIELDS, Service, base_url, cap_field_of
+from limiter_node.upstream.gateway.service import CAP_FIELDS, UNNAMED, Service, base_url, cap_field_of
 
 KEY_VARIABLE = "LIMITER_UPSTREAM_KEY"
 """Holds the key for ``--upstream``."""
@@ -43,7 +43,7 @@ def services_of(settings: NodeSettings, environ: Mapping[str, str]) -> Sequence[
         raise ConfigError("--upstream-forward-key and a key for --upstream: give one of them")
     return (
         Service(
-            name="upstream",
+            name=UNNAMED,
             urls=(url,),
             key=key,
             forwards_key=settings.upstream_forward_key,

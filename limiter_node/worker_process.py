@@ -46,6 +46,8 @@ _CLOSE_S = 1.0
 _HEADER = struct.Struct("<BII")
 _MALLOC = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
 """glibc is to give back what a large body needed."""
+_PASSED = ("PYTHON", "LD_", "DYLD_", "LC_", "MALLOC_", "COVERAGE_")
+_PASSED_NAMES = frozenset(("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV"))
 
 
 class Frame(NamedTuple):
@@ -160,7 +162,7 @@ class WorkerProcess:
                         stdin=asyncio.subprocess.PIPE,
                         stdout=asyncio.subprocess.PIPE,
                         limit=PART_BYTES,
-                        env={**_MALLOC, **os.environ},
+                        env={**_MALLOC, **{name: value for name, value in os.environ.items() if _passes(name)}},
                     )
                     if self._greeting is not None:
                         await _write(process, self._greeting)
@@ -173,6 +175,11 @@ class WorkerProcess:
                     self._process = None
                 await _kill(process)
             raise
+
+
+def _passes(name: str) -> bool:
+    """Whether the process has use for a variable of the environment. Keys of services may be in others."""
+    return name in _PASSED_NAMES or name.startswith(_PASSED)
 
 
 async def _write(process: asyncio.subprocess.Process, frame: Frame) -> None:

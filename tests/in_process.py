@@ -110,6 +110,7 @@ async def serving(
     read_on_s: float = 2.0,
     deadlines: Deadlines = Deadlines(),  # noqa: B008 - a NamedTuple of numbers
     cors: Cors = Cors(),  # noqa: B008 - it doesn't change
+    max_body_bytes: int = 10_000,
 ) -> AsyncIterator[Node]:
     """A node in this process. It asks a `ScriptedUpstream` unless another is made."""
     topology = Topology(parse_store_url(store))
@@ -124,13 +125,13 @@ async def serving(
         upstream=upstream,
         reader=reader,
         node_id="n",
-        max_body_bytes=10_000,
+        max_body_bytes=max_body_bytes,
         window_ms=60_000,
         read_on_s=read_on_s,
         cors=cors,
     )
     server = HttpServer(
-        routes.answer, max_body_bytes=10_000, keepalive_s=75, deadlines=deadlines, last_lines=cors.last_lines
+        routes.answer, max_body_bytes=max_body_bytes, keepalive_s=75, deadlines=deadlines, last_lines=cors.last_lines
     )
     runner = web.ServerRunner(server, shutdown_timeout=1)
     await runner.setup()

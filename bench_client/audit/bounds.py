@@ -49,6 +49,7 @@ class UsageBounds:
             for dimension in (INPUT, OUTPUT)
             if (over := a.settled[dimension] - a.least[dimension]) or a.most[dimension] != a.settled_most[dimension]
         )
+        self._has_overruns = any(overrun for *_, overrun in self._by_done)
         self._next_settle = 0
         self._possible = PossibleUsage(timeline.possible)
         self._carry_in, self._carry_until_ms = carry_in(timeline, window_ms)
@@ -80,13 +81,11 @@ class UsageBounds:
         """Of ``lower``, the input and output that services told beyond what was admitted."""
         assert record.time_ms is not None
         assert record.sent_us is not None
-        self._play_settles(record.sent_us)
-        first, last = (
-            bisect_right(self._times, record.time_ms - self.window_ms),
-            bisect_left(self._times, record.time_ms),
-        )
-        if first >= last:
+        if not self._has_overruns:
             return 0, 0
+        self._play_settles(record.sent_us)
+        first = bisect_right(self._times, record.time_ms - self.window_ms)
+        last = max(bisect_left(self._times, record.time_ms), first)
         inputs, outputs = (tree.sum_until(last) - tree.sum_until(first) for tree in self._overrun.values())
         return inputs, outputs
 

@@ -63,6 +63,8 @@ def audit_records(
         _judge(timeline, report, held_until_us)
     if not report.admitted + report.rejected + report.degraded.total():
         raise BenchError(f"nothing to audit: none of {len(records)} requests was decided by a limiter")
+    times_ms = [record.time_ms for record in records if record.time_ms is not None]
+    report.span_ms = max(times_ms, default=0) - min(times_ms, default=0)
     if report.undecided:
         report.findings.counts["success without a decision"] += report.undecided
     return report

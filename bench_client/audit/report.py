@@ -101,6 +101,18 @@ class AuditReport:
     missing: tuple[str, ...] = ()
     """Why the records aren't all there, in words."""
     window_ms: int = WINDOW_MS
+    span_ms: int = 0
+    """From the first decision to the last, on the store's clock."""
+
+    @property
+    def never_slid(self) -> str | None:
+        """In words, what the run can't show where it was shorter than a window; None where it was not."""
+        if self.span_ms >= self.window_ms:
+            return None
+        return (
+            f"no {self.window_ms / 1000:g} s window has slid: the decisions span {self.span_ms // 100 / 10} s, so "
+            "limits were only filled and nothing was freed by time; a longer --duration shows that, too"
+        )
 
     @property
     def word(self) -> str:
@@ -173,6 +185,8 @@ class AuditReport:
             "undecided": self.undecided,
             "overruns": asdict(self.overruns),
             "degraded": dict(self.degraded),
+            "span_ms": self.span_ms,
+            "never_slid": self.never_slid,
             "complete": not self.missing,
             "missing": list(self.missing),
             "worst_fill": {dimension: self._fill_dict(fill) for dimension, fill in self.worst.items()},
@@ -198,6 +212,8 @@ class AuditReport:
                 f"  {self.unknown:,} requests with unknown outcome may have been admitted; each could justify later "
                 "429s with twice its planned input and its whole reservation"
             )
+        if self.never_slid:
+            notes.append(f"  {self.never_slid}")
         if self.missing:
             notes.append(
                 f"  the records are not complete ({'; '.join(self.missing)}): {self.rejections_held:,} of "

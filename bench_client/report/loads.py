@@ -40,6 +40,8 @@ class AuditFigures:
     keys: int = 0
     unknown: int = 0
     """Requests whose outcome nobody knows."""
+    never_slid: str = ""
+    """What a run shorter than a window can't show; empty of others."""
     overruns: tuple[int, int, int] = (0, 0, 0)
     """Requests of which the service told more than was admitted, and how many input and output tokens more."""
     findings: tuple[tuple[str, int], ...] = ()
@@ -142,6 +144,7 @@ def _audit_figures(document: Any) -> AuditFigures:
         held=document["rejections_held"],
         keys=document["keys"],
         unknown=document["unknown_outcomes"],
+        never_slid=document.get("never_slid") or "",
         overruns=tuple(document.get("overruns", {}).get(name, 0) for name in OVERRUNS),
         findings=tuple((str(kind), count) for kind, count in findings.items()),
         fullest=tuple(
@@ -153,7 +156,7 @@ def _audit_figures(document: Any) -> AuditFigures:
     ]
     counts += [*figures.overruns, *(count for _, count in figures.findings)]
     counts += [count for _, fill in figures.fullest for count in (fill.used, fill.limit, fill.time_ms)]
-    texts = [figures.verdict, *(fill.key for _, fill in figures.fullest)]
+    texts = [figures.verdict, figures.never_slid, *(fill.key for _, fill in figures.fullest)]
     if any(type(count) is not int for count in counts) or not all(isinstance(text, str) for text in texts):
         raise TypeError
     if type(figures.proved) is not bool:

@@ -86,6 +86,8 @@ def remarks(run: ReportedRun) -> list[str]:
         said.append(remark[:1].upper() + remark[1:] + ".")
     if run.audit.unknown:
         said.append(f"What became of {run.audit.unknown:,} requests is unknown: they may have been admitted.")
+    if run.audit.never_slid:
+        said.append(run.audit.never_slid[:1].upper() + run.audit.never_slid[1:] + ".")
     requests, inputs, outputs = run.audit.overruns
     if requests:
         said.append(

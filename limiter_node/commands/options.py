@@ -132,7 +132,7 @@ def _node_option(field: dataclasses.Field[Any], default: Any) -> Callable[[_Comm
         type=click.STRING if isinstance(default, tuple) else type(default),
         metavar=field.metadata["metavar"] or _metavar(field.name),
         default=",".join(default) if isinstance(default, tuple) else default,
-        show_default=default != "",
+        show_default=default not in ("", ()),
         help=field.metadata["help"],
         hidden=field.metadata["hidden"],
     )

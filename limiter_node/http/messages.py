@@ -95,7 +95,8 @@ def _check_content(message: dict[str, Any], role: str, path: str, unknown: list[
 
 def _check_part(part: Any, path: str, unknown: list[str]) -> None:
     kind = object_of_type(part, path, PART_TYPES)
-    add_unknown(part, OF_PARTS[kind], path, unknown)
+    if len(part) > 2:  # than its type and what it is the type of
+        add_unknown(part, OF_PARTS[kind], path, unknown)
     if kind == "text" or kind == "refusal":
         check_required(part, kind, path, is_string)
         return
@@ -142,4 +143,5 @@ def _check_tool_call(call: Any, path: str, unknown: list[str]) -> None:
     check_required(called, "name", f"{path}.{kind}", is_string)
     check_required(called, "arguments" if kind == "function" else "input", f"{path}.{kind}", is_string)
     add_unknown(call, OF_TOOL_CALLS[kind], path, unknown)
-    add_unknown(called, OF_CALLED[kind], f"{path}.{kind}", unknown)
+    if len(called) > 2:
+        add_unknown(called, OF_CALLED[kind], f"{path}.{kind}", unknown)

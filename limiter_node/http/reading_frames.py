@@ -58,8 +58,13 @@ def refusal_frame(error: InvalidRequest | NotServed) -> Frame:
     return Frame(_REFUSED, pickle.dumps((type(error), arguments)))
 
 
+def failure_frame(trace: str) -> Frame:
+    """The answer where reading failed in a way that nobody thought of: `trace` says how, for the log."""
+    return Frame(_REFUSED, pickle.dumps((RuntimeError, (trace,))))
+
+
 def read_of(answer: Frame) -> Read:
-    """What `answer` says. Raises the error if it says one."""
+    """What `answer` says. Raises the error if it says one: `InvalidRequest`, `NotServed`, or what nobody expects."""
     if answer.kind != READ:
         _raise(answer)
     read: Read = pickle.loads(answer.head)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from traceback import format_exc
+
 from limiter_node.http.fields import InvalidRequest
 from limiter_node.http.limited import LIMITED_ROUTES
-from limiter_node.http.reading_frames import SETUP, Read, drafter_of, read_frame, refusal_frame
+from limiter_node.http.reading_frames import SETUP, Read, drafter_of, failure_frame, read_frame, refusal_frame
 from limiter_node.http.values import check_values
 from limiter_node.token_process import COUNT, count_frame
 from limiter_node.upstream.base import Drafter, NotServed
@@ -25,6 +27,11 @@ class _Program:
             return self._read(frame)
         except (InvalidRequest, NotServed) as error:
             return refusal_frame(error)
+        except RecursionError:
+            return refusal_frame(InvalidRequest("The JSON body of your request is nested too deeply.", None, None))
+        except Exception:
+            # As in the node, a mistake of ours is one request's 500.
+            return failure_frame(format_exc())
 
     def _read(self, frame: Frame) -> Frame:
         assert self._drafter is not None, "it comes first"

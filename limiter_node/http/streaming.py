@@ -210,7 +210,7 @@ class _Stream:
         except UpstreamError as error:
             if not self._has_begun:
                 raise
-            log_upstream_failure(self._request_id, error, "the upstream failed in the middle of an answer")
+            log_upstream_failure(self._request_id, error, "failed in the middle of its answer")
             self._settle(max(self._answer.cost.output_tokens, error.produced_tokens))
             self._break_off(errors.upstream_failed(error))
         except Exception:
@@ -293,9 +293,9 @@ class _Stream:
             transport.close()  # without the end that was announced, so that nobody takes it for whole
 
 
-def log_upstream_failure(request_id: str, error: UpstreamError, what: str = "the upstream failed") -> None:
+def log_upstream_failure(request_id: str, error: UpstreamError, what: str = "failed") -> None:
     """One line, with the id by which the upstream knows the request; none for what callers can bring about."""
     if isinstance(error, UpstreamRefusal):
         return
     event = {"event": "upstream_failed", "request_id": request_id, "status": error.status}
-    log.warning("request %s: %s: %s", request_id, what, error, extra=event)
+    log.warning("request %s %s: %s", request_id, what, error, extra=event)

@@ -142,6 +142,13 @@ def _refused() -> list[Attack]:
             *("38", "chunks of a byte, known key", lambda: [chunklets(ROUTES[0], KNOWN, chat("good").ljust(SIZE))]),
             peak_mb=held,
         ),
+        Attack(
+            *("38", "4 MiB in chunks of two bytes, known key"),
+            lambda: [chunklets(ROUTES[0], KNOWN, chat("good").ljust(4 * MIB), 2)],
+            connections=8,
+            seconds=8.0,
+            peak_mb=held,
+        ),
         Attack("39", "5,000 requests in one go, no key", lambda: _pipelined(None), Then.READ_ALL),
         Attack("39", "5,000 requests in one go, known key", lambda: _pipelined(KNOWN), Then.READ_ALL),
         Attack(
@@ -262,7 +269,7 @@ def _services() -> list[Attack]:
         _hostile("gzip bomb of 1 GiB as a stream", "bomb stream", stream=True),
         _hostile("pings for ever after [DONE]", "pings after done", stream=True, ends_within_s=ENDS_S),
         _hostile("events for ever after [DONE]", "events after done", stream=True, ends_within_s=ENDS_S),
-        _hostile("bytes for ever after a whole answer", "more after whole", ends_within_s=ENDS_S),
+        _hostile("blanks for ever after a whole answer", "more after whole"),
         _hostile("103 for ever", "103s", ends_within_s=ENDS_S),
         _hostile("header fields for ever", "headers", ends_within_s=ENDS_S),
         _hostile("one header field that never ends", "one header", ends_within_s=ENDS_S),

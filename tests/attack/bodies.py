@@ -40,11 +40,12 @@ def empty_members(size: int) -> bytes:
     return member * (size // len(member))
 
 
-def chunklets(path: str, key: str | None, body: bytes) -> bytes:
-    """A request whose body comes in chunks of a byte."""
+def chunklets(path: str, key: str | None, body: bytes, size: int = 1) -> bytes:
+    """A request whose body comes in chunks of so many bytes."""
     whole = head(path, key, 0)
     start = whole.replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
-    return start + b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n"
+    chunks = [body[begin : begin + size] for begin in range(0, len(body), size)]
+    return start + b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\n"
 
 
 def chat(model: str, **fields: object) -> bytes:

@@ -217,9 +217,13 @@ def run_info(**changes: Any) -> RunInfo:
 class FakeLimiter:
     """An OpenAI-like server with an exact limiter per key; wrong in one of several ways when told to."""
 
-    def __init__(self, limits: tuple[int, int, int] = (20, 100_000, 100_000), *, wrong: str = "") -> None:
+    def __init__(
+        self, limits: tuple[int, int, int] = (20, 100_000, 100_000), *, wrong: str = "", beyond: int = 0
+    ) -> None:
+        """``beyond``: input and output tokens that its service tells more than was admitted, each time."""
         self.limits = limits
         self.wrong = wrong
+        self.beyond = beyond
         self.ledgers: dict[str, Ledger] = {}
         self.requests: list[dict[str, Any]] = []
 
@@ -245,9 +249,14 @@ class FakeLimiter:
             record = ledger.reject(at_ms, over[0], requested=(1, inputs, reserve)[over[0]], cap=reserve)
             error = {"message": f"Rate limit reached for k: Limit 1, Used 1, Requested {record.requested}."}
             return web.json_response({"error": error}, status=429, headers=self._headers(record))
-        record = ledger.admit(at_ms, inputs=inputs, cap=reserve, output=max(reserve // 2, 1), took_ms=0.5)
-        usage = {"prompt_tokens": inputs, "completion_tokens": record.completion_tokens}
-        return web.json_response({"choices": [], "usage": usage}, headers=self._headers(record))
+        told = inputs + self.beyond
+        output = reserve + self.beyond if self.beyond else max(reserve // 2, 1)
+        record = ledger.admit(at_ms, inputs=inputs, cap=reserve, told=told, output=output, took_ms=0.5)
+        if self.wrong == "forgives overruns":
+            ledger.entries[-1].told_input, ledger.entries[-1].output = inputs, reserve
+        usage = {"prompt_tokens": told, "completion_tokens": record.completion_tokens}
+        headers = {**self._headers(record), "x-limiter-input-tokens": str(inputs)}
+        return web.json_response({"choices": [], "usage": usage}, headers=headers)
 
     def _headers(self, record: Record) -> dict[str, str]:
         headers = {

@@ -556,6 +556,17 @@ def test_a_changed_limit_makes_no_promise_a_lie(ledger: Ledger) -> None:
     assert found(ledger) == {}
 
 
+@pytest.mark.parametrize(("last_ms", "slid"), [(59_999, False), (60_000, True)])
+def test_a_run_shorter_than_a_window_says_that_none_has_slid(ledger: Ledger, last_ms: int, slid: bool) -> None:
+    """It is proved all the same."""
+    ledger.admit(0)
+    ledger.admit(last_ms)
+    report = audit(ledger)
+    assert report.proved
+    assert ("no 60 s window has slid: the decisions span 59.9 s" in report.text()) is not slid
+    assert report.as_dict()["span_ms"] == last_ms
+
+
 # ---- decisions without the store, runs cut off, nothing at all -------------------------------------------------------
 
 

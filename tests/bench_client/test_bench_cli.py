@@ -100,6 +100,24 @@ def test_the_audit_finds_a_wrong_limiter(
     assert kind in audited.stdout
 
 
+@pytest.mark.parametrize("wrong", ["", "forgives overruns"])
+def test_overruns_of_a_service_are_told_and_must_be_counted(
+    limiter: FakeLimiter, url: str, keys_file: Path, tmp_path: Path, wrong: str
+) -> None:
+    """25 input tokens admitted and 3,025 told, of 5,000. The run is long enough for the first settles to be sure."""
+    limiter.limits, limiter.beyond, limiter.wrong = (1_000, 5_000, 1_000_000), 3_000, wrong
+    arguments = ("--keys", keys_file, "--qps", 20, "--duration", 2.5, "--out", tmp_path / "out")
+    done = bench("run", "--target", url, *arguments)
+    assert done.returncode == 0, done.stderr
+    audited = bench("audit", tmp_path / "out")
+    assert audited.returncode == (1 if wrong else 0), audited.stdout
+    overruns = json.loads((tmp_path / "out" / "audit.json").read_bytes())["overruns"]
+    assert overruns["requests"] >= 4
+    assert overruns["input_tokens"] == overruns["output_tokens"] == 3_000 * overruns["requests"]
+    assert "the service told more than was admitted" in audited.stdout
+    assert ("counted too little" in audited.stdout) is bool(wrong)
+
+
 def test_a_trace_is_replayed(limiter: FakeLimiter, url: str, keys_file: Path, tmp_path: Path) -> None:
     trace = tmp_path / "trace.csv"
     rows = [f"2023-11-16 18:15:4{i}.1234567,{30 + i},{5 + i}\r\n" for i in range(8)]

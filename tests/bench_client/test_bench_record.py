@@ -92,12 +92,33 @@ def test_an_upstreams_rejection_says_whose_it_is_and_its_message_is_none_of_ours
         ({"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 13}, 10),
         ({"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 5013}, 5010),
         ({"prompt_tokens": 10, "completion_tokens": 3, "cache_read_input_tokens": 40}, 50),
+        ({"prompt_tokens": 10, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 40}}, 50),
+        ({"prompt_tokens": 10, "completion_tokens": 3, "cache_creation": {"5m": 4, "1h": 5}}, 19),
+        ({"input_tokens": 10, "output_tokens": 3, "total_tokens": 13}, 10),
+        ({"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 2**60}, 2**31 - 3),
         ({"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": "13", "cache_creation_input_tokens": -4}, 10),
     ],
 )
 def test_input_that_a_service_tells_apart_may_be_meant_too(usage: dict[str, object], at_most: int) -> None:
     facts = parse_response(b"HTTP/1.1 200 OK\r\n\r\n" + orjson.dumps({"usage": usage}))
     assert (facts.told_input, facts.told_input_at_most) == (10, at_most)
+
+
+@pytest.mark.parametrize("odd", [b"NaN", b"-Infinity", b'"\\ud800"', b'"\xe2\x82"'])
+def test_a_usage_is_read_beside_what_is_no_json_to_the_letter(odd: bytes) -> None:
+    usage = b'{"prompt_tokens":10,"completion_tokens":3}'
+    facts = parse_response(b'HTTP/1.1 200 OK\r\n\r\n{"choices":[%b],"usage":%b}' % (odd, usage))
+    assert (facts.told_input, facts.completion_tokens) == (10, 3)
+
+
+def test_reasoning_that_only_the_total_tells_is_output() -> None:
+    """Unless cached input explains it, or the limiter says what it has charged."""
+    usage: dict[str, object] = {"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 513}
+    answer = b"\r\n\r\n" + orjson.dumps({"usage": usage})
+    assert parse_response(b"HTTP/1.1 200 OK" + answer).completion_tokens == 503
+    assert parse_response(b"HTTP/1.1 200 OK\r\nx-limiter-output-tokens: 7" + answer).completion_tokens == 7
+    cached = b"\r\n\r\n" + orjson.dumps({"usage": {**usage, "prompt_tokens_details": {"cached_tokens": 500}}})
+    assert parse_response(b"HTTP/1.1 200 OK" + cached).completion_tokens == 3
 
 
 def test_a_long_answer_is_read_without_a_header_that_tells_its_output() -> None:
@@ -127,7 +148,16 @@ def test_a_response_cut_off_anywhere_is_read_as_far_as_it_goes(length: int) -> N
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"[]", b"{}", b'{"usage":5}', b'{"usage":{"prompt_tokens":-1,"completion_tokens":true}}', b"\xff"]
+    "body",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'{"usage":5}',
+        b'{"usage":{"prompt_tokens":-1,"completion_tokens":true}}',
+        b"\xff",
+        b"[" * 99_999,
+    ],
 )
 def test_odd_bodies_tell_nothing(body: bytes) -> None:
     facts = parse_response(b"HTTP/1.1 200 OK\r\nx-limiter-time-ms: soon\r\n\r\n" + body)
@@ -256,6 +286,25 @@ def test_a_killed_run_is_read_from_its_spool(tmp_path: Path) -> None:
     assert (lost.request, lost.sent_us, lost.error, lost.status) == (0, None, "timeout", None)
     assert not list(tmp_path.glob(SPOOL_NAMES))
     assert len(list(open_records(tmp_path, info))) == 2
+
+
+def test_a_killed_run_is_read_where_nothing_can_be_written(tmp_path: Path) -> None:
+    """A directory in the place of a file keeps root from writing, too. What is there stays as it is."""
+    info = run_info(finished=False)
+    prepare(tmp_path, info)
+    spool(tmp_path, 0, 2)
+    spool(tmp_path, 1, 2)
+    convert_spool(tmp_path, 1, [KEY])
+    (tmp_path / "requests.0.part").mkdir()
+    before = {path: path.is_file() and path.read_bytes() for path in tmp_path.iterdir()}
+    reader = open_records(tmp_path, info)
+    assert sorted(record.request for record in reader) == [0, 1, 2, 3]
+    assert reader.problem is None
+    assert {path: path.is_file() and path.read_bytes() for path in tmp_path.iterdir()} == before
+    elsewhere = reader.path.parent
+    assert elsewhere.exists()
+    del reader
+    assert not elsewhere.exists()
 
 
 def test_the_records_of_several_processes_are_one_runs(tmp_path: Path) -> None:

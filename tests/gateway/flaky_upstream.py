@@ -33,6 +33,9 @@ SLOW_S = (0.8, 0.2)
 WAIT_WORD, WAIT_S = "Wait.", 0.5
 """A prompt that begins with it is answered, well or badly, so much later: so that whoever asks can leave before."""
 
+UNCOUNTED_INPUT = 3
+"""Input tokens that it tells beyond what a node counts."""
+
 OK = "ok"
 OWN_LIMIT = {
     "x-ratelimit-limit-requests": "3",
@@ -100,7 +103,7 @@ def _completion(asked: dict[str, Any], words: int) -> dict[str, Any]:
 
 def _usage(asked: dict[str, Any], text: str) -> dict[str, int]:
     # Input as a model with a tokenizer and a chat template of its own would count it.
-    before, after = count_chat(asked["messages"], asked["model"]) + 3, count(text, asked["model"])
+    before, after = count_chat(asked["messages"], asked["model"]) + UNCOUNTED_INPUT, count(text, asked["model"])
     return {"prompt_tokens": before, "completion_tokens": after, "total_tokens": before + after}
 
 

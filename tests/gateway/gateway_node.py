@@ -29,6 +29,7 @@ async def gateway(
     patience: Patience = Patience(read_s=20),  # noqa: B008
     read_on_s: float = 2.0,
     deadlines: Deadlines = Deadlines(),  # noqa: B008
+    max_body_bytes: int = 10_000,
 ) -> AsyncIterator[Node]:
     """A node that asks `services`."""
     async with serving(
@@ -36,5 +37,6 @@ async def gateway(
         upstream_of=lambda telemetry: Gateway(services, telemetry, patience),
         read_on_s=read_on_s,
         deadlines=deadlines,
+        max_body_bytes=max_body_bytes,
     ) as node:
         yield node

@@ -50,8 +50,21 @@ class ScriptedService:
         self.asked: list[Asked] = []
         self.connections = 0
         self.base_url = ""
+        self._serving: set[asyncio.Task[Any]] = set()
+
+    async def stop(self) -> None:
+        """End what is still served, and leave no connection behind."""
+        for task in self._serving:
+            task.cancel()
+        while self._serving:
+            await asyncio.wait(self._serving)
+        await asyncio.sleep(0)  # connections are closed a turn later
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
         self.connections += 1
         number = self.connections
         try:
@@ -72,7 +85,7 @@ class ScriptedService:
                     await writer.drain()
                 finally:
                     watching.cancel()
-        except (asyncio.IncompleteReadError, ConnectionError):
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             pass
         finally:
             writer.close()
@@ -94,6 +107,7 @@ async def running_service(port: int = 0) -> AsyncIterator[ScriptedService]:
     finally:
         server.close()
         server.close_clients() if hasattr(server, "close_clients") else None
+        await service.stop()
         await server.wait_closed()
 
 

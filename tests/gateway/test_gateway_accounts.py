@@ -302,6 +302,22 @@ def test_too_little_says_nothing(first: bytes) -> None:
     assert looks_like_stream(first) is None
 
 
+def test_an_event_of_very_many_values_passes_and_costs_its_bytes() -> None:
+    stream = b'data: {"choices": [{"delta": {"content": "one"}}], "x": [%b1]}\n\n' % (b"1," * 250_000)
+    account = chunk_account(at_most=100)
+    assert EventReader(account).feed(stream) == stream
+    assert account.output_tokens == 100
+
+
+def test_very_many_empty_lines_pass() -> None:
+    for lines in (b"\n\n" * 5_000, b"\r\n" * 5_000, b"\r\r" * 5_000):
+        account = chunk_account()
+        reader = EventReader(account)
+        assert reader.feed(lines + event(said("one"))) == lines + event(said("one"))
+        assert account.output_tokens == 1
+        assert reader.feed(event({"error": "x"}) + lines) == b""
+
+
 # Events that differ in nothing but their text
 
 texts = st.one_of(

@@ -27,7 +27,7 @@ def written(route: str = CHAT, **fields: Any) -> bytes:
 
 
 def check(body: bytes, route: str = CHAT) -> None:
-    refuse_disguised(LIMITED_ROUTES[route].parse(body), body)
+    refuse_disguised(LIMITED_ROUTES[route].parse(body))
 
 
 def refusal(body: bytes, route: str = CHAT) -> NotServed:
@@ -256,6 +256,7 @@ def ambiguous(body: bytes) -> bool:
         with_name("n", b'1, "n": 2'),
         with_name("temperature", b'1, "temperature": 2'),
         with_name("x.*", b'1, "x.*": 2'),
+        written(**{f"x{number}": number for number in range(31)}),
         with_name("stream", b'true, "stream": false'),
         with_name("max\\u005ftokens", b"1"),
         *(with_name(name, b'1, "%b": 2' % name.encode()) for name in ("best_of", "prompt", "input", "tools", "text")),
@@ -270,6 +271,7 @@ def test_a_field_that_counts_and_may_come_twice(body: bytes) -> None:
     [
         written(),
         written(max_tokens=5, n=2, stream=True),
+        written(**{f"x{number}": number for number in range(30)}),
         written(COMPLETION, max_tokens=5),
         written(stop=["model", "messages", "n"], user="max_tokens"),
         written(max_tokens=5, messages=[{"role": "user", "content": '"max_tokens": 1, "model": "n"'}]),

@@ -440,6 +440,8 @@ def test_a_message_beside_deltas_repeats_them() -> None:
 
 
 def test_text_completions_are_counted() -> None:
+    for delta in ({}, {"content": ""}, {"content": None}):
+        assert tokens({"choices": [{"delta": delta, "text": "one two"}]}) == 2
     assert tokens({"choices": [{"text": "one"}, {"text": " two"}]}, {"choices": [{"text": 1}]}, choices=2) == 2
 
 

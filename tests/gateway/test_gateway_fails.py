@@ -413,6 +413,30 @@ async def test_a_failing_address_is_left_alone(
     assert getattr(ejected[0], "target") == bad.base_url.split("/")[2]  # noqa: B009 - set by `extra`
 
 
+@pytest.mark.parametrize(
+    ("said", "quoted"),
+    [
+        (b'{"error": {"message": "Incorrect API key:\\n  %b.", "type": "t"}}', ': "Incorrect API key: [redacted]."'),
+        (b'{"detail": "Not authenticated"}', ': "Not authenticated"'),
+        (b'{"detail": "%b"}' % (b"x" * 300), f': "{"x" * 200}…"'),
+        (b"<html>forbidden</html>", ""),
+        (b"", ""),
+    ],
+)
+async def test_the_log_says_why_a_service_does_not_take_our_key(
+    single_store: str, service: ScriptedService, caplog: pytest.LogCaptureFixture, said: bytes, quoted: str
+) -> None:
+    service.script = says(http(said.replace(b"%b", KEY.encode()), 401))
+    async with gateway(single_store, service_at(service.base_url, name="upstream")) as node:
+        status, headers, answer = await post(node, api_key_on(single_store), body())
+    assert status == 502
+    assert b"authenticated" not in answer
+    (line,) = [each.getMessage() for each in caplog.records if getattr(each, "event", "") == "upstream_failed"]
+    where = service.base_url.split("/")[2]
+    who = f"request {headers['x-request-id']} failed: upstream {where}"
+    assert line == f"{who} does not accept this node's key (status 401){quoted}"
+
+
 async def test_connecting_has_a_deadline(single_store: str) -> None:
     """A listener whose backlog is full lets nobody in."""
     with socket.socket() as full, socket.socket() as first, socket.socket() as second:

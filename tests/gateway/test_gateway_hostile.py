@@ -31,8 +31,11 @@ from scripted_service import (
 )
 
 from limiter_node.model import Amounts
+from limiter_node.upstream.base import UpstreamError
+from limiter_node.upstream.gateway.accounts import ChunkAccount
 from limiter_node.upstream.gateway.connection import MAX_HEAD_BYTES
 from limiter_node.upstream.gateway.exchange import Exchange
+from limiter_node.upstream.gateway.passing import PassingStream
 from limiter_node.upstream.gateway.sending import Patience
 
 CHAT = "/v1/chat/completions"
@@ -270,6 +273,62 @@ async def test_the_framing_of_chunks_passes_unseen(single_store: str, service: S
         for _ in range(2):
             assert (await post(node, api_key, body()))[::2] == (200, completion())
     assert service.connections == 1
+
+
+async def test_what_is_packed_for_the_connection_is_a_failure(single_store: str, service: ScriptedService) -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: gzip, chunked\r\n\r\n"
+    service.script = says(head + framed(gzip.compress(completion())) + STREAM_END)
+    api_key = api_key_on(single_store)
+    async with gateway(single_store, service_at(service.base_url)) as node:
+        assert (await post(node, api_key, body()))[0] == 502
+        assert await node.used(api_key) == Amounts(1, 0, 0)
+
+
+async def test_events_that_come_before_the_first_is_delivered_are_not_lost() -> None:
+    """Nobody takes them for a turn of the event loop or two; then reading goes on."""
+    came: list[bytes] = []
+    events = [chunk(f" {number}") for number in range(50)]
+
+    class Carrier:
+        was_used = is_paused = False
+
+        def pause(self) -> None:
+            self.is_paused = True
+
+        def resume(self) -> None:
+            self.is_paused = False
+
+        def abort(self) -> None: ...
+
+        def end_within(self, seconds: float) -> None: ...
+
+    class Taken:
+        is_full = False
+
+        def write(self, data: bytes, *, is_last: bool = False) -> bool:
+            came.append(data)
+            return True
+
+        async def drained(self) -> None: ...
+
+    carrier = Carrier()
+    exchange = Exchange(carrier)
+    account = ChunkAccount("o200k_base", hides_usage=False, choices=1)
+    stream = PassingStream(exchange, account, "", "s", lambda *_: None, lambda _: False, lambda *_: UpstreamError(""))
+    exchange.on_head(200, [])
+    beginning = asyncio.create_task(stream.begin())
+    await asyncio.sleep(0)
+    for event in events[:10]:
+        exchange.on_body(event)
+    assert carrier.is_paused
+    await beginning
+    delivering = asyncio.create_task(stream.deliver(Taken()))
+    await asyncio.sleep(0)
+    assert not carrier.is_paused
+    for event in [*events[10:], DONE]:
+        exchange.on_body(event)
+    await delivering
+    assert b"".join(came) == b"".join([*events, DONE])
 
 
 async def test_an_upgrade_is_a_failure(single_store: str, service: ScriptedService) -> None:

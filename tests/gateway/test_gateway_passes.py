@@ -375,6 +375,57 @@ async def test_answers_pass_that_are_no_json_to_the_letter(
         assert (await node.used(api_key)).output_tokens == 3 + 2
 
 
+@pytest.mark.parametrize("label", [b"text/plain", b"application/json", b""], ids=["text", "JSON", "none"])
+@pytest.mark.parametrize("before", [b"", b"\xef\xbb\xbf", b": hi\n\n"], ids=["plain", "mark", "comment"])
+async def test_a_stream_is_one_whatever_it_is_labelled(
+    single_store: str, service: ScriptedService, label: bytes, before: bytes
+) -> None:
+    """Its pieces pass at once, here before the service goes on."""
+    may_go_on = asyncio.Event()
+    first, *others = (before + WORDS[0], *WORDS[1:], DONE)
+    content_type = b"Content-Type: %b\r\n" % label if label else b""
+
+    async def script(_asked: Asked, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\n%bTransfer-Encoding: chunked\r\n\r\n" % content_type + framed(first))
+        await may_go_on.wait()
+        for part in others:
+            writer.write(framed(part))
+        writer.write(STREAM_END)
+
+    service.script = script
+    api_key = api_key_on(single_store)
+    headers = {"Authorization": f"Bearer {api_key}"}
+    async with (
+        gateway(single_store, service_at(service.base_url)) as node,
+        asyncio.timeout(10),
+        node.session.post(node.url + CHAT, data=body(stream=True), headers=headers) as response,
+    ):
+        assert response.headers["content-type"].startswith("text/event-stream")
+        assert await response.content.readexactly(len(first)) == first
+        may_go_on.set()
+        assert await response.content.read() == b"".join(others)
+        assert (await node.used(api_key)).output_tokens == 2
+
+
+async def test_headers_that_steer_browsers_stay_behind(single_store: str, service: ScriptedService) -> None:
+    steering = {
+        "Clear_Site_Data": '"*"',
+        "Refresh": "0; url=https://a.example",
+        "Location": "https://a.example",
+        "Access_Control_Allow_Origin": "*",
+        "Access_Control_Allow_Credentials": "true",
+        "Content_Security_Policy": "default-src *",
+        "Set_Cookie": "a=b",
+        "Link": "<https://a.example>; rel=preload",
+    }
+    api_key = api_key_on(single_store)
+    async with gateway(single_store, service_at(service.base_url)) as node:
+        for status in (200, 400, 500):
+            service.script = says(http(completion(), status, **steering))
+            _, headers, _ = await post(node, api_key, CHAT, body())
+            assert not {name.replace("_", "-").lower() for name in steering} & {name.lower() for name in headers}
+
+
 async def test_zeros_and_cached_input_are_no_output(single_store: str, service: ScriptedService) -> None:
     cached = {
         "prompt_tokens": 10,

@@ -171,7 +171,7 @@ def test_a_key_that_is_refused_is_our_fault_unless_it_is_the_callers(status: int
     assert error.outcome == "failed"
     told = error.to_upstream_error(SECRET)
     assert (type(told), told.status, told.body) == (UpstreamError, 502, None)
-    assert "does not accept this node's key" in str(told)
+    assert str(told) == f'does not accept this node\'s key (code {status}): "Incorrect key [redacted]."'
     told = error.to_upstream_error(SECRET, forwards_key=True)
     assert (type(told), told.status) == (UpstreamRefusal, status)
     assert told.body is not None
@@ -199,6 +199,11 @@ FIRST = [
         id="OpenRouter",
     ),
     pytest.param({"choices": None, "base_resp": {"status_code": 1004, "status_msg": "No."}}, 502, id="MiniMax"),
+    pytest.param(
+        {"choices": [{"delta": {"content": ""}, "finish_reason": "error", "error": {"code": 429, "message": "No."}}]},
+        429,
+        id="OpenRouter, in the choice",
+    ),
     pytest.param({"detail": "Not Found"}, 502, id="FastAPI"),
     pytest.param({"message": "No.", "code": 422}, 422, id="a message"),
     pytest.param({"type": "error", "error": {"type": "overloaded_error", "message": "No."}}, 502, id="Anthropic"),

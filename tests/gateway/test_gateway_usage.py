@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from limiter_node.tokens import CL100K_BASE, O200K_BASE, count_anew
-from limiter_node.upstream.gateway.texts import text_tokens
+from limiter_node.tokens import CL100K_BASE, O200K_BASE, count_anew, counter_of
+from limiter_node.upstream.gateway.texts import MAX_COUNTED_CHARS, piece_tokens, text_tokens
 from limiter_node.upstream.gateway.usage import MOST_TOKENS, Usage, read_usage
 
 _NAMES = """
@@ -233,6 +233,7 @@ ANTHROPIC = {"input_tokens": 21, "output_tokens": 9, "cache_read_input_tokens": 
         pytest.param({"prompt_tokens": 21, "completion_tokens": 9, "reasoning_tokens": 4}, 9, 21, True, id="beside"),
         pytest.param({"prompt_tokens": 2**40, "completion_tokens": 1}, 1, MOST_TOKENS, False, id="huge input"),
         pytest.param({"prompt_tokens": 7, "total_tokens": 7}, None, 7, False, id="embeddings"),
+        pytest.param({"prompt_tokens": 8, "total_tokens": 90}, 82, 8, True, id="nothing but reasoning, in the total"),
         pytest.param(
             {"prompt_tokens": 7, "completion_tokens": 2, "cached_tokens": -5, "total_tokens": 9}, 2, 7, False, id="less"
         ),
@@ -397,6 +398,20 @@ CUSTOM = {"id": "call_2", "type": "custom", "custom": {"name": "run_code", "inpu
 def test_what_is_said_is_counted(answer: Any, texts: list[str]) -> None:
     assert text_tokens(answer, O200K_BASE) == counted(*texts)
     assert text_tokens(answer, CL100K_BASE) == counted(*texts, encoding=CL100K_BASE)
+
+
+@pytest.mark.parametrize("text", ["one two three ", "日本語 ", "\ud800 one "])
+def test_of_long_texts_the_rest_is_counted_in_proportion(text: str) -> None:
+    for encoding in (O200K_BASE, CL100K_BASE):
+        long = text * (3 * MAX_COUNTED_CHARS // len(text))
+        exact = counted(long, encoding=encoding)
+        half = len(long) // 2
+        for answer in ({"content": long}, {"content": [{"text": long[:half]}, {"text": long[half:]}]}):
+            assert abs(text_tokens(answer, encoding) - exact) <= exact // 100
+        assert abs(piece_tokens(counter_of(encoding), long) - exact) <= exact // 100
+        short = long[:MAX_COUNTED_CHARS]
+        assert text_tokens({"content": short}, encoding) == counted(short, encoding=encoding)
+        assert piece_tokens(counter_of(encoding), short) == counted(short, encoding=encoding)
 
 
 @given(any_json)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from limiter_node.tokens import O200K_BASE, count_anew
-from limiter_node.upstream.gateway.lenient import MAX_LENIENT_BYTES
+from limiter_node.upstream.gateway.lenient import MAX_LENIENT_BYTES, read_json
 from limiter_node.upstream.gateway.usage import MOST_TOKENS
 from limiter_node.upstream.gateway.whole import MAX_READ_BYTES, WholeReader
 
@@ -196,6 +196,22 @@ def test_little_of_a_long_answer_is_kept(size: int) -> None:
     assert kept < MAX_READ_BYTES
     reader.finish()
     assert reader.output_tokens >= 8 * 1024 * 1024 - size
+
+
+def test_json_of_very_many_values_is_not_read() -> None:
+    body = b'{"choices": [%b[]], "usage": %b}' % (b"[]," * 250_000, json.dumps(USAGE).encode())
+    assert len(body) < MAX_READ_BYTES
+    with pytest.raises(ValueError, match="too many values"):
+        read_json(body)
+    assert read(*in_pieces(body)).output_tokens == 3
+    assert read(*in_pieces(body[:-60]), at_most=1_000).output_tokens == 1_000
+
+
+@pytest.mark.parametrize("inside", ['{"usage":', '{"usage": {"a": [', '"usage": {"a": 1} x'])
+def test_of_what_spells_very_many_usages_the_last_count(inside: str) -> None:
+    body = inside.encode() * 4_000
+    assert not read(body).has_usage
+    assert read(body + b'"usage": %b' % json.dumps(USAGE).encode()).output_tokens == 3
 
 
 def test_a_usage_in_the_middle_of_a_long_answer_is_not_looked_for() -> None:

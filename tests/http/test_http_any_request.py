@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from limiter_node.http.fields import InvalidRequest
 from limiter_node.http.limited import LIMITED_ROUTES, LimitedRoute
 from limiter_node.tokens import count
-from limiter_node.upstream.base import TextRequest, WholeAnswer
+from limiter_node.upstream.base import NotServed, TextRequest, WholeAnswer
 from limiter_node.upstream.mock.model import MockModel
 from limiter_node.upstream.rendered import RenderedUpstream
 from limiter_node.upstream.source import Completion
@@ -84,12 +84,13 @@ def answered(path: str, text: bytes) -> None:
     route = LIMITED_ROUTES[path]
     try:
         request = route.parse(text)
-    except InvalidRequest as error:
-        refusal = error
+        MOCK.drafter.draft(request, text)
+    except (InvalidRequest, NotServed) as error:
+        refusal = str(error)
     else:
         _answered(route, path, request)
         return
-    assert 0 < len(refusal.message) < 500
+    assert 0 < len(refusal) < 500
 
 
 def _answered(route: LimitedRoute, path: str, request: Any) -> None:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -25,6 +29,8 @@ from limiter_node.token_process import INLINE_CHARS
 from limiter_node.upstream.base import NotServed, Prepared, UnknownModel
 from limiter_node.upstream.gateway.service import Service
 from limiter_node.upstream.gateway.upstream import Gateway
+from limiter_node.upstream.mock.model import MockModel
+from limiter_node.upstream.rendered import RenderedUpstream
 
 CHAT, COMPLETION, RESPONSES, EMBEDDING = LIMITED_ROUTES
 SERVICE = Service(
@@ -170,10 +176,10 @@ class Turns:
 
 async def test_the_loop_turns_while_a_large_request_is_read(reader: RequestReader) -> None:
     await reader.read(LIMITED_ROUTES[CHAT], chat(prose(90_000, 6)))  # the process runs
-    body = chat(noise(5_000_000, 30))
+    body = chat(noise(1_500_000, 30))
     with Turns() as turns:
         need, _ = await reader.read(LIMITED_ROUTES[CHAT], body)
-    assert need.input_tokens > 2_000_000
+    assert need.input_tokens > 600_000
     # The body goes over in parts, a turn or more for each.
     assert turns.count > len(body) // worker_process.PART_BYTES
 
@@ -268,6 +274,48 @@ def test_the_other_process_is_told_no_key(reader: RequestReader) -> None:
     assert greeting is not None
     assert b"gpt-*" in greeting.head
     assert b"secret" not in greeting.head
+
+
+async def test_the_other_process_has_no_key_in_its_environment(
+    reader: RequestReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_KEY", "sk-of-the-service")
+    await reader.read(LIMITED_ROUTES[CHAT], chat(prose(90_000, 6)))
+    process = reader.worker._process
+    assert process is not None
+    has = await asyncio.to_thread(Path(f"/proc/{process.pid}/environ").read_bytes)
+    assert b"PATH=" in has
+    assert b"sk-of-the-service" not in has
+
+
+async def test_what_the_mock_repeats_may_be_as_deep_as_json_is() -> None:
+    """It is pickled on its way, which has another limit."""
+    reader = RequestReader(RenderedUpstream(MockModel(latency_ms=0, length="fixed:1", seed=1)))
+    text = orjson.dumps(prose(90_000, 6))
+    try:
+        for depth in (200, 900):
+            deep = b"[" * depth + b"]" * depth
+            body = b'{"model":"m","input":%b,"reasoning":{"x":%b}}' % (text, deep)
+            with suppress(InvalidRequest):
+                await reader.read(LIMITED_ROUTES[RESPONSES], body)
+        assert reader.worker.answered == 2
+    finally:
+        await reader.close()
+
+
+async def test_a_mistake_of_ours_ends_one_request_only(reader: RequestReader) -> None:
+    with pytest.raises(RuntimeError, match="KeyError"):
+        await reader.read(replace(LIMITED_ROUTES[CHAT], path="/v1/none"), LARGE)
+    await reader.read(LIMITED_ROUTES[CHAT], LARGE)
+
+
+def test_the_other_process_loads_no_server() -> None:
+    """It starts while a request waits for it, and holds memory."""
+    loads = "import sys, limiter_node.http.reading_process, limiter_node.upstream.gateway.drafting, "
+    loads += "limiter_node.upstream.rendered; print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", loads], capture_output=True, check=True, text=True).stdout.split()
+    assert "limiter_node.http.reading_process" in modules
+    assert not {"aiohttp", "redis", "click", "prometheus_client"} & set(modules)
 
 
 async def test_a_small_request_needs_no_process(reader: RequestReader) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol
 
 from limiter_node.tokens import counter_of
 from limiter_node.upstream.gateway.said import find_event_error
-from limiter_node.upstream.gateway.texts import safe_count, text_tokens, unread_tokens
+from limiter_node.upstream.gateway.texts import piece_tokens, text_tokens, unread_tokens
 from limiter_node.upstream.gateway.usage import MOST_TOKENS, Usage, read_usage
 
 _ENVELOPE: Final = frozenset(
@@ -86,7 +86,7 @@ class _Counted:
 
     def add_text(self, text: str) -> None:
         """Take in an event that says nothing but `text`."""
-        self._counted += safe_count(self._count, text)
+        self._counted += piece_tokens(self._count, text)
 
     def note_unread(self, size: int) -> None:
         """Take in one event of `size` bytes that is no JSON object."""
@@ -144,13 +144,15 @@ class ChunkAccount(_Counted):
         """Take in one chunk."""
         choices = fields.get("choices")
         self.plain_text = None
-        if (not choices or "error" in fields) and self._is_error(fields, choices):
+        if (not choices or "error" in fields) and self._is_error(fields):
             return None
         self._is_first = False
         if type(choices) is list:
             usage = fields.get("usage")
             for choice in choices:
                 if type(choice) is dict:
+                    if choice.get("error") and self._is_error(fields):
+                        return None
                     text = self._note_choice(choice)
                     usage = usage or choice.get("usage")  # Moonshot's place for it
             if usage is None and len(choices) == 1 and type(choices[0]) is dict:
@@ -170,7 +172,7 @@ class ChunkAccount(_Counted):
         """``[DONE]`` has come."""
         self.is_whole = self.is_done = self.is_finished = True
 
-    def _is_error(self, fields: dict[str, Any], choices: Any) -> bool:
+    def _is_error(self, fields: dict[str, Any]) -> bool:
         error = find_event_error(fields, is_first=self._is_first)
         if error is not None:
             self.error = error
@@ -200,12 +202,14 @@ class ChunkAccount(_Counted):
             if type(text) is str and (len(delta) == 1 or (len(delta) == 2 and "role" in delta)):
                 plain = text
                 if text:
-                    self._counted += safe_count(self._count, text)
+                    self._counted += piece_tokens(self._count, text)
             elif delta:
                 self._counted += text_tokens(delta, self._encoding)
-            if not text and "message" in choice and not self._counted:
-                self._counted += text_tokens(choice["message"], self._encoding)
+            if not text and ("text" in choice or "message" in choice):
                 plain = None
+                self._counted += text_tokens({"text": choice.get("text")}, self._encoding)
+                if not self._counted:
+                    self._counted += text_tokens(choice.get("message"), self._encoding)
         elif delta is not None:
             self._counted += text_tokens(delta, self._encoding)
         else:  # `text` of completions; a whole `message`, as some services stream it
@@ -297,7 +301,7 @@ class ResponseAccount(_Counted):
             return  # its bytes
         delta, index = fields.get("delta"), fields.get("output_index")
         if type(delta) is str:
-            self._counted += safe_count(self._count, delta)
+            self._counted += piece_tokens(self._count, delta)
         else:
             self._counted += text_tokens(delta, self._encoding)
         if type(index) is int:

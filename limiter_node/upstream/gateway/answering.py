@@ -18,7 +18,7 @@ from limiter_node.upstream.base import (
 )
 from limiter_node.upstream.gateway.accounts import Account, ChunkAccount, ResponseAccount
 from limiter_node.upstream.gateway.exchange import HELD_BYTES, Exchange, Fields
-from limiter_node.upstream.gateway.incoming import openai_error, passed_headers, refusal_headers
+from limiter_node.upstream.gateway.incoming import openai_error, passed_headers, quoted_message, refusal_headers
 from limiter_node.upstream.gateway.outgoing import Ask
 from limiter_node.upstream.gateway.passing import EVENT_STREAM, PassingBody, PassingStream
 from limiter_node.upstream.gateway.said import SaidError, said_error
@@ -41,12 +41,14 @@ async def response_error(exchange: Exchange, service: Service) -> UpstreamError:
     status = exchange.status
     if not 400 <= status < 600:
         return UpstreamError(f"answered with status {status}")
-    if status in _OUR_FAULT and not service.forwards_key:
-        return UpstreamError(f"does not accept this node's key (status {status})")
     said = await exchange.read(MAX_ERROR_BYTES)
     if not exchange.is_complete or len(said) > MAX_ERROR_BYTES or _is_packed(exchange.fields):
         said = b""  # longer than anybody is told (some repeat the whole input), but what it is, its status says
-    body = openai_error(status, said, service.key, _field(exchange.fields, "content-type"))
+    kind = _field(exchange.fields, "content-type")
+    if status in _OUR_FAULT and not service.forwards_key:
+        quoted = quoted_message(status, said, service.key, kind)
+        return UpstreamError(f"does not accept this node's key (status {status}){quoted}")
+    body = openai_error(status, said, service.key, kind)
     headers = refusal_headers(status, exchange.fields, service.key)
     if status < 500:
         return UpstreamRefusal(f"refused with status {status}", status=status, body=body, headers=headers)

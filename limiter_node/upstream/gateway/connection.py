@@ -42,6 +42,7 @@ class ServiceConnection(asyncio.Protocol):
         "_parts",
         "_pool",
         "_read_s",
+        "_refused",
         "_transport",
         "_unsent",
         "_writable",
@@ -76,6 +77,7 @@ class ServiceConnection(asyncio.Protocol):
         self._framing_bytes = 0
         self._is_interim = self._is_over = self._is_closing = self._is_whole_at_eof = False
         self._keeps_alive = self._has_surplus = self._unsent = False
+        self._refused: str | None = None
         self.deadline_s = now_s + self._read_s
         self._exchange = exchange = Exchange(self)
         return exchange
@@ -170,6 +172,9 @@ class ServiceConnection(asyncio.Protocol):
             error = "switched protocols"
         except httptools.HttpParserError:
             error = "sent something that is not HTTP"
+        if self._refused is not None:
+            self._fail(Broken(self._refused))
+            return
         parts = self._parts
         if parts:
             body = parts[0] if len(parts) == 1 else b"".join(parts)
@@ -214,9 +219,11 @@ class ServiceConnection(asyncio.Protocol):
             self._fields = []
             return
         named = dict(self._fields)
-        self._is_whole_at_eof = (
-            "content-length" not in named and "chunked" not in named.get("transfer-encoding", "").lower()
-        )
+        coding = named.get("transfer-encoding", "").strip().lower()
+        if coding not in ("", "chunked", "identity"):
+            self._refused = "packed its answer for the connection"  # which would have to be unpacked here
+            return
+        self._is_whole_at_eof = "content-length" not in named and coding != "chunked"
         self.deadline_s = self._pool.now_s() + self._read_s
         exchange.on_head(status, self._fields)
 

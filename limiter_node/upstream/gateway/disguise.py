@@ -15,7 +15,7 @@ Its weakness: a field that comes twice within a message. The last one counts her
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Final
 
@@ -72,15 +72,16 @@ _WITHIN_CONTAINERS: Final = COUNTING_FIELDS - {"role", "content", "text"}
 _SPELLED: Final = STEERING | CONTAINERS | frozenset(_OTHER_NAMES)
 _REFUSED: Final = frozenset(name.casefold() for name in _SPELLED)
 
-_CAPITALIZED: Final = re.compile(rb'"[a-z_]*[A-Z][A-Za-z_]*"\s*:')
-"""What may be a field's name with a capital letter in it; what is said in a text has its quotes escaped."""
-_FOLDING: Final = (b"\xc5\xbf", b"\xe2\x84\xaa", b"\\u017", b"\\u212")
-"""Letters beyond ASCII that fold to s and k, and how they may be escaped."""
+_PLAIN: Final = frozenset(("temperature", "top_p", "seed", "user", "stop", "tool_choice", "parallel_tool_calls"))
+"""Fields that need no second look, because they come often."""
+_HOLDERS: Final = ("messages", "input", "prompt", "system")
+_MOST_FIELDS: Final = 32
+"""A body with more of them is written anew rather than looked through for each."""
 _ESCAPED_ASCII: Final = re.compile(rb"\\u00[2-7]")
 
 
-def refuse_disguised(request: LimitedRequest, body: bytes, extra_fields: frozenset[str] = frozenset()) -> None:
-    """Raise `NotServed` for fields that would be read in another way than they were counted. O(length).
+def refuse_disguised(request: LimitedRequest, extra_fields: frozenset[str] = frozenset()) -> None:
+    """Raise `NotServed` for fields that would be read in another way than they were counted. O(values).
 
     `extra_fields` steer as the service's operator wants it.
     """
@@ -93,25 +94,65 @@ def refuse_disguised(request: LimitedRequest, body: bytes, extra_fields: frozens
                 message = f"Unsupported parameter: '{name}'. Use '{instead}' instead."
                 raise NotServed(message, name, "unsupported_parameter")
         refuse_steering(fields, _WITHIN_CONTAINERS, extra_fields)
-    may_hide = b"\\u" in body or _FOLDING[0] in body or _FOLDING[1] in body
-    if _CAPITALIZED.search(body) is not None or (may_hide and _hides_letters(body)):
-        for name in fields:
-            if name not in _SPELLED and name.casefold() in _REFUSED and name not in extra_fields:
+    for name in fields:
+        if name not in COUNTING_FIELDS and (meant := name.casefold()) not in _PLAIN:
+            if meant in _COUNTING:
+                raise _misspelled(name, meant)
+            if meant in _REFUSED and name not in _SPELLED and name not in extra_fields:
                 raise unsupported(name[:64])
-        for counting, names in ((_COUNTING, _names(fields)), (_OF_CALLS, _names_of_calls(fields))):
-            for name in names:
-                if name not in counting and (meant := name.casefold()) in counting:
-                    message = f"Unrecognized request argument: '{name[:64]}'. Did you mean '{meant}'?"
-                    raise NotServed(message, name[:64], "unknown_parameter")
+    for several in _HOLDERS:
+        if type(items := fields.get(several)) is list:
+            for item in items:
+                _check_item(item)
+    if type(options := fields.get("stream_options")) is dict:
+        _check_names(options, _COUNTING)
 
 
-def _hides_letters(body: bytes) -> bool:
-    """Whether letters are written so that they don't look like what they are."""
-    return any(letter in body for letter in _FOLDING) or _ESCAPED_ASCII.search(body) is not None
+def _check_item(item: Any) -> None:
+    """Raise `NotServed` for another spelling of a field that counts in a message or an item, its parts or calls."""
+    if type(item) is not dict or (len(item) == 2 and "role" in item and type(item.get("content")) is str):
+        return  # most messages
+    _check_names(item, _COUNTING)
+    if str(item.get("type")).endswith(("_call", "_call_output")):
+        _check_names(item, _OF_CALLS)
+    for name, value in item.items():
+        if name == "function_call":
+            _check_call(value)
+        elif type(value) is list:
+            for part in value:
+                if name == "tool_calls":
+                    _check_call(part)
+                if type(part) is dict:
+                    _check_names(part, _COUNTING)
+                    for within in part.values():
+                        for each in within if type(within) is list else ():
+                            if type(each) is dict:
+                                _check_names(each, _COUNTING)
+
+
+def _check_call(call: Any) -> None:
+    if type(call) is dict:
+        _check_names(call, _OF_CALLS)
+        for kind in ("function", "custom"):
+            if type(call.get(kind)) is dict:
+                _check_names(call[kind], _OF_CALLS)
+
+
+def _check_names(fields: Mapping[str, Any], counting: frozenset[str]) -> None:
+    for name in fields:
+        if name not in counting and (meant := name.casefold()) in counting:
+            raise _misspelled(name, meant)
+
+
+def _misspelled(name: str, meant: str) -> NotServed:
+    message = f"Unrecognized request argument: '{name[:64]}'. Did you mean '{meant}'?"
+    return NotServed(message, name[:64], "unknown_parameter")
 
 
 def is_ambiguous(body: bytes, fields: Mapping[str, Any]) -> bool:
     """Whether a field comes twice, or may do so unseen. True now and then for bodies that are all right."""
+    if len(fields) > _MOST_FIELDS:
+        return True
     for name in fields:
         quoted, named = _spelled(name)
         if body.count(quoted) != 1 and len(named.findall(body)) != 1:
@@ -124,38 +165,3 @@ def _spelled(name: str) -> tuple[bytes, re.Pattern[bytes]]:
     """What a name is, and what it is in front of its value."""
     quoted = b'"%b"' % name.encode()
     return quoted, re.compile(re.escape(quoted) + rb"\s*:")
-
-
-def _names(fields: Mapping[str, Any]) -> Iterator[str]:
-    """Of the fields of the request, its messages or items, and their parts."""
-    yield from fields
-    for several in ("messages", "input", "prompt", "system"):
-        yield from _names_within(fields.get(several), 2)
-    yield from _names_within([fields.get("stream_options")], 0)
-
-
-def _names_of_calls(fields: Mapping[str, Any]) -> Iterator[str]:
-    """Of the fields of calls in messages, and of items that are calls or what came of them."""
-    for several in ("messages", "input"):
-        for item in fields[several] if type(fields.get(several)) is list else ():
-            if type(item) is not dict:
-                continue
-            if str(item.get("type")).endswith(("_call", "_call_output")):
-                yield from item
-            called = item.get("tool_calls")
-            for call in (item.get("function_call"), *(called if type(called) is list else ())):
-                if type(call) is dict:
-                    yield from call
-                    for kind in ("function", "custom"):
-                        if type(call.get(kind)) is dict:
-                            yield from call[kind]
-
-
-def _names_within(items: Any, depth: int) -> Iterator[str]:
-    if type(items) is list:
-        for item in items:
-            if type(item) is dict:
-                yield from item
-                if depth:
-                    for part in item.values():
-                        yield from _names_within(part, depth - 1)

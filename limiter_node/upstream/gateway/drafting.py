@@ -34,6 +34,6 @@ class ServiceDrafter:
         found = self.services.find(request.model)
         if found is None:
             raise UnknownModel(request.model)
-        refuse_disguised(request, body, found.service.extra_fields)
+        refuse_disguised(request, found.service.extra_fields)
         data, added, cap_field = outgoing_parts(request, body, found.service, found.model)
         return Draft((question_of(request, found.service), added, cap_field), data)

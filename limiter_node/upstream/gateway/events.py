@@ -122,8 +122,9 @@ class EventReader:
             events = [event + b"\n\n" for event in ended]
             if last:
                 events.append(last)
-        kept = [self._kept(event) for event in events]
-        return b"".join(kept)
+        account = self._account
+        # Empty lines are no events, and may be many.
+        return b"".join([event if len(event) <= 2 and account.error is None else self._kept(event) for event in events])
 
     def _kept(self, event: bytes) -> bytes:
         """What passes on of one event."""

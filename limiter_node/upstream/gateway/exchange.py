@@ -144,7 +144,7 @@ class Exchange:
 
     def resume(self) -> None:
         """Read on."""
-        if not self.is_complete:
+        if not self.is_complete and self.failure is None:
             self._carrier.resume()
 
     def end_within(self, seconds: float) -> None:

@@ -38,6 +38,8 @@ _OF_REFUSALS = ("x-ratelimit-", "ratelimit", "anthropic-ratelimit-")
 _RETRYING = frozenset(("x-should-retry", "retry-after", "retry-after-ms"))
 _NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}\Z")
 _MAX_MESSAGE_CHARS = 2_000
+_MAX_QUOTED_CHARS = 200
+_UNSAID = "The upstream service answered with status {}."
 _TYPES = {400: "invalid_request_error", 404: "invalid_request_error", 429: "requests"}
 
 
@@ -106,9 +108,23 @@ def openai_error(status: int, body: bytes, secret: str, content_type: str = "") 
         return body
     if type(said) is list and said and _has_openais_shape(said[0]):
         return orjson.dumps(said[0])  # Gemini's way
-    message = _message(said) or f"The upstream service answered with status {status}."
+    message = _message(said) or _UNSAID.format(status)
     kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
     return error_body(message[:_MAX_MESSAGE_CHARS], kind, code="upstream_error")
+
+
+def quoted_message(status: int, body: bytes, secret: str, content_type: str = "") -> str:
+    """Return ``: "MESSAGE"``, what a service's error says, for the log: on one line, short, and without `secret`.
+
+    Return "" where it says nothing.
+    """
+    if not body:
+        return ""
+    said = orjson.loads(openai_error(status, body, secret, content_type))["error"]
+    message = " ".join("".join(each if each.isprintable() else " " for each in said["message"]).split())
+    if not message or message == _UNSAID.format(status):
+        return ""
+    return f': "{message[:_MAX_QUOTED_CHARS]}{"…" if len(message) > _MAX_QUOTED_CHARS else ""}"'
 
 
 def _redacted(body: bytes, secret: str) -> bytes:

@@ -87,7 +87,9 @@ class OutgoingBody(NamedTuple):
         added = {**self.added, self.cap_field: cap} if self.cap_field else self.added
         if not added:
             return self.data
-        return b"%b,%b" % (self.data.rstrip(b" \t\r\n")[:-1], orjson.dumps(added)[1:])
+        data = self.data
+        # One copy, because it may be large; behind its end there is nothing but blanks.
+        return b"".join((memoryview(data)[: data.rindex(b"}")], b",", orjson.dumps(added)[1:]))
 
 
 def question_of(request: LimitedRequest, service: Service) -> Question:

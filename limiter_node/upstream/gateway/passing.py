@@ -94,6 +94,7 @@ class Passing:
         self._sink = sink
         try:
             sink.write(b"".join(first), is_last=self._is_over and self._failure is None)
+            self._exchange.resume()
             while not self._is_over:
                 if sink.is_full:
                     self._exchange.pause()

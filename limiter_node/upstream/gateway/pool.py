@@ -34,6 +34,7 @@ class Pool:
         self._all: set[ServiceConnection] = set()
         self._look_every_s = min(_LOOK_S, read_s / 4)
         self._looking: asyncio.TimerHandle | None = None
+        self._closed: asyncio.Future[None] | None = None
         loop = asyncio.get_running_loop()
         self.now_s: Callable[[], float] = loop.time
         """The event loop's clock."""
@@ -64,15 +65,21 @@ class Pool:
     def forget(self, connection: ServiceConnection) -> None:
         """It is closed."""
         self._all.discard(connection)
+        if self._closed is not None and not self._all:
+            self._closed.set_result(None)
+            self._closed = None
         self._idle.pop(connection, None)
 
-    def close(self) -> None:
-        """Close all of them."""
+    async def close(self) -> None:
+        """Close all of them, and return when they are closed."""
         if self._looking is not None:
             self._looking.cancel()
             self._looking = None
         for connection in tuple(self._all):
             connection.abort()
+        if self._all:  # the event loop closes them in its next turns
+            self._closed = self._loop.create_future()
+            await self._closed
 
     def _look(self) -> None:
         now_s = self.now_s()

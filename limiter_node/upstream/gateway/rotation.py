@@ -13,6 +13,8 @@ from typing import Final
 
 from yarl import URL
 
+from limiter_node.upstream.gateway.service import UNNAMED
+
 log = logging.getLogger(__name__)
 
 EJECT_AFTER: Final = 3
@@ -34,13 +36,20 @@ class Target:
         self.is_out = False
         self._out_until_s = 0.0
 
+    @property
+    def described(self) -> str:
+        """What log lines begin with: the address, and the service's name where it has one of its own."""
+        if self.service in (UNNAMED, self.name):
+            return f"upstream {self.name}"
+        return f"upstream {self.service} ({self.name})"
+
     def succeeded(self) -> None:
         """It answered."""
         self.failures = 0
         if self.is_out:
             self.is_out = False
             event = {"event": "upstream_back", "upstream": self.service, "target": self.name}
-            log.info("upstream %s: %s answers again", self.service, self.name, extra=event)
+            log.info("%s answers again", self.described, extra=event)
 
     def failed(self, *, why: str, is_only: bool) -> None:
         """It didn't. `is_only`: there is no other to ask, so that it stays in."""
@@ -52,8 +61,8 @@ class Target:
             self.is_out = True
             event = {"event": "upstream_ejected", "upstream": self.service, "target": self.name}
             log.warning(
-                "upstream %s: %s failed %d times in a row, last: %s; it is left alone for %g s",
-                *(self.service, self.name, self.failures, why, EJECT_S),
+                "%s failed %d times in a row, last: %s; it is left alone for %g s",
+                *(self.described, self.failures, why, EJECT_S),
                 extra=event,
             )
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from limiter_node.upstream.base import UpstreamError, UpstreamRefusal
-from limiter_node.upstream.gateway.incoming import openai_error, refusal_headers
+from limiter_node.upstream.gateway.incoming import openai_error, quoted_message, refusal_headers
 from limiter_node.upstream.gateway.lenient import BYTE_ORDER_MARK, read_json, write_json
 from limiter_node.upstream.gateway.sse import first_data
 
@@ -98,7 +98,8 @@ class SaidError:
         """
         status, what = self.status, self.what
         if status in _OUR_FAULT and not forwards_key:
-            what = f"does not accept this node's key (code {status})"
+            quoted = "" if self.body is None else quoted_message(status, self.body, secret)
+            what = f"does not accept this node's key (code {status}){quoted}"
             return UpstreamError(what, produced_tokens=produced_tokens)
         body = None if self.body is None else openai_error(status, self.body, secret)
         headers = "" if self.code is None else refusal_headers(status, fields, secret)

@@ -54,10 +54,10 @@ class Sender:
         self._pools: dict[Target, Pool] = {}
         self._heads: dict[tuple[Target, str, str], bytes] = {}
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Let go of all connections."""
         for pool in self._pools.values():
-            pool.close()
+            await pool.close()
 
     async def send(
         self,
@@ -148,7 +148,7 @@ class Sender:
     ) -> UpstreamError:
         """Count a failure; the error to raise, which says in our log who failed."""
         self.ended(service, target)(outcome, what)
-        said = f"upstream {service.name}: {target.name} {what}"
+        said = f"{target.described} {what}"
         if error is None:
             return UpstreamError(said, status=504 if outcome == "timeout" else 502)
         return UpstreamError(

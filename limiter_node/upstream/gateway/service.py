@@ -16,6 +16,9 @@ from limiter_node.upstream.gateway.patterns import matches, starred
 CAP_FIELDS = ("max_tokens", "max_completion_tokens")
 """What chats call their cap; a service may know only one of them."""
 
+UNNAMED = "upstream"
+"""The name in metrics of a service that was given by its URL alone."""
+
 _NEWER_CAP_HOSTS = (".openai.com", ".openai.azure.com", ".services.ai.azure.com")
 _UNREADABLE = "an upstream's URL cannot be read: use https://HOST/v1"
 _MAX_CACHED_MODELS = 1_024

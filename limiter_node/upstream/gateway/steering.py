@@ -37,6 +37,11 @@ STEERING: Final = frozenset(
         "custom_params", "logits_processors", "mm_processor_kwargs", "media_io_kwargs", "vllm_xargs",
         "session_params", "bootstrap_host", "bootstrap_port", "bootstrap_room", "data_parallel_rank",
         "disaggregated_params", "priority", "num_beams", "beam_width", "use_beam_search", "conversation_params",
+        "request_id", "rid",
+        # A template of the caller's own may repeat the prompt as often as it likes
+        "chat_template", "roles",
+        # Other names of a model
+        "engine", "deployment", "model_id", "model_name",
         # llama.cpp, Ollama: whose memory of a prompt to go on with, other weights
         "id_slot", "slot_id", "adapter", "adapter_id", "adapters", "draft_model",
     )

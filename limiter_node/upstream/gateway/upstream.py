@@ -89,7 +89,7 @@ class Gateway:
             if exchange.status != 200:
                 raise await response_error(exchange, service)
             note, hides = partial(self._note, service.name, model), partial(self._hides, service.name, model)
-            who = f"upstream {service.name}: {target.name}"
+            who = target.described
             answer = await to_answer(exchange, ask, service, who, ended, hides, note)
         except UpstreamRefusal as error:
             ended("rate_limited" if error.status == 429 else "refused", "")
@@ -143,7 +143,7 @@ class Gateway:
 
     async def close(self) -> None:
         """Let go of all connections."""
-        self._sender.close()
+        await self._sender.close()
 
     async def _all_listed(self) -> tuple[str, ...] | UpstreamError:
         """The names of all services' models, or why there are none."""
@@ -181,7 +181,7 @@ class Gateway:
         except UpstreamError:
             raise
         except (Broken, TimeoutError, orjson.JSONDecodeError, LookupError, TypeError):
-            raise UpstreamError(f"upstream {service.name}: {target.name} could not list its models") from None
+            raise UpstreamError(f"{target.described} could not list its models") from None
         finally:
             exchange.close()
 

@@ -65,8 +65,8 @@ def read_usage(usage: Any) -> Usage | None:
     told_output, beside, told_reasoning = output, 0, False
     if before is not None:
         beside, unexplained = _beside_the_prompt(usage, before, output)
-        if output is not None and unexplained:
-            told_output, told_reasoning = output + unexplained, True
+        if unexplained:  # Gemini leaves the output out where all of it was reasoning
+            told_output, told_reasoning = (output or 0) + unexplained, True
     return Usage(
         None if told_output is None else min(told_output, MOST_TOKENS),
         min((before or 0) + beside, MOST_TOKENS),

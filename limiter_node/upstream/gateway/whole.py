@@ -16,6 +16,10 @@ or log probabilities; 100 MB of embeddings are no output."""
 EDGE_BYTES: Final = 64 * 1024
 """Of a longer answer, where its usage is looked for: its beginning and its end."""
 
+_ENVELOPE_BYTES = 512
+_BYTES_PER_TOLD = 24
+"""An answer with no more bytes than these has no text that its usage could not be true of, as texts are usually."""
+_MOST_USAGES = 8
 _USAGE = re.compile(r'"usage"\s*:\s*(?=\{)')
 
 
@@ -93,9 +97,9 @@ class WholeReader:
         told = None if usage is None else usage.output_tokens
         if type(fields) is not dict:
             return told or self._unread()
-        # Some services tell one choice's usage for all of them. A count is never more than the bytes.
-        if usage is not None and told is not None and self._choices == 1 and usage.is_plausible(size):
-            return told
+        # Some services tell one choice's usage for all of them.
+        if told and self._choices == 1 and size <= _ENVELOPE_BYTES + told * _BYTES_PER_TOLD:
+            return told  # counting takes longer than all the rest
         counted = min(text_tokens(fields, self._encoding), self._at_most)
         if usage is not None and told is not None and self._choices == 1 and usage.is_plausible(counted):
             return told
@@ -114,12 +118,11 @@ def _usage_of(fields: dict[str, Any]) -> Usage | None:
 
 def _last_usage(edge: bytes) -> Usage | None:
     """The last usage in a part of an answer. Quotes inside of strings are escaped, so that no text looks like one."""
-    text = to_text(edge)
-    for found in reversed(list(_USAGE.finditer(text))):
+    text, last = to_text(edge), None
+    for found in deque(_USAGE.finditer(text), _MOST_USAGES):
         try:
             usage = read_usage(object_at(text, found.end()))
         except ValueError:
             continue
-        if usage is not None:
-            return usage
-    return None
+        last = usage or last
+    return last
