@@ -150,7 +150,11 @@ async def test_what_is_not_offered_is_refused_in_openais_shape(
 
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
-    [(b"GET", b"/v1/chat/completions", "POST"), (b"POST", b"/v1/models", "GET"), (b"OPTIONS", b"/healthz", "GET")],
+    [
+        (b"GET", b"/v1/chat/completions", "POST"),
+        (b"POST", b"/v1/models", "GET, HEAD"),
+        (b"OPTIONS", b"/healthz", "GET, HEAD"),
+    ],
 )
 async def test_a_405_names_the_methods_that_are_allowed(fleet: Fleet, method: bytes, path: bytes, allowed: str) -> None:
     answer = await send(fleet, head(b"Connection: close", request=method + b" " + path + b" HTTP/1.1"))
