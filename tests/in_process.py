@@ -88,6 +88,7 @@ class Node:
     session: ClientSession
     routes: Routes
     server: HttpServer
+    reader: RequestReader
 
     async def chat(self, api_key: str, **fields: Any) -> tuple[int, dict[str, Any]]:
         body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], **fields}
@@ -138,7 +139,9 @@ async def serving(
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     try:
         async with ClientSession() as session:
-            yield Node(scripted, dispatcher, f"http://127.0.0.1:{runner.addresses[0][1]}", session, routes, server)
+            yield Node(
+                scripted, dispatcher, f"http://127.0.0.1:{runner.addresses[0][1]}", session, routes, server, reader
+            )
     finally:
         await runner.cleanup()
         await reader.close()
