@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import replace
@@ -235,6 +236,26 @@ async def test_who_has_left_is_passed_over(reader: RequestReader) -> None:
         await second
     await reader.read(LIMITED_ROUTES[CHAT], chat(prose(90_000, 6)))
     assert reader.worker.answered == 2
+
+
+async def test_who_has_left_leaves_no_body_behind(reader: RequestReader) -> None:
+    tracemalloc.start()
+    try:
+        first = asyncio.create_task(reader.read(LIMITED_ROUTES[CHAT], chat(prose(400_000, 1))))
+        await asyncio.sleep(0)
+        held_bytes, _ = tracemalloc.get_traced_memory()
+        for _ in range(20):
+            leaving = asyncio.create_task(reader.read(LIMITED_ROUTES[CHAT], b"x" * 1_000_000))
+            await asyncio.sleep(0)
+            leaving.cancel()
+            with suppress(asyncio.CancelledError):
+                await leaving
+            del leaving
+        assert not first.done()
+        assert tracemalloc.get_traced_memory()[0] - held_bytes < 5_000_000
+    finally:
+        tracemalloc.stop()
+    await first
 
 
 async def test_who_leaves_while_the_process_works_ends_nothing(reader: RequestReader) -> None:
