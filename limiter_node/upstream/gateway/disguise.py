@@ -77,6 +77,8 @@ _PLAIN: Final = frozenset(("temperature", "top_p", "seed", "user", "stop", "tool
 _HOLDERS: Final = ("messages", "input", "prompt", "system")
 _MOST_FIELDS: Final = 32
 """A body with more of them is written anew rather than looked through for each."""
+_LONGEST_NAME: Final = 64
+"""So is one with a longer name: to make a pattern of a name takes a microsecond a byte, and patterns are kept."""
 _ESCAPED_ASCII: Final = re.compile(rb"\\u00[2-7]")
 
 
@@ -151,7 +153,7 @@ def _misspelled(name: str, meant: str) -> NotServed:
 
 def is_ambiguous(body: bytes, fields: Mapping[str, Any]) -> bool:
     """Whether a field comes twice, or may do so unseen. True now and then for bodies that are all right."""
-    if len(fields) > _MOST_FIELDS:
+    if len(fields) > _MOST_FIELDS or max(map(len, fields)) > _LONGEST_NAME:
         return True
     for name in fields:
         quoted, named = _spelled(name)
