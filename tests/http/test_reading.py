@@ -11,6 +11,7 @@ import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import pytest
 from test_token_process import exact, noise, prose
 from yarl import URL
 
-from limiter_node import worker_process
+from limiter_node import token_cache, worker_process
 from limiter_node.http.fields import InvalidRequest
 from limiter_node.http.limited import LIMITED_ROUTES
 from limiter_node.http.reading import LARGE_BYTES, LARGE_VALUES, RequestReader, is_large
@@ -342,3 +343,19 @@ def test_the_other_process_loads_no_server() -> None:
 async def test_a_small_request_needs_no_process(reader: RequestReader) -> None:
     await reader.read(LIMITED_ROUTES[CHAT], chat(noise(INLINE_CHARS - 200, 2)))
     assert reader.worker._process is None
+
+
+@pytest.mark.parametrize("repeats", [400, 5_000])
+async def test_a_suffix_is_looked_up_once_for_all_prompts(
+    reader: RequestReader, monkeypatch: pytest.MonkeyPatch, repeats: int
+) -> None:
+    suffix, digests = "hello " * 5 * repeats, []
+    monkeypatch.setattr(token_cache, "sha256", lambda data: digests.append(len(data)) or sha256(data))
+    body = orjson.dumps({"model": "gpt-4o", "prompt": [""] * 100, "suffix": suffix})
+    need, _ = await read_here(reader, COMPLETION, body)
+    assert need.input_tokens == 100 * (1 + exact(suffix, "gpt-4o"))
+    assert len(digests) <= 2  # once to find it, once to keep it
+    digests.clear()
+    need, _ = await reader.read(LIMITED_ROUTES[COMPLETION], body)
+    assert need.input_tokens == 100 * (1 + exact(suffix, "gpt-4o"))
+    assert len(digests) <= 2
