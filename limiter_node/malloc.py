@@ -3,9 +3,9 @@
 glibc raises its own threshold for memory maps each time a large block is freed, up to 32 MiB. From then on blocks of
 that size come from the heap, which is given back only from its end: one small block that lives on behind a thousand
 bodies of 1 MiB keeps a gigabyte. A threshold that is set stays. A large block then costs its page faults each time,
-some 0.1 ms a MiB, which is little beside reading it.
+some 0.1 ms a MiB, which is little beside reading it. Bodies come in blocks of up to 64 KiB, of which the same is true.
 
-``MALLOC_MMAP_THRESHOLD_`` and ``MALLOC_TRIM_THRESHOLD_`` in the environment have the last word.
+``MALLOC_MMAP_THRESHOLD_``, ``MALLOC_TRIM_THRESHOLD_`` and ``MALLOC_TOP_PAD_`` in the environment have the last word.
 """
 
 from __future__ import annotations
@@ -15,15 +15,18 @@ import os
 from typing import Final
 
 _M_TRIM_THRESHOLD: Final = -1
+_M_TOP_PAD: Final = -2
 _M_MMAP_THRESHOLD: Final = -3
-MMAP_BYTES: Final = 131_072
+MMAP_BYTES: Final = 32_768
 """Blocks of at least this size have a memory map of their own, which goes when they do."""
 TRIM_BYTES: Final = 1_048_576
 """So much may be free at the heap's end before it is given back."""
+PAD_BYTES: Final = 16_384
+"""By how much the heap grows beyond what is asked for: a block that fits in there gets no map of its own."""
 
 
 def give_memory_back() -> bool:
-    """Set both thresholds for this process, unless its environment does; whether the allocator took them."""
+    """Set all three for this process, unless its environment does; whether the allocator took them."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):
@@ -31,6 +34,7 @@ def give_memory_back() -> bool:
     wanted = (
         ("MALLOC_MMAP_THRESHOLD_", _M_MMAP_THRESHOLD, MMAP_BYTES),
         ("MALLOC_TRIM_THRESHOLD_", _M_TRIM_THRESHOLD, TRIM_BYTES),
+        ("MALLOC_TOP_PAD_", _M_TOP_PAD, PAD_BYTES),
     )
     taken = [mallopt(option, size) for name, option, size in wanted if name not in os.environ]
     return all(taken)
