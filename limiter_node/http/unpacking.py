@@ -36,7 +36,8 @@ class Unpacker:
         self._is_gzip = encoding != "deflate"
         self._lock, self._on_unpacked = lock, on_unpacked
         self._inflate = zlib.decompressobj(_GZIP_BITS) if self._is_gzip else None
-        self._pieces: list[bytes] = []
+        # One block: pieces of one or two bytes would take thirty times as much as is counted.
+        self._body = bytearray()
         self._work = 0
         self._has_lock = False
 
@@ -54,7 +55,7 @@ class Unpacker:
         """Return the whole body. Raises `UnreadableBody` if its end is missing."""
         if self._inflate is None or not self._inflate.eof:
             raise UnreadableBody
-        return b"".join(self._pieces)
+        return bytes(self._body)
 
     async def _feed(self, block: bytes) -> None:
         inflate = self._inflate
@@ -72,7 +73,7 @@ class Unpacker:
                 raise UnreadableBody from None
             if piece:
                 self._on_unpacked(len(piece))
-                self._pieces.append(piece)
+                self._body += piece
             block = inflate.unused_data if inflate.eof else inflate.unconsumed_tail
             # A slice that is full may have left some of its output inside, with all input taken.
             is_more = bool(block) or (len(piece) == SLICE_BYTES and not inflate.eof)

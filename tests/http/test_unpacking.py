@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import random
+import tracemalloc
 import zlib
 
 import pytest
@@ -126,3 +127,16 @@ async def test_a_client_that_stops_in_the_middle_holds_up_nobody() -> None:
         other = Unpacker("gzip", lock, lambda _: None)
         await other.feed(packed)
     assert len(other.finish()) == 5_000_000
+
+
+async def test_what_is_held_of_many_small_pieces_is_what_they_are() -> None:
+    packed = gzip.compress(b"ab") * 20_000
+    unpacker = Unpacker("gzip", asyncio.Lock(), lambda _size: None)
+    tracemalloc.start()
+    try:
+        await unpacker.feed(packed)
+        held_bytes, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held_bytes < 400_000
+    assert unpacker.finish() == b"ab" * 20_000
