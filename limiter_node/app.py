@@ -16,7 +16,8 @@ import uvloop
 from aiohttp import web
 from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
 
-from limiter_node import tokens
+from limiter_node import malloc, tokens
+from limiter_node.held import HeldBytes
 from limiter_node.http.connection import Deadlines
 from limiter_node.http.overload import LoopLoad
 from limiter_node.http.routes import Routes
@@ -96,6 +97,7 @@ async def running_node(
         counting=counting,
         node_id=settings.node_id,
         max_body_bytes=settings.max_body_bytes,
+        held=HeldBytes(settings.max_held_bytes),
         window_ms=settings.window_ms,
         max_in_flight=settings.max_in_flight,
         load=load,
@@ -103,7 +105,6 @@ async def running_node(
     )
     server = HttpServer(
         routes.answer,
-        max_body_bytes=settings.max_body_bytes,
         keepalive_s=settings.keepalive_timeout_s,
         deadlines=Deadlines(settings.header_timeout_s, settings.body_timeout_s),
         max_connections=settings.max_connections,
@@ -244,6 +245,7 @@ def run_node(settings: NodeSettings, preparation: Preparation) -> int:
     Raises:
         LimiterError: it could not start, or its store must not be used; the message says what to do.
     """
+    malloc.give_memory_back()
     # A request that is with a service holds a connection on either side.
     beside = settings.max_in_flight if settings.upstream or settings.upstreams else 0
     _allow_connections(settings.max_connections + beside)

@@ -10,6 +10,7 @@ from typing import Any
 from aiohttp import ClientSession, web
 from store_tools import declare, new_api_key
 
+from limiter_node.held import HeldBytes
 from limiter_node.http.routes import Routes
 from limiter_node.http.server import HttpServer
 from limiter_node.limiter.limiter import Limiter
@@ -113,16 +114,17 @@ async def serving(
     dispatcher = Dispatcher(topology, timeout_ms=timeout_ms, policy=policy, telemetry=telemetry)
     scripted = ScriptedUpstream()
     upstream = RenderedUpstream(scripted) if upstream_of is None else upstream_of(telemetry)
-    counting = TokenCounting()
+    counting, held = TokenCounting(), HeldBytes(1_000_000)
     routes = Routes(
         limiter=Limiter(dispatcher, telemetry),
         upstream=upstream,
         counting=counting,
         node_id="n",
         max_body_bytes=10_000,
+        held=held,
         window_ms=60_000,
     )
-    server = HttpServer(routes.answer, max_body_bytes=10_000, keepalive_s=75)
+    server = HttpServer(routes.answer, keepalive_s=75)
     runner = web.ServerRunner(server, shutdown_timeout=1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -38,14 +38,19 @@ ALLOWED: dict[str, set[str]] = {
     "tokens": {"model", "token_cache"},
     "token_slices": set(),
     "token_process": {"model", "tokens", "token_slices"},
-    "upstream": {"model", "tokens", "telemetry"},
+    "credentials": set(),
+    "held": {"model"},
+    "upstream": {"model", "tokens", "telemetry", "credentials"},
     "telemetry": {"model"},
     "reasons": set(),
     "store": {"model", "telemetry", "reasons"},
     "chart": set(),
     "top": {"model", "store", "chart", "reasons"},
     "limiter": {"model", "telemetry", "store"},
-    "http": {"model", "telemetry", "tokens", "token_process", "upstream", "store", "limiter"},
+    "http": {
+        *("model", "telemetry", "tokens", "token_process", "credentials", "held"),
+        *("upstream", "store", "limiter"),
+    },
 }
 
 

@@ -11,10 +11,12 @@ from typing import cast
 
 from aiohttp import hdrs, web
 
+from limiter_node.held import HeldBytes, Hold
 from limiter_node.http import errors, openai_response
 from limiter_node.http.answer import Answer
-from limiter_node.http.auth import bearer_key
-from limiter_node.http.connection import BodyTimeout, Connection
+from limiter_node.http.auth import caller_of
+from limiter_node.http.bodies import BodyReader, BodyTooLarge, UnsupportedEncoding
+from limiter_node.http.connection import Connection
 from limiter_node.http.errors import ErrorReply
 from limiter_node.http.fields import InvalidRequest
 from limiter_node.http.headers import RequestIds, ResponseHeaders, degraded, merged, produced
@@ -22,10 +24,10 @@ from limiter_node.http.limited import LIMITED_ROUTES, LimitedRoute
 from limiter_node.http.metrics import HttpState, Metrics
 from limiter_node.http.overload import LoopLoad, TurnedAway
 from limiter_node.http.presence import ClientGone, Presence
+from limiter_node.http.raw_body import BodyTimeout, UnreadableBody, is_discardable
 from limiter_node.http.streaming import Streams, log_upstream_failure
 from limiter_node.limiter.limiter import Limiter
 from limiter_node.model import Outcome, Overloaded, StoreUnavailable, Usage
-from limiter_node.store.keyspace import key_id
 from limiter_node.token_process import TokenCounting
 from limiter_node.upstream.base import AnswerStream, Ask, NotServed, Upstream, UpstreamError, WholeAnswer
 from limiter_node.upstream.openai.error import error_body
@@ -49,8 +51,8 @@ class Routes:
     `not_started` tells ``GET /readyz`` why the node has not been ready yet; "" once it has.
 
     Requests are answered 503 before their bodies are read as `load` says (without one, never), and while
-    `max_in_flight` others are under way, streams included. Requests whose bodies are still to come don't count there:
-    else those who send none could keep the others out.
+    `max_in_flight` others are under way, streams included. Requests whose keys or bodies are still to come don't count
+    there: else those who send none could keep the others out. What they hold counts in `held`.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Routes:
         counting: TokenCounting,
         node_id: str,
         max_body_bytes: int,
+        held: HeldBytes,
         window_ms: int,
         max_in_flight: int = 5_000,
         load: LoopLoad | None = None,
@@ -72,7 +75,8 @@ class Routes:
         self._counting = counting
         self._headers = ResponseHeaders(node_id, window_ms)
         self._ids = RequestIds()
-        self._max_body_bytes = max_body_bytes
+        self._bodies = BodyReader(max_body_bytes)
+        self._held = held
         self._window_ms = window_ms
         self._responses = limiter.telemetry.responses
         self._metrics_of_node = Metrics(node_id, limiter.telemetry, limiter.state, self._http_state)
@@ -83,7 +87,7 @@ class Routes:
         self._load = LoopLoad() if load is None else load
         self.under_way = 0
         """Requests that have no answer yet."""
-        self._reading = 0
+        self._reading = 0  # of those, the ones that wait for their client, or for whether there is such a key
         self._idle = asyncio.Event()
         self._table: dict[str, dict[str, Handler]] = {
             **{path: {"POST": partial(self._limited, route)} for path, route in LIMITED_ROUTES.items()},
@@ -104,7 +108,7 @@ class Routes:
                 self._load.sheds(_waited_s(request)) or self.under_way - self._reading > self._max_in_flight
             ) and request.path not in _PROBES:
                 response = self._turned_away(request, request_id)
-            elif hdrs.EXPECT in request.headers and not await _continued(request):
+            elif hdrs.EXPECT in request.headers and request.headers[hdrs.EXPECT].lower() != "100-continue":
                 response = self._error(errors.EXPECTATION_FAILED, request_id)
             else:
                 methods = (
@@ -126,12 +130,13 @@ class Routes:
         except UpstreamError as error:
             log_upstream_failure(request_id, error)
             response = self._error(errors.upstream_failed(error), request_id)
-        except web.HTTPRequestEntityTooLarge:
-            response = self._error(errors.too_large(self._max_body_bytes), request_id)
+        except BodyTooLarge:
+            response = self._error(errors.too_large(self._bodies.max_bytes), request_id)
+        except UnsupportedEncoding:
+            response = self._error(errors.UNSUPPORTED_ENCODING, request_id)
         except BodyTimeout:
             response = self._error(errors.REQUEST_TIMEOUT, request_id)
-            response.force_close()
-        except web.RequestPayloadError:
+        except UnreadableBody:
             unread = InvalidRequest("The body of your request could not be read.", None, None)
             response = self._error(errors.invalid_request(unread), request_id)
         except ConnectionError:
@@ -144,13 +149,13 @@ class Routes:
             if not self.under_way:
                 self._idle.set()
         self._responses[response.status] += 1
-        if self.is_draining:
+        if self.is_draining or (not request.content.is_eof() and not is_discardable(request)):
             response.force_close()
         return response
 
     def _http_state(self) -> HttpState:
         """For `Metrics`."""
-        return HttpState(self.under_way, self._load.connections, self._load.turned_away)
+        return HttpState(self.under_way, self._load.connections, self._load.turned_away, self._held.held)
 
     def _methods(self, path: str) -> dict[str, Handler] | None:
         """The methods of a decoded path, None if there is none of them."""
@@ -177,17 +182,31 @@ class Routes:
     # ---- the main flow ---------------------------------------------------------------------------------------------
 
     async def _limited(self, route: LimitedRoute, request: web.BaseRequest, request_id: str) -> Response:
-        kid = _kid_of(request)
-        if kid is None:
-            return self._error(_unauthenticated(request), request_id)
+        kid = caller_of(request.headers)
+        if isinstance(kid, ErrorReply):
+            return self._error(kid, request_id)
+        # The key first: a request whose key nobody has declared costs no more than its head.
+        if not self._limiter.knows(kid) and not await self._find(kid):
+            return self._error(errors.INVALID_API_KEY, request_id)
+        hold = Hold(self._held)
         try:
-            body = await self._body(request)
+            return await self._admitted(route, request, request_id, kid, hold)
+        finally:
+            hold.release()
+
+    async def _admitted(
+        self, route: LimitedRoute, request: web.BaseRequest, request_id: str, kid: str, hold: Hold
+    ) -> Response:
+        try:
+            body = self._bodies.read_at_once(request, hold)
+            if body is None:
+                body = await self._body(request, hold)
             asked = await route.read(body, self._counting)
             self._upstream.check(asked, body)
         except InvalidRequest as error:
-            return await self._invalid(errors.invalid_request(error), kid, request_id)
+            return self._error(errors.invalid_request(error), request_id)
         except NotServed as error:
-            return await self._invalid(errors.not_served(error), kid, request_id)
+            return self._error(errors.not_served(error), request_id)
 
         decision = await self._limiter.admit(kid, route.need(asked))
         if decision.outcome is not Outcome.ADMITTED:
@@ -202,6 +221,7 @@ class Routes:
             answer = await self._asked(
                 request, Ask(asked, body, decision.need.output_tokens, request_id, request.headers)
             )
+            hold.release()
             if not isinstance(answer, WholeAnswer):
                 return await self._streams.send(request, request_id, headers, answer, reservation)
         except ClientGone:
@@ -228,30 +248,39 @@ class Routes:
         with Presence(request):
             return await self._upstream.ask(ask)
 
-    async def _body(self, request: web.BaseRequest) -> bytes:
-        """The whole body.
+    async def _find(self, kid: str) -> bool:
+        """Whether the store has a key that the node hasn't met."""
+        self._reading += 1
+        try:
+            is_found = await self._limiter.find(kid)
+        finally:
+            self._reading -= 1
+        self._require_place()
+        return is_found
 
-        Raises `web.HTTPRequestEntityTooLarge`, `web.RequestPayloadError` for an unreadable one, `BodyTimeout`.
-        """
-        content = request.content
-        if not content.is_eof():
-            self._reading += 1
-            try:
-                return await request.read()
-            finally:
-                self._reading -= 1
-        body = content.read_nowait()  # all of it came with the headers, as most do: `read` would take it in pieces
-        if len(body) > self._max_body_bytes:
-            raise web.HTTPRequestEntityTooLarge(self._max_body_bytes)
+    async def _body(self, request: web.BaseRequest, hold: Hold) -> bytes:
+        """Return a body that is still to come. Raises as `BodyReader.read` does."""
+        self._reading += 1
+        try:
+            body = await self._bodies.read(request, hold)
+        finally:
+            self._reading -= 1
+        self._require_place()
         return body
+
+    def _require_place(self) -> None:
+        """Raise `Overloaded` if a request that didn't count as under way until now is one too many."""
+        if self.under_way - self._reading > self._max_in_flight:
+            self._load.turned_away += 1
+            raise Overloaded("as many requests are under way as may")
 
     # ---- what costs nothing ----------------------------------------------------------------------------------------
 
     async def _caller(self, request: web.BaseRequest) -> Usage | ErrorReply:
         """The usage of the key that asks, or why it may not."""
-        kid = _kid_of(request)
-        if kid is None:
-            return _unauthenticated(request)
+        kid = caller_of(request.headers)
+        if isinstance(kid, ErrorReply):
+            return kid
         return await self._limiter.usage(kid) or errors.INVALID_API_KEY
 
     async def _models(self, request: web.BaseRequest, request_id: str) -> Answer:
@@ -299,15 +328,6 @@ class Routes:
 
     # ---- errors ----------------------------------------------------------------------------------------------------
 
-    async def _invalid(self, reply: ErrorReply, kid: str, request_id: str) -> Answer:
-        """`reply`, unless nobody knows the key: what is wrong with a request is told to callers only."""
-        try:
-            if await self._limiter.usage(kid) is None:
-                return self._error(errors.INVALID_API_KEY, request_id)
-        except StoreUnavailable:
-            pass  # the request is wrong in any case
-        return self._error(reply, request_id)
-
     def _unavailable(self, reply: ErrorReply, request_id: str) -> Answer:
         return Answer(reply.body, self._headers.unavailable(request_id, RETRY_UNAVAILABLE_MS), reply.status)
 
@@ -329,21 +349,3 @@ def _waited_s(request: web.BaseRequest) -> float:
     """How long ago it came. (Its connection is gone with its client.)"""
     connection = request.protocol
     return time.monotonic() - connection.arrived_s if isinstance(connection, Connection) else 0.0
-
-
-async def _continued(request: web.BaseRequest) -> bool:
-    """Tell a client that waits for it before it sends its body (curl does) to go on; False for other expectations."""
-    if request.headers["Expect"].lower() != "100-continue":
-        return False
-    await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-    request.writer.output_size = 0  # nothing of the response itself has been sent
-    return True
-
-
-def _kid_of(request: web.BaseRequest) -> str | None:
-    key = bearer_key(request.headers.get(hdrs.AUTHORIZATION))
-    return None if key is None else key_id(key)
-
-
-def _unauthenticated(request: web.BaseRequest) -> ErrorReply:
-    return errors.INVALID_API_KEY if "Authorization" in request.headers else errors.MISSING_API_KEY
