@@ -54,9 +54,10 @@ class TokenCounting:
         encoding = tokens.encoding_name(model)
         cache = tokens.cache_of(encoding)
         missing: list[str] = []
+        find = tokens.once_each(cache.find)
 
         def known(text: str) -> int:
-            found = cache.find(text)
+            found = find(text)
             if found is None:
                 missing.append(text)
                 return 0

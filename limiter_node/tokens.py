@@ -16,10 +16,11 @@ from functools import cache
 from importlib.machinery import PathFinder
 from importlib.util import find_spec, module_from_spec
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
-from limiter_node.token_cache import CountCache
+from limiter_node.token_cache import DIGEST_CHARS, CountCache
 
+T = TypeVar("T")
 TokenCounter = Callable[[str], int]
 
 O200K_BASE = "o200k_base"
@@ -185,3 +186,17 @@ def _count_extras(message: dict[str, Any], counter: TokenCounter) -> int:
 def well_formed(text: str) -> str:
     """`text` with its surrogate pairs joined and each lone surrogate replaced by U+FFFD."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def once_each(look_up: Callable[[str], T]) -> Callable[[str], T]:
+    """`look_up` for the texts of one request, which may name one of them a thousand times: a digest is made once."""
+    seen: dict[str, T] = {}
+
+    def look(text: str) -> T:
+        if len(text) <= DIGEST_CHARS:
+            return look_up(text)
+        if text not in seen:
+            seen[text] = look_up(text)
+        return seen[text]
+
+    return look

@@ -62,7 +62,6 @@ class Frame(NamedTuple):
 class _Job(NamedTuple):
     priority: float
     number: int
-    frame: Frame
     answer: asyncio.Future[Frame]
 
 
@@ -73,6 +72,8 @@ class WorkerProcess:
         self._module, self._greeting = module, greeting
         self._process: asyncio.subprocess.Process | None = None
         self._jobs: list[_Job] = []
+        self._frames: dict[int, Frame] = {}
+        """The work of each job that waits, by its number: who leaves takes it along, the job stays in its place."""
         self._numbers = itertools.count()
         self._waiting_bytes = 0
         self._working: asyncio.Task[None] | None = None
@@ -87,16 +88,18 @@ class WorkerProcess:
         if self._waiting_bytes and self._waiting_bytes + size > _MAX_WAITING_BYTES:
             raise Overloaded("too many large requests wait to be read")
         self._waiting_bytes += size
+        number = next(self._numbers)
         try:
             answer: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
-            priority = size + monotonic() * _BYTES_PER_S
-            heapq.heappush(self._jobs, _Job(priority, next(self._numbers), frame, answer))
+            self._frames[number] = frame
+            heapq.heappush(self._jobs, _Job(size + monotonic() * _BYTES_PER_S, number, answer))
             del frame  # whoever is answered holds the request no longer than the process needs it
             if self._working is None:
                 self._working = asyncio.create_task(self._work())
             return await answer
         finally:
             self._waiting_bytes -= size
+            self._frames.pop(number, None)
 
     async def close(self) -> None:
         """End the process. What waits for it fails; later work would start another."""
@@ -124,30 +127,31 @@ class WorkerProcess:
             while self._jobs:
                 job = heapq.heappop(self._jobs)
                 self._under_way = job.answer
-                if not job.answer.done():
-                    await self._answer(job)
+                if not job.answer.done() and (frame := self._frames.pop(job.number, None)) is not None:
+                    await self._answer(job.answer, frame)
+                    del frame
                 del job
         finally:
             self._working = None
 
-    async def _answer(self, job: _Job) -> None:
+    async def _answer(self, answer: asyncio.Future[Frame], work: Frame) -> None:
         for is_last in (False, True):
             try:
-                frame = await self._exchange(job.frame)
+                frame = await self._exchange(work)
             except (OSError, EOFError, TimeoutError) as error:
                 log.warning(
                     "the process that reads large requests has failed (%s)",
                     type(error).__name__,
                     extra={"event": "worker_process_failed"},
                 )
-                if is_last and not job.answer.done():
-                    job.answer.set_exception(Overloaded("this request could not be read"))
+                if is_last and not answer.done():
+                    answer.set_exception(Overloaded("this request could not be read"))
             else:
                 self.answered += 1
-                if not job.answer.done():
-                    job.answer.set_result(frame)
+                if not answer.done():
+                    answer.set_result(frame)
                 return
-            if job.answer.done():
+            if answer.done():
                 return
 
     async def _exchange(self, frame: Frame) -> Frame:

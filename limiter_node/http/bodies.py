@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 
-from aiohttp import hdrs, web
+from aiohttp import HttpVersion11, hdrs, web
 
 from limiter_node.held import Hold
 from limiter_node.http.raw_body import first_block, next_block
@@ -60,7 +60,8 @@ class BodyReader:
         if declared > self.max_bytes:
             raise BodyTooLarge
         hold.expect(declared)
-        if not request.content.is_eof() and hdrs.EXPECT in request.headers:
+        # A client of HTTP/1.0 knows no interim responses (RFC 9110, 10.1.1): it would take one for the answer.
+        if not request.content.is_eof() and hdrs.EXPECT in request.headers and request.version >= HttpVersion11:
             await _tell_to_continue(request)
         if encoding in _IDENTITY:
             return await self._read_plain(request, hold)

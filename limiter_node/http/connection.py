@@ -133,7 +133,8 @@ class Connection(ServingConnection):
         super().connection_lost(exc)
         if self.body is not None and not self.body.is_eof() and self.body.exception() is None:
             self.body.set_exception(ClientLeft())  # aiohttp tells only who answers, not who discards the rest
-        self.body = self._body_of = None  # they know the connection
+        self.body = self._body_of = None  # they know the connection, as do those that wait behind the request under way
+        self._messages.clear()
         if self._linger_end is not None:
             self._linger_end.cancel()
             self._linger_end = None

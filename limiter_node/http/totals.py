@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from limiter_node.tokens import TokenCounter, count
+from limiter_node.tokens import TokenCounter, count, once_each
 
 Total = Callable[[TokenCounter], int]
 Count = Callable[[str, Total], int]
@@ -17,4 +17,4 @@ Count = Callable[[str, Total], int]
 
 def count_now(model: str, total: Total) -> int:
     """Count at once, in place."""
-    return total(lambda text: count(text, model))
+    return total(once_each(lambda text: count(text, model)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -277,11 +278,20 @@ def test_a_field_that_counts_and_may_come_twice(body: bytes) -> None:
         written(max_tokens=5, messages=[{"role": "user", "content": '"max_tokens": 1, "model": "n"'}]),
         written(messages=[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]),
         written(messages=[{"role": "user", "content": [{"type": "text", "text": "text"}]}]),
+        written(**{"x" * 100_000: 1}),
         with_name("x", b'"\\u00fc\\ud83d\\ude00\\u2028"'),
     ],
 )
 def test_a_field_that_cannot_come_twice(body: bytes) -> None:
     assert not ambiguous(body)
+
+
+def test_no_pattern_is_made_of_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+    monkeypatch.setattr(re, "compile", lambda pattern, flags=0: made.append(pattern))
+    names = [f"{'x' * 1_000}{number}" for number in range(20)]
+    assert not ambiguous(written(**dict.fromkeys(names, 1), user="a", stop=names[:4]))
+    assert not made
 
 
 counting = st.sampled_from(["model", "messages", "max_tokens", "n", "stream", "tools", "input"])

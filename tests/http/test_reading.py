@@ -7,9 +7,11 @@ import os
 import signal
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ import pytest
 from test_token_process import exact, noise, prose
 from yarl import URL
 
-from limiter_node import worker_process
+from limiter_node import token_cache, worker_process
 from limiter_node.http.fields import InvalidRequest
 from limiter_node.http.limited import LIMITED_ROUTES
 from limiter_node.http.reading import LARGE_BYTES, LARGE_VALUES, RequestReader, is_large
@@ -237,6 +239,26 @@ async def test_who_has_left_is_passed_over(reader: RequestReader) -> None:
     assert reader.worker.answered == 2
 
 
+async def test_who_has_left_leaves_no_body_behind(reader: RequestReader) -> None:
+    tracemalloc.start()
+    try:
+        first = asyncio.create_task(reader.read(LIMITED_ROUTES[CHAT], chat(prose(400_000, 1))))
+        await asyncio.sleep(0)
+        held_bytes, _ = tracemalloc.get_traced_memory()
+        for _ in range(20):
+            leaving = asyncio.create_task(reader.read(LIMITED_ROUTES[CHAT], b"x" * 1_000_000))
+            await asyncio.sleep(0)
+            leaving.cancel()
+            with suppress(asyncio.CancelledError):
+                await leaving
+            del leaving
+        assert not first.done()
+        assert tracemalloc.get_traced_memory()[0] - held_bytes < 5_000_000
+    finally:
+        tracemalloc.stop()
+    await first
+
+
 async def test_who_leaves_while_the_process_works_ends_nothing(reader: RequestReader) -> None:
     await reader.read(LIMITED_ROUTES[CHAT], chat(prose(90_000, 6)))
     process = reader.worker._process
@@ -321,3 +343,19 @@ def test_the_other_process_loads_no_server() -> None:
 async def test_a_small_request_needs_no_process(reader: RequestReader) -> None:
     await reader.read(LIMITED_ROUTES[CHAT], chat(noise(INLINE_CHARS - 200, 2)))
     assert reader.worker._process is None
+
+
+@pytest.mark.parametrize("repeats", [400, 5_000])
+async def test_a_suffix_is_looked_up_once_for_all_prompts(
+    reader: RequestReader, monkeypatch: pytest.MonkeyPatch, repeats: int
+) -> None:
+    suffix, digests = "hello " * 5 * repeats, []
+    monkeypatch.setattr(token_cache, "sha256", lambda data: digests.append(len(data)) or sha256(data))
+    body = orjson.dumps({"model": "gpt-4o", "prompt": [""] * 100, "suffix": suffix})
+    need, _ = await read_here(reader, COMPLETION, body)
+    assert need.input_tokens == 100 * (1 + exact(suffix, "gpt-4o"))
+    assert len(digests) <= 2  # once to find it, once to keep it
+    digests.clear()
+    need, _ = await reader.read(LIMITED_ROUTES[COMPLETION], body)
+    assert need.input_tokens == 100 * (1 + exact(suffix, "gpt-4o"))
+    assert len(digests) <= 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -11,9 +12,11 @@ from aiohttp import web
 from aiohttp.streams import StreamReader
 from in_process import Node, api_key_on, serving
 from node_commands import eventually
-from test_key_first import answer, connected, head
+from test_key_first import BODY, answer, connected, head
 
 from limiter_node.http.connection import Deadlines
+from limiter_node.upstream.base import ChatRequest
+from limiter_node.upstream.source import Completion
 
 
 @pytest.fixture
@@ -89,3 +92,27 @@ async def test_nothing_is_left_of_a_body_that_is_late(node: Node, embedded_singl
     finally:
         gc.enable()
     assert node.routes._held.held == 0
+
+
+async def test_nothing_is_left_of_what_waited_behind_a_request(node: Node, embedded_single: str, kept: Kept) -> None:
+    api_key = api_key_on(embedded_single)
+    asked, go_on = asyncio.Event(), asyncio.Event()
+
+    async def wait(request: ChatRequest, cap: int) -> Completion:
+        asked.set()
+        await go_on.wait()
+        return await node.upstream.whole(request, cap)
+
+    node.upstream.answer = wait
+    gc.disable()
+    try:
+        async with connected(node) as (_, writer):
+            writer.write(head(f"Content-Length: {len(BODY)}", api_key=api_key) + BODY)
+            await asked.wait()
+            writer.write(head("Content-Length: 9000", api_key=api_key) + b"x" * 5_000)
+            await eventually(lambda: any(connection._messages for connection in node.server.connections))
+        await eventually(lambda: all(connection.transport is None for connection in node.server.connections))
+        go_on.set()
+        await eventually(lambda: not kept())
+    finally:
+        gc.enable()

@@ -86,6 +86,20 @@ async def test_an_unknown_key_is_all_that_strangers_are_told(node: Node) -> None
     assert not node.dispatcher._queues.unmet
 
 
+@pytest.mark.parametrize(("version", "told"), [("1.1", b"HTTP/1.1 100 Continue"), ("1.0", b"HTTP/1.0 200 OK")])
+async def test_only_a_client_that_knows_of_it_is_told_to_go_on(
+    node: Node, embedded_single: str, version: str, told: bytes
+) -> None:
+    api_key = api_key_on(embedded_single)
+    assert (await node.chat(api_key))[0] == 200  # it is known from now on: nothing is awaited before its body
+    fields = (f"Content-Length: {len(BODY)}", "Expect: 100-continue")
+    async with connected(node) as (reader, writer):
+        writer.write(head(*fields, api_key=api_key, request=CHAT.replace("1.1", version)) + BODY[:1])
+        await eventually(lambda: node.routes._in_flight.under_way == 1)
+        writer.write(BODY[1:])
+        assert (await reader.readline()).rstrip() == told
+
+
 @pytest.mark.parametrize(
     ("fields", "status", "code"),
     [

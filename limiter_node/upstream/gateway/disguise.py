@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any, Final
 
 from limiter_node.upstream.base import ChatRequest, LimitedRequest, NotServed
@@ -77,6 +76,7 @@ _PLAIN: Final = frozenset(("temperature", "top_p", "seed", "user", "stop", "tool
 _HOLDERS: Final = ("messages", "input", "prompt", "system")
 _MOST_FIELDS: Final = 32
 """A body with more of them is written anew rather than looked through for each."""
+_COLON: Final = re.compile(rb"\s*:")
 _ESCAPED_ASCII: Final = re.compile(rb"\\u00[2-7]")
 
 
@@ -154,14 +154,20 @@ def is_ambiguous(body: bytes, fields: Mapping[str, Any]) -> bool:
     if len(fields) > _MOST_FIELDS:
         return True
     for name in fields:
-        quoted, named = _spelled(name)
-        if body.count(quoted) != 1 and len(named.findall(body)) != 1:
+        quoted = b'"%b"' % name.encode()
+        if body.count(quoted) != 1 and not _is_before_one_value(quoted, body):
             return True
     return b"\\u00" in body and _ESCAPED_ASCII.search(body) is not None
 
 
-@lru_cache(1_024)  # callers choose them
-def _spelled(name: str) -> tuple[bytes, re.Pattern[bytes]]:
-    """What a name is, and what it is in front of its value."""
-    quoted = b'"%b"' % name.encode()
-    return quoted, re.compile(re.escape(quoted) + rb"\s*:")
+def _is_before_one_value(quoted: bytes, body: bytes) -> bool:
+    """Whether a name is in front of a value just once; it may be a text elsewhere.
+
+    No pattern of its own is made of each name: that takes a microsecond a byte, and callers choose names.
+    """
+    times, at = 0, body.find(quoted)
+    while at >= 0 and times < 2:
+        at += len(quoted)
+        times += _COLON.match(body, at) is not None
+        at = body.find(quoted, at)
+    return times == 1
