@@ -18,6 +18,10 @@ MAX_EVENT_BYTES: Final = 16 * 1024 * 1024
 
 _ENDS: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r|\n\r\n|\n\r(?=[^\n])")
 _LONGEST_END = 4
+_MOST_LIKENED_BYTES = 65_536
+"""Of an event that others may be like: none will be like a picture."""
+_MOST_LINES = 10_000
+"""Of one event that is read: 16 MB of empty lines would hold the event loop for seconds."""
 
 
 class TooLong(Exception):
@@ -111,6 +115,10 @@ class EventReader:
             name, data = event[6:first_line].strip(), event[first_line + 6 :]
         else:
             unmarked = event.removeprefix(BYTE_ORDER_MARK) if self._is_first else event
+            if unmarked.count(b"\n") + unmarked.count(b"\r") > _MOST_LINES:
+                self._is_first = False
+                account.note_unread(len(unmarked))
+                return event
             lines = unmarked.splitlines()
             said = [line[5:].strip() for line in lines if line.startswith(b"data:")]
             if not said:
@@ -142,7 +150,7 @@ class EventReader:
             return b""
         passed = account.note(fields)
         if passed is fields:
-            if account.plain_text:
+            if account.plain_text and len(event) < _MOST_LIKENED_BYTES:
                 template.learn(event, account.plain_name, account.plain_text)
             return event
         template.forget()

@@ -19,6 +19,7 @@ from limiter_node.upstream.gateway.accounts import Account, ResponseAccount
 from limiter_node.upstream.gateway.events import EventReader, TooLong
 from limiter_node.upstream.gateway.exchange import Exchange
 from limiter_node.upstream.gateway.said import SaidError, error_from_event
+from limiter_node.upstream.gateway.slices import Slices
 from limiter_node.upstream.gateway.whole import WholeReader
 from limiter_node.upstream.openai.chunks import error_event
 from limiter_node.upstream.openai.response_events import response_error_event
@@ -39,7 +40,7 @@ class Passing:
     content_type = ""
     length: int | None = None
 
-    def __init__(self, exchange: Exchange, headers: str, who: str, ended: Callable[[str, str], None]) -> None:
+    def __init__(self, exchange: Exchange | Slices, headers: str, who: str, ended: Callable[[str, str], None]) -> None:
         self.headers = headers
         self._exchange, self._who, self._ended = exchange, who, ended
         self._first: list[bytes] = []
@@ -85,8 +86,8 @@ class Passing:
         self._exchange.pass_to(self._came, self._came_to_its_end)
         while not self._first and not self._is_over:
             await self._wait()
-        if self._failure is not None and not self._first:
-            raise self._failure
+        if not self._first:
+            self._raise_failure()
 
     async def deliver(self, sink: Sink) -> None:
         """Give all of it to `sink`, as it comes. Raises `UpstreamError` where it breaks off."""
@@ -104,8 +105,7 @@ class Passing:
                     await self._wait()
         finally:
             self._sink = _NOBODY  # the sink knows this: a cycle
-        if self._failure is not None:
-            raise self._failure
+        self._raise_failure()
 
     async def read_on(self, seconds: float) -> None:
         """Read on for nobody, until it is known what it costs, for so many seconds at most."""
@@ -133,8 +133,7 @@ class Passing:
         try:
             passed = self._take(data)
         except Exception:
-            log.exception("%s sent something that could not be looked at", self._who)
-            self._fail("broken", "sent something that could not be looked at")
+            self._could_not_be_looked_at()
             return
         if passed:
             self._pass(passed)
@@ -144,9 +143,18 @@ class Passing:
     def _came_to_its_end(self) -> None:
         if self._is_over:
             return
-        if passed := self._finish(self._exchange.failure):
+        try:
+            passed = self._finish(self._exchange.failure)
+        except Exception:
+            self._could_not_be_looked_at()
+            return
+        if passed:
             self._pass(passed)
         self._wake()
+
+    def _could_not_be_looked_at(self) -> None:
+        log.exception("%s sent something that could not be looked at", self._who)
+        self._fail("broken", "sent something that could not be looked at")
 
     def _pass(self, data: bytes) -> None:
         sink = self._sink
@@ -179,6 +187,14 @@ class Passing:
         )
         self._exchange.close()
         self._wake()
+
+    def _raise_failure(self) -> None:
+        failure, self._failure = self._failure, None
+        try:
+            if failure is not None:
+                raise failure
+        finally:
+            del failure  # it holds this frame: a cycle
 
     def _broke_off(self, failure: Exception, of_what: str) -> None:
         if isinstance(failure, TimeoutError):
@@ -217,7 +233,7 @@ class PassingStream(Passing):
         hides: Callable[[Account], bool],
         to_error: Callable[[SaidError, bool, int], UpstreamError],
     ) -> None:
-        super().__init__(exchange, headers, who, ended)
+        super().__init__(Slices(exchange), headers, who, ended)
         self._account, self._hides, self._to_error = account, hides, to_error
         self._reader = EventReader(account)
 
