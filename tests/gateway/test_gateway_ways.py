@@ -27,6 +27,8 @@ from scripted_service import (
     says,
 )
 
+from limiter_node.http.presence import Presence
+from limiter_node.model import Amounts
 from limiter_node.upstream.base import UpstreamError
 from limiter_node.upstream.gateway.accounts import ChunkAccount
 from limiter_node.upstream.gateway.events import EventReader
@@ -291,3 +293,102 @@ async def test_failures_leave_nothing_behind(
             raise AssertionError([(each.status, each.failure) for each in left]) from None
         finally:
             gc.enable()
+
+
+@pytest.mark.parametrize("pieces", [[b" "] * 2_000, [b"\n", b"\r\n \t"] * 100])
+async def test_blanks_behind_a_whole_answer_are_not_waited_for(
+    single_store: str, service: ScriptedService, pieces: list[bytes]
+) -> None:
+    answered = completion()
+
+    async def goes_on(asked: Asked, writer: asyncio.StreamWriter) -> None:
+        writer.write(STREAM_HEAD.replace(b"text/event-stream", b"application/json") + framed(b" ") + framed(answered))
+        for each in pieces:
+            if asked.left.is_set():
+                return
+            writer.write(framed(each))
+            await writer.drain()
+            await asyncio.sleep(0.002)
+        await asked.left.wait()
+
+    service.script = goes_on
+    api_key = api_key_on(single_store)
+    async with gateway(single_store, service_at(service.base_url)) as node:
+        async with asyncio.timeout(10):
+            status, got = await post(node, api_key, body())
+            assert (status, got.strip()) == (200, answered)
+            await service.asked[0].left.wait()  # the service notices soon that nobody listens any more
+        assert (await node.used(api_key)).output_tokens == 3
+
+
+async def test_blanks_before_an_answer_are_waited_for(single_store: str, service: ScriptedService) -> None:
+    """Some services send them while they work."""
+
+    async def works(_asked: Asked, writer: asyncio.StreamWriter) -> None:
+        writer.write(STREAM_HEAD.replace(b"text/event-stream", b"application/json"))
+        for each in (b" ", b"\n", b'{"a":{}', b"\n", b',"choices":', b" "):
+            writer.write(framed(each))
+            await writer.drain()
+            await asyncio.sleep(0.01)
+        writer.write(framed(b'[{"message":{"content":"Hi"}}]}') + STREAM_END)
+
+    service.script = works
+    api_key = api_key_on(single_store)
+    async with gateway(single_store, service_at(service.base_url)) as node:
+        status, got = await post(node, api_key, body())
+        assert (status, json.loads(got)["choices"]) == (200, [{"message": {"content": "Hi"}}])
+
+
+async def test_an_error_without_an_end_is_an_error(
+    single_store: str, service: ScriptedService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("limiter_node.upstream.gateway.answering._ERROR_S", 0.1)
+
+    async def goes_on(asked: Asked, writer: asyncio.StreamWriter) -> None:
+        writer.write(STREAM_HEAD.replace(b"200 OK", b"429 Too Many"))
+        while not asked.left.is_set():
+            writer.write(framed(b" "))
+            await asyncio.sleep(0.01)
+
+    service.script = goes_on
+    api_key = api_key_on(single_store)
+    async with gateway(single_store, service_at(service.base_url)) as node, asyncio.timeout(10):
+        assert (await post(node, api_key, body()))[0] == 429
+        assert await node.used(api_key) == Amounts(1, 0, 0)
+
+
+@pytest.mark.parametrize("waits_s", [0.2, 0.0])
+async def test_an_answer_is_read_on_for_once(
+    single_store: str, service: ScriptedService, monkeypatch: pytest.MonkeyPatch, waits_s: float
+) -> None:
+    """The time that passed before it began counts."""
+    has_left, read_on_s = asyncio.Event(), 5.0
+    given: list[float] = []
+
+    class Noticing(Presence):
+        def _left(self) -> None:
+            super()._left()
+            has_left.set()
+
+    async def begins_late(asked: Asked, writer: asyncio.StreamWriter) -> None:
+        await has_left.wait()
+        await asyncio.sleep(waits_s)
+        writer.write(STREAM_HEAD + framed(chunk("a")))
+        await asked.left.wait()
+
+    async def read_on(_: object, seconds: float) -> None:
+        given.append(seconds)
+
+    monkeypatch.setattr("limiter_node.http.limited_requests.Presence", Noticing)
+    monkeypatch.setattr(PassingStream, "read_on", read_on)
+    service.script = begins_late
+    api_key = api_key_on(single_store)
+    async with gateway(single_store, service_at(service.base_url), read_on_s=read_on_s) as node:
+        posting = asyncio.create_task(post(node, api_key, body(stream=True)))
+        async with asyncio.timeout(10):
+            while not service.asked:
+                await asyncio.sleep(0.002)
+            posting.cancel()
+            while not given:
+                await asyncio.sleep(0.002)
+    assert given[0] < read_on_s - waits_s
