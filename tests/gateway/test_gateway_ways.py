@@ -27,6 +27,7 @@ from scripted_service import (
     says,
 )
 
+from limiter_node.held import HeldBytes, Hold
 from limiter_node.http.presence import Presence
 from limiter_node.model import Amounts
 from limiter_node.upstream.base import UpstreamError
@@ -89,7 +90,9 @@ class Taken:
 
 def passing(exchange: Exchange) -> PassingStream:
     account = ChunkAccount("o200k_base", hides_usage=False, choices=1)
-    return PassingStream(exchange, account, "", "s", lambda *_: None, lambda _: False, lambda *_: UpstreamError(""))
+    return PassingStream(
+        exchange, account, "", "s", lambda *_: None, Hold(HeldBytes(1)), lambda _: False, lambda *_: UpstreamError("")
+    )
 
 
 async def begun() -> tuple[Carrier, Exchange, PassingStream, Taken, asyncio.Task[None]]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
+from limiter_node.held import Hold
 from limiter_node.tokens import encoding_name
 from limiter_node.upstream.base import (
     AnswerStream,
@@ -22,7 +23,8 @@ from limiter_node.upstream.gateway.exchange import HELD_BYTES, Exchange, Fields
 from limiter_node.upstream.gateway.incoming import openai_error, passed_headers, quoted_message, refusal_headers
 from limiter_node.upstream.gateway.lenient import read_json
 from limiter_node.upstream.gateway.outgoing import Ask
-from limiter_node.upstream.gateway.passing import EVENT_STREAM, PassingBody, PassingStream
+from limiter_node.upstream.gateway.passing import EVENT_STREAM, PassingStream
+from limiter_node.upstream.gateway.passing_body import PassingBody
 from limiter_node.upstream.gateway.said import KEEPS_STATUS, OUR_FAULT, SaidError, said_error
 from limiter_node.upstream.gateway.service import Service
 from limiter_node.upstream.gateway.sse import looks_like_stream
@@ -70,13 +72,15 @@ async def to_answer(
     service: Service,
     who: str,
     ended: Callable[[str, str], None],
+    hold: Hold,
     hides: Callable[[Account], bool],
     note: Callable[[WholeReader], None],
 ) -> WholeAnswer | AnswerStream:
     """Return the answer that a response with status 200 is, as soon as it is known to be none but that.
 
     A stream's first event has come then, and of any other answer all, or `HELD_BYTES`. `who` answers, for our log;
-    `ended` is told how it went; `hides`: see `PassingStream`; `note` is told what a whole answer has told.
+    `ended` is told how it went; `hold` holds what has to be kept of it; `hides`: see `PassingStream`; `note` is told
+    what a whole answer has told.
 
     Raises `UpstreamError` for an error in the place of an answer, and what the exchange raises.
     """
@@ -89,7 +93,8 @@ async def to_answer(
         headers += f"content-encoding: {packing}\r\n" if packing.isascii() and packing.isprintable() else ""
         await exchange.read(1)
         is_events = question.stream and kind.startswith(EVENT_STREAM)
-        body = PassingBody(exchange, None, headers, who, ended, EVENT_STREAM if is_events else _JSON, _length(fields))
+        shown = EVENT_STREAM if is_events else _JSON
+        body = PassingBody(exchange, None, headers, who, ended, hold, shown, _length(fields))
         await body.begin()
         return body
     is_stream = kind.startswith(EVENT_STREAM) or (question.stream and await _begins_as_stream(exchange))
@@ -97,7 +102,7 @@ async def to_answer(
         raise UpstreamError("answered with a stream that nobody asked for")
     to_error = partial(_said_to_error, fields, service, who)
     if is_stream:
-        stream = PassingStream(exchange, _account(ask, service), headers, who, ended, hides, to_error)
+        stream = PassingStream(exchange, _account(ask, service), headers, who, ended, hold, hides, to_error)
         await stream.begin()
         return stream
     held, is_complete = await _beginning(exchange)
@@ -109,9 +114,10 @@ async def to_answer(
         choices=question.reserved_choices,
         at_most=_most_counted(ask, service),
         has_output=question.kind is not EmbeddingRequest,
+        hold=None if is_complete else hold,
     )
     if not is_complete:
-        passing = PassingBody(exchange, reader, headers, who, ended, _JSON, _length(fields))
+        passing = PassingBody(exchange, reader, headers, who, ended, hold, _JSON, _length(fields))
         await passing.begin()
         return passing
     reader.feed(held)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from limiter_node.held import SMALL_BYTES, Hold
 from limiter_node.upstream.gateway.accounts import Account
 from limiter_node.upstream.gateway.lenient import BYTE_ORDER_MARK, read_json, write_json
 from limiter_node.upstream.gateway.plain import Template
@@ -31,11 +32,13 @@ class TooLong(Exception):
 class EventReader:
     """Takes a stream's bytes and gives back those that pass on; `account` knows what they mean.
 
+    `hold` holds what waits for the end of its event, where that is much.
+
     Most events of a stream differ in nothing but their text: of these only that is read, see `Template`.
     """
 
-    def __init__(self, account: Account) -> None:
-        self._account = account
+    def __init__(self, account: Account, hold: Hold | None = None) -> None:
+        self._account, self._hold = account, hold
         self._rest = bytearray()
         self._is_first = True
         self._is_cut = False
@@ -48,7 +51,7 @@ class EventReader:
         return len(self._rest)
 
     def feed(self, data: bytes) -> bytes:
-        """Return what passes on of `data` and of what had to wait. Raises `TooLong`."""
+        """Return what passes on of `data` and of what had to wait. Raises `TooLong`, and `Overloaded`."""
         waiting = self._rest
         if not waiting:
             template = self._template
@@ -69,6 +72,9 @@ class EventReader:
             del waiting[:end]
         if len(self._rest) > MAX_EVENT_BYTES:
             raise TooLong
+        if self._hold is not None and (len(self._rest) > SMALL_BYTES or self._hold.size):
+            self._hold.give(self._hold.size)
+            self._hold.take(len(self._rest))
         return self._passed(whole) if whole else b""
 
     def rest(self) -> bytes:
