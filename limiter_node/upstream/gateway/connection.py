@@ -84,14 +84,15 @@ class ServiceConnection(asyncio.Protocol):
 
     def write(self, head: bytes, body: bytes) -> None:
         """Write a request that is no longer than a slice."""
-        assert self._transport is not None
-        self._transport.write(head + body)
+        if self._transport is not None:  # else its end is told
+            self._transport.write(head + body)
 
     async def write_slices(self, head: bytes, body: bytes) -> None:
         """Write a long request, slice by slice as the service takes it, until all is written or nobody wants it."""
         exchange, transport = self._exchange, self._transport
-        assert transport is not None
         self._unsent = True
+        if transport is None or transport.is_closing():
+            return
         transport.write(head)
         view = memoryview(body)
         for start in range(0, len(body), _SLICE_BYTES):
