@@ -256,9 +256,14 @@ class _Stream:
         answer = self._answer
         self._response.keep_alive = False
         try:
-            await answer.read_on(self._read_on_s)
+            await answer.read_on(self._left_to_read_on_s())
         finally:
             self._settle_surely()  # also where the task is cancelled meanwhile
+
+    def _left_to_read_on_s(self) -> float:
+        """It may have left long before its answer began (`limiter_node.http.presence`)."""
+        left_s = self._connection.left_s
+        return self._read_on_s if left_s is None else max(0.0, left_s + self._read_on_s - self._task.get_loop().time())
 
     def _settle_surely(self) -> None:
         """Charge what the answer has cost, or what was reserved where nobody can tell."""

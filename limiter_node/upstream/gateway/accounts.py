@@ -23,6 +23,10 @@ _ENVELOPE: Final = frozenset(
 """Fields of a chunk that say nothing of their own: one that has no others is there for its usage."""
 
 
+_MOST_CHOICES: Final = 2_048
+"""Of one chunk that are looked at one by one; chats have 128 at most."""
+
+
 class Account(Protocol):
     """Understands one kind of stream."""
 
@@ -151,7 +155,7 @@ class ChunkAccount(_Counted):
         if (not choices or "error" in fields) and self._is_error(fields):
             return None
         self._is_first = False
-        if type(choices) is list:
+        if type(choices) is list and len(choices) <= _MOST_CHOICES:
             usage = fields.get("usage")
             for choice in choices:
                 if type(choice) is dict:
@@ -243,8 +247,6 @@ class ChunkAccount(_Counted):
 
 
 _ENDED = frozenset(("response.completed", "response.incomplete", "response.failed"))
-
-
 _TEXT_DONE = {
     "response.output_text.done": "text",
     "response.refusal.done": "refusal",

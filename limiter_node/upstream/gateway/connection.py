@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 import httptools
 
-from limiter_node.upstream.gateway.exchange import Broken, Exchange, Fields
+from limiter_node.upstream.gateway.exchange import Broken, Exchange, Fields, Unread
 
 if TYPE_CHECKING:
     from limiter_node.upstream.gateway.pool import Pool
@@ -53,7 +53,7 @@ class ServiceConnection(asyncio.Protocol):
 
     def __init__(self, pool: Pool, read_s: float) -> None:
         self._pool, self._read_s = pool, read_s
-        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
+        self._parser: httptools.HttpResponseParser | None = None
         self._transport: asyncio.Transport | None = None
         self._exchange: Exchange | None = None
         self._parts: list[bytes] = []
@@ -84,14 +84,15 @@ class ServiceConnection(asyncio.Protocol):
 
     def write(self, head: bytes, body: bytes) -> None:
         """Write a request that is no longer than a slice."""
-        assert self._transport is not None
-        self._transport.write(head + body)
+        if self._transport is not None:  # else its end is told
+            self._transport.write(head + body)
 
     async def write_slices(self, head: bytes, body: bytes) -> None:
         """Write a long request, slice by slice as the service takes it, until all is written or nobody wants it."""
         exchange, transport = self._exchange, self._transport
-        assert transport is not None
         self._unsent = True
+        if transport is None or transport.is_closing():
+            return
         transport.write(head)
         view = memoryview(body)
         for start in range(0, len(body), _SLICE_BYTES):
@@ -137,6 +138,7 @@ class ServiceConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's doesn't inherit from it
+        self._parser = httptools.HttpResponseParser(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
@@ -149,7 +151,8 @@ class ServiceConnection(asyncio.Protocol):
         if self._is_whole_at_eof and exc is None:
             exchange.on_end()
         else:
-            exchange.on_end(Broken("closed the connection" if exc is None else f"{type(exc).__name__}"))
+            kind = Broken if exchange.status or self._framing_bytes else Unread
+            exchange.on_end(kind("closed the connection" if exc is None else f"{type(exc).__name__}"))
 
     def pause_writing(self) -> None:
         self._writable = asyncio.get_running_loop().create_future()
@@ -219,7 +222,10 @@ class ServiceConnection(asyncio.Protocol):
             self._fields = []
             return
         named = dict(self._fields)
-        coding = named.get("transfer-encoding", "").strip().lower()
+        coding = ""
+        if "transfer-encoding" in named:
+            codings = [value.strip() for name, value in self._fields if name == "transfer-encoding"]
+            coding = ", ".join(codings).lower()
         if coding not in ("", "chunked", "identity"):
             self._refused = "packed its answer for the connection"  # which would have to be unpacked here
             return

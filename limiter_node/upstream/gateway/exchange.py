@@ -21,6 +21,10 @@ class Broken(Exception):
     """Raised when a service breaks off, or answers something that is not HTTP. The text says which, for our log."""
 
 
+class Unread(Broken):
+    """Raised when a connection turns out to be closed, and nothing of an answer has come."""
+
+
 class Carrier(Protocol):
     """The connection that an exchange is carried by."""
 
@@ -50,6 +54,7 @@ class Exchange:
         "_carrier",
         "_held",
         "_held_bytes",
+        "_most_held",
         "_on_end",
         "_receive",
         "_waiter",
@@ -70,6 +75,7 @@ class Exchange:
         """Why it won't: `Broken`, or `TimeoutError` where the service fell silent."""
         self._held: list[bytes] = []
         self._held_bytes = 0
+        self._most_held = HELD_BYTES
         self._receive: Receive | None = None
         self._on_end: Callable[[], None] | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -93,7 +99,7 @@ class Exchange:
             return
         self._held.append(data)
         self._held_bytes += len(data)
-        if self._held_bytes >= HELD_BYTES:
+        if self._held_bytes >= self._most_held:
             self._carrier.pause()
         self._wake()
 
@@ -120,6 +126,10 @@ class Exchange:
 
         Raises `Broken` and `TimeoutError`.
         """
+        if at_least > self._most_held:
+            self._most_held = at_least
+            if self._held_bytes < at_least:
+                self.resume()
         while self._held_bytes < at_least and not self.is_complete:
             await self._more()
         if len(self._held) > 1:
@@ -139,7 +149,9 @@ class Exchange:
 
     def pause(self) -> None:
         """Read no more of it for the moment."""
-        if not self.is_complete:  # else its connection may carry another one by now
+        # Of one that is complete, the connection may carry another one by now; of one that nobody takes any more, it
+        # has to notice the end.
+        if not self.is_complete and self._receive is not _ignore:
             self._carrier.pause()
 
     def resume(self) -> None:
@@ -163,8 +175,8 @@ class Exchange:
 
     async def _more(self) -> None:
         """Wait until something has happened. Raises what the answer has failed with."""
-        if self.failure is not None:
-            raise self.failure
+        if (failure := self.failure) is not None:
+            raise type(failure)(*failure.args)  # itself it would hold the frames of whoever has this: a cycle
         self._waiter = asyncio.get_running_loop().create_future()
         try:
             await self._waiter
