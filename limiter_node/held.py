@@ -1,4 +1,5 @@
-"""The bytes that a node holds for its callers: bodies from their first byte until their request is sent, and answers.
+"""The bytes that a node holds for its callers: bodies from their first byte until their request is sent, and answers
+beyond 64 KiB each.
 
 One budget for all of them, so that no number of requests, however large, takes more memory than the node was given.
 Weakness: one key that sends large bodies slowly can take what others need for theirs. Therefore large ones leave an
@@ -51,6 +52,13 @@ class Hold:
         """Hold so many bytes less."""
         self.size -= size
         self._budget.held -= size
+
+    def keep(self, size: int) -> None:
+        """Hold `size` bytes, no more and no less. Raises `Overloaded`, and holds what it did, if it can't be more."""
+        if size > self.size:
+            self.take(size - self.size)
+        else:
+            self.give(self.size - size)
 
     def release(self) -> None:
         """Hold nothing any more."""

@@ -30,6 +30,7 @@ from scripted_service import (
     says,
 )
 
+from limiter_node.held import HeldBytes, Hold
 from limiter_node.model import Amounts
 from limiter_node.upstream.base import UpstreamError
 from limiter_node.upstream.gateway.accounts import ChunkAccount
@@ -313,8 +314,9 @@ async def test_events_that_come_before_the_first_is_delivered_are_not_lost() -> 
 
     carrier = Carrier()
     exchange = Exchange(carrier)
-    account = ChunkAccount("o200k_base", hides_usage=False, choices=1)
-    stream = PassingStream(exchange, account, "", "s", lambda *_: None, lambda _: False, lambda *_: UpstreamError(""))
+    account, hold = ChunkAccount("o200k_base", hides_usage=False, choices=1), Hold(HeldBytes(0))
+    error = UpstreamError("")
+    stream = PassingStream(exchange, account, "", "s", lambda *_: None, lambda _: False, lambda *_: error, hold)
     exchange.on_head(200, [])
     beginning = asyncio.create_task(stream.begin())
     await asyncio.sleep(0)

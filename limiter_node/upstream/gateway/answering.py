@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
+from limiter_node.held import Hold
 from limiter_node.tokens import encoding_name
 from limiter_node.upstream.base import (
     AnswerStream,
@@ -60,11 +61,13 @@ async def to_answer(
     ended: Callable[[str, str], None],
     hides: Callable[[Account], bool],
     note: Callable[[WholeReader], None],
+    hold: Hold,
 ) -> WholeAnswer | AnswerStream:
     """Return the answer that a response with status 200 is, as soon as it is known to be none but that.
 
     A stream's first event has come then, and of any other answer all, or `HELD_BYTES`. `who` answers, for our log;
-    `ended` is told how it went; `hides`: see `PassingStream`; `note` is told what a whole answer has told.
+    `ended` is told how it went; `hides`: see `PassingStream`; `note` is told what a whole answer has told; `hold`
+    counts what is held of an answer beyond `HELD_BYTES`.
 
     Raises `UpstreamError` for an error in the place of an answer, and what the exchange raises.
     """
@@ -77,7 +80,8 @@ async def to_answer(
         headers += f"content-encoding: {packing}\r\n" if packing.isascii() and packing.isprintable() else ""
         await exchange.read(1)
         is_events = question.stream and kind.startswith(EVENT_STREAM)
-        body = PassingBody(exchange, None, headers, who, ended, EVENT_STREAM if is_events else _JSON, _length(fields))
+        kind = EVENT_STREAM if is_events else _JSON
+        body = PassingBody(exchange, None, headers, who, ended, kind, _length(fields), hold)
         await body.begin()
         return body
     is_stream = kind.startswith(EVENT_STREAM) or (question.stream and await _begins_as_stream(exchange))
@@ -85,7 +89,7 @@ async def to_answer(
         raise UpstreamError("answered with a stream that nobody asked for")
     to_error = partial(_said_to_error, fields, service, who)
     if is_stream:
-        stream = PassingStream(exchange, _account(ask, service), headers, who, ended, hides, to_error)
+        stream = PassingStream(exchange, _account(ask, service), headers, who, ended, hides, to_error, hold)
         await stream.begin()
         return stream
     held = await exchange.read(HELD_BYTES)
@@ -97,9 +101,10 @@ async def to_answer(
         choices=question.reserved_choices,
         at_most=_most_counted(ask, service),
         has_output=question.kind is not EmbeddingRequest,
+        hold=None if exchange.is_complete else hold,
     )
     if not exchange.is_complete:
-        passing = PassingBody(exchange, reader, headers, who, ended, _JSON, _length(fields))
+        passing = PassingBody(exchange, reader, headers, who, ended, _JSON, _length(fields), hold)
         await passing.begin()
         return passing
     reader.feed(held)

@@ -14,10 +14,12 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
+from limiter_node.held import Hold
+from limiter_node.model import Overloaded
 from limiter_node.upstream.base import Cost, Sink, UpstreamError
 from limiter_node.upstream.gateway.accounts import Account, ResponseAccount
 from limiter_node.upstream.gateway.events import EventReader, TooLong
-from limiter_node.upstream.gateway.exchange import Exchange
+from limiter_node.upstream.gateway.exchange import HELD_BYTES, Exchange
 from limiter_node.upstream.gateway.said import SaidError, error_from_event
 from limiter_node.upstream.gateway.whole import WholeReader
 from limiter_node.upstream.openai.chunks import error_event
@@ -33,14 +35,17 @@ _CLOSING_S: Final = 0.5
 class Passing:
     """What all answers that pass have in common. `who` sends it, for our log.
 
-    `ended` is told how it went: one of `limiter_node.telemetry.UPSTREAM_OUTCOMES`, and what happened.
+    `ended` is told how it went: one of `limiter_node.telemetry.UPSTREAM_OUTCOMES`, and what happened. `hold` counts the
+    bytes that are held beyond `HELD_BYTES`; nothing is held of an answer that is over.
     """
 
     content_type = ""
     length: int | None = None
 
-    def __init__(self, exchange: Exchange, headers: str, who: str, ended: Callable[[str, str], None]) -> None:
-        self.headers = headers
+    def __init__(
+        self, exchange: Exchange, headers: str, who: str, ended: Callable[[str, str], None], hold: Hold
+    ) -> None:
+        self.headers, self._hold = headers, hold
         self._exchange, self._who, self._ended = exchange, who, ended
         self._first: list[bytes] = []
         """What has passed before there was a sink."""
@@ -124,6 +129,7 @@ class Passing:
             self._is_over = True
             self._ended("ok" if self._is_known else "gone", "")
             self._exchange.close()
+            self._hold.release()
 
     # ---- in the turn in which it comes -------------------------------------------------------------------------------
 
@@ -168,6 +174,7 @@ class Passing:
         """All of it has come."""
         self._is_over = True
         self._ended("ok", "")
+        self._hold.release()
         self._wake()
 
     def _fail(self, outcome: str, what: str, status: int = 502, error: UpstreamError | None = None) -> None:
@@ -178,6 +185,7 @@ class Passing:
             f"{self._who} {what}", status=status, produced_tokens=self.cost.output_tokens
         )
         self._exchange.close()
+        self._hold.release()
         self._wake()
 
     def _broke_off(self, failure: Exception, of_what: str) -> None:
@@ -216,8 +224,9 @@ class PassingStream(Passing):
         ended: Callable[[str, str], None],
         hides: Callable[[Account], bool],
         to_error: Callable[[SaidError, bool, int], UpstreamError],
+        hold: Hold,
     ) -> None:
-        super().__init__(exchange, headers, who, ended)
+        super().__init__(exchange, headers, who, ended, hold)
         self._account, self._hides, self._to_error = account, hides, to_error
         self._reader = EventReader(account)
 
@@ -246,6 +255,12 @@ class PassingStream(Passing):
         except TooLong:
             self._fail("broken", "sent an event without an end")
             return b""
+        if (waiting := self._reader.waiting_bytes) > HELD_BYTES or self._hold.size:
+            try:
+                self._hold.keep(waiting)
+            except Overloaded:
+                self._fail("broken", "sent a longer event than this node has room for", 503)
+                return passed
         if account.error is not None:
             self._said_error(has_begun=bool(passed))
         elif account.is_done:
@@ -289,8 +304,9 @@ class PassingBody(Passing):
         ended: Callable[[str, str], None],
         content_type: str,
         length: int | None,
+        hold: Hold,
     ) -> None:
-        super().__init__(exchange, headers, who, ended)
+        super().__init__(exchange, headers, who, ended, hold)
         self.content_type, self.length = content_type, length
         self._body = reader
         self._has_come = False

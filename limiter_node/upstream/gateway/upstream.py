@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
@@ -10,6 +11,7 @@ from time import monotonic
 
 import orjson
 
+from limiter_node.held import HeldBytes, Hold
 from limiter_node.telemetry import Telemetry
 from limiter_node.upstream.base import (
     AnswerStream,
@@ -46,7 +48,10 @@ _MAX_REASONING = 1_024
 
 
 class Gateway:
-    """Asks `services`. `clock` is for the ejection of failing addresses, in seconds, monotonic."""
+    """Asks `services`. `clock` is for the ejection of failing addresses, in seconds, monotonic.
+
+    What is held of long answers counts in `held`.
+    """
 
     stops_at_once = True
 
@@ -56,7 +61,9 @@ class Gateway:
         telemetry: Telemetry,
         patience: Patience = Patience(),  # noqa: B008 - a NamedTuple of numbers
         clock: Callable[[], float] = monotonic,
+        held: HeldBytes | None = None,
     ) -> None:
+        self._held = held or HeldBytes(sys.maxsize)
         self.drafter = ServiceDrafter(services)
         self._services = self.drafter.services
         self._sender = Sender(services, telemetry, patience, clock)
@@ -85,12 +92,13 @@ class Gateway:
         exchange, target = await self._sender.send(service, "POST", path, body, headers, on_sent)
         del body  # an answer that passes has no use for it
         ended = self._sender.ended(service, target)
+        hold = Hold(self._held)
         try:
             if exchange.status != 200:
                 raise await response_error(exchange, service)
             note, hides = partial(self._note, service.name, model), partial(self._hides, service.name, model)
             who = target.described
-            answer = await to_answer(exchange, ask, service, who, ended, hides, note)
+            answer = await to_answer(exchange, ask, service, who, ended, hides, note, hold)
         except UpstreamRefusal as error:
             ended("rate_limited" if error.status == 429 else "refused", "")
             exchange.close()
@@ -109,6 +117,7 @@ class Gateway:
         except BaseException:
             ended("gone", "")
             exchange.close()
+            hold.release()
             raise
         if isinstance(answer, WholeAnswer):
             ended("ok", "")

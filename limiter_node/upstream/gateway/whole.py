@@ -6,6 +6,8 @@ import re
 from collections import deque
 from typing import Any, Final
 
+from limiter_node.held import Hold
+from limiter_node.model import Overloaded
 from limiter_node.upstream.gateway.lenient import object_at, read_json, to_text
 from limiter_node.upstream.gateway.texts import text_tokens, unread_tokens
 from limiter_node.upstream.gateway.usage import MOST_TOKENS, Usage, read_usage
@@ -30,10 +32,20 @@ class WholeReader:
     to, which is by another tokenizer than the service's; what is told isn't.
 
     An answer beyond `MAX_READ_BYTES` is charged what its usage tells, and one that can't be read and tells none is
-    charged a token per four bytes, held to `at_most`.
+    charged a token per four bytes, held to `at_most`. `hold` counts the bytes that are kept for reading; without room
+    in it, an answer is too long to be read.
     """
 
-    def __init__(self, encoding: str, *, choices: int = 1, at_most: int = MOST_TOKENS, has_output: bool = True) -> None:
+    def __init__(
+        self,
+        encoding: str,
+        *,
+        choices: int = 1,
+        at_most: int = MOST_TOKENS,
+        has_output: bool = True,
+        hold: Hold | None = None,
+    ) -> None:
+        self._hold = hold
         self._encoding, self._choices, self._at_most, self._has_output = encoding, choices, at_most, has_output
         self._parts: list[bytes] = []
         self._size = 0
@@ -59,11 +71,12 @@ class WholeReader:
         self._size += len(data)
         if not self._is_long:
             self._parts.append(data)
-            if self._size <= MAX_READ_BYTES:
+            if self._size <= MAX_READ_BYTES and self._has_room():
                 return
             self._is_long = True
             data = b"".join(self._parts)
             self._parts.clear()
+            self._let_go()
             self._head, data = data[:EDGE_BYTES], data[EDGE_BYTES:]
         data = data[-EDGE_BYTES:]
         self._tail.append(data)
@@ -75,6 +88,7 @@ class WholeReader:
         """The answer has come to its end, in order or not."""
         body = b"".join(self._parts)
         self._parts.clear()
+        self._let_go()
         fields: Any = None
         if not self._is_long:
             try:
@@ -92,6 +106,18 @@ class WholeReader:
             self.has_usage = not self._has_output or bool(usage.output_tokens)
         self._head = b""
         self._tail.clear()
+
+    def _let_go(self) -> None:
+        if self._hold is not None:
+            self._hold.release()
+
+    def _has_room(self) -> bool:
+        try:
+            if self._hold is not None:
+                self._hold.keep(self._size)
+        except Overloaded:
+            return False
+        return True
 
     def _cost(self, usage: Usage | None, fields: Any, size: int) -> int:
         told = None if usage is None else usage.output_tokens
