@@ -27,7 +27,7 @@ class HeldBytes:
 
 
 class Hold:
-    """What one request holds of `budget`: `size` bytes. It has to be released in the end, once or more often."""
+    """The `size` bytes that one request holds of `budget`. It has to be released in the end, once or more often."""
 
     __slots__ = ("_budget", "size")
 

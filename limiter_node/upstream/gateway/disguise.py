@@ -67,7 +67,7 @@ _OTHER_NAMES: Final = {
 """What servers call a cap, a number of choices or an input of their own → what says it here."""
 
 COUNTING_FIELDS: Final = _COUNTING | frozenset(_OTHER_NAMES)
-"""What no operator can let pass uncounted."""
+"""Fields that no operator can let pass uncounted."""
 _WITHIN_CONTAINERS: Final = COUNTING_FIELDS - {"role", "content", "text"}
 _SPELLED: Final = STEERING | CONTAINERS | frozenset(_OTHER_NAMES)
 _REFUSED: Final = frozenset(name.casefold() for name in _SPELLED)
@@ -162,6 +162,6 @@ def is_ambiguous(body: bytes, fields: Mapping[str, Any]) -> bool:
 
 @lru_cache(1_024)  # callers choose them
 def _spelled(name: str) -> tuple[bytes, re.Pattern[bytes]]:
-    """What a name is, and what it is in front of its value."""
+    """Return a name as JSON has it, and a pattern of it in front of its value."""
     quoted = b'"%b"' % name.encode()
     return quoted, re.compile(re.escape(quoted) + rb"\s*:")
