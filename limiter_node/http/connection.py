@@ -274,7 +274,7 @@ class Connection(ServingConnection):
             transport.abort()
 
     def _count_taken(self, unsent_bytes: int) -> None:
-        """What is unsent gets less as fast as the client reads; what is written meanwhile only hides some of that."""
+        """Count what the client took: by so much fewer bytes are unsent. New ones only hide some of that."""
         self._taken_bytes += max(self._unsent_bytes - unsent_bytes, 0)
         self._unsent_bytes = unsent_bytes
 

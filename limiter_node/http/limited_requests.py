@@ -112,7 +112,7 @@ class LimitedRequests:
             return await self._limiter.find(kid)
 
     async def _read(self, route: LimitedRoute, request: web.BaseRequest, hold: Hold) -> tuple[Need, Prepared]:
-        """What a request needs, and how to ask it: neither its body nor its JSON is held while it waits."""
+        """Return what a request needs, and how to ask it: neither its body nor its JSON is held while it waits."""
         body = self._bodies.read_at_once(request, hold)
         if body is None:
             with self._in_flight.waiting():
@@ -125,7 +125,7 @@ class LimitedRequests:
     async def _ask(
         self, request: web.BaseRequest, prepared: Prepared, reservation: Reservation, request_id: str
     ) -> WholeAnswer | AnswerStream:
-        """What the upstream answers. Raises `UpstreamError`, and `ClientGone` where that ends its work."""
+        """Return the upstream's answer. Raises `UpstreamError`, and `ClientGone` where that ends its work."""
         reserved_tokens = reservation.output_tokens
         if not self._upstream.stops_at_once:
             return await prepared.ask(reserved_tokens, request_id, request.headers)

@@ -34,7 +34,7 @@ class RequestReader:
         self._counting = TokenCounting(self.worker)
 
     async def read(self, route: LimitedRoute, body: bytes) -> tuple[Need, Prepared]:
-        """What the request that `body` is needs, and how to ask it once it is admitted.
+        """Return the need of the request that `body` is, and how to ask it once it is admitted.
 
         Raises:
             InvalidRequest: the caller has to correct it.

@@ -41,7 +41,7 @@ READ_ON_S = 2.0
 
 
 class Interruption(enum.Enum):
-    """What ends an answer from outside."""
+    """A reason from outside to end an answer."""
 
     LEFT = enum.auto()
     STOPPING = enum.auto()

@@ -33,7 +33,7 @@ async def gateway(
     max_body_bytes: int = 10_000,
     held: HeldBytes | None = None,
 ) -> AsyncIterator[Node]:
-    """A node that asks `services`."""
+    """A node that asks `services`; what it holds of answers counts in `held`."""
     async with serving(
         store,
         upstream_of=lambda telemetry: Gateway(services, telemetry, patience, held=held),

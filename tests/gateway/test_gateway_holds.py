@@ -80,9 +80,12 @@ async def test_what_is_sent_is_let_go_of_when_the_answer_begins(single_store: st
         await response.content.readany()
         prepared = [each for each in gc.get_objects() if type(each).__name__ == "_PreparedAsk"]
         bodies = [each._body for each in prepared]
+        async with node.session.get(f"{node.url}/metrics") as metrics:
+            page = await metrics.text()
         done.set()
         await response.read()
     assert bodies == [None]
+    assert "\nlimiter_held_bytes 0.0\n" in page
 
 
 @pytest.mark.parametrize("room", [100_000, 10_000_000])

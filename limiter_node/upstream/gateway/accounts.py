@@ -1,4 +1,4 @@
-"""What a stream has cost so far, and whether it is whole: accounts of chunks, and of the Responses API's events.
+"""The cost of a stream so far, and whether it is whole: accounts of chunks, and of the Responses API's events.
 
 Until a service tells its usage, an answer costs what its pieces are by our tokenizer, each for itself: exact where each
 is a token, at most a little more where words are cut. What the service tells takes its place, unless it can't be true.
@@ -79,7 +79,7 @@ class Account(Protocol):
 
 
 class _Counted:
-    """What both accounts share. `at_most`: bound of what is counted by another tokenizer than the service's."""
+    """The part that both accounts share. `at_most`: bound of a count by another tokenizer than the service's."""
 
     def __init__(self, encoding: str, at_most: int) -> None:
         self._encoding, self._at_most = encoding, at_most

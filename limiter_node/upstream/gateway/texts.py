@@ -1,4 +1,4 @@
-"""Which strings of an answer are output: one rule for whole answers and for the pieces of streams.
+"""The strings of an answer that are output: one rule for whole answers and for the pieces of streams.
 
 Output is the text of a message (a string or a list of parts), a refusal, reasoning, the transcript of audio, and the
 calls of tools with their names. Services that show reasoning often show it under several names; it counts once. What
