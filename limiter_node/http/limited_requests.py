@@ -6,7 +6,7 @@ from aiohttp import web
 
 from limiter_node.held import HeldBytes, Hold
 from limiter_node.http import errors
-from limiter_node.http.answer import Answer
+from limiter_node.http.answer import Answer, Written
 from limiter_node.http.auth import caller_of
 from limiter_node.http.bodies import BodyReader
 from limiter_node.http.cors import Cors
@@ -17,7 +17,7 @@ from limiter_node.http.in_flight import InFlight
 from limiter_node.http.limited import LimitedRoute
 from limiter_node.http.presence import ClientGone, Presence
 from limiter_node.http.reading import LARGE_BYTES, RequestReader
-from limiter_node.http.streaming import Delivered, Streams, log_upstream_failure
+from limiter_node.http.streaming import Streams, log_upstream_failure
 from limiter_node.limiter.limiter import Limiter, Reservation
 from limiter_node.model import Need, Outcome
 from limiter_node.upstream.base import AnswerStream, NotServed, Prepared, Upstream, UpstreamError, WholeAnswer
@@ -49,7 +49,7 @@ class LimitedRequests:
         self._headers = headers
         self._cors = cors
 
-    async def answer(self, route: LimitedRoute, request: web.BaseRequest, request_id: str) -> Answer | Delivered:
+    async def answer(self, route: LimitedRoute, request: web.BaseRequest, request_id: str) -> Written:
         """Answer `request`, if its key is known: one whose key isn't costs no more than its head."""
         kid = caller_of(request.headers)
         if isinstance(kid, ErrorReply):
@@ -64,7 +64,7 @@ class LimitedRequests:
 
     async def _answer_caller(
         self, route: LimitedRoute, request: web.BaseRequest, request_id: str, kid: str, hold: Hold
-    ) -> Answer | Delivered:
+    ) -> Written:
         try:
             need, prepared = await self._read(route, request, hold)
         except InvalidRequest as error:
