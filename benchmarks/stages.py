@@ -21,8 +21,8 @@ from redis import Redis
 
 from benchmarks.measuring import Row, show
 from limiter_node import tokens
+from limiter_node.credentials import bearer_key
 from limiter_node.http.answer import Answer
-from limiter_node.http.auth import bearer_key
 from limiter_node.http.headers import RequestIds, ResponseHeaders
 from limiter_node.http.openai_request import need_of, parse_chat
 from limiter_node.model import Amounts, Decision, KeyLimits, Outcome

@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 import uvloop
 from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
 
-from limiter_node import tokens
+from limiter_node import malloc, tokens
+from limiter_node.held import HeldBytes
 from limiter_node.http.connection import Deadlines
 from limiter_node.http.cors import Cors
 from limiter_node.http.listening import Listener
@@ -102,6 +103,7 @@ async def running_node(
         reader=reader,
         node_id=settings.node_id,
         max_body_bytes=settings.max_body_bytes,
+        held=HeldBytes(settings.max_held_bytes),
         window_ms=settings.window_ms,
         max_in_flight=settings.max_in_flight,
         load=load,
@@ -161,7 +163,6 @@ def _listeners(settings: NodeSettings, routes: Routes, load: LoopLoad, last_line
     deadlines = Deadlines(settings.header_timeout_s, settings.body_timeout_s)
     callers = HttpServer(
         routes.answer,
-        max_body_bytes=settings.max_body_bytes,
         keepalive_s=settings.keepalive_timeout_s,
         deadlines=deadlines,
         max_connections=settings.max_connections,
@@ -182,7 +183,6 @@ def _listeners(settings: NodeSettings, routes: Routes, load: LoopLoad, last_line
     if settings.admin_port:
         operators = HttpServer(
             AdminRoutes(routes.probes).answer,
-            max_body_bytes=0,
             keepalive_s=settings.keepalive_timeout_s,
             deadlines=deadlines,
             max_connections=_ADMIN_CONNECTIONS,
@@ -287,6 +287,7 @@ def run_node(settings: NodeSettings, preparation: Preparation) -> int:
     Raises:
         LimiterError: it could not start, or its store must not be used; the message says what to do.
     """
+    malloc.give_memory_back()
     # A request that is with a service holds a connection on either side.
     beside = settings.max_in_flight if settings.upstream or settings.upstreams else 0
     _allow_connections(settings.max_connections + beside)

@@ -87,7 +87,10 @@ class NodeSettings:
         "* for all of them, empty for none.",
         metavar="ORIGINS",
     )
-    max_body_bytes: int = setting(1_048_576, CLIENTS, "Largest request body accepted.")
+    max_body_bytes: int = setting(20_971_520, CLIENTS, "Largest request body accepted, unpacked.")
+    max_held_bytes: int = setting(
+        268_435_456, CLIENTS, "Bytes of all bodies and answers held at once; requests beyond get a 503."
+    )
     header_timeout_s: float = setting(10.0, CLIENTS, "Seconds a client has for the head of a request.")
     body_timeout_s: float = setting(30.0, CLIENTS, "Seconds a client has for the body of a request.")
     # Clients keep connections for a minute or so; a server that closes first makes them lose requests.
@@ -200,6 +203,8 @@ class NodeSettings:
         _between("--replica-acks", self.replica_acks, 0, 5)
         check_origins(self.cors_origins)
         _between("--max-body-bytes", self.max_body_bytes, 1_024, 100 * 1_048_576)
+        # Room for a largest body beside the eighth that is left to small ones (`limiter_node.held`).
+        _between("--max-held-bytes", self.max_held_bytes, 2 * self.max_body_bytes, 1 << 40)
         _between("--header-timeout", self.header_timeout_s, 0.1, 3_600)
         _between("--body-timeout", self.body_timeout_s, 0.1, 3_600)
         _between("--keepalive-timeout", self.keepalive_timeout_s, 0.1, 3_600)

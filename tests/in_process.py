@@ -10,6 +10,7 @@ from typing import Any
 from aiohttp import ClientSession, web
 from store_tools import declare, new_api_key
 
+from limiter_node.held import HeldBytes
 from limiter_node.http.connection import Deadlines
 from limiter_node.http.cors import Cors
 from limiter_node.http.reading import RequestReader
@@ -87,6 +88,7 @@ class Node:
     session: ClientSession
     routes: Routes
     server: HttpServer
+    reader: RequestReader
 
     async def chat(self, api_key: str, **fields: Any) -> tuple[int, dict[str, Any]]:
         body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], **fields}
@@ -119,26 +121,27 @@ async def serving(
     dispatcher = Dispatcher(topology, timeout_ms=timeout_ms, policy=policy, telemetry=telemetry)
     scripted = ScriptedUpstream()
     upstream = RenderedUpstream(scripted) if upstream_of is None else upstream_of(telemetry)
-    reader = RequestReader(upstream)
+    reader, held = RequestReader(upstream), HeldBytes(4 * max_body_bytes)
     routes = Routes(
         limiter=Limiter(dispatcher, telemetry),
         upstream=upstream,
         reader=reader,
         node_id="n",
         max_body_bytes=max_body_bytes,
+        held=held,
         window_ms=60_000,
         read_on_s=read_on_s,
         cors=cors,
     )
-    server = HttpServer(
-        routes.answer, max_body_bytes=max_body_bytes, keepalive_s=75, deadlines=deadlines, last_lines=cors.last_lines
-    )
+    server = HttpServer(routes.answer, keepalive_s=75, deadlines=deadlines, last_lines=cors.last_lines)
     runner = web.ServerRunner(server, shutdown_timeout=1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     try:
         async with ClientSession() as session:
-            yield Node(scripted, dispatcher, f"http://127.0.0.1:{runner.addresses[0][1]}", session, routes, server)
+            yield Node(
+                scripted, dispatcher, f"http://127.0.0.1:{runner.addresses[0][1]}", session, routes, server, reader
+            )
     finally:
         await runner.cleanup()
         await reader.close()

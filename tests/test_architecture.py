@@ -39,14 +39,19 @@ ALLOWED: dict[str, set[str]] = {
     "token_slices": set(),
     "worker_process": {"model"},
     "token_process": {"model", "tokens", "token_slices", "worker_process"},
-    "upstream": {"model", "tokens", "telemetry"},
+    "credentials": set(),
+    "held": {"model"},
+    "upstream": {"model", "tokens", "telemetry", "credentials"},
     "telemetry": {"model"},
     "reasons": set(),
     "store": {"model", "telemetry", "reasons"},
     "chart": set(),
     "top": {"model", "store", "chart", "reasons"},
     "limiter": {"model", "telemetry", "store"},
-    "http": {"model", "telemetry", "tokens", "token_process", "worker_process", "upstream", "store", "limiter"},
+    "http": {
+        *("model", "telemetry", "tokens", "token_process", "worker_process", "credentials", "held"),
+        *("upstream", "store", "limiter"),
+    },
 }
 
 

@@ -1,21 +1,44 @@
-"""The API key in an `Authorization` header."""
+"""Who asks: the digest of the API key in a request's headers, or the error that its caller gets.
+
+``Authorization: Bearer KEY``, ``x-api-key: KEY`` and ``api-key: KEY`` mean the same. A request may give its key in
+several of them, but not two keys: another server on the way could take the other one.
+"""
 
 from __future__ import annotations
 
-MAX_KEY_CHARS = 512
-_SCHEME = "bearer "
+from typing import Final
+
+from aiohttp import hdrs
+from multidict import CIMultiDictProxy, istr
+
+from limiter_node.credentials import KEY_HEADERS, bearer_key, is_key
+from limiter_node.http.errors import INVALID_API_KEY, MISSING_API_KEY, ErrorReply, ambiguous_key
+from limiter_node.store.keyspace import key_id
+
+_X_API_KEY, _API_KEY = _KEY_HEADERS = tuple(map(istr, KEY_HEADERS))
+_SCHEMES: Final = ("", "bearer")
 
 
-def bearer_key(header: str | None) -> str | None:
-    """The key of ``Bearer KEY``, the scheme in any case; None for anything else, which is then a 401.
+def caller_of(headers: CIMultiDictProxy[str]) -> str | ErrorReply:
+    """Return the `kid` of the one key that `headers` give, or a 401 or 400."""
+    given = headers.getall(hdrs.AUTHORIZATION, [])
+    if len(given) == 1 and _X_API_KEY not in headers and _API_KEY not in headers:
+        key = bearer_key(given[0])
+        return INVALID_API_KEY if key is None else key_id(key)
+    return _caller_of_others(headers, given)
 
-    A key is 1 to 512 visible ASCII characters; whatever else is sent can't be a declared one. It reaches the store as a
-    digest only, so that its characters (braces, say) have no say in the slot.
-    """
-    if header is None or header[:7].lower() != _SCHEME:
-        return None
-    key = header[7:]
-    # `isprintable` admits 0x20 to 0x7e among ASCII, so the space is left to refuse.
-    if 0 < len(key) <= MAX_KEY_CHARS and key.isascii() and key.isprintable() and " " not in key:
-        return key
-    return None
+
+def _caller_of_others(headers: CIMultiDictProxy[str], given: list[str]) -> str | ErrorReply:
+    """`caller_of` for what isn't one ``Authorization`` alone."""
+    if len(given) > 1:
+        return ambiguous_key(hdrs.AUTHORIZATION)
+    # A client whose key has no value sends its header all the same, empty.
+    keys = [bearer_key(value) for value in given if value.strip().lower() not in _SCHEMES]
+    for name in _KEY_HEADERS:
+        values = headers.getall(name, ())
+        keys += [value if is_key(value) else None for value in values if value]
+        if len(set(keys)) > 1:
+            return ambiguous_key(name)
+    if not keys:
+        return INVALID_API_KEY if given else MISSING_API_KEY
+    return INVALID_API_KEY if keys[0] is None else key_id(keys[0])

@@ -5,7 +5,9 @@ something has its limit:
 
 - a head that doesn't come: `header_s` since it began, or since the connection was opened if nothing came at all;
 - a body that doesn't come: `body_s` for all of it, so that trickling doesn't help;
-- an answer that isn't read: `stalled_s` in which the client took less than 16 KiB of it, and not the rest either;
+- an answer that isn't read: `stalled_s` in which more of it waited than the buffer is for and the client took less than
+  4 KiB a second, whether more of it is still to come or not;
+- a request that was answered and whose body goes on: see `linger`;
 - nothing asked on a connection kept open: aiohttp's own keep-alive timer.
 
 No request starts a timer for this: `HttpServer` looks at all connections now and then, so that a deadline is noticed up
@@ -29,6 +31,7 @@ from aiohttp.streams import StreamReader
 from limiter_node.http import errors
 from limiter_node.http.errors import ErrorReply
 from limiter_node.http.headers import SERVER, SERVER_LINE
+from limiter_node.http.raw_body import BodyTimeout, ClientLeft, UnreadableBody
 from limiter_node.http.serving import ServingConnection
 
 MAX_LINE_BYTES = 8_190
@@ -37,8 +40,12 @@ MAX_HEADERS = 64
 MAX_PARTIAL_HEAD_BYTES = 32_768
 """Of a head that came in pieces and isn't whole yet. What comes in one piece has the limits above."""
 
-_TAKEN_BYTES = 16_384
-"""A client that took so much of an answer since it was last looked at for this is reading."""
+MIN_READ_BYTES_PER_S = 4_096
+"""A client counts as reading its answer if it takes at least this many bytes a second, while there are any."""
+LINGER_S, LINGER_BYTES, LINGER_PAUSE_S = 1.0, 1_048_576, 0.01
+"""A connection stays open for so long behind a response that ends it while its client still sends. So much of that is
+read at once, the rest a block at a time, with pauses. Clients that look for the response only once they have
+sent all (httpx's asynchronous one) lose it if the connection is reset before; so do others on some systems."""
 
 _receive = ServingConnection.data_received
 
@@ -51,24 +58,21 @@ class Deadlines(NamedTuple):
     stalled_s: float = 60.0
 
 
-class BodyTimeout(TimeoutError):
-    """Raised to who reads a body that wasn't sent in time.
-
-    A TimeoutError, because aiohttp knows how to end a connection after one.
-    """
-
-
 class Connection(ServingConnection):
     """aiohttp lets handlers run on when a connection ends; those that want to know set `on_gone`."""
 
     __slots__ = (
+        "_behind_at",
+        "_behind_s",
         "_body_of",
         "_body_since",
         "_head_bytes",
         "_head_of",
         "_head_since",
+        "_linger_bytes",
+        "_linger_end",
+        "_taken_bytes",
         "_unsent_bytes",
-        "_unsent_since",
         "arrived_s",
         "body",
         "last_lines",
@@ -87,8 +91,12 @@ class Connection(ServingConnection):
         self._head_bytes = 0
         self._body_of: web.BaseRequest | None = None
         self._body_since = 0.0
-        self._unsent_bytes = 0
-        self._unsent_since = 0.0
+        # Of the answer: how long more of it has waited than the buffer is for, the bytes taken in that time; when that
+        # was last so, 0 if the last look saw no such thing; what was unsent then.
+        self._behind_s = self._behind_at = 0.0
+        self._taken_bytes = self._unsent_bytes = 0
+        self._linger_end: asyncio.TimerHandle | None = None
+        self._linger_bytes = 0
         # Of the last request that was begun, also while the rest of it is thrown away: what comes then is no head.
         self.body: StreamReader | None = None
         self.arrived_s = 0.0  # when the last bytes of the request under way came, by `time.monotonic`
@@ -103,10 +111,10 @@ class Connection(ServingConnection):
             if self.body is None and not self._messages:
                 self._part_of_head_came(len(data))  # before aiohttp's task waits for it
             else:
-                self._more_came()
+                self._more_came(len(data))
         elif waiter.done():
             if len(self._messages) > 1:
-                self._more_came()
+                self._more_came(len(data))
         elif data:
             self._part_of_head_came(len(data))
 
@@ -123,9 +131,44 @@ class Connection(ServingConnection):
     def connection_lost(self, exc: BaseException | None) -> None:
         """It is gone, by either side."""
         super().connection_lost(exc)
+        if self.body is not None and not self.body.is_eof() and self.body.exception() is None:
+            self.body.set_exception(ClientLeft())  # aiohttp tells only who answers, not who discards the rest
         self.body = self._body_of = None  # they know the connection
+        if self._linger_end is not None:
+            self._linger_end.cancel()
+            self._linger_end = None
         if self.on_gone is not None:
             self.on_gone()
+
+    def pause_writing(self) -> None:
+        """The client reads more slowly than it is written to."""
+        super().pause_writing()
+        if self.transport is not None:
+            self._unsent_bytes = self.transport.get_write_buffer_size()
+
+    def resume_writing(self) -> None:
+        """The client has taken most of what waited."""
+        if self.transport is not None:
+            self._count_taken(self.transport.get_write_buffer_size())
+        super().resume_writing()
+
+    def linger(self, payload: StreamReader) -> None:
+        """End the connection behind a response that was sent before the request's body came whole.
+
+        The client is told that nothing more comes; what it still sends is discarded unread, for `LINGER_S` at most.
+        """
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            return
+        self._linger_bytes = LINGER_BYTES
+        self._close = True  # from here on, aiohttp leaves what comes alone
+        if payload.exception() is None:
+            payload.read_nowait()  # else it stays in memory until the end
+        self._parser = None  # as well as what it holds
+        if transport.can_write_eof():  # TLS can't
+            transport.write_eof()
+        self._resume_transport_reading()
+        self._linger_end = self._loop.call_later(LINGER_S, self.force_close)
 
     def look(self, now_s: float, transport: asyncio.Transport, deadlines: Deadlines) -> None:
         """End the connection if its client has had its time. `now_s` is the loop's."""
@@ -145,7 +188,9 @@ class Connection(ServingConnection):
         if self._paused or transport.is_closing():
             self._look_at_reader(now_s, transport, deadlines.stalled_s)
         else:
-            self._unsent_bytes = 0
+            self._behind_at = 0.0  # what is written now isn't known here, so this time doesn't count
+            if not transport.get_write_buffer_size():
+                self._behind_s, self._taken_bytes = 0.0, 0
 
     def handle_error(
         self,
@@ -175,12 +220,18 @@ class Connection(ServingConnection):
 
     # ---- what is not usual -----------------------------------------------------------------------------------------
 
-    def _more_came(self) -> None:
+    def _more_came(self, size: int) -> None:
         """The rest of a body, or a request before the last one was answered.
 
         aiohttp queues the error that a broken chunk is behind the request whose body it broke, which would wait for
         the rest for ever; here that is told.
         """
+        if self._linger_bytes:
+            self._linger_bytes = max(self._linger_bytes - size, 1)
+            if self._linger_bytes == 1:
+                self._pause_transport_reading()
+                self._loop.call_later(LINGER_PAUSE_S, self._resume_transport_reading)
+            return
         if not self._messages or isinstance(self._messages[-1][0], RawRequestMessage):
             return
         payloads = [payload for _, payload in self._messages]
@@ -188,7 +239,7 @@ class Connection(ServingConnection):
             payloads.append(self.body)
         for payload in payloads:
             if not payload.is_eof() and payload.exception() is None:
-                payload.set_exception(web.RequestPayloadError("broken framing"))
+                payload.set_exception(UnreadableBody("broken framing"))
 
     def _part_of_head_came(self, size: int) -> None:
         if self._head_of != self._request_count:
@@ -204,12 +255,22 @@ class Connection(ServingConnection):
             self.force_close()  # nothing was asked, so there is nothing to answer
 
     def _look_at_reader(self, now_s: float, transport: asyncio.Transport, stalled_s: float) -> None:
-        """In these states nothing more is written, so that what is unsent gets less as fast as the client reads."""
         unsent_bytes = transport.get_write_buffer_size()
-        if not self._unsent_bytes or unsent_bytes <= self._unsent_bytes - _TAKEN_BYTES:
-            self._unsent_bytes, self._unsent_since = unsent_bytes, now_s
-        elif now_s - self._unsent_since >= stalled_s:
+        if not self._behind_at:
+            self._behind_at, self._unsent_bytes = now_s, unsent_bytes
+            return
+        self._count_taken(unsent_bytes)
+        self._behind_s += now_s - self._behind_at
+        self._behind_at = now_s
+        if self._taken_bytes >= stalled_s * MIN_READ_BYTES_PER_S:
+            self._behind_s, self._taken_bytes = 0.0, 0
+        elif self._behind_s >= stalled_s:
             transport.abort()
+
+    def _count_taken(self, unsent_bytes: int) -> None:
+        """What is unsent gets less as fast as the client reads; what is written meanwhile only hides some of that."""
+        self._taken_bytes += max(self._unsent_bytes - unsent_bytes, 0)
+        self._unsent_bytes = unsent_bytes
 
     def _say_and_close(self, reply: ErrorReply) -> None:
         if self.transport is not None:

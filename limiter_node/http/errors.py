@@ -71,6 +71,15 @@ REQUEST_TIMEOUT = ErrorReply(
     408,
     error_body("The request was not sent in time. Please try again.", _INVALID_REQUEST, code="request_timeout"),
 )
+UNSUPPORTED_ENCODING = ErrorReply(
+    415,
+    error_body(
+        "The Content-Encoding of your request is not supported: send its body as it is, or as gzip or deflate.",
+        _INVALID_REQUEST,
+        "Content-Encoding",
+        "unsupported_media_type",
+    ),
+)
 EXPECTATION_FAILED = ErrorReply(
     417,
     error_body("The only expectation that can be met is 100-continue.", _INVALID_REQUEST, code="expectation_failed"),
@@ -87,6 +96,14 @@ INTERNAL = ErrorReply(
 def invalid_request(error: InvalidRequest) -> ErrorReply:
     """400: the request has to be corrected; `param` names the field."""
     return ErrorReply(400, error_body(error.message, _INVALID_REQUEST, error.param, error.code))
+
+
+def ambiguous_key(header: str) -> ErrorReply:
+    """400: the request gives more than one API key, the second one in `header`."""
+    message = (
+        "Your request gives more than one API key. Send one, in one Authorization header (or x-api-key, or api-key)."
+    )
+    return ErrorReply(400, error_body(message, _INVALID_REQUEST, header, "ambiguous_api_key"))
 
 
 def too_large(max_body_bytes: int) -> ErrorReply:

@@ -39,6 +39,8 @@ class HttpState(NamedTuple):
     connections: int
     shed: int
     """Requests turned away since the start."""
+    held_bytes: int
+    """Of bodies and answers."""
 
 
 class Metrics:
@@ -98,6 +100,9 @@ class _NodeCollector(Collector):
         )
         yield GaugeMetricFamily("limiter_requests_in_flight", "HTTP requests under way.", value=http.requests_in_flight)
         yield GaugeMetricFamily("limiter_connections", "Connections of clients.", value=http.connections)
+        yield GaugeMetricFamily(
+            "limiter_held_bytes", "Bytes of bodies and answers held, at most --max-held-bytes.", value=http.held_bytes
+        )
 
     def _tokens(self) -> Iterator[Metric]:
         telemetry = self._telemetry

@@ -1,4 +1,7 @@
-"""The routes, and the one way a request goes: HTTP → parse and count → admit → upstream → settle → response."""
+"""The routes of a node, and what becomes of a request that fails.
+
+`limited_requests` is the way of those that are decided.
+"""
 
 from __future__ import annotations
 
@@ -11,25 +14,28 @@ from typing import cast
 
 from aiohttp import hdrs, web
 
+from limiter_node.held import HeldBytes
 from limiter_node.http import errors, openai_response
 from limiter_node.http.answer import Answer
-from limiter_node.http.auth import bearer_key
-from limiter_node.http.connection import BodyTimeout, Connection
+from limiter_node.http.auth import caller_of
+from limiter_node.http.bodies import BodyReader, BodyTooLarge, UnsupportedEncoding
+from limiter_node.http.connection import Connection
 from limiter_node.http.cors import Cors
 from limiter_node.http.errors import ErrorReply
 from limiter_node.http.fields import InvalidRequest
-from limiter_node.http.headers import RequestIds, ResponseHeaders, degraded, merged, produced
-from limiter_node.http.limited import LIMITED_ROUTES, LimitedRoute
+from limiter_node.http.headers import RequestIds, ResponseHeaders, degraded, merged
+from limiter_node.http.in_flight import InFlight
+from limiter_node.http.limited import LIMITED_ROUTES
+from limiter_node.http.limited_requests import LimitedRequests
 from limiter_node.http.metrics import HttpState, Metrics
 from limiter_node.http.overload import LoopLoad, TurnedAway
-from limiter_node.http.presence import ClientGone, Presence
 from limiter_node.http.probes import RETRY_UNAVAILABLE_MS, Handler, Probes, Response, readable
-from limiter_node.http.reading import LARGE_BYTES, RequestReader
+from limiter_node.http.raw_body import BodyTimeout, UnreadableBody, is_discardable
+from limiter_node.http.reading import RequestReader
 from limiter_node.http.streaming import READ_ON_S, Streams, log_upstream_failure
 from limiter_node.limiter.limiter import Limiter
-from limiter_node.model import Need, Outcome, Overloaded, StoreUnavailable, Usage
-from limiter_node.store.keyspace import key_id
-from limiter_node.upstream.base import AnswerStream, NotServed, Prepared, Upstream, UpstreamError, WholeAnswer
+from limiter_node.model import Overloaded, StoreUnavailable, Usage
+from limiter_node.upstream.base import Upstream, UpstreamError
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +50,8 @@ class Routes:
     `probes` are not served here: callers get a 404 for them. `cors` is what browsers are told.
 
     Requests are answered 503 before their bodies are read as `load` says (without one, never), and while
-    `max_in_flight` others are under way, streams included. Requests whose bodies are still to come don't count there:
-    else those who send none could keep the others out.
+    `max_in_flight` others are under way, streams included. Requests whose keys or bodies are still to come don't count
+    there: else those who send none could keep the others out. What they hold counts in `held`.
     """
 
     def __init__(
@@ -56,6 +62,7 @@ class Routes:
         reader: RequestReader,
         node_id: str,
         max_body_bytes: int,
+        held: HeldBytes,
         window_ms: int,
         max_in_flight: int = 5_000,
         read_on_s: float = READ_ON_S,
@@ -68,26 +75,32 @@ class Routes:
         self._cors = cors
         self._not_started = not_started
         self._upstream = upstream
-        self._reader = reader
         self._headers = ResponseHeaders(node_id, window_ms)
         self._ids = RequestIds()
         self._max_body_bytes = max_body_bytes
+        self._held = held
         self._window_ms = window_ms
         self._responses = limiter.telemetry.responses
         metrics = Metrics(node_id, limiter.telemetry, limiter.state, self._http_state)
         self.probes = Probes(self._headers, limiter, metrics, self._problem)
         self._started = int(time.time())
         self._streams = Streams(read_on_s)
-        self._read_on_s = read_on_s
         self.is_draining = False
-        self._max_in_flight = max_in_flight
         self._load = LoopLoad() if load is None else load
-        self.under_way = 0
-        """Requests that have no answer yet."""
-        self._reading = 0
-        self._idle = asyncio.Event()
+        self._in_flight = InFlight(max_in_flight, self._load)
+        limited = LimitedRequests(
+            limiter=limiter,
+            upstream=upstream,
+            reader=reader,
+            bodies=BodyReader(max_body_bytes),
+            held=held,
+            in_flight=self._in_flight,
+            streams=self._streams,
+            headers=self._headers,
+            cors=cors,
+        )
         self._table: dict[str, dict[str, Handler]] = {
-            **{path: {"POST": partial(self._limited, route)} for path, route in LIMITED_ROUTES.items()},
+            **{path: {"POST": partial(limited.answer, route)} for path, route in LIMITED_ROUTES.items()},
             "/v1/models": readable(self._models),
             "/v1/rate_limits": readable(self._rate_limits),
         }
@@ -103,14 +116,14 @@ class Routes:
     async def answer(self, request: web.BaseRequest) -> Response:
         """Answer any request; every failure becomes an answer, too."""
         request_id = self._ids.next()
-        self.under_way += 1
+        self._in_flight.begin()
         response: Response
         try:
             if (
-                self._load.sheds(_waited_s(request)) or self.under_way - self._reading > self._max_in_flight
+                self._load.sheds(_waited_s(request)) or self._in_flight.is_full
             ) and request.path not in self._never_shed:
                 response = self._turned_away(request, request_id)
-            elif hdrs.EXPECT in request.headers and not await _continued(request):
+            elif hdrs.EXPECT in request.headers and request.headers[hdrs.EXPECT].lower() != "100-continue":
                 response = self._error(errors.EXPECTATION_FAILED, request_id)
             else:
                 methods = self._table.get(request.raw_path) or self._methods(request.path)
@@ -130,12 +143,13 @@ class Routes:
         except UpstreamError as error:
             log_upstream_failure(request_id, error)
             response = self._error(errors.upstream_failed(error), request_id)
-        except web.HTTPRequestEntityTooLarge:
+        except BodyTooLarge:
             response = self._error(errors.too_large(self._max_body_bytes), request_id)
+        except UnsupportedEncoding:
+            response = self._error(errors.UNSUPPORTED_ENCODING, request_id)
         except BodyTimeout:
             response = self._error(errors.REQUEST_TIMEOUT, request_id)
-            response.force_close()
-        except web.RequestPayloadError:
+        except UnreadableBody:
             unread = InvalidRequest("The body of your request could not be read.", None, None)
             response = self._error(errors.invalid_request(unread), request_id)
         except ConnectionError:
@@ -144,22 +158,25 @@ class Routes:
             log.exception("request %s failed", request_id, extra={"event": "request_failed", "request_id": request_id})
             response = self._error(errors.INTERNAL, request_id)
         finally:
-            self.under_way -= 1
-            if not self.under_way:
-                self._idle.set()
+            self._in_flight.end()
         self._responses[response.status] += 1
         if self._cors.is_on and isinstance(response, Answer):
             response.headers = merged(response.headers, self._cors.lines(request))
-        if self.is_draining:
+        if self.is_draining or (not request.content.is_eof() and not is_discardable(request)):
             response.force_close()
         return response
+
+    @property
+    def under_way(self) -> int:
+        """Requests that have no answer yet."""
+        return self._in_flight.under_way
 
     def _problem(self) -> str:
         return "the node is stopping" if self.is_draining else self._not_started()
 
     def _http_state(self) -> HttpState:
         """For `Metrics`."""
-        return HttpState(self.under_way, self._load.connections, self._load.turned_away)
+        return HttpState(self._in_flight.under_way, self._load.connections, self._load.turned_away, self._held.held)
 
     def _methods(self, path: str) -> dict[str, Handler] | None:
         """The methods of a decoded path, None if there is none of them."""
@@ -176,108 +193,24 @@ class Routes:
         self.is_draining = True
         try:
             async with asyncio.timeout(timeout_s):
-                while self.under_way:
-                    self._idle.clear()
-                    await self._idle.wait()
+                await self._in_flight.none()
         except TimeoutError:
             self._streams.cut_off()
             return False
         return True
 
-    # ---- the main flow ---------------------------------------------------------------------------------------------
-
-    async def _limited(self, route: LimitedRoute, request: web.BaseRequest, request_id: str) -> Response:
-        kid = _kid_of(request)
-        if kid is None:
-            return self._error(_unauthenticated(request), request_id)
-        try:
-            need, prepared = await self._read(route, request)  # neither body nor JSON is held while the request waits
-        except InvalidRequest as error:
-            return await self._invalid(errors.invalid_request(error), kid, request_id)
-        except NotServed as error:
-            return await self._invalid(errors.not_served(error), kid, request_id)
-        except ClientGone:
-            return self._error(errors.CLIENT_GONE, request_id)
-
-        decision = await self._limiter.admit(kid, need)
-        if decision.outcome is not Outcome.ADMITTED:
-            if decision.outcome is Outcome.UNKNOWN_KEY:
-                return self._error(errors.INVALID_API_KEY, request_id)
-            reply = errors.rate_limited(decision, kid)
-            return Answer(reply.body, self._headers.decided(decision, request_id), reply.status)
-
-        reservation = self._limiter.reservation(kid, decision)
-        headers = self._headers.decided(decision, request_id)
-        try:
-            answer = await self._asked(request, prepared, decision.need.output_tokens, request_id)
-            if not isinstance(answer, WholeAnswer):
-                headers += self._cors.lines(request)  # a stream's head has left when `answer` gets to it
-                return await self._streams.send(request, request_id, headers, answer, reservation)
-        except ClientGone:
-            if not prepared.is_sent:
-                reservation.refund()
-            else:
-                reservation.settle(reservation.output_tokens if prepared.is_uncertain else 0)
-            return self._error(errors.CLIENT_GONE, request_id)
-        except UpstreamError as error:
-            if error.produced_tokens:
-                reservation.settle(error.produced_tokens)
-            else:
-                reservation.refund()
-            log_upstream_failure(request_id, error)
-            reply = errors.upstream_failed(error)
-            return Answer(reply.body, merged(headers, error.headers), reply.status)
-        except BaseException:
-            reservation.refund()
-            raise
-        reservation.settle(*answer.cost)
-        return Answer(answer.body, headers + produced(answer.cost.output_tokens) + answer.headers)
-
-    async def _read(self, route: LimitedRoute, request: web.BaseRequest) -> tuple[Need, Prepared]:
-        body = await self._body(request)
-        if len(body) <= LARGE_BYTES:
-            return await self._reader.read(route, body)
-        with Presence(request):
-            return await self._reader.read(route, body)
-
-    async def _asked(
-        self, request: web.BaseRequest, prepared: Prepared, reserved_tokens: int, request_id: str
-    ) -> WholeAnswer | AnswerStream:
-        """What the upstream answers. Raises `UpstreamError`, and `ClientGone` where that ends its work."""
-        if not self._upstream.stops_at_once:
-            return await prepared.ask(reserved_tokens, request_id, request.headers)
-        with Presence(request, lambda: self._read_on_s if prepared.is_sent else 0.0):
-            return await prepared.ask(reserved_tokens, request_id, request.headers)
-
-    async def _body(self, request: web.BaseRequest) -> bytes:
-        """The whole body.
-
-        Raises `web.HTTPRequestEntityTooLarge`, `web.RequestPayloadError` for an unreadable one, `BodyTimeout`.
-        """
-        content = request.content
-        if not content.is_eof():
-            self._reading += 1
-            try:
-                return await request.read()
-            finally:
-                self._reading -= 1
-        body = content.read_nowait()  # all of it came with the headers, as most do: `read` would take it in pieces
-        if len(body) > self._max_body_bytes:
-            raise web.HTTPRequestEntityTooLarge(self._max_body_bytes)
-        return body
+    # ---- what costs nothing ----------------------------------------------------------------------------------------
 
     async def _preflight(self, request: web.BaseRequest, request_id: str) -> Answer:
         """What a browser asks before it sends a page's request: no key is needed, and no body is read."""
         lines = self._cors.preflight(request, self._methods(request.path) or ())
         return Answer(b"", self._headers.empty(request_id) + lines, 204)
 
-    # ---- what costs nothing ----------------------------------------------------------------------------------------
-
     async def _caller(self, request: web.BaseRequest) -> Usage | ErrorReply:
         """The usage of the key that asks, or why it may not."""
-        kid = _kid_of(request)
-        if kid is None:
-            return _unauthenticated(request)
+        kid = caller_of(request.headers)
+        if isinstance(kid, ErrorReply):
+            return kid
         return await self._limiter.usage(kid) or errors.INVALID_API_KEY
 
     async def _models(self, request: web.BaseRequest, request_id: str) -> Answer:
@@ -307,15 +240,6 @@ class Routes:
 
     # ---- errors ----------------------------------------------------------------------------------------------------
 
-    async def _invalid(self, reply: ErrorReply, kid: str, request_id: str) -> Answer:
-        """`reply`, unless nobody knows the key: what is wrong with a request is told to callers only."""
-        try:
-            if await self._limiter.usage(kid) is None:
-                return self._error(errors.INVALID_API_KEY, request_id)
-        except StoreUnavailable:
-            pass  # the request is wrong in any case
-        return self._error(reply, request_id)
-
     def _unavailable(self, reply: ErrorReply, request_id: str) -> Answer:
         return Answer(reply.body, self._headers.unavailable(request_id, RETRY_UNAVAILABLE_MS), reply.status)
 
@@ -333,21 +257,3 @@ def _waited_s(request: web.BaseRequest) -> float:
     """How long ago it came. (Its connection is gone with its client.)"""
     connection = request.protocol
     return time.monotonic() - connection.arrived_s if isinstance(connection, Connection) else 0.0
-
-
-async def _continued(request: web.BaseRequest) -> bool:
-    """Tell a client that waits for it before it sends its body (curl does) to go on; False for other expectations."""
-    if request.headers["Expect"].lower() != "100-continue":
-        return False
-    await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-    request.writer.output_size = 0  # nothing of the response itself has been sent
-    return True
-
-
-def _kid_of(request: web.BaseRequest) -> str | None:
-    key = bearer_key(request.headers.get(hdrs.AUTHORIZATION))
-    return None if key is None else key_id(key)
-
-
-def _unauthenticated(request: web.BaseRequest) -> ErrorReply:
-    return errors.INVALID_API_KEY if "Authorization" in request.headers else errors.MISSING_API_KEY

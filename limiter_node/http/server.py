@@ -27,8 +27,7 @@ _LOOK_S = 0.5
 
 
 class HttpServer(web.Server):
-    """Serves `handler`; bodies above `max_body_bytes` raise `aiohttp.web.HTTPRequestEntityTooLarge` when they are read,
-    those that miss their deadline `BodyTimeout`.
+    """Serves `handler`, which reads bodies by `http.bodies`; they come as they were sent, never unpacked by aiohttp.
 
     `keepalive_s`: how long an idle connection is kept. A connection beyond `max_connections` is answered 503 at once
     and closed: to leave it waiting in the backlog would hang its client. `load` is told how many there are.
@@ -39,7 +38,6 @@ class HttpServer(web.Server):
         self,
         handler: Callable[[web.BaseRequest], Awaitable[Answer | Delivered]],
         *,
-        max_body_bytes: int,
         keepalive_s: float,
         deadlines: Deadlines = Deadlines(),  # noqa: B008 - a NamedTuple of numbers
         max_connections: int = 10_000,
@@ -55,8 +53,8 @@ class HttpServer(web.Server):
             max_line_size=MAX_LINE_BYTES,
             max_field_size=MAX_LINE_BYTES,
             max_headers=MAX_HEADERS,
+            auto_decompress=False,
         )
-        self._max_body_bytes = max_body_bytes
         self._deadlines = deadlines
         self._max_connections = max_connections
         self._load = load
@@ -98,6 +96,4 @@ class HttpServer(web.Server):
         task: asyncio.Task[None],
     ) -> web.BaseRequest:
         cast(Connection, protocol).body = payload
-        return web.BaseRequest(
-            message, payload, protocol, writer, task, self._loop, client_max_size=self._max_body_bytes
-        )
+        return web.BaseRequest(message, payload, protocol, writer, task, self._loop)

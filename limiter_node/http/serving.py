@@ -16,6 +16,8 @@ from aiohttp.http_writer import StreamWriter
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
 
+from limiter_node.http.raw_body import MAX_DISCARDED_BYTES, UnreadableBody, next_block
+
 
 class ServingConnection(RequestHandler):
     """Answers the requests of one connection, one after the other."""
@@ -63,8 +65,10 @@ class ServingConnection(RequestHandler):
                     break
                 self._keepalive = bool(response.keep_alive)
                 del response
-                if not payload.is_eof() and not self._force_close:
-                    await self._throw_away(payload)
+                if not payload.is_eof() and not self._force_close and not await self._throw_away(payload):
+                    self._task_handler = None
+                    self.linger(payload)
+                    return
             except ConnectionError:
                 break
             except asyncio.CancelledError:
@@ -89,11 +93,22 @@ class ServingConnection(RequestHandler):
     def has_rested(self) -> None:
         """What came has waited for what came before it on this connection, and for nothing else."""
 
-    async def _throw_away(self, payload: StreamReader) -> None:
-        """What the client still sends of a body that was answered without being read."""
+    def linger(self, payload: StreamReader) -> None:
+        """The response has been sent, and the rest of the request's body is not read any more: end the connection."""
+        self.force_close()
+
+    async def _throw_away(self, payload: StreamReader) -> bool:
+        """Discard what the client still sends of a body that was answered without being read, as it comes.
+
+        Return whether that was all of it, so that the connection can go on. Raises `ClientLeft`.
+        """
+        if not self._keepalive:
+            return False
+        left = MAX_DISCARDED_BYTES
         try:
             async with asyncio.timeout(self._lingering_time):
-                while not payload.is_eof():
-                    await payload.readany()
-        except TimeoutError:
-            self.close()
+                while not payload.is_eof() and left >= 0:
+                    left -= len(await next_block(payload))
+        except (TimeoutError, UnreadableBody):
+            return False
+        return left >= 0

@@ -51,7 +51,7 @@ class Streams:
     """The answers under way on one node. `read_on_s`: how long those are read on for whose callers have left."""
 
     def __init__(self, read_on_s: float = READ_ON_S) -> None:
-        self._read_on_s = read_on_s
+        self.read_on_s = read_on_s
         self._under_way: set[_Stream] = set()
 
     async def send(
@@ -67,7 +67,7 @@ class Streams:
         `headers` are a decided response's; their type becomes the answer's with the first piece. Until then the status
         is open: `UpstreamError` (and any bug) is raised, the reservation untouched.
         """
-        stream = _Stream(request, request_id, headers, answer, reservation, self._read_on_s)
+        stream = _Stream(request, request_id, headers, answer, reservation, self.read_on_s)
         self._under_way.add(stream)
         try:
             return await stream.run()

@@ -22,6 +22,12 @@ class Decider(Protocol):
     def give_back(self, kid: str, receipt: Receipt, input_tokens: int, output_tokens: int) -> None:
         """Give back tokens of an admitted request, whose decision brought the receipt; negative numbers add."""
 
+    def knows(self, kid: str) -> bool:
+        """Whether the key is known to exist, without asking anybody."""
+
+    async def find(self, kid: str) -> bool:
+        """Whether there is such a key; the store is asked."""
+
     async def peek(self, kid: str) -> Usage | None:
         """The key's limits and usage; None if there is no such key."""
 
@@ -90,6 +96,19 @@ class Limiter:
     def __init__(self, decider: Decider, telemetry: Telemetry | None = None) -> None:
         self._decider = decider
         self.telemetry = telemetry or Telemetry()
+        self.knows = decider.knows
+        """Whether a key is known to exist: ``knows(kid)``, without asking anybody. Bound here: each request asks."""
+
+    async def find(self, kid: str) -> bool:
+        """Ask the store whether there is such a key, before anything of its request is read; nothing is counted.
+
+        Raises:
+            StoreUnavailable: the store did not answer in time.
+        """
+        exists = await self._decider.find(kid)
+        if not exists:
+            self.telemetry.decisions.counts[4 * Outcome.UNKNOWN_KEY] += 1
+        return exists
 
     async def admit(self, kid: str, need: Need) -> Decision:
         """Decide one request.

@@ -39,6 +39,14 @@ class AdmitAll:
         self._loop.call_soon(_tell, verdict, decision)
         return verdict
 
+    def knows(self, kid: str) -> bool:
+        """Every key exists."""
+        return True
+
+    async def find(self, kid: str) -> bool:
+        """Every key exists."""
+        return True
+
     async def peek(self, kid: str) -> Usage | None:
         """Every key exists and is unused."""
         now_ms = int(time.time() * 1000)

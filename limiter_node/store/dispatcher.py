@@ -19,6 +19,7 @@ from limiter_node.store import codec
 from limiter_node.store.batch import Admit, Batch, KeyQueue
 from limiter_node.store.codec import load_script
 from limiter_node.store.fallback import Fallback
+from limiter_node.store.finding import Finding
 from limiter_node.store.fleet import Fleet
 from limiter_node.store.linger import Linger
 from limiter_node.store.lookup import Lookups
@@ -104,6 +105,9 @@ class Dispatcher:
             timeout_s=self._timeout_s,
             window_buckets=window_buckets,
         )
+        self._finding = Finding(
+            self._router, self._queues, self.outage, self._redeclaring, timeout_s=self._timeout_s, due_s=self._due_s
+        )
         self._number = 0
         self._scheduled: list[KeyQueue] = []
         self._waiting = Waiting(max_waiting, self._timeout_s, self.outage.overdue)
@@ -160,6 +164,19 @@ class Dispatcher:
             verdict.set_exception(error)
             self._queues.drop_unmet(queue)
         return verdict
+
+    def knows(self, kid: str) -> bool:
+        """Whether the store's last word to this node was that there is such a key."""
+        queue = self._queues.get(kid)
+        return queue is not None and queue.knowledge.exists is True
+
+    async def find(self, kid: str) -> bool:
+        """Return whether the store has such a key; one that it has is known from now on.
+
+        Raises:
+            StoreUnavailable: the store did not answer in time.
+        """
+        return await self._finding.find(kid)
 
     async def peek(self, kid: str) -> Usage | None:
         """The key's limits and usage, or what the policy knows of them; None if there is no such key.

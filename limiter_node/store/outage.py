@@ -39,6 +39,7 @@ from limiter_node.store.charges import Charge, Ledger
 from limiter_node.store.codec import BUCKET_MS
 from limiter_node.store.connection import ServerConnection
 from limiter_node.store.fallback import Fallback
+from limiter_node.store.routing import RoutedCall
 from limiter_node.store.shards import Shards
 from limiter_node.telemetry import Telemetry
 
@@ -159,7 +160,7 @@ class Outage:
         """Return the policy's decision, and the bucket of what it admits."""
         known = queue.knowledge.known()  # None as well where the store's last word was that there is no such key
         if self._fallback is None or known is None:
-            self.counts[REFUSED] += 1
+            self.note_refused()
             raise StoreUnavailable(reason)
         decision = self._fallback.decide(known, need)
         self.counts["admitted" if decision.outcome is Outcome.ADMITTED else "rejected"] += 1
@@ -190,13 +191,30 @@ class Outage:
         """A batch has been outstanding for longer than the budget: its key is cut off, and its shard if that is why."""
         self._stuck[batch] = None
         self.is_on = True
+        self._blame_shard_of(batch)
+        self.cut_off(batch.queue)
+
+    def read_overdue(self, call: RoutedCall) -> None:
+        """A read without which nothing can be decided has been outstanding for longer than the budget."""
+        self._blame_shard_of(call)
+        self._note_state()
+        self._queues.look_after()
+
+    def note_refused(self) -> None:
+        """Count a request that neither the store nor a policy decided."""
+        self.counts[REFUSED] += 1
+
+    def is_open(self, slot: int) -> bool:
+        """Whether the shard of `slot` is cut off."""
+        return self.is_on and self._shards.is_open(slot)
+
+    def _blame_shard_of(self, call: RoutedCall) -> None:
         # A slot on the move makes servers refer a batch to each other for a while; the rest of the shard is well.
-        if not batch.tries or batch.trouble or not self._shards.answers(batch.target.slot):
-            self._shards.open_breaker(batch.target.slot, batch.trouble or "no decision in time")
+        if not call.tries or call.trouble or not self._shards.answers(call.target.slot):
+            self._shards.open_breaker(call.target.slot, call.trouble or "no decision in time")
         for admit in self._queues.waiting():
             if not admit.future.done() and self.cuts_off(admit.queue):
                 self.cut_off(admit.queue)
-        self.cut_off(batch.queue)
 
     def cut_off(self, queue: KeyQueue) -> None:
         """Decide all that waits of a key which is cut off; what else there is of it waits for its shard."""

@@ -188,7 +188,7 @@ async def test_the_other_routes_refuse_what_is_no_request(fleet: Fleet, api_key:
     authorized = {"Authorization": f"Bearer {api_key}"}
     for body in (b"", b"[]", b"[" * 1_000_000, b'{"model": "\xff"}'):
         assert (await post(fleet, body, authorized, path))[0] == 400
-    assert (await post(fleet, io.BytesIO(b"x" * 1_100_000), authorized, path))[0] == 413
+    assert (await post(fleet, io.BytesIO(b"x" * 21_000_000), authorized, path))[0] == 413
     for header in ({}, {"Authorization": "Bearer {sk-braces}"}):
         status, error = await post(fleet, b"{", header, path)
         assert (status, error["code"]) == (401, "invalid_api_key")
@@ -202,7 +202,6 @@ async def test_the_other_routes_refuse_what_is_no_request(fleet: Fleet, api_key:
         "",
         "Bearer",
         "Bearer ",
-        "Bearer  sk-x",
         "Basic c2stYWxpY2U6",
         "Bearer sk-nobody-knows",
         "Bearer {sk-braces}",
@@ -221,11 +220,11 @@ async def test_a_bad_key_is_a_401_whatever_the_body(fleet: Fleet, header: str | 
 
 async def test_an_oversize_body_is_a_413(fleet: Fleet, api_key: str) -> None:
     before = raw_counters(fleet.store, key_id(api_key))
-    body = io.BytesIO(json.dumps({**GOOD, "user": "x" * 1_100_000}).encode())
+    body = io.BytesIO(json.dumps({**GOOD, "user": "x" * 21_000_000}).encode())
     status, error = await post(fleet, body, {"Authorization": f"Bearer {api_key}"})
     assert status == 413
     assert error["type"] == "invalid_request_error"
-    assert "1048576" in error["message"]
+    assert "20971520" in error["message"]
     assert raw_counters(fleet.store, key_id(api_key)) == before
 
 

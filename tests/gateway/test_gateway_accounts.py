@@ -326,19 +326,30 @@ texts = st.one_of(
         ["one", " two", '"', "\\", '\\"', "\n", "\r", "\x00", "é", "\u2028", '","finish_reason":"stop', "data: "]
     ),
 )
-pieces = st.one_of(
-    texts.map(said),
-    st.builds(said, texts, st.sampled_from([None, None, "stop"])),
-    texts.map(lambda text: said(text, usage=told(1)["usage"])),
-    texts.map(lambda text: {**said(text), "choices": [{"index": 1, "delta": {"content": text}}]}),
-    texts.map(lambda text: {"id": "c", "choices": [{"delta": {"content": text, "reasoning": text}}]}),
-    texts.map(lambda text: {"id": "c", "choices": [{"delta": {"content": "one"}, "content": text}]}),
-    st.sampled_from([told(7), {"error": "x"}]),
-)
+makers = [
+    said,
+    lambda text: said(text, "stop"),
+    lambda text: said(text, usage=told(1)["usage"]),
+    lambda text: {**said(text), "choices": [{"index": 1, "delta": {"content": text}}]},
+    lambda text: {"id": "c", "choices": [{"delta": {"content": text, "reasoning": text}}]},
+    lambda text: {"id": "c", "choices": [{"delta": {"content": "one"}, "content": text}]},
+    lambda text: {"id": "c", "choices": [{"delta": {"reasoning_content": text}}]},
+    lambda text: {"id": "c", "choices": [{"delta": {"content": "", "reasoning": text}}]},
+    lambda text: {"id": "c", "choices": [{"delta": {"content": None, "refusal": text}}]},
+    lambda text: {"choices": [{"delta": {"tool_calls": [{"function": {"arguments": text}}]}}]},
+    lambda text: {"choices": [{"delta": {"tool_calls": [{"function": {"name": text, "arguments": ""}}]}}]},
+    lambda text: {"choices": [{"delta": {"tool_calls": [{"function": {"arguments": text}, "custom": {}}]}}]},
+    lambda text: {"choices": [{"delta": {"arguments": text}}]},
+    lambda text: {"choices": [{"delta": {"content": ""}, "text": text, "message": {"content": text}}]},
+]
+some_texts = st.lists(texts, max_size=6)
+alike = st.builds(lambda make, some: [make(text) for text in some], st.sampled_from(makers), some_texts)
+parts = st.lists(alike | st.sampled_from([[told(7)], [{"error": "x"}]]), max_size=4)
+streams = parts.map(lambda parts: [fields for part in parts for fields in part])
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(pieces, max_size=12), st.booleans(), st.booleans(), st.booleans())
+@given(streams, st.booleans(), st.booleans(), st.booleans())
 def test_reading_only_the_text_says_the_same(stream: list[Any], ascii_: bool, spaces: bool, is_joined: bool) -> None:
     separators = (", ", ": ") if spaces else (",", ":")
     written = [event(fields, ensure_ascii=ascii_, separators=separators) for fields in stream]

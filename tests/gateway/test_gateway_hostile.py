@@ -370,8 +370,7 @@ async def test_a_service_may_answer_before_it_has_read_everything(single_store: 
     server = await asyncio.start_server(refuses, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
     api_key = api_key_on(single_store)
-    async with server, gateway(single_store, service_at(url)) as node, asyncio.timeout(10):
-        node.server._max_body_bytes = node.routes._max_body_bytes = 16_000_000
+    async with server, gateway(single_store, service_at(url), max_body_bytes=16_000_000) as node, asyncio.timeout(20):
         status, _, answer = await post(node, api_key, body(user="x" * 8_000_000))
         assert (status, json.loads(answer)["error"]["message"]) == (413, "Too long.")
         await is_over.wait()

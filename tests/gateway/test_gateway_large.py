@@ -82,7 +82,7 @@ async def test_a_client_that_leaves_while_its_body_is_read_is_not_admitted(
 ) -> None:
     api_key = api_key_on(single_store)
     async with gateway(single_store, service_at(service.base_url), max_body_bytes=20 * MIB) as node:
-        worker = node.routes._reader.worker
+        worker = node.reader.worker
         async with post(node, api_key, chat("a" * 100_000, max_tokens=5)) as response:
             assert response.status == 200
         assert worker._process is not None
@@ -104,7 +104,7 @@ async def test_nobody_waits_for_the_reading_of_a_large_body(single_store: str, s
     """The process that reads it stands still; others are answered."""
     api_key = api_key_on(single_store)
     async with gateway(single_store, service_at(service.base_url), max_body_bytes=20 * MIB) as node:
-        worker = node.routes._reader.worker
+        worker = node.reader.worker
         async with post(node, api_key, chat("a" * 100_000, max_tokens=5)) as response:
             assert response.status == 200
         assert worker._process is not None

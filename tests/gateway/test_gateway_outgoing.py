@@ -404,6 +404,14 @@ def test_the_services_key_is_sent_whatever_the_caller_has() -> None:
     assert headers_of({"authorization": "Bearer sk-callers"}, forwards_key=True)["Authorization"] == "Bearer sk-callers"
 
 
+@pytest.mark.parametrize(
+    "given_",
+    [{"Authorization": "bearer   sk-callers"}, {"x-api-key": "sk-callers"}, {"api-key": "sk-callers"}],
+)
+def test_the_callers_key_is_sent_in_one_form_whatever_its_own(given_: dict[str, str]) -> None:
+    assert headers_of(given_, forwards_key=True)["Authorization"] == "Bearer sk-callers"
+
+
 def test_what_says_something_about_the_request_passes() -> None:
     given_ = {"OpenAI-Beta": "assistants=v2", "TraceParent": "00-ab-cd-01", "tracestate": "a=1,b=2"}
     assert headers_of(given_) == {**OWN, "openai-beta": "assistants=v2", "traceparent": "00-ab-cd-01"} | {

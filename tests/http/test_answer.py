@@ -30,7 +30,7 @@ async def server() -> AsyncIterator[tuple[int, list[str]]]:
             answer.force_close()
         return answer
 
-    runner = web.ServerRunner(HttpServer(handler, max_body_bytes=1_000, keepalive_s=75), shutdown_timeout=1)
+    runner = web.ServerRunner(HttpServer(handler, keepalive_s=75), shutdown_timeout=1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     try:

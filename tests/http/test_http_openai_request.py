@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from limiter_node.http.auth import bearer_key
+from limiter_node.credentials import bearer_key
 from limiter_node.http.fields import InvalidRequest
 from limiter_node.http.openai_request import need_of, parse_chat
 from limiter_node.model import Need
@@ -533,7 +533,7 @@ def test_almost_valid_requests(fields: dict[str, Any], messages: list[dict[str, 
         ("", None),
         ("Bearer", None),
         ("Bearer ", None),
-        ("Bearer  sk-alice", None),
+        ("Bearer  sk-alice", "sk-alice"),
         ("Bearer\tsk-alice", None),
         ("Bearersk-alice", None),
         (" Bearer sk-alice", None),

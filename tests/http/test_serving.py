@@ -24,7 +24,7 @@ POST = b"POST / HTTP/1.1\r\nHost: n\r\nContent-Length: 5\r\n\r\nhello"
 
 @asynccontextmanager
 async def connected(handler: Handler) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    runner = web.ServerRunner(HttpServer(handler, max_body_bytes=1_000, keepalive_s=75), shutdown_timeout=0.1)
+    runner = web.ServerRunner(HttpServer(handler, keepalive_s=75), shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     reader, writer = await asyncio.open_connection("127.0.0.1", runner.addresses[0][1])

@@ -9,11 +9,17 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from in_process import api_key_on
 from node_commands import StartCommand, ask, eventually
 
 from limiter_node.store.process import free_ports
 
 PROBES = ("/healthz", "/readyz", "/metrics")
+
+
+@pytest.fixture
+def api_key(embedded_single: str) -> str:
+    return api_key_on(embedded_single)
 
 
 async def statuses(base_url: str, *paths: str, method: str = "GET") -> list[int]:
@@ -26,10 +32,10 @@ async def statuses(base_url: str, *paths: str, method: str = "GET") -> list[int]
 
 
 async def test_probes_are_on_the_admin_port_and_nowhere_else(
-    limiter_node: StartCommand, embedded_single: str, keys_file: Path
+    limiter_node: StartCommand, embedded_single: str, api_key: str
 ) -> None:
     port, admin = free_ports(2)
-    arguments = ("--store", embedded_single, "--port", port, "--admin-port", admin, "--keys", keys_file)
+    arguments = ("--store", embedded_single, "--port", port, "--admin-port", admin)
     command = await limiter_node("serve", "--node-id", "me", *arguments)
     assert (await command.line(r"node me admin (\S+)"))[1] == f"http://127.0.0.1:{admin}"
     url = (await command.line(r"node me ready (\S+)"))[1]
@@ -39,7 +45,7 @@ async def test_probes_are_on_the_admin_port_and_nowhere_else(
     assert await statuses(f"http://127.0.0.1:{admin}", *PROBES, method="POST") == [405] * 3
     limited = ("/v1/models", "/v1/rate_limits", "/v1/chat/completions", "/")
     assert await statuses(f"http://127.0.0.1:{admin}", *limited) == [404] * 4
-    assert await ask(url, "sk-alice") == (200, "me")
+    assert await ask(url, api_key) == (200, "me")
     async with aiohttp.ClientSession() as session:
         async with session.get(f"{url}/metrics") as response:
             assert (await response.json())["error"]["code"] == "unknown_url"
@@ -65,15 +71,15 @@ async def test_it_listens_where_it_is_told(limiter_node: StartCommand, embedded_
 
 
 async def test_it_is_answered_while_the_callers_port_is_full(
-    limiter_node: StartCommand, embedded_single: str, keys_file: Path
+    limiter_node: StartCommand, embedded_single: str, api_key: str
 ) -> None:
     """All connections of callers are taken, and the one request that may be under way is."""
     port, admin = free_ports(2)
-    arguments = ("--store", embedded_single, "--port", port, "--admin-port", admin, "--keys", keys_file)
+    arguments = ("--store", embedded_single, "--port", port, "--admin-port", admin)
     bounds = ("--max-connections", 1, "--max-in-flight", 1, "--mock-latency-ms", 60_000, "--drain-timeout", 0)
     command = await limiter_node("serve", *arguments, *bounds)
     url = (await command.line(r"node \S+ ready (\S+)"))[1]
-    asking = asyncio.create_task(ask(url, "sk-alice"))
+    asking = asyncio.create_task(ask(url, api_key))
 
     async def is_under_way() -> bool:
         async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{admin}/metrics") as response:
@@ -87,18 +93,18 @@ async def test_it_is_answered_while_the_callers_port_is_full(
 
 
 async def test_it_tells_of_the_drain_until_the_end(
-    limiter_node: StartCommand, embedded_single: str, keys_file: Path
+    limiter_node: StartCommand, embedded_single: str, api_key: str
 ) -> None:
     """Also once the callers' port doesn't listen any more, while a request is still under way."""
     port, admin = free_ports(2)
-    arguments = ("--store", embedded_single, "--port", port, "--admin-port", admin, "--keys", keys_file)
+    arguments = ("--store", embedded_single, "--port", port, "--admin-port", admin)
     command = await limiter_node("serve", *arguments, "--mock-ttft-ms", 60_000, "--drain-timeout", 3_600)
     url = (await command.line(r"node \S+ ready (\S+)"))[1]
     body = json.dumps({"model": "gpt-4o", "stream": True, "messages": [{"role": "user", "content": "x"}]}).encode()
     _, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(
-        b"POST /v1/chat/completions HTTP/1.1\r\nHost: n\r\nAuthorization: Bearer sk-alice\r\n"
-        b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: n\r\nAuthorization: Bearer %s\r\n"
+        b"Content-Length: %d\r\n\r\n%s" % (api_key.encode(), len(body), body)
     )
     admin_url = f"http://127.0.0.1:{admin}"
 

@@ -108,7 +108,7 @@ async def test_every_response_may_be_read_by_the_page(node: Node, embedded_singl
 
 async def test_a_node_that_is_full_tells_pages(embedded_single: str) -> None:
     async with serving(embedded_single, cors=Cors(["*"])) as node:
-        node.routes._max_in_flight = 0
+        node.routes._in_flight._most = 0
         async with node.session.post(f"{node.url}/v1/completions", headers={"Origin": OTHER}) as response:
             assert response.status == 503
             assert response.headers["Access-Control-Allow-Origin"] == "*"

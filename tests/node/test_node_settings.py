@@ -16,7 +16,7 @@ STORE = "redis://127.0.0.1"
 def test_the_defaults_are_valid() -> None:
     settings = NodeSettings(store=STORE)
     assert (settings.host, settings.port, settings.decision_timeout_ms) == ("127.0.0.1", 8080, 100)
-    assert (settings.max_body_bytes, settings.window_ms, settings.drain_timeout_s) == (1_048_576, 60_000, 10)
+    assert (settings.max_body_bytes, settings.window_ms, settings.drain_timeout_s) == (20_971_520, 60_000, 10)
     assert settings.node_id.endswith("-8080")
 
 
@@ -55,6 +55,7 @@ def test_what_can_be_is_kept(values: dict[str, Any]) -> None:
         ({"decision_timeout_ms": 0}, "--decision-timeout-ms must be from 1"),
         ({"on_store_failure": "lax"}, "--on-store-failure must be one of local, closed, open"),
         ({"max_body_bytes": 0}, "--max-body-bytes must be"),
+        ({"max_held_bytes": 20_971_520}, "--max-held-bytes must be from 41943040"),
         ({"mock_latency_ms": -1}, "--mock-latency-ms must be"),
         ({"mock_latency_ms": float("nan")}, "--mock-latency-ms must be"),
         ({"mock_ttft_ms": -1}, "--mock-ttft-ms must be from 0"),

@@ -17,10 +17,12 @@ from limiter_node.store.process import free_ports, port_is_free
 
 pytestmark = linux_only
 
+KEY = "sk-of-many-requests"
+
 
 async def who_answers(url: str, count: int = 40) -> set[str]:
     """The nodes that answer so many requests, each on a connection of its own."""
-    answers = await asyncio.gather(*(ask(url, "sk-alice") for _ in range(count)))
+    answers = await asyncio.gather(*(ask(url, KEY) for _ in range(count)))
     assert {status for status, _ in answers} == {200}
     return {node for _, node in answers}
 
@@ -45,8 +47,9 @@ def processes(command: Command) -> dict[str, int]:
 
 @pytest.fixture
 def many(tmp_path: Path) -> Path:
+    """A keys file with a key for any number of requests."""
     path = tmp_path / "keys.toml"
-    path.write_text('[keys."sk-alice"]\nrpm = 100_000\n')
+    path.write_text(f'[keys."{KEY}"]\nrpm = 1_000_000\ninput_tpm = 100_000_000\noutput_tpm = 100_000_000\n')
     return path
 
 
@@ -90,7 +93,7 @@ async def test_a_node_that_stops_finishes_what_it_has(
     leaving = await limiter_node("serve", "--node-id", "leaving", "--mock-tokens-per-s", 20, *arguments)
     await leaving.line(rf"node leaving ready {url}")
     body = {"model": "gpt-4o", "messages": [{"role": "user", "content": "x"}], "max_tokens": 20, "stream": True}
-    headers = {"Authorization": "Bearer sk-alice"}
+    headers = {"Authorization": f"Bearer {KEY}"}
     async with (
         aiohttp.ClientSession() as session,
         session.post(f"{url}/v1/chat/completions", json=body, headers=headers) as stream,

@@ -16,6 +16,7 @@ import aiohttp
 import pytest
 import trustme
 from aiohttp import web
+from in_process import api_key_on
 from node_commands import Command, StartCommand, eventually
 
 from limiter_node.http import handshakes as handshakes_module
@@ -67,9 +68,10 @@ class Secured:
     port: int
     session: aiohttp.ClientSession
     client: ssl.SSLContext
+    api_key: str
 
     async def chat(self, stream: bool = False) -> tuple[int, str]:
-        headers = {"Authorization": "Bearer sk-alice"}
+        headers = {"Authorization": f"Bearer {self.api_key}"}
         async with self.session.post(
             f"{self.url}/v1/chat/completions", json=CHAT | {"stream": stream}, headers=headers, ssl=self.client
         ) as response:
@@ -81,15 +83,17 @@ Serve = Callable[..., Awaitable[Secured]]
 
 @pytest.fixture
 async def serve(
-    limiter_node: StartCommand, embedded_single: str, keys_file: Path, files: Files
+    limiter_node: StartCommand, embedded_single: str, files: Files
 ) -> AsyncIterator[Callable[..., Awaitable[Secured]]]:
     async with aiohttp.ClientSession() as session:
 
         async def start(*options: object, with_files: Files = files) -> Secured:
-            arguments = ("--store", embedded_single, "--port", 0, "--keys", keys_file, *with_files.options)
+            arguments = ("--store", embedded_single, "--port", 0, *with_files.options)
             command = await limiter_node("serve", *arguments, *options)
             url = (await command.line(r"node \S+ ready (https://\S+)"))[1]
-            return Secured(command, url, int(url.rpartition(":")[2]), session, with_files.client())
+            return Secured(
+                command, url, int(url.rpartition(":")[2]), session, with_files.client(), api_key_on(embedded_single)
+            )
 
         yield start
 

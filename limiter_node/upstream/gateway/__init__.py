@@ -13,7 +13,7 @@
 ``passing``    an answer on its way to the caller
 ``incoming``   what of a response's headers and errors reaches the caller
 ``said``       errors that come with status 200, and what is no answer
-``events``     event streams while they pass; ``sse``: their form
+``events``     event streams while they pass; ``sse``: their form; ``plain``: events that differ in their text only
 ``accounts``   what a stream has cost so far, and whether it is whole
 ``whole``      the same for answers that aren't streams
 ``usage``      what a service tells of the cost; ``texts``: what is counted where it tells nothing

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, Final, Protocol
 
 from limiter_node.tokens import counter_of
+from limiter_node.upstream.gateway.plain import only_text
 from limiter_node.upstream.gateway.said import find_event_error
 from limiter_node.upstream.gateway.texts import piece_tokens, text_tokens, unread_tokens
 from limiter_node.upstream.gateway.usage import MOST_TOKENS, Usage, read_usage
@@ -39,6 +40,8 @@ class Account(Protocol):
     """Whether the service told reasoning tokens: its model produces output that may not be shown."""
     plain_text: str | None
     """The text that the event noted last has added, where it did nothing else; such events may come by `add_text`."""
+    plain_name: str
+    """The field that holds `plain_text`."""
 
     @property
     def output_tokens(self) -> int:
@@ -83,6 +86,7 @@ class _Counted:
         self.input_tokens = 0
         self.told_reasoning = False
         self.plain_text: str | None = None
+        self.plain_name = ""
 
     def add_text(self, text: str) -> None:
         """Take in an event that says nothing but `text`."""
@@ -200,11 +204,15 @@ class ChunkAccount(_Counted):
         if type(delta) is dict:
             text = delta.get("content")
             if type(text) is str and (len(delta) == 1 or (len(delta) == 2 and "role" in delta)):
-                plain = text
+                plain, self.plain_name = text, "content"
                 if text:
                     self._counted += piece_tokens(self._count, text)
             elif delta:
-                self._counted += text_tokens(delta, self._encoding)
+                if (said := only_text(delta)) is not None:
+                    self.plain_name, plain = said
+                    self._counted += piece_tokens(self._count, plain)
+                else:
+                    self._counted += text_tokens(delta, self._encoding)
             if not text and ("text" in choice or "message" in choice):
                 plain = None
                 self._counted += text_tokens({"text": choice.get("text")}, self._encoding)
@@ -214,6 +222,10 @@ class ChunkAccount(_Counted):
             self._counted += text_tokens(delta, self._encoding)
         else:  # `text` of completions; a whole `message`, as some services stream it
             self._counted += text_tokens(choice, self._encoding)
+        return self._note_place(choice, plain)
+
+    def _note_place(self, choice: dict[str, Any], plain: str | None) -> str | None:
+        """Note which choice it was, and whether it has ended."""
         index = choice.get("index")
         if type(index) is not int:
             index = 0
@@ -231,6 +243,8 @@ class ChunkAccount(_Counted):
 
 
 _ENDED = frozenset(("response.completed", "response.incomplete", "response.failed"))
+
+
 _TEXT_DONE = {
     "response.output_text.done": "text",
     "response.refusal.done": "refusal",

@@ -21,7 +21,7 @@ from limiter_node.upstream.gateway.exchange import HELD_BYTES, Exchange, Fields
 from limiter_node.upstream.gateway.incoming import openai_error, passed_headers, quoted_message, refusal_headers
 from limiter_node.upstream.gateway.outgoing import Ask
 from limiter_node.upstream.gateway.passing import EVENT_STREAM, PassingBody, PassingStream
-from limiter_node.upstream.gateway.said import SaidError, said_error
+from limiter_node.upstream.gateway.said import KEEPS_STATUS, OUR_FAULT, SaidError, said_error
 from limiter_node.upstream.gateway.service import Service
 from limiter_node.upstream.gateway.sse import looks_like_stream
 from limiter_node.upstream.gateway.usage import MOST_TOKENS
@@ -30,10 +30,6 @@ from limiter_node.upstream.gateway.whole import WholeReader
 MAX_ERROR_BYTES: Final = HELD_BYTES
 
 _JSON: Final = "application/json"
-_KEEPS_STATUS: Final = frozenset((502, 503, 504))
-"""Others become 502: a 500 of a node is a mistake of its own."""
-_OUR_FAULT: Final = frozenset((401, 403, 407))
-"""The service doesn't take our key: nothing that the caller could mend."""
 
 
 async def response_error(exchange: Exchange, service: Service) -> UpstreamError:
@@ -45,14 +41,14 @@ async def response_error(exchange: Exchange, service: Service) -> UpstreamError:
     if not exchange.is_complete or len(said) > MAX_ERROR_BYTES or _is_packed(exchange.fields):
         said = b""  # longer than anybody is told (some repeat the whole input), but what it is, its status says
     kind = _field(exchange.fields, "content-type")
-    if status in _OUR_FAULT and not service.forwards_key:
+    if status in OUR_FAULT and not service.forwards_key:
         quoted = quoted_message(status, said, service.key, kind)
         return UpstreamError(f"does not accept this node's key (status {status}){quoted}")
     body = openai_error(status, said, service.key, kind)
     headers = refusal_headers(status, exchange.fields, service.key)
     if status < 500:
         return UpstreamRefusal(f"refused with status {status}", status=status, body=body, headers=headers)
-    shown = status if status in _KEEPS_STATUS else 502
+    shown = status if status in KEEPS_STATUS else 502
     return UpstreamError(f"failed with status {status}", status=shown, body=body, headers=headers)
 
 

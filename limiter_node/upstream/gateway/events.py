@@ -9,19 +9,15 @@ from __future__ import annotations
 import re
 from typing import Final
 
-import orjson
-
 from limiter_node.upstream.gateway.accounts import Account
 from limiter_node.upstream.gateway.lenient import BYTE_ORDER_MARK, read_json, write_json
+from limiter_node.upstream.gateway.plain import Template
 
 MAX_EVENT_BYTES: Final = 16 * 1024 * 1024
 """Of one event that isn't whole yet."""
 
 _ENDS: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r|\n\r\n|\n\r(?=[^\n])")
 _LONGEST_END = 4
-_MOST_MISSES = 4
-"""Some streams have something new in each event."""
-_CONTENT: Final = re.compile(rb'"content": ?"')
 
 
 class TooLong(Exception):
@@ -31,8 +27,7 @@ class TooLong(Exception):
 class EventReader:
     """Takes a stream's bytes and gives back those that pass on; `account` knows what they mean.
 
-    Most events of a stream differ in nothing but their text. Where one is as the one before was, only its text is read,
-    which takes half the time.
+    Most events of a stream differ in nothing but their text: of these only that is read, see `Template`.
     """
 
     def __init__(self, account: Account) -> None:
@@ -41,10 +36,7 @@ class EventReader:
         self._is_first = True
         self._is_cut = False
         """Whether an event that can't be read may be the beginning of one, which callers' clients drop."""
-        self._before_text = self._after_text = b""
-        """Of the last event that said nothing but its text."""
-        self._misses = 0
-        """How often that was learned since it last came true."""
+        self._template = Template()
 
     @property
     def waiting_bytes(self) -> int:
@@ -55,7 +47,9 @@ class EventReader:
         """Return what passes on of `data` and of what had to wait. Raises `TooLong`."""
         waiting = self._rest
         if not waiting:
-            if self._before_text and data.startswith(self._before_text) and self._is_like_the_last(data):
+            template = self._template
+            if template.before and data.startswith(template.before) and (text := template.text_of(data)) is not None:
+                self._account.add_text(text)
                 return data
             if data.endswith(b"\n\n") and data.find(b"\n\n") == len(data) - 2 and b"\r" not in data:
                 return self._kept(data)  # one event, as most come
@@ -79,37 +73,6 @@ class EventReader:
         self._is_cut = not rest.endswith(b"\n\r")
         return self._passed(rest) if rest else b""
 
-    def _is_like_the_last(self, data: bytes) -> bool:
-        """Whether `data`, which begins as the last event did, is as that was but for its text; that is counted."""
-        said = data[len(self._before_text) : -len(self._after_text)]
-        if not data.endswith(self._after_text) or b'"' in said or b"\n" in said or b"\r" in said:
-            return False
-        if len(data) < len(self._before_text) + len(self._after_text):
-            return False
-        try:
-            text = orjson.loads(b'"%b"' % said) if b"\\" in said else said.decode()
-        except ValueError:
-            return False
-        self._account.add_text(text)
-        self._misses = 0
-        return True
-
-    def _learn(self, event: bytes, text: str) -> None:
-        """Remember what stands around `text` in `event`, if that is beyond doubt."""
-        found = _CONTENT.search(event)
-        self._before_text = b""
-        if (
-            found is None
-            or self._misses == _MOST_MISSES
-            or event.count(b'"content"') != 1
-            or not event.endswith(b"\n\n")
-        ):
-            return
-        start, end = found.end(), event.find(b'"', found.end())
-        if event[start:end] == text.encode("utf-8", "replace"):
-            self._before_text, self._after_text = event[:start], event[end:]
-            self._misses += 1
-
     def _passed(self, whole: bytes) -> bytes:
         """`whole`, without what the caller isn't to see."""
         if b"\r" in whole:
@@ -131,7 +94,9 @@ class EventReader:
         account = self._account
         if account.error is not None:
             return b""  # what comes after an error is of no use to anybody
-        if self._before_text and event.startswith(self._before_text) and self._is_like_the_last(event):
+        template = self._template
+        if template.before and event.startswith(template.before) and (text := template.text_of(event)) is not None:
+            account.add_text(text)
             return event
         name = b""
         first_line = event.find(b"\n", 0, -2)
@@ -145,13 +110,11 @@ class EventReader:
         ):
             name, data = event[6:first_line].strip(), event[first_line + 6 :]
         else:
-            text = event
-            if self._is_first:
-                text = event.removeprefix(BYTE_ORDER_MARK)
-            lines = text.splitlines()
+            unmarked = event.removeprefix(BYTE_ORDER_MARK) if self._is_first else event
+            lines = unmarked.splitlines()
             said = [line[5:].strip() for line in lines if line.startswith(b"data:")]
             if not said:
-                self._is_first &= not text.strip()
+                self._is_first &= not unmarked.strip()
                 return event
             data = b"\n".join(said)
             name = next((line[6:].strip() for line in lines if line.startswith(b"event:")), b"")
@@ -164,7 +127,7 @@ class EventReader:
                 account.note_done()
             elif name == b"error":
                 account.note_named_error(stripped.decode("utf-8", "replace"))
-                self._before_text = b""
+                template.forget()
                 return b""
             elif not self._is_cut:
                 account.note_unread(len(stripped))
@@ -175,14 +138,14 @@ class EventReader:
             return event
         if name == b"error":
             account.note_named_error(fields)
-            self._before_text = b""
+            template.forget()
             return b""
         passed = account.note(fields)
         if passed is fields:
             if account.plain_text:
-                self._learn(event, account.plain_text)
+                template.learn(event, account.plain_name, account.plain_text)
             return event
-        self._before_text = b""
+        template.forget()
         return b"" if passed is None else _rewritten(event, passed)
 
 

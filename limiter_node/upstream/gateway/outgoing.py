@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
+from limiter_node.credentials import given_key
 from limiter_node.upstream.base import (
     ChatRequest,
     CompletionRequest,
@@ -164,7 +165,7 @@ def outgoing_headers(ask: Ask, service: Service, user_agent: str) -> dict[str, s
     }
     given = ask.headers
     if service.forwards_key:
-        headers["Authorization"] = given.get("Authorization", "")
+        headers["Authorization"] = f"Bearer {given_key(given) or ''}"
     elif service.key:
         headers["Authorization"] = f"Bearer {service.key}"
     for name in _PASSED:

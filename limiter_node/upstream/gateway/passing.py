@@ -258,7 +258,7 @@ class PassingStream(Passing):
         passed = self._reader.rest() if failure is None else b""
         if account.error is not None:
             self._said_error(has_begun=bool(passed))
-        elif account.is_whole:
+        elif account.is_whole and (failure is None or account.is_done or account.is_finished):
             self._end()
         elif failure is not None:
             self._broke_off(failure, "a stream")

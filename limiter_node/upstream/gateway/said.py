@@ -20,9 +20,9 @@ from limiter_node.upstream.gateway.sse import first_data
 MAX_ERROR_BYTES: Final = 64 * 1024
 """A longer error repeats the whole input, or isn't one."""
 
-_OUR_FAULT: Final = frozenset((401, 403, 407))
+OUR_FAULT: Final = frozenset((401, 403, 407))
 """The service doesn't take our key: nothing that the caller could mend."""
-_KEEPS_STATUS: Final = frozenset((502, 503, 504))
+KEEPS_STATUS: Final = frozenset((502, 503, 504))
 """Others become 502: a 500 of a node is a mistake of its own."""
 
 _ANSWERS = ("choices", "output", "data", "embeddings", "response", "content")
@@ -73,7 +73,7 @@ class SaidError:
     @property
     def is_callers_own(self) -> bool:
         """Whether it says nothing about the health of the address: a request that the service won't answer."""
-        return 400 <= self.status < 500 and self.status not in _OUR_FAULT
+        return 400 <= self.status < 500 and self.status not in OUR_FAULT
 
     @property
     def outcome(self) -> str:
@@ -97,7 +97,7 @@ class SaidError:
         whether the key was the caller's own, so that 401 and 403 are the caller's own, too.
         """
         status, what = self.status, self.what
-        if status in _OUR_FAULT and not forwards_key:
+        if status in OUR_FAULT and not forwards_key:
             quoted = "" if self.body is None else quoted_message(status, self.body, secret)
             what = f"does not accept this node's key (code {status}){quoted}"
             return UpstreamError(what, produced_tokens=produced_tokens)
@@ -105,7 +105,7 @@ class SaidError:
         headers = "" if self.code is None else refusal_headers(status, fields, secret)
         if status < 500 and not has_begun:
             return UpstreamRefusal(what, status=status, body=body, headers=headers)
-        shown = status if status in _KEEPS_STATUS or (has_begun and status < 500) else 502
+        shown = status if status in KEEPS_STATUS or (has_begun and status < 500) else 502
         return UpstreamError(what, status=shown, body=body, headers=headers, produced_tokens=produced_tokens)
 
 

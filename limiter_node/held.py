@@ -1,0 +1,58 @@
+"""The bytes that a node holds for its callers: bodies from their first byte until their request is sent, and answers.
+
+One budget for all of them, so that no number of requests, however large, takes more memory than the node was given.
+Weakness: one key that sends large bodies slowly can take what others need for theirs. Therefore large ones leave an
+eighth of the budget to the small ones, as most are.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from limiter_node.model import Overloaded
+
+SMALL_BYTES: Final = 65_536
+"""Up to this size, a body or an answer may take the last eighth of the budget."""
+
+
+class HeldBytes:
+    """The budget of one node, of which `held` bytes are taken."""
+
+    __slots__ = ("held", "most", "most_of_large")
+
+    def __init__(self, most: int) -> None:
+        self.most, self.most_of_large = most, most - most // 8
+        self.held = 0
+
+
+class Hold:
+    """What one request holds of `budget`: `size` bytes. It has to be released in the end, once or more often."""
+
+    __slots__ = ("_budget", "size")
+
+    def __init__(self, budget: HeldBytes) -> None:
+        self._budget = budget
+        self.size = 0
+
+    def take(self, size: int) -> None:
+        """Hold so many bytes more. Raises `Overloaded`, and holds what it did, if the budget doesn't have them."""
+        budget = self._budget
+        held, total = budget.held + size, self.size + size
+        if held > budget.most_of_large and (total > SMALL_BYTES or held > budget.most):
+            raise Overloaded("the node holds as many bytes as it may")
+        self.size, budget.held = total, held
+
+    def expect(self, size: int) -> None:
+        """Raise `Overloaded` if so many bytes more can't be held now."""
+        self.take(size)
+        self.give(size)
+
+    def give(self, size: int) -> None:
+        """Hold so many bytes less."""
+        self.size -= size
+        self._budget.held -= size
+
+    def release(self) -> None:
+        """Hold nothing any more."""
+        self._budget.held -= self.size
+        self.size = 0

@@ -1,0 +1,58 @@
+"""The requests that a node has under way, and how many it may have."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from limiter_node.http.overload import LoopLoad
+from limiter_node.model import Overloaded
+
+
+class InFlight:
+    """Counts requests; `most` of them may be under way, streams included.
+
+    Those that wait for their client, or for whether there is a key like theirs, don't count for that: else clients that
+    send nothing could keep the others out.
+    """
+
+    def __init__(self, most: int, load: LoopLoad) -> None:
+        self._most, self._load = most, load
+        self.under_way = 0
+        """Requests that have no answer yet."""
+        self._waiting = 0
+        self._idle = asyncio.Event()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there is no room for those that are counted."""
+        return self.under_way - self._waiting > self._most
+
+    def begin(self) -> None:
+        """Count one more."""
+        self.under_way += 1
+
+    def end(self) -> None:
+        """Count one less."""
+        self.under_way -= 1
+        if not self.under_way:
+            self._idle.set()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """A block in which a request doesn't take room. Raises `Overloaded` at its end if there is none by then."""
+        self._waiting += 1
+        try:
+            yield
+        finally:
+            self._waiting -= 1
+        if self.is_full:
+            self._load.turned_away += 1
+            raise Overloaded("as many requests are under way as may")
+
+    async def none(self) -> None:
+        """Return when no request is under way."""
+        while self.under_way:
+            self._idle.clear()
+            await self._idle.wait()

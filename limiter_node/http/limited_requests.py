@@ -1,0 +1,144 @@
+"""The way of a request that is limited: key → body → parse and count → admit → upstream → settle → response."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from limiter_node.held import HeldBytes, Hold
+from limiter_node.http import errors
+from limiter_node.http.answer import Answer
+from limiter_node.http.auth import caller_of
+from limiter_node.http.bodies import BodyReader
+from limiter_node.http.cors import Cors
+from limiter_node.http.errors import ErrorReply
+from limiter_node.http.fields import InvalidRequest
+from limiter_node.http.headers import ResponseHeaders, merged, produced
+from limiter_node.http.in_flight import InFlight
+from limiter_node.http.limited import LimitedRoute
+from limiter_node.http.presence import ClientGone, Presence
+from limiter_node.http.reading import LARGE_BYTES, RequestReader
+from limiter_node.http.streaming import Delivered, Streams, log_upstream_failure
+from limiter_node.limiter.limiter import Limiter, Reservation
+from limiter_node.model import Need, Outcome
+from limiter_node.upstream.base import AnswerStream, NotServed, Prepared, Upstream, UpstreamError, WholeAnswer
+
+
+class LimitedRequests:
+    """Answers the limited routes of one node. Failures that callers are told of alike on all routes are raised."""
+
+    def __init__(
+        self,
+        *,
+        limiter: Limiter,
+        upstream: Upstream,
+        reader: RequestReader,
+        bodies: BodyReader,
+        held: HeldBytes,
+        in_flight: InFlight,
+        streams: Streams,
+        headers: ResponseHeaders,
+        cors: Cors,
+    ) -> None:
+        self._limiter = limiter
+        self._upstream = upstream
+        self._reader = reader
+        self._bodies = bodies
+        self._held = held
+        self._in_flight = in_flight
+        self._streams = streams
+        self._headers = headers
+        self._cors = cors
+
+    async def answer(self, route: LimitedRoute, request: web.BaseRequest, request_id: str) -> Answer | Delivered:
+        """Answer `request`, if its key is known: one whose key isn't costs no more than its head."""
+        kid = caller_of(request.headers)
+        if isinstance(kid, ErrorReply):
+            return self._error(kid, request_id)
+        if not self._limiter.knows(kid) and not await self._find(kid):
+            return self._error(errors.INVALID_API_KEY, request_id)
+        hold = Hold(self._held)
+        try:
+            return await self._answer_caller(route, request, request_id, kid, hold)
+        finally:
+            hold.release()
+
+    async def _answer_caller(
+        self, route: LimitedRoute, request: web.BaseRequest, request_id: str, kid: str, hold: Hold
+    ) -> Answer | Delivered:
+        try:
+            need, prepared = await self._read(route, request, hold)
+        except InvalidRequest as error:
+            return self._error(errors.invalid_request(error), request_id)
+        except NotServed as error:
+            return self._error(errors.not_served(error), request_id)
+        except ClientGone:
+            return self._error(errors.CLIENT_GONE, request_id)
+
+        decision = await self._limiter.admit(kid, need)
+        if decision.outcome is not Outcome.ADMITTED:
+            if decision.outcome is Outcome.UNKNOWN_KEY:
+                return self._error(errors.INVALID_API_KEY, request_id)
+            reply = errors.rate_limited(decision, kid)
+            return Answer(reply.body, self._headers.decided(decision, request_id), reply.status)
+
+        reservation = self._limiter.reservation(kid, decision)
+        headers = self._headers.decided(decision, request_id)
+        try:
+            answer = await self._ask(request, prepared, reservation, request_id)
+            hold.release()
+            if not isinstance(answer, WholeAnswer):
+                headers += self._cors.lines(request)  # its head leaves before `Routes` gets to add them
+                return await self._streams.send(request, request_id, headers, answer, reservation)
+        except ClientGone:
+            _settle_unanswered(reservation, prepared)
+            return self._error(errors.CLIENT_GONE, request_id)
+        except UpstreamError as error:
+            if error.produced_tokens:
+                reservation.settle(error.produced_tokens)
+            else:
+                reservation.refund()
+            log_upstream_failure(request_id, error)
+            reply = errors.upstream_failed(error)
+            return Answer(reply.body, merged(headers, error.headers), reply.status)
+        except BaseException:
+            reservation.refund()
+            raise
+        reservation.settle(*answer.cost)
+        return Answer(answer.body, headers + produced(answer.cost.output_tokens) + answer.headers)
+
+    async def _find(self, kid: str) -> bool:
+        """Whether the store has a key that the node hasn't met."""
+        with self._in_flight.waiting():
+            return await self._limiter.find(kid)
+
+    async def _read(self, route: LimitedRoute, request: web.BaseRequest, hold: Hold) -> tuple[Need, Prepared]:
+        """What a request needs, and how to ask it: neither its body nor its JSON is held while it waits."""
+        body = self._bodies.read_at_once(request, hold)
+        if body is None:
+            with self._in_flight.waiting():
+                body = await self._bodies.read(request, hold)
+        if len(body) <= LARGE_BYTES:
+            return await self._reader.read(route, body)
+        with Presence(request):
+            return await self._reader.read(route, body)
+
+    async def _ask(
+        self, request: web.BaseRequest, prepared: Prepared, reservation: Reservation, request_id: str
+    ) -> WholeAnswer | AnswerStream:
+        """What the upstream answers. Raises `UpstreamError`, and `ClientGone` where that ends its work."""
+        reserved_tokens = reservation.output_tokens
+        if not self._upstream.stops_at_once:
+            return await prepared.ask(reserved_tokens, request_id, request.headers)
+        with Presence(request, lambda: self._streams.read_on_s if prepared.is_sent else 0.0):
+            return await prepared.ask(reserved_tokens, request_id, request.headers)
+
+    def _error(self, reply: ErrorReply, request_id: str) -> Answer:
+        return Answer(reply.body, self._headers.plain(request_id), reply.status)
+
+
+def _settle_unanswered(reservation: Reservation, prepared: Prepared) -> None:
+    """The caller has left, and nothing of an answer came in time."""
+    if not prepared.is_sent:
+        reservation.refund()
+    else:
+        reservation.settle(reservation.output_tokens if prepared.is_uncertain else 0)

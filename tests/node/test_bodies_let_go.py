@@ -1,0 +1,91 @@
+"""Bodies that end badly: nothing of them stays, without any help of the garbage collector."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.streams import StreamReader
+from in_process import Node, api_key_on, serving
+from node_commands import eventually
+from test_key_first import answer, connected, head
+
+from limiter_node.http.connection import Deadlines
+
+
+@pytest.fixture
+async def node(embedded_single: str) -> AsyncIterator[Node]:
+    async with serving(embedded_single) as running:
+        yield running
+
+
+Kept = Callable[[], list[Any]]
+
+
+@pytest.fixture
+def kept() -> Kept:
+    """What there is of requests and of what reads them, beyond what there was."""
+
+    def living() -> list[Any]:
+        return [each for each in gc.get_objects() if type(each) in (web.BaseRequest, StreamReader)]
+
+    gc.collect()
+    earlier = living()
+    ids = {id(each) for each in earlier}
+    return lambda: [each for each in living() if id(each) not in ids]
+
+
+async def abort(node: Node, request: bytes, status: int) -> None:
+    """Leave in the middle of a body that the node has answered, or waits for the rest of (`status` 0)."""
+    async with connected(node) as (reader, writer):
+        writer.write(request + b"x" * 5_000)
+        if status:
+            assert (await answer(reader))[0] == status
+        else:
+            await eventually(lambda: node.routes._held.held == 5_000)
+    await eventually(lambda: not node.server.connections)
+
+
+@pytest.mark.parametrize(
+    ("is_known", "fields", "status"),
+    [
+        (True, ("Content-Length: 9000",), 0),
+        (True, ("Content-Length: 1000000",), 413),
+        (True, ("Content-Length: 9000", "Content-Encoding: gzip"), 400),
+        (True, ("Transfer-Encoding: chunked",), 400),
+        (False, ("Content-Length: 9000",), 401),
+        (False, ("Content-Length: 1000000",), 401),
+        (False, ("Transfer-Encoding: chunked",), 400),
+    ],
+)
+async def test_nothing_is_left_of_requests_whose_clients_leave(
+    node: Node, embedded_single: str, kept: Kept, is_known: bool, fields: tuple[str, ...], status: int
+) -> None:
+    api_key = api_key_on(embedded_single) if is_known else "sk-nobody"
+    gc.disable()
+    try:
+        for _ in range(3):
+            await abort(node, head(*fields, api_key=api_key), status)
+        await eventually(lambda: not kept())
+    finally:
+        gc.enable()
+    assert node.routes._held.held == 0
+
+
+async def test_nothing_is_left_of_a_body_that_is_late(node: Node, embedded_single: str, kept: Kept) -> None:
+    api_key = api_key_on(embedded_single)
+    node.server._deadlines = Deadlines(10.0, 0.1, 60.0)
+    gc.disable()
+    try:
+        async with connected(node) as (reader, writer):
+            writer.write(head("Content-Length: 9000", api_key=api_key) + b"x" * 5_000)
+            status, fields, _ = await answer(reader)
+            assert (status, "connection: close" in fields) == (408, True)
+            assert await reader.read() == b""
+        await eventually(lambda: not kept())
+    finally:
+        gc.enable()
+    assert node.routes._held.held == 0

@@ -1,0 +1,44 @@
+"""The allocator gives large blocks back to the system, whatever lives on behind them."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+_SCRIPT = """
+import sys
+from limiter_node import malloc
+
+def resident_kib():
+    line = next(line for line in open("/proc/self/status") if line.startswith("VmRSS"))
+    return int(line.split()[1])
+
+if "give" in sys.argv:
+    assert malloc.give_memory_back()
+larger = b"x" * (1 << 21)
+del larger  # by freeing it, glibc learns to keep blocks of up to its size
+before, large, small = resident_kib(), [], []
+for _ in range(100):
+    large.append(b"x" * (1 << 20))
+    small.append(b"x" * 50_000)
+large.clear()
+print(resident_kib() - before)
+"""
+
+
+def left_kib(*arguments: str) -> int:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    command = [sys.executable, "-c", _SCRIPT, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True, timeout=60)
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc" or not Path("/proc/self/status").exists(), reason="not glibc")
+def test_large_blocks_are_given_back() -> None:
+    assert left_kib() > 50_000, "as glibc is by itself"
+    assert left_kib("give") < 15_000, "the small ones alone are 5,000"
