@@ -83,6 +83,9 @@ class ScriptedService:
                 try:
                     await self.script(asked, writer)
                     await writer.drain()
+                except ConnectionError:  # it noticed while it wrote
+                    asked.left.set()
+                    raise
                 finally:
                     watching.cancel()
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):

@@ -36,7 +36,6 @@ from limiter_node.upstream.gateway.events import EventReader
 from limiter_node.upstream.gateway.exchange import HELD_BYTES, Exchange
 from limiter_node.upstream.gateway.passing import PassingStream
 from limiter_node.upstream.gateway.sending import _carried
-from limiter_node.upstream.gateway.slices import SLICE_BYTES
 
 CHAT = "/v1/chat/completions"
 
@@ -107,43 +106,6 @@ async def begun() -> tuple[Carrier, Exchange, PassingStream, Taken, asyncio.Task
     await asyncio.sleep(0)
     taken.parts.clear()
     return carrier, exchange, stream, taken, delivering
-
-
-@pytest.mark.parametrize("event", [b"data: {}\n\n", b": x\r\n\r\n", b"data: nothing\n\n", chunk("a")])
-async def test_many_events_that_come_at_once_hold_nobody_up(event: bytes) -> None:
-    """They pass in their order, a few in each turn of the event loop, and no more is read meanwhile."""
-    carrier, exchange, _, taken, delivering = await begun()
-    came = event * (200_000 // len(event)) + chunk(None, "stop")
-    exchange.on_body(came)
-    exchange.on_end()  # all in one turn
-    assert len(b"".join(taken.parts)) <= SLICE_BYTES
-    assert carrier.is_paused
-    while not delivering.done():
-        before = len(b"".join(taken.parts))
-        await asyncio.sleep(0)
-        assert len(b"".join(taken.parts)) - before < 2 * SLICE_BYTES  # with the rest of an event
-    await delivering
-    assert b"".join(taken.parts) == came
-    assert not taken.is_last  # nothing said that it was over but the end of the body, which comes later
-
-
-async def test_what_comes_behind_many_events_waits_for_its_turn() -> None:
-    carrier, exchange, _, taken, delivering = await begun()
-    events = [chunk(f" {number}") for number in range(2_000)]
-    exchange.on_body(b"".join(events))
-    exchange.on_body(chunk("after"))
-    taken.is_full = True
-    for _ in range(5):
-        await asyncio.sleep(0)
-    assert len(b"".join(taken.parts)) <= 2 * SLICE_BYTES  # while it is full nothing more is looked at
-    assert carrier.is_paused
-    taken.drain()
-    while carrier.is_paused:
-        await asyncio.sleep(0)
-    exchange.on_body(DONE)
-    await delivering
-    assert b"".join(taken.parts) == b"".join(events) + chunk("after") + DONE
-    assert taken.is_last
 
 
 async def test_a_connection_is_read_to_its_end_though_the_last_event_filled_the_buffer() -> None:

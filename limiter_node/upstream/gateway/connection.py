@@ -8,11 +8,13 @@ body in size, and an answer that has said that it is over in time (`end_within`)
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from typing import TYPE_CHECKING, Final, cast
 
 import httptools
 
 from limiter_node.upstream.gateway.exchange import Broken, Exchange, Fields, Unread
+from limiter_node.upstream.gateway.turns import SLICE_BYTES
 
 if TYPE_CHECKING:
     from limiter_node.upstream.gateway.pool import Pool
@@ -28,10 +30,12 @@ class ServiceConnection(asyncio.Protocol):
     """Carries one exchange at a time. `read_s`: for how many seconds the service may be silent."""
 
     __slots__ = (
+        "_backlog",
         "_exchange",
         "_fields",
         "_framing_bytes",
         "_has_surplus",
+        "_has_turn",
         "_is_closing",
         "_is_interim",
         "_is_over",
@@ -58,6 +62,8 @@ class ServiceConnection(asyncio.Protocol):
         self._exchange: Exchange | None = None
         self._parts: list[bytes] = []
         self._is_paused = False
+        self._has_turn = False
+        self._backlog: deque[memoryview] = deque()  # what came at once and is still to be taken in
         self._writable: asyncio.Future[None] | None = None
         self.was_used = False
         self.deadline_s = 0.0
@@ -117,7 +123,10 @@ class ServiceConnection(asyncio.Protocol):
             self._is_paused = False
             if not self._is_closing:
                 self.deadline_s = self._pool.now_s() + self._read_s
-            self._transport.resume_reading()
+            if self._backlog:
+                self._wait_for_turn()
+            else:
+                self._transport.resume_reading()
 
     def abort(self) -> None:
         """Close at once."""
@@ -142,6 +151,8 @@ class ServiceConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
+        while self._backlog:  # it came before the end
+            self._take_in(bytes(self._backlog.popleft()))
         self._parser = None  # it knows this connection: a cycle
         self.resume_writing()
         exchange, self._exchange = self._exchange, None
@@ -163,6 +174,39 @@ class ServiceConnection(asyncio.Protocol):
             writable.set_result(None)
 
     def data_received(self, data: bytes) -> None:
+        if len(data) <= SLICE_BYTES and not self._backlog:
+            self._take_in(data)
+            return
+        self._backlog.append(memoryview(data))
+        if self._transport is not None and not self._is_paused:
+            self._transport.pause_reading()
+        self._wait_for_turn()
+
+    def _wait_for_turn(self) -> None:
+        if not self._has_turn:
+            self._has_turn = True
+            self._pool.turns.add(self)
+
+    def take_slice(self) -> bool:
+        """Take in a slice of what came at once; whether there is more that somebody waits for."""
+        self._has_turn = False
+        backlog = self._backlog
+        if not backlog or self._is_paused:
+            return False  # it is lost; or its reader is behind, and `resume` comes back
+        first = backlog[0]
+        if len(first) > SLICE_BYTES:
+            backlog[0] = first[SLICE_BYTES:]
+        else:
+            backlog.popleft()
+        self._take_in(bytes(first[:SLICE_BYTES]))
+        if self._is_paused or self._transport is None:
+            return False
+        if not backlog:
+            self._transport.resume_reading()
+        self._has_turn = bool(backlog)
+        return self._has_turn
+
+    def _take_in(self, data: bytes) -> None:
         exchange = self._exchange
         parser = self._parser
         if exchange is None or parser is None:
@@ -192,7 +236,7 @@ class ServiceConnection(asyncio.Protocol):
                 error = error or "sent headers without an end"
         if self._is_over:
             self._exchange = None
-            if error is None and self._keeps_alive and not self._has_surplus and not self._unsent:
+            if error is None and self._keeps_alive and not (self._has_surplus or self._unsent or self._backlog):
                 self.resume()
                 self._pool.take_back(self)
             else:

@@ -21,7 +21,6 @@ from limiter_node.upstream.gateway.accounts import Account, ResponseAccount
 from limiter_node.upstream.gateway.events import EventReader, TooLong
 from limiter_node.upstream.gateway.exchange import Exchange
 from limiter_node.upstream.gateway.said import SaidError, error_from_event
-from limiter_node.upstream.gateway.slices import Slices
 from limiter_node.upstream.openai.chunks import error_event
 from limiter_node.upstream.openai.response_events import response_error_event
 
@@ -42,7 +41,7 @@ class Passing:
     length: int | None = None
 
     def __init__(
-        self, exchange: Exchange | Slices, headers: str, who: str, ended: Callable[[str, str], None], hold: Hold
+        self, exchange: Exchange, headers: str, who: str, ended: Callable[[str, str], None], hold: Hold
     ) -> None:
         self.headers = headers
         self._hold = hold
@@ -246,7 +245,7 @@ class PassingStream(Passing):
         hides: Callable[[Account], bool],
         to_error: Callable[[SaidError, bool, int], UpstreamError],
     ) -> None:
-        super().__init__(Slices(exchange), headers, who, ended, hold)
+        super().__init__(exchange, headers, who, ended, hold)
         self._account, self._hides, self._to_error = account, hides, to_error
         self._reader = EventReader(account, hold)
 
