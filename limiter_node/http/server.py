@@ -23,6 +23,8 @@ from limiter_node.http.overload import LoopLoad
 
 _LOOK_S = 0.5
 """How often connections are looked at: 10,000 of them take some milliseconds."""
+_READ_BYTES = 65_536
+"""When twice as much of a body waits that nobody reads yet, its connection is read no further: no budget has that."""
 
 
 class HttpServer(web.Server):
@@ -53,6 +55,7 @@ class HttpServer(web.Server):
             max_field_size=MAX_LINE_BYTES,
             max_headers=MAX_HEADERS,
             auto_decompress=False,
+            read_bufsize=_READ_BYTES,
         )
         self._deadlines = deadlines
         self._max_connections = max_connections

@@ -25,6 +25,8 @@ async def node(embedded_single: str) -> AsyncIterator[Node]:
         yield running
 
 
+MOST_OF_A_READ = 262_144
+"""Bytes that the event loop reads in one turn."""
 Kept = Callable[[], list[Any]]
 
 
@@ -39,6 +41,19 @@ def kept() -> Kept:
     earlier = living()
     ids = {id(each) for each in earlier}
     return lambda: [each for each in living() if id(each) not in ids]
+
+
+def waiting_upstream(node: Node) -> tuple[asyncio.Event, asyncio.Event]:
+    """Let the upstream answer when the second event is set; the first one tells that it was asked."""
+    asked, go_on = asyncio.Event(), asyncio.Event()
+
+    async def wait(request: ChatRequest, cap: int) -> Completion:
+        asked.set()
+        await go_on.wait()
+        return await node.upstream.whole(request, cap)
+
+    node.upstream.answer = wait
+    return asked, go_on
 
 
 async def abort(node: Node, request: bytes, status: int) -> None:
@@ -96,14 +111,7 @@ async def test_nothing_is_left_of_a_body_that_is_late(node: Node, embedded_singl
 
 async def test_nothing_is_left_of_what_waited_behind_a_request(node: Node, embedded_single: str, kept: Kept) -> None:
     api_key = api_key_on(embedded_single)
-    asked, go_on = asyncio.Event(), asyncio.Event()
-
-    async def wait(request: ChatRequest, cap: int) -> Completion:
-        asked.set()
-        await go_on.wait()
-        return await node.upstream.whole(request, cap)
-
-    node.upstream.answer = wait
+    asked, go_on = waiting_upstream(node)
     gc.disable()
     try:
         async with connected(node) as (_, writer):
@@ -116,3 +124,18 @@ async def test_nothing_is_left_of_what_waited_behind_a_request(node: Node, embed
         await eventually(lambda: not kept())
     finally:
         gc.enable()
+
+
+async def test_little_is_read_of_what_waits_behind_a_request(node: Node, embedded_single: str) -> None:
+    api_key = api_key_on(embedded_single)
+    asked, go_on = waiting_upstream(node)
+    async with connected(node) as (reader, writer):
+        writer.write(head(f"Content-Length: {len(BODY)}", api_key=api_key) + BODY)
+        await asked.wait()
+        (connection,) = node.server.connections
+        writer.write(head("Content-Length: 9000000", api_key="sk-nobody") + b"x" * 9_000_000)
+        await eventually(lambda: connection._reading_paused)
+        _, body = connection._messages[0]
+        assert body.total_bytes <= 2 * 65_536 + MOST_OF_A_READ
+        go_on.set()
+        assert [(await answer(reader))[0] for _ in range(2)] == [200, 401]
