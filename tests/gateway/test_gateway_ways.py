@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from aiohttp import ClientError
-from gateway_node import gateway, service_at
+from gateway_node import KEY, gateway, service_at
 from in_process import Node, api_key_on
 from scripted_service import (
     DONE,
@@ -357,3 +357,18 @@ async def test_an_answer_is_read_on_for_once(
             while not given:
                 await asyncio.sleep(0.002)
     assert given[0] < read_on_s - waits_s
+
+
+@pytest.mark.parametrize("packing", [KEY, "x" * 70_000], ids=["key", "long"])
+async def test_the_name_of_a_packing_passes_only_if_it_may_be_one(
+    single_store: str, service: ScriptedService, packing: str
+) -> None:
+    service.script = says(http(b"packed", content_encoding=packing))
+    headers = {"Authorization": f"Bearer {api_key_on(single_store)}"}
+    async with (
+        gateway(single_store, service_at(service.base_url)) as node,
+        node.session.post(node.url + CHAT, data=body(), headers=headers) as response,
+    ):
+        assert response.status == 200
+        assert "content-encoding" not in response.headers
+        assert await response.read() == b"packed"

@@ -37,6 +37,7 @@ _ERROR_S: Final = 5.0
 """How long an error may take to say what it is: its status has come."""
 _CLOSING_S: Final = 0.5
 """How long an answer that is whole may take to end, for its connection to be kept."""
+_MAX_PACKING_CHARS: Final = 64
 
 _JSON: Final = "application/json"
 
@@ -90,7 +91,9 @@ async def to_answer(
     if _is_packed(fields):
         # Not unpacked: a few bytes may become any number. What it cost nobody can tell.
         packing = _field(fields, "content-encoding")
-        headers += f"content-encoding: {packing}\r\n" if packing.isascii() and packing.isprintable() else ""
+        is_plain = len(packing) <= _MAX_PACKING_CHARS and packing.isascii() and packing.isprintable()
+        if is_plain and not (service.key and service.key in packing):
+            headers += f"content-encoding: {packing}\r\n"
         await exchange.read(1)
         is_events = question.stream and kind.startswith(EVENT_STREAM)
         shown = EVENT_STREAM if is_events else _JSON

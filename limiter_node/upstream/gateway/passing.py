@@ -92,6 +92,7 @@ class Passing:
                 await self._wait()
         except BaseException:
             self._hold.release()
+            self._exchange.close()
             raise
         if not self._first:
             self._raise_failure()
