@@ -160,7 +160,7 @@ async def running_node(
 
 
 def _listeners(settings: NodeSettings, routes: Routes, load: LoopLoad, last_lines: str) -> list[Listener]:
-    """What callers reach and, where the settings have one, what operators do. Raises ConfigError."""
+    """Return the listener for callers, and the one for operators if the settings have it. Raises ConfigError."""
     deadlines = Deadlines(settings.header_timeout_s, settings.body_timeout_s)
     callers = HttpServer(
         routes.answer,

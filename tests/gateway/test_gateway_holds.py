@@ -148,3 +148,24 @@ async def test_an_event_that_waits_for_its_end_counts_as_held(
                 await asyncio.sleep(0.002)
         assert not node.routes._limiter.telemetry.upstreams["svc"].outcomes["broken"]
         done.set()
+
+
+async def test_nothing_is_held_of_a_stream_whose_caller_left_before_its_first_event(
+    single_store: str, service: ScriptedService
+) -> None:
+    held = HeldBytes(10_000_000)
+
+    async def half(asked: Asked, writer: asyncio.StreamWriter) -> None:
+        writer.write(STREAM_HEAD + framed(chunk("y" * 400_000)[:300_000]))
+        await asked.left.wait()
+
+    service.script = half
+    headers = {"Authorization": f"Bearer {api_key_on(single_store)}"}
+    body = json.dumps({**json.loads(BODY), "stream": True}).encode()
+    async with gateway(single_store, service_at(service.base_url), held=held, read_on_s=0) as node, asyncio.timeout(10):
+        asking = asyncio.create_task(node.session.post(f"{node.url}/v1/chat/completions", data=body, headers=headers))
+        while not held.held:
+            await asyncio.sleep(0.002)
+        asking.cancel()
+        while held.held:
+            await asyncio.sleep(0.002)

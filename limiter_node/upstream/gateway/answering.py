@@ -183,7 +183,7 @@ def _account(ask: Ask, service: Service) -> Account:
 
 
 def _most_counted(ask: Ask, service: Service) -> int:
-    """What a count by our tokenizer is held to: a service that has a cap keeps to it, by its own."""
+    """Return the bound of a count by our tokenizer: a service that has a cap keeps to it, by its own."""
     is_capped = service.enforces_cap or ask.request.cap is not None
     return ask.reserved_tokens if is_capped else MOST_TOKENS
 

@@ -38,7 +38,7 @@ MAX_COUNTED_CHARS: Final = 65_536
 """Of a text, or of all texts of one answer. Counting holds the event loop, some 2 ms for these, at worst 6: of longer
 texts this many characters are counted, and the rest in proportion."""
 _CHARS_PER_TEXT: Final = 16
-"""What a text of one character takes as long as: there may be 200,000 of them."""
+"""Characters that take as long to count as a text of one: there may be 200,000 such texts."""
 
 
 def unread_tokens(size: int) -> int:

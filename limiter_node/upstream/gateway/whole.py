@@ -62,7 +62,7 @@ class WholeReader:
 
     @property
     def output_tokens(self) -> int:
-        """What the answer costs; until it is finished, what its bytes are."""
+        """The cost of the answer; until it is finished, that of its bytes."""
         return self._unread() if self._output_tokens is None else self._output_tokens
 
     def feed(self, data: bytes) -> None:
