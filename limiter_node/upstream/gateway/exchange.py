@@ -7,9 +7,10 @@ Until somebody takes it, at most `HELD_BYTES` and one read are held, and no more
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Final, Protocol
+
+from limiter_node.upstream.gateway.wakeup import Wakeup
 
 HELD_BYTES: Final = 65_536
 
@@ -57,7 +58,7 @@ class Exchange:
         "_most_held",
         "_on_end",
         "_receive",
-        "_waiter",
+        "_wakeup",
         "failure",
         "fields",
         "is_complete",
@@ -78,7 +79,7 @@ class Exchange:
         self._most_held = HELD_BYTES
         self._receive: Receive | None = None
         self._on_end: Callable[[], None] | None = None
-        self._waiter: asyncio.Future[None] | None = None
+        self._wakeup = Wakeup()
 
     @property
     def was_used(self) -> bool:
@@ -90,7 +91,7 @@ class Exchange:
     def on_head(self, status: int, fields: Fields) -> None:
         """The head is complete."""
         self.status, self.fields = status, fields
-        self._wake()
+        self._wakeup.wake()
 
     def on_body(self, data: bytes) -> None:
         """The next part of the body has come; never empty."""
@@ -101,14 +102,14 @@ class Exchange:
         self._held_bytes += len(data)
         if self._held_bytes >= self._most_held:
             self._carrier.pause()
-        self._wake()
+        self._wakeup.wake()
 
     def on_end(self, failure: Exception | None = None) -> None:
         """The answer is complete, or won't be. Called once; nothing comes after it."""
         if self.is_complete or self.failure is not None:
             return
         self.is_complete, self.failure = failure is None, failure
-        self._wake()
+        self._wakeup.wake()
         on_end = self._on_end
         if on_end is not None:
             on_end()
@@ -177,15 +178,7 @@ class Exchange:
         """Wait until something has happened. Raises what the answer has failed with."""
         if (failure := self.failure) is not None:
             raise type(failure)(*failure.args)  # itself it would hold the frames of whoever has this: a cycle
-        self._waiter = asyncio.get_running_loop().create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        await self._wakeup.wait()
 
 
 def _ignore(_: bytes) -> None:

@@ -21,6 +21,7 @@ from limiter_node.upstream.gateway.accounts import Account, ResponseAccount
 from limiter_node.upstream.gateway.events import EventReader, TooLong
 from limiter_node.upstream.gateway.exchange import Exchange
 from limiter_node.upstream.gateway.said import SaidError, error_from_event
+from limiter_node.upstream.gateway.wakeup import Wakeup
 from limiter_node.upstream.openai.chunks import error_event
 from limiter_node.upstream.openai.response_events import response_error_event
 
@@ -51,7 +52,7 @@ class Passing:
         self._sink: Sink | None = None
         self._is_over = False
         self._failure: UpstreamError | None = None
-        self._waiter: asyncio.Future[None] | None = None
+        self._wakeup = Wakeup()
 
     # ---- what kinds of answers differ in -----------------------------------------------------------------------------
 
@@ -89,7 +90,7 @@ class Passing:
         self._exchange.pass_to(self._came, self._came_to_its_end)
         try:
             while not self._first and not self._is_over:
-                await self._wait()
+                await self._wakeup.wait()
         except BaseException:
             self._hold.release()
             self._exchange.close()
@@ -110,7 +111,7 @@ class Passing:
                     await sink.drained()
                     self._exchange.resume()
                 else:
-                    await self._wait()
+                    await self._wakeup.wait()
         finally:
             self._sink = _NOBODY  # the sink knows this: a cycle
         self._raise_failure()
@@ -122,7 +123,7 @@ class Passing:
         try:
             async with asyncio.timeout(seconds):
                 while not self._is_over and not self._is_known:
-                    await self._wait()
+                    await self._wakeup.wait()
         except TimeoutError:
             pass
 
@@ -146,7 +147,7 @@ class Passing:
         if passed:
             self._pass(passed)
         elif self._is_known and self._sink is _NOBODY:
-            self._wake()
+            self._wakeup.wake()
 
     def _came_to_its_end(self) -> None:
         if self._is_over:
@@ -158,7 +159,7 @@ class Passing:
             return
         if passed:
             self._pass(passed)
-        self._wake()
+        self._wakeup.wake()
 
     def _could_not_be_looked_at(self) -> None:
         log.exception("%s sent something that could not be looked at", self._who)
@@ -168,7 +169,7 @@ class Passing:
         sink = self._sink
         if sink is None:
             self._first.append(data)
-            self._wake()
+            self._wakeup.wake()
             if len(self._first) > 1:
                 self._exchange.pause()  # nobody takes it yet
             return
@@ -176,9 +177,9 @@ class Passing:
             self._sink = _NOBODY
         if sink.is_full:
             self._exchange.pause()
-            self._wake()
+            self._wakeup.wake()
         elif self._is_over or sink is _NOBODY:
-            self._wake()
+            self._wakeup.wake()
 
     def _be_over(self) -> None:
         self._is_over = True
@@ -188,7 +189,7 @@ class Passing:
         """All of it has come."""
         self._be_over()
         self._ended("ok", "")
-        self._wake()
+        self._wakeup.wake()
 
     def _fail(self, outcome: str, what: str, status: int = 502, error: UpstreamError | None = None) -> None:
         """It breaks off; `error` is what to raise for it, if not merely that."""
@@ -198,7 +199,7 @@ class Passing:
             f"{self._who} {what}", status=status, produced_tokens=self.cost.output_tokens
         )
         self._exchange.close()
-        self._wake()
+        self._wakeup.wake()
 
     def _raise_failure(self) -> None:
         failure, self._failure = self._failure, None
@@ -213,17 +214,6 @@ class Passing:
             self._fail("timeout", f"fell silent in the middle of {of_what}", 504)
         else:
             self._fail("broken", f"broke off {of_what} ({failure})")
-
-    async def _wait(self) -> None:
-        self._waiter = asyncio.get_running_loop().create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
 
 
 class PassingStream(Passing):
