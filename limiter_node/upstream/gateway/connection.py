@@ -102,8 +102,8 @@ class ServiceConnection(asyncio.Protocol):
         transport.write(head)
         view = memoryview(body)
         for start in range(0, len(body), _SLICE_BYTES):
-            if exchange is not self._exchange or exchange is None or exchange.status or transport.is_closing():
-                return  # answered before it was read, or broken: no more of it is of use
+            if exchange is not self._exchange or exchange is None or exchange.status >= 400 or transport.is_closing():
+                return  # refused before it was read, or broken: no more of it is of use
             transport.write(view[start : start + _SLICE_BYTES])
             if self._writable is not None:
                 await asyncio.wait([self._writable])

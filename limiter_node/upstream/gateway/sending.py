@@ -162,6 +162,10 @@ class Sender:
         )
 
 
+_writing: set[asyncio.Task[None]] = set()
+"""The event loop holds its tasks weakly."""
+
+
 async def _carried(connection: ServiceConnection, exchange: Exchange, head: bytes, body: bytes) -> None:
     """Write a request and wait for the head of its answer. Raises `Broken` and `TimeoutError`."""
     writing: asyncio.Task[None] | None = None
@@ -171,12 +175,15 @@ async def _carried(connection: ServiceConnection, exchange: Exchange, head: byte
         else:
             # Beside it, because a service may answer (or fail) before it has read everything.
             writing = asyncio.create_task(connection.write_slices(head, body))
+            _writing.add(writing)
+            writing.add_done_callback(_writing.discard)
         await exchange.head()
     except BaseException:
         exchange.close()
         raise
     finally:
-        if writing is not None:
+        # A service that has begun a good answer may still want the rest; the connection's end ends it.
+        if writing is not None and not 200 <= exchange.status < 400:
             writing.cancel()
             await asyncio.wait([writing])  # itself would raise what it was cancelled with, as if we were
 
