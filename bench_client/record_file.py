@@ -164,7 +164,7 @@ def _copy_records(part: Path, joined: _EndedFile) -> bool:
 
 
 def _end_of(line: bytes) -> dict[str, Any] | None:
-    """What an end tells; None where it isn't one."""
+    """Return the count and the digest that an end tells; None where it isn't one."""
     try:
         end = orjson.loads(line)["end"]
         sound = type(end["records"]) is int and type(end["sha256"]) is str

@@ -1,4 +1,4 @@
-"""What is said of a run in which no request was served or rejected: it has measured error pages, no limiter."""
+"""The error of a run in which no request was served or rejected: it has measured error pages, no limiter."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 MOST_TOKENS = 1 << 31
-"""What a service tells beyond it is its mistake."""
+"""A service that tells more makes a mistake."""
 _INPUT_BESIDE = ("cache", "citation", "tool_use")
 """Parts of the names under which services tell input that isn't in the prompt's tokens, or that is."""
 _DETAILS = ("prompt_tokens_details", "input_tokens_details", "input_token_details")

@@ -91,7 +91,8 @@ async def running_node(
         policy=lambda fleet: policy(settings.on_store_failure, lambda: fleet.nodes),
         telemetry=telemetry,
     )
-    upstream = _upstream(settings, telemetry)
+    held = HeldBytes(settings.max_held_bytes)
+    upstream = _upstream(settings, telemetry, held)
     tokens.warm()
     load = LoopLoad()
     reader = RequestReader(upstream)
@@ -103,7 +104,7 @@ async def running_node(
         reader=reader,
         node_id=settings.node_id,
         max_body_bytes=settings.max_body_bytes,
-        held=HeldBytes(settings.max_held_bytes),
+        held=held,
         window_ms=settings.window_ms,
         max_in_flight=settings.max_in_flight,
         load=load,
@@ -159,7 +160,7 @@ async def running_node(
 
 
 def _listeners(settings: NodeSettings, routes: Routes, load: LoopLoad, last_lines: str) -> list[Listener]:
-    """What callers reach and, where the settings have one, what operators do. Raises ConfigError."""
+    """Return the listener for callers, and the one for operators if the settings have it. Raises ConfigError."""
     deadlines = Deadlines(settings.header_timeout_s, settings.body_timeout_s)
     callers = HttpServer(
         routes.answer,
@@ -201,7 +202,7 @@ async def _open(listener: Listener, option: str) -> None:
         ) from None
 
 
-def _upstream(settings: NodeSettings, telemetry: Telemetry) -> Upstream:
+def _upstream(settings: NodeSettings, telemetry: Telemetry, held: HeldBytes) -> Upstream:
     """The services that the settings name, or the mock."""
     services = services_of(settings, os.environ)
     if services:
@@ -210,7 +211,7 @@ def _upstream(settings: NodeSettings, telemetry: Telemetry) -> Upstream:
             settings.upstream_read_timeout_s,
             settings.upstream_keepalive_timeout_s,
         )
-        return Gateway(services, telemetry, patience)
+        return Gateway(services, telemetry, patience, held=held)
     return RenderedUpstream(
         MockModel(
             latency_ms=settings.mock_latency_ms,

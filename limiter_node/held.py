@@ -1,4 +1,5 @@
-"""The bytes that a node holds for its callers: bodies from their first byte until their request is sent, and answers.
+"""The bytes that a node holds for its callers: bodies from their first byte until their request is sent, and answers
+beyond 64 KiB each.
 
 One budget for all of them, so that no number of requests, however large, takes more memory than the node was given.
 Weakness: one key that sends large bodies slowly can take what others need for theirs. Therefore large ones leave an
@@ -26,7 +27,7 @@ class HeldBytes:
 
 
 class Hold:
-    """What one request holds of `budget`: `size` bytes. It has to be released in the end, once or more often."""
+    """The `size` bytes that one request holds of `budget`. It has to be released in the end, once or more often."""
 
     __slots__ = ("_budget", "size")
 

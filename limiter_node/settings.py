@@ -89,7 +89,7 @@ class NodeSettings:
     )
     max_body_bytes: int = setting(20_971_520, CLIENTS, "Largest request body accepted, unpacked.")
     max_held_bytes: int = setting(
-        268_435_456, CLIENTS, "Bytes of all bodies and answers held at once; requests beyond get a 503."
+        268_435_456, CLIENTS, "Bytes of all bodies and long answers held at once; requests beyond get a 503."
     )
     header_timeout_s: float = setting(10.0, CLIENTS, "Seconds a client has for the head of a request.")
     body_timeout_s: float = setting(30.0, CLIENTS, "Seconds a client has for the body of a request.")

@@ -35,7 +35,7 @@ from limiter_node.model import Overloaded
 log = logging.getLogger(__name__)
 
 PART_BYTES = 131_072
-"""What is written or read in one turn of the event loop."""
+"""Bytes to write or read in one turn of the event loop."""
 
 _MAX_WAITING_BYTES = 64 * 1_048_576
 _BYTES_PER_S = 8 * 1_048_576

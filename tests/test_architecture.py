@@ -41,7 +41,7 @@ ALLOWED: dict[str, set[str]] = {
     "token_process": {"model", "tokens", "token_slices", "worker_process"},
     "credentials": set(),
     "held": {"model"},
-    "upstream": {"model", "tokens", "telemetry", "credentials"},
+    "upstream": {"model", "tokens", "telemetry", "credentials", "held"},
     "telemetry": {"model"},
     "reasons": set(),
     "store": {"model", "telemetry", "reasons"},

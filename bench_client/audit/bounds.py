@@ -90,7 +90,7 @@ class UsageBounds:
         return inputs, outputs
 
     def lower_at(self, after_ms: int, before_ms: int) -> tuple[int, int, int]:
-        """What was surely used by admissions strictly between the two times, their overruns left out."""
+        """Return what admissions strictly between the two times surely used, their overruns left out."""
         first, last = bisect_right(self._times, after_ms), bisect_left(self._times, before_ms)
         if first >= last:
             return 0, 0, 0

@@ -12,7 +12,7 @@ from ..rundir import RunInfo
 
 @dataclass(frozen=True, slots=True)
 class Completeness:
-    """What is missing from a run's records."""
+    """The gaps in a run's records."""
 
     reasons: tuple[str, ...] = ()
     """In words; empty where nothing is missing."""

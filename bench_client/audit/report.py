@@ -62,7 +62,7 @@ class Findings:
 
 @dataclass(slots=True)
 class Overruns:
-    """What services told beyond what was admitted and reserved: added on settle, so in no window that was checked."""
+    """Tokens that services told beyond admission and reservation: added on settle, so in no window that was checked."""
 
     requests: int = 0
     input_tokens: int = 0

@@ -33,14 +33,14 @@ class Admission(NamedTuple):
     done_us: int
     """When its settle was on its way; ``NEVER_US`` where that isn't known."""
     least: tuple[int, int, int]
-    """What it counted at any time, at least: 1, the input that was admitted, the output if that was reserved; 0 where
+    """Its least count at any time: 1, the input that was admitted, the output if that was reserved; 0 where
     that isn't known, and where it failed: then the request counts and its tokens are given back."""
     most: tuple[int, int, int]
-    """What it counted at any time, at most: 1, the input, the reservation, or what the service told beyond them."""
+    """Its largest count at any time: 1, the input, the reservation, or what the service told beyond them."""
     settled: tuple[int, int, int]
-    """What it counted after its settle, at least: more than ``least`` by its overrun."""
+    """Its least count after its settle: more than ``least`` by its overrun."""
     settled_most: tuple[int, int, int]
-    """What it counted after its settle, at most."""
+    """Its largest count after its settle."""
     record: Record
     limits: tuple[int, int, int] | None
     """In force when it was decided. Where it doesn't tell them, the larger of those told before and after it; None if

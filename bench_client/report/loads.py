@@ -41,7 +41,7 @@ class AuditFigures:
     unknown: int = 0
     """Requests whose outcome nobody knows."""
     never_slid: str = ""
-    """What a run shorter than a window can't show; empty of others."""
+    """Return what a run shorter than a window can't show; "" for others."""
     overruns: tuple[int, int, int] = (0, 0, 0)
     """Requests of which the service told more than was admitted, and how many input and output tokens more."""
     findings: tuple[tuple[str, int], ...] = ()

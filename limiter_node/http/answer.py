@@ -7,6 +7,7 @@ what is left costs a tenth of it. aiohttp asks a response for three things only,
 
 from __future__ import annotations
 
+import asyncio
 import time
 from email.utils import formatdate
 from http import HTTPStatus
@@ -47,29 +48,57 @@ def head_of(status: int, headers: str, *, is_1_1: bool, keep_alive: bool) -> byt
     return f"{_STATUS_LINES[is_1_1, status]}{headers}{_DATE.now()}{connection}\r\n".encode()
 
 
-class Answer:
+class Written:
+    """A response that has been written when aiohttp asks for it; whoever reads it slowly is waited for."""
+
+    __slots__ = ("_writer", "headers", "keep_alive", "status")
+
+    def __init__(self, headers: str = "", status: int = 200) -> None:
+        self.headers, self.status = headers, status
+        self.keep_alive = False
+        self._writer: AbstractStreamWriter | None = None
+
+    def force_close(self) -> None:
+        """End the connection with this response."""
+        self.keep_alive = False
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Write what is left to write. Raises `ConnectionResetError` where the client has gone."""
+        transport = request.transport
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError("the client has gone")
+        self._write(request, transport)
+        if request.protocol.writing_paused:
+            self._writer = request.writer
+        return self._writer
+
+    async def write_eof(self) -> None:
+        """Wait for a reader that is slow, so that its next request is not read before it has taken this response."""
+        if self._writer is not None:
+            await self._writer.drain()
+
+    def _write(self, request: web.BaseRequest, transport: asyncio.WriteTransport) -> None:
+        """Write nothing: all of it has been."""
+
+
+class Answer(Written):
     """`headers` is a block of lines, each with its CRLF, without those made here: date, length, connection.
 
     Nothing in it may come from a caller unchecked: it is written as it is.
     """
 
-    __slots__ = ("_closes", "_writer", "body", "headers", "keep_alive", "status")
+    __slots__ = ("_closes", "body")
 
     def __init__(self, body: bytes, headers: str, status: int = 200) -> None:
-        self.body, self.headers, self.status = body, headers, status
-        self.keep_alive = False
+        super().__init__(headers, status)
+        self.body = body
         self._closes = False
-        self._writer: AbstractStreamWriter | None = None
 
     def force_close(self) -> None:
-        """The connection ends with this answer."""
+        """End the connection with this answer."""
         self._closes = True
 
-    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        """Write all of it. Raises `ConnectionResetError` where the client has gone."""
-        transport = request.transport
-        if transport is None or transport.is_closing():
-            raise ConnectionResetError("the client has gone")
+    def _write(self, request: web.BaseRequest, transport: asyncio.WriteTransport) -> None:
         body, is_1_1 = self.body, request.version >= HttpVersion11
         self.keep_alive = request.keep_alive and not self._closes
         head = head_of(
@@ -79,11 +108,3 @@ class Answer:
             keep_alive=self.keep_alive,
         )
         transport.write(head if request.method == "HEAD" else head + body)
-        if request.protocol.writing_paused:
-            self._writer = request.writer
-        return self._writer
-
-    async def write_eof(self) -> None:
-        """Wait for a reader that is slow, so that its next request is not read before it has taken this answer."""
-        if self._writer is not None:
-            await self._writer.drain()

@@ -1,4 +1,4 @@
-"""Who asks: the digest of the API key in a request's headers, or the error that its caller gets.
+"""The API key in a request's headers: its digest, or the error that the caller gets.
 
 ``Authorization: Bearer KEY``, ``x-api-key: KEY`` and ``api-key: KEY`` mean the same. A request may give its key in
 several of them, but not two keys: another server on the way could take the other one.

@@ -76,6 +76,7 @@ class Connection(ServingConnection):
         "arrived_s",
         "body",
         "last_lines",
+        "left_s",
         "on_gone",
     )
 
@@ -85,6 +86,7 @@ class Connection(ServingConnection):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """It is open."""
         self.on_gone: Callable[[], None] | None = None
+        self.left_s: float | None = None  # when the client left, by the loop's time
         # The part of a head: of the request after so many, since when, and its size so far.
         self._head_of = 0
         self._head_since = self._loop.time()
@@ -125,12 +127,15 @@ class Connection(ServingConnection):
     def eof_received(self) -> None:
         """The client will send nothing more. The transport closes then: what is written from now on is not sent."""
         super().eof_received()
+        self.left_s = self._loop.time()
         if self.on_gone is not None:
             self.on_gone()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """It is gone, by either side."""
         super().connection_lost(exc)
+        if self.left_s is None:
+            self.left_s = self._loop.time()
         if self.body is not None and not self.body.is_eof() and self.body.exception() is None:
             self.body.set_exception(ClientLeft())  # aiohttp tells only who answers, not who discards the rest
         self.body = self._body_of = None  # they know the connection, as do those that wait behind the request under way
@@ -269,7 +274,7 @@ class Connection(ServingConnection):
             transport.abort()
 
     def _count_taken(self, unsent_bytes: int) -> None:
-        """What is unsent gets less as fast as the client reads; what is written meanwhile only hides some of that."""
+        """Count what the client took: by so much fewer bytes are unsent. New ones only hide some of that."""
         self._taken_bytes += max(self._unsent_bytes - unsent_bytes, 0)
         self._unsent_bytes = unsent_bytes
 

@@ -168,8 +168,3 @@ def merged(block: str, lines: str) -> str:
     replaced = {line.partition(":")[0].lower() for line in lines.splitlines()}
     kept = [line for line in block.splitlines(keepends=True) if line.partition(":")[0].lower() not in replaced]
     return "".join(kept) + lines
-
-
-def header_fields(block: str) -> dict[str, str]:
-    """Return a block's lines as fields, for a response whose headers aiohttp writes."""
-    return {name: value for name, _, value in (line.partition(": ") for line in block.splitlines())}

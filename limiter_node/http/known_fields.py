@@ -16,7 +16,7 @@ import orjson
 from limiter_node.http.fields import InvalidRequest
 
 ExtraFields = Callable[[str], frozenset[str]]
-"""Which fields of a request for a model pass uncounted, though they aren't known."""
+"""Tells the fields that pass uncounted in requests for a model though they aren't known."""
 
 _ANYWHERE: Final = frozenset(("cache_control", "prompt_cache_breakpoint"))
 _OF_ALL: Final = frozenset(
@@ -48,7 +48,7 @@ OF_RESPONSE_FORMAT: Final = frozenset(("type", "json_schema"))
 OF_TEXT: Final = frozenset(("format",))
 
 _OF_ANSWERS: Final = frozenset(("type", "annotations"))
-"""What an answer has that is sent back as a message."""
+"""Fields that an answer has and that come back when it is sent as a message."""
 OF_MESSAGE: Final = _ANYWHERE | _OF_ANSWERS | {
     "role", "content", "name", "refusal", "tool_calls", "function_call", "audio", "reasoning",
     "reasoning_content",
@@ -62,7 +62,7 @@ OF_PARTS_OBJECT: Final = {
     "input_audio": frozenset(("data", "format")),
     "file": frozenset(("file_data", "file_id")),
 }
-"""What the object within a part has, by the part's type."""
+"""Fields of the object within a part, by the part's type."""
 OF_TOOL_CALLS: Final = {kind: frozenset(("type", "index", kind)) for kind in ("function", "custom")}
 OF_CALLED: Final = {"function": frozenset(("name", "arguments")), "custom": frozenset(("name", "input"))}
 

@@ -6,7 +6,7 @@ from aiohttp import web
 
 from limiter_node.held import HeldBytes, Hold
 from limiter_node.http import errors
-from limiter_node.http.answer import Answer
+from limiter_node.http.answer import Answer, Written
 from limiter_node.http.auth import caller_of
 from limiter_node.http.bodies import BodyReader
 from limiter_node.http.cors import Cors
@@ -17,9 +17,10 @@ from limiter_node.http.in_flight import InFlight
 from limiter_node.http.limited import LimitedRoute
 from limiter_node.http.presence import ClientGone, Presence
 from limiter_node.http.reading import LARGE_BYTES, RequestReader
-from limiter_node.http.streaming import Delivered, Streams, log_upstream_failure
+from limiter_node.http.streaming import Streams, log_upstream_failure
 from limiter_node.limiter.limiter import Limiter, Reservation
 from limiter_node.model import Need, Outcome
+from limiter_node.token_process import INLINE_CHARS
 from limiter_node.upstream.base import AnswerStream, NotServed, Prepared, Upstream, UpstreamError, WholeAnswer
 
 
@@ -49,7 +50,7 @@ class LimitedRequests:
         self._headers = headers
         self._cors = cors
 
-    async def answer(self, route: LimitedRoute, request: web.BaseRequest, request_id: str) -> Answer | Delivered:
+    async def answer(self, route: LimitedRoute, request: web.BaseRequest, request_id: str) -> Written:
         """Answer `request`, if its key is known: one whose key isn't costs no more than its head."""
         kid = caller_of(request.headers)
         if isinstance(kid, ErrorReply):
@@ -64,9 +65,14 @@ class LimitedRequests:
 
     async def _answer_caller(
         self, route: LimitedRoute, request: web.BaseRequest, request_id: str, kid: str, hold: Hold
-    ) -> Answer | Delivered:
+    ) -> Written:
         try:
-            need, prepared = await self._read(route, request, hold)
+            body = self._bodies.read_at_once(request, hold)
+            if body is not None and len(body) <= INLINE_CHARS:  # as most have: two calls less
+                need, prepared = self._reader.read_small(route, body)
+            else:
+                need, prepared = await self._read(route, request, hold, body)
+            del body  # neither it nor its JSON is held while the request waits
         except InvalidRequest as error:
             return self._error(errors.invalid_request(error), request_id)
         except NotServed as error:
@@ -84,7 +90,10 @@ class LimitedRequests:
         reservation = self._limiter.reservation(kid, decision)
         headers = self._headers.decided(decision, request_id)
         try:
-            answer = await self._ask(request, prepared, reservation, request_id)
+            if self._upstream.stops_at_once:
+                answer = await self._ask(request, prepared, reservation, request_id)
+            else:
+                answer = await prepared.ask(reservation.output_tokens, request_id, request.headers)
             hold.release()
             if not isinstance(answer, WholeAnswer):
                 headers += self._cors.lines(request)  # its head leaves before `Routes` gets to add them
@@ -111,9 +120,10 @@ class LimitedRequests:
         with self._in_flight.waiting():
             return await self._limiter.find(kid)
 
-    async def _read(self, route: LimitedRoute, request: web.BaseRequest, hold: Hold) -> tuple[Need, Prepared]:
-        """What a request needs, and how to ask it: neither its body nor its JSON is held while it waits."""
-        body = self._bodies.read_at_once(request, hold)
+    async def _read(
+        self, route: LimitedRoute, request: web.BaseRequest, hold: Hold, body: bytes | None
+    ) -> tuple[Need, Prepared]:
+        """Return what a request needs, and how to ask it. `body`: None for one that is still to come."""
         if body is None:
             with self._in_flight.waiting():
                 body = await self._bodies.read(request, hold)
@@ -125,10 +135,8 @@ class LimitedRequests:
     async def _ask(
         self, request: web.BaseRequest, prepared: Prepared, reservation: Reservation, request_id: str
     ) -> WholeAnswer | AnswerStream:
-        """What the upstream answers. Raises `UpstreamError`, and `ClientGone` where that ends its work."""
+        """Return the upstream's answer. Raises `UpstreamError`, and `ClientGone` where that ends its work."""
         reserved_tokens = reservation.output_tokens
-        if not self._upstream.stops_at_once:
-            return await prepared.ask(reserved_tokens, request_id, request.headers)
         with Presence(request, lambda: self._streams.read_on_s if prepared.is_sent else 0.0):
             return await prepared.ask(reserved_tokens, request_id, request.headers)
 

@@ -101,7 +101,9 @@ class _NodeCollector(Collector):
         yield GaugeMetricFamily("limiter_requests_in_flight", "HTTP requests under way.", value=http.requests_in_flight)
         yield GaugeMetricFamily("limiter_connections", "Connections of clients.", value=http.connections)
         yield GaugeMetricFamily(
-            "limiter_held_bytes", "Bytes of bodies and answers held, at most --max-held-bytes.", value=http.held_bytes
+            "limiter_held_bytes",
+            "Bytes held of bodies and long answers.",
+            value=http.held_bytes,
         )
 
     def _tokens(self) -> Iterator[Metric]:

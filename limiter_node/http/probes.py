@@ -1,4 +1,4 @@
-"""What operators ask a node: whether it is alive, whether it can decide, its metrics.
+"""The routes for operators: whether a node is alive, whether it can decide, its metrics.
 
 `Routes` serves these beside the callers' routes, or `AdminRoutes` serves them alone, on a port of their own. No key is
 needed for any of them.
@@ -12,10 +12,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from aiohttp import hdrs, web
 
 from limiter_node.http import errors, openai_response
-from limiter_node.http.answer import Answer
+from limiter_node.http.answer import Answer, Written
 from limiter_node.http.headers import RequestIds, ResponseHeaders
 from limiter_node.http.metrics import Metrics
-from limiter_node.http.streaming import Delivered
 from limiter_node.limiter.limiter import Limiter
 from limiter_node.model import StoreUnavailable
 from limiter_node.upstream.openai.error import error_body
@@ -23,9 +22,9 @@ from limiter_node.upstream.openai.error import error_body
 log = logging.getLogger(__name__)
 
 RETRY_UNAVAILABLE_MS = 1_000
-"""What a 503 tells callers to wait: a failing store or an overload lasts about that long, or much longer."""
+"""The wait that a 503 tells callers: a failing store or an overload lasts about that long, or much longer."""
 
-Response = Answer | Delivered
+Response = Written
 Handler = Callable[[web.BaseRequest, str], Awaitable[Response]]
 
 

@@ -34,29 +34,32 @@ class RequestReader:
         self._counting = TokenCounting(self.worker)
 
     async def read(self, route: LimitedRoute, body: bytes) -> tuple[Need, Prepared]:
-        """What the request that `body` is needs, and how to ask it once it is admitted.
+        """Return the need of the request that `body` is, and how to ask it once it is admitted.
 
         Raises:
             InvalidRequest: the caller has to correct it.
             NotServed: it can't be asked.
             Overloaded: too many large requests wait to be read, or the process died of this one twice.
         """
-        upstream = self._upstream
-        # A body has no fewer bytes than its texts have characters.
         if len(body) <= INLINE_CHARS:
-            asked = route.parse(body, extra_fields=upstream.drafter.extra_fields)
-        elif is_large(body):
+            return self.read_small(route, body)
+        if is_large(body):
             return await self._read_apart(route, body)
-        else:
-            later: list[tuple[str, Total]] = []
+        upstream, later = self._upstream, list[tuple[str, Total]]()
 
-            def postpone(model: str, total: Total) -> int:
-                later.append((model, total))
-                return 0
+        def postpone(model: str, total: Total) -> int:
+            later.append((model, total))
+            return 0
 
-            asked = route.parse(body, postpone, upstream.drafter.extra_fields)
-            model, total = later.pop()
-            asked = asked._replace(input_tokens=await self._counting.count(model, total))
+        asked = route.parse(body, postpone, upstream.drafter.extra_fields)
+        model, total = later.pop()
+        asked = asked._replace(input_tokens=await self._counting.count(model, total))
+        return route.need(asked), upstream.prepared(upstream.drafter.draft(asked, body))
+
+    def read_small(self, route: LimitedRoute, body: bytes) -> tuple[Need, Prepared]:
+        """Do what `read` does, at once, for up to `INLINE_CHARS` bytes: no fewer than its texts have characters."""
+        upstream = self._upstream
+        asked = route.parse(body, extra_fields=upstream.drafter.extra_fields)
         return route.need(asked), upstream.prepared(upstream.drafter.draft(asked, body))
 
     async def _read_apart(self, route: LimitedRoute, body: bytes) -> tuple[Need, Prepared]:

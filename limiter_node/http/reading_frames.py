@@ -1,4 +1,4 @@
-"""What a node and its second process tell each other about a large request (`limiter_node.worker_process.Frame`).
+"""The frames between a node and its second process about a large request (`limiter_node.worker_process.Frame`).
 
 Heads are pickled: both processes are this program, and nobody else has the pipes between them. The second is told no
 key.
@@ -22,7 +22,7 @@ _REFUSED: Final = 3
 
 
 class Read(NamedTuple):
-    """What came of a request."""
+    """A request that was read."""
 
     need: Need
     content: Any
@@ -37,7 +37,7 @@ def setup_frame(drafter: Drafter) -> Frame:
 
 
 def drafter_of(frame: Frame) -> Drafter:
-    """What `setup_frame` was given."""
+    """Return the drafter that `setup_frame` was given."""
     drafter: Drafter = pickle.loads(frame.head)
     return drafter
 
@@ -64,7 +64,7 @@ def failure_frame(trace: str) -> Frame:
 
 
 def read_of(answer: Frame) -> Read:
-    """What `answer` says. Raises the error if it says one: `InvalidRequest`, `NotServed`, or what nobody expects."""
+    """Return what `answer` says. Raises the error if it says one: `InvalidRequest`, `NotServed`, or RuntimeError."""
     if answer.kind != READ:
         _raise(answer)
     read: Read = pickle.loads(answer.head)

@@ -202,7 +202,7 @@ class Routes:
     # ---- what costs nothing ----------------------------------------------------------------------------------------
 
     async def _preflight(self, request: web.BaseRequest, request_id: str) -> Answer:
-        """What a browser asks before it sends a page's request: no key is needed, and no body is read."""
+        """Answer what a browser asks before it sends a page's request: no key is needed, and no body is read."""
         lines = self._cors.preflight(request, self._methods(request.path) or ())
         return Answer(b"", self._headers.empty(request_id) + lines, 204)
 

@@ -17,10 +17,9 @@ from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
 
-from limiter_node.http.answer import Answer
+from limiter_node.http.answer import Written
 from limiter_node.http.connection import MAX_HEADERS, MAX_LINE_BYTES, Connection, Deadlines, Refused
 from limiter_node.http.overload import LoopLoad
-from limiter_node.http.streaming import Delivered
 
 _LOOK_S = 0.5
 """How often connections are looked at: 10,000 of them take some milliseconds."""
@@ -38,7 +37,7 @@ class HttpServer(web.Server):
 
     def __init__(
         self,
-        handler: Callable[[web.BaseRequest], Awaitable[Answer | Delivered]],
+        handler: Callable[[web.BaseRequest], Awaitable[Written]],
         *,
         keepalive_s: float,
         deadlines: Deadlines = Deadlines(),  # noqa: B008 - a NamedTuple of numbers

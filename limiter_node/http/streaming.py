@@ -25,10 +25,9 @@ import logging
 from functools import partial
 
 from aiohttp import HttpVersion11, web
-from aiohttp.abc import AbstractStreamWriter
 
 from limiter_node.http import errors
-from limiter_node.http.answer import Answer, head_of
+from limiter_node.http.answer import Answer, Written, head_of
 from limiter_node.http.connection import Connection
 from limiter_node.http.errors import ErrorReply
 from limiter_node.limiter.limiter import Reservation
@@ -41,7 +40,7 @@ READ_ON_S = 2.0
 
 
 class Interruption(enum.Enum):
-    """What ends an answer from outside."""
+    """A reason from outside to end an answer."""
 
     LEFT = enum.auto()
     STOPPING = enum.auto()
@@ -61,7 +60,7 @@ class Streams:
         headers: str,
         answer: AnswerStream,
         reservation: Reservation,
-    ) -> Delivered | Answer:
+    ) -> Written:
         """Answer `request` with `answer`; the response, begun and ended, as the answer has.
 
         `headers` are a decided response's; their type becomes the answer's with the first piece. Until then the status
@@ -79,36 +78,6 @@ class Streams:
         """The node stops: end all answers now."""
         for stream in tuple(self._under_way):
             stream.interrupt(Interruption.STOPPING)
-
-
-class Delivered:
-    """A response of which the end has been written, as aiohttp wants one."""
-
-    __slots__ = ("_writer", "headers", "keep_alive", "status")
-
-    def __init__(self) -> None:
-        self.status = 200
-        self.headers = ""
-        self.keep_alive = False
-        self._writer: AbstractStreamWriter | None = None
-
-    def force_close(self) -> None:
-        """The connection ends with this response."""
-        self.keep_alive = False
-
-    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        """Raise `ConnectionResetError` where the client has gone."""
-        transport = request.transport
-        if transport is None or transport.is_closing():
-            raise ConnectionResetError("the client has gone")
-        if request.protocol.writing_paused:
-            self._writer = request.writer
-        return self._writer
-
-    async def write_eof(self) -> None:
-        """Wait for a reader that is slow, so that its next request is not read before it has taken this answer."""
-        if self._writer is not None:
-            await self._writer.drain()
 
 
 class _Stream:
@@ -134,7 +103,7 @@ class _Stream:
         self._connection = connection
         self._request, self._request_id = request, request_id
         self._headers = headers
-        self._response = Delivered()
+        self._response = Written()
         self._answer = answer
         self._reservation = reservation
         self._read_on_s = read_on_s
@@ -182,7 +151,7 @@ class _Stream:
             self._interruption = why
             self._task.cancel()
 
-    async def run(self) -> Delivered | Answer:
+    async def run(self) -> Written:
         """Send everything; see `Streams.send`."""
         self._connection.on_gone = partial(self.interrupt, Interruption.LEFT)
         try:
@@ -256,9 +225,14 @@ class _Stream:
         answer = self._answer
         self._response.keep_alive = False
         try:
-            await answer.read_on(self._read_on_s)
+            await answer.read_on(self._left_to_read_on_s())
         finally:
             self._settle_surely()  # also where the task is cancelled meanwhile
+
+    def _left_to_read_on_s(self) -> float:
+        """It may have left long before its answer began (`limiter_node.http.presence`)."""
+        left_s = self._connection.left_s
+        return self._read_on_s if left_s is None else max(0.0, left_s + self._read_on_s - self._task.get_loop().time())
 
     def _settle_surely(self) -> None:
         """Charge what the answer has cost, or what was reserved where nobody can tell."""
@@ -270,7 +244,7 @@ class _Stream:
     def _settle(self, output_tokens: int) -> None:
         self._reservation.settle(output_tokens, self._answer.cost.input_tokens)
 
-    def _stopped(self) -> Delivered | Answer:
+    def _stopped(self) -> Written:
         if not self._has_begun:
             self._reservation.refund()
             return Answer(errors.STOPPING.body, self._headers, errors.STOPPING.status)

@@ -15,9 +15,9 @@ from typing import Final
 from limiter_node.http.raw_body import UnreadableBody
 
 SLICE_BYTES: Final = 65_536
-"""What is unpacked in one turn of the event loop; it takes some 0.2 ms."""
+"""Bytes to unpack in one turn of the event loop; that takes some 0.2 ms."""
 _STEP_COST: Final = 512
-"""What a step counts for beside its bytes: a gzip file may consist of a great many empty members."""
+"""Bytes that a step counts for beside its own: a gzip file may consist of a great many empty members."""
 
 _INPUT_BYTES: Final = 16_384
 """Of a block at a time, because what a step leaves of its input is copied."""

@@ -1,4 +1,4 @@
-"""Who owns which slots of a cluster, in the words of its servers: ``CLUSTER SLOTS`` and the redirections MOVED and ASK.
+"""The owners of a cluster's slots, in the words of its servers: ``CLUSTER SLOTS`` and the redirections MOVED and ASK.
 
 A server may leave hosts out. A cluster behind a load balancer (``cluster-preferred-endpoint-type unknown-endpoint``)
 tells ports only; a server that was never told its own address leaves out its own. The host is then the one that was

@@ -122,7 +122,7 @@ LimitedRequest: TypeAlias = TextRequest | EmbeddingRequest
 
 
 class Cost(NamedTuple):
-    """What an answer costs, in tokens."""
+    """The cost of an answer, in tokens."""
 
     output_tokens: int
     input_tokens: int = 0
@@ -179,7 +179,7 @@ class AnswerStream(Protocol):
 
     @property
     def cost(self) -> Cost:
-        """What the answer costs if it ends here."""
+        """The cost of the answer if it ends here."""
         ...
 
     @property
@@ -199,7 +199,7 @@ class AnswerStream(Protocol):
         ...
 
     def error_event(self, error: bytes) -> bytes:
-        """What tells a reader of this stream that it ends here, and why: `error` is the body of such a response.
+        """Return the event that tells a reader why this stream ends here. `error`: the body of such a response.
 
         Empty where the form of the answer has no room for it.
         """
@@ -262,7 +262,7 @@ class Draft(NamedTuple):
     content: Any
     """The upstream's own; small, and can be pickled."""
     body: bytes = b""
-    """What is to be sent, if that is much. The very object that came, where that is what is sent."""
+    """The bytes to send, if they are many. If they are sent as they came, this is the very object that came."""
 
 
 class Drafter(Protocol):
@@ -314,7 +314,7 @@ class Upstream(Protocol):
 
     @property
     def drafter(self) -> Drafter:
-        """What makes the drafts for `prepared`."""
+        """The maker of the drafts for `prepared`."""
         ...
 
     def prepared(self, draft: Draft) -> Prepared:

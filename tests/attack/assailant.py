@@ -81,15 +81,15 @@ class Assault:
             self.met.answers["not connected"] += 1
             return
         writer.transport.set_write_buffer_limits(0)
-        ended = "closed"
+        ended, came = "closed", list[str]()
         try:
             async with asyncio.timeout(self._left()):
                 self.met.shots += 1
-                ended = await self._talk(reader, writer, shot)
+                ended = await self._talk(reader, writer, shot, came)
             self.met.longest_s = max(self.met.longest_s, time.monotonic() - began)
         except TimeoutError:
             if self._attack.then is Then.HOLD:
-                ended = "no answer"
+                ended = f"{came[0]}, held" if came else "no answer"
             else:
                 ended = "unended"
                 self.met.oldest_unended_s = max(self.met.oldest_unended_s, time.monotonic() - began)
@@ -99,24 +99,25 @@ class Assault:
             self.met.answers[ended] += 1
             writer.transport.abort()
 
-    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, shot: bytes) -> str:
+    async def _talk(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, shot: bytes, came: list[str]
+    ) -> str:
         writer.write(shot)
         if self._attack.then is not Then.LEAVE:
             # An answer may come before all is sent; what is left is then thrown away on closing.
             sending = asyncio.ensure_future(writer.drain())
             try:
-                return await self._read(reader)
+                return await self._read(reader, came)
             finally:
                 sending.cancel()
                 await asyncio.gather(sending, return_exceptions=True)
         await writer.drain()
         return "left"
 
-    async def _read(self, reader: asyncio.StreamReader) -> str:
+    async def _read(self, reader: asyncio.StreamReader, came: list[str]) -> str:
         if self._attack.then is Then.HOLD:
-            status = (await reader.readuntil(b"\r\n")).split(b" ")[1]
-            await asyncio.sleep(self._left() - 0.1)
-            return f"{status.decode()}, held"
+            came.append((await reader.readuntil(b"\r\n")).split(b" ")[1].decode())
+            await asyncio.Event().wait()  # until time is up
         status = b"100"
         while status.startswith(b"1"):
             line = await reader.readuntil(b"\r\n")

@@ -44,7 +44,7 @@ class Attack:
     """One attack and its bounds; sizes in MB (10⁶ bytes)."""
 
     row: str
-    """Of the issue's or the faults' table: ``A1``, ``40``."""
+    """In REPORT's tables: ``A1``, ``40``."""
     name: str
     shots: Callable[[], Sequence[bytes]]
     """The requests, which are taken in turn."""

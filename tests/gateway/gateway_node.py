@@ -9,6 +9,7 @@ from typing import Any
 from in_process import Node, serving
 from yarl import URL
 
+from limiter_node.held import HeldBytes
 from limiter_node.http.connection import Deadlines
 from limiter_node.upstream.gateway.sending import Patience
 from limiter_node.upstream.gateway.service import Service
@@ -30,11 +31,12 @@ async def gateway(
     read_on_s: float = 2.0,
     deadlines: Deadlines = Deadlines(),  # noqa: B008
     max_body_bytes: int = 10_000,
+    held: HeldBytes | None = None,
 ) -> AsyncIterator[Node]:
-    """A node that asks `services`."""
+    """A node that asks `services`; what it holds of answers counts in `held`."""
     async with serving(
         store,
-        upstream_of=lambda telemetry: Gateway(services, telemetry, patience),
+        upstream_of=lambda telemetry: Gateway(services, telemetry, patience, held=held),
         read_on_s=read_on_s,
         deadlines=deadlines,
         max_body_bytes=max_body_bytes,

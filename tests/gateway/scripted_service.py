@@ -83,6 +83,9 @@ class ScriptedService:
                 try:
                     await self.script(asked, writer)
                     await writer.drain()
+                except ConnectionError:  # it noticed while it wrote
+                    asked.left.set()
+                    raise
                 finally:
                     watching.cancel()
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
@@ -91,7 +94,7 @@ class ScriptedService:
             writer.close()
 
     async def _watch(self, reader: asyncio.StreamReader, asked: Asked) -> None:
-        while not reader.at_eof():  # nothing is read away from the next request
+        while not reader.at_eof() and reader.exception() is None:  # nothing is read away from the next request
             await asyncio.sleep(0.002)
         asked.left.set()
 

@@ -30,6 +30,7 @@ from scripted_service import (
     says,
 )
 
+from limiter_node.held import HeldBytes, Hold
 from limiter_node.model import Amounts
 from limiter_node.upstream.base import UpstreamError
 from limiter_node.upstream.gateway.accounts import ChunkAccount
@@ -314,7 +315,9 @@ async def test_events_that_come_before_the_first_is_delivered_are_not_lost() -> 
     carrier = Carrier()
     exchange = Exchange(carrier)
     account = ChunkAccount("o200k_base", hides_usage=False, choices=1)
-    stream = PassingStream(exchange, account, "", "s", lambda *_: None, lambda _: False, lambda *_: UpstreamError(""))
+    stream = PassingStream(
+        exchange, account, "", "s", lambda *_: None, Hold(HeldBytes(1)), lambda _: False, lambda *_: UpstreamError("")
+    )
     exchange.on_head(200, [])
     beginning = asyncio.create_task(stream.begin())
     await asyncio.sleep(0)

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from limiter_node.tokens import CL100K_BASE, O200K_BASE, count_anew, counter_of
+from limiter_node.tokens import CL100K_BASE, O200K_BASE, TokenCounter, count_anew, counter_of
+from limiter_node.upstream.gateway.accounts import ChunkAccount
 from limiter_node.upstream.gateway.texts import MAX_COUNTED_CHARS, piece_tokens, text_tokens
 from limiter_node.upstream.gateway.usage import MOST_TOKENS, Usage, read_usage
 
@@ -426,3 +427,34 @@ def test_nesting_has_no_end() -> None:
         answer = {"content": [answer]}
     answer = {"output": [answer, {"text": "one two"}]}
     assert text_tokens(answer, O200K_BASE) == 3
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"content": ["a"] * 100_000},
+        {"tool_calls": [{"x": "a"}] * 100_000},
+        {"choices": [{"delta": {"content": "a"}}] * 100_000},
+    ],
+    ids=["parts", "calls", "choices"],
+)
+def test_of_many_tiny_texts_the_rest_is_counted_in_proportion(
+    answer: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each takes the tokenizer a microsecond, however short it is."""
+    asked: list[str] = []
+
+    def counting(encoding: str) -> TokenCounter:
+        def count(text: str) -> int:
+            asked.append(text)
+            return counter_of(encoding)(text)
+
+        return count
+
+    monkeypatch.setattr("limiter_node.upstream.gateway.texts.counter_of", counting)
+    monkeypatch.setattr("limiter_node.upstream.gateway.accounts.counter_of", counting)
+    account = ChunkAccount(O200K_BASE, hides_usage=True, choices=1)
+    if "choices" in answer:
+        account.note(answer)
+    assert (account.output_tokens or text_tokens(answer, O200K_BASE)) == 100_000
+    assert len(asked) < 10_000

@@ -6,9 +6,15 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Coroutine
 from pathlib import Path
 
 import pytest
+
+from limiter_node import app
+from limiter_node.settings import NodeSettings
+from limiter_node.store.preparation import Preparation
+from limiter_node.store.url import parse_store_url
 
 _SCRIPT = """
 import sys
@@ -44,3 +50,17 @@ def left_kib(*arguments: str) -> int:
 def test_large_blocks_are_given_back(size: int) -> None:
     assert left_kib(str(size)) > 50_000, "as glibc is by itself"
     assert left_kib(str(size), "give") < 15_000, "the small ones alone are 2,000"
+
+
+def test_a_node_does_so_before_it_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+
+    def run(serving: Coroutine[object, object, None]) -> None:
+        serving.close()
+        done.append("served")
+
+    monkeypatch.setattr(app.malloc, "give_memory_back", lambda: done.append("set"))
+    monkeypatch.setattr(app.uvloop, "run", run)
+    store = "redis://127.0.0.1:1"
+    app.run_node(NodeSettings(store=store), Preparation(parse_store_url(store), {}))
+    assert done == ["set", "served"]

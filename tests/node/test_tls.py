@@ -315,7 +315,7 @@ async def listening(certificate: Certificate) -> AsyncIterator[Listener]:
     async def handler(_request: web.BaseRequest) -> Answer:
         return Answer(b"{}", "")
 
-    server = HttpServer(handler, max_body_bytes=100, keepalive_s=75)
+    server = HttpServer(handler, keepalive_s=75)
     listener = Listener(server, "127.0.0.1", 0, certificate=certificate)
     await listener.open()
     try:

@@ -1,4 +1,4 @@
-"""What a stream has cost so far, and whether it is whole: accounts of chunks, and of the Responses API's events.
+"""The cost of a stream so far, and whether it is whole: accounts of chunks, and of the Responses API's events.
 
 Until a service tells its usage, an answer costs what its pieces are by our tokenizer, each for itself: exact where each
 is a token, at most a little more where words are cut. What the service tells takes its place, unless it can't be true.
@@ -21,6 +21,10 @@ _ENVELOPE: Final = frozenset(
     )
 )
 """Fields of a chunk that say nothing of their own: one that has no others is there for its usage."""
+
+
+_MOST_CHOICES: Final = 2_048
+"""Of one chunk that are looked at one by one; chats have 128 at most."""
 
 
 class Account(Protocol):
@@ -75,7 +79,7 @@ class Account(Protocol):
 
 
 class _Counted:
-    """What both accounts share. `at_most`: bound of what is counted by another tokenizer than the service's."""
+    """The part that both accounts share. `at_most`: bound of a count by another tokenizer than the service's."""
 
     def __init__(self, encoding: str, at_most: int) -> None:
         self._encoding, self._at_most = encoding, at_most
@@ -151,7 +155,7 @@ class ChunkAccount(_Counted):
         if (not choices or "error" in fields) and self._is_error(fields):
             return None
         self._is_first = False
-        if type(choices) is list:
+        if type(choices) is list and len(choices) <= _MOST_CHOICES:
             usage = fields.get("usage")
             for choice in choices:
                 if type(choice) is dict:
@@ -243,8 +247,6 @@ class ChunkAccount(_Counted):
 
 
 _ENDED = frozenset(("response.completed", "response.incomplete", "response.failed"))
-
-
 _TEXT_DONE = {
     "response.output_text.done": "text",
     "response.refusal.done": "refusal",

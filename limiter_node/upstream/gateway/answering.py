@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from functools import partial
 from typing import Final
 
+from limiter_node.held import Hold
 from limiter_node.tokens import encoding_name
 from limiter_node.upstream.base import (
     AnswerStream,
@@ -19,8 +21,10 @@ from limiter_node.upstream.base import (
 from limiter_node.upstream.gateway.accounts import Account, ChunkAccount, ResponseAccount
 from limiter_node.upstream.gateway.exchange import HELD_BYTES, Exchange, Fields
 from limiter_node.upstream.gateway.incoming import openai_error, passed_headers, quoted_message, refusal_headers
+from limiter_node.upstream.gateway.lenient import read_json
 from limiter_node.upstream.gateway.outgoing import Ask
-from limiter_node.upstream.gateway.passing import EVENT_STREAM, PassingBody, PassingStream
+from limiter_node.upstream.gateway.passing import EVENT_STREAM, PassingStream
+from limiter_node.upstream.gateway.passing_body import PassingBody
 from limiter_node.upstream.gateway.said import KEEPS_STATUS, OUR_FAULT, SaidError, said_error
 from limiter_node.upstream.gateway.service import Service
 from limiter_node.upstream.gateway.sse import looks_like_stream
@@ -28,6 +32,12 @@ from limiter_node.upstream.gateway.usage import MOST_TOKENS
 from limiter_node.upstream.gateway.whole import WholeReader
 
 MAX_ERROR_BYTES: Final = HELD_BYTES
+
+_ERROR_S: Final = 5.0
+"""How long an error may take to say what it is: its status has come."""
+_CLOSING_S: Final = 0.5
+"""How long an answer that is whole may take to end, for its connection to be kept."""
+_MAX_PACKING_CHARS: Final = 64
 
 _JSON: Final = "application/json"
 
@@ -37,7 +47,12 @@ async def response_error(exchange: Exchange, service: Service) -> UpstreamError:
     status = exchange.status
     if not 400 <= status < 600:
         return UpstreamError(f"answered with status {status}")
-    said = await exchange.read(MAX_ERROR_BYTES)
+    try:
+        async with asyncio.timeout(_ERROR_S):
+            await exchange.read(MAX_ERROR_BYTES)
+    except TimeoutError:
+        pass
+    said = await exchange.read(0)
     if not exchange.is_complete or len(said) > MAX_ERROR_BYTES or _is_packed(exchange.fields):
         said = b""  # longer than anybody is told (some repeat the whole input), but what it is, its status says
     kind = _field(exchange.fields, "content-type")
@@ -58,13 +73,15 @@ async def to_answer(
     service: Service,
     who: str,
     ended: Callable[[str, str], None],
+    hold: Hold,
     hides: Callable[[Account], bool],
     note: Callable[[WholeReader], None],
 ) -> WholeAnswer | AnswerStream:
     """Return the answer that a response with status 200 is, as soon as it is known to be none but that.
 
     A stream's first event has come then, and of any other answer all, or `HELD_BYTES`. `who` answers, for our log;
-    `ended` is told how it went; `hides`: see `PassingStream`; `note` is told what a whole answer has told.
+    `ended` is told how it went; `hold` holds what has to be kept of it; `hides`: see `PassingStream`; `note` is told
+    what a whole answer has told.
 
     Raises `UpstreamError` for an error in the place of an answer, and what the exchange raises.
     """
@@ -74,10 +91,13 @@ async def to_answer(
     if _is_packed(fields):
         # Not unpacked: a few bytes may become any number. What it cost nobody can tell.
         packing = _field(fields, "content-encoding")
-        headers += f"content-encoding: {packing}\r\n" if packing.isascii() and packing.isprintable() else ""
+        is_plain = len(packing) <= _MAX_PACKING_CHARS and packing.isascii() and packing.isprintable()
+        if is_plain and not (service.key and service.key in packing):
+            headers += f"content-encoding: {packing}\r\n"
         await exchange.read(1)
         is_events = question.stream and kind.startswith(EVENT_STREAM)
-        body = PassingBody(exchange, None, headers, who, ended, EVENT_STREAM if is_events else _JSON, _length(fields))
+        shown = EVENT_STREAM if is_events else _JSON
+        body = PassingBody(exchange, None, headers, who, ended, hold, shown, _length(fields))
         await body.begin()
         return body
     is_stream = kind.startswith(EVENT_STREAM) or (question.stream and await _begins_as_stream(exchange))
@@ -85,11 +105,11 @@ async def to_answer(
         raise UpstreamError("answered with a stream that nobody asked for")
     to_error = partial(_said_to_error, fields, service, who)
     if is_stream:
-        stream = PassingStream(exchange, _account(ask, service), headers, who, ended, hides, to_error)
+        stream = PassingStream(exchange, _account(ask, service), headers, who, ended, hold, hides, to_error)
         await stream.begin()
         return stream
-    held = await exchange.read(HELD_BYTES)
-    if (said := said_error(held, exchange.is_complete)) is not None:
+    held, is_complete = await _beginning(exchange)
+    if (said := said_error(held, is_complete)) is not None:
         ended(said.outcome, said.what)
         raise to_error(said, False, 0)
     reader = WholeReader(
@@ -97,15 +117,41 @@ async def to_answer(
         choices=question.reserved_choices,
         at_most=_most_counted(ask, service),
         has_output=question.kind is not EmbeddingRequest,
+        hold=None if is_complete else hold,
     )
-    if not exchange.is_complete:
-        passing = PassingBody(exchange, reader, headers, who, ended, _JSON, _length(fields))
+    if not is_complete:
+        passing = PassingBody(exchange, reader, headers, who, ended, hold, _JSON, _length(fields))
         await passing.begin()
         return passing
     reader.feed(held)
     reader.finish()
     note(reader)
     return WholeAnswer(held, Cost(reader.output_tokens, reader.input_tokens), headers)
+
+
+async def _beginning(exchange: Exchange) -> tuple[bytes, bool]:
+    """Return the first `HELD_BYTES` of an answer, or all of it, and whether it is all.
+
+    An object that is whole is all, though blanks follow it, which some services send until something comes.
+    """
+    held = await exchange.read(1)
+    looked_at = b""
+    while not exchange.is_complete and len(held) < HELD_BYTES:
+        size = len(held)
+        held = await exchange.read(size + 1)
+        if exchange.is_complete or not held[size:].isspace():
+            continue
+        said = held.rstrip()
+        if said == looked_at or not said.endswith(b"}"):
+            continue
+        looked_at = said
+        try:
+            read_json(said)
+        except ValueError:
+            continue
+        exchange.end_within(_CLOSING_S)
+        return said, True
+    return held, exchange.is_complete
 
 
 async def _begins_as_stream(exchange: Exchange) -> bool:
@@ -137,7 +183,7 @@ def _account(ask: Ask, service: Service) -> Account:
 
 
 def _most_counted(ask: Ask, service: Service) -> int:
-    """What a count by our tokenizer is held to: a service that has a cap keeps to it, by its own."""
+    """Return the bound of a count by our tokenizer: a service that has a cap keeps to it, by its own."""
     is_capped = service.enforces_cap or ask.request.cap is not None
     return ask.reserved_tokens if is_capped else MOST_TOKENS
 

@@ -8,11 +8,13 @@ body in size, and an answer that has said that it is over in time (`end_within`)
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from typing import TYPE_CHECKING, Final, cast
 
 import httptools
 
-from limiter_node.upstream.gateway.exchange import Broken, Exchange, Fields
+from limiter_node.upstream.gateway.exchange import Broken, Exchange, Fields, Unread
+from limiter_node.upstream.gateway.turns import SLICE_BYTES
 
 if TYPE_CHECKING:
     from limiter_node.upstream.gateway.pool import Pool
@@ -28,10 +30,12 @@ class ServiceConnection(asyncio.Protocol):
     """Carries one exchange at a time. `read_s`: for how many seconds the service may be silent."""
 
     __slots__ = (
+        "_backlog",
         "_exchange",
         "_fields",
         "_framing_bytes",
         "_has_surplus",
+        "_has_turn",
         "_is_closing",
         "_is_interim",
         "_is_over",
@@ -53,11 +57,13 @@ class ServiceConnection(asyncio.Protocol):
 
     def __init__(self, pool: Pool, read_s: float) -> None:
         self._pool, self._read_s = pool, read_s
-        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
+        self._parser: httptools.HttpResponseParser | None = None
         self._transport: asyncio.Transport | None = None
         self._exchange: Exchange | None = None
         self._parts: list[bytes] = []
         self._is_paused = False
+        self._has_turn = False
+        self._backlog: deque[memoryview] = deque()  # what came at once and is still to be taken in
         self._writable: asyncio.Future[None] | None = None
         self.was_used = False
         self.deadline_s = 0.0
@@ -84,19 +90,20 @@ class ServiceConnection(asyncio.Protocol):
 
     def write(self, head: bytes, body: bytes) -> None:
         """Write a request that is no longer than a slice."""
-        assert self._transport is not None
-        self._transport.write(head + body)
+        if self._transport is not None:  # else its end is told
+            self._transport.write(head + body)
 
     async def write_slices(self, head: bytes, body: bytes) -> None:
         """Write a long request, slice by slice as the service takes it, until all is written or nobody wants it."""
         exchange, transport = self._exchange, self._transport
-        assert transport is not None
         self._unsent = True
+        if transport is None or transport.is_closing():
+            return
         transport.write(head)
         view = memoryview(body)
         for start in range(0, len(body), _SLICE_BYTES):
-            if exchange is not self._exchange or exchange is None or exchange.status or transport.is_closing():
-                return  # answered before it was read, or broken: no more of it is of use
+            if exchange is not self._exchange or exchange is None or exchange.status >= 400 or transport.is_closing():
+                return  # refused before it was read, or broken: no more of it is of use
             transport.write(view[start : start + _SLICE_BYTES])
             if self._writable is not None:
                 await asyncio.wait([self._writable])
@@ -116,7 +123,10 @@ class ServiceConnection(asyncio.Protocol):
             self._is_paused = False
             if not self._is_closing:
                 self.deadline_s = self._pool.now_s() + self._read_s
-            self._transport.resume_reading()
+            if self._backlog:
+                self._wait_for_turn()
+            else:
+                self._transport.resume_reading()
 
     def abort(self) -> None:
         """Close at once."""
@@ -137,9 +147,12 @@ class ServiceConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's doesn't inherit from it
+        self._parser = httptools.HttpResponseParser(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
+        while self._backlog:  # it came before the end
+            self._take_in(bytes(self._backlog.popleft()))
         self._parser = None  # it knows this connection: a cycle
         self.resume_writing()
         exchange, self._exchange = self._exchange, None
@@ -149,7 +162,8 @@ class ServiceConnection(asyncio.Protocol):
         if self._is_whole_at_eof and exc is None:
             exchange.on_end()
         else:
-            exchange.on_end(Broken("closed the connection" if exc is None else f"{type(exc).__name__}"))
+            kind = Broken if exchange.status or self._framing_bytes else Unread
+            exchange.on_end(kind("closed the connection" if exc is None else f"{type(exc).__name__}"))
 
     def pause_writing(self) -> None:
         self._writable = asyncio.get_running_loop().create_future()
@@ -160,6 +174,39 @@ class ServiceConnection(asyncio.Protocol):
             writable.set_result(None)
 
     def data_received(self, data: bytes) -> None:
+        if len(data) <= SLICE_BYTES and not self._backlog:
+            self._take_in(data)
+            return
+        self._backlog.append(memoryview(data))
+        if self._transport is not None and not self._is_paused:
+            self._transport.pause_reading()
+        self._wait_for_turn()
+
+    def _wait_for_turn(self) -> None:
+        if not self._has_turn:
+            self._has_turn = True
+            self._pool.turns.add(self)
+
+    def take_slice(self) -> bool:
+        """Take in a slice of what came at once; whether there is more that somebody waits for."""
+        self._has_turn = False
+        backlog = self._backlog
+        if not backlog or self._is_paused:
+            return False  # it is lost; or its reader is behind, and `resume` comes back
+        first = backlog[0]
+        if len(first) > SLICE_BYTES:
+            backlog[0] = first[SLICE_BYTES:]
+        else:
+            backlog.popleft()
+        self._take_in(bytes(first[:SLICE_BYTES]))
+        if self._is_paused or self._transport is None:
+            return False
+        if not backlog:
+            self._transport.resume_reading()
+        self._has_turn = bool(backlog)
+        return self._has_turn
+
+    def _take_in(self, data: bytes) -> None:
         exchange = self._exchange
         parser = self._parser
         if exchange is None or parser is None:
@@ -189,7 +236,7 @@ class ServiceConnection(asyncio.Protocol):
                 error = error or "sent headers without an end"
         if self._is_over:
             self._exchange = None
-            if error is None and self._keeps_alive and not self._has_surplus and not self._unsent:
+            if error is None and self._keeps_alive and not (self._has_surplus or self._unsent or self._backlog):
                 self.resume()
                 self._pool.take_back(self)
             else:
@@ -219,7 +266,10 @@ class ServiceConnection(asyncio.Protocol):
             self._fields = []
             return
         named = dict(self._fields)
-        coding = named.get("transfer-encoding", "").strip().lower()
+        coding = ""
+        if "transfer-encoding" in named:
+            codings = [value.strip() for name, value in self._fields if name == "transfer-encoding"]
+            coding = ", ".join(codings).lower()
         if coding not in ("", "chunked", "identity"):
             self._refused = "packed its answer for the connection"  # which would have to be unpacked here
             return

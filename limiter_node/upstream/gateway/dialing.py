@@ -12,6 +12,8 @@ from typing import Final, TypeVar
 from aiohappyeyeballs import AddrInfoType, start_connection
 from yarl import URL
 
+from limiter_node.upstream.gateway.turns import Turns
+
 _EYEBALLS_S: Final = 0.25
 """How long an address of a name may take before the next one is tried beside it (RFC 8305)."""
 _REMEMBERED_S: Final = 10.0
@@ -29,6 +31,8 @@ class Dialer:
 
     def __init__(self, connect_s: float) -> None:
         self._connect_s = connect_s
+        self.turns = Turns()
+        """Of all connections that this one has made."""
         self._addresses: dict[tuple[str, int], tuple[float, Sequence[AddrInfoType]]] = {}
         self._tls: ssl.SSLContext | None = None
 

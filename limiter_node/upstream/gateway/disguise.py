@@ -66,7 +66,7 @@ _OTHER_NAMES: Final = {
 """What servers call a cap, a number of choices or an input of their own → what says it here."""
 
 COUNTING_FIELDS: Final = _COUNTING | frozenset(_OTHER_NAMES)
-"""What no operator can let pass uncounted."""
+"""Fields that no operator can let pass uncounted."""
 _WITHIN_CONTAINERS: Final = COUNTING_FIELDS - {"role", "content", "text"}
 _SPELLED: Final = STEERING | CONTAINERS | frozenset(_OTHER_NAMES)
 _REFUSED: Final = frozenset(name.casefold() for name in _SPELLED)

@@ -1,4 +1,4 @@
-"""What the gateway makes of a checked request before it is admitted, in whichever process that is done."""
+"""Drafts: what is kept of a checked request until it is admitted. They are made in the process that read it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ServiceDrafter:
         return ServiceDrafter, ([replace(service, key="", urls=()) for service in self.services.all],)
 
     def extra_fields(self, model: str) -> frozenset[str]:
-        """Those that the service of `model` is to get; none for a model that nobody has."""
+        """Return the fields that pass uncounted to the service of `model`; none for a model that nobody has."""
         found = self.services.find(model)
         return frozenset() if found is None else found.service.extra_fields
 

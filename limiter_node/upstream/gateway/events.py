@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from limiter_node.held import SMALL_BYTES, Hold
 from limiter_node.upstream.gateway.accounts import Account
 from limiter_node.upstream.gateway.lenient import BYTE_ORDER_MARK, read_json, write_json
 from limiter_node.upstream.gateway.plain import Template
@@ -18,6 +19,10 @@ MAX_EVENT_BYTES: Final = 16 * 1024 * 1024
 
 _ENDS: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r|\n\r\n|\n\r(?=[^\n])")
 _LONGEST_END = 4
+_MOST_LIKENED_BYTES = 65_536
+"""Of an event that others may be like: none will be like a picture."""
+_MOST_LINES = 10_000
+"""Of one event that is read: 16 MB of empty lines would hold the event loop for seconds."""
 
 
 class TooLong(Exception):
@@ -27,11 +32,13 @@ class TooLong(Exception):
 class EventReader:
     """Takes a stream's bytes and gives back those that pass on; `account` knows what they mean.
 
+    `hold` holds what waits for the end of its event, where that is much.
+
     Most events of a stream differ in nothing but their text: of these only that is read, see `Template`.
     """
 
-    def __init__(self, account: Account) -> None:
-        self._account = account
+    def __init__(self, account: Account, hold: Hold | None = None) -> None:
+        self._account, self._hold = account, hold
         self._rest = bytearray()
         self._is_first = True
         self._is_cut = False
@@ -44,7 +51,7 @@ class EventReader:
         return len(self._rest)
 
     def feed(self, data: bytes) -> bytes:
-        """Return what passes on of `data` and of what had to wait. Raises `TooLong`."""
+        """Return what passes on of `data` and of what had to wait. Raises `TooLong`, and `Overloaded`."""
         waiting = self._rest
         if not waiting:
             template = self._template
@@ -65,6 +72,9 @@ class EventReader:
             del waiting[:end]
         if len(self._rest) > MAX_EVENT_BYTES:
             raise TooLong
+        if self._hold is not None and (len(self._rest) > SMALL_BYTES or self._hold.size):
+            self._hold.give(self._hold.size)
+            self._hold.take(len(self._rest))
         return self._passed(whole) if whole else b""
 
     def rest(self) -> bytes:
@@ -111,6 +121,10 @@ class EventReader:
             name, data = event[6:first_line].strip(), event[first_line + 6 :]
         else:
             unmarked = event.removeprefix(BYTE_ORDER_MARK) if self._is_first else event
+            if unmarked.count(b"\n") + unmarked.count(b"\r") > _MOST_LINES:
+                self._is_first = False
+                account.note_unread(len(unmarked))
+                return event
             lines = unmarked.splitlines()
             said = [line[5:].strip() for line in lines if line.startswith(b"data:")]
             if not said:
@@ -142,7 +156,7 @@ class EventReader:
             return b""
         passed = account.note(fields)
         if passed is fields:
-            if account.plain_text:
+            if account.plain_text and len(event) < _MOST_LIKENED_BYTES:
                 template.learn(event, account.plain_name, account.plain_text)
             return event
         template.forget()

@@ -7,9 +7,10 @@ Until somebody takes it, at most `HELD_BYTES` and one read are held, and no more
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Final, Protocol
+
+from limiter_node.upstream.gateway.wakeup import Wakeup
 
 HELD_BYTES: Final = 65_536
 
@@ -19,6 +20,10 @@ Fields = list[tuple[str, str]]
 
 class Broken(Exception):
     """Raised when a service breaks off, or answers something that is not HTTP. The text says which, for our log."""
+
+
+class Unread(Broken):
+    """Raised when a connection turns out to be closed, and nothing of an answer has come."""
 
 
 class Carrier(Protocol):
@@ -50,9 +55,10 @@ class Exchange:
         "_carrier",
         "_held",
         "_held_bytes",
+        "_most_held",
         "_on_end",
         "_receive",
-        "_waiter",
+        "_wakeup",
         "failure",
         "fields",
         "is_complete",
@@ -70,9 +76,10 @@ class Exchange:
         """Why it won't: `Broken`, or `TimeoutError` where the service fell silent."""
         self._held: list[bytes] = []
         self._held_bytes = 0
+        self._most_held = HELD_BYTES
         self._receive: Receive | None = None
         self._on_end: Callable[[], None] | None = None
-        self._waiter: asyncio.Future[None] | None = None
+        self._wakeup = Wakeup()
 
     @property
     def was_used(self) -> bool:
@@ -84,7 +91,7 @@ class Exchange:
     def on_head(self, status: int, fields: Fields) -> None:
         """The head is complete."""
         self.status, self.fields = status, fields
-        self._wake()
+        self._wakeup.wake()
 
     def on_body(self, data: bytes) -> None:
         """The next part of the body has come; never empty."""
@@ -93,16 +100,16 @@ class Exchange:
             return
         self._held.append(data)
         self._held_bytes += len(data)
-        if self._held_bytes >= HELD_BYTES:
+        if self._held_bytes >= self._most_held:
             self._carrier.pause()
-        self._wake()
+        self._wakeup.wake()
 
     def on_end(self, failure: Exception | None = None) -> None:
         """The answer is complete, or won't be. Called once; nothing comes after it."""
         if self.is_complete or self.failure is not None:
             return
         self.is_complete, self.failure = failure is None, failure
-        self._wake()
+        self._wakeup.wake()
         on_end = self._on_end
         if on_end is not None:
             on_end()
@@ -120,6 +127,10 @@ class Exchange:
 
         Raises `Broken` and `TimeoutError`.
         """
+        if at_least > self._most_held:
+            self._most_held = at_least
+            if self._held_bytes < at_least:
+                self.resume()
         while self._held_bytes < at_least and not self.is_complete:
             await self._more()
         if len(self._held) > 1:
@@ -139,7 +150,9 @@ class Exchange:
 
     def pause(self) -> None:
         """Read no more of it for the moment."""
-        if not self.is_complete:  # else its connection may carry another one by now
+        # Of one that is complete, the connection may carry another one by now; of one that nobody takes any more, it
+        # has to notice the end.
+        if not self.is_complete and self._receive is not _ignore:
             self._carrier.pause()
 
     def resume(self) -> None:
@@ -163,17 +176,9 @@ class Exchange:
 
     async def _more(self) -> None:
         """Wait until something has happened. Raises what the answer has failed with."""
-        if self.failure is not None:
-            raise self.failure
-        self._waiter = asyncio.get_running_loop().create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        if (failure := self.failure) is not None:
+            raise type(failure)(*failure.args)  # itself it would hold the frames of whoever has this: a cycle
+        await self._wakeup.wait()
 
 
 def _ignore(_: bytes) -> None:

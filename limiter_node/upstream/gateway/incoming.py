@@ -29,9 +29,10 @@ _PASSED = frozenset(
     ]
 )
 _PASSED_PREFIXES = ("x-inference-", "x-compute-", "x-vllm-", "fireworks-")
-"""What says something of one answer: which model and place gave it, how long it took, under which id to ask about it,
-and that it will not be given for ever. Not what steers a browser, what belongs to the connection or to how the body was
-sent, what tells of the account with the service (its limits, its spend, its cookies), what this node says itself."""
+"""Headers that say something of one answer: which model and place gave it, how long it took, under which id to ask
+about it, and that it will not be given for ever. Left out are those that steer a browser, belong to the connection or
+to how the body was sent, tell of the account with the service (its limits, its spend, its cookies), or that this node
+says itself."""
 _MAX_VALUE_CHARS = 1_024
 _MAX_LINES = 32
 _OF_REFUSALS = ("x-ratelimit-", "ratelimit", "anthropic-ratelimit-")

@@ -41,7 +41,7 @@ _MAX_VALUE_CHARS = 1_024
 
 
 class Question(NamedTuple):
-    """What the answer to a request is read by: as much of the request as matters when its body has been sent."""
+    """As much of a request as is needed to read its answer, when its body has been sent."""
 
     kind: type[LimitedRequest]
     model: str
@@ -69,7 +69,7 @@ class Ask(NamedTuple):
 
     @property
     def cap_per_choice(self) -> int:
-        """What each choice may have of what is reserved."""
+        """The part of the reserved tokens that each choice may have."""
         return self.reserved_tokens // (self.request.reserved_choices or 1)
 
 
@@ -81,10 +81,10 @@ class OutgoingBody(NamedTuple):
     added: Mapping[str, Any]
     """Fields to put behind the last."""
     cap_field: str
-    """What to call the cap that is added, too; empty where the caller set one or none is enforced."""
+    """The name of the cap to add, too; empty where the caller set one or none is enforced."""
 
     def with_cap(self, cap: int) -> bytes:
-        """What is sent for a request of which each choice may have `cap` tokens."""
+        """Return the body for a request of which each choice may have `cap` tokens."""
         added = {**self.added, self.cap_field: cap} if self.cap_field else self.added
         if not added:
             return self.data
@@ -94,7 +94,7 @@ class OutgoingBody(NamedTuple):
 
 
 def question_of(request: LimitedRequest, service: Service) -> Question:
-    """What matters of `request` when it has been sent to `service`."""
+    """Return what has to be known of `request` when it has been sent to `service`."""
     if isinstance(request, EmbeddingRequest):
         return Question(EmbeddingRequest, request.model, 0, 0, None, False, False)
     return Question(
@@ -137,7 +137,7 @@ def _wants_usage_asked(request: LimitedRequest) -> bool:
 
 
 def _caps(request: LimitedRequest, service: Service) -> tuple[dict[str, Any], str]:
-    """What has to be said about the cap beyond what the caller says, and what a cap of our own is called, if any."""
+    """Return the fields about the cap to add to the caller's, and the name of a cap of our own, if there is one."""
     if isinstance(request, EmbeddingRequest) or (request.cap is None and not service.enforces_cap):
         return {}, ""
     if isinstance(request, ResponsesRequest):

@@ -14,12 +14,14 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
+from limiter_node.held import Hold
+from limiter_node.model import Overloaded
 from limiter_node.upstream.base import Cost, Sink, UpstreamError
 from limiter_node.upstream.gateway.accounts import Account, ResponseAccount
 from limiter_node.upstream.gateway.events import EventReader, TooLong
 from limiter_node.upstream.gateway.exchange import Exchange
 from limiter_node.upstream.gateway.said import SaidError, error_from_event
-from limiter_node.upstream.gateway.whole import WholeReader
+from limiter_node.upstream.gateway.wakeup import Wakeup
 from limiter_node.upstream.openai.chunks import error_event
 from limiter_node.upstream.openai.response_events import response_error_event
 
@@ -39,15 +41,18 @@ class Passing:
     content_type = ""
     length: int | None = None
 
-    def __init__(self, exchange: Exchange, headers: str, who: str, ended: Callable[[str, str], None]) -> None:
+    def __init__(
+        self, exchange: Exchange, headers: str, who: str, ended: Callable[[str, str], None], hold: Hold
+    ) -> None:
         self.headers = headers
+        self._hold = hold
         self._exchange, self._who, self._ended = exchange, who, ended
         self._first: list[bytes] = []
         """What has passed before there was a sink."""
         self._sink: Sink | None = None
         self._is_over = False
         self._failure: UpstreamError | None = None
-        self._waiter: asyncio.Future[None] | None = None
+        self._wakeup = Wakeup()
 
     # ---- what kinds of answers differ in -----------------------------------------------------------------------------
 
@@ -83,10 +88,15 @@ class Passing:
     async def begin(self) -> None:
         """Wait until the first of it can pass. Raises `UpstreamError` where there is nothing to pass but an error."""
         self._exchange.pass_to(self._came, self._came_to_its_end)
-        while not self._first and not self._is_over:
-            await self._wait()
-        if self._failure is not None and not self._first:
-            raise self._failure
+        try:
+            while not self._first and not self._is_over:
+                await self._wakeup.wait()
+        except BaseException:
+            self._hold.release()
+            self._exchange.close()
+            raise
+        if not self._first:
+            self._raise_failure()
 
     async def deliver(self, sink: Sink) -> None:
         """Give all of it to `sink`, as it comes. Raises `UpstreamError` where it breaks off."""
@@ -101,11 +111,10 @@ class Passing:
                     await sink.drained()
                     self._exchange.resume()
                 else:
-                    await self._wait()
+                    await self._wakeup.wait()
         finally:
             self._sink = _NOBODY  # the sink knows this: a cycle
-        if self._failure is not None:
-            raise self._failure
+        self._raise_failure()
 
     async def read_on(self, seconds: float) -> None:
         """Read on for nobody, until it is known what it costs, for so many seconds at most."""
@@ -114,14 +123,14 @@ class Passing:
         try:
             async with asyncio.timeout(seconds):
                 while not self._is_over and not self._is_known:
-                    await self._wait()
+                    await self._wakeup.wait()
         except TimeoutError:
             pass
 
     async def close(self) -> None:
         """Nothing more is wanted: the service notices at once, by its connection."""
         if not self._is_over:
-            self._is_over = True
+            self._be_over()
             self._ended("ok" if self._is_known else "gone", "")
             self._exchange.close()
 
@@ -133,26 +142,34 @@ class Passing:
         try:
             passed = self._take(data)
         except Exception:
-            log.exception("%s sent something that could not be looked at", self._who)
-            self._fail("broken", "sent something that could not be looked at")
+            self._could_not_be_looked_at()
             return
         if passed:
             self._pass(passed)
         elif self._is_known and self._sink is _NOBODY:
-            self._wake()
+            self._wakeup.wake()
 
     def _came_to_its_end(self) -> None:
         if self._is_over:
             return
-        if passed := self._finish(self._exchange.failure):
+        try:
+            passed = self._finish(self._exchange.failure)
+        except Exception:
+            self._could_not_be_looked_at()
+            return
+        if passed:
             self._pass(passed)
-        self._wake()
+        self._wakeup.wake()
+
+    def _could_not_be_looked_at(self) -> None:
+        log.exception("%s sent something that could not be looked at", self._who)
+        self._fail("broken", "sent something that could not be looked at")
 
     def _pass(self, data: bytes) -> None:
         sink = self._sink
         if sink is None:
             self._first.append(data)
-            self._wake()
+            self._wakeup.wake()
             if len(self._first) > 1:
                 self._exchange.pause()  # nobody takes it yet
             return
@@ -160,42 +177,43 @@ class Passing:
             self._sink = _NOBODY
         if sink.is_full:
             self._exchange.pause()
-            self._wake()
+            self._wakeup.wake()
         elif self._is_over or sink is _NOBODY:
-            self._wake()
+            self._wakeup.wake()
+
+    def _be_over(self) -> None:
+        self._is_over = True
+        self._hold.release()
 
     def _end(self) -> None:
         """All of it has come."""
-        self._is_over = True
+        self._be_over()
         self._ended("ok", "")
-        self._wake()
+        self._wakeup.wake()
 
     def _fail(self, outcome: str, what: str, status: int = 502, error: UpstreamError | None = None) -> None:
         """It breaks off; `error` is what to raise for it, if not merely that."""
-        self._is_over = True
+        self._be_over()
         self._ended(outcome, what)
         self._failure = error or UpstreamError(
             f"{self._who} {what}", status=status, produced_tokens=self.cost.output_tokens
         )
         self._exchange.close()
-        self._wake()
+        self._wakeup.wake()
+
+    def _raise_failure(self) -> None:
+        failure, self._failure = self._failure, None
+        try:
+            if failure is not None:
+                raise failure
+        finally:
+            del failure  # it holds this frame: a cycle
 
     def _broke_off(self, failure: Exception, of_what: str) -> None:
         if isinstance(failure, TimeoutError):
             self._fail("timeout", f"fell silent in the middle of {of_what}", 504)
         else:
             self._fail("broken", f"broke off {of_what} ({failure})")
-
-    async def _wait(self) -> None:
-        self._waiter = asyncio.get_running_loop().create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
 
 
 class PassingStream(Passing):
@@ -214,12 +232,13 @@ class PassingStream(Passing):
         headers: str,
         who: str,
         ended: Callable[[str, str], None],
+        hold: Hold,
         hides: Callable[[Account], bool],
         to_error: Callable[[SaidError, bool, int], UpstreamError],
     ) -> None:
-        super().__init__(exchange, headers, who, ended)
+        super().__init__(exchange, headers, who, ended, hold)
         self._account, self._hides, self._to_error = account, hides, to_error
-        self._reader = EventReader(account)
+        self._reader = EventReader(account, hold)
 
     @property
     def cost(self) -> Cost:
@@ -245,6 +264,10 @@ class PassingStream(Passing):
             passed = self._reader.feed(data)
         except TooLong:
             self._fail("broken", "sent an event without an end")
+            return b""
+        except Overloaded:
+            # Nothing against the address.
+            self._fail("gone", "sent a longer event than the node has room for now", 503)
             return b""
         if account.error is not None:
             self._said_error(has_begun=bool(passed))
@@ -272,58 +295,6 @@ class PassingStream(Passing):
         has_begun = has_begun or bool(self._first) or self._sink is not None
         error = self._to_error(said, has_begun, self._account.output_tokens)
         self._fail(said.outcome, "" if said.is_callers_own else "broke off a stream with an error", error=error)
-
-
-class PassingBody(Passing):
-    """An answer that isn't a stream, longer than what is held of it; `reader` finds what it costs.
-
-    `reader` is None for one that can't be read, because it is packed though nobody asked for that.
-    """
-
-    def __init__(
-        self,
-        exchange: Exchange,
-        reader: WholeReader | None,
-        headers: str,
-        who: str,
-        ended: Callable[[str, str], None],
-        content_type: str,
-        length: int | None,
-    ) -> None:
-        super().__init__(exchange, headers, who, ended)
-        self.content_type, self.length = content_type, length
-        self._body = reader
-        self._has_come = False
-
-    @property
-    def cost(self) -> Cost:
-        return Cost(self._body.output_tokens, self._body.input_tokens) if self._body else Cost(0)
-
-    @property
-    def is_uncertain(self) -> bool:
-        return self._body is None or not self._has_come
-
-    @property
-    def _is_known(self) -> bool:
-        return self._has_come
-
-    def error_event(self, error: bytes) -> bytes:
-        return b""
-
-    def _take(self, data: bytes) -> bytes:
-        if self._body is not None:
-            self._body.feed(data)
-        return data
-
-    def _finish(self, failure: Exception | None) -> bytes:
-        if self._body is not None:
-            self._body.finish()
-        if failure is not None:
-            self._broke_off(failure, "its answer")
-        else:
-            self._has_come = True
-            self._end()
-        return b""
 
 
 class _Nobody:

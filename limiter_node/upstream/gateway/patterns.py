@@ -22,6 +22,6 @@ def matches(pattern: str, text: str) -> bool:
 
 
 def starred(pattern: str, text: str) -> str:
-    """What the one ``*`` of `pattern`, which matches `text`, stands for."""
+    """Return what the one ``*`` of `pattern`, which matches `text`, stands for."""
     first, _, last = pattern.partition("*")
     return text[len(first) : len(text) - len(last)]

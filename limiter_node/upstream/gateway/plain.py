@@ -38,7 +38,7 @@ def _only_arguments(calls: Any) -> Any:
 
 
 class Template:
-    """What stands around the text of an event."""
+    """The bytes around the text of an event."""
 
     __slots__ = ("_after", "_misses", "before")
 

@@ -28,6 +28,7 @@ class Pool:
 
     def __init__(self, url: URL, dialer: Dialer, read_s: float, keepalive_s: float) -> None:
         self._url, self._dialer = url, dialer
+        self.turns = dialer.turns
         self._read_s, self._keepalive_s = read_s, keepalive_s
         self._idle: dict[ServiceConnection, None] = {}
         """In the order in which they became idle."""

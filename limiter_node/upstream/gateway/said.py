@@ -63,7 +63,7 @@ class SaidError:
     code: int | None = None
     """The status that the error says it is, 400 to 599; None where it says none."""
     body: bytes | None = None
-    """What the service said; it may hold the service's key. None where callers are told no more than that it failed."""
+    """The service's words, which may hold its key. None where callers are told no more than that it failed."""
 
     @property
     def status(self) -> int:

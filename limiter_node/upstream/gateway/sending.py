@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from time import monotonic
 from typing import Final, NamedTuple
 
@@ -17,7 +16,7 @@ from limiter_node.telemetry import Telemetry, UpstreamCounts
 from limiter_node.upstream.base import UpstreamError
 from limiter_node.upstream.gateway.connection import ServiceConnection
 from limiter_node.upstream.gateway.dialing import Dialer, Unreachable
-from limiter_node.upstream.gateway.exchange import Broken, Exchange
+from limiter_node.upstream.gateway.exchange import Broken, Exchange, Unread
 from limiter_node.upstream.gateway.pool import Pool
 from limiter_node.upstream.gateway.rotation import Rotation, Target
 from limiter_node.upstream.gateway.service import Service
@@ -98,7 +97,10 @@ class Sender:
                 counts.outcomes["gone"] += 1
                 raise
         assert failure is not None, "a service has an address"
-        raise failure
+        try:
+            raise failure
+        finally:
+            del failure  # it holds this frame: a cycle
 
     def _request_line(self, target: Target, method: str, path: str) -> bytes:
         """The first lines of all requests of this kind, made once."""
@@ -125,7 +127,7 @@ class Sender:
         try:
             await _carried(connection, exchange, head, body)
             return exchange
-        except Broken:
+        except Unread:
             if not exchange.was_used or pool.now_s() - sent_s > _STALE_S:
                 raise
         counts.retries += 1
@@ -160,6 +162,10 @@ class Sender:
         )
 
 
+_writing: set[asyncio.Task[None]] = set()
+"""The event loop holds its tasks weakly."""
+
+
 async def _carried(connection: ServiceConnection, exchange: Exchange, head: bytes, body: bytes) -> None:
     """Write a request and wait for the head of its answer. Raises `Broken` and `TimeoutError`."""
     writing: asyncio.Task[None] | None = None
@@ -169,15 +175,17 @@ async def _carried(connection: ServiceConnection, exchange: Exchange, head: byte
         else:
             # Beside it, because a service may answer (or fail) before it has read everything.
             writing = asyncio.create_task(connection.write_slices(head, body))
+            _writing.add(writing)
+            writing.add_done_callback(_writing.discard)
         await exchange.head()
     except BaseException:
         exchange.close()
         raise
     finally:
-        if writing is not None:
+        # A service that has begun a good answer may still want the rest; the connection's end ends it.
+        if writing is not None and not 200 <= exchange.status < 400:
             writing.cancel()
-            with suppress(asyncio.CancelledError):
-                await writing
+            await asyncio.wait([writing])  # itself would raise what it was cancelled with, as if we were
 
 
 _ANSWERED = frozenset(("ok", "rate_limited", "refused"))

@@ -1,4 +1,4 @@
-"""Which strings of an answer are output: one rule for whole answers and for the pieces of streams.
+"""The strings of an answer that are output: one rule for whole answers and for the pieces of streams.
 
 Output is the text of a message (a string or a list of parts), a refusal, reasoning, the transcript of audio, and the
 calls of tools with their names. Services that show reasoning often show it under several names; it counts once. What
@@ -37,6 +37,8 @@ _NO_TEXT_OF_CALLS: Final = frozenset(("id", "type", "index", "status", *_KINDS))
 MAX_COUNTED_CHARS: Final = 65_536
 """Of a text, or of all texts of one answer. Counting holds the event loop, some 2 ms for these, at worst 6: of longer
 texts this many characters are counted, and the rest in proportion."""
+_CHARS_PER_TEXT: Final = 16
+"""Characters that take as long to count as a text of one: there may be 200,000 such texts."""
 
 
 def unread_tokens(size: int) -> int:
@@ -65,18 +67,23 @@ def piece_tokens(counter: TokenCounter, text: str) -> int:
 class _BoundedCounter:
     """Counts up to `MAX_COUNTED_CHARS` in all, and the rest in proportion."""
 
-    __slots__ = ("_chars", "_counter", "_tokens", "_uncounted")
+    __slots__ = ("_chars", "_counter", "_room", "_tokens", "_uncounted")
 
     def __init__(self, counter: TokenCounter) -> None:
         self._counter = counter
+        self._room = MAX_COUNTED_CHARS
         self._chars = self._tokens = self._uncounted = 0
 
     def __call__(self, text: str) -> int:
-        room = MAX_COUNTED_CHARS - self._chars
+        room = self._room
+        if room <= 0:
+            self._uncounted += len(text)
+            return 0
         if len(text) > room:
             self._uncounted += len(text) - room
             text = text[:room]
         self._chars += len(text)
+        self._room = room - len(text) - _CHARS_PER_TEXT
         try:
             tokens = self._counter(text)
         except UnicodeEncodeError:
@@ -86,7 +93,7 @@ class _BoundedCounter:
 
     def extrapolated_tokens(self) -> int:
         """The tokens of what was not counted."""
-        return -(-self._uncounted * self._tokens // MAX_COUNTED_CHARS) if self._uncounted else 0
+        return -(-self._uncounted * self._tokens // self._chars) if self._uncounted else 0
 
 
 def _walk(answer: Any, count: TokenCounter) -> int:

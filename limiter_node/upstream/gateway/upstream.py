@@ -10,6 +10,7 @@ from time import monotonic
 
 import orjson
 
+from limiter_node.held import HeldBytes, Hold
 from limiter_node.telemetry import Telemetry
 from limiter_node.upstream.base import (
     AnswerStream,
@@ -41,12 +42,16 @@ _NO_MODELS_S = 1.0
 _LISTING_S = 5.0
 """How long a service may take for its list: a model that thinks is worth waiting for, this isn't."""
 _MAX_LISTING_BYTES = 4 * 1024 * 1024
+_HELD_BYTES = 268_435_456
 _MAX_REASONING = 1_024
 """Models that are remembered to reason: their names come from callers."""
 
 
 class Gateway:
-    """Asks `services`. `clock` is for the ejection of failing addresses, in seconds, monotonic."""
+    """Asks `services`. `clock` is for the ejection of failing addresses, in seconds, monotonic.
+
+    What has to be kept of answers that pass, to know what they cost, counts in `held`.
+    """
 
     stops_at_once = True
 
@@ -56,7 +61,9 @@ class Gateway:
         telemetry: Telemetry,
         patience: Patience = Patience(),  # noqa: B008 - a NamedTuple of numbers
         clock: Callable[[], float] = monotonic,
+        held: HeldBytes | None = None,
     ) -> None:
+        self._held = HeldBytes(_HELD_BYTES) if held is None else held
         self.drafter = ServiceDrafter(services)
         self._services = self.drafter.services
         self._sender = Sender(services, telemetry, patience, clock)
@@ -90,7 +97,7 @@ class Gateway:
                 raise await response_error(exchange, service)
             note, hides = partial(self._note, service.name, model), partial(self._hides, service.name, model)
             who = target.described
-            answer = await to_answer(exchange, ask, service, who, ended, hides, note)
+            answer = await to_answer(exchange, ask, service, who, ended, Hold(self._held), hides, note)
         except UpstreamRefusal as error:
             ended("rate_limited" if error.status == 429 else "refused", "")
             exchange.close()

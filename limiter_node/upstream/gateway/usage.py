@@ -1,4 +1,4 @@
-"""What a service's `usage` tells of an answer's cost, in tokens.
+"""The cost of an answer in tokens, as a service's `usage` tells it.
 
 Output is ``completion_tokens`` (``output_tokens`` of the Responses API). Reasoning is output: services count it among
 these, and where one leaves it out (its ``total_tokens`` is more than prompt and completion together), the difference is
@@ -35,7 +35,7 @@ _OUTPUT_DETAILS: Final = ("completion_tokens_details", "output_tokens_details", 
 
 
 class Usage(NamedTuple):
-    """What a service told."""
+    """A `usage` that a service told."""
 
     output_tokens: int | None
     """None where it told input only, as for embeddings."""

@@ -6,6 +6,8 @@ import re
 from collections import deque
 from typing import Any, Final
 
+from limiter_node.held import Hold
+from limiter_node.model import Overloaded
 from limiter_node.upstream.gateway.lenient import object_at, read_json, to_text
 from limiter_node.upstream.gateway.texts import text_tokens, unread_tokens
 from limiter_node.upstream.gateway.usage import MOST_TOKENS, Usage, read_usage
@@ -30,10 +32,19 @@ class WholeReader:
     to, which is by another tokenizer than the service's; what is told isn't.
 
     An answer beyond `MAX_READ_BYTES` is charged what its usage tells, and one that can't be read and tells none is
-    charged a token per four bytes, held to `at_most`.
+    charged a token per four bytes, held to `at_most`. So is one of which `hold` has no room for more.
     """
 
-    def __init__(self, encoding: str, *, choices: int = 1, at_most: int = MOST_TOKENS, has_output: bool = True) -> None:
+    def __init__(
+        self,
+        encoding: str,
+        *,
+        choices: int = 1,
+        at_most: int = MOST_TOKENS,
+        has_output: bool = True,
+        hold: Hold | None = None,
+    ) -> None:
+        self._hold = hold
         self._encoding, self._choices, self._at_most, self._has_output = encoding, choices, at_most, has_output
         self._parts: list[bytes] = []
         self._size = 0
@@ -51,7 +62,7 @@ class WholeReader:
 
     @property
     def output_tokens(self) -> int:
-        """What the answer costs; until it is finished, what its bytes are."""
+        """The cost of the answer; until it is finished, that of its bytes."""
         return self._unread() if self._output_tokens is None else self._output_tokens
 
     def feed(self, data: bytes) -> None:
@@ -59,9 +70,11 @@ class WholeReader:
         self._size += len(data)
         if not self._is_long:
             self._parts.append(data)
-            if self._size <= MAX_READ_BYTES:
+            if self._size <= MAX_READ_BYTES and self._has_room(len(data)):
                 return
             self._is_long = True
+            if self._hold is not None:
+                self._hold.release()
             data = b"".join(self._parts)
             self._parts.clear()
             self._head, data = data[:EDGE_BYTES], data[EDGE_BYTES:]
@@ -70,6 +83,14 @@ class WholeReader:
         self._tail_size += len(data)
         while self._tail_size - len(self._tail[0]) >= EDGE_BYTES:
             self._tail_size -= len(self._tail.popleft())
+
+    def _has_room(self, size: int) -> bool:
+        try:
+            if self._hold is not None:
+                self._hold.take(size)
+        except Overloaded:
+            return False
+        return True
 
     def finish(self) -> None:
         """The answer has come to its end, in order or not."""

@@ -18,7 +18,7 @@ CUSTOM_INPUT = "mock input"
 
 ANY_OBJECT = {"type": "object"}
 OBJECT_TOKENS = 6
-"""What the object around its text may have."""
+"""The tokens that the object around its text may have."""
 _MOST_WORDS = 4_000
 """Of an object's text: it is tokenized, which prose is not, and a length may be a million tokens."""
 

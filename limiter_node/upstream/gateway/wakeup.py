@@ -1,0 +1,27 @@
+"""Letting one task wait until something has happened, with no queue and no lock."""
+
+from __future__ import annotations
+
+import asyncio
+
+
+class Wakeup:
+    """Wakes the one task that waits for it, if one does; what happens while none waits is not remembered."""
+
+    __slots__ = ("_waiter",)
+
+    def __init__(self) -> None:
+        self._waiter: asyncio.Future[None] | None = None
+
+    async def wait(self) -> None:
+        """Return when `wake` is called."""
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def wake(self) -> None:
+        """Wake whoever waits."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
