@@ -31,8 +31,9 @@ from aiohttp.streams import StreamReader
 from limiter_node.http import errors
 from limiter_node.http.errors import ErrorReply
 from limiter_node.http.headers import SERVER, SERVER_LINE
-from limiter_node.http.raw_body import BodyTimeout, ClientLeft, UnreadableBody
+from limiter_node.http.raw_body import BodyTimeout, ClientLeft, UnreadableBody, forget
 from limiter_node.http.serving import ServingConnection
+from limiter_node.http.slices import SlicingConnection
 
 MAX_LINE_BYTES = 8_190
 """Of a request line, and of a header field."""
@@ -58,7 +59,7 @@ class Deadlines(NamedTuple):
     stalled_s: float = 60.0
 
 
-class Connection(ServingConnection):
+class Connection(SlicingConnection):
     """aiohttp lets handlers run on when a connection ends; those that want to know set `on_gone`."""
 
     __slots__ = (
@@ -74,7 +75,6 @@ class Connection(ServingConnection):
         "_taken_bytes",
         "_unsent_bytes",
         "arrived_s",
-        "body",
         "last_lines",
         "left_s",
         "on_gone",
@@ -99,13 +99,13 @@ class Connection(ServingConnection):
         self._taken_bytes = self._unsent_bytes = 0
         self._linger_end: asyncio.TimerHandle | None = None
         self._linger_bytes = 0
-        # Of the last request that was begun, also while the rest of it is thrown away: what comes then is no head.
-        self.body: StreamReader | None = None
         self.arrived_s = 0.0  # when the last bytes of the request under way came, by `time.monotonic`
         super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
         """Every request comes this way: nothing here but what tells a whole one, the usual case, from the others."""
+        if len(data) > self._whole_bytes and self._takes_in_slices(data):
+            return
         self.arrived_s = monotonic()  # the loop's time stands still within a turn
         _receive(self, data)  # `super` costs 0.1 µs, which every request would pay
         waiter = self._waiter
@@ -169,8 +169,9 @@ class Connection(ServingConnection):
         self._linger_bytes = LINGER_BYTES
         self._close = True  # from here on, aiohttp leaves what comes alone
         if payload.exception() is None:
-            payload.read_nowait()  # else it stays in memory until the end
+            forget(payload)  # else it stays in memory until the end
         self._parser = None  # as well as what it holds
+        self._drop_unparsed()
         if transport.can_write_eof():  # TLS can't
             transport.write_eof()
         self._resume_transport_reading()
@@ -238,6 +239,10 @@ class Connection(ServingConnection):
                 self._pause_transport_reading()
                 self._loop.call_later(LINGER_PAUSE_S, self._resume_transport_reading)
             return
+        if self._unparsed:
+            self._parse_soon()  # whoever reads a body has taken what there was
+        if size and self.body is not None:
+            self._count_framing(self.body, size)
         if not self._messages or isinstance(self._messages[-1][0], RawRequestMessage):
             return
         payloads = [payload for _, payload in self._messages]

@@ -14,6 +14,7 @@ from aiohttp.streams import StreamReader
 
 MAX_DISCARDED_BYTES: Final = 65_536
 """So much of a body that was answered unread is discarded, to keep its connection: more costs more than a new one."""
+_FEW_BLOCKS: Final = 4
 
 
 class BodyTimeout(TimeoutError):
@@ -25,6 +26,18 @@ class BodyTimeout(TimeoutError):
 
 class UnreadableBody(Exception):
     """Raised when the framing or the encoding of a body is broken."""
+
+    message = "The body of your request could not be read."
+    """For the client."""
+
+
+class TinyChunks(UnreadableBody):
+    """Raised when a body is sent in chunks so small that most of it is their framing."""
+
+    message = (
+        "The body of your request came in chunks so small that most of what you sent was their framing. "
+        "Send it in larger ones, or with a Content-Length."
+    )
 
 
 class ClientLeft(ConnectionError):
@@ -38,7 +51,11 @@ async def next_block(content: StreamReader) -> bytes:
         BodyTimeout, UnreadableBody, ClientLeft: there is no more.
     """
     try:
-        return await content.readany()
+        while not content.is_eof() and content.exception() is None and not content._buffer:
+            await content._wait("next_block")
+        if content.exception() is None:
+            return first_block(content)
+        kind = type(content.exception())
     except Exception as error:
         error.__traceback__ = None
         kind = type(error)
@@ -46,14 +63,22 @@ async def next_block(content: StreamReader) -> bytes:
         raise BodyTimeout
     if issubclass(kind, ConnectionError):
         raise ClientLeft
-    raise UnreadableBody
+    raise TinyChunks if issubclass(kind, TinyChunks) else UnreadableBody
 
 
 def first_block(content: StreamReader) -> bytes:
-    """Return all of a body that has come whole. Raises as `next_block` does."""
+    """Return all that has come of a body. Raises as `next_block` does."""
     if content.exception() is not None:
         raise UnreadableBody
+    if content.total_bytes and len(content._buffer) > _FEW_BLOCKS:
+        return _all_blocks(content)
     return content.read_nowait()
+
+
+def forget(content: StreamReader) -> None:
+    """Let go of what has come of a body that is not read any more, and whose connection parses nothing any more."""
+    if content.total_bytes:
+        content._buffer.clear()
 
 
 def is_discardable(request: web.BaseRequest) -> bool:
@@ -63,3 +88,19 @@ def is_discardable(request: web.BaseRequest) -> bool:
     content = request.content
     rest_bytes = (request.content_length or 0) - content.total_bytes
     return rest_bytes <= MAX_DISCARDED_BYTES and content.exception() is None and hdrs.EXPECT not in request.headers
+
+
+def _all_blocks(content: StreamReader) -> bytes:
+    """Take all blocks at once.
+
+    aiohttp looks at each whether its connection may read on: ten times the work of parsing a chunk of a byte.
+    """
+    last = content._buffer.pop()
+    taken = [*content._buffer]
+    size = sum(map(len, taken))
+    content._buffer.clear()
+    content._buffer.append(last)
+    content._size -= size
+    content._cursor += size
+    taken.append(content.read_nowait())  # the last of them: here it looks
+    return b"".join(taken)

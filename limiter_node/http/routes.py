@@ -149,8 +149,8 @@ class Routes:
             response = self._error(errors.UNSUPPORTED_ENCODING, request_id)
         except BodyTimeout:
             response = self._error(errors.REQUEST_TIMEOUT, request_id)
-        except UnreadableBody:
-            unread = InvalidRequest("The body of your request could not be read.", None, None)
+        except UnreadableBody as error:
+            unread = InvalidRequest(error.message, None, None)
             response = self._error(errors.invalid_request(unread), request_id)
         except ConnectionError:
             response = self._error(errors.INTERNAL, request_id)  # the client is gone: nobody will read it
@@ -162,7 +162,7 @@ class Routes:
         self._responses[response.status] += 1
         if self._cors.is_on and isinstance(response, Answer):
             response.headers = merged(response.headers, self._cors.lines(request))
-        if self.is_draining or (not request.content.is_eof() and not is_discardable(request)):
+        if self.is_draining or (not request.content.is_eof() and not _is_discardable(request)):
             response.force_close()
         return response
 
@@ -251,6 +251,12 @@ class Routes:
 
     def _error(self, reply: ErrorReply, request_id: str) -> Answer:
         return Answer(reply.body, self._headers.plain(request_id), reply.status)
+
+
+def _is_discardable(request: web.BaseRequest) -> bool:
+    """Whether the rest of the body can be discarded behind the answer. In tiny chunks, even little of it costs much."""
+    connection = request.protocol
+    return is_discardable(request) and not (isinstance(connection, Connection) and connection.has_unparsed)
 
 
 def _waited_s(request: web.BaseRequest) -> float:

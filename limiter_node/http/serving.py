@@ -93,6 +93,11 @@ class ServingConnection(RequestHandler):
     def has_rested(self) -> None:
         """What came has waited for what came before it on this connection, and for nothing else."""
 
+    @property
+    def has_unparsed(self) -> bool:
+        """Whether something that the client sent waits to be parsed."""
+        return False
+
     def linger(self, payload: StreamReader) -> None:
         """The response has been sent, and the rest of the request's body is not read any more: end the connection."""
         self.force_close()
@@ -102,7 +107,7 @@ class ServingConnection(RequestHandler):
 
         Return whether that was all of it, so that the connection can go on. Raises `ClientLeft`.
         """
-        if not self._keepalive:
+        if not self._keepalive or self.has_unparsed:
             return False
         left = MAX_DISCARDED_BYTES
         try:
