@@ -56,7 +56,7 @@ class Frame(NamedTuple):
     kind: int
     head: bytes
     """Small, whatever the size of the request."""
-    body: bytes = b""
+    body: bytes | bytearray = b""
 
 
 class _Job(NamedTuple):

@@ -8,14 +8,18 @@ had is refused at once.
 from __future__ import annotations
 
 import asyncio
+from typing import Final
 
 from aiohttp import HttpVersion11, hdrs, web
 
 from limiter_node.held import Hold
 from limiter_node.http.raw_body import first_block, next_block
+from limiter_node.http.turns import OneATurn
 from limiter_node.http.unpacking import ENCODINGS, Unpacker
 
 _IDENTITY = ("", "identity")
+LARGE_BYTES: Final = 65_536
+"""Beyond it a body goes to the second process, as it is."""
 
 
 class BodyTooLarge(Exception):
@@ -32,6 +36,7 @@ class BodyReader:
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self._unpacking = asyncio.Lock()
+        self._turns = OneATurn()
 
     def read_at_once(self, request: web.BaseRequest, hold: Hold) -> bytes | None:
         """Return a body that needs no waiting, held by `hold`; None for one that does. Raises as `read` does."""
@@ -44,7 +49,7 @@ class BodyReader:
         hold.take(len(body))
         return body
 
-    async def read(self, request: web.BaseRequest, hold: Hold) -> bytes:
+    async def read(self, request: web.BaseRequest, hold: Hold) -> bytes | bytearray:
         """Return the whole body, held by `hold`. A client that waits for it is told to go on.
 
         Raises:
@@ -67,7 +72,7 @@ class BodyReader:
             return await self._read_plain(request, hold)
         return await self._read_packed(request, hold, encoding)
 
-    async def _read_plain(self, request: web.BaseRequest, hold: Hold) -> bytes:
+    async def _read_plain(self, request: web.BaseRequest, hold: Hold) -> bytes | bytearray:
         content = request.content
         # One growing block, because a heap of thousands of small ones isn't given back to the system when they go.
         body = bytearray()
@@ -76,7 +81,10 @@ class BodyReader:
                 raise BodyTooLarge
             hold.take(len(block))
             body += block
-        return bytes(body)
+            if len(body) > LARGE_BYTES:
+                await self._turns.turn()
+        # A large one isn't copied once more: that would take some milliseconds at once.
+        return body if len(body) > LARGE_BYTES else bytes(body)
 
     async def _read_packed(self, request: web.BaseRequest, hold: Hold, encoding: str) -> bytes:
         unpacked_bytes = packed_bytes = 0

@@ -8,7 +8,7 @@ from limiter_node.held import HeldBytes, Hold
 from limiter_node.http import errors
 from limiter_node.http.answer import Answer, Written
 from limiter_node.http.auth import caller_of
-from limiter_node.http.bodies import BodyReader
+from limiter_node.http.bodies import LARGE_BYTES, BodyReader
 from limiter_node.http.cors import Cors
 from limiter_node.http.errors import ErrorReply
 from limiter_node.http.fields import InvalidRequest
@@ -16,7 +16,7 @@ from limiter_node.http.headers import ResponseHeaders, merged, produced
 from limiter_node.http.in_flight import InFlight
 from limiter_node.http.limited import LimitedRoute
 from limiter_node.http.presence import ClientGone, Presence
-from limiter_node.http.reading import LARGE_BYTES, RequestReader
+from limiter_node.http.reading import RequestReader
 from limiter_node.http.streaming import Streams, log_upstream_failure
 from limiter_node.limiter.limiter import Limiter, Reservation
 from limiter_node.model import Need, Outcome
@@ -121,7 +121,7 @@ class LimitedRequests:
             return await self._limiter.find(kid)
 
     async def _read(
-        self, route: LimitedRoute, request: web.BaseRequest, hold: Hold, body: bytes | None
+        self, route: LimitedRoute, request: web.BaseRequest, hold: Hold, body: bytes | bytearray | None
     ) -> tuple[Need, Prepared]:
         """Return what a request needs, and how to ask it. `body`: None for one that is still to come."""
         if body is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from limiter_node.http.bodies import LARGE_BYTES
 from limiter_node.http.limited import LimitedRoute
 from limiter_node.http.reading_frames import READ, read_of, setup_frame
 from limiter_node.http.totals import Total
@@ -18,7 +19,6 @@ from limiter_node.token_process import INLINE_CHARS, TokenCounting
 from limiter_node.upstream.base import Draft, Prepared, Upstream
 from limiter_node.worker_process import Frame, WorkerProcess
 
-LARGE_BYTES: Final = 65_536
 LARGE_VALUES: Final = 4_000
 """JSON values that are read where they are; each of them may take a microsecond or two."""
 
@@ -33,7 +33,7 @@ class RequestReader:
         self.worker = WorkerProcess(_PROGRAM, setup_frame(upstream.drafter))
         self._counting = TokenCounting(self.worker)
 
-    async def read(self, route: LimitedRoute, body: bytes) -> tuple[Need, Prepared]:
+    async def read(self, route: LimitedRoute, body: bytes | bytearray) -> tuple[Need, Prepared]:
         """Return the need of the request that `body` is, and how to ask it once it is admitted.
 
         Raises:
@@ -41,9 +41,9 @@ class RequestReader:
             NotServed: it can't be asked.
             Overloaded: too many large requests wait to be read, or the process died of this one twice.
         """
-        if len(body) <= INLINE_CHARS:
+        if isinstance(body, bytes) and len(body) <= INLINE_CHARS:
             return self.read_small(route, body)
-        if is_large(body):
+        if isinstance(body, bytearray) or is_large(body):
             return await self._read_apart(route, body)
         upstream, later = self._upstream, list[tuple[str, Total]]()
 
@@ -62,7 +62,7 @@ class RequestReader:
         asked = route.parse(body, extra_fields=upstream.drafter.extra_fields)
         return route.need(asked), upstream.prepared(upstream.drafter.draft(asked, body))
 
-    async def _read_apart(self, route: LimitedRoute, body: bytes) -> tuple[Need, Prepared]:
+    async def _read_apart(self, route: LimitedRoute, body: bytes | bytearray) -> tuple[Need, Prepared]:
         answer = await self.worker.ask(Frame(READ, route.path.encode(), body))
         read = read_of(answer)
         draft = Draft(read.content, body if read.is_body_as_sent else answer.body)

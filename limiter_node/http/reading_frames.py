@@ -42,7 +42,7 @@ def drafter_of(frame: Frame) -> Drafter:
     return drafter
 
 
-def read_frame(read: Read, body: bytes) -> Frame:
+def read_frame(read: Read, body: bytes | bytearray) -> Frame:
     """The answer for a request that can be asked."""
     return Frame(READ, pickle.dumps(read), b"" if read.is_body_as_sent else body)
 

@@ -35,7 +35,7 @@ class _Program:
 
     def _read(self, frame: Frame) -> Frame:
         assert self._drafter is not None, "it comes first"
-        route, body = LIMITED_ROUTES[frame.head.decode()], frame.body
+        route, body = LIMITED_ROUTES[frame.head.decode()], bytes(frame.body)
         check_values(body)
         asked = route.parse(body, extra_fields=self._drafter.extra_fields)
         draft = self._drafter.draft(asked, body)

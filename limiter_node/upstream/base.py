@@ -261,7 +261,7 @@ class Draft(NamedTuple):
 
     content: Any
     """The upstream's own; small, and can be pickled."""
-    body: bytes = b""
+    body: bytes | bytearray = b""
     """The bytes to send, if they are many. If they are sent as they came, this is the very object that came."""
 
 

@@ -88,12 +88,12 @@ class ServiceConnection(asyncio.Protocol):
         self._exchange = exchange = Exchange(self)
         return exchange
 
-    def write(self, head: bytes, body: bytes) -> None:
+    def write(self, head: bytes, body: bytes | bytearray) -> None:
         """Write a request that is no longer than a slice."""
         if self._transport is not None:  # else its end is told
             self._transport.write(head + body)
 
-    async def write_slices(self, head: bytes, body: bytes) -> None:
+    async def write_slices(self, head: bytes, body: bytes | bytearray) -> None:
         """Write a long request, slice by slice as the service takes it, until all is written or nobody wants it."""
         exchange, transport = self._exchange, self._transport
         self._unsent = True

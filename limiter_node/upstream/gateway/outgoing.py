@@ -76,14 +76,14 @@ class Ask(NamedTuple):
 class OutgoingBody(NamedTuple):
     """A body for a service, all but the cap that is only known when the request is admitted."""
 
-    data: bytes
+    data: bytes | bytearray
     """An object with at least one field, none of which is among `added` or is `cap_field`."""
     added: Mapping[str, Any]
     """Fields to put behind the last."""
     cap_field: str
     """The name of the cap to add, too; empty where the caller set one or none is enforced."""
 
-    def with_cap(self, cap: int) -> bytes:
+    def with_cap(self, cap: int) -> bytes | bytearray:
         """Return the body for a request of which each choice may have `cap` tokens."""
         added = {**self.added, self.cap_field: cap} if self.cap_field else self.added
         if not added:

@@ -63,7 +63,7 @@ class Sender:
         service: Service,
         method: str,
         path: str,
-        body: bytes | None,
+        body: bytes | bytearray | None,
         headers: dict[str, str],
         on_sent: Callable[[], None] = lambda: None,
     ) -> tuple[Exchange, Target]:
@@ -114,7 +114,7 @@ class Sender:
         return line
 
     async def _sent_to(
-        self, target: Target, counts: UpstreamCounts, head: bytes, body: bytes, on_sent: Callable[[], None]
+        self, target: Target, counts: UpstreamCounts, head: bytes, body: bytes | bytearray, on_sent: Callable[[], None]
     ) -> Exchange:
         pool = self._pools.get(target)
         if pool is None:
@@ -166,7 +166,7 @@ _writing: set[asyncio.Task[None]] = set()
 """The event loop holds its tasks weakly."""
 
 
-async def _carried(connection: ServiceConnection, exchange: Exchange, head: bytes, body: bytes) -> None:
+async def _carried(connection: ServiceConnection, exchange: Exchange, head: bytes, body: bytes | bytearray) -> None:
     """Write a request and wait for the head of its answer. Raises `Broken` and `TimeoutError`."""
     writing: asyncio.Task[None] | None = None
     try:
