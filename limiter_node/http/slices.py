@@ -24,8 +24,10 @@ from aiohttp.streams import StreamReader
 from limiter_node.http.raw_body import TinyChunks
 from limiter_node.http.serving import ServingConnection
 
-SLICE_BYTES: Final = 8_192
-"""Half a millisecond, in chunks of a byte."""
+WHOLE_BYTES: Final = 8_192
+"""So much is parsed at once, whatever it is: at most half a millisecond's work."""
+SLICE_BYTES: Final = 2_048
+"""Smaller, because a request of others has several turns, each of which may be behind a slice."""
 DENSE_BYTES: Final = 16
 """What has more line ends than one in so many bytes is parsed in slices. A chunk has two."""
 MAX_FRAMING_BYTES: Final = 65_536
@@ -66,7 +68,7 @@ class SlicingConnection(ServingConnection):
         """It is open."""
         # Of the last request that was begun, also while the rest of it is thrown away: what comes then is no head.
         self.body: StreamReader | None = None
-        self._whole_bytes = SLICE_BYTES
+        self._whole_bytes = WHOLE_BYTES
         self._unparsed = b""  # what waits for its turn, from `_parsed_bytes` on
         self._parsed_bytes = 0
         self._is_queued = False
@@ -112,7 +114,7 @@ class SlicingConnection(ServingConnection):
 
     def _drop_unparsed(self) -> None:
         """Forget what waits; reading goes on only when it is resumed."""
-        self._unparsed, self._whole_bytes, self._buffer_paused = b"", SLICE_BYTES, False
+        self._unparsed, self._whole_bytes, self._buffer_paused = b"", WHOLE_BYTES, False
 
     def _count_framing(self, body: StreamReader, size: int) -> None:
         """`size` more bytes came of a request; refuse its body if too few of them are content.
@@ -168,7 +170,7 @@ class SlicingConnection(ServingConnection):
         try:
             self.data_received(part)
         finally:
-            self._whole_bytes = 0 if self._unparsed else SLICE_BYTES
+            self._whole_bytes = 0 if self._unparsed else WHOLE_BYTES
 
     def _must_wait(self) -> bool:
         """Whether the queue of requests is full, or the body under way has something that nobody has read yet."""
