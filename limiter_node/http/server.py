@@ -20,6 +20,7 @@ from aiohttp.web_protocol import RequestHandler
 from limiter_node.http.answer import Written
 from limiter_node.http.connection import MAX_HEADERS, MAX_LINE_BYTES, Connection, Deadlines, Refused
 from limiter_node.http.overload import LoopLoad
+from limiter_node.http.slices import SliceTurns
 
 _LOOK_S = 0.5
 """How often connections are looked at: 10,000 of them take some milliseconds."""
@@ -61,6 +62,7 @@ class HttpServer(web.Server):
         self._max_connections = max_connections
         self._load = load
         self._last_lines = last_lines
+        self._turns = SliceTurns(self._loop)
         self._look_every_s = min(_LOOK_S, min(deadlines) / 4)
         self._looking = self._loop.call_later(self._look_every_s, self._look)
 
@@ -68,7 +70,7 @@ class HttpServer(web.Server):
         if len(self._connections) >= self._max_connections:
             return cast(RequestHandler, Refused(self._last_lines))
         connection = Connection(self, loop=self._loop, **self._kwargs)
-        connection.last_lines = self._last_lines
+        connection.last_lines, connection.turns = self._last_lines, self._turns
         return connection
 
     @property

@@ -1,9 +1,10 @@
 """A connection that is sent many tiny pieces, as chunks of a byte, and parses them a few at a time.
 
 aiohttp's parser calls back for each chunk of a body, and one read brings up to 256 KB: 43,000 chunks of a byte, for
-which all others would wait. What is full of line ends is therefore parsed in slices, one per turn of the event loop.
-The next slice of a body is parsed only when what came before was read, so that a body nobody wants costs one slice.
-Nothing is read from the client meanwhile, and what it sent stays in its order.
+which all others would wait. What is full of line ends is therefore parsed in slices: the first when it comes, then one
+per turn of the event loop, of all connections. The next slice of a body is parsed only when what came before was read,
+so that a body nobody wants costs one slice. Nothing is read from the client meanwhile, and what it sent stays in its
+order.
 
 The hold on reading is aiohttp's own, for buffers that can't be emptied yet (`_buffer_paused`): whatever else resumes
 reading respects it.
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections import deque
 from typing import Final
 
 from aiohttp import hdrs
@@ -22,27 +24,54 @@ from aiohttp.streams import StreamReader
 from limiter_node.http.raw_body import TinyChunks
 from limiter_node.http.serving import ServingConnection
 
-SLICE_BYTES: Final = 8_192
-"""Half a millisecond, in chunks of a byte."""
+WHOLE_BYTES: Final = 8_192
+"""So much is parsed at once, whatever it is: at most half a millisecond's work."""
+SLICE_BYTES: Final = 2_048
+"""Smaller, because a request of others has several turns, each of which may be behind a slice."""
 DENSE_BYTES: Final = 16
 """What has more line ends than one in so many bytes is parsed in slices. A chunk has two."""
 MAX_FRAMING_BYTES: Final = 65_536
 """A chunked body may have so much that is not content, and more if that is no more than half of what was sent."""
 
 
+class SliceTurns:
+    """Whose slice is parsed next: one in each turn of the event loop, however many connections have some."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._queue: deque[SlicingConnection] = deque()
+
+    def add(self, connection: SlicingConnection) -> None:
+        """`take_turn` of `connection` is called when all that came before it have had theirs."""
+        self._queue.append(connection)
+        if len(self._queue) == 1:
+            self._loop.call_soon(self._give)
+
+    def _give(self) -> None:
+        try:
+            self._queue[0].take_turn()  # it is in the queue until then, so that one that is added doesn't begin another
+        finally:
+            self._queue.popleft()
+            if self._queue:
+                self._loop.call_soon(self._give)
+
+
 class SlicingConnection(ServingConnection):
     """Its `data_received` hands over what is longer than `_whole_bytes` to `_takes_in_slices`."""
 
-    __slots__ = ("_counted", "_parsed_bytes", "_parsing", "_sent_bytes", "_unparsed", "_whole_bytes", "body")
+    __slots__ = ("_counted", "_is_queued", "_parsed_bytes", "_sent_bytes", "_unparsed", "_whole_bytes", "body", "turns")
+
+    turns: SliceTurns
+    """Of all connections; the server sets it."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """It is open."""
         # Of the last request that was begun, also while the rest of it is thrown away: what comes then is no head.
         self.body: StreamReader | None = None
-        self._whole_bytes = SLICE_BYTES
+        self._whole_bytes = WHOLE_BYTES
         self._unparsed = b""  # what waits for its turn, from `_parsed_bytes` on
         self._parsed_bytes = 0
-        self._parsing: asyncio.Handle | None = None
+        self._is_queued = False
         # The body whose bytes are counted, and how many came, as they were sent, since the first look at it.
         self._counted: StreamReader | None = None
         self._sent_bytes = 0
@@ -72,16 +101,20 @@ class SlicingConnection(ServingConnection):
         return True
 
     def _parse_soon(self) -> None:
-        """Parse a slice in the next turn of the event loop, if one waits and may be parsed then."""
-        if self._unparsed and self._parsing is None:
-            self._parsing = self._loop.call_soon(self._parse_slice)
+        """Parse a slice in the connection's next turn, if one waits and may be parsed then."""
+        if self._unparsed and not self._is_queued:
+            self._is_queued = True
+            self.turns.add(self)
+
+    def take_turn(self) -> None:
+        """Parse a slice, if one still waits; `SliceTurns` calls this."""
+        self._is_queued = False
+        if self._unparsed:
+            self._parse_slice()
 
     def _drop_unparsed(self) -> None:
         """Forget what waits; reading goes on only when it is resumed."""
-        if self._parsing is not None:
-            self._parsing.cancel()
-            self._parsing = None
-        self._unparsed, self._whole_bytes, self._buffer_paused = b"", SLICE_BYTES, False
+        self._unparsed, self._whole_bytes, self._buffer_paused = b"", WHOLE_BYTES, False
 
     def _count_framing(self, body: StreamReader, size: int) -> None:
         """`size` more bytes came of a request; refuse its body if too few of them are content.
@@ -111,7 +144,6 @@ class SlicingConnection(ServingConnection):
         return self._parser is None or self._close or self._force_close
 
     def _parse_slice(self) -> None:
-        self._parsing = None
         if self._ends:
             self._drop_unparsed()
             return
@@ -138,7 +170,7 @@ class SlicingConnection(ServingConnection):
         try:
             self.data_received(part)
         finally:
-            self._whole_bytes = 0 if self._unparsed else SLICE_BYTES
+            self._whole_bytes = 0 if self._unparsed else WHOLE_BYTES
 
     def _must_wait(self) -> bool:
         """Whether the queue of requests is full, or the body under way has something that nobody has read yet."""

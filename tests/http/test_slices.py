@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import pytest
 from aiohttp import web
@@ -108,9 +109,32 @@ async def test_a_body_in_tiny_chunks_is_parsed_a_slice_per_turn(size: int, monke
         assert await seen.answers(1) == [CONTENT]
         assert seen.slices[:-1] == [SLICE_BYTES] * (len(sent) // SLICE_BYTES)
         assert sum(seen.slices) == len(sent)
-        assert all(not (one and other) for one, other in zip(seen.parsed, seen.parsed[1:], strict=False))
+        assert all(not (one and other) for one, other in pairwise(seen.parsed))
         seen.writer.write(GET)
         assert await seen.answers(1) == [b"/plain"], "it is read from again"
+
+
+async def test_slices_of_several_connections_share_the_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent, count = CHUNKED + in_chunks(CONTENT, 1), 4
+    async with opened(echo, monkeypatch) as seen:
+        assert seen.connection.transport is not None
+        host, port = seen.connection.transport.get_extra_info("sockname")
+        clients = [await asyncio.open_connection(host, port) for _ in range(count - 1)]
+        manager = seen.connection._manager
+        assert manager is not None
+        while len(manager.connections) < count:
+            await asyncio.sleep(0)
+        for connection in manager.connections:
+            connection.data_received(sent)
+        assert seen.slices == [SLICE_BYTES] * count
+        begun = len(seen.parsed)
+        await seen.answers(1)
+        for reader, writer in clients:
+            assert await Open(seen.connection, reader, writer).answers(1) == [CONTENT]
+            writer.close()
+        later = seen.parsed[begun:]
+        assert sum(later) == count * (len(sent) - SLICE_BYTES)
+        assert all(not (one and other) for one, other in pairwise(later))
 
 
 async def test_what_comes_over_the_wire_is_whole_and_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,7 +213,6 @@ async def test_who_leaves_in_the_middle_is_no_longer_parsed(sent: bytes, monkeyp
         await left.wait()
         await turns()
         assert not seen.connection.has_unparsed
-        assert seen.connection._parsing is None
 
 
 async def test_a_connection_that_is_lost_has_nothing_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
