@@ -115,7 +115,7 @@ def _of_service(model: str, **fields: object) -> Callable[[], list[bytes]]:
 
 def _refused() -> list[Attack]:
     noisy = filled("good", SIZE, b"[]", "documents")
-    held = HELD_MB + 30
+    held = HELD_MB + 100  # with what the second process takes to read one
     free: dict[str, Any] = {"cpu_each_ms": REFUSED_CPU_MS}
     crowd: dict[str, Any] = {"connections": 10_000, "seconds": 12.0, "then": Then.HOLD}
     return [
