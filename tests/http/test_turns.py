@@ -1,0 +1,43 @@
+"""Turns of the event loop for large bodies: one to each, in order, and none lost to whoever leaves."""
+
+from __future__ import annotations
+
+import asyncio
+
+from limiter_node.http.turns import OneATurn
+
+
+async def test_each_turn_is_given_to_one_in_order() -> None:
+    turns, taken, in_turn = OneATurn(), list[str](), list[int]()
+
+    async def takes(name: str) -> None:
+        for _ in range(3):
+            await turns.turn()
+            taken.append(name)
+            in_turn[-1] += 1
+
+    tasks = [asyncio.create_task(takes(name)) for name in "abcd"]
+    while not all(task.done() for task in tasks):
+        in_turn.append(0)
+        await asyncio.sleep(0)
+    assert max(in_turn) == 1
+    assert taken[:4] == ["a", "b", "c", "d"]
+    assert sorted(taken) == sorted("abcd" * 3)
+
+
+async def test_who_leaves_while_waiting_keeps_no_turn() -> None:
+    turns, taken = OneATurn(), list[int]()
+
+    async def takes(number: int) -> None:
+        await turns.turn()
+        taken.append(number)
+
+    await turns.turn()
+    tasks = [asyncio.create_task(takes(number)) for number in range(4)]
+    await asyncio.sleep(0)
+    tasks[0].cancel()
+    tasks[2].cancel()
+    await asyncio.wait(tasks)
+    assert taken == [1, 3]
+    async with asyncio.timeout(5):
+        await turns.turn()  # nobody has it any more
