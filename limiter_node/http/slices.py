@@ -93,9 +93,8 @@ class SlicingConnection(ServingConnection):
         if self._unparsed:
             self._unparsed += data  # reading has ended, but a transport may have had it already
             return True
-        if (
-            self._ends or self._upgraded or data.count(b"\n") * DENSE_BYTES <= len(data)
-        ):  # one byte is found far sooner than two
+        # One byte is found far sooner than two are.
+        if self._ends or self._upgraded or data.count(b"\n") * DENSE_BYTES <= len(data):
             return False
         self._unparsed, self._parsed_bytes = bytes(data), 0
         self._pause_reading_for_buffer()
