@@ -10,6 +10,7 @@ import json
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -379,15 +380,26 @@ async def test_a_service_may_answer_before_it_has_read_everything(single_store: 
         await is_over.wait()
 
 
-@pytest.mark.parametrize(("name", "status"), [("localhost", 200), ("127.0.0.1", 502)])
+@pytest.mark.parametrize(
+    ("name", "not_after", "status"),
+    [("localhost", None, 200), ("127.0.0.1", None, 502), ("localhost", datetime(2021, 1, 1, tzinfo=UTC), 502)],
+    ids=["its own", "another name", "expired"],
+)
 async def test_services_are_reached_by_tls_under_their_own_name_only(
-    single_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any, name: str, status: int
+    single_store: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: Any,
+    name: str,
+    not_after: Any,
+    status: int,
 ) -> None:
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority.issue_cert("localhost").configure_cert(context)
+    dates: dict[str, Any] = {"not_before": datetime(2020, 1, 1, tzinfo=UTC), "not_after": not_after}
+    authority.issue_cert("localhost", **dates).configure_cert(context)
     service = ScriptedService()
     service.script = says(http(completion()))
     server = await asyncio.start_server(service.serve, "127.0.0.1", 0, ssl=context)
