@@ -35,11 +35,11 @@ format: setup ## rewrite the code in the house's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-chaos: setup ## each fault of REPORT.md's table on real servers under load, both stores (twenty minutes); results/chaos.md
+chaos: setup ## each fault of REPORT.md's table on real servers under load, both stores (half an hour); results/chaos.md
 	CHAOS=1 $(BIN)/python -m pytest tests/chaos
 
 ROUNDS ?= 3
-attack: setup ## attacks on real nodes: others' latency and the node's memory beside each (half an hour); results/attack.md
+attack: setup ## attacks on real nodes: others' latency and the node's memory beside each (an hour); results/attack.md
 	$(BIN)/python -m tests.attack --rounds $(ROUNDS)
 
 SOAK_MINUTES ?= 30
