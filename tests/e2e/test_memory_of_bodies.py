@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -42,4 +43,7 @@ def test_bodies_whose_clients_leave(node: Fleet, is_known: bool, sent_bytes: int
     before = resident_kib(node)
     for _ in range(BODIES):
         leave(node, api_key, sent_bytes)
-    assert resident_kib(node) - before < 40 * 1024
+    until_s = time.monotonic() + 20  # the last ones may still be on their way through the node
+    while (more_kib := resident_kib(node) - before) >= 40 * 1024 and time.monotonic() < until_s:
+        time.sleep(0.1)
+    assert more_kib < 40 * 1024
