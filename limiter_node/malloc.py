@@ -5,8 +5,8 @@ that size come from the heap, which is given back only from its end: one small b
 bodies of 1 MiB keeps a gigabyte. A threshold that is set stays. A large block then costs its page faults each time,
 some 0.1 ms a MiB, which is little beside reading it.
 
-Bodies come in blocks from 64 KiB on. A threshold of 128 KiB left 140 MB with a node after floods of bodies whose
-clients left; one of 32 KiB cost others more while they lasted.
+Its weakness: bodies come in blocks from 64 KiB on, so that floods of them by known keys leave up to 140 MB of the heap,
+free for the next. A threshold of 64 KiB leaves nothing, and makes others wait ten times as long while strangers flood.
 
 ``MALLOC_MMAP_THRESHOLD_``, ``MALLOC_TRIM_THRESHOLD_`` and ``MALLOC_TOP_PAD_`` in the environment have the last word.
 """
@@ -20,7 +20,7 @@ from typing import Final
 _M_TRIM_THRESHOLD: Final = -1
 _M_TOP_PAD: Final = -2
 _M_MMAP_THRESHOLD: Final = -3
-MMAP_BYTES: Final = 65_536
+MMAP_BYTES: Final = 131_072
 """Blocks of at least this size have a memory map of their own, which goes when they do."""
 TRIM_BYTES: Final = 1_048_576
 """So much may be free at the heap's end before it is given back."""

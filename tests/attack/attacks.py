@@ -27,6 +27,8 @@ SIZE = MIB - 1_024
 """Of the bodies of 1 MiB, so that a node that takes no more than 1 MiB reads them, too."""
 HELD_MB = 268
 """What nodes may hold of bodies and answers by default (``--max-held-bytes``)."""
+HEAP_MB = 150.0
+"""What may stay with a node after hundreds of bodies of known keys at a time: see `limiter_node.malloc`."""
 
 
 class Then(Enum):
@@ -134,6 +136,7 @@ def _refused() -> list[Attack]:
             connections=1,
             at_most=300,
             peak_mb=held,
+            after_mb=HEAP_MB,
         ),
         Attack("38", "gzip of nothing, in members of 20 bytes, no key", lambda: _members(UNKNOWN % 1), **free),
         Attack("38", "gzip of nothing, in members of 20 bytes, known key", lambda: _members(KNOWN), peak_mb=held),
@@ -169,6 +172,7 @@ def _refused() -> list[Attack]:
             *("A4", "10,000 connections 1 MiB into a body, known key", lambda: _partial(KNOWN)),
             **crowd,
             peak_mb=HELD_MB + 300,
+            after_mb=HEAP_MB,
         ),
         Attack(
             *("39", "10,000 heads that don't end, unknown key", lambda: [head(ROUTES[0], UNKNOWN % 1, MIB)[:-2]]),
