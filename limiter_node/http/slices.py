@@ -29,7 +29,7 @@ WHOLE_BYTES: Final = 8_192
 SLICE_BYTES: Final = 2_048
 """Smaller, because a request of others has several turns, each of which may be behind a slice."""
 DENSE_BYTES: Final = 16
-"""What has more line ends than one in so many bytes is parsed in slices. A chunk has two."""
+"""Data with more than one line end in so many bytes is parsed in slices. A chunk has two."""
 MAX_FRAMING_BYTES: Final = 65_536
 """A chunked body may have so much that is not content, and more if that is no more than half of what was sent."""
 

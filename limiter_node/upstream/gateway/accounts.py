@@ -130,7 +130,7 @@ class ChunkAccount(_Counted):
 
     @property
     def output_tokens(self) -> int:
-        """What was told, unless pieces came since; some services tell one choice's usage for all."""
+        """Return what was told, unless pieces came since; some services tell one choice's usage for all."""
         counted, usage = min(self._counted, self._at_most), self._usage
         if usage is None or usage.output_tokens is None:
             return counted
@@ -273,7 +273,7 @@ class ResponseAccount(_Counted):
 
     @property
     def output_tokens(self) -> int:
-        """What was told, at the end, else what was counted."""
+        """Return the tokens told at the end, else those counted."""
         counted, usage = min(self._counted, self._at_most), self._usage
         if usage is None or usage.output_tokens is None:
             return counted

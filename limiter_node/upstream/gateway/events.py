@@ -45,11 +45,6 @@ class EventReader:
         """Whether an event that can't be read may be the beginning of one, which callers' clients drop."""
         self._template = Template()
 
-    @property
-    def waiting_bytes(self) -> int:
-        """How many bytes wait for the end of their event."""
-        return len(self._rest)
-
     def feed(self, data: bytes) -> bytes:
         """Return what passes on of `data` and of what had to wait. Raises `TooLong`, and `Overloaded`."""
         waiting = self._rest
@@ -100,7 +95,7 @@ class EventReader:
         return b"".join([event if len(event) <= 2 and account.error is None else self._kept(event) for event in events])
 
     def _kept(self, event: bytes) -> bytes:
-        """What passes on of one event."""
+        """Return the bytes of one event that pass on."""
         account = self._account
         if account.error is not None:
             return b""  # what comes after an error is of no use to anybody

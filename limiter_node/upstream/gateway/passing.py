@@ -33,7 +33,7 @@ _CLOSING_S: Final = 0.5
 
 
 class Passing:
-    """What all answers that pass have in common. `who` sends it, for our log.
+    """An answer that passes, of any kind. `who` sends it, for our log.
 
     `ended` is told how it went: one of `limiter_node.telemetry.UPSTREAM_OUTCOMES`, and what happened.
     """
@@ -48,7 +48,7 @@ class Passing:
         self._hold = hold
         self._exchange, self._who, self._ended = exchange, who, ended
         self._first: list[bytes] = []
-        """What has passed before there was a sink."""
+        """Bytes that passed before there was a sink."""
         self._sink: Sink | None = None
         self._is_over = False
         self._failure: UpstreamError | None = None
@@ -58,7 +58,7 @@ class Passing:
 
     @property
     def cost(self) -> Cost:
-        """What it costs so far."""
+        """The cost of it so far."""
         raise NotImplementedError
 
     @property
@@ -219,8 +219,8 @@ class Passing:
 class PassingStream(Passing):
     """An event stream, understood by `account`.
 
-    `hides`: whether its model is known to produce output that nobody is shown. `raise_said`: makes the error of what
-    the service says in an event, and of whether anything has passed before.
+    `hides`: whether its model is known to produce output that nobody is shown. `to_error`: makes the error of what the
+    service says in an event, of whether anything has passed before, and of the tokens so far.
     """
 
     content_type = EVENT_STREAM
