@@ -16,10 +16,10 @@ from binascii import crc_hqx
 from collections.abc import Callable
 from typing import Any
 
-from limiter_node.model import OtherFormat
+from limiter_node.errors import OtherFormat
 from limiter_node.store.codec import load_script
 from limiter_node.store.keyspace import FORMAT_KEY, NODES_KEY, NODES_TAG, STORAGE_FORMAT
-from limiter_node.store.routing import RoutedCall, Router, ScriptTarget, bulk
+from limiter_node.store.wire.routing import RoutedCall, Router, ScriptTarget, bulk
 
 log = logging.getLogger(__name__)
 

@@ -22,11 +22,12 @@ from test_belief_faults import note, signal_all, special_keys
 from test_client_faults import resident_mb
 from test_store_faults import assert_answered, ready
 
+from limiter_node.credentials import key_id
 from limiter_node.keysfile import read_keys
-from limiter_node.model import KeyLimits
-from limiter_node.store.admin import StoreAdmin, administering
-from limiter_node.store.embedded import EmbeddedServer
-from limiter_node.store.keyspace import key_id, limits_key, past_key, window_key
+from limiter_node.limits import KeyLimits
+from limiter_node.store.admin.store_admin import StoreAdmin, administering
+from limiter_node.store.embedded.stores import EmbeddedServer
+from limiter_node.store.keyspace import limits_key, past_key, window_key
 from limiter_node.store.url import parse_store_url
 
 BOTH = (0, 1)

@@ -13,13 +13,13 @@ from time import monotonic
 from typing import Final, NamedTuple
 
 from limiter_node.telemetry import Telemetry, UpstreamCounts
-from limiter_node.upstream.base import UpstreamError
-from limiter_node.upstream.gateway.connection import ServiceConnection
-from limiter_node.upstream.gateway.dialing import Dialer, Unreachable
-from limiter_node.upstream.gateway.exchange import Broken, Exchange, Unread
-from limiter_node.upstream.gateway.pool import Pool
+from limiter_node.upstream.errors import UpstreamError
 from limiter_node.upstream.gateway.rotation import Rotation, Target
 from limiter_node.upstream.gateway.service import Service
+from limiter_node.upstream.gateway.wire.dialing import Dialer, Unreachable
+from limiter_node.upstream.gateway.wire.exchange import Broken, Exchange, Unread
+from limiter_node.upstream.gateway.wire.pool import Pool
+from limiter_node.upstream.gateway.wire.service_connection import ServiceConnection
 
 _SMALL_BYTES: Final = 65_536
 """A request that is no longer is written at once; the system takes it at once, too."""
