@@ -5,9 +5,9 @@ from __future__ import annotations
 from aiohttp import web
 
 from limiter_node.decisions import Need, Outcome
-from limiter_node.held import HeldBytes, Hold
+from limiter_node.held import SMALL_BYTES, HeldBytes, Hold
 from limiter_node.http.auth import caller_of
-from limiter_node.http.bodies.body import LARGE_BYTES, BodyReader
+from limiter_node.http.bodies.body import BodyReader
 from limiter_node.http.client_gone import ClientGone, Presence
 from limiter_node.http.cors import Cors
 from limiter_node.http.in_flight import InFlight
@@ -129,7 +129,7 @@ class LimitedRequests:
         if body is None:
             with self._in_flight.waiting():
                 body = await self._bodies.read(request, hold)
-        if len(body) <= LARGE_BYTES:
+        if len(body) <= SMALL_BYTES:
             return await self._reader.read(route, body)
         with Presence(request):
             return await self._reader.read(route, body)

@@ -1,8 +1,13 @@
-"""The names of things in the store (the glossary is in lua/README.md), how an API key becomes one, and the number of
-the format in which they are stored.
+"""The names of things in the store (the glossary is in lua/README.md), the slots they fall into, and the number of the
+format in which they are stored.
 """
 
 from __future__ import annotations
+
+from binascii import crc_hqx
+
+SLOTS = 16384
+"""The hash slots of a cluster."""
 
 NODES_TAG = "nodes"
 NODES_KEY = f"rl:{{{NODES_TAG}}}"
@@ -17,6 +22,11 @@ STORAGE_FORMAT = 1
 It rises with each change of what is stored that nodes of the version before would read or write wrongly. The scripts
 have no number: each node brings its own and calls them by their digest.
 """
+
+
+def slot_of(tag: str) -> int:
+    """Return the cluster slot of all names with the hash tag `tag`, as an API key's `kid` is one."""
+    return crc_hqx(tag.encode(), 0) % SLOTS
 
 
 def limits_key(kid: str) -> str:
@@ -36,6 +46,11 @@ META_FIELD = "m"
 def past_key(kid: str) -> str:
     """The hash of the key's older buckets."""
     return f"rl:{{{kid}}}:past"
+
+
+def decision_keys(kid: str) -> tuple[bytes, bytes, bytes]:
+    """Return the keys of the scripts that decide and look: limits, window, past."""
+    return limits_key(kid).encode(), window_key(kid).encode(), past_key(kid).encode()
 
 
 def deleted_key(kid: str) -> str:

@@ -7,7 +7,8 @@ The cookbook knows flat parameters only; those of nested objects and lists are c
 know of a definition (titles, defaults, examples, any other field) is counted as its compact JSON, since services show
 models all of it; so is any other tool, and the schema of a `response_format`.
 
-Definitions must have been checked by `limiter_node.http.requests.tools` and by `check_depth`. O(characters).
+Definitions must have been checked by `limiter_node.http.requests.tools` and by `http.requests.json_values.check_depth`.
+O(characters).
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from typing import Any
 
 import orjson
 
-from limiter_node.http.requests.fields import InvalidRequest
 from limiter_node.tokens.counting import CL100K_BASE, TokenCounter, count, encoding_name
 
 TOKENS_PER_FUNCTION = 7
@@ -65,16 +65,8 @@ def sum_tools(tools: Sequence[dict[str, Any]], model: str, counter: TokenCounter
 
 
 def sum_json(value: Any, counter: TokenCounter) -> int:
-    """The tokens of `value`, which `check_depth` let pass, as compact JSON."""
+    """The tokens of `value`, which `http.requests.json_values.check_depth` let pass, as compact JSON."""
     return counter(orjson.dumps(value).decode())
-
-
-def check_depth(value: Any, param: str) -> None:
-    """Raise `InvalidRequest` for JSON that can be read but not written: orjson reads 1,024 levels and writes 254."""
-    try:
-        orjson.dumps(value)
-    except orjson.JSONEncodeError:
-        raise InvalidRequest(f"Invalid '{param}': nested too deeply.", param, "invalid_value") from None
 
 
 def _others(fields: dict[str, Any], known: frozenset[str]) -> list[Any]:

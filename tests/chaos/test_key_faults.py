@@ -9,7 +9,6 @@ import asyncio
 import re
 import shutil
 import signal
-from binascii import crc_hqx
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -149,7 +148,7 @@ async def test_32_invented_keys_beside_known_ones(directory: Path, binary: str |
 
 
 def slot_of(key: str) -> int:
-    return crc_hqx(key_id(key).encode(), 0) % 16384
+    return slot_of(key_id(key))
 
 
 def owner_of(on: Scene, key: str) -> EmbeddedServer:

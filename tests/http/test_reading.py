@@ -26,7 +26,7 @@ from limiter_node.errors import Overloaded
 from limiter_node.http.requests.fields import InvalidRequest
 from limiter_node.http.requests.json_values import MAX_VALUES, check_values
 from limiter_node.http.requests.limited_routes import LIMITED_ROUTES
-from limiter_node.http.requests.reader import LARGE_BYTES, LARGE_VALUES, RequestReader, is_large
+from limiter_node.http.requests.reader import LARGE_VALUES, SMALL_BYTES, RequestReader, is_large
 from limiter_node.telemetry import Telemetry
 from limiter_node.tokens import cache as token_cache
 from limiter_node.tokens.process import INLINE_CHARS
@@ -93,7 +93,7 @@ PARTS = [{"type": "text", "text": noise(9_000, 21)}, {"type": "text", "text": "h
 async def test_a_request_of_any_size_is_read_alike(reader: RequestReader, path: str, body: bytes) -> None:
     need, prepared = await reader.read(LIMITED_ROUTES[path], body)
     assert (need, facts(prepared)) == await read_here(reader, path, body)
-    assert reader.worker.answered == is_large(body) or len(body) < LARGE_BYTES
+    assert reader.worker.answered == is_large(body) or len(body) < SMALL_BYTES
 
 
 @pytest.mark.parametrize(
@@ -127,8 +127,8 @@ async def test_a_model_that_nobody_serves_is_told_by_its_name(reader: RequestRea
 
 
 def test_what_is_large() -> None:
-    assert not is_large(b"x" * LARGE_BYTES)
-    assert is_large(b"x" * (LARGE_BYTES + 1))
+    assert not is_large(b"x" * SMALL_BYTES)
+    assert is_large(b"x" * (SMALL_BYTES + 1))
     assert not is_large(b"[{,:" * (LARGE_VALUES // 4))
     assert is_large(b"[{,:" * (LARGE_VALUES // 4) + b",")
 

@@ -20,7 +20,8 @@ from limiter_node.processes import free_ports
 from limiter_node.store.admin.store_admin import administering
 from limiter_node.store.admin.watch import StoreWatch
 from limiter_node.store.embedded.stores import EmbeddedStore
-from limiter_node.store.slots import SLOTS, SlotRange, redirect_endpoint, slot_ranges
+from limiter_node.store.keyspace import SLOTS
+from limiter_node.store.slots import SlotRange, redirect_endpoint, slot_ranges
 from limiter_node.store.url import parse_store_url
 from limiter_node.store.wire.discovery import Discovery
 

@@ -19,8 +19,8 @@ from redis.asyncio.cluster import RedisCluster
 
 from limiter_node.errors import ConfigError
 from limiter_node.processes import end_with_parent, free_ports, port_is_free
-from limiter_node.store.embedded import stores as embedded
 from limiter_node.store.embedded import binary
+from limiter_node.store.embedded import stores as embedded
 from limiter_node.store.embedded.stores import EmbeddedStore, StoreError
 
 SYSTEM_SERVER = shutil.which("valkey-server") or shutil.which("redis-server")

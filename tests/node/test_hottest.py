@@ -17,9 +17,9 @@ from redis.asyncio import Redis
 
 from limiter_node.credentials import key_id
 from limiter_node.limits import BUCKET_MS, KeyLimits
+from limiter_node.store.admin import hottest
 from limiter_node.store.admin.hottest import HottestKeys, KeyHeat
 from limiter_node.store.admin.masters import Masters
-from limiter_node.store.admin import hottest
 from limiter_node.store.admin.store_admin import administering
 from limiter_node.store.admin.watch import StoreReading, StoreWatch
 from limiter_node.store.codec import load_script, pack_batch, pack_charge, pack_limits

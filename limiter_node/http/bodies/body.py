@@ -8,18 +8,15 @@ had is refused at once.
 from __future__ import annotations
 
 import asyncio
-from typing import Final
 
 from aiohttp import HttpVersion11, hdrs, web
 
-from limiter_node.held import Hold
+from limiter_node.held import SMALL_BYTES, Hold
 from limiter_node.http.bodies.one_a_turn import OneATurn
 from limiter_node.http.bodies.unpacking import ENCODINGS, Unpacker
 from limiter_node.http.server.raw_body import first_block, next_block
 
 _IDENTITY = ("", "identity")
-LARGE_BYTES: Final = 65_536
-"""Beyond it a body goes to the second process, as it is."""
 
 
 class BodyTooLarge(Exception):
@@ -81,10 +78,10 @@ class BodyReader:
                 raise BodyTooLarge
             hold.take(len(block))
             body += block
-            if len(body) > LARGE_BYTES:
+            if len(body) > SMALL_BYTES:
                 await self._turns.turn()
         # A large one isn't copied once more: that would take some milliseconds at once.
-        return body if len(body) > LARGE_BYTES else bytes(body)
+        return body if len(body) > SMALL_BYTES else bytes(body)
 
     async def _read_packed(self, request: web.BaseRequest, hold: Hold, encoding: str) -> bytes:
         unpacked_bytes = packed_bytes = 0

@@ -32,6 +32,7 @@ from limiter_node.http.requests.fields import (
     number_between,
     wrong_type,
 )
+from limiter_node.http.requests.json_values import check_depth
 from limiter_node.http.requests.known_fields import (
     OF_CHAT,
     OF_RESPONSE_FORMAT,
@@ -43,7 +44,7 @@ from limiter_node.http.requests.known_fields import (
 from limiter_node.http.requests.messages import check_messages
 from limiter_node.http.requests.tools import chat_form, check_function
 from limiter_node.tokens.counting import TokenCounter, count_chat, sum_chat
-from limiter_node.tokens.tools import check_depth, sum_json, sum_tools
+from limiter_node.tokens.tools import sum_json, sum_tools
 from limiter_node.tokens.totals import Count, Total, count_now
 from limiter_node.upstream.requests import AnswerForm, ChatRequest
 

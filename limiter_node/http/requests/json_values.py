@@ -1,12 +1,15 @@
-"""A bound on the JSON values of a body, found before it is parsed: a value costs up to 200 bytes once it is an object.
+"""Bounds on the JSON of a body: how many values it has, and how deeply they are nested.
 
-What is counted is the bytes ``[ { , :``, of which there is at least one for each value but one. Those within texts
-count, too: a text of a million commas is no prompt.
+The number is bounded before the body is parsed, since a value costs up to 200 bytes once it is an object. What is
+counted is the bytes ``[ { , :``, of which there is at least one for each value but one. Those within texts count, too:
+a text of a million commas is no prompt.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
+
+import orjson
 
 from limiter_node.http.requests.fields import InvalidRequest
 
@@ -27,3 +30,11 @@ def check_values(body: bytes) -> None:
         raise InvalidRequest(
             f"Your request has too many JSON values. Expected {MAX_VALUES:,} or fewer.", None, "too_many_values"
         )
+
+
+def check_depth(value: Any, param: str) -> None:
+    """Raise `InvalidRequest` for JSON that can be read but not written: orjson reads 1,024 levels and writes 254."""
+    try:
+        orjson.dumps(value)
+    except orjson.JSONEncodeError:
+        raise InvalidRequest(f"Invalid '{param}': nested too deeply.", param, "invalid_value") from None

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 from limiter_node.decisions import Need
-from limiter_node.http.bodies.body import LARGE_BYTES
+from limiter_node.held import SMALL_BYTES
 from limiter_node.http.requests.json_values import count_values
 from limiter_node.http.requests.limited_routes import LimitedRoute
 from limiter_node.http.requests.reader_frames import READ, read_of, setup_frame
@@ -75,4 +75,4 @@ class RequestReader:
 
 def is_large(body: bytes) -> bool:
     """Whether `body` would hold up the event loop if it were read there."""
-    return len(body) > LARGE_BYTES or count_values(body) > LARGE_VALUES
+    return len(body) > SMALL_BYTES or count_values(body) > LARGE_VALUES

@@ -27,6 +27,7 @@ from limiter_node.http.requests.fields import (
     number_between,
     one_of,
 )
+from limiter_node.http.requests.json_values import check_depth
 from limiter_node.http.requests.known_fields import (
     OF_RESPONSES,
     OF_TEXT,
@@ -38,7 +39,7 @@ from limiter_node.http.requests.known_fields import (
 from limiter_node.http.requests.responses_api_items import items_as_messages
 from limiter_node.http.requests.tools import responses_form
 from limiter_node.tokens.counting import TokenCounter, sum_chat
-from limiter_node.tokens.tools import check_depth, sum_json, sum_tools
+from limiter_node.tokens.tools import sum_json, sum_tools
 from limiter_node.tokens.totals import Count, count_now
 from limiter_node.upstream.requests import ResponsesRequest
 

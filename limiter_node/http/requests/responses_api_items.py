@@ -22,8 +22,8 @@ from limiter_node.http.requests.fields import (
     unsupported_value,
     wrong_type,
 )
+from limiter_node.http.requests.json_values import check_depth
 from limiter_node.http.requests.known_fields import OF_ITEM_PARTS, OF_ITEMS, OF_PARTS_OBJECT, add_unknown
-from limiter_node.tokens.tools import check_depth
 
 ROLES = ("user", "assistant", "system", "developer")
 PART_TYPES = (

@@ -15,7 +15,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from limiter_node.errors import StoreUnavailable
-from limiter_node.store.slots import SLOTS, Endpoint, slot_ranges
+from limiter_node.store.keyspace import SLOTS
+from limiter_node.store.slots import Endpoint, slot_ranges
 from limiter_node.store.url import StoreAddress
 
 

@@ -8,7 +8,6 @@ share one read.
 from __future__ import annotations
 
 import asyncio
-from binascii import crc_hqx
 from time import monotonic
 
 from limiter_node.errors import StoreUnavailable
@@ -16,7 +15,7 @@ from limiter_node.limits import KeyLimits
 from limiter_node.store.codec import load_script, unpack_limits
 from limiter_node.store.decisions.queues import KeyQueues
 from limiter_node.store.decisions.redeclare import Redeclared, Redeclaring
-from limiter_node.store.keyspace import limits_key
+from limiter_node.store.keyspace import limits_key, slot_of
 from limiter_node.store.outage.outage import Outage
 from limiter_node.store.wire.routing import RoutedCall, Router, ScriptTarget
 
@@ -118,7 +117,7 @@ class Finding:
         read = self._under_way.get(kid)
         if read is not None:
             return read
-        slot = crc_hqx(kid.encode(), 0) % 16384
+        slot = slot_of(kid)
         if self._outage.is_open(slot):
             raise StoreUnavailable("its shard is cut off")
         target = ScriptTarget(self._script, slot, (limits_key(kid).encode(),), (), 0)

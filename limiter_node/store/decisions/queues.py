@@ -10,13 +10,12 @@ keys cost what their requests cost.
 
 from __future__ import annotations
 
-from binascii import crc_hqx
 from collections import OrderedDict
 
 from limiter_node.limits import BUCKET_MS
 from limiter_node.store.batch import KeyQueue
 from limiter_node.store.codec import Script
-from limiter_node.store.keyspace import limits_key, past_key, window_key
+from limiter_node.store.keyspace import decision_keys, slot_of
 from limiter_node.store.knowledge import KeyKnowledge
 from limiter_node.store.wire.routing import ScriptTarget
 
@@ -43,8 +42,8 @@ class KeyQueues(OrderedDict[str, KeyQueue]):
         if queue is None:
             target = ScriptTarget(
                 self._decide,
-                crc_hqx(kid.encode(), 0) % 16384,
-                (limits_key(kid).encode(), window_key(kid).encode(), past_key(kid).encode()),
+                slot_of(kid),
+                decision_keys(kid),
                 (self._incarnation,),
                 1,
             )

@@ -6,7 +6,6 @@ Where the store can't be asked, a policy tells what the node knows.
 from __future__ import annotations
 
 import asyncio
-from binascii import crc_hqx
 from collections.abc import Callable
 
 from limiter_node.decisions import Usage
@@ -16,7 +15,7 @@ from limiter_node.store.codec import load_script
 from limiter_node.store.decisions.first import FirstDecisions
 from limiter_node.store.decisions.queues import KeyQueues
 from limiter_node.store.decisions.redeclare import Redeclared, Redeclaring
-from limiter_node.store.keyspace import limits_key, past_key, window_key
+from limiter_node.store.keyspace import decision_keys, slot_of
 from limiter_node.store.outage.outage import Outage
 from limiter_node.store.outage.shards import Shards
 from limiter_node.store.wire.routing import Router, ScriptTarget
@@ -87,8 +86,8 @@ class Reading:
     async def _peek_store(self, kid: str) -> Usage | None:
         target = ScriptTarget(
             self._script,
-            crc_hqx(kid.encode(), 0) % 16384,
-            (limits_key(kid).encode(), window_key(kid).encode(), past_key(kid).encode()),
+            slot_of(kid),
+            decision_keys(kid),
             (),
             2,
         )

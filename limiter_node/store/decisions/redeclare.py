@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from binascii import crc_hqx
 from collections import Counter
 from collections.abc import Callable, Mapping
 from enum import Enum, auto
@@ -26,7 +25,7 @@ from typing import Any, Protocol
 
 from limiter_node.limits import KeyLimits
 from limiter_node.store.codec import load_script, pack_limits
-from limiter_node.store.keyspace import deleted_key, limits_key
+from limiter_node.store.keyspace import deleted_key, limits_key, slot_of
 from limiter_node.store.knowledge import KeyKnowledge
 from limiter_node.store.wire.routing import RoutedCall, Router, ScriptTarget, bulk
 
@@ -208,7 +207,7 @@ class Redeclaring:
             done(result, reason)
 
         keys = (limits_key(kid).encode(), deleted_key(kid).encode())
-        target = ScriptTarget(self._script, crc_hqx(kid.encode(), 0) % 16384, keys, (), 1)
+        target = ScriptTarget(self._script, slot_of(kid), keys, (), 1)
         self._router.send([_Redeclaration(self._router, target, pack_limits(limits), ended)])
         return True
 

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
 
-SLOTS = 16384
+from limiter_node.store.keyspace import SLOTS
+
 _HOST = "127.0.0.1"
 _POLL_S = 0.02
 

@@ -8,14 +8,13 @@ a node's start.
 
 from __future__ import annotations
 
-from binascii import crc_hqx
 from collections.abc import Callable
 from typing import Any
 
 import hiredis
 
 from limiter_node.store.codec import Script, pack_batch
-from limiter_node.store.keyspace import limits_key, past_key, window_key
+from limiter_node.store.keyspace import decision_keys, slot_of
 from limiter_node.store.wire.routing import ScriptTarget, bulk
 from limiter_node.store.wire.store_connection import ServerConnection
 from limiter_node.store.wire.topology import Topology
@@ -56,10 +55,10 @@ def probe_target(topology: Topology, connection: ServerConnection, decide: Scrip
     kid, slot = "probe", 0
     for number in range(_MOST_TRIES):
         kid = f"probe-{number}"
-        slot = crc_hqx(kid.encode(), 0) % 16384
+        slot = slot_of(kid)
         if topology.owner(slot) is connection:
             if not skipped:
                 break
             skipped -= 1
-    keys = (limits_key(kid).encode(), window_key(kid).encode(), past_key(kid).encode())
+    keys = decision_keys(kid)
     return ScriptTarget(decide, slot, keys, (b"probe",), 1)

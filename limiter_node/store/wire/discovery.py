@@ -20,7 +20,8 @@ from redis.exceptions import RedisError
 
 from limiter_node.errors import StoreUnavailable
 from limiter_node.store.errors import translate
-from limiter_node.store.slots import SLOTS, Endpoint, SlotRange, slot_ranges
+from limiter_node.store.keyspace import SLOTS
+from limiter_node.store.slots import Endpoint, SlotRange, slot_ranges
 from limiter_node.store.url import StoreAddress
 
 _REPLY_S = 1.0

@@ -11,7 +11,8 @@ import logging
 from collections.abc import Callable, Sequence
 
 from limiter_node.errors import LimiterError, StoreUnavailable
-from limiter_node.store.slots import SLOTS, Endpoint, redirect_endpoint
+from limiter_node.store.keyspace import SLOTS
+from limiter_node.store.slots import Endpoint, redirect_endpoint
 from limiter_node.store.url import StoreAddress
 from limiter_node.store.wire.acknowledged import Command
 from limiter_node.store.wire.discovery import Discovery
