@@ -26,7 +26,7 @@ def imports(path: Path) -> Iterator[str]:
             yield from (f"{base}.{alias.name}" for alias in node.names)
 
 
-# What each room may import beside itself. A room is a module or a folder; a module belongs to the deepest one listed here.
+# What each room may import beside itself. A room is a module or a folder; a module belongs to the deepest one listed.
 # Rooms that aren't listed (the command line, the composition root) may import all but the command line.
 ALLOWED: dict[str, set[str]] = {
     # On the ground: what everybody speaks of.
@@ -118,7 +118,7 @@ ALLOWED: dict[str, set[str]] = {
 
 
 def room(dotted: str) -> str:
-    """Return the room of a module of `limiter_node`, or of a name in one: ``limiter_node.http.routes`` is in ``http``."""
+    """Return the room of a module of `limiter_node`, or of a name in it: `limiter_node.http.routes` is in `http`."""
     parts = dotted.split(".")[1:]
     for length in range(len(parts), 0, -1):
         if (name := ".".join(parts[:length])) in ALLOWED:
