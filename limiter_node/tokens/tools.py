@@ -7,7 +7,7 @@ The cookbook knows flat parameters only; those of nested objects and lists are c
 know of a definition (titles, defaults, examples, any other field) is counted as its compact JSON, since services show
 models all of it; so is any other tool, and the schema of a `response_format`.
 
-Definitions must have been checked by `limiter_node.http.requests.tools` and by `http.requests.json_values.check_depth`.
+Definitions must have been checked by `limiter_node.http.requests.tools` and by `http.requests.json_body.check_depth`.
 O(characters).
 """
 
@@ -65,7 +65,7 @@ def sum_tools(tools: Sequence[dict[str, Any]], model: str, counter: TokenCounter
 
 
 def sum_json(value: Any, counter: TokenCounter) -> int:
-    """The tokens of `value`, which `http.requests.json_values.check_depth` let pass, as compact JSON."""
+    """The tokens of `value`, which `http.requests.json_body.check_depth` let pass, as compact JSON."""
     return counter(orjson.dumps(value).decode())
 
 

@@ -226,7 +226,7 @@ COUNTED_AS_JSON = {
     [
         (CHAT, chat_create_params.CompletionCreateParamsBase, known_fields.OF_CHAT),
         (COMPLETION, completion_create_params.CompletionCreateParamsBase, known_fields.OF_COMPLETION),
-        (RESPONSES, response_create_params.ResponseCreateParamsBase, known_fields.OF_RESPONSES),
+        (RESPONSES, response_create_params.ResponseCreateParamsBase, known_fields.OF_RESPONSES_API),
         (EMBEDDING, embedding_create_params.EmbeddingCreateParams, known_fields.OF_EMBEDDING),
     ],
 )
