@@ -28,7 +28,7 @@ from limiter_node.http.responses.headers import RequestIds, ResponseHeaders
 from limiter_node.limits import WINDOW_BUCKETS, Amounts, KeyLimits
 from limiter_node.store import codec
 from limiter_node.store.embedded.stores import EmbeddedStore
-from limiter_node.tokens import counting as tokens
+from limiter_node.tokens import vocabulary
 from limiter_node.upstream.mock.model import MockModel
 from limiter_node.upstream.openai.chat import chat_completion
 
@@ -93,7 +93,7 @@ async def _a_reply() -> bytes:
 
 def measure(rounds: int) -> list[Row]:
     """A row per stage, and their sum."""
-    tokens.warm()
+    vocabulary.warm()
     rows = []
     for name, stage in stages(asyncio.run(_a_reply())).items():
         times = [each / NUMBER * 1e6 for each in timeit.repeat(stage, number=NUMBER, repeat=rounds)]

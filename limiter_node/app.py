@@ -39,7 +39,7 @@ from limiter_node.store.decisions.redeclare import DeclaredKeys
 from limiter_node.store.url import parse_store_url
 from limiter_node.store.wire.topology import Topology
 from limiter_node.telemetry import Telemetry
-from limiter_node.tokens import counting as tokens
+from limiter_node.tokens import vocabulary
 from limiter_node.upstream.gateway.sending import Patience
 from limiter_node.upstream.gateway.upstream import Gateway
 from limiter_node.upstream.interface import Upstream
@@ -103,7 +103,7 @@ async def running_node(
         stack.push_async_callback(dispatcher.close)
         stack.push_async_callback(dispatcher.fleet.leave, _LEAVE_S)
         stack.push_async_callback(_settle, dispatcher)
-        tokens.warm()
+        vocabulary.warm()
         load = LoopLoad()
         reader = RequestReader(upstream)
         stack.push_async_callback(reader.close)

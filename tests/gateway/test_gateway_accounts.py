@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from limiter_node.tokens.counting import O200K_BASE, count_anew
+from limiter_node.tokens.vocabulary import O200K_BASE, count_anew
 from limiter_node.upstream.gateway.cost.accounts import Account, ChunkAccount, ResponseAccount
 from limiter_node.upstream.gateway.passing.events import EventReader
 from limiter_node.upstream.gateway.sse import first_data, looks_like_stream

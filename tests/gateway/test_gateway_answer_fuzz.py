@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from limiter_node.tokens.counting import O200K_BASE, count_anew
+from limiter_node.tokens.vocabulary import O200K_BASE, count_anew
 from limiter_node.upstream.gateway.cost.accounts import Account, ChunkAccount, ResponseAccount
 from limiter_node.upstream.gateway.cost.usage import MOST_TOKENS
 from limiter_node.upstream.gateway.incoming import openai_error

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from limiter_node.tokens.counting import CL100K_BASE, O200K_BASE, count_anew
+from limiter_node.tokens.vocabulary import CL100K_BASE, O200K_BASE, count_anew
 from limiter_node.upstream.gateway.cost.accounts import Account, ChunkAccount, ResponseAccount
 from limiter_node.upstream.gateway.cost.texts import text_tokens
 from limiter_node.upstream.gateway.cost.usage import MOST_TOKENS

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from limiter_node.tokens.counting import O200K_BASE
+from limiter_node.tokens.vocabulary import O200K_BASE
 from limiter_node.upstream.errors import UpstreamError, UpstreamRefusal
 from limiter_node.upstream.gateway.cost.accounts import ChunkAccount, ResponseAccount
 from limiter_node.upstream.gateway.passing.events import EventReader

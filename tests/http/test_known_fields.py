@@ -16,7 +16,7 @@ from openai.types.responses.response_input_param import ResponseInputParam
 from limiter_node.http.requests import known_fields
 from limiter_node.http.requests.fields import InvalidRequest
 from limiter_node.http.requests.limited_routes import LIMITED_ROUTES
-from limiter_node.tokens.counting import count
+from limiter_node.tokens.vocabulary import count
 
 CHAT, COMPLETION, RESPONSES, EMBEDDING = LIMITED_ROUTES
 VALID: dict[str, dict[str, Any]] = {

@@ -10,7 +10,7 @@ import pytest
 from limiter_node.errors import ConfigError
 from limiter_node.http.requests.chat import parse_chat
 from limiter_node.http.requests.responses_api import parse_responses_api
-from limiter_node.tokens.counting import count
+from limiter_node.tokens.vocabulary import count
 from limiter_node.upstream.mock.form import OBJECT_TOKENS
 from limiter_node.upstream.mock.model import MockModel
 from limiter_node.upstream.openai.offered import with_offered_tools

@@ -38,9 +38,10 @@ from limiter_node.http.requests.known_fields import (
 )
 from limiter_node.http.requests.messages import check_messages
 from limiter_node.http.requests.tools import chat_form, check_function
-from limiter_node.tokens.counting import TokenCounter, count_chat, sum_chat
+from limiter_node.tokens.chat import count_chat, sum_chat
 from limiter_node.tokens.tools import sum_json, sum_tools
 from limiter_node.tokens.totals import Count, Total, count_now
+from limiter_node.tokens.vocabulary import TokenCounter
 from limiter_node.upstream.requests import AnswerForm, ChatRequest
 
 # What shapes the answer (`tools`, `tool_choice`, `response_format`) is read by `limiter_node.http.requests.tools`.

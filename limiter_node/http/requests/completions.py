@@ -30,8 +30,8 @@ from limiter_node.http.requests.inputs import Inputs, sum_inputs, texts_or_token
 from limiter_node.http.requests.json_body import parse_object
 from limiter_node.http.requests.known_fields import OF_COMPLETION, SHORT, ExtraFields, add_unknown, no_extra_fields
 from limiter_node.http.requests.tools import stop_form
-from limiter_node.tokens.counting import TokenCounter
 from limiter_node.tokens.totals import Count, count_now
+from limiter_node.tokens.vocabulary import TokenCounter
 from limiter_node.upstream.requests import CompletionRequest
 
 MAX_TOTAL_CHOICES = 2_048

@@ -37,9 +37,10 @@ from limiter_node.http.requests.known_fields import (
 )
 from limiter_node.http.requests.responses_api_items import items_as_messages
 from limiter_node.http.requests.tools import responses_api_form
-from limiter_node.tokens.counting import TokenCounter, sum_chat
+from limiter_node.tokens.chat import sum_chat
 from limiter_node.tokens.tools import sum_json, sum_tools
 from limiter_node.tokens.totals import Count, count_now
+from limiter_node.tokens.vocabulary import TokenCounter
 from limiter_node.upstream.requests import ResponsesRequest
 
 _is_effort = one_of("none", "minimal", "low", "medium", "high", "xhigh", "max")

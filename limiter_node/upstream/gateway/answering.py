@@ -8,7 +8,7 @@ from functools import partial
 from typing import Final
 
 from limiter_node.held import Hold
-from limiter_node.tokens.counting import encoding_name
+from limiter_node.tokens.vocabulary import encoding_name
 from limiter_node.upstream.answers import AnswerStream, Cost, WholeAnswer
 from limiter_node.upstream.errors import UpstreamError, UpstreamRefusal
 from limiter_node.upstream.gateway.asking.outgoing import Ask

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Final, Protocol
 
-from limiter_node.tokens.counting import counter_of
+from limiter_node.tokens.vocabulary import counter_of
 from limiter_node.upstream.gateway.cost.plain import only_text
 from limiter_node.upstream.gateway.cost.texts import piece_tokens, text_tokens, unread_tokens
 from limiter_node.upstream.gateway.cost.usage import MOST_TOKENS, Usage, read_usage
