@@ -8,7 +8,7 @@ From the command line to a running node:
 ``__main__``        ``python -m limiter_node``
 ``cli``             the command line, and how a failure becomes one line and an exit code
 ``commands``        the commands, one module each
-``supervisor``      node processes that ``up`` starts, restarts and drains
+``supervisor``      node processes: started together, restarted, drained
 ``top``             the live view of nodes, shards and keys
 ``app``             one node, built from its settings, run, and taken apart: the one module that knows everybody
 ``start``           from listening to ready

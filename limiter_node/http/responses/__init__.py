@@ -1,4 +1,4 @@
-"""Responses, of HTTP. (OpenAI's Responses API is `http.requests.responses_api`.)
+"""Responses, of HTTP. (OpenAI's Responses API is read in `limiter_node.http.requests`.)
 
 ``answer``       a response on its way: status, headers and body in one write
 ``headers``      the headers of every response, the rate limit's among them
