@@ -59,7 +59,7 @@ _CLOSE_S, _SETTLE_S, _LEAVE_S = 0.5, 2.0, 0.2
 
 @dataclass(frozen=True, slots=True)
 class RunningNode:
-    """A node that accepts requests on `port`; `limiter` decides them."""
+    """Hold the port on which a node accepts requests, and the limiter that decides them."""
 
     port: int
     limiter: Limiter
@@ -209,7 +209,7 @@ def _listeners(settings: NodeSettings, routes: Routes, load: LoopLoad, last_line
 
 
 async def _open(listener: Listener, option: str) -> None:
-    """Listen. Raises LimiterError."""
+    """Begin to listen. Raises LimiterError naming the option to change."""
     try:
         await listener.open()
     except OSError as error:

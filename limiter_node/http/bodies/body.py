@@ -24,11 +24,11 @@ class BodyTooLarge(Exception):
 
 
 class UnsupportedEncoding(Exception):
-    """Raised for a ``Content-Encoding`` that isn't understood here: br, zstd, several in one."""
+    """Raised for a ``Content-Encoding`` that isn't supported: br, zstd, several in one."""
 
 
 class BodyReader:
-    """Reads bodies of up to `max_bytes` for one node."""
+    """Read bodies of up to `max_bytes` for one node."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
@@ -47,7 +47,7 @@ class BodyReader:
         return body
 
     async def read(self, request: web.BaseRequest, hold: Hold) -> bytes | bytearray:
-        """Return the whole body, held by `hold`. A client that waits for it is told to go on.
+        """Return the whole body, held by `hold`. Tell a client to go on that waits for ``100 Continue``.
 
         Raises:
             BodyTooLarge, UnsupportedEncoding: before it is read, where that can be known.

@@ -15,7 +15,7 @@ from limiter_node.http.requests.responses_api import need_of_responses_api, pars
 
 @dataclass(frozen=True, slots=True)
 class LimitedRoute:
-    """One kind of request that is decided. `Any` is the kind's request."""
+    """Describe one kind of request that is decided. `Any` is the kind's request."""
 
     path: str
     parse: Callable[..., Any]
