@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, cast
+from typing import Any
 from unittest.mock import Mock
 
 from limiter_node.upstream.gateway import turns
 from limiter_node.upstream.gateway.connection import ServiceConnection
-from limiter_node.upstream.gateway.pool import Pool
 from limiter_node.upstream.gateway.turns import SLICE_BYTES, Turns
 
 HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -45,7 +44,7 @@ class Reading:
 
     def __init__(self) -> None:
         pool = Mock(turns=Turns(), now_s=lambda: 0.0)
-        self.connection = ServiceConnection(cast(Pool, pool), 10.0)
+        self.connection = ServiceConnection(pool, 10.0)
         self.transport = Mock(is_closing=lambda: False)
         self.connection.connection_made(self.transport)
         self.sizes: list[int] = []

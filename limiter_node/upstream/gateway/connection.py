@@ -9,21 +9,33 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final, Protocol, cast
 
 import httptools
 
 from limiter_node.upstream.gateway.exchange import Broken, Exchange, Fields, Unread
-from limiter_node.upstream.gateway.turns import SLICE_BYTES
-
-if TYPE_CHECKING:
-    from limiter_node.upstream.gateway.pool import Pool
+from limiter_node.upstream.gateway.turns import SLICE_BYTES, Turns
 
 MAX_HEAD_BYTES: Final = 262_144
 """Of a head and of all 1xx responses before it; of trailers and of chunk headers between two parts of a body, too."""
 
 _SLICE_BYTES: Final = 262_144
 """A longer request is written in slices, so that none holds up the event loop: TLS encrypts what is written."""
+
+
+class ConnectionKeeper(Protocol):
+    """What a connection needs of its pool."""
+
+    turns: Turns
+
+    def now_s(self) -> float:
+        """Return the time by the event loop's clock."""
+
+    def take_back(self, connection: ServiceConnection) -> None:
+        """Keep a connection whose exchange has ended."""
+
+    def forget(self, connection: ServiceConnection) -> None:
+        """Drop a connection that is closed."""
 
 
 class ServiceConnection(asyncio.Protocol):
@@ -55,7 +67,7 @@ class ServiceConnection(asyncio.Protocol):
         "was_used",
     )
 
-    def __init__(self, pool: Pool, read_s: float) -> None:
+    def __init__(self, pool: ConnectionKeeper, read_s: float) -> None:
         self._pool, self._read_s = pool, read_s
         self._parser: httptools.HttpResponseParser | None = None
         self._transport: asyncio.Transport | None = None
