@@ -13,13 +13,10 @@ from typing import Any, NoReturn
 import click
 import cloup
 
-from .audit import audit_directory
-from .compare import CompareSettings, compare, comparison_text
-from .environment import PREFIX, EnvCommand
-from .errors import BenchError, BenchUsageError
-from .find_max import FindMaxSettings, find_max
-from .help import CONTEXT_SETTINGS, EXAMPLES
-from .options import (
+from bench_client.audit import audit_directory
+from bench_client.command_line.environment import PREFIX, EnvCommand
+from bench_client.command_line.help import CONTEXT_SETTINGS, EXAMPLES
+from bench_client.command_line.options import (
     FORCE,
     LOADED,
     OUTPUT,
@@ -32,11 +29,14 @@ from .options import (
     warmup,
     workload_settings,
 )
-from .report import report_of_comparison, write_report
-from .run import run
-from .settings import RunSettings
-from .tables import summary_text
-from .unserved import complaint
+from bench_client.commands.compare import CompareSettings, compare, comparison_text
+from bench_client.commands.find_max import FindMaxSettings, find_max
+from bench_client.commands.run import run
+from bench_client.errors import BenchError, BenchUsageError
+from bench_client.report import report_of_comparison, write_report
+from bench_client.results.tables import summary_text
+from bench_client.results.unserved import complaint
+from bench_client.settings import RunSettings
 
 NAME = "bench-client"
 

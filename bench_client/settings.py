@@ -6,8 +6,8 @@ import resource
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import BenchUsageError
-from .sizes import SizeDistribution
+from bench_client.errors import BenchUsageError
+from bench_client.load.sizes import SizeDistribution
 
 MIN_CONNECTIONS, MAX_CONNECTIONS = 64, 4096
 """Per target: of all processes together, and of each."""

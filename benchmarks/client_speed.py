@@ -22,10 +22,10 @@ import httptools
 import orjson
 import uvloop
 
-from bench_client.run import RunResult, run
-from bench_client.search import Search, Verdict
+from bench_client.commands.run import RunResult, run
+from bench_client.commands.search import Search, Verdict
+from bench_client.load.sizes import SizeDistribution
 from bench_client.settings import RunSettings, SendingSettings, WorkloadSettings
-from bench_client.sizes import SizeDistribution
 from benchmarks.measuring import Row, row, show
 
 LATE_P99_MS = 1.0

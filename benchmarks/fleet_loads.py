@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from bench_client.proc import cpu_seconds
+from bench_client.servers.procfs import cpu_seconds
 from benchmarks.key_skew import shard_of
 from benchmarks.loads import CONNECTIONS, MAX_TOKENS, short_request, write_requests
 from benchmarks.scaling_sample import Sample

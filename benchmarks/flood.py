@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench_client.rundir import open_records, read_info
+from bench_client.records.run_directory import open_records, read_info
 from benchmarks.loads import saturate, write_short_requests
 from benchmarks.measuring import Row, interleaved, parser, ratios, row, show
 from benchmarks.open_loop import open_loop_meanwhile, run_open_loop, summary_of

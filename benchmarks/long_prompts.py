@@ -18,7 +18,7 @@ from pathlib import Path
 from random import Random
 from statistics import mean
 
-from bench_client.prompts import WORDS
+from bench_client.load.prompts import WORDS
 from benchmarks.azure_sizes import ANSWER_TOKENS, PROMPT_TOKENS, draw
 from benchmarks.loads import CONNECTIONS, Load, render, saturate, write_requests, write_short_requests
 from benchmarks.measuring import Row, interleaved, parser, ratios, row, show

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench_client.proc import cpu_seconds
-from bench_client.spool import SPOOL_NAMES
+from bench_client.records.spool import SPOOL_NAMES
+from bench_client.servers.procfs import cpu_seconds
 from benchmarks.servers import Server
 
 _START_S = 30

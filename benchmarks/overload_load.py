@@ -21,7 +21,7 @@ from typing import Any, cast
 
 import uvloop
 
-from bench_client.proc import cpu_seconds
+from bench_client.servers.procfs import cpu_seconds
 from benchmarks.saturate import SEPARATOR, stamped
 
 IN_TIME_S = 0.3

@@ -23,7 +23,7 @@ from typing import Any, cast
 
 import uvloop
 
-from bench_client.proc import cpu_seconds
+from bench_client.servers.procfs import cpu_seconds
 
 SEPARATOR = b"\n===\n"
 STAMP = "@" * 16

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench_client.proc import NODE, STORE, limiter_processes
+from bench_client.servers.procfs import NODE, STORE, limiter_processes
 from limiter_node.model import MAX_LIMIT
 
 KEY_COUNT = 1_000

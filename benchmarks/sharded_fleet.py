@@ -20,7 +20,7 @@ from pathlib import Path
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 
-from bench_client.proc import cpu_seconds
+from bench_client.servers.procfs import cpu_seconds
 from benchmarks.loads import MAX_TOKENS
 from limiter_node.store.cluster_setup import ClusterMember, form_cluster
 from limiter_node.store.embedded import HOST, EmbeddedStore

@@ -27,7 +27,7 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import RedisError
 
-from bench_client.proc import children
+from bench_client.servers.procfs import children
 from limiter_node.store.embedded import EmbeddedStore
 
 KEYS, RUN_S, SAMPLE_S, FAILOVER_S = 200, 120, 5.0, 60.0

@@ -20,7 +20,7 @@ from typing import cast
 
 import uvloop
 
-from bench_client.proc import cpu_seconds
+from bench_client.servers.procfs import cpu_seconds
 from benchmarks.loads import render
 from benchmarks.measuring import Row, parser, row, show
 from benchmarks.servers import Server, running_node, write_keys

@@ -31,7 +31,8 @@ def room(dotted: str) -> str:
     return parts[1] if len(parts) > 1 else ""
 
 
-# What each room may import beside itself; rooms that aren't listed (the command line, the composition root) may all.
+# What each room may import beside itself; rooms that aren't listed (the composition root and the commands) may
+# import all but `cli`.
 ALLOWED: dict[str, set[str]] = {
     "model": set(),
     "token_cache": set(),
@@ -54,19 +55,99 @@ ALLOWED: dict[str, set[str]] = {
     },
 }
 
+# The same of the benchmark client.
+CLIENT_ALLOWED: dict[str, set[str]] = {
+    "errors": set(),
+    "clock": set(),
+    "load": {"errors", "clock"},
+    "settings": {"errors", "load"},
+    "records": {"errors", "load"},
+    "results": {"records"},
+    "servers": {"errors", "clock", "records"},
+    "sending": {"errors", "clock", "load", "settings", "records", "servers"},
+    "processes": {"errors", "clock", "records", "sending"},
+    "audit": {"errors", "records", "results"},
+    "report": {"errors", "records", "results", "servers", "audit"},
+    "commands": {
+        *("errors", "load", "settings", "records", "results", "servers", "sending", "processes"),
+        "audit",
+    },
+    "command_line": {"errors", "load", "settings"},
+}
 
-@pytest.mark.parametrize("path", modules("limiter_node"), ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_point_downward(path: Path) -> None:
-    relative = path.relative_to(ROOT / "limiter_node").with_suffix("")
-    mine = relative.parts[0]
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        pytest.param(path, allowed, id=str(path.relative_to(ROOT)))
+        for package, allowed in (("limiter_node", ALLOWED), ("bench_client", CLIENT_ALLOWED))
+        for path in modules(package)
+    ],
+)
+def test_imports_point_downward(path: Path, allowed: dict[str, set[str]]) -> None:
+    package, *relative = path.relative_to(ROOT).with_suffix("").parts
+    mine = relative[0]
     for name in imports(path):
-        if not name.startswith("limiter_node"):
+        if name.split(".")[0] != package:
             continue
         theirs = room(name)
-        if mine in ALLOWED:
-            assert theirs == mine or theirs in ALLOWED[mine], f"{mine} must not import {name}"
+        if mine in allowed:
+            assert theirs == mine or theirs in allowed[mine], f"{mine} must not import {name}"
         else:
             assert theirs != "cli" or mine == "__main__", f"nothing imports the command line, but {mine} does"
+
+
+def test_the_rooms_of_the_client_are_all_listed() -> None:
+    rooms = {path.relative_to(ROOT / "bench_client").with_suffix("").parts[0] for path in modules("bench_client")}
+    assert rooms - CLIENT_ALLOWED.keys() == {"__init__", "__main__", "cli"}
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported_modules(package: str) -> dict[str, set[str]]:
+    """Which modules of a package each of its modules imports, for its types or to run.
+
+    That a module in a folder runs the folder's `__init__` first doesn't count, or each `__init__` that offers what its
+    modules hold would be a circle.
+    """
+    paths = {module_name(path): path for path in modules(package)}
+    found = {}
+    for name, path in paths.items():
+        # `from package import module` names a module, `from module import thing` what is in one.
+        owners = (each if each in paths else each.rpartition(".")[0] for each in imports(path))
+        found[name] = {owner for owner in owners if owner in paths and owner != name}
+    return found
+
+
+def circles(graph: dict[str, set[str]]) -> list[tuple[str, ...]]:
+    """The modules that import one another in a circle, together for each circle or knot of circles."""
+
+    def reach(start: str) -> set[str]:
+        reached: set[str] = set()
+        left = [start]
+        while left:
+            new = graph[left.pop()] - reached
+            reached |= new
+            left += new
+        return reached
+
+    reached = {name: reach(name) for name in graph}
+    in_circles = (name for name in graph if name in reached[name])
+    return sorted({tuple(sorted(each for each in reached[name] if name in reached[each])) for name in in_circles})
+
+
+def test_circles_are_found() -> None:
+    graph = {"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"d2", "a"}, "d2": {"d3"}, "d3": {"d"}}
+    assert circles(graph) == [("b", "c"), ("d", "d2", "d3")]
+
+
+@pytest.mark.parametrize("package", ["limiter_node", "bench_client", "benchmarks"])
+def test_no_module_imports_itself_by_way_of_others(package: str) -> None:
+    """Imports under `TYPE_CHECKING` count, too: whoever reads one of the modules has to read the others."""
+    assert circles(imported_modules(package)) == []
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
 
-from ..record import Record
-from .timeline import (
+from bench_client.audit.timeline import (
     INPUT,
     OUTPUT,
     TOLERANCE_MS,
@@ -27,6 +26,7 @@ from .timeline import (
     limits_of,
     remaining_of,
 )
+from bench_client.records.record import Record
 
 SETTLE_GRACE_US = 1_000_000
 """A settle is surely applied when the admitted response was done this long before the other request was sent."""

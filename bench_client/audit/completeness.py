@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ..record import Record
-from ..record_file import RecordReader
-from ..rundir import RunInfo
+from bench_client.records.record import Record
+from bench_client.records.record_file import RecordReader
+from bench_client.records.run_directory import RunInfo
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,19 @@ beyond an earlier admission (an overrun) has been paid off: the lower bound and 
 
 from __future__ import annotations
 
-from ..record import Record
-from .bounds import UsageBounds
-from .report import Findings
-from .timeline import DIMENSIONS, INPUT, OUTPUT, REQUESTS, KeyTimeline, is_decided, limits_of, remaining_of
+from bench_client.audit.bounds import UsageBounds
+from bench_client.audit.report import Findings
+from bench_client.audit.timeline import (
+    DIMENSIONS,
+    INPUT,
+    OUTPUT,
+    REQUESTS,
+    KeyTimeline,
+    is_decided,
+    limits_of,
+    remaining_of,
+)
+from bench_client.records.record import Record
 
 
 def check_decisions(timeline: KeyTimeline, bounds: UsageBounds, findings: Findings, held_until_us: int) -> int:

@@ -7,17 +7,17 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..errors import BenchError
-from ..record import Record
-from ..rundir import RunInfo, open_records, read_info, write_json
-from .bounds import UsageBounds
-from .completeness import Completeness, read_once
-from .decisions import check_decisions
-from .report import AuditReport, Findings, WorstFill
-from .responses import check_responses
-from .retries import check_retries
-from .timeline import DIMENSIONS, NEVER_US, WINDOW_MS, KeyTimeline, build_timelines
-from .windows import Fullest, check_windows
+from bench_client.audit.bounds import UsageBounds
+from bench_client.audit.completeness import Completeness, read_once
+from bench_client.audit.decisions import check_decisions
+from bench_client.audit.report import AuditReport, Findings, WorstFill
+from bench_client.audit.responses import check_responses
+from bench_client.audit.retries import check_retries
+from bench_client.audit.timeline import DIMENSIONS, NEVER_US, WINDOW_MS, KeyTimeline, build_timelines
+from bench_client.audit.windows import Fullest, check_windows
+from bench_client.errors import BenchError
+from bench_client.records.record import Record
+from bench_client.records.run_directory import RunInfo, open_records, read_info, write_json
 
 AUDIT_NAME = "audit.json"
 CUT_OFF_SLACK_US = 1_000_000

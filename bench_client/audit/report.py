@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import NamedTuple
 
-from ..record import Record
-from ..tables import table
-from .timeline import WINDOW_MS
+from bench_client.audit.timeline import WINDOW_MS
+from bench_client.records.record import Record
+from bench_client.results.tables import table
 
 PROVED, REFUTED, INCOMPLETE = "PROVED", "REFUTED", "INCOMPLETE"
 EXAMPLES_KEPT = 100

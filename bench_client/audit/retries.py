@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..record import Record
-from .bounds import UsageBounds
-from .decisions import requested_of
-from .report import Findings
-from .timeline import DIMENSIONS, INPUT, REQUESTS, KeyTimeline, is_decided, limits_of
+from bench_client.audit.bounds import UsageBounds
+from bench_client.audit.decisions import requested_of
+from bench_client.audit.report import Findings
+from bench_client.audit.timeline import DIMENSIONS, INPUT, REQUESTS, KeyTimeline, is_decided, limits_of
+from bench_client.records.record import Record
 
 KIND = "dishonest retry-after"
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ..record import Record, failed_upstream
+from bench_client.records.record import Record, failed_upstream
 
 DIMENSIONS = ("requests", "input_tokens", "output_tokens")
 REQUESTS, INPUT, OUTPUT = range(3)

@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from .report import Findings, WorstFill
-from .timeline import DIMENSIONS, WINDOW_MS, Admission
+from bench_client.audit.report import Findings, WorstFill
+from bench_client.audit.timeline import DIMENSIONS, WINDOW_MS, Admission
 
 
 class Fullest(NamedTuple):

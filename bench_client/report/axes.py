@@ -7,10 +7,10 @@ from itertools import pairwise
 from math import ceil, floor, log10
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .theme import stand_in
+from bench_client.report.theme import stand_in
 
 if TYPE_CHECKING:
-    from .canvas import Axes, Figure
+    from bench_client.report.canvas import Axes, Figure
 
 NINES = (("50", 0.5), ("90", 0.9), ("99", 0.99), ("99.9", 0.999), ("99.99", 0.9999), ("99.999", 0.99999))
 """Ticks of a scale of percentiles on which each further nine takes as much room as the one before."""

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from io import StringIO
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ..errors import BenchError
-from .theme import stand_in
+from bench_client.errors import BenchError
+from bench_client.report.theme import stand_in
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes as MatplotlibAxes

@@ -13,13 +13,13 @@ from typing import Any
 
 from hdrh.histogram import HdrHistogram
 
-from ..audit.timeline import is_decided, limits_of
-from ..errors import BenchError
-from ..record import Record, failed_upstream
-from ..record_file import RecordReader
-from ..rundir import open_records
-from ..summary import ALL_REASONS, MAX_TRACKABLE_US, Summary, rejection_reason, summarize
-from .sources import Source
+from bench_client.audit.timeline import is_decided, limits_of
+from bench_client.errors import BenchError
+from bench_client.records.record import Record, failed_upstream
+from bench_client.records.record_file import RecordReader
+from bench_client.records.run_directory import open_records
+from bench_client.report.sources import Source
+from bench_client.results.summary import ALL_REASONS, MAX_TRACKABLE_US, Summary, rejection_reason, summarize
 
 SHORT_S = 10.0
 """Runs shorter than that get bins of ``SHORT_WIDTH_S``."""

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from . import canvas, words
-from .axes import (
+from bench_client.report import canvas, words
+from bench_client.report.axes import (
     NINES,
     SHAPES,
     WIDE,
@@ -26,11 +26,11 @@ from .axes import (
     panels,
     seconds_axis,
 )
-from .gather import ReportedRun
-from .theme import KINDS, OUTCOMES, RUNS, Mark, stand_in
+from bench_client.report.gather import ReportedRun
+from bench_client.report.theme import KINDS, OUTCOMES, RUNS, Mark, stand_in
 
 if TYPE_CHECKING:
-    from .canvas import Axes, Figure
+    from bench_client.report.canvas import Axes, Figure
 
 CURVE_POINTS = 120
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..rundir import open_records
-from ..servers import ProcessUse, read_servers
-from .collect import Collected, collect
-from .loads import AuditFigures, Batches, audit_of, batches_of, processes_of
-from .sources import Source, printable
-from .windows import KeyWindow, choose_keys, window_series
+from bench_client.records.run_directory import open_records
+from bench_client.report.collect import Collected, collect
+from bench_client.report.loads import AuditFigures, Batches, audit_of, batches_of, processes_of
+from bench_client.report.sources import Source, printable
+from bench_client.report.windows import KeyWindow, choose_keys, window_series
+from bench_client.servers.servers_file import ProcessUse, read_servers
 
 MAX_KEY_NAME = 20
 """What a panel's title has room for on a telephone."""

@@ -10,12 +10,12 @@ from typing import Any
 
 import orjson
 
-from ..audit import audit_directory
-from ..audit.judge import AUDIT_NAME
-from ..audit.report import INCOMPLETE, PROVED, REFUTED, WorstFill
-from ..audit.timeline import DIMENSIONS
-from ..errors import BenchError
-from ..servers import ProcessUse, Servers
+from bench_client.audit import audit_directory
+from bench_client.audit.judge import AUDIT_NAME
+from bench_client.audit.report import INCOMPLETE, PROVED, REFUTED, WorstFill
+from bench_client.audit.timeline import DIMENSIONS
+from bench_client.errors import BenchError
+from bench_client.servers.servers_file import ProcessUse, Servers
 
 SHOWN_PROCESSES = 12
 KINDS = ("node", "store", "client")

@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from .figures import Drawing
-from .gather import ReportedRun
-from .provenance import commands, setup_rows
-from .rows import Row, figure_groups, node_rows
-from .sources import printable
-from .style import style_sheet
-from .svg import inline
-from .verdict import LAST_FIGURE, big_figures, remarks, sentence, title, verdict_line
-from .words import joined
+from bench_client.report.figures import Drawing
+from bench_client.report.gather import ReportedRun
+from bench_client.report.provenance import commands, setup_rows
+from bench_client.report.rows import Row, figure_groups, node_rows
+from bench_client.report.sources import printable
+from bench_client.report.style import style_sheet
+from bench_client.report.svg import inline
+from bench_client.report.verdict import LAST_FIGURE, big_figures, remarks, sentence, title, verdict_line
+from bench_client.report.words import joined
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 MAX_TEXT = 4_000

@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from .gather import ReportedRun
-from .rows import Row
-from .sources import Source
+from bench_client.report.gather import ReportedRun
+from bench_client.report.rows import Row
+from bench_client.report.sources import Source
 
 LAST_DATE_MS = 253_402_300_799_000
 """The end of the year 9999: what a date can be made of."""

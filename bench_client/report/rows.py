@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..summary import Figures, percentiles_ms
-from ..tables import LATENCIES
-from .gather import ReportedRun
-from .loads import AuditFigures
-from .words import DIMENSIONS, OUTCOMES, ms, share
+from bench_client.report.gather import ReportedRun
+from bench_client.report.loads import AuditFigures
+from bench_client.report.words import DIMENSIONS, OUTCOMES, ms, share
+from bench_client.results.summary import Figures, percentiles_ms
+from bench_client.results.tables import LATENCIES
 
 REASONS = {**DIMENSIONS, "never_fits": "never fits", "other": "by others"}
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import orjson
 
-from ..errors import BenchError, BenchUsageError
-from ..outdir import STORES
-from ..rundir import COMPARE_NAME, RUN_NAME, RunInfo, read_info
+from bench_client.errors import BenchError, BenchUsageError
+from bench_client.records.out_directory import STORES
+from bench_client.records.run_directory import COMPARE_NAME, RUN_NAME, RunInfo, read_info
 
 MAX_RUNS = 6
 """More lines on the same axes can't be told apart."""

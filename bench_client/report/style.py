@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .theme import variables
+from bench_client.report.theme import variables
 
 BREAKPOINT_PX = 780
 """Narrower than that, figures are shown in their narrow shape: scaled down further, the wide one couldn't be read."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ..audit.report import INCOMPLETE, PROVED, REFUTED
-from .gather import ReportedRun
-from .words import joined, ms, percentile
+from bench_client.audit.report import INCOMPLETE, PROVED, REFUTED
+from bench_client.report.gather import ReportedRun
+from bench_client.report.words import joined, ms, percentile
 
 LAST_FIGURE = "windows over the limit"
 

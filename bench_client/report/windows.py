@@ -13,10 +13,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ..audit.report import share_used
-from ..audit.timeline import DIMENSIONS, WINDOW_MS, is_decided, limits_of
-from ..record import Record, failed_upstream
-from .collect import KeyUse
+from bench_client.audit.report import share_used
+from bench_client.audit.timeline import DIMENSIONS, WINDOW_MS, is_decided, limits_of
+from bench_client.records.record import Record, failed_upstream
+from bench_client.report.collect import KeyUse
 
 SHOWN_KEYS = 4
 LEVELS = 240

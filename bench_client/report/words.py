@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from ..servers import ProcessUse
-from ..summary import percentiles_ms
-from .collect import Timeline
-from .gather import ReportedRun
-from .sources import printable
-from .windows import KeyWindow
+from bench_client.report.collect import Timeline
+from bench_client.report.gather import ReportedRun
+from bench_client.report.sources import printable
+from bench_client.report.windows import KeyWindow
+from bench_client.results.summary import percentiles_ms
+from bench_client.servers.servers_file import ProcessUse
 
 DIMENSIONS = {"requests": "requests", "input_tokens": "input tokens", "output_tokens": "output tokens"}
 OFFERED = "offered"

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import BenchError, BenchUsageError
-from ..outdir import PAGE_NAME
-from .axes import WIDE
-from .canvas import check_available
-from .figures import draw_all
-from .gather import gather
-from .page import page
-from .sources import find_sources
-from .svg import standalone
+from bench_client.errors import BenchError, BenchUsageError
+from bench_client.records.out_directory import PAGE_NAME
+from bench_client.report.axes import WIDE
+from bench_client.report.canvas import check_available
+from bench_client.report.figures import draw_all
+from bench_client.report.gather import gather
+from bench_client.report.page import page
+from bench_client.report.sources import find_sources
+from bench_client.report.svg import standalone
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,11 +19,11 @@ from aiohttp import web
 from bench_fakes import FakeLimiter, application, serving, write_keys
 
 from bench_client import cli
-from bench_client.record_file import RecordReader
-from bench_client.rundir import read_info
-from bench_client.summary import Figures
-from bench_client.targets import Target, await_targets
-from bench_client.unserved import complaint
+from bench_client.records.record_file import RecordReader
+from bench_client.records.run_directory import read_info
+from bench_client.results.summary import Figures
+from bench_client.results.unserved import complaint
+from bench_client.servers.targets import LoadTarget, await_targets
 
 COMMAND = [sys.executable, "-m", "bench_client"]
 
@@ -357,8 +357,8 @@ def test_only_targets_that_were_not_ready_are_asked_again(monkeypatch: pytest.Mo
             pauses.append(seconds)
             late.enter_context(serving(web.Application(), port))
 
-        monkeypatch.setattr("bench_client.targets.sleep", start_late)
-        await_targets((Target.parse(url), Target.parse(f"http://127.0.0.1:{port}")), 20)
+        monkeypatch.setattr("bench_client.servers.targets.sleep", start_late)
+        await_targets((LoadTarget.parse(url), LoadTarget.parse(f"http://127.0.0.1:{port}")), 20)
     assert len(pauses) == 1
     assert 0 < pauses[0] <= 0.5
     assert asked == 1

@@ -7,9 +7,9 @@ from bench_fakes import Ledger, run_info
 
 from bench_client.audit.completeness import Completeness
 from bench_client.audit.judge import audit_records
-from bench_client.compare import Measured, comparison_text
-from bench_client.run import RunResult
-from bench_client.summary import summarize
+from bench_client.commands.compare import Measured, comparison_text
+from bench_client.commands.run import RunResult
+from bench_client.results.summary import summarize
 
 
 def measured(store: str, last_ms: int, missing: tuple[str, ...] = ()) -> Measured:
