@@ -16,9 +16,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measuring import Row, interleaved, parser, row, show
-from benchmarks.open_loop import run_open_loop
-from benchmarks.servers import Server, running_node, unlimited_keys
+from benchmarks.lib.measuring import Row, interleaved, parser, row, show
+from benchmarks.lib.open_loop import run_open_loop
+from benchmarks.lib.servers import Server, running_node, unlimited_keys
+from benchmarks.peers.admit_all_node import running_admit_all_node
 
 AIMS_MS = {"p50": 0.4, "p99": 2.0}
 
@@ -43,7 +44,7 @@ def measure(rounds: int, seconds: float, qps: float) -> list[Row]:
                 sys.exit(f"{total['requests'] - total['admitted']} requests were not answered by 200")
             return {**total["latency_ms"], "late p99": summary["send_lateness_ms"]["p99"]}
 
-        with running_node(keys) as node, running_node(keys, "--store=single", "--stub-decisions=True") as stub:
+        with running_node(keys) as node, running_admit_all_node() as stub:
             decided, stubbed = interleaved(rounds, [partial(latency_ms, node), partial(latency_ms, stub)])
 
     rows = [

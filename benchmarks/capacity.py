@@ -19,11 +19,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from benchmarks.capacity_fit import Costs, fit, measured, on_an_edge, predict
-from benchmarks.capacity_fleet import Capacity, Fleet, ShardCall, capacity
-from benchmarks.key_skew import expected_skew, zipf_weights
-from benchmarks.measuring import Row, machine, number, row, show
-from benchmarks.scaling_sample import Sample
+from benchmarks.lib.measuring import Row, machine, number, row, show
+from benchmarks.scale.capacity_fit import Costs, fit, measured, on_an_edge, predict
+from benchmarks.scale.capacity_fleet import Capacity, Fleet, ShardCall, capacity
+from benchmarks.scale.key_skew import expected_skew, zipf_weights
+from benchmarks.scale.scaling_sample import Sample
 
 CHECKED = {
     "calls": "script calls per request",

@@ -26,7 +26,7 @@ from bench_client.commands.run import RunResult, run
 from bench_client.commands.search import Search, Verdict
 from bench_client.load.sizes import SizeDistribution
 from bench_client.settings import RunSettings, SendingSettings, WorkloadSettings
-from benchmarks.measuring import Row, row, show
+from benchmarks.lib.measuring import Row, row, show
 
 LATE_P99_MS = 1.0
 HELD_SHARE = 0.98

@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.measuring import Row, parser, row, show
+from benchmarks.lib.measuring import Row, parser, row, show
 
 STORES = ("cluster", "single")
 

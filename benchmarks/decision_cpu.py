@@ -24,12 +24,12 @@ from random import Random
 
 import uvloop
 
-from benchmarks.measuring import Row, parser, row, show
-from benchmarks.servers import KEY_COUNT, OTHER_CORES, pin, pin_apart
+from benchmarks.lib.measuring import Row, parser, row, show
+from benchmarks.lib.servers import KEY_COUNT, OTHER_CORES, pin, pin_apart
+from benchmarks.peers.admit_all import AdmitAll
 from limiter_node.app import _settle_collector
 from limiter_node.limiter.degraded import policy
 from limiter_node.limiter.limiter import Decider, Limiter
-from limiter_node.limiter.stub import AdmitAll
 from limiter_node.model import MAX_LIMIT, KeyLimits, Need, Outcome
 from limiter_node.store.admin import administering
 from limiter_node.store.dispatcher import Dispatcher

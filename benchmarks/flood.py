@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench_client.records.run_directory import open_records, read_info
-from benchmarks.loads import saturate, write_short_requests
-from benchmarks.measuring import Row, interleaved, parser, ratios, row, show
-from benchmarks.open_loop import open_loop_meanwhile, run_open_loop, summary_of
-from benchmarks.servers import running_node, unlimited_keys, write_keys
+from benchmarks.lib.loads import saturate, write_short_requests
+from benchmarks.lib.measuring import Row, interleaved, parser, ratios, row, show
+from benchmarks.lib.open_loop import open_loop_meanwhile, run_open_loop, summary_of
+from benchmarks.lib.servers import running_node, unlimited_keys, write_keys
 
 IN_TIME_MS = 300
 TIMES = 100

@@ -18,30 +18,19 @@ from pathlib import Path
 from random import Random
 from statistics import mean
 
-from bench_client.load.prompts import WORDS
-from benchmarks.azure_sizes import ANSWER_TOKENS, PROMPT_TOKENS, draw
-from benchmarks.loads import CONNECTIONS, Load, render, saturate, write_requests, write_short_requests
-from benchmarks.measuring import Row, interleaved, parser, ratios, row, show
-from benchmarks.saturate import STAMP
-from benchmarks.servers import running_node, unlimited_keys
+from benchmarks.lib.azure_sizes import ANSWER_TOKENS, PROMPT_TOKENS, draw
+from benchmarks.lib.loads import CONNECTIONS, Load, render, saturate, write_requests, write_short_requests
+from benchmarks.lib.measuring import Row, interleaved, parser, ratios, row, show
+from benchmarks.lib.prompt_texts import text_of
+from benchmarks.lib.servers import running_node, unlimited_keys
 
 SHORT, COLD, GROWING = "short prompts", "long prompts, cold", "growing conversations"
 SEED = 1
 COLD_PROMPTS = 2_000
 CONVERSATIONS = 10 * CONNECTIONS
 QUESTION_TOKENS = 60
-_STAMP_TOKENS = 6  # 16 digits
-# Half of the words are these: nouns alone would make 6.3 characters per token, prose has 4 to 5.
-_SHORT_WORDS = ("the", "of", "and", "to", "in", "a", "is", "it", "for", "on", "that", "with", "as", "at", "by", "was")
 
 Messages = list[dict[str, str]]
-
-
-def text_of(tokens: int, rng: Random) -> str:
-    """A text of about that many tokens that no server has seen, in whatever load it is sent."""
-    words = [*rng.choices(WORDS, k=tokens), *rng.choices(_SHORT_WORDS, k=tokens)]
-    rng.shuffle(words)
-    return " ".join((STAMP, *words[: max(tokens - _STAMP_TOKENS, 1)]))
 
 
 def cold_prompts(rng: Random) -> Iterator[Messages]:

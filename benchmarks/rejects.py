@@ -12,9 +12,9 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-from benchmarks.loads import CONNECTIONS, Load, saturate, write_short_requests
-from benchmarks.measuring import Row, interleaved, parser, ratios, row, show
-from benchmarks.servers import running_node, write_keys
+from benchmarks.lib.loads import CONNECTIONS, Load, saturate, write_short_requests
+from benchmarks.lib.measuring import Row, interleaved, parser, ratios, row, show
+from benchmarks.lib.servers import running_node, write_keys
 
 ADMITTED = "admitted"
 LIMITS: dict[str, dict[str, int]] = {

@@ -19,8 +19,8 @@ from itertools import cycle
 
 import uvloop
 
-from benchmarks.measuring import Row, parser, ratios, row, show
-from benchmarks.servers import pin_apart
+from benchmarks.lib.measuring import Row, parser, ratios, row, show
+from benchmarks.lib.servers import pin_apart
 from limiter_node.model import MAX_LIMIT, KeyLimits, Need
 from limiter_node.store.admin import administering
 from limiter_node.store.dispatcher import Dispatcher

@@ -2,7 +2,7 @@
 
 All processes share this machine's cores, so requests/s say what the machine does, not what a fleet would; CPU per
 request is what carries over. Each fleet gets four loads: 1,000 keys uniform and by Zipf 1.0 at a fixed rate from
-`bench-client run` (open loop), 1,000 keys and one key from closed loops that saturate it (`benchmarks.saturate`).
+`bench-client run` (open loop), 1,000 keys and one key from closed loops that saturate it (`benchmarks.lib.saturate`).
 Requests per script call, calls per socket read and each shard's part come from the servers' own counters. One node on
 30 shards, and 100 connections on one shard (`shard_calls`), measure the two ends of a large fleet that fit on a small
 machine. `benchmarks.capacity` makes its model from the JSON.
@@ -20,12 +20,12 @@ from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 
-from benchmarks import shard_calls
-from benchmarks.fleet_loads import Loads
-from benchmarks.measuring import Row, machine, number, parser, row, show
-from benchmarks.scaling_sample import Sample
-from benchmarks.servers import unlimited_keys
-from benchmarks.sharded_fleet import running
+from benchmarks.lib.measuring import Row, machine, number, parser, row, show
+from benchmarks.lib.servers import unlimited_keys
+from benchmarks.scale import shard_calls
+from benchmarks.scale.fleet_loads import Loads
+from benchmarks.scale.scaling_sample import Sample
+from benchmarks.scale.sharded_fleet import running
 
 CONFIGURATIONS = tuple((nodes, shards) for nodes in (1, 2, 4) for shards in (1, 3, 6))
 WIDEST = (1, 30)

@@ -17,7 +17,7 @@ import time
 import hiredis
 from redis import Redis
 
-from benchmarks.measuring import Row, interleaved, row, show
+from benchmarks.lib.measuring import Row, interleaved, row, show
 from limiter_node.model import KeyLimits
 from limiter_node.store.codec import load_script, pack_admit, pack_batch, pack_limits, pack_settle
 from limiter_node.store.embedded import EmbeddedStore

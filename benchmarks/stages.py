@@ -19,7 +19,7 @@ from typing import Any
 
 from redis import Redis
 
-from benchmarks.measuring import Row, show
+from benchmarks.lib.measuring import Row, show
 from limiter_node import tokens
 from limiter_node.credentials import bearer_key
 from limiter_node.http.answer import Answer

@@ -75,12 +75,24 @@ CLIENT_ALLOWED: dict[str, set[str]] = {
     "command_line": {"errors", "load", "settings"},
 }
 
+# The benchmarks share by these rooms; none imports another.
+BENCHMARKS_ALLOWED: dict[str, set[str]] = {
+    **{path.stem: {"lib", "peers", "scale"} for path in (ROOT / "benchmarks").glob("*.py")},
+    "lib": set(),
+    "peers": {"lib"},
+    "scale": {"lib"},
+}
+
 
 @pytest.mark.parametrize(
     ("path", "allowed"),
     [
         pytest.param(path, allowed, id=str(path.relative_to(ROOT)))
-        for package, allowed in (("limiter_node", ALLOWED), ("bench_client", CLIENT_ALLOWED))
+        for package, allowed in (
+            ("limiter_node", ALLOWED),
+            ("bench_client", CLIENT_ALLOWED),
+            ("benchmarks", BENCHMARKS_ALLOWED),
+        )
         for path in modules(package)
     ],
 )
@@ -182,6 +194,12 @@ def test_the_hot_layers_know_neither_http_nor_redis() -> None:
 def test_the_client_knows_the_limiter_only_from_outside() -> None:
     for path in modules("bench_client"):
         assert not any(name.startswith(("limiter_node", "lua", "redis")) for name in imports(path)), path
+
+
+@pytest.mark.parametrize("package", ["limiter_node", "bench_client"])
+def test_nothing_that_is_installed_needs_what_is_not(package: str) -> None:
+    for path in modules(package):
+        assert not {name.split(".")[0] for name in imports(path)} & {"benchmarks", "tests"}, path
 
 
 @pytest.mark.parametrize("package", ["limiter_node", "bench_client"])

@@ -53,10 +53,6 @@ class KeyWindow:
     rejected: list[int]
     """Requests of the key that this limit rejected, per span."""
 
-    @property
-    def worst_ratio(self) -> float:
-        return share_used(self.worst_used, self.worst_limit)
-
 
 def choose_keys(keys: dict[str, KeyUse], fullest: dict[str, str]) -> list[Shown]:
     """Whose windows are worth showing: the fullest ones, then those of the busiest keys by the limit that bound them.

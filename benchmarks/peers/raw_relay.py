@@ -1,6 +1,6 @@
 """Hands bytes from one connection to another and back, and does nothing else: what `gateway` is compared with.
 
-python -m benchmarks.raw_relay PORT      → prints the port it listens on, then relays to PORT until SIGTERM
+python -m benchmarks.peers.raw_relay PORT      → prints the port it listens on, then relays to PORT until SIGTERM
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from bench_client.records.spool import SPOOL_NAMES
 from bench_client.servers.procfs import cpu_seconds
-from benchmarks.servers import Server
+from benchmarks.lib.servers import Server
 
 _START_S = 30
 

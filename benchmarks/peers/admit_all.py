@@ -1,4 +1,4 @@
-"""Decisions without a store, for benchmarks alone: what a node costs when its limiter costs nothing.
+"""A decider that asks no store: shows what a node costs when its limiter costs nothing.
 
 Its weakness is its purpose: it admits everything and counts nothing. It stands where the store's dispatcher stands, and
 its verdicts come, as that one's do, in a later turn of the event loop: requests are then read in one phase and answered
@@ -24,47 +24,45 @@ def _tell(verdict: asyncio.Future[Decision], decision: Decision) -> None:
 
 
 class AdmitAll:
-    """Admits at once whatever it is asked."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
+    """Admits every request of every key."""
 
     def admit(self, kid: str, need: Need) -> asyncio.Future[Decision]:
-        """An admission."""
+        """Return an admission, which comes in the next turn of the event loop."""
         reserved = need.output_tokens + need.default_choices * _OUTPUT_RESERVE
         needed = Amounts(1, need.input_tokens, reserved)
         now_ms = int(time.time() * 1000)
-        verdict: asyncio.Future[Decision] = self._loop.create_future()
+        loop = asyncio.get_running_loop()
+        verdict: asyncio.Future[Decision] = loop.create_future()
         decision = Decision(Outcome.ADMITTED, -1, 0, _LIMITS, needed, _RESET_MS, needed, now_ms, "")
-        self._loop.call_soon(_tell, verdict, decision)
+        loop.call_soon(_tell, verdict, decision)
         return verdict
 
     def knows(self, kid: str) -> bool:
-        """Every key exists."""
+        """Return True: every key exists."""
         return True
 
     async def find(self, kid: str) -> bool:
-        """Every key exists."""
+        """Return True: every key exists."""
         return True
 
     async def peek(self, kid: str) -> Usage | None:
-        """Every key exists and is unused."""
+        """Return an empty window: nothing is counted."""
         now_ms = int(time.time() * 1000)
         return Usage(_LIMITS, Amounts(0, 0, 0), Amounts(0, 0, 0), _OUTPUT_RESERVE, now_ms, "", ())
 
     def give_back(self, kid: str, receipt: Receipt, input_tokens: int, output_tokens: int) -> None:
-        """Nothing is held."""
+        """Do nothing: nothing was reserved."""
 
     def state(self) -> StoreState:
-        """There is no store."""
+        """Return the state of a store without shards."""
         return StoreState(0, 0, 0, (), 0, 0, {}, {}, {})
 
     async def check(self) -> None:
-        """It can always decide."""
+        """Return: it can always decide."""
 
     async def require_decisions(self) -> None:
-        """It decides from the start."""
+        """Return: it decides from the start."""
 
     def decides_alone(self) -> bool:
-        """Nothing else."""
+        """Return True: no store takes part in its decisions."""
         return True

@@ -17,10 +17,10 @@ from pathlib import Path
 from random import Random
 
 from bench_client.servers.procfs import cpu_seconds
-from benchmarks.key_skew import shard_of
-from benchmarks.loads import CONNECTIONS, MAX_TOKENS, short_request, write_requests
-from benchmarks.scaling_sample import Sample
-from benchmarks.sharded_fleet import Counters, Fleet, machine_busy_s
+from benchmarks.lib.loads import CONNECTIONS, MAX_TOKENS, short_request, write_requests
+from benchmarks.scale.key_skew import shard_of
+from benchmarks.scale.scaling_sample import Sample
+from benchmarks.scale.sharded_fleet import Counters, Fleet, machine_busy_s
 from limiter_node.store.keyspace import key_id
 
 ZIPF = 1.0
@@ -183,7 +183,7 @@ class Loads:
         file = write_requests(self._directory / "requests", requests)
         ports = self._fleet.node_ports
         connections, duration_s = CONNECTIONS // len(ports), self._seconds + 1
-        module = [sys.executable, "-m", "benchmarks.saturate"]
+        module = [sys.executable, "-m", "benchmarks.lib.saturate"]
         commands = [[*module, str(port), str(duration_s), str(connections), str(file)] for port in ports]
 
         def result(outputs: list[str]) -> _Result:

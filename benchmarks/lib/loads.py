@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.saturate import SEPARATOR
-from benchmarks.servers import KEY_COUNT, Server
+from benchmarks.lib.saturate import SEPARATOR
+from benchmarks.lib.servers import KEY_COUNT, Server
 
 CONNECTIONS = 64
 MAX_TOKENS = 128
@@ -62,7 +62,7 @@ def saturate(
 ) -> Load:
     """Ask for as much as the server can answer. Ends the benchmark if a request is refused that must not be."""
     pids = (server.pid, *server.store_pids)
-    command = [sys.executable, "-m", "benchmarks.saturate", str(server.port), str(seconds), str(connections)]
+    command = [sys.executable, "-m", "benchmarks.lib.saturate", str(server.port), str(seconds), str(connections)]
     done = subprocess.run([*command, str(requests), *map(str, pids)], stdout=subprocess.PIPE, text=True)
     if done.returncode:
         sys.exit("the load failed")

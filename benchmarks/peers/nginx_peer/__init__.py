@@ -18,7 +18,7 @@ from pathlib import Path
 
 from redis import Redis
 
-from benchmarks.servers import Server, pin_apart, stop
+from benchmarks.lib.servers import Server, pin_apart, stop
 from limiter_node.store.codec import load_script
 from limiter_node.store.process import free_ports
 

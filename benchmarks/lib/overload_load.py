@@ -1,6 +1,6 @@
 """A load of clients that don't take no for an answer, from a process of its own.
 
-    python -m benchmarks.overload_load PORT SECONDS CONNECTIONS RATE PAUSE_S REQUESTS_FILE [PID …]
+    python -m benchmarks.lib.overload_load PORT SECONDS CONNECTIONS RATE PAUSE_S REQUESTS_FILE [PID …]
 
 Requests are due at RATE a second (0: each connection asks again at once, whatever it was answered), and go out on
 connections that have nothing under way; one that finds none isn't sent. A connection that was answered 503 is left
@@ -22,7 +22,7 @@ from typing import Any, cast
 import uvloop
 
 from bench_client.servers.procfs import cpu_seconds
-from benchmarks.saturate import SEPARATOR, stamped
+from benchmarks.lib.saturate import SEPARATOR, stamped
 
 IN_TIME_S = 0.3
 _EVERY_S = 0.002

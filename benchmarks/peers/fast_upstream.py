@@ -1,6 +1,6 @@
 """A service that costs nothing to ask: it answers any request with the same completion, or the same stream.
 
-    python -m benchmarks.fast_upstream TOKENS RATE
+    python -m benchmarks.peers.fast_upstream TOKENS RATE
 
 prints its port. A stream is `TOKENS` chunks, each written by itself, `RATE` of them a second in every stream, and the
 usage where it is asked for. Closed on purpose: no parsing beyond framing, no generation, one process.
@@ -17,7 +17,7 @@ from typing import cast
 
 import uvloop
 
-from benchmarks.servers import OTHER_CORES, pin, stop
+from benchmarks.lib.servers import OTHER_CORES, pin, stop
 
 _TEXT = "The quick brown fox jumps over the lazy dog and thinks about it. " * 8
 _ANSWER = (
@@ -87,7 +87,7 @@ async def _serve(tokens: int, rate: float) -> None:
 @contextmanager
 def running_fast_upstream(tokens: int = 100, rate: float = 1_000.0) -> Iterator[int]:
     """The port of one, which shares the cores that are not the server's."""
-    command = [sys.executable, "-m", "benchmarks.fast_upstream", str(tokens), str(rate)]
+    command = [sys.executable, "-m", "benchmarks.peers.fast_upstream", str(tokens), str(rate)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None

@@ -18,9 +18,9 @@ from math import log
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from benchmarks.capacity_formulas import burst, calls_per_request, non_negative_fit, writes_per_call
-from benchmarks.key_skew import zipf_weights
-from benchmarks.scaling_sample import Sample
+from benchmarks.scale.capacity_formulas import burst, calls_per_request, non_negative_fit, writes_per_call
+from benchmarks.scale.key_skew import zipf_weights
+from benchmarks.scale.scaling_sample import Sample
 
 
 class SettleWait(NamedTuple):

@@ -21,7 +21,7 @@ from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 
 from bench_client.servers.procfs import cpu_seconds
-from benchmarks.loads import MAX_TOKENS
+from benchmarks.lib.loads import MAX_TOKENS
 from limiter_node.store.cluster_setup import ClusterMember, form_cluster
 from limiter_node.store.embedded import HOST, EmbeddedStore
 from limiter_node.store.process import free_ports

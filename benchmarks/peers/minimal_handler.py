@@ -2,7 +2,7 @@
 
 Made like a node otherwise: aiohttp's low-level server without the router, uvloop, the same garbage collector settings.
 
-    python -m benchmarks.minimal_handler PORT ANSWER_BYTES     → one line "ready", then serves until SIGTERM
+    python -m benchmarks.peers.minimal_handler PORT ANSWER_BYTES     → one line "ready", then serves until SIGTERM
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import orjson
 import uvloop
 from aiohttp import web
 
-from benchmarks.servers import Server, pin_apart, stop
+from benchmarks.lib.servers import Server, pin_apart, stop
 from limiter_node.app import _settle_collector
 from limiter_node.store.process import free_ports
 
@@ -30,7 +30,7 @@ def running_minimal_handler(answer_bytes: int) -> Iterator[Server]:
     """The server as a process of its own, its answers (head and body) being that long."""
     (port,) = free_ports(1)
     process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.minimal_handler", str(port), str(answer_bytes)],
+        [sys.executable, "-m", "benchmarks.peers.minimal_handler", str(port), str(answer_bytes)],
         stdout=subprocess.PIPE,
         text=True,
     )

@@ -3,7 +3,7 @@
 Closed loop on purpose: it finds the highest rate, not the latency at a rate (that is the benchmark client's, which is
 open-loop). Requests are rendered before, responses are only framed, so that one core drives a server on another.
 
-    python -m benchmarks.saturate PORT SECONDS CONNECTIONS REQUESTS_FILE [PID …]
+    python -m benchmarks.lib.saturate PORT SECONDS CONNECTIONS REQUESTS_FILE [PID …]
 
 prints one JSON line: requests answered (and those by 200), bytes received and CPU seconds of the processes PID in so
 many seconds after a warm-up, and the requests answered in all. The requests go round; `STAMP` in them becomes a number

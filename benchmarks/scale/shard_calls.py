@@ -35,7 +35,6 @@ class CallCost:
     nodes: int
     operations: int
     call_us: float
-    reads_per_call: float
     window_bytes: float
     """Memory of one key's newest counters and its record of its nodes, which share a hash."""
 
@@ -77,14 +76,14 @@ class _Shard:
                 for kid in self._kids:
                     peer.socket.sendall(self._command(peer.name, kid, 1))
                     _receive(peer)
-            before = self._used()
+            before_s = self._cpu_s()
             self._drive(peers, operations)
-            cpu_s, reads = (now - was for now, was in zip(self._used(), before, strict=True))
+            cpu_s = self._cpu_s() - before_s
         finally:
             for peer in peers:
                 peer.socket.close()
         size = float(self.redis.memory_usage(window_key(self._kids[0]), samples=0) or 0)
-        return CallCost(nodes, operations, cpu_s / CALLS * 1e6, reads / CALLS, size)
+        return CallCost(nodes, operations, cpu_s / CALLS * 1e6, size)
 
     def _drive(self, peers: list[_Node], operations: int) -> None:
         pick, to_send = self._random.choice, CALLS - len(peers)
@@ -103,9 +102,9 @@ class _Shard:
                     else:
                         waiting -= 1
 
-    def _used(self) -> tuple[float, float]:
-        cpu, stats = self.redis.info("cpu"), self.redis.info("stats")
-        return float(cpu["used_cpu_user"]) + float(cpu["used_cpu_sys"]), float(stats["total_reads_processed"])
+    def _cpu_s(self) -> float:
+        used = self.redis.info("cpu")
+        return float(used["used_cpu_user"]) + float(used["used_cpu_sys"])
 
 
 def _receive(peer: _Node) -> None:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from random import Random
 from typing import NamedTuple
 
-from benchmarks.capacity_fit import Costs
-from benchmarks.capacity_formulas import bottleneck, calls_per_request, writes_per_call
-from benchmarks.key_skew import shard_of
+from benchmarks.scale.capacity_fit import Costs
+from benchmarks.scale.capacity_formulas import bottleneck, calls_per_request, writes_per_call
+from benchmarks.scale.key_skew import shard_of
 from limiter_node.model import MAX_BATCH
 
 HEADS = 1000
