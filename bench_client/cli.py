@@ -35,7 +35,7 @@ from bench_client.commands.run import run
 from bench_client.errors import BenchError, BenchUsageError
 from bench_client.report import report_of_comparison, write_report
 from bench_client.results.tables import summary_text
-from bench_client.results.unserved import complaint
+from bench_client.results.unserved import failure_message
 from bench_client.settings import RunSettings
 
 NAME = "bench-client"
@@ -89,7 +89,7 @@ def run_command(**options: Any) -> None:
     settings = RunSettings(workload=workload_settings(options), sending=sending_settings(options), **options)
     result = run(settings, _say)
     click.echo(summary_text(result.summary))
-    if (failure := complaint(result.summary.total)) is not None:
+    if (failure := failure_message(result.summary.total)) is not None:
         raise BenchError(failure)
 
 
@@ -251,7 +251,7 @@ def compare_command(**options: Any) -> None:
 
 
 def main() -> NoReturn:
-    """The entry point."""
+    """Run the command line and exit with its code."""
     sys.exit(_run_cli(sys.argv[1:]))
 
 

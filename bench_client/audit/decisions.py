@@ -25,7 +25,7 @@ from bench_client.records.record import Record
 
 
 def check_decisions(timeline: KeyTimeline, bounds: UsageBounds, findings: Findings, held_until_us: int) -> int:
-    """Returns how many rejections were held against the bounds.
+    """Check all decisions of a key and return how many rejections were held against the bounds.
 
     Decisions done after ``held_until_us`` are not: of a run that was cut off, requests are missing that may have
     been admitted before them.
@@ -51,7 +51,7 @@ def check_decisions(timeline: KeyTimeline, bounds: UsageBounds, findings: Findin
 
 
 def requested_of(record: Record) -> int | None:
-    """What a rejected request asked for in its binding dimension; None where it doesn't say."""
+    """Return what a rejected request asked for in its binding dimension; None if the response doesn't say."""
     match DIMENSIONS.index(record.exceeded or ""):
         case dimension if dimension == REQUESTS:
             return 1

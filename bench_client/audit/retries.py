@@ -56,7 +56,7 @@ def _check_not_short(key: str, record: Record, bounds: UsageBounds, findings: Fi
 
 
 def _check_not_long(timeline: KeyTimeline, dimension: int, rejected: list[Record], findings: Findings) -> None:
-    """From the newest back: a stack holds, of the admissions seen, those larger than all between them and now."""
+    """Check from the newest back: a stack holds, of the admissions seen, those larger than all between them and now."""
     admitted = timeline.admitted
     index = len(admitted) - 1
     times_ms: list[int] = []
@@ -88,7 +88,7 @@ def _check_not_long(timeline: KeyTimeline, dimension: int, rejected: list[Record
 
 
 def _last_at_least(falling: list[int], bound: int) -> int:
-    """Index of the last element that is at least ``bound`` in a falling list; -1 if there is none."""
+    """Return the index of the last element that is at least ``bound`` in a falling list; -1 if there is none."""
     low, high = 0, len(falling)
     while low < high:
         middle = (low + high) // 2

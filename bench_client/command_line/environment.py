@@ -20,7 +20,7 @@ PREFIX = "BENCH"
 
 
 class EnvOption(cloup.Option):
-    """Reads ``BENCH_<COMMAND>_<OPTION>``, then ``BENCH_<OPTION>``, named as the option is on the command line.
+    """Read ``BENCH_<COMMAND>_<OPTION>``, then ``BENCH_<OPTION>``, named as the option is on the command line.
 
     click's own variables are named after the Python parameter, and know only the first form. Its help says default and
     range in words, its errors the variable that holds a wrong value.
@@ -28,17 +28,17 @@ class EnvOption(cloup.Option):
 
     @property
     def typed(self) -> str:
-        """As it is given on the command line."""
+        """Return the option as it is typed on the command line."""
         return max(self.opts, key=len)
 
     def variable(self, ctx: click.Context) -> str | None:
-        """The variable that is read, where one is set."""
+        """Return the variable that is read, or None if none is set."""
         name = self.typed.lstrip("-").replace("-", "_").upper()
         variables = (f"{prefix}_{name}" for prefix in (ctx.auto_envvar_prefix, PREFIX))
         return next((variable for variable in variables if os.environ.get(variable)), None)
 
     def is_from_environment(self, ctx: click.Context) -> bool:
-        """Whether the value that counts is a variable's: the command line goes before."""
+        """Return whether the value came from a variable: the command line takes precedence."""
         return ctx.get_parameter_source(self.name or "") is ParameterSource.ENVIRONMENT
 
     def resolve_envvar_value(self, ctx: click.Context) -> str | None:
@@ -62,7 +62,7 @@ class EnvOption(cloup.Option):
 
 
 class EnvCommand(cloup.Command):
-    """A command whose errors say which of the options that they are about came from the environment."""
+    """Name, in a command's errors, the options that came from the environment."""
 
     def invoke(self, ctx: click.Context) -> Any:
         values = dict(ctx.params)  # a command may take its options apart
@@ -86,5 +86,5 @@ class EnvCommand(cloup.Command):
 
 
 def _is_text(value: object) -> bool:
-    """Long enough not to be in a message by chance; a number may be in any."""
+    """Return whether a value is too long to be in a message by chance; a number may be in any."""
     return isinstance(value, (str, Path)) and len(str(value)) > 2

@@ -23,7 +23,7 @@ _SPACE_WITHIN_AN_OPTION = re.compile(" (?!--)")
 
 
 def examples(*commands: tuple[str, str]) -> str:
-    """What stands below a command's options: pairs of what is done and the command that does it."""
+    """Return the examples below a command's options, from pairs of a purpose and the command for it."""
     lines = [_HEADING("Examples:"), ""]
     for what, command in commands:
         whole = _SPACE_WITHIN_AN_OPTION.sub("\N{NO-BREAK SPACE}", command)
@@ -36,7 +36,7 @@ def examples(*commands: tuple[str, str]) -> str:
 
 
 def in_words(bounds: click.FloatRange | click.IntRange) -> str:
-    """``1 to 256``, ``above 0, at most 1,000,000``, ``at least 1``."""
+    """Return a range as ``1 to 256``, ``above 0, at most 1,000,000`` or ``at least 1``."""
     low, high = (None if bound is None else f"{bound:,.10g}" for bound in (bounds.min, bounds.max))
     if low is not None and high is not None and not (bounds.min_open or bounds.max_open):
         return f"{low} to {high}"
@@ -46,7 +46,7 @@ def in_words(bounds: click.FloatRange | click.IntRange) -> str:
 
 
 def as_typed(default: Any) -> str:
-    """A default as it would be given: ``1000000``, not ``1000000.0``."""
+    """Return a default as it would be typed: ``1000000``, not ``1000000.0``."""
     return f"{default:.10g}" if isinstance(default, float) else str(default)
 
 

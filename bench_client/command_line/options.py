@@ -19,7 +19,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Size(click.ParamType[SizeDistribution]):
-    """A token size's distribution."""
+    """Parse a distribution of token sizes."""
 
     name = "size"
 
@@ -33,7 +33,7 @@ class Size(click.ParamType[SizeDistribution]):
 
 
 def option(*names: str, **attributes: Any) -> Callable[[F], F]:
-    """An option that reads both environment variables and shows its default."""
+    """Declare an option that reads both environment variables and shows its default."""
     return cloup.option(*names, cls=EnvOption, show_default=attributes.pop("show_default", True), **attributes)
 
 
@@ -167,7 +167,7 @@ OUTPUT = cloup.option_group(
 
 
 def workload_settings(options: dict[str, Any], **rate: Any) -> WorkloadSettings:
-    """Takes a command's options of ``SHAPE`` but for the model, and of ``RATE`` where ``rate`` doesn't give its values.
+    """Take a command's options of ``SHAPE`` but for the model, and of ``RATE`` where ``rate`` doesn't give its values.
 
     Raises BenchUsageError when they contradict one another.
     """
@@ -188,7 +188,7 @@ def workload_settings(options: dict[str, Any], **rate: Any) -> WorkloadSettings:
 
 
 def sending_settings(options: dict[str, Any]) -> SendingSettings:
-    """Takes a command's options of ``SENDING``, the model, and of ``LOADED``, where it has them, those beside targets.
+    """Take a command's options of ``SENDING``, the model, and of ``LOADED``, where it has them, those beside targets.
 
     Raises BenchUsageError when they contradict one another.
     """

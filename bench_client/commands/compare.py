@@ -18,7 +18,7 @@ KEYS_NAME = "keys.toml"
 
 @dataclass(frozen=True, slots=True)
 class CompareSettings:
-    """One workload, and the limiter that is started for each store."""
+    """Describe one workload, and the limiter that is started for each store."""
 
     workload: WorkloadSettings
     sending: SendingSettings
@@ -33,16 +33,16 @@ class CompareSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """What came out for one store."""
+class StoreResult:
+    """Hold what was measured with one store."""
 
     store: str
     result: RunResult
     audit: AuditReport
 
 
-def compare(settings: CompareSettings, say: Say) -> list[Measured]:
-    """Measures each store in turn and writes ``compare.json``; an interrupted run is the last one.
+def compare(settings: CompareSettings, say: Say) -> list[StoreResult]:
+    """Measure each store in turn and write ``compare.json``; an interrupted run is the last one.
 
     Raises BenchUsageError for results that would be replaced, BenchError when a limiter can't be started or a run
     fails; no process is left behind.
@@ -67,7 +67,7 @@ def compare(settings: CompareSettings, say: Say) -> list[Measured]:
     return measured
 
 
-def _measure(store: str, settings: CompareSettings, keys: Path, say: Say) -> Measured:
+def _measure(store: str, settings: CompareSettings, keys: Path, say: Say) -> StoreResult:
     directory = settings.out / store
     say(f"{store}: starting {settings.nodes} nodes")
     with LimiterUnderTest(nodes=settings.nodes, store=store, keys=keys, log=directory / "limiter.log") as limiter:
@@ -83,11 +83,11 @@ def _measure(store: str, settings: CompareSettings, keys: Path, say: Say) -> Mea
             say,
             limiter.processes(),
         )
-    return Measured(store, result, audit_directory(directory, warn=say))
+    return StoreResult(store, result, audit_directory(directory, warn=say))
 
 
-def comparison(settings: CompareSettings, measured: list[Measured]) -> dict[str, object]:
-    """The contents of ``compare.json``."""
+def comparison(settings: CompareSettings, measured: list[StoreResult]) -> dict[str, object]:
+    """Return the contents of ``compare.json``."""
     return {
         "nodes": settings.nodes,
         "keys_count": settings.keys_count,
@@ -100,8 +100,8 @@ def comparison(settings: CompareSettings, measured: list[Measured]) -> dict[str,
     }
 
 
-def comparison_text(measured: list[Measured]) -> str:
-    """One table, a column per store, and each store's verdict."""
+def comparison_text(measured: list[StoreResult]) -> str:
+    """Return one table with a column per store, and each store's verdict."""
     summaries = [each.result.summary for each in measured]
     rows = [["", *(each.store for each in measured)]]
     rows.append(["target QPS", *(f"{summary.target_qps:,.0f}" for summary in summaries)])

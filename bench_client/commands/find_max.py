@@ -14,7 +14,7 @@ from bench_client.records.out_directory import refuse_to_replace
 from bench_client.records.run_directory import make_directory, write_json
 from bench_client.results.summary import Summary, percentiles_ms
 from bench_client.results.tables import number, table
-from bench_client.results.unserved import complaint
+from bench_client.results.unserved import failure_message
 from bench_client.settings import RunSettings, SendingSettings, WorkloadSettings
 
 FIND_MAX_NAME = "find-max.json"
@@ -26,7 +26,7 @@ NOTED_REJECTIONS = 0.03
 
 @dataclass(frozen=True, slots=True)
 class FindMaxSettings:
-    """What is searched, and how each trial is sent."""
+    """Describe what is searched, and how each trial is sent."""
 
     workload: WorkloadSettings
     """One trial's; its rate is replaced by each trial's own."""
@@ -51,7 +51,7 @@ class FindMaxSettings:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One rate, tried once."""
+    """Hold what trying one rate once has shown."""
 
     rate: float
     """Requests/s asked for; ``offered`` is what the schedule then had."""
@@ -69,7 +69,7 @@ class Trial:
 
 @dataclass(slots=True)
 class FoundMax:
-    """How the search ended; ``failure`` is what ended it early, if anything did."""
+    """Hold how the search ended; ``failure`` is what ended it early, if anything did."""
 
     settings: FindMaxSettings
     search: Search[Trial] = field(repr=False)
@@ -80,7 +80,7 @@ class FoundMax:
         return self.search.found is not None
 
     def as_dict(self) -> dict[str, object]:
-        """The contents of ``find-max.json``."""
+        """Return the contents of ``find-max.json``."""
         found, missed = self.search.found, self.search.missed
         return {
             "slo_p99_ms": self.settings.slo_p99_ms,
@@ -95,7 +95,7 @@ class FoundMax:
 
     @property
     def verdict(self) -> str:
-        """The last line."""
+        """Return the last line of the command's output."""
         search, target = self.search, f"p99 ≤ {self.settings.slo_p99_ms:g} ms"
         found, missed = search.found, search.missed
         if found is None:
@@ -113,7 +113,7 @@ class FoundMax:
         return f"{rate} is the highest rate that holds {target}; the server's limit: {at} {missed.cause}"
 
     def text(self) -> str:
-        """The curve, by rate, notes and the verdict."""
+        """Return the curve by rate, notes and the verdict."""
         rows = [["offered/s", "achieved/s", "p50 ms", "p99 ms", "p99.9 ms", "429", "errors", "verdict"]]
         for trial in sorted(self.search.trials, key=lambda trial: trial.rate):
             latencies = [number(trial.latency_ms.get(name)) for name in ("p50", "p99", "p99_9")]
@@ -139,7 +139,7 @@ class FoundMax:
 
 
 def find_max(settings: FindMaxSettings, say: Say) -> FoundMax:
-    """Makes the trials, and writes the curve to ``out`` where that is given.
+    """Make the trials, and write the curve to ``out`` if that is given.
 
     Raises BenchUsageError for wrong settings, BenchError when not even the first trial can be made. What stops a later
     one is the result's ``failure``.
@@ -193,9 +193,9 @@ def _trials(settings: FindMaxSettings, directory: Path, say: Say) -> Callable[[f
 
 
 def judge(rate: float, summary: Summary, slo_p99_ms: float) -> Trial:
-    """Whether 99 of 100 requests were answered within the target, and if not, whose fault that was."""
+    """Judge whether 99 of 100 requests were answered within the target, and if not, whose fault that was."""
     total = summary.total
-    others = total.others
+    others = total.other_statuses
     errors = total.errors.total() + others.total()
     latency_ms = percentiles_ms(total.latency_us)
     verdict, cause = Verdict.HELD, ""
@@ -205,7 +205,7 @@ def judge(rate: float, summary: Summary, slo_p99_ms: float) -> Trial:
         kinds = ", ".join(f"{count:,} {name}" for name, count in names.items())
         cause = f"{errors:,} of {total.requests:,} requests failed ({kinds})"
         if total.statuses:
-            cause = complaint(total) or cause
+            cause = failure_message(total) or cause
     elif (at_ms := _percentile_of_all_ms(summary, errors)) > slo_p99_ms:
         verdict, cause = Verdict.LATENCY, f"p99 was {at_ms:,.1f} ms"
     # Answers of a wrong status are nobody's but the server's; timeouts may come of a client that reads too late.
@@ -226,7 +226,7 @@ def judge(rate: float, summary: Summary, slo_p99_ms: float) -> Trial:
 
 
 def _percentile_of_all_ms(summary: Summary, errors: int) -> float:
-    """The latency within which 99 % of all requests were answered, as if the failed ones had taken forever."""
+    """Return the latency within which 99 % of all requests were answered, as if the failed ones had taken forever."""
     requests = summary.total.requests
     share = SLO_SHARE * requests / (requests - errors)
     return float(summary.total.latency_us.get_value_at_percentile(100 * share)) / 1000

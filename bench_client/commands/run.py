@@ -17,7 +17,7 @@ from bench_client.processes.live_view import LiveView
 from bench_client.records.out_directory import refuse_to_replace_runs
 from bench_client.records.run_directory import RunInfo, finish, open_records, prepare, write_info, write_json
 from bench_client.results.summary import Summary, summarize
-from bench_client.sending.open_loop_sender import OpenLoopSender, soon
+from bench_client.sending.open_loop_sender import OpenLoopSender, start_soon
 from bench_client.sending.outcome import SendOutcome
 from bench_client.sending.share import Share, sender_of
 from bench_client.servers.procfs import LocalProcess
@@ -32,14 +32,14 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """A finished run; its records and summary are in the settings' ``out``."""
+    """Describe a finished run; its records and summary are in the settings' ``out``."""
 
     info: RunInfo
     summary: Summary
 
 
 def run(settings: RunSettings, say: Say, servers: Sequence[LocalProcess] = ()) -> RunResult:
-    """Makes the run and writes its results. Of ``servers`` the CPU is measured meanwhile.
+    """Make the run and write its results; meanwhile, measure the CPU that ``servers`` use.
 
     Raises BenchUsageError for wrong settings and for results that would be replaced, BenchError when a target can't be
     used or answered nothing at all.
@@ -88,7 +88,7 @@ def run(settings: RunSettings, say: Say, servers: Sequence[LocalProcess] = ()) -
         for process in range(sending.processes)
     ]
     with ServerWatch(admin_targets or targets, workload.duration_s, servers) as watch:
-        outcome = _send(shares, watch.started)
+        outcome = _send(shares, watch.on_start)
     info = replace(
         info,
         started_unix_ms=outcome.started_unix_ms,
@@ -107,7 +107,7 @@ def run(settings: RunSettings, say: Say, servers: Sequence[LocalProcess] = ()) -
 
 
 def make_workload(settings: WorkloadSettings, *, targets: int, keys: int) -> Workload:
-    """The schedule of ``settings``, with its warm-up."""
+    """Return the schedule of ``settings``, with its warm-up."""
     workload = _measured_workload(settings, targets=targets, keys=keys)
     return workload.warmed_up(settings.warmup_s) if settings.warmup_s else workload
 
@@ -138,17 +138,17 @@ def _measured_workload(settings: WorkloadSettings, *, targets: int, keys: int) -
     )
 
 
-def _send(shares: list[Share], started: Callable[[int], None]) -> SendOutcome:
+def _send(shares: list[Share], on_start: Callable[[int], None]) -> SendOutcome:
     if len(shares) > 1:
-        return send_from_processes(shares, started)
+        return send_from_processes(shares, on_start)
     with sender_of(shares[0]) as sender:
-        return uvloop.run(_send_and_show(sender, shares[0].workload.duration_s, started))
+        return uvloop.run(_send_and_show(sender, shares[0].workload.duration_s, on_start))
 
 
-async def _send_and_show(sender: OpenLoopSender, duration_s: float, started: Callable[[int], None]) -> SendOutcome:
+async def _send_and_show(sender: OpenLoopSender, duration_s: float, on_start: Callable[[int], None]) -> SendOutcome:
     async def start() -> int:
-        start_ns = await soon()
-        started(start_ns)
+        start_ns = await start_soon()
+        on_start(start_ns)
         return start_ns
 
     with interrupts_to(sender.interrupt):

@@ -16,7 +16,7 @@ from typing import Generic, Protocol, TypeVar
 
 
 class Verdict(StrEnum):
-    """What a trial showed of its rate."""
+    """Say what a trial showed of its rate."""
 
     HELD = "held"
     LATENCY = "too slow"
@@ -38,7 +38,7 @@ T = TypeVar("T", bound=HasVerdict)
 
 @dataclass(slots=True)
 class Search(Generic[T]):
-    """All trials so far, and what they say. Every trial is kept, also when a later one can't be made."""
+    """Hold all trials so far, and what they say. Every trial is kept, even when a later one can't be made."""
 
     trial: Callable[[float], T]
     lowest: float
@@ -55,7 +55,7 @@ class Search(Generic[T]):
     """The lowest rate known to miss; None when none did."""
 
     def run(self) -> None:
-        """Searches until the rate is found and confirmed, or ``max_trials`` are made."""
+        """Search until the rate is found and confirmed, or ``max_trials`` are made."""
         held = self._ramp()
         if held is not None:
             held = self._bisect(held)
@@ -73,7 +73,7 @@ class Search(Generic[T]):
         return self.max_trials - len(self.trials)
 
     def _ramp(self) -> T | None:
-        """The highest rate that held, trying doubles of the first one."""
+        """Return the highest rate that held, trying doubles of the first one."""
         held, rate = None, self.lowest
         while self._left > 1:  # one is kept back for the confirmation
             trial = self._try(rate)
@@ -88,7 +88,7 @@ class Search(Generic[T]):
         return held
 
     def _bisect(self, held: T) -> T:
-        """The highest rate that held; beyond what the client can send there is nothing to be found out."""
+        """Return the highest rate that held; beyond what the client can send there is nothing to be found out."""
         while (missed := self.missed) is not None and self._left > 1:
             if missed.verdict is Verdict.CLIENT or missed.rate <= held.rate * (1 + self.precision):
                 break

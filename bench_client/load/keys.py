@@ -19,7 +19,7 @@ DIGEST_PREFIX = "sha256:"
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """One usable key: the secret (kept out of ``repr``), its id in records and the name a person gave it."""
+    """Hold one usable key: the secret (kept out of ``repr``), its id in records and the name a person gave it."""
 
     secret: str = field(repr=False)
     key_id: str
@@ -28,19 +28,19 @@ class ApiKey:
 
 @dataclass(frozen=True, slots=True)
 class KeyRing:
-    """The keys of one file, in its order, and how many were declared by digest only and can't be used by a client."""
+    """Hold the keys of one file, in its order, and how many were declared by digest only, which a client can't use."""
 
     keys: tuple[ApiKey, ...]
     skipped: int
 
 
 def key_id(secret: str) -> str:
-    """The name of a key in records: the first 12 hex digits of its SHA-256."""
+    """Return the name of a key in records: the first 12 hex digits of its SHA-256."""
     return hashlib.sha256(secret.encode()).hexdigest()[:KEY_ID_DIGITS]
 
 
 def read_keys(path: Path) -> KeyRing:
-    """The keys declared in the file ``path``.
+    """Return the keys declared in the file ``path``.
 
     Raises BenchUsageError when the file can't be read, isn't a keys file, or has no key that a client can send.
     """

@@ -38,7 +38,7 @@ WORDS = tuple(dict.fromkeys(_WORD_LIST.split()))
 
 
 class RequestRenderer:
-    """Renders any request of one workload."""
+    """Render any request of one workload."""
 
     __slots__ = ("_auths", "_heads", "_offsets", "_prefix", "_suffixes", "_text", "_workload")
 
@@ -66,7 +66,7 @@ class RequestRenderer:
         self._text, self._offsets = _text(max(workload.input_tokens, default=1) + STARTS)
 
     def render(self, index: int) -> bytes:
-        """The whole request, head and body."""
+        """Return the whole request, head and body."""
         workload, offsets, prefix = self._workload, self._offsets, self._prefix
         start = index % STARTS
         words = max(workload.input_tokens[index] - CHAT_OVERHEAD_TOKENS, 1)
@@ -86,6 +86,6 @@ class RequestRenderer:
 
 
 def _text(words: int) -> tuple[bytes, array[int]]:
-    """A text of ``words`` words, each with the space before it, and where each begins (and the last one ends)."""
+    """Return a text of ``words`` words, each after a space, and where each begins (and the last one ends)."""
     chosen = [b" " + word.encode() for word in Random(0).choices(WORDS, k=words)]
     return b"".join(chosen), array("q", accumulate(map(len, chosen), initial=0))

@@ -15,7 +15,7 @@ MAX_TOKENS = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class SizeDistribution:
-    """How many tokens a prompt or an answer has; sizes are whole numbers from 1 to ``MAX_TOKENS``."""
+    """Draw how many tokens a prompt or an answer has; sizes are whole numbers from 1 to ``MAX_TOKENS``."""
 
     kind: str
     first: float
@@ -25,7 +25,7 @@ class SizeDistribution:
 
     @classmethod
     def parse(cls, text: str) -> SizeDistribution:
-        """Reads the command line's form. Raises BenchUsageError naming the forms there are."""
+        """Read the command line's form. Raises BenchUsageError, which names the possible forms."""
         kind, *rest = text.strip().lower().split(":")
         try:
             numbers = [float(number) for number in rest]
@@ -43,7 +43,7 @@ class SizeDistribution:
         )
 
     def draw(self, count: int, rng: Random) -> array[int]:
-        """``count`` sizes in tokens."""
+        """Return ``count`` sizes in tokens."""
         match self.kind:
             case "fixed":
                 return array("I", [int(self.first)]) * count

@@ -25,7 +25,7 @@ _TIMESTAMP = re.compile(r"(\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(?:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """Requests in order of arrival; ``arrival_ns`` counts from the first of them."""
+    """Hold requests in order of arrival; ``arrival_ns`` counts from the first of them."""
 
     arrival_ns: array[int]
     input_tokens: array[int]
@@ -33,7 +33,7 @@ class Trace:
 
 
 def read_trace(path: Path) -> Trace:
-    """The trace in the file ``path``, sorted by arrival; sizes of zero are read as one token.
+    """Return the trace in the file ``path``, sorted by arrival; sizes of zero are read as one token.
 
     Raises BenchUsageError naming the line when the file can't be read as a trace.
     """
@@ -74,7 +74,7 @@ def _read_rows(path: Path, lines: Iterable[str]) -> list[tuple[int, int, int]]:
 
 
 def timestamp_ns(text: str) -> int:
-    """Nanoseconds since the epoch of a UTC timestamp. Raises ValueError when it isn't one."""
+    """Return a UTC timestamp as nanoseconds since the epoch. Raises ValueError when it isn't one."""
     match = _TIMESTAMP.fullmatch(text.strip())
     if match is None:
         raise ValueError(text)

@@ -23,7 +23,7 @@ ARRIVALS = ("poisson", "constant")
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """One entry per request in each array, in order of ``due_ns`` (from the start of the run)."""
+    """Hold one entry per request in each array, in order of ``due_ns`` (from the start of the run)."""
 
     due_ns: array[int]
     target: array[int]
@@ -45,7 +45,7 @@ class Workload:
         return len(self) / self.duration_s if self.duration_s else 0.0
 
     def share(self, process: int, processes: int) -> Workload:
-        """Every ``processes``-th request, from number ``process`` on.
+        """Return every ``processes``-th request, from number ``process`` on.
 
         The shares together are this schedule, request for request. Of Poisson arrivals each share is more even than
         Poisson, and none is ever ahead of another by more than a request.
@@ -63,7 +63,7 @@ class Workload:
         )
 
     def warmed_up(self, warmup_s: float) -> Workload:
-        """The first ``warmup_s`` of this schedule, and then all of it.
+        """Return a schedule of the first ``warmup_s`` of this one, and then all of it.
 
         So the warm-up has the rate, keys and sizes of what it warms up for, also in a trace, and what is measured is
         the same with any warm-up. Raises BenchUsageError when the schedule is shorter than that.
@@ -97,7 +97,7 @@ def synthetic_workload(
     zipf: float,
     seed: int,
 ) -> Workload:
-    """A schedule at a mean rate of ``qps`` for ``duration_s``."""
+    """Return a schedule at a mean rate of ``qps`` for ``duration_s``."""
     if arrivals == "constant":
         due_ns = array("q", [int(i * NS_PER_S / qps) for i in range(int(qps * duration_s + 1e-9))])
     else:
@@ -116,7 +116,7 @@ def synthetic_workload(
 def traced_workload(
     trace: Trace, *, speed: float, duration_s: float | None, targets: int, keys: int, zipf: float, seed: int
 ) -> Workload:
-    """The trace's own arrivals and sizes, ``speed`` times as fast, cut after ``duration_s`` of the run if given."""
+    """Return the trace's arrivals and sizes, ``speed`` times as fast, cut after ``duration_s`` of the run if given."""
     due_ns = array("q", [int(at / speed) for at in trace.arrival_ns])
     count = len(due_ns) if duration_s is None else bisect_left(due_ns, int(duration_s * NS_PER_S))
     due_ns = due_ns[:count]
@@ -131,7 +131,7 @@ def traced_workload(
 
 
 def draw_zipf(count: int, population: int, skew: float, rng: Random) -> array[int]:
-    """``count`` draws from ``0 .. population-1`` with weights ``1 / rank ** skew``; a skew of 0 is uniform."""
+    """Draw ``count`` times from ``0 .. population-1`` with weights ``1 / rank ** skew``; a skew of 0 is uniform."""
     if skew == 0:
         return _uniform(count, population, rng)
     cumulative = list(accumulate(rank**-skew for rank in range(1, population + 1)))

@@ -33,37 +33,37 @@ STOP_TIMEOUT_S = 5.0
 LINE_LIMIT = 1 << 20
 
 
-def send_from_processes(shares: Sequence[Share], started: Callable[[int], None]) -> SendOutcome:
-    """Sends the shares at the same time and leaves each one's records in the run's directory.
+def send_from_processes(shares: Sequence[Share], on_start: Callable[[int], None]) -> SendOutcome:
+    """Send the shares at the same time and leave each one's records in the run's directory.
 
-    ``started`` is told the instant, in ``clock_ns``, at which the schedule starts, as soon as that is known. Raises
+    ``on_start`` is told the instant, in ``clock_ns``, at which the schedule starts, as soon as that is known. Raises
     BenchError when a process could not do its part; none is left behind.
     """
-    return asyncio.run(_send(shares, started))
+    return asyncio.run(_send(shares, on_start))
 
 
-async def _send(shares: Sequence[Share], started: Callable[[int], None]) -> SendOutcome:
+async def _send(shares: Sequence[Share], on_start: Callable[[int], None]) -> SendOutcome:
     start_ns = 0
 
     def interrupt() -> None:
         for worker in workers:
-            worker.tell("interrupt")
+            worker.send_command("interrupt")
 
     async with _started(shares) as workers:
         with interrupts_to(interrupt):
-            await _together(worker.until(READY) for worker in workers)
+            await _run_all(worker.wait_for(READY) for worker in workers)
             start_ns = clock_ns() + LEAD_NS
             for worker in workers:
-                worker.tell(f"start {start_ns}")
-            started(start_ns)
+                worker.send_command(f"start {start_ns}")
+            on_start(start_ns)
             progress = LiveView(
                 lambda: SendSnapshot.summed(worker.take_snapshot() for worker in workers),
                 lambda: start_ns,
                 shares[0].workload.duration_s,
             )
             async with progress.shown():
-                sent = await _together(worker.until(SENT) for worker in workers)
-        await _together(worker.until(DONE) for worker in workers)
+                sent = await _run_all(worker.wait_for(SENT) for worker in workers)
+        await _run_all(worker.wait_for(DONE) for worker in workers)
         return SendOutcome.merged([_outcome(fields) for fields in sent])
 
 
@@ -83,14 +83,14 @@ async def _started(shares: Sequence[Share]) -> AsyncIterator[list[_Worker]]:
             workers.append(_Worker(process, share))
         yield workers
     finally:
-        await asyncio.gather(*(worker.end() for worker in workers))
+        await asyncio.gather(*(worker.stop() for worker in workers))
 
 
 class _Worker:
-    """One process as seen from the one that started it."""
+    """Talk to one sending process."""
 
     def __init__(self, process: Process, share: Share) -> None:
-        """Tells it at once what to send."""
+        """Tell the process at once what to send."""
         self._number = share.process
         self._process = process
         self._counts = SendSnapshot(0, {}, 0, [])
@@ -103,14 +103,14 @@ class _Worker:
         pickled = pickle.dumps(share)
         self._input.write(len(pickled).to_bytes(LENGTH_BYTES) + pickled)
 
-    def tell(self, command: str) -> None:
+    def send_command(self, command: str) -> None:
         if not self._input.is_closing():
             self._input.write(command.encode() + b"\n")
 
-    async def until(self, awaited: str) -> Any:
-        """Listens until it says that; the value that came with it.
+    async def wait_for(self, awaited: str) -> Any:
+        """Listen until the process says ``awaited``; return the value that came with it.
 
-        Raises BenchError when it says that it failed, or nothing more.
+        Raises BenchError when the process says that it failed, or says nothing more.
         """
         while line := await self._output.readline():
             said, value = orjson.loads(line)
@@ -134,8 +134,8 @@ class _Worker:
         samples, self._samples = self._samples, []
         return self._counts._replace(latency_samples=samples)
 
-    async def end(self) -> None:
-        """Returns when it has ended, by itself if it does so in time."""
+    async def stop(self) -> None:
+        """Return when the process has ended; kill it if it doesn't end by itself in time."""
         self._input.close()
         try:
             async with asyncio.timeout(STOP_TIMEOUT_S):
@@ -159,8 +159,8 @@ async def _last_line(stream: asyncio.StreamReader) -> str:
     return lines[-1].strip() if lines else ""
 
 
-async def _together(steps: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:
-    """Runs them all to the end, or until one fails. Raises that one's BenchError."""
+async def _run_all(steps: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:
+    """Run all steps to the end, or until one fails. Raises that one's BenchError."""
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(step) for step in steps]

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 
 @contextmanager
 def interrupts_to(interrupt: Callable[[], object]) -> Iterator[None]:
-    """Calls ``interrupt`` in the running loop for each signal while the block runs."""
+    """Call ``interrupt`` in the running loop for each signal while the block runs."""
     loop = asyncio.get_running_loop()
     with ExitStack() as stack:
         for signum in (signal.SIGINT, signal.SIGTERM):

@@ -30,7 +30,7 @@ class LiveView:
         self._start_ns = start_ns
         self._duration_s = duration_s
         self._stream = stream if stream is not None else sys.stderr
-        self._terminal = self._stream.isatty()
+        self._is_terminal = self._stream.isatty()
         self._last = (0, 0, 0)
 
     @asynccontextmanager
@@ -48,11 +48,11 @@ class LiveView:
         """Show the view until cancelled."""
         try:
             while True:
-                await asyncio.sleep(TERMINAL_PERIOD_S if self._terminal else PLAIN_PERIOD_S)
+                await asyncio.sleep(TERMINAL_PERIOD_S if self._is_terminal else PLAIN_PERIOD_S)
                 if self._start_ns():
                     self._write(self.line(clock_ns()))
         finally:
-            if self._terminal:
+            if self._is_terminal:
                 self._stream.write("\r\x1b[K")
                 self._stream.flush()
 
@@ -75,5 +75,5 @@ class LiveView:
         )
 
     def _write(self, line: str) -> None:
-        self._stream.write(f"\r{line}\x1b[K" if self._terminal else line + "\n")
+        self._stream.write(f"\r{line}\x1b[K" if self._is_terminal else line + "\n")
         self._stream.flush()

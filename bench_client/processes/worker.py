@@ -35,7 +35,7 @@ READY, PROGRESS, SENT, DONE, FAILED = "ready", "progress", "sent", "done", "fail
 
 
 def main() -> int:
-    """The whole life of the process; its exit code."""
+    """Send the share that standard input brings; return the exit code."""
     share: Share = pickle.loads(_read(int.from_bytes(_read(LENGTH_BYTES))))  # by the process that started this one
     try:
         with sender_of(share) as sender:
@@ -53,7 +53,7 @@ def main() -> int:
 
 
 def _read(count: int) -> bytes:
-    """Not through Python's buffer, which would keep what comes after."""
+    """Read, but not through Python's buffer, which would keep what comes after."""
     parts = []
     while count and (part := os.read(sys.stdin.fileno(), min(count, 1 << 20))):
         parts.append(part)
@@ -71,7 +71,7 @@ async def _send(sender: OpenLoopSender) -> SendOutcome:
         _say(READY)
         return await started
 
-    tasks = [loop.create_task(_obey(reader, sender, started)), loop.create_task(_report(sender))]
+    tasks = [loop.create_task(_follow(reader, sender, started)), loop.create_task(_report(sender))]
     try:
         return await sender.run(start)
     finally:
@@ -81,7 +81,7 @@ async def _send(sender: OpenLoopSender) -> SendOutcome:
         pipe.close()
 
 
-async def _obey(commands: asyncio.StreamReader, sender: OpenLoopSender, started: asyncio.Future[int]) -> None:
+async def _follow(commands: asyncio.StreamReader, sender: OpenLoopSender, started: asyncio.Future[int]) -> None:
     while line := (await commands.readline()).split():
         if line[0] == b"start":
             started.set_result(int(line[1]))
@@ -101,7 +101,7 @@ async def _report(sender: OpenLoopSender) -> None:
         step = len(samples) // MAX_SAMPLES + 1
         try:
             _say(PROGRESS, [*snapshot[:3], samples[::step]])
-        except BrokenPipeError:  # ``_obey`` learns the same
+        except BrokenPipeError:  # ``_follow`` learns the same
             return
 
 

@@ -20,12 +20,12 @@ STORES = ("cluster", "single")
 
 
 def refuse_to_replace_runs(directory: Path, *names: str) -> None:
-    """Raises BenchUsageError where ``directory`` holds a run, a comparison, or one of the files called ``names``."""
+    """Raise BenchUsageError if ``directory`` holds a run, a comparison, or one of the files called ``names``."""
     _refuse(directory, [*_runs(directory), *_files(directory, names)])
 
 
 def refuse_to_replace(directory: Path, name: str) -> None:
-    """Raises BenchUsageError where ``directory`` holds a file of that name."""
+    """Raise BenchUsageError if ``directory`` holds a file of that name."""
     _refuse(directory, list(_files(directory, (name,))))
 
 
@@ -58,7 +58,7 @@ def _files(directory: Path, names: tuple[str, ...]) -> Iterator[str]:
 
 
 def _has_records(directory: Path) -> bool:
-    """Of a run that was killed, the spools are the records; they are empty until there was an answer."""
+    """Return whether there are records. Those of a killed run are its spools, empty until there was an answer."""
     whole = (directory / REQUESTS_NAME, *directory.glob(PART_NAMES))
     return any(path.exists() for path in whole) or any(_size(spool) for spool in directory.glob(SPOOL_NAMES))
 

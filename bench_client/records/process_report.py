@@ -12,7 +12,7 @@ MAX_SORTED = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class ProcessReport:
-    """How one sending process fared, warm-up left out of the CPU and the lateness."""
+    """Say how one sending process fared; the warm-up is left out of the CPU and the lateness."""
 
     requests: int
     cpu: float
@@ -24,7 +24,7 @@ class ProcessReport:
 
 
 def lateness_percentiles_ms(lateness_ns: array[int] | Sequence[int]) -> tuple[float, float]:
-    """p50 and p99; zeros of nothing."""
+    """Return p50 and p99; zeros if there is no lateness."""
     ordered = sorted(lateness_ns[:: len(lateness_ns) // MAX_SORTED + 1])
     if not ordered:
         return 0.0, 0.0

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 
 class Record(NamedTuple):
-    """One request. Never holds the API key or any text of prompt and answer."""
+    """Describe one request. Never holds the API key or any text of prompt and answer."""
 
     request: int
     """Its place in the schedule."""
@@ -56,7 +56,7 @@ class Record(NamedTuple):
 
 
 def failed_upstream(record: Record) -> bool:
-    """Whether a limiter admitted the request and had no answer for it: it counts as a request, its tokens don't.
+    """Return whether a limiter admitted the request and had no answer for it: it counts as a request without tokens.
 
     A 429 is one only where it says that it is the service's and names no limit of ours; if it says neither, nobody
     knows whose it is.

@@ -63,7 +63,7 @@ def join_records(path: Path, parts: Sequence[Path]) -> None:
 
 
 class RecordReader:
-    """Iterates over the records of one file.
+    """Iterate over the records of one file.
 
     After an iteration ``problem`` says in words why the file isn't whole; it is None where the file is. An incomplete
     last line is left out. Raises BenchError when the file isn't one of records, or has a line in its middle that isn't.
@@ -127,7 +127,7 @@ class RecordReader:
 
 
 class _EndedFile:
-    """Writes a header, lines and the end that counts them; O(1) memory."""
+    """Write a header, lines and the end that counts them; O(1) memory."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.records = 0
@@ -136,7 +136,7 @@ class _EndedFile:
         self.add(orjson.dumps(HEADER) + b"\n", 0)
 
     def add(self, lines: bytes, records: int) -> None:
-        """``lines``: any bytes of the file, in order; ``records`` of them began in these."""
+        """Write ``lines``, any bytes of the file, in order; ``records`` lines begin in them."""
         self.records += records
         self._digest.update(lines)
         self._file.write(lines)
@@ -147,7 +147,7 @@ class _EndedFile:
 
 
 def _copy_records(part: Path, joined: _EndedFile) -> bool:
-    """Whether the part has an end. Of one that has none, an incomplete last line is left out."""
+    """Return whether the part has an end. If it has none, an incomplete last line is left out."""
     with part.open("rb") as file:
         size = file.seek(0, 2)
         file.seek(max(size - _TAIL_BYTES, 0))
@@ -164,7 +164,7 @@ def _copy_records(part: Path, joined: _EndedFile) -> bool:
 
 
 def _end_of(line: bytes) -> dict[str, Any] | None:
-    """Return the count and the digest that an end tells; None where it isn't one."""
+    """Return the count and the digest of a file's end; None if the line isn't an end."""
     try:
         end = orjson.loads(line)["end"]
         sound = type(end["records"]) is int and type(end["sha256"]) is str

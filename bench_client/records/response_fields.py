@@ -12,7 +12,7 @@ from bench_client.records.response_usage import read_usage
 
 
 class ResponseFacts(NamedTuple):
-    """What is recorded of a response; None where it didn't say."""
+    """Hold what is recorded of a response; None where it didn't say."""
 
     status: int | None = None
     node: str | None = None
@@ -64,7 +64,7 @@ _spellings: dict[bytes, str | None] = {}
 
 
 def parse_response(raw: bytes) -> ResponseFacts:
-    """The facts of one response, which may be cut off: an incomplete head tells nothing, half a body no usage."""
+    """Return the facts of one response. It may be cut off: an incomplete head tells nothing, half a body no usage."""
     head, end_of_head, body = raw.partition(b"\r\n\r\n")
     if not end_of_head:
         return NOTHING
@@ -116,7 +116,7 @@ def _document(body: bytes, field: str) -> dict[str, object]:
 
 
 def _parsed(body: bytes) -> Any:
-    """Raises ValueError or RecursionError.
+    """Parse JSON. Raises ValueError or RecursionError.
 
     A limiter passes on what services send, and that isn't always JSON to the letter: ``NaN``, lone surrogates, half a
     character.
@@ -134,7 +134,7 @@ def _rejection(body: bytes) -> tuple[int | None, bool]:
 
 
 def _joined_chunks(body: bytes) -> bytes:
-    """O(n): an answer of 100 MB comes in thousands of chunks."""
+    """Join the chunks in O(n): an answer of 100 MB comes in thousands of them."""
     parts, at = [], 0
     while (end := body.find(b"\r\n", at)) >= 0:
         try:

@@ -18,7 +18,7 @@ _DETAILS = ("prompt_tokens_details", "input_tokens_details", "input_token_detail
 
 
 class Usage(NamedTuple):
-    """Tokens; None where they weren't told."""
+    """Hold numbers of tokens; None where they weren't told."""
 
     input_tokens: int | None = None
     input_at_most: int | None = None
@@ -27,7 +27,7 @@ class Usage(NamedTuple):
 
 
 def read_usage(usage: dict[str, object]) -> Usage:
-    """Any JSON object is understood."""
+    """Return the usage in a response's JSON, which may be any object."""
     names = ("prompt_tokens", "completion_tokens")
     if _count(usage.get(names[1])) is None and _count(usage.get("output_tokens")) is not None:
         names = ("input_tokens", "output_tokens")

@@ -41,7 +41,7 @@ DERIVED = ("summary.json", "audit.json", COMPARE_NAME)
 
 @dataclass(frozen=True, slots=True)
 class RunInfo:
-    """The contents of ``run.json``."""
+    """Hold the contents of ``run.json``."""
 
     settings: dict[str, Any]
     """The options as given; ``seed``, ``qps``, ``timeout_s`` and so on."""
@@ -72,7 +72,7 @@ class RunInfo:
 
 
 def prepare(directory: Path, info: RunInfo) -> None:
-    """Makes the directory and its ``run.json``, and removes what an earlier run left of the same names.
+    """Make the directory and its ``run.json``, and remove what an earlier run left of the same names.
 
     Raises BenchError when that can't be done.
     """
@@ -82,7 +82,7 @@ def prepare(directory: Path, info: RunInfo) -> None:
 
 
 def remove_results(directory: Path) -> None:
-    """Removes a run's files, and those that were derived from them. Raises BenchError when that can't be done."""
+    """Remove a run's files, and those that were derived from them. Raises BenchError when that can't be done."""
     try:
         left = [*directory.glob(SPOOL_NAMES), *directory.glob(PART_NAMES)]
         for path in (*left, *(directory / name for name in (RUN_NAME, REQUESTS_NAME, SERVERS_NAME, *DERIVED))):
@@ -92,7 +92,7 @@ def remove_results(directory: Path) -> None:
 
 
 def make_directory(directory: Path) -> None:
-    """Raises BenchError when it can't be made."""
+    """Make the directory, if there is none. Raises BenchError when that can't be done."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -104,7 +104,7 @@ def write_info(directory: Path, info: RunInfo) -> None:
 
 
 def write_json(path: Path, document: object) -> None:
-    """Raises BenchError when the file can't be written."""
+    """Write the document as JSON. Raises BenchError when that can't be done."""
     try:
         path.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2) + b"\n")
     except OSError as error:
@@ -112,7 +112,7 @@ def write_json(path: Path, document: object) -> None:
 
 
 def read_info(directory: Path) -> RunInfo:
-    """Raises BenchError when ``directory`` isn't that of a run."""
+    """Read ``run.json``. Raises BenchError when ``directory`` isn't that of a run."""
     if not directory.is_dir():
         raise BenchError(f"{directory} is not a directory; pass the --out of a run")
     try:
@@ -132,14 +132,14 @@ def read_info(directory: Path) -> RunInfo:
 
 
 def convert_spool(directory: Path, process: int, key_ids: list[str]) -> None:
-    """Turns one process's spool into a part of the records. Raises BenchError when that can't be written."""
+    """Turn one process's spool into a part of the records. Raises BenchError when that can't be written."""
     spool = directory / spool_name(process)
     write_records(directory / f"requests.{process}.part", _converted(spool, key_ids))
     spool.unlink()
 
 
 def finish(directory: Path, info: RunInfo) -> None:
-    """Puts the records together from all processes' parts, and from the spools that no process has made a part of.
+    """Put the records together from all processes' parts, and from the spools that no process has made a part of.
 
     Raises BenchError when they can't be written.
     """
@@ -156,7 +156,7 @@ def finish(directory: Path, info: RunInfo) -> None:
 
 
 def open_records(directory: Path, info: RunInfo) -> RecordReader:
-    """The records of a run; those of a killed run are made from its spools first. Raises BenchError if none."""
+    """Open a run's records; those of a killed run are made from its spools first. Raises BenchError if none."""
     if not (directory / REQUESTS_NAME).exists():
         if not any(True for names in (SPOOL_NAMES, PART_NAMES) for _ in directory.glob(names)):
             raise BenchError(f"{directory} has no {REQUESTS_NAME}: the run recorded nothing")
@@ -168,7 +168,7 @@ def open_records(directory: Path, info: RunInfo) -> RecordReader:
 
 
 def _records_made_elsewhere(directory: Path, info: RunInfo) -> RecordReader:
-    """The records of a killed run, put together in a temporary directory from links to its spools and parts.
+    """Put a killed run's records together in a temporary directory from links to its spools and parts.
 
     Of a part no link is made where its spool is still there: the part is made again, and must not be written through
     the link. Raises BenchError when this can't be done either.
@@ -212,7 +212,7 @@ def _converted(spool: Path, key_ids: list[str]) -> Iterator[Record]:
 
 
 def machine() -> dict[str, object]:
-    """Where and with what the run was made."""
+    """Return where and with what the run was made."""
     packages = {}
     for package in ("llm-rate-limiter", "uvloop", "httptools", "orjson", "hdrhistogram"):
         try:

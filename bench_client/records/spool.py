@@ -33,7 +33,7 @@ raw bytes."""
 
 
 class SpoolEntry(NamedTuple):
-    """One request; times in ns from the start of the run."""
+    """Describe one request; times in ns from the start of the run."""
 
     request: int
     """Its place in the whole schedule."""
@@ -54,7 +54,7 @@ def spool_name(process: int) -> str:
 
 
 class SpoolWriter:
-    """Writes results handed over by the sending loop."""
+    """Write results handed over by the sending loop."""
 
     def __init__(
         self, directory: Path, workload: Workload, *, cap_output: bool, process: int = 0, processes: int = 1
@@ -73,11 +73,11 @@ class SpoolWriter:
         self._thread.start()
 
     def put(self, start_ns: int, results: list[Result]) -> None:
-        """Never blocks; ``results`` isn't the caller's any more."""
+        """Have the results written, without blocking; ``results`` isn't the caller's any more."""
         self._queue.put((start_ns, results))
 
     def close(self) -> None:
-        """Returns when all is on disk. Raises BenchError when something could not be written."""
+        """Return when all is on disk. Raises BenchError when something could not be written."""
         self._queue.put(None)
         self._thread.join()
         if self._failure is not None:
@@ -116,7 +116,7 @@ class SpoolWriter:
 
 
 def read_spool(path: Path) -> Iterator[SpoolEntry]:
-    """The entries of a spool; an incomplete last one is left out."""
+    """Return the entries of a spool; an incomplete last one is left out."""
     with path.open("rb", buffering=1 << 20) as file:
         while len(head := file.read(ENTRY.size)) == ENTRY.size:
             fields = ENTRY.unpack(head)

@@ -17,7 +17,7 @@ MAX_KEY_NAME = 20
 
 @dataclass(frozen=True, slots=True)
 class ReportedRun:
-    """One column of the page."""
+    """Hold one column of the page."""
 
     source: Source
     records: Collected
@@ -35,16 +35,16 @@ class ReportedRun:
 
     @property
     def seconds(self) -> float:
-        """How long load was offered, warm-up left out."""
+        """Return how long load was offered, without the warm-up."""
         return self.records.summary.sending_s
 
     def key_name(self, key: str) -> str:
-        """As a figure shows it."""
+        """Return the key's name as a figure shows it."""
         return printable(self.source.info.key_names.get(key) or key, MAX_KEY_NAME)
 
 
 def gather(source: Source) -> ReportedRun:
-    """Reads a run; audits it, if that hasn't been done.
+    """Read a run; audit it, if that hasn't been done.
 
     Raises BenchError when its files are damaged, or nothing was answered.
     """

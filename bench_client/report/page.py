@@ -27,7 +27,7 @@ _MARKS = {"PROVED": "✓", "REFUTED": "✗", "INCOMPLETE": "?", "NOT AUDITED": "
 
 
 def page(runs: Sequence[ReportedRun], drawings: Sequence[Drawing]) -> str:
-    """The whole document."""
+    """Return the whole document."""
     body = "\n".join(
         [
             f"<h1>{_text(title(runs))}</h1>",
@@ -181,7 +181,7 @@ def _heads(runs: Sequence[ReportedRun]) -> str:
 
 
 def _row(row: Row, *, merge: bool) -> str:
-    """``merge`` makes one cell of equal ones."""
+    """Return a row of a table; ``merge`` makes one cell of equal ones."""
     if merge and len(set(row.cells)) == 1:
         cells = f'<td colspan="{len(row.cells)}">{_text(row.cells[0])}</td>'
     else:
@@ -190,5 +190,5 @@ def _row(row: Row, *, merge: bool) -> str:
 
 
 def _scrolled(table: str, name: str) -> str:
-    """Many columns scroll within their box, by the keyboard too, and never the page."""
+    """Wrap a table, so that many columns scroll within their box, by the keyboard too, and never the page."""
     return f'<div class="scroll" role="region" tabindex="0" aria-label="{_text(name)}">{table}</div>'

@@ -83,7 +83,7 @@ _TELEPHONE = """
 
 
 def style_sheet() -> str:
-    """The contents of the page's ``style``."""
+    """Return the contents of the page's ``style``."""
     return (
         f":root {{ color-scheme: light dark; {variables(dark=False)} }}\n"
         f"@media (prefers-color-scheme: dark) {{ :root {{ {variables(dark=True)} }} }}\n"

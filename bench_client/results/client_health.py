@@ -32,7 +32,7 @@ ALL_BUSY_SHARE = 0.02
 
 @dataclass(frozen=True, slots=True)
 class ClientHealth:
-    """All processes of a run, and what the run measured with them."""
+    """Judge all processes of a run by what the run measured with them."""
 
     processes: list[ProcessReport]
     latency_ms: Mapping[str, float]
@@ -52,7 +52,7 @@ class ClientHealth:
 
     @property
     def late_ms(self) -> dict[str, float]:
-        """How much of each latency figure is the client's lateness."""
+        """Return how much of each latency figure is the client's lateness."""
         late_ms = {"p50": self.lateness_p50_ms, "p99": self.lateness_p99_ms}
         return {
             name: max(min(late_ms[name], self.latency_ms.get(name, 0.0) - self.from_sending_ms.get(name, 0.0)), 0.0)
@@ -61,13 +61,13 @@ class ClientHealth:
 
     @property
     def bottleneck(self) -> str | None:
-        """Why the client was the bottleneck; None when it wasn't."""
-        return self._judged[0]
+        """Return why the client was the bottleneck; None if it wasn't."""
+        return self._verdict[0]
 
     @property
     def remark(self) -> str | None:
-        """One line for the person, where there is something to say about the client."""
-        bottleneck, advice = self._judged
+        """Return one line for the person, if there is something to say about the client."""
+        bottleneck, advice = self._verdict
         if bottleneck is not None:
             return f"the client was the bottleneck: {bottleneck}; {advice}"
         requests = sum(process.requests for process in self.processes)
@@ -80,8 +80,8 @@ class ClientHealth:
         return None
 
     @property
-    def _judged(self) -> tuple[str | None, str]:
-        """The reason, None where there is none, and what to do about it."""
+    def _verdict(self) -> tuple[str | None, str]:
+        """Return the reason, or None, and what to do about it."""
         if not self.processes:
             return None, ""
         busiest = max(self.processes, key=lambda process: process.cpu)
@@ -104,7 +104,7 @@ class ClientHealth:
         return ", ".join(reasons) or None, advice
 
     def as_dict(self) -> dict[str, object]:
-        """For ``summary.json``."""
+        """Return the part of ``summary.json`` about the client."""
         return {
             "bottleneck": self.bottleneck is not None,
             "reason": self.bottleneck,

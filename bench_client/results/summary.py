@@ -29,7 +29,7 @@ def _histogram() -> Any:
 
 @dataclass(slots=True)
 class Figures:
-    """What is counted over a set of requests; latencies are in µs from the due time, of complete responses."""
+    """Hold the counts over a set of requests; latencies are in µs from the due time, of complete responses."""
 
     requests: int = 0
     statuses: Counter[int] = field(default_factory=Counter)
@@ -58,12 +58,12 @@ class Figures:
 
     @property
     def rejected_total(self) -> int:
-        """429s but for those of a service behind the limiter."""
+        """Return the number of 429s, but for those of a service behind the limiter."""
         return self.statuses[429] - self.upstream[429]
 
     @property
-    def others(self) -> Counter[int]:
-        """Complete responses that are neither a success nor a rejection, by status."""
+    def other_statuses(self) -> Counter[int]:
+        """Return the complete responses that are neither a success nor a rejection, by status."""
         return Counter({s: n for s, n in self.statuses.items() if s not in (200, 429)}) + Counter(
             {429: self.upstream[429]}
         )
@@ -74,7 +74,7 @@ class Figures:
             "admitted": self.statuses[200],
             "rejected": {reason: self.rejected[reason] for reason in ALL_REASONS if self.rejected[reason]},
             "rejected_total": self.rejected_total,
-            "other_statuses": {str(status): n for status, n in sorted(self.others.items())},
+            "other_statuses": {str(status): n for status, n in sorted(self.other_statuses.items())},
             "upstream_failures": {str(status): n for status, n in sorted(self.upstream.items())},
             "errors": dict(sorted(self.errors.items())),
             "errors_total": self.errors.total(),
@@ -85,7 +85,7 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """The whole run's figures without its warm-up, each node's, and how well the client itself kept to the schedule."""
+    """Hold the figures of run and nodes without the warm-up, and how well the client kept to the schedule."""
 
     total: Figures
     nodes: dict[str, Figures]
@@ -119,7 +119,7 @@ class Summary:
 
 
 def summarize(records: Iterable[Record], info: RunInfo) -> Summary:
-    """One pass over the records; those of the warm-up, which come first in the schedule, are left out."""
+    """Sum up the records in one pass, without those of the warm-up, which come first in the schedule."""
     total, nodes, sent, in_time = Figures(), dict[str, Figures](), 0, 0
     lateness_us, from_sending_us = _histogram(), _histogram()
     planned, planned_s = info.planned - info.warmup, info.planned_s - info.warmup_s
@@ -156,7 +156,7 @@ def summarize(records: Iterable[Record], info: RunInfo) -> Summary:
 
 
 def percentiles_ms(histogram: Any) -> dict[str, float]:
-    """Milliseconds; empty when nothing was recorded."""
+    """Return percentiles in milliseconds; empty if nothing was recorded."""
     if not histogram.total_count:
         return {}
     figures = {name: histogram.get_value_at_percentile(at) / 1000 for name, at in PERCENTILES.items()}
@@ -164,7 +164,7 @@ def percentiles_ms(histogram: Any) -> dict[str, float]:
 
 
 def rejection_reason(record: Record) -> str:
-    """Of a 429 that isn't an upstream's, one of ``ALL_REASONS``."""
+    """Return why a request was rejected, one of ``ALL_REASONS``; only for a 429 that isn't an upstream's."""
     if record.never_fits:
         return "never_fits"
     return record.exceeded if record.exceeded in REASONS else "other"

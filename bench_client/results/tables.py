@@ -10,7 +10,7 @@ LATENCIES = ("p50", "p90", "p99", "p99_9", "max")
 
 
 def table(rows: Sequence[Sequence[str]], *, indent: str = "  ", left: Collection[int] = (0,)) -> str:
-    """Columns as wide as needed; those in ``left`` are set left, the others right."""
+    """Return a table; columns are as wide as needed, those in ``left`` are set left, the others right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []
     for row in rows:
@@ -23,7 +23,7 @@ def table(rows: Sequence[Sequence[str]], *, indent: str = "  ", left: Collection
 
 
 def summary_text(summary: Summary) -> str:
-    """The result table of a run: all requests, then each node."""
+    """Return the result table of a run: all requests, then each node."""
     columns = {"all": summary.total, **summary.nodes} if len(summary.nodes) > 1 else {"all": summary.total}
     rows = [["", *columns], *figure_rows(list(columns.values()), summary.sending_s)]
     lateness = percentiles_ms(summary.lateness_us)
@@ -45,15 +45,15 @@ def summary_text(summary: Summary) -> str:
 
 
 def figure_rows(columns: Sequence[Figures], seconds: float) -> list[list[str]]:
-    """The rows that every table of results has; those of what never happened are left out."""
+    """Return the rows that every table of results has, without those of things that never happened."""
 
     rejections = [r for r in (*REASONS, "never_fits", "other") if any(c.rejected[r] for c in columns)]
-    statuses = sorted({status for c in columns for status in c.others})
+    statuses = sorted({status for c in columns for status in c.other_statuses})
     kinds = sorted({kind for c in columns for kind in c.errors})
     status_rows = []
     for status in statuses:
         upstream = [c.upstream[status] for c in columns]
-        ours = [c.others[status] - c.upstream[status] for c in columns]
+        ours = [c.other_statuses[status] - c.upstream[status] for c in columns]
         status_rows += [_counts(str(status), ours)] if any(ours) else []
         status_rows += [_counts(f"{status} upstream", upstream)] if any(upstream) else []
     rows = [
@@ -78,7 +78,7 @@ def _counts(title: str, values: Iterable[float]) -> list[str]:
 
 
 def number(value: float | None) -> str:
-    """With two decimals; a dash where there is none."""
+    """Return the number with two decimals; a dash if there is none."""
     return "-" if value is None else f"{value:,.2f}"
 
 

@@ -18,8 +18,8 @@ _ADVICE = {
 }
 
 
-def complaint(figures: Figures) -> str | None:
-    """Why the run has failed, in a line with what to look at; None where a request was served or rejected."""
+def failure_message(figures: Figures) -> str | None:
+    """Return why the run has failed, in a line with what to look at; None if a request was served or rejected."""
     statuses, errors = figures.statuses, figures.errors
     if not statuses:
         return f"no request was answered ({_listed(errors)}); check the targets"

@@ -20,7 +20,7 @@ from bench_client.clock import NS_PER_S, clock_ns
 
 
 class Alarm(Protocol):
-    """One pending wake-up; setting it again moves it."""
+    """Hold one pending wake-up; setting it again moves it."""
 
     def set(self, at_ns: int) -> None: ...
 
@@ -28,7 +28,7 @@ class Alarm(Protocol):
 
 
 def make_alarm(loop: asyncio.AbstractEventLoop, wake: Callable[[], None]) -> Alarm:
-    """The most precise alarm there is here; it calls ``wake`` in ``loop``."""
+    """Return the most precise alarm that this system has; it calls ``wake`` in ``loop``."""
     if sys.platform == "linux":
         try:
             return TimerFdAlarm(loop, wake)
@@ -38,7 +38,7 @@ def make_alarm(loop: asyncio.AbstractEventLoop, wake: Callable[[], None]) -> Ala
 
 
 class TimerFdAlarm:
-    """Linux: a timer descriptor on the monotonic clock."""
+    """Wake by a timer descriptor on the monotonic clock; on Linux only."""
 
     class _Spec(ctypes.Structure):
         _fields_ = (
@@ -61,7 +61,7 @@ class TimerFdAlarm:
         self._pointer = ctypes.byref(self._spec)
         self._loop = loop
         self._wake = wake
-        loop.add_reader(self._fd, self._fired)
+        loop.add_reader(self._fd, self._on_timer)
 
     def set(self, at_ns: int) -> None:
         self._spec.at_s, self._spec.at_ns = divmod(max(at_ns, 1), NS_PER_S)  # zero would disarm it
@@ -71,7 +71,7 @@ class TimerFdAlarm:
         self._loop.remove_reader(self._fd)
         os.close(self._fd)
 
-    def _fired(self) -> None:
+    def _on_timer(self) -> None:
         try:
             os.read(self._fd, 8)
         except BlockingIOError:  # moved since it fired
@@ -80,7 +80,7 @@ class TimerFdAlarm:
 
 
 class LoopAlarm:
-    """Anywhere: the loop's own timer, never below its grain."""
+    """Wake by the loop's own timer, never below its grain; on any system."""
 
     GRAIN_S = 0.001
 

@@ -33,13 +33,13 @@ BURST = 128
 HOUSEKEEPING_S = 0.05
 
 
-async def soon() -> int:
+async def start_soon() -> int:
     """Return when the schedule starts that one process sends alone, in ``clock_ns``."""
     return clock_ns() + LEAD_NS
 
 
 class OpenLoopSender:
-    """Sends one workload, once."""
+    """Send one workload, once."""
 
     def __init__(
         self,
@@ -67,10 +67,10 @@ class OpenLoopSender:
         self._cpu_from: tuple[int, int] | None = None
         self._cpu_until: tuple[int, int] | None = None
         self._interrupts = 0
-        self._resend_pending = False
+        self._is_wake_pending = False
         self._pools: list[TargetPool] = []
 
-    async def run(self, start: Callable[[], Awaitable[int]] = soon) -> SendOutcome:
+    async def run(self, start: Callable[[], Awaitable[int]] = start_soon) -> SendOutcome:
         """Send everything and return when the last answer is in, or timed out.
 
         ``start`` is awaited when the first connections are open; it gives the instant, in ``clock_ns``, at which the
@@ -116,7 +116,7 @@ class OpenLoopSender:
         )
 
     def interrupt(self) -> None:
-        """The first time: no further requests, those under way are waited for. The second time: cut them off."""
+        """Send no further requests, and wait for those under way; when called again, cut them off."""
         self._interrupts += 1
         if self._interrupts == 1:
             self._interrupted_ns = clock_ns()
@@ -134,15 +134,15 @@ class OpenLoopSender:
 
     def _on_response(self, now_ns: int) -> None:
         """Send the requests that have become due meanwhile, without waiting for the alarm."""
-        if self._next_due_ns <= now_ns and not self._resend_pending:
+        if self._next_due_ns <= now_ns and not self._is_wake_pending:
             self._send_due(now_ns)
 
     def _wake(self) -> None:
-        self._resend_pending = False
+        self._is_wake_pending = False
         now_ns = clock_ns()
         self._send_due(now_ns)
         if self._next_due_ns <= now_ns:  # a burst was cut short
-            self._resend_pending = True
+            self._is_wake_pending = True
             self._loop.call_soon(self._wake)
         else:
             self._alarm.set(max(self._next_due_ns, now_ns + MIN_SPACING_NS))

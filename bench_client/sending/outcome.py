@@ -1,4 +1,4 @@
-"""What a sender tells: how far it is while it sends, and what the sending looked like when it has ended."""
+"""How far the sending is while it goes on, and what it looked like when it has ended."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bench_client.records.process_report import ProcessReport
 
 
 class SendSnapshot(NamedTuple):
-    """How far one process, or all of them, has come."""
+    """Say how far one process, or all of them, has come."""
 
     dispatched: int
     statuses: dict[int, int]
@@ -33,7 +33,7 @@ class SendSnapshot(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SendOutcome:
-    """What a finished run looked like from the sending side."""
+    """Say what a finished run looked like from the sending side."""
 
     started_unix_ms: int
     """The wall clock at the start of the schedule."""
@@ -45,7 +45,7 @@ class SendOutcome:
 
     @classmethod
     def merged(cls, outcomes: Sequence[SendOutcome]) -> SendOutcome:
-        """Of processes that sent one schedule together, from the same instant on."""
+        """Return the outcome of processes that sent one schedule together, from the same instant on."""
         return cls(
             outcomes[0].started_unix_ms,
             max(outcome.sending_s for outcome in outcomes),

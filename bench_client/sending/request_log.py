@@ -19,7 +19,7 @@ SAMPLE_EVERY = 16
 
 
 class RequestLog:
-    """Holds the results of one workload's requests. An ``index`` is a request's place in the workload."""
+    """Hold the results of one workload's requests. An ``index`` is a request's place in the workload."""
 
     def __init__(self, workload: Workload, spool: SpoolWriter, timeout_s: float) -> None:
         self.timeout_s = timeout_s

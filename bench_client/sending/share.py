@@ -18,7 +18,7 @@ from bench_client.settings import FIRST_CONNECTIONS
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Every ``processes``-th request of a run, and all it takes to send them; can be pickled."""
+    """Hold every ``processes``-th request of a run, and all it takes to send them; can be pickled."""
 
     process: int
     processes: int
@@ -38,7 +38,7 @@ class Share:
 
 @contextmanager
 def sender_of(share: Share) -> Iterator[OpenLoopSender]:
-    """A sender with its requests rendered and its spool open; all that was sent is on disk after the block.
+    """Yield a sender with its requests rendered and its spool open; after the block, all results are on disk.
 
     Raises BenchError when the spool can't be written.
     """

@@ -15,15 +15,15 @@ IDLE = -1
 
 
 class TargetConnection(asyncio.Protocol):
-    """Carries one request at a time; ``index`` is the request's place in the workload, or ``IDLE``.
+    """Carry one request at a time; ``index`` is the request's place in the workload, or ``IDLE``.
 
     The HTTP parser is given no header callbacks: it only finds where the response ends, which makes it several times
     as cheap; headers are read from the raw bytes after the run.
     """
 
     __slots__ = (
-        "_complete",
-        "_keep_alive",
+        "_is_complete",
+        "_is_kept_alive",
         "_on_closed",
         "_on_idle",
         "_on_response",
@@ -54,8 +54,8 @@ class TargetConnection(asyncio.Protocol):
         self._on_response = on_response
         self._parser = httptools.HttpResponseParser(self)
         self._parts: list[bytes] = []
-        self._complete = False
-        self._keep_alive = False
+        self._is_complete = False
+        self._is_kept_alive = False
         self.index = IDLE
         self.sent_ns = 0
         self.deadline_ns = 0
@@ -71,8 +71,8 @@ class TargetConnection(asyncio.Protocol):
         self._transport.write(request)
 
     def on_message_complete(self) -> None:
-        self._complete = True
-        self._keep_alive = self._parser.should_keep_alive()  # the parser can't tell any more when it has returned
+        self._is_complete = True
+        self._is_kept_alive = self._parser.should_keep_alive()  # the parser can't tell any more when it has returned
 
     def data_received(self, data: bytes) -> None:
         done_ns = clock_ns()
@@ -87,17 +87,17 @@ class TargetConnection(asyncio.Protocol):
             self._finish(done_ns, PROTOCOL, data)
             self.abort()
             return
-        if not self._complete:
+        if not self._is_complete:
             self._parts.append(data)
             return
-        self._complete = False
+        self._is_complete = False
         if self._parts:
             self._parts.append(data)
             data = b"".join(self._parts)
             self._parts.clear()
         self.index = IDLE
         self._requests.finish(index, self.sent_ns, done_ns, OK, data, parser.get_status_code())
-        if self._keep_alive:
+        if self._is_kept_alive:
             self._on_idle(self)
         else:
             self.abort()

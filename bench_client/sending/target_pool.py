@@ -97,7 +97,7 @@ class TargetPool:
             self._requests.finish(self._waiting.popleft(), NEVER_SENT, now_ns, TIMEOUT, b"", 0)
 
     def close(self, error: int) -> None:
-        """End whatever is still under way as ``error``."""
+        """End all requests under way as ``error``."""
         now_ns = clock_ns()
         while self._waiting:
             self._requests.finish(self._waiting.popleft(), NEVER_SENT, now_ns, error, b"", 0)

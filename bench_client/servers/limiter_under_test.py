@@ -29,7 +29,7 @@ _PORTS = range(18_080, 28_080)
 
 
 def generate_keys(path: Path, *, count: int, rpm: int, input_tpm: int, output_tpm: int) -> None:
-    """Has a keys file made. Raises BenchError with the command's own words when that fails."""
+    """Have a keys file made. Raises BenchError with the command's own words when that fails."""
     limits = {"--count": count, "--rpm": rpm, "--input-tpm": input_tpm, "--output-tpm": output_tpm}
     arguments = [text for name, value in limits.items() for text in (name, str(value))]
     command = [*COMMAND, "keys", "generate", *arguments, "--out", str(path)]
@@ -43,7 +43,7 @@ def generate_keys(path: Path, *, count: int, rpm: int, input_tpm: int, output_tp
 
 
 def free_port_range(count: int, host: str = HOST) -> int:
-    """The first of ``count`` adjacent free ports. Raises BenchError when there is no such range."""
+    """Return the first of ``count`` adjacent free ports. Raises BenchError when there is no such range."""
     for first in range(_PORTS.start, _PORTS.stop - count, count):
         with ExitStack() as stack:
             try:
@@ -58,7 +58,7 @@ def free_port_range(count: int, host: str = HOST) -> int:
 
 
 class LimiterUnderTest:
-    """A running ``limiter-node up``; a context manager that always ends what it started.
+    """Run ``limiter-node up``; a context manager that always ends what it started.
 
     Its output goes to a log file. It runs in a session of its own: an interrupt at the terminal is for the client,
     which ends its run first and then stops the limiter.
@@ -77,7 +77,7 @@ class LimiterUnderTest:
         self._lines: SimpleQueue[str | None] = SimpleQueue()
 
     def __enter__(self) -> Self:
-        """Raises BenchError when it does not become ready."""
+        """Start the limiter. Raises BenchError when it does not become ready."""
         options = {
             "--nodes": str(self._nodes),
             "--host": HOST,
@@ -109,11 +109,11 @@ class LimiterUnderTest:
         self.stop()
 
     def processes(self) -> list[LocalProcess]:
-        """Its nodes and store servers; none where they can't be looked up."""
+        """Return its nodes and store servers; none if they can't be looked up."""
         return limiter_processes(self._process.pid) if self._process is not None else []
 
     def stop(self) -> None:
-        """Asks it to drain and end; ends it for good when it doesn't."""
+        """Ask the limiter to drain and end; kill it if it doesn't."""
         process, self._process = self._process, None
         if process is None:
             return

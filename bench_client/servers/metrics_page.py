@@ -30,19 +30,19 @@ _LINES_READ = re.compile(rf"^(?:{'|'.join((_CPU, _MEMORY, _DECISIONS, _BATCHES, 
 
 
 class Page(NamedTuple):
-    """A response with status 200, and when it was whole, in ``clock_ns``."""
+    """Hold a response with status 200, and when it was complete, in ``clock_ns``."""
 
     at_ns: int
     body: bytes
 
     @property
     def is_a_nodes(self) -> bool:
-        """Cheap: the page isn't parsed."""
+        """Return whether it is a node's page. Cheap: the page isn't parsed."""
         return _DECISIONS.encode() in self.body
 
 
 class Scraper:
-    """One target's connection, kept open from one fetch to the next. ``abort`` is for another thread."""
+    """Fetch one target's page over a connection that stays open between fetches. ``abort`` is for another thread."""
 
     def __init__(self, target: LoadTarget) -> None:
         self._target = target
@@ -55,7 +55,7 @@ class Scraper:
         self._begin()
 
     def fetch(self) -> Page | None:
-        """None when it didn't answer with 200 and a page of at most 1 MiB within two seconds."""
+        """Return the page; None if the target didn't answer with 200 and at most 1 MiB within two seconds."""
         deadline = monotonic() + FETCH_TIMEOUT_S
         was_open = self._socket is not None
         page = self._attempt(deadline)
@@ -69,7 +69,7 @@ class Scraper:
             self._socket = None
 
     def abort(self) -> None:
-        """Makes a fetch that is under way fail at once."""
+        """Make a fetch that is under way fail at once."""
         self._aborted = True
         connection = self._socket
         if connection is not None:
@@ -77,21 +77,21 @@ class Scraper:
                 connection.shutdown(socket.SHUT_RDWR)
 
     def on_body(self, part: bytes) -> None:
-        """For httptools, as the next one."""
+        """Take a part of the body; for httptools."""
         self._size += len(part)
         if self._size > MAX_PAGE_BYTES:
             raise ValueError("larger than any node's")
         self._parts.append(part)
 
     def on_message_complete(self) -> None:
-        self._complete = True
+        self._is_complete = True
         self._status = self._parser.get_status_code()
         self._stays_open = self._parser.should_keep_alive()
 
     def _begin(self) -> None:
         self._parts: list[bytes] = []
         self._size = self._status = 0
-        self._complete = self._stays_open = False
+        self._is_complete = self._stays_open = False
 
     def _attempt(self, deadline: float) -> Page | None:
         self._begin()
@@ -101,17 +101,17 @@ class Scraper:
             self._stays_open = False
         if not self._stays_open:
             self.close()
-        return Page(clock_ns(), b"".join(self._parts)) if self._complete and self._status == 200 else None
+        return Page(clock_ns(), b"".join(self._parts)) if self._is_complete and self._status == 200 else None
 
     def _exchange(self, deadline: float) -> None:
-        """Returns when the response is complete. Raises an error of the socket's or the parser's."""
+        """Return when the response is complete. Raises an error of the socket's or the parser's."""
         if self._socket is None:
             self._socket = self._connect(deadline)
             self._parser = httptools.HttpResponseParser(self)
         connection = self._socket
         connection.settimeout(_left(deadline))
         connection.sendall(self._request)
-        while not self._complete:
+        while not self._is_complete:
             connection.settimeout(_left(deadline))
             data = connection.recv(65_536)
             if not data:
@@ -132,7 +132,7 @@ class Scraper:
 
 
 def read_pages(url: str, pages: Iterable[Page], start_ns: int) -> TargetSamples:
-    """What the pages say; those that aren't whole say nothing."""
+    """Return what the pages say; incomplete pages are left out."""
     node, samples = "", []
     for page in pages:
         try:
@@ -144,7 +144,7 @@ def read_pages(url: str, pages: Iterable[Page], start_ns: int) -> TargetSamples:
 
 
 def _read(text: str, at_s: float) -> tuple[str, Sample]:
-    """The node and its sample. Raises ValueError or LookupError when something is missing or can't be right."""
+    """Return the node and its sample. Raises ValueError or LookupError when something is missing or can't be right."""
     values: dict[str, float] = {}
     batches: dict[float, int] = {}
     node, decisions = "", 0.0
@@ -173,7 +173,7 @@ def _left(deadline: float) -> float:
 
 
 def _whole(value: float) -> int:
-    """Raises ValueError of what can't be a count: fractions, what is below zero, too large or not a number."""
+    """Return a count. Raises ValueError for fractions, negative or too large values, and what is not a number."""
     if not 0 <= value < MAX_VALUE or value != int(value):
         raise ValueError
     return int(value)

@@ -18,7 +18,7 @@ _STORE_SERVER = re.compile(r"(?:valkey|redis)-server\b.*?(?::|--port[ =])(\d+)")
 
 @dataclass(frozen=True, slots=True)
 class LocalProcess:
-    """A server of a limiter on this machine."""
+    """Describe a server of a limiter on this machine."""
 
     name: str
     """``node 1``, ``store 7001``."""
@@ -27,7 +27,7 @@ class LocalProcess:
     pid: int
 
     def cpu_seconds(self) -> float | None:
-        """What it and the processes that it started have used so far; None when it has ended."""
+        """Return what it and the processes that it started have used so far; None when it has ended."""
         try:
             return cpu_seconds(self.pid) + sum(cpu_seconds(pid) for pid in descendants(self.pid))
         except OSError:
@@ -35,7 +35,7 @@ class LocalProcess:
 
 
 def children(pid: int) -> list[int]:
-    """The processes that this one has started and that haven't ended."""
+    """Return the processes that this one has started and that haven't ended."""
     found: list[int] = []
     try:
         for task in Path(f"/proc/{pid}/task").iterdir():
@@ -46,20 +46,20 @@ def children(pid: int) -> list[int]:
 
 
 def descendants(pid: int) -> Iterator[int]:
-    """Its children, their children and so on."""
+    """Return its children, their children and so on."""
     for child in children(pid):
         yield child
         yield from descendants(child)
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system time that a process has used so far. Raises OSError when it has ended."""
+    """Return the user and system time that a process has used so far. Raises OSError when it has ended."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def limiter_processes(pid: int) -> list[LocalProcess]:
-    """The nodes and store servers that a ``limiter-node up`` runs, by kind and then by number."""
+    """Return the nodes and store servers that a ``limiter-node up`` runs, by kind and then by number."""
     found = []
     for child in children(pid):
         try:

@@ -30,19 +30,19 @@ STOP_TIMEOUT_S = 1.0
 
 
 class ServerWatch:
-    """A context manager around one run's sending; ``started`` tells it when the schedule starts."""
+    """Watch the servers during one run's sending; a context manager, told by ``on_start`` when the schedule starts."""
 
     def __init__(
         self, targets: Sequence[LoadTarget], duration_s: float, processes: Sequence[LocalProcess] = ()
     ) -> None:
         """``duration_s`` is the schedule's; ``processes`` are those whose CPU is read."""
         self._period_s = max(MIN_PERIOD_S, duration_s / MAX_SAMPLES)
-        self._instants = _Instants(duration_s)
+        self._sample_times = _SampleTimes(duration_s)
         self._targets = [
-            _TargetWatch(target, self._instants, self._period_s, self._period_s * turn / len(targets))
+            _TargetWatch(target, self._sample_times, self._period_s, self._period_s * turn / len(targets))
             for turn, target in enumerate(targets)
         ]
-        self._processes = _ProcessWatch(processes, self._instants, duration_s)
+        self._processes = _ProcessWatch(processes, self._sample_times, duration_s)
 
     def __enter__(self) -> Self:
         for target in self._targets:
@@ -50,15 +50,15 @@ class ServerWatch:
         self._processes.start()
         return self
 
-    def started(self, start_ns: int) -> None:
-        """The schedule starts at ``start_ns``, in ``clock_ns``: now is just before."""
-        self._instants.begin(start_ns)
+    def on_start(self, start_ns: int) -> None:
+        """Note that the schedule starts at ``start_ns``, in ``clock_ns``: now is just before."""
+        self._sample_times.begin(start_ns)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Takes the last samples, unless they have been taken, and ends the threads."""
-        self._instants.end()
+        """Take the last samples, unless they have been taken, and end the threads."""
+        self._sample_times.end()
         deadline = monotonic() + STOP_TIMEOUT_S
         self._processes.join(STOP_TIMEOUT_S)
         for target in self._targets:
@@ -67,16 +67,16 @@ class ServerWatch:
             target.scraper.abort()
 
     def servers(self, client: Sequence[ProcessReport], sending_s: float) -> Servers:
-        """All that was seen, with the client's own processes; after the sending, for this parses the pages."""
-        start_ns = self._instants.start_ns
+        """Return what was seen, and the client's processes. Call it after the sending: it parses the pages."""
+        start_ns = self._sample_times.start_ns
         targets = tuple(read_pages(each.url, tuple(each.pages), start_ns) for each in self._targets)
         processes = self._processes.used(sending_s) or [used for each in targets if (used := each.cpu())]
         cores = sum(report.cpu for report in client)
         return Servers(self._period_s, targets, (*processes, ProcessUse(CLIENT, CLIENT, cores * sending_s, cores)))
 
 
-class _Instants:
-    """When samples are due, for threads to wait for."""
+class _SampleTimes:
+    """Tell threads when samples are due."""
 
     def __init__(self, duration_s: float) -> None:
         self.start_ns = 0
@@ -106,19 +106,19 @@ class _Instants:
             due_s += period_s
 
     def _wait_until(self, at_s: float) -> bool:
-        """True when the end came first."""
+        """Wait until then; return True if the end came first."""
         return self._ended.wait(max(self.start_ns / NS_PER_S + at_s - clock_ns() / NS_PER_S, 0))
 
 
 class _TargetWatch(Thread):
-    """Keeps the pages of one target."""
+    """Keep the pages of one target."""
 
-    def __init__(self, target: LoadTarget, instants: _Instants, period_s: float, ahead_s: float) -> None:
+    def __init__(self, target: LoadTarget, sample_times: _SampleTimes, period_s: float, ahead_s: float) -> None:
         super().__init__(name=f"metrics of {target.url}", daemon=True)
         self.url = target.url
         self.scraper = Scraper(target)
         self.pages: list[Page] = []
-        self._instants, self._period_s, self._ahead_s = instants, period_s, ahead_s
+        self._sample_times, self._period_s, self._ahead_s = sample_times, period_s, ahead_s
 
     def run(self) -> None:
         try:
@@ -126,7 +126,7 @@ class _TargetWatch(Thread):
             if first is None or not first.is_a_nodes:
                 return
             kept_bytes = 0
-            for _ in self._instants.each(self._period_s, self._ahead_s):
+            for _ in self._sample_times.each(self._period_s, self._ahead_s):
                 if page := self.scraper.fetch():
                     kept_bytes += len(page.body)
                     if kept_bytes > MAX_TARGET_BYTES:
@@ -137,19 +137,19 @@ class _TargetWatch(Thread):
 
 
 class _ProcessWatch(Thread):
-    """Reads the CPU of processes before and after."""
+    """Read the CPU of processes before and after."""
 
-    def __init__(self, processes: Sequence[LocalProcess], instants: _Instants, duration_s: float) -> None:
+    def __init__(self, processes: Sequence[LocalProcess], sample_times: _SampleTimes, duration_s: float) -> None:
         super().__init__(name="CPU of the servers", daemon=True)
-        self._watched, self._instants, self._duration_s = processes, instants, duration_s
+        self._watched, self._sample_times, self._duration_s = processes, sample_times, duration_s
         self._readings: list[list[float | None]] = []
 
     def run(self) -> None:
-        for _ in self._instants.each(self._duration_s):
+        for _ in self._sample_times.each(self._duration_s):
             self._readings.append([process.cpu_seconds() for process in self._watched])
 
     def used(self, sending_s: float) -> list[ProcessUse]:
-        """Of those that lived from the start to the end."""
+        """Return the use of the processes that lived from the start to the end."""
         if len(self._readings) < 2 or sending_s <= 0:
             return []
         return [

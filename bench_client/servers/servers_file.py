@@ -28,7 +28,7 @@ BATCH_BOUNDS = (1, 2, 4, 8, 16, 32, 64)
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A node at one moment; counts are since its start."""
+    """Describe a node at one moment; counts are since its start."""
 
     at_s: float
     """From the schedule's start; just below 0 for the sample taken before it."""
@@ -41,7 +41,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class TargetSamples:
-    """What a target told of itself, in order of time."""
+    """Hold what a target told of itself, in order of time."""
 
     url: str
     node: str
@@ -49,7 +49,7 @@ class TargetSamples:
     samples: tuple[Sample, ...]
 
     def cpu(self) -> ProcessUse | None:
-        """From the first to the last sample; a node that was started again in between has counted from 0 again."""
+        """Return the CPU from the first to the last sample; a node that was restarted meanwhile counts from 0."""
         if len(self.samples) < 2:
             return None
         cpu_s = 0.0
@@ -61,7 +61,7 @@ class TargetSamples:
 
 @dataclass(frozen=True, slots=True)
 class ProcessUse:
-    """The CPU that a process used while load was offered."""
+    """Say how much CPU a process used while load was offered."""
 
     name: str
     kind: str
@@ -72,7 +72,7 @@ class ProcessUse:
 
 @dataclass(frozen=True, slots=True)
 class Servers:
-    """The contents of ``servers.json``."""
+    """Hold the contents of ``servers.json``."""
 
     period_s: float
     """Between two samples of a target, about."""
@@ -83,12 +83,12 @@ class Servers:
 
 
 def write_servers(directory: Path, servers: Servers) -> None:
-    """Raises BenchError when the file can't be written."""
+    """Write ``servers.json``. Raises BenchError when that can't be done."""
     write_json(directory / SERVERS_NAME, {"format": FORMAT, **{name: getattr(servers, name) for name in _FIELDS}})
 
 
 def read_servers(directory: Path) -> Servers | None:
-    """None where the run has no such file: it was killed, or made before there was one.
+    """Read ``servers.json``; None if the run has no such file: it was killed, or made before there was one.
 
     Raises BenchError when the file is damaged.
     """

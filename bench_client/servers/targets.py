@@ -21,7 +21,7 @@ FALLBACK_MODEL = "gpt-4o-mini"
 
 @dataclass(frozen=True, slots=True)
 class LoadTarget:
-    """One server under load."""
+    """Describe one server under load."""
 
     url: str
     host: str
@@ -34,7 +34,10 @@ class LoadTarget:
 
     @classmethod
     def parse(cls, url: str, ca_file: Path | None = None) -> LoadTarget:
-        """Raises BenchUsageError when ``url`` isn't ``http[s]://host[:port][/path]``, or ``ca_file`` can't be read."""
+        """Parse ``http[s]://host[:port][/path]``.
+
+        Raises BenchUsageError when ``url`` isn't of that form, or ``ca_file`` can't be read.
+        """
         try:
             parts = urlsplit(url)
             port = parts.port
@@ -60,7 +63,7 @@ class LoadTarget:
         return target
 
     def tls_context(self) -> ssl.SSLContext | None:
-        """To connect with; None without TLS. Raises OSError when the certificates can't be read."""
+        """Return the context to connect with; None without TLS. Raises OSError when the certificates can't be read."""
         if not self.tls:
             return None
         context = ssl.create_default_context()
@@ -70,18 +73,18 @@ class LoadTarget:
 
     @property
     def authority(self) -> str:
-        """For the Host header."""
+        """Return the value of the Host header."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
 
     @property
     def request_head(self) -> bytes:
-        """The request line and the Host header of a limited request."""
+        """Return the request line and the Host header of a limited request."""
         return f"POST {self.path}{LIMITED_ROUTE} HTTP/1.1\r\nHost: {self.authority}\r\n".encode()
 
 
 def await_targets(targets: tuple[LoadTarget, ...], wait_s: float, option: str = "--target") -> None:
-    """Returns as soon as each target was ready once; asks those that weren't again and again for ``wait_s`` seconds.
+    """Return as soon as each target was ready once; ask those that weren't again and again for ``wait_s`` seconds.
 
     Raises BenchError naming, in one line, each target that can't be reached or says that it isn't ready when it is
     asked last. A server without ``/readyz`` passes by answering at all. ``option`` is where the targets come from.
@@ -101,7 +104,7 @@ def await_targets(targets: tuple[LoadTarget, ...], wait_s: float, option: str = 
 
 
 def _problem(target: LoadTarget) -> str:
-    """Why the target can't be sent to; empty if it can."""
+    """Return why the target can't be sent to; empty if it can."""
     try:
         status, body = _get(target, "/readyz")
     except (OSError, UnicodeError, http.client.HTTPException) as error:
@@ -110,7 +113,7 @@ def _problem(target: LoadTarget) -> str:
 
 
 def served_model(target: LoadTarget, secret: str) -> str:
-    """The first model that the target lists, or a common name where it lists none."""
+    """Return the first model that the target lists, or a common name if it lists none."""
     try:
         status, body = _get(target, "/v1/models", {"Authorization": f"Bearer {secret}"})
         model = orjson.loads(body)["data"][0]["id"] if status == 200 else FALLBACK_MODEL

@@ -309,7 +309,7 @@ def pages_of(watched: ServerWatch) -> int:
 
 def test_an_interrupted_run_takes_its_last_sample_at_once(url: str, node: FakeNode) -> None:
     with ServerWatch([LoadTarget.parse(url)], 600.0) as watched:
-        watched.started(clock_ns())
+        watched.on_start(clock_ns())
         deadline = time.monotonic() + 10
         while not watched._targets[0].pages:
             assert time.monotonic() < deadline
@@ -328,7 +328,7 @@ def test_a_run_that_never_starts_has_no_samples(url: str, node: FakeNode) -> Non
 def test_who_is_no_node_is_asked_once() -> None:
     with raw_server(response(b"http_requests_total 1\n"), response(PAGE.encode())) as (target, requests):
         with ServerWatch([target], 600.0) as watched:
-            watched.started(clock_ns())
+            watched.on_start(clock_ns())
             watched._targets[0].join(10)
             assert not watched._targets[0].is_alive()
         assert pages_of(watched) == 0
@@ -348,7 +348,7 @@ def test_nobody_waits_for_a_silent_target(monkeypatch: pytest.MonkeyPatch, befor
 
     with raw_server(*before, silent) as (target, _):
         with ServerWatch([target], 0.1) as watched:
-            watched.started(clock_ns())
+            watched.on_start(clock_ns())
             assert asked.wait(10)
         watched._targets[0].join(10)
         assert not watched._targets[0].is_alive()
@@ -358,7 +358,7 @@ def test_nobody_waits_for_a_silent_target(monkeypatch: pytest.MonkeyPatch, befor
 def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setattr(server_watch, "MAX_TARGET_BYTES", len(PAGE) + 100)
     with ServerWatch([LoadTarget.parse(url)], 0.05) as watched:
-        watched.started(clock_ns())
+        watched.on_start(clock_ns())
         watched._targets[0].join(10)
     assert pages_of(watched) == 1
 
@@ -372,7 +372,7 @@ def test_a_long_run_is_sampled_less_often(duration_s: float, period_s: float) ->
 def test_known_processes_stand_in_place_of_the_targets_own_account(url: str) -> None:
     known = [LocalProcess("store 7001", "store", os.getpid()), LocalProcess("node 9", "node", 1 << 30)]
     with ServerWatch([LoadTarget.parse(url)], 600.0, known) as watched:
-        watched.started(clock_ns())
+        watched.on_start(clock_ns())
     reports = [ProcessReport(10, cpu, 0.1, 0.2, 0) for cpu in (0.25, 0.5)]
     store, client = watched.servers(reports, 4.0).processes
     assert (store.name, store.kind) == ("store 7001", "store")
