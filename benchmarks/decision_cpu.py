@@ -28,15 +28,16 @@ from benchmarks.lib.measuring import Row, parser, row, show
 from benchmarks.lib.servers import KEY_COUNT, OTHER_CORES, pin, pin_apart
 from benchmarks.peers.admit_all import AdmitAll
 from limiter_node.app import _settle_collector
+from limiter_node.credentials import key_id
+from limiter_node.decisions import Need, Outcome
+from limiter_node.limiter.admission import Decider, Limiter
 from limiter_node.limiter.degraded import policy
-from limiter_node.limiter.limiter import Decider, Limiter
-from limiter_node.model import MAX_LIMIT, KeyLimits, Need, Outcome
-from limiter_node.store.admin import administering
-from limiter_node.store.dispatcher import Dispatcher
-from limiter_node.store.embedded import EmbeddedStore
-from limiter_node.store.keyspace import key_id
-from limiter_node.store.topology import Topology
+from limiter_node.limits import MAX_LIMIT, KeyLimits
+from limiter_node.store.admin.store_admin import administering
+from limiter_node.store.decisions.dispatcher import Dispatcher
+from limiter_node.store.embedded.stores import EmbeddedStore
 from limiter_node.store.url import parse_store_url
+from limiter_node.store.wire.topology import Topology
 
 AT_ONCE = 64
 NEED, PRODUCED_TOKENS = Need(input_tokens=25, output_tokens=128), 100

@@ -21,13 +21,14 @@ import uvloop
 
 from benchmarks.lib.measuring import Row, parser, ratios, row, show
 from benchmarks.lib.servers import pin_apart
-from limiter_node.model import MAX_LIMIT, KeyLimits, Need
-from limiter_node.store.admin import administering
-from limiter_node.store.dispatcher import Dispatcher
-from limiter_node.store.embedded import EmbeddedStore
-from limiter_node.store.keyspace import key_id
-from limiter_node.store.topology import Topology
+from limiter_node.credentials import key_id
+from limiter_node.decisions import Need
+from limiter_node.limits import MAX_LIMIT, KeyLimits
+from limiter_node.store.admin.store_admin import administering
+from limiter_node.store.decisions.dispatcher import Dispatcher
+from limiter_node.store.embedded.stores import EmbeddedStore
 from limiter_node.store.url import parse_store_url
+from limiter_node.store.wire.topology import Topology
 
 KEYS = 1_000
 AT_ONCE = 64

@@ -28,7 +28,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from bench_client.servers.procfs import children
-from limiter_node.store.embedded import EmbeddedStore
+from limiter_node.store.embedded.stores import EmbeddedStore
 
 KEYS, RUN_S, SAMPLE_S, FAILOVER_S = 200, 120, 5.0, 60.0
 GROWTH = 1.1

@@ -20,15 +20,15 @@ from typing import Any
 from redis import Redis
 
 from benchmarks.lib.measuring import Row, show
-from limiter_node import tokens
-from limiter_node.credentials import bearer_key
-from limiter_node.http.answer import Answer
-from limiter_node.http.headers import RequestIds, ResponseHeaders
-from limiter_node.http.openai_request import need_of, parse_chat
-from limiter_node.model import Amounts, Decision, KeyLimits, Outcome
+from limiter_node.credentials import bearer_key, key_id
+from limiter_node.decisions import Decision, Outcome
+from limiter_node.http.requests.chat import need_of, parse_chat
+from limiter_node.http.responses.answer import Answer
+from limiter_node.http.responses.headers import RequestIds, ResponseHeaders
+from limiter_node.limits import WINDOW_BUCKETS, Amounts, KeyLimits
 from limiter_node.store import codec
-from limiter_node.store.embedded import EmbeddedStore
-from limiter_node.store.keyspace import key_id
+from limiter_node.store.embedded.stores import EmbeddedStore
+from limiter_node.tokens import counting as tokens
 from limiter_node.upstream.mock.model import MockModel
 from limiter_node.upstream.openai.chat import chat_completion
 
@@ -71,7 +71,7 @@ def stages(reply: bytes) -> dict[str, Callable[[], object]]:
         "the key: read and digested": lambda: key_id(bearer_key("Bearer sk-0123456789abcdef0123456789abcdef") or ""),
         "the body: parsed, checked, tokens counted": lambda: need_of(parse_chat(BODY)),
         "the batch: packed": lambda: codec.pack_batch(1, [codec.pack_admit(*need)], resent=False),
-        "the verdict: unpacked": lambda: codec.decisions(reply, 1, [need], codec.WINDOW_BUCKETS),
+        "the verdict: unpacked": lambda: codec.decisions(reply, 1, [need], WINDOW_BUCKETS),
         "the mock's answer": lambda: _finished(upstream.chat(request, 128, "req_1")),
         "the answer's body": lambda: chat_completion(request, completion, request_id, 1),
         "the answer's headers": lambda: headers.decided(DECISION, ids.next()),

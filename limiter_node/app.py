@@ -15,32 +15,33 @@ from dataclasses import dataclass, replace
 import uvloop
 from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
 
-from limiter_node import malloc, tokens
+from limiter_node import malloc
+from limiter_node.errors import ConfigError, LimiterError, OtherFormat
 from limiter_node.held import HeldBytes
-from limiter_node.http.connection import Deadlines
 from limiter_node.http.cors import Cors
-from limiter_node.http.listening import Listener
-from limiter_node.http.overload import LoopLoad
 from limiter_node.http.probes import AdminRoutes
-from limiter_node.http.reading import RequestReader
+from limiter_node.http.requests.reader import RequestReader
 from limiter_node.http.routes import Routes
-from limiter_node.http.server import HttpServer
-from limiter_node.http.tls import Certificate
+from limiter_node.http.server.client_connection import Deadlines
+from limiter_node.http.server.http_server import HttpServer
+from limiter_node.http.server.listening import Listener
+from limiter_node.http.server.overload import LoopLoad
+from limiter_node.http.server.tls import Certificate
 from limiter_node.keysfile import KeysFile
+from limiter_node.limiter.admission import Decider, Limiter
 from limiter_node.limiter.degraded import policy
-from limiter_node.limiter.limiter import Decider, Limiter
-from limiter_node.model import ConfigError, LimiterError, OtherFormat
+from limiter_node.limits import BUCKET_MS
 from limiter_node.settings import NodeSettings
 from limiter_node.start import Start
-from limiter_node.store.codec import BUCKET_MS
-from limiter_node.store.dispatcher import Dispatcher
-from limiter_node.store.preparation import Preparation
-from limiter_node.store.topology import Topology
+from limiter_node.store.admin.preparation import Preparation
+from limiter_node.store.decisions.dispatcher import Dispatcher
 from limiter_node.store.url import parse_store_url
+from limiter_node.store.wire.topology import Topology
 from limiter_node.telemetry import Telemetry
-from limiter_node.upstream.base import Upstream
+from limiter_node.tokens import counting as tokens
 from limiter_node.upstream.gateway.sending import Patience
 from limiter_node.upstream.gateway.upstream import Gateway
+from limiter_node.upstream.interface import Upstream
 from limiter_node.upstream.mock.model import MockModel
 from limiter_node.upstream.rendered import RenderedUpstream
 from limiter_node.upstreamsfile import services_of

@@ -1,8 +1,8 @@
 """From listening to ready: what a node waits for before it says that it is ready, and what it logs meanwhile.
 
-A node that listens serves what it can; it is ready when its store has been prepared (`store.preparation`) and each
-shard has decided once (`store.first`). Neighbours: `app` runs this between listening and the ready line; ``/readyz``
-tells `Start.problem`.
+A node that listens serves what it can; it is ready when its store has been prepared (`store.admin.preparation`) and
+each shard has decided once (`store.decisions.first`). Neighbours: `app` runs this between listening and the ready line;
+``/readyz`` tells `Start.problem`.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from limiter_node.limiter.limiter import Limiter
-from limiter_node.model import StoreUnavailable
-from limiter_node.store.preparation import Preparation
+from limiter_node.errors import StoreUnavailable
+from limiter_node.limiter.admission import Limiter
+from limiter_node.store.admin.preparation import Preparation
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,8 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
-from limiter_node.model import DIMENSIONS, MAX_BATCH, Outcome
+from limiter_node.decisions import Outcome
+from limiter_node.limits import DIMENSIONS, MAX_BATCH
 
 LATENCY_BOUNDS_S: Final = tuple(0.0001 * 2**k for k in range(12))
 """0.1 ms to 204.8 ms; above it is the last count."""

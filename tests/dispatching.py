@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from limiter_node.store.dispatcher import Dispatcher
-from limiter_node.store.topology import Topology
+from limiter_node.store.decisions.dispatcher import Dispatcher
 from limiter_node.store.url import parse_store_url
+from limiter_node.store.wire.topology import Topology
 
 PATIENT_MS = 20_000
 """A decision timeout that a busy machine doesn't reach."""

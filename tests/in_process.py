@@ -10,29 +10,24 @@ from typing import Any
 from aiohttp import ClientSession, web
 from store_tools import declare, new_api_key
 
+from limiter_node.credentials import key_id
 from limiter_node.held import HeldBytes
-from limiter_node.http.connection import Deadlines
 from limiter_node.http.cors import Cors
-from limiter_node.http.reading import RequestReader
+from limiter_node.http.requests.reader import RequestReader
 from limiter_node.http.routes import Routes
-from limiter_node.http.server import HttpServer
-from limiter_node.limiter.limiter import Limiter
-from limiter_node.model import Amounts
-from limiter_node.store.dispatcher import Dispatcher
-from limiter_node.store.fallback import Fallback
+from limiter_node.http.server.client_connection import Deadlines
+from limiter_node.http.server.http_server import HttpServer
+from limiter_node.limiter.admission import Limiter
+from limiter_node.limiter.policy import Fallback
+from limiter_node.limits import Amounts
+from limiter_node.store.decisions.dispatcher import Dispatcher
 from limiter_node.store.fleet import Fleet
-from limiter_node.store.keyspace import key_id
-from limiter_node.store.topology import Topology
 from limiter_node.store.url import parse_store_url
+from limiter_node.store.wire.topology import Topology
 from limiter_node.telemetry import Telemetry
-from limiter_node.upstream.base import (
-    ChatRequest,
-    CompletionRequest,
-    EmbeddingRequest,
-    ResponsesRequest,
-    Upstream,
-)
+from limiter_node.upstream.interface import Upstream
 from limiter_node.upstream.rendered import RenderedUpstream
+from limiter_node.upstream.requests import ChatRequest, CompletionRequest, EmbeddingRequest, ResponsesRequest
 from limiter_node.upstream.source import Completion, Deltas, Embeddings
 
 Answer = Callable[[ChatRequest, int], Awaitable[Completion]]

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench_client.servers.procfs import NODE, STORE, limiter_processes
-from limiter_node.model import MAX_LIMIT
+from limiter_node.limits import MAX_LIMIT
 
 KEY_COUNT = 1_000
 SERVER_CORES = {0}

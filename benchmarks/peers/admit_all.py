@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import time
 
-from limiter_node.model import MAX_LIMIT, Amounts, Decision, Need, Outcome, Receipt, Usage
+from limiter_node.decisions import Decision, Need, Outcome, Receipt, Usage
+from limiter_node.limits import MAX_LIMIT, Amounts
 from limiter_node.telemetry import StoreState
 
 _LIMITS = Amounts(MAX_LIMIT, MAX_LIMIT, MAX_LIMIT)

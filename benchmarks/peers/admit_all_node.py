@@ -17,10 +17,10 @@ from bench_client.servers.procfs import STORE, limiter_processes
 from benchmarks.lib.servers import Server, pin_apart, stop
 from benchmarks.peers.admit_all import AdmitAll
 from limiter_node.app import run_node
+from limiter_node.processes import free_ports
 from limiter_node.settings import NodeSettings
-from limiter_node.store.embedded import EmbeddedStore
-from limiter_node.store.preparation import Preparation
-from limiter_node.store.process import free_ports
+from limiter_node.store.admin.preparation import Preparation
+from limiter_node.store.embedded.stores import EmbeddedStore
 from limiter_node.store.url import parse_store_url
 
 

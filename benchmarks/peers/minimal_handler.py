@@ -19,7 +19,7 @@ from aiohttp import web
 
 from benchmarks.lib.servers import Server, pin_apart, stop
 from limiter_node.app import _settle_collector
-from limiter_node.store.process import free_ports
+from limiter_node.processes import free_ports
 
 _HEAD_BYTES = 148
 """What aiohttp writes before the body: status, type, length, date, its own name."""

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from benchmarks.scale.capacity_fit import Costs
 from benchmarks.scale.capacity_formulas import bottleneck, calls_per_request, writes_per_call
 from benchmarks.scale.key_skew import shard_of
-from limiter_node.model import MAX_BATCH
+from limiter_node.limits import MAX_BATCH
 
 HEADS = 1000
 """So many of the hottest keys are counted one by one, the others per shard by their mean."""

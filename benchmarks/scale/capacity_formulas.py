@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from math import exp, expm1
 
-from limiter_node.model import MAX_BATCH
+from limiter_node.limits import MAX_BATCH
 
 
 def batch_operations(arriving: float, limit: int = MAX_BATCH) -> float:

@@ -21,7 +21,7 @@ from benchmarks.lib.loads import CONNECTIONS, MAX_TOKENS, short_request, write_r
 from benchmarks.scale.key_skew import shard_of
 from benchmarks.scale.scaling_sample import Sample
 from benchmarks.scale.sharded_fleet import Counters, Fleet, machine_busy_s
-from limiter_node.store.keyspace import key_id
+from limiter_node.credentials import key_id
 
 ZIPF = 1.0
 CLOSED_REQUESTS = 20_000

@@ -6,18 +6,17 @@ Pure functions. A cluster's slot is CRC16 of the hash tag (the `kid`) modulo 163
 
 from __future__ import annotations
 
-from binascii import crc_hqx
 from collections.abc import Sequence
 from random import Random
 from statistics import fmean
 from typing import NamedTuple
 
-SLOTS = 16384
+from limiter_node.store.keyspace import SLOTS, slot_of
 
 
 def shard_of(kid: str, shards: int) -> int:
     """The index of the shard that owns a key's slot."""
-    return owner_of(crc_hqx(kid.encode(), 0) % SLOTS, shards)
+    return owner_of(slot_of(kid), shards)
 
 
 def owner_of(slot: int, shards: int) -> int:

@@ -17,10 +17,11 @@ from random import Random
 import hiredis
 from redis import Redis
 
-from limiter_node.model import MAX_LIMIT, KeyLimits
+from limiter_node.credentials import key_id
+from limiter_node.limits import MAX_LIMIT, KeyLimits
 from limiter_node.store.codec import load_script, pack_admit, pack_batch, pack_limits
-from limiter_node.store.embedded import HOST, EmbeddedStore
-from limiter_node.store.keyspace import key_id, limits_key, past_key, window_key
+from limiter_node.store.embedded.stores import HOST, EmbeddedStore
+from limiter_node.store.keyspace import limits_key, past_key, window_key
 
 NODES = (1, 4, 30, 100)
 KEYS = 300

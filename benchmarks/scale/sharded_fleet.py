@@ -22,9 +22,9 @@ from redis.asyncio import Redis as AsyncRedis
 
 from bench_client.servers.procfs import cpu_seconds
 from benchmarks.lib.loads import MAX_TOKENS
-from limiter_node.store.cluster_setup import ClusterMember, form_cluster
-from limiter_node.store.embedded import HOST, EmbeddedStore
-from limiter_node.store.process import free_ports
+from limiter_node.processes import free_ports
+from limiter_node.store.embedded.cluster_setup import ClusterMember, form_cluster
+from limiter_node.store.embedded.stores import HOST, EmbeddedStore
 
 PRODUCED_TOKENS = MAX_TOKENS // 2
 """Every answer is shorter than its reservation, so that each request is two operations: an admission and a settle."""

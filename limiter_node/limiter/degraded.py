@@ -14,8 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from limiter_node.model import Amounts, Decision, Need, Outcome, StoreUnavailable, Usage
-from limiter_node.store.fallback import Fallback, Known
+from limiter_node.decisions import Decision, Need, Outcome, Usage
+from limiter_node.errors import StoreUnavailable
+from limiter_node.limiter.policy import Fallback, Known
+from limiter_node.limits import Amounts
 
 _RETRY_MS = 1_000
 """What a request is told that fits the limit but no node's share of it: the store may be back by then."""

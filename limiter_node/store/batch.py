@@ -7,12 +7,14 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Protocol
 
-from limiter_node.model import Amounts, Decision, Need, StoreUnavailable, Usage
+from limiter_node.decisions import Decision, Need, Usage
+from limiter_node.errors import StoreUnavailable
+from limiter_node.limits import Amounts
 from limiter_node.store import codec
 from limiter_node.store.charges import Charge
 from limiter_node.store.codec import pack_admit, pack_batch
 from limiter_node.store.knowledge import KeyKnowledge
-from limiter_node.store.routing import RoutedCall, Router, ScriptTarget, bulk
+from limiter_node.store.wire.routing import RoutedCall, Router, ScriptTarget, bulk
 
 
 class BatchOwner(Protocol):
@@ -73,14 +75,14 @@ class KeyQueue:
         self.target = target
         self.knowledge = knowledge
         self.is_met = False
-        """Whether the store has told of the key; see `store.queues`."""
+        """Whether the store has told of the key; see `store.decisions.queues`."""
         # Lists, because there is one of each per key: an empty deque takes 600 bytes.
         self.admits: list[Admit] = []
         self.settles: list[bytes] = []
         self.in_flight: Batch | None = None
         self.scheduled = False
         self.owed: deque[Charge] | None = None
-        # See `store.linger`: tokens that the settles here give back, and whether they wait.
+        # See `store.decisions.linger`: tokens that the settles here give back, and whether they wait.
         self.held = 0
         self.lingers = False
 

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Iterable
 from enum import Enum, auto
 
-from limiter_node.model import Amounts
+from limiter_node.limits import Amounts
 from limiter_node.store.codec import pack_charge
 
 MANY = 100_000

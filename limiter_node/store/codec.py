@@ -12,10 +12,8 @@ from collections.abc import Callable, Sequence
 from importlib.resources import files
 from typing import Any, NamedTuple
 
-from limiter_node.model import Amounts, Decision, KeyLimits, Need, Outcome, Usage, WindowBucket
-
-BUCKET_MS = 100
-WINDOW_BUCKETS = 600
+from limiter_node.decisions import Decision, Need, Outcome, Usage, WindowBucket
+from limiter_node.limits import BUCKET_MS, WINDOW_BUCKETS, Amounts, KeyLimits
 
 _LIMITS = struct.Struct("<4I")
 _HEADER = struct.Struct("<QBQHQ")
@@ -23,18 +21,20 @@ _OPERATION = struct.Struct("<Bqqqq")
 _REPLY = struct.Struct("<BQQ3I3I3HBI")
 REPLY_SIZE = _REPLY.size
 """Bytes of a reply to a decided batch at least; more where it has results and the key's name."""
+
 unpack_limits_and_used: Callable[[bytes], tuple[int, int, int, int, int, int]]
 unpack_limits_and_used = struct.Struct("<17x6I").unpack_from
 """Read the limits and what is used from a reply to a decided batch, without all else."""
+
 _LOST = struct.Struct("<BQ")
 _RESULT = struct.Struct("<BI")
 _ADMIT, _SETTLE, _CHARGE = 1, 2, 3
 _NO_USE = 65535
 ADMITTED, REJECTED, NEVER_FITS = Outcome.ADMITTED, Outcome.REJECTED, Outcome.NEVER_FITS  # enum look-ups aren't free
 _new = tuple.__new__  # a named tuple's own constructor is a Python function, and costs twice as much
-
 DECIDED, REPLAYED, STALE, UNKNOWN_KEY, LOST = 0, 1, 2, 3, 4
 """The states of a reply."""
+
 NEVER = 4
 """Added to a verdict's dimension (1, 2, 3) where the request can never fit."""
 
@@ -67,7 +67,7 @@ def unpack_limits(value: bytes) -> KeyLimits:
 
 
 def pack_admit(input_tokens: int, output_tokens: int, default_choices: int) -> bytes:
-    """An operation that admits one request if it fits; see `limiter_node.model.Need` for the reservation."""
+    """An operation that admits one request if it fits; see `limiter_node.decisions.Need` for the reservation."""
     return _OPERATION.pack(_ADMIT, input_tokens, output_tokens, default_choices, 0)
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from redis import exceptions
 
-from limiter_node.model import ConfigError, LimiterError, StoreUnavailable
+from limiter_node.errors import ConfigError, LimiterError, StoreUnavailable
 from limiter_node.store.url import StoreAddress
 
 

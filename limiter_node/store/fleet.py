@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from binascii import crc_hqx
 from collections.abc import Callable
 from typing import Any
 
-from limiter_node.model import OtherFormat
+from limiter_node.errors import OtherFormat
 from limiter_node.store.codec import load_script
-from limiter_node.store.keyspace import FORMAT_KEY, NODES_KEY, NODES_TAG, STORAGE_FORMAT
-from limiter_node.store.routing import RoutedCall, Router, ScriptTarget, bulk
+from limiter_node.store.keyspace import FORMAT_KEY, NODES_KEY, NODES_TAG, STORAGE_FORMAT, slot_of
+from limiter_node.store.wire.routing import RoutedCall, Router, ScriptTarget, bulk
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +61,7 @@ class Fleet:
         self._router = router
         self._target = ScriptTarget(
             load_script("announce"),
-            crc_hqx(NODES_TAG.encode(), 0) % 16384,
+            slot_of(NODES_TAG),
             (NODES_KEY.encode(), FORMAT_KEY.encode()),
             (incarnation,),
             3,

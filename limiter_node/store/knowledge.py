@@ -6,8 +6,9 @@ says what the store must still have: a record that is older, or gone, means that
 (a flush, a server that came back empty, an old snapshot, a failover before replication), and this object says what of
 it this node has to charge again.
 
-Neighbours: `store.replies` learns here, `store.outage` decides and charges by it, `store.redeclare` declares by it what
-the store has lost, `store.queues` keeps it for as long as it has room.
+Neighbours: `store.decisions.replies` learns here, `store.outage.outage` decides and charges by it,
+`store.decisions.redeclare` declares by it what the store has lost, `store.decisions.queues` keeps it for as long as it
+has room.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from limiter_node.model import Amounts, Decision, KeyLimits
+from limiter_node.decisions import Decision
+from limiter_node.limiter.own_window import OwnWindow
+from limiter_node.limiter.policy import Known
+from limiter_node.limits import BUCKET_MS, Amounts, KeyLimits
 from limiter_node.store import codec
 from limiter_node.store.charges import Charge
-from limiter_node.store.codec import BUCKET_MS, DECIDED, unpack_limits_and_used
-from limiter_node.store.fallback import Known
-from limiter_node.store.own_window import OwnWindow
+from limiter_node.store.codec import DECIDED, unpack_limits_and_used
 
 
 class Asked(Protocol):

@@ -12,8 +12,6 @@ from typing import Any, NamedTuple
 
 from redis.exceptions import InvalidResponse
 
-SLOTS = 16384
-
 Endpoint = tuple[str, int]
 
 _NO_NAME = "?"

@@ -15,7 +15,8 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 
-from limiter_node.model import ConfigError
+from limiter_node.addresses import format_host
+from limiter_node.errors import ConfigError
 
 SCHEMES = {
     "redis": (False, False),
@@ -28,7 +29,6 @@ SCHEMES = {
 DEFAULT_PORT = 6379
 CONNECT_TIMEOUT_S = 2.0
 COMMAND_TIMEOUT_S = 5.0
-
 _CERT_REQS = {"required": ssl.CERT_REQUIRED, "optional": ssl.CERT_OPTIONAL, "none": ssl.CERT_NONE}
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _TLS_OPTIONS = ("ssl_ca_certs", "ssl_cert_reqs", "ssl_check_hostname", "ssl_certfile", "ssl_keyfile")
@@ -117,11 +117,6 @@ def _admin_retry() -> Retry:
 
 def _reason(error: OSError) -> str:
     return error.strerror or "not a readable PEM file"
-
-
-def format_host(host: str) -> str:
-    """The host as it stands in a URL: IPv6 addresses in brackets."""
-    return f"[{host}]" if ":" in host else host
 
 
 def parse_store_url(url: str) -> StoreAddress:

@@ -7,28 +7,24 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from typing import Any, NamedTuple, cast
 
-from limiter_node.upstream.base import (
-    AnswerStream,
-    ChatRequest,
-    CompletionRequest,
-    Cost,
-    Draft,
-    EmbeddingRequest,
-    LimitedRequest,
-    NotServed,
-    Prepared,
-    ResponsesRequest,
-    Sink,
-    TextRequest,
-    WholeAnswer,
-)
+from limiter_node.upstream.answers import AnswerStream, Cost, Sink, WholeAnswer
+from limiter_node.upstream.errors import NotServed
+from limiter_node.upstream.interface import Draft, Prepared
 from limiter_node.upstream.openai.chat import chat_completion
 from limiter_node.upstream.openai.chunks import ChatChunks, StreamEvents, TextChunks
+from limiter_node.upstream.openai.completions import text_completion
 from limiter_node.upstream.openai.embeddings import embedding_list
 from limiter_node.upstream.openai.offered import with_offered_tools
-from limiter_node.upstream.openai.response import REPEATED_FIELDS, response_body, response_object
-from limiter_node.upstream.openai.response_events import ResponseEvents
-from limiter_node.upstream.openai.text import text_completion
+from limiter_node.upstream.openai.responses_api import REPEATED_FIELDS, response_body, response_object
+from limiter_node.upstream.openai.responses_api_events import ResponseEvents
+from limiter_node.upstream.requests import (
+    ChatRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    LimitedRequest,
+    ResponsesRequest,
+    TextRequest,
+)
 from limiter_node.upstream.source import Deltas, Embeddings, Source
 
 

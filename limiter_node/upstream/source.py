@@ -8,7 +8,13 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from typing import NamedTuple, Protocol
 
-from limiter_node.upstream.base import ChatRequest, CompletionRequest, EmbeddingRequest, ResponsesRequest, TextRequest
+from limiter_node.upstream.requests import (
+    ChatRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    ResponsesRequest,
+    TextRequest,
+)
 
 
 class ToolCall(NamedTuple):

@@ -58,7 +58,7 @@ def test_a_kid_is_on_the_shard_that_owns_its_slot() -> None:
 def test_every_slot_has_the_owner_that_the_clusters_are_laid_out_with(shards: int) -> None:
     owners = [
         i for i in range(shards) for _ in range(SLOTS * i // shards, SLOTS * (i + 1) // shards)
-    ]  # as limiter_node.store.cluster_setup gives them out
+    ]  # as limiter_node.store.embedded.cluster_setup gives them out
     assert [owner_of(slot, shards) for slot in range(SLOTS)] == owners
 
 

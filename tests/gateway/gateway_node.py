@@ -10,7 +10,7 @@ from in_process import Node, serving
 from yarl import URL
 
 from limiter_node.held import HeldBytes
-from limiter_node.http.connection import Deadlines
+from limiter_node.http.server.client_connection import Deadlines
 from limiter_node.upstream.gateway.sending import Patience
 from limiter_node.upstream.gateway.service import Service
 from limiter_node.upstream.gateway.upstream import Gateway

@@ -16,15 +16,15 @@ from typing import Any
 
 import pytest
 
-from limiter_node.tokens import O200K_BASE, count_anew
-from limiter_node.upstream.gateway.accounts import Account, ChunkAccount, ResponseAccount
-from limiter_node.upstream.gateway.events import EventReader
+from limiter_node.tokens.counting import O200K_BASE, count_anew
+from limiter_node.upstream.gateway.cost.accounts import Account, ChunkAccount, ResponseAccount
+from limiter_node.upstream.gateway.cost.usage import MOST_TOKENS
 from limiter_node.upstream.gateway.incoming import openai_error
 from limiter_node.upstream.gateway.lenient import BYTE_ORDER_MARK
+from limiter_node.upstream.gateway.passing.events import EventReader
+from limiter_node.upstream.gateway.passing.whole import WholeReader
 from limiter_node.upstream.gateway.said import error_from_event, said_error
 from limiter_node.upstream.gateway.sse import looks_like_stream
-from limiter_node.upstream.gateway.usage import MOST_TOKENS
-from limiter_node.upstream.gateway.whole import WholeReader
 
 ROUNDS = int(os.environ.get("FUZZ_ROUNDS", "1"))
 WORDS = ("one", " two", "Straße", "日本語", "\n", "🎉", '"', "\\", "  ", "\u2028", "{}", "data: ", "\x00", "a" * 99)

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from limiter_node.tokens import CL100K_BASE, O200K_BASE, count_anew
-from limiter_node.upstream.gateway import events
-from limiter_node.upstream.gateway.accounts import Account, ChunkAccount, ResponseAccount
-from limiter_node.upstream.gateway.events import EventReader, TooLong
-from limiter_node.upstream.gateway.texts import text_tokens
-from limiter_node.upstream.gateway.usage import MOST_TOKENS
+from limiter_node.tokens.counting import CL100K_BASE, O200K_BASE, count_anew
+from limiter_node.upstream.gateway.cost.accounts import Account, ChunkAccount, ResponseAccount
+from limiter_node.upstream.gateway.cost.texts import text_tokens
+from limiter_node.upstream.gateway.cost.usage import MOST_TOKENS
+from limiter_node.upstream.gateway.passing import events
+from limiter_node.upstream.gateway.passing.events import EventReader, TooLong
 
 ENCODING = O200K_BASE
 

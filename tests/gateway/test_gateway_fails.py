@@ -30,12 +30,13 @@ from scripted_service import (
     streams,
 )
 
-from limiter_node.model import Amounts
-from limiter_node.store.process import free_ports
+from limiter_node.limits import Amounts
+from limiter_node.processes import free_ports
 from limiter_node.telemetry import Telemetry
-from limiter_node.upstream.base import ChatRequest, UpstreamError
+from limiter_node.upstream.errors import UpstreamError
 from limiter_node.upstream.gateway.sending import Patience
 from limiter_node.upstream.gateway.upstream import Gateway
+from limiter_node.upstream.requests import ChatRequest
 
 CHAT = "/v1/chat/completions"
 INPUT = 8

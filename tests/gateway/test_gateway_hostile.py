@@ -32,13 +32,13 @@ from scripted_service import (
 )
 
 from limiter_node.held import HeldBytes, Hold
-from limiter_node.model import Amounts
-from limiter_node.upstream.base import UpstreamError
-from limiter_node.upstream.gateway.accounts import ChunkAccount
-from limiter_node.upstream.gateway.connection import MAX_HEAD_BYTES
-from limiter_node.upstream.gateway.exchange import Exchange
-from limiter_node.upstream.gateway.passing import PassingStream
+from limiter_node.limits import Amounts
+from limiter_node.upstream.errors import UpstreamError
+from limiter_node.upstream.gateway.cost.accounts import ChunkAccount
+from limiter_node.upstream.gateway.passing.passing import PassingStream
 from limiter_node.upstream.gateway.sending import Patience
+from limiter_node.upstream.gateway.wire.exchange import Exchange
+from limiter_node.upstream.gateway.wire.service_connection import MAX_HEAD_BYTES
 
 CHAT = "/v1/chat/completions"
 INPUT = 8

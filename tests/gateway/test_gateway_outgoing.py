@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from limiter_node.http.limited import LIMITED_ROUTES
-from limiter_node.upstream.base import LimitedRequest, NotServed
-from limiter_node.upstream.gateway.outgoing import (
+from limiter_node.http.requests.limited_routes import LIMITED_ROUTES
+from limiter_node.upstream.errors import NotServed
+from limiter_node.upstream.gateway.asking.outgoing import (
     PATHS,
     Ask,
     OutgoingBody,
@@ -22,6 +22,7 @@ from limiter_node.upstream.gateway.outgoing import (
     question_of,
 )
 from limiter_node.upstream.gateway.service import CAP_FIELDS, Service
+from limiter_node.upstream.requests import LimitedRequest
 
 RESERVE = 77
 """Output tokens that are reserved for each choice of a request without a cap."""

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from limiter_node.tokens import O200K_BASE
-from limiter_node.upstream.base import UpstreamError, UpstreamRefusal
-from limiter_node.upstream.gateway.accounts import ChunkAccount, ResponseAccount
-from limiter_node.upstream.gateway.events import EventReader
+from limiter_node.tokens.counting import O200K_BASE
+from limiter_node.upstream.errors import UpstreamError, UpstreamRefusal
+from limiter_node.upstream.gateway.cost.accounts import ChunkAccount, ResponseAccount
+from limiter_node.upstream.gateway.passing.events import EventReader
 from limiter_node.upstream.gateway.said import MAX_ERROR_BYTES, SaidError, error_from_event, said_error
 
 SECRET = "sk-ours-1234"

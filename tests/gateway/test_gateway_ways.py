@@ -29,14 +29,14 @@ from scripted_service import (
 )
 
 from limiter_node.held import HeldBytes, Hold
-from limiter_node.http.presence import Presence
-from limiter_node.model import Amounts
-from limiter_node.upstream.base import UpstreamError
-from limiter_node.upstream.gateway.accounts import ChunkAccount
-from limiter_node.upstream.gateway.events import EventReader
-from limiter_node.upstream.gateway.exchange import HELD_BYTES, Exchange
-from limiter_node.upstream.gateway.passing import PassingStream
+from limiter_node.http.client_gone import Presence
+from limiter_node.limits import Amounts
+from limiter_node.upstream.errors import UpstreamError
+from limiter_node.upstream.gateway.cost.accounts import ChunkAccount
+from limiter_node.upstream.gateway.passing.events import EventReader
+from limiter_node.upstream.gateway.passing.passing import PassingStream
 from limiter_node.upstream.gateway.sending import _carried
+from limiter_node.upstream.gateway.wire.exchange import HELD_BYTES, Exchange
 
 CHAT = "/v1/chat/completions"
 

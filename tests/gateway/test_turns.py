@@ -6,9 +6,9 @@ import asyncio
 from typing import Any
 from unittest.mock import Mock
 
-from limiter_node.upstream.gateway import turns
-from limiter_node.upstream.gateway.connection import ServiceConnection
-from limiter_node.upstream.gateway.turns import SLICE_BYTES, Turns
+from limiter_node.upstream.gateway.wire import turns
+from limiter_node.upstream.gateway.wire.service_connection import ServiceConnection
+from limiter_node.upstream.gateway.wire.turns import SLICE_BYTES, Turns
 
 HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 LARGE = b"%x\r\n%b\r\n" % (1_000_000, b"a" * 1_000_000)

@@ -13,9 +13,9 @@ from openai.types.chat import ChatCompletionChunk
 from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from limiter_node.http.errors import INTERNAL
+from limiter_node.http.responses.errors import INTERNAL
 from limiter_node.upstream.openai.chunks import ChatChunks, StreamEvents, TextChunks
-from limiter_node.upstream.openai.response_events import ResponseEvents
+from limiter_node.upstream.openai.responses_api_events import ResponseEvents
 from limiter_node.upstream.source import Delta
 
 AWKWARD = 'say "hi"\n\ndata: [DONE]\r\n\\ \u2028 é 🙂 \x00'

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from limiter_node.http.openai_request import parse_chat
-from limiter_node.http.responses_request import parse_responses
-from limiter_node.model import ConfigError
-from limiter_node.tokens import count
-from limiter_node.upstream.base import ChatRequest, EmbeddingRequest, ForcedTool, ResponsesRequest, TextRequest
+from limiter_node.errors import ConfigError
+from limiter_node.http.requests.chat import parse_chat
+from limiter_node.http.requests.responses_api import parse_responses
+from limiter_node.tokens.counting import count
 from limiter_node.upstream.mock.form import OBJECT_TOKENS
 from limiter_node.upstream.mock.model import MockModel
 from limiter_node.upstream.openai.offered import with_offered_tools
+from limiter_node.upstream.requests import ChatRequest, EmbeddingRequest, ForcedTool, ResponsesRequest, TextRequest
 
 CITY: Any = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 DEFINITION: Any = {"name": "weather", "parameters": CITY}

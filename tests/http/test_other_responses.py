@@ -12,16 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from limiter_node.http.completion_request import parse_completion
-from limiter_node.http.embedding_request import parse_embedding
-from limiter_node.http.openai_response import model_object
-from limiter_node.http.responses_request import parse_responses
-from limiter_node.upstream.base import ChatRequest
+from limiter_node.http.requests.completions import parse_completion
+from limiter_node.http.requests.embeddings import parse_embedding
+from limiter_node.http.requests.responses_api import parse_responses
+from limiter_node.http.responses.json_bodies import model_object
 from limiter_node.upstream.mock.embedding import embedding
 from limiter_node.upstream.openai.chat import chat_completion
+from limiter_node.upstream.openai.completions import text_completion
 from limiter_node.upstream.openai.embeddings import embedding_list
-from limiter_node.upstream.openai.response import response_body, response_object
-from limiter_node.upstream.openai.text import text_completion
+from limiter_node.upstream.openai.responses_api import response_body, response_object
+from limiter_node.upstream.requests import ChatRequest
 from limiter_node.upstream.source import Completion, Embeddings, ToolCall
 
 

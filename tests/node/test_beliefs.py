@@ -19,14 +19,17 @@ from test_degraded import BUDGET_MS, ONE, behind_proxy, local, outcomes, recover
 from test_keys_known import ask, lose_all
 from test_losses import frozen, lose_window
 
+from limiter_node.credentials import key_id
+from limiter_node.decisions import Need, Outcome
+from limiter_node.errors import Overloaded, StoreUnavailable
 from limiter_node.keysfile import KeysFile, read_keys
-from limiter_node.limiter.limiter import Limiter
-from limiter_node.model import KeyLimits, Need, Outcome, Overloaded, StoreUnavailable
-from limiter_node.store import queues
-from limiter_node.store.admin import administering
-from limiter_node.store.embedded import EmbeddedStore
-from limiter_node.store.keyspace import key_id, limits_key
-from limiter_node.store.preparation import Preparation
+from limiter_node.limiter.admission import Limiter
+from limiter_node.limits import KeyLimits
+from limiter_node.store.admin.preparation import Preparation
+from limiter_node.store.admin.store_admin import administering
+from limiter_node.store.decisions import queues
+from limiter_node.store.embedded.stores import EmbeddedStore
+from limiter_node.store.keyspace import limits_key
 from limiter_node.store.url import parse_store_url
 
 # ---- the own window --------------------------------------------------------------------------------------------------

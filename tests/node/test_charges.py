@@ -6,10 +6,11 @@ from collections import deque
 
 import pytest
 
-from limiter_node.model import Amounts, Decision, Outcome
+from limiter_node.decisions import Decision, Outcome
+from limiter_node.limiter.own_window import OwnWindow
+from limiter_node.limits import Amounts
 from limiter_node.store import charges
 from limiter_node.store.charges import Charge, Ledger
-from limiter_node.store.own_window import OwnWindow
 
 NOTHING = Amounts(0, 0, 0)
 NOW_MS = 1_700_000_000_000

@@ -17,13 +17,16 @@ from node_commands import eventually
 from redis import Redis
 from store_tools import Declared, declare, new_api_key, raw_counters, store_client
 
+from limiter_node.credentials import key_id
+from limiter_node.decisions import Decision, Need, Outcome
+from limiter_node.errors import ConfigError, StoreUnavailable
+from limiter_node.limiter.admission import Limiter
 from limiter_node.limiter.degraded import policy
-from limiter_node.limiter.limiter import Limiter
-from limiter_node.model import Amounts, ConfigError, Decision, KeyLimits, Need, Outcome, StoreUnavailable
-from limiter_node.store.admin import administering
-from limiter_node.store.dispatcher import Dispatcher
-from limiter_node.store.embedded import EmbeddedStore
-from limiter_node.store.keyspace import key_id, limits_key, past_key, window_key
+from limiter_node.limits import Amounts, KeyLimits
+from limiter_node.store.admin.store_admin import administering
+from limiter_node.store.decisions.dispatcher import Dispatcher
+from limiter_node.store.embedded.stores import EmbeddedStore
+from limiter_node.store.keyspace import limits_key, past_key, window_key
 from limiter_node.store.url import parse_store_url
 
 ONE = Need(1, 1, 0)
@@ -212,7 +215,7 @@ async def test_a_frozen_shard_is_cut_off_and_the_others_notice_nothing(caplog: p
         assert {(await used(dispatcher, kid)).requests for kid in frozen} == {5}
         assert {(await used(dispatcher, kid)).requests for kid in healthy} == {4}
         assert dispatcher.shards.openings == 1
-    told = [record.message for record in caplog.records if record.name == "limiter_node.store.shards"]
+    told = [record.message for record in caplog.records if record.name == "limiter_node.store.outage.shards"]
     assert len(told) == 2, "a line per transition"
     assert "policy local decides" in told[0]
     assert f"{4 * len(frozen)} admitted" in told[1]

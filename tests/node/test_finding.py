@@ -12,14 +12,16 @@ from redis import Redis
 from store_tools import Declared, declare, new_api_key, raw_counters, store_client
 from test_degraded import ONE, behind_proxy, local
 
+from limiter_node.credentials import key_id
+from limiter_node.decisions import Outcome
+from limiter_node.errors import StoreUnavailable
+from limiter_node.limiter.admission import Limiter
 from limiter_node.limiter.degraded import OpenPolicy
-from limiter_node.limiter.limiter import Limiter
-from limiter_node.model import KeyLimits, Outcome, StoreUnavailable
-from limiter_node.store.admin import administering
-from limiter_node.store.dispatcher import Dispatcher
-from limiter_node.store.embedded import EmbeddedStore
-from limiter_node.store.finding import _Limits
-from limiter_node.store.keyspace import key_id
+from limiter_node.limits import KeyLimits
+from limiter_node.store.admin.store_admin import administering
+from limiter_node.store.decisions.dispatcher import Dispatcher
+from limiter_node.store.decisions.finding import _Limits
+from limiter_node.store.embedded.stores import EmbeddedStore
 from limiter_node.store.url import parse_store_url
 
 

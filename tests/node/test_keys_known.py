@@ -17,15 +17,18 @@ from redis import Redis
 from store_tools import Declared, declare, new_api_key, store_client
 from test_degraded import ONE, behind_proxy, local, outcomes
 
+from limiter_node.credentials import key_id
+from limiter_node.decisions import Need, Outcome
+from limiter_node.errors import StoreUnavailable
 from limiter_node.keysfile import KeysFile
-from limiter_node.limiter.limiter import Limiter
-from limiter_node.model import Amounts, KeyLimits, Need, Outcome, StoreUnavailable
-from limiter_node.store import queues
-from limiter_node.store.admin import administering
+from limiter_node.limiter.admission import Limiter
+from limiter_node.limits import Amounts, KeyLimits
+from limiter_node.store.admin.store_admin import administering
 from limiter_node.store.batch import Batch, KeyQueue
-from limiter_node.store.dispatcher import Dispatcher
-from limiter_node.store.embedded import EmbeddedStore
-from limiter_node.store.keyspace import key_id, limits_key, past_key, window_key
+from limiter_node.store.decisions import queues
+from limiter_node.store.decisions.dispatcher import Dispatcher
+from limiter_node.store.embedded.stores import EmbeddedStore
+from limiter_node.store.keyspace import limits_key, past_key, window_key
 from limiter_node.store.url import parse_store_url
 
 LIMITS = KeyLimits(rpm=10, name="declared")

@@ -10,15 +10,16 @@ import pytest
 from dispatching import dispatching
 from store_tools import declare, new_api_key
 
-from limiter_node.limiter.limiter import Limiter, Reservation
-from limiter_node.model import Amounts, KeyLimits, Need, Outcome
+from limiter_node.decisions import Need, Outcome
+from limiter_node.limiter.admission import Limiter, Reservation
+from limiter_node.limits import Amounts, KeyLimits
 from limiter_node.store import codec
 from limiter_node.store.batch import KeyQueue
 from limiter_node.store.codec import load_script
-from limiter_node.store.dispatcher import Dispatcher
+from limiter_node.store.decisions.dispatcher import Dispatcher
+from limiter_node.store.decisions.linger import LINGER_S, Linger
 from limiter_node.store.knowledge import KeyKnowledge
-from limiter_node.store.linger import LINGER_S, Linger
-from limiter_node.store.routing import ScriptTarget
+from limiter_node.store.wire.routing import ScriptTarget
 
 LEFT = 64_000  # so that 1,000 tokens may wait
 

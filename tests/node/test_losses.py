@@ -18,11 +18,13 @@ from node_commands import eventually
 from store_tools import Declared, declare, new_api_key, store_client
 from test_degraded import BUDGET_MS, ONE, behind_proxy, local, outcomes, recovered, used
 
-from limiter_node.limiter.limiter import Limiter
-from limiter_node.model import Amounts, KeyLimits, Need, Outcome, StoreUnavailable
+from limiter_node.decisions import Need, Outcome
+from limiter_node.errors import StoreUnavailable
+from limiter_node.limiter.admission import Limiter
+from limiter_node.limits import Amounts, KeyLimits
 from limiter_node.store.charges import Charge
-from limiter_node.store.dispatcher import Dispatcher
-from limiter_node.store.embedded import EmbeddedServer, EmbeddedStore
+from limiter_node.store.decisions.dispatcher import Dispatcher
+from limiter_node.store.embedded.stores import EmbeddedServer, EmbeddedStore
 from limiter_node.store.keyspace import limits_key, past_key, window_key
 
 LIMIT = 10

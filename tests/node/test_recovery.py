@@ -7,7 +7,6 @@ import logging
 import signal
 import socket
 import struct
-from binascii import crc_hqx
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -22,17 +21,19 @@ from node_commands import eventually
 from redis import Redis
 from store_tools import declare, new_api_key
 
-from limiter_node.limiter.limiter import Limiter
-from limiter_node.model import Amounts, Need, Outcome, StoreUnavailable
-from limiter_node.store.connection import ServerConnection
-from limiter_node.store.dispatcher import Dispatcher
-from limiter_node.store.embedded import MASTERS, EmbeddedServer, EmbeddedStore
-from limiter_node.store.keyspace import key_id
-from limiter_node.store.process import free_ports
-from limiter_node.store.topology import Topology
+from limiter_node.credentials import key_id
+from limiter_node.decisions import Need, Outcome
+from limiter_node.errors import StoreUnavailable
+from limiter_node.limiter.admission import Limiter
+from limiter_node.limits import Amounts
+from limiter_node.processes import free_ports
+from limiter_node.store.decisions.dispatcher import Dispatcher
+from limiter_node.store.embedded.stores import MASTERS, EmbeddedServer, EmbeddedStore
+from limiter_node.store.keyspace import SLOTS, slot_of
 from limiter_node.store.url import parse_store_url
+from limiter_node.store.wire.store_connection import ServerConnection
+from limiter_node.store.wire.topology import Topology
 
-SLOTS = 16384
 ONE = Need(1, 1, 0)
 
 
@@ -54,7 +55,7 @@ def key_of_shard(shard: int) -> str:
     slots = range(SLOTS * shard // MASTERS, SLOTS * (shard + 1) // MASTERS)
     while True:
         api_key = new_api_key()
-        if crc_hqx(key_id(api_key).encode(), 0) % SLOTS in slots:
+        if slot_of(key_id(api_key)) in slots:
             return api_key
 
 

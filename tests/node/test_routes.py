@@ -12,10 +12,12 @@ from in_process import Node, api_key_on, serving
 from multidict import CIMultiDictProxy
 from store_tools import declare, new_api_key
 
+from limiter_node.errors import StoreUnavailable
 from limiter_node.limiter.degraded import policy
-from limiter_node.model import Amounts, StoreUnavailable
+from limiter_node.limits import Amounts
 from limiter_node.store.url import parse_store_url
-from limiter_node.upstream.base import ChatRequest, EmbeddingRequest, UpstreamError
+from limiter_node.upstream.errors import UpstreamError
+from limiter_node.upstream.requests import ChatRequest, EmbeddingRequest
 from limiter_node.upstream.source import Completion, Embeddings
 
 

@@ -8,28 +8,22 @@ from functools import partial
 from typing import Final
 
 from limiter_node.held import Hold
-from limiter_node.tokens import encoding_name
-from limiter_node.upstream.base import (
-    AnswerStream,
-    Cost,
-    EmbeddingRequest,
-    ResponsesRequest,
-    UpstreamError,
-    UpstreamRefusal,
-    WholeAnswer,
-)
-from limiter_node.upstream.gateway.accounts import Account, ChunkAccount, ResponseAccount
-from limiter_node.upstream.gateway.exchange import HELD_BYTES, Exchange, Fields
+from limiter_node.tokens.counting import encoding_name
+from limiter_node.upstream.answers import AnswerStream, Cost, WholeAnswer
+from limiter_node.upstream.errors import UpstreamError, UpstreamRefusal
+from limiter_node.upstream.gateway.asking.outgoing import Ask
+from limiter_node.upstream.gateway.cost.accounts import Account, ChunkAccount, ResponseAccount
+from limiter_node.upstream.gateway.cost.usage import MOST_TOKENS
 from limiter_node.upstream.gateway.incoming import openai_error, passed_headers, quoted_message, refusal_headers
 from limiter_node.upstream.gateway.lenient import read_json
-from limiter_node.upstream.gateway.outgoing import Ask
-from limiter_node.upstream.gateway.passing import EVENT_STREAM, PassingStream
-from limiter_node.upstream.gateway.passing_body import PassingBody
+from limiter_node.upstream.gateway.passing.passing import EVENT_STREAM, PassingStream
+from limiter_node.upstream.gateway.passing.passing_body import PassingBody
+from limiter_node.upstream.gateway.passing.whole import WholeReader
 from limiter_node.upstream.gateway.said import KEEPS_STATUS, OUR_FAULT, SaidError, said_error
 from limiter_node.upstream.gateway.service import Service
 from limiter_node.upstream.gateway.sse import looks_like_stream
-from limiter_node.upstream.gateway.usage import MOST_TOKENS
-from limiter_node.upstream.gateway.whole import WholeReader
+from limiter_node.upstream.gateway.wire.exchange import HELD_BYTES, Exchange, Fields
+from limiter_node.upstream.requests import EmbeddingRequest, ResponsesRequest
 
 MAX_ERROR_BYTES: Final = HELD_BYTES
 

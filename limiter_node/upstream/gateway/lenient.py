@@ -11,12 +11,13 @@ from typing import Any, Final
 
 import orjson
 
+from limiter_node.held import SMALL_BYTES
+
 BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
 MAX_LENIENT_BYTES: Final = 256 * 1024
 """The second reader is ten times slower and holds the event loop: 256 KiB take some 5 ms."""
 
-_SMALL_BYTES = 64 * 1024
 _MAX_VALUES = 200_000
 """JSON of nothing but ``[]`` takes thirty times its size in memory; this many values take some 15 MB."""
 
@@ -28,7 +29,7 @@ def read_json(data: bytes) -> Any:
 
     Raises `ValueError` for what nobody can read, and for what would take much memory.
     """
-    if len(data) > _SMALL_BYTES and data.count(b",") + data.count(b"[") + data.count(b"{") > _MAX_VALUES:
+    if len(data) > SMALL_BYTES and data.count(b",") + data.count(b"[") + data.count(b"{") > _MAX_VALUES:
         raise ValueError("too many values")
     try:
         return orjson.loads(data)

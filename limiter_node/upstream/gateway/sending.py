@@ -12,16 +12,16 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Final, NamedTuple
 
+from limiter_node.held import SMALL_BYTES
 from limiter_node.telemetry import Telemetry, UpstreamCounts
-from limiter_node.upstream.base import UpstreamError
-from limiter_node.upstream.gateway.connection import ServiceConnection
-from limiter_node.upstream.gateway.dialing import Dialer, Unreachable
-from limiter_node.upstream.gateway.exchange import Broken, Exchange, Unread
-from limiter_node.upstream.gateway.pool import Pool
+from limiter_node.upstream.errors import UpstreamError
 from limiter_node.upstream.gateway.rotation import Rotation, Target
 from limiter_node.upstream.gateway.service import Service
+from limiter_node.upstream.gateway.wire.dialing import Dialer, Unreachable
+from limiter_node.upstream.gateway.wire.exchange import Broken, Exchange, Unread
+from limiter_node.upstream.gateway.wire.pool import Pool
+from limiter_node.upstream.gateway.wire.service_connection import ServiceConnection
 
-_SMALL_BYTES: Final = 65_536
 """A request that is no longer is written at once; the system takes it at once, too."""
 _STALE_S: Final = 0.5
 """A kept connection that the service has closed says so within a round trip."""
@@ -170,7 +170,7 @@ async def _carried(connection: ServiceConnection, exchange: Exchange, head: byte
     """Write a request and wait for the head of its answer. Raises `Broken` and `TimeoutError`."""
     writing: asyncio.Task[None] | None = None
     try:
-        if len(body) <= _SMALL_BYTES:
+        if len(body) <= SMALL_BYTES:
             connection.write(head, body)
         else:
             # Beside it, because a service may answer (or fail) before it has read everything.

@@ -12,28 +12,17 @@ import orjson
 
 from limiter_node.held import HeldBytes, Hold
 from limiter_node.telemetry import Telemetry
-from limiter_node.upstream.base import (
-    AnswerStream,
-    Draft,
-    Prepared,
-    UpstreamError,
-    UpstreamRefusal,
-    WholeAnswer,
-)
-from limiter_node.upstream.gateway.accounts import Account
+from limiter_node.upstream.answers import AnswerStream, WholeAnswer
+from limiter_node.upstream.errors import UpstreamError, UpstreamRefusal
 from limiter_node.upstream.gateway.answering import response_error, to_answer
-from limiter_node.upstream.gateway.drafting import DraftedAsk, ServiceDrafter
-from limiter_node.upstream.gateway.exchange import Broken
-from limiter_node.upstream.gateway.outgoing import (
-    PATHS,
-    Ask,
-    OutgoingBody,
-    Question,
-    outgoing_headers,
-)
+from limiter_node.upstream.gateway.asking.drafting import DraftedAsk, ServiceDrafter
+from limiter_node.upstream.gateway.asking.outgoing import PATHS, Ask, OutgoingBody, Question, outgoing_headers
+from limiter_node.upstream.gateway.cost.accounts import Account
+from limiter_node.upstream.gateway.passing.whole import WholeReader
 from limiter_node.upstream.gateway.sending import Patience, Sender
 from limiter_node.upstream.gateway.service import Service
-from limiter_node.upstream.gateway.whole import WholeReader
+from limiter_node.upstream.gateway.wire.exchange import Broken
+from limiter_node.upstream.interface import Draft, Prepared
 
 _MODELS_S = 10.0
 """How long a list of models is remembered: asking for it costs callers nothing."""

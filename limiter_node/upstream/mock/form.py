@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from itertools import islice
 
-from limiter_node.tokens import count
-from limiter_node.upstream.base import AnswerForm, ForcedTool
+from limiter_node.tokens.counting import count
 from limiter_node.upstream.mock.schema import fitting_json
 from limiter_node.upstream.mock.text import pieces
+from limiter_node.upstream.requests import AnswerForm, ForcedTool
 from limiter_node.upstream.source import Completion, ToolCall
 
 CUSTOM_INPUT = "mock input"

@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from limiter_node.upstream.base import ChatRequest
+from limiter_node.upstream.requests import ChatRequest
 from limiter_node.upstream.source import Completion, ToolCall
 
 # Model names come from callers, so the cache of their pieces is bounded.

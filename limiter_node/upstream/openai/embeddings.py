@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import orjson
 
-from limiter_node.upstream.base import EmbeddingRequest
+from limiter_node.upstream.requests import EmbeddingRequest
 from limiter_node.upstream.source import Embeddings
 
 

@@ -1,7 +1,7 @@
 """The tools that a request leaves its answer free to call: ``tool_choice`` is ``auto``, or not given.
 
-A forced call is part of the form that a request asks for (`limiter_node.upstream.base.AnswerForm.tool`); a free one is
-the model's own choice. A request that brings a tool's result offers none, so that the loop of an agent ends.
+A forced call is part of the form that a request asks for (`limiter_node.upstream.requests.AnswerForm.tool`); a free one
+is the model's own choice. A request that brings a tool's result offers none, so that the loop of an agent ends.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from limiter_node.upstream.base import AnswerForm, ChatRequest, ForcedTool, LimitedRequest, ResponsesRequest
+from limiter_node.upstream.requests import AnswerForm, ChatRequest, ForcedTool, LimitedRequest, ResponsesRequest
 
 _KINDS = ("function", "custom")
 _ALLOWED = "allowed_tools"

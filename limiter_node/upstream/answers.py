@@ -1,0 +1,94 @@
+"""The answers of upstreams: whole or as streams of bytes in OpenAI's format, and their cost."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+
+class Cost(NamedTuple):
+    """The cost of an answer, in tokens."""
+
+    output_tokens: int
+    input_tokens: int = 0
+    """As the upstream tells it; 0 where it tells nothing."""
+
+
+class WholeAnswer(NamedTuple):
+    """An answer that isn't streamed, and all of it."""
+
+    body: bytes
+    cost: Cost
+    """What the reservation is settled to."""
+    headers: str = ""
+    """Lines beyond those of every decided response, each with its CRLF: checked, and safe to send."""
+
+
+class Sink(Protocol):
+    """Takes an answer while it comes."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether more should wait until it has `drained`."""
+        ...
+
+    def write(self, data: bytes, *, is_last: bool = False) -> bool:
+        """Pass on the next part of the answer at once; False where nobody takes it any more.
+
+        The first call decides for the answer: until then an error can take its place. `is_last`: nothing follows.
+        """
+        ...
+
+    async def drained(self) -> None:
+        """Return when there is room again."""
+        ...
+
+
+class AnswerStream(Protocol):
+    """An answer that is still to come. Whoever has it closes it, begun or not, whole or not."""
+
+    @property
+    def headers(self) -> str:
+        """As `WholeAnswer.headers`, the type of the content not among them."""
+        ...
+
+    @property
+    def content_type(self) -> str:
+        """As a header says it."""
+        ...
+
+    @property
+    def length(self) -> int | None:
+        """Of its body, in bytes; None where that isn't known before it ends."""
+        ...
+
+    @property
+    def cost(self) -> Cost:
+        """The cost of the answer if it ends here."""
+        ...
+
+    @property
+    def is_uncertain(self) -> bool:
+        """Whether the upstream may have produced more by now than anybody can tell: the reservation stands then."""
+        ...
+
+    async def deliver(self, sink: Sink) -> None:
+        """Give all of the answer to `sink` as it comes; to be called once. Nothing more is asked for while it is full.
+
+        Raises `UpstreamError` where it breaks off.
+        """
+        ...
+
+    async def read_on(self, seconds: float) -> None:
+        """The caller has left: take what comes for nobody, until its cost is known, for so many seconds at most."""
+        ...
+
+    def error_event(self, error: bytes) -> bytes:
+        """Return the event that tells a reader why this stream ends here. `error`: the body of such a response.
+
+        Empty where the form of the answer has no room for it.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Stop the work behind it, at once. Idempotent."""
+        ...

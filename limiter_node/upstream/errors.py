@@ -1,0 +1,51 @@
+"""The ways in which an upstream fails, and in which a request can be refused before it is admitted."""
+
+from __future__ import annotations
+
+from limiter_node.errors import LimiterError
+
+
+class UpstreamError(LimiterError):
+    """Raised when an upstream fails. `produced_tokens` were produced, and are to be paid for, before it did."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 502,
+        produced_tokens: int = 0,
+        body: bytes | None = None,
+        headers: str = "",
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        """The HTTP status that says best what happened."""
+        self.produced_tokens = produced_tokens
+        self.body = body
+        """What the caller is told, an OpenAI error; None for no more than that the upstream failed."""
+        self.headers = headers
+        """As `WholeAnswer.headers`; those of the same name are left out of the response."""
+
+
+class UpstreamRefusal(UpstreamError):
+    """Raised when an upstream says that it won't answer this request, which says nothing about its health."""
+
+
+class NotServed(LimiterError):
+    """Raised for a request that no upstream can be asked, before it is admitted."""
+
+    status = 400
+
+    def __init__(self, message: str, param: str | None, code: str | None) -> None:
+        super().__init__(message)
+        self.param, self.code = param, code
+
+
+class UnknownModel(NotServed):
+    """Raised for a model that no service has."""
+
+    status = 404
+
+    def __init__(self, model: str) -> None:
+        super().__init__("there is no such model", "model", "model_not_found")
+        self.model = model
