@@ -25,14 +25,14 @@ AIMS_MS = {"p50": 0.4, "p99": 2.0}
 
 
 def added(with_limiter: list[float], stubbed: list[float], name: str, aim_ms: float) -> Row:
-    """The row of one percentile; its rounds are the differences within each."""
+    """Return the row of one percentile; its rounds are the differences within each round."""
     differences = [decided - stub for decided, stub in zip(with_limiter, stubbed, strict=True)]
     difference = statistics.median(with_limiter) - statistics.median(stubbed)
     return replace(row(f"added latency {name}", "ms", differences, at_most=aim_ms), median=difference)
 
 
 def measure(rounds: int, seconds: float, qps: float) -> list[Row]:
-    """All rows of this benchmark. Ends the process if a request failed."""
+    """Return all rows of this benchmark. Ends the process if a request failed."""
     with tempfile.TemporaryDirectory() as directory:
         keys = Path(directory) / "keys.toml"
         unlimited_keys(keys)

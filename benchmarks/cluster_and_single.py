@@ -19,7 +19,7 @@ STORES = ("cluster", "single")
 
 
 def measure(rounds: int, qps: float, seconds: float) -> list[Row]:
-    """All rows of this benchmark. Ends the process if a run fails or an audit refutes."""
+    """Return all rows of this benchmark. Ends the process if a run fails or an audit refutes."""
     figures: dict[tuple[str, str], list[float]] = {}
     for seed in range(1, rounds + 1):
         with tempfile.TemporaryDirectory() as directory:

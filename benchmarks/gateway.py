@@ -39,7 +39,7 @@ _RATE = 50.0
 
 @contextmanager
 def running_raw_relay(port: int) -> Iterator[Server]:
-    """A relay to that port, on the server's core."""
+    """Run a relay to that port, on the server's core."""
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.peers.raw_relay", str(port)], stdout=subprocess.PIPE, text=True
     )
@@ -53,7 +53,7 @@ def running_raw_relay(port: int) -> Iterator[Server]:
 
 
 def requests(rounds: int, seconds: float) -> list[Row]:
-    """Whole answers: saturation, and added latency at a steady rate."""
+    """Return the rows of whole answers: saturation, and added latency at a steady rate."""
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         keys = directory / "keys.toml"
@@ -101,7 +101,7 @@ def requests(rounds: int, seconds: float) -> list[Row]:
 
 
 def pieces(rounds: int, seconds: float, streams: int) -> list[Row]:
-    """Streams: CPU per piece, of the gateway and of the relay."""
+    """Return the rows of streams: CPU per piece, of the gateway and of the relay."""
     tokens = round(_RATE * seconds)
     with ExitStack() as stack:
         keys = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "keys.toml"

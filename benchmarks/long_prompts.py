@@ -34,13 +34,13 @@ Messages = list[dict[str, str]]
 
 
 def cold_prompts(rng: Random) -> Iterator[Messages]:
-    """Chats of one message."""
+    """Yield chats of one message."""
     for _ in range(COLD_PROMPTS):
         yield [{"role": "user", "content": text_of(draw(PROMPT_TOKENS, rng), rng)}]
 
 
 def conversation(rng: Random) -> Iterator[Messages]:
-    """The requests of one conversation: each is the one before, its answer and the next question."""
+    """Yield the requests of one conversation: each is the one before, its answer and the next question."""
     left = draw(PROMPT_TOKENS, rng)
     messages: Messages = []
     while left > 0 or not messages:
@@ -54,14 +54,14 @@ def conversation(rng: Random) -> Iterator[Messages]:
 
 
 def growing_conversations(rng: Random) -> Iterator[Messages]:
-    """As many conversations at once as there are connections, a turn of each before the next turn of any."""
+    """Yield as many conversations at once as there are connections, a turn of each before the next turn of any."""
     for _ in range(0, CONVERSATIONS, CONNECTIONS):
         for turns in zip_longest(*(conversation(rng) for _ in range(CONNECTIONS))):
             yield from (turn for turn in turns if turn)
 
 
 def measure(rounds: int, seconds: float) -> list[Row]:
-    """All rows of this benchmark."""
+    """Return all rows of this benchmark."""
     rng = Random(SEED)
     prompts = {COLD: list(cold_prompts(rng)), GROWING: list(growing_conversations(rng))}
     with tempfile.TemporaryDirectory() as temporary:
@@ -81,7 +81,7 @@ def measure(rounds: int, seconds: float) -> list[Row]:
 
 
 def rows_of(loads: dict[str, list[Load]], words: dict[str, float]) -> list[Row]:
-    """Rates beside those of short prompts, then each load's figures."""
+    """Return rates beside those of short prompts, then each load's figures."""
     per_second = {name: [load.per_second for load in each] for name, each in loads.items()}
     rows = [
         row(f"{name} ÷ {SHORT}", "ratio", ratios(per_second[name], per_second[SHORT]), at_least=aim)

@@ -38,14 +38,14 @@ NGINX, NGINX_SETTLES = "nginx + Lua, which only admits", "nginx + Lua, which set
 
 
 class Variant(NamedTuple):
-    """A server and what it is asked."""
+    """Hold a server and the requests that it gets."""
 
     server: Server
     requests: Path
 
 
 def measure(rounds: int, seconds: float, nginx: str) -> list[Row]:
-    """All rows of this benchmark; those of nginx only where it is installed."""
+    """Return all rows of this benchmark; those of nginx only if it is installed."""
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         keys = directory / "keys.toml"
@@ -77,7 +77,7 @@ def measure(rounds: int, seconds: float, nginx: str) -> list[Row]:
 
 
 def rows_of(loads: dict[str, list[Load]]) -> list[Row]:
-    """Ratios first, then what each variant did."""
+    """Return the ratios first, then what each variant did."""
     per_second = {name: [load.per_second for load in each] for name, each in loads.items()}
     cpu_us = {name: [load.server_us for load in each] for name, each in loads.items()}
     compared = [

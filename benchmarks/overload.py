@@ -35,7 +35,7 @@ SEED = 1
 def load(
     node: Server, requests: Path, seconds: float, connections: int, rate: float, pause_s: float = 0
 ) -> dict[str, Any]:
-    """What `benchmarks.lib.overload_load` saw."""
+    """Return what `benchmarks.lib.overload_load` reports."""
     command = [sys.executable, "-m", "benchmarks.lib.overload_load", str(node.port), str(seconds), str(connections)]
     command += [str(rate), str(pause_s), str(requests), str(node.pid)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
@@ -47,7 +47,7 @@ def load(
 
 
 def measure(rounds: int, seconds: float) -> list[Row]:
-    """All rows of this benchmark."""
+    """Return all rows of this benchmark."""
     with tempfile.TemporaryDirectory() as temporary:
         directory = Path(temporary)
         keys, rng = unlimited_keys(directory / "keys.toml"), Random(SEED)

@@ -26,7 +26,7 @@ LIMITS: dict[str, dict[str, int]] = {
 
 
 def measure(rounds: int, seconds: float, connections: int) -> list[Row]:
-    """All rows of this benchmark."""
+    """Return all rows of this benchmark."""
     with tempfile.TemporaryDirectory() as temporary:
         directory = Path(temporary)
         keys = {f"sk-{number}": limits for number, limits in enumerate(LIMITS.values())}
@@ -44,7 +44,7 @@ def measure(rounds: int, seconds: float, connections: int) -> list[Row]:
 
 
 def rows_of(loads: dict[str, list[Load]]) -> list[Row]:
-    """Each load's figures, and its CPU beside that of the admitted."""
+    """Return each load's figures, and its CPU beside that of the admitted."""
     cpu_us = {name: [load.server_us + load.store_us for load in each] for name, each in loads.items()}
     rows = []
     for name, each in loads.items():

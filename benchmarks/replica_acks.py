@@ -37,7 +37,7 @@ NEED = Need(25, 128)
 
 
 async def lone_ms(dispatcher: Dispatcher, kids: Sequence[str], seconds: float) -> float:
-    """The median time of a decision when there is one at a time."""
+    """Return the median time of a decision when there is one at a time."""
     times: list[float] = []
     end = time.perf_counter() + seconds
     for kid in cycle(kids):
@@ -50,7 +50,7 @@ async def lone_ms(dispatcher: Dispatcher, kids: Sequence[str], seconds: float) -
 
 
 async def per_second(dispatcher: Dispatcher, kids: Sequence[str], seconds: float) -> float:
-    """Decisions per second with 64 at once."""
+    """Return the decisions per second with 64 at once."""
     done, endless, end = 0, cycle(kids), time.perf_counter() + seconds
 
     async def one_after_the_other() -> None:
@@ -65,7 +65,7 @@ async def per_second(dispatcher: Dispatcher, kids: Sequence[str], seconds: float
 
 
 async def measure(rounds: int, seconds: float) -> list[Row]:
-    """All rows of this benchmark."""
+    """Return all rows of this benchmark."""
     kids = [key_id(f"sk-bench-{number}") for number in range(KEYS)]
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(EmbeddedStore("cluster", replicas=1))

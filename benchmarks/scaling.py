@@ -32,7 +32,7 @@ WIDEST = (1, 30)
 
 
 def measure(rounds: int, seconds: float, qps: float) -> list[Sample]:
-    """Every load on every fleet, round by round, so that the machine's drift hits all alike."""
+    """Measure every load on every fleet, round by round, so that the machine's drift hits all alike."""
     samples = []
     with tempfile.TemporaryDirectory() as directory:
         keys = Path(directory) / "keys.toml"
@@ -59,7 +59,7 @@ UNITS = {"requests_per_s": "1/s", "node_us": "µs/request", "store_us": "µs/req
 
 
 def rows(samples: Sequence[Sample], calls: Sequence[shard_calls.CallCost]) -> list[Row]:
-    """Every figure with its spread over the rounds."""
+    """Return every figure with its spread over the rounds."""
     table = []
     for (load, nodes, shards), mine in _groups(samples).items():
         for name, label in COLUMNS:
@@ -70,7 +70,7 @@ def rows(samples: Sequence[Sample], calls: Sequence[shard_calls.CallCost]) -> li
 
 
 def shard_rows(calls: Sequence[shard_calls.CallCost]) -> list[Row]:
-    """What a call costs a shard, by the number of nodes that are connected to it."""
+    """Return what a call costs a shard, by the number of nodes that are connected to it."""
     table = []
     for nodes, operations in dict.fromkeys((cost.nodes, cost.operations) for cost in calls):
         mine = [c for c in calls if (c.nodes, c.operations) == (nodes, operations)]
@@ -81,7 +81,7 @@ def shard_rows(calls: Sequence[shard_calls.CallCost]) -> list[Row]:
 
 
 def _groups(samples: Sequence[Sample]) -> dict[tuple[str, int, int], list[Sample]]:
-    """The rounds of each load on each fleet, load by load."""
+    """Return the rounds of each load on each fleet, load by load."""
     groups: dict[tuple[str, int, int], list[Sample]] = {}
     for load in dict.fromkeys(sample.load for sample in samples):
         for sample in samples:
@@ -91,7 +91,7 @@ def _groups(samples: Sequence[Sample]) -> dict[tuple[str, int, int], list[Sample
 
 
 def show_samples(samples: Sequence[Sample]) -> None:
-    """One line per load and fleet: medians over the rounds; CPU in µs per request."""
+    """Print one line per load and fleet: medians over the rounds; CPU in µs per request."""
     print("nodes × shards".rjust(37), *(label.rjust(13) for _, label in COLUMNS))
     for (load, nodes, shards), mine in _groups(samples).items():
         values = ([v for sample in mine if (v := getattr(sample, name)) is not None] for name, _ in COLUMNS)

@@ -50,7 +50,7 @@ DECISION = Decision(
 
 
 def _finished(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """The result of a coroutine that waits for nothing."""
+    """Return the result of a coroutine that waits for nothing."""
     try:
         coroutine.send(None)
     except StopIteration as stop:
@@ -59,7 +59,7 @@ def _finished(coroutine: Coroutine[Any, Any, Any]) -> Any:
 
 
 def stages(reply: bytes) -> dict[str, Callable[[], object]]:
-    """The stages in the order of a request. `reply` is a store's answer to a batch of one admit."""
+    """Return the stages in the order of a request. `reply` is a store's answer to a batch of one admit."""
     headers, ids = ResponseHeaders("node-1"), RequestIds()
     upstream = MockModel(latency_ms=0, length="lognormal:128:0.7", seed=0)
     request = parse_chat(BODY)
@@ -80,7 +80,7 @@ def stages(reply: bytes) -> dict[str, Callable[[], object]]:
 
 
 async def _a_reply() -> bytes:
-    """What the script answers, from a store of its own."""
+    """Return what the script answers, from a store of its own."""
     async with EmbeddedStore("single") as store:
         client = Redis(port=store.servers[0].port)
         client.set("l", codec.pack_limits(KeyLimits(600, 100_000, 50_000)))
@@ -92,7 +92,7 @@ async def _a_reply() -> bytes:
 
 
 def measure(rounds: int) -> list[Row]:
-    """A row per stage, and their sum."""
+    """Return a row per stage, and their sum."""
     tokens.warm()
     rows = []
     for name, stage in stages(asyncio.run(_a_reply())).items():

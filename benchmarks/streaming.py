@@ -21,7 +21,7 @@ from benchmarks.lib.streams import KEY, read_streams
 
 
 def measure(streams: int, rate: float, seconds: float, rounds: int) -> list[Row]:
-    """All rows of this benchmark."""
+    """Return all rows of this benchmark."""
     tokens = round(rate * seconds)
     with tempfile.TemporaryDirectory() as directory:
         keys = Path(directory) / "keys.toml"

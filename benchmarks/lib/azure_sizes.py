@@ -20,7 +20,7 @@ ANSWER_TOKENS = (7, 41, 54, 77, 91, 103, 113, 129, 177, 384, 400, 411, 424, 451,
 
 
 def draw(quantiles: tuple[int, ...], rng: Random) -> int:
-    """One size in tokens."""
+    """Return one size in tokens."""
     share = rng.random()
     above = bisect_right(_SHARES, share)
     start, end = _SHARES[above - 1], _SHARES[above]

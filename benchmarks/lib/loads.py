@@ -18,7 +18,7 @@ _SHORT = "Write a short story about number {} and a friendly dog, please, in the
 
 
 def render(api_key: str, **body: Any) -> bytes:
-    """A chat completion, ready to send."""
+    """Return a chat completion, ready to send."""
     packed = json.dumps({"model": "gpt-4o", "max_tokens": MAX_TOKENS, **body}).encode()
     return (
         f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {api_key}\r\n"
@@ -27,23 +27,23 @@ def render(api_key: str, **body: Any) -> bytes:
 
 
 def short_request(api_key: str, number: int) -> bytes:
-    """A prompt of some 25 tokens."""
+    """Return a request with a prompt of some 25 tokens."""
     return render(api_key, messages=[{"role": "user", "content": _SHORT.format(number)}])
 
 
 def write_requests(path: Path, requests: Iterable[bytes]) -> Path:
-    """The file that `saturate` reads."""
+    """Write the file that `saturate` reads; return its path."""
     path.write_bytes(SEPARATOR.join(requests))
     return path
 
 
 def write_short_requests(path: Path, keys: list[str]) -> Path:
-    """Short requests of these keys in turn."""
+    """Write short requests of these keys in turn; return the file's path."""
     return write_requests(path, (short_request(keys[n % len(keys)], n) for n in range(max(KEY_COUNT, len(keys)))))
 
 
 class Load(NamedTuple):
-    """What one load took."""
+    """Say what one load took."""
 
     per_second: float
     admitted: float

@@ -21,7 +21,7 @@ _VERDICTS = {True: "yes", False: "no", None: ""}
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One measured figure: its median over rounds, the spread, and what was aimed at."""
+    """Hold one measured figure: its median over rounds, the spread, and the target."""
 
     name: str
     unit: str
@@ -35,7 +35,7 @@ class Row:
 
     @property
     def met(self) -> bool | None:
-        """Whether the median is what was aimed at; None where no number was."""
+        """Return whether the median meets the target; None if the target is not a number."""
         if self.at_least is None and self.at_most is None:
             return None
         return (self.at_least is None or self.median >= self.at_least) and (
@@ -68,12 +68,12 @@ def interleaved(rounds: int, variants: Sequence[Callable[[], T]]) -> list[list[T
 
 
 def ratios(over: Sequence[float], under: Sequence[float]) -> list[float]:
-    """Round by round, one variant's figure divided by another's."""
+    """Return, round by round, one variant's figure divided by another's."""
     return [a / b for a, b in zip(over, under, strict=True)]
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+    """Return what the figures were measured on."""
     model = platform.processor() or platform.machine()
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -91,7 +91,7 @@ def machine() -> dict[str, Any]:
 
 
 def number(value: float) -> str:
-    """A figure as a person reads it: three significant digits below a thousand, whole with separators above."""
+    """Return a figure for people: three significant digits below a thousand, whole with separators above."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
@@ -120,7 +120,7 @@ def show(title: str, rows: Sequence[Row], *, json_path: str | None = None) -> No
 
 
 def parser(documentation: str, *, rounds: int, seconds: float) -> argparse.ArgumentParser:
-    """The options of every benchmark, with its defaults."""
+    """Return a parser of the options of every benchmark, with its defaults."""
     made = argparse.ArgumentParser(description=documentation.splitlines()[0])
     made.add_argument("--rounds", type=int, default=rounds, help="of each variant, in turn (%(default)s)")
     made.add_argument("--seconds", type=float, default=seconds, help="that each load is measured for (%(default)s)")

@@ -20,7 +20,7 @@ _START_S = 30
 
 
 class OpenLoop(NamedTuple):
-    """A finished run."""
+    """Hold what a finished run showed."""
 
     summary: dict[str, Any]
     """As ``summary.json`` has it."""
@@ -42,7 +42,7 @@ def run_open_loop(server: Server, keys: Path, qps: float, seconds: float, out: P
 
 @contextmanager
 def open_loop_meanwhile(server: Server, keys: Path, qps: float, seconds: float, out: Path) -> Iterator[None]:
-    """A load that goes on when the block begins, and is ended with it; `seconds` must be more than the block takes."""
+    """Offer a load from before the block begins until it ends; `seconds` must be more than the block takes."""
     process = _sending(server, keys, qps, seconds, out)
     try:
         yield
@@ -54,13 +54,13 @@ def open_loop_meanwhile(server: Server, keys: Path, qps: float, seconds: float, 
 
 
 def summary_of(out: Path) -> dict[str, Any]:
-    """The summary of a finished run."""
+    """Return the summary of a finished run."""
     summary: dict[str, Any] = json.loads((out / "summary.json").read_text())
     return summary
 
 
 def _sending(server: Server, keys: Path, qps: float, seconds: float, out: Path) -> subprocess.Popen[str]:
-    """The run's process, once it sends."""
+    """Return the run's process, once it sends."""
     command = [
         *(sys.executable, "-m", "bench_client", "run", "--target", f"http://127.0.0.1:{server.port}"),
         *("--keys", str(keys), "--qps", str(qps), "--duration", str(seconds), "--model", "gpt-4o"),

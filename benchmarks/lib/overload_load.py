@@ -29,7 +29,7 @@ _EVERY_S = 0.002
 
 
 class _Load:
-    """What all connections share."""
+    """Hold what all connections share."""
 
     def __init__(self, requests: Iterator[bytes], *, closed: bool, pause_s: float) -> None:
         self.requests, self.closed, self.pause_s = requests, closed, pause_s

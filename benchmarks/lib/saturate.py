@@ -39,7 +39,7 @@ def stamped(requests: Sequence[bytes]) -> Iterator[bytes]:
 
 
 class _Connection(asyncio.Protocol):
-    """One request at a time, the next as soon as the response is complete."""
+    """Send one request at a time, the next as soon as the response is complete."""
 
     def __init__(self, requests: Iterator[bytes]) -> None:
         self._requests = requests

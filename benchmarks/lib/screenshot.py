@@ -30,14 +30,14 @@ FLAGS = (
 
 
 def browser_paths() -> tuple[str, str] | None:
-    """The browser and its driver; None where one of them is missing."""
+    """Return the paths of the browser and its driver; None if one of them is missing."""
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
     return (chromium, driver) if chromium and driver else None
 
 
 @contextmanager
 def browser() -> Iterator[Chrome]:
-    """A headless browser, ended with the block. Raises FileNotFoundError where there is none."""
+    """Run a headless browser until the block ends. Raises FileNotFoundError if there is none."""
     from selenium.webdriver import Chrome, ChromeOptions
     from selenium.webdriver.chrome.service import Service
 

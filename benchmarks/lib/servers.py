@@ -24,7 +24,7 @@ OTHER_CORES = set(range(1, os.cpu_count() or 1)) or {0}
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A running server with one worker process."""
+    """Describe a running server with one worker process."""
 
     port: int
     pid: int
@@ -34,7 +34,7 @@ class Server:
 
 
 def write_keys(path: Path, keys: Mapping[str, Mapping[str, int]]) -> None:
-    """A keys file. Limits that are not given are out of reach."""
+    """Write a keys file. Limits that are not given are out of reach."""
     lines = ["[defaults]", *(f"{limit} = {MAX_LIMIT}" for limit in ("rpm", "input_tpm", "output_tpm"))]
     for key, limits in keys.items():
         lines += [f'[keys."{key}"]', *(f"{limit} = {value}" for limit, value in limits.items())]
@@ -42,7 +42,7 @@ def write_keys(path: Path, keys: Mapping[str, Mapping[str, int]]) -> None:
 
 
 def unlimited_keys(path: Path, count: int = KEY_COUNT) -> list[str]:
-    """A keys file of that many keys without limits to speak of; the keys."""
+    """Write a keys file of that many keys, whose limits are out of reach; return the keys."""
     keys = [f"sk-bench-{number}" for number in range(count)]
     write_keys(path, {key: {} for key in keys})
     return keys
@@ -56,7 +56,10 @@ def pin(pid: int, cores: set[int]) -> None:
 
 
 def pin_apart(server: int, others: Iterable[int]) -> None:
-    """The server on its core; the others, and we (so, all that we start) unless we are the server, on the rest."""
+    """Bind the server to its core, and the others to the rest.
+
+    This process, and so all that it starts, goes to the rest, too, unless it is the server.
+    """
     for pid in {*others, os.getpid()}:
         pin(pid, OTHER_CORES)
     pin(server, SERVER_CORES)
@@ -70,7 +73,7 @@ def stop(process: subprocess.Popen[str]) -> None:
 
 @contextmanager
 def running_node(keys: Path, *arguments: str) -> Iterator[Server]:
-    """`limiter-node up` with one node and, unless the arguments say otherwise, an embedded cluster."""
+    """Run `limiter-node up` with one node and, unless the arguments say otherwise, an embedded cluster."""
     process = subprocess.Popen(
         [sys.executable, "-m", "limiter_node", "up", "--nodes", "1", "--port", "0", "--keys", str(keys), *arguments],
         stdout=subprocess.PIPE,

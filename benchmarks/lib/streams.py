@@ -17,7 +17,7 @@ _TOKEN = b'"delta":{"content":'
 
 
 class StreamReader(asyncio.Protocol):
-    """Reads one stream and counts its tokens; keeps nothing."""
+    """Read one stream and count its tokens; keep nothing."""
 
     def __init__(self, request: bytes) -> None:
         self._request = request

@@ -43,7 +43,7 @@ def _framed(data: bytes) -> bytes:
 
 
 class _Connection(asyncio.Protocol):
-    """Answers what comes, one request at a time."""
+    """Answer one request at a time."""
 
     def __init__(self, tokens: int, rate: float) -> None:
         self._tokens, self._rate = tokens, rate
@@ -86,7 +86,7 @@ async def _serve(tokens: int, rate: float) -> None:
 
 @contextmanager
 def running_fast_upstream(tokens: int = 100, rate: float = 1_000.0) -> Iterator[int]:
-    """The port of one, which shares the cores that are not the server's."""
+    """Run the service on the cores that are not the server's; yield its port."""
     command = [sys.executable, "-m", "benchmarks.peers.fast_upstream", str(tokens), str(rate)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:

@@ -27,7 +27,7 @@ _HEAD_BYTES = 148
 
 @contextmanager
 def running_minimal_handler(answer_bytes: int) -> Iterator[Server]:
-    """The server as a process of its own, its answers (head and body) being that long."""
+    """Run the server as a process of its own; its answers, head and body, are that long."""
     (port,) = free_ports(1)
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.peers.minimal_handler", str(port), str(answer_bytes)],

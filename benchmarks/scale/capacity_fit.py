@@ -24,19 +24,19 @@ from benchmarks.scale.scaling_sample import Sample
 
 
 class SettleWait(NamedTuple):
-    """Nodes with at least `busy_rate` requests/s let a settle wait up to `wait_s` for a batch of its key to join."""
+    """Say how long settles wait for a batch: up to `wait_s` on nodes with at least `busy_rate` requests/s."""
 
     wait_s: float
     busy_rate: float
 
     def at(self, node_rate: float) -> float:
-        """The wait on a node with so many requests/s."""
+        """Return the wait on a node with so many requests/s."""
         return self.wait_s if node_rate >= self.busy_rate else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """The fitted parameters. µs of CPU unless the name says otherwise."""
+    """Hold the fitted parameters, in µs of CPU unless the name says otherwise."""
 
     node_request: float
     node_call: float
@@ -66,7 +66,7 @@ class Costs:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What one request is made of, and what that costs: predicted, or as measured."""
+    """Say what one request is made of, and what that costs: predicted, or as measured."""
 
     calls: float
     writes: float
@@ -77,12 +77,12 @@ class Work:
 
 
 def on_an_edge(sample: Sample) -> bool:
-    """Whether the costs are fitted on this sample."""
+    """Return whether the costs are fitted on this sample."""
     return sample.nodes == 1 or sample.shards == 1
 
 
 def predicted_calls(sample: Sample, round_trip_s: float, settles: SettleWait) -> float:
-    """Script calls per request, from the keys and the rate alone.
+    """Return script calls per request, from the keys and the rate alone.
 
     At saturation a node's closed loops keep their requests in flight, so that (Little's law) the round trip is that
     number over the node's rate.
@@ -119,7 +119,7 @@ def fit_settle_wait(samples: Sequence[Sample]) -> SettleWait:
 
 
 def _calls_per_turn(sample: Sample, burst_s: float, per_in_flight: float) -> float:
-    """How many calls leave a node in one turn of its loop."""
+    """Return how many calls leave a node in one turn of its loop."""
     if sample.in_flight:
         most = per_in_flight * sample.in_flight / sample.nodes
         # Keys with a call in flight make no second one: one key makes one call per turn.
@@ -128,12 +128,12 @@ def _calls_per_turn(sample: Sample, burst_s: float, per_in_flight: float) -> flo
 
 
 def _turns(sample: Sample, calls: float, writes: float, per_turn: float) -> float:
-    """Turns of a node's loop per request: one for each arrival and reply where it sleeps between them."""
+    """Return turns of a node's loop per request: one for each arrival and reply if it sleeps between them."""
     return calls / per_turn if sample.in_flight else 1 / per_turn + writes
 
 
 def fit(samples: Sequence[Sample]) -> Costs:
-    """The costs that describe these samples best."""
+    """Return the costs that describe these samples best."""
     fixed = [sample for sample in samples if not sample.in_flight]
     saturated = [sample for sample in samples if sample.in_flight]
     spread = [sample for sample in saturated if sample.keys > 1]
@@ -210,7 +210,7 @@ def predict(sample: Sample, costs: Costs, cores: int) -> Work:
 
 
 def measured(sample: Sample) -> Work:
-    """The same of what was measured."""
+    """Return the same of what was measured."""
     return Work(
         sample.calls_per_request,
         sample.reads_per_request,
@@ -226,7 +226,7 @@ def _error(ratios: Any) -> float:
 
 
 def _search(error: Callable[[float], float], highest: float) -> float:
-    """The value in 0 … highest with the least error, to a thousandth part; 0 wins where nothing is better."""
+    """Return the value in 0 … highest with the least error, to a thousandth part; 0 wins if nothing is better."""
     candidates = [0.0, *(highest * 1.25**-step for step in range(40))]
     best = min(candidates, key=error)
     for step in (0.1, 0.03, 0.01, 0.003, 0.001):

@@ -25,7 +25,7 @@ NODES, SHARD, KEY = "nodes", "fullest shard", "hottest key's calls"
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """What is asked for. `calls_per_turn`: how many calls leave a node at once; 1, the careful choice, is none."""
+    """Describe a fleet. `calls_per_turn`: how many calls leave a node at once; 1, the careful choice, is none."""
 
     nodes: int
     shards: int
@@ -36,7 +36,7 @@ class Fleet:
 
 
 class ShardCall(NamedTuple):
-    """What a call of one operation costs a busy shard that all nodes are connected to, and each further operation."""
+    """Say what a call of one operation costs a busy shard with all nodes connected, and each further operation."""
 
     call_us: float
     operation_us: float
@@ -44,7 +44,7 @@ class ShardCall(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """A fleet's highest rate. `utilization` is of what the fleet may use: 1 is full."""
+    """Say what a fleet's highest rate is. `utilization` is of what the fleet may use: 1 is full."""
 
     requests_per_s: float
     bottleneck: str
@@ -56,7 +56,7 @@ class Capacity:
 
 
 class _Group(NamedTuple):
-    """Keys of equal load on one shard."""
+    """Hold keys of equal load on one shard."""
 
     shard: int
     keys: int
@@ -83,7 +83,7 @@ def place(weights: Sequence[float], shards: int, *, placements: int = PLACEMENTS
 
 
 class _Model:
-    """One fleet under one distribution of keys, at any rate and round trip."""
+    """Model one fleet under one distribution of keys, at any rate and round trip."""
 
     def __init__(self, fleet: Fleet, costs: Costs, call: ShardCall, groups: Sequence[_Group]) -> None:
         self._fleet, self._costs, self._call, self._groups = fleet, costs, call, groups
@@ -134,7 +134,7 @@ class _Model:
 
 
 def capacity(fleet: Fleet, costs: Costs, call: ShardCall, weights: Sequence[float]) -> Capacity:
-    """The highest rate at which nothing is used beyond what it may, for keys with these parts of the load."""
+    """Return the highest rate at which nothing is used beyond what it may, for keys with these parts of the load."""
     model = _Model(fleet, costs, call, place(weights, fleet.shards))
     low, high = 0.0, fleet.nodes * 1e6 / costs.node_request
     for _ in range(30):

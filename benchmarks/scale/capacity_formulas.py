@@ -13,7 +13,7 @@ from limiter_node.limits import MAX_BATCH
 
 
 def batch_operations(arriving: float, limit: int = MAX_BATCH) -> float:
-    """Operations of one key in one call of one node, where `arriving` of them arrive during a round trip on average.
+    """Return operations per call of one node and key, if `arriving` of them arrive during a round trip on average.
 
     A node has one call per key in flight; what arrives meanwhile forms the next. With Poisson arrivals at rate λ and a
     round trip r, m = λr arrive meanwhile. With probability e^-m none does: then the next call is made by the first that
@@ -26,7 +26,7 @@ def batch_operations(arriving: float, limit: int = MAX_BATCH) -> float:
 def calls_per_request(
     key_rate: float, round_trip_s: float, *, operations: float = 2.0, settle_wait_s: float = 0.0, limit: int = MAX_BATCH
 ) -> float:
-    """Script calls per request of a key of which a node gets `key_rate` requests/s.
+    """Return script calls per request of a key of which a node gets `key_rate` requests/s.
 
     Without company, the admission is one call and the settle (the other `operations` - 1) is another, unless another
     request of the key comes within `settle_wait_s`, the time that a settle may wait for a batch to ride along with.
@@ -37,7 +37,7 @@ def calls_per_request(
 
 
 def writes_per_call(calls_per_turn: float, shards: int) -> float:
-    """Writes to sockets per call, where the calls of one turn of a node's loop go to random ones of `shards` sockets.
+    """Return writes to sockets per call, if the calls of one turn of a loop go to random ones of `shards` sockets.
 
     Of S connections, n calls leave S·(1 - 1/S)^n without any; calls to one shard share a write.
     """
@@ -47,18 +47,18 @@ def writes_per_call(calls_per_turn: float, shards: int) -> float:
 
 
 def burst(arriving: float) -> float:
-    """Mean size of the groups that Poisson arrivals form when they are looked at once per interval: m/(1 - e^-m)."""
+    """Return the mean size of groups of Poisson arrivals that are looked at once per interval: m/(1 - e^-m)."""
     return arriving / -expm1(-arriving) if arriving > 1e-9 else 1.0
 
 
 def bottleneck(utilization: Mapping[str, float]) -> tuple[str, float]:
-    """The resource that is full first, and its utilization."""
+    """Return the resource that is full first, and its utilization."""
     name = max(utilization, key=utilization.__getitem__)
     return name, utilization[name]
 
 
 def non_negative_fit(features: Sequence[Sequence[float]], measured: Sequence[float]) -> list[float]:
-    """Coefficients ≥ 0 with the least sum of squared *relative* errors. A row of features belongs to each measurement.
+    """Fit coefficients ≥ 0 by least squares of *relative* errors. A row of features belongs to each measurement.
 
     Tries every set of features: exact, and fast for the handful that a cost has. What the data don't determine gets 0.
     """
@@ -83,7 +83,7 @@ def non_negative_fit(features: Sequence[Sequence[float]], measured: Sequence[flo
 
 
 def _solve(matrix: list[list[float]], aim: list[float]) -> list[float] | None:
-    """Gaussian elimination with pivoting; None where the equations don't determine a solution."""
+    """Solve by Gaussian elimination with pivoting; None if the equations don't determine a solution."""
     rows = [[*row, value] for row, value in zip(matrix, aim, strict=True)]
     size = len(rows)
     for i in range(size):

@@ -33,7 +33,7 @@ LOADED_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class _Result:
-    """What a load's clients report."""
+    """Hold what a load's clients report."""
 
     requests: int
     requests_per_s: float
@@ -44,7 +44,7 @@ class _Result:
 
 @dataclass(frozen=True, slots=True)
 class _Load:
-    """One load: its name and keys as in `Sample`, its clients' commands, and how to read what they printed."""
+    """Describe one load: its name and keys as in `Sample`, its clients' commands, and how to read what they printed."""
 
     name: str
     keys: int
@@ -56,7 +56,7 @@ class _Load:
 
 @dataclass(frozen=True, slots=True)
 class _Middle:
-    """What was used in some seconds in the middle of a load."""
+    """Hold what was used in some seconds in the middle of a load."""
 
     elapsed_s: float
     fleet: Counters
@@ -65,7 +65,7 @@ class _Middle:
 
 
 class Loads:
-    """The loads on one running fleet: `names` are the API keys in its keys file, which is in `directory`."""
+    """Put loads on one running fleet: `names` are the API keys in its keys file, which is in `directory`."""
 
     def __init__(
         self, fleet: Fleet, shards: int, directory: Path, names: list[str], seconds: float, qps: float
@@ -78,7 +78,7 @@ class Loads:
         self._idle_store_cores = sum(fleet.counters().since(idle).shards_cpu_s)
 
     def samples(self) -> list[Sample]:
-        """All loads in turn."""
+        """Return a sample of each load, in turn."""
         # Drawn, not in turn: in turn, each key would come at even intervals, and find company always or never.
         drawn = Random(1).choices(self._names, k=CLOSED_REQUESTS)
         spread = [short_request(name, number) for number, name in enumerate(drawn)]

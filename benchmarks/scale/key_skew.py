@@ -15,24 +15,24 @@ from limiter_node.store.keyspace import SLOTS, slot_of
 
 
 def shard_of(kid: str, shards: int) -> int:
-    """The index of the shard that owns a key's slot."""
+    """Return the index of the shard that owns a key's slot."""
     return owner_of(slot_of(kid), shards)
 
 
 def owner_of(slot: int, shards: int) -> int:
-    """The index of the shard that owns a slot: the greatest i with ⌊16384·i/S⌋ ≤ slot."""
+    """Return the index of the shard that owns a slot: the greatest i with ⌊16384·i/S⌋ ≤ slot."""
     return ((slot + 1) * shards - 1) // SLOTS
 
 
 def zipf_weights(keys: int, skew: float) -> list[float]:
-    """Shares of the load, summing to 1, of keys in order of rank: proportional to 1/rank^skew; 0 is uniform."""
+    """Return shares of the load, summing to 1, of keys in order of rank: proportional to 1/rank^skew; 0 is uniform."""
     weights = [rank**-skew for rank in range(1, keys + 1)]
     whole = sum(weights)
     return [weight / whole for weight in weights]
 
 
 def shard_shares(kids: Sequence[str], weights: Sequence[float], shards: int) -> list[float]:
-    """What part of the load each shard gets, exactly, where key i has `weights[i]` of it."""
+    """Return exactly what part of the load each shard gets if key i has `weights[i]` of it."""
     shares = [0.0] * shards
     for kid, weight in zip(kids, weights, strict=True):
         shares[shard_of(kid, shards)] += weight
@@ -40,7 +40,7 @@ def shard_shares(kids: Sequence[str], weights: Sequence[float], shards: int) -> 
 
 
 class Skew(NamedTuple):
-    """The fullest shard's load over the mean shard's, over many random placements of the same keys."""
+    """Hold the fullest shard's load over the mean shard's, over many random placements of the same keys."""
 
     mean: float
     p95: float

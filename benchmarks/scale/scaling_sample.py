@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One load on one fleet. Everything "per request" is over all requests of the load, the client's cost excepted."""
+    """Hold what one load on one fleet showed. "Per request": of all requests of the load, but for the client's cost."""
 
     nodes: int
     shards: int

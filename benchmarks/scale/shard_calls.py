@@ -31,7 +31,7 @@ COALESCED = 32
 
 @dataclass(frozen=True, slots=True)
 class CallCost:
-    """What one call of `operations` operations costs a shard with so many nodes, in µs of its CPU."""
+    """Say what one call of `operations` operations costs a shard with so many nodes, in µs of its CPU."""
 
     nodes: int
     operations: int
@@ -41,7 +41,7 @@ class CallCost:
 
 
 class _Node:
-    """A stand-in for a node: one connection, one call at a time."""
+    """Stand in for a node: one connection, one call at a time."""
 
     def __init__(self, name: str, port: int) -> None:
         self.name = name.encode()
@@ -117,7 +117,7 @@ def _receive(peer: _Node) -> None:
 
 
 def measure(rounds: int) -> list[CallCost]:
-    """Calls of one operation by one to a hundred nodes, and calls of many operations, interleaved by rounds."""
+    """Measure calls of one operation by one to a hundred nodes, and calls of many operations, interleaved by rounds."""
 
     def run(port: int) -> list[CallCost]:
         shard = _Shard(port)

@@ -35,7 +35,7 @@ DECISION_TIMEOUT_MS = 5000
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """What one moment's reading gives. Lists are per process, in the fleet's order; differences of two are a load's."""
+    """Hold all counters of one moment. Lists are per process, in the fleet's order; a difference is a load's."""
 
     nodes_cpu_s: list[float]
     shards_cpu_s: list[float]
@@ -49,7 +49,7 @@ class Counters:
     """Turns of each shard's event loop; fewer than reads where several sockets were ready at once."""
 
     def since(self, earlier: Counters) -> Counters:
-        """What was added after `earlier`."""
+        """Return what was added after `earlier`."""
         return Counters(
             *(
                 [now - was for now, was in zip(getattr(self, name), getattr(earlier, name), strict=True)]
@@ -81,7 +81,7 @@ class Fleet:
         )
 
     def nodes_cpu_s(self) -> float:
-        """CPU of all nodes so far, without asking the shards."""
+        """Return the CPU of all nodes so far, without asking the shards."""
         return sum(map(cpu_seconds, self.node_pids))
 
     def close(self) -> None:
@@ -91,7 +91,7 @@ class Fleet:
 
 
 async def _start_cluster(shards: int, stack: contextlib.ExitStack) -> list[int]:
-    """The port of each master: `EmbeddedStore` makes clusters of three, here single servers join to one of any size."""
+    """Return the port of each master: single servers join, because `EmbeddedStore` makes clusters of three only."""
     buses = free_ports(shards, HOST)
     stores = [
         EmbeddedStore(
@@ -155,7 +155,7 @@ def running(nodes: int, shards: int, keys: Path) -> Iterator[Fleet]:
 
 
 def machine_busy_s() -> float:
-    """CPU time that all processes of this machine together have used (steal included), from /proc/stat."""
+    """Return the CPU time that all processes of this machine together have used (steal included), from /proc/stat."""
     fields = [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
     user, nice, system, _idle, _iowait, *interrupts_and_steal = fields
     return (user + nice + system + sum(interrupts_and_steal)) / os.sysconf("SC_CLK_TCK")

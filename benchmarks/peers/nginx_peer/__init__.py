@@ -27,7 +27,7 @@ _START_S = 10
 
 
 def lua_modules(binary: str) -> Path | None:
-    """Where that nginx has its modules, the one for Lua among them; None if it isn't there or has none."""
+    """Return where that nginx has its modules, the one for Lua among them; None if nginx or that module is missing."""
     if shutil.which(binary) is None:
         return None
     built = subprocess.run([binary, "-V"], stderr=subprocess.PIPE, text=True).stderr
@@ -38,7 +38,7 @@ def lua_modules(binary: str) -> Path | None:
 
 @contextmanager
 def running_nginx(binary: str, modules: Path, beside: Server, answer_bytes: int) -> Iterator[tuple[Server, Server]]:
-    """One nginx on the single store of the node `beside` it, as two servers: one admits, the other settles, too."""
+    """Run nginx on the single store of the node `beside` it, as two servers: one admits, the other settles, too."""
     script = load_script("decide")
     with Redis(port=beside.store_port) as store:
         store.script_load(script.source.decode())
