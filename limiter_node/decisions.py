@@ -68,7 +68,7 @@ UNKNOWN_KEY = Decision(
 
 
 class WindowBucket(NamedTuple):
-    """What one 100 ms bucket of a window holds; ``bucket`` is the store's clock divided by 100 ms."""
+    """Hold the usage of one bucket of a window; ``bucket`` is the store's clock divided by `BUCKET_MS`."""
 
     bucket: int
     requests: int

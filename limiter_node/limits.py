@@ -44,3 +44,11 @@ class KeyLimits:
     output_tpm: int = DEFAULT_OUTPUT_TPM
     output_reserve: int = DEFAULT_OUTPUT_RESERVE
     name: str = ""
+
+
+def bucket_life_ms(window_buckets: int = WINDOW_BUCKETS) -> int:
+    """Return the time from a bucket's beginning until it leaves a window of that many buckets, in ms.
+
+    It leaves as a whole, when its last moment has: one bucket later than its first moment would.
+    """
+    return (window_buckets + 1) * BUCKET_MS

@@ -10,10 +10,9 @@ from array import array
 from collections.abc import Sequence
 
 from limiter_node.decisions import Decision, Outcome
-from limiter_node.limits import Amounts
+from limiter_node.limits import BUCKET_MS, Amounts
 
 _CELLS = 60
-_BUCKET_MS = 100
 _ADMITTED = Outcome.ADMITTED  # enum look-ups aren't free
 _WIDTH = 5
 """Numbers per cell in `OwnWindow._past`: its key, requests, input tokens, output tokens, batch number."""
@@ -22,16 +21,16 @@ _WIDTH = 5
 class OwnWindow:
     """Sums per cell, and per cell the number of the last batch under which the store counted any of it.
 
-    Times are the store's clock in ms, buckets are of 100 ms. Only the cell written last is a list; all others are one
-    array of numbers, which keeps a key that is always busy at some 2.5 KB.
+    Times are the store's clock in ms, buckets are of `BUCKET_MS`. Only the cell written last is a list; all others are
+    one array of numbers, which keeps a key that is always busy at some 2.5 KB.
     """
 
     __slots__ = ("_cell", "_cell_buckets", "_cell_ms", "_key", "_past", "_window_ms")
 
     def __init__(self, window_buckets: int) -> None:
-        self._window_ms = window_buckets * _BUCKET_MS
+        self._window_ms = window_buckets * BUCKET_MS
         self._cell_buckets = max(window_buckets // _CELLS, 1)
-        self._cell_ms = self._cell_buckets * _BUCKET_MS
+        self._cell_ms = self._cell_buckets * BUCKET_MS
         # The cell that was written last: the same again, as a rule. Every request passes here twice.
         self._key, self._cell = -1, [0, 0, 0, 0]
         self._past = array("q")  # the other cells, the oldest first

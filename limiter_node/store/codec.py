@@ -13,7 +13,7 @@ from importlib.resources import files
 from typing import Any, NamedTuple
 
 from limiter_node.decisions import Decision, Need, Outcome, Usage, WindowBucket
-from limiter_node.limits import BUCKET_MS, WINDOW_BUCKETS, Amounts, KeyLimits
+from limiter_node.limits import BUCKET_MS, WINDOW_BUCKETS, Amounts, KeyLimits, bucket_life_ms
 
 _LIMITS = struct.Struct("<4I")
 _HEADER = struct.Struct("<QBQHQ")
@@ -132,7 +132,7 @@ _DONE = (0, 0)
 def _head(reply: bytes, window_buckets: int) -> tuple[int, int, int, Amounts, Amounts, Amounts, int]:
     """Read what every reply to a decided batch begins with: `BatchReply` up to `output_reserve`."""
     state, time_ms, recorded, lr, li, lo, ur, ui, uo, ar, ai, ao, in_bucket_ms, reserve = _REPLY.unpack_from(reply)
-    # A bucket leaves as a whole: (its age + W + 1) buckets after it began, seen from the start of the current one.
+    # `bucket_life_ms`, without a call for each reply; ages are seen from the start of the current bucket.
     full_ms = (window_buckets + 1) * BUCKET_MS - in_bucket_ms
     reset_ms = (
         0 if ar == _NO_USE else full_ms - ar * BUCKET_MS,
@@ -235,10 +235,8 @@ def unpack_usage(reply: list[Any] | None, window_buckets: int = WINDOW_BUCKETS) 
     limits = unpack_limits(packed_limits)
     buckets = tuple(sorted(WindowBucket(*values) for values in _BUCKET.iter_unpack(packed)))
     # The end of the window of the newest bucket in use, per dimension; a bucket leaves as a whole.
-    resets = [
-        max(((b.bucket + window_buckets + 1) * BUCKET_MS - time_ms for b in buckets if b[1 + d]), default=0)
-        for d in range(3)
-    ]
+    life_ms = bucket_life_ms(window_buckets)
+    resets = [max((b.bucket * BUCKET_MS + life_ms - time_ms for b in buckets if b[1 + d]), default=0) for d in range(3)]
     return Usage(
         Amounts(limits.rpm, limits.input_tpm, limits.output_tpm),
         Amounts(*(sum(b[1 + d] for b in buckets) for d in range(3))),

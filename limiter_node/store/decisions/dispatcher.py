@@ -18,7 +18,7 @@ from time import monotonic
 from limiter_node.decisions import Decision, Need, Usage
 from limiter_node.errors import Overloaded, StoreUnavailable
 from limiter_node.limiter.policy import Fallback
-from limiter_node.limits import BUCKET_MS, MAX_BATCH, WINDOW_BUCKETS
+from limiter_node.limits import MAX_BATCH, WINDOW_BUCKETS, bucket_life_ms
 from limiter_node.store.batch import Admit, Batch, KeyQueue
 from limiter_node.store.codec import load_script
 from limiter_node.store.decisions.finding import Finding
@@ -69,7 +69,7 @@ class Dispatcher:
         telemetry = telemetry or Telemetry()
         self._batch_sizes = telemetry.batch_sizes
         # A batch older than the window counts for nothing any more, whether it was applied or not.
-        self._router = Router(topology, give_up_s=(window_buckets + 1) * BUCKET_MS / 1000)
+        self._router = Router(topology, give_up_s=bucket_life_ms(window_buckets) / 1000)
         self._timeout_s = timeout_ms / 1000
         # A sweep comes every so often: what is to be noticed in time has to be due one sweep before.
         self._due_s = max(self._timeout_s - _SWEEP_EVERY_S, self._timeout_s / 2)

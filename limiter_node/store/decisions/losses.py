@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from limiter_node.limits import BUCKET_MS
+from limiter_node.limits import bucket_life_ms
 from limiter_node.store import codec
 from limiter_node.store.batch import Batch
 from limiter_node.store.outage.outage import Outage
@@ -24,7 +24,7 @@ class Losses:
     def __init__(self, outage: Outage, window_buckets: int) -> None:
         self._loop = asyncio.get_running_loop()
         self._outage = outage
-        self._window_s = (window_buckets + 1) * BUCKET_MS / 1000
+        self._window_s = bucket_life_ms(window_buckets) / 1000
         self._told_s = float("-inf")
         self.recharged = 0
         """How often a window was charged again."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from limiter_node.limits import BUCKET_MS
+from limiter_node.limits import bucket_life_ms
 from limiter_node.store.batch import KeyQueue
 from limiter_node.store.codec import Script
 from limiter_node.store.keyspace import decision_keys, slot_of
@@ -33,7 +33,7 @@ class KeyQueues(OrderedDict[str, KeyQueue]):
     def __init__(self, decide: Script, incarnation: bytes, window_buckets: int) -> None:
         super().__init__()
         self._decide, self._incarnation, self._window_buckets = decide, incarnation, window_buckets
-        self._window_s = (window_buckets + 1) * BUCKET_MS / 1000
+        self._window_s = bucket_life_ms(window_buckets) / 1000
         self.unmet: dict[str, KeyQueue] = {}
         """The keys that the store has not told of."""
 
