@@ -51,30 +51,32 @@ ALLOWED: dict[str, set[str]] = {
     "store.errors": {"errors", "store.url"},
     "store.keyspace": set(),
     "store.slots": set(),
+    "store.scripts": set(),
+    "store.values": {"limits", "decisions"},
     "store.codec": {"limits", "decisions"},
     "store.charges": {"limits", "store.codec"},
     "store.knowledge": {"limits", "decisions", "limiter", "store.charges", "store.codec"},
     "store.wire": {
         *("errors", "telemetry"),
-        *("store.codec", "store.errors", "store.keyspace", "store.slots", "store.url"),
+        *("store.errors", "store.keyspace", "store.scripts", "store.slots", "store.url"),
     },
     "store.batch": {
         *("errors", "limits", "decisions"),
-        *("store.charges", "store.codec", "store.knowledge", "store.wire"),
+        *("store.charges", "store.codec", "store.knowledge", "store.values", "store.wire"),
     },
-    "store.fleet": {"errors", "store.codec", "store.keyspace", "store.wire"},
+    "store.fleet": {"errors", "store.keyspace", "store.scripts", "store.wire"},
     "store.outage": {
         *("errors", "limits", "decisions", "limiter", "telemetry"),
-        *("store.batch", "store.charges", "store.codec", "store.keyspace", "store.wire"),
+        *("store.batch", "store.charges", "store.codec", "store.keyspace", "store.scripts", "store.wire"),
     },
     "store.decisions": {
         *("errors", "limits", "decisions", "limiter", "telemetry"),
         *("store.batch", "store.charges", "store.codec", "store.fleet", "store.keyspace", "store.knowledge"),
-        *("store.outage", "store.wire"),
+        *("store.outage", "store.scripts", "store.values", "store.wire"),
     },
     "store.admin": {
         *("addresses", "errors", "limits", "decisions", "reasons"),
-        *("store.codec", "store.errors", "store.fleet", "store.keyspace", "store.slots", "store.url"),
+        *("store.errors", "store.fleet", "store.keyspace", "store.scripts", "store.slots", "store.url", "store.values"),
     },
     "store.embedded": {"errors", "processes", "store.keyspace"},
     # Upstreams.

@@ -10,10 +10,10 @@ from typing import Protocol
 from limiter_node.decisions import Decision, Need, Usage
 from limiter_node.errors import StoreUnavailable
 from limiter_node.limits import Amounts
-from limiter_node.store import codec
 from limiter_node.store.charges import Charge
 from limiter_node.store.codec import pack_admit, pack_batch
 from limiter_node.store.knowledge import KeyKnowledge
+from limiter_node.store.values import unpack_usage
 from limiter_node.store.wire.routing import RoutedCall, Router, ScriptTarget, bulk
 
 
@@ -200,7 +200,7 @@ class Peek(RoutedCall):
 
     def resolved(self, reply: list[object] | None) -> None:
         if not self.future.done():
-            self.future.set_result(codec.unpack_usage(reply, self.window_buckets))
+            self.future.set_result(unpack_usage(reply, self.window_buckets))
 
     def failed(self, reason: str) -> None:
         if not self.future.done():

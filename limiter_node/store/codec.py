@@ -1,21 +1,18 @@
-"""The packed form of a key's limits, of what ``lua/decide.lua`` takes and answers, and the scripts' sources.
+"""The packed form of a batch and of its reply, as ``lua/decide.lua`` reads the one and writes the other.
 
-Packed because it is what each request costs: one string each way is parsed in a third of the time of the same numbers
-as separate arguments, on both sides. The layouts are documented in the script's header; tests hold the two together.
+Packed because each request pays for it: one string each way is parsed in a third of the time of the same numbers as
+separate arguments, on both sides. The layouts are documented in the script's header; tests hold the two together.
 """
 
 from __future__ import annotations
 
-import hashlib
 import struct
 from collections.abc import Callable, Sequence
-from importlib.resources import files
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from limiter_node.decisions import Decision, Need, Outcome, Usage, WindowBucket
-from limiter_node.limits import BUCKET_MS, WINDOW_BUCKETS, Amounts, KeyLimits, bucket_life_ms
+from limiter_node.decisions import Decision, Need, Outcome
+from limiter_node.limits import BUCKET_MS, WINDOW_BUCKETS, Amounts, KeyLimits
 
-_LIMITS = struct.Struct("<4I")
 _HEADER = struct.Struct("<QBQHQ")
 _OPERATION = struct.Struct("<Bqqqq")
 _REPLY = struct.Struct("<BQQ3I3I3HBI")
@@ -37,33 +34,6 @@ DECIDED, REPLAYED, STALE, UNKNOWN_KEY, LOST = 0, 1, 2, 3, 4
 
 NEVER = 4
 """Added to a verdict's dimension (1, 2, 3) where the request can never fit."""
-
-
-class Script(NamedTuple):
-    """A Lua source and the SHA-1 under which the server caches it."""
-
-    source: bytes
-    sha: bytes
-
-
-def load_script(name: str) -> Script:
-    """Read ``lua/NAME.lua``: the file itself is what runs in the store."""
-    source = (files("lua") / f"{name}.lua").read_bytes()
-    return Script(source, hashlib.sha1(source, usedforsecurity=False).hexdigest().encode())
-
-
-def pack_limits(limits: KeyLimits) -> bytes:
-    """The value of ``rl:{kid}:limits``."""
-    numbers = (limits.rpm, limits.input_tpm, limits.output_tpm, limits.output_reserve)
-    return _LIMITS.pack(*numbers) + limits.name.encode()
-
-
-def unpack_limits(value: bytes) -> KeyLimits:
-    """Read the value of ``rl:{kid}:limits``. Raises ValueError if it is none."""
-    if len(value) < _LIMITS.size:
-        raise ValueError(f"limits are {_LIMITS.size} bytes at least, not {len(value)}")
-    rpm, input_tpm, output_tpm, output_reserve = _LIMITS.unpack_from(value)
-    return KeyLimits(rpm, input_tpm, output_tpm, output_reserve, value[_LIMITS.size :].decode("utf-8", "replace"))
 
 
 def pack_admit(input_tokens: int, output_tokens: int, default_choices: int) -> bytes:
@@ -222,49 +192,3 @@ def decisions_of(batch: BatchReply, needs: Sequence[Need]) -> list[Decision]:
         decisions.append(decision)
     decisions.reverse()
     return decisions
-
-
-_BUCKET = struct.Struct("<QIII")
-
-
-def unpack_usage(reply: list[Any] | None, window_buckets: int = WINDOW_BUCKETS) -> Usage | None:
-    """Read the reply of ``peek.lua``; None if there is no such key."""
-    if reply is None:
-        return None
-    time_ms, packed_limits, packed = reply
-    limits = unpack_limits(packed_limits)
-    buckets = tuple(sorted(WindowBucket(*values) for values in _BUCKET.iter_unpack(packed)))
-    # The end of the window of the newest bucket in use, per dimension; a bucket leaves as a whole.
-    life_ms = bucket_life_ms(window_buckets)
-    resets = [max((b.bucket * BUCKET_MS + life_ms - time_ms for b in buckets if b[1 + d]), default=0) for d in range(3)]
-    return Usage(
-        Amounts(limits.rpm, limits.input_tpm, limits.output_tpm),
-        Amounts(*(sum(b[1 + d] for b in buckets) for d in range(3))),
-        Amounts(*resets),
-        limits.output_reserve,
-        time_ms,
-        limits.name,
-        buckets,
-    )
-
-
-def unpack_sums(meta: bytes, clock_ms: int, window_buckets: int = WINDOW_BUCKETS) -> tuple[Amounts, bool]:
-    """What a window uses at `clock_ms` by its running sums alone (the field ``m``), and whether that is exact.
-
-    The sums are of the last decision: until the next one, what has left the window since is still in them, so they are
-    never too low. A hundredth of what ``peek.lua`` costs. Raises ValueError if `meta` is none.
-    """
-    if len(meta) < 48:
-        raise ValueError(f"a window's sums are 48 bytes at least, not {len(meta)}")
-    head, newest, newest_input, newest_output, requests, input_tokens, output_tokens, skew_ms = (
-        int.from_bytes(meta[at : at + 6], "little") for at in range(0, 48, 6)
-    )
-    oldest = max(clock_ms + skew_ms, newest * BUCKET_MS) // BUCKET_MS - window_buckets
-    if newest < oldest:
-        return Amounts(0, 0, 0), True
-    used = Amounts(
-        requests,
-        input_tokens if newest_input >= oldest else 0,
-        output_tokens if newest_output >= oldest else 0,
-    )
-    return used, head >= oldest

@@ -16,8 +16,8 @@ from collections.abc import Callable
 from typing import Any
 
 from limiter_node.errors import OtherFormat
-from limiter_node.store.codec import load_script
 from limiter_node.store.keyspace import FORMAT_KEY, NODES_KEY, NODES_TAG, STORAGE_FORMAT, slot_of
+from limiter_node.store.scripts import load_script
 from limiter_node.store.wire.routing import RoutedCall, Router, ScriptTarget, bulk
 
 log = logging.getLogger(__name__)

@@ -15,10 +15,10 @@ from limiter_node.limiter.admission import Limiter, Reservation
 from limiter_node.limits import Amounts, KeyLimits
 from limiter_node.store import codec
 from limiter_node.store.batch import KeyQueue
-from limiter_node.store.codec import load_script
 from limiter_node.store.decisions.dispatcher import Dispatcher
 from limiter_node.store.decisions.linger import LINGER_S, Linger
 from limiter_node.store.knowledge import KeyKnowledge
+from limiter_node.store.scripts import load_script
 from limiter_node.store.wire.routing import ScriptTarget
 
 LEFT = 64_000  # so that 1,000 tokens may wait

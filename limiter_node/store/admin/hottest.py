@@ -28,8 +28,9 @@ from redis.exceptions import AskError, MovedError, NoScriptError, ResponseError
 
 from limiter_node.limits import WINDOW_BUCKETS, Amounts
 from limiter_node.store import keyspace
-from limiter_node.store.codec import load_script, unpack_limits, unpack_sums, unpack_usage
 from limiter_node.store.keyspace import META_FIELD
+from limiter_node.store.scripts import load_script
+from limiter_node.store.values import unpack_limits, unpack_sums, unpack_usage
 
 MAX_SCANNED = 10_000
 MAX_SURVEYED = 500

@@ -32,11 +32,12 @@ from limiter_node.errors import ConfigError, OtherFormat, StoreUnavailable
 from limiter_node.limits import WINDOW_BUCKETS, KeyLimits
 from limiter_node.store import keyspace
 from limiter_node.store.admin.masters import Masters
-from limiter_node.store.codec import Script, load_script, pack_limits, unpack_limits, unpack_usage
 from limiter_node.store.errors import translated
 from limiter_node.store.fleet import OLDEST_MS
 from limiter_node.store.keyspace import META_FIELD
+from limiter_node.store.scripts import Script, load_script
 from limiter_node.store.url import StoreAddress
+from limiter_node.store.values import pack_limits, unpack_limits, unpack_usage
 
 OLDEST_VERSION = (7, 0)
 _CHUNK = 500

@@ -20,7 +20,6 @@ from limiter_node.errors import Overloaded, StoreUnavailable
 from limiter_node.limiter.policy import Fallback
 from limiter_node.limits import MAX_BATCH, WINDOW_BUCKETS, bucket_life_ms
 from limiter_node.store.batch import Admit, Batch, KeyQueue
-from limiter_node.store.codec import load_script
 from limiter_node.store.decisions.finding import Finding
 from limiter_node.store.decisions.linger import Linger
 from limiter_node.store.decisions.lookup import Lookups
@@ -34,6 +33,7 @@ from limiter_node.store.decisions.replies import Replies
 from limiter_node.store.fleet import Fleet
 from limiter_node.store.outage.outage import Outage
 from limiter_node.store.outage.shards import Shards
+from limiter_node.store.scripts import load_script
 from limiter_node.store.wire.routing import Router
 from limiter_node.store.wire.topology import Topology
 from limiter_node.telemetry import ShardState, StoreState, Telemetry

@@ -12,11 +12,12 @@ from time import monotonic
 
 from limiter_node.errors import StoreUnavailable
 from limiter_node.limits import KeyLimits
-from limiter_node.store.codec import load_script, unpack_limits
 from limiter_node.store.decisions.queues import KeyQueues
 from limiter_node.store.decisions.redeclare import Redeclared, Redeclaring
 from limiter_node.store.keyspace import limits_key, slot_of
 from limiter_node.store.outage.outage import Outage
+from limiter_node.store.scripts import load_script
+from limiter_node.store.values import unpack_limits
 from limiter_node.store.wire.routing import RoutedCall, Router, ScriptTarget
 
 _LATE_S = 0.02

@@ -12,8 +12,8 @@ import asyncio
 from functools import partial
 
 from limiter_node.errors import StoreUnavailable
-from limiter_node.store.codec import Script
 from limiter_node.store.outage.probe import PROBE_EVERY_S, Probe, is_redirect, probe_target
+from limiter_node.store.scripts import Script
 from limiter_node.store.wire.store_connection import ServerConnection
 from limiter_node.store.wire.topology import Topology
 

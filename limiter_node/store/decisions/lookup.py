@@ -11,9 +11,10 @@ from __future__ import annotations
 from time import monotonic
 
 from limiter_node.store.batch import KeyQueue
-from limiter_node.store.codec import load_script, unpack_limits
 from limiter_node.store.decisions.queues import KeyQueues
 from limiter_node.store.keyspace import limits_key
+from limiter_node.store.scripts import load_script
+from limiter_node.store.values import unpack_limits
 from limiter_node.store.wire.routing import RoutedCall, Router, ScriptTarget
 
 _PATIENCE_S = 1.0

@@ -14,9 +14,9 @@ from collections import OrderedDict
 
 from limiter_node.limits import bucket_life_ms
 from limiter_node.store.batch import KeyQueue
-from limiter_node.store.codec import Script
 from limiter_node.store.keyspace import decision_keys, slot_of
 from limiter_node.store.knowledge import KeyKnowledge
+from limiter_node.store.scripts import Script
 from limiter_node.store.wire.routing import ScriptTarget
 
 MOST, MOST_OF_ALL = 20_000, 100_000

@@ -11,13 +11,13 @@ from collections.abc import Callable
 from limiter_node.decisions import Usage
 from limiter_node.errors import StoreUnavailable
 from limiter_node.store.batch import KeyQueue, Peek
-from limiter_node.store.codec import load_script
 from limiter_node.store.decisions.first import FirstDecisions
 from limiter_node.store.decisions.queues import KeyQueues
 from limiter_node.store.decisions.redeclare import Redeclared, Redeclaring
 from limiter_node.store.keyspace import decision_keys, slot_of
 from limiter_node.store.outage.outage import Outage
 from limiter_node.store.outage.shards import Shards
+from limiter_node.store.scripts import load_script
 from limiter_node.store.wire.routing import Router, ScriptTarget
 from limiter_node.store.wire.topology import Topology
 

@@ -24,9 +24,10 @@ from time import monotonic
 from typing import Any, Protocol
 
 from limiter_node.limits import KeyLimits
-from limiter_node.store.codec import load_script, pack_limits
 from limiter_node.store.keyspace import deleted_key, limits_key, slot_of
 from limiter_node.store.knowledge import KeyKnowledge
+from limiter_node.store.scripts import load_script
+from limiter_node.store.values import pack_limits
 from limiter_node.store.wire.routing import RoutedCall, Router, ScriptTarget, bulk
 
 log = logging.getLogger(__name__)

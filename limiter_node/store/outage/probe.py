@@ -13,8 +13,9 @@ from typing import Any
 
 import hiredis
 
-from limiter_node.store.codec import Script, pack_batch
+from limiter_node.store.codec import pack_batch
 from limiter_node.store.keyspace import decision_keys, slot_of
+from limiter_node.store.scripts import Script
 from limiter_node.store.wire.routing import ScriptTarget, bulk
 from limiter_node.store.wire.store_connection import ServerConnection
 from limiter_node.store.wire.topology import Topology

@@ -15,7 +15,7 @@ from typing import Any
 
 import hiredis
 
-from limiter_node.store.codec import Script
+from limiter_node.store.scripts import Script
 from limiter_node.store.wire.acknowledged import Command
 from limiter_node.store.wire.store_connection import ServerConnection
 from limiter_node.store.wire.topology import Topology
