@@ -54,7 +54,7 @@ ALLOWED: dict[str, set[str]] = {
     "store.scripts": set(),
     "store.values": {"limits", "decisions"},
     "store.codec": {"limits", "decisions"},
-    "store.charges": {"limits", "store.codec"},
+    "store.charges": {"limits"},
     "store.knowledge": {"limits", "decisions", "limiter", "store.charges", "store.codec"},
     "store.wire": {
         *("errors", "telemetry"),
@@ -65,14 +65,17 @@ ALLOWED: dict[str, set[str]] = {
         *("store.charges", "store.codec", "store.knowledge", "store.values", "store.wire"),
     },
     "store.fleet": {"errors", "store.keyspace", "store.scripts", "store.wire"},
+    "store.pending": {"store.batch"},
+    "store.unsent_charges": {"limits", "store.batch", "store.charges", "store.codec"},
     "store.outage": {
         *("errors", "limits", "decisions", "limiter", "telemetry"),
-        *("store.batch", "store.charges", "store.codec", "store.keyspace", "store.scripts", "store.wire"),
+        *("store.batch", "store.charges", "store.codec", "store.keyspace", "store.pending", "store.scripts"),
+        *("store.unsent_charges", "store.wire"),
     },
     "store.decisions": {
         *("errors", "limits", "decisions", "limiter", "telemetry"),
         *("store.batch", "store.charges", "store.codec", "store.fleet", "store.keyspace", "store.knowledge"),
-        *("store.outage", "store.scripts", "store.values", "store.wire"),
+        *("store.outage", "store.pending", "store.scripts", "store.unsent_charges", "store.values", "store.wire"),
     },
     "store.admin": {
         *("addresses", "errors", "limits", "decisions", "reasons"),

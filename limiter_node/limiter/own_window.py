@@ -81,7 +81,7 @@ class OwnWindow:
         left = cell[at + 2] - output_tokens
         cell[at + 2] = left if left > 0 else 0
 
-    def counted(self, first: int, last: int, number: int) -> None:
+    def mark_counted(self, first: int, last: int, number: int) -> None:
         """Remember that the store has counted, in batch `number`, what was added in the buckets `first` to `last`."""
         for key in range(first // self._cell_buckets, last // self._cell_buckets + 1):
             if key == self._key:

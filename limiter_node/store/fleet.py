@@ -57,8 +57,10 @@ class Fleet:
     `on_other_format` is called once, if nodes of another storage format use the store: this one has to end then.
     """
 
-    def __init__(self, router: Router, incarnation: bytes) -> None:
-        self._router = router
+    def __init__(
+        self, router: Router, incarnation: bytes, on_other_format: Callable[[OtherFormat], None] | None = None
+    ) -> None:
+        self._router, self._on_other_format = router, on_other_format
         self._target = ScriptTarget(
             load_script("announce"),
             slot_of(NODES_TAG),
@@ -71,7 +73,6 @@ class Fleet:
         self._left = asyncio.Event()
         self._is_refused = False
         self.nodes = 0
-        self.on_other_format: Callable[[OtherFormat], None] = lambda _: None
 
     def start(self) -> None:
         """Announce from now on."""
@@ -111,7 +112,8 @@ class Fleet:
         if not self._is_refused:
             self._is_refused = True
             log.error("%s", error, extra={"event": "other_storage_format"})
-            self.on_other_format(error)
+            if self._on_other_format is not None:
+                self._on_other_format(error)
 
     def _send(self, *, is_here: bool) -> None:
         self._call = _Announcement(self, self._router, self._target, is_here=is_here)

@@ -159,7 +159,7 @@ async def test_a_keys_file_that_is_read_slowly_cuts_no_shard_off(embedded_single
             await asyncio.sleep(0.02)
         await asyncio.wait({invented})
         invented.exception()
-        assert dispatcher.shards.openings == 0
+        assert dispatcher.outage.shards.openings == 0
         assert set(degraded) == {""}
 
 
@@ -415,7 +415,7 @@ async def test_invented_keys_cut_no_shard_off_while_the_keys_file_is_read(embedd
         await asyncio.wait(invented)
         await asyncio.wait(known)
         assert sum(not each.exception() for each in invented) == 500
-        assert (dispatcher.shards.openings, sum(bool(each.result().degraded) for each in known)) == (0, 0)
+        assert (dispatcher.outage.shards.openings, sum(bool(each.result().degraded) for each in known)) == (0, 0)
 
 
 # ---- a clock that steps back -----------------------------------------------------------------------------------------

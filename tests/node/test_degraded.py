@@ -214,7 +214,7 @@ async def test_a_frozen_shard_is_cut_off_and_the_others_notice_nothing(caplog: p
         await dispatcher.check()
         assert {(await used(dispatcher, kid)).requests for kid in frozen} == {5}
         assert {(await used(dispatcher, kid)).requests for kid in healthy} == {4}
-        assert dispatcher.shards.openings == 1
+        assert dispatcher.outage.shards.openings == 1
     told = [record.message for record in caplog.records if record.name == "limiter_node.store.outage.shards"]
     assert len(told) == 2, "a line per transition"
     assert "policy local decides" in told[0]
@@ -246,7 +246,7 @@ async def test_a_node_that_stood_still_itself_does_not_blame_the_store(embedded_
             await asyncio.sleep(0)  # it is sent
             time.sleep(3 * BUDGET_MS / 1000)  # noqa: ASYNC251 - that is the point
             assert not (await verdict).degraded
-        assert dispatcher.shards.openings == 0
+        assert dispatcher.outage.shards.openings == 0
 
 
 async def test_without_memory_the_store_does_not_decide_and_holds_nothing_half_written(

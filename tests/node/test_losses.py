@@ -362,8 +362,8 @@ async def test_what_is_given_back_whole_is_not_taken_off_others_after_a_loss(emb
         assert isinstance(bucket, int)
         queue, owed = dispatcher._queues[kid], Amounts(2, 2, 2)
         lose_window(embedded_single, kid)
-        dispatcher.take_back(queue, bucket, 10, 10, 1)  # its caller had been told otherwise
+        dispatcher._receipts.take_back(queue, bucket, 10, 10, 1)  # its caller had been told otherwise
         queue.knowledge.own.add(bucket * 100, owed, bucket * 100)  # as admitted without the store
-        dispatcher.outage.owe(queue, Charge(bucket, owed))
+        dispatcher._charges.add(queue, Charge(bucket, owed))
         assert await dispatcher.drain(20)
         assert await used(dispatcher, kid) == owed

@@ -362,14 +362,14 @@ async def test_a_request_cancelled_in_the_turn_of_its_verdict_is_refunded(embedd
     async with dispatching(embedded_single) as dispatcher:
         request = asyncio.create_task(Limiter(dispatcher).admit(kid, Need(10, 100, 0)))
         replies = dispatcher._replies
-        resolve = replies.batch_resolved
+        resolve = replies.on_batch_reply
 
         def resolve_and_cancel(*arguments: Any) -> None:
-            replies.batch_resolved = resolve  # type: ignore[method-assign]
+            replies.on_batch_reply = resolve  # type: ignore[method-assign]
             resolve(*arguments)
             request.cancel()
 
-        replies.batch_resolved = resolve_and_cancel  # type: ignore[method-assign]
+        replies.on_batch_reply = resolve_and_cancel  # type: ignore[method-assign]
         with pytest.raises(asyncio.CancelledError):
             await request
         assert await dispatcher.drain(20)

@@ -13,7 +13,7 @@ from time import monotonic
 from limiter_node.errors import StoreUnavailable
 from limiter_node.limits import KeyLimits
 from limiter_node.store.decisions.queues import KeyQueues
-from limiter_node.store.decisions.redeclare import Redeclared, Redeclaring
+from limiter_node.store.decisions.redeclare import Redeclared, Redeclarer
 from limiter_node.store.keyspace import limits_key, slot_of
 from limiter_node.store.outage.outage import Outage
 from limiter_node.store.scripts import load_script
@@ -65,7 +65,7 @@ class Finding:
         router: Router,
         queues: KeyQueues,
         outage: Outage,
-        redeclaring: Redeclaring,
+        redeclaring: Redeclarer,
         *,
         timeout_s: float,
         due_s: float,
@@ -119,7 +119,7 @@ class Finding:
         if read is not None:
             return read
         slot = slot_of(kid)
-        if self._outage.is_open(slot):
+        if self._outage.cuts_off_slot(slot):
             raise StoreUnavailable("its shard is cut off")
         target = ScriptTarget(self._script, slot, (limits_key(kid).encode(),), (), 0)
         read = self._under_way[kid] = _Limits(self, self._router, target, kid)
@@ -140,7 +140,7 @@ class Finding:
             await asyncio.wait((read.reply,), timeout=_LATE_S)
         if not read.reply.done():
             self.ended(read)  # whoever comes next asks anew
-            self._outage.read_overdue(read)
+            self._outage.on_read_overdue(read)
             raise StoreUnavailable("the store did not answer in time")
 
     async def _was_lost(self, kid: str) -> bool:

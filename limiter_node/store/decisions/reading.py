@@ -13,10 +13,9 @@ from limiter_node.errors import StoreUnavailable
 from limiter_node.store.batch import KeyQueue, Peek
 from limiter_node.store.decisions.first import FirstDecisions
 from limiter_node.store.decisions.queues import KeyQueues
-from limiter_node.store.decisions.redeclare import Redeclared, Redeclaring
+from limiter_node.store.decisions.redeclare import Redeclared, Redeclarer
 from limiter_node.store.keyspace import decision_keys, slot_of
 from limiter_node.store.outage.outage import Outage
-from limiter_node.store.outage.shards import Shards
 from limiter_node.store.scripts import load_script
 from limiter_node.store.wire.routing import Router, ScriptTarget
 from limiter_node.store.wire.topology import Topology
@@ -30,16 +29,15 @@ class Reading:
         topology: Topology,
         router: Router,
         queues: KeyQueues,
-        shards: Shards,
         outage: Outage,
-        redeclaring: Redeclaring,
+        redeclaring: Redeclarer,
         *,
         flush: Callable[[KeyQueue], None],
         timeout_s: float,
         window_buckets: int,
     ) -> None:
         self._topology, self._router, self._queues = topology, router, queues
-        self._shards, self._outage, self._redeclaring = shards, outage, redeclaring
+        self._outage, self._redeclaring = outage, redeclaring
         self._flush, self._timeout_s, self._window_buckets = flush, timeout_s, window_buckets
         self._script = load_script("peek")
         self._first = FirstDecisions(topology, load_script("decide"), timeout_s)
@@ -115,8 +113,8 @@ class Reading:
 
     def _require_connections(self) -> None:
         self._topology.require_known()
-        if self._shards:
-            raise StoreUnavailable(f"store {', '.join(self._shards.open_addresses())} does not decide")
+        if shards := self._outage.shards:
+            raise StoreUnavailable(f"store {', '.join(shards.open_addresses())} does not decide")
         for connection in self._topology.masters():
             if not connection.is_open:
                 connection.connect()

@@ -100,7 +100,7 @@ class _Redeclaration(RoutedCall):
         self._done(Redeclared.FAILED, reason)
 
 
-class Redeclaring:
+class Redeclarer:
     """Declare missing keys for one node. `file`: its keys file, if it has one."""
 
     def __init__(self, router: Router, file: DeclaredKeys | None) -> None:

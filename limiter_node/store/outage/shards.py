@@ -15,7 +15,7 @@ import logging
 from collections.abc import Callable
 
 from limiter_node.store.outage.probe import PROBE_EVERY_S, Probe, is_redirect, probe_target
-from limiter_node.store.scripts import Script
+from limiter_node.store.scripts import load_script
 from limiter_node.store.wire.routing import ScriptTarget
 from limiter_node.store.wire.store_connection import ServerConnection
 from limiter_node.store.wire.topology import Topology
@@ -34,19 +34,19 @@ class _Breaker:
 
 
 class Shards:
-    """The breakers of one node. `on_close` is called with the connection whose breaker has closed, before it is logged;
-    it returns what was decided meanwhile, by outcome.
+    """The breakers of one node. `budget_s` is how long a decision may take, `policy` what decides meanwhile.
+
+    `on_back` is called when a breaker has closed; it returns what was decided meanwhile, by outcome, for the log.
     """
 
-    def __init__(self, topology: Topology, budget_s: float, decide: Script, policy: str) -> None:
+    def __init__(self, topology: Topology, budget_s: float, policy: str, on_back: Callable[[], dict[str, int]]) -> None:
         self._loop = asyncio.get_running_loop()
         self._topology = topology
         self._budget_s = budget_s
-        self._decide = decide
-        self._policy = policy
+        self._decide = load_script("decide")
+        self._policy, self._on_back = policy, on_back
         self._open: dict[ServerConnection | None, _Breaker] = {}
         self._targets: dict[ServerConnection, ScriptTarget] = {}
-        self.on_close: Callable[[ServerConnection | None], dict[str, int]] = lambda _: {}
         self.openings = 0
 
     def __bool__(self) -> bool:
@@ -97,8 +97,8 @@ class Shards:
                 breaker.probe_sent_s, breaker.next_probe_s = now_s, now_s + PROBE_EVERY_S
                 connection.send([self._probe(connection)])
 
-    def probed(self, connection: ServerConnection, *, decided: bool) -> None:
-        """A probe has ended."""
+    def on_probed(self, connection: ServerConnection, *, decided: bool) -> None:
+        """Close the breaker if the probe was decided within the budget."""
         breaker = self._open.get(connection)
         if breaker is None:
             return
@@ -110,7 +110,7 @@ class Shards:
         breaker = self._open.pop(connection)
         if connection is not None:
             self._targets.pop(connection, None)
-        decided, away_s = self.on_close(connection), self._loop.time() - breaker.opened_s
+        decided, away_s = self._on_back(), self._loop.time() - breaker.opened_s
         log.warning(
             "shard %s is back after %.1f s: %s; meanwhile without it: %s",
             _name(connection),
@@ -125,7 +125,7 @@ class Shards:
         if target is None:
             target = self._targets[connection] = probe_target(self._topology, connection, self._decide)
         # A server that refers to another is well.
-        return Probe(target, lambda error: self.probed(connection, decided=not error or is_redirect(error)))
+        return Probe(target, lambda error: self.on_probed(connection, decided=not error or is_redirect(error)))
 
 
 def _name(connection: ServerConnection | None) -> str:
