@@ -121,7 +121,7 @@ async def running_node(
         for listener, option in zip(listeners, ("--port", "--admin-port"), strict=False):
             await _open(listener, option)
         # Behind that, because a store that hangs takes its time; a request that comes meanwhile waits for it.
-        await topology.start()
+        await dispatcher.start()
         dispatcher.fleet.start()
         load.start()
         port = callers.port

@@ -14,7 +14,9 @@ from limiter_node.store.charges import Charge
 from limiter_node.store.codec import pack_admit, pack_batch
 from limiter_node.store.knowledge import KeyKnowledge
 from limiter_node.store.values import unpack_usage
-from limiter_node.store.wire.routing import RoutedCall, Router, ScriptTarget, bulk
+from limiter_node.store.wire.commands import bulk
+from limiter_node.store.wire.routing import RoutedCall, Router
+from limiter_node.store.wire.script_target import ScriptTarget
 
 
 class BatchOwner(Protocol):
@@ -167,20 +169,20 @@ class Batch(RoutedCall):
         others = len(self.operations) > len(self.admits)
         return self.resent or others or any(not admit.future.done() for admit in self.admits)
 
-    def resolved(self, reply: bytes) -> None:
+    def on_result(self, reply: bytes) -> None:
         self._owner.on_batch_reply(self, reply)
 
-    def unreadable(self) -> None:
+    def on_unreadable(self) -> None:
         # It may have run: sent again under its number it is answered from the record, not decided twice.
         self._router.ask_again(self)
 
-    def held_up(self) -> None:
+    def on_held_up(self) -> None:
         self._owner.on_batch_held_up(self)
 
-    def refused(self, reason: str) -> None:
+    def on_refused(self, reason: str) -> None:
         self._owner.on_batch_refused(self, reason)
 
-    def failed(self, reason: str) -> None:
+    def on_failed(self, reason: str) -> None:
         self._owner.on_batch_failed(self, reason)
 
 
@@ -201,10 +203,10 @@ class Peek(RoutedCall):
     def is_wanted(self) -> bool:
         return not self.future.done()
 
-    def resolved(self, reply: list[object] | None) -> None:
+    def on_result(self, reply: list[object] | None) -> None:
         if not self.future.done():
             self.future.set_result(unpack_usage(reply, self.window_buckets))
 
-    def failed(self, reason: str) -> None:
+    def on_failed(self, reason: str) -> None:
         if not self.future.done():
             self.future.set_exception(StoreUnavailable(reason))

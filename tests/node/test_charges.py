@@ -12,7 +12,7 @@ from limiter_node.store.batch import KeyQueue
 from limiter_node.store.knowledge import KeyKnowledge
 from limiter_node.store.scripts import load_script
 from limiter_node.store.unsent_charges import UnsentCharges
-from limiter_node.store.wire.routing import ScriptTarget
+from limiter_node.store.wire.script_target import ScriptTarget
 
 NOTHING = Amounts(0, 0, 0)
 NOW_MS = 1_700_000_000_000

@@ -19,7 +19,7 @@ from limiter_node.store.decisions.dispatcher import Dispatcher
 from limiter_node.store.decisions.linger import LINGER_S, LingeringSettles
 from limiter_node.store.knowledge import KeyKnowledge
 from limiter_node.store.scripts import load_script
-from limiter_node.store.wire.routing import ScriptTarget
+from limiter_node.store.wire.script_target import ScriptTarget
 from limiter_node.telemetry import BatchSizes
 
 LEFT = 64_000  # so that 1,000 tokens may wait

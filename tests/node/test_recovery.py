@@ -248,14 +248,14 @@ class Unsent:
     def __init__(self) -> None:
         self.calls: list[str] = []
 
-    def wire(self) -> bytes:
+    def to_wire(self) -> bytes:
         self.calls.append("wire")
         return b"*1\r\n$4\r\nPING\r\n"
 
-    def replied(self, reply: object) -> None:
+    def on_reply(self, reply: object) -> None:
         self.calls.append("replied")
 
-    def lost(self) -> None:
+    def on_lost(self) -> None:
         self.calls.append("lost")
 
 
@@ -293,7 +293,7 @@ async def test_a_login_that_may_not_name_its_connection_decides(embedded_single:
         client.execute_command("ACL SETUSER", "nameless", "on", ">pw", "~*", "+@all", "-client|setname")
         topology = Topology(parse_store_url(f"redis://nameless:pw@{host}:{port}"), client_name="limiter-1")
         dispatcher = Dispatcher(topology, timeout_ms=20_000)
-        await topology.start()
+        await dispatcher.start()
         try:
             assert (await dispatcher.admit(kid, ONE)).outcome is Outcome.ADMITTED
         finally:

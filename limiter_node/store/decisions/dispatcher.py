@@ -125,6 +125,10 @@ class Dispatcher:
         self._admits, self._schedule_queue = self._pending.admits, self._schedule.add
         self.give_back = self._receipts.give_back
 
+    async def start(self) -> None:
+        """Find the shards; see `Topology.start`. Requests may be decided before, they wait for their shard."""
+        await self._topology.start(self._router.send_again)
+
     # ---- for the limiter -------------------------------------------------------------------------------------------
 
     def admit(self, kid: str, need: Need) -> asyncio.Future[Decision]:

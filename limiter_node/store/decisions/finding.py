@@ -18,13 +18,14 @@ from limiter_node.store.keyspace import limits_key, slot_of
 from limiter_node.store.outage.outage import Outage
 from limiter_node.store.scripts import load_script
 from limiter_node.store.values import unpack_limits
-from limiter_node.store.wire.routing import RoutedCall, Router, ScriptTarget
+from limiter_node.store.wire.routing import RoutedCall, Router
+from limiter_node.store.wire.script_target import ScriptTarget
 
 _LATE_S = 0.02
 """A wait that ends so much too late says that this node stood still; the reply may be there, unread."""
 
 
-class _Limits(RoutedCall):
+class _LimitsRead(RoutedCall):
     """A read of one key's limits, for all requests of the key that wait for it.
 
     `reply`: the limits, None where there are none, and the store's time in ms; or why there is no reply.
@@ -44,14 +45,14 @@ class _Limits(RoutedCall):
     def is_wanted(self) -> bool:
         return self.waiting > 0
 
-    def resolved(self, reply: list[bytes] | None) -> None:
+    def on_result(self, reply: list[bytes] | None) -> None:
         found = (None, 0) if reply is None else (unpack_limits(reply[0]), int(reply[1]))
-        self._finding.ended(self)
+        self._finding.on_ended(self)
         if not self.reply.done():
             self.reply.set_result(found)
 
-    def failed(self, reason: str) -> None:
-        self._finding.ended(self)
+    def on_failed(self, reason: str) -> None:
+        self._finding.on_ended(self)
         if not self.reply.done():
             self.reply.set_result(reason)
 
@@ -73,8 +74,8 @@ class Finding:
         self._router, self._queues, self._outage, self._redeclaring = router, queues, outage, redeclaring
         self._timeout_s, self._due_s = timeout_s, due_s
         self._script = load_script("limits")
-        self._under_way: dict[str, _Limits] = {}
-        self._to_send: list[_Limits] = []
+        self._under_way: dict[str, _LimitsRead] = {}
+        self._to_send: list[_LimitsRead] = []
 
     async def find(self, kid: str) -> bool:
         """See `Dispatcher.find`."""
@@ -90,7 +91,7 @@ class Finding:
             self._outage.note_refused()
             raise
 
-    def ended(self, read: _Limits) -> None:
+    def on_ended(self, read: _LimitsRead) -> None:
         """A read has been answered, or given up."""
         if self._under_way.get(read.kid) is read:
             del self._under_way[read.kid]
@@ -114,7 +115,7 @@ class Finding:
         self._queues.meet(queue)
         return True
 
-    def _read_of(self, kid: str) -> _Limits:
+    def _read_of(self, kid: str) -> _LimitsRead:
         read = self._under_way.get(kid)
         if read is not None:
             return read
@@ -122,7 +123,7 @@ class Finding:
         if self._outage.cuts_off_slot(slot):
             raise StoreUnavailable("its shard is cut off")
         target = ScriptTarget(self._script, slot, (limits_key(kid).encode(),), (), 0)
-        read = self._under_way[kid] = _Limits(self, self._router, target, kid)
+        read = self._under_way[kid] = _LimitsRead(self, self._router, target, kid)
         if not self._to_send:
             self._router.loop.call_soon(self._send)
         self._to_send.append(read)
@@ -132,14 +133,14 @@ class Finding:
         reads, self._to_send = self._to_send, []
         self._router.send(reads)
 
-    async def _answered(self, read: _Limits) -> None:
+    async def _answered(self, read: _LimitsRead) -> None:
         """Wait for the reply, in the budget. Raises `StoreUnavailable` where there is none."""
         asked_s, patience_s = monotonic(), self._due_s
         await asyncio.wait((read.reply,), timeout=patience_s)
         if not read.reply.done() and monotonic() - asked_s - patience_s > _LATE_S:
             await asyncio.wait((read.reply,), timeout=_LATE_S)
         if not read.reply.done():
-            self.ended(read)  # whoever comes next asks anew
+            self.on_ended(read)  # whoever comes next asks anew
             self._outage.on_read_overdue(read)
             raise StoreUnavailable("the store did not answer in time")
 

@@ -15,7 +15,8 @@ from limiter_node.store.decisions.queues import KeyQueues
 from limiter_node.store.keyspace import limits_key
 from limiter_node.store.scripts import load_script
 from limiter_node.store.values import unpack_limits
-from limiter_node.store.wire.routing import RoutedCall, Router, ScriptTarget
+from limiter_node.store.wire.routing import RoutedCall, Router
+from limiter_node.store.wire.script_target import ScriptTarget
 
 _PATIENCE_S = 1.0
 
@@ -33,11 +34,11 @@ class _Lookup(RoutedCall):
     def is_wanted(self) -> bool:
         return not self.queue.knowledge.exists and monotonic() - self.since_s < _PATIENCE_S
 
-    def resolved(self, reply: list[bytes] | None) -> None:
-        self._lookups.ended(self, reply)
+    def on_result(self, reply: list[bytes] | None) -> None:
+        self._lookups.on_ended(self, reply)
 
-    def failed(self, reason: str) -> None:
-        self._lookups.ended(self, None)
+    def on_failed(self, reason: str) -> None:
+        self._lookups.on_ended(self, None)
 
 
 class Lookups:
@@ -56,7 +57,7 @@ class Lookups:
         target = ScriptTarget(self._script, queue.target.slot, (limits_key(queue.kid).encode(),), (), 0)
         self._router.send([_Lookup(self, self._router, target, queue)])
 
-    def ended(self, lookup: _Lookup, reply: list[bytes] | None) -> None:
+    def on_ended(self, lookup: _Lookup, reply: list[bytes] | None) -> None:
         """A look-up has been answered, or given up."""
         self._under_way.discard(lookup.queue.kid)
         if reply is None:

@@ -17,7 +17,7 @@ from limiter_node.store.batch import KeyQueue
 from limiter_node.store.keyspace import decision_keys, slot_of
 from limiter_node.store.knowledge import KeyKnowledge
 from limiter_node.store.scripts import Script
-from limiter_node.store.wire.routing import ScriptTarget
+from limiter_node.store.wire.script_target import ScriptTarget
 
 MOST, MOST_OF_ALL = 20_000, 100_000
 _LOOKED_AT = 64

@@ -28,7 +28,9 @@ from limiter_node.store.keyspace import deleted_key, limits_key, slot_of
 from limiter_node.store.knowledge import KeyKnowledge
 from limiter_node.store.scripts import load_script
 from limiter_node.store.values import pack_limits
-from limiter_node.store.wire.routing import RoutedCall, Router, ScriptTarget, bulk
+from limiter_node.store.wire.commands import bulk
+from limiter_node.store.wire.routing import RoutedCall, Router
+from limiter_node.store.wire.script_target import ScriptTarget
 
 log = logging.getLogger(__name__)
 
@@ -91,12 +93,12 @@ class _Redeclaration(RoutedCall):
     def is_wanted(self) -> bool:
         return not self.trouble  # a request waits for it: it must not wait for a store that decides nothing
 
-    def resolved(self, reply: Any) -> None:
+    def on_result(self, reply: Any) -> None:
         if reply not in (0, 1):
             raise ValueError(f"{reply!r:.100}")
         self._done(Redeclared.DECLARED if reply == 1 else Redeclared.DELETED, "")
 
-    def failed(self, reason: str) -> None:
+    def on_failed(self, reason: str) -> None:
         self._done(Redeclared.FAILED, reason)
 
 

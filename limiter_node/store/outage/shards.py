@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from limiter_node.store.outage.probe import PROBE_EVERY_S, Probe, is_redirect, probe_target
 from limiter_node.store.scripts import load_script
-from limiter_node.store.wire.routing import ScriptTarget
+from limiter_node.store.wire.script_target import ScriptTarget
 from limiter_node.store.wire.store_connection import ServerConnection
 from limiter_node.store.wire.topology import Topology
 
