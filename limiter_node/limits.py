@@ -33,7 +33,7 @@ class Amounts(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class KeyLimits:
-    """What one API key may use in any 60 s, as declared in ``keys.toml`` and stored in ``rl:{kid}:limits``.
+    """The limits of one API key in any 60 s, as declared in ``keys.toml`` and stored in ``rl:{kid}:limits``.
 
     ``output_reserve`` is what is reserved per choice for a request that sets no output cap. ``name`` is what messages
     call the key; the key itself is never stored.

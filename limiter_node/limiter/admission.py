@@ -1,4 +1,4 @@
-"""Admission of requests and what they hold until they end.
+"""Admission of requests, and the reservations that they hold until they end.
 
 Between HTTP, which asks, and the store, which counts. A request that is admitted holds a `Reservation`; it ends by
 being settled to what was produced, exactly once, however the request ended.
@@ -154,14 +154,14 @@ class Limiter:
             raise
 
     def reservation(self, kid: str, decision: Decision) -> Reservation:
-        """What a request admitted by `decision` holds."""
+        """Return the hold of a request that `decision` admitted."""
         telemetry, (_, input_tokens, output_tokens) = self.telemetry, decision.need
         telemetry.input_tokens += input_tokens
         telemetry.reserved_output_tokens += output_tokens
         return Reservation(self._decider, telemetry, kid, decision)
 
     async def usage(self, kid: str) -> Usage | None:
-        """The key's limits and usage now, nothing counted; None if there is no such key.
+        """Return the key's limits and usage now, without counting anything; None if there is no such key.
 
         Raises:
             StoreUnavailable: the store did not answer in time.
@@ -169,7 +169,7 @@ class Limiter:
         return await self._decider.peek(kid)
 
     def state(self) -> StoreState:
-        """How the node and its store get along."""
+        """Return how the node and its store get along."""
         return self._decider.state()
 
     async def require_decisions(self) -> None:

@@ -1,4 +1,4 @@
-"""One node's own admissions of one key in the last window: all that it can vouch for without the store.
+"""One node's own admissions of one key in the last window: all that the node knows for sure without the store.
 
 Coarser than the store's window: a cell is a sixtieth of a window, and counts until its last moment has left. Its
 weakness: it knows nothing of what other nodes admitted.
@@ -107,7 +107,7 @@ class OwnWindow:
             self._cell[3] = max(self._cell[3], number)
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Forget all admissions."""
         self._key, self._cell = -1, [0, 0, 0, 0]
         del self._past[:]
 
@@ -116,7 +116,7 @@ class OwnWindow:
         return bucket // self._cell_buckets
 
     def used(self, now_ms: int) -> Amounts:
-        """Return what counts now."""
+        """Return the amounts that count now."""
         self._forget(now_ms)
         return Amounts(*(sum(self._past[1 + d :: _WIDTH]) + self._cell[d] for d in range(3)))
 

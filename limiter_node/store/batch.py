@@ -1,4 +1,4 @@
-"""What the dispatcher sends: batches of operations of one key, and peeks; and the queue where a key's requests wait."""
+"""The queue where one key's requests wait, the batches that leave it, and reads of a key's window."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class BatchOwner(Protocol):
 
 
 class Admit:
-    """A request that waits for its verdict."""
+    """Hold a request that waits for its verdict; `deadline_s` is `time.monotonic`'s."""
 
     __slots__ = ("charge", "deadline_s", "future", "need", "queue")
 
@@ -77,7 +77,7 @@ class KeyQueue:
         self.target = target
         self.knowledge = knowledge
         self.is_met = False
-        """Whether the store has told of the key; see `store.decisions.queues`."""
+        """Whether the store has said anything of the key; see `store.decisions.queues`."""
         # Lists, because there is one of each per key: an empty deque takes 600 bytes.
         self.admits: list[Admit] = []
         self.settles: list[bytes] = []
@@ -85,7 +85,7 @@ class KeyQueue:
         self.is_scheduled = False
         """Whether its next batch leaves in this turn of the event loop."""
         self.charges: deque[Charge] | None = None
-        """Those that are still to be sent; see `store.unsent_charges`."""
+        """Charges that are still to be sent; see `store.unsent_charges`."""
         self.lingering_tokens = 0
         """Tokens that the settles here give back; see `store.decisions.linger`."""
         self.is_lingering = False
@@ -187,7 +187,7 @@ class Batch(RoutedCall):
 
 
 class Peek(RoutedCall):
-    """A read of one key's window."""
+    """A read of one key's window; `future` brings its usage, None if there is no such key."""
 
     __slots__ = ("_arguments", "future", "window_buckets")
 

@@ -37,12 +37,12 @@ NEVER = 4
 
 
 def pack_admit(input_tokens: int, output_tokens: int, default_choices: int) -> bytes:
-    """An operation that admits one request if it fits; see `limiter_node.decisions.Need` for the reservation."""
+    """Pack an operation that admits one request if it fits; see `limiter_node.decisions.Need` for the reservation."""
     return _OPERATION.pack(_ADMIT, input_tokens, output_tokens, default_choices, 0)
 
 
 def pack_settle(bucket: int, input_tokens: int, output_tokens: int, requests: int = 0) -> bytes:
-    """An operation that gives back what was admitted in `bucket`; negative numbers add to what was reserved."""
+    """Pack an operation that gives back amounts admitted in `bucket`; negative numbers add to what was reserved."""
     return _OPERATION.pack(_SETTLE, bucket, input_tokens, output_tokens, requests)
 
 
@@ -53,7 +53,7 @@ def settled_bucket(settle: bytes) -> int:
 
 
 def pack_charge(bucket: int, requests: int, input_tokens: int, output_tokens: int) -> bytes:
-    """An operation that counts in `bucket` what was admitted elsewhere, limit or not."""
+    """Pack an operation that counts in `bucket` what was admitted without the store, limit or not."""
     return _OPERATION.pack(_CHARGE, bucket, requests, input_tokens, output_tokens)
 
 
@@ -132,14 +132,14 @@ def unpack_reply(reply: bytes, operations: int, window_buckets: int = WINDOW_BUC
     return _new(BatchReply, (*_head(reply, window_buckets), results, name))
 
 
-def pack_told(limits: KeyLimits, time_ms: int) -> bytes:
-    """Pack what the store tells of a key without deciding anything, in the form of a reply: its limits, and when."""
+def pack_limits_reply(limits: KeyLimits, time_ms: int) -> bytes:
+    """Pack a reply that has nothing but a key's limits and the store's time, for limits that were read alone."""
     amounts = (limits.rpm, limits.input_tpm, limits.output_tpm)
     return _REPLY.pack(DECIDED, time_ms, 0, *amounts, 0, 0, 0, _NO_USE, _NO_USE, _NO_USE, 0, limits.output_reserve)
 
 
-def has_name(reply: bytes) -> bool:
-    """Whether a reply to a decided batch says what the key is called: where it rejects, and to a node's first batch."""
+def is_named(reply: bytes) -> bool:
+    """Whether a reply to a decided batch has the key's name: where it rejects, and to a node's first batch."""
     return len(reply) > REPLY_SIZE
 
 
@@ -161,9 +161,9 @@ def decisions(reply: bytes, operations: int, needs: Sequence[Need], window_bucke
 
 
 def decisions_of(batch: BatchReply, needs: Sequence[Need]) -> list[Decision]:
-    """The decisions of a batch's admits, which must be its last operations; usage is told as after each of them.
+    """Return the decisions of a batch's admits, which must be its last operations, each with the usage after it.
 
-    The script tells the usage after the batch; going backward, each admitted request is taken off for those before it.
+    The reply has the usage after the batch; going backward, each admitted request is taken off for those before it.
     """
     _, time_ms, _, limits, used, reset_ms, reserve, results, name = batch
     receipt = time_ms // BUCKET_MS
@@ -177,7 +177,7 @@ def decisions_of(batch: BatchReply, needs: Sequence[Need]) -> list[Decision]:
         need = _new(Amounts, (1, need_input, reserved))
         if verdict == 0:
             decision = _new(Decision, (ADMITTED, -1, 0, limits, used, reset_ms, need, time_ms, "", receipt, ""))
-            if result and requests:  # an answer from the record tells the usage of now, which may be empty again
+            if result and requests:  # a reply from the record has the usage of now, which may be empty again
                 requests -= 1
                 input_tokens = input_tokens - need_input if input_tokens > need_input else 0
                 output_tokens = output_tokens - reserved if output_tokens > reserved else 0

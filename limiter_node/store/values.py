@@ -16,7 +16,7 @@ _BUCKET = struct.Struct("<QIII")
 
 
 def pack_limits(limits: KeyLimits) -> bytes:
-    """The value of ``rl:{kid}:limits``."""
+    """Return the value of ``rl:{kid}:limits``."""
     numbers = (limits.rpm, limits.input_tpm, limits.output_tpm, limits.output_reserve)
     return _LIMITS.pack(*numbers) + limits.name.encode()
 
@@ -51,7 +51,7 @@ def unpack_usage(reply: list[Any] | None, window_buckets: int = WINDOW_BUCKETS) 
 
 
 def unpack_sums(meta: bytes, clock_ms: int, window_buckets: int = WINDOW_BUCKETS) -> tuple[Amounts, bool]:
-    """What a window uses at `clock_ms` by its running sums alone (the field ``m``), and whether that is exact.
+    """Return the usage at `clock_ms` by a window's running sums alone (the field ``m``), and whether it is exact.
 
     The sums are of the last decision: until the next one, what has left the window since is still in them, so they are
     never too low. A hundredth of what ``peek.lua`` costs. Raises ValueError if `meta` is none.

@@ -20,11 +20,11 @@ from limiter_node.limiter.policy import Fallback
 from limiter_node.limits import MAX_BATCH, WINDOW_BUCKETS, bucket_life_ms
 from limiter_node.store.batch import Admit, Batch, KeyQueue
 from limiter_node.store.decisions.deadlines import Deadlines
-from limiter_node.store.decisions.finding import Finding
+from limiter_node.store.decisions.finding import KeyFinder
 from limiter_node.store.decisions.linger import LingeringSettles
 from limiter_node.store.decisions.losses import Losses
 from limiter_node.store.decisions.queues import KeyQueues
-from limiter_node.store.decisions.reading import Reading
+from limiter_node.store.decisions.reading import StoreReader
 from limiter_node.store.decisions.receipts import Receipts
 from limiter_node.store.decisions.reconciliation import Reconciliation
 from limiter_node.store.decisions.redeclare import DeclaredKeys, Redeclarer
@@ -94,31 +94,31 @@ class Dispatcher:
         self._deadlines = Deadlines(self._pending, self.outage, timeout_s)
         reconciliation = Reconciliation(self.outage, self._charges, self._receipts, window_buckets)
         self._losses = Losses(reconciliation, self._charges, window_buckets)
-        self._redeclaring = Redeclarer(self._router, declared)
-        self._redeclaring.start()
+        self._redeclarer = Redeclarer(self._router, declared)
+        self._redeclarer.start()
         self._replies = Replies(
             self._router,
             self._queues,
             reconciliation,
             self._losses,
-            self._redeclaring,
+            self._redeclarer,
             telemetry,
             window_buckets=window_buckets,
             due_s=self._due_s,
             on_ended=self._on_ended,
         )
-        self._reading = Reading(
+        self._reader = StoreReader(
             topology,
             self._router,
             self._queues,
             self.outage,
-            self._redeclaring,
+            self._redeclarer,
             flush=self._flush,
             timeout_s=timeout_s,
             window_buckets=window_buckets,
         )
-        self._finding = Finding(
-            self._router, self._queues, self.outage, self._redeclaring, timeout_s=timeout_s, due_s=self._due_s
+        self._finder = KeyFinder(
+            self._router, self._queues, self.outage, self._redeclarer, timeout_s=timeout_s, due_s=self._due_s
         )
         self._number = self._in_flight = 0
         # Bound here, because a call or a look-up more would cost each request.
@@ -178,15 +178,15 @@ class Dispatcher:
 
     async def find(self, kid: str) -> bool:
         """See `Decider`. A key that the store has is known from now on."""
-        return await self._finding.find(kid)
+        return await self._finder.find(kid)
 
     async def peek(self, kid: str) -> Usage | None:
         """See `Decider`. Where the store can't be asked, the policy tells the usage that it knows."""
-        return await self._reading.peek(kid)
+        return await self._reader.peek(kid)
 
     def decides_alone(self) -> bool:
         """See `Decider`."""
-        return self._reading.decides_alone()
+        return self._reader.decides_alone()
 
     def state(self) -> StoreState:
         """See `Decider`."""
@@ -200,16 +200,16 @@ class Dispatcher:
             shards.openings,
             self.outage.counts,
             {**self._router.errors, "failed": self._replies.failed},
-            {"counts": self._losses.recharged, "keys": self._redeclaring.counts.total()},
+            {"counts": self._losses.recharged, "keys": self._redeclarer.counts.total()},
         )
 
     async def check(self) -> None:
         """See `Decider`. Each shard is asked for a sign of life."""
-        await self._reading.check()
+        await self._reader.check()
 
     async def require_decisions(self) -> None:
         """See `Decider`. Each shard that has not decided yet is asked for a decision that counts nothing."""
-        await self._reading.require_decisions()
+        await self._reader.require_decisions()
 
     async def drain(self, timeout_s: float) -> bool:
         """Wait until everything given to the store has been decided; False if that took too long."""
@@ -228,7 +228,7 @@ class Dispatcher:
     async def close(self) -> None:
         """Stop; what is not decided by now fails."""
         self.outage.close()
-        self._redeclaring.close()
+        self._redeclarer.close()
         self._router.close()
         self._sweeper.close()
         await self._topology.close()

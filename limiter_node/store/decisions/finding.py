@@ -1,4 +1,4 @@
-"""Whether there is such a key: asked of the store, once, before a request's body is read whose key the node hasn't met.
+"""Whether a key exists: the store is asked once, before a request's body is read whose key the node hasn't met.
 
 A key that exists is met, with its limits. One that doesn't leaves nothing behind: an invented key costs its request one
 short read, which shares its write with all others that begin in the same turn of the event loop. Requests of one key
@@ -31,11 +31,11 @@ class _LimitsRead(RoutedCall):
     `reply`: the limits, None where there are none, and the store's time in ms; or why there is no reply.
     """
 
-    __slots__ = ("_finding", "kid", "reply", "waiting")
+    __slots__ = ("_finder", "kid", "reply", "waiting")
 
-    def __init__(self, finding: Finding, router: Router, target: ScriptTarget, kid: str) -> None:
+    def __init__(self, finder: KeyFinder, router: Router, target: ScriptTarget, kid: str) -> None:
         super().__init__(router, target, monotonic())
-        self._finding, self.kid = finding, kid
+        self._finder, self.kid = finder, kid
         self.waiting = 0
         self.reply: asyncio.Future[tuple[KeyLimits | None, int] | str] = router.loop.create_future()
 
@@ -47,31 +47,33 @@ class _LimitsRead(RoutedCall):
 
     def on_result(self, reply: list[bytes] | None) -> None:
         found = (None, 0) if reply is None else (unpack_limits(reply[0]), int(reply[1]))
-        self._finding.on_ended(self)
+        self._finder.on_ended(self)
         if not self.reply.done():
             self.reply.set_result(found)
 
     def on_failed(self, reason: str) -> None:
-        self._finding.on_ended(self)
+        self._finder.on_ended(self)
         if not self.reply.done():
             self.reply.set_result(reason)
 
 
-class Finding:
-    """Find keys for one node. `timeout_s` is the budget of a decision, `due_s` the part of it after which a shard that
-    has said nothing is cut off."""
+class KeyFinder:
+    """Find keys for one node.
+
+    `timeout_s` is the budget of a decision, `due_s` the part of it after which a silent shard is cut off.
+    """
 
     def __init__(
         self,
         router: Router,
         queues: KeyQueues,
         outage: Outage,
-        redeclaring: Redeclarer,
+        redeclarer: Redeclarer,
         *,
         timeout_s: float,
         due_s: float,
     ) -> None:
-        self._router, self._queues, self._outage, self._redeclaring = router, queues, outage, redeclaring
+        self._router, self._queues, self._outage, self._redeclarer = router, queues, outage, redeclarer
         self._timeout_s, self._due_s = timeout_s, due_s
         self._script = load_script("limits")
         self._under_way: dict[str, _LimitsRead] = {}
@@ -92,7 +94,7 @@ class Finding:
             raise
 
     def on_ended(self, read: _LimitsRead) -> None:
-        """A read has been answered, or given up."""
+        """Forget a read that has its reply, or was given up."""
         if self._under_way.get(read.kid) is read:
             del self._under_way[read.kid]
 
@@ -147,7 +149,7 @@ class Finding:
     async def _was_lost(self, kid: str) -> bool:
         """Whether the store had lost the key, which has been declared again. Raises `StoreUnavailable`."""
         queue = self._queues.find(kid)
-        redeclared, reason = await self._redeclaring.resolve(kid, None if queue is None else queue.knowledge)
+        redeclared, reason = await self._redeclarer.resolve(kid, None if queue is None else queue.knowledge)
         if redeclared is Redeclared.FAILED:
             raise StoreUnavailable(reason)
         if redeclared is Redeclared.DELETED:

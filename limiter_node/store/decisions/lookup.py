@@ -22,6 +22,8 @@ _PATIENCE_S = 1.0
 
 
 class _Lookup(RoutedCall):
+    """A read of one key's limits, tried again while nobody knows them."""
+
     __slots__ = ("_lookups", "queue")
 
     def __init__(self, lookups: Lookups, router: Router, target: ScriptTarget, queue: KeyQueue) -> None:
@@ -58,7 +60,7 @@ class Lookups:
         self._router.send([_Lookup(self, self._router, target, queue)])
 
     def on_ended(self, lookup: _Lookup, reply: list[bytes] | None) -> None:
-        """A look-up has been answered, or given up."""
+        """Learn the limits that a look-up found; `reply` is None where it found none, or was given up."""
         self._under_way.discard(lookup.queue.kid)
         if reply is None:
             return

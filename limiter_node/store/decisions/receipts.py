@@ -1,7 +1,7 @@
-"""Receipts: what an admission holds in the store, until the request has ended and gives it back.
+"""Receipts: the hold of an admission in the store, until the request has ended and gives it back.
 
 A receipt is opaque to everybody else. It is the bucket in which the store has counted an admission, or the `Charge` of
-one that was made without the store. After a loss (`store.decisions.losses`) both stand for what is counted anew.
+one that was made without the store. After a loss (`store.decisions.losses`) both stand for what is charged again.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Receipts:
     def take_back(
         self, queue: KeyQueue, receipt: Receipt, input_tokens: int, output_tokens: int, requests: int = 0
     ) -> None:
-        """Do the same wherever it counts now; give back requests, too, of which the caller was told otherwise."""
+        """Do the same wherever the receipt counts now, and give back `requests` whose callers were refused."""
         charge = receipt if isinstance(receipt, Charge) else None
         bucket = receipt if isinstance(receipt, int) else charge.bucket if charge is not None else 0
         knowledge = queue.knowledge
@@ -57,7 +57,7 @@ class Receipts:
             self._queues.drop_unmet(queue)
 
     def settle(self, queue: KeyQueue, bucket: int, input_tokens: int, output_tokens: int, requests: int = 0) -> None:
-        """Give back in the store what the node's own window knows to be given back already; negative numbers charge."""
+        """Give back in the store, after the node's own window; negative numbers charge."""
         if input_tokens < 0 or output_tokens < 0:
             # A charge, as what was admitted elsewhere is: if the store loses it, that is noticed and made good.
             self._charges.add(queue, Charge(bucket, Amounts(0, max(-input_tokens, 0), max(-output_tokens, 0))))

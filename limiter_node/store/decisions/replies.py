@@ -1,7 +1,7 @@
-"""The end of a batch: its reply is brought to the node's knowledge and to the requests that wait, and counted.
+"""The end of a batch: its reply goes to the node's knowledge and to the requests that wait, and is counted.
 
 Each batch ends here exactly once, in `_end`, whatever its reply was. Neighbours: `store.decisions.dispatcher` makes
-batches and is told when one has ended, `store.knowledge` learns, `store.decisions.reconciliation` takes batches that
+batches and learns when one has ended, `store.knowledge` learns, `store.decisions.reconciliation` takes batches that
 were decided too late or never, `store.decisions.redeclare` keys that the store has lost, `store.decisions.lookup` keys
 that can't be decided while their slot moves.
 """
@@ -45,7 +45,7 @@ class Replies:
         queues: KeyQueues,
         reconciliation: Reconciliation,
         losses: Losses,
-        redeclaring: Redeclarer,
+        redeclarer: Redeclarer,
         telemetry: Telemetry,
         *,
         window_buckets: int,
@@ -53,7 +53,7 @@ class Replies:
         on_ended: Callable[[Batch], None],
     ) -> None:
         self._router, self._queues, self._reconciliation = router, queues, reconciliation
-        self._losses, self._redeclaring, self._lookups = losses, redeclaring, Lookups(router, queues)
+        self._losses, self._redeclarer, self._lookups = losses, redeclarer, Lookups(router, queues)
         self._decision_counts, self._waited = telemetry.decisions.counts, telemetry.decision_latency.note
         self.window_buckets = window_buckets
         self._due_s, self._on_ended = due_s, on_ended
@@ -78,7 +78,7 @@ class Replies:
                 raise UnreadableReply(f"batch {number} was decided, and {recorded} recorded")
         elif len(reply) < codec.REPLY_SIZE:
             raise UnreadableReply(f"{len(reply)} bytes")
-        elif batch.queue.is_met:  # settles alone: nobody waits, and what the node knows is as good as what it is told
+        elif batch.queue.is_met:  # settles alone: nobody waits, and the reply says nothing that the node needs
             self._on_ended(batch)
             return
         try:  # as `_end` does, without the detour: this is the usual end
@@ -144,7 +144,7 @@ class Replies:
             queue = batch.queue
             if batch.was_redeclared:  # and lost again: that is no word on whether there is such a key
                 self._end(batch, self._reconciliation.on_refused, "the store loses the key again and again")
-            elif self._redeclaring.takes(queue.kid, queue.knowledge, partial(self._on_redeclared, batch)):
+            elif self._redeclarer.takes(queue.kid, queue.knowledge, partial(self._on_redeclared, batch)):
                 batch.tries += 1  # its shard has answered: if this takes long, that is not to blame
             else:
                 self._end(batch, self._unknown)

@@ -1,4 +1,4 @@
-"""A probe: a decision that is asked only to learn whether a shard decides, and that counts nothing.
+"""A probe: a decision that counts nothing, asked only to learn whether a shard decides.
 
 It is the decision script about a key that doesn't exist, which fails in all the ways in which a decision can (out of
 memory, loading, a blocked script). It goes as source, so that a server which has no script yet has it before the

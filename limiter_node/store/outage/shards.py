@@ -1,4 +1,4 @@
-"""Which shards don't decide: a circuit breaker for each connection that owns slots, and one log line per transition.
+"""The circuit breakers: one for each connection that owns slots, and one log line per transition.
 
 A breaker opens when a decision has been outstanding for longer than the budget (`store.outage.outage` notices);
 requests of the shard's keys then don't go there. It is asked by probes (`store.outage.probe`), one at a time, and
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 class _Breaker:
-    """One that is open."""
+    """Hold an open breaker's times."""
 
     __slots__ = ("next_probe_s", "opened_s", "probe_sent_s")
 
@@ -53,11 +53,11 @@ class Shards:
         return bool(self._open)
 
     def is_open(self, slot: int) -> bool:
-        """Whether the shard of `slot` isn't to be asked."""
+        """Whether the breaker of the shard of `slot` is open, so that it isn't asked."""
         return self._topology.owner(slot) in self._open
 
     def is_cut_off(self, connection: ServerConnection) -> bool:
-        """Whether it isn't to be asked."""
+        """Whether a connection's breaker is open."""
         return connection in self._open
 
     def answers(self, slot: int) -> bool:
@@ -66,11 +66,11 @@ class Shards:
         return connection is not None and connection.is_open
 
     def open_addresses(self) -> list[str]:
-        """The shards that aren't asked."""
+        """Return the addresses of the shards that aren't asked."""
         return [_name(connection) for connection in self._open]
 
     def open_breaker(self, slot: int, reason: str) -> bool:
-        """Don't ask the shard of `slot` any more; False if that was so already."""
+        """Ask the shard of `slot` no more; return False if that was so already."""
         connection = self._topology.owner(slot)
         if connection in self._open:
             return False
@@ -92,7 +92,7 @@ class Shards:
                     self._close(connection, "its slots have an owner")
             elif not self._topology.is_master(connection):
                 self._close(connection, "its slots have another owner")
-                connection.drop()  # what it still owes an answer is asked of the new owner
+                connection.drop()  # its outstanding commands are sent to the new owner
             elif connection.is_idle and breaker.probe_sent_s is None:
                 breaker.probe_sent_s, breaker.next_probe_s = now_s, now_s + PROBE_EVERY_S
                 connection.send([self._probe(connection)])

@@ -1,4 +1,4 @@
-"""Replies that count only when replicas have them: what ``--replica-acks`` puts between a connection and its commands.
+"""Replies that count only when replicas have the writes: ``--replica-acks`` puts this between connection and commands.
 
 Replication is asynchronous: a master that dies can take along what it has decided last. Here each write to a shard is
 followed by one ``WAIT``, and the replies to its commands are held back until that many replicas have taken all of it.
@@ -14,7 +14,7 @@ from typing import Any
 from limiter_node.store.wire.commands import Command
 
 WAIT_MS = 50
-"""How long one ``WAIT`` waits; what follows on the connection waits as well."""
+"""The time limit of one ``WAIT``; commands behind it on the connection wait as well."""
 
 
 class _Held:

@@ -1,4 +1,4 @@
-"""The commands that a connection sends: what each of them is, and those that belong to no script."""
+"""The commands that a connection sends: their protocol, and those that belong to no script."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def bulk(words: Sequence[bytes]) -> bytes:
 
 
 class Command(Protocol):
-    """What a connection sends, and whom it tells how that ended. One of the last two is called, once per send."""
+    """Something that a connection sends. One of the two handlers is called, once per send."""
 
     def to_wire(self) -> bytes:
         """Return the command in RESP."""
@@ -55,7 +55,7 @@ class Handshake:
 
 
 class Ping:
-    """A sign of life, for whoever waits for `future`."""
+    """A PING; `future` ends with its reply."""
 
     __slots__ = ("future",)
 

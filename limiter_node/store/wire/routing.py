@@ -38,7 +38,7 @@ _ERROR_KINDS = {"NOSCRIPT": "reloaded", "MOVED": "redirected", "ASK": "redirecte
 
 
 class RoutedCall:
-    """A script call; subclasses say what it carries and what becomes of it."""
+    """A script call that the router sends until it has ended; subclasses say what it carries, and handle its end."""
 
     __slots__ = ("_router", "resent", "since_s", "target", "tries", "trouble", "with_source")
 
@@ -225,5 +225,5 @@ class Router:
             self.send([call])
 
     def close(self) -> None:
-        """From now on what is lost fails instead of being sent again."""
+        """Fail calls from now on instead of sending them again."""
         self._closed = True

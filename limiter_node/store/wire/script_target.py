@@ -9,7 +9,7 @@ from limiter_node.store.wire.commands import bulk
 
 
 class ScriptTarget:
-    """A script with the keys of one slot: everything of its command that is the same each time, made once.
+    """Hold a script with the keys of one slot: all of its command that is the same each time, packed once.
 
     The script's source, which is many times as long as the rest, is put in only where it is sent.
     """
