@@ -424,7 +424,7 @@ async def test_a_reply_that_makes_no_sense_is_asked_for_again(
     embedded_single: str, monkeypatch: pytest.MonkeyPatch, garbage: Any
 ) -> None:
     """Under its number, so that it counts once; and no deadline of the node stops working."""
-    replied, spoiled = Batch.replied, []
+    on_reply, spoiled = Batch.on_reply, []
 
     def spoil(batch: Batch, reply: Any) -> None:
         if len(spoiled) % 2 == 0 and isinstance(reply, bytes):
@@ -432,11 +432,11 @@ async def test_a_reply_that_makes_no_sense_is_asked_for_again(
             reply = garbage
         else:
             spoiled.append(None)
-        replied(batch, reply)
+        on_reply(batch, reply)
 
     kid, other = (declare(embedded_single, new_api_key(), rpm=3) for _ in range(2))
     async with dispatching(embedded_single) as dispatcher:
-        monkeypatch.setattr(Batch, "replied", spoil)
+        monkeypatch.setattr(Batch, "on_reply", spoil)
         for each in (kid, other):
             assert await outcomes(dispatcher, each, 5) == {(Outcome.ADMITTED, ""): 3, (Outcome.REJECTED, ""): 2}
         dispatcher.give_back(kid, 0, 1, 1)  # a batch that nobody waits for

@@ -24,7 +24,8 @@ from limiter_node.limiter.admission import Limiter
 from limiter_node.limits import Amounts, KeyLimits
 from limiter_node.store.charges import Charge
 from limiter_node.store.decisions.dispatcher import Dispatcher
-from limiter_node.store.embedded.stores import EmbeddedServer, EmbeddedStore
+from limiter_node.store.embedded.server import EmbeddedServer
+from limiter_node.store.embedded.stores import EmbeddedStore
 from limiter_node.store.keyspace import limits_key, past_key, window_key
 
 LIMIT = 10

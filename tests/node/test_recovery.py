@@ -28,7 +28,8 @@ from limiter_node.limiter.admission import Limiter
 from limiter_node.limits import Amounts
 from limiter_node.processes import free_ports
 from limiter_node.store.decisions.dispatcher import Dispatcher
-from limiter_node.store.embedded.stores import MASTERS, EmbeddedServer, EmbeddedStore
+from limiter_node.store.embedded.server import EmbeddedServer
+from limiter_node.store.embedded.stores import MASTERS, EmbeddedStore
 from limiter_node.store.keyspace import SLOTS, slot_of
 from limiter_node.store.url import parse_store_url
 from limiter_node.store.wire.store_connection import ServerConnection
