@@ -111,7 +111,7 @@ async def dispatching(kids: Sequence[str]) -> AsyncIterator[Dispatcher]:
         topology = Topology(address)
         dispatcher = Dispatcher(topology, timeout_ms=10_000, policy=lambda fleet: policy("local", lambda: fleet.nodes))
         try:
-            await topology.start()
+            await dispatcher.start()
             pin_apart(os.getpid(), [server.pid for server in store.servers])
             yield dispatcher
         finally:

@@ -75,8 +75,8 @@ async def measure(rounds: int, seconds: float) -> list[Row]:
         dispatchers = []
         for acks in ACKS:
             topology = Topology(address, replica_acks=acks)
-            await topology.start()
             dispatchers.append(Dispatcher(topology, timeout_ms=10_000))
+            await dispatchers[-1].start()
             stack.push_async_callback(dispatchers[-1].close)
         pin_apart(os.getpid(), [server.pid for server in store.servers])
         lone: list[list[float]] = [[] for _ in ACKS]

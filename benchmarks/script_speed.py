@@ -20,9 +20,11 @@ from redis import Redis
 from benchmarks.lib.measuring import Row, interleaved, row, show
 from limiter_node.credentials import key_id
 from limiter_node.limits import KeyLimits
-from limiter_node.store.codec import load_script, pack_admit, pack_batch, pack_limits, pack_settle
+from limiter_node.store.codec import pack_admit, pack_batch, pack_settle
 from limiter_node.store.embedded.stores import EmbeddedStore
 from limiter_node.store.keyspace import limits_key, past_key, window_key
+from limiter_node.store.scripts import load_script
+from limiter_node.store.values import pack_limits
 
 PIPELINE = 64
 KEYS = 1000

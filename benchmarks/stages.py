@@ -28,6 +28,8 @@ from limiter_node.http.responses.headers import RequestIds, ResponseHeaders
 from limiter_node.limits import WINDOW_BUCKETS, Amounts, KeyLimits
 from limiter_node.store import codec
 from limiter_node.store.embedded.stores import EmbeddedStore
+from limiter_node.store.scripts import load_script
+from limiter_node.store.values import pack_limits
 from limiter_node.tokens import counting as tokens
 from limiter_node.upstream.mock.model import MockModel
 from limiter_node.upstream.openai.chat import chat_completion
@@ -83,10 +85,10 @@ async def _a_reply() -> bytes:
     """Return what the script answers, from a store of its own."""
     async with EmbeddedStore("single") as store:
         client = Redis(port=store.servers[0].port)
-        client.set("l", codec.pack_limits(KeyLimits(600, 100_000, 50_000)))
+        client.set("l", pack_limits(KeyLimits(600, 100_000, 50_000)))
         for number in (1, 2):  # to the first batch of a node the store says what the key is called, too
             batch = codec.pack_batch(number, [codec.pack_admit(25, 128, 0)], resent=False)
-            reply: bytes = client.eval(codec.load_script("decide").source.decode(), 3, "l", "w", "n", "node", batch)
+            reply: bytes = client.eval(load_script("decide").source.decode(), 3, "l", "w", "n", "node", batch)
         client.close()
     return reply
 

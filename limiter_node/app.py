@@ -95,6 +95,7 @@ async def running_node(
         declared=KeysFile(settings.keys_file) if settings.keys_file else None,
         policy=lambda fleet: policy(settings.on_store_failure, lambda: fleet.nodes),
         telemetry=telemetry,
+        on_other_format=on_other_format,
     )
     held = HeldBytes(settings.max_held_bytes)
     upstream = _upstream(settings, telemetry, held)
@@ -124,8 +125,7 @@ async def running_node(
         for listener, option in zip(listeners, ("--port", "--admin-port"), strict=False):
             await _open(listener, option)
         # Behind that, because a store that hangs takes its time; a request that comes meanwhile waits for it.
-        await topology.start()
-        dispatcher.fleet.on_other_format = on_other_format
+        await dispatcher.start()
         dispatcher.fleet.start()
         load.start()
         port = callers.port

@@ -19,9 +19,12 @@ from redis import Redis
 
 from limiter_node.credentials import key_id
 from limiter_node.limits import MAX_LIMIT, KeyLimits
-from limiter_node.store.codec import load_script, pack_admit, pack_batch, pack_limits
-from limiter_node.store.embedded.stores import HOST, EmbeddedStore
+from limiter_node.store.codec import pack_admit, pack_batch
+from limiter_node.store.embedded.server import HOST
+from limiter_node.store.embedded.stores import EmbeddedStore
 from limiter_node.store.keyspace import limits_key, past_key, window_key
+from limiter_node.store.scripts import load_script
+from limiter_node.store.values import pack_limits
 
 NODES = (1, 4, 30, 100)
 KEYS = 300

@@ -24,7 +24,8 @@ from bench_client.servers.procfs import cpu_seconds
 from benchmarks.lib.loads import MAX_TOKENS
 from limiter_node.processes import free_ports
 from limiter_node.store.embedded.cluster_setup import ClusterMember, form_cluster
-from limiter_node.store.embedded.stores import HOST, EmbeddedStore
+from limiter_node.store.embedded.server import HOST
+from limiter_node.store.embedded.stores import EmbeddedStore
 
 PRODUCED_TOKENS = MAX_TOKENS // 2
 """Every answer is shorter than its reservation, so that each request is two operations: an admission and a settle."""

@@ -28,7 +28,8 @@ from limiter_node.decisions import Usage
 from limiter_node.keysfile import read_keys
 from limiter_node.limits import BUCKET_MS
 from limiter_node.store.admin.store_admin import administering
-from limiter_node.store.embedded.stores import EmbeddedServer, EmbeddedStore
+from limiter_node.store.embedded.server import EmbeddedServer
+from limiter_node.store.embedded.stores import EmbeddedStore
 from limiter_node.store.url import parse_store_url
 
 ROOT = Path(__file__).parents[2]

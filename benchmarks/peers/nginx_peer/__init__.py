@@ -20,7 +20,7 @@ from redis import Redis
 
 from benchmarks.lib.servers import Server, pin_apart, stop
 from limiter_node.processes import free_ports
-from limiter_node.store.codec import load_script
+from limiter_node.store.scripts import load_script
 
 _HERE = Path(__file__).parent
 _START_S = 10
