@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from limiter_node.tokens.counting import O200K_BASE, count_anew
 from limiter_node.upstream.gateway.cost.accounts import Account, ChunkAccount, ResponseAccount
-from limiter_node.upstream.gateway.passing.events import EventReader
+from limiter_node.upstream.gateway.passing.event_reader import EventReader
 from limiter_node.upstream.gateway.sse import first_data, looks_like_stream
 
 ZEROS = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}

@@ -19,10 +19,10 @@ import pytest
 from limiter_node.tokens.counting import O200K_BASE, count_anew
 from limiter_node.upstream.gateway.cost.accounts import Account, ChunkAccount, ResponseAccount
 from limiter_node.upstream.gateway.cost.usage import MOST_TOKENS
+from limiter_node.upstream.gateway.cost.whole_answer import WholeReader
 from limiter_node.upstream.gateway.incoming import openai_error
-from limiter_node.upstream.gateway.lenient import BYTE_ORDER_MARK
-from limiter_node.upstream.gateway.passing.events import EventReader
-from limiter_node.upstream.gateway.passing.whole import WholeReader
+from limiter_node.upstream.gateway.lenient_json import BYTE_ORDER_MARK
+from limiter_node.upstream.gateway.passing.event_reader import EventReader
 from limiter_node.upstream.gateway.said import error_from_event, said_error
 from limiter_node.upstream.gateway.sse import looks_like_stream
 

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from limiter_node.tokens.counting import CL100K_BASE, O200K_BASE, count_anew
 from limiter_node.upstream.gateway.cost.accounts import Account, ChunkAccount, ResponseAccount
-from limiter_node.upstream.gateway.cost.texts import text_tokens
+from limiter_node.upstream.gateway.cost.output_texts import text_tokens
 from limiter_node.upstream.gateway.cost.usage import MOST_TOKENS
-from limiter_node.upstream.gateway.passing import events
-from limiter_node.upstream.gateway.passing.events import EventReader, TooLong
+from limiter_node.upstream.gateway.passing import event_reader
+from limiter_node.upstream.gateway.passing.event_reader import EventReader, TooLong
 
 ENCODING = O200K_BASE
 
@@ -602,7 +602,7 @@ def test_events_of_any_form_pass(fields: Any) -> None:
 
 
 def test_an_event_must_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "MAX_EVENT_BYTES", 100)
+    monkeypatch.setattr(event_reader, "MAX_EVENT_BYTES", 100)
     reader = EventReader(chunk_account())
     assert reader.feed(b"data: " + b"x" * 94) == b""
     with pytest.raises(TooLong):
@@ -610,7 +610,7 @@ def test_an_event_must_end(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_events_that_end_may_be_as_many_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "MAX_EVENT_BYTES", 100)
+    monkeypatch.setattr(event_reader, "MAX_EVENT_BYTES", 100)
     stream = event(chunk("one")) * 100
     assert read(chunk_account(), stream) == Outcome(stream, 100, False, False, None)
     assert read(chunk_account(), *cut(stream, list(range(0, len(stream), 50)))).passed == stream

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from limiter_node.tokens.counting import O200K_BASE
 from limiter_node.upstream.errors import UpstreamError, UpstreamRefusal
 from limiter_node.upstream.gateway.cost.accounts import ChunkAccount, ResponseAccount
-from limiter_node.upstream.gateway.passing.events import EventReader
+from limiter_node.upstream.gateway.passing.event_reader import EventReader
 from limiter_node.upstream.gateway.said import MAX_ERROR_BYTES, SaidError, error_from_event, said_error
 
 SECRET = "sk-ours-1234"

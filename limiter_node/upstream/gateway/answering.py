@@ -14,11 +14,11 @@ from limiter_node.upstream.errors import UpstreamError, UpstreamRefusal
 from limiter_node.upstream.gateway.asking.outgoing import Ask
 from limiter_node.upstream.gateway.cost.accounts import Account, ChunkAccount, ResponseAccount
 from limiter_node.upstream.gateway.cost.usage import MOST_TOKENS
+from limiter_node.upstream.gateway.cost.whole_answer import WholeReader
 from limiter_node.upstream.gateway.incoming import openai_error, passed_headers, quoted_message, refusal_headers
-from limiter_node.upstream.gateway.lenient import read_json
+from limiter_node.upstream.gateway.lenient_json import read_json
 from limiter_node.upstream.gateway.passing.passing import EVENT_STREAM, PassingStream
-from limiter_node.upstream.gateway.passing.passing_body import PassingBody
-from limiter_node.upstream.gateway.passing.whole import WholeReader
+from limiter_node.upstream.gateway.passing.whole_body import PassingBody
 from limiter_node.upstream.gateway.said import KEEPS_STATUS, OUR_FAULT, SaidError, said_error
 from limiter_node.upstream.gateway.service import Service
 from limiter_node.upstream.gateway.sse import looks_like_stream

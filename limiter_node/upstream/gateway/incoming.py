@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from limiter_node.upstream.gateway.lenient import read_json, write_json
+from limiter_node.upstream.gateway.lenient_json import read_json, write_json
 from limiter_node.upstream.gateway.sse import first_data, looks_like_stream
 from limiter_node.upstream.openai.error import error_body
 

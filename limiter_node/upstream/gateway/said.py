@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from limiter_node.upstream.errors import UpstreamError, UpstreamRefusal
 from limiter_node.upstream.gateway.incoming import openai_error, quoted_message, refusal_headers
-from limiter_node.upstream.gateway.lenient import BYTE_ORDER_MARK, read_json, write_json
+from limiter_node.upstream.gateway.lenient_json import BYTE_ORDER_MARK, read_json, write_json
 from limiter_node.upstream.gateway.sse import first_data
 
 MAX_ERROR_BYTES: Final = 64 * 1024

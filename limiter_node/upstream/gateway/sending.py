@@ -12,17 +12,15 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Final, NamedTuple
 
-from limiter_node.held import SMALL_BYTES
 from limiter_node.telemetry import Telemetry, UpstreamCounts
 from limiter_node.upstream.errors import UpstreamError
 from limiter_node.upstream.gateway.rotation import Rotation, Target
 from limiter_node.upstream.gateway.service import Service
+from limiter_node.upstream.gateway.wire.connection_pool import ConnectionPool
 from limiter_node.upstream.gateway.wire.dialing import Dialer, Unreachable
 from limiter_node.upstream.gateway.wire.exchange import Broken, Exchange, Unread
-from limiter_node.upstream.gateway.wire.pool import Pool
-from limiter_node.upstream.gateway.wire.service_connection import ServiceConnection
+from limiter_node.upstream.gateway.wire.request_writing import send_request
 
-"""A request that is no longer is written at once; the system takes it at once, too."""
 _STALE_S: Final = 0.5
 """A kept connection that the service has closed says so within a round trip."""
 
@@ -50,7 +48,7 @@ class Sender:
         self._counts = {service.name: UpstreamCounts() for service in services}
         telemetry.upstreams = self._counts
         telemetry.upstream_targets = [target for each in self._rotations.values() for target in each.targets]
-        self._pools: dict[Target, Pool] = {}
+        self._pools: dict[Target, ConnectionPool] = {}
         self._heads: dict[tuple[Target, str, str], bytes] = {}
 
     async def close(self) -> None:
@@ -119,13 +117,13 @@ class Sender:
         pool = self._pools.get(target)
         if pool is None:
             patience = self._patience
-            pool = self._pools[target] = Pool(target.url, self._dialer, patience.read_s, patience.keepalive_s)
+            pool = self._pools[target] = ConnectionPool(target.url, self._dialer, patience.read_s, patience.keepalive_s)
         connection = await pool.connection()
         on_sent()
         sent_s = pool.now_s()
         exchange = connection.begin(sent_s)
         try:
-            await _carried(connection, exchange, head, body)
+            await send_request(connection, exchange, head, body)
             return exchange
         except Unread:
             if not exchange.was_used or pool.now_s() - sent_s > _STALE_S:
@@ -133,7 +131,7 @@ class Sender:
         counts.retries += 1
         connection = await pool.connection(is_new=True)
         exchange = connection.begin(pool.now_s())
-        await _carried(connection, exchange, head, body)
+        await send_request(connection, exchange, head, body)
         return exchange
 
     def ended(self, service: Service, target: Target) -> Ended:
@@ -160,32 +158,6 @@ class Sender:
             body=error.body,
             headers=error.headers,
         )
-
-
-_writing: set[asyncio.Task[None]] = set()
-"""The event loop holds its tasks weakly."""
-
-
-async def _carried(connection: ServiceConnection, exchange: Exchange, head: bytes, body: bytes | bytearray) -> None:
-    """Write a request and wait for the head of its answer. Raises `Broken` and `TimeoutError`."""
-    writing: asyncio.Task[None] | None = None
-    try:
-        if len(body) <= SMALL_BYTES:
-            connection.write(head, body)
-        else:
-            # Beside it, because a service may answer (or fail) before it has read everything.
-            writing = asyncio.create_task(connection.write_slices(head, body))
-            _writing.add(writing)
-            writing.add_done_callback(_writing.discard)
-        await exchange.head()
-    except BaseException:
-        exchange.close()
-        raise
-    finally:
-        # A service that has begun a good answer may still want the rest; the connection's end ends it.
-        if writing is not None and not 200 <= exchange.status < 400:
-            writing.cancel()
-            await asyncio.wait([writing])  # itself would raise what it was cancelled with, as if we were
 
 
 _ANSWERED = frozenset(("ok", "rate_limited", "refused"))

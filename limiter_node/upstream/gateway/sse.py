@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from limiter_node.upstream.gateway.lenient import BYTE_ORDER_MARK
+from limiter_node.upstream.gateway.lenient_json import BYTE_ORDER_MARK
 
 _FIELDS: Final = (b"data:", b"event:", b"id:", b"retry:", b":", b"data\n", b"data\r")
 

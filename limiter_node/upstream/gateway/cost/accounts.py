@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any, Final, Protocol
 
 from limiter_node.tokens.counting import counter_of
-from limiter_node.upstream.gateway.cost.plain import only_text
-from limiter_node.upstream.gateway.cost.texts import piece_tokens, text_tokens, unread_tokens
+from limiter_node.upstream.gateway.cost.output_texts import piece_tokens, text_tokens, unread_tokens
+from limiter_node.upstream.gateway.cost.text_only_events import only_text
 from limiter_node.upstream.gateway.cost.usage import MOST_TOKENS, Usage, read_usage
 from limiter_node.upstream.gateway.said import find_event_error
 

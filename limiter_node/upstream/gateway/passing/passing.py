@@ -19,7 +19,7 @@ from limiter_node.held import Hold
 from limiter_node.upstream.answers import Cost, Sink
 from limiter_node.upstream.errors import UpstreamError
 from limiter_node.upstream.gateway.cost.accounts import Account, ResponseAccount
-from limiter_node.upstream.gateway.passing.events import EventReader, TooLong
+from limiter_node.upstream.gateway.passing.event_reader import EventReader, TooLong
 from limiter_node.upstream.gateway.said import SaidError, error_from_event
 from limiter_node.upstream.gateway.wire.exchange import Exchange
 from limiter_node.upstream.gateway.wire.wakeup import Wakeup

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from limiter_node.held import Hold
 from limiter_node.upstream.answers import Cost
+from limiter_node.upstream.gateway.cost.whole_answer import WholeReader
 from limiter_node.upstream.gateway.passing.passing import Passing
-from limiter_node.upstream.gateway.passing.whole import WholeReader
 from limiter_node.upstream.gateway.wire.exchange import Exchange
 
 
