@@ -32,7 +32,7 @@ from limiter_node.held import HeldBytes, Hold
 from limiter_node.http.client_gone import Presence
 from limiter_node.limits import Amounts
 from limiter_node.upstream.errors import UpstreamError
-from limiter_node.upstream.gateway.cost.accounts import ChunkAccount
+from limiter_node.upstream.gateway.cost.chunk_account import ChunkAccount
 from limiter_node.upstream.gateway.passing.event_reader import EventReader
 from limiter_node.upstream.gateway.passing.passing import PassingStream
 from limiter_node.upstream.gateway.wire.exchange import HELD_BYTES, Exchange

@@ -12,15 +12,23 @@ from limiter_node.tokens.counting import encoding_name
 from limiter_node.upstream.answers import AnswerStream, Cost, WholeAnswer
 from limiter_node.upstream.errors import UpstreamError, UpstreamRefusal
 from limiter_node.upstream.gateway.asking.outgoing import Ask
-from limiter_node.upstream.gateway.cost.accounts import Account, ChunkAccount, ResponseAccount
+from limiter_node.upstream.gateway.cost.account import Account
+from limiter_node.upstream.gateway.cost.chunk_account import ChunkAccount
+from limiter_node.upstream.gateway.cost.responses_api_account import ResponsesApiAccount
 from limiter_node.upstream.gateway.cost.usage import MOST_TOKENS
 from limiter_node.upstream.gateway.cost.whole_answer import WholeReader
-from limiter_node.upstream.gateway.incoming import openai_error, passed_headers, quoted_message, refusal_headers
 from limiter_node.upstream.gateway.lenient_json import read_json
 from limiter_node.upstream.gateway.passing.passing import EVENT_STREAM, PassingStream
 from limiter_node.upstream.gateway.passing.whole_body import PassingBody
-from limiter_node.upstream.gateway.said import KEEPS_STATUS, OUR_FAULT, SaidError, said_error
+from limiter_node.upstream.gateway.response_headers import passed_headers, refusal_headers
 from limiter_node.upstream.gateway.service import Service
+from limiter_node.upstream.gateway.service_errors.in_band import (
+    KEEPS_STATUS,
+    OUR_FAULT,
+    InBandError,
+    find_in_band_error,
+)
+from limiter_node.upstream.gateway.service_errors.openai_shape import openai_error, quoted_message
 from limiter_node.upstream.gateway.sse import looks_like_stream
 from limiter_node.upstream.gateway.wire.exchange import HELD_BYTES, Exchange, Fields
 from limiter_node.upstream.requests import EmbeddingRequest, ResponsesRequest
@@ -103,7 +111,7 @@ async def to_answer(
         await stream.begin()
         return stream
     held, is_complete = await _beginning(exchange)
-    if (said := said_error(held, is_complete)) is not None:
+    if (said := find_in_band_error(held, is_complete)) is not None:
         ended(said.outcome, said.what)
         raise to_error(said, False, 0)
     reader = WholeReader(
@@ -159,7 +167,7 @@ async def _begins_as_stream(exchange: Exchange) -> bool:
 
 
 def _said_to_error(
-    fields: Fields, service: Service, who: str, said: SaidError, has_begun: bool, tokens: int
+    fields: Fields, service: Service, who: str, said: InBandError, has_begun: bool, tokens: int
 ) -> UpstreamError:
     error = said.to_upstream_error(
         service.key, fields, forwards_key=service.forwards_key, produced_tokens=tokens, has_begun=has_begun
@@ -172,7 +180,7 @@ def _account(ask: Ask, service: Service) -> Account:
     question = ask.request
     encoding, at_most = encoding_name(question.model), _most_counted(ask, service)
     if question.kind is ResponsesRequest:
-        return ResponseAccount(encoding, at_most=at_most)
+        return ResponsesApiAccount(encoding, at_most=at_most)
     return ChunkAccount(encoding, hides_usage=question.hides_usage, choices=question.n, at_most=at_most)
 
 

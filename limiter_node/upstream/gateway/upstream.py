@@ -17,7 +17,7 @@ from limiter_node.upstream.errors import UpstreamError, UpstreamRefusal
 from limiter_node.upstream.gateway.answering import response_error, to_answer
 from limiter_node.upstream.gateway.asking.drafting import DraftedAsk, ServiceDrafter
 from limiter_node.upstream.gateway.asking.outgoing import PATHS, Ask, OutgoingBody, Question, outgoing_headers
-from limiter_node.upstream.gateway.cost.accounts import Account
+from limiter_node.upstream.gateway.cost.account import Account
 from limiter_node.upstream.gateway.cost.whole_answer import WholeReader
 from limiter_node.upstream.gateway.sending import Patience, Sender
 from limiter_node.upstream.gateway.service import Service

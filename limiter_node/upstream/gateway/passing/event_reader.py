@@ -10,7 +10,7 @@ import re
 from typing import Final
 
 from limiter_node.held import SMALL_BYTES, Hold
-from limiter_node.upstream.gateway.cost.accounts import Account
+from limiter_node.upstream.gateway.cost.account import Account
 from limiter_node.upstream.gateway.cost.text_only_events import Template
 from limiter_node.upstream.gateway.lenient_json import BYTE_ORDER_MARK, read_json, write_json
 

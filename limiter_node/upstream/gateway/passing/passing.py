@@ -18,9 +18,10 @@ from limiter_node.errors import Overloaded
 from limiter_node.held import Hold
 from limiter_node.upstream.answers import Cost, Sink
 from limiter_node.upstream.errors import UpstreamError
-from limiter_node.upstream.gateway.cost.accounts import Account, ResponseAccount
+from limiter_node.upstream.gateway.cost.account import Account
+from limiter_node.upstream.gateway.cost.responses_api_account import ResponsesApiAccount
 from limiter_node.upstream.gateway.passing.event_reader import EventReader, TooLong
-from limiter_node.upstream.gateway.said import SaidError, error_from_event
+from limiter_node.upstream.gateway.service_errors.in_band import InBandError, to_in_band_error
 from limiter_node.upstream.gateway.wire.exchange import Exchange
 from limiter_node.upstream.gateway.wire.wakeup import Wakeup
 from limiter_node.upstream.openai.chunks import error_event
@@ -235,7 +236,7 @@ class PassingStream(Passing):
         ended: Callable[[str, str], None],
         hold: Hold,
         hides: Callable[[Account], bool],
-        to_error: Callable[[SaidError, bool, int], UpstreamError],
+        to_error: Callable[[InBandError, bool, int], UpstreamError],
     ) -> None:
         super().__init__(exchange, headers, who, ended, hold)
         self._account, self._hides, self._to_error = account, hides, to_error
@@ -255,7 +256,7 @@ class PassingStream(Passing):
         return account.is_done or (account.has_usage and account.is_finished)
 
     def error_event(self, error: bytes) -> bytes:
-        if isinstance(self._account, ResponseAccount):
+        if isinstance(self._account, ResponsesApiAccount):
             return response_error_event(error, self._account.next_number)
         return error_event(error)
 
@@ -291,7 +292,7 @@ class PassingStream(Passing):
         return passed
 
     def _said_error(self, *, has_begun: bool) -> None:
-        said = error_from_event(self._account.error)
+        said = to_in_band_error(self._account.error)
         assert said is not None, "asked because there is one"
         has_begun = has_begun or bool(self._first) or self._sink is not None
         error = self._to_error(said, has_begun, self._account.output_tokens)

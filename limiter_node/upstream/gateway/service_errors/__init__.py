@@ -1,0 +1,6 @@
+"""The errors that services send, and what callers are told of them.
+
+``finding``       finds the error in an answer of status 200, and the status that it says
+``openai_shape``  puts an error into OpenAI's shape, without our key in it
+``in_band``       an error of status 200 as the error to raise
+"""
