@@ -35,7 +35,7 @@ from limiter_node.held import HeldBytes, Hold
 from limiter_node.limits import Amounts
 from limiter_node.upstream.errors import UpstreamError
 from limiter_node.upstream.gateway.cost.chunk_account import ChunkAccount
-from limiter_node.upstream.gateway.passing.passing import PassingStream
+from limiter_node.upstream.gateway.passing.stream import PassingStream
 from limiter_node.upstream.gateway.sending import Patience
 from limiter_node.upstream.gateway.wire.exchange import Exchange
 from limiter_node.upstream.gateway.wire.service_connection import MAX_HEAD_BYTES

@@ -34,7 +34,7 @@ from limiter_node.limits import Amounts
 from limiter_node.upstream.errors import UpstreamError
 from limiter_node.upstream.gateway.cost.chunk_account import ChunkAccount
 from limiter_node.upstream.gateway.passing.event_reader import EventReader
-from limiter_node.upstream.gateway.passing.passing import PassingStream
+from limiter_node.upstream.gateway.passing.stream import PassingStream
 from limiter_node.upstream.gateway.wire.exchange import HELD_BYTES, Exchange
 from limiter_node.upstream.gateway.wire.request_writing import send_request
 

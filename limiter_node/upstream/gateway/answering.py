@@ -18,7 +18,7 @@ from limiter_node.upstream.gateway.cost.responses_api_account import ResponsesAp
 from limiter_node.upstream.gateway.cost.usage import MOST_TOKENS
 from limiter_node.upstream.gateway.cost.whole_answer import WholeReader
 from limiter_node.upstream.gateway.lenient_json import read_json
-from limiter_node.upstream.gateway.passing.passing import EVENT_STREAM, PassingStream
+from limiter_node.upstream.gateway.passing.stream import PassingStream
 from limiter_node.upstream.gateway.passing.whole_body import PassingBody
 from limiter_node.upstream.gateway.response_headers import passed_headers, refusal_headers
 from limiter_node.upstream.gateway.service import Service
@@ -29,7 +29,7 @@ from limiter_node.upstream.gateway.service_errors.in_band import (
     find_in_band_error,
 )
 from limiter_node.upstream.gateway.service_errors.openai_shape import openai_error, quoted_message
-from limiter_node.upstream.gateway.sse import looks_like_stream
+from limiter_node.upstream.gateway.sse import EVENT_STREAM, looks_like_stream
 from limiter_node.upstream.gateway.wire.exchange import HELD_BYTES, Exchange, Fields
 from limiter_node.upstream.requests import EmbeddingRequest, ResponsesRequest
 

@@ -6,6 +6,9 @@ from typing import Final
 
 from limiter_node.upstream.gateway.lenient_json import BYTE_ORDER_MARK
 
+EVENT_STREAM: Final = "text/event-stream"
+"""The content type of event streams."""
+
 _FIELDS: Final = (b"data:", b"event:", b"id:", b"retry:", b":", b"data\n", b"data\r")
 
 

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from limiter_node.held import Hold
 from limiter_node.upstream.answers import Cost
 from limiter_node.upstream.gateway.cost.whole_answer import WholeReader
-from limiter_node.upstream.gateway.passing.passing import Passing
+from limiter_node.upstream.gateway.passing.answer import PassingAnswer
 from limiter_node.upstream.gateway.wire.exchange import Exchange
 
 
-class PassingBody(Passing):
+class PassingBody(PassingAnswer):
     """An answer that isn't a stream, longer than what is held of it; `reader` finds what it costs.
 
     `reader` is None for one that can't be read, because it is packed though nobody asked for that.

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from limiter_node.upstream.gateway.lenient_json import read_json, write_json
-from limiter_node.upstream.gateway.sse import first_data, looks_like_stream
+from limiter_node.upstream.gateway.sse import EVENT_STREAM, first_data, looks_like_stream
 from limiter_node.upstream.openai.error import error_body
 
 _MAX_MESSAGE_CHARS = 2_000
@@ -26,7 +26,7 @@ def openai_error(status: int, body: bytes, secret: str, content_type: str = "") 
     """
     if secret:
         body = _redacted(body, secret)
-    if content_type.lower().startswith("text/event-stream") or looks_like_stream(body):
+    if content_type.lower().startswith(EVENT_STREAM) or looks_like_stream(body):
         body = first_data(body) or body
     try:
         said = orjson.loads(body)
