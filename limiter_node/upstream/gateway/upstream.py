@@ -19,7 +19,8 @@ from limiter_node.upstream.gateway.asking.drafting import DraftedAsk, ServiceDra
 from limiter_node.upstream.gateway.asking.outgoing import PATHS, Ask, OutgoingBody, Question, outgoing_headers
 from limiter_node.upstream.gateway.cost.account import Account
 from limiter_node.upstream.gateway.cost.whole_answer import WholeReader
-from limiter_node.upstream.gateway.sending import Patience, Sender
+from limiter_node.upstream.gateway.sending.service_sender import ServiceSender
+from limiter_node.upstream.gateway.sending.timeouts import UpstreamTimeouts
 from limiter_node.upstream.gateway.service import Service
 from limiter_node.upstream.gateway.wire.exchange import Broken
 from limiter_node.upstream.interface import Draft, Prepared
@@ -48,14 +49,14 @@ class Gateway:
         self,
         services: Sequence[Service],
         telemetry: Telemetry,
-        patience: Patience = Patience(),  # noqa: B008 - a NamedTuple of numbers
+        timeouts: UpstreamTimeouts = UpstreamTimeouts(),  # noqa: B008 - a NamedTuple of numbers
         clock: Callable[[], float] = monotonic,
         held: HeldBytes | None = None,
     ) -> None:
         self._held = HeldBytes(_HELD_BYTES) if held is None else held
         self.drafter = ServiceDrafter(services)
         self._services = self.drafter.services
-        self._sender = Sender(services, telemetry, patience, clock)
+        self._sender = ServiceSender(services, telemetry, timeouts, clock)
         self._clock = clock
         self._user_agent = f"llm-rate-limiter/{version('llm-rate-limiter')}"
         self._models: tuple[str, ...] | UpstreamError = ()
@@ -78,14 +79,14 @@ class Gateway:
         path, headers = PATHS[ask.request.kind], outgoing_headers(ask, service, self._user_agent)
         body = prepared.with_cap(ask.cap_per_choice)
         del prepared
-        exchange, target = await self._sender.send(service, "POST", path, body, headers, on_sent)
+        exchange, address = await self._sender.send(service, "POST", path, body, headers, on_sent)
         del body  # an answer that passes has no use for it
-        ended = self._sender.ended(service, target)
+        ended = self._sender.outcome_recorder(service, address)
         try:
             if exchange.status != 200:
                 raise await response_error(exchange, service)
             note, hides = partial(self._note, service.name, model), partial(self._hides, service.name, model)
-            who = target.described
+            who = address.described
             answer = await to_answer(exchange, ask, service, who, ended, Hold(self._held), hides, note)
         except UpstreamRefusal as error:
             ended("rate_limited" if error.status == 429 else "refused", "")
@@ -95,13 +96,13 @@ class Gateway:
             exchange.close()
             if ended.has_ended:
                 raise
-            raise self._sender.failure(service, target, "failed", str(error), error) from None
+            raise self._sender.failure(service, address, "failed", str(error), error) from None
         except TimeoutError:
             exchange.close()
-            raise self._sender.failure(service, target, "timeout", "fell silent in its answer") from None
+            raise self._sender.failure(service, address, "timeout", "fell silent in its answer") from None
         except Broken as error:
             exchange.close()
-            raise self._sender.failure(service, target, "broken", f"broke off its answer: {error}") from None
+            raise self._sender.failure(service, address, "broken", f"broke off its answer: {error}") from None
         except BaseException:
             ended("gone", "")
             exchange.close()
@@ -165,7 +166,7 @@ class Gateway:
             headers["Authorization"] = f"Bearer {service.key}"
         try:
             async with asyncio.timeout(_LISTING_S):
-                exchange, target = await self._sender.send(service, "GET", "models", None, headers)
+                exchange, address = await self._sender.send(service, "GET", "models", None, headers)
         except TimeoutError:
             raise UpstreamError(f"upstream {service.name} did not list its models in time", status=504) from None
         try:
@@ -177,7 +178,7 @@ class Gateway:
         except UpstreamError:
             raise
         except (Broken, TimeoutError, orjson.JSONDecodeError, LookupError, TypeError):
-            raise UpstreamError(f"{target.described} could not list its models") from None
+            raise UpstreamError(f"{address.described} could not list its models") from None
         finally:
             exchange.close()
 

@@ -1,4 +1,4 @@
-"""Sends requests to services: which address, on which connection, within which time, and how often.
+"""Sends requests to services: to which address, on which connection, within which time, and how often.
 
 A request is sent once. It is sent again in two cases only: no connection was made (then another address of the service
 is tried), or a connection that was kept open turned out to be closed, within `_STALE_S`. One that ends later was open,
@@ -10,11 +10,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from time import monotonic
-from typing import Final, NamedTuple
+from typing import Final
 
 from limiter_node.telemetry import Telemetry, UpstreamCounts
 from limiter_node.upstream.errors import UpstreamError
-from limiter_node.upstream.gateway.rotation import Rotation, Target
+from limiter_node.upstream.gateway.sending.outcome import OutcomeRecorder
+from limiter_node.upstream.gateway.sending.rotation import Rotation
+from limiter_node.upstream.gateway.sending.service_address import ServiceAddress
+from limiter_node.upstream.gateway.sending.timeouts import UpstreamTimeouts
 from limiter_node.upstream.gateway.service import Service
 from limiter_node.upstream.gateway.wire.connection_pool import ConnectionPool
 from limiter_node.upstream.gateway.wire.dialing import Dialer, Unreachable
@@ -25,31 +28,20 @@ _STALE_S: Final = 0.5
 """A kept connection that the service has closed says so within a round trip."""
 
 
-class Patience(NamedTuple):
-    """How long a service may take, in seconds."""
-
-    connect_s: float = 5.0
-    """For a connection, DNS and TLS included."""
-    read_s: float = 300.0
-    """Without a byte: until the head of its answer, and between two parts of it. A whole answer may take any time."""
-    keepalive_s: float = 4.0
-    """How long an idle connection is kept: less than services do, of which many close after 5."""
-
-
-class Sender:
-    """Sends to `services`, counts in `telemetry`. `clock` is for the ejection of failing addresses, in seconds."""
+class ServiceSender:
+    """Send requests to `services`, count them in `telemetry`. `clock` ejects failing addresses, in seconds."""
 
     def __init__(
-        self, services: Sequence[Service], telemetry: Telemetry, patience: Patience, clock: Callable[[], float]
+        self, services: Sequence[Service], telemetry: Telemetry, timeouts: UpstreamTimeouts, clock: Callable[[], float]
     ) -> None:
-        self._patience = patience
-        self._dialer = Dialer(patience.connect_s)
+        self._timeouts = timeouts
+        self._dialer = Dialer(timeouts.connect_s)
         self._rotations = {service.name: Rotation(service.name, service.urls, clock) for service in services}
         self._counts = {service.name: UpstreamCounts() for service in services}
         telemetry.upstreams = self._counts
-        telemetry.upstream_targets = [target for each in self._rotations.values() for target in each.targets]
-        self._pools: dict[Target, ConnectionPool] = {}
-        self._heads: dict[tuple[Target, str, str], bytes] = {}
+        telemetry.upstream_targets = [address for each in self._rotations.values() for address in each.addresses]
+        self._pools: dict[ServiceAddress, ConnectionPool] = {}
+        self._heads: dict[tuple[ServiceAddress, str, str], bytes] = {}
 
     async def close(self) -> None:
         """Let go of all connections."""
@@ -64,8 +56,8 @@ class Sender:
         body: bytes | bytearray | None,
         headers: dict[str, str],
         on_sent: Callable[[], None] = lambda: None,
-    ) -> tuple[Exchange, Target]:
-        """Return the answer, of which the head has come, and whose it is. Raises `UpstreamError`.
+    ) -> tuple[Exchange, ServiceAddress]:
+        """Return the answer, of which the head has come, and the address that gives it. Raises `UpstreamError`.
 
         `on_sent` is called before the first byte is sent: from then on the service may do the work.
         """
@@ -76,21 +68,21 @@ class Sender:
         if body is not None:
             block += f"Content-Length: {len(body)}\r\n"
         fields = f"{block}\r\n".encode("latin-1")
-        for target in self._rotations[service.name].in_turn(may_try=body is not None):
+        for address in self._rotations[service.name].order(may_try=body is not None):
             if failure is not None:
                 counts.retries += 1
-            head = (self._heads.get((target, method, path)) or self._request_line(target, method, path)) + fields
+            head = (self._heads.get((address, method, path)) or self._request_line(address, method, path)) + fields
             try:
-                exchange = await self._sent_to(target, counts, head, body or b"", on_sent)
+                exchange = await self._send_to(address, counts, head, body or b"", on_sent)
                 if body is not None:
                     counts.head_wait.note(monotonic() - sent_s)
-                return exchange, target
+                return exchange, address
             except Unreachable as error:
-                failure = self.failure(service, target, "unreachable", f"cannot be reached ({error})")
+                failure = self.failure(service, address, "unreachable", f"cannot be reached ({error})")
             except TimeoutError:
-                raise self.failure(service, target, "timeout", "did not begin to answer in time") from None
+                raise self.failure(service, address, "timeout", "did not begin to answer in time") from None
             except Broken as error:
-                raise self.failure(service, target, "broken", f"{error} before it answered") from None
+                raise self.failure(service, address, "broken", f"{error} before it answered") from None
             except asyncio.CancelledError:
                 counts.outcomes["gone"] += 1
                 raise
@@ -100,24 +92,31 @@ class Sender:
         finally:
             del failure  # it holds this frame: a cycle
 
-    def _request_line(self, target: Target, method: str, path: str) -> bytes:
-        """The first lines of all requests of this kind, made once."""
-        url = target.url.joinpath(path).with_query(target.url.query)
+    def _request_line(self, address: ServiceAddress, method: str, path: str) -> bytes:
+        """Return the first lines of all requests of this kind, made once."""
+        url = address.url.joinpath(path).with_query(address.url.query)
         host = url.raw_host or ""
         if ":" in host:
             host = f"[{host}]"
         at = host if url.is_default_port() else f"{host}:{url.port}"
         line = f"{method} {url.raw_path_qs} HTTP/1.1\r\nHost: {at}\r\nAccept: */*\r\n".encode("latin-1")
-        self._heads[target, method, path] = line
+        self._heads[address, method, path] = line
         return line
 
-    async def _sent_to(
-        self, target: Target, counts: UpstreamCounts, head: bytes, body: bytes | bytearray, on_sent: Callable[[], None]
+    async def _send_to(
+        self,
+        address: ServiceAddress,
+        counts: UpstreamCounts,
+        head: bytes,
+        body: bytes | bytearray,
+        on_sent: Callable[[], None],
     ) -> Exchange:
-        pool = self._pools.get(target)
+        pool = self._pools.get(address)
         if pool is None:
-            patience = self._patience
-            pool = self._pools[target] = ConnectionPool(target.url, self._dialer, patience.read_s, patience.keepalive_s)
+            timeouts = self._timeouts
+            pool = self._pools[address] = ConnectionPool(
+                address.url, self._dialer, timeouts.read_s, timeouts.keepalive_s
+            )
         connection = await pool.connection()
         on_sent()
         sent_s = pool.now_s()
@@ -134,21 +133,21 @@ class Sender:
         await send_request(connection, exchange, head, body)
         return exchange
 
-    def ended(self, service: Service, target: Target) -> Ended:
-        """What is told, once, how a request to `target` ended."""
-        return Ended(self._counts[service.name], target, is_only=self._rotations[service.name].is_single)
+    def outcome_recorder(self, service: Service, address: ServiceAddress) -> OutcomeRecorder:
+        """Return what has to be told, once, how a request to `address` ended."""
+        return OutcomeRecorder(self._counts[service.name], address, is_only=self._rotations[service.name].is_single)
 
     def failure(
         self,
         service: Service,
-        target: Target,
+        address: ServiceAddress,
         outcome: str,
         what: str,
         error: UpstreamError | None = None,
     ) -> UpstreamError:
-        """Count a failure; the error to raise, which says in our log who failed."""
-        self.ended(service, target)(outcome, what)
-        said = f"{target.described} {what}"
+        """Count a failure. Return the error to raise, which says in our log who failed."""
+        self.outcome_recorder(service, address)(outcome, what)
+        said = f"{address.described} {what}"
         if error is None:
             return UpstreamError(said, status=504 if outcome == "timeout" else 502)
         return UpstreamError(
@@ -158,26 +157,3 @@ class Sender:
             body=error.body,
             headers=error.headers,
         )
-
-
-_ANSWERED = frozenset(("ok", "rate_limited", "refused"))
-
-
-class Ended:
-    """Counts how a request ended, once, and lets the rotation know."""
-
-    __slots__ = ("_counts", "_is_only", "_target", "has_ended")
-
-    def __init__(self, counts: UpstreamCounts, target: Target, *, is_only: bool) -> None:
-        self._counts, self._target, self._is_only = counts, target, is_only
-        self.has_ended = False
-
-    def __call__(self, outcome: str, what: str) -> None:
-        if self.has_ended:
-            return
-        self.has_ended = True
-        self._counts.outcomes[outcome] += 1
-        if outcome in _ANSWERED:
-            self._target.succeeded()
-        elif outcome != "gone":
-            self._target.failed(why=what, is_only=self._is_only)
