@@ -384,8 +384,8 @@ async def test_a_list_of_models_is_not_waited_for_as_an_answer_is(
     single_store: str, service: ScriptedService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And those who wait for the same list don't wait one after the other."""
-    monkeypatch.setattr("limiter_node.upstream.gateway.upstream._LISTING_S", 0.05)
-    monkeypatch.setattr("limiter_node.upstream.gateway.upstream._NO_MODELS_S", 60.0)
+    monkeypatch.setattr("limiter_node.upstream.gateway.model_list._LISTING_S", 0.05)
+    monkeypatch.setattr("limiter_node.upstream.gateway.model_list._FAILURE_REMEMBERED_S", 60.0)
     service.script = silent
     api_key = api_key_on(single_store)
 

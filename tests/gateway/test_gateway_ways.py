@@ -318,7 +318,7 @@ async def test_blanks_before_an_answer_are_waited_for(single_store: str, service
 async def test_an_error_without_an_end_is_an_error(
     single_store: str, service: ScriptedService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("limiter_node.upstream.gateway.answering._ERROR_S", 0.1)
+    monkeypatch.setattr("limiter_node.upstream.gateway.service_errors.error_response._ERROR_S", 0.1)
 
     async def goes_on(asked: Asked, writer: asyncio.StreamWriter) -> None:
         writer.write(STREAM_HEAD.replace(b"200 OK", b"429 Too Many"))

@@ -1,4 +1,4 @@
-"""Which headers of a service's response reach the caller.
+"""The headers of a service's response: which of them reach the caller, and what they say of the body.
 
 A short list passes; more than callers could do with, or longer, is left out.
 """
@@ -41,7 +41,10 @@ def passed_headers(fields: Sequence[tuple[str, str]], secret: str) -> str:
 
 
 def refusal_headers(status: int, fields: Sequence[tuple[str, str]], secret: str) -> str:
-    """Those of an error: when to try again, and of a 429 the limits that it is about; then whose error it is."""
+    """Return the lines of an error's headers that are passed on, each with its CRLF.
+
+    These say when to try again, of a 429 which limits it is about, and in the end whose error it is.
+    """
     wanted = _OF_REFUSALS if status == 429 else ()
 
     def passes(name: str) -> bool:
@@ -74,3 +77,21 @@ def _lines(fields: Sequence[tuple[str, str]], passes: Callable[[str], bool], sec
 @lru_cache(512)
 def _passes(name: str) -> bool:
     return name in _PASSED or (name.startswith(_PASSED_PREFIXES) and _NAME.match(name) is not None)
+
+
+def header(fields: Sequence[tuple[str, str]], name: str) -> str:
+    """Return the value of the first header of that name, which is in lower case; empty if there is none."""
+    return next((value for each, value in fields if each == name), "")
+
+
+def is_packed(fields: Sequence[tuple[str, str]]) -> bool:
+    """Whether the body has a content coding, as gzip."""
+    return header(fields, "content-encoding").strip().lower() not in ("", "identity")
+
+
+def body_length(fields: Sequence[tuple[str, str]]) -> int | None:
+    """Return the length of the body in bytes; None where the service doesn't tell it or sends the body in chunks."""
+    if header(fields, "transfer-encoding"):
+        return None
+    length = header(fields, "content-length").strip()
+    return int(length) if length.isascii() and length.isdigit() else None

@@ -27,18 +27,18 @@ log = logging.getLogger(__name__)
 class PassingAnswer:
     """An answer that passes, of any kind. `who` sends it, for our log.
 
-    `ended` is told how it went: one of `limiter_node.telemetry.UPSTREAM_OUTCOMES`, and what happened.
+    `note_outcome` is told how it went: one of `limiter_node.telemetry.UPSTREAM_OUTCOMES`, and what happened.
     """
 
     content_type = ""
     length: int | None = None
 
     def __init__(
-        self, exchange: Exchange, headers: str, who: str, ended: Callable[[str, str], None], hold: Hold
+        self, exchange: Exchange, headers: str, who: str, note_outcome: Callable[[str, str], None], hold: Hold
     ) -> None:
         self.headers = headers
         self._hold = hold
-        self._exchange, self._who, self._ended = exchange, who, ended
+        self._exchange, self._who, self._note_outcome = exchange, who, note_outcome
         self._first: list[bytes] = []
         """Bytes that passed before there was a sink."""
         self._sink: Sink | None = None
@@ -63,7 +63,7 @@ class PassingAnswer:
         raise NotImplementedError
 
     @property
-    def _is_known(self) -> bool:
+    def _is_cost_known(self) -> bool:
         """Whether nothing more has to be read to know what it costs."""
         raise NotImplementedError
 
@@ -79,7 +79,7 @@ class PassingAnswer:
 
     async def begin(self) -> None:
         """Wait until the first of it can pass. Raises `UpstreamError` where there is nothing to pass but an error."""
-        self._exchange.pass_to(self._came, self._came_to_its_end)
+        self._exchange.pass_to(self._on_data, self._on_end)
         try:
             while not self._first and not self._is_over:
                 await self._wakeup.wait()
@@ -114,7 +114,7 @@ class PassingAnswer:
         self._exchange.resume()
         try:
             async with asyncio.timeout(seconds):
-                while not self._is_over and not self._is_known:
+                while not self._is_over and not self._is_cost_known:
                     await self._wakeup.wait()
         except TimeoutError:
             pass
@@ -122,38 +122,38 @@ class PassingAnswer:
     async def close(self) -> None:
         """Nothing more is wanted: the service notices at once, by its connection."""
         if not self._is_over:
-            self._be_over()
-            self._ended("ok" if self._is_known else "gone", "")
+            self._let_go()
+            self._note_outcome("ok" if self._is_cost_known else "gone", "")
             self._exchange.close()
 
     # ---- in the turn in which it comes -------------------------------------------------------------------------------
 
-    def _came(self, data: bytes) -> None:
+    def _on_data(self, data: bytes) -> None:
         if self._is_over:
             return
         try:
             passed = self._take(data)
         except Exception:
-            self._could_not_be_looked_at()
+            self._fail_unexpectedly()
             return
         if passed:
             self._pass(passed)
-        elif self._is_known and self._sink is _NOBODY:
+        elif self._is_cost_known and self._sink is _NOBODY:
             self._wakeup.wake()
 
-    def _came_to_its_end(self) -> None:
+    def _on_end(self) -> None:
         if self._is_over:
             return
         try:
             passed = self._finish(self._exchange.failure)
         except Exception:
-            self._could_not_be_looked_at()
+            self._fail_unexpectedly()
             return
         if passed:
             self._pass(passed)
         self._wakeup.wake()
 
-    def _could_not_be_looked_at(self) -> None:
+    def _fail_unexpectedly(self) -> None:
         log.exception("%s sent something that could not be looked at", self._who)
         self._fail("broken", "sent something that could not be looked at")
 
@@ -173,20 +173,20 @@ class PassingAnswer:
         elif self._is_over or sink is _NOBODY:
             self._wakeup.wake()
 
-    def _be_over(self) -> None:
+    def _let_go(self) -> None:
         self._is_over = True
         self._hold.release()
 
     def _end(self) -> None:
         """All of it has come."""
-        self._be_over()
-        self._ended("ok", "")
+        self._let_go()
+        self._note_outcome("ok", "")
         self._wakeup.wake()
 
     def _fail(self, outcome: str, what: str, status: int = 502, error: UpstreamError | None = None) -> None:
         """It breaks off; `error` is what to raise for it, if not merely that."""
-        self._be_over()
-        self._ended(outcome, what)
+        self._let_go()
+        self._note_outcome(outcome, what)
         self._failure = error or UpstreamError(
             f"{self._who} {what}", status=status, produced_tokens=self.cost.output_tokens
         )

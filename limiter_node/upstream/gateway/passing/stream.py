@@ -38,12 +38,12 @@ class PassingStream(PassingAnswer):
         account: Account,
         headers: str,
         who: str,
-        ended: Callable[[str, str], None],
+        note_outcome: Callable[[str, str], None],
         hold: Hold,
         hides: Callable[[Account], bool],
         to_error: Callable[[InBandError, bool, int], UpstreamError],
     ) -> None:
-        super().__init__(exchange, headers, who, ended, hold)
+        super().__init__(exchange, headers, who, note_outcome, hold)
         self._account, self._hides, self._to_error = account, hides, to_error
         self._reader = EventReader(account, hold)
 
@@ -53,10 +53,10 @@ class PassingStream(PassingAnswer):
 
     @property
     def is_uncertain(self) -> bool:
-        return self._hides(self._account) and not self._is_known
+        return self._hides(self._account) and not self._is_cost_known
 
     @property
-    def _is_known(self) -> bool:
+    def _is_cost_known(self) -> bool:
         account = self._account
         return account.is_done or (account.has_usage and account.is_finished)
 
@@ -77,7 +77,7 @@ class PassingStream(PassingAnswer):
             self._fail("gone", "sent a longer event than the node has room for now", 503)
             return b""
         if account.error is not None:
-            self._said_error(has_begun=bool(passed))
+            self._fail_with_event(has_begun=bool(passed))
         elif account.is_done:
             self._end()
             self._exchange.end_within(_CLOSING_S)
@@ -87,7 +87,7 @@ class PassingStream(PassingAnswer):
         account = self._account
         passed = self._reader.rest() if failure is None else b""
         if account.error is not None:
-            self._said_error(has_begun=bool(passed))
+            self._fail_with_event(has_begun=bool(passed))
         elif account.is_whole and (failure is None or account.is_done or account.is_finished):
             self._end()
         elif failure is not None:
@@ -96,7 +96,7 @@ class PassingStream(PassingAnswer):
             self._fail("broken", "ended a stream before it was whole")
         return passed
 
-    def _said_error(self, *, has_begun: bool) -> None:
+    def _fail_with_event(self, *, has_begun: bool) -> None:
         said = to_in_band_error(self._account.error)
         assert said is not None, "asked because there is one"
         has_begun = has_begun or bool(self._first) or self._sink is not None

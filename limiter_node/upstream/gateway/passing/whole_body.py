@@ -23,12 +23,12 @@ class PassingBody(PassingAnswer):
         reader: WholeReader | None,
         headers: str,
         who: str,
-        ended: Callable[[str, str], None],
+        note_outcome: Callable[[str, str], None],
         hold: Hold,
         content_type: str,
         length: int | None,
     ) -> None:
-        super().__init__(exchange, headers, who, ended, hold)
+        super().__init__(exchange, headers, who, note_outcome, hold)
         self.content_type, self.length = content_type, length
         self._body = reader
         self._has_come = False
@@ -42,7 +42,7 @@ class PassingBody(PassingAnswer):
         return self._body is None or not self._has_come
 
     @property
-    def _is_known(self) -> bool:
+    def _is_cost_known(self) -> bool:
         return self._has_come
 
     def error_event(self, error: bytes) -> bytes:
