@@ -24,7 +24,7 @@ from limiter_node.upstream.gateway.service import Service
 from limiter_node.upstream.gateway.service_errors.in_band import InBandError, find_in_band_error
 from limiter_node.upstream.gateway.sse import EVENT_STREAM, looks_like_stream
 from limiter_node.upstream.gateway.wire.exchange import HELD_BYTES, Exchange, Fields
-from limiter_node.upstream.requests import EmbeddingRequest, ResponsesRequest
+from limiter_node.upstream.requests import EmbeddingRequest, ResponsesApiRequest
 
 _CLOSING_S: Final = 0.5
 """How long an answer that is whole may take to end, for its connection to be kept."""
@@ -148,7 +148,7 @@ def _said_to_error(
 def _account(admitted: AdmittedRequest, service: Service) -> Account:
     outline = admitted.request
     encoding, at_most = encoding_name(outline.model), _most_counted(admitted, service)
-    if outline.kind is ResponsesRequest:
+    if outline.kind is ResponsesApiRequest:
         return ResponsesApiAccount(encoding, at_most=at_most)
     return ChunkAccount(encoding, hides_usage=outline.hides_usage, choices=outline.n, at_most=at_most)
 

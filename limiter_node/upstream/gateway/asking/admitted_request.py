@@ -11,13 +11,13 @@ from limiter_node.upstream.requests import (
     CompletionRequest,
     EmbeddingRequest,
     LimitedRequest,
-    ResponsesRequest,
+    ResponsesApiRequest,
 )
 
 PATHS: Final[Mapping[type[LimitedRequest], str]] = {
     ChatRequest: "chat/completions",
     CompletionRequest: "completions",
-    ResponsesRequest: "responses",
+    ResponsesApiRequest: "responses",
     EmbeddingRequest: "embeddings",
 }
 """Where each kind of request is sent, below a service's base URL."""

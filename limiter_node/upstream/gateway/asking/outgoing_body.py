@@ -17,7 +17,7 @@ from limiter_node.upstream.errors import NotServed
 from limiter_node.upstream.gateway.asking.admitted_request import wants_usage_asked
 from limiter_node.upstream.gateway.asking.disguise import is_ambiguous
 from limiter_node.upstream.gateway.service import CAP_FIELDS, Service
-from limiter_node.upstream.requests import CompletionRequest, EmbeddingRequest, LimitedRequest, ResponsesRequest
+from limiter_node.upstream.requests import CompletionRequest, EmbeddingRequest, LimitedRequest, ResponsesApiRequest
 
 
 class OutgoingBody(NamedTuple):
@@ -69,7 +69,7 @@ def _caps(request: LimitedRequest, service: Service) -> tuple[dict[str, Any], st
     """Return the fields about the cap to add to the caller's, and the name of a cap of our own, if there is one."""
     if isinstance(request, EmbeddingRequest) or (request.cap is None and not service.enforces_cap):
         return {}, ""
-    if isinstance(request, ResponsesRequest):
+    if isinstance(request, ResponsesApiRequest):
         return {}, "max_output_tokens" if request.cap is None else ""
     if isinstance(request, CompletionRequest):
         return {}, "max_tokens" if request.cap is None else ""

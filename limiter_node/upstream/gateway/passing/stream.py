@@ -16,8 +16,8 @@ from limiter_node.upstream.gateway.passing.event_reader import EventReader, TooL
 from limiter_node.upstream.gateway.service_errors.in_band import InBandError, to_in_band_error
 from limiter_node.upstream.gateway.sse import EVENT_STREAM
 from limiter_node.upstream.gateway.wire.exchange import Exchange
-from limiter_node.upstream.openai.chunks import error_event
-from limiter_node.upstream.openai.responses_api_events import response_error_event
+from limiter_node.upstream.openai.responses_api_events import responses_api_error_event
+from limiter_node.upstream.openai.stream_events import error_event
 
 _CLOSING_S: Final = 0.5
 """How long a stream that has said that it ends may take to do so, for its connection to be kept."""
@@ -62,7 +62,7 @@ class PassingStream(PassingAnswer):
 
     def error_event(self, error: bytes) -> bytes:
         if isinstance(self._account, ResponsesApiAccount):
-            return response_error_event(error, self._account.next_number)
+            return responses_api_error_event(error, self._account.next_number)
         return error_event(error)
 
     def _take(self, data: bytes) -> bytes:
