@@ -39,7 +39,7 @@ from limiter_node.store.url import parse_store_url
 from limiter_node.store.wire.topology import Topology
 from limiter_node.telemetry import Telemetry
 from limiter_node.tokens import counting as tokens
-from limiter_node.upstream.gateway.sending import Patience
+from limiter_node.upstream.gateway.sending.timeouts import UpstreamTimeouts
 from limiter_node.upstream.gateway.upstream import Gateway
 from limiter_node.upstream.interface import Upstream
 from limiter_node.upstream.mock.model import MockModel
@@ -211,12 +211,12 @@ def _upstream(settings: NodeSettings, telemetry: Telemetry, held: HeldBytes) -> 
     """The services that the settings name, or the mock."""
     services = services_of(settings, os.environ)
     if services:
-        patience = Patience(
+        timeouts = UpstreamTimeouts(
             settings.upstream_connect_timeout_s,
             settings.upstream_read_timeout_s,
             settings.upstream_keepalive_timeout_s,
         )
-        return Gateway(services, telemetry, patience, held=held)
+        return Gateway(services, telemetry, timeouts, held=held)
     return RenderedUpstream(
         MockModel(
             latency_ms=settings.mock_latency_ms,

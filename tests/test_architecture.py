@@ -94,9 +94,49 @@ ALLOWED: dict[str, set[str]] = {
         *("upstream.requests", "upstream.source"),
     },
     "upstream.mock": {"errors", "lengths", "tokens", "upstream.requests", "upstream.source"},
-    "upstream.gateway": {
-        *("credentials", "errors", "held", "telemetry", "tokens"),
-        *("upstream.answers", "upstream.errors", "upstream.interface", "upstream.openai", "upstream.requests"),
+    "upstream.gateway.model_patterns": set(),
+    "upstream.gateway.response_headers": set(),
+    "upstream.gateway.service": {"upstream.gateway.model_patterns"},
+    "upstream.gateway.lenient_json": {"held"},
+    "upstream.gateway.sse": {"upstream.gateway.lenient_json"},
+    "upstream.gateway.wire": {"held"},
+    "upstream.gateway.asking": {
+        *("credentials", "upstream.errors", "upstream.interface", "upstream.requests", "upstream.gateway.service"),
+    },
+    "upstream.gateway.sending": {
+        *("telemetry", "upstream.errors"),
+        *("upstream.gateway.service", "upstream.gateway.wire"),
+    },
+    "upstream.gateway.service_errors": {
+        *("upstream.errors", "upstream.openai"),
+        *("upstream.gateway.lenient_json", "upstream.gateway.response_headers", "upstream.gateway.service"),
+        *("upstream.gateway.sse", "upstream.gateway.wire"),
+    },
+    "upstream.gateway.cost": {
+        *("errors", "held", "tokens"),
+        *("upstream.gateway.lenient_json", "upstream.gateway.service_errors"),
+    },
+    "upstream.gateway.passing": {
+        *("errors", "held", "upstream.answers", "upstream.errors", "upstream.openai"),
+        *("upstream.gateway.cost", "upstream.gateway.lenient_json", "upstream.gateway.service_errors"),
+        *("upstream.gateway.sse", "upstream.gateway.wire"),
+    },
+    "upstream.gateway.answering": {
+        *("held", "tokens", "upstream.answers", "upstream.errors", "upstream.requests"),
+        *("upstream.gateway.asking", "upstream.gateway.cost", "upstream.gateway.lenient_json"),
+        *("upstream.gateway.passing", "upstream.gateway.response_headers", "upstream.gateway.service"),
+        *("upstream.gateway.service_errors", "upstream.gateway.sse", "upstream.gateway.wire"),
+    },
+    "upstream.gateway.reasoning_models": {"upstream.gateway.cost"},
+    "upstream.gateway.model_list": {
+        *("upstream.errors", "upstream.gateway.sending", "upstream.gateway.service"),
+        *("upstream.gateway.service_errors", "upstream.gateway.wire"),
+    },
+    "upstream.gateway.upstream": {
+        *("held", "telemetry", "upstream.answers", "upstream.errors", "upstream.interface"),
+        *("upstream.gateway.answering", "upstream.gateway.asking", "upstream.gateway.model_list"),
+        *("upstream.gateway.reasoning_models", "upstream.gateway.sending", "upstream.gateway.service"),
+        *("upstream.gateway.service_errors", "upstream.gateway.wire"),
     },
     # HTTP.
     "http.requests": {
@@ -115,7 +155,7 @@ ALLOWED: dict[str, set[str]] = {
     "settings": {"addresses", "errors", "lengths", "limits", "logs", "store.url"},
     "tomllines": set(),
     "keysfile": {"credentials", "errors", "limits", "tomllines"},
-    "upstreamsfile": {"addresses", "errors", "settings", "upstream.gateway"},
+    "upstreamsfile": {"addresses", "errors", "settings", "upstream.gateway.asking", "upstream.gateway.service"},
     "start": {"errors", "limiter", "store.admin"},
     "supervisor": {"errors", "processes"},
     "top": {"chart", "errors", "limits", "reasons", "store.admin", "store.url"},

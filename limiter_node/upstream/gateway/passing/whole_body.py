@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 from limiter_node.held import Hold
 from limiter_node.upstream.answers import Cost
-from limiter_node.upstream.gateway.passing.passing import Passing
-from limiter_node.upstream.gateway.passing.whole import WholeReader
+from limiter_node.upstream.gateway.cost.whole_answer import WholeReader
+from limiter_node.upstream.gateway.passing.answer import PassingAnswer
 from limiter_node.upstream.gateway.wire.exchange import Exchange
 
 
-class PassingBody(Passing):
+class PassingBody(PassingAnswer):
     """An answer that isn't a stream, longer than what is held of it; `reader` finds what it costs.
 
     `reader` is None for one that can't be read, because it is packed though nobody asked for that.
@@ -23,12 +23,12 @@ class PassingBody(Passing):
         reader: WholeReader | None,
         headers: str,
         who: str,
-        ended: Callable[[str, str], None],
+        note_outcome: Callable[[str, str], None],
         hold: Hold,
         content_type: str,
         length: int | None,
     ) -> None:
-        super().__init__(exchange, headers, who, ended, hold)
+        super().__init__(exchange, headers, who, note_outcome, hold)
         self.content_type, self.length = content_type, length
         self._body = reader
         self._has_come = False
@@ -42,7 +42,7 @@ class PassingBody(Passing):
         return self._body is None or not self._has_come
 
     @property
-    def _is_known(self) -> bool:
+    def _is_cost_known(self) -> bool:
         return self._has_come
 
     def error_event(self, error: bytes) -> bytes:

@@ -4,7 +4,8 @@ the way.
 Nothing is made of a piece here but what it costs: no task is woken, no queue holds it. A caller that reads slowly holds
 its service up: reading pauses while the sink is full.
 
-An answer goes on without its caller, too (`read_on`): until it has told its usage, or has had its time.
+An answer goes on without its caller, too (`read_on`): until it has told its usage, or has had its time. The two kinds
+of answers are in `stream` and `whole_body`.
 """
 
 from __future__ import annotations
@@ -14,40 +15,30 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
-from limiter_node.errors import Overloaded
 from limiter_node.held import Hold
 from limiter_node.upstream.answers import Cost, Sink
 from limiter_node.upstream.errors import UpstreamError
-from limiter_node.upstream.gateway.cost.accounts import Account, ResponseAccount
-from limiter_node.upstream.gateway.passing.events import EventReader, TooLong
-from limiter_node.upstream.gateway.said import SaidError, error_from_event
 from limiter_node.upstream.gateway.wire.exchange import Exchange
 from limiter_node.upstream.gateway.wire.wakeup import Wakeup
-from limiter_node.upstream.openai.chunks import error_event
-from limiter_node.upstream.openai.responses_api_events import response_error_event
 
 log = logging.getLogger(__name__)
 
-EVENT_STREAM: Final = "text/event-stream"
-_CLOSING_S: Final = 0.5
-"""How long a stream that has said that it ends may take to do so, for its connection to be kept."""
 
-
-class Passing:
+class PassingAnswer:
     """An answer that passes, of any kind. `who` sends it, for our log.
 
-    `ended` is told how it went: one of `limiter_node.telemetry.UPSTREAM_OUTCOMES`, and what happened.
+    `note_outcome` is told how it went: one of `limiter_node.telemetry.UPSTREAM_OUTCOMES`, and what happened.
     """
 
     content_type = ""
     length: int | None = None
 
     def __init__(
-        self, exchange: Exchange, headers: str, who: str, ended: Callable[[str, str], None], hold: Hold
+        self, exchange: Exchange, headers: str, who: str, note_outcome: Callable[[str, str], None], hold: Hold
     ) -> None:
         self.headers = headers
         self._hold = hold
-        self._exchange, self._who, self._ended = exchange, who, ended
+        self._exchange, self._who, self._note_outcome = exchange, who, note_outcome
         self._first: list[bytes] = []
         """Bytes that passed before there was a sink."""
         self._sink: Sink | None = None
@@ -72,7 +63,7 @@ class Passing:
         raise NotImplementedError
 
     @property
-    def _is_known(self) -> bool:
+    def _is_cost_known(self) -> bool:
         """Whether nothing more has to be read to know what it costs."""
         raise NotImplementedError
 
@@ -88,7 +79,7 @@ class Passing:
 
     async def begin(self) -> None:
         """Wait until the first of it can pass. Raises `UpstreamError` where there is nothing to pass but an error."""
-        self._exchange.pass_to(self._came, self._came_to_its_end)
+        self._exchange.pass_to(self._on_data, self._on_end)
         try:
             while not self._first and not self._is_over:
                 await self._wakeup.wait()
@@ -123,7 +114,7 @@ class Passing:
         self._exchange.resume()
         try:
             async with asyncio.timeout(seconds):
-                while not self._is_over and not self._is_known:
+                while not self._is_over and not self._is_cost_known:
                     await self._wakeup.wait()
         except TimeoutError:
             pass
@@ -131,38 +122,38 @@ class Passing:
     async def close(self) -> None:
         """Nothing more is wanted: the service notices at once, by its connection."""
         if not self._is_over:
-            self._be_over()
-            self._ended("ok" if self._is_known else "gone", "")
+            self._let_go()
+            self._note_outcome("ok" if self._is_cost_known else "gone", "")
             self._exchange.close()
 
     # ---- in the turn in which it comes -------------------------------------------------------------------------------
 
-    def _came(self, data: bytes) -> None:
+    def _on_data(self, data: bytes) -> None:
         if self._is_over:
             return
         try:
             passed = self._take(data)
         except Exception:
-            self._could_not_be_looked_at()
+            self._fail_unexpectedly()
             return
         if passed:
             self._pass(passed)
-        elif self._is_known and self._sink is _NOBODY:
+        elif self._is_cost_known and self._sink is _NOBODY:
             self._wakeup.wake()
 
-    def _came_to_its_end(self) -> None:
+    def _on_end(self) -> None:
         if self._is_over:
             return
         try:
             passed = self._finish(self._exchange.failure)
         except Exception:
-            self._could_not_be_looked_at()
+            self._fail_unexpectedly()
             return
         if passed:
             self._pass(passed)
         self._wakeup.wake()
 
-    def _could_not_be_looked_at(self) -> None:
+    def _fail_unexpectedly(self) -> None:
         log.exception("%s sent something that could not be looked at", self._who)
         self._fail("broken", "sent something that could not be looked at")
 
@@ -182,20 +173,20 @@ class Passing:
         elif self._is_over or sink is _NOBODY:
             self._wakeup.wake()
 
-    def _be_over(self) -> None:
+    def _let_go(self) -> None:
         self._is_over = True
         self._hold.release()
 
     def _end(self) -> None:
         """All of it has come."""
-        self._be_over()
-        self._ended("ok", "")
+        self._let_go()
+        self._note_outcome("ok", "")
         self._wakeup.wake()
 
     def _fail(self, outcome: str, what: str, status: int = 502, error: UpstreamError | None = None) -> None:
         """It breaks off; `error` is what to raise for it, if not merely that."""
-        self._be_over()
-        self._ended(outcome, what)
+        self._let_go()
+        self._note_outcome(outcome, what)
         self._failure = error or UpstreamError(
             f"{self._who} {what}", status=status, produced_tokens=self.cost.output_tokens
         )
@@ -215,87 +206,6 @@ class Passing:
             self._fail("timeout", f"fell silent in the middle of {of_what}", 504)
         else:
             self._fail("broken", f"broke off {of_what} ({failure})")
-
-
-class PassingStream(Passing):
-    """An event stream, understood by `account`.
-
-    `hides`: whether its model is known to produce output that nobody is shown. `to_error`: makes the error of what the
-    service says in an event, of whether anything has passed before, and of the tokens so far.
-    """
-
-    content_type = EVENT_STREAM
-
-    def __init__(
-        self,
-        exchange: Exchange,
-        account: Account,
-        headers: str,
-        who: str,
-        ended: Callable[[str, str], None],
-        hold: Hold,
-        hides: Callable[[Account], bool],
-        to_error: Callable[[SaidError, bool, int], UpstreamError],
-    ) -> None:
-        super().__init__(exchange, headers, who, ended, hold)
-        self._account, self._hides, self._to_error = account, hides, to_error
-        self._reader = EventReader(account, hold)
-
-    @property
-    def cost(self) -> Cost:
-        return Cost(self._account.output_tokens, self._account.input_tokens)
-
-    @property
-    def is_uncertain(self) -> bool:
-        return self._hides(self._account) and not self._is_known
-
-    @property
-    def _is_known(self) -> bool:
-        account = self._account
-        return account.is_done or (account.has_usage and account.is_finished)
-
-    def error_event(self, error: bytes) -> bytes:
-        if isinstance(self._account, ResponseAccount):
-            return response_error_event(error, self._account.next_number)
-        return error_event(error)
-
-    def _take(self, data: bytes) -> bytes:
-        account = self._account
-        try:
-            passed = self._reader.feed(data)
-        except TooLong:
-            self._fail("broken", "sent an event without an end")
-            return b""
-        except Overloaded:
-            # Nothing against the address.
-            self._fail("gone", "sent a longer event than the node has room for now", 503)
-            return b""
-        if account.error is not None:
-            self._said_error(has_begun=bool(passed))
-        elif account.is_done:
-            self._end()
-            self._exchange.end_within(_CLOSING_S)
-        return passed
-
-    def _finish(self, failure: Exception | None) -> bytes:
-        account = self._account
-        passed = self._reader.rest() if failure is None else b""
-        if account.error is not None:
-            self._said_error(has_begun=bool(passed))
-        elif account.is_whole and (failure is None or account.is_done or account.is_finished):
-            self._end()
-        elif failure is not None:
-            self._broke_off(failure, "a stream")
-        else:
-            self._fail("broken", "ended a stream before it was whole")
-        return passed
-
-    def _said_error(self, *, has_begun: bool) -> None:
-        said = error_from_event(self._account.error)
-        assert said is not None, "asked because there is one"
-        has_begun = has_begun or bool(self._first) or self._sink is not None
-        error = self._to_error(said, has_begun, self._account.output_tokens)
-        self._fail(said.outcome, "" if said.is_callers_own else "broke off a stream with an error", error=error)
 
 
 class _Nobody:

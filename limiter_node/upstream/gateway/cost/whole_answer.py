@@ -8,9 +8,9 @@ from typing import Any, Final
 
 from limiter_node.errors import Overloaded
 from limiter_node.held import Hold
-from limiter_node.upstream.gateway.cost.texts import text_tokens, unread_tokens
+from limiter_node.upstream.gateway.cost.output_texts import text_tokens, unread_tokens
 from limiter_node.upstream.gateway.cost.usage import MOST_TOKENS, Usage, read_usage
-from limiter_node.upstream.gateway.lenient import object_at, read_json, to_text
+from limiter_node.upstream.gateway.lenient_json import object_at, read_json, to_text
 
 MAX_READ_BYTES: Final = 1024 * 1024
 """A longer answer isn't read: 1 MiB of JSON holds the event loop for some 10 ms. Chats that long hold pictures, audio

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from limiter_node.upstream.requests import AnswerForm, ChatRequest, ForcedTool, LimitedRequest, ResponsesRequest
+from limiter_node.upstream.requests import AnswerForm, CallableTool, ChatRequest, LimitedRequest, ResponsesApiRequest
 
 _KINDS = ("function", "custom")
 _ALLOWED = "allowed_tools"
@@ -17,7 +17,7 @@ _ALLOWED = "allowed_tools"
 
 def with_offered_tools(request: LimitedRequest) -> LimitedRequest:
     """Return `request` with the tools that it offers in its form; the same request where it offers none."""
-    if not isinstance(request, ChatRequest | ResponsesRequest) or not request.body.get("tools"):
+    if not isinstance(request, ChatRequest | ResponsesApiRequest) or not request.body.get("tools"):
         return request
     offered = _offered(request.body, nested=isinstance(request, ChatRequest))
     if not offered:
@@ -25,7 +25,7 @@ def with_offered_tools(request: LimitedRequest) -> LimitedRequest:
     return request._replace(form=(request.form or AnswerForm())._replace(offered=offered))
 
 
-def _offered(body: Mapping[str, Any], *, nested: bool) -> tuple[ForcedTool, ...]:
+def _offered(body: Mapping[str, Any], *, nested: bool) -> tuple[CallableTool, ...]:
     """The functions and custom tools of a checked body. `nested`: in the shape of chat completions."""
     choice = body.get("tool_choice")
     allowed = None
@@ -45,7 +45,7 @@ def _offered(body: Mapping[str, Any], *, nested: bool) -> tuple[ForcedTool, ...]
         kind, definition = tool["type"], _definition(tool, nested)
         if kind in _KINDS and (allowed is None or (kind, definition["name"]) in allowed):
             parameters = definition.get("parameters") if kind == "function" else None
-            tools.append(ForcedTool(kind, definition["name"], parameters))
+            tools.append(CallableTool(kind, definition["name"], parameters))
     return tuple(tools)
 
 

@@ -20,8 +20,8 @@ _LOOK_S: Final = 0.25
 """How often deadlines are looked at: no request starts a timer, so that one is noticed up to that much later."""
 
 
-class Pool:
-    """The connections of one node to the address `url`.
+class ConnectionPool:
+    """Hold the connections of one node to the address `url`.
 
     Those that are idle are kept for `keepalive_s`, the newest used first. `read_s`: see `ServiceConnection`.
     """
@@ -42,7 +42,7 @@ class Pool:
         self._loop = loop
 
     async def connection(self, *, is_new: bool = False) -> ServiceConnection:
-        """Return one that can carry a request; `is_new`: that has carried none. Raises `Unreachable`."""
+        """Return a connection that can carry a request; `is_new`: one that has carried none. Raises `Unreachable`."""
         if not is_new:
             oldest_s = self.now_s() - self._keepalive_s
             while self._idle:
@@ -64,7 +64,7 @@ class Pool:
         self._idle[connection] = None
 
     def forget(self, connection: ServiceConnection) -> None:
-        """It is closed."""
+        """Drop a connection that is closed."""
         self._all.discard(connection)
         if self._closed is not None and not self._all:
             self._closed.set_result(None)

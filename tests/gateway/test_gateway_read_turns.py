@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 from unittest.mock import Mock
 
-from limiter_node.upstream.gateway.wire import turns
-from limiter_node.upstream.gateway.wire.service_connection import ServiceConnection
-from limiter_node.upstream.gateway.wire.turns import SLICE_BYTES, Turns
+from limiter_node.upstream.gateway.wire import read_turns
+from limiter_node.upstream.gateway.wire.read_turns import READ_SLICE_BYTES, ReadTurns
+from limiter_node.upstream.gateway.wire.service_connection import ConnectionKeeper, ServiceConnection
 
 HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 LARGE = b"%x\r\n%b\r\n" % (1_000_000, b"a" * 1_000_000)
@@ -27,9 +27,9 @@ class Slices:
 
 
 async def test_connections_take_turns(monkeypatch: Any) -> None:
-    monkeypatch.setattr(turns, "TURN_S", 0.0)
+    monkeypatch.setattr(read_turns, "TURN_S", 0.0)
     taken: list[str] = []
-    waiting = Turns()
+    waiting = ReadTurns()
     waiting.add(Slices("a", 3, taken))
     waiting.add(Slices("b", 1, taken))
     assert taken == [], "in the turn in which it came, all else comes first"
@@ -43,8 +43,8 @@ class Reading:
     """A connection of a service on a transport that only notes what it is asked."""
 
     def __init__(self) -> None:
-        pool = Mock(turns=Turns(), now_s=lambda: 0.0)
-        self.connection = ServiceConnection(pool, 10.0)
+        keeper = Mock(turns=ReadTurns(), now_s=lambda: 0.0)
+        self.connection = ServiceConnection(cast(ConnectionKeeper, keeper), 10.0)
         self.transport = Mock(is_closing=lambda: False)
         self.connection.connection_made(self.transport)
         self.sizes: list[int] = []
@@ -69,7 +69,7 @@ async def test_what_comes_at_once_is_taken_in_slices_and_nothing_more_is_read_me
     assert reading.sizes == []
     assert not reading.is_read
     await _until(reading, 1_000_000)
-    assert max(reading.sizes) <= SLICE_BYTES
+    assert max(reading.sizes) <= READ_SLICE_BYTES
     assert sum(reading.sizes) == 1_000_000
     assert reading.is_read
 

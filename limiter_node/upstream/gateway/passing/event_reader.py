@@ -10,9 +10,9 @@ import re
 from typing import Final
 
 from limiter_node.held import SMALL_BYTES, Hold
-from limiter_node.upstream.gateway.cost.accounts import Account
-from limiter_node.upstream.gateway.cost.plain import Template
-from limiter_node.upstream.gateway.lenient import BYTE_ORDER_MARK, read_json, write_json
+from limiter_node.upstream.gateway.cost.account import Account
+from limiter_node.upstream.gateway.cost.text_only_events import Template
+from limiter_node.upstream.gateway.lenient_json import BYTE_ORDER_MARK, read_json, write_json
 
 MAX_EVENT_BYTES: Final = 16 * 1024 * 1024
 """Of one event that isn't whole yet."""

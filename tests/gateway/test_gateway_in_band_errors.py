@@ -6,25 +6,32 @@ import json
 from typing import Any
 
 import pytest
+from gateway_answers import answer_error, first_event_error
 from hypothesis import given
 from hypothesis import strategies as st
 
 from limiter_node.tokens.counting import O200K_BASE
 from limiter_node.upstream.errors import UpstreamError, UpstreamRefusal
-from limiter_node.upstream.gateway.cost.accounts import ChunkAccount, ResponseAccount
-from limiter_node.upstream.gateway.passing.events import EventReader
-from limiter_node.upstream.gateway.said import MAX_ERROR_BYTES, SaidError, error_from_event, said_error
+from limiter_node.upstream.gateway.cost.chunk_account import ChunkAccount
+from limiter_node.upstream.gateway.cost.responses_api_account import ResponsesApiAccount
+from limiter_node.upstream.gateway.passing.event_reader import EventReader
+from limiter_node.upstream.gateway.service_errors.in_band import (
+    MAX_ERROR_BYTES,
+    InBandError,
+    find_in_band_error,
+    to_in_band_error,
+)
 
 SECRET = "sk-ours-1234"
 CHAT = {"id": "c", "object": "chat.completion", "choices": [{"index": 0, "message": {"content": "Hi"}}]}
 TOO_LONG = {"message": "Too long.", "type": "BadRequestError", "param": None, "code": 400}
 
 
-def found(said: Any) -> SaidError | None:
+def found(said: Any) -> InBandError | None:
     """What a whole answer that is `said` says; the same with what servers put around it."""
     body = json.dumps(said).encode()
-    error = said_error(body, is_complete=True)
-    spaced = said_error(b"\xef\xbb\xbf \n" + json.dumps(said, indent=1).encode() + b"\n", is_complete=True)
+    error = find_in_band_error(body, is_complete=True)
+    spaced = find_in_band_error(b"\xef\xbb\xbf \n" + json.dumps(said, indent=1).encode() + b"\n", is_complete=True)
     assert (error and error.status) == (spaced and spaced.status)
     return error
 
@@ -101,7 +108,7 @@ def test_an_answer_is_none(said: Any) -> None:
 
 @pytest.mark.parametrize("body", [b"", b" \n", b"<h1>It works!</h1>", b"7", b'"a"', b"[1]", b"[]", b"\x1f\x8b\x08"])
 def test_what_is_no_object_is_no_answer(body: bytes) -> None:
-    error = said_error(body, is_complete=True)
+    error = find_in_band_error(body, is_complete=True)
     assert error is not None
     assert error.status == 502
     assert "is its base URL right?" in error.what
@@ -118,7 +125,7 @@ def test_what_is_no_object_is_no_answer(body: bytes) -> None:
     ],
 )
 def test_an_answer_that_is_broken_is_an_answer(body: bytes) -> None:
-    assert said_error(body, is_complete=True) is None
+    assert find_in_band_error(body, is_complete=True) is None
 
 
 def test_of_a_long_answer_its_beginning_says_it() -> None:
@@ -131,12 +138,12 @@ def test_of_a_long_answer_its_beginning_says_it() -> None:
             ({"detail": [long]}, 502),
         ):
             body = json.dumps(said).encode()
-            error = said_error(body if is_complete else body[:MAX_ERROR_BYTES], is_complete=is_complete)
+            error = find_in_band_error(body if is_complete else body[:MAX_ERROR_BYTES], is_complete=is_complete)
             assert error is not None
             assert error.status == status
         for said in ({"error": None, "choices": [long]}, {"choices": [long], "error": {"code": 400}}, {"id": long}):
             body = json.dumps(said).encode()
-            assert said_error(body if is_complete else body[:MAX_ERROR_BYTES], is_complete=is_complete) is None
+            assert find_in_band_error(body if is_complete else body[:MAX_ERROR_BYTES], is_complete=is_complete) is None
 
 
 # Whom it is told, and whose fault it is
@@ -144,7 +151,7 @@ def test_of_a_long_answer_its_beginning_says_it() -> None:
 
 @pytest.mark.parametrize("status", [400, 404, 413, 422, 429])
 def test_a_callers_own_error_is_a_refusal(status: int) -> None:
-    error = SaidError("said no", status, b'{"error": {"message": "No.", "code": 1}}')
+    error = InBandError("said no", status, b'{"error": {"message": "No.", "code": 1}}')
     assert error.is_callers_own
     assert error.outcome == ("rate_limited" if status == 429 else "refused")
     told = error.to_upstream_error(SECRET, [("retry-after", "7"), ("x-request-id", "r")])
@@ -156,7 +163,7 @@ def test_a_callers_own_error_is_a_refusal(status: int) -> None:
 
 @pytest.mark.parametrize(("status", "shown"), [(500, 502), (502, 502), (503, 503), (504, 504), (529, 502)])
 def test_a_services_error_is_a_failure(status: int, shown: int) -> None:
-    error = SaidError("said no", status, b'{"error": {"message": "No."}}')
+    error = InBandError("said no", status, b'{"error": {"message": "No."}}')
     assert not error.is_callers_own
     assert error.outcome == "failed"
     told = error.to_upstream_error(SECRET)
@@ -167,7 +174,7 @@ def test_a_services_error_is_a_failure(status: int, shown: int) -> None:
 
 @pytest.mark.parametrize("status", [401, 403, 407])
 def test_a_key_that_is_refused_is_our_fault_unless_it_is_the_callers(status: int) -> None:
-    error = SaidError("said no", status, b'{"error": {"message": "Incorrect key sk-ours-1234."}}')
+    error = InBandError("said no", status, b'{"error": {"message": "Incorrect key sk-ours-1234."}}')
     assert error.outcome == "failed"
     told = error.to_upstream_error(SECRET)
     assert (type(told), told.status, told.body) == (UpstreamError, 502, None)
@@ -179,7 +186,7 @@ def test_a_key_that_is_refused_is_our_fault_unless_it_is_the_callers(status: int
 
 
 def test_an_answer_that_has_begun_cannot_be_refused_any_more() -> None:
-    error = SaidError("said no", 400, b'{"error": {"message": "No."}}')
+    error = InBandError("said no", 400, b'{"error": {"message": "No."}}')
     told = error.to_upstream_error(SECRET, produced_tokens=7, has_begun=True)
     assert (type(told), told.produced_tokens, told.body) == (UpstreamError, 7, error.body)
     assert error.is_callers_own  # still no failure of the address
@@ -216,7 +223,7 @@ def test_the_first_event_may_be_an_error(fields: dict[str, Any], status: int, be
     stream = before + b"data: %b\n\n" % json.dumps(fields).encode()
     account = ChunkAccount(O200K_BASE, hides_usage=False, choices=1)
     assert b"data" not in EventReader(account).feed(stream + b"data: [DONE]\n\n")
-    for error in (error_from_event(account.error), said_error(stream, is_complete=False, is_stream=True)):
+    for error in (to_in_band_error(account.error), first_event_error(stream)):
         assert error is not None
         assert error.status == status
         assert type(json.loads(error.to_upstream_error("").body or b"")["error"]["message"]) is str
@@ -228,11 +235,11 @@ def test_the_first_event_may_be_an_error(fields: dict[str, Any], status: int, be
 )
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 def test_an_event_that_is_named_error_is_one(data: str, end: str) -> None:
-    for account in (ChunkAccount(O200K_BASE, hides_usage=False, choices=1), ResponseAccount(O200K_BASE)):
+    for account in (ChunkAccount(O200K_BASE, hides_usage=False, choices=1), ResponsesApiAccount(O200K_BASE)):
         before = b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n'
         stream = f"event: error{end}data: {data}{end}{end}".encode()
         assert EventReader(account).feed(before + stream + before) == before
-        error = error_from_event(account.error)
+        error = to_in_band_error(account.error)
         assert error is not None
         body = error.to_upstream_error("").body or b""
         assert ("No." in json.loads(body)["error"]["message"]) is ("No." in data)
@@ -253,7 +260,7 @@ def test_other_events_are_no_errors(fields: dict[str, Any]) -> None:
     event = b"data: %b\n\n" % json.dumps(fields).encode()
     assert EventReader(account).feed(event) == event
     assert account.error is None
-    assert said_error(event, is_complete=False, is_stream=True) is None
+    assert first_event_error(event) is None
 
 
 def test_a_later_event_is_an_error_only_where_it_says_so() -> None:
@@ -268,7 +275,7 @@ def test_an_error_event_may_be_nested_too_deeply_to_be_told() -> None:
     account = ChunkAccount(O200K_BASE, hides_usage=False, choices=1)
     deep = b"[" * 900 + b"]" * 900
     assert EventReader(account).feed(b'data: {"error": {"code": 400, "message": %b}}\n\n' % deep) == b""
-    error = error_from_event(account.error)
+    error = to_in_band_error(account.error)
     assert error is not None
     assert error.status == 400
     assert b"The upstream service answered with status 400." in (error.to_upstream_error("").body or b"")
@@ -288,7 +295,7 @@ any_json = st.recursive(
 def test_any_json_is_an_answer_or_an_error_that_can_be_told(said: Any, is_stream: bool) -> None:
     body = json.dumps(said).encode()
     held = b"data: %b\n\n" % body if is_stream else body
-    error = said_error(held, is_complete=True, is_stream=is_stream)
+    error = answer_error(held, is_stream=is_stream)
     if error is not None:
         assert 400 <= error.status < 600
         told = error.to_upstream_error(SECRET).body
@@ -297,5 +304,5 @@ def test_any_json_is_an_answer_or_an_error_that_can_be_told(said: Any, is_stream
 
 @given(st.binary(max_size=60), st.booleans(), st.booleans())
 def test_any_bytes_are_an_answer_or_an_error(held: bytes, is_complete: bool, is_stream: bool) -> None:
-    error = said_error(held, is_complete, is_stream=is_stream)
+    error = answer_error(held, is_stream=is_stream, is_complete=is_complete)
     assert error is None or 400 <= error.status < 600
