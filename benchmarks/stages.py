@@ -19,7 +19,7 @@ from typing import Any
 
 from redis import Redis
 
-from benchmarks.measuring import Row, show
+from benchmarks.lib.measuring import Row, show
 from limiter_node.credentials import bearer_key, key_id
 from limiter_node.decisions import Decision, Outcome
 from limiter_node.http.requests.chat import need_of_chat, parse_chat
@@ -28,6 +28,8 @@ from limiter_node.http.responses.headers import RequestIds, ResponseHeaders
 from limiter_node.limits import WINDOW_BUCKETS, Amounts, KeyLimits
 from limiter_node.store import codec
 from limiter_node.store.embedded.stores import EmbeddedStore
+from limiter_node.store.scripts import load_script
+from limiter_node.store.values import pack_limits
 from limiter_node.tokens import vocabulary
 from limiter_node.upstream.mock.model import MockModel
 from limiter_node.upstream.openai.chat import chat_completion
@@ -50,7 +52,7 @@ DECISION = Decision(
 
 
 def _finished(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """The result of a coroutine that waits for nothing."""
+    """Return the result of a coroutine that waits for nothing."""
     try:
         coroutine.send(None)
     except StopIteration as stop:
@@ -59,7 +61,7 @@ def _finished(coroutine: Coroutine[Any, Any, Any]) -> Any:
 
 
 def stages(reply: bytes) -> dict[str, Callable[[], object]]:
-    """The stages in the order of a request. `reply` is a store's answer to a batch of one admit."""
+    """Return the stages in the order of a request. `reply` is a store's answer to a batch of one admit."""
     headers, ids = ResponseHeaders("node-1"), RequestIds()
     upstream = MockModel(latency_ms=0, length="lognormal:128:0.7", seed=0)
     request = parse_chat(BODY)
@@ -80,13 +82,13 @@ def stages(reply: bytes) -> dict[str, Callable[[], object]]:
 
 
 async def _a_reply() -> bytes:
-    """What the script answers, from a store of its own."""
+    """Return what the script answers, from a store of its own."""
     async with EmbeddedStore("single") as store:
         client = Redis(port=store.servers[0].port)
-        client.set("l", codec.pack_limits(KeyLimits(600, 100_000, 50_000)))
+        client.set("l", pack_limits(KeyLimits(600, 100_000, 50_000)))
         for number in (1, 2):  # to the first batch of a node the store says what the key is called, too
             batch = codec.pack_batch(number, [codec.pack_admit(25, 128, 0)], resent=False)
-            reply: bytes = client.eval(codec.load_script("decide").source.decode(), 3, "l", "w", "n", "node", batch)
+            reply: bytes = client.eval(load_script("decide").source.decode(), 3, "l", "w", "n", "node", batch)
         client.close()
     return reply
 

@@ -27,9 +27,8 @@ from limiter_node.http.server.http_server import HttpServer
 from limiter_node.http.server.listening import Listener
 from limiter_node.http.server.overload import LoopLoad
 from limiter_node.http.server.tls import Certificate
-from limiter_node.limiter.admission import Limiter
+from limiter_node.limiter.admission import Decider, Limiter
 from limiter_node.limiter.degraded import policy
-from limiter_node.limiter.stub import AdmitAll
 from limiter_node.limits import BUCKET_MS
 from limiter_node.settings import NodeSettings
 from limiter_node.start import Start
@@ -40,7 +39,7 @@ from limiter_node.store.url import parse_store_url
 from limiter_node.store.wire.topology import Topology
 from limiter_node.telemetry import Telemetry
 from limiter_node.tokens import vocabulary
-from limiter_node.upstream.gateway.sending import Patience
+from limiter_node.upstream.gateway.sending.timeouts import UpstreamTimeouts
 from limiter_node.upstream.gateway.upstream import Gateway
 from limiter_node.upstream.interface import Upstream
 from limiter_node.upstream.mock.model import MockModel
@@ -71,11 +70,13 @@ async def running_node(
     start: Start,
     declared: DeclaredKeys | None = None,
     on_other_format: Callable[[OtherFormat], None] = lambda _: None,
+    decider: Decider | None = None,
 ) -> AsyncIterator[RunningNode]:
     """Run a node that accepts requests until the block is left: then it drains, settles and closes.
 
     The caller completes `start`. `declared` is the keys file, whose keys are declared again where the store loses them.
     `on_other_format` is called when the node finds out that it must not use this store, and has to leave the block.
+    `decider` decides in place of the store's dispatcher, if given.
 
     Raises:
         ConfigError: the settings don't fit each other or this installation.
@@ -99,6 +100,7 @@ async def running_node(
             declared=declared,
             policy=lambda fleet: policy(settings.on_store_failure, lambda: fleet.nodes),
             telemetry=telemetry,
+            on_other_format=on_other_format,
         )
         stack.push_async_callback(dispatcher.close)
         stack.push_async_callback(dispatcher.fleet.leave, _LEAVE_S)
@@ -107,7 +109,7 @@ async def running_node(
         load = LoopLoad()
         reader = RequestReader(upstream)
         stack.push_async_callback(reader.close)
-        limiter = Limiter(AdmitAll() if settings.stub_decisions else dispatcher, telemetry)
+        limiter = Limiter(decider or dispatcher, telemetry)
         cors = Cors(settings.cors_origins)
         routes = Routes(
             limiter=limiter,
@@ -133,8 +135,7 @@ async def running_node(
         for listener, option in zip(listeners, ("--port", "--admin-port"), strict=False):
             await _open(listener, option)
         # Behind that, because a store that hangs takes its time; a request that comes meanwhile waits for it.
-        await topology.start()
-        dispatcher.fleet.on_other_format = on_other_format
+        await dispatcher.start()
         dispatcher.fleet.start()
         load.start()
         stack.callback(load.stop)
@@ -222,12 +223,12 @@ def _upstream(settings: NodeSettings, telemetry: Telemetry, held: HeldBytes) -> 
     """Return the services that the settings name, or the mock. Raises ConfigError."""
     services = services_of(settings, os.environ)
     if services:
-        patience = Patience(
+        timeouts = UpstreamTimeouts(
             settings.upstream_connect_timeout_s,
             settings.upstream_read_timeout_s,
             settings.upstream_keepalive_timeout_s,
         )
-        return Gateway(services, telemetry, patience, held=held)
+        return Gateway(services, telemetry, timeouts, held=held)
     return RenderedUpstream(
         MockModel(
             latency_ms=settings.mock_latency_ms,
@@ -264,7 +265,9 @@ def _settle_collector() -> None:
     gc.set_threshold(20_000, 20, 100)
 
 
-async def _serve(settings: NodeSettings, preparation: Preparation, declared: DeclaredKeys | None) -> None:
+async def _serve(
+    settings: NodeSettings, preparation: Preparation, declared: DeclaredKeys | None, decider: Decider | None
+) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -276,7 +279,7 @@ async def _serve(settings: NodeSettings, preparation: Preparation, declared: Dec
         stop.set()
 
     start = Start(preparation)
-    async with running_node(settings, start, declared, refuse) as node:
+    async with running_node(settings, start, declared, refuse, decider) as node:
         stopping = asyncio.create_task(stop.wait())
         starting = asyncio.create_task(start.complete(node.limiter))
         try:
@@ -296,10 +299,16 @@ async def _serve(settings: NodeSettings, preparation: Preparation, declared: Dec
         raise refused[0]
 
 
-def run_node(settings: NodeSettings, preparation: Preparation, declared: DeclaredKeys | None = None) -> int:
+def run_node(
+    settings: NodeSettings,
+    preparation: Preparation,
+    declared: DeclaredKeys | None = None,
+    decider: Decider | None = None,
+) -> int:
     """Run one node in the foreground until SIGINT or SIGTERM; return the process's exit code.
 
-    It listens at once, and says that it is ready when it is (`start.Start`). `declared`: see `running_node`.
+    It listens at once, and says that it is ready when it is (`start.Start`). For `declared` and `decider` see
+    `running_node`.
 
     Raises:
         LimiterError: it could not start, or its store must not be used; the message says what to do.
@@ -308,5 +317,5 @@ def run_node(settings: NodeSettings, preparation: Preparation, declared: Declare
     # A request that is with a service holds a connection on either side.
     beside = settings.max_in_flight if settings.upstream or settings.upstreams else 0
     _allow_connections(settings.max_connections + beside)
-    uvloop.run(_serve(settings, preparation, declared))
+    uvloop.run(_serve(settings, preparation, declared, decider))
     return 0

@@ -41,7 +41,7 @@ from limiter_node.tokens.chat import sum_chat
 from limiter_node.tokens.tools import sum_json, sum_tools
 from limiter_node.tokens.totals import Count, count_now
 from limiter_node.tokens.vocabulary import TokenCounter
-from limiter_node.upstream.requests import ResponsesRequest
+from limiter_node.upstream.requests import ResponsesApiRequest
 
 _is_effort = one_of("none", "minimal", "low", "medium", "high", "xhigh", "max")
 _is_summary = one_of("auto", "concise", "detailed")
@@ -95,7 +95,7 @@ _BACKGROUND = ("background", "background_options")
 
 def parse_responses_api(
     body: bytes, count: Count = count_now, extra_fields: ExtraFields = no_extra_fields
-) -> ResponsesRequest:
+) -> ResponsesApiRequest:
     """Return the request that `body` is, checked and counted. Raises `InvalidRequest`. O(length)."""
     fields = parse_object(body)
     model = check_model(fields)
@@ -123,12 +123,12 @@ def parse_responses_api(
         tokens += sum([counter(text) for text in unknown])
         return tokens if schema is None or "schema" not in schema else tokens + sum_json(schema, counter)
 
-    return ResponsesRequest(
+    return ResponsesApiRequest(
         model, fields.get("max_output_tokens"), fields.get("stream") is True, count(model, total), fields, form
     )
 
 
-def need_of_responses_api(request: ResponsesRequest) -> Need:
+def need_of_responses_api(request: ResponsesApiRequest) -> Need:
     """Return what `request` asks of its key: its input, and its cap or the key's default."""
     if request.cap is None:
         return Need(request.input_tokens, 0, 1)
