@@ -35,6 +35,14 @@ test: setup-dev ## everything, slow tests included
 test-quick: setup-dev ## all but the tests marked slow
 	$(BIN)/python -m pytest -m 'not slow'
 
+# What differs between Pythons: asyncio, HTTP and sockets, processes that are started and stopped. Warnings are errors.
+NEWEST_TESTS := tests/http tests/node/test_dispatcher.py tests/node/test_embedded.py tests/node/test_cli_serve.py \
+	tests/node/test_cli_up.py tests/node/test_tls.py tests/e2e/test_exactness.py tests/e2e/test_openai_sdk.py \
+	tests/e2e/test_client_against_nodes.py
+test-newest: ## a selection (three minutes) on Python 3.13 or else 3.12, in .venv-newest; nothing where neither is there
+	@python="$$(.ci/newest-python)"; if [ -z "$$python" ]; then echo "neither Python 3.13 nor 3.12 is here: nothing was run"; else \
+	$(MAKE) setup-dev VENV=.venv-newest PYTHON="$$python" && .venv-newest/bin/python -m pytest $(NEWEST_TESTS); fi
+
 lint: setup-dev ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
