@@ -68,6 +68,7 @@ class RunningNode:
 async def running_node(
     settings: NodeSettings,
     start: Start,
+    *,
     declared: DeclaredKeys | None = None,
     on_other_format: Callable[[OtherFormat], None] = lambda _: None,
     decider: Decider | None = None,
@@ -279,7 +280,7 @@ async def _serve(
         stop.set()
 
     start = Start(preparation)
-    async with running_node(settings, start, declared, refuse, decider) as node:
+    async with running_node(settings, start, declared=declared, on_other_format=refuse, decider=decider) as node:
         stopping = asyncio.create_task(stop.wait())
         starting = asyncio.create_task(start.complete(node.limiter))
         try:
@@ -302,6 +303,7 @@ async def _serve(
 def run_node(
     settings: NodeSettings,
     preparation: Preparation,
+    *,
     declared: DeclaredKeys | None = None,
     decider: Decider | None = None,
 ) -> int:

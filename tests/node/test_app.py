@@ -70,7 +70,7 @@ async def node(store: str = NO_STORE, declared: KeysFile | None = None, **settin
     """A node in this process; its port."""
     start = Start(Preparation(parse_store_url(store), {}))
     told = NodeSettings(store=store, port=0, drain_timeout_s=0.0, **settings)
-    async with running_node(told, start, declared) as running:
+    async with running_node(told, start, declared=declared) as running:
         yield running.port
 
 
