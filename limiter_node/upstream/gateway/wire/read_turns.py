@@ -5,7 +5,7 @@ the node read 8 MB of events, half a second's work, while everybody else waits. 
 `READ_SLICE_BYTES` at once is therefore taken in slice by slice, in turn with others of its kind, for `TURN_S` at most
 in each turn of the event loop. Small pieces, as most are, don't come by here.
 
-Large bodies of callers have turns of another kind: `limiter_node.http.bodies.one_a_turn`.
+Large bodies of callers have turns of another kind: `limiter_node.http.bodies.body_turns`.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 
 
-class OneATurn:
+class BodyTurns:
     """Let those who ask go on one after the other, each in a turn of the event loop of its own.
 
     A block of a body is up to 256 KB, some 0.3 ms of work; eight connections would bring eight in a turn.
@@ -18,7 +18,7 @@ class OneATurn:
         self._is_taken = False
         self._waiting: deque[asyncio.Future[None]] = deque()
 
-    async def turn(self) -> None:
+    async def wait(self) -> None:
         """Return in a turn of the event loop in which nobody else returns from here."""
         loop = asyncio.get_running_loop()
         if not self._is_taken:
