@@ -1,1 +1,1 @@
-"""Measurements behind the figures of REPORT.md; `make bench` runs them all. Never part of the tests."""
+"""Measurements behind the figures of docs/measurements.md; `make bench` runs them all. Never part of the tests."""

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 from markdown_it import MarkdownIt
@@ -73,7 +74,7 @@ def anchors_of(page: str) -> list[str]:
     """Return the anchors of a page's headings, made as GitHub makes them."""
     tokens = tokens_of(page)
     anchors: list[str] = []
-    for heading, content in zip(tokens, tokens[1:], strict=False):
+    for heading, content in pairwise(tokens):
         if heading.type == "heading_open":
             text = "".join(child.content for child in content.children or ())
             anchors.append(re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-"))
@@ -89,10 +90,11 @@ def tables_of(page: str) -> list[Table]:
             rows = []
         elif token.type == "tr_open":
             rows.append([])
-        elif token.type == "inline" and rows is not None and token.map is not None and token.level >= 3:
-            rows and rows[-1].append(token.content)
+        elif token.type == "inline" and rows:
+            rows[-1].append(token.content)
         elif token.type == "table_close":
             tables.append(Table(tuple(rows[0]), tuple(tuple(row) for row in rows[1:])))
+            rows = []
     return tables
 
 
