@@ -27,7 +27,7 @@ from limiter_node.store.wire.topology import Topology
 from limiter_node.telemetry import Telemetry
 from limiter_node.upstream.interface import Upstream
 from limiter_node.upstream.rendered import RenderedUpstream
-from limiter_node.upstream.requests import ChatRequest, CompletionRequest, EmbeddingRequest, ResponsesRequest
+from limiter_node.upstream.requests import ChatRequest, CompletionRequest, EmbeddingRequest, ResponsesApiRequest
 from limiter_node.upstream.source import Completion, Deltas, Embeddings
 
 Answer = Callable[[ChatRequest, int], Awaitable[Completion]]
@@ -57,7 +57,7 @@ class ScriptedUpstream:
         self.caps.append(cap_per_choice)
         return Completion(("Hello",) * request.n, ("stop",) * request.n, (1,) * request.n, request.n, "fp_test")
 
-    async def respond(self, request: ResponsesRequest, cap: int, request_id: str) -> Completion:
+    async def respond(self, request: ResponsesApiRequest, cap: int, request_id: str) -> Completion:
         self.caps.append(cap)
         return Completion(("Hello",), ("stop",), (1,), 1, "fp_test")
 
@@ -102,7 +102,7 @@ class Node:
 async def serving(
     store: str,
     timeout_ms: int = 20_000,
-    policy: Callable[[Fleet], Fallback | None] = lambda _: None,
+    policy: Callable[[Fleet], Fallback | None] | None = None,
     upstream_of: Callable[[Telemetry], Upstream] | None = None,
     read_on_s: float = 2.0,
     deadlines: Deadlines = Deadlines(),  # noqa: B008 - a NamedTuple of numbers
@@ -111,9 +111,9 @@ async def serving(
 ) -> AsyncIterator[Node]:
     """A node in this process. It asks a `ScriptedUpstream` unless another is made."""
     topology = Topology(parse_store_url(store))
-    await topology.start()
     telemetry = Telemetry()
     dispatcher = Dispatcher(topology, timeout_ms=timeout_ms, policy=policy, telemetry=telemetry)
+    await dispatcher.start()
     scripted = ScriptedUpstream()
     upstream = RenderedUpstream(scripted) if upstream_of is None else upstream_of(telemetry)
     reader, held = RequestReader(upstream), HeldBytes(4 * max_body_bytes)
