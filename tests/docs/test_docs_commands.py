@@ -149,12 +149,22 @@ def test_the_readme_shows_what_happens(fleet: Fleet) -> None:
     assert asked(curl, fleet, KEY)[1]["x-ratelimit-limit-requests"] == "120"
 
 
-def test_the_readme_points_the_sdk_at_a_node(fleet: Fleet, capsys: pytest.CaptureFixture[str]) -> None:
-    (example,) = [block.text for block in blocks_of("README.md") if block.language == "python"]
+@pytest.mark.parametrize(
+    ("page", "shown"),
+    [
+        ("README.md", r"\S+ CompletionUsage\(completion_tokens=\d+, prompt_tokens=8, .*\n"),
+        (
+            "docs/http-api.md",
+            r"\S+CompletionUsage\(.*prompt_tokens=8.*\n\S.*\nUsage\(prompt_tokens=2, total_tokens=2\)\n",
+        ),
+    ],
+)
+def test_the_sdk_is_used_as_shown(fleet: Fleet, capsys: pytest.CaptureFixture[str], page: str, shown: str) -> None:
+    (example,) = [block.text for block in blocks_of(page) if block.language == "python"]
     node = "http://127.0.0.1:8080"
     assert node in example
-    exec(compile(example.replace(node, fleet.nodes[0]).replace("sk-demo-…", KEY), "README.md", "exec"), {})
-    assert re.search(r"\S+ CompletionUsage\(completion_tokens=\d+, prompt_tokens=8, ", capsys.readouterr().out)
+    exec(compile(example.replace(node, fleet.nodes[0]).replace("sk-demo-…", KEY), page, "exec"), {})
+    assert re.search(shown, capsys.readouterr().out)
 
 
 def shape(text: str) -> list[str]:
