@@ -169,7 +169,7 @@ CLIENT_ALLOWED: dict[str, set[str]] = {
     "load": {"errors", "clock"},
     "settings": {"errors", "load"},
     "records": {"errors", "load"},
-    "results": {"records"},
+    "results": {"errors", "records"},
     "servers": {"errors", "clock", "records"},
     "sending": {"errors", "clock", "load", "settings", "records", "servers"},
     "processes": {"errors", "clock", "records", "sending"},
