@@ -45,7 +45,7 @@ def request_of(body: bytes, route: str = CHAT) -> LimitedRequest:
 
 def admitted_of(body: bytes, route: str = CHAT, headers: dict[str, str] | None = None) -> AdmittedRequest:
     request = request_of(body, route)
-    need = LIMITED_ROUTES[route].need(request)
+    need = LIMITED_ROUTES[route].need_of(request)
     reserved = need.output_tokens + need.default_choices * RESERVE
     return AdmittedRequest(
         outline_of(request, SERVICE), reserved, "req-1", CIMultiDictProxy(CIMultiDict(headers or {}))

@@ -66,7 +66,7 @@ async def read_here(reader: RequestReader, path: str, body: bytes) -> tuple[Need
     """As a small request is read."""
     route, upstream = LIMITED_ROUTES[path], reader._upstream
     asked = route.parse(body)
-    return route.need(asked), facts(upstream.prepared(upstream.drafter.draft(asked, body)))
+    return route.need_of(asked), facts(upstream.prepared(upstream.drafter.draft(asked, body)))
 
 
 PARTS = [{"type": "text", "text": noise(9_000, 21)}, {"type": "text", "text": "hello"}]

@@ -20,7 +20,8 @@ class LimitedRoute:
     path: str
     parse: Callable[..., Any]
     """Takes the body and, optionally, a `Count` and `ExtraFields`. Raises `InvalidRequest` and nothing else."""
-    need: Callable[[Any], Need]
+    need_of: Callable[[Any], Need]
+    """Takes the request, and returns what it asks of its key."""
 
 
 LIMITED_ROUTES = {

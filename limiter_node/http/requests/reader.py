@@ -54,13 +54,13 @@ class RequestReader:
         asked = route.parse(body, postpone, upstream.drafter.extra_fields)
         model, total = later.pop()
         asked = asked._replace(input_tokens=await self._counting.count(model, total))
-        return route.need(asked), upstream.prepared(upstream.drafter.draft(asked, body))
+        return route.need_of(asked), upstream.prepared(upstream.drafter.draft(asked, body))
 
     def read_small(self, route: LimitedRoute, body: bytes) -> tuple[Need, Prepared]:
         """Do what `read` does, at once, for a body of up to `INLINE_CHARS` bytes (and so no more characters)."""
         upstream = self._upstream
         asked = route.parse(body, extra_fields=upstream.drafter.extra_fields)
-        return route.need(asked), upstream.prepared(upstream.drafter.draft(asked, body))
+        return route.need_of(asked), upstream.prepared(upstream.drafter.draft(asked, body))
 
     async def _read_apart(self, route: LimitedRoute, body: bytes | bytearray) -> tuple[Need, Prepared]:
         answer = await self.worker.ask(Frame(READ, route.path.encode(), body))
