@@ -28,7 +28,7 @@ BENCHMARKS = (
     "scaling",
 )
 DERIVED = ("capacity",)
-"""From what the benchmarks wrote."""
+"""Benchmarks that read what the others wrote."""
 
 
 def main() -> int:
