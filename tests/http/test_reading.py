@@ -59,7 +59,7 @@ def chat(*contents: Any, model: str = "gpt-4o", **fields: Any) -> bytes:
 
 def facts(prepared: Prepared) -> tuple[Any, bytes]:
     """What a service would be told, and how its answer would be read."""
-    return prepared._question, prepared._body.with_cap(7)  # type: ignore[attr-defined]
+    return prepared._outline, prepared._body.with_cap(7)  # type: ignore[attr-defined]
 
 
 async def read_here(reader: RequestReader, path: str, body: bytes) -> tuple[Need, tuple[Any, bytes]]:
