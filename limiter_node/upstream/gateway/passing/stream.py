@@ -24,10 +24,10 @@ _CLOSING_S: Final = 0.5
 
 
 class PassingStream(PassingAnswer):
-    """An event stream, understood by `account`.
+    """Pass an event stream on, which `account` understands.
 
-    `hides`: whether its model is known to produce output that nobody is shown. `to_error`: makes the error of what the
-    service says in an event, of whether anything has passed before, and of the tokens so far.
+    `hides`: whether the model is known to produce output that nobody is shown. `to_error`: makes the error to raise of
+    an error event, of whether anything has passed before, and of the tokens so far.
     """
 
     content_type = EVENT_STREAM
