@@ -12,7 +12,7 @@ from limiter_node.limits import Amounts
 
 
 class Need(NamedTuple):
-    """What one request asks of its key beside the one request that it is.
+    """The amounts that one request asks of its key, beside the one request that it is.
 
     The reservation is ``output_tokens + default_choices × the key's output_reserve``: a request with a cap has
     ``output_tokens = n × cap`` and ``default_choices = 0``, one without has ``0`` and ``default_choices = n``.
@@ -24,7 +24,7 @@ class Need(NamedTuple):
 
 
 class Outcome(IntEnum):
-    """How a request was decided. A denial is a value, and "never" is another value than "not now"."""
+    """The outcome of a decision. A denial is a value, and "never" is another value than "not now"."""
 
     ADMITTED = 0
     REJECTED = 1
@@ -50,7 +50,7 @@ class Decision(NamedTuple):
     reset_ms: Amounts
     """Time until the dimension is wholly free if nothing else happened."""
     need: Amounts
-    """What the request asked for, the reservation resolved."""
+    """The amounts that the request asked for, with its reservation worked out."""
     time_ms: int
     """The store's clock at the decision, ms since the epoch."""
     name: str
@@ -58,8 +58,8 @@ class Decision(NamedTuple):
     receipt: Receipt = None
     """The hold of an admitted request in the store; None for any other."""
     degraded: str = ""
-    """The policy that decided because the store could not be asked: `limits` are as the store last told them, `time_ms`
-    is its clock as estimated. Empty if the store decided."""
+    """The policy that decided because the store could not be asked: `limits` are by its last reply, `time_ms` is its
+    clock as estimated. Empty if the store decided."""
 
 
 UNKNOWN_KEY = Decision(
@@ -68,7 +68,7 @@ UNKNOWN_KEY = Decision(
 
 
 class WindowBucket(NamedTuple):
-    """What one 100 ms bucket of a window holds; ``bucket`` is the store's clock divided by 100 ms."""
+    """Hold the usage of one bucket of a window; ``bucket`` is the store's clock divided by `BUCKET_MS`."""
 
     bucket: int
     requests: int
@@ -87,4 +87,4 @@ class Usage(NamedTuple):
     name: str
     buckets: tuple[WindowBucket, ...]
     degraded: str = ""
-    """The policy that tells this from what the node knows, because the store could not be asked; else empty."""
+    """The policy that gave this by the node's own knowledge, because the store could not be asked; else empty."""

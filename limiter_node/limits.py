@@ -33,7 +33,7 @@ class Amounts(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class KeyLimits:
-    """What one API key may use in any 60 s, as declared in ``keys.toml`` and stored in ``rl:{kid}:limits``.
+    """The limits of one API key in any 60 s, as declared in ``keys.toml`` and stored in ``rl:{kid}:limits``.
 
     ``output_reserve`` is what is reserved per choice for a request that sets no output cap. ``name`` is what messages
     call the key; the key itself is never stored.
@@ -44,3 +44,11 @@ class KeyLimits:
     output_tpm: int = DEFAULT_OUTPUT_TPM
     output_reserve: int = DEFAULT_OUTPUT_RESERVE
     name: str = ""
+
+
+def bucket_life_ms(window_buckets: int = WINDOW_BUCKETS) -> int:
+    """Return the time from a bucket's beginning until it leaves a window of that many buckets, in ms.
+
+    It leaves as a whole, when its last moment has: one bucket later than its first moment would.
+    """
+    return (window_buckets + 1) * BUCKET_MS

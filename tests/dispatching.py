@@ -18,8 +18,8 @@ PATIENT_MS = 20_000
 async def dispatching(url: str, **options: Any) -> AsyncIterator[Dispatcher]:
     stall_timeout_s, replica_acks = options.pop("stall_timeout_s", 1.0), options.pop("replica_acks", 0)
     topology = Topology(parse_store_url(url), stall_timeout_s=stall_timeout_s, replica_acks=replica_acks)
-    await topology.start()
     dispatcher = Dispatcher(topology, **{"timeout_ms": PATIENT_MS, **options})
+    await dispatcher.start()
     try:
         yield dispatcher
     finally:

@@ -102,7 +102,7 @@ class Node:
 async def serving(
     store: str,
     timeout_ms: int = 20_000,
-    policy: Callable[[Fleet], Fallback | None] = lambda _: None,
+    policy: Callable[[Fleet], Fallback | None] | None = None,
     upstream_of: Callable[[Telemetry], Upstream] | None = None,
     read_on_s: float = 2.0,
     deadlines: Deadlines = Deadlines(),  # noqa: B008 - a NamedTuple of numbers
@@ -111,9 +111,9 @@ async def serving(
 ) -> AsyncIterator[Node]:
     """A node in this process. It asks a `ScriptedUpstream` unless another is made."""
     topology = Topology(parse_store_url(store))
-    await topology.start()
     telemetry = Telemetry()
     dispatcher = Dispatcher(topology, timeout_ms=timeout_ms, policy=policy, telemetry=telemetry)
+    await dispatcher.start()
     scripted = ScriptedUpstream()
     upstream = RenderedUpstream(scripted) if upstream_of is None else upstream_of(telemetry)
     reader, held = RequestReader(upstream), HeldBytes(4 * max_body_bytes)

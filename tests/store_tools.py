@@ -13,9 +13,9 @@ from redis.cluster import RedisCluster
 
 from limiter_node.credentials import key_id
 from limiter_node.limits import KeyLimits
-from limiter_node.store.codec import pack_limits
 from limiter_node.store.keyspace import limits_key, past_key, window_key
 from limiter_node.store.url import parse_store_url
+from limiter_node.store.values import pack_limits
 
 _names = itertools.count()
 

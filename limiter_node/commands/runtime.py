@@ -10,7 +10,8 @@ from contextlib import contextmanager, suppress
 from typing import Any, NoReturn, TypeVar
 
 from limiter_node.processes import exit_text
-from limiter_node.store.embedded.stores import EmbeddedStore, StoreError
+from limiter_node.store.embedded.binary import StoreError
+from limiter_node.store.embedded.stores import EmbeddedStore
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Admission of requests and what they hold until they end.
+"""Admission of requests, and the reservations that they hold until they end.
 
 Between HTTP, which asks, and the store, which counts. A request that is admitted holds a `Reservation`; it ends by
 being settled to what was produced, exactly once, however the request ended.
@@ -15,10 +15,17 @@ from limiter_node.telemetry import StoreState, Telemetry
 
 
 class Decider(Protocol):
-    """What decides: `store.decisions.dispatcher.Dispatcher`, whose methods are described there."""
+    """Decide requests of API keys, which it knows by their `kid`. In a node, `store.decisions.dispatcher` does."""
 
     def admit(self, kid: str, need: Need) -> asyncio.Future[Decision]:
-        """Ask for one request of the key to be admitted."""
+        """Ask for one request of the key to be admitted.
+
+        The future brings the decision, or raises `StoreUnavailable` where nobody decides, `Overloaded` where too many
+        requests of the key wait.
+
+        Raises:
+            Overloaded: as many requests wait as may.
+        """
 
     def give_back(self, kid: str, receipt: Receipt, input_tokens: int, output_tokens: int) -> None:
         """Give back tokens of an admitted request, whose decision brought the receipt; negative numbers add."""
@@ -27,19 +34,35 @@ class Decider(Protocol):
         """Whether the key is known to exist, without asking anybody."""
 
     async def find(self, kid: str) -> bool:
-        """Whether there is such a key; the store is asked."""
+        """Return whether there is such a key; the store is asked.
+
+        Raises:
+            StoreUnavailable: the store did not answer in time.
+        """
 
     async def peek(self, kid: str) -> Usage | None:
-        """The key's limits and usage; None if there is no such key."""
+        """Return the key's limits and usage, without counting anything; None if there is no such key.
+
+        Raises:
+            StoreUnavailable: the store did not answer in time, and nothing is known.
+        """
 
     def state(self) -> StoreState:
-        """How the node and its store get along."""
+        """Return how the node and its store get along."""
 
     async def check(self) -> None:
-        """Raise `StoreUnavailable` unless all of the store decides."""
+        """Return if all of the store decides.
+
+        Raises:
+            StoreUnavailable: with the reason, naming the shard.
+        """
 
     async def require_decisions(self) -> None:
-        """Raise `StoreUnavailable` unless each part of the store has decided once."""
+        """Return if each part of the store has decided once.
+
+        Raises:
+            StoreUnavailable: with the reason, naming the shard that hasn't.
+        """
 
     def decides_alone(self) -> bool:
         """Whether requests of some keys can be decided while the store is away."""
@@ -131,14 +154,14 @@ class Limiter:
             raise
 
     def reservation(self, kid: str, decision: Decision) -> Reservation:
-        """What a request admitted by `decision` holds."""
+        """Return the hold of a request that `decision` admitted."""
         telemetry, (_, input_tokens, output_tokens) = self.telemetry, decision.need
         telemetry.input_tokens += input_tokens
         telemetry.reserved_output_tokens += output_tokens
         return Reservation(self._decider, telemetry, kid, decision)
 
     async def usage(self, kid: str) -> Usage | None:
-        """The key's limits and usage now, nothing counted; None if there is no such key.
+        """Return the key's limits and usage now, without counting anything; None if there is no such key.
 
         Raises:
             StoreUnavailable: the store did not answer in time.
@@ -146,7 +169,7 @@ class Limiter:
         return await self._decider.peek(kid)
 
     def state(self) -> StoreState:
-        """How the node and its store get along."""
+        """Return how the node and its store get along."""
         return self._decider.state()
 
     async def require_decisions(self) -> None:

@@ -1,4 +1,4 @@
-"""One node's own admissions of one key in the last window: all that it can vouch for without the store.
+"""One node's own admissions of one key in the last window: all that the node knows for sure without the store.
 
 Coarser than the store's window: a cell is a sixtieth of a window, and counts until its last moment has left. Its
 weakness: it knows nothing of what other nodes admitted.
@@ -10,10 +10,9 @@ from array import array
 from collections.abc import Sequence
 
 from limiter_node.decisions import Decision, Outcome
-from limiter_node.limits import Amounts
+from limiter_node.limits import BUCKET_MS, Amounts
 
 _CELLS = 60
-_BUCKET_MS = 100
 _ADMITTED = Outcome.ADMITTED  # enum look-ups aren't free
 _WIDTH = 5
 """Numbers per cell in `OwnWindow._past`: its key, requests, input tokens, output tokens, batch number."""
@@ -22,16 +21,16 @@ _WIDTH = 5
 class OwnWindow:
     """Sums per cell, and per cell the number of the last batch under which the store counted any of it.
 
-    Times are the store's clock in ms, buckets are of 100 ms. Only the cell written last is a list; all others are one
-    array of numbers, which keeps a key that is always busy at some 2.5 KB.
+    Times are the store's clock in ms, buckets are of `BUCKET_MS`. Only the cell written last is a list; all others are
+    one array of numbers, which keeps a key that is always busy at some 2.5 KB.
     """
 
     __slots__ = ("_cell", "_cell_buckets", "_cell_ms", "_key", "_past", "_window_ms")
 
     def __init__(self, window_buckets: int) -> None:
-        self._window_ms = window_buckets * _BUCKET_MS
+        self._window_ms = window_buckets * BUCKET_MS
         self._cell_buckets = max(window_buckets // _CELLS, 1)
-        self._cell_ms = self._cell_buckets * _BUCKET_MS
+        self._cell_ms = self._cell_buckets * BUCKET_MS
         # The cell that was written last: the same again, as a rule. Every request passes here twice.
         self._key, self._cell = -1, [0, 0, 0, 0]
         self._past = array("q")  # the other cells, the oldest first
@@ -82,7 +81,7 @@ class OwnWindow:
         left = cell[at + 2] - output_tokens
         cell[at + 2] = left if left > 0 else 0
 
-    def counted(self, first: int, last: int, number: int) -> None:
+    def mark_counted(self, first: int, last: int, number: int) -> None:
         """Remember that the store has counted, in batch `number`, what was added in the buckets `first` to `last`."""
         for key in range(first // self._cell_buckets, last // self._cell_buckets + 1):
             if key == self._key:
@@ -108,7 +107,7 @@ class OwnWindow:
             self._cell[3] = max(self._cell[3], number)
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Forget all admissions."""
         self._key, self._cell = -1, [0, 0, 0, 0]
         del self._past[:]
 
@@ -117,7 +116,7 @@ class OwnWindow:
         return bucket // self._cell_buckets
 
     def used(self, now_ms: int) -> Amounts:
-        """Return what counts now."""
+        """Return the amounts that count now."""
         self._forget(now_ms)
         return Amounts(*(sum(self._past[1 + d :: _WIDTH]) + self._cell[d] for d in range(3)))
 

@@ -1,4 +1,4 @@
-"""What decides where the store can't be asked, as the dispatcher sees it; `limiter.degraded` has the policies."""
+"""The protocol of a policy that decides where the store can't be asked; `limiter.degraded` has the policies."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from limiter_node.limits import Amounts
 
 
 class Known(NamedTuple):
-    """What a node knows of a key without the store."""
+    """A node's own knowledge of a key: all that a policy may decide by."""
 
     limits: Amounts
-    """As the store last told them."""
+    """By the store's last reply."""
     output_reserve: int
     now_ms: int
     """The store's clock, as estimated: never ahead of it."""
@@ -23,11 +23,11 @@ class Known(NamedTuple):
 
 
 class Fallback(Protocol):
-    """A policy."""
+    """Decide where the store can't be asked."""
 
     @property
     def name(self) -> str:
-        """As in ``--on-store-failure``, in headers and logs."""
+        """The policy's name in ``--on-store-failure``, headers and logs."""
         ...
 
     def decide(self, known: Known, need: Need) -> Decision:
@@ -38,5 +38,5 @@ class Fallback(Protocol):
         ...
 
     def usage(self, known: Known) -> Usage:
-        """What is known of a key's usage. Raises `StoreUnavailable` where nothing is."""
+        """Return the known usage of a key. Raises `StoreUnavailable` where none is known."""
         ...

@@ -30,12 +30,12 @@ def slot_of(tag: str) -> int:
 
 
 def limits_key(kid: str) -> str:
-    """The key's limits, packed. The braces make all keys of one API key share a slot."""
+    """Return the name of the key's limits, packed. The braces make all keys of one API key share a slot."""
     return f"rl:{{{kid}}}:limits"
 
 
 def window_key(kid: str) -> str:
-    """The hash of the key's sums, its newest bucket and the last batch of each node that decides for it."""
+    """Return the name of the hash of the key's sums, its newest bucket and each node's last batch of it."""
     return f"rl:{{{kid}}}:window"
 
 
@@ -44,7 +44,7 @@ META_FIELD = "m"
 
 
 def past_key(kid: str) -> str:
-    """The hash of the key's older buckets."""
+    """Return the name of the hash of the key's older buckets."""
     return f"rl:{{{kid}}}:past"
 
 
@@ -54,5 +54,5 @@ def decision_keys(kid: str) -> tuple[bytes, bytes, bytes]:
 
 
 def deleted_key(kid: str) -> str:
-    """A mark that the key was deleted on purpose, for nodes that would declare it again."""
+    """Return the name of the mark that the key was deleted on purpose, for nodes that would declare it again."""
     return f"rl:{{{kid}}}:deleted"

@@ -25,11 +25,9 @@ from limiter_node.credentials import key_id
 from limiter_node.keysfile import read_keys
 from limiter_node.limits import KeyLimits
 from limiter_node.store.admin.store_admin import StoreAdmin, administering
-from limiter_node.store.embedded.stores import EmbeddedServer
+from limiter_node.store.embedded.server import EmbeddedServer
 from limiter_node.store.keyspace import limits_key, past_key, window_key
 from limiter_node.store.url import parse_store_url
-
-BOTH = (0, 1)
 
 
 @asynccontextmanager

@@ -117,7 +117,6 @@ class JudgedNode:
     ) -> JudgedNode:
         """Start a node as the record says, on a store."""
         topology = Topology(parse_store_url(url), stall_timeout_s=stall_timeout_s)
-        await topology.start()
         dispatcher = Dispatcher(
             topology,
             timeout_ms=record.timeout_ms,
@@ -125,6 +124,7 @@ class JudgedNode:
             policy=lambda _: policy(record.policy, lambda: record.nodes),
             **declared_option(declared),
         )
+        await dispatcher.start()
         return cls(record, incarnation, dispatcher)
 
     async def ask(self, key: str, need: Need, most: Triple) -> tuple[Op, Reservation | None]:

@@ -15,6 +15,7 @@ from limiter_node.credentials import key_id
 from limiter_node.limits import BUCKET_MS, WINDOW_BUCKETS
 from limiter_node.store import codec
 from limiter_node.store.keyspace import limits_key, past_key, window_key
+from limiter_node.store.scripts import load_script
 
 OpenWindow = Callable[..., Window]
 FAR = 4_000_000_000
@@ -312,7 +313,7 @@ def test_an_answer_from_the_record_writes_that_again_and_nothing_new(open_window
 
 # ---- layouts -------------------------------------------------------------------------------------------------
 
-DECIDE, PEEK = (codec.load_script(name).source.decode() for name in ("decide", "peek"))
+DECIDE, PEEK = (load_script(name).source.decode() for name in ("decide", "peek"))
 
 
 def header(source: str) -> str:

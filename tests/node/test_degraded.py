@@ -214,7 +214,7 @@ async def test_a_frozen_shard_is_cut_off_and_the_others_notice_nothing(caplog: p
         await dispatcher.check()
         assert {(await used(dispatcher, kid)).requests for kid in frozen} == {5}
         assert {(await used(dispatcher, kid)).requests for kid in healthy} == {4}
-        assert dispatcher.shards.openings == 1
+        assert dispatcher.outage.shards.openings == 1
     told = [record.message for record in caplog.records if record.name == "limiter_node.store.outage.shards"]
     assert len(told) == 2, "a line per transition"
     assert "policy local decides" in told[0]
@@ -246,7 +246,7 @@ async def test_a_node_that_stood_still_itself_does_not_blame_the_store(embedded_
             await asyncio.sleep(0)  # it is sent
             time.sleep(3 * BUDGET_MS / 1000)  # noqa: ASYNC251 - that is the point
             assert not (await verdict).degraded
-        assert dispatcher.shards.openings == 0
+        assert dispatcher.outage.shards.openings == 0
 
 
 async def test_without_memory_the_store_does_not_decide_and_holds_nothing_half_written(
@@ -369,8 +369,8 @@ async def test_a_store_that_lost_its_data_is_told_what_nodes_had_admitted(
         assert await used(first, kid) == Amounts(10, 19, 49)
         assert await outcomes(second, kid, 9) == {(Outcome.ADMITTED, ""): 5, (Outcome.REJECTED, ""): 4}
         assert await used(first, kid) == Amounts(20, 29, 59)
-        assert first._redeclaring.counts == {"store": 1}
-        assert not second._redeclaring.counts, "the key was there again"
+        assert first._redeclarer.counts == {"store": 1}
+        assert not second._redeclarer.counts, "the key was there again"
     told = [record.message for record in caplog.records]
     assert sum("lost keys" in message for message in told) == 1
     assert sum("lost what was counted" in message for message in told) == 2

@@ -21,7 +21,8 @@ from limiter_node.errors import ConfigError
 from limiter_node.processes import end_with_parent, free_ports, port_is_free
 from limiter_node.store.embedded import binary
 from limiter_node.store.embedded import stores as embedded
-from limiter_node.store.embedded.stores import EmbeddedStore, StoreError
+from limiter_node.store.embedded.binary import StoreError
+from limiter_node.store.embedded.stores import EmbeddedStore
 
 SYSTEM_SERVER = shutil.which("valkey-server") or shutil.which("redis-server")
 BINARIES = [

@@ -71,7 +71,8 @@ async def test_limits_are_put_and_got(admin: StoreAdmin, request: pytest.Fixture
 async def test_usage_survives_new_limits_and_ends_with_the_key(
     admin: StoreAdmin, url: str, request: pytest.FixtureRequest
 ) -> None:
-    from limiter_node.store.codec import load_script, pack_admit, pack_batch, pack_charge
+    from limiter_node.store.codec import pack_admit, pack_batch, pack_charge
+    from limiter_node.store.scripts import load_script
 
     kid = kid_of(request)
     keys = (keyspace.limits_key(kid), keyspace.window_key(kid), keyspace.past_key(kid))

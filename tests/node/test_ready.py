@@ -20,9 +20,9 @@ from limiter_node.processes import free_ports
 from limiter_node.start import Start
 from limiter_node.store.admin.preparation import Preparation
 from limiter_node.store.admin.store_admin import administering
-from limiter_node.store.codec import load_script
 from limiter_node.store.embedded.stores import EmbeddedStore, Mode
 from limiter_node.store.outage.probe import probe_target
+from limiter_node.store.scripts import load_script
 from limiter_node.store.url import parse_store_url
 
 EVICTING = {"maxmemory-policy": "allkeys-lru"}

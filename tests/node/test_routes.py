@@ -224,6 +224,6 @@ async def test_a_node_that_decides_without_its_store_says_so(embedded_single: st
 async def test_a_full_queue_is_a_503(embedded_single: str) -> None:
     api_key = api_key_on(embedded_single)
     async with serving(embedded_single) as node:
-        node.dispatcher._waiting.most = 0
+        node.dispatcher._pending.most = 0
         status, body = await node.chat(api_key)
         assert (status, body["error"]["code"]) == (503, "overloaded")

@@ -1,4 +1,4 @@
-"""Which keys are nearest to their limits: a walk through the windows of one shard, a bounded piece of it at a time.
+"""The keys nearest to their limits: a walk through the windows of one shard, a bounded piece of it at a time.
 
 No list of hot keys is kept anywhere, and decisions don't pay for one. Each look goes on where the last one stopped:
 
@@ -9,9 +9,10 @@ No list of hot keys is kept anywhere, and decisions don't pay for one. Each look
 3. where they aren't exact and the key could be among the hottest, ``peek.lua`` adds up the window: `MAX_PEEKED` keys at
    most, because a full one costs some 100 µs.
 
-Who cools down drops out: candidates are looked at anew each time. Weakness: a key that has become hot since the walk
-has passed it is found when the walk comes round, and one that is idle and has cooled down in part may stand too high as
-long as more than `MAX_PEEKED` keys could be hotter. Neighbour: `store.admin.watch`, which has one of these per shard.
+A key that cools down drops out: candidates are looked at anew each time. Weakness: a key that has become hot since the
+walk has passed it is found when the walk comes round, and one that is idle and has cooled down in part may stand too
+high as long as more than `MAX_PEEKED` keys could be hotter. Neighbour:
+`store.admin.watch`, which has one of these per shard.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ from redis.exceptions import AskError, MovedError, NoScriptError, ResponseError
 
 from limiter_node.limits import WINDOW_BUCKETS, Amounts
 from limiter_node.store import keyspace
-from limiter_node.store.codec import load_script, unpack_limits, unpack_sums, unpack_usage
 from limiter_node.store.keyspace import META_FIELD
+from limiter_node.store.scripts import load_script
+from limiter_node.store.values import unpack_limits, unpack_sums, unpack_usage
 
 MAX_SCANNED = 10_000
 MAX_SURVEYED = 500
@@ -44,14 +46,14 @@ _WINDOW_KEY = pattern(rb"rl:\{([0-9a-f]{32})\}:window\Z")
 
 
 class KeyHeat(NamedTuple):
-    """A key and what it uses."""
+    """A key and its usage."""
 
     kid: str
     name: str
     limits: Amounts
     used: Amounts
     is_exact: bool
-    """Else it may use less than that."""
+    """Whether `used` is exact; else the key may use less."""
 
     @property
     def heat(self) -> float:
@@ -62,7 +64,7 @@ class KeyHeat(NamedTuple):
 
 
 class Walk(NamedTuple):
-    """How far a walk has come."""
+    """The progress of a walk through a shard's keys."""
 
     seen: int
     """Keys with a window: in the last walk that was whole, and before there is one, until now."""
@@ -76,7 +78,7 @@ NOT_WALKED = Walk(0, 0.0, False)
 
 
 def hottest(heats: Sequence[KeyHeat], most: int) -> list[KeyHeat]:
-    """The first `most`, the hottest first; of equals the one with more requests."""
+    """Return the first `most`, the hottest first; of equals the one with more requests."""
     return heapq.nsmallest(most, heats, key=lambda each: (-each.heat, -each.used.requests, each.kid))
 
 
@@ -97,7 +99,7 @@ class HottestKeys:
         """Windows added up in the last look."""
 
     async def look(self, client: Redis) -> list[KeyHeat]:
-        """Go on for a piece; the hottest of those seen, at most twice `most`. `client` is of the shard's master."""
+        """Go on for a piece; return the hottest keys seen, at most twice `most`. `client` is of the shard's master."""
         size = int(await client.dbsize())
         await self._name_more(client)
         new = [self._named.popleft() for _ in range(min(len(self._named), MAX_SURVEYED - len(self._candidates)))]
@@ -145,7 +147,7 @@ class HottestKeys:
         return heats
 
     async def _made_exact(self, client: Redis, heats: list[KeyHeat]) -> list[KeyHeat]:
-        """The hottest of `heats`; peeked at, the seemingly hottest first, until the hottest `most` are known."""
+        """Peek at keys, the seemingly hottest first, until the hottest `most` are known; return the hottest."""
         self.peeks = 0
         while True:
             heats = hottest([each for each in heats if each.heat > 0], len(heats))
@@ -180,7 +182,7 @@ class HottestKeys:
 
 
 def _checked(replies: list[Any]) -> list[Any]:
-    """The replies, None for keys that have moved or are of another type; other errors are raised."""
+    """Return the replies, None for keys that have moved or are of another type; raise other errors."""
     for at, reply in enumerate(replies):
         if isinstance(reply, Exception):
             if isinstance(reply, AskError | MovedError) or (

@@ -1,7 +1,7 @@
 """One redis-py client per master of a store, found by slot: what administration works with.
 
 Not redis-py's cluster client: that one needs its default node to be alive for any command at all, and refuses scripts
-in pipelines. A single store is a cluster of one master here. Decisions take another way (see `dispatcher`).
+in pipelines. A single store is a cluster of one master here. Decisions take another way (`store.wire`).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Masters:
         raise failure
 
     def owner(self, key: str) -> Redis:
-        """The client of the master that owns the key's slot. Raises StoreUnavailable if nobody does."""
+        """Return the client of the master that owns the key's slot. Raises StoreUnavailable if nobody does."""
         slot = key_slot(key.encode())
         for first, last, endpoint in self._ranges:
             if first <= slot <= last:
@@ -54,12 +54,12 @@ class Masters:
         raise StoreUnavailable(f"{self._address.describe()}: no server owns slot {slot}: look at CLUSTER SLOTS there")
 
     def all(self) -> list[Redis]:
-        """Each master once, in the order of their slots."""
+        """Return each master once, in the order of their slots."""
         return [self._client(endpoint) for endpoint in dict.fromkeys(endpoint for _, _, endpoint in self._ranges)]
 
     @property
     def uncovered_slots(self) -> int:
-        """How many slots nobody owns."""
+        """The number of slots that nobody owns."""
         return SLOTS - sum(last - first + 1 for first, last, _ in self._ranges)
 
     async def close(self) -> None:

@@ -1,8 +1,8 @@
 """Administration of the store: limits put, read, listed and deleted, usage looked at, the store itself checked.
 
 Everything here is idempotent and off the hot path. A key's limits are one value, so the next decision sees either the
-old ones or the new ones, and the window's history stays. Neighbours: `masters` (who owns a
-key), `errors` (what goes wrong), the commands and the node's start (who asks).
+old ones or the new ones, and the window's history stays. Neighbours: `masters` finds a key's owner, `server_check`
+looks at each server; the commands and the node's start ask.
 """
 
 from __future__ import annotations
@@ -32,13 +32,14 @@ from limiter_node.errors import ConfigError, OtherFormat, StoreUnavailable
 from limiter_node.limits import WINDOW_BUCKETS, KeyLimits
 from limiter_node.store import keyspace
 from limiter_node.store.admin.masters import Masters
-from limiter_node.store.codec import Script, load_script, pack_limits, unpack_limits, unpack_usage
+from limiter_node.store.admin.server_check import check_server
 from limiter_node.store.errors import translated
 from limiter_node.store.fleet import OLDEST_MS
 from limiter_node.store.keyspace import META_FIELD
+from limiter_node.store.scripts import Script, load_script
 from limiter_node.store.url import StoreAddress
+from limiter_node.store.values import pack_limits, unpack_limits, unpack_usage
 
-OLDEST_VERSION = (7, 0)
 _CHUNK = 500
 _DELETED_S = 30 * 86_400
 _LIMITS_KEY = re.compile(rb"rl:\{([0-9a-f]{32})\}:limits\Z")
@@ -67,7 +68,7 @@ async def administering(address: StoreAddress) -> AsyncIterator[StoreAdmin]:
 
 
 class StoreAdmin:
-    """See `administering`, which makes it. ``kid`` is as in `limiter_node.store.keyspace`."""
+    """Administer one store; `administering` makes it. ``kid`` is as in `limiter_node.store.keyspace`."""
 
     def __init__(self, address: StoreAddress, masters: Masters) -> None:
         self._address = address
@@ -76,7 +77,7 @@ class StoreAdmin:
         self._announce = load_script("announce")
 
     async def put_limits(self, kid: str, limits: KeyLimits) -> None:
-        """Replace a key's limits, all at once; takes effect with the next decision on every node."""
+        """Replace a key's limits, all at once; they count from the next decision of every node."""
         await self._on_owner(kid, lambda client: _put(client, kid, limits))
 
     async def load_limits(self, keys: Mapping[str, KeyLimits]) -> None:
@@ -99,12 +100,12 @@ class StoreAdmin:
         await self._with_fresh_owners(load_all)
 
     async def get(self, kid: str) -> KeyLimits | None:
-        """A key's limits; None if there is no such key."""
+        """Return a key's limits; None if there is no such key."""
         [value] = await self._on_owner(kid, lambda client: _get_all(client, [kid]))
         return self._limits(kid, value)
 
     async def delete(self, kid: str) -> bool:
-        """Forget a key, its usage included; whether there was one. Nodes refuse it from the next decision on.
+        """Forget a key, its usage included; return whether there was one. Nodes refuse it from the next decision on.
 
         Two things stay for a while: a mark that this was meant, for nodes that would declare the key again, and the
         nodes' records, without which they would take the usage for lost and count it again if the key came back.
@@ -122,7 +123,7 @@ class StoreAdmin:
         return await self._on_owner(kid, delete)
 
     async def list_keys(self, limit: int = 1_000) -> Listing:
-        """The first `limit` keys by name; memory grows with `limit`, and by a few bytes with each further key."""
+        """Return the first `limit` keys by name; memory grows with `limit`, and a few bytes for each further key."""
         seen: set[bytes] = set()
         kept: list[tuple[str, KeyLimits]] = []
         with translated(self._address):
@@ -135,7 +136,7 @@ class StoreAdmin:
         return Listing(kept, len(seen))
 
     async def peek(self, kid: str, window_buckets: int = WINDOW_BUCKETS) -> Usage | None:
-        """A key's limits and usage now, without counting anything; None if there is no such key."""
+        """Return a key's limits and usage now, without counting anything; None if there is no such key."""
         keys = (keyspace.limits_key(kid), keyspace.window_key(kid), keyspace.past_key(kid))
 
         async def peek(client: Redis) -> Any:
@@ -146,7 +147,7 @@ class StoreAdmin:
     async def check_format(self) -> None:
         """Raise OtherFormat if nodes are there that use another storage format than this version's.
 
-        A login that may not ask is believed: its nodes are told when they announce themselves.
+        A login that may not ask passes: its nodes find out when they announce themselves.
         """
         keys = (keyspace.NODES_KEY, keyspace.FORMAT_KEY)
         arguments = ("", 2, OLDEST_MS, keyspace.STORAGE_FORMAT)
@@ -160,7 +161,7 @@ class StoreAdmin:
             raise OtherFormat(reply, keyspace.STORAGE_FORMAT)
 
     async def check_store(self) -> list[str]:
-        """Whether the store can be trusted with counters; warnings for what could not be found out.
+        """Check that the store can be trusted with counters; return warnings for what could not be found out.
 
         Raises ConfigError if it is too old, a replica, of the other kind than its URL says, or may evict (eviction
         drops counters: silently more would be admitted than the limit), StoreUnavailable if it is down in parts or a
@@ -171,41 +172,9 @@ class StoreAdmin:
                 f"{self._address.describe()}: {uncovered} of its slots have no server: look at CLUSTER SLOTS there"
             )
         with translated(self._address):
-            found = await asyncio.gather(*(self._check_server(client) for client in self._masters.all()))
+            found = await asyncio.gather(*(check_server(self._address, client) for client in self._masters.all()))
         await self.check_format()
         return list(dict.fromkeys(warning for warnings in found for warning in warnings))
-
-    async def _check_server(self, client: Redis) -> list[str]:
-        where = self._address.describe()
-        try:
-            info: dict[str, Any] = await client.info()
-        except NoPermissionError:
-            await client.ping()
-            return [
-                f"{where} does not permit INFO: make sure that maxmemory-policy is noeviction and it is 7.0 or newer"
-            ]
-        version = str(info.get("redis_version", ""))
-        numbers = re.match(r"(\d+)\.(\d+)", version)
-        if numbers and (int(numbers[1]), int(numbers[2])) < OLDEST_VERSION:
-            raise ConfigError(f"{where} runs version {version}: 7.0 or newer is needed")
-        if info.get("cluster_enabled") and not self._address.cluster:
-            raise ConfigError(f"{where} is part of a cluster: use redis+cluster:// in --store")
-        if info.get("role") == "slave" and self._address.cluster:
-            raise StoreUnavailable(f"{where}: a master of its cluster has become a replica: a failover is under way")
-        if info.get("role") == "slave":
-            raise ConfigError(f"{where} is a replica: give its primary in --store")
-        if self._address.cluster:
-            cluster: dict[str, str] = await client.execute_command("CLUSTER INFO")  # type: ignore[no-untyped-call]
-            if cluster.get("cluster_state") != "ok":
-                raise StoreUnavailable(f"{where} reports that its cluster is down: look at CLUSTER INFO there")
-        policy = info.get("maxmemory_policy")
-        if policy is None:
-            return [f"{where} does not tell its maxmemory-policy: make sure that it is noeviction"]
-        if policy != "noeviction":
-            raise ConfigError(
-                f"{where} has maxmemory-policy {policy}, which drops counters: CONFIG SET maxmemory-policy noeviction"
-            )
-        return []
 
     async def _on_owner(self, kid: str, command: Callable[[Redis], Awaitable[_T]]) -> _T:
         return await self._with_fresh_owners(lambda: command(self._masters.owner(keyspace.limits_key(kid))))
@@ -248,7 +217,7 @@ async def _put(client: Redis, kid: str, limits: KeyLimits) -> None:
 
 
 async def _get_all(client: Redis, kids: Sequence[str]) -> list[bytes | ResponseError | None]:
-    """The stored limits of keys that one master owns; None for a key that isn't there, an error for another type."""
+    """Return the stored limits of keys of one master; None for a key that isn't there, an error for another type."""
     async with client.pipeline(transaction=False) as pipeline:
         for kid in kids:
             pipeline.get(keyspace.limits_key(kid))

@@ -1,8 +1,8 @@
-"""A store looked at while it works: its shards, what their servers tell of themselves, and the hottest keys.
+"""A look at a store that works: its shards, their servers' own figures, and the hottest keys.
 
 Made to be asked once a second by somebody who watches, also while parts of the store are away: nothing here raises for
-that or waits longer than the time given, and who comes back is found again. Neighbours: `hottest` (the walk through a
-shard's keys), `limiter_node.top` (who watches).
+that or waits longer than the time given, and a server that comes back is found again. Neighbours: `hottest` (the walk
+through a shard's keys), `limiter_node.top` (who watches).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from limiter_node.store.url import StoreAddress
 
 @dataclass(frozen=True, slots=True)
 class ShardReading:
-    """What a shard's master told. Numbers are None where it doesn't tell them (INFO isn't permitted, or it is away)."""
+    """The figures of a shard's master; None where it doesn't give them (INFO isn't permitted, or it is away)."""
 
     address: str
     """``host:port``, as in the metrics of the nodes."""
@@ -41,14 +41,14 @@ class ShardReading:
     """Commands, those within scripts included."""
     memory_bytes: int | None = None
     keys: int | None = None
-    """Of all kinds."""
+    """All keys of the server, of any kind."""
     cpu_s: float | None = None
     """Used by the thread that answers, since the server's start."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoreReading:
-    """A store at one moment."""
+    """The figures of a store at one moment."""
 
     shards: tuple[ShardReading, ...]
     name: str = ""
@@ -71,7 +71,7 @@ class StoreWatch:
         self._masters: tuple[Endpoint, ...] = ()
 
     async def look(self) -> StoreReading:
-        """The store now. Takes twice `timeout_s` at most, and never raises for what is away."""
+        """Return the store's figures now. Takes twice `timeout_s` at most; doesn't raise for servers that are away."""
         problem = await self._discover()
         looks = await asyncio.gather(*(self._look_at(endpoint) for endpoint in self._masters))
         walks = [self._surveys[endpoint].walk for endpoint in self._masters if endpoint in self._surveys]
@@ -94,9 +94,9 @@ class StoreWatch:
         self._clients.clear()
 
     async def _discover(self) -> str:
-        """Find the masters, who may have changed since; why that was not possible, else nothing.
+        """Find the masters, who may have changed since; return why that was not possible, else nothing.
 
-        Who is a master is asked first, then everybody known at once: a server that is gone must not keep us waiting.
+        A known master is asked first, then everybody known at once: a server that is gone must not keep us waiting.
         """
         if not self._address.cluster:
             self._masters = self._address.endpoints
@@ -140,7 +140,7 @@ class StoreWatch:
         heats: list[KeyHeat] = []
         try:
             async with asyncio.timeout(self._timeout_s):
-                reading = await _told(reading, client, in_cluster=self._address.cluster)
+                reading = await _with_info(reading, client, in_cluster=self._address.cluster)
                 if self._most_keys:
                     survey = self._surveys.setdefault(endpoint, HottestKeys(self._most_keys))
                     heats = await survey.look(client)
@@ -157,7 +157,7 @@ class StoreWatch:
         return self._clients[endpoint]
 
     def _reason(self, error: BaseException) -> str:
-        """Short: it stands in a table, beside the server's address."""
+        """Return a short reason: it stands in a table, beside the server's address."""
         if isinstance(error, StoreUnavailable):
             return str(error)
         if isinstance(error, TimeoutError):
@@ -165,7 +165,7 @@ class StoreWatch:
         return system_reason(error) or str(translate(error, self._address))
 
 
-async def _told(reading: ShardReading, client: Redis, *, in_cluster: bool) -> ShardReading:
+async def _with_info(reading: ShardReading, client: Redis, *, in_cluster: bool) -> ShardReading:
     try:
         info: dict[str, Any] = await client.info("replication", "stats", "memory", "cpu", "keyspace", "cluster")
     except NoPermissionError:

@@ -1,4 +1,4 @@
-"""A node's first decision on each shard: until it has seen one, it doesn't know whether it can decide at all.
+"""A node's first decision on each shard: until the shard has made one, nobody knows whether it can.
 
 A connection that is open says little: the server behind it may be loading, out of memory, or hang. So each shard is
 asked for one probe (`store.outage.probe`) and counts once it has decided it, however late. What becomes of the shard
@@ -12,8 +12,8 @@ import asyncio
 from functools import partial
 
 from limiter_node.errors import StoreUnavailable
-from limiter_node.store.codec import Script
 from limiter_node.store.outage.probe import PROBE_EVERY_S, Probe, is_redirect, probe_target
+from limiter_node.store.scripts import Script
 from limiter_node.store.wire.store_connection import ServerConnection
 from limiter_node.store.wire.topology import Topology
 
@@ -68,10 +68,10 @@ class FirstDecisions:
         if not shard.has_decided and not is_outstanding and now_s >= shard.next_probe_s:
             shard.ended, shard.next_probe_s = self._loop.create_future(), now_s + PROBE_EVERY_S
             target = probe_target(self._topology, connection, self._decide, shard.redirects)
-            connection.send([Probe(target, partial(self._ended, shard, shard.ended))])
+            connection.send([Probe(target, partial(self._on_probed, shard, shard.ended))])
         return shard
 
-    def _ended(self, shard: _Shard, ended: asyncio.Future[None], error: str) -> None:
+    def _on_probed(self, shard: _Shard, ended: asyncio.Future[None], error: str) -> None:
         shard.has_decided, shard.error = not error, error[:200]
         if is_redirect(error):
             # The slot is changing hands: another one of this shard will do, if it still is one.

@@ -11,15 +11,19 @@ from __future__ import annotations
 from time import monotonic
 
 from limiter_node.store.batch import KeyQueue
-from limiter_node.store.codec import load_script, unpack_limits
 from limiter_node.store.decisions.queues import KeyQueues
 from limiter_node.store.keyspace import limits_key
-from limiter_node.store.wire.routing import RoutedCall, Router, ScriptTarget
+from limiter_node.store.scripts import load_script
+from limiter_node.store.values import unpack_limits
+from limiter_node.store.wire.routing import RoutedCall, Router
+from limiter_node.store.wire.script_target import ScriptTarget
 
 _PATIENCE_S = 1.0
 
 
 class _Lookup(RoutedCall):
+    """A read of one key's limits, tried again while nobody knows them."""
+
     __slots__ = ("_lookups", "queue")
 
     def __init__(self, lookups: Lookups, router: Router, target: ScriptTarget, queue: KeyQueue) -> None:
@@ -32,11 +36,11 @@ class _Lookup(RoutedCall):
     def is_wanted(self) -> bool:
         return not self.queue.knowledge.exists and monotonic() - self.since_s < _PATIENCE_S
 
-    def resolved(self, reply: list[bytes] | None) -> None:
-        self._lookups.ended(self, reply)
+    def on_result(self, reply: list[bytes] | None) -> None:
+        self._lookups.on_ended(self, reply)
 
-    def failed(self, reason: str) -> None:
-        self._lookups.ended(self, None)
+    def on_failed(self, reason: str) -> None:
+        self._lookups.on_ended(self, None)
 
 
 class Lookups:
@@ -55,8 +59,8 @@ class Lookups:
         target = ScriptTarget(self._script, queue.target.slot, (limits_key(queue.kid).encode(),), (), 0)
         self._router.send([_Lookup(self, self._router, target, queue)])
 
-    def ended(self, lookup: _Lookup, reply: list[bytes] | None) -> None:
-        """A look-up has been answered, or given up."""
+    def on_ended(self, lookup: _Lookup, reply: list[bytes] | None) -> None:
+        """Learn the limits that a look-up found; `reply` is None where it found none, or was given up."""
         self._under_way.discard(lookup.queue.kid)
         if reply is None:
             return

@@ -1,23 +1,24 @@
-"""The queues of the keys that a node has to do with: known ones, and those that may be invented.
+"""The queues of the keys that a node has to do with: keys that it has met, and keys that may be invented.
 
-A key that the store has told of is kept until `MOST` others were used since. Then the least recently used one goes,
-with what the node knew of it, as soon as nothing that the node admitted of it can be in the window. Beyond
-`MOST_OF_ALL` it goes sooner: in an outage the node may then admit its share of that key again.
+A key is met once the store has said that it exists, or that it was deleted. It is kept until `MOST` others were used
+since. Then the least recently used one goes, with the node's knowledge of it, as soon as nothing that the node admitted
+of it can be in the window. Beyond `MOST_OF_ALL` it goes sooner: in an outage the node may then admit its share of that
+key again.
 
-A key that the store has not told of is kept only as long as something of it waits or is under way, so that invented
-keys cost what their requests cost.
+An unmet key is kept only as long as something of it waits or is under way, so that invented keys cost what their
+requests cost.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 
-from limiter_node.limits import BUCKET_MS
+from limiter_node.limits import bucket_life_ms
 from limiter_node.store.batch import KeyQueue
-from limiter_node.store.codec import Script
 from limiter_node.store.keyspace import decision_keys, slot_of
 from limiter_node.store.knowledge import KeyKnowledge
-from limiter_node.store.wire.routing import ScriptTarget
+from limiter_node.store.scripts import Script
+from limiter_node.store.wire.script_target import ScriptTarget
 
 MOST, MOST_OF_ALL = 20_000, 100_000
 _LOOKED_AT = 64
@@ -25,7 +26,7 @@ _LOOKED_AT = 64
 
 
 class KeyQueues(OrderedDict[str, KeyQueue]):
-    """The known keys by `kid`, the least recently used first; looking one up with ``[]`` makes the queue of any key.
+    """The met keys by `kid`, the least recently used first; looking one up with ``[]`` makes the queue of any key.
 
     `incarnation` is this process's name in the store's records.
     """
@@ -33,9 +34,9 @@ class KeyQueues(OrderedDict[str, KeyQueue]):
     def __init__(self, decide: Script, incarnation: bytes, window_buckets: int) -> None:
         super().__init__()
         self._decide, self._incarnation, self._window_buckets = decide, incarnation, window_buckets
-        self._window_s = (window_buckets + 1) * BUCKET_MS / 1000
+        self._window_s = bucket_life_ms(window_buckets) / 1000
         self.unmet: dict[str, KeyQueue] = {}
-        """The keys that the store has not told of."""
+        """The unmet keys by `kid`."""
 
     def __missing__(self, kid: str) -> KeyQueue:
         queue = self.unmet.get(kid)
@@ -55,7 +56,7 @@ class KeyQueues(OrderedDict[str, KeyQueue]):
         return self.get(kid) or self.unmet.get(kid)
 
     def meet(self, queue: KeyQueue) -> None:
-        """Keep a key that the store has told of."""
+        """Keep a key from now on: the store has said something of it."""
         if self.unmet.get(queue.kid) is not queue:
             return  # it was forgotten meanwhile
         queue.is_met = True
@@ -75,7 +76,7 @@ class KeyQueues(OrderedDict[str, KeyQueue]):
                 break  # it may have used up its limit, and so may all that were used later
 
     def drop_unmet(self, queue: KeyQueue) -> None:
-        """Forget a key of which nothing waits any more and that the store has not told of."""
+        """Forget an unmet key of which nothing waits any more."""
         if not queue.is_met and queue.is_idle:
             self.unmet.pop(queue.kid, None)
 

@@ -1,6 +1,6 @@
-"""What is asked without counting anything: a key's usage, and whether the store decides.
+"""Reads that count nothing: a key's usage, and whether the store decides.
 
-Where the store can't be asked, a policy tells what the node knows.
+Where the store can't be asked, a policy tells the usage that the node knows.
 """
 
 from __future__ import annotations
@@ -11,35 +11,34 @@ from collections.abc import Callable
 from limiter_node.decisions import Usage
 from limiter_node.errors import StoreUnavailable
 from limiter_node.store.batch import KeyQueue, Peek
-from limiter_node.store.codec import load_script
 from limiter_node.store.decisions.first import FirstDecisions
 from limiter_node.store.decisions.queues import KeyQueues
-from limiter_node.store.decisions.redeclare import Redeclared, Redeclaring
+from limiter_node.store.decisions.redeclare import Redeclared, Redeclarer
 from limiter_node.store.keyspace import decision_keys, slot_of
 from limiter_node.store.outage.outage import Outage
-from limiter_node.store.outage.shards import Shards
-from limiter_node.store.wire.routing import Router, ScriptTarget
+from limiter_node.store.scripts import load_script
+from limiter_node.store.wire.routing import Router
+from limiter_node.store.wire.script_target import ScriptTarget
 from limiter_node.store.wire.topology import Topology
 
 
-class Reading:
-    """Reads for one node. `flush` sends what waits of a key, so that a read comes behind it on the same connection."""
+class StoreReader:
+    """Read for one node. `flush` sends what waits of a key, so that a read comes behind it on the same connection."""
 
     def __init__(
         self,
         topology: Topology,
         router: Router,
         queues: KeyQueues,
-        shards: Shards,
         outage: Outage,
-        redeclaring: Redeclaring,
+        redeclarer: Redeclarer,
         *,
         flush: Callable[[KeyQueue], None],
         timeout_s: float,
         window_buckets: int,
     ) -> None:
         self._topology, self._router, self._queues = topology, router, queues
-        self._shards, self._outage, self._redeclaring = shards, outage, redeclaring
+        self._outage, self._redeclarer = outage, redeclarer
         self._flush, self._timeout_s, self._window_buckets = flush, timeout_s, window_buckets
         self._script = load_script("peek")
         self._first = FirstDecisions(topology, load_script("decide"), timeout_s)
@@ -70,7 +69,7 @@ class Reading:
     async def _peek_missing(self, kid: str) -> Usage | None:
         """Read a key that isn't in the store, unless the store has lost it: then it is declared again."""
         queue = self._queues.find(kid)
-        redeclared, reason = await self._redeclaring.resolve(kid, None if queue is None else queue.knowledge)
+        redeclared, reason = await self._redeclarer.resolve(kid, None if queue is None else queue.knowledge)
         if redeclared is Redeclared.DECLARED:
             return await self._peek_store(kid)
         if redeclared is Redeclared.FAILED:
@@ -115,8 +114,8 @@ class Reading:
 
     def _require_connections(self) -> None:
         self._topology.require_known()
-        if self._shards:
-            raise StoreUnavailable(f"store {', '.join(self._shards.open_addresses())} does not decide")
+        if shards := self._outage.shards:
+            raise StoreUnavailable(f"store {', '.join(shards.open_addresses())} does not decide")
         for connection in self._topology.masters():
             if not connection.is_open:
                 connection.connect()

@@ -6,10 +6,10 @@ word that the node has:
 
 - A key that was in the keys file and isn't any more has been revoked. (The file is looked at once a second.)
 - The file's word on a key counts if it said something new of it after the store's last word, or just before it.
-- Otherwise the store's last word counts: the limits that it told, or that the key is deleted, even if the store has
-  lost its mark of that since.
+- Otherwise the store's last word counts: the key's limits, or that it was deleted, even if the store has lost its mark
+  of that since.
 
-Weakness: what was changed in the store alone, and no living node was told of since, is lost with the store.
+Weakness: a change in the store alone that no living node has heard of is lost with the store.
 """
 
 from __future__ import annotations
@@ -24,27 +24,30 @@ from time import monotonic
 from typing import Any, Protocol
 
 from limiter_node.limits import KeyLimits
-from limiter_node.store.codec import load_script, pack_limits
 from limiter_node.store.keyspace import deleted_key, limits_key, slot_of
 from limiter_node.store.knowledge import KeyKnowledge
-from limiter_node.store.wire.routing import RoutedCall, Router, ScriptTarget, bulk
+from limiter_node.store.scripts import load_script
+from limiter_node.store.values import pack_limits
+from limiter_node.store.wire.commands import bulk
+from limiter_node.store.wire.routing import RoutedCall, Router
+from limiter_node.store.wire.script_target import ScriptTarget
 
 log = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 1.0
-"""How often the keys file is looked at in any case."""
+"""The keys file is looked at this often in any case."""
 _FRESH_S = 0.02
-"""How old the node's view of it may be when a key is missing."""
+"""The node's view of the file may be this old when a key is missing."""
 _READ_PATIENCE_S = 0.05
-"""How long a request waits for a large file to be read again. Then what was read before decides on unknown keys, and
-nothing on known ones."""
+"""A request waits this long for a large file to be read again. Then the file as it was read before decides on unknown
+keys, and nobody on known ones."""
 _FILE_FIRST_S = 1.0
-"""The store is told of a change after the file is: what it said this soon after, it may have said without knowing."""
-_TELL_EVERY_S = 60.0
+"""A change reaches the file first: what the store said so soon after it, it may have said without the change."""
+_LOG_EVERY_S = 60.0
 
 
 class DeclaredKeys(Protocol):
-    """A keys file."""
+    """The keys file, as far as a dispatcher needs it."""
 
     def read(self) -> Mapping[str, KeyLimits]:
         """Return the file's keys by `kid`: the same object as before if the file hasn't changed. Called in a thread.
@@ -61,20 +64,20 @@ class DeclaredKeys(Protocol):
 
 
 class Redeclared(Enum):
-    """How the question of a missing key ended."""
+    """What came of a missing key."""
 
     DECLARED = auto()
-    """It is there again."""
+    """The key is in the store again."""
     DELETED = auto()
-    """The store says that it was deleted."""
+    """The store says that the key was deleted."""
     UNKNOWN = auto()
-    """Nobody has declared it."""
+    """Nobody has declared the key."""
     FAILED = auto()
-    """The store could not be asked whether it was deleted: nothing is known."""
+    """The store could not be asked whether the key was deleted: nothing is known."""
 
 
 Done = Callable[[Redeclared, str], None]
-"""Is called with what came of it, and the reason where it failed."""
+"""Called with what came of a missing key, and the reason where that is `FAILED`."""
 
 
 class _Redeclaration(RoutedCall):
@@ -90,16 +93,16 @@ class _Redeclaration(RoutedCall):
     def is_wanted(self) -> bool:
         return not self.trouble  # a request waits for it: it must not wait for a store that decides nothing
 
-    def resolved(self, reply: Any) -> None:
+    def on_result(self, reply: Any) -> None:
         if reply not in (0, 1):
             raise ValueError(f"{reply!r:.100}")
         self._done(Redeclared.DECLARED if reply == 1 else Redeclared.DELETED, "")
 
-    def failed(self, reason: str) -> None:
+    def on_failed(self, reason: str) -> None:
         self._done(Redeclared.FAILED, reason)
 
 
-class Redeclaring:
+class Redeclarer:
     """Declare missing keys for one node. `file`: its keys file, if it has one."""
 
     def __init__(self, router: Router, file: DeclaredKeys | None) -> None:
@@ -110,9 +113,9 @@ class Redeclaring:
         self._timer: asyncio.TimerHandle | None = None
         self._waiting: list[Callable[[], None]] = []
         self._script = load_script("redeclare")
-        self._told_s = self._told_unreadable_s = float("-inf")
+        self._logged_s = self._logged_unreadable_s = float("-inf")
         self.counts: Counter[str] = Counter()
-        """Keys declared again by what the store had told ("store") and by the keys file ("file")."""
+        """Keys declared again by the store's last word ("store") and by the keys file ("file")."""
 
     def takes(self, kid: str, knowledge: KeyKnowledge | None, done: Done) -> bool:
         """Whether a missing key may be declared, or may have been deleted: `done` then says what came of it.
@@ -150,13 +153,13 @@ class Redeclaring:
         return await result if self.takes(kid, knowledge, done) else (Redeclared.UNKNOWN, "")
 
     def start(self) -> None:
-        """Look after the file from now on: a key that leaves it later has to be known to have been there."""
+        """Look at the file from now on: a key that leaves it later has to be known to have been there."""
         if self._file is not None:
             self._timer = self._router.loop.call_later(_LOOK_EVERY_S, self.start)
             self._start_reading(self._file)
 
     def close(self) -> None:
-        """Stop reading."""
+        """Stop looking at the file."""
         if self._timer is not None:
             self._timer.cancel()
         if self._reading is not None:
@@ -170,8 +173,8 @@ class Redeclaring:
         try:
             self._in_file = await asyncio.to_thread(file.read)
         except Exception as error:  # whatever is wrong with the file by now, the node goes on with what it had read
-            if monotonic() - self._told_unreadable_s > _TELL_EVERY_S:
-                self._told_unreadable_s = monotonic()
+            if monotonic() - self._logged_unreadable_s > _LOG_EVERY_S:
+                self._logged_unreadable_s = monotonic()
                 log.error("the keys file cannot be read any more: %s", error, extra={"event": "keys_file_unreadable"})
         self._fresh_until_s = monotonic() + _FRESH_S
         self._reading = None
@@ -213,8 +216,8 @@ class Redeclaring:
 
     def _count(self, source: str) -> None:
         self.counts[source] += 1
-        if monotonic() - self._told_s > _TELL_EVERY_S:
-            self._told_s = monotonic()
+        if monotonic() - self._logged_s > _LOG_EVERY_S:
+            self._logged_s = monotonic()
             log.warning(
                 "the store has lost keys: they are declared again as it last told them (%d so far) or as the keys file "
                 "has them (%d)",

@@ -1,9 +1,9 @@
-"""The end of a batch: its reply is brought to the node's knowledge and to the requests that wait, and counted.
+"""The end of a batch: its reply goes to the node's knowledge and to the requests that wait, and is counted.
 
 Each batch ends here exactly once, in `_end`, whatever its reply was. Neighbours: `store.decisions.dispatcher` makes
-batches and is told when one has ended, `store.knowledge` learns, `store.outage.outage` takes what came too late or
-never, `store.decisions.redeclare` keys that the store has lost, `store.decisions.lookup` keys that can't be decided
-while their slot moves.
+batches and learns when one has ended, `store.knowledge` learns, `store.decisions.reconciliation` takes batches that
+were decided too late or never, `store.decisions.redeclare` keys that the store has lost, `store.decisions.lookup` keys
+that can't be decided while their slot moves.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from limiter_node.store.codec import REPLAYED, UnreadableReply
 from limiter_node.store.decisions.lookup import Lookups
 from limiter_node.store.decisions.losses import Losses
 from limiter_node.store.decisions.queues import KeyQueues
-from limiter_node.store.decisions.redeclare import Redeclared, Redeclaring
-from limiter_node.store.outage.outage import Outage
+from limiter_node.store.decisions.reconciliation import Reconciliation
+from limiter_node.store.decisions.redeclare import Redeclared, Redeclarer
+from limiter_node.store.wire.routing import Router
 from limiter_node.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
@@ -33,37 +34,35 @@ NO_DECISIONS: Sequence[Decision] = ()
 
 
 class Replies:
-    """A `BatchOwner` for one node. `resend` sends a batch again, `on_ended` is called with each that has ended.
+    """A `BatchOwner` for one node. `on_ended` is called with each batch that has ended.
 
     `due_s`: seconds from asking until a request's deadline.
     """
 
     def __init__(
         self,
+        router: Router,
         queues: KeyQueues,
-        outage: Outage,
+        reconciliation: Reconciliation,
         losses: Losses,
-        redeclaring: Redeclaring,
-        lookups: Lookups,
+        redeclarer: Redeclarer,
         telemetry: Telemetry,
         *,
         window_buckets: int,
         due_s: float,
-        resend: Callable[[Batch], None],
         on_ended: Callable[[Batch], None],
     ) -> None:
-        self._queues, self._outage, self._losses = queues, outage, losses
-        self._redeclaring, self._lookups = redeclaring, lookups
+        self._router, self._queues, self._reconciliation = router, queues, reconciliation
+        self._losses, self._redeclarer, self._lookups = losses, redeclarer, Lookups(router, queues)
         self._decision_counts, self._waited = telemetry.decisions.counts, telemetry.decision_latency.note
         self.window_buckets = window_buckets
-        self._due_s = due_s
-        self._resend, self._on_ended = resend, on_ended
+        self._due_s, self._on_ended = due_s, on_ended
         self.failed = 0
         """Batches that were given up."""
 
     # ---- BatchOwner ------------------------------------------------------------------------------------------------
 
-    def batch_resolved(self, batch: Batch, reply: bytes) -> None:
+    def on_batch_reply(self, batch: Batch, reply: bytes) -> None:
         """See `BatchOwner`. Everything of the reply is read before anything is done."""
         state, admits = reply[0], batch.admits
         if state > REPLAYED:
@@ -79,7 +78,7 @@ class Replies:
                 raise UnreadableReply(f"batch {number} was decided, and {recorded} recorded")
         elif len(reply) < codec.REPLY_SIZE:
             raise UnreadableReply(f"{len(reply)} bytes")
-        elif batch.queue.is_met:  # settles alone: nobody waits, and what the node knows is as good as what it is told
+        elif batch.queue.is_met:  # settles alone: nobody waits, and the reply says nothing that the node needs
             self._on_ended(batch)
             return
         try:  # as `_end` does, without the detour: this is the usual end
@@ -89,15 +88,15 @@ class Replies:
         finally:
             self._on_ended(batch)
 
-    def batch_refused(self, batch: Batch, reason: str) -> None:
+    def on_batch_refused(self, batch: Batch, reason: str) -> None:
         """See `BatchOwner`."""
-        self._end(batch, self._outage.refused, reason)
+        self._end(batch, self._reconciliation.on_refused, reason)
 
-    def batch_failed(self, batch: Batch, reason: str) -> None:
+    def on_batch_failed(self, batch: Batch, reason: str) -> None:
         """See `BatchOwner`."""
         self._end(batch, self._give_up, reason)
 
-    def batch_held_up(self, batch: Batch) -> None:
+    def on_batch_held_up(self, batch: Batch) -> None:
         """See `BatchOwner`."""
         if batch.admits and not batch.queue.knowledge.exists:
             self._lookups.look_up(batch.queue)
@@ -121,7 +120,7 @@ class Replies:
         if not queue.is_met:
             self._queues.meet(queue)
         if batch.charges:
-            self._outage.charged(batch, codec.unpack_reply(reply, len(batch.operations)).time_ms)
+            self._reconciliation.on_charged(batch, codec.unpack_reply(reply, len(batch.operations)).time_ms)
         counts, waited, asked_to_now_s = self._decision_counts, self._waited, heard_s + self._due_s
         for admit, decision in zip(batch.admits, decisions, strict=True):
             if not admit.future.done():
@@ -129,7 +128,7 @@ class Replies:
                 counts[4 * decision[0] + decision[1] + 1] += 1
                 waited(asked_to_now_s - admit.deadline_s)
             else:
-                self._outage.verdict(batch, admit, decision)
+                self._reconciliation.on_late_verdict(batch, admit, decision)
 
     @staticmethod
     def _end_badly(batch: Batch) -> None:
@@ -140,12 +139,12 @@ class Replies:
 
     def _not_decided(self, batch: Batch, reply: codec.BatchReply) -> None:
         if reply.state == codec.LOST:
-            self._end(batch, self._losses.lost, reply.recorded)
+            self._end(batch, self._losses.on_loss, reply.recorded)
         elif reply.state == codec.UNKNOWN_KEY:
             queue = batch.queue
             if batch.was_redeclared:  # and lost again: that is no word on whether there is such a key
-                self._end(batch, self._outage.refused, "the store loses the key again and again")
-            elif self._redeclaring.takes(queue.kid, queue.knowledge, partial(self._redeclared, batch)):
+                self._end(batch, self._reconciliation.on_refused, "the store loses the key again and again")
+            elif self._redeclarer.takes(queue.kid, queue.knowledge, partial(self._on_redeclared, batch)):
                 batch.tries += 1  # its shard has answered: if this takes long, that is not to blame
             else:
                 self._end(batch, self._unknown)
@@ -155,30 +154,30 @@ class Replies:
             log.error("batch %d of key %s is older than the store's record", batch.number, kid, extra=event)
             self._end(batch, self._give_up, "the store has lost track of this node's batches")
 
-    def _redeclared(self, batch: Batch, result: Redeclared, reason: str) -> None:
+    def _on_redeclared(self, batch: Batch, result: Redeclared, reason: str) -> None:
         if result is Redeclared.DECLARED:
             batch.was_redeclared = True
-            self._resend(batch)  # the store tells whether it has lost the key's window, too
+            self._router.send([batch])  # the store tells whether it has lost the key's window, too
         elif result is Redeclared.FAILED:
-            self._end(batch, self._outage.refused, reason)
+            self._end(batch, self._reconciliation.on_refused, reason)
         else:
             if result is Redeclared.DELETED and not batch.queue.is_met:
                 self._queues.meet(batch.queue)  # so that it is remembered to be deleted
             self._end(batch, self._unknown)
 
     def _unknown(self, batch: Batch) -> None:
-        """There is no such key: not in the store, and not by any word that this node may follow."""
+        """Tell all that there is no such key: not in the store, and not by any word that this node may follow."""
         queue = batch.queue
         if queue.is_met:
             queue.knowledge.forget()
         for charge, _ in batch.charges:
-            charge.gone()
+            charge.drop()
         for admit in batch.admits:
             if not admit.future.done():
                 admit.future.set_result(UNKNOWN_KEY_DECISION)
                 self._decision_counts[4 * UNKNOWN_KEY_DECISION.outcome] += 1
             else:
-                self._outage.verdict(batch, admit, UNKNOWN_KEY_DECISION)
+                self._reconciliation.on_late_verdict(batch, admit, UNKNOWN_KEY_DECISION)
 
     def _give_up(self, batch: Batch, reason: str) -> None:
         self.failed += 1
@@ -188,4 +187,4 @@ class Replies:
             log.warning(
                 "%d settles and charges of key %s were lost: %s", others, kid, reason, extra={**event, "key": kid}
             )
-        self._outage.failed(batch, reason)
+        self._reconciliation.on_given_up(batch, reason)

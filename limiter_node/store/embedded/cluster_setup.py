@@ -1,4 +1,4 @@
-"""How freshly started servers become a cluster: slots, epochs, introductions, replicas, and waiting for agreement.
+"""The making of a cluster of freshly started servers: slots, epochs, introductions, replicas, waiting for agreement.
 
 Every step is a condition that is awaited, none is a fixed sleep. Done when each server sees every other one, in its
 role, and reports ``cluster_state:ok``. Three masters take a little over two seconds, nearly all of it a constant of the
@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
 
+from limiter_node.store.embedded.server import HOST
 from limiter_node.store.keyspace import SLOTS
 
-_HOST = "127.0.0.1"
 _POLL_S = 0.02
 
 
@@ -43,7 +43,7 @@ async def form_cluster(members: Sequence[ClusterMember]) -> None:
     )
     # Everyone to everyone: gossip would get there too, but later.
     for one, other in combinations(members, 2):
-        await _command(one, "CLUSTER MEET", _HOST, other.port, other.bus_port)
+        await _command(one, "CLUSTER MEET", HOST, other.port, other.bus_port)
     await _until_all(members, lambda member: _sees_all(member, members))
 
     replicas = [member for member in members if member.master_port is not None]

@@ -1,21 +1,17 @@
 """Embedded stores: real server processes on 127.0.0.1, a cluster or a single one, that live as long as their parent.
 
 Owns their start, how they become a cluster, and their end. Nothing is written to disk but logs and the cluster's node
-files, in a private directory that is removed at the end. Neighbours: `binary` (what is run), `process` (ports, children
-that end with their parent), `cluster_setup` (how servers become a cluster).
+files, in a private directory that is removed at the end. Neighbours: `binary` finds the program, `server` is a process
+of it, `cluster_setup` makes a cluster of several.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 import shutil
-import signal
-import subprocess
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -26,13 +22,11 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from limiter_node.errors import ConfigError
-from limiter_node.processes import end_with_parent, free_ports, port_is_free
+from limiter_node.processes import free_ports, port_is_free
 from limiter_node.store.embedded.binary import StoreError, server_binary
 from limiter_node.store.embedded.cluster_setup import ClusterMember, form_cluster
+from limiter_node.store.embedded.server import HOST, EmbeddedServer, server_config
 
-__all__ = ["HOST", "MASTERS", "EmbeddedServer", "EmbeddedStore", "Mode", "StoreError"]
-
-HOST = "127.0.0.1"
 MASTERS = 3
 START_TIMEOUT_S = 20.0
 _POLL_S = 0.01
@@ -44,58 +38,6 @@ Mode = Literal["cluster", "single"]
 
 class _PortTaken(Exception):
     """Raised when somebody took a port of ours between our look and the server's bind."""
-
-
-@dataclass(slots=True)
-class EmbeddedServer:
-    """One server process. `bus_port` is 0 unless it is a cluster's; `master_port` is None unless it is a replica."""
-
-    port: int
-    bus_port: int
-    master_port: int | None
-    command: list[str] = field(repr=False)
-    directory: Path
-    process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
-
-    @property
-    def pid(self) -> int:
-        """The process id. Raises StoreError if it has never been started."""
-        if self.process is None:
-            raise StoreError(f"the store server on port {self.port} has not been started")
-        return self.process.pid
-
-    @property
-    def exit_code(self) -> int | None:
-        """None while it runs (or was never started)."""
-        return None if self.process is None else self.process.poll()
-
-    def start(self) -> None:
-        """Start the process, in the same directory as before if it had been started: a cluster's server finds its node
-        file there, but no data. In a session of its own, so that a Ctrl-C reaches the nodes but not their store: they
-        still have reservations to settle.
-        """
-        with (self.directory / "server.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                end_with_parent(self.command, signal.SIGKILL),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                cwd=self.directory,
-                start_new_session=True,
-            )
-
-    def kill(self) -> None:
-        """End the process at once: it has nothing to save. Works on a stopped (SIGSTOP) one too."""
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-
-    def failure(self) -> str:
-        """Why it ended, in its own words as far as they can be found."""
-        log = (self.directory / "server.log").read_text("utf-8", "replace").splitlines()
-        # "12:M 01 Jan 2026 10:00:00.000 # the message"; the last warnings are what it stumbled over.
-        lines = [re.sub(r"^\d+:\w .*? [#*.-] ", "", line) for line in log if line.strip()]
-        return next((line for line in lines if "bind:" in line or "rror" in line), lines[-1] if lines else "no message")
 
 
 class EmbeddedStore:
@@ -132,7 +74,7 @@ class EmbeddedStore:
 
     @property
     def url(self) -> str:
-        """What to pass as ``--store``."""
+        """The store's URL, for ``--store``."""
         masters = [server for server in self.servers if server.master_port is None]
         scheme = "redis+cluster" if self.mode == "cluster" else "redis"
         return f"{scheme}://" + ",".join(f"{HOST}:{server.port}" for server in masters)
@@ -226,31 +168,7 @@ class EmbeddedStore:
     ) -> EmbeddedServer:
         own = directory / str(port)
         own.mkdir()
-        config = {
-            "port": str(port),
-            "bind": HOST,
-            "protected-mode": "yes",
-            "dir": str(own),
-            "save": "",
-            "appendonly": "no",
-            # Any other policy can drop counters, which admits more than the limit without a word.
-            "maxmemory-policy": "noeviction",
-            # Otherwise a replica's first synchronization waits five seconds for company.
-            "repl-diskless-sync-delay": "0",
-        }
-        if self.mode == "cluster":
-            config |= {
-                "cluster-enabled": "yes",
-                # The default, port + 10000, does not exist for ports above 55535.
-                "cluster-port": str(bus_port),
-                "cluster-announce-ip": HOST,
-                "cluster-config-file": "nodes.conf",
-                "cluster-node-timeout": "2000",
-                # A shard that is down must not stop the others.
-                "cluster-require-full-coverage": "no",
-                "cluster-allow-replica-migration": "no",
-            }
-        config |= self._extra_config
+        config = server_config(port, own, bus_port if self.mode == "cluster" else 0) | self._extra_config
         command = [binary, *(word for name, value in config.items() for word in (f"--{name}", value))]
         return EmbeddedServer(port, bus_port if self.mode == "cluster" else 0, master_port, command, own)
 

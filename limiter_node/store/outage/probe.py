@@ -1,4 +1,4 @@
-"""A probe: a decision that is asked only to learn whether a shard decides, and that counts nothing.
+"""A probe: a decision that counts nothing, asked only to learn whether a shard decides.
 
 It is the decision script about a key that doesn't exist, which fails in all the ways in which a decision can (out of
 memory, loading, a blocked script). It goes as source, so that a server which has no script yet has it before the
@@ -13,9 +13,11 @@ from typing import Any
 
 import hiredis
 
-from limiter_node.store.codec import Script, pack_batch
+from limiter_node.store.codec import pack_batch
 from limiter_node.store.keyspace import decision_keys, slot_of
-from limiter_node.store.wire.routing import ScriptTarget, bulk
+from limiter_node.store.scripts import Script
+from limiter_node.store.wire.commands import bulk
+from limiter_node.store.wire.script_target import ScriptTarget
 from limiter_node.store.wire.store_connection import ServerConnection
 from limiter_node.store.wire.topology import Topology
 
@@ -34,14 +36,14 @@ class Probe:
     def __init__(self, target: ScriptTarget, on_end: Callable[[str], None]) -> None:
         self._target, self._on_end = target, on_end
 
-    def wire(self) -> bytes:
+    def to_wire(self) -> bytes:
         packed = pack_batch(1, [], resent=False)
         return self._target.by_source + bulk((packed,))
 
-    def replied(self, reply: Any) -> None:
+    def on_reply(self, reply: Any) -> None:
         self._on_end(str(reply) if isinstance(reply, hiredis.ReplyError) else "")
 
-    def lost(self) -> None:
+    def on_lost(self) -> None:
         self._on_end("connection lost")
 
 

@@ -1,4 +1,4 @@
-"""Which shards don't decide: a circuit breaker for each connection that owns slots, and one log line per transition.
+"""The circuit breakers: one for each connection that owns slots, and one log line per transition.
 
 A breaker opens when a decision has been outstanding for longer than the budget (`store.outage.outage` notices);
 requests of the shard's keys then don't go there. It is asked by probes (`store.outage.probe`), one at a time, and
@@ -14,9 +14,9 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from limiter_node.store.codec import Script
 from limiter_node.store.outage.probe import PROBE_EVERY_S, Probe, is_redirect, probe_target
-from limiter_node.store.wire.routing import ScriptTarget
+from limiter_node.store.scripts import load_script
+from limiter_node.store.wire.script_target import ScriptTarget
 from limiter_node.store.wire.store_connection import ServerConnection
 from limiter_node.store.wire.topology import Topology
 
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 class _Breaker:
-    """One that is open."""
+    """Hold an open breaker's times."""
 
     __slots__ = ("next_probe_s", "opened_s", "probe_sent_s")
 
@@ -34,30 +34,30 @@ class _Breaker:
 
 
 class Shards:
-    """The breakers of one node. `on_close` is called with the connection whose breaker has closed, before it is logged;
-    it returns what was decided meanwhile, by outcome.
+    """The breakers of one node. `budget_s` is how long a decision may take, `policy` what decides meanwhile.
+
+    `on_back` is called when a breaker has closed; it returns what was decided meanwhile, by outcome, for the log.
     """
 
-    def __init__(self, topology: Topology, budget_s: float, decide: Script, policy: str) -> None:
+    def __init__(self, topology: Topology, budget_s: float, policy: str, on_back: Callable[[], dict[str, int]]) -> None:
         self._loop = asyncio.get_running_loop()
         self._topology = topology
         self._budget_s = budget_s
-        self._decide = decide
-        self._policy = policy
+        self._decide = load_script("decide")
+        self._policy, self._on_back = policy, on_back
         self._open: dict[ServerConnection | None, _Breaker] = {}
         self._targets: dict[ServerConnection, ScriptTarget] = {}
-        self.on_close: Callable[[ServerConnection | None], dict[str, int]] = lambda _: {}
         self.openings = 0
 
     def __bool__(self) -> bool:
         return bool(self._open)
 
     def is_open(self, slot: int) -> bool:
-        """Whether the shard of `slot` isn't to be asked."""
+        """Whether the breaker of the shard of `slot` is open, so that it isn't asked."""
         return self._topology.owner(slot) in self._open
 
     def is_cut_off(self, connection: ServerConnection) -> bool:
-        """Whether it isn't to be asked."""
+        """Whether a connection's breaker is open."""
         return connection in self._open
 
     def answers(self, slot: int) -> bool:
@@ -66,11 +66,11 @@ class Shards:
         return connection is not None and connection.is_open
 
     def open_addresses(self) -> list[str]:
-        """The shards that aren't asked."""
+        """Return the addresses of the shards that aren't asked."""
         return [_name(connection) for connection in self._open]
 
     def open_breaker(self, slot: int, reason: str) -> bool:
-        """Don't ask the shard of `slot` any more; False if that was so already."""
+        """Ask the shard of `slot` no more; return False if that was so already."""
         connection = self._topology.owner(slot)
         if connection in self._open:
             return False
@@ -92,13 +92,13 @@ class Shards:
                     self._close(connection, "its slots have an owner")
             elif not self._topology.is_master(connection):
                 self._close(connection, "its slots have another owner")
-                connection.drop()  # what it still owes an answer is asked of the new owner
+                connection.drop()  # its outstanding commands are sent to the new owner
             elif connection.is_idle and breaker.probe_sent_s is None:
                 breaker.probe_sent_s, breaker.next_probe_s = now_s, now_s + PROBE_EVERY_S
                 connection.send([self._probe(connection)])
 
-    def probed(self, connection: ServerConnection, *, decided: bool) -> None:
-        """A probe has ended."""
+    def on_probed(self, connection: ServerConnection, *, decided: bool) -> None:
+        """Close the breaker if the probe was decided within the budget."""
         breaker = self._open.get(connection)
         if breaker is None:
             return
@@ -110,7 +110,7 @@ class Shards:
         breaker = self._open.pop(connection)
         if connection is not None:
             self._targets.pop(connection, None)
-        decided, away_s = self.on_close(connection), self._loop.time() - breaker.opened_s
+        decided, away_s = self._on_back(), self._loop.time() - breaker.opened_s
         log.warning(
             "shard %s is back after %.1f s: %s; meanwhile without it: %s",
             _name(connection),
@@ -125,7 +125,7 @@ class Shards:
         if target is None:
             target = self._targets[connection] = probe_target(self._topology, connection, self._decide)
         # A server that refers to another is well.
-        return Probe(target, lambda error: self.probed(connection, decided=not error or is_redirect(error)))
+        return Probe(target, lambda error: self.on_probed(connection, decided=not error or is_redirect(error)))
 
 
 def _name(connection: ServerConnection | None) -> str:

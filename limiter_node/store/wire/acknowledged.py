@@ -1,31 +1,20 @@
-"""Replies that count only when replicas have them: what ``--replica-acks`` puts between a connection and its commands.
+"""Replies that count only when replicas have the writes: ``--replica-acks`` puts this between connection and commands.
 
 Replication is asynchronous: a master that dies can take along what it has decided last. Here each write to a shard is
 followed by one ``WAIT``, and the replies to its commands are held back until that many replicas have taken all of it.
-Where they don't in time, the commands are told that they are lost: sent again under their numbers they are answered
-from the record, not decided twice. The price is a round trip to the replicas, and no decisions while they are too few.
+Where they don't in time, the commands count as lost: sent again under their numbers they are answered from the record,
+not decided twice. The price is a round trip to the replicas, and no decisions while they are too few.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
+
+from limiter_node.store.wire.commands import Command
 
 WAIT_MS = 50
-"""How long one ``WAIT`` waits; what follows on the connection waits as well."""
-
-
-class Command(Protocol):
-    """What a connection sends, and whom it tells how that ended. One of the last two is called, once per send."""
-
-    def wire(self) -> bytes:
-        """The command in RESP."""
-
-    def replied(self, reply: Any) -> None:
-        """The server answered; `reply` is a `hiredis.ReplyError` where it refused."""
-
-    def lost(self) -> None:
-        """The connection ended after the command was handed over: it may or may not have run."""
+"""The time limit of one ``WAIT``; commands behind it on the connection wait as well."""
 
 
 class _Held:
@@ -36,14 +25,14 @@ class _Held:
     def __init__(self, command: Command, into: list[tuple[Command, Any]]) -> None:
         self._command, self._into = command, into
 
-    def wire(self) -> bytes:
-        return self._command.wire()
+    def to_wire(self) -> bytes:
+        return self._command.to_wire()
 
-    def replied(self, reply: Any) -> None:
+    def on_reply(self, reply: Any) -> None:
         self._into.append((self._command, reply))
 
-    def lost(self) -> None:
-        self._command.lost()
+    def on_lost(self) -> None:
+        self._command.on_lost()
 
 
 class _Wait:
@@ -54,7 +43,7 @@ class _Wait:
     def __init__(self, replicas: int, held: list[tuple[Command, Any]]) -> None:
         self._replicas, self._held = replicas, held
 
-    def wire(self) -> bytes:
+    def to_wire(self) -> bytes:
         return b"*3\r\n$4\r\nWAIT\r\n$%d\r\n%d\r\n$%d\r\n%d\r\n" % (
             len(str(self._replicas)),
             self._replicas,
@@ -62,21 +51,21 @@ class _Wait:
             WAIT_MS,
         )
 
-    def replied(self, reply: Any) -> None:
+    def on_reply(self, reply: Any) -> None:
         # A refusal is no number of replicas either.
         enough = type(reply) is int and reply >= self._replicas
         for command, held in self._held:
             if enough:
-                command.replied(held)
+                command.on_reply(held)
             else:
-                command.lost()
+                command.on_lost()
 
-    def lost(self) -> None:
+    def on_lost(self) -> None:
         for command, _ in self._held:
-            command.lost()
+            command.on_lost()
 
 
 def acknowledged(commands: Sequence[Command], replicas: int) -> list[Command]:
-    """The commands of one write, to be sent instead: their replies come when `replicas` replicas have taken them."""
+    """Return the commands to send instead of `commands`: replies come when `replicas` replicas have taken all of it."""
     held: list[tuple[Command, Any]] = []
     return [*(_Held(command, held) for command in commands), _Wait(replicas, held)]

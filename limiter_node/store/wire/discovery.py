@@ -25,11 +25,11 @@ from limiter_node.store.slots import Endpoint, SlotRange, slot_ranges
 from limiter_node.store.url import StoreAddress
 
 _REPLY_S = 1.0
-"""How long one server is waited for. The caller waits for two of them: one that hangs must not hide the others."""
+"""The time limit of one server. The caller waits for two of them: one that hangs must not hide the others."""
 
 
 class Discovery:
-    """See the module. Close it."""
+    """Ask the servers of one cluster who owns its slots. Close it."""
 
     def __init__(self, address: StoreAddress) -> None:
         self._address = address
@@ -46,13 +46,13 @@ class Discovery:
         found: list[SlotRange] = []
         for endpoint in self._order():
             try:
-                told = await self._ask(endpoint)
+                ranges = await self._ask(endpoint)
             except (RedisError, OSError, TimeoutError) as error:
                 self._failed.add(endpoint)
                 failure = error
                 continue
             self._failed.discard(endpoint)
-            found += told
+            found += ranges
             if _covered(found) == SLOTS:
                 break
         if found:
@@ -91,7 +91,7 @@ class Discovery:
 
 
 def _covered(ranges: Sequence[SlotRange]) -> int:
-    """How many slots are in at least one of `ranges`. O(n log n) in their number."""
+    """Return how many slots are in at least one of `ranges`. O(n log n) in their number."""
     covered = beyond = 0
     for each in sorted(ranges):
         covered += max(0, each.last + 1 - max(each.first, beyond))

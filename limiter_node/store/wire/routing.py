@@ -1,8 +1,8 @@
 """Script calls on their way to the shard that owns their slot, and what happens to those that don't get through.
 
 All retry rules of decisions are here, and they are ours: redis-py retries a command up to ten times by itself, which
-counts a request as often. A call given to the router ends exactly once, by `resolved` or by `failed`; until then it is
-sent again as often as needed, which is safe because the script answers a batch it has decided from its record.
+counts a request as often. A call given to the router ends exactly once, by `on_result` or by `on_failed`; until then it
+is sent again as often as needed, which is safe because the script answers a batch it has decided from its record.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 
 import hiredis
 
-from limiter_node.store.codec import Script
-from limiter_node.store.wire.acknowledged import Command
+from limiter_node.store.wire.commands import Asking, Command
+from limiter_node.store.wire.script_target import ScriptTarget
 from limiter_node.store.wire.store_connection import ServerConnection
 from limiter_node.store.wire.topology import Topology
 
@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 
 _SOON_S, _LATER_S, _LAST_S = 0.005, 0.05, 0.5
 _QUICK_TRIES = 5
-_TELL_EVERY_S, _KINDS_TOLD = 60.0, 100
-_NO_ANSWER = "the store did not answer"
+_LOG_EVERY_S, _KINDS_LOGGED = 60.0, 100
+_NO_REPLY = "the store did not answer"
 
 # What a server replies while it decides nothing at all, for now: nothing has run then.
 _TRY_LATER = frozenset(
@@ -37,38 +37,8 @@ _TRY_LATER = frozenset(
 _ERROR_KINDS = {"NOSCRIPT": "reloaded", "MOVED": "redirected", "ASK": "redirected", "TRYAGAIN": "redirected"}
 
 
-def bulk(words: Sequence[bytes]) -> bytes:
-    """Words as RESP's bulk strings."""
-    return b"".join([b"$%d\r\n%b\r\n" % (len(word), word) for word in words])
-
-
-class ScriptTarget:
-    """A script with the keys of one slot: everything of its command that is the same each time, made once.
-
-    The script's source, which is many times as long as the rest, is put in only where it is sent.
-    """
-
-    __slots__ = ("_keys_at", "_script", "_words", "by_sha", "slot")
-
-    def __init__(self, script: Script, slot: int, keys: Sequence[bytes], arguments: Sequence[bytes], more: int) -> None:
-        """`more` further arguments follow `arguments` with each call."""
-        self.slot = slot
-        self._script, self._words = script, 3 + len(keys) + len(arguments) + more
-        head = self._head(b"EVALSHA", script.sha)
-        self._keys_at = len(head)
-        self.by_sha = head + bulk((b"%d" % len(keys), *keys, *arguments))
-
-    @property
-    def by_source(self) -> bytes:
-        """The same with the script's source, for a server that doesn't have it."""
-        return self._head(b"EVAL", self._script.source) + self.by_sha[self._keys_at :]
-
-    def _head(self, command: bytes, script: bytes) -> bytes:
-        return b"*%d\r\n" % self._words + bulk((command, script))
-
-
 class RoutedCall:
-    """A script call; subclasses say what it carries and what becomes of it."""
+    """A script call that the router sends until it has ended; subclasses say what it carries, and handle its end."""
 
     __slots__ = ("_router", "resent", "since_s", "target", "tries", "trouble", "with_source")
 
@@ -79,70 +49,55 @@ class RoutedCall:
         self.with_source = False
         self.tries = 0
         self.trouble = ""
-        """What its shard said last that is the matter with it; empty if it said no such thing."""
+        """The last error by which its shard said that it can't decide for now; empty if it said none."""
         self.since_s = now_s
 
     def arguments(self) -> bytes:
         """The arguments that this call adds to its target's, as bulk strings."""
         raise NotImplementedError
 
-    def resolved(self, reply: Any) -> None:
-        """The script ran; this is its reply."""
+    def on_result(self, reply: Any) -> None:
+        """Take the script's reply: it ran."""
         raise NotImplementedError
 
-    def failed(self, reason: str) -> None:
-        """The script did not run and will not, or nobody can tell any more and it no longer matters."""
+    def on_failed(self, reason: str) -> None:
+        """End: the script did not run and will not, or nobody can tell any more and it no longer matters."""
         raise NotImplementedError
 
     def is_wanted(self) -> bool:
         """Whether anybody is served by sending it (again)."""
         return True
 
-    def held_up(self) -> None:
-        """Its slot is on the move, and the server has only some of the keys. It is tried again until it runs."""
+    def on_held_up(self) -> None:
+        """Note that its slot is on the move, and the server has only some of its keys. It is tried again."""
 
-    def refused(self, reason: str) -> None:
-        """The server refused it for what it is, so that nothing ran: to send it again at once won't help."""
-        self.failed(reason)
+    def on_refused(self, reason: str) -> None:
+        """End: the server refused it for what it is, so that nothing ran, and to send it again at once won't help."""
+        self.on_failed(reason)
 
-    def unreadable(self) -> None:
-        """Something that isn't this script answered, or `resolved` couldn't read the reply and did nothing."""
-        self.failed("the store answered what is no reply to a script")
+    def on_unreadable(self) -> None:
+        """Take a reply that isn't this script's: `on_result` couldn't read it and did nothing."""
+        self.on_failed("the store answered what is no reply to a script")
 
-    # ---- store.acknowledged.Command ----------------------------------------------------------------------------------
+    # ---- store.wire.commands.Command -------------------------------------------------------------------------------
 
-    def wire(self) -> bytes:
+    def to_wire(self) -> bytes:
         target = self.target
         return (target.by_source if self.with_source else target.by_sha) + self.arguments()
 
-    def replied(self, reply: Any) -> None:
+    def on_reply(self, reply: Any) -> None:
         if isinstance(reply, hiredis.ReplyError):
-            self._router.refused(self, str(reply))
+            self._router.on_error(self, str(reply))
             return
         try:
-            self.resolved(reply)
+            self.on_result(reply)
         except Exception as error:
             self._router.note_unreadable(reply, error)
-            self.unreadable()  # a call that never ended would block its key for good
+            self.on_unreadable()  # a call that never ended would block its key for good
 
-    def lost(self) -> None:
+    def on_lost(self) -> None:
         self.resent = True
-        self._router.lost(self)
-
-
-class _Asking:
-    """Goes in front of a command that a shard answers for a slot it is about to own; in the same write, so in order."""
-
-    __slots__ = ()
-
-    def wire(self) -> bytes:
-        return b"*1\r\n$6\r\nASKING\r\n"
-
-    def replied(self, reply: Any) -> None:
-        pass
-
-    def lost(self) -> None:
-        pass
+        self._router.on_lost(self)
 
 
 class Router:
@@ -161,8 +116,7 @@ class Router:
         self.errors: Counter[str] = Counter()
         """Calls that the store did not simply answer: ``lost`` with their connection, ``refused``, ``redirected`` to
         another server, ``reloaded`` because the script was not there, ``unreadable`` where the reply made no sense."""
-        self._told_until_s: dict[str, float] = {}
-        topology.on_orphans = self._adopt
+        self._silent_until_s: dict[str, float] = {}
 
     def send(self, calls: Sequence[RoutedCall]) -> None:
         """Send calls: one write per shard."""
@@ -178,14 +132,14 @@ class Router:
         for connection, commands in by_connection.items():
             connection.send(commands)
 
-    def lost(self, call: RoutedCall) -> None:
-        """The connection broke under the call: whether it ran is unknown."""
+    def on_lost(self, call: RoutedCall) -> None:
+        """Send a call again whose connection broke: whether it ran is unknown."""
         self.errors["lost"] += 1
         self._topology.refresh_soon()
         self._again(call, 0)
 
-    def refused(self, call: RoutedCall, error: str) -> None:
-        """The server answered with an error, which means that the script did not run or changed nothing."""
+    def on_error(self, call: RoutedCall, error: str) -> None:
+        """Take an error reply: the script did not run, or changed nothing. What follows depends on the kind."""
         kind, _, rest = error.partition(" ")
         self.errors[_ERROR_KINDS.get(kind, "refused")] += 1
         if kind == "NOSCRIPT":
@@ -197,10 +151,10 @@ class Router:
             self._again(call, 0)
         elif kind == "ASK":
             slot, _, address = rest.partition(" ")
-            self._topology.connection_to(int(slot), address).send([_Asking(), call])
+            self._topology.connection_to(int(slot), address).send([Asking(), call])
             self.retries += 1
         elif kind == "TRYAGAIN":
-            call.held_up()
+            call.on_held_up()
             self._again(call, _SOON_S)
         elif kind in _TRY_LATER:
             call.trouble = error[:100]
@@ -208,10 +162,10 @@ class Router:
             if call.is_wanted():
                 self._again(call, _LATER_S)
             else:
-                call.failed(call.trouble)
+                call.on_failed(call.trouble)
         else:
-            self._tell(f"store refused a script: {kind}", "store_refused", error)
-            call.refused(error[:200])
+            self._log(f"store refused a script: {kind}", "store_refused", error)
+            call.on_refused(error[:200])
 
     def ask_again(self, call: RoutedCall) -> None:
         """Send a call again soon: nobody can tell whether it ran, since what came back made no sense."""
@@ -221,15 +175,15 @@ class Router:
     def note_unreadable(self, reply: Any, error: Exception) -> None:
         """Count a reply that no script of ours can have sent, and log it."""
         self.errors["unreadable"] += 1
-        self._tell("the store sent what is no reply to a script", "store_reply_unreadable", f"{reply!r:.100} ({error})")
+        self._log("the store sent what is no reply to a script", "store_reply_unreadable", f"{reply!r:.100} ({error})")
 
-    def _tell(self, what: str, event: str, why: str) -> None:
+    def _log(self, what: str, event: str, why: str) -> None:
         """Log an error, unless the same was logged within the last minute: each call could repeat it."""
         now_s = self.loop.time()
-        if now_s >= self._told_until_s.get(what, 0.0):
-            if len(self._told_until_s) >= _KINDS_TOLD:
-                self._told_until_s.clear()
-            self._told_until_s[what] = now_s + _TELL_EVERY_S
+        if now_s >= self._silent_until_s.get(what, 0.0):
+            if len(self._silent_until_s) >= _KINDS_LOGGED:
+                self._silent_until_s.clear()
+            self._silent_until_s[what] = now_s + _LOG_EVERY_S
             log.error("%s: %.200s", what, why, extra={"event": event})
 
     def _again(self, call: RoutedCall, delay_s: float) -> None:
@@ -238,19 +192,20 @@ class Router:
         if call.tries > _QUICK_TRIES:  # two servers that point at each other, for one
             delay_s = max(delay_s, min(_LATER_S * (call.tries - _QUICK_TRIES), _LAST_S))
         if self._closed or self._is_too_old(call):
-            call.failed(_NO_ANSWER)
+            call.on_failed(_NO_REPLY)
         elif delay_s:
             self.loop.call_later(delay_s, self._again_now, call)
         else:
-            # Not at once: a connection tells all its commands that they are lost before it is ready to take new ones.
+            # Not at once: a connection loses all its commands before it is ready to take new ones.
             self.loop.call_soon(self._again_now, call)
 
-    def _adopt(self, commands: Sequence[Command]) -> None:
+    def send_again(self, commands: Sequence[Command]) -> None:
+        """Send calls that a connection could not send, if anybody still wants them. Other commands are dropped."""
         calls = []
         for command in commands:
             if isinstance(command, RoutedCall):
                 if self._is_over(command):
-                    command.failed(_NO_ANSWER)
+                    command.on_failed(_NO_REPLY)
                 else:
                     calls.append(command)
         self.send(calls)
@@ -263,12 +218,12 @@ class Router:
 
     def _again_now(self, call: RoutedCall) -> None:
         if self._closed:
-            call.failed("the node is stopping")
+            call.on_failed("the node is stopping")
         elif self._is_over(call):
-            call.failed(_NO_ANSWER)
+            call.on_failed(_NO_REPLY)
         else:
             self.send([call])
 
     def close(self) -> None:
-        """From now on what is lost fails instead of being sent again."""
+        """Fail calls from now on instead of sending them again."""
         self._closed = True

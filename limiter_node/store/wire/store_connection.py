@@ -12,12 +12,12 @@ import logging
 import ssl
 from collections import deque
 from time import monotonic
-from typing import Any, cast
+from typing import cast
 
 import hiredis
 
-from limiter_node.errors import StoreUnavailable
-from limiter_node.store.wire.acknowledged import Command, acknowledged
+from limiter_node.store.wire.acknowledged import acknowledged
+from limiter_node.store.wire.commands import Command, Handshake, Ping
 from limiter_node.telemetry import Latencies
 
 log = logging.getLogger(__name__)
@@ -27,59 +27,12 @@ _RECONNECT_FIRST_S, _RECONNECT_MAX_S = 0.02, 0.4
 _CONNECT_TIMEOUT_S, _TLS_TIMEOUT_S = 0.5, 2.0
 
 
-class _Handshake:
-    """A command of the connection's own set-up; the last one opens the connection for others."""
-
-    __slots__ = ("_connection", "_last", "_words")
-
-    def __init__(self, connection: ServerConnection, words: tuple[str, ...], last: bool) -> None:
-        self._connection, self._words, self._last = connection, words, last
-
-    def wire(self) -> bytes:
-        command: bytes = hiredis.pack_command(self._words)  # type: ignore[arg-type]  # its stub wants 1-tuples
-        return command
-
-    def replied(self, reply: Any) -> None:
-        # The connection's name is a convenience: a login that may not set one decides all the same.
-        if isinstance(reply, hiredis.ReplyError) and self._words[0] != "CLIENT":
-            self._connection._refused(f"{self._words[0]}: {reply}")
-        elif self._last:
-            self._connection._opened()
-
-    def lost(self) -> None:
-        pass
-
-
-class _Ping:
-    """A sign of life."""
-
-    __slots__ = ("future",)
-
-    def __init__(self, future: asyncio.Future[None]) -> None:
-        self.future = future
-
-    def wire(self) -> bytes:
-        return b"*1\r\n$4\r\nPING\r\n"
-
-    def replied(self, reply: Any) -> None:
-        if self.future.done():
-            return
-        if isinstance(reply, hiredis.ReplyError):
-            self.future.set_exception(StoreUnavailable(str(reply)))
-        else:
-            self.future.set_result(None)
-
-    def lost(self) -> None:
-        if not self.future.done():
-            self.future.set_exception(StoreUnavailable("connection lost"))
-
-
 class ServerConnection(asyncio.Protocol):
     """A connection to `host:port`, made on first use and made again whenever there is something to send.
 
-    Commands given while it is down wait for it; those sent when it breaks are told `lost`. `stall_timeout_s` is how
+    Commands given while it is down wait for it; those outstanding when it breaks are lost. `stall_timeout_s` is how
     long the oldest reply may be outstanding before the connection is taken for dead (see `check`). `replica_acks`: how
-    many replicas must have taken what commands wrote before they are told their replies (`store.wire.acknowledged`).
+    many replicas must have taken what commands wrote before their replies count (`store.wire.acknowledged`).
     """
 
     def __init__(
@@ -121,7 +74,7 @@ class ServerConnection(asyncio.Protocol):
 
     @property
     def is_open(self) -> bool:
-        """Whether commands are sent at once."""
+        """Whether commands are sent at once, instead of waiting."""
         return self._is_open
 
     @property
@@ -133,7 +86,7 @@ class ServerConnection(asyncio.Protocol):
         """Send these in one write, or keep them until the connection is up."""
         if self._closed:
             for command in commands:
-                command.lost()
+                command.on_lost()
         elif self._is_open:
             self._write_safely(commands)
         else:
@@ -147,12 +100,12 @@ class ServerConnection(asyncio.Protocol):
 
     async def ping(self) -> None:
         """Return when the server has answered a PING, behind all that was sent before."""
-        ping = _Ping(self._loop.create_future())
+        ping = Ping(self._loop.create_future())
         self.send([ping])
         await ping.future
 
     def take_waiting(self) -> list[Command]:
-        """The commands not yet sent, for another connection to send."""
+        """Return the commands not yet sent, and forget them: another connection has to send them."""
         waiting = list(self._waiting)
         self._waiting.clear()
         return waiting
@@ -164,13 +117,12 @@ class ServerConnection(asyncio.Protocol):
             self._transport.abort()
 
     def drop(self) -> None:
-        """Break the connection: what is outstanding is told `lost`. It is made again when there is something to
-        send."""
+        """Break the connection: outstanding commands are lost. It is made again when there is something to send."""
         if self._transport:
             self._transport.abort()
 
     async def close(self) -> None:
-        """End the connection; what was not answered is told `lost`."""
+        """End the connection; commands without a reply are lost."""
         self._closed = True
         if self._connecting:
             self._connecting.cancel()
@@ -189,12 +141,12 @@ class ServerConnection(asyncio.Protocol):
         self._sent.extend(commands)
         if not self._replies_to_timed:
             self._timed_since_s, self._replies_to_timed = monotonic(), len(self._sent)
-        self._transport.write(b"".join([command.wire() for command in commands]))
+        self._transport.write(b"".join([command.to_wire() for command in commands]))
 
     async def _connect(self) -> None:
         if self._backoff_s:
             await asyncio.sleep(self._backoff_s)
-        # Doubled here and cleared by `_opened`: a server that accepts and then refuses must not be hammered either.
+        # Doubled here and cleared by `_on_open`: a server that accepts and then refuses must not be hammered either.
         self._backoff_s = min(max(self._backoff_s * 2, _RECONNECT_FIRST_S), _RECONNECT_MAX_S)
         try:
             async with asyncio.timeout(_TLS_TIMEOUT_S if self._tls else _CONNECT_TIMEOUT_S):
@@ -211,8 +163,9 @@ class ServerConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's doesn't inherit from it
         self._reader = hiredis.Reader()
-        last = len(self._handshake) - 1
-        self._write([_Handshake(self, words, i == last) for i, words in enumerate(self._handshake)])
+        *first, last = self._handshake
+        commands = [Handshake(words, self._on_refused) for words in first]
+        self._write([*commands, Handshake(last, self._on_refused, self._on_open)])
 
     def data_received(self, data: bytes) -> None:
         reader, sent = self._reader, self._sent
@@ -224,7 +177,7 @@ class ServerConnection(asyncio.Protocol):
                 self._progress_at = self._loop.time()
             outstanding = len(sent)
             while reply is not False:
-                sent.popleft().replied(reply)
+                sent.popleft().on_reply(reply)
                 reply = reader.gets()
             if self._replies_to_timed:
                 self._time(outstanding - len(sent))
@@ -236,7 +189,7 @@ class ServerConnection(asyncio.Protocol):
                 self._transport.abort()
 
     def _time(self, replies: int) -> None:
-        """So many replies have come."""
+        """Note the time of the timed write if so many replies complete it."""
         if replies < self._replies_to_timed:
             self._replies_to_timed -= replies
         else:
@@ -259,9 +212,9 @@ class ServerConnection(asyncio.Protocol):
         lost = list(commands)
         commands.clear()
         for command in lost:
-            command.lost()
+            command.on_lost()
 
-    def _opened(self) -> None:
+    def _on_open(self) -> None:
         if self._transport is None or self._transport.is_closing():
             return  # an earlier part of the set-up was refused; its other replies came in the same packet
         self._is_open = True
@@ -270,7 +223,7 @@ class ServerConnection(asyncio.Protocol):
         if self._waiting:
             self._write_safely(self.take_waiting())
 
-    def _refused(self, reason: str) -> None:
+    def _on_refused(self, reason: str) -> None:
         # A wrong password, for one: said once per attempt, tried again with back-off, since operators mend servers too.
         if self._transport is None or self._transport.is_closing():
             return  # what follows from the first refusal, as NOAUTH from WRONGPASS, must not hide it

@@ -1,6 +1,6 @@
 """Who owns which slot, and one connection per master.
 
-Refreshes are rate-limited and at most one at a time: a storm of errors makes one query, not one each. A MOVED answer
+Refreshes are rate-limited and at most one at a time: a storm of errors makes one query, not one each. A MOVED reply
 moves its slot at once, without waiting for the refresh it causes.
 """
 
@@ -14,7 +14,7 @@ from limiter_node.errors import LimiterError, StoreUnavailable
 from limiter_node.store.keyspace import SLOTS
 from limiter_node.store.slots import Endpoint, redirect_endpoint
 from limiter_node.store.url import StoreAddress
-from limiter_node.store.wire.acknowledged import Command
+from limiter_node.store.wire.commands import Command
 from limiter_node.store.wire.discovery import Discovery
 from limiter_node.store.wire.store_connection import ServerConnection
 
@@ -45,8 +45,7 @@ class Topology:
         self._checking: asyncio.TimerHandle | None = None
         self._problem = "not connected yet"
         self.refreshes = 0
-        self.on_orphans: Callable[[Sequence[Command]], None] = lambda commands: None
-        """Called with unsent commands of a server that owns slots no longer."""
+        self._on_unsent: Callable[[Sequence[Command]], None] = _lose
 
     @staticmethod
     def _make_handshake(address: StoreAddress, client_name: str) -> tuple[tuple[str, ...], ...]:
@@ -61,8 +60,12 @@ class Topology:
             words.append(("CLIENT", "SETNAME", client_name))
         return tuple(words)
 
-    async def start(self) -> None:
-        """Find the shards. A store that is down does not prevent it: it is looked for until it is there."""
+    async def start(self, on_unsent: Callable[[Sequence[Command]], None]) -> None:
+        """Find the shards. A store that is down does not prevent it: it is looked for until it is there.
+
+        `on_unsent` is called with commands that were not sent, because their server is down or owns slots no longer.
+        """
+        self._on_unsent = on_unsent
         self._checking = self._loop.call_later(_CHECK_EVERY_S, self._check)
         if self._discovery is not None:
             await self._refresh(self._discovery)
@@ -75,14 +78,14 @@ class Topology:
             connection.connect()
 
     def owner(self, slot: int) -> ServerConnection | None:
-        """The connection to the master of `slot`; None as long as none is known."""
+        """Return the connection to the master of `slot`; None as long as none is known."""
         connection = self._owners[slot]
         if connection is None:
             self.refresh_soon()
         return connection
 
     def masters(self) -> list[ServerConnection]:
-        """One connection per shard, in the order of their addresses."""
+        """Return one connection per shard, in the order of their addresses."""
         return sorted(self._masters, key=lambda connection: (connection.host, connection.port))
 
     def is_master(self, connection: ServerConnection) -> bool:
@@ -99,12 +102,12 @@ class Topology:
         return self._problem
 
     def connection_to(self, slot: int, address: str) -> ServerConnection:
-        """The connection to the server that a MOVED or ASK reply about `slot` names as ``host:port``."""
+        """Return the connection to the server that a MOVED or ASK reply about `slot` names as ``host:port``."""
         asked = self._owners[slot]  # whose reply it is, unless the slot has moved meanwhile
         return self._connect(*redirect_endpoint(address, asked.host if asked else self._address.endpoints[0][0]))
 
     def moved(self, slot: int, address: str) -> None:
-        """A server says that another owns `slot`: believe it at once, and look at the whole picture soon."""
+        """Believe at once a server that says who owns `slot` now, and look at the whole picture soon."""
         connection = self.connection_to(slot, address)
         self._owners[slot] = connection
         self._masters.add(connection)
@@ -120,7 +123,7 @@ class Topology:
             while not self._closed:  # a cancellation that redis-py swallows must not keep us from ending
                 await self._refresh(discovery)
                 await asyncio.sleep(_REFRESH_EVERY_S)
-                # While a shard is away the answer will change: a replica takes over or the master comes back.
+                # While a shard is away the reply will change: a replica takes over or the master comes back.
                 if not self._problem and all(connection.is_open for connection in self._masters):
                     return
         finally:
@@ -146,12 +149,11 @@ class Topology:
         self._problem = f"{uncovered} slots of the cluster have no master" if uncovered else ""
         for address, connection in list(self._connections.items()):
             if connection not in self._masters:
-                orphans = connection.take_waiting()
+                unsent = connection.take_waiting()
                 if not connection.is_open:
                     del self._connections[address]
                     await connection.close()
-                if orphans:
-                    self.on_orphans(orphans)
+                self._send_elsewhere(unsent)
         for connection in self._masters:
             connection.connect()
 
@@ -168,11 +170,16 @@ class Topology:
             )
         return connection
 
+    def _send_elsewhere(self, unsent: Sequence[Command]) -> None:
+        """Hand commands to whoever owns their slots by now, or the same server again, if anybody still wants them."""
+        if unsent:
+            self._on_unsent(unsent)
+
     def _check(self) -> None:
         for connection in list(self._connections.values()):
             connection.check()
-            if not connection.is_open and (waiting := connection.take_waiting()):
-                self.on_orphans(waiting)  # to whom they belong now, or back here, if anybody still waits for them
+            if not connection.is_open:
+                self._send_elsewhere(connection.take_waiting())
         for connection in self._masters:
             if not connection.is_open:
                 # Also without traffic: a failover has to be noticed before the next request needs the shard.
@@ -199,3 +206,9 @@ class Topology:
         """Raise `StoreUnavailable` with the reason if some slot has no known owner."""
         if self._problem:
             raise StoreUnavailable(self._problem)
+
+
+def _lose(unsent: Sequence[Command]) -> None:
+    """Tell the owners of commands that were not sent before `Topology.start`; they send them again."""
+    for command in unsent:
+        command.on_lost()
