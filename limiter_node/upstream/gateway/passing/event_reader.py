@@ -121,11 +121,11 @@ class EventReader:
                 account.note_unread(len(unmarked))
                 return event
             lines = unmarked.splitlines()
-            said = [line[5:].strip() for line in lines if line.startswith(b"data:")]
-            if not said:
+            data_lines = [line[5:].strip() for line in lines if line.startswith(b"data:")]
+            if not data_lines:
                 self._is_first &= not unmarked.strip()
                 return event
-            data = b"\n".join(said)
+            data = b"\n".join(data_lines)
             name = next((line[6:].strip() for line in lines if line.startswith(b"event:")), b"")
         self._is_first = False
         try:
