@@ -16,7 +16,7 @@ from time import monotonic
 from typing import Final, Protocol
 
 READ_SLICE_BYTES: Final = 8_192
-"""Of events, some sixty; they take about half a millisecond."""
+"""Some sixty events, which take about half a millisecond."""
 TURN_S: Final = 0.001
 """At least one slice is taken in each turn of the event loop."""
 
