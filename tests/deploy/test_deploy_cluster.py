@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 from balancers import DEPLOY, program
+from ports import free_ports
 from redis import Redis
 
 from limiter_node.store.binary import server_binary
-from limiter_node.store.process import free_ports
 
 
 class Servers:

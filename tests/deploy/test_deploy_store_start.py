@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 import yaml
 from balancers import DEPLOY
+from ports import free_ports
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
 from limiter_node.store.binary import server_binary
-from limiter_node.store.process import free_ports
 
 
 def compose_command() -> list[str]:

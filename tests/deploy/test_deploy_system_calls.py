@@ -16,6 +16,7 @@ import pytest
 from aiohttp import ClientSession
 from balancers import DEPLOY, program
 from fleet import chat
+from ports import free_ports
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -23,7 +24,6 @@ from redis.exceptions import RedisError
 
 from limiter_node.store.binary import server_binary
 from limiter_node.store.embedded import EmbeddedStore
-from limiter_node.store.process import free_ports
 
 _MADE = re.compile(r"(?m)^(?:\d+ +)?(?:<\.\.\. )?(\w+)(?:\(| resumed>)")
 _BEFORE_THE_FILTER = {"execve", "exit", "exit_group", "rt_sigreturn", "getrlimit"}

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from gateway_node import KEY, gateway, service_at
 from in_process import Node, api_key_on
+from ports import free_ports
 from scripted_service import (
     DONE,
     STREAM_END,
@@ -31,7 +32,6 @@ from scripted_service import (
 )
 
 from limiter_node.model import Amounts
-from limiter_node.store.process import free_ports
 from limiter_node.telemetry import Telemetry
 from limiter_node.upstream.base import ChatRequest, UpstreamError
 from limiter_node.upstream.gateway.sending import Patience

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from dispatching import dispatching
+from ports import free_ports
 from redis import Redis
 from redis.exceptions import InvalidResponse
 from store_tools import new_api_key
@@ -17,7 +18,6 @@ from limiter_node.store.admin import administering
 from limiter_node.store.discovery import Discovery
 from limiter_node.store.embedded import EmbeddedStore
 from limiter_node.store.keyspace import key_id
-from limiter_node.store.process import free_ports
 from limiter_node.store.slots import SLOTS, SlotRange, redirect_endpoint, slot_ranges
 from limiter_node.store.url import parse_store_url
 from limiter_node.store.watch import StoreWatch

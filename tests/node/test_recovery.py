@@ -19,6 +19,7 @@ import uvloop
 from dispatching import dispatching
 from fault_proxy import FaultProxy
 from node_commands import eventually
+from ports import free_ports
 from redis import Redis
 from store_tools import declare, new_api_key
 
@@ -28,7 +29,6 @@ from limiter_node.store.connection import ServerConnection
 from limiter_node.store.dispatcher import Dispatcher
 from limiter_node.store.embedded import MASTERS, EmbeddedServer, EmbeddedStore
 from limiter_node.store.keyspace import key_id
-from limiter_node.store.process import free_ports
 from limiter_node.store.topology import Topology
 from limiter_node.store.url import parse_store_url
 
