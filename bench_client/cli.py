@@ -13,13 +13,10 @@ from typing import Any, NoReturn
 import click
 import cloup
 
-from .audit import audit_directory
-from .compare import CompareSettings, compare, comparison_text
-from .environment import PREFIX, EnvCommand
-from .errors import BenchError, BenchUsageError
-from .find_max import FindMaxSettings, find_max
-from .help import CONTEXT_SETTINGS, EXAMPLES
-from .options import (
+from bench_client.audit import audit_directory
+from bench_client.command_line.environment import PREFIX, EnvCommand
+from bench_client.command_line.help import CONTEXT_SETTINGS, EXAMPLES
+from bench_client.command_line.options import (
     FORCE,
     LOADED,
     OUTPUT,
@@ -32,11 +29,15 @@ from .options import (
     warmup,
     workload_settings,
 )
-from .report import report_of_comparison, write_report
-from .run import run
-from .settings import RunSettings
-from .tables import summary_text
-from .unserved import complaint
+from bench_client.commands.compare import CompareSettings, compare, comparison_text
+from bench_client.commands.find_max import FindMaxSettings, find_max
+from bench_client.commands.run import run
+from bench_client.errors import BenchError, BenchUsageError
+from bench_client.report import report_of_comparison, write_report
+from bench_client.results.histograms import check_available
+from bench_client.results.tables import summary_text
+from bench_client.results.unserved import failure_message
+from bench_client.settings import RunSettings
 
 NAME = "bench-client"
 
@@ -86,10 +87,11 @@ def run_command(**options: Any) -> None:
     The rate is divided over --processes, which start at the same instant; the workload doesn't depend on their number.
     Where the client itself was the bottleneck, the table says so. Exit code 1 if no request was served or rejected.
     """
+    check_available()
     settings = RunSettings(workload=workload_settings(options), sending=sending_settings(options), **options)
     result = run(settings, _say)
     click.echo(summary_text(result.summary))
-    if (failure := complaint(result.summary.total)) is not None:
+    if (failure := failure_message(result.summary.total)) is not None:
         raise BenchError(failure)
 
 
@@ -136,6 +138,7 @@ def find_max_command(**options: Any) -> None:
     curve, and what the limit was: the server, or this client, which then makes the result a lower bound. Exit code 1
     if not even the lowest rate holds.
     """
+    check_available()
     workload = workload_settings(
         options, qps=options["lowest"], duration_s=options.pop("trial_s"), trace=None, speed=1.0
     )
@@ -199,11 +202,13 @@ def report_command(directories: tuple[Path, ...], html: Path | None, figures: Pa
     """Show runs and comparisons as one HTML page, or as figures for documents.
 
     The page needs nothing else and loads nothing: verdicts, throughput, latency, windows against their limits, batches
-    and CPU, all figures and the set-up. A run that wasn't audited is. Needs matplotlib:
+    and CPU, all figures and the set-up. A run that wasn't audited is. Needs matplotlib; in the project's folder:
 
     \b
-      pip install 'llm-rate-limiter[report]'
+      make setup-dev             # the pinned version, into .venv
+      pip install '.[report]'    # anywhere else
     """
+    check_available()
     click.echo(write_report(directories, html=html, figures=figures).text())
 
 
@@ -241,6 +246,7 @@ def compare_command(**options: Any) -> None:
 
     DIR gets report.html, a page with figures, too.
     """
+    check_available()
     workload, sending = workload_settings(options), sending_settings(options)
     settings = CompareSettings(workload=workload, sending=sending, **options)
     measured = compare(settings, _say)
@@ -251,7 +257,7 @@ def compare_command(**options: Any) -> None:
 
 
 def main() -> NoReturn:
-    """The entry point."""
+    """Run the command line and exit with its code."""
     sys.exit(_run_cli(sys.argv[1:]))
 
 

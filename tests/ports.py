@@ -1,7 +1,7 @@
 """Free ports for the tests: ones that no test beside this one, and no program under test, chooses by itself.
 
 Between choosing a port and listening on it somebody else may take it. So each of pytest's workers has a range of its
-own here, and all of them are below the range from which the programs under test choose (`limiter_node.store.process`)
+own here, and all of them are below the range from which the programs under test choose (`limiter_node.processes`)
 and the one from which the kernel does.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import random
 
-from limiter_node.store.process import port_is_free
+from limiter_node.processes import port_is_free
 
 _FIRST, _END = 2_000, 10_240
 _WORKERS = 8

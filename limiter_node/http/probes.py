@@ -11,12 +11,12 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import hdrs, web
 
-from limiter_node.http import errors, openai_response
-from limiter_node.http.answer import Answer, Written
-from limiter_node.http.headers import RequestIds, ResponseHeaders
+from limiter_node.errors import StoreUnavailable
 from limiter_node.http.metrics import Metrics
-from limiter_node.limiter.limiter import Limiter
-from limiter_node.model import StoreUnavailable
+from limiter_node.http.responses import errors, json_bodies
+from limiter_node.http.responses.answer import Answer, Written
+from limiter_node.http.responses.headers import RequestIds, ResponseHeaders
+from limiter_node.limiter.admission import Limiter
 from limiter_node.upstream.openai.error import error_body
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class Probes:
             reason = await self._limiter.check()
         except StoreUnavailable as error:
             return self._not_ready(str(error), request_id)
-        return Answer(openai_response.readiness(reason), self.headers.plain(request_id))
+        return Answer(json_bodies.readiness(reason), self.headers.plain(request_id))
 
     def _not_ready(self, reason: str, request_id: str) -> Answer:
         body = error_body(reason, "server_error", code="not_ready")

@@ -15,7 +15,7 @@ from balancers import DEPLOY, program
 from ports import free_ports
 from redis import Redis
 
-from limiter_node.store.binary import server_binary
+from limiter_node.store.embedded.binary import server_binary
 
 
 class Servers:

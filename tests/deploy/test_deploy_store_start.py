@@ -19,7 +19,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
-from limiter_node.store.binary import server_binary
+from limiter_node.store.embedded.binary import server_binary
 
 
 def compose_command() -> list[str]:

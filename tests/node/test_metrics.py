@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import Any
 
 import pytest
@@ -9,9 +10,10 @@ from in_process import Node, serving
 from prometheus_client.parser import text_string_to_metric_families
 from store_tools import declare, new_api_key
 
-from limiter_node.store.keyspace import key_id
+from limiter_node.credentials import key_id
 from limiter_node.telemetry import LATENCY_BOUNDS_S, SIZE_BOUNDS, BatchSizes, Latencies
-from limiter_node.upstream.base import ChatRequest, UpstreamError
+from limiter_node.upstream.errors import UpstreamError
+from limiter_node.upstream.requests import ChatRequest
 from limiter_node.upstream.source import Completion
 
 Samples = dict[tuple[str, tuple[str, ...]], float]
@@ -100,7 +102,7 @@ async def test_what_happens_is_counted_once(embedded_single: str) -> None:
         after["limiter_waiting_requests", ()],
         after["limiter_batches_in_flight", ()],
     ) == (1, 0, 0)
-    assert after["limiter_build_info", ("n", "0.1.0")] == 1
+    assert after["limiter_build_info", ("n", version("llm-rate-limiter"))] == 1
     assert after["process_cpu_seconds_total", ()] > 0
     assert set(before) <= set(after), "what is there once stays"
 

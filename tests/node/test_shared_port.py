@@ -14,7 +14,7 @@ from node_commands import Command, StartCommand, alive, ask, eventually, linux_o
 from ports import free_ports
 
 from limiter_node.commands.ports import shared
-from limiter_node.store.process import port_is_free
+from limiter_node.processes import port_is_free
 
 pytestmark = linux_only
 

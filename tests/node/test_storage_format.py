@@ -11,7 +11,8 @@ from ports import free_port, free_ports
 from redis import Redis
 from stores import running_store
 
-from limiter_node.store.keyspace import FORMAT_KEY, NODES_KEY, key_id, limits_key
+from limiter_node.credentials import key_id
+from limiter_node.store.keyspace import FORMAT_KEY, NODES_KEY, limits_key
 from limiter_node.store.url import parse_store_url
 
 WHY = (

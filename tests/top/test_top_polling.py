@@ -9,7 +9,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from ports import free_ports
 
-from limiter_node.model import ConfigError
+from limiter_node.errors import ConfigError
 from limiter_node.top.polling import Target, parse_target, polling
 
 
