@@ -14,6 +14,7 @@ import pytest
 from gateway_caller import INPUT, body, post, raw_request
 from gateway_node import KEY, gateway, service_at
 from in_process import api_key_on
+from ports import free_ports
 from scripted_service import (
     DONE,
     STREAM_END,
@@ -32,7 +33,6 @@ from scripted_service import (
 )
 
 from limiter_node.limits import Amounts
-from limiter_node.processes import free_ports
 from limiter_node.telemetry import Telemetry
 from limiter_node.upstream.errors import UpstreamError
 from limiter_node.upstream.gateway.sending.timeouts import UpstreamTimeouts
