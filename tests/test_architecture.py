@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -188,3 +189,23 @@ def test_modules_stay_small_and_say_what_they_own(package: str) -> None:
         source = path.read_text("utf-8")
         assert len(source.splitlines()) <= 360, f"{path} has grown beyond one concept"
         assert ast.get_docstring(ast.parse(source)), f"{path} doesn't say what it owns"
+
+
+def packages(root: str) -> list[Path]:
+    return [path for path in modules(root) if path.name == "__init__.py"]
+
+
+@pytest.mark.parametrize(
+    "path", [*packages("limiter_node"), *packages("bench_client")], ids=lambda path: str(path.parent.relative_to(ROOT))
+)
+def test_a_package_is_opened_by_its_table_of_contents(path: Path) -> None:
+    """Its docstring names each module and each package in it, in backticks, and none that isn't there."""
+    inside = {each.stem for each in path.parent.glob("*.py")} | {
+        each.parent.name for each in path.parent.glob("*/__init__.py")
+    }
+    named = set(
+        re.findall(r"(?<!`)``?([a-z_0-9]+)``?(?!`)", ast.get_docstring(ast.parse(path.read_text("utf-8"))) or "")
+    )
+    inside -= {"__init__", "__main__"}
+    assert not inside - named, "not in the table of contents"
+    assert not named - inside, "in the table of contents alone"
