@@ -19,8 +19,8 @@ from itertools import cycle
 
 import uvloop
 
-from benchmarks.measuring import Row, parser, ratios, row, show
-from benchmarks.servers import pin_apart
+from benchmarks.lib.measuring import Row, parser, ratios, row, show
+from benchmarks.lib.servers import pin_apart
 from limiter_node.credentials import key_id
 from limiter_node.decisions import Need
 from limiter_node.limits import MAX_LIMIT, KeyLimits
@@ -37,7 +37,7 @@ NEED = Need(25, 128)
 
 
 async def lone_ms(dispatcher: Dispatcher, kids: Sequence[str], seconds: float) -> float:
-    """The median time of a decision when there is one at a time."""
+    """Return the median time of a decision when there is one at a time."""
     times: list[float] = []
     end = time.perf_counter() + seconds
     for kid in cycle(kids):
@@ -50,7 +50,7 @@ async def lone_ms(dispatcher: Dispatcher, kids: Sequence[str], seconds: float) -
 
 
 async def per_second(dispatcher: Dispatcher, kids: Sequence[str], seconds: float) -> float:
-    """Decisions per second with 64 at once."""
+    """Return the decisions per second with 64 at once."""
     done, endless, end = 0, cycle(kids), time.perf_counter() + seconds
 
     async def one_after_the_other() -> None:
@@ -65,7 +65,7 @@ async def per_second(dispatcher: Dispatcher, kids: Sequence[str], seconds: float
 
 
 async def measure(rounds: int, seconds: float) -> list[Row]:
-    """All rows of this benchmark."""
+    """Return all rows of this benchmark."""
     kids = [key_id(f"sk-bench-{number}") for number in range(KEYS)]
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(EmbeddedStore("cluster", replicas=1))

@@ -19,7 +19,7 @@ from typing import Any
 
 from redis import Redis
 
-from benchmarks.measuring import Row, show
+from benchmarks.lib.measuring import Row, show
 from limiter_node.credentials import bearer_key, key_id
 from limiter_node.decisions import Decision, Outcome
 from limiter_node.http.requests.chat import need_of, parse_chat
@@ -52,7 +52,7 @@ DECISION = Decision(
 
 
 def _finished(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """The result of a coroutine that waits for nothing."""
+    """Return the result of a coroutine that waits for nothing."""
     try:
         coroutine.send(None)
     except StopIteration as stop:
@@ -61,7 +61,7 @@ def _finished(coroutine: Coroutine[Any, Any, Any]) -> Any:
 
 
 def stages(reply: bytes) -> dict[str, Callable[[], object]]:
-    """The stages in the order of a request. `reply` is a store's answer to a batch of one admit."""
+    """Return the stages in the order of a request. `reply` is a store's answer to a batch of one admit."""
     headers, ids = ResponseHeaders("node-1"), RequestIds()
     upstream = MockModel(latency_ms=0, length="lognormal:128:0.7", seed=0)
     request = parse_chat(BODY)
@@ -82,7 +82,7 @@ def stages(reply: bytes) -> dict[str, Callable[[], object]]:
 
 
 async def _a_reply() -> bytes:
-    """What the script answers, from a store of its own."""
+    """Return what the script answers, from a store of its own."""
     async with EmbeddedStore("single") as store:
         client = Redis(port=store.servers[0].port)
         client.set("l", pack_limits(KeyLimits(600, 100_000, 50_000)))
@@ -94,7 +94,7 @@ async def _a_reply() -> bytes:
 
 
 def measure(rounds: int) -> list[Row]:
-    """A row per stage, and their sum."""
+    """Return a row per stage, and their sum."""
     tokens.warm()
     rows = []
     for name, stage in stages(asyncio.run(_a_reply())).items():

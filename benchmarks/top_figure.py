@@ -29,7 +29,7 @@ SEED = 7
 
 
 def demo_frame() -> Frame:
-    """A fleet under load."""
+    """Return the picture's content: a fleet under load."""
     dice = random.Random(SEED)
     names = ("alice", "batch-embeddings", "support-bot", "search", "evals", "ci", "", "playground", "summaries", "bob")
     keys = []

@@ -169,9 +169,6 @@ class NodeSettings:
     keys_file: str = setting(
         "", STORE, "Keys file whose keys are declared again where the store loses them.", hidden=True
     )
-    stub_decisions: bool = setting(
-        False, STORE, "Admit all without asking the store; for benchmarks of what deciding costs.", hidden=True
-    )
 
     def __post_init__(self) -> None:
         if not self.host:

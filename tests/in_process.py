@@ -27,7 +27,7 @@ from limiter_node.store.wire.topology import Topology
 from limiter_node.telemetry import Telemetry
 from limiter_node.upstream.interface import Upstream
 from limiter_node.upstream.rendered import RenderedUpstream
-from limiter_node.upstream.requests import ChatRequest, CompletionRequest, EmbeddingRequest, ResponsesRequest
+from limiter_node.upstream.requests import ChatRequest, CompletionRequest, EmbeddingRequest, ResponsesApiRequest
 from limiter_node.upstream.source import Completion, Deltas, Embeddings
 
 Answer = Callable[[ChatRequest, int], Awaitable[Completion]]
@@ -57,7 +57,7 @@ class ScriptedUpstream:
         self.caps.append(cap_per_choice)
         return Completion(("Hello",) * request.n, ("stop",) * request.n, (1,) * request.n, request.n, "fp_test")
 
-    async def respond(self, request: ResponsesRequest, cap: int, request_id: str) -> Completion:
+    async def respond(self, request: ResponsesApiRequest, cap: int, request_id: str) -> Completion:
         self.caps.append(cap)
         return Completion(("Hello",), ("stop",), (1,), 1, "fp_test")
 

@@ -1,4 +1,7 @@
-"""The answers of upstreams: whole or as streams of bytes in OpenAI's format, and their cost."""
+"""The answers of upstreams: bytes in OpenAI's format, whole or still to come, and their cost.
+
+`rendered` and `gateway` make them; the HTTP layer sends them to callers, and settles reservations to their cost.
+"""
 
 from __future__ import annotations
 
@@ -6,25 +9,25 @@ from typing import NamedTuple, Protocol
 
 
 class Cost(NamedTuple):
-    """The cost of an answer, in tokens."""
+    """Hold the cost of an answer, in tokens."""
 
     output_tokens: int
     input_tokens: int = 0
-    """As the upstream tells it; 0 where it tells nothing."""
+    """The input as the upstream tells it; 0 where it tells nothing."""
 
 
 class WholeAnswer(NamedTuple):
-    """An answer that isn't streamed, and all of it."""
+    """Hold all of an answer that isn't streamed."""
 
     body: bytes
     cost: Cost
-    """What the reservation is settled to."""
+    """The tokens that the reservation is settled to."""
     headers: str = ""
-    """Lines beyond those of every decided response, each with its CRLF: checked, and safe to send."""
+    """Header lines beyond those of every decided response, each with its CRLF: checked, and safe to send."""
 
 
 class Sink(Protocol):
-    """Takes an answer while it comes."""
+    """Take an answer while it comes, for its caller."""
 
     @property
     def is_full(self) -> bool:
@@ -44,21 +47,21 @@ class Sink(Protocol):
 
 
 class AnswerStream(Protocol):
-    """An answer that is still to come. Whoever has it closes it, begun or not, whole or not."""
+    """Deliver an answer that is still to come. Whoever has it closes it, begun or not, whole or not."""
 
     @property
     def headers(self) -> str:
-        """As `WholeAnswer.headers`, the type of the content not among them."""
+        """Header lines as `WholeAnswer.headers`, the content type not among them."""
         ...
 
     @property
     def content_type(self) -> str:
-        """As a header says it."""
+        """The value of the `Content-Type` header."""
         ...
 
     @property
     def length(self) -> int | None:
-        """Of its body, in bytes; None where that isn't known before it ends."""
+        """The length of its body in bytes; None where that isn't known before it ends."""
         ...
 
     @property
@@ -79,16 +82,16 @@ class AnswerStream(Protocol):
         ...
 
     async def read_on(self, seconds: float) -> None:
-        """The caller has left: take what comes for nobody, until its cost is known, for so many seconds at most."""
+        """Read on without the caller, who has left: until the cost is known, or so many seconds have passed."""
         ...
 
     def error_event(self, error: bytes) -> bytes:
-        """Return the event that tells a reader why this stream ends here. `error`: the body of such a response.
+        """Return the event that tells a reader why this stream ends here. `error`: OpenAI's error object.
 
         Empty where the form of the answer has no room for it.
         """
         ...
 
     async def close(self) -> None:
-        """Stop the work behind it, at once. Idempotent."""
+        """Stop the work behind the answer at once. Idempotent."""
         ...

@@ -1,4 +1,7 @@
-"""The ways in which an upstream fails, and in which a request can be refused before it is admitted."""
+"""The errors of upstreams: that one fails, or refuses, or can't be asked a request at all.
+
+The HTTP layer makes responses of them.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +25,9 @@ class UpstreamError(LimiterError):
         """The HTTP status that says best what happened."""
         self.produced_tokens = produced_tokens
         self.body = body
-        """What the caller is told, an OpenAI error; None for no more than that the upstream failed."""
+        """The OpenAI error object that the caller is told; None to tell no more than that the upstream failed."""
         self.headers = headers
-        """As `WholeAnswer.headers`; those of the same name are left out of the response."""
+        """Header lines as `WholeAnswer.headers`; the response leaves out its own headers of the same names."""
 
 
 class UpstreamRefusal(UpstreamError):

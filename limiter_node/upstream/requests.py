@@ -1,4 +1,7 @@
-"""The requests that upstreams answer: one type per limited route, checked, with its count of input tokens."""
+"""The requests that upstreams answer: one type per limited route, checked, with its count of input tokens.
+
+`limiter_node.http.requests` makes them of bodies; `answers` has what upstreams make of them.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 
-class ForcedTool(NamedTuple):
-    """A tool that an answer calls: it must, or it may (`AnswerForm`)."""
+class CallableTool(NamedTuple):
+    """Hold a tool that an answer calls: it must, or it may (`AnswerForm`)."""
 
     kind: str
     """``function`` or ``custom``."""
@@ -17,19 +20,19 @@ class ForcedTool(NamedTuple):
 
 
 class AnswerForm(NamedTuple):
-    """What a request says about the form of its answer beside its length. Plain prose has none of this."""
+    """Hold what a request says about the form of its answer beside its length. Plain prose has none of this."""
 
     stop: tuple[str, ...] = ()
     """The answer ends before the first of these; none is empty."""
-    tool: ForcedTool | None = None
+    tool: CallableTool | None = None
     json_schema: dict[str, Any] | None = None
     """The answer is JSON that fits this schema; ``{"type": "object"}`` for any object."""
-    offered: tuple[ForcedTool, ...] = ()
-    """The tools that the answer may call, where it must call none (`limiter_node.upstream.openai.offered`)."""
+    offered: tuple[CallableTool, ...] = ()
+    """The tools that the answer may call, where it must call none (`limiter_node.upstream.openai.offered_tools`)."""
 
 
 class ChatRequest(NamedTuple):
-    """One valid chat completion request. A tuple because one is made per request."""
+    """Hold one valid chat completion request. A tuple because one is made per request."""
 
     model: str
     n: int
@@ -51,7 +54,7 @@ class ChatRequest(NamedTuple):
 
 
 class CompletionRequest(NamedTuple):
-    """One valid text completion request, of one or more prompts."""
+    """Hold one valid text completion request, of one or more prompts."""
 
     model: str
     n: int
@@ -68,8 +71,8 @@ class CompletionRequest(NamedTuple):
     form: AnswerForm | None = None
 
 
-class ResponsesRequest(NamedTuple):
-    """One valid request of the Responses API."""
+class ResponsesApiRequest(NamedTuple):
+    """Hold one valid request of the Responses API."""
 
     model: str
     cap: int | None
@@ -80,7 +83,7 @@ class ResponsesRequest(NamedTuple):
 
     @property
     def n(self) -> int:
-        """The Responses API answers once."""
+        """Choices asked for: the Responses API answers once."""
         return 1
 
     @property
@@ -89,12 +92,12 @@ class ResponsesRequest(NamedTuple):
         return 1
 
 
-TextRequest: TypeAlias = ChatRequest | CompletionRequest | ResponsesRequest
-"""What is answered by text, and may be streamed."""
+TextRequest: TypeAlias = ChatRequest | CompletionRequest | ResponsesApiRequest
+"""The requests that are answered by text, which may be streamed."""
 
 
 class EmbeddingRequest(NamedTuple):
-    """One valid embedding request."""
+    """Hold one valid embedding request."""
 
     model: str
     inputs: Sequence[str | list[int]]
@@ -111,4 +114,4 @@ class EmbeddingRequest(NamedTuple):
 
 
 LimitedRequest: TypeAlias = TextRequest | EmbeddingRequest
-"""What the limited routes read."""
+"""The requests that the limited routes read."""

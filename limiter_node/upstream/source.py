@@ -12,7 +12,7 @@ from limiter_node.upstream.requests import (
     ChatRequest,
     CompletionRequest,
     EmbeddingRequest,
-    ResponsesRequest,
+    ResponsesApiRequest,
     TextRequest,
 )
 
@@ -86,7 +86,7 @@ class Source(Protocol):
         """Answer `request`, `request.n` choices; else as `chat`."""
         ...
 
-    async def respond(self, request: ResponsesRequest, cap: int, request_id: str) -> Completion:
+    async def respond(self, request: ResponsesApiRequest, cap: int, request_id: str) -> Completion:
         """Answer `request`, one choice; else as `chat`."""
         ...
 

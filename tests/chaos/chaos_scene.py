@@ -21,8 +21,8 @@ from fault_proxy import FaultProxy
 from fleet import Fleet, running_fleet
 from redis import Redis
 
-from bench_client.record import Record
-from bench_client.rundir import open_records, read_info
+from bench_client.records.record import Record
+from bench_client.records.run_directory import open_records, read_info
 from limiter_node.credentials import key_id
 from limiter_node.decisions import Usage
 from limiter_node.keysfile import read_keys

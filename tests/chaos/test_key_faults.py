@@ -29,8 +29,6 @@ from limiter_node.store.embedded.server import EmbeddedServer
 from limiter_node.store.keyspace import limits_key, past_key, window_key
 from limiter_node.store.url import parse_store_url
 
-BOTH = (0, 1)
-
 
 @asynccontextmanager
 async def admin_of(on: Scene) -> AsyncIterator[StoreAdmin]:

@@ -15,7 +15,7 @@ from limiter_node.http.requests.limited_routes import LIMITED_ROUTES
 from limiter_node.upstream.errors import NotServed
 from limiter_node.upstream.gateway.asking.drafting import ServiceDrafter
 from limiter_node.upstream.gateway.asking.steering import CONTAINERS, STEERING
-from limiter_node.upstream.gateway.patterns import matches, starred
+from limiter_node.upstream.gateway.model_patterns import matches, starred
 from limiter_node.upstream.gateway.service import Service
 from limiter_node.upstream.rendered import RequestDrafter
 

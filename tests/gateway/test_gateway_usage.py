@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from limiter_node.tokens.counting import CL100K_BASE, O200K_BASE, TokenCounter, count_anew, counter_of
-from limiter_node.upstream.gateway.cost.accounts import ChunkAccount
-from limiter_node.upstream.gateway.cost.texts import MAX_COUNTED_CHARS, piece_tokens, text_tokens
+from limiter_node.upstream.gateway.cost.chunk_account import ChunkAccount
+from limiter_node.upstream.gateway.cost.output_texts import MAX_COUNTED_CHARS, piece_tokens, text_tokens
 from limiter_node.upstream.gateway.cost.usage import MOST_TOKENS, Usage, read_usage
 
 _NAMES = """
@@ -451,8 +451,8 @@ def test_of_many_tiny_texts_the_rest_is_counted_in_proportion(
 
         return count
 
-    monkeypatch.setattr("limiter_node.upstream.gateway.cost.texts.counter_of", counting)
-    monkeypatch.setattr("limiter_node.upstream.gateway.cost.accounts.counter_of", counting)
+    monkeypatch.setattr("limiter_node.upstream.gateway.cost.output_texts.counter_of", counting)
+    monkeypatch.setattr("limiter_node.upstream.gateway.cost.account.counter_of", counting)
     account = ChunkAccount(O200K_BASE, hides_usage=True, choices=1)
     if "choices" in answer:
         account.note(answer)

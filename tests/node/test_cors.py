@@ -15,7 +15,7 @@ from in_process import Node, api_key_on, serving
 from node_commands import StartCommand
 from node_packages import node_package
 
-from benchmarks.screenshot import browser, browser_paths
+from benchmarks.lib.screenshot import browser, browser_paths
 from limiter_node.addresses import check_origins
 from limiter_node.errors import ConfigError
 from limiter_node.http.cors import EXPOSED, Cors

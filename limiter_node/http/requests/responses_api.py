@@ -41,7 +41,7 @@ from limiter_node.http.requests.tools import responses_form
 from limiter_node.tokens.counting import TokenCounter, sum_chat
 from limiter_node.tokens.tools import sum_json, sum_tools
 from limiter_node.tokens.totals import Count, count_now
-from limiter_node.upstream.requests import ResponsesRequest
+from limiter_node.upstream.requests import ResponsesApiRequest
 
 _is_effort = one_of("none", "minimal", "low", "medium", "high", "xhigh", "max")
 _is_summary = one_of("auto", "concise", "detailed")
@@ -95,7 +95,7 @@ _BACKGROUND = ("background", "background_options")
 
 def parse_responses(
     body: bytes, count: Count = count_now, extra_fields: ExtraFields = no_extra_fields
-) -> ResponsesRequest:
+) -> ResponsesApiRequest:
     """Read, check and count a body. O(length)."""
     fields = parse_object(body)
     model = check_model(fields)
@@ -123,12 +123,12 @@ def parse_responses(
         tokens += sum([counter(text) for text in unknown])
         return tokens if schema is None or "schema" not in schema else tokens + sum_json(schema, counter)
 
-    return ResponsesRequest(
+    return ResponsesApiRequest(
         model, fields.get("max_output_tokens"), fields.get("stream") is True, count(model, total), fields, form
     )
 
 
-def responses_need(request: ResponsesRequest) -> Need:
+def responses_need(request: ResponsesApiRequest) -> Need:
     """Its input, and its cap or the key's default."""
     if request.cap is None:
         return Need(request.input_tokens, 0, 1)

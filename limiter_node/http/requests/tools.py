@@ -24,7 +24,7 @@ from limiter_node.http.requests.fields import (
     unsupported_value,
     wrong_type,
 )
-from limiter_node.upstream.requests import AnswerForm, ForcedTool
+from limiter_node.upstream.requests import AnswerForm, CallableTool
 
 MAX_TOOLS = 128
 CHAT_TOOL_TYPES = ("function", "custom")
@@ -66,7 +66,7 @@ def check_function(function: Any, path: str) -> None:
         check_if_given(function, field, path, check)
 
 
-def forced_tool(choice: Any, tools: list[dict[str, Any]], *, nested: bool) -> ForcedTool | None:
+def forced_tool(choice: Any, tools: list[dict[str, Any]], *, nested: bool) -> CallableTool | None:
     """The tool that `choice` forces an answer to call; None if it is free. Raises `InvalidRequest`.
 
     ``required`` forces the first tool that a caller could run itself.
@@ -149,7 +149,7 @@ def stop_sequences(stop: Any) -> tuple[str, ...]:
     return tuple(each for each in ([stop] if type(stop) is str else stop) if each)
 
 
-def _form(stop: tuple[str, ...], tool: ForcedTool | None, json_schema: dict[str, Any] | None) -> AnswerForm | None:
+def _form(stop: tuple[str, ...], tool: CallableTool | None, json_schema: dict[str, Any] | None) -> AnswerForm | None:
     if not stop and tool is None and json_schema is None:
         return None
     return AnswerForm(stop, tool, json_schema)
@@ -165,11 +165,11 @@ def _needed(tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return tools
 
 
-def _first(tools: list[dict[str, Any]], nested: bool) -> ForcedTool | None:
+def _first(tools: list[dict[str, Any]], nested: bool) -> CallableTool | None:
     return next((_forced(tool, nested) for tool in tools if tool["type"] in _NAMED), None)
 
 
-def _named(choice: dict[str, Any], tools: list[dict[str, Any]], path: str, nested: bool) -> ForcedTool:
+def _named(choice: dict[str, Any], tools: list[dict[str, Any]], path: str, nested: bool) -> CallableTool:
     kind = choice["type"]
     if nested:
         choice = required_object(choice, kind, path)
@@ -181,7 +181,7 @@ def _named(choice: dict[str, Any], tools: list[dict[str, Any]], path: str, neste
     raise InvalidRequest("Tool choice not found in 'tools' parameter.", "tool_choice", "invalid_value")
 
 
-def _of_allowed(choice: dict[str, Any], tools: list[dict[str, Any]], nested: bool) -> ForcedTool | None:
+def _of_allowed(choice: dict[str, Any], tools: list[dict[str, Any]], nested: bool) -> CallableTool | None:
     path = "tool_choice"
     if nested:
         choice = required_object(choice, _ALLOWED, path)
@@ -202,10 +202,10 @@ def _of_allowed(choice: dict[str, Any], tools: list[dict[str, Any]], nested: boo
     return forced if mode == "required" else None
 
 
-def _forced(tool: dict[str, Any], nested: bool) -> ForcedTool:
+def _forced(tool: dict[str, Any], nested: bool) -> CallableTool:
     kind = tool["type"]
     defined = tool[kind] if nested else tool
-    return ForcedTool(kind, defined["name"], defined.get("parameters") if kind == "function" else None)
+    return CallableTool(kind, defined["name"], defined.get("parameters") if kind == "function" else None)
 
 
 def _is_name(value: Any, param: str) -> None:

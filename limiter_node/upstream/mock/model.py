@@ -21,7 +21,7 @@ from limiter_node.upstream.requests import (
     ChatRequest,
     CompletionRequest,
     EmbeddingRequest,
-    ResponsesRequest,
+    ResponsesApiRequest,
     TextRequest,
 )
 from limiter_node.upstream.source import Completion, Deltas, Embeddings
@@ -78,7 +78,7 @@ class MockModel:
         """As `chat`, with `request.n` choices."""
         return await self._whole(request, cap_per_choice)
 
-    async def respond(self, request: ResponsesRequest, cap: int, request_id: str) -> Completion:
+    async def respond(self, request: ResponsesApiRequest, cap: int, request_id: str) -> Completion:
         """As `chat`, with one choice."""
         return await self._whole(request, cap)
 

@@ -10,7 +10,7 @@ from limiter_node.upstream.source import Completion
 
 
 def text_completion(request: CompletionRequest, completion: Completion, request_id: str, created: int) -> bytes:
-    """A `text_completion`; prompts asked for by `echo` stand before the answers and count as input only."""
+    """Return a `text_completion`; prompts asked for by `echo` stand before the answers and count as input only."""
     texts = completion.contents
     if request.echoes:
         per_prompt = request.n // len(request.echoes)

@@ -1,4 +1,7 @@
-"""The `response` object of ``POST /v1/responses``, complete in shape: what was asked is repeated with its defaults."""
+"""The Responses API's `response` object (``POST /v1/responses``), complete in shape.
+
+It repeats what was asked, with the defaults of what wasn't.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from limiter_node.upstream.requests import ResponsesRequest
+from limiter_node.upstream.requests import ResponsesApiRequest
 from limiter_node.upstream.source import Completion, ToolCall
 
 # What is repeated as it was sent, and what it is where it wasn't.
@@ -26,21 +29,21 @@ _REPEATED: dict[str, Any] = {
     "user": None,
 }
 REPEATED_FIELDS = frozenset((*_REPEATED, "reasoning", "text", "tools"))
-"""The fields of a request that `response_object` reads."""
+"""The fields of a request that `responses_api_object` reads."""
 _REASONING: dict[str, Any] = {"effort": None, "summary": None}
 _TEXT: dict[str, Any] = {"format": {"type": "text"}, "verbosity": "medium"}
 _FUNCTION: dict[str, Any] = {"description": None, "parameters": None, "strict": True}
 
 
-def response_body(request: ResponsesRequest, completion: Completion, request_id: str, created: int) -> bytes:
-    """The whole, ended `response`, as bytes."""
-    return orjson.dumps(response_object(request, completion, request_id, created))
+def responses_api_body(request: ResponsesApiRequest, completion: Completion, request_id: str, created: int) -> bytes:
+    """Return the object of a whole answer, as bytes."""
+    return orjson.dumps(responses_api_object(request, completion, request_id, created))
 
 
-def response_object(
-    request: ResponsesRequest, completion: Completion | None, request_id: str, created: int
+def responses_api_object(
+    request: ResponsesApiRequest, completion: Completion | None, request_id: str, created: int
 ) -> dict[str, Any]:
-    """A `response` that has ended with `completion`, or is in progress where that is None.
+    """Return the object of an answer that has ended with `completion`, or is in progress where that is None.
 
     Its id is the request's with another prefix; `created` is in seconds since the epoch.
     """
@@ -63,13 +66,15 @@ def response_object(
         "service_tier": "default",
         "text": _TEXT | _sent(body.get("text"), _TEXT),
         "tools": [_tool(each) for each in body.get("tools") or ()],
-        "usage": None if completion is None else usage(request.input_tokens, completion.completion_tokens),
+        "usage": None
+        if completion is None
+        else responses_api_usage(request.input_tokens, completion.completion_tokens),
         **{name: otherwise if body.get(name) is None else body[name] for name, otherwise in _REPEATED.items()},
     }
 
 
 def output_items(completion: Completion, digits: str) -> list[dict[str, Any]]:
-    """The `output` of a response: a message, or the calls. `digits` make the ids."""
+    """Return the items of its `output`: a message, or the calls. `digits` make the ids."""
     status = "incomplete" if completion.finish_reasons[0] == "length" else "completed"
     calls = completion.tool_calls[0] if completion.tool_calls else ()
     if calls:
@@ -78,8 +83,8 @@ def output_items(completion: Completion, digits: str) -> list[dict[str, Any]]:
     return [{"id": f"msg_{digits}", "type": "message", "status": status, "role": "assistant", "content": [part]}]
 
 
-def usage(input_tokens: int, output_tokens: int) -> dict[str, Any]:
-    """The usage as the Responses API writes it."""
+def responses_api_usage(input_tokens: int, output_tokens: int) -> dict[str, Any]:
+    """Return the usage as the Responses API writes it."""
     return {
         "input_tokens": input_tokens,
         "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
@@ -90,7 +95,7 @@ def usage(input_tokens: int, output_tokens: int) -> dict[str, Any]:
 
 
 def call_item(call: ToolCall, digits: str, status: str) -> dict[str, Any]:
-    """A call as an item of the output; `digits` make its ids."""
+    """Return a call as an item of the output; `digits` make its ids."""
     if call.kind == "function":
         kind, prefix, payload = "function_call", "fc", "arguments"
     else:

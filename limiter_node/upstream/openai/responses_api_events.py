@@ -1,4 +1,4 @@
-"""The named events of a streamed response (the Responses API): a message with one text, or calls, numbered from 0.
+"""A streamed answer of the Responses API: named events of a message with one text, or of calls, numbered from 0.
 
 `response.created`, `response.in_progress`, the item and its part opened, the text in deltas, part and item closed, and
 `response.completed` with the whole response and its usage, or `response.incomplete` where the cap cut it. The response
@@ -12,14 +12,14 @@ from typing import Any
 
 import orjson
 
-from limiter_node.upstream.openai.responses_api import call_item
+from limiter_node.upstream.openai.responses_api import call_item, responses_api_usage
 from limiter_node.upstream.source import Delta, ToolCall
 
 _PLACE = {"output_index": 0, "content_index": 0}
 
 
-class ResponseEvents:
-    """Renders one streamed response; see `limiter_node.upstream.openai.chunks.StreamEvents`.
+class ResponsesApiEvents:
+    """Render one streamed answer; see `limiter_node.upstream.openai.stream_events.StreamEvents`.
 
     `response` is the response object as it is before any output: every member that doesn't depend on the output, its
     ``status``, ``output``, ``usage`` and ``incomplete_details`` are set here. `message_id` is the output item's id.
@@ -40,13 +40,13 @@ class ResponseEvents:
         )
 
     def start(self) -> bytes:
-        """The response; what comes into it isn't known yet."""
+        """Return the `response` object as it is before any output."""
         return self._event("response.created", response=self._response) + self._event(
             "response.in_progress", response=self._response
         )
 
     def delta(self, delta: Delta) -> bytes:
-        """The text or the calls, if there are any; that it is the last comes with `finish`."""
+        """Return the events of the text or the calls, if there are any; that they are the last comes with `finish`."""
         if delta.finish_reason is not None:
             self._reason = delta.finish_reason
         if delta.tool_calls:
@@ -97,7 +97,7 @@ class ResponseEvents:
         )
 
     def finish(self, output_tokens: int) -> bytes:
-        """Part, item and response closed, each whole. These streams have no ``[DONE]``."""
+        """Return the events that close part, item and response, each whole. These streams have no ``[DONE]``."""
         text = "".join(self._texts)
         is_cut = self._reason == "length"
         status = "incomplete" if is_cut else "completed"
@@ -107,13 +107,7 @@ class ResponseEvents:
             "status": status,
             "incomplete_details": {"reason": "max_output_tokens"} if is_cut else None,
             "output": self._calls or [item],
-            "usage": {
-                "input_tokens": self._input_tokens,
-                "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
-                "output_tokens": output_tokens,
-                "output_tokens_details": {"reasoning_tokens": 0},
-                "total_tokens": self._input_tokens + output_tokens,
-            },
+            "usage": responses_api_usage(self._input_tokens, output_tokens),
         }
         if self._calls:
             return self._event(f"response.{status}", response=response)
@@ -129,9 +123,9 @@ class ResponseEvents:
         )
 
     def error(self, body: bytes) -> bytes:
-        """An `error` event with the members of OpenAI's error object."""
+        """Return an `error` event with the members of OpenAI's error object."""
         self._number += 1
-        return response_error_event(body, self._number - 1)
+        return responses_api_error_event(body, self._number - 1)
 
     def _event(self, kind: str, **members: Any) -> bytes:
         data = {"type": kind, **members, "sequence_number": self._number}
@@ -152,8 +146,8 @@ def _part(text: str) -> dict[str, Any]:
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
 
 
-def response_error_event(body: bytes, number: int) -> bytes:
-    """The event of that number that breaks off a stream of this kind, with the members of the error object `body`."""
+def responses_api_error_event(body: bytes, number: int) -> bytes:
+    """Return the event that breaks off such a stream: `number`, and the members of the error object `body`."""
     told = orjson.loads(body)["error"]
     members = {name: told.get(name) for name in ("code", "message", "param")}
     return b"event: error\ndata: %b\n\n" % orjson.dumps({"type": "error", **members, "sequence_number": number})

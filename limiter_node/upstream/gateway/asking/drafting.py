@@ -7,18 +7,19 @@ from dataclasses import replace
 from typing import Any
 
 from limiter_node.upstream.errors import UnknownModel
+from limiter_node.upstream.gateway.asking.admitted_request import RequestOutline, outline_of
 from limiter_node.upstream.gateway.asking.disguise import refuse_disguised
-from limiter_node.upstream.gateway.asking.outgoing import Question, outgoing_parts, question_of
+from limiter_node.upstream.gateway.asking.outgoing_body import outgoing_parts
 from limiter_node.upstream.gateway.service import Service, Services
 from limiter_node.upstream.interface import Draft
 from limiter_node.upstream.requests import LimitedRequest
 
-DraftedAsk = tuple[Question, Mapping[str, Any], str]
-"""The content of a draft: the question, and the body but for its bytes, as `OutgoingBody` has it."""
+DraftedRequest = tuple[RequestOutline, Mapping[str, Any], str]
+"""The content of a draft: the outline, and the body but for its bytes, as `OutgoingBody` has it."""
 
 
 class ServiceDrafter:
-    """Drafts for `services`. Pickled, it knows neither their keys nor where they are."""
+    """Draft requests for `services`. Pickled, it knows neither their keys nor where they are."""
 
     def __init__(self, services: Sequence[Service]) -> None:
         self.services = Services(services)
@@ -32,10 +33,13 @@ class ServiceDrafter:
         return frozenset() if found is None else found.service.extra_fields
 
     def draft(self, request: LimitedRequest, body: bytes) -> Draft:
-        """Raise `UnknownModel`, or `NotServed` for a body that a service might read in another way."""
+        """Return the draft of `request`.
+
+        Raises `UnknownModel`, and `NotServed` for a body that a service might read in another way.
+        """
         found = self.services.find(request.model)
         if found is None:
             raise UnknownModel(request.model)
         refuse_disguised(request, found.service.extra_fields)
         data, added, cap_field = outgoing_parts(request, body, found.service, found.model)
-        return Draft((question_of(request, found.service), added, cap_field), data)
+        return Draft((outline_of(request, found.service), added, cap_field), data)

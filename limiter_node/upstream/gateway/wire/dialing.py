@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 from aiohappyeyeballs import AddrInfoType, start_connection
 from yarl import URL
 
-from limiter_node.upstream.gateway.wire.turns import Turns
+from limiter_node.upstream.gateway.wire.read_turns import ReadTurns
 
 _EYEBALLS_S: Final = 0.25
 """How long an address of a name may take before the next one is tried beside it (RFC 8305)."""
@@ -31,7 +31,7 @@ class Dialer:
 
     def __init__(self, connect_s: float) -> None:
         self._connect_s = connect_s
-        self.turns = Turns()
+        self.turns = ReadTurns()
         """Of all connections that this one has made."""
         self._addresses: dict[tuple[str, int], tuple[float, Sequence[AddrInfoType]]] = {}
         self._tls: ssl.SSLContext | None = None

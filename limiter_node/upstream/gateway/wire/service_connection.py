@@ -1,4 +1,6 @@
-"""One keep-alive connection to a service, on llhttp: writes a request, and hands on what comes of its answer.
+"""One keep-alive connection to a service, on llhttp: hands what comes of an answer on to its `Exchange`.
+
+`request_writing` writes requests on it, `connection_pool` keeps it between them.
 
 What a service may do to us is bounded here, whatever it sends: a head and its 1xx responses in size (`MAX_HEAD_BYTES`)
 and in time (`read_s` from the request on, however many 1xx come), silence within a body (`read_s`), framing without a
@@ -9,21 +11,30 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Final, cast
+from collections.abc import Callable
+from typing import Final, Protocol, cast
 
 import httptools
 
 from limiter_node.upstream.gateway.wire.exchange import Broken, Exchange, Fields, Unread
-from limiter_node.upstream.gateway.wire.turns import SLICE_BYTES
-
-if TYPE_CHECKING:
-    from limiter_node.upstream.gateway.wire.pool import Pool
+from limiter_node.upstream.gateway.wire.read_turns import READ_SLICE_BYTES, ReadTurns
 
 MAX_HEAD_BYTES: Final = 262_144
 """Of a head and of all 1xx responses before it; of trailers and of chunk headers between two parts of a body, too."""
 
-_SLICE_BYTES: Final = 262_144
-"""A longer request is written in slices, so that none holds up the event loop: TLS encrypts what is written."""
+
+class ConnectionKeeper(Protocol):
+    """The pool that a connection belongs to, as far as the connection needs it."""
+
+    turns: ReadTurns
+    now_s: Callable[[], float]
+    """The event loop's clock."""
+
+    def take_back(self, connection: ServiceConnection) -> None:
+        """Keep a connection whose exchange has ended."""
+
+    def forget(self, connection: ServiceConnection) -> None:
+        """Drop a connection that is closed."""
 
 
 class ServiceConnection(asyncio.Protocol):
@@ -41,22 +52,22 @@ class ServiceConnection(asyncio.Protocol):
         "_is_over",
         "_is_paused",
         "_is_whole_at_eof",
+        "_keeper",
         "_keeps_alive",
         "_parser",
         "_parts",
-        "_pool",
         "_read_s",
         "_refused",
         "_transport",
-        "_unsent",
         "_writable",
         "deadline_s",
+        "has_unsent",
         "idle_since_s",
         "was_used",
     )
 
-    def __init__(self, pool: Pool, read_s: float) -> None:
-        self._pool, self._read_s = pool, read_s
+    def __init__(self, keeper: ConnectionKeeper, read_s: float) -> None:
+        self._keeper, self._read_s = keeper, read_s
         self._parser: httptools.HttpResponseParser | None = None
         self._transport: asyncio.Transport | None = None
         self._exchange: Exchange | None = None
@@ -69,8 +80,10 @@ class ServiceConnection(asyncio.Protocol):
         self.deadline_s = 0.0
         """By the event loop's clock; what the pool closes the connection at."""
         self.idle_since_s = 0.0
+        self.has_unsent = False
+        """Whether a part of the request was not written: then the connection can't carry another one."""
 
-    # ---- what the pool and exchanges ask -----------------------------------------------------------------------------
+    # ---- what the pool, exchanges and writers ask --------------------------------------------------------------------
 
     @property
     def is_open(self) -> bool:
@@ -82,34 +95,27 @@ class ServiceConnection(asyncio.Protocol):
         self._fields: Fields = []
         self._framing_bytes = 0
         self._is_interim = self._is_over = self._is_closing = self._is_whole_at_eof = False
-        self._keeps_alive = self._has_surplus = self._unsent = False
+        self._keeps_alive = self._has_surplus = self.has_unsent = False
         self._refused: str | None = None
         self.deadline_s = now_s + self._read_s
         self._exchange = exchange = Exchange(self)
         return exchange
 
-    def write(self, head: bytes, body: bytes | bytearray) -> None:
-        """Write a request that is no longer than a slice."""
-        if self._transport is not None:  # else its end is told
-            self._transport.write(head + body)
+    def carries(self, exchange: Exchange) -> bool:
+        """Whether the answer of `exchange` is still to come, or to end, on this connection."""
+        return exchange is self._exchange
 
-    async def write_slices(self, head: bytes, body: bytes | bytearray) -> None:
-        """Write a long request, slice by slice as the service takes it, until all is written or nobody wants it."""
-        exchange, transport = self._exchange, self._transport
-        self._unsent = True
-        if transport is None or transport.is_closing():
-            return
-        transport.write(head)
-        view = memoryview(body)
-        for start in range(0, len(body), _SLICE_BYTES):
-            if exchange is not self._exchange or exchange is None or exchange.status >= 400 or transport.is_closing():
-                return  # refused before it was read, or broken: no more of it is of use
-            transport.write(view[start : start + _SLICE_BYTES])
-            if self._writable is not None:
-                await asyncio.wait([self._writable])
-            else:
-                await asyncio.sleep(0)
-        self._unsent = False
+    def write(self, data: bytes | memoryview) -> None:
+        """Write a part of a request; nothing if the connection is closed, which its exchange has been told."""
+        if self._transport is not None:
+            self._transport.write(data)
+
+    async def drained(self) -> None:
+        """Return when the service has taken enough to write more, at the earliest in the loop's next turn."""
+        if self._writable is not None:
+            await asyncio.wait([self._writable])
+        else:
+            await asyncio.sleep(0)
 
     def pause(self) -> None:
         """Read no more for the moment. The service isn't silent then: there is no deadline."""
@@ -122,7 +128,7 @@ class ServiceConnection(asyncio.Protocol):
         if self._is_paused and self._transport is not None:
             self._is_paused = False
             if not self._is_closing:
-                self.deadline_s = self._pool.now_s() + self._read_s
+                self.deadline_s = self._keeper.now_s() + self._read_s
             if self._backlog:
                 self._wait_for_turn()
             else:
@@ -136,7 +142,7 @@ class ServiceConnection(asyncio.Protocol):
     def end_within(self, seconds: float) -> None:
         """Give what is under way so many seconds more."""
         self._is_closing = True
-        self.deadline_s = self._pool.now_s() + seconds
+        self.deadline_s = self._keeper.now_s() + seconds
 
     def look(self, now_s: float) -> None:
         """End what has had its time."""
@@ -156,7 +162,7 @@ class ServiceConnection(asyncio.Protocol):
         self._parser = None  # it knows this connection: a cycle
         self.resume_writing()
         exchange, self._exchange = self._exchange, None
-        self._pool.forget(self)
+        self._keeper.forget(self)
         if exchange is None:
             return
         if self._is_whole_at_eof and exc is None:
@@ -174,7 +180,7 @@ class ServiceConnection(asyncio.Protocol):
             writable.set_result(None)
 
     def data_received(self, data: bytes) -> None:
-        if len(data) <= SLICE_BYTES and not self._backlog:
+        if len(data) <= READ_SLICE_BYTES and not self._backlog:
             self._take_in(data)
             return
         self._backlog.append(memoryview(data))
@@ -185,7 +191,7 @@ class ServiceConnection(asyncio.Protocol):
     def _wait_for_turn(self) -> None:
         if not self._has_turn:
             self._has_turn = True
-            self._pool.turns.add(self)
+            self._keeper.turns.add(self)
 
     def take_slice(self) -> bool:
         """Take in a slice of what came at once; whether there is more that somebody waits for."""
@@ -194,11 +200,11 @@ class ServiceConnection(asyncio.Protocol):
         if not backlog or self._is_paused:
             return False  # it is lost; or its reader is behind, and `resume` comes back
         first = backlog[0]
-        if len(first) > SLICE_BYTES:
-            backlog[0] = first[SLICE_BYTES:]
+        if len(first) > READ_SLICE_BYTES:
+            backlog[0] = first[READ_SLICE_BYTES:]
         else:
             backlog.popleft()
-        self._take_in(bytes(first[:SLICE_BYTES]))
+        self._take_in(bytes(first[:READ_SLICE_BYTES]))
         if self._is_paused or self._transport is None:
             return False
         if not backlog:
@@ -228,7 +234,7 @@ class ServiceConnection(asyncio.Protocol):
             parts.clear()
             self._framing_bytes = 0
             if not self._is_closing:
-                self.deadline_s = self._pool.now_s() + self._read_s
+                self.deadline_s = self._keeper.now_s() + self._read_s
             exchange.on_body(body)
         else:
             self._framing_bytes += len(data)
@@ -236,9 +242,9 @@ class ServiceConnection(asyncio.Protocol):
                 error = error or "sent headers without an end"
         if self._is_over:
             self._exchange = None
-            if error is None and self._keeps_alive and not (self._has_surplus or self._unsent or self._backlog):
+            if error is None and self._keeps_alive and not (self._has_surplus or self.has_unsent or self._backlog):
                 self.resume()
-                self._pool.take_back(self)
+                self._keeper.take_back(self)
             else:
                 self.abort()
             exchange.on_end()
@@ -274,7 +280,7 @@ class ServiceConnection(asyncio.Protocol):
             self._refused = "packed its answer for the connection"  # which would have to be unpacked here
             return
         self._is_whole_at_eof = "content-length" not in named and coding != "chunked"
-        self.deadline_s = self._pool.now_s() + self._read_s
+        self.deadline_s = self._keeper.now_s() + self._read_s
         exchange.on_head(status, self._fields)
 
     def on_body(self, data: bytes) -> None:
