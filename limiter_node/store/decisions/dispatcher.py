@@ -243,9 +243,10 @@ class Dispatcher:
         self._send_scheduled()
 
     def _send_scheduled(self) -> None:
-        batches = []
+        schedule, batches = self._schedule, []
+        scheduled, schedule.queues = schedule.queues, []
         now_s = monotonic()  # the loop's own time, uvloop's, is in whole ms and of the turn's beginning
-        for queue in self._schedule.take():
+        for queue in scheduled:
             queue.is_scheduled = False
             if self.outage.is_on and self.outage.cuts_off(queue):
                 self.outage.cut_off(queue)
