@@ -80,7 +80,7 @@ class KeyFinder:
         self._to_send: list[_LimitsRead] = []
 
     async def find(self, kid: str) -> bool:
-        """See `Dispatcher.find`."""
+        """See `Decider.find`."""
         try:
             if await self._is_in_store(kid):
                 return True

@@ -71,7 +71,7 @@ class Replies:
         recorded, decisions = 0, NO_DECISIONS
         if admits or batch.charges:
             needs = [admit.need for admit in admits]
-            recorded, decisions = codec.decisions(reply, len(batch.operations), needs, self.window_buckets)
+            recorded, decisions = codec.unpack_decisions(reply, len(batch.operations), needs, self.window_buckets)
             # What is counted is recorded, and no batch is recorded before it was sent.
             number = batch.number
             if recorded != number and (recorded > number or any(each[0] is ADMITTED for each in decisions)):
