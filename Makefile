@@ -1,78 +1,98 @@
-# The whole project from one place; `make help` lists the targets. Nothing here needs root or a network but `setup`.
+# The whole project from one place; `make help` lists the targets. Nothing here needs root or a network but the set-up.
 PYTHON ?= python3
-BIN := .venv/bin
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip --quiet --disable-pip-version-check
 
-.PHONY: help setup demo test test-quick lint format chaos attack soak judge fuzz bench report lock clean
+.PHONY: help setup setup-dev demo test test-quick test-newest lint format chaos attack soak judge fuzz bench report lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 18
 
-setup: .venv/.ready ## build .venv from the pinned versions (editable install)
+# Two sets of pinned packages, because the tools of tests and figures are three times the size of what runs.
+setup: $(VENV)/.ready ## what nodes and bench-client need, in .venv, with the pinned versions (editable install)
 
-.venv/.ready: requirements.txt setup.cfg pyproject.toml
+setup-dev: $(VENV)/.ready-dev ## what tests, lint and figures need on top, in the same .venv
+
+$(VENV)/.ready: requirements/run.txt setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed; set PYTHON=python3.11" >&2; exit 1; }
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --require-hashes -r requirements/run.txt
+	$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.ready-dev: requirements/dev.txt $(VENV)/.ready
+	$(PIP) install --require-hashes -r requirements/dev.txt
 	@touch $@
 
 demo: setup ## embedded cluster, two nodes, load over the limits, a result table and the audit's verdict (under a minute)
 	$(BIN)/python -m benchmarks.demo
 
-test: setup ## everything, slow tests included
+test: setup-dev ## everything, slow tests included
 	$(BIN)/python -m pytest
 
-test-quick: setup ## all but the tests marked slow
+test-quick: setup-dev ## all but the tests marked slow
 	$(BIN)/python -m pytest -m 'not slow'
 
-lint: setup ## style and types
+# What differs between Pythons: asyncio, HTTP and sockets, processes that are started and stopped. Warnings are errors.
+NEWEST_TESTS := tests/http tests/node/test_dispatcher.py tests/node/test_embedded.py tests/node/test_cli_serve.py \
+	tests/node/test_cli_up.py tests/node/test_tls.py tests/e2e/test_exactness.py tests/e2e/test_openai_sdk.py \
+	tests/e2e/test_client_against_nodes.py
+test-newest: ## a selection (three minutes) on Python 3.13 or else 3.12, in .venv-newest; nothing where neither is there
+	@python="$$(.ci/newest-python)"; if [ -z "$$python" ]; then echo "neither Python 3.13 nor 3.12 is here: nothing was run"; else \
+	$(MAKE) setup-dev VENV=.venv-newest PYTHON="$$python" && .venv-newest/bin/python -m pytest $(NEWEST_TESTS); fi
+
+lint: setup-dev ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: setup ## rewrite the code in the house's format
+format: setup-dev ## rewrite the code in the house's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-chaos: setup ## each fault of REPORT.md's table on real servers under load, both stores (half an hour); results/chaos.md
+chaos: setup-dev ## each fault of docs/failures.md's table on real servers under load, both stores (half an hour); results/chaos.md
 	CHAOS=1 $(BIN)/python -m pytest tests/chaos
 
 ROUNDS ?= 3
-attack: setup ## attacks on real nodes: others' latency and the node's memory beside each (an hour); results/attack.md
+attack: setup-dev ## attacks on real nodes: others' latency and the node's memory beside each (an hour); results/attack.md
 	$(BIN)/python -m tests.attack --rounds $(ROUNDS)
 
 SOAK_MINUTES ?= 30
-soak: setup ## half of peak load with a master failover every minute, for SOAK_MINUTES; results/soak.json
+soak: setup-dev ## half of peak load with a master failover every minute, for SOAK_MINUTES; results/soak.json
 	$(BIN)/python -m benchmarks.soak --minutes $(SOAK_MINUTES)
 
 SECONDS ?= 60
 SEED ?= 1
 STORE ?= valkey
-judge: setup ## random faults on real stores, judged, for SECONDS from seed SEED on; STORE=redis for a system's server
+judge: setup-dev ## random faults on real stores, judged, for SECONDS from seed SEED on; STORE=redis for a system's server
 	$(BIN)/python -m tests.judge --seconds $(SECONDS) --seed $(SEED) --store $(STORE)
 
-fuzz: setup ## malformed HTTP and JSON against real nodes, and answers of services of every kind (four minutes)
+fuzz: setup-dev ## malformed HTTP and JSON against real nodes, and answers of services of every kind (four minutes)
 	FUZZ_ROUNDS=200 $(BIN)/python -m pytest tests/e2e/test_fuzz.py
 	FUZZ_ROUNDS=50 $(BIN)/python -m pytest --timeout 600 tests/gateway/test_gateway_answer_fuzz.py
 
-bench: setup ## reproduce the figures of REPORT.md (half an hour; nothing else should run beside it)
+bench: setup-dev ## reproduce the figures of docs/measurements.md (half an hour; nothing else should run beside it)
 	$(BIN)/python -m benchmarks
 
-report: setup ## cluster and single store under the same load as one page, results/report/report.html, and its figures (five minutes)
+report: setup-dev ## cluster and single store under the same load as one page, results/report/report.html, and its figures (five minutes)
 	$(BIN)/python -m benchmarks.report
 
 PIP_COMPILE := .venv-lock/bin/pip-compile --quiet --no-header --no-emit-index-url --no-emit-trusted-host \
 	--no-emit-find-links --allow-unsafe --strip-extras --generate-hashes
-lock: ## pin the newest versions that setup.cfg and requirements.in allow
+lock: ## pin the newest versions that setup.cfg and requirements/*.in allow
 	$(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/pip install --quiet pip-tools
-	$(PIP_COMPILE) --upgrade --extra report -o requirements.txt setup.cfg requirements.in
-	rm -f deploy/requirements.txt
-	$(PIP_COMPILE) --no-annotate --constraint requirements.txt -o deploy/requirements.txt setup.cfg
-	sed -i.bak '1i # What a node needs at run time, of ../requirements.txt, for the Containerfile; a test holds the two together.' \
-		deploy/requirements.txt && rm deploy/requirements.txt.bak
-	rm -rf .venv-lock
+	$(PIP_COMPILE) --upgrade --extra report -o requirements/dev.txt setup.cfg requirements/build.in requirements/dev.in
+	rm -f requirements/run.txt deploy/requirements.txt
+	$(PIP_COMPILE) --no-annotate --constraint requirements/dev.txt --extra bench -o requirements/run.txt setup.cfg requirements/build.in
+	$(PIP_COMPILE) --no-annotate --constraint requirements/dev.txt -o deploy/requirements.txt setup.cfg requirements/build.in
+	sed -i.bak '1i # Nodes and bench-client, and what builds the package, with the versions of dev.txt; `make lock` writes this file.' \
+		requirements/run.txt
+	sed -i.bak '1i # A node, and what builds the package, with the versions of ../requirements/dev.txt; `make lock` writes this file.' \
+		deploy/requirements.txt
+	rm -rf .venv-lock requirements/run.txt.bak deploy/requirements.txt.bak
 
 clean: ## remove what the targets above made
-	rm -rf .venv .venv-lock build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis results
+	rm -rf .venv .venv-lock .venv-newest build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis results

@@ -34,6 +34,7 @@ from bench_client.commands.find_max import FindMaxSettings, find_max
 from bench_client.commands.run import run
 from bench_client.errors import BenchError, BenchUsageError
 from bench_client.report import report_of_comparison, write_report
+from bench_client.results.histograms import check_available
 from bench_client.results.tables import summary_text
 from bench_client.results.unserved import failure_message
 from bench_client.settings import RunSettings
@@ -86,6 +87,7 @@ def run_command(**options: Any) -> None:
     The rate is divided over --processes, which start at the same instant; the workload doesn't depend on their number.
     Where the client itself was the bottleneck, the table says so. Exit code 1 if no request was served or rejected.
     """
+    check_available()
     settings = RunSettings(workload=workload_settings(options), sending=sending_settings(options), **options)
     result = run(settings, _say)
     click.echo(summary_text(result.summary))
@@ -136,6 +138,7 @@ def find_max_command(**options: Any) -> None:
     curve, and what the limit was: the server, or this client, which then makes the result a lower bound. Exit code 1
     if not even the lowest rate holds.
     """
+    check_available()
     workload = workload_settings(
         options, qps=options["lowest"], duration_s=options.pop("trial_s"), trace=None, speed=1.0
     )
@@ -199,11 +202,13 @@ def report_command(directories: tuple[Path, ...], html: Path | None, figures: Pa
     """Show runs and comparisons as one HTML page, or as figures for documents.
 
     The page needs nothing else and loads nothing: verdicts, throughput, latency, windows against their limits, batches
-    and CPU, all figures and the set-up. A run that wasn't audited is. Needs matplotlib:
+    and CPU, all figures and the set-up. A run that wasn't audited is. Needs matplotlib; in the project's folder:
 
     \b
-      pip install 'llm-rate-limiter[report]'
+      make setup-dev             # the pinned version, into .venv
+      pip install '.[report]'    # anywhere else
     """
+    check_available()
     click.echo(write_report(directories, html=html, figures=figures).text())
 
 
@@ -241,6 +246,7 @@ def compare_command(**options: Any) -> None:
 
     DIR gets report.html, a page with figures, too.
     """
+    check_available()
     workload, sending = workload_settings(options), sending_settings(options)
     settings = CompareSettings(workload=workload, sending=sending, **options)
     measured = compare(settings, _say)

@@ -9,3 +9,11 @@ class BenchError(Exception):
 
 class BenchUsageError(BenchError):
     """Raised for wrong settings: options, keys files, trace files, target URLs (exit code 2)."""
+
+
+def not_installed(library: str, extra: str) -> str:
+    """Return the message for a library that only an extra of the package installs."""
+    return (
+        f"{library} is not installed; in the project's folder run `make setup-dev`, "
+        f"or `pip install '.[{extra}]'` for an environment of your own"
+    )

@@ -170,15 +170,15 @@ CLIENT_ALLOWED: dict[str, set[str]] = {
     "load": {"errors", "clock"},
     "settings": {"errors", "load"},
     "records": {"errors", "load"},
-    "results": {"records"},
+    "results": {"errors", "records"},
     "servers": {"errors", "clock", "records"},
     "sending": {"errors", "clock", "load", "settings", "records", "servers"},
     "processes": {"errors", "clock", "records", "sending"},
     "audit": {"errors", "records", "results"},
     "report": {"errors", "records", "results", "servers", "audit"},
     "commands": {
-        *("errors", "load", "settings", "records", "results", "servers", "sending", "processes"),
-        "audit",
+        *("errors", "settings"),
+        *("load", "records", "results", "servers", "sending", "processes", "audit"),
     },
     "command_line": {"errors", "load", "settings"},
 }

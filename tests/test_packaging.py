@@ -1,8 +1,13 @@
-"""The wheel, installed elsewhere, is the whole product: both commands, the store's scripts, no checkout needed."""
+"""The wheel, installed elsewhere, is the whole product: both commands, the store's scripts, no checkout needed.
+
+The version is said once, in setup.cfg: the commands tell it, and the changelog begins with it.
+"""
 
 from __future__ import annotations
 
+import configparser
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -60,6 +65,22 @@ def test_the_wheel_carries_packages_scripts_and_types(wheel: Path) -> None:
         "bench_client/cli.py",
     } <= names
     assert not [name for name in names if name.startswith(("tests/", "benchmarks/"))]
+
+
+def test_the_changelog_begins_with_the_packages_version(wheel: Path) -> None:
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    version = setup["metadata"]["version"]
+    assert wheel.name.split("-")[1] == version
+    sections = re.findall(r"^## \[([^]]+)\] - (\d{4}-\d\d-\d\d)$", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.M)
+    assert sections[0][0] == version
+    assert sections == sorted(sections, key=lambda section: section[1], reverse=True)
+
+
+@pytest.mark.parametrize("command", ["limiter-node", "bench-client"])
+def test_a_command_tells_the_wheels_version(wheel: Path, installed: Path, command: str) -> None:
+    shown = subprocess.run([str(installed.parent / command), "--version"], capture_output=True, text=True, check=True)
+    assert shown.stdout.split()[-1] == wheel.name.split("-")[1]
 
 
 @pytest.mark.timeout(240)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from io import StringIO
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from bench_client.errors import BenchError
+from bench_client.errors import BenchError, not_installed
 from bench_client.report.theme import stand_in
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     Axes: TypeAlias = MatplotlibAxes
     Figure: TypeAlias = MatplotlibFigure
 
-MISSING = "matplotlib is not installed; pip install 'llm-rate-limiter[report]'"
 POINTS_PER_INCH = 72
 
 _STYLE: Any = {
@@ -72,7 +71,7 @@ def check_available() -> None:
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError:
-        raise BenchError(MISSING) from None
+        raise BenchError(not_installed("matplotlib", "report")) from None
 
 
 def draw(salt: str, width: float, height: float, onto: Callable[[Figure], None]) -> str:

@@ -11,15 +11,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from hdrh.histogram import HdrHistogram
-
 from bench_client.audit.timeline import is_decided, limits_of
 from bench_client.errors import BenchError
 from bench_client.records.record import Record, failed_upstream
 from bench_client.records.record_file import RecordReader
 from bench_client.records.run_directory import open_records
 from bench_client.report.sources import Source
-from bench_client.results.summary import ALL_REASONS, MAX_TRACKABLE_US, Summary, rejection_reason, summarize
+from bench_client.results.histograms import MAX_TRACKABLE_US, latency_histogram
+from bench_client.results.summary import ALL_REASONS, Summary, rejection_reason, summarize
 
 SHORT_S = 10.0
 """Runs shorter than that get bins of ``SHORT_WIDTH_S``."""
@@ -123,7 +122,7 @@ class _Watch:
         self._rejected = {reason: [0] * size for reason in ALL_REASONS}
         self._latency_us: dict[int, Any] = {}
         self._keys: dict[str, KeyUse] = {}
-        self._admitted_us, self._rejected_us = (HdrHistogram(1, MAX_TRACKABLE_US, 3) for _ in range(2))
+        self._admitted_us, self._rejected_us = (latency_histogram() for _ in range(2))
         self._clock_us: int | None = None
         self._seen = 0
 
@@ -177,7 +176,7 @@ class _Watch:
         latency_us = min(max(record.done_us - record.due_us, 1), MAX_TRACKABLE_US)
         histogram = self._latency_us.get(due)
         if histogram is None:
-            histogram = self._latency_us[due] = HdrHistogram(1, MAX_TRACKABLE_US, 2)
+            histogram = self._latency_us[due] = latency_histogram(digits=2)
         histogram.record_value(latency_us)
         if record.status == 200:
             self._admitted[done] += 1

@@ -10,21 +10,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from hdrh.histogram import HdrHistogram
-
 from bench_client.records.record import Record, failed_upstream
 from bench_client.records.run_directory import RunInfo
 from bench_client.results.client_health import ClientHealth
+from bench_client.results.histograms import MAX_TRACKABLE_US, latency_histogram
 
 PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99_9": 99.9}
-MAX_TRACKABLE_US = 3_600_000_000
 NO_NODE = "(no node)"
 REASONS = ("requests", "input_tokens", "output_tokens")
 ALL_REASONS = (*REASONS, "never_fits", "other")
-
-
-def _histogram() -> Any:
-    return HdrHistogram(1, MAX_TRACKABLE_US, 3)
 
 
 @dataclass(slots=True)
@@ -37,10 +31,10 @@ class Figures:
     """429s by the binding limit; ``never_fits`` and ``other`` (nobody's) apart. Those of a service behind the limiter
     are in ``upstream``."""
     upstream: Counter[int] = field(default_factory=Counter)
-    """Of the statuses, those of requests that the limiter admitted and that failed at the service behind it."""
+    """Statuses of requests that the limiter admitted and that failed at the service behind it."""
     errors: Counter[str] = field(default_factory=Counter)
     degraded: int = 0
-    latency_us: Any = field(default_factory=_histogram)
+    latency_us: Any = field(default_factory=latency_histogram)
 
     def add(self, record: Record) -> None:
         self.requests += 1
@@ -121,7 +115,7 @@ class Summary:
 def summarize(records: Iterable[Record], info: RunInfo) -> Summary:
     """Sum up the records in one pass, without those of the warm-up, which come first in the schedule."""
     total, nodes, sent, in_time = Figures(), dict[str, Figures](), 0, 0
-    lateness_us, from_sending_us = _histogram(), _histogram()
+    lateness_us, from_sending_us = latency_histogram(), latency_histogram()
     planned, planned_s = info.planned - info.warmup, info.planned_s - info.warmup_s
     until_s = info.sending_s or info.planned_s
     for record in records:

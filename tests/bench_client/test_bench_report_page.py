@@ -343,7 +343,10 @@ def test_without_matplotlib_it_is_said_how_to_get_it(
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.delitem(sys.modules, "matplotlib.figure", raising=False)
-    says = "matplotlib is not installed; pip install 'llm-rate-limiter[report]'"
+    says = (
+        "matplotlib is not installed; in the project's folder run `make setup-dev`, "
+        "or `pip install '.[report]'` for an environment of your own"
+    )
     assert report(small, "--html", tmp_path / "page.html") == 1
     assert capsys.readouterr().err == f"bench-client: error: {says}\n"
     assert report_of_comparison(tmp_path) == f"no report.html: {says}"

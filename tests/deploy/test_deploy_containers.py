@@ -54,11 +54,11 @@ def seconds(text: str) -> float:
 # ---- the image ------------------------------------------------------------------------------------------------------
 
 
-def needed_at_run_time() -> set[str]:
-    """The distributions that setup.cfg asks for, and what these ask for."""
+def needed(section: str, option: str) -> set[str]:
+    """The distributions that an option of setup.cfg asks for, and what these ask for."""
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
-    left = [Requirement(line) for line in setup["options"]["install_requires"].splitlines() if line]
+    left = [Requirement(line) for line in setup[section][option].splitlines() if line]
     met: dict[str, Requirement] = {}
     while left:
         asked = left.pop()
@@ -79,11 +79,24 @@ def locked(path: Path) -> dict[str, str]:
     return {canonicalize_name(name): entry for name, entry in entries}
 
 
-def test_the_image_has_what_was_tested_and_nothing_else() -> None:
-    everything = locked(ROOT / "requirements.txt")
-    assert locked(DEPLOY / "requirements.txt") == {
-        name: entry for name, entry in everything.items() if name in needed_at_run_time()
-    }
+def test_each_lock_has_what_was_tested_and_nothing_else() -> None:
+    """A node's, with what builds the package; with the client on top; with the tools of the tests on top of that."""
+    everything = locked(ROOT / "requirements" / "dev.txt")
+    of_a_node = needed("options", "install_requires") | {"setuptools"}
+    with_the_client = of_a_node | needed("options.extras_require", "bench")
+    for path, names in (
+        (DEPLOY / "requirements.txt", of_a_node),
+        (ROOT / "requirements" / "run.txt", with_the_client),
+    ):
+        assert locked(path) == {name: entry for name, entry in everything.items() if name in names}
+    assert with_the_client | needed("options.extras_require", "report") < set(everything)
+
+
+def test_a_node_installs_nothing_of_the_clients() -> None:
+    """hdrhistogram, above all: it has no wheel for Linux on arm64, so that the image could not be built there."""
+    clients = needed("options.extras_require", "report") - needed("options", "install_requires") - {"setuptools"}
+    assert {"hdrhistogram", "matplotlib", "numpy"} <= clients
+    assert not clients & set(locked(DEPLOY / "requirements.txt"))
 
 
 def test_the_image_is_made_of_files_that_are_there_and_let_in() -> None:

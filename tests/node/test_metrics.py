@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import Any
 
 import pytest
@@ -101,7 +102,7 @@ async def test_what_happens_is_counted_once(embedded_single: str) -> None:
         after["limiter_waiting_requests", ()],
         after["limiter_batches_in_flight", ()],
     ) == (1, 0, 0)
-    assert after["limiter_build_info", ("n", "0.1.0")] == 1
+    assert after["limiter_build_info", ("n", version("llm-rate-limiter"))] == 1
     assert after["process_cpu_seconds_total", ()] > 0
     assert set(before) <= set(after), "what is there once stays"
 
