@@ -4,7 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --quiet --disable-pip-version-check
 
-.PHONY: help setup setup-dev demo test test-quick test-newest lint format chaos attack soak judge fuzz bench report lock clean
+.PHONY: help setup setup-dev demo test test-quick test-module test-newest lint format chaos attack soak judge fuzz bench report \
+	lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -29,11 +30,22 @@ $(VENV)/.ready-dev: requirements/dev.txt $(VENV)/.ready
 demo: setup ## embedded cluster, two nodes, load over the limits, a result table and the audit's verdict (under a minute)
 	$(BIN)/python -m benchmarks.demo
 
+# Tests start nodes by the hundred: their modules are compiled once, whatever the environment says.
+test test-quick test-module: export PYTHONDONTWRITEBYTECODE :=
+# More workers than two cores, because tests also wait for processes. Each begins with a part of the tests that lie side
+# by side and share their stores, and takes from the others when it is done.
+WORKERS ?= 4
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
+
 test: setup-dev ## everything, slow tests included
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-quick: setup-dev ## all but the tests marked slow
-	$(BIN)/python -m pytest -m 'not slow'
+	$(PYTEST) -m 'not slow'
+
+M ?= limiter_node/store/codec.py
+test-module: setup-dev ## what tests one module, in half a minute: M=limiter_node/store/codec.py, or M="several modules"
+	FILES=$$($(BIN)/python -m tests.module_tests $(M)) && $(BIN)/python -m pytest -m 'not slow' $$FILES
 
 # What differs between Pythons: asyncio, HTTP and sockets, processes that are started and stopped. Warnings are errors.
 NEWEST_TESTS := tests/http tests/node/test_dispatcher.py tests/node/test_embedded.py tests/node/test_cli_serve.py \
