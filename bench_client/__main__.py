@@ -1,6 +1,6 @@
 """``python -m bench_client``."""
 
-from .cli import main
+from bench_client.cli import main
 
 if __name__ == "__main__":
     main()

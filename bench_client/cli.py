@@ -13,14 +13,10 @@ from typing import Any, NoReturn
 import click
 import cloup
 
-from .audit import audit_directory
-from .compare import CompareSettings, compare, comparison_text
-from .environment import PREFIX, EnvCommand
-from .errors import BenchError, BenchUsageError
-from .find_max import FindMaxSettings, find_max
-from .help import CONTEXT_SETTINGS, EXAMPLES
-from .histograms import check_available
-from .options import (
+from bench_client.audit import audit_directory
+from bench_client.command_line.environment import PREFIX, EnvCommand
+from bench_client.command_line.help import CONTEXT_SETTINGS, EXAMPLES
+from bench_client.command_line.options import (
     FORCE,
     LOADED,
     OUTPUT,
@@ -33,11 +29,15 @@ from .options import (
     warmup,
     workload_settings,
 )
-from .report import report_of_comparison, write_report
-from .run import run
-from .settings import RunSettings
-from .tables import summary_text
-from .unserved import complaint
+from bench_client.commands.compare import CompareSettings, compare, comparison_text
+from bench_client.commands.find_max import FindMaxSettings, find_max
+from bench_client.commands.run import run
+from bench_client.errors import BenchError, BenchUsageError
+from bench_client.report import report_of_comparison, write_report
+from bench_client.results.histograms import check_available
+from bench_client.results.tables import summary_text
+from bench_client.results.unserved import failure_message
+from bench_client.settings import RunSettings
 
 NAME = "bench-client"
 
@@ -91,7 +91,7 @@ def run_command(**options: Any) -> None:
     settings = RunSettings(workload=workload_settings(options), sending=sending_settings(options), **options)
     result = run(settings, _say)
     click.echo(summary_text(result.summary))
-    if (failure := complaint(result.summary.total)) is not None:
+    if (failure := failure_message(result.summary.total)) is not None:
         raise BenchError(failure)
 
 
@@ -257,7 +257,7 @@ def compare_command(**options: Any) -> None:
 
 
 def main() -> NoReturn:
-    """The entry point."""
+    """Run the command line and exit with its code."""
     sys.exit(_run_cli(sys.argv[1:]))
 
 

@@ -6,8 +6,8 @@ import resource
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import BenchUsageError
-from .sizes import SizeDistribution
+from bench_client.errors import BenchUsageError
+from bench_client.load.sizes import SizeDistribution
 
 MIN_CONNECTIONS, MAX_CONNECTIONS = 64, 4096
 """Per target: of all processes together, and of each."""
@@ -21,7 +21,7 @@ MAX_REQUESTS = 50_000_000
 
 @dataclass(frozen=True, slots=True)
 class WorkloadSettings:
-    """What is sent: the schedule's shape. The same settings and seed make the same workload."""
+    """Describe what is sent: the schedule's shape. The same settings and seed make the same workload."""
 
     qps: float | None
     """Needed unless there is a trace."""
@@ -52,7 +52,7 @@ class WorkloadSettings:
 
 @dataclass(frozen=True, slots=True)
 class SendingSettings:
-    """How it is sent."""
+    """Describe how the workload is sent."""
 
     connections: int | None
     """Most per target, of all processes together; None: by the rate."""
@@ -77,7 +77,7 @@ class SendingSettings:
 
 @dataclass(frozen=True, slots=True)
 class RunSettings:
-    """One run: what is sent, how, and whereto."""
+    """Describe one run: what is sent, how, and where to."""
 
     workload: WorkloadSettings
     sending: SendingSettings
@@ -88,7 +88,7 @@ class RunSettings:
     """Whether results that ``out`` holds already are replaced."""
 
     def as_dict(self) -> dict[str, object]:
-        """For ``run.json``."""
+        """Return the settings for ``run.json``."""
         workload, sending = self.workload, self.sending
         return {
             "qps": workload.qps,
@@ -113,7 +113,7 @@ class RunSettings:
 
 
 def connections_per_target(wanted: int | None, qps: float, targets: int, processes: int) -> list[int]:
-    """Each process's most connections to a target; raises the limit of open files as far as allowed and needed.
+    """Return each process's most connections to a target; raise the limit of open files as far as allowed and needed.
 
     As wanted, or enough for each request to take a second, divided over the processes: together they open what one
     would. Raises BenchUsageError when what is wanted is more than a process may open.

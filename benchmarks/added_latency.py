@@ -16,22 +16,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measuring import Row, interleaved, parser, row, show
-from benchmarks.open_loop import run_open_loop
-from benchmarks.servers import Server, running_node, unlimited_keys
+from benchmarks.lib.measuring import Row, interleaved, parser, row, show
+from benchmarks.lib.open_loop import run_open_loop
+from benchmarks.lib.servers import Server, running_node, unlimited_keys
+from benchmarks.peers.admit_all_node import running_admit_all_node
 
 AIMS_MS = {"p50": 0.4, "p99": 2.0}
 
 
 def added(with_limiter: list[float], stubbed: list[float], name: str, aim_ms: float) -> Row:
-    """The row of one percentile; its rounds are the differences within each."""
+    """Return the row of one percentile; its rounds are the differences within each round."""
     differences = [decided - stub for decided, stub in zip(with_limiter, stubbed, strict=True)]
     difference = statistics.median(with_limiter) - statistics.median(stubbed)
     return replace(row(f"added latency {name}", "ms", differences, at_most=aim_ms), median=difference)
 
 
 def measure(rounds: int, seconds: float, qps: float) -> list[Row]:
-    """All rows of this benchmark. Ends the process if a request failed."""
+    """Return all rows of this benchmark. Ends the process if a request failed."""
     with tempfile.TemporaryDirectory() as directory:
         keys = Path(directory) / "keys.toml"
         unlimited_keys(keys)
@@ -43,7 +44,7 @@ def measure(rounds: int, seconds: float, qps: float) -> list[Row]:
                 sys.exit(f"{total['requests'] - total['admitted']} requests were not answered by 200")
             return {**total["latency_ms"], "late p99": summary["send_lateness_ms"]["p99"]}
 
-        with running_node(keys) as node, running_node(keys, "--store=single", "--stub-decisions=True") as stub:
+        with running_node(keys) as node, running_admit_all_node() as stub:
             decided, stubbed = interleaved(rounds, [partial(latency_ms, node), partial(latency_ms, stub)])
 
     rows = [

@@ -19,11 +19,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from benchmarks.capacity_fit import Costs, fit, measured, on_an_edge, predict
-from benchmarks.capacity_fleet import Capacity, Fleet, ShardCall, capacity
-from benchmarks.key_skew import expected_skew, zipf_weights
-from benchmarks.measuring import Row, machine, number, row, show
-from benchmarks.scaling_sample import Sample
+from benchmarks.lib.measuring import Row, machine, number, row, show
+from benchmarks.scale.capacity_fit import Costs, fit, measured, on_an_edge, predict
+from benchmarks.scale.capacity_fleet import Capacity, Fleet, ShardCall, capacity
+from benchmarks.scale.key_skew import expected_skew, zipf_weights
+from benchmarks.scale.scaling_sample import Sample
 
 CHECKED = {
     "calls": "script calls per request",
@@ -34,7 +34,7 @@ CHECKED = {
 
 
 def check(samples: Sequence[Sample], costs: Costs, cores: int) -> list[Row]:
-    """Prediction ÷ measurement, over all fleets that the costs were not fitted on. Rates are predicted where a load
+    """Return prediction ÷ measurement for fleets that the costs were not fitted on. Rates are predicted where a load
     saturates; else they are offered.
     """
     rows = []
@@ -50,7 +50,7 @@ def check(samples: Sequence[Sample], costs: Costs, cores: int) -> list[Row]:
 
 
 def check_skew(samples: Sequence[Sample]) -> list[Row]:
-    """Each shard's part of calls and CPU under Zipf ÷ its part of the requests, known exactly from the keys sent."""
+    """Return each shard's part of calls and CPU under Zipf ÷ its part of the requests, by the keys sent."""
     rows = []
     skewed = [sample for sample in samples if sample.zipf and sample.shards > 1]
     for shards in dict.fromkeys(sample.shards for sample in skewed):
@@ -68,7 +68,7 @@ def check_skew(samples: Sequence[Sample]) -> list[Row]:
 
 
 def shard_call(document: dict[str, Any], nodes: int) -> ShardCall:
-    """What a call costs a busy shard that so many nodes are connected to: measured, and interpolated between.
+    """Return what a call costs a busy shard that so many nodes are connected to: measured, and interpolated between.
 
     Beyond the most that were measured it goes on as between the last two: records of nodes are looked through in turn.
     """
@@ -93,7 +93,7 @@ def shard_call(document: dict[str, Any], nodes: int) -> ShardCall:
 
 
 def show_capacity(title: str, fleet: Fleet, result: Capacity) -> None:
-    """A prediction, for people."""
+    """Print a prediction."""
     print(f"\n{title}")
     print(f"  highest rate        {number(result.requests_per_s)} requests/s, then full: {result.bottleneck}")
     print(

@@ -22,11 +22,11 @@ import httptools
 import orjson
 import uvloop
 
-from bench_client.run import RunResult, run
-from bench_client.search import Search, Verdict
+from bench_client.commands.run import RunResult, run
+from bench_client.commands.search import Search, Verdict
+from bench_client.load.sizes import SizeDistribution
 from bench_client.settings import RunSettings, SendingSettings, WorkloadSettings
-from bench_client.sizes import SizeDistribution
-from benchmarks.measuring import Row, row, show
+from benchmarks.lib.measuring import Row, row, show
 
 LATE_P99_MS = 1.0
 HELD_SHARE = 0.98
@@ -60,7 +60,7 @@ ANSWER += b"\r\n" + BODY
 
 
 class Answering(asyncio.Protocol):
-    """Answers every request with the same bytes."""
+    """Answer every request with the same bytes."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport: asyncio.Transport = transport  # type: ignore[assignment]
@@ -74,7 +74,7 @@ class Answering(asyncio.Protocol):
 
 
 def pin(core: int) -> None:
-    """To one core, where the system can and there are two."""
+    """Bind this process to one core, if the system can and there are two."""
     if hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         if len(cores) > 1:
@@ -82,7 +82,7 @@ def pin(core: int) -> None:
 
 
 def serve(pipe: Connection) -> None:
-    """The server's process; ends with the pipe."""
+    """Run the server's process; it ends with the pipe."""
 
     async def answer_until_closed() -> None:
         loop = asyncio.get_running_loop()
@@ -97,7 +97,7 @@ def serve(pipe: Connection) -> None:
 
 
 def measure(port: int, qps: float, duration_s: float, directory: Path) -> dict[str, float]:
-    """One round at one rate."""
+    """Measure one round at one rate."""
     keys = directory / "keys.toml"
     keys.write_text('[keys."sk-speed"]\nname = "speed"\n')
     settings = RunSettings(
@@ -139,14 +139,14 @@ def figures(result: RunResult) -> dict[str, float]:
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """One rate, and whether the client kept to it."""
+    """Hold one rate, and whether the client kept to it."""
 
     rate: float
     verdict: Verdict
 
 
 def highest_held(port: int, duration_s: float) -> float:
-    """Requests/s; 0 when not even the first rate of the search was held."""
+    """Return the highest rate held, in requests/s; 0 if not even the first rate of the search was."""
 
     def trial(rate: float) -> Tried:
         with tempfile.TemporaryDirectory() as directory:

@@ -13,13 +13,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.measuring import Row, parser, row, show
+from benchmarks.lib.measuring import Row, parser, row, show
 
 STORES = ("cluster", "single")
 
 
 def measure(rounds: int, qps: float, seconds: float) -> list[Row]:
-    """All rows of this benchmark. Ends the process if a run fails or an audit refutes."""
+    """Return all rows of this benchmark. Ends the process if a run fails or an audit refutes."""
     figures: dict[tuple[str, str], list[float]] = {}
     for seed in range(1, rounds + 1):
         with tempfile.TemporaryDirectory() as directory:

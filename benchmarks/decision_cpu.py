@@ -24,19 +24,20 @@ from random import Random
 
 import uvloop
 
-from benchmarks.measuring import Row, parser, row, show
-from benchmarks.servers import KEY_COUNT, OTHER_CORES, pin, pin_apart
+from benchmarks.lib.measuring import Row, parser, row, show
+from benchmarks.lib.servers import KEY_COUNT, OTHER_CORES, pin, pin_apart
+from benchmarks.peers.admit_all import AdmitAll
 from limiter_node.app import _settle_collector
+from limiter_node.credentials import key_id
+from limiter_node.decisions import Need, Outcome
+from limiter_node.limiter.admission import Decider, Limiter
 from limiter_node.limiter.degraded import policy
-from limiter_node.limiter.limiter import Decider, Limiter
-from limiter_node.limiter.stub import AdmitAll
-from limiter_node.model import MAX_LIMIT, KeyLimits, Need, Outcome
-from limiter_node.store.admin import administering
-from limiter_node.store.dispatcher import Dispatcher
-from limiter_node.store.embedded import EmbeddedStore
-from limiter_node.store.keyspace import key_id
-from limiter_node.store.topology import Topology
+from limiter_node.limits import MAX_LIMIT, KeyLimits
+from limiter_node.store.admin.store_admin import administering
+from limiter_node.store.decisions.dispatcher import Dispatcher
+from limiter_node.store.embedded.stores import EmbeddedStore
 from limiter_node.store.url import parse_store_url
+from limiter_node.store.wire.topology import Topology
 
 AT_ONCE = 64
 NEED, PRODUCED_TOKENS = Need(input_tokens=25, output_tokens=128), 100
@@ -46,7 +47,7 @@ Request = Callable[[str], Awaitable[None]]
 
 
 def request_to(decider: Decider) -> Request:
-    """A request as the node's routes make it."""
+    """Return a request as the node's routes make it."""
     limiter = Limiter(decider)
 
     async def request(kid: str) -> None:
@@ -59,7 +60,7 @@ def request_to(decider: Decider) -> Request:
 
 
 def request_to_limits(port: int) -> Request:
-    """A request as users of the package `limits` make it: a hit on each of three limits."""
+    """Return a request as users of the package `limits` make it: a hit on each of three limits."""
     limits, strategies, storage = map(
         importlib.import_module, ("limits", "limits.aio.strategies", "limits.aio.storage")
     )
@@ -77,7 +78,7 @@ def request_to_limits(port: int) -> Request:
 
 
 async def cpu_us(request: Request, kids: Sequence[str], seconds: float) -> float:
-    """CPU time of this process per request, after a warm-up."""
+    """Return the CPU time of this process per request, after a warm-up."""
     done, stopped, endless = 0, False, cycle(kids)
 
     async def one_after_the_other() -> None:
@@ -102,7 +103,7 @@ async def cpu_us(request: Request, kids: Sequence[str], seconds: float) -> float
 
 @asynccontextmanager
 async def dispatching(kids: Sequence[str]) -> AsyncIterator[Dispatcher]:
-    """A dispatcher on an embedded cluster in which these keys have limits out of reach."""
+    """Yield a dispatcher on an embedded cluster in which these keys have limits out of reach."""
     async with EmbeddedStore("cluster") as store:
         address = parse_store_url(store.url)
         async with administering(address) as admin:
@@ -110,7 +111,7 @@ async def dispatching(kids: Sequence[str]) -> AsyncIterator[Dispatcher]:
         topology = Topology(address)
         dispatcher = Dispatcher(topology, timeout_ms=10_000, policy=lambda fleet: policy("local", lambda: fleet.nodes))
         try:
-            await topology.start()
+            await dispatcher.start()
             pin_apart(os.getpid(), [server.pid for server in store.servers])
             yield dispatcher
         finally:
@@ -119,7 +120,7 @@ async def dispatching(kids: Sequence[str]) -> AsyncIterator[Dispatcher]:
 
 
 async def measure(rounds: int, seconds: float) -> list[Row]:
-    """All rows of this benchmark."""
+    """Return all rows of this benchmark."""
     kids = [key_id(f"sk-bench-{number}") for number in range(KEY_COUNT)]
     Random(1).shuffle(kids)
     async with AsyncExitStack() as stack:
@@ -141,7 +142,7 @@ async def measure(rounds: int, seconds: float) -> list[Row]:
 
 
 def rows_of(us: dict[str, list[float]]) -> list[Row]:
-    """What is left of each when the empty loop is taken off, and the empty loop."""
+    """Return what is left of each when the empty loop is taken off, and the empty loop."""
 
     def beyond_empty(name: str) -> list[float]:
         return [all_of_it - empty for all_of_it, empty in zip(us[name], us["empty"], strict=True)]

@@ -19,11 +19,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench_client.rundir import open_records, read_info
-from benchmarks.loads import saturate, write_short_requests
-from benchmarks.measuring import Row, interleaved, parser, ratios, row, show
-from benchmarks.open_loop import open_loop_meanwhile, run_open_loop, summary_of
-from benchmarks.servers import running_node, unlimited_keys, write_keys
+from bench_client.records.run_directory import open_records, read_info
+from benchmarks.lib.loads import saturate, write_short_requests
+from benchmarks.lib.measuring import Row, interleaved, parser, ratios, row, show
+from benchmarks.lib.open_loop import open_loop_meanwhile, run_open_loop, summary_of
+from benchmarks.lib.servers import running_node, unlimited_keys, write_keys
 
 IN_TIME_MS = 300
 TIMES = 100
@@ -33,7 +33,7 @@ NO_FLOOD: dict[str, Any] = {"achieved_qps": 0.0, "total": {"rejected_total": 0, 
 
 
 class Others(NamedTuple):
-    """How the other keys fared, and who was busy."""
+    """Say how the other keys fared, and who was busy."""
 
     goodput: float
     p99_ms: float
@@ -47,7 +47,7 @@ class Others(NamedTuple):
 
 
 def goodput(out: Path) -> float:
-    """The share of a run's requests that were answered by 200 in time."""
+    """Return the share of a run's requests that were answered by 200 in time."""
     info = read_info(out)
     good = sum(
         record.status == 200 and record.error is None and record.done_us - record.due_us <= IN_TIME_MS * 1_000
@@ -57,7 +57,7 @@ def goodput(out: Path) -> float:
 
 
 def measure(rounds: int, seconds: float, share: float) -> list[Row]:
-    """All rows of this benchmark."""
+    """Return all rows of this benchmark."""
     with tempfile.TemporaryDirectory() as temporary:
         directory = Path(temporary)
         names = unlimited_keys(directory / "others.toml")
@@ -95,7 +95,7 @@ def measure(rounds: int, seconds: float, share: float) -> list[Row]:
 
 
 def rows_of(qps: float, alone: list[Others], beside: dict[int, list[Others]]) -> list[Row]:
-    """Goodput with each flood ÷ without, then what happened in each."""
+    """Return goodput with each flood ÷ without, then what happened in each."""
     without = [each.goodput for each in alone]
     rows = [
         row(

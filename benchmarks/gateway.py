@@ -25,12 +25,12 @@ from pathlib import Path
 
 import uvloop
 
-from benchmarks import streaming
-from benchmarks.fast_upstream import running_fast_upstream
-from benchmarks.loads import saturate, write_short_requests
-from benchmarks.measuring import Row, interleaved, parser, ratios, row, show
-from benchmarks.open_loop import run_open_loop
-from benchmarks.servers import SERVER_CORES, Server, pin, running_node, stop, unlimited_keys, write_keys
+from benchmarks.lib.loads import saturate, write_short_requests
+from benchmarks.lib.measuring import Row, interleaved, parser, ratios, row, show
+from benchmarks.lib.open_loop import run_open_loop
+from benchmarks.lib.servers import SERVER_CORES, Server, pin, running_node, stop, unlimited_keys, write_keys
+from benchmarks.lib.streams import KEY, read_streams
+from benchmarks.peers.fast_upstream import running_fast_upstream
 
 _QPS = 300
 _RATE = 50.0
@@ -39,9 +39,9 @@ _RATE = 50.0
 
 @contextmanager
 def running_raw_relay(port: int) -> Iterator[Server]:
-    """A relay to that port, on the server's core."""
+    """Run a relay to that port, on the server's core."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.raw_relay", str(port)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "benchmarks.peers.raw_relay", str(port)], stdout=subprocess.PIPE, text=True
     )
     try:
         assert process.stdout is not None
@@ -53,7 +53,7 @@ def running_raw_relay(port: int) -> Iterator[Server]:
 
 
 def requests(rounds: int, seconds: float) -> list[Row]:
-    """Whole answers: saturation, and added latency at a steady rate."""
+    """Return the rows of whole answers: saturation, and added latency at a steady rate."""
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         keys = directory / "keys.toml"
@@ -101,17 +101,17 @@ def requests(rounds: int, seconds: float) -> list[Row]:
 
 
 def pieces(rounds: int, seconds: float, streams: int) -> list[Row]:
-    """Streams: CPU per piece, of the gateway and of the relay."""
+    """Return the rows of streams: CPU per piece, of the gateway and of the relay."""
     tokens = round(_RATE * seconds)
     with ExitStack() as stack:
         keys = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "keys.toml"
-        write_keys(keys, {streaming.KEY: {}})
+        write_keys(keys, {KEY: {}})
         port = stack.enter_context(running_fast_upstream(tokens, _RATE))
         gateway = stack.enter_context(running_node(keys, "--store=single", f"--upstream=http://127.0.0.1:{port}/v1"))
         relay = stack.enter_context(running_raw_relay(port))
 
         def cpu_us(server: Server) -> float:
-            cores = uvloop.run(streaming.load(server, streams, tokens, min(1.0, seconds / 4))).cores
+            cores = uvloop.run(read_streams(server, streams, tokens, min(1.0, seconds / 4))).cores
             return cores / (streams * _RATE) * 1e6
 
         passing, relaying = interleaved(rounds, [partial(cpu_us, gateway), partial(cpu_us, relay)])

@@ -18,40 +18,29 @@ from pathlib import Path
 from random import Random
 from statistics import mean
 
-from bench_client.prompts import WORDS
-from benchmarks.azure_sizes import ANSWER_TOKENS, PROMPT_TOKENS, draw
-from benchmarks.loads import CONNECTIONS, Load, render, saturate, write_requests, write_short_requests
-from benchmarks.measuring import Row, interleaved, parser, ratios, row, show
-from benchmarks.saturate import STAMP
-from benchmarks.servers import running_node, unlimited_keys
+from benchmarks.lib.azure_sizes import ANSWER_TOKENS, PROMPT_TOKENS, draw
+from benchmarks.lib.loads import CONNECTIONS, Load, render, saturate, write_requests, write_short_requests
+from benchmarks.lib.measuring import Row, interleaved, parser, ratios, row, show
+from benchmarks.lib.prompt_texts import text_of
+from benchmarks.lib.servers import running_node, unlimited_keys
 
 SHORT, COLD, GROWING = "short prompts", "long prompts, cold", "growing conversations"
 SEED = 1
 COLD_PROMPTS = 2_000
 CONVERSATIONS = 10 * CONNECTIONS
 QUESTION_TOKENS = 60
-_STAMP_TOKENS = 6  # 16 digits
-# Half of the words are these: nouns alone would make 6.3 characters per token, prose has 4 to 5.
-_SHORT_WORDS = ("the", "of", "and", "to", "in", "a", "is", "it", "for", "on", "that", "with", "as", "at", "by", "was")
 
 Messages = list[dict[str, str]]
 
 
-def text_of(tokens: int, rng: Random) -> str:
-    """A text of about that many tokens that no server has seen, in whatever load it is sent."""
-    words = [*rng.choices(WORDS, k=tokens), *rng.choices(_SHORT_WORDS, k=tokens)]
-    rng.shuffle(words)
-    return " ".join((STAMP, *words[: max(tokens - _STAMP_TOKENS, 1)]))
-
-
 def cold_prompts(rng: Random) -> Iterator[Messages]:
-    """Chats of one message."""
+    """Yield chats of one message."""
     for _ in range(COLD_PROMPTS):
         yield [{"role": "user", "content": text_of(draw(PROMPT_TOKENS, rng), rng)}]
 
 
 def conversation(rng: Random) -> Iterator[Messages]:
-    """The requests of one conversation: each is the one before, its answer and the next question."""
+    """Yield the requests of one conversation: each is the one before, its answer and the next question."""
     left = draw(PROMPT_TOKENS, rng)
     messages: Messages = []
     while left > 0 or not messages:
@@ -65,14 +54,14 @@ def conversation(rng: Random) -> Iterator[Messages]:
 
 
 def growing_conversations(rng: Random) -> Iterator[Messages]:
-    """As many conversations at once as there are connections, a turn of each before the next turn of any."""
+    """Yield as many conversations at once as there are connections, a turn of each before the next turn of any."""
     for _ in range(0, CONVERSATIONS, CONNECTIONS):
         for turns in zip_longest(*(conversation(rng) for _ in range(CONNECTIONS))):
             yield from (turn for turn in turns if turn)
 
 
 def measure(rounds: int, seconds: float) -> list[Row]:
-    """All rows of this benchmark."""
+    """Return all rows of this benchmark."""
     rng = Random(SEED)
     prompts = {COLD: list(cold_prompts(rng)), GROWING: list(growing_conversations(rng))}
     with tempfile.TemporaryDirectory() as temporary:
@@ -92,7 +81,7 @@ def measure(rounds: int, seconds: float) -> list[Row]:
 
 
 def rows_of(loads: dict[str, list[Load]], words: dict[str, float]) -> list[Row]:
-    """Rates beside those of short prompts, then each load's figures."""
+    """Return rates beside those of short prompts, then each load's figures."""
     per_second = {name: [load.per_second for load in each] for name, each in loads.items()}
     rows = [
         row(f"{name} ÷ {SHORT}", "ratio", ratios(per_second[name], per_second[SHORT]), at_least=aim)

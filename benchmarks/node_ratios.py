@@ -4,7 +4,7 @@ Every server is saturated in turn by the same short prompts, all of them admitte
 load has core 0, its store and the load have the others. Ratios are those of a round, so that the machine's drift
 cancels out. The peers:
 
-- the same node with its decisions stubbed (`--stub-decisions`);
+- the same node with its decisions stubbed (`admit_all_node`);
 - an aiohttp server that parses the JSON and gives a constant answer of the same size (`minimal_handler`);
 - nginx with Lua on the same single store, one unbatched script call per request (`nginx_peer` says what it leaves out):
   without settling, and with a second call that settles, as a node does.
@@ -23,11 +23,12 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.loads import Load, saturate, write_short_requests
-from benchmarks.measuring import Row, interleaved, parser, ratios, row, show
-from benchmarks.minimal_handler import running_minimal_handler
-from benchmarks.nginx_peer import lua_modules, running_nginx
-from benchmarks.servers import KEY_COUNT, Server, running_node, unlimited_keys
+from benchmarks.lib.loads import Load, saturate, write_short_requests
+from benchmarks.lib.measuring import Row, interleaved, parser, ratios, row, show
+from benchmarks.lib.servers import KEY_COUNT, Server, running_node, unlimited_keys
+from benchmarks.peers.admit_all_node import running_admit_all_node
+from benchmarks.peers.minimal_handler import running_minimal_handler
+from benchmarks.peers.nginx_peer import lua_modules, running_nginx
 
 NODE, NODE_ONE_KEY = f"node, {KEY_COUNT:,} keys", "node, one key"
 STUB, STUB_ONE_KEY = f"node with decisions stubbed, {KEY_COUNT:,} keys", "node with decisions stubbed, one key"
@@ -37,14 +38,14 @@ NGINX, NGINX_SETTLES = "nginx + Lua, which only admits", "nginx + Lua, which set
 
 
 class Variant(NamedTuple):
-    """A server and what it is asked."""
+    """Hold a server and the requests that it gets."""
 
     server: Server
     requests: Path
 
 
 def measure(rounds: int, seconds: float, nginx: str) -> list[Row]:
-    """All rows of this benchmark; those of nginx only where it is installed."""
+    """Return all rows of this benchmark; those of nginx only if it is installed."""
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         keys = directory / "keys.toml"
@@ -53,7 +54,7 @@ def measure(rounds: int, seconds: float, nginx: str) -> list[Row]:
         one = write_short_requests(directory / "one", names[:1])
 
         node = stack.enter_context(running_node(keys))
-        stub = stack.enter_context(running_node(keys, "--store=single", "--stub-decisions=True"))
+        stub = stack.enter_context(running_admit_all_node())
         answer_bytes = round(saturate(node, many, min(1.0, seconds)).answer_bytes)
         handler = stack.enter_context(running_minimal_handler(answer_bytes))
         variants = {
@@ -76,7 +77,7 @@ def measure(rounds: int, seconds: float, nginx: str) -> list[Row]:
 
 
 def rows_of(loads: dict[str, list[Load]]) -> list[Row]:
-    """Ratios first, then what each variant did."""
+    """Return the ratios first, then what each variant did."""
     per_second = {name: [load.per_second for load in each] for name, each in loads.items()}
     cpu_us = {name: [load.server_us for load in each] for name, each in loads.items()}
     compared = [

@@ -19,10 +19,10 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from benchmarks.loads import render, write_requests
-from benchmarks.long_prompts import text_of
-from benchmarks.measuring import Row, interleaved, parser, ratios, row, show
-from benchmarks.servers import Server, running_node, unlimited_keys
+from benchmarks.lib.loads import render, write_requests
+from benchmarks.lib.measuring import Row, interleaved, parser, ratios, row, show
+from benchmarks.lib.prompt_texts import text_of
+from benchmarks.lib.servers import Server, running_node, unlimited_keys
 
 TIMES = 10
 PEAK_CONNECTIONS = 64
@@ -35,8 +35,8 @@ SEED = 1
 def load(
     node: Server, requests: Path, seconds: float, connections: int, rate: float, pause_s: float = 0
 ) -> dict[str, Any]:
-    """What `benchmarks.overload_load` saw."""
-    command = [sys.executable, "-m", "benchmarks.overload_load", str(node.port), str(seconds), str(connections)]
+    """Return what `benchmarks.lib.overload_load` reports."""
+    command = [sys.executable, "-m", "benchmarks.lib.overload_load", str(node.port), str(seconds), str(connections)]
     command += [str(rate), str(pause_s), str(requests), str(node.pid)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if done.returncode:
@@ -47,7 +47,7 @@ def load(
 
 
 def measure(rounds: int, seconds: float) -> list[Row]:
-    """All rows of this benchmark."""
+    """Return all rows of this benchmark."""
     with tempfile.TemporaryDirectory() as temporary:
         directory = Path(temporary)
         keys, rng = unlimited_keys(directory / "keys.toml"), Random(SEED)

@@ -12,9 +12,9 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-from benchmarks.loads import CONNECTIONS, Load, saturate, write_short_requests
-from benchmarks.measuring import Row, interleaved, parser, ratios, row, show
-from benchmarks.servers import running_node, write_keys
+from benchmarks.lib.loads import CONNECTIONS, Load, saturate, write_short_requests
+from benchmarks.lib.measuring import Row, interleaved, parser, ratios, row, show
+from benchmarks.lib.servers import running_node, write_keys
 
 ADMITTED = "admitted"
 LIMITS: dict[str, dict[str, int]] = {
@@ -26,7 +26,7 @@ LIMITS: dict[str, dict[str, int]] = {
 
 
 def measure(rounds: int, seconds: float, connections: int) -> list[Row]:
-    """All rows of this benchmark."""
+    """Return all rows of this benchmark."""
     with tempfile.TemporaryDirectory() as temporary:
         directory = Path(temporary)
         keys = {f"sk-{number}": limits for number, limits in enumerate(LIMITS.values())}
@@ -44,7 +44,7 @@ def measure(rounds: int, seconds: float, connections: int) -> list[Row]:
 
 
 def rows_of(loads: dict[str, list[Load]]) -> list[Row]:
-    """Each load's figures, and its CPU beside that of the admitted."""
+    """Return each load's figures, and its CPU beside that of the admitted."""
     cpu_us = {name: [load.server_us + load.store_us for load in each] for name, each in loads.items()}
     rows = []
     for name, each in loads.items():

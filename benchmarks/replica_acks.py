@@ -19,15 +19,16 @@ from itertools import cycle
 
 import uvloop
 
-from benchmarks.measuring import Row, parser, ratios, row, show
-from benchmarks.servers import pin_apart
-from limiter_node.model import MAX_LIMIT, KeyLimits, Need
-from limiter_node.store.admin import administering
-from limiter_node.store.dispatcher import Dispatcher
-from limiter_node.store.embedded import EmbeddedStore
-from limiter_node.store.keyspace import key_id
-from limiter_node.store.topology import Topology
+from benchmarks.lib.measuring import Row, parser, ratios, row, show
+from benchmarks.lib.servers import pin_apart
+from limiter_node.credentials import key_id
+from limiter_node.decisions import Need
+from limiter_node.limits import MAX_LIMIT, KeyLimits
+from limiter_node.store.admin.store_admin import administering
+from limiter_node.store.decisions.dispatcher import Dispatcher
+from limiter_node.store.embedded.stores import EmbeddedStore
 from limiter_node.store.url import parse_store_url
+from limiter_node.store.wire.topology import Topology
 
 KEYS = 1_000
 AT_ONCE = 64
@@ -36,7 +37,7 @@ NEED = Need(25, 128)
 
 
 async def lone_ms(dispatcher: Dispatcher, kids: Sequence[str], seconds: float) -> float:
-    """The median time of a decision when there is one at a time."""
+    """Return the median time of a decision when there is one at a time."""
     times: list[float] = []
     end = time.perf_counter() + seconds
     for kid in cycle(kids):
@@ -49,7 +50,7 @@ async def lone_ms(dispatcher: Dispatcher, kids: Sequence[str], seconds: float) -
 
 
 async def per_second(dispatcher: Dispatcher, kids: Sequence[str], seconds: float) -> float:
-    """Decisions per second with 64 at once."""
+    """Return the decisions per second with 64 at once."""
     done, endless, end = 0, cycle(kids), time.perf_counter() + seconds
 
     async def one_after_the_other() -> None:
@@ -64,7 +65,7 @@ async def per_second(dispatcher: Dispatcher, kids: Sequence[str], seconds: float
 
 
 async def measure(rounds: int, seconds: float) -> list[Row]:
-    """All rows of this benchmark."""
+    """Return all rows of this benchmark."""
     kids = [key_id(f"sk-bench-{number}") for number in range(KEYS)]
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(EmbeddedStore("cluster", replicas=1))
@@ -74,8 +75,8 @@ async def measure(rounds: int, seconds: float) -> list[Row]:
         dispatchers = []
         for acks in ACKS:
             topology = Topology(address, replica_acks=acks)
-            await topology.start()
             dispatchers.append(Dispatcher(topology, timeout_ms=10_000))
+            await dispatchers[-1].start()
             stack.push_async_callback(dispatchers[-1].close)
         pin_apart(os.getpid(), [server.pid for server in store.servers])
         lone: list[list[float]] = [[] for _ in ACKS]

@@ -15,7 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.screenshot import browser, browser_paths, show, take
+from benchmarks.lib.screenshot import browser, browser_paths, show, take
 
 PAGE_NAME = "report.html"
 PICTURE_NAME = "report.png"

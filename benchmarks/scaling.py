@@ -2,7 +2,7 @@
 
 All processes share this machine's cores, so requests/s say what the machine does, not what a fleet would; CPU per
 request is what carries over. Each fleet gets four loads: 1,000 keys uniform and by Zipf 1.0 at a fixed rate from
-`bench-client run` (open loop), 1,000 keys and one key from closed loops that saturate it (`benchmarks.saturate`).
+`bench-client run` (open loop), 1,000 keys and one key from closed loops that saturate it (`benchmarks.lib.saturate`).
 Requests per script call, calls per socket read and each shard's part come from the servers' own counters. One node on
 30 shards, and 100 connections on one shard (`shard_calls`), measure the two ends of a large fleet that fit on a small
 machine. `benchmarks.capacity` makes its model from the JSON.
@@ -20,19 +20,19 @@ from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 
-from benchmarks import shard_calls
-from benchmarks.fleet_loads import Loads
-from benchmarks.measuring import Row, machine, number, parser, row, show
-from benchmarks.scaling_sample import Sample
-from benchmarks.servers import unlimited_keys
-from benchmarks.sharded_fleet import running
+from benchmarks.lib.measuring import Row, machine, number, parser, row, show
+from benchmarks.lib.servers import unlimited_keys
+from benchmarks.scale import shard_calls
+from benchmarks.scale.fleet_loads import Loads
+from benchmarks.scale.scaling_sample import Sample
+from benchmarks.scale.sharded_fleet import running
 
 CONFIGURATIONS = tuple((nodes, shards) for nodes in (1, 2, 4) for shards in (1, 3, 6))
 WIDEST = (1, 30)
 
 
 def measure(rounds: int, seconds: float, qps: float) -> list[Sample]:
-    """Every load on every fleet, round by round, so that the machine's drift hits all alike."""
+    """Measure every load on every fleet, round by round, so that the machine's drift hits all alike."""
     samples = []
     with tempfile.TemporaryDirectory() as directory:
         keys = Path(directory) / "keys.toml"
@@ -59,7 +59,7 @@ UNITS = {"requests_per_s": "1/s", "node_us": "µs/request", "store_us": "µs/req
 
 
 def rows(samples: Sequence[Sample], calls: Sequence[shard_calls.CallCost]) -> list[Row]:
-    """Every figure with its spread over the rounds."""
+    """Return every figure with its spread over the rounds."""
     table = []
     for (load, nodes, shards), mine in _groups(samples).items():
         for name, label in COLUMNS:
@@ -70,7 +70,7 @@ def rows(samples: Sequence[Sample], calls: Sequence[shard_calls.CallCost]) -> li
 
 
 def shard_rows(calls: Sequence[shard_calls.CallCost]) -> list[Row]:
-    """What a call costs a shard, by the number of nodes that are connected to it."""
+    """Return what a call costs a shard, by the number of nodes that are connected to it."""
     table = []
     for nodes, operations in dict.fromkeys((cost.nodes, cost.operations) for cost in calls):
         mine = [c for c in calls if (c.nodes, c.operations) == (nodes, operations)]
@@ -81,7 +81,7 @@ def shard_rows(calls: Sequence[shard_calls.CallCost]) -> list[Row]:
 
 
 def _groups(samples: Sequence[Sample]) -> dict[tuple[str, int, int], list[Sample]]:
-    """The rounds of each load on each fleet, load by load."""
+    """Return the rounds of each load on each fleet, load by load."""
     groups: dict[tuple[str, int, int], list[Sample]] = {}
     for load in dict.fromkeys(sample.load for sample in samples):
         for sample in samples:
@@ -91,7 +91,7 @@ def _groups(samples: Sequence[Sample]) -> dict[tuple[str, int, int], list[Sample
 
 
 def show_samples(samples: Sequence[Sample]) -> None:
-    """One line per load and fleet: medians over the rounds; CPU in µs per request."""
+    """Print one line per load and fleet: medians over the rounds; CPU in µs per request."""
     print("nodes × shards".rjust(37), *(label.rjust(13) for _, label in COLUMNS))
     for (load, nodes, shards), mine in _groups(samples).items():
         values = ([v for sample in mine if (v := getattr(sample, name)) is not None] for name, _ in COLUMNS)

@@ -17,11 +17,14 @@ import time
 import hiredis
 from redis import Redis
 
-from benchmarks.measuring import Row, interleaved, row, show
-from limiter_node.model import KeyLimits
-from limiter_node.store.codec import load_script, pack_admit, pack_batch, pack_limits, pack_settle
-from limiter_node.store.embedded import EmbeddedStore
-from limiter_node.store.keyspace import key_id, limits_key, past_key, window_key
+from benchmarks.lib.measuring import Row, interleaved, row, show
+from limiter_node.credentials import key_id
+from limiter_node.limits import KeyLimits
+from limiter_node.store.codec import pack_admit, pack_batch, pack_settle
+from limiter_node.store.embedded.stores import EmbeddedStore
+from limiter_node.store.keyspace import limits_key, past_key, window_key
+from limiter_node.store.scripts import load_script
+from limiter_node.store.values import pack_limits
 
 PIPELINE = 64
 KEYS = 1000
@@ -33,7 +36,7 @@ _KEYS = (limits_key, window_key, past_key)
 
 
 class Shard:
-    """A server and the commands that decide on it."""
+    """Hold a server and make the commands that decide on it."""
 
     def __init__(self, port: int) -> None:
         self.redis = Redis(port=port)
@@ -48,11 +51,11 @@ class Shard:
         self.redis.set(limits_key(kid), pack_limits(KeyLimits(rpm, tpm, UNLIMITED, 256, "a-key")))
 
     def memory(self, kid: str) -> float:
-        """The bytes that all of a key takes: limits, window, past."""
+        """Return the bytes that all of a key takes: limits, window, past."""
         return float(sum(self.redis.memory_usage(key(kid), samples=0) or 0 for key in _KEYS))
 
     def command(self, kid: str, operations: list[bytes], clock_ms: int = 0) -> bytes:
-        """One call that decides a batch."""
+        """Return one call that decides a batch."""
         batch = pack_batch(next(self._number), operations, resent=False, clock_ms=clock_ms)
         keys = (key(kid) for key in _KEYS)
         command: bytes = hiredis.pack_command(("EVALSHA", self._script.sha, "3", *keys, NODE, batch))  # type: ignore[arg-type]
@@ -89,7 +92,7 @@ def _fill(shard: Shard, kid: str, requests: int, end_ms: int) -> None:
 
 
 def measure(port: int, rounds: int) -> list[Row]:
-    """All rows of this benchmark."""
+    """Return all rows of this benchmark."""
     shard = Shard(port)
     one = [pack_admit(INPUT_TOKENS, OUTPUT_TOKENS, 0)]
     kids = [key_id(f"bench-{i}") for i in range(KEYS)]

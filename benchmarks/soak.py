@@ -27,8 +27,8 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import RedisError
 
-from bench_client.proc import children
-from limiter_node.store.embedded import EmbeddedStore
+from bench_client.servers.procfs import children
+from limiter_node.store.embedded.stores import EmbeddedStore
 
 KEYS, RUN_S, SAMPLE_S, FAILOVER_S = 200, 120, 5.0, 60.0
 GROWTH = 1.1
@@ -36,14 +36,14 @@ GROWTH = 1.1
 
 
 def sample(pids: list[int]) -> dict[str, float]:
-    """What the nodes hold, together."""
+    """Return what the nodes hold, together."""
     pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids)
     files = sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in pids)
     return {"at_s": time.monotonic(), "resident_mb": pages * resource.getpagesize() / 1e6, "files": files}
 
 
 async def run(*arguments: str) -> tuple[int, str]:
-    """A command of the client; its exit code and what it said."""
+    """Run a command of the client; return its exit code and its output."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "bench_client", *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
@@ -52,7 +52,7 @@ async def run(*arguments: str) -> tuple[int, str]:
 
 
 async def fail_over(store: EmbeddedStore, until_s: float) -> int:
-    """Make a replica the master of its shard, once a minute, in turn; how often that was."""
+    """Make a replica the master of its shard, once a minute, in turn; return how often that was."""
     done = 0
     while time.monotonic() + FAILOVER_S < until_s:
         await asyncio.sleep(FAILOVER_S)
@@ -69,7 +69,7 @@ async def fail_over(store: EmbeddedStore, until_s: float) -> int:
 
 
 async def soak(minutes: float, qps: float, directory: Path) -> dict[str, Any]:
-    """All of it."""
+    """Run the whole soak; return its figures."""
     keys = directory / "keys.toml"
     sections = "\n".join(f'[keys."sk-soak-{number}"]' for number in range(KEYS))
     rpm = int(qps * 60 / KEYS * 0.8)
@@ -122,7 +122,7 @@ async def soak(minutes: float, qps: float, directory: Path) -> dict[str, Any]:
 
 
 def judged(samples: list[dict[str, float]], verdicts: list[str], **counts: int) -> dict[str, Any]:
-    """The figures, and whether all is well."""
+    """Return the figures, and whether all is well."""
     fifth = max(len(samples) // 5, 1)
     figures: dict[str, Any] = {**counts, "runs": len(verdicts), "proved": sum("PROVED" in each for each in verdicts)}
     is_flat = True

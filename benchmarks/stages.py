@@ -19,16 +19,18 @@ from typing import Any
 
 from redis import Redis
 
-from benchmarks.measuring import Row, show
-from limiter_node import tokens
-from limiter_node.credentials import bearer_key
-from limiter_node.http.answer import Answer
-from limiter_node.http.headers import RequestIds, ResponseHeaders
-from limiter_node.http.openai_request import need_of, parse_chat
-from limiter_node.model import Amounts, Decision, KeyLimits, Outcome
+from benchmarks.lib.measuring import Row, show
+from limiter_node.credentials import bearer_key, key_id
+from limiter_node.decisions import Decision, Outcome
+from limiter_node.http.requests.chat import need_of, parse_chat
+from limiter_node.http.responses.answer import Answer
+from limiter_node.http.responses.headers import RequestIds, ResponseHeaders
+from limiter_node.limits import WINDOW_BUCKETS, Amounts, KeyLimits
 from limiter_node.store import codec
-from limiter_node.store.embedded import EmbeddedStore
-from limiter_node.store.keyspace import key_id
+from limiter_node.store.embedded.stores import EmbeddedStore
+from limiter_node.store.scripts import load_script
+from limiter_node.store.values import pack_limits
+from limiter_node.tokens import counting as tokens
 from limiter_node.upstream.mock.model import MockModel
 from limiter_node.upstream.openai.chat import chat_completion
 
@@ -50,7 +52,7 @@ DECISION = Decision(
 
 
 def _finished(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """The result of a coroutine that waits for nothing."""
+    """Return the result of a coroutine that waits for nothing."""
     try:
         coroutine.send(None)
     except StopIteration as stop:
@@ -59,7 +61,7 @@ def _finished(coroutine: Coroutine[Any, Any, Any]) -> Any:
 
 
 def stages(reply: bytes) -> dict[str, Callable[[], object]]:
-    """The stages in the order of a request. `reply` is a store's answer to a batch of one admit."""
+    """Return the stages in the order of a request. `reply` is a store's answer to a batch of one admit."""
     headers, ids = ResponseHeaders("node-1"), RequestIds()
     upstream = MockModel(latency_ms=0, length="lognormal:128:0.7", seed=0)
     request = parse_chat(BODY)
@@ -71,7 +73,7 @@ def stages(reply: bytes) -> dict[str, Callable[[], object]]:
         "the key: read and digested": lambda: key_id(bearer_key("Bearer sk-0123456789abcdef0123456789abcdef") or ""),
         "the body: parsed, checked, tokens counted": lambda: need_of(parse_chat(BODY)),
         "the batch: packed": lambda: codec.pack_batch(1, [codec.pack_admit(*need)], resent=False),
-        "the verdict: unpacked": lambda: codec.decisions(reply, 1, [need], codec.WINDOW_BUCKETS),
+        "the verdict: unpacked": lambda: codec.decisions(reply, 1, [need], WINDOW_BUCKETS),
         "the mock's answer": lambda: _finished(upstream.chat(request, 128, "req_1")),
         "the answer's body": lambda: chat_completion(request, completion, request_id, 1),
         "the answer's headers": lambda: headers.decided(DECISION, ids.next()),
@@ -80,19 +82,19 @@ def stages(reply: bytes) -> dict[str, Callable[[], object]]:
 
 
 async def _a_reply() -> bytes:
-    """What the script answers, from a store of its own."""
+    """Return what the script answers, from a store of its own."""
     async with EmbeddedStore("single") as store:
         client = Redis(port=store.servers[0].port)
-        client.set("l", codec.pack_limits(KeyLimits(600, 100_000, 50_000)))
+        client.set("l", pack_limits(KeyLimits(600, 100_000, 50_000)))
         for number in (1, 2):  # to the first batch of a node the store says what the key is called, too
             batch = codec.pack_batch(number, [codec.pack_admit(25, 128, 0)], resent=False)
-            reply: bytes = client.eval(codec.load_script("decide").source.decode(), 3, "l", "w", "n", "node", batch)
+            reply: bytes = client.eval(load_script("decide").source.decode(), 3, "l", "w", "n", "node", batch)
         client.close()
     return reply
 
 
 def measure(rounds: int) -> list[Row]:
-    """A row per stage, and their sum."""
+    """Return a row per stage, and their sum."""
     tokens.warm()
     rows = []
     for name, stage in stages(asyncio.run(_a_reply())).items():

@@ -16,9 +16,9 @@ from rich.console import Console, Group
 from rich.terminal_theme import MONOKAI
 
 from limiter_node.chart import BLOCKS
-from limiter_node.model import Amounts
-from limiter_node.store.hottest import KeyHeat, Walk, hottest
-from limiter_node.store.watch import ShardReading
+from limiter_node.limits import Amounts
+from limiter_node.store.admin.hottest import KeyHeat, Walk, hottest
+from limiter_node.store.admin.watch import ShardReading
 from limiter_node.top.frame import Frame, NodeRow, ShardRow, Totals
 from limiter_node.top.rates import Quantile
 from limiter_node.top.screen import screen_lines
@@ -29,7 +29,7 @@ SEED = 7
 
 
 def demo_frame() -> Frame:
-    """A fleet under load."""
+    """Return the picture's content: a fleet under load."""
     dice = random.Random(SEED)
     names = ("alice", "batch-embeddings", "support-bot", "search", "evals", "ci", "", "playground", "summaries", "bob")
     keys = []

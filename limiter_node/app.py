@@ -15,33 +15,33 @@ from dataclasses import dataclass, replace
 import uvloop
 from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
 
-from limiter_node import malloc, tokens
+from limiter_node import malloc
+from limiter_node.errors import ConfigError, LimiterError, OtherFormat
 from limiter_node.held import HeldBytes
-from limiter_node.http.connection import Deadlines
 from limiter_node.http.cors import Cors
-from limiter_node.http.listening import Listener
-from limiter_node.http.overload import LoopLoad
 from limiter_node.http.probes import AdminRoutes
-from limiter_node.http.reading import RequestReader
+from limiter_node.http.requests.reader import RequestReader
 from limiter_node.http.routes import Routes
-from limiter_node.http.server import HttpServer
-from limiter_node.http.tls import Certificate
+from limiter_node.http.server.client_connection import Deadlines
+from limiter_node.http.server.http_server import HttpServer
+from limiter_node.http.server.listening import Listener
+from limiter_node.http.server.overload import LoopLoad
+from limiter_node.http.server.tls import Certificate
 from limiter_node.keysfile import KeysFile
+from limiter_node.limiter.admission import Decider, Limiter
 from limiter_node.limiter.degraded import policy
-from limiter_node.limiter.limiter import Limiter
-from limiter_node.limiter.stub import AdmitAll
-from limiter_node.model import ConfigError, LimiterError, OtherFormat
+from limiter_node.limits import BUCKET_MS
 from limiter_node.settings import NodeSettings
 from limiter_node.start import Start
-from limiter_node.store.codec import BUCKET_MS
-from limiter_node.store.dispatcher import Dispatcher
-from limiter_node.store.preparation import Preparation
-from limiter_node.store.topology import Topology
+from limiter_node.store.admin.preparation import Preparation
+from limiter_node.store.decisions.dispatcher import Dispatcher
 from limiter_node.store.url import parse_store_url
+from limiter_node.store.wire.topology import Topology
 from limiter_node.telemetry import Telemetry
-from limiter_node.upstream.base import Upstream
-from limiter_node.upstream.gateway.sending import Patience
+from limiter_node.tokens import counting as tokens
+from limiter_node.upstream.gateway.sending.timeouts import UpstreamTimeouts
 from limiter_node.upstream.gateway.upstream import Gateway
+from limiter_node.upstream.interface import Upstream
 from limiter_node.upstream.mock.model import MockModel
 from limiter_node.upstream.rendered import RenderedUpstream
 from limiter_node.upstreamsfile import services_of
@@ -66,13 +66,18 @@ class RunningNode:
 
 @asynccontextmanager
 async def running_node(
-    settings: NodeSettings, start: Start, on_other_format: Callable[[OtherFormat], None] = lambda _: None
+    settings: NodeSettings,
+    start: Start,
+    on_other_format: Callable[[OtherFormat], None] = lambda _: None,
+    decider: Decider | None = None,
 ) -> AsyncIterator[RunningNode]:
     """A node that accepts requests until the block is left: then it drains, settles and closes.
 
     To complete its `start` is for the caller.
 
     `on_other_format` is called when the node finds out that it must not use this store, and has to leave the block.
+
+    `decider` decides in place of the store's dispatcher, if given.
 
     Raises:
         ConfigError: the settings don't fit each other or this installation.
@@ -90,13 +95,14 @@ async def running_node(
         declared=KeysFile(settings.keys_file) if settings.keys_file else None,
         policy=lambda fleet: policy(settings.on_store_failure, lambda: fleet.nodes),
         telemetry=telemetry,
+        on_other_format=on_other_format,
     )
     held = HeldBytes(settings.max_held_bytes)
     upstream = _upstream(settings, telemetry, held)
     tokens.warm()
     load = LoopLoad()
     reader = RequestReader(upstream)
-    limiter = Limiter(AdmitAll() if settings.stub_decisions else dispatcher, telemetry)
+    limiter = Limiter(decider or dispatcher, telemetry)
     cors = Cors(settings.cors_origins)
     routes = Routes(
         limiter=limiter,
@@ -119,8 +125,7 @@ async def running_node(
         for listener, option in zip(listeners, ("--port", "--admin-port"), strict=False):
             await _open(listener, option)
         # Behind that, because a store that hangs takes its time; a request that comes meanwhile waits for it.
-        await topology.start()
-        dispatcher.fleet.on_other_format = on_other_format
+        await dispatcher.start()
         dispatcher.fleet.start()
         load.start()
         port = callers.port
@@ -206,12 +211,12 @@ def _upstream(settings: NodeSettings, telemetry: Telemetry, held: HeldBytes) -> 
     """The services that the settings name, or the mock."""
     services = services_of(settings, os.environ)
     if services:
-        patience = Patience(
+        timeouts = UpstreamTimeouts(
             settings.upstream_connect_timeout_s,
             settings.upstream_read_timeout_s,
             settings.upstream_keepalive_timeout_s,
         )
-        return Gateway(services, telemetry, patience, held=held)
+        return Gateway(services, telemetry, timeouts, held=held)
     return RenderedUpstream(
         MockModel(
             latency_ms=settings.mock_latency_ms,
@@ -248,7 +253,7 @@ def _settle_collector() -> None:
     gc.set_threshold(20_000, 20, 100)
 
 
-async def _serve(settings: NodeSettings, preparation: Preparation) -> None:
+async def _serve(settings: NodeSettings, preparation: Preparation, decider: Decider | None) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -260,7 +265,7 @@ async def _serve(settings: NodeSettings, preparation: Preparation) -> None:
         stop.set()
 
     start = Start(preparation)
-    async with running_node(settings, start, refuse) as node:
+    async with running_node(settings, start, refuse, decider) as node:
         stopping = asyncio.create_task(stop.wait())
         starting = asyncio.create_task(start.complete(node.limiter))
         try:
@@ -280,10 +285,10 @@ async def _serve(settings: NodeSettings, preparation: Preparation) -> None:
         raise refused[0]
 
 
-def run_node(settings: NodeSettings, preparation: Preparation) -> int:
+def run_node(settings: NodeSettings, preparation: Preparation, decider: Decider | None = None) -> int:
     """Run one node in the foreground until SIGINT or SIGTERM; the process's exit code.
 
-    It listens at once, and says that it is ready when it is (`start.Start`).
+    It listens at once, and says that it is ready when it is (`start.Start`). `decider`: see `running_node`.
 
     Raises:
         LimiterError: it could not start, or its store must not be used; the message says what to do.
@@ -292,5 +297,5 @@ def run_node(settings: NodeSettings, preparation: Preparation) -> int:
     # A request that is with a service holds a connection on either side.
     beside = settings.max_in_flight if settings.upstream or settings.upstreams else 0
     _allow_connections(settings.max_connections + beside)
-    uvloop.run(_serve(settings, preparation))
+    uvloop.run(_serve(settings, preparation, decider))
     return 0

@@ -23,7 +23,7 @@ from limiter_node.commands.serve import serve
 from limiter_node.commands.store import store
 from limiter_node.commands.top import top
 from limiter_node.commands.up import up
-from limiter_node.model import ConfigError, LimiterError
+from limiter_node.errors import ConfigError, LimiterError
 
 
 class _Commands(cloup.Group):

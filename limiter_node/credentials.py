@@ -5,6 +5,8 @@ Used by `http`, which decides by it, and by `upstream`, which may pass it on.
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Mapping
 from typing import Final
 
@@ -41,3 +43,17 @@ def given_key(headers: Mapping[str, str]) -> str | None:
     if key is not None:
         return key
     return next((value for name in KEY_HEADERS if (value := headers.get(name)) and is_key(value)), None)
+
+
+_DECLARED_DIGEST = re.compile(r"sha256:([0-9a-fA-F]{64})\Z")
+
+
+def key_id(api_key: str) -> str:
+    """The ``kid`` of an API key: the first 32 hex digits of its SHA-256. The key itself is never stored or logged."""
+    return hashlib.sha256(api_key.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+
+
+def declared_key_id(declared: str) -> str:
+    """The ``kid`` of a key as operators write it: plain, or ``sha256:`` and the 64 hex digits of its digest."""
+    digest = _DECLARED_DIGEST.match(declared)
+    return digest.group(1).lower()[:32] if digest else key_id(declared)

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from typing import Final
 
-from limiter_node.model import Overloaded
+from limiter_node.errors import Overloaded
 
 SMALL_BYTES: Final = 65_536
-"""Up to this size, a body or an answer may take the last eighth of the budget."""
+"""Up to this size a body or an answer is small: it may take the last eighth of the budget, and this process reads it.
+
+Larger bodies go to the second process as they came."""
 
 
 class HeldBytes:

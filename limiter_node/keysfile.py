@@ -1,7 +1,8 @@
 """The keys file (``keys.toml``): read and validated, or made with random keys.
 
 Owns its format and its one rule: no message ever shows a key. A key is called by its name, else by the first eight hex
-digits of its digest. Neighbours: the commands read and write files here, `store.admin` puts the result into the store.
+digits of its digest. Neighbours: the commands read and write files here, `store.admin.store_admin` puts the result into
+the store.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from limiter_node.credentials import MAX_KEY_CHARS, is_key
-from limiter_node.model import MAX_LIMIT, ConfigError, KeyLimits, LimiterError
-from limiter_node.store.keyspace import declared_key_id
+from limiter_node.credentials import MAX_KEY_CHARS, declared_key_id, is_key
+from limiter_node.errors import ConfigError, LimiterError
+from limiter_node.limits import MAX_LIMIT, KeyLimits
 from limiter_node.tomllines import line_of
 
 MAX_NAME_LENGTH = 128
@@ -113,7 +114,7 @@ _AT_REST_S = 0.1
 
 
 class KeysFile:
-    """A keys file that is read again when it has changed. See `store.redeclare.DeclaredKeys`, which this is.
+    """A keys file that is read again when it has changed. See `store.decisions.redeclare.DeclaredKeys`, which this is.
 
     A file is taken for unchanged while its size and its times are the same.
     """

@@ -12,7 +12,7 @@ from typing import Final
 
 from pythonjsonlogger.orjson import OrjsonFormatter
 
-from limiter_node.model import ConfigError
+from limiter_node.errors import ConfigError
 
 FORMATS: Final = ("text", "json")
 LEVELS: Final = ("debug", "info", "warning", "error")

@@ -13,18 +13,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from limiter_node import logs
-from limiter_node.http.cors import check_origins
-from limiter_node.model import ConfigError
-from limiter_node.store.url import format_host, parse_store_url
-from limiter_node.upstream.gateway.service import base_url
-from limiter_node.upstream.mock.model import parse_length
+from limiter_node.addresses import base_url, check_origins, format_host
+from limiter_node.errors import ConfigError
+from limiter_node.lengths import parse_length
+from limiter_node.limits import BUCKET_MS, WINDOW_MS
+from limiter_node.store.url import parse_store_url
 
-WINDOW_MS = 60_000
-_BUCKET_MS = 100
 _POLICIES = ("local", "closed", "open")
 _NODE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}\Z")
-
-
 LISTENING, STORE, CLIENTS, UPSTREAM, MOCK, STOPPING = GROUPS = (
     "Where to listen",
     "Store",
@@ -173,9 +169,6 @@ class NodeSettings:
     keys_file: str = setting(
         "", STORE, "Keys file whose keys are declared again where the store loses them.", hidden=True
     )
-    stub_decisions: bool = setting(
-        False, STORE, "Admit all without asking the store; for benchmarks of what deciding costs.", hidden=True
-    )
 
     def __post_init__(self) -> None:
         if not self.host:
@@ -232,9 +225,9 @@ class NodeSettings:
         logs.check(self.log_format, self.log_level)
         _between("--drain-delay", self.drain_delay_s, 0, 3_600)
         _between("--drain-timeout", self.drain_timeout_s, 0, 3_600)
-        _between("--window-ms", self.window_ms, _BUCKET_MS, WINDOW_MS)
-        if self.window_ms % _BUCKET_MS:
-            raise ConfigError(f"--window-ms must be a multiple of {_BUCKET_MS}")
+        _between("--window-ms", self.window_ms, BUCKET_MS, WINDOW_MS)
+        if self.window_ms % BUCKET_MS:
+            raise ConfigError(f"--window-ms must be a multiple of {BUCKET_MS}")
 
     @property
     def base_url(self) -> str:

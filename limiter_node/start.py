@@ -1,8 +1,8 @@
-"""From listening to ready: what a node waits for before it says that it is ready, and what it logs meanwhile.
+"""From listening to ready: a node waits for its store before it says that it is ready, and logs what it waits for.
 
-A node that listens serves what it can; it is ready when its store has been prepared (`store.preparation`) and each
-shard has decided once (`store.first`). Neighbours: `app` runs this between listening and the ready line; ``/readyz``
-tells `Start.problem`.
+A node that listens serves what it can; it is ready when its store has been prepared (`store.admin.preparation`) and
+each shard has decided once (`store.decisions.first`). Neighbours: `app` runs this between listening and the ready line;
+``/readyz`` tells `Start.problem`.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from limiter_node.limiter.limiter import Limiter
-from limiter_node.model import StoreUnavailable
-from limiter_node.store.preparation import Preparation
+from limiter_node.errors import StoreUnavailable
+from limiter_node.limiter.admission import Limiter
+from limiter_node.store.admin.preparation import Preparation
 
 log = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 0.025
 _PATIENCE_S = 5.0
-"""How long a start may take before a line is logged about it; a store that is known to be away gets one at once."""
+"""A start that takes longer than this gets a line in the log; a store that is known to be away gets one at once."""
 _CANCEL_AGAIN_S = 0.1
 
 

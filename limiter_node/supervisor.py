@@ -1,7 +1,7 @@
 """Node processes: started together, restarted when they die, drained at the end.
 
 Owns the life of the children of ``limiter-node up``. A node says on stdout that it is ready; what else it writes is
-passed on. Neighbours: `commands.up` plans the nodes; `store.process` makes them end with their parent.
+passed on. Neighbours: `commands.up` plans the nodes; `processes` makes them end with their parent.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from limiter_node.model import LimiterError
-from limiter_node.store.process import end_with_parent, exit_text
+from limiter_node.errors import LimiterError
+from limiter_node.processes import end_with_parent, exit_text
 
 log = logging.getLogger(__name__)
 

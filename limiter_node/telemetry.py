@@ -1,4 +1,4 @@
-"""What a node counts about itself: plain numbers, counted where things happen and read when somebody asks.
+"""A node's counts about itself: plain numbers, counted where things happen and read when somebody asks.
 
 `limiter_node.http.metrics` tells them to Prometheus. They are not prometheus-client's own counters because those take a
 lock and walk over their buckets: 1.5 µs per observation, and a request makes several. Here counting is adding to an
@@ -15,7 +15,8 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
-from limiter_node.model import DIMENSIONS, MAX_BATCH, Outcome
+from limiter_node.decisions import Outcome
+from limiter_node.limits import DIMENSIONS, MAX_BATCH
 
 LATENCY_BOUNDS_S: Final = tuple(0.0001 * 2**k for k in range(12))
 """0.1 ms to 204.8 ms; above it is the last count."""
@@ -35,7 +36,7 @@ class Latencies:
         self.sum_s = 0.0
 
     def note(self, seconds: float) -> None:
-        """Count one."""
+        """Count a time."""
         index = int(seconds * 10_000.0).bit_length()
         self.counts[index if index < 12 else 12] += 1
         self.sum_s += seconds
@@ -55,19 +56,19 @@ class Waits(Latencies):
         self.counts = [0] * (len(WAIT_BOUNDS_S) + 1)
 
     def note(self, seconds: float) -> None:
-        """Count one."""
+        """Count a time."""
         index = int(seconds * 1_000.0).bit_length()
         self.counts[index if index < 18 else 18] += 1
         self.sum_s += seconds
 
 
 UPSTREAM_OUTCOMES: Final = ("ok", "rate_limited", "refused", "failed", "unreachable", "timeout", "broken", "gone")
-"""How a service took a request: answered; 429; another 4xx; 5xx; no connection; silence; an answer that broke off or
-made no sense; given up because the client left."""
+"""The ways a service may take a request: answered; 429; another 4xx; 5xx; no connection; silence; an answer that broke
+off or made no sense; given up because the client left."""
 
 
 class UpstreamCounts:
-    """What was asked of one service, and what became of it."""
+    """The requests to one service, and what became of them."""
 
     __slots__ = ("head_wait", "outcomes", "retries")
 
@@ -90,23 +91,23 @@ class UpstreamTarget(Protocol):
 
 
 class BatchSizes(list[int]):
-    """How many batches there were of each size: ``sizes[n] += 1`` counts one of `n` operations, up to `most`."""
+    """The number of batches of each size: ``sizes[n] += 1`` counts one of `n` operations, up to `most`."""
 
     def __init__(self, most: int) -> None:
         super().__init__([0] * (most + 1))
 
     @property
     def batches(self) -> int:
-        """How many in all. O(most), as the others."""
+        """The number of batches. O(most), as the others."""
         return sum(self)
 
     @property
     def operations(self) -> int:
-        """In all batches together."""
+        """The number of operations in all batches. O(most)."""
         return sum(size * count for size, count in enumerate(self))
 
     def by_bound(self) -> list[int]:
-        """As a histogram: one entry per bound of `SIZE_BOUNDS`, and one for what is above."""
+        """Return a histogram: one entry per bound of `SIZE_BOUNDS`, and one for what is above."""
         counts = [0] * (len(SIZE_BOUNDS) + 1)
         for size, count in enumerate(self):
             counts[bisect_left(SIZE_BOUNDS, size)] += count
@@ -149,13 +150,13 @@ class Telemetry:
         """Operations per batch, charges and settles among them."""
         # By the limiter.
         self.input_tokens = 0
-        """Of admitted requests."""
+        """Input tokens of admitted requests."""
         self.reserved_output_tokens = 0
-        """By admitted requests."""
+        """Output tokens that admitted requests reserved."""
         self.output_tokens = 0
-        """Of answers that have ended."""
+        """Output tokens of answers that have ended."""
         self.overrun_input_tokens = 0
-        """Charged on settle: input that an upstream told beyond what was counted on admission."""
+        """Charged on settle: input that an upstream reports beyond what was counted on admission."""
         self.overrun_output_tokens = 0
         """Charged on settle: output beyond what was reserved."""
         self.settled = 0
@@ -163,12 +164,12 @@ class Telemetry:
         self.refunded = 0
         # By the gateway.
         self.upstreams: dict[str, UpstreamCounts] = {}
-        """By service."""
+        """The counts of each service, by its name."""
         self.upstream_targets: Sequence[UpstreamTarget] = ()
-        """Their addresses."""
+        """The services' addresses."""
         # By the HTTP layer.
         self.responses = [0] * 600
-        """By status."""
+        """HTTP responses by status."""
 
 
 class ShardState(NamedTuple):
@@ -182,18 +183,18 @@ class ShardState(NamedTuple):
 
 
 class StoreState(NamedTuple):
-    """How a node and its store get along now, and what was counted of that since the start."""
+    """How a node and its store get along now, and counts of that since the start."""
 
     waiting: int
     """Requests without a verdict yet."""
     batches_in_flight: int
     live_nodes: int
-    """0 as long as the store hasn't told."""
+    """0 as long as the store hasn't said."""
     shards: Sequence[ShardState]
     shards_cut_off: int
-    """Those without a known master included."""
+    """Shards that don't decide, those without a known master included."""
     outages: int
-    """How often a shard was cut off."""
+    """The number of times that a shard was cut off."""
     degraded: Mapping[str, int]
     """Requests decided without the store: ``admitted``, ``rejected``; ``refused`` is neither, for want of a policy or
     because the key isn't known."""

@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from limiter_node.model import ConfigError
+from limiter_node.addresses import base_url
+from limiter_node.errors import ConfigError
 from limiter_node.settings import NodeSettings
-from limiter_node.upstream.gateway.disguise import COUNTING_FIELDS
-from limiter_node.upstream.gateway.service import CAP_FIELDS, UNNAMED, Service, base_url, cap_field_of
+from limiter_node.upstream.gateway.asking.disguise import COUNTING_FIELDS
+from limiter_node.upstream.gateway.service import CAP_FIELDS, UNNAMED, Service, cap_field_of
 
 KEY_VARIABLE = "LIMITER_UPSTREAM_KEY"
 """Holds the key for ``--upstream``."""

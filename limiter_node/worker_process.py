@@ -30,7 +30,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import BinaryIO, NamedTuple
 
-from limiter_node.model import Overloaded
+from limiter_node.errors import Overloaded
 
 log = logging.getLogger(__name__)
 

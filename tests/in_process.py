@@ -10,29 +10,24 @@ from typing import Any
 from aiohttp import ClientSession, web
 from store_tools import declare, new_api_key
 
+from limiter_node.credentials import key_id
 from limiter_node.held import HeldBytes
-from limiter_node.http.connection import Deadlines
 from limiter_node.http.cors import Cors
-from limiter_node.http.reading import RequestReader
+from limiter_node.http.requests.reader import RequestReader
 from limiter_node.http.routes import Routes
-from limiter_node.http.server import HttpServer
-from limiter_node.limiter.limiter import Limiter
-from limiter_node.model import Amounts
-from limiter_node.store.dispatcher import Dispatcher
-from limiter_node.store.fallback import Fallback
+from limiter_node.http.server.client_connection import Deadlines
+from limiter_node.http.server.http_server import HttpServer
+from limiter_node.limiter.admission import Limiter
+from limiter_node.limiter.policy import Fallback
+from limiter_node.limits import Amounts
+from limiter_node.store.decisions.dispatcher import Dispatcher
 from limiter_node.store.fleet import Fleet
-from limiter_node.store.keyspace import key_id
-from limiter_node.store.topology import Topology
 from limiter_node.store.url import parse_store_url
+from limiter_node.store.wire.topology import Topology
 from limiter_node.telemetry import Telemetry
-from limiter_node.upstream.base import (
-    ChatRequest,
-    CompletionRequest,
-    EmbeddingRequest,
-    ResponsesRequest,
-    Upstream,
-)
+from limiter_node.upstream.interface import Upstream
 from limiter_node.upstream.rendered import RenderedUpstream
+from limiter_node.upstream.requests import ChatRequest, CompletionRequest, EmbeddingRequest, ResponsesApiRequest
 from limiter_node.upstream.source import Completion, Deltas, Embeddings
 
 Answer = Callable[[ChatRequest, int], Awaitable[Completion]]
@@ -62,7 +57,7 @@ class ScriptedUpstream:
         self.caps.append(cap_per_choice)
         return Completion(("Hello",) * request.n, ("stop",) * request.n, (1,) * request.n, request.n, "fp_test")
 
-    async def respond(self, request: ResponsesRequest, cap: int, request_id: str) -> Completion:
+    async def respond(self, request: ResponsesApiRequest, cap: int, request_id: str) -> Completion:
         self.caps.append(cap)
         return Completion(("Hello",), ("stop",), (1,), 1, "fp_test")
 
@@ -107,7 +102,7 @@ class Node:
 async def serving(
     store: str,
     timeout_ms: int = 20_000,
-    policy: Callable[[Fleet], Fallback | None] = lambda _: None,
+    policy: Callable[[Fleet], Fallback | None] | None = None,
     upstream_of: Callable[[Telemetry], Upstream] | None = None,
     read_on_s: float = 2.0,
     deadlines: Deadlines = Deadlines(),  # noqa: B008 - a NamedTuple of numbers
@@ -116,9 +111,9 @@ async def serving(
 ) -> AsyncIterator[Node]:
     """A node in this process. It asks a `ScriptedUpstream` unless another is made."""
     topology = Topology(parse_store_url(store))
-    await topology.start()
     telemetry = Telemetry()
     dispatcher = Dispatcher(topology, timeout_ms=timeout_ms, policy=policy, telemetry=telemetry)
+    await dispatcher.start()
     scripted = ScriptedUpstream()
     upstream = RenderedUpstream(scripted) if upstream_of is None else upstream_of(telemetry)
     reader, held = RequestReader(upstream), HeldBytes(4 * max_body_bytes)

@@ -11,10 +11,11 @@ from typing import Any
 from redis import Redis
 from redis.cluster import RedisCluster
 
-from limiter_node.model import KeyLimits
-from limiter_node.store.codec import pack_limits
-from limiter_node.store.keyspace import key_id, limits_key, past_key, window_key
+from limiter_node.credentials import key_id
+from limiter_node.limits import KeyLimits
+from limiter_node.store.keyspace import limits_key, past_key, window_key
 from limiter_node.store.url import parse_store_url
+from limiter_node.store.values import pack_limits
 
 _names = itertools.count()
 
@@ -61,7 +62,8 @@ def raw_counters(url: str, kid: str) -> list[bytes | None]:
 
 
 class Declared:
-    """A keys file in memory, as `limiter_node.keysfile.KeysFile` is one on disk; see `store.redeclare.DeclaredKeys`.
+    """A keys file in memory, as `limiter_node.keysfile.KeysFile` is one on disk; see
+    `store.decisions.redeclare.DeclaredKeys`.
 
     It is an hour old at first. `keys` may be changed at any time, `error` is raised instead of an answer.
     """

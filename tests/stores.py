@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from limiter_node.store.embedded import EmbeddedStore
+from limiter_node.store.embedded.stores import EmbeddedStore
 
 
 @contextmanager

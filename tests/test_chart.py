@@ -6,7 +6,8 @@ import pytest
 
 from limiter_node.chart import ASCII, BLOCKS, bar, columns, compact, glyphs_for
 from limiter_node.commands.usage_chart import NO_USE, frees, per_second, usage_chart
-from limiter_node.model import Amounts, Usage, WindowBucket
+from limiter_node.decisions import Usage, WindowBucket
+from limiter_node.limits import Amounts
 
 NOW_MS = 1_790_000_000_050
 NOW = NOW_MS // 100

@@ -12,9 +12,9 @@ import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from limiter_node.store.admin import administering
-from limiter_node.store.binary import server_binary
-from limiter_node.store.process import free_ports
+from limiter_node.processes import free_ports
+from limiter_node.store.admin.store_admin import administering
+from limiter_node.store.embedded.binary import server_binary
 from limiter_node.store.url import parse_store_url
 
 ROOT = Path(__file__).parent.parent

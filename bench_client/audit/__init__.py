@@ -20,7 +20,7 @@ the limiter: the request counts, its tokens are given back. What a service tells
 outcome is unknown may have been admitted: they can justify a rejection, and are never held against the limiter.
 """
 
-from .judge import audit_directory
-from .report import AuditReport
+from bench_client.audit.judge import audit_directory
+from bench_client.audit.report import AuditReport
 
 __all__ = ["AuditReport", "audit_directory"]

@@ -13,8 +13,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
 
-from ..record import Record
-from .timeline import (
+from bench_client.audit.timeline import (
     INPUT,
     OUTPUT,
     TOLERANCE_MS,
@@ -27,13 +26,14 @@ from .timeline import (
     limits_of,
     remaining_of,
 )
+from bench_client.records.record import Record
 
 SETTLE_GRACE_US = 1_000_000
 """A settle is surely applied when the admitted response was done this long before the other request was sent."""
 
 
 class UsageBounds:
-    """Bounds for one key, asked in order of the requests' ``sent_us``: settles are played forward."""
+    """Hold the bounds of one key; ask in order of the requests' ``sent_us``, because settles are played forward."""
 
     def __init__(self, timeline: KeyTimeline, window_ms: int = WINDOW_MS) -> None:
         self.window_ms = window_ms
@@ -55,7 +55,7 @@ class UsageBounds:
         self._carry_in, self._carry_until_ms = carry_in(timeline, window_ms)
 
     def upper(self, record: Record, later_ms: int = 0) -> tuple[int, int, int]:
-        """The most that can have been in use so long after ``record`` was decided, its own need included if
+        """Return the most that can have been in use so long after ``record`` was decided, its own need included if
         admitted."""
         assert record.time_ms is not None
         assert record.sent_us is not None
@@ -71,14 +71,14 @@ class UsageBounds:
         return used[0], used[1], used[2]
 
     def lower(self, record: Record) -> tuple[int, int, int]:
-        """The least that must have been in use right before ``record`` was decided."""
+        """Return the least that must have been in use right before ``record`` was decided."""
         assert record.time_ms is not None
         requests, *tokens = self.lower_at(record.time_ms - self.window_ms, record.time_ms)
         inputs, outputs = (used + over for used, over in zip(tokens, self.overrun(record), strict=True))
         return requests, inputs, outputs
 
     def overrun(self, record: Record) -> tuple[int, int]:
-        """Of ``lower``, the input and output that services told beyond what was admitted."""
+        """Return how much of ``lower`` is input and output that services told beyond what was admitted."""
         assert record.time_ms is not None
         assert record.sent_us is not None
         if not self._has_overruns:
@@ -108,7 +108,7 @@ class UsageBounds:
 
 
 class PossibleUsage:
-    """Sums of what unknown outcomes may have counted while a given request was under way, each in O(log n)."""
+    """Sum what unknown outcomes may have counted while a given request was under way, each sum in O(log n)."""
 
     def __init__(self, possible: Sequence[Possible]) -> None:
         begun = sorted(possible, key=lambda p: p.from_us)
@@ -119,7 +119,7 @@ class PossibleUsage:
         self._ended = [_prefix_sums([p.most[d] for p in ended]) for d in range(3)]
 
     def most(self, record: Record) -> tuple[int, int, int] | None:
-        """Of those sent before ``record`` was done and still in the window, perhaps, when it was sent."""
+        """Sum up requests sent before ``record`` was done that may have been in the window when it was sent."""
         if not self._from_us or record.sent_us is None:
             return None
         begun, ended = bisect_right(self._from_us, record.done_us), bisect_left(self._until_us, record.sent_us)
@@ -128,7 +128,7 @@ class PossibleUsage:
 
 
 class FenwickTree:
-    """Sums over a prefix and changes of one element, each in O(log n)."""
+    """Hold numbers; a sum over a prefix and a change of one number take O(log n) each."""
 
     def __init__(self, size: int) -> None:
         self._tree = [0] * (size + 1)
@@ -140,7 +140,7 @@ class FenwickTree:
             index += index & -index
 
     def sum_until(self, end: int) -> int:
-        """Of the elements before ``end``."""
+        """Return the sum of the elements before ``end``."""
         tree, total = self._tree, 0
         while end:
             total += tree[end]
@@ -149,7 +149,7 @@ class FenwickTree:
 
 
 def carry_in(timeline: KeyTimeline, window_ms: int) -> tuple[tuple[int, int, int], int]:
-    """What was in use before the run, from the first decision's own figures, and until when it may count (store ms).
+    """Return what was in use before the run, by the first decision's figures, and until when it may count (store ms).
 
     Of several decisions in the first millisecond it isn't known which was first: the largest figure is taken. Those
     without figures are passed over; what they counted is then in the first one's figures, and counted twice.

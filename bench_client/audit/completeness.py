@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ..record import Record
-from ..record_file import RecordReader
-from ..rundir import RunInfo
+from bench_client.records.record import Record
+from bench_client.records.record_file import RecordReader
+from bench_client.records.run_directory import RunInfo
 
 
 @dataclass(frozen=True, slots=True)
 class Completeness:
-    """The gaps in a run's records."""
+    """Hold the gaps in a run's records."""
 
     reasons: tuple[str, ...] = ()
     """In words; empty where nothing is missing."""
@@ -20,12 +20,12 @@ class Completeness:
     """The run was killed: what is missing was done after all that is there."""
 
     def __bool__(self) -> bool:
-        """True where nothing is missing."""
+        """Return whether nothing is missing."""
         return not self.reasons
 
 
 def read_once(reader: RecordReader, info: RunInfo) -> tuple[list[Record], Completeness]:
-    """The run's records, each request once (its first record), and whether they are complete."""
+    """Return the run's records, each request once (its first record), and whether they are complete."""
     records, seen = [], set[int]()
     doubled = 0
     for record in reader:

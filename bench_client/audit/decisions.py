@@ -9,14 +9,23 @@ beyond an earlier admission (an overrun) has been paid off: the lower bound and 
 
 from __future__ import annotations
 
-from ..record import Record
-from .bounds import UsageBounds
-from .report import Findings
-from .timeline import DIMENSIONS, INPUT, OUTPUT, REQUESTS, KeyTimeline, is_decided, limits_of, remaining_of
+from bench_client.audit.bounds import UsageBounds
+from bench_client.audit.report import Findings
+from bench_client.audit.timeline import (
+    DIMENSIONS,
+    INPUT,
+    OUTPUT,
+    REQUESTS,
+    KeyTimeline,
+    is_decided,
+    limits_of,
+    remaining_of,
+)
+from bench_client.records.record import Record
 
 
 def check_decisions(timeline: KeyTimeline, bounds: UsageBounds, findings: Findings, held_until_us: int) -> int:
-    """Returns how many rejections were held against the bounds.
+    """Check all decisions of a key and return how many rejections were held against the bounds.
 
     Decisions done after ``held_until_us`` are not: of a run that was cut off, requests are missing that may have
     been admitted before them.
@@ -42,7 +51,7 @@ def check_decisions(timeline: KeyTimeline, bounds: UsageBounds, findings: Findin
 
 
 def requested_of(record: Record) -> int | None:
-    """What a rejected request asked for in its binding dimension; None where it doesn't say."""
+    """Return what a rejected request asked for in its binding dimension; None if the response doesn't say."""
     match DIMENSIONS.index(record.exceeded or ""):
         case dimension if dimension == REQUESTS:
             return 1

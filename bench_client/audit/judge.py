@@ -7,17 +7,17 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..errors import BenchError
-from ..record import Record
-from ..rundir import RunInfo, open_records, read_info, write_json
-from .bounds import UsageBounds
-from .completeness import Completeness, read_once
-from .decisions import check_decisions
-from .report import AuditReport, Findings, WorstFill
-from .responses import check_responses
-from .retries import check_retries
-from .timeline import DIMENSIONS, NEVER_US, WINDOW_MS, KeyTimeline, build_timelines
-from .windows import Fullest, check_windows
+from bench_client.audit.bounds import UsageBounds
+from bench_client.audit.completeness import Completeness, read_once
+from bench_client.audit.decisions import check_decisions
+from bench_client.audit.report import AuditReport, Findings, WorstFill
+from bench_client.audit.responses import check_responses
+from bench_client.audit.retries import check_retries
+from bench_client.audit.timeline import DIMENSIONS, NEVER_US, WINDOW_MS, KeyTimeline, build_timelines
+from bench_client.audit.windows import Fullest, check_windows
+from bench_client.errors import BenchError
+from bench_client.records.record import Record
+from bench_client.records.run_directory import RunInfo, open_records, read_info, write_json
 
 AUDIT_NAME = "audit.json"
 CUT_OFF_SLACK_US = 1_000_000
@@ -28,7 +28,7 @@ COMPLETE = Completeness()
 def audit_directory(
     directory: Path, window_ms: int = WINDOW_MS, *, warn: Callable[[str], None] = lambda _: None
 ) -> AuditReport:
-    """Audits the run in ``directory`` of a limiter whose window is that long.
+    """Audit the run in ``directory`` of a limiter whose window is ``window_ms`` long.
 
     ``warn`` is told, in a line, if the result can't be written there. Raises BenchError when there is nothing there to
     audit.
@@ -51,7 +51,7 @@ def audit_records(
     complete: Completeness = COMPLETE,
     window_ms: int = WINDOW_MS,
 ) -> AuditReport:
-    """Audits ``records``: one for each request that was sent, but for what ``complete`` says is missing.
+    """Audit ``records``: one for each request that was sent, but for what ``complete`` says is missing.
 
     O(n log n). Raises BenchError when no request was decided.
     """
@@ -99,7 +99,7 @@ def _merge(worst: dict[str, WorstFill], fullest: Fullest) -> None:
 
 
 def _held_until_us(records: list[Record], complete: Completeness, timeout_s: float) -> int:
-    """Decisions done until then can be held against all requests that may have been admitted before them.
+    """Return until when decisions can be held against all requests that may have been admitted before them.
 
     Requests missing from the end of a killed run were done after all others, so sent at most a timeout before. Where
     others are missing, none can.
@@ -114,7 +114,7 @@ def _held_until_us(records: list[Record], complete: Completeness, timeout_s: flo
 
 @contextmanager
 def _no_cyclic_gc() -> Iterator[None]:
-    """Millions of tuples without a cycle among them: the collector would walk them over and over."""
+    """Switch the garbage collector off: it would walk millions of tuples over and over, and no cycle is among them."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import NamedTuple
 
-from ..record import Record
-from ..tables import table
-from .timeline import WINDOW_MS
+from bench_client.audit.timeline import WINDOW_MS
+from bench_client.records.record import Record
+from bench_client.results.tables import table
 
 PROVED, REFUTED, INCOMPLETE = "PROVED", "REFUTED", "INCOMPLETE"
 EXAMPLES_KEPT = 100
@@ -19,12 +19,12 @@ PLURALS = {WINDOW: "windows over the limit", UNJUSTIFIED: "unjustified 429s"}
 
 
 def share_used(used: int, limit: int) -> float:
-    """Of a limit; of a limit of 0, anything is all of it."""
+    """Return the used share of a limit; of a limit of 0, anything is all of it."""
     return used / limit if limit else float(used > 0)
 
 
 class WorstFill(NamedTuple):
-    """The fullest window of a dimension."""
+    """Describe the fullest window of a dimension."""
 
     used: int
     limit: int
@@ -38,7 +38,7 @@ class WorstFill(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """One thing that must not be."""
+    """Describe one violation."""
 
     kind: str
     key: str
@@ -49,7 +49,7 @@ class Finding(NamedTuple):
 
 @dataclass(slots=True)
 class Findings:
-    """Counts all, keeps the first of each kind."""
+    """Count all violations and keep the first ones of each kind."""
 
     counts: Counter[str] = field(default_factory=Counter)
     examples: list[Finding] = field(default_factory=list)
@@ -62,14 +62,14 @@ class Findings:
 
 @dataclass(slots=True)
 class Overruns:
-    """Tokens that services told beyond admission and reservation: added on settle, so in no window that was checked."""
+    """Count tokens that services told beyond admission and reservation: added on settle, so in no checked window."""
 
     requests: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
 
     def add(self, overruns: Iterable[tuple[int, int]]) -> None:
-        """``overruns``: input and output tokens, per request."""
+        """Add ``overruns``: input and output tokens, per request."""
         for input_tokens, output_tokens in overruns:
             self.requests += 1
             self.input_tokens += input_tokens
@@ -78,7 +78,7 @@ class Overruns:
 
 @dataclass(slots=True)
 class AuditReport:
-    """The result of an audit."""
+    """Hold the result of an audit."""
 
     findings: Findings
     key_names: dict[str, str]
@@ -106,7 +106,7 @@ class AuditReport:
 
     @property
     def never_slid(self) -> str | None:
-        """In words, what the run can't show where it was shorter than a window; None where it was not."""
+        """Return a note on what a run shorter than a window can't show; None if it was longer."""
         if self.span_ms >= self.window_ms:
             return None
         return (
@@ -116,7 +116,7 @@ class AuditReport:
 
     @property
     def word(self) -> str:
-        """The verdict in a word. A finding in incomplete records refutes all the same; none proves nothing."""
+        """Return the verdict in a word. Incomplete records can refute, by a finding, but prove nothing without one."""
         if self.findings.counts:
             return REFUTED
         return INCOMPLETE if self.missing else PROVED
@@ -127,7 +127,7 @@ class AuditReport:
 
     @property
     def verdict(self) -> str:
-        """The last line of an audit."""
+        """Return the last line of an audit."""
         if self.word == INCOMPLETE:
             return f"audit: INCOMPLETE {'; '.join(self.missing)}"
         if self.proved:
@@ -140,7 +140,7 @@ class AuditReport:
         return f"audit: REFUTED {found}"
 
     def text(self) -> str:
-        """Table, findings and notes, without the verdict line."""
+        """Return the table, findings and notes, without the verdict line."""
         rows = [
             ["keys", f"{self.keys:,}"],
             ["admitted", f"{self.admitted:,}"],

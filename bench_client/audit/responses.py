@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..record import Record, failed_upstream
-from .decisions import requested_of
-from .report import Findings
-from .timeline import DIMENSIONS, OUTPUT, REQUESTS, KeyTimeline, is_decided, limits_of, remaining_of
+from bench_client.audit.decisions import requested_of
+from bench_client.audit.report import Findings
+from bench_client.audit.timeline import DIMENSIONS, OUTPUT, REQUESTS, KeyTimeline, is_decided, limits_of, remaining_of
+from bench_client.records.record import Record, failed_upstream
 
 
 def check_responses(timeline: KeyTimeline, findings: Findings) -> None:

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..record import Record
-from .bounds import UsageBounds
-from .decisions import requested_of
-from .report import Findings
-from .timeline import DIMENSIONS, INPUT, REQUESTS, KeyTimeline, is_decided, limits_of
+from bench_client.audit.bounds import UsageBounds
+from bench_client.audit.decisions import requested_of
+from bench_client.audit.report import Findings
+from bench_client.audit.timeline import DIMENSIONS, INPUT, REQUESTS, KeyTimeline, is_decided, limits_of
+from bench_client.records.record import Record
 
 KIND = "dishonest retry-after"
 
@@ -56,7 +56,7 @@ def _check_not_short(key: str, record: Record, bounds: UsageBounds, findings: Fi
 
 
 def _check_not_long(timeline: KeyTimeline, dimension: int, rejected: list[Record], findings: Findings) -> None:
-    """From the newest back: a stack holds, of the admissions seen, those larger than all between them and now."""
+    """Check from the newest back: a stack holds, of the admissions seen, those larger than all between them and now."""
     admitted = timeline.admitted
     index = len(admitted) - 1
     times_ms: list[int] = []
@@ -88,7 +88,7 @@ def _check_not_long(timeline: KeyTimeline, dimension: int, rejected: list[Record
 
 
 def _last_at_least(falling: list[int], bound: int) -> int:
-    """Index of the last element that is at least ``bound`` in a falling list; -1 if there is none."""
+    """Return the index of the last element that is at least ``bound`` in a falling list; -1 if there is none."""
     low, high = 0, len(falling)
     while low < high:
         middle = (low + high) // 2

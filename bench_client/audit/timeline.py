@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ..record import Record, failed_upstream
+from bench_client.records.record import Record, failed_upstream
 
 DIMENSIONS = ("requests", "input_tokens", "output_tokens")
 REQUESTS, INPUT, OUTPUT = range(3)
@@ -27,7 +27,7 @@ _REMAINING = slice(Record._fields.index("remaining_requests"), Record._fields.in
 
 
 class Admission(NamedTuple):
-    """One request known to be admitted; between the two bounds lies what it counted."""
+    """Describe a request known to be admitted; what it counted lies between the two bounds."""
 
     time_ms: int
     done_us: int
@@ -48,7 +48,7 @@ class Admission(NamedTuple):
 
 
 class Possible(NamedTuple):
-    """Usage that may or may not have been: counted at most while the client's clock is within the two times."""
+    """Describe usage that may have been: counted at most while the client's clock is within the two times."""
 
     from_us: int
     until_us: int
@@ -57,7 +57,7 @@ class Possible(NamedTuple):
 
 @dataclass(slots=True)
 class KeyTimeline:
-    """Everything recorded of one key, in order of the store's clock."""
+    """Hold everything recorded of one key, in order of the store's clock."""
 
     key: str
     admitted: list[Admission] = field(default_factory=list)
@@ -77,7 +77,7 @@ class KeyTimeline:
 
 
 def limits_of(record: Record) -> tuple[int, int, int]:
-    """The limits announced with a decision."""
+    """Return the limits announced with a decision."""
     return record[_LIMITS]  # type: ignore[return-value]
 
 
@@ -86,7 +86,7 @@ def remaining_of(record: Record) -> tuple[int, int, int]:
 
 
 def is_decided(record: Record) -> bool:
-    """Whether the response carries a decision of the store that can be audited, with the key's limits and counters.
+    """Return whether the response carries a decision that can be audited, with the key's limits and counters.
 
     A 429 of the service behind the limiter carries its own limits and counters, if any, under the same names.
     """
@@ -98,7 +98,7 @@ def is_decided(record: Record) -> bool:
 
 
 def build_timelines(records: Iterable[Record], window_ms: int = WINDOW_MS) -> dict[str, KeyTimeline]:
-    """One timeline per key that was used."""
+    """Return one timeline per key that was used."""
     timelines: dict[str, KeyTimeline] = {}
     unknown: dict[str, list[Record]] = {}
     default_reserve: dict[str, int] = {}
@@ -109,7 +109,7 @@ def build_timelines(records: Iterable[Record], window_ms: int = WINDOW_MS) -> di
             timeline = timelines[key] = KeyTimeline(key)
         if record.max_tokens is None and record.reserved_output is not None:
             default_reserve[key] = max(default_reserve.get(key, 0), record.reserved_output)
-        if not _place(record, timeline):
+        if not _file_record(record, timeline):
             unknown.setdefault(key, []).append(record)
     for key, lost in unknown.items():
         timeline = timelines[key]
@@ -126,7 +126,7 @@ def build_timelines(records: Iterable[Record], window_ms: int = WINDOW_MS) -> di
 
 
 def _find_overruns(timeline: KeyTimeline) -> None:
-    """Where a service told more than was admitted, it may have done so of requests whose usage nobody has seen, too."""
+    """Note overruns: a service that told more than was admitted may have done so in unseen responses, too."""
     for admission in timeline.admitted:
         inputs, outputs = (admission.settled[d] - admission.least[d] for d in (INPUT, OUTPUT))
         if inputs or outputs:
@@ -152,8 +152,8 @@ def _find_limits(timeline: KeyTimeline) -> None:
             timeline.admitted[index] = admission._replace(limits=tuple(map(max, *around, around[0])))
 
 
-def _place(record: Record, timeline: KeyTimeline) -> bool:
-    """Files the record; False where its outcome is unknown."""
+def _file_record(record: Record, timeline: KeyTimeline) -> bool:
+    """File the record; return False if its outcome is unknown."""
     if record.sent_us is None:
         return True
     status, failed = record.status, failed_upstream(record)
@@ -233,7 +233,7 @@ def _possible(record: Record, default_reserve: int, window_ms: int) -> Possible:
 
 
 def _most_input(record: Record) -> int:
-    """A generous bound on the prompt's tokens: the plan is close to the server's count, not equal to it."""
+    """Return a generous bound on the prompt's tokens: the plan is close to the server's count, not equal to it."""
     return 2 * record.input_tokens + 100
 
 

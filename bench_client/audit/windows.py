@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from .report import Findings, WorstFill
-from .timeline import DIMENSIONS, WINDOW_MS, Admission
+from bench_client.audit.report import Findings, WorstFill
+from bench_client.audit.timeline import DIMENSIONS, WINDOW_MS, Admission
 
 
 class Fullest(NamedTuple):
-    """The windows looked at, and the fullest per dimension."""
+    """Hold how many windows were checked, and the fullest one per dimension."""
 
     windows: int
     worst: list[WorstFill | None]
@@ -26,7 +26,7 @@ class Fullest(NamedTuple):
 def check_windows(
     key: str, admitted: Sequence[Admission], findings: Findings | None, window_ms: int = WINDOW_MS
 ) -> Fullest:
-    """``admitted`` in order of time. What is over the limit goes to ``findings``, if given.
+    """Check each window. ``admitted`` is in order of time; windows over the limit go to ``findings``, if given.
 
     Each window is held against the limit in force at its newest admission. Which of several admissions in one
     millisecond was the newest isn't known: the largest of their limits is taken. Where none is known, it is held

@@ -13,6 +13,6 @@
 Nothing in the result depends on the time or the place of its making: same runs, same bytes.
 """
 
-from .write import Written, report_of_comparison, write_report
+from bench_client.report.write import Written, report_of_comparison, write_report
 
 __all__ = ["Written", "report_of_comparison", "write_report"]

@@ -7,10 +7,10 @@ from itertools import pairwise
 from math import ceil, floor, log10
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .theme import stand_in
+from bench_client.report.theme import stand_in
 
 if TYPE_CHECKING:
-    from .canvas import Axes, Figure
+    from bench_client.report.canvas import Axes, Figure
 
 NINES = (("50", 0.5), ("90", 0.9), ("99", 0.99), ("99.9", 0.999), ("99.99", 0.9999), ("99.999", 0.99999))
 """Ticks of a scale of percentiles on which each further nine takes as much room as the one before."""
@@ -22,7 +22,7 @@ CHARACTER_WIDTH, LEGEND_HANDLE, LEGEND_LINE = 7.2, 48, 19
 
 
 class Shape(NamedTuple):
-    """How wide a figure is drawn, in points: as many pixels where the page is as wide as it gets."""
+    """Say how wide a figure is drawn, in points: as many pixels where the page is as wide as it gets."""
 
     name: str
     width: float
@@ -30,7 +30,7 @@ class Shape(NamedTuple):
     """Panels side by side."""
 
     def grid(self, panels: int) -> tuple[int, int]:
-        """Rows and columns."""
+        """Return the number of rows and of columns."""
         columns = min(self.columns, panels)
         return -(-panels // columns), columns
 
@@ -41,7 +41,7 @@ SHAPES = (WIDE, NARROW)
 
 
 def panels(figure: Figure, shape: Shape, count: int, *, sharey: bool = False, sharex: bool = False) -> list[Axes]:
-    """So many axes, row by row; those that the last row has too many are removed."""
+    """Return ``count`` axes, row by row, and remove the surplus ones of the last row."""
     rows, columns = shape.grid(count)
     grid = figure.subplots(rows, columns, squeeze=False, sharey=sharey, sharex=sharex)
     every: list[Axes] = [axes for row in grid for axes in row]
@@ -53,13 +53,13 @@ def panels(figure: Figure, shape: Shape, count: int, *, sharey: bool = False, sh
 
 
 def legend(figure: Figure, shape: Shape, handles: Sequence[Any]) -> None:
-    """Above all panels, at the left."""
+    """Draw the legend above all panels, at the left."""
     columns = legend_columns(shape, [handle.get_label() for handle in handles])
     figure.legend(handles=handles, loc="outside upper left", ncols=columns, columnspacing=1.4)
 
 
 def legend_columns(shape: Shape, labels: Sequence[str]) -> int:
-    """How many columns of entries stand side by side: as many as there is room for."""
+    """Return how many columns of entries fit side by side."""
     widths = [max(map(len, label.split("\n"))) * CHARACTER_WIDTH + LEGEND_HANDLE for label in labels]
     for columns in range(len(labels), 1, -1):
         least, longer = divmod(len(labels), columns)  # entries in a column; so many have one more
@@ -70,7 +70,7 @@ def legend_columns(shape: Shape, labels: Sequence[str]) -> int:
 
 
 def legend_height(shape: Shape, labels: Sequence[str]) -> float:
-    """In points; 0 for none."""
+    """Return the legend's height in points; 0 if there is none."""
     if not labels:
         return 0
     lines = max(label.count("\n") + 1 for label in labels)
@@ -78,7 +78,7 @@ def legend_height(shape: Shape, labels: Sequence[str]) -> float:
 
 
 def note(axes: Axes, text: str) -> None:
-    """A second, lighter line below the title, which needs ``pad=24`` to make room."""
+    """Draw a second, lighter line below the title, which needs ``pad=24`` to make room."""
     axes.annotate(
         text, (0, 1), xytext=(0, 7), xycoords="axes fraction", textcoords="offset points", color=stand_in("muted")
     ).set_fontsize(12)
@@ -92,14 +92,14 @@ def seconds_axis(axes: Axes, start_s: float, end_s: float) -> None:
 
 
 def count_axis(axes: Axes, most: float) -> None:
-    """From 0, in whole numbers with separators."""
+    """Scale an axis from 0, in whole numbers with separators."""
     axes.set_ylim(0, most or 1)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
     axes.locator_params(axis="y", nbins=5)
 
 
 def log_ms_axis(axes: Axes, values_ms: Iterable[float]) -> None:
-    """Milliseconds on a logarithmic scale, with round ticks: powers of ten, and between them what there is room for."""
+    """Scale an axis in ms, logarithmically, with round ticks: powers of ten, and more where there is room."""
     positive = [value for value in values_ms if value > 0]
     low, high = (min(positive) * 0.8, max(positive) * 1.25) if positive else (1.0, 10.0)
     ticks: list[float] = []
@@ -117,11 +117,11 @@ def log_ms_axis(axes: Axes, values_ms: Iterable[float]) -> None:
 
 
 def nines(fraction: float) -> float:
-    """Where a percentile stands on the scale of nines: 0.9 at 1, 0.99 at 2."""
+    """Return where a percentile stands on the scale of nines: 0.9 at 1, 0.99 at 2."""
     return -log10(1 - fraction)
 
 
 def merged(edges: Sequence[float], *series: Sequence[float]) -> tuple[list[float], list[list[float]]]:
-    """Edges and series in which steps that stay on one level are one: the same picture in a fraction of the points."""
+    """Merge steps that stay on one level: the same picture in a fraction of the points. Returns edges and series."""
     kept = [i for i in range(len(edges) - 1) if i == 0 or any(each[i] != each[i - 1] for each in series)]
     return [*(edges[i] for i in kept), edges[-1]], [[each[i] for i in kept] for each in series]

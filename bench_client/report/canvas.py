@@ -11,8 +11,8 @@ from collections.abc import Callable
 from io import StringIO
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ..errors import BenchError, not_installed
-from .theme import stand_in
+from bench_client.errors import BenchError, not_installed
+from bench_client.report.theme import stand_in
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes as MatplotlibAxes
@@ -67,7 +67,7 @@ _STYLE: Any = {
 
 
 def check_available() -> None:
-    """Raises BenchError when there is no matplotlib."""
+    """Raise BenchError if there is no matplotlib."""
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError:
@@ -75,7 +75,7 @@ def check_available() -> None:
 
 
 def draw(salt: str, width: float, height: float, onto: Callable[[Figure], None]) -> str:
-    """The SVG, as matplotlib writes it, of what ``onto`` draws on a figure of that size (in points, as texts are).
+    """Return what ``onto`` draws on a figure of that size (in points, as texts are), as matplotlib's SVG.
 
     ``salt`` makes the ids of its parts. Raises BenchError when there is no matplotlib.
     """

@@ -11,14 +11,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..audit.timeline import is_decided, limits_of
-from ..errors import BenchError
-from ..histograms import MAX_TRACKABLE_US, latency_histogram
-from ..record import Record, failed_upstream
-from ..record_file import RecordReader
-from ..rundir import open_records
-from ..summary import ALL_REASONS, Summary, rejection_reason, summarize
-from .sources import Source
+from bench_client.audit.timeline import is_decided, limits_of
+from bench_client.errors import BenchError
+from bench_client.records.record import Record, failed_upstream
+from bench_client.records.record_file import RecordReader
+from bench_client.records.run_directory import open_records
+from bench_client.report.sources import Source
+from bench_client.results.histograms import MAX_TRACKABLE_US, latency_histogram
+from bench_client.results.summary import ALL_REASONS, Summary, rejection_reason, summarize
 
 SHORT_S = 10.0
 """Runs shorter than that get bins of ``SHORT_WIDTH_S``."""
@@ -39,7 +39,7 @@ _MOST = 1 << 53
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """Counts per bin: requests by when they were due, what came of them by when it did. Warm-up left out.
+    """Hold counts per bin, without the warm-up: requests by their due time, their outcomes by the time of these.
 
     Times are in seconds from the end of the warm-up.
     """
@@ -58,14 +58,14 @@ class Timeline:
     p99_ms: list[float | None]
 
     def rates(self, counts: list[int]) -> list[float]:
-        """Per second."""
+        """Return the rates per second."""
         edges = self.edges_s
         return [count / (edges[i + 1] - edges[i]) for i, count in enumerate(counts)]
 
 
 @dataclass(slots=True)
 class KeyUse:
-    """What one key did, warm-up included."""
+    """Hold what one key did, warm-up included."""
 
     requests: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
@@ -77,7 +77,7 @@ class KeyUse:
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """All that one pass over a run's records gives."""
+    """Hold all that one pass over a run's records gives."""
 
     summary: Summary
     timeline: Timeline
@@ -92,7 +92,7 @@ class Collected:
 
 
 def collect(source: Source) -> Collected:
-    """Raises BenchError when the records can't be read, or there was not a single response."""
+    """Collect a run's figures. Raises BenchError if the records can't be read, or there was not a single response."""
     reader = open_records(source.directory, source.info)
     watch = _Watch(source)
     try:
@@ -108,7 +108,7 @@ def collect(source: Source) -> Collected:
 
 
 class _Watch:
-    """Looks at the records on their way to the summary."""
+    """Look at the records on their way to the summary."""
 
     def __init__(self, source: Source) -> None:
         info = source.info
@@ -194,7 +194,7 @@ class _Watch:
         return min(self._bins + int((at_s - self._seconds) / self._width), self._bins + MAX_LATE_BINS - 1)
 
     def _timeline(self) -> Timeline:
-        """Without the empty bins at its end."""
+        """Return the timeline without the empty bins at its end."""
         series = (self._offered, self._admitted, self._other, self._errors, *self._rejected.values())
         end = max((i + 1 for counts in series for i, count in enumerate(counts) if count), default=1)
         edges = [i * self._width for i in range(self._bins)]
@@ -213,7 +213,7 @@ class _Watch:
 
 
 def _check(record: Record) -> None:
-    """Raises TypeError for what would only be found out later, or be taken for something else."""
+    """Raise TypeError for values that would only fail later, or be taken for something else."""
     for place in _NUMBERS:
         value = record[place]
         if value is None:

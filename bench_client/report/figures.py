@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from . import canvas, words
-from .axes import (
+from bench_client.report import canvas, words
+from bench_client.report.axes import (
     NINES,
     SHAPES,
     WIDE,
@@ -26,18 +26,18 @@ from .axes import (
     panels,
     seconds_axis,
 )
-from .gather import ReportedRun
-from .theme import KINDS, OUTCOMES, RUNS, Mark, stand_in
+from bench_client.report.gather import ReportedRun
+from bench_client.report.theme import KINDS, OUTCOMES, RUNS, Mark, stand_in
 
 if TYPE_CHECKING:
-    from .canvas import Axes, Figure
+    from bench_client.report.canvas import Axes, Figure
 
 CURVE_POINTS = 120
 
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """One figure of the page."""
+    """Hold one figure of the page."""
 
     name: str
     """Unique; the name of its file without ``.svg``."""
@@ -48,7 +48,7 @@ class Drawing:
 
 
 def draw_all(runs: Sequence[ReportedRun]) -> list[Drawing]:
-    """All figures that there is something to draw for, in the page's order.
+    """Return all figures that there is something to draw for, in the page's order.
 
     Raises BenchError when there is no matplotlib.
     """
@@ -78,7 +78,7 @@ _Draw = Callable[["Figure", Shape], None]
 
 
 def _drawing(name: str, label: str, draw: _Draw, count: int, each: float, legend: Sequence[str]) -> Drawing:
-    """Of so many panels, so many points high ``each``, below a legend."""
+    """Return a figure of ``count`` panels, each so many points high, below a legend."""
     shapes = {}
     for shape in SHAPES:
         height = shape.grid(count)[0] * each + legend_height(shape, legend)
@@ -91,7 +91,7 @@ def _onto(draw: _Draw, shape: Shape, figure: Figure) -> None:
 
 
 def _throughput(runs: Sequence[ReportedRun], figure: Figure, shape: Shape) -> None:
-    """Areas on top of one another, so that they add up to the answers; the offered rate as a line over them."""
+    """Draw areas on top of one another, which add up to the answers, and the offered rate as a line over them."""
     every = panels(figure, shape, len(runs), sharey=True)
     handles: dict[str, Any] = {}
     most = 0.0
@@ -180,7 +180,7 @@ def _over_time(runs: Sequence[ReportedRun], figure: Figure, shape: Shape) -> Non
 
 
 def _windows(run: ReportedRun, mark: Mark, figure: Figure, shape: Shape) -> None:
-    """The line is the most that any window ending there held; the darker band below it reaches down to the least.
+    """Draw as a line the most that any window ending there held, and as a darker band below it the range to the least.
 
     Above the limit, where the line never gets, stand marks where it rejected a request.
     """

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..rundir import open_records
-from ..servers import ProcessUse, read_servers
-from .collect import Collected, collect
-from .loads import AuditFigures, Batches, audit_of, batches_of, processes_of
-from .sources import Source, printable
-from .windows import KeyWindow, choose_keys, window_series
+from bench_client.records.run_directory import open_records
+from bench_client.report.collect import Collected, collect
+from bench_client.report.loads import AuditFigures, Batches, audit_of, batches_of, processes_of
+from bench_client.report.sources import Source, printable
+from bench_client.report.windows import KeyWindow, choose_keys, window_series
+from bench_client.servers.servers_file import ProcessUse, read_servers
 
 MAX_KEY_NAME = 20
 """What a panel's title has room for on a telephone."""
@@ -17,7 +17,7 @@ MAX_KEY_NAME = 20
 
 @dataclass(frozen=True, slots=True)
 class ReportedRun:
-    """One column of the page."""
+    """Hold one column of the page."""
 
     source: Source
     records: Collected
@@ -35,16 +35,16 @@ class ReportedRun:
 
     @property
     def seconds(self) -> float:
-        """How long load was offered, warm-up left out."""
+        """Return how long load was offered, without the warm-up."""
         return self.records.summary.sending_s
 
     def key_name(self, key: str) -> str:
-        """As a figure shows it."""
+        """Return the key's name as a figure shows it."""
         return printable(self.source.info.key_names.get(key) or key, MAX_KEY_NAME)
 
 
 def gather(source: Source) -> ReportedRun:
-    """Reads a run; audits it, if that hasn't been done.
+    """Read a run; audit it, if that hasn't been done.
 
     Raises BenchError when its files are damaged, or nothing was answered.
     """

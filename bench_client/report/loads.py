@@ -10,12 +10,12 @@ from typing import Any
 
 import orjson
 
-from ..audit import audit_directory
-from ..audit.judge import AUDIT_NAME
-from ..audit.report import INCOMPLETE, PROVED, REFUTED, WorstFill
-from ..audit.timeline import DIMENSIONS
-from ..errors import BenchError
-from ..servers import ProcessUse, Servers
+from bench_client.audit import audit_directory
+from bench_client.audit.judge import AUDIT_NAME
+from bench_client.audit.report import INCOMPLETE, PROVED, REFUTED, WorstFill
+from bench_client.audit.timeline import DIMENSIONS
+from bench_client.errors import BenchError
+from bench_client.servers.servers_file import ProcessUse, Servers
 
 SHOWN_PROCESSES = 12
 KINDS = ("node", "store", "client")
@@ -25,7 +25,7 @@ NOT_AUDITED = "NOT AUDITED"
 
 @dataclass(frozen=True, slots=True)
 class AuditFigures:
-    """An audit's result, or why there is none."""
+    """Hold an audit's result, or why there is none."""
 
     proved: bool | None
     """None: there is nothing to audit in this run."""
@@ -59,19 +59,19 @@ class AuditFigures:
 
 @dataclass(frozen=True, slots=True)
 class Batches:
-    """How many operations the script calls of a run carried."""
+    """Hold how many operations the script calls of a run carried."""
 
     labels: list[str]
     calls: list[int]
 
     @property
     def shares(self) -> list[float]:
-        """Of all calls; they add up to 1."""
+        """Return each bucket's share of all calls; they add up to 1."""
         return [count / sum(self.calls) for count in self.calls]
 
 
 def audit_of(directory: Path, *, complete: bool = True) -> AuditFigures:
-    """The audit that was made of the run; one that is missing, damaged, or proved what is not ``complete``, is made."""
+    """Return the run's audit; make it if it is missing, damaged, or proved records that are not ``complete``."""
     try:
         figures = _audit_figures(orjson.loads((directory / AUDIT_NAME).read_bytes()))
         if complete or not figures.proved:
@@ -85,7 +85,7 @@ def audit_of(directory: Path, *, complete: bool = True) -> AuditFigures:
 
 
 def batches_of(servers: Servers | None) -> Batches | None:
-    """The calls from each target's first sample to its last; None where that isn't known.
+    """Return the calls from each target's first sample to its last; None if they aren't known.
 
     A node that was started again in between has counted from 0 again.
     """
@@ -104,7 +104,7 @@ def batches_of(servers: Servers | None) -> Batches | None:
 
 
 def processes_of(servers: Servers | None) -> list[ProcessUse]:
-    """Nodes, stores, the client; of many, the busiest, and the others of each kind as one."""
+    """Return nodes, stores and the client; if there are many, the busiest ones, and the others of each kind as one."""
     if servers is None:
         return []
     ordered = sorted(servers.processes, key=lambda each: KINDS.index(each.kind) if each.kind in KINDS else len(KINDS))
@@ -132,7 +132,7 @@ def _bucket_labels(bounds: Sequence[int]) -> list[str]:
 
 
 def _audit_figures(document: Any) -> AuditFigures:
-    """Raises ValueError, TypeError or LookupError where it isn't that of an audit."""
+    """Return the document's figures. Raises ValueError, TypeError or LookupError if it isn't that of an audit."""
     worst, findings = document["worst_fill"], document["findings"]
     figures = AuditFigures(
         proved=document["proved"],

@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from .figures import Drawing
-from .gather import ReportedRun
-from .provenance import commands, setup_rows
-from .rows import Row, figure_groups, node_rows
-from .sources import printable
-from .style import style_sheet
-from .svg import inline
-from .verdict import LAST_FIGURE, big_figures, remarks, sentence, title, verdict_line
-from .words import joined
+from bench_client.report.figures import Drawing
+from bench_client.report.gather import ReportedRun
+from bench_client.report.provenance import commands, setup_rows
+from bench_client.report.rows import Row, figure_groups, node_rows
+from bench_client.report.sources import printable
+from bench_client.report.style import style_sheet
+from bench_client.report.svg import inline
+from bench_client.report.verdict import LAST_FIGURE, big_figures, remarks, sentence, title, verdict_line
+from bench_client.report.words import joined
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 MAX_TEXT = 4_000
@@ -27,7 +27,7 @@ _MARKS = {"PROVED": "✓", "REFUTED": "✗", "INCOMPLETE": "?", "NOT AUDITED": "
 
 
 def page(runs: Sequence[ReportedRun], drawings: Sequence[Drawing]) -> str:
-    """The whole document."""
+    """Return the whole document."""
     body = "\n".join(
         [
             f"<h1>{_text(title(runs))}</h1>",
@@ -181,7 +181,7 @@ def _heads(runs: Sequence[ReportedRun]) -> str:
 
 
 def _row(row: Row, *, merge: bool) -> str:
-    """``merge`` makes one cell of equal ones."""
+    """Return a row of a table; ``merge`` makes one cell of equal ones."""
     if merge and len(set(row.cells)) == 1:
         cells = f'<td colspan="{len(row.cells)}">{_text(row.cells[0])}</td>'
     else:
@@ -190,5 +190,5 @@ def _row(row: Row, *, merge: bool) -> str:
 
 
 def _scrolled(table: str, name: str) -> str:
-    """Many columns scroll within their box, by the keyboard too, and never the page."""
+    """Wrap a table, so that many columns scroll within their box, by the keyboard too, and never the page."""
     return f'<div class="scroll" role="region" tabindex="0" aria-label="{_text(name)}">{table}</div>'

@@ -12,16 +12,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from .gather import ReportedRun
-from .rows import Row
-from .sources import Source
+from bench_client.report.gather import ReportedRun
+from bench_client.report.rows import Row
+from bench_client.report.sources import Source
 
 LAST_DATE_MS = 253_402_300_799_000
 """The end of the year 9999: what a date can be made of."""
 
 
 def setup_rows(runs: Sequence[ReportedRun]) -> list[Row]:
-    """A cell per run; rows in which no run has anything are left out."""
+    """Return rows with a cell per run, without rows in which no run has anything."""
     facts: list[tuple[str, Callable[[ReportedRun], str]]] = [
         ("started", lambda run: _when(run.source.info.started_unix_ms)),
         ("nodes started", lambda run: _said(run.source.comparison.get("nodes"))),
@@ -51,7 +51,7 @@ def setup_rows(runs: Sequence[ReportedRun]) -> list[Row]:
 
 
 def commands(runs: Sequence[ReportedRun]) -> list[list[str]]:
-    """As they are typed, in parts that stay together on a line: what made the runs, and then the page."""
+    """Return the commands that made the runs, and then the page, in parts that stay together on a line."""
     made: dict[str, list[str]] = {}
     for run in runs:
         source = run.source

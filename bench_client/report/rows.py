@@ -6,18 +6,18 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..summary import Figures, percentiles_ms
-from ..tables import LATENCIES
-from .gather import ReportedRun
-from .loads import AuditFigures
-from .words import DIMENSIONS, OUTCOMES, ms, share
+from bench_client.report.gather import ReportedRun
+from bench_client.report.loads import AuditFigures
+from bench_client.report.words import DIMENSIONS, OUTCOMES, ms, share
+from bench_client.results.summary import Figures, percentiles_ms
+from bench_client.results.tables import LATENCIES
 
 REASONS = {**DIMENSIONS, "never_fits": "never fits", "other": "by others"}
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One figure; a cell per run."""
+    """Hold one figure, with a cell per run."""
 
     name: str
     cells: list[str]
@@ -27,14 +27,14 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Rows that belong together."""
+    """Hold rows that belong together."""
 
     name: str
     rows: list[Row]
 
 
 def figure_groups(runs: Sequence[ReportedRun]) -> list[Group]:
-    """Everything that was measured."""
+    """Return everything that was measured."""
     groups = [
         Group("Load", _load(runs)),
         Group("Answers", _answers(runs)),
@@ -46,7 +46,7 @@ def figure_groups(runs: Sequence[ReportedRun]) -> list[Group]:
 
 
 def node_rows(run: ReportedRun) -> list[list[str]]:
-    """Per node: its name, requests, admitted, rejected, errors, p50 and p99."""
+    """Return, per node, its name, requests, admitted, rejected, errors, p50 and p99."""
     return [[node, *_of_node(figures)] for node, figures in run.records.summary.nodes.items()]
 
 
@@ -68,7 +68,7 @@ def _load(runs: Sequence[ReportedRun]) -> list[Row]:
 
 def _answers(runs: Sequence[ReportedRun]) -> list[Row]:
     totals = [run.records.summary.total for run in runs]
-    statuses = sorted({status for total in totals for status in total.others})
+    statuses = sorted({status for total in totals for status in total.other_statuses})
     kinds = sorted({kind for total in totals for kind in total.errors})
     rows = [
         Row("requests", [f"{total.requests:,}" for total in totals]),
@@ -78,7 +78,7 @@ def _answers(runs: Sequence[ReportedRun]) -> list[Row]:
     for reason, name in REASONS.items():
         rows += _counts(name, [total.rejected[reason] for total in totals])
     for status in statuses:
-        rows += _counts(f"status {status}", [total.others[status] for total in totals], part=False)
+        rows += _counts(f"status {status}", [total.other_statuses[status] for total in totals], part=False)
         rows += _counts("admitted, failed upstream", [total.upstream[status] for total in totals])
     rows.append(Row("errors", [f"{total.errors.total():,}" for total in totals]))
     for kind in kinds:

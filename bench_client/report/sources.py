@@ -15,9 +15,9 @@ from typing import Any
 
 import orjson
 
-from ..errors import BenchError, BenchUsageError
-from ..outdir import STORES
-from ..rundir import COMPARE_NAME, RUN_NAME, RunInfo, read_info
+from bench_client.errors import BenchError, BenchUsageError
+from bench_client.records.out_directory import STORES
+from bench_client.records.run_directory import COMPARE_NAME, RUN_NAME, RunInfo, read_info
 
 MAX_RUNS = 6
 """More lines on the same axes can't be told apart."""
@@ -28,7 +28,7 @@ COMPARE_FIGURES = ("nodes", "keys_count", "rpm", "input_tpm", "output_tpm")
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One run, before its records are read."""
+    """Describe one run, before its records are read."""
 
     directory: Path
     label: str
@@ -42,7 +42,7 @@ class Source:
 
 
 def find_sources(directories: Sequence[Path]) -> list[Source]:
-    """The runs in ``directories``, in their order.
+    """Return the runs in ``directories``, in their order.
 
     Raises BenchError where there is none, BenchUsageError for more than ``MAX_RUNS``.
     """
@@ -64,7 +64,7 @@ def find_sources(directories: Sequence[Path]) -> list[Source]:
 
 
 def printable(text: str, most: int = MAX_LABEL) -> str:
-    """``text`` without what no figure can show (control characters, changes of direction), at most so long."""
+    """Return ``text`` without what no figure can show (control characters, changes of direction), at most so long."""
     shown = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
     return shown if len(shown) <= most else shown[: most - 1] + "…"
 
@@ -83,7 +83,7 @@ def _check_is_run(directory: Path) -> None:
 
 
 def _read_comparison(directory: Path) -> tuple[dict[str, int], list[str]]:
-    """What was started, and the stores that were measured: an interrupted comparison lacks the second."""
+    """Return what was started, and the stores that were measured: an interrupted comparison lacks the second."""
     path = directory / COMPARE_NAME
     try:
         document = orjson.loads(path.read_bytes())
@@ -103,7 +103,7 @@ def _name(directory: Path) -> str:
 
 
 def _unique(names: Sequence[tuple[str, str]], *, several: bool) -> list[str]:
-    """Labels as short as they can be: with the directory before them, and numbered, only where that is needed."""
+    """Return the shortest labels: with the directory before them, and numbered, only where that is needed."""
     counts = Counter(label for _, label in names)
     labels = [
         printable(f"{asked} {label}") if several and asked != label and counts[label] > 1 else label
@@ -137,5 +137,5 @@ def _open(asked: Path, directory: Path, label: str, comparison: dict[str, int]) 
 
 
 def report_values(report: Any) -> list[Any]:
-    """The figures of a sending process's report."""
+    """Return the figures of a sending process's report."""
     return [getattr(report, name) for name in type(report).__dataclass_fields__]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .theme import variables
+from bench_client.report.theme import variables
 
 BREAKPOINT_PX = 780
 """Narrower than that, figures are shown in their narrow shape: scaled down further, the wide one couldn't be read."""
@@ -83,7 +83,7 @@ _TELEPHONE = """
 
 
 def style_sheet() -> str:
-    """The contents of the page's ``style``."""
+    """Return the contents of the page's ``style``."""
     return (
         f":root {{ color-scheme: light dark; {variables(dark=False)} }}\n"
         f"@media (prefers-color-scheme: dark) {{ :root {{ {variables(dark=True)} }} }}\n"

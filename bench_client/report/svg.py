@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from xml.etree import ElementTree
 
-from .theme import replacements
+from bench_client.report.theme import replacements
 
 SVG = "http://www.w3.org/2000/svg"
 _XLINK = "{http://www.w3.org/1999/xlink}href"
@@ -24,7 +24,7 @@ _ALONE_STYLE = (
 
 
 def inline(drawn: str, prefix: str, label: str) -> str:
-    """The figure for a page: an ``svg`` element with a label for those who can't see it. ``prefix`` is its own."""
+    """Return an ``svg`` element for a page, with a label for those who can't see it. ``prefix`` is its own."""
     root = _rewritten(drawn, prefix, replacements(alone=False))
     root.attrib.pop("width", None)
     root.attrib.pop("height", None)
@@ -34,7 +34,7 @@ def inline(drawn: str, prefix: str, label: str) -> str:
 
 
 def standalone(drawn: str, prefix: str, label: str) -> str:
-    """The figure as a file of its own, dark on white whatever is around it."""
+    """Return the figure as a file of its own, dark on white whatever is around it."""
     root = _rewritten(drawn, prefix, replacements(alone=True))
     for name in ("width", "height"):
         root.set(name, root.get(name, "").removesuffix("pt"))
@@ -87,7 +87,7 @@ def _compact(value: str, prefix: str, colours: dict[str, str]) -> str:
 
 
 def _shortened(path: str) -> str:
-    """Lines straight along an axis say where they end on that axis alone: half the length of a path of steps."""
+    """Shorten a path: a line along an axis says where it ends on that axis alone, which halves a path of steps."""
     parts = path.split()
     shortened, at, place = [], ("", ""), 0
     while place < len(parts):
@@ -108,7 +108,7 @@ def _shortened(path: str) -> str:
 
 
 def _tidy(element: ElementTree.Element) -> None:
-    """White space between elements is matplotlib's; a rotation by nothing is no rotation."""
+    """Remove matplotlib's white space between elements, and rotations by nothing."""
     if element.tag != f"{{{SVG}}}text" and element.text is not None and not element.text.strip():
         element.text = None
     if element.tail is not None and not element.tail.strip():

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 
 class Colour(NamedTuple):
-    """One role, by its name in the style sheet (``--name``)."""
+    """Hold the colours of one role, by its name in the style sheet (``--name``)."""
 
     light: str
     dark: str
@@ -37,7 +37,7 @@ _STAND_INS = {name: f"#0a0b{place:02x}" for place, name in enumerate(COLOURS, st
 
 
 class Mark(NamedTuple):
-    """How a series looks."""
+    """Say how a series looks."""
 
     colour: str
     """A stand-in."""
@@ -46,7 +46,7 @@ class Mark(NamedTuple):
 
 
 def stand_in(name: str) -> str:
-    """What a figure is drawn in for the colour of that name."""
+    """Return the colour that a figure is drawn in for the colour of that name."""
     return _STAND_INS[name]
 
 
@@ -81,10 +81,10 @@ KINDS = {
 
 
 def variables(*, dark: bool) -> str:
-    """The style sheet's variables."""
+    """Return the style sheet's variables."""
     return " ".join(f"--{name}: {colour.dark if dark else colour.light};" for name, colour in COLOURS.items())
 
 
 def replacements(*, alone: bool) -> dict[str, str]:
-    """What the stand-ins become: variables, or the light colours where a figure stands alone."""
+    """Return what the stand-ins become: variables, or the light colours if a figure stands alone."""
     return {stand_in: COLOURS[name].light if alone else f"var(--{name})" for name, stand_in in _STAND_INS.items()}

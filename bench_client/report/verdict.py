@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ..audit.report import INCOMPLETE, PROVED, REFUTED
-from .gather import ReportedRun
-from .words import joined, ms, percentile
+from bench_client.audit.report import INCOMPLETE, PROVED, REFUTED
+from bench_client.report.gather import ReportedRun
+from bench_client.report.words import joined, ms, percentile
 
 LAST_FIGURE = "windows over the limit"
 
 
 def title(runs: Sequence[ReportedRun]) -> str:
-    """Of the page."""
+    """Return the title of the page."""
     return f"Rate limiter under load: {joined(run.label for run in runs)}"
 
 
 def sentence(runs: Sequence[ReportedRun]) -> str:
-    """The whole page in one sentence: was it exact, at what rate, and how quick."""
+    """Return the whole page in one sentence: was it exact, at what rate, and how quick."""
     speed = f"{_each(runs, lambda run: f'{run.records.summary.target_qps:,.0f}')} requests/s"
     speed += f", 99 of 100 answers within {_each(runs, lambda run: ms(percentile(run, 'p99')))}"
     if refuted := [run for run in runs if run.audit.word == REFUTED]:
@@ -40,7 +40,7 @@ def sentence(runs: Sequence[ReportedRun]) -> str:
 
 
 def big_figures(run: ReportedRun) -> list[tuple[str, str, str]]:
-    """Name, value and a remark, which may be empty."""
+    """Return the big figures: name, value and a remark, which may be empty."""
     total, audit = run.records.summary.total, run.audit
     admitted, rejected, errors = total.statuses[200], total.rejected_total, total.errors.total()
     p50, p99 = (ms(percentile(run, name)) for name in ("p50", "p99"))
@@ -60,7 +60,7 @@ def big_figures(run: ReportedRun) -> list[tuple[str, str, str]]:
 
 
 def verdict_line(run: ReportedRun) -> str:
-    """The audit's own line, without the words that the badge says."""
+    """Return the audit's own line, without the words that the badge says."""
     for beginning in (f"audit: {word} " for word in (PROVED, REFUTED, INCOMPLETE)):
         if run.audit.verdict.startswith(beginning):
             return run.audit.verdict.removeprefix(beginning)
@@ -68,7 +68,7 @@ def verdict_line(run: ReportedRun) -> str:
 
 
 def remarks(run: ReportedRun) -> list[str]:
-    """What to mind in reading this run's figures."""
+    """Return what to mind in reading this run's figures."""
     info, summary, said = run.source.info, run.records.summary, []
     if not info.finished:
         said.append(

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ..audit.report import share_used
-from ..audit.timeline import DIMENSIONS, WINDOW_MS, is_decided, limits_of
-from ..record import Record, failed_upstream
-from .collect import KeyUse
+from bench_client.audit.report import share_used
+from bench_client.audit.timeline import DIMENSIONS, WINDOW_MS, is_decided, limits_of
+from bench_client.records.record import Record, failed_upstream
+from bench_client.report.collect import KeyUse
 
 SHOWN_KEYS = 4
 LEVELS = 240
@@ -26,7 +26,7 @@ NOT_TOLD = (-1, -1, -1)
 
 
 class Shown(NamedTuple):
-    """A key and one of its limits."""
+    """Name a key and one of its limits."""
 
     key: str
     dimension: str
@@ -34,7 +34,7 @@ class Shown(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class KeyWindow:
-    """The window of one key in one dimension over a run. Times are in seconds from the end of the warm-up."""
+    """Hold the window of one key in one dimension over a run. Times are in seconds from the end of the warm-up."""
 
     key: str
     dimension: str
@@ -53,13 +53,9 @@ class KeyWindow:
     rejected: list[int]
     """Requests of the key that this limit rejected, per span."""
 
-    @property
-    def worst_ratio(self) -> float:
-        return share_used(self.worst_used, self.worst_limit)
-
 
 def choose_keys(keys: dict[str, KeyUse], fullest: dict[str, str]) -> list[Shown]:
-    """Whose windows are worth showing: the fullest ones, then those of the busiest keys by the limit that bound them.
+    """Return the windows to show: the fullest ones, then those of the busiest keys by the limit that bound them.
 
     ``fullest`` names, by dimension, the key with the audit's fullest window. Dimensions that rejected nothing are
     passed over, unless none did.
@@ -77,7 +73,7 @@ def choose_keys(keys: dict[str, KeyUse], fullest: dict[str, str]) -> list[Shown]
 def window_series(
     records: Iterable[Record], shown: Sequence[Shown], *, clock_ms: int, until_s: float
 ) -> list[KeyWindow]:
-    """The windows of ``shown``, from the first admission of any of them until ``until_s`` after the clock's origin.
+    """Return the windows of ``shown``, from the first admission until ``until_s`` after the clock's origin.
 
     ``clock_ms`` is the store's clock at the end of the warm-up.
     """
@@ -116,7 +112,7 @@ _Admitted = tuple[int, tuple[int, int, int], tuple[int, int, int]]
 
 
 class _Spans(NamedTuple):
-    """Equal spans of the store's time, in ms."""
+    """Hold equal spans of the store's time, in ms."""
 
     from_ms: int
     until_ms: int
@@ -139,7 +135,7 @@ class _Spans(NamedTuple):
 
 
 def _levels(shown: Shown, rows: Sequence[_Admitted], spans: _Spans, rejected: list[int]) -> KeyWindow:
-    """Plays the admissions and their leaving of the window in order of time; what is at one instant happens at once.
+    """Play in order of time how admissions enter and leave the window; those of one instant happen at once.
 
     An admission at ``t`` is in every window that ends in ``[t, t + 60000)``.
     """
@@ -152,7 +148,7 @@ def _levels(shown: Shown, rows: Sequence[_Admitted], spans: _Spans, rejected: li
     used, worst, current = 0, (0, 0, 0), 0
 
     def go_to(span: int) -> None:
-        """Through spans in which nothing happens: they stay at the level and limit of now."""
+        """Pass spans in which nothing happens: they stay at the level and limit of now."""
         for passed in range(current + 1, span + 1):
             highest[passed] = lowest[passed] = used
             limit[passed] = limit[current]
@@ -186,6 +182,6 @@ def _levels(shown: Shown, rows: Sequence[_Admitted], spans: _Spans, rejected: li
 
 
 def _binding(use: KeyUse) -> str:
-    """The limit that rejected most; where none did, the one of which most was used."""
+    """Return the limit that rejected most; if none did, the one of which most was used."""
     place = max(range(3), key=lambda d: (use.rejected[DIMENSIONS[d]], share_used(use.used[d], use.limits[d])))
     return DIMENSIONS[place]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from ..servers import ProcessUse
-from ..summary import percentiles_ms
-from .collect import Timeline
-from .gather import ReportedRun
-from .sources import printable
-from .windows import KeyWindow
+from bench_client.report.collect import Timeline
+from bench_client.report.gather import ReportedRun
+from bench_client.report.sources import printable
+from bench_client.report.windows import KeyWindow
+from bench_client.results.summary import percentiles_ms
+from bench_client.servers.servers_file import ProcessUse
 
 DIMENSIONS = {"requests": "requests", "input_tokens": "input tokens", "output_tokens": "output tokens"}
 OFFERED = "offered"
@@ -27,21 +27,21 @@ OUTCOMES = {
 
 
 def outcomes(timeline: Timeline) -> dict[str, list[int]]:
-    """What became of the requests, by outcome in the order of ``OUTCOMES``; only what there was."""
+    """Return what became of the requests, by outcome in the order of ``OUTCOMES``; only outcomes that there were."""
     rejected = {("rejected" if reason == "other" else reason): counts for reason, counts in timeline.rejected.items()}
     series = {"admitted": timeline.admitted, **rejected, "other": timeline.other, "errors": timeline.errors}
     return {name: series[name] for name in OUTCOMES if any(series.get(name, ()))}
 
 
 def ms(value: float | None) -> str:
-    """Milliseconds with their unit, three digits or so; a dash for none."""
+    """Return milliseconds with their unit, three digits or so; a dash for none."""
     if value is None:
         return "–"
     return f"{value:,.0f} ms" if value >= 100 else f"{value:.1f} ms" if value >= 10 else f"{value:.2f} ms"
 
 
 def percentile(run: ReportedRun, name: str) -> float | None:
-    """Of all complete responses, in ms."""
+    """Return a percentile of all complete responses, in ms."""
     return percentiles_ms(run.records.summary.total.latency_us).get(name)
 
 
@@ -55,7 +55,7 @@ def window_note(window: KeyWindow) -> str:
 
 
 def share(used: int, limit: int) -> str:
-    """In percent, never rounded up to the limit or down to it: 99.9 % is below, 100.1 % is above."""
+    """Return a share in percent, never rounded up to the limit or down to it: 99.9 % is below, 100.1 % is above."""
     if used == limit:
         return "100 %"
     ratio = used / limit if limit else float("inf")
@@ -69,7 +69,7 @@ def process_name(use: ProcessUse) -> str:
 
 
 def joined(parts: Iterable[str]) -> str:
-    """``a``, ``a and b``, ``a, b and c``."""
+    """Return ``a``, ``a and b`` or ``a, b and c``."""
     *first, last = list(parts) or [""]
     return f"{', '.join(first)} and {last}" if first else last
 

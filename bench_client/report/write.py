@@ -6,20 +6,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import BenchError, BenchUsageError
-from ..outdir import PAGE_NAME
-from .axes import WIDE
-from .canvas import check_available
-from .figures import draw_all
-from .gather import gather
-from .page import page
-from .sources import find_sources
-from .svg import standalone
+from bench_client.errors import BenchError, BenchUsageError
+from bench_client.records.out_directory import PAGE_NAME
+from bench_client.report.axes import WIDE
+from bench_client.report.canvas import check_available
+from bench_client.report.figures import draw_all
+from bench_client.report.gather import gather
+from bench_client.report.page import page
+from bench_client.report.sources import find_sources
+from bench_client.report.svg import standalone
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What was made."""
+    """Say which files were written."""
 
     verdicts: list[tuple[str, str]]
     """Each run's label and its audit's word."""
@@ -28,7 +28,7 @@ class Written:
     figures: list[Path]
 
     def text(self) -> str:
-        """A line per thing made."""
+        """Return a line per file or directory."""
         verdicts = ", ".join(f"{label}: {word}" for label, word in self.verdicts)
         lines = [f"{self.html}: {self.html_bytes / 1000:,.0f} kB; {verdicts}"] if self.html else []
         if self.figures:
@@ -37,7 +37,7 @@ class Written:
 
 
 def write_report(directories: Sequence[Path], *, html: Path | None = None, figures: Path | None = None) -> Written:
-    """Writes the page of the runs in ``directories``, or their figures into a directory, or both.
+    """Write the page of the runs in ``directories``, or their figures into a directory, or both.
 
     Raises BenchUsageError when there is nothing to write to, BenchError when there is nothing to report, when
     matplotlib is missing, or when a file can't be written.
@@ -60,7 +60,7 @@ def write_report(directories: Sequence[Path], *, html: Path | None = None, figur
 
 
 def report_of_comparison(directory: Path) -> str:
-    """Writes ``report.html`` into a comparison's directory and tells, in a line, that or why it couldn't."""
+    """Write ``report.html`` into a comparison's directory; return a line that says so, or why it can't be."""
     try:
         write_report([directory], html=directory / PAGE_NAME)
     except BenchError as error:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import click
 
-from limiter_node.model import LimiterError
+from limiter_node.errors import LimiterError
 
 _META = "limiter_node.environment"
 

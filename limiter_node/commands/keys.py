@@ -19,6 +19,8 @@ from limiter_node.chart import glyphs_for
 from limiter_node.commands.help import EXAMPLES
 from limiter_node.commands.options import grouped, option, store_url
 from limiter_node.commands.usage_chart import usage_chart
+from limiter_node.decisions import Usage
+from limiter_node.errors import LimiterError, StoreUnavailable
 from limiter_node.keysfile import (
     LIMIT_RANGES,
     check_declared_key,
@@ -28,8 +30,8 @@ from limiter_node.keysfile import (
     read_keys,
     write_private,
 )
-from limiter_node.model import KeyLimits, LimiterError, StoreUnavailable, Usage
-from limiter_node.store.admin import StoreAdmin, administering
+from limiter_node.limits import KeyLimits
+from limiter_node.store.admin.store_admin import StoreAdmin, administering
 from limiter_node.store.url import parse_store_url
 
 _T = TypeVar("_T")

@@ -13,7 +13,7 @@ from click.core import ParameterSource
 from click.types import OptionHelpExtra
 
 from limiter_node.commands.environment import remember
-from limiter_node.http.tls import server_context
+from limiter_node.http.server.tls import server_context
 from limiter_node.settings import GROUPS, NodeSettings
 
 ENVIRONMENT_PREFIX = "LIMITER_"

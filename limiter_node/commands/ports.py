@@ -6,8 +6,8 @@ import socket
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
-from limiter_node.model import ConfigError, LimiterError
-from limiter_node.store.process import free_ports, port_is_free
+from limiter_node.errors import ConfigError, LimiterError
+from limiter_node.processes import free_ports, port_is_free
 
 _LAST = 65_535
 

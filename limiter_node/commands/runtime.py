@@ -9,8 +9,9 @@ from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn, TypeVar
 
-from limiter_node.store.embedded import EmbeddedStore, StoreError
-from limiter_node.store.process import exit_text
+from limiter_node.processes import exit_text
+from limiter_node.store.embedded.binary import StoreError
+from limiter_node.store.embedded.stores import EmbeddedStore
 
 log = logging.getLogger(__name__)
 

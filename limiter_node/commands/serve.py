@@ -15,11 +15,11 @@ import cloup
 from limiter_node import logs
 from limiter_node.commands.help import EXAMPLES
 from limiter_node.commands.options import check_certificate, keys_file, node_options, node_settings, store_url
+from limiter_node.errors import ConfigError
 from limiter_node.keysfile import read_keys
-from limiter_node.model import ConfigError
+from limiter_node.processes import free_ports
 from limiter_node.settings import STORE
-from limiter_node.store.preparation import Preparation
-from limiter_node.store.process import free_ports
+from limiter_node.store.admin.preparation import Preparation
 from limiter_node.store.url import parse_store_url
 from limiter_node.upstreamsfile import services_of
 

@@ -11,7 +11,8 @@ from limiter_node import logs
 from limiter_node.commands.help import EXAMPLES
 from limiter_node.commands.options import grouped, logging_options, option, replicas, server_binary
 from limiter_node.commands.runtime import Stopped, StopSignals, watch_servers
-from limiter_node.store.embedded import HOST, EmbeddedStore, Mode
+from limiter_node.store.embedded.server import HOST
+from limiter_node.store.embedded.stores import EmbeddedStore, Mode
 
 
 @cloup.command(epilog=EXAMPLES["store"])

@@ -15,7 +15,7 @@ import cloup
 from limiter_node.commands.help import EXAMPLES
 from limiter_node.commands.options import ENVIRONMENT_PREFIX, grouped, option
 from limiter_node.commands.runtime import Stopped, StopSignals
-from limiter_node.model import ConfigError
+from limiter_node.errors import ConfigError
 from limiter_node.store.url import parse_store_url
 
 if TYPE_CHECKING:

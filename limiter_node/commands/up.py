@@ -31,12 +31,13 @@ from limiter_node.commands.options import (
 )
 from limiter_node.commands.ports import check_ports, chosen_ports, shared
 from limiter_node.commands.runtime import Stopped, StopSignals, watch_servers
+from limiter_node.credentials import key_id
+from limiter_node.errors import ConfigError, LimiterError
 from limiter_node.keysfile import new_key, read_keys
-from limiter_node.model import ConfigError, KeyLimits, LimiterError
+from limiter_node.limits import KeyLimits
 from limiter_node.settings import LISTENING, STORE, NodeSettings
-from limiter_node.store.admin import administering
-from limiter_node.store.embedded import EmbeddedStore
-from limiter_node.store.keyspace import key_id
+from limiter_node.store.admin.store_admin import administering
+from limiter_node.store.embedded.stores import EmbeddedStore
 from limiter_node.store.url import parse_store_url
 from limiter_node.supervisor import NodePlan, Supervisor
 from limiter_node.upstreamsfile import KEY_VARIABLE, services_of

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from math import ceil
 
 from limiter_node.chart import Glyphs, bar, columns, compact
-from limiter_node.model import Usage, WindowBucket
-from limiter_node.store.codec import BUCKET_MS, WINDOW_BUCKETS
+from limiter_node.decisions import Usage, WindowBucket
+from limiter_node.limits import BUCKET_MS, WINDOW_BUCKETS
 
 SECONDS = 60
 """Columns of the chart."""

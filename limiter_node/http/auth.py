@@ -11,9 +11,8 @@ from typing import Final
 from aiohttp import hdrs
 from multidict import CIMultiDictProxy, istr
 
-from limiter_node.credentials import KEY_HEADERS, bearer_key, is_key
-from limiter_node.http.errors import INVALID_API_KEY, MISSING_API_KEY, ErrorReply, ambiguous_key
-from limiter_node.store.keyspace import key_id
+from limiter_node.credentials import KEY_HEADERS, bearer_key, is_key, key_id
+from limiter_node.http.responses.errors import INVALID_API_KEY, MISSING_API_KEY, ErrorReply, ambiguous_key
 
 _X_API_KEY, _API_KEY = _KEY_HEADERS = tuple(map(istr, KEY_HEADERS))
 _SCHEMES: Final = ("", "bearer")

@@ -10,11 +10,8 @@ import re
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
-from limiter_node.model import ConfigError
-
 if TYPE_CHECKING:
     from aiohttp import web
-
 EXPOSED = (
     *(
         f"x-ratelimit-{what}-{dimension}"
@@ -43,23 +40,7 @@ _EXPOSE = f"Access-Control-Expose-Headers: {', '.join(EXPOSED)}\r\n"
 _MAX_AGE_S = 3_600
 """How long a browser may keep a preflight's answer, and thus still try after an origin was taken out."""
 
-# As a browser sends it: in lower case, without a path. Other schemes are those of apps: tauri://localhost.
-_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[a-z0-9._:\[\]-]+\Z")
-_USUAL_PORT = re.compile(r"(http://.*:80|https://.*:443)\Z")
 _FIELD_NAMES = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+(?:[ \t]*,[ \t]*[A-Za-z0-9!#$%&'*+.^_`|~-]+)*\Z")
-
-
-def check_origins(origins: Collection[str]) -> None:
-    """Raise ConfigError unless these are ``*`` alone, or origins as browsers send them."""
-    for origin in origins:
-        if origin == "*":
-            if len(origins) > 1:
-                raise ConfigError("--cors-origins: * stands for all origins, so it must be the only one")
-        elif not _ORIGIN.match(origin) or _USUAL_PORT.match(origin):
-            raise ConfigError(
-                "--cors-origins must be origins as browsers send them, separated by commas: https://app.example.com, "
-                "lower case, no path, no usual port; or *"
-            )
 
 
 class Cors:

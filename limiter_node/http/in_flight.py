@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from limiter_node.http.overload import LoopLoad
-from limiter_node.model import Overloaded
+from limiter_node.errors import Overloaded
+from limiter_node.http.server.overload import LoopLoad
 
 
 class InFlight:

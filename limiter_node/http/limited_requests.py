@@ -4,24 +4,26 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from limiter_node.held import HeldBytes, Hold
-from limiter_node.http import errors
-from limiter_node.http.answer import Answer, Written
+from limiter_node.decisions import Need, Outcome
+from limiter_node.held import SMALL_BYTES, HeldBytes, Hold
 from limiter_node.http.auth import caller_of
-from limiter_node.http.bodies import LARGE_BYTES, BodyReader
+from limiter_node.http.bodies.body import BodyReader
+from limiter_node.http.client_gone import ClientGone, Presence
 from limiter_node.http.cors import Cors
-from limiter_node.http.errors import ErrorReply
-from limiter_node.http.fields import InvalidRequest
-from limiter_node.http.headers import ResponseHeaders, merged, produced
 from limiter_node.http.in_flight import InFlight
-from limiter_node.http.limited import LimitedRoute
-from limiter_node.http.presence import ClientGone, Presence
-from limiter_node.http.reading import RequestReader
+from limiter_node.http.requests.fields import InvalidRequest
+from limiter_node.http.requests.limited_routes import LimitedRoute
+from limiter_node.http.requests.reader import RequestReader
+from limiter_node.http.responses import errors
+from limiter_node.http.responses.answer import Answer, Written
+from limiter_node.http.responses.errors import ErrorReply
+from limiter_node.http.responses.headers import ResponseHeaders, merged, produced
 from limiter_node.http.streaming import Streams, log_upstream_failure
-from limiter_node.limiter.limiter import Limiter, Reservation
-from limiter_node.model import Need, Outcome
-from limiter_node.token_process import INLINE_CHARS
-from limiter_node.upstream.base import AnswerStream, NotServed, Prepared, Upstream, UpstreamError, WholeAnswer
+from limiter_node.limiter.admission import Limiter, Reservation
+from limiter_node.tokens.process import INLINE_CHARS
+from limiter_node.upstream.answers import AnswerStream, WholeAnswer
+from limiter_node.upstream.errors import NotServed, UpstreamError
+from limiter_node.upstream.interface import Prepared, Upstream
 
 
 class LimitedRequests:
@@ -127,7 +129,7 @@ class LimitedRequests:
         if body is None:
             with self._in_flight.waiting():
                 body = await self._bodies.read(request, hold)
-        if len(body) <= LARGE_BYTES:
+        if len(body) <= SMALL_BYTES:
             return await self._reader.read(route, body)
         with Presence(request):
             return await self._reader.read(route, body)

@@ -11,12 +11,13 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import hdrs, web
 
-from limiter_node.http import errors, openai_response
-from limiter_node.http.answer import Answer, Written
-from limiter_node.http.headers import RequestIds, ResponseHeaders
+from limiter_node.errors import StoreUnavailable
 from limiter_node.http.metrics import Metrics
-from limiter_node.limiter.limiter import Limiter
-from limiter_node.model import StoreUnavailable
+from limiter_node.http.responses import errors
+from limiter_node.http.responses import json_bodies as openai_response
+from limiter_node.http.responses.answer import Answer, Written
+from limiter_node.http.responses.headers import RequestIds, ResponseHeaders
+from limiter_node.limiter.admission import Limiter
 from limiter_node.upstream.openai.error import error_body
 
 log = logging.getLogger(__name__)

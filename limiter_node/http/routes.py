@@ -14,28 +14,31 @@ from typing import cast
 
 from aiohttp import hdrs, web
 
+from limiter_node.decisions import Usage
+from limiter_node.errors import Overloaded, StoreUnavailable
 from limiter_node.held import HeldBytes
-from limiter_node.http import errors, openai_response
-from limiter_node.http.answer import Answer
 from limiter_node.http.auth import caller_of
-from limiter_node.http.bodies import BodyReader, BodyTooLarge, UnsupportedEncoding
-from limiter_node.http.connection import Connection
+from limiter_node.http.bodies.body import BodyReader, BodyTooLarge, UnsupportedEncoding
 from limiter_node.http.cors import Cors
-from limiter_node.http.errors import ErrorReply
-from limiter_node.http.fields import InvalidRequest
-from limiter_node.http.headers import RequestIds, ResponseHeaders, degraded, merged
 from limiter_node.http.in_flight import InFlight
-from limiter_node.http.limited import LIMITED_ROUTES
 from limiter_node.http.limited_requests import LimitedRequests
 from limiter_node.http.metrics import HttpState, Metrics
-from limiter_node.http.overload import LoopLoad, TurnedAway
 from limiter_node.http.probes import RETRY_UNAVAILABLE_MS, Handler, Probes, Response, readable
-from limiter_node.http.raw_body import BodyTimeout, UnreadableBody, is_discardable
-from limiter_node.http.reading import RequestReader
+from limiter_node.http.requests.fields import InvalidRequest
+from limiter_node.http.requests.limited_routes import LIMITED_ROUTES
+from limiter_node.http.requests.reader import RequestReader
+from limiter_node.http.responses import errors
+from limiter_node.http.responses import json_bodies as openai_response
+from limiter_node.http.responses.answer import Answer
+from limiter_node.http.responses.errors import ErrorReply
+from limiter_node.http.responses.headers import RequestIds, ResponseHeaders, degraded, merged
+from limiter_node.http.server.client_connection import Connection
+from limiter_node.http.server.overload import LoopLoad, TurnedAway
+from limiter_node.http.server.raw_body import BodyTimeout, UnreadableBody, is_discardable
 from limiter_node.http.streaming import READ_ON_S, Streams, log_upstream_failure
-from limiter_node.limiter.limiter import Limiter
-from limiter_node.model import Overloaded, StoreUnavailable, Usage
-from limiter_node.upstream.base import Upstream, UpstreamError
+from limiter_node.limiter.admission import Limiter
+from limiter_node.upstream.errors import UpstreamError
+from limiter_node.upstream.interface import Upstream
 
 log = logging.getLogger(__name__)
 

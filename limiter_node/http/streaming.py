@@ -7,9 +7,9 @@ piece. An answer ends in one of these ways, each of which settles its reservatio
 - the upstream fails: before its first piece as any error (the caller of `Streams.send` answers it and accounts for
   it), afterwards by an error event, or where the form has none by a connection that ends too early; charged what it
   produced;
-- the client leaves, or reads so little that its connection is dropped (`limiter_node.http.connection`): noticed at
-  once, also while the upstream is silent. The answer is read on for a moment, so that leaving is never cheaper than
-  staying; where what was produced still isn't known, the reservation stands;
+- the client leaves, or reads so little that its connection is dropped (`limiter_node.http.server.client_connection`):
+  noticed at once, also while the upstream is silent. The answer is read on for a moment, so that leaving is never
+  cheaper than staying; where what was produced still isn't known, the reservation stands;
 - the node stops: an error event, after the time that streams under way are given;
 - the handler is cancelled.
 
@@ -26,12 +26,13 @@ from functools import partial
 
 from aiohttp import HttpVersion11, web
 
-from limiter_node.http import errors
-from limiter_node.http.answer import Answer, Written, head_of
-from limiter_node.http.connection import Connection
-from limiter_node.http.errors import ErrorReply
-from limiter_node.limiter.limiter import Reservation
-from limiter_node.upstream.base import AnswerStream, UpstreamError, UpstreamRefusal
+from limiter_node.http.responses import errors
+from limiter_node.http.responses.answer import Answer, Written, head_of
+from limiter_node.http.responses.errors import ErrorReply
+from limiter_node.http.server.client_connection import Connection
+from limiter_node.limiter.admission import Reservation
+from limiter_node.upstream.answers import AnswerStream
+from limiter_node.upstream.errors import UpstreamError, UpstreamRefusal
 
 log = logging.getLogger(__name__)
 
@@ -230,7 +231,7 @@ class _Stream:
             self._settle_surely()  # also where the task is cancelled meanwhile
 
     def _left_to_read_on_s(self) -> float:
-        """It may have left long before its answer began (`limiter_node.http.presence`)."""
+        """It may have left long before its answer began (`limiter_node.http.client_gone`)."""
         left_s = self._connection.left_s
         return self._read_on_s if left_s is None else max(0.0, left_s + self._read_on_s - self._task.get_loop().time())
 

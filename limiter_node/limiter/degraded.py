@@ -1,4 +1,4 @@
-"""The policies of ``--on-store-failure``: what decides while a key's shard can't be asked.
+"""The policies of ``--on-store-failure``, which decide while a key's shard can't be asked.
 
 `local`, the default: each node goes on with its own share of the limits, limit ÷ live nodes, against what it itself
 admitted in the last window. A balanced fleet stays within the limits. Its weakness: a node doesn't know what others
@@ -14,11 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from limiter_node.model import Amounts, Decision, Need, Outcome, StoreUnavailable, Usage
-from limiter_node.store.fallback import Fallback, Known
+from limiter_node.decisions import Decision, Need, Outcome, Usage
+from limiter_node.errors import StoreUnavailable
+from limiter_node.limiter.policy import Fallback, Known
+from limiter_node.limits import Amounts
 
 _RETRY_MS = 1_000
-"""What a request is told that fits the limit but no node's share of it: the store may be back by then."""
+"""The ``retry-after`` of a request that fits the limit but no node's share of it: the store may be back by then."""
 
 
 class OpenPolicy:
@@ -27,13 +29,13 @@ class OpenPolicy:
     name = "open"
 
     def decide(self, known: Known, need: Need) -> Decision:
-        """An admission."""
+        """Return an admission."""
         needed = _needed(known, need)
         known.window.add(known.latest_ms, needed, known.now_ms)
         return _decision(self.name, known, Outcome.ADMITTED, -1, 0, known.window.used(known.now_ms), needed)
 
     def usage(self, known: Known) -> Usage:
-        """What this node admitted itself."""
+        """Return what this node itself admitted."""
         return _usage(self.name, known, known.window.used(known.now_ms))
 
 
@@ -70,7 +72,7 @@ class LocalPolicy:
         return _decision(self.name, known, Outcome.ADMITTED, -1, 0, self._used(known, share), needed)
 
     def usage(self, known: Known) -> Usage:
-        """As `decide` would count. Raises `StoreUnavailable` where the share isn't known."""
+        """Return the usage by which `decide` decides. Raises `StoreUnavailable` where the share isn't known."""
         return _usage(self.name, known, self._used(known, self._share(known)))
 
     def _share(self, known: Known) -> Amounts:
@@ -80,7 +82,7 @@ class LocalPolicy:
         return Amounts(*(limit // nodes for limit in known.limits))
 
     def _used(self, known: Known, share: Amounts) -> Amounts:
-        """What has to be taken for used, so that the limit less it is what this node will still admit."""
+        """Return the limits less what this node will still admit: callers see what is left for them here."""
         own = known.window.used(known.now_ms)
         return Amounts(
             *(limit - max(part - mine, 0) for limit, part, mine in zip(known.limits, share, own, strict=True))
@@ -88,7 +90,7 @@ class LocalPolicy:
 
 
 def policy(name: str, live_nodes: Callable[[], int]) -> Fallback | None:
-    """The policy of that name; None for ``closed``."""
+    """Return the policy of that name; None for ``closed``."""
     if name == LocalPolicy.name:
         return LocalPolicy(live_nodes)
     return OpenPolicy() if name == OpenPolicy.name else None

@@ -1,4 +1,4 @@
-"""What the dispatcher sends: batches of operations of one key, and peeks; and the queue where a key's requests wait."""
+"""The queue where one key's requests wait, the batches that leave it, and reads of a key's window."""
 
 from __future__ import annotations
 
@@ -7,41 +7,45 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Protocol
 
-from limiter_node.model import Amounts, Decision, Need, StoreUnavailable, Usage
-from limiter_node.store import codec
+from limiter_node.decisions import Decision, Need, Usage
+from limiter_node.errors import StoreUnavailable
+from limiter_node.limits import Amounts
 from limiter_node.store.charges import Charge
 from limiter_node.store.codec import pack_admit, pack_batch
 from limiter_node.store.knowledge import KeyKnowledge
-from limiter_node.store.routing import RoutedCall, Router, ScriptTarget, bulk
+from limiter_node.store.values import unpack_usage
+from limiter_node.store.wire.commands import bulk
+from limiter_node.store.wire.routing import RoutedCall, Router
+from limiter_node.store.wire.script_target import ScriptTarget
 
 
 class BatchOwner(Protocol):
-    """Whom a batch tells how it ended: one of the first three is called, once, unless `batch_resolved` raises."""
+    """Handle the end of batches: one of the first three is called, once, unless `on_batch_reply` raises."""
 
     @property
     def window_buckets(self) -> int:
         """The window's length, which goes with every batch."""
         ...
 
-    def batch_resolved(self, batch: Batch, reply: bytes) -> None:
-        """The script ran. Raises, and does nothing, where `reply` can't be the script's."""
+    def on_batch_reply(self, batch: Batch, reply: bytes) -> None:
+        """Take the script's reply. Raises, and does nothing, where `reply` can't be the script's."""
         ...
 
-    def batch_refused(self, batch: Batch, reason: str) -> None:
-        """The store refused to run it."""
+    def on_batch_refused(self, batch: Batch, reason: str) -> None:
+        """Take a batch that the store refused to run."""
         ...
 
-    def batch_failed(self, batch: Batch, reason: str) -> None:
-        """It was given up: nobody can tell what became of it, and it no longer matters."""
+    def on_batch_failed(self, batch: Batch, reason: str) -> None:
+        """Take a batch that was given up: nobody can tell whether it ran, and it no longer matters."""
         ...
 
-    def batch_held_up(self, batch: Batch) -> None:
-        """It can't run for now, since its slot is on the move."""
+    def on_batch_held_up(self, batch: Batch) -> None:
+        """Note that a batch can't run for now, since its slot is on the move; it is tried again."""
         ...
 
 
 class Admit:
-    """A request that waits for its verdict."""
+    """Hold a request that waits for its verdict; `deadline_s` is `time.monotonic`'s."""
 
     __slots__ = ("charge", "deadline_s", "future", "need", "queue")
 
@@ -56,14 +60,14 @@ class KeyQueue:
 
     __slots__ = (
         "admits",
-        "held",
+        "charges",
         "in_flight",
+        "is_lingering",
         "is_met",
+        "is_scheduled",
         "kid",
         "knowledge",
-        "lingers",
-        "owed",
-        "scheduled",
+        "lingering_tokens",
         "settles",
         "target",
     )
@@ -73,16 +77,19 @@ class KeyQueue:
         self.target = target
         self.knowledge = knowledge
         self.is_met = False
-        """Whether the store has told of the key; see `store.queues`."""
+        """Whether the store has said anything of the key; see `store.decisions.queues`."""
         # Lists, because there is one of each per key: an empty deque takes 600 bytes.
         self.admits: list[Admit] = []
         self.settles: list[bytes] = []
         self.in_flight: Batch | None = None
-        self.scheduled = False
-        self.owed: deque[Charge] | None = None
-        # See `store.linger`: tokens that the settles here give back, and whether they wait.
-        self.held = 0
-        self.lingers = False
+        self.is_scheduled = False
+        """Whether its next batch leaves in this turn of the event loop."""
+        self.charges: deque[Charge] | None = None
+        """Charges that are still to be sent; see `store.unsent_charges`."""
+        self.lingering_tokens = 0
+        """Tokens that the settles here give back; see `store.decisions.linger`."""
+        self.is_lingering = False
+        """Whether the settles here may wait."""
 
     def take(self, operations: list[bytes], most: int) -> list[Admit]:
         """Add settles to `operations`, then admits, up to so many in all; return the admits."""
@@ -95,7 +102,7 @@ class KeyQueue:
             else:
                 operations.extend(settles[:room])
                 del settles[:room]
-            self.held = 0
+            self.lingering_tokens = 0
         if not waiting:
             return []
         admits: list[Admit] = []
@@ -113,7 +120,7 @@ class KeyQueue:
     @property
     def is_idle(self) -> bool:
         """Whether nothing waits here or is under way."""
-        return not (self.in_flight is not None or self.scheduled or self.admits or self.settles or self.owed)
+        return not (self.in_flight is not None or self.is_scheduled or self.admits or self.settles or self.charges)
 
 
 class Batch(RoutedCall):
@@ -162,25 +169,25 @@ class Batch(RoutedCall):
         others = len(self.operations) > len(self.admits)
         return self.resent or others or any(not admit.future.done() for admit in self.admits)
 
-    def resolved(self, reply: bytes) -> None:
-        self._owner.batch_resolved(self, reply)
+    def on_result(self, reply: bytes) -> None:
+        self._owner.on_batch_reply(self, reply)
 
-    def unreadable(self) -> None:
+    def on_unreadable(self) -> None:
         # It may have run: sent again under its number it is answered from the record, not decided twice.
         self._router.ask_again(self)
 
-    def held_up(self) -> None:
-        self._owner.batch_held_up(self)
+    def on_held_up(self) -> None:
+        self._owner.on_batch_held_up(self)
 
-    def refused(self, reason: str) -> None:
-        self._owner.batch_refused(self, reason)
+    def on_refused(self, reason: str) -> None:
+        self._owner.on_batch_refused(self, reason)
 
-    def failed(self, reason: str) -> None:
-        self._owner.batch_failed(self, reason)
+    def on_failed(self, reason: str) -> None:
+        self._owner.on_batch_failed(self, reason)
 
 
 class Peek(RoutedCall):
-    """A read of one key's window."""
+    """A read of one key's window; `future` brings its usage, None if there is no such key."""
 
     __slots__ = ("_arguments", "future", "window_buckets")
 
@@ -196,10 +203,10 @@ class Peek(RoutedCall):
     def is_wanted(self) -> bool:
         return not self.future.done()
 
-    def resolved(self, reply: list[object] | None) -> None:
+    def on_result(self, reply: list[object] | None) -> None:
         if not self.future.done():
-            self.future.set_result(codec.unpack_usage(reply, self.window_buckets))
+            self.future.set_result(unpack_usage(reply, self.window_buckets))
 
-    def failed(self, reason: str) -> None:
+    def on_failed(self, reason: str) -> None:
         if not self.future.done():
             self.future.set_exception(StoreUnavailable(reason))

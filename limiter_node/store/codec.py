@@ -1,78 +1,48 @@
-"""The packed form of a key's limits, of what ``lua/decide.lua`` takes and answers, and the scripts' sources.
+"""The packed form of a batch and of its reply, as ``lua/decide.lua`` reads the one and writes the other.
 
-Packed because it is what each request costs: one string each way is parsed in a third of the time of the same numbers
-as separate arguments, on both sides. The layouts are documented in the script's header; tests hold the two together.
+Packed because each request pays for it: one string each way is parsed in a third of the time of the same numbers as
+separate arguments, on both sides. The layouts are documented in the script's header; tests hold the two together.
 """
 
 from __future__ import annotations
 
-import hashlib
 import struct
 from collections.abc import Callable, Sequence
-from importlib.resources import files
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from limiter_node.model import Amounts, Decision, KeyLimits, Need, Outcome, Usage, WindowBucket
+from limiter_node.decisions import Decision, Need, Outcome
+from limiter_node.limits import BUCKET_MS, WINDOW_BUCKETS, Amounts, KeyLimits
 
-BUCKET_MS = 100
-WINDOW_BUCKETS = 600
-
-_LIMITS = struct.Struct("<4I")
 _HEADER = struct.Struct("<QBQHQ")
 _OPERATION = struct.Struct("<Bqqqq")
 _REPLY = struct.Struct("<BQQ3I3I3HBI")
 REPLY_SIZE = _REPLY.size
 """Bytes of a reply to a decided batch at least; more where it has results and the key's name."""
+
 unpack_limits_and_used: Callable[[bytes], tuple[int, int, int, int, int, int]]
 unpack_limits_and_used = struct.Struct("<17x6I").unpack_from
 """Read the limits and what is used from a reply to a decided batch, without all else."""
+
 _LOST = struct.Struct("<BQ")
 _RESULT = struct.Struct("<BI")
 _ADMIT, _SETTLE, _CHARGE = 1, 2, 3
 _NO_USE = 65535
 ADMITTED, REJECTED, NEVER_FITS = Outcome.ADMITTED, Outcome.REJECTED, Outcome.NEVER_FITS  # enum look-ups aren't free
 _new = tuple.__new__  # a named tuple's own constructor is a Python function, and costs twice as much
-
 DECIDED, REPLAYED, STALE, UNKNOWN_KEY, LOST = 0, 1, 2, 3, 4
 """The states of a reply."""
+
 NEVER = 4
 """Added to a verdict's dimension (1, 2, 3) where the request can never fit."""
 
 
-class Script(NamedTuple):
-    """A Lua source and the SHA-1 under which the server caches it."""
-
-    source: bytes
-    sha: bytes
-
-
-def load_script(name: str) -> Script:
-    """Read ``lua/NAME.lua``: the file itself is what runs in the store."""
-    source = (files("lua") / f"{name}.lua").read_bytes()
-    return Script(source, hashlib.sha1(source, usedforsecurity=False).hexdigest().encode())
-
-
-def pack_limits(limits: KeyLimits) -> bytes:
-    """The value of ``rl:{kid}:limits``."""
-    numbers = (limits.rpm, limits.input_tpm, limits.output_tpm, limits.output_reserve)
-    return _LIMITS.pack(*numbers) + limits.name.encode()
-
-
-def unpack_limits(value: bytes) -> KeyLimits:
-    """Read the value of ``rl:{kid}:limits``. Raises ValueError if it is none."""
-    if len(value) < _LIMITS.size:
-        raise ValueError(f"limits are {_LIMITS.size} bytes at least, not {len(value)}")
-    rpm, input_tpm, output_tpm, output_reserve = _LIMITS.unpack_from(value)
-    return KeyLimits(rpm, input_tpm, output_tpm, output_reserve, value[_LIMITS.size :].decode("utf-8", "replace"))
-
-
 def pack_admit(input_tokens: int, output_tokens: int, default_choices: int) -> bytes:
-    """An operation that admits one request if it fits; see `limiter_node.model.Need` for the reservation."""
+    """Pack an operation that admits one request if it fits; see `limiter_node.decisions.Need` for the reservation."""
     return _OPERATION.pack(_ADMIT, input_tokens, output_tokens, default_choices, 0)
 
 
 def pack_settle(bucket: int, input_tokens: int, output_tokens: int, requests: int = 0) -> bytes:
-    """An operation that gives back what was admitted in `bucket`; negative numbers add to what was reserved."""
+    """Pack an operation that gives back amounts admitted in `bucket`; negative numbers add to what was reserved."""
     return _OPERATION.pack(_SETTLE, bucket, input_tokens, output_tokens, requests)
 
 
@@ -83,7 +53,7 @@ def settled_bucket(settle: bytes) -> int:
 
 
 def pack_charge(bucket: int, requests: int, input_tokens: int, output_tokens: int) -> bytes:
-    """An operation that counts in `bucket` what was admitted elsewhere, limit or not."""
+    """Pack an operation that counts in `bucket` what was admitted without the store, limit or not."""
     return _OPERATION.pack(_CHARGE, bucket, requests, input_tokens, output_tokens)
 
 
@@ -132,7 +102,7 @@ _DONE = (0, 0)
 def _head(reply: bytes, window_buckets: int) -> tuple[int, int, int, Amounts, Amounts, Amounts, int]:
     """Read what every reply to a decided batch begins with: `BatchReply` up to `output_reserve`."""
     state, time_ms, recorded, lr, li, lo, ur, ui, uo, ar, ai, ao, in_bucket_ms, reserve = _REPLY.unpack_from(reply)
-    # A bucket leaves as a whole: (its age + W + 1) buckets after it began, seen from the start of the current one.
+    # `bucket_life_ms`, without a call for each reply; ages are seen from the start of the current bucket.
     full_ms = (window_buckets + 1) * BUCKET_MS - in_bucket_ms
     reset_ms = (
         0 if ar == _NO_USE else full_ms - ar * BUCKET_MS,
@@ -162,14 +132,14 @@ def unpack_reply(reply: bytes, operations: int, window_buckets: int = WINDOW_BUC
     return _new(BatchReply, (*_head(reply, window_buckets), results, name))
 
 
-def pack_told(limits: KeyLimits, time_ms: int) -> bytes:
-    """Pack what the store tells of a key without deciding anything, in the form of a reply: its limits, and when."""
+def pack_limits_reply(limits: KeyLimits, time_ms: int) -> bytes:
+    """Pack a reply that has nothing but a key's limits and the store's time, for limits that were read alone."""
     amounts = (limits.rpm, limits.input_tpm, limits.output_tpm)
     return _REPLY.pack(DECIDED, time_ms, 0, *amounts, 0, 0, 0, _NO_USE, _NO_USE, _NO_USE, 0, limits.output_reserve)
 
 
-def has_name(reply: bytes) -> bool:
-    """Whether a reply to a decided batch says what the key is called: where it rejects, and to a node's first batch."""
+def is_named(reply: bytes) -> bool:
+    """Whether a reply to a decided batch has the key's name: where it rejects, and to a node's first batch."""
     return len(reply) > REPLY_SIZE
 
 
@@ -191,9 +161,9 @@ def decisions(reply: bytes, operations: int, needs: Sequence[Need], window_bucke
 
 
 def decisions_of(batch: BatchReply, needs: Sequence[Need]) -> list[Decision]:
-    """The decisions of a batch's admits, which must be its last operations; usage is told as after each of them.
+    """Return the decisions of a batch's admits, which must be its last operations, each with the usage after it.
 
-    The script tells the usage after the batch; going backward, each admitted request is taken off for those before it.
+    The reply has the usage after the batch; going backward, each admitted request is taken off for those before it.
     """
     _, time_ms, _, limits, used, reset_ms, reserve, results, name = batch
     receipt = time_ms // BUCKET_MS
@@ -207,7 +177,7 @@ def decisions_of(batch: BatchReply, needs: Sequence[Need]) -> list[Decision]:
         need = _new(Amounts, (1, need_input, reserved))
         if verdict == 0:
             decision = _new(Decision, (ADMITTED, -1, 0, limits, used, reset_ms, need, time_ms, "", receipt, ""))
-            if result and requests:  # an answer from the record tells the usage of now, which may be empty again
+            if result and requests:  # a reply from the record has the usage of now, which may be empty again
                 requests -= 1
                 input_tokens = input_tokens - need_input if input_tokens > need_input else 0
                 output_tokens = output_tokens - reserved if output_tokens > reserved else 0
@@ -222,51 +192,3 @@ def decisions_of(batch: BatchReply, needs: Sequence[Need]) -> list[Decision]:
         decisions.append(decision)
     decisions.reverse()
     return decisions
-
-
-_BUCKET = struct.Struct("<QIII")
-
-
-def unpack_usage(reply: list[Any] | None, window_buckets: int = WINDOW_BUCKETS) -> Usage | None:
-    """Read the reply of ``peek.lua``; None if there is no such key."""
-    if reply is None:
-        return None
-    time_ms, packed_limits, packed = reply
-    limits = unpack_limits(packed_limits)
-    buckets = tuple(sorted(WindowBucket(*values) for values in _BUCKET.iter_unpack(packed)))
-    # The end of the window of the newest bucket in use, per dimension; a bucket leaves as a whole.
-    resets = [
-        max(((b.bucket + window_buckets + 1) * BUCKET_MS - time_ms for b in buckets if b[1 + d]), default=0)
-        for d in range(3)
-    ]
-    return Usage(
-        Amounts(limits.rpm, limits.input_tpm, limits.output_tpm),
-        Amounts(*(sum(b[1 + d] for b in buckets) for d in range(3))),
-        Amounts(*resets),
-        limits.output_reserve,
-        time_ms,
-        limits.name,
-        buckets,
-    )
-
-
-def unpack_sums(meta: bytes, clock_ms: int, window_buckets: int = WINDOW_BUCKETS) -> tuple[Amounts, bool]:
-    """What a window uses at `clock_ms` by its running sums alone (the field ``m``), and whether that is exact.
-
-    The sums are of the last decision: until the next one, what has left the window since is still in them, so they are
-    never too low. A hundredth of what ``peek.lua`` costs. Raises ValueError if `meta` is none.
-    """
-    if len(meta) < 48:
-        raise ValueError(f"a window's sums are 48 bytes at least, not {len(meta)}")
-    head, newest, newest_input, newest_output, requests, input_tokens, output_tokens, skew_ms = (
-        int.from_bytes(meta[at : at + 6], "little") for at in range(0, 48, 6)
-    )
-    oldest = max(clock_ms + skew_ms, newest * BUCKET_MS) // BUCKET_MS - window_buckets
-    if newest < oldest:
-        return Amounts(0, 0, 0), True
-    used = Amounts(
-        requests,
-        input_tokens if newest_input >= oldest else 0,
-        output_tokens if newest_output >= oldest else 0,
-    )
-    return used, head >= oldest

@@ -1,4 +1,4 @@
-"""What redis-py raises, translated once into our errors, with a line that says what to do.
+"""redis-py's errors, translated once into ours, with a line that says what to do.
 
 ConfigError for what a person has to correct (login, certificate, kind of store), StoreUnavailable for what may pass.
 Messages name the store without its password.
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from redis import exceptions
 
-from limiter_node.model import ConfigError, LimiterError, StoreUnavailable
+from limiter_node.errors import ConfigError, LimiterError, StoreUnavailable
 from limiter_node.store.url import StoreAddress
 
 
@@ -25,7 +25,7 @@ def translated(address: StoreAddress) -> Iterator[None]:
 
 
 def translate(error: BaseException, address: StoreAddress) -> LimiterError:
-    """Our error for one of redis-py's."""
+    """Return our error for one of redis-py's."""
     where, text = address.describe(), " ".join(str(error).split())
     if "CERTIFICATE_VERIFY_FAILED" in text:
         return ConfigError(f"the certificate of {where} is not trusted: give ssl_ca_certs=FILE in --store ({text})")

@@ -1,5 +1,5 @@
 """How many nodes there are, and that all of them use one storage format: each announces itself in the store once a
-second and is told (``lua/announce.lua``).
+second and gets both in the reply (``lua/announce.lua``).
 
 One hash for the whole fleet, on the shard that its slot falls to. While that shard is away the number stays what it
 was: a node that joins then knows no key yet that it could decide without the store, and one that leaves makes the
@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from binascii import crc_hqx
 from collections.abc import Callable
 from typing import Any
 
-from limiter_node.model import OtherFormat
-from limiter_node.store.codec import load_script
-from limiter_node.store.keyspace import FORMAT_KEY, NODES_KEY, NODES_TAG, STORAGE_FORMAT
-from limiter_node.store.routing import RoutedCall, Router, ScriptTarget, bulk
+from limiter_node.errors import OtherFormat
+from limiter_node.store.keyspace import FORMAT_KEY, NODES_KEY, NODES_TAG, STORAGE_FORMAT, slot_of
+from limiter_node.store.scripts import load_script
+from limiter_node.store.wire.commands import bulk
+from limiter_node.store.wire.routing import RoutedCall, Router
+from limiter_node.store.wire.script_target import ScriptTarget
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ OLDEST_MS = 5_000
 
 
 class _Announcement(RoutedCall):
-    """One script call; what comes late is of no use, so it isn't tried again for long."""
+    """One script call; a late reply is of no use, so it isn't tried again for long."""
 
     __slots__ = ("_fleet", "_is_here")
 
@@ -42,27 +43,29 @@ class _Announcement(RoutedCall):
     def is_wanted(self) -> bool:
         return self._fleet.wants(self)
 
-    def resolved(self, reply: Any) -> None:
+    def on_result(self, reply: Any) -> None:
         if isinstance(reply, bytes):
-            self._fleet.refused(self, OtherFormat(reply, STORAGE_FORMAT))
+            self._fleet.on_refused(self, OtherFormat(reply, STORAGE_FORMAT))
         else:
-            self._fleet.told(self, int(reply))
+            self._fleet.on_nodes(self, int(reply))
 
-    def failed(self, reason: str) -> None:
-        self._fleet.told(self, None)
+    def on_failed(self, reason: str) -> None:
+        self._fleet.on_nodes(self, None)
 
 
 class Fleet:
-    """Announces this process. `nodes` is how many there were last, 0 as long as nobody has told.
+    """Announce this process. `nodes` is how many there were last, 0 as long as the store hasn't said.
 
     `on_other_format` is called once, if nodes of another storage format use the store: this one has to end then.
     """
 
-    def __init__(self, router: Router, incarnation: bytes) -> None:
-        self._router = router
+    def __init__(
+        self, router: Router, incarnation: bytes, on_other_format: Callable[[OtherFormat], None] | None = None
+    ) -> None:
+        self._router, self._on_other_format = router, on_other_format
         self._target = ScriptTarget(
             load_script("announce"),
-            crc_hqx(NODES_TAG.encode(), 0) % 16384,
+            slot_of(NODES_TAG),
             (NODES_KEY.encode(), FORMAT_KEY.encode()),
             (incarnation,),
             3,
@@ -72,7 +75,6 @@ class Fleet:
         self._left = asyncio.Event()
         self._is_refused = False
         self.nodes = 0
-        self.on_other_format: Callable[[OtherFormat], None] = lambda _: None
 
     def start(self) -> None:
         """Announce from now on."""
@@ -81,7 +83,7 @@ class Fleet:
             self._send(is_here=True)
 
     async def leave(self, timeout_s: float) -> None:
-        """Tell that this node is gone; best effort."""
+        """Tell the store that this node is gone; best effort."""
         if self._timer is None:
             return
         self._timer.cancel()
@@ -98,21 +100,22 @@ class Fleet:
         """Whether it is the newest announcement."""
         return call is self._call
 
-    def told(self, call: _Announcement, nodes: int | None) -> None:
-        """The store's count, or None if it couldn't be asked."""
+    def on_nodes(self, call: _Announcement, nodes: int | None) -> None:
+        """Take the store's count of nodes; None if it couldn't be asked."""
         if call is self._call:
             self._call = None
             self._left.set()
             if nodes:
                 self.nodes = nodes
 
-    def refused(self, call: _Announcement, error: OtherFormat) -> None:
-        """Nodes of another storage format are there."""
-        self.told(call, None)
+    def on_refused(self, call: _Announcement, error: OtherFormat) -> None:
+        """Say once that nodes of another storage format are there."""
+        self.on_nodes(call, None)
         if not self._is_refused:
             self._is_refused = True
             log.error("%s", error, extra={"event": "other_storage_format"})
-            self.on_other_format(error)
+            if self._on_other_format is not None:
+                self._on_other_format(error)
 
     def _send(self, *, is_here: bool) -> None:
         self._call = _Announcement(self, self._router, self._target, is_here=is_here)

@@ -6,8 +6,9 @@ says what the store must still have: a record that is older, or gone, means that
 (a flush, a server that came back empty, an old snapshot, a failover before replication), and this object says what of
 it this node has to charge again.
 
-Neighbours: `store.replies` learns here, `store.outage` decides and charges by it, `store.redeclare` declares by it what
-the store has lost, `store.queues` keeps it for as long as it has room.
+Neighbours: `store.decisions.replies` learns here, `store.outage.outage` decides and charges by it,
+`store.decisions.redeclare` declares by it what the store has lost, `store.decisions.queues` keeps it for as long as it
+has room.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from limiter_node.model import Amounts, Decision, KeyLimits
+from limiter_node.decisions import Decision
+from limiter_node.limiter.own_window import OwnWindow
+from limiter_node.limiter.policy import Known
+from limiter_node.limits import BUCKET_MS, Amounts, KeyLimits
 from limiter_node.store import codec
 from limiter_node.store.charges import Charge
-from limiter_node.store.codec import BUCKET_MS, DECIDED, unpack_limits_and_used
-from limiter_node.store.fallback import Known
-from limiter_node.store.own_window import OwnWindow
+from limiter_node.store.codec import DECIDED, unpack_limits_and_used
 
 
 class Asked(Protocol):
@@ -30,15 +32,15 @@ class Asked(Protocol):
 
     @property
     def number(self) -> int:
-        """It rises with every batch of the node."""
+        """The batch's number; it rises with every batch of the node."""
 
     @property
     def operations(self) -> Sequence[bytes]:
-        """Its operations, packed."""
+        """The batch's operations, packed."""
 
     @property
     def since_s(self) -> float:
-        """When it was made."""
+        """When the batch was made, by `time.monotonic`."""
 
 
 class KeyKnowledge:
@@ -94,13 +96,13 @@ class KeyKnowledge:
                 self.known()  # a clock may have stepped back: what it left in the future is brought back
             if name := decisions[-1][8]:
                 self._name = name
-        if self._name is None and codec.has_name(reply):
+        if self._name is None and codec.is_named(reply):
             self._name = codec.unpack_reply(reply, len(batch.operations), self._window_buckets).name
 
     def learn_limits(self, limits: KeyLimits, time_ms: int, asked_s: float, heard_s: float) -> None:
         """Learn that there is such a key, and its limits, without a decision of the store."""
         self.exists, self._name = True, limits.name
-        self._last_reply = codec.pack_told(limits, time_ms)
+        self._last_reply = codec.pack_limits_reply(limits, time_ms)
         self._asked_s, self._heard_s = asked_s, heard_s
 
     def forget(self) -> None:
@@ -113,18 +115,18 @@ class KeyKnowledge:
     # ---- knowing ---------------------------------------------------------------------------------------------------
 
     def known(self) -> Known | None:
-        """Return what a policy may decide by; None if the store never told of the key, or told that there is none.
+        """Return what a policy may decide by; None if the store never said anything of the key, or that there is none.
 
         The store's clock was at the last reply's time at some moment between asking and hearing, so that it lies
         between two estimates: `now_ms`, which is never ahead of it, and `latest_ms`, which is never behind.
         """
         if self._last_reply is None:
             return None
-        told, now_s = codec.unpack_reply(self._last_reply, 0, self._window_buckets), time.monotonic()
-        now_ms = told.time_ms + int((now_s - self._heard_s) * 1000)
-        latest_ms = told.time_ms + math.ceil((now_s - self._asked_s) * 1000)
+        reply, now_s = codec.unpack_reply(self._last_reply, 0, self._window_buckets), time.monotonic()
+        now_ms = reply.time_ms + int((now_s - self._heard_s) * 1000)
+        latest_ms = reply.time_ms + math.ceil((now_s - self._asked_s) * 1000)
         self.own.bring_back(latest_ms)
-        return Known(told.limits, told.output_reserve, now_ms, latest_ms, self.own)
+        return Known(reply.limits, reply.output_reserve, now_ms, latest_ms, self.own)
 
     def tokens_left(self) -> int:
         """Return the tokens that the last reply leaves in the tighter of the two limits; -1 if there was none."""
@@ -139,26 +141,26 @@ class KeyKnowledge:
         return time.monotonic() - self._heard_s
 
     def last_limits(self) -> KeyLimits | None:
-        """Return the key's limits as the store last told them; None if it told of none."""
+        """Return the key's limits by the store's last word; None if it never said any, or that there is no such key."""
         if self._last_reply is None:
             return None
-        told = codec.unpack_reply(self._last_reply, 0, self._window_buckets)
-        return KeyLimits(*told.limits, told.output_reserve, self._name or "")
+        reply = codec.unpack_reply(self._last_reply, 0, self._window_buckets)
+        return KeyLimits(*reply.limits, reply.output_reserve, self._name or "")
 
     # ---- a loss ----------------------------------------------------------------------------------------------------
 
-    def lose(self, recorded: int, owed: Iterable[Charge]) -> tuple[list[Charge], set[int]]:
+    def lose(self, recorded: int, unsent: Iterable[Charge]) -> tuple[list[Charge], set[int]]:
         """Learn that the store has lost what came after this node's batch `recorded`.
 
-        Return what to charge again, beside what is `owed` anyway, and the cells of `own` that were lost.
+        Return the charges to send again, beside those that are `unsent` anyway, and the cells of `own` that were lost.
         """
         self.recorded = recorded
         known = self.known()
         if known is None:
             return [], set()
-        owed_of: dict[int, list[int]] = {}
-        for charge in owed:
-            amounts = owed_of.setdefault(self.own.cell_of(charge.bucket), [0, 0, 0])
+        unsent_of: dict[int, list[int]] = {}
+        for charge in unsent:
+            amounts = unsent_of.setdefault(self.own.cell_of(charge.bucket), [0, 0, 0])
             for dimension, amount in enumerate(charge.amounts):
                 amounts[dimension] += amount
         recharged: dict[int, Charge] = {}
@@ -166,7 +168,7 @@ class KeyKnowledge:
         for bucket, counted in self.own.counted_after(recorded, known.now_ms):
             cell = self.own.cell_of(bucket)
             lost.add(cell)
-            beside = owed_of.get(cell, (0, 0, 0))
+            beside = unsent_of.get(cell, (0, 0, 0))
             left = Amounts(*(max(amount - other, 0) for amount, other in zip(counted, beside, strict=True)))
             if any(left):
                 recharged[cell] = Charge(min(bucket, known.latest_ms // BUCKET_MS), left)
@@ -175,7 +177,7 @@ class KeyKnowledge:
         return list(recharged.values()), lost
 
     def forget_recharges(self) -> None:
-        """Forget those that count for nothing any more."""
+        """Forget recharges that have left the window."""
         known = self.known()
         if self.recharges is not None and known is not None:
             oldest = known.now_ms // BUCKET_MS - self._window_buckets

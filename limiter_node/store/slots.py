@@ -1,7 +1,7 @@
 """The owners of a cluster's slots, in the words of its servers: ``CLUSTER SLOTS`` and the redirections MOVED and ASK.
 
 A server may leave hosts out. A cluster behind a load balancer (``cluster-preferred-endpoint-type unknown-endpoint``)
-tells ports only; a server that was never told its own address leaves out its own. The host is then the one that was
+gives ports only; a server that never learned its own address leaves that out. The host is then the one that was
 asked (https://valkey.io/commands/cluster-slots). Neighbours: `discovery`, `masters`, `watch` (who ask), `topology` (who
 is redirected).
 """
@@ -12,12 +12,10 @@ from typing import Any, NamedTuple
 
 from redis.exceptions import InvalidResponse
 
-SLOTS = 16384
-
 Endpoint = tuple[str, int]
 
 _NO_NAME = "?"
-"""Told by a cluster that prefers host names, of a server that has none."""
+"""Stands for a server without a name in a cluster that prefers host names."""
 
 
 class SlotRange(NamedTuple):
@@ -58,8 +56,8 @@ def _shard(servers: list[Endpoint]) -> tuple[Endpoint, tuple[Endpoint, ...]]:
 def _endpoint(server: list[Any], asked_host: str) -> Endpoint:
     raw, port, *more = server
     host = raw.decode() if raw else ""
-    if host == _NO_NAME:  # its IP is among what is told beside
+    if host == _NO_NAME:  # its IP is among the facts behind the port
         facts = more[1] if len(more) > 1 else []
-        told = dict(zip(facts[::2], facts[1::2], strict=False))
-        host = (told.get(b"ip") or b"").decode()
+        named = dict(zip(facts[::2], facts[1::2], strict=False))
+        host = (named.get(b"ip") or b"").decode()
     return host or asked_host, int(port)

@@ -1,7 +1,7 @@
 """Where the store is: the ``--store`` URL, parsed once into a frozen address that never shows its password.
 
 Owns the URL's grammar, the TLS options and how redis-py clients for administration are built from them. Decisions don't
-go through these clients (see the dispatcher): they may retry.
+go through these clients but through `store.wire`, because these may retry.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 
-from limiter_node.model import ConfigError
+from limiter_node.addresses import format_host
+from limiter_node.errors import ConfigError
 
 SCHEMES = {
     "redis": (False, False),
@@ -28,7 +29,6 @@ SCHEMES = {
 DEFAULT_PORT = 6379
 CONNECT_TIMEOUT_S = 2.0
 COMMAND_TIMEOUT_S = 5.0
-
 _CERT_REQS = {"required": ssl.CERT_REQUIRED, "optional": ssl.CERT_OPTIONAL, "none": ssl.CERT_NONE}
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _TLS_OPTIONS = ("ssl_ca_certs", "ssl_cert_reqs", "ssl_check_hostname", "ssl_certfile", "ssl_keyfile")
@@ -37,7 +37,7 @@ _OPTIONS = (*_TLS_OPTIONS, "db")
 
 @dataclass(frozen=True, slots=True)
 class TlsOptions:
-    """How the store's certificate is checked and which one we show; paths to PEM files."""
+    """The check of the store's certificate, and the certificate that we show; paths to PEM files."""
 
     ca_certs: str | None = None
     cert_reqs: str = "required"
@@ -61,7 +61,7 @@ class StoreAddress:
     tls: TlsOptions | None = None
 
     def ssl_context(self) -> ssl.SSLContext | None:
-        """A fresh context as the URL's options ask for; None without TLS. Raises ConfigError for unreadable files."""
+        """Return a fresh context by the URL's options; None without TLS. Raises ConfigError for unreadable files."""
         if self.tls is None:
             return None
         try:
@@ -79,7 +79,7 @@ class StoreAddress:
         return context
 
     def describe(self) -> str:
-        """The URL without password and options, fit for messages and logs."""
+        """Return the URL without password and options, fit for messages and logs."""
         scheme = next(s for s, kind in SCHEMES.items() if kind == (self.cluster, self.tls is not None))
         # A user without a password may be a password that somebody wrote in the user's place.
         user = f"{quote(self.username, safe='')}@" if self.username and self.password else ""
@@ -87,7 +87,7 @@ class StoreAddress:
         return f"{scheme}://{user}{hosts}{f'/{self.db}' if self.db else ''}"
 
     def node_client(self, host: str, port: int) -> Redis:
-        """A redis-py client of one server of the store, with the store's login. Close it with ``aclose()``."""
+        """Return a redis-py client of one server of the store, with the store's login. Close it with ``aclose()``."""
         return Redis(host=host, port=port, db=self.db, **self._client_options())
 
     def _client_options(self) -> dict[str, Any]:
@@ -117,11 +117,6 @@ def _admin_retry() -> Retry:
 
 def _reason(error: OSError) -> str:
     return error.strerror or "not a readable PEM file"
-
-
-def format_host(host: str) -> str:
-    """The host as it stands in a URL: IPv6 addresses in brackets."""
-    return f"[{host}]" if ":" in host else host
 
 
 def parse_store_url(url: str) -> StoreAddress:

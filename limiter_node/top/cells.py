@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from limiter_node.chart import Glyphs, compact
-from limiter_node.store.hottest import KeyHeat
+from limiter_node.store.admin.hottest import KeyHeat
 from limiter_node.top.rates import Quantile
 
 UNKNOWN = "-"

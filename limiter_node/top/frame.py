@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from limiter_node.model import DIMENSIONS
-from limiter_node.store.hottest import NOT_WALKED, KeyHeat, Walk
-from limiter_node.store.watch import ShardReading, StoreReading
+from limiter_node.limits import DIMENSIONS
+from limiter_node.store.admin.hottest import NOT_WALKED, KeyHeat, Walk
+from limiter_node.store.admin.watch import ShardReading, StoreReading
 from limiter_node.top.rates import NodeRates, Quantile, mean, quantile, rates, together
 from limiter_node.top.sample import NodeReading, NodeSample
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from rich.text import Text
 
 from limiter_node.chart import Glyphs, bar, compact
-from limiter_node.store.hottest import KeyHeat
+from limiter_node.store.admin.hottest import KeyHeat
 from limiter_node.top.cells import key_name, percent
 from limiter_node.top.frame import Frame
 from limiter_node.top.table import BAD, FAINT, GOOD, WARN, WIDE, Column, Table

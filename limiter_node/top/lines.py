@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from limiter_node.chart import Glyphs
-from limiter_node.model import DIMENSIONS
+from limiter_node.limits import DIMENSIONS
 from limiter_node.top.cells import key_name, milliseconds, percent
 from limiter_node.top.frame import Frame
 

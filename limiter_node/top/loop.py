@@ -11,8 +11,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from time import time
 
+from limiter_node.store.admin.watch import StoreWatch
 from limiter_node.store.url import StoreAddress
-from limiter_node.store.watch import StoreWatch
 from limiter_node.top.frame import Before, Frame, Snapshot, make_frame
 from limiter_node.top.polling import NodePoller, Target, polling
 

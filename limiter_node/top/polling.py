@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from limiter_node.model import ConfigError
+from limiter_node.errors import ConfigError
 from limiter_node.reasons import system_reason
 from limiter_node.top.sample import NodeReading, NotOurs, read_sample
 

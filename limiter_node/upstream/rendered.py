@@ -7,28 +7,25 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from typing import Any, NamedTuple, cast
 
-from limiter_node.upstream.base import (
-    AnswerStream,
+from limiter_node.upstream.answers import AnswerStream, Cost, Sink, WholeAnswer
+from limiter_node.upstream.errors import NotServed
+from limiter_node.upstream.interface import Draft, Prepared
+from limiter_node.upstream.openai.chat import chat_completion
+from limiter_node.upstream.openai.chunks import ChatChunks, CompletionChunks
+from limiter_node.upstream.openai.completions import text_completion
+from limiter_node.upstream.openai.embeddings import embedding_list
+from limiter_node.upstream.openai.offered_tools import with_offered_tools
+from limiter_node.upstream.openai.responses_api import REPEATED_FIELDS, responses_api_body, responses_api_object
+from limiter_node.upstream.openai.responses_api_events import ResponsesApiEvents
+from limiter_node.upstream.openai.stream_events import StreamEvents
+from limiter_node.upstream.requests import (
     ChatRequest,
     CompletionRequest,
-    Cost,
-    Draft,
     EmbeddingRequest,
     LimitedRequest,
-    NotServed,
-    Prepared,
-    ResponsesRequest,
-    Sink,
+    ResponsesApiRequest,
     TextRequest,
-    WholeAnswer,
 )
-from limiter_node.upstream.openai.chat import chat_completion
-from limiter_node.upstream.openai.chunks import ChatChunks, StreamEvents, TextChunks
-from limiter_node.upstream.openai.embeddings import embedding_list
-from limiter_node.upstream.openai.offered import with_offered_tools
-from limiter_node.upstream.openai.response import REPEATED_FIELDS, response_body, response_object
-from limiter_node.upstream.openai.response_events import ResponseEvents
-from limiter_node.upstream.openai.text import text_completion
 from limiter_node.upstream.source import Deltas, Embeddings, Source
 
 
@@ -150,7 +147,7 @@ _NOTHING: dict[str, Any] = {}
 
 def _repeated(request: LimitedRequest) -> dict[str, Any]:
     """The fields of `request` that its answer shows again."""
-    if not isinstance(request, ResponsesRequest):
+    if not isinstance(request, ResponsesApiRequest):
         return {}
     return {name: value for name, value in request.body.items() if name in REPEATED_FIELDS}
 
@@ -182,7 +179,7 @@ def _chat_events(request: ChatRequest, request_id: str, created: int, fingerprin
 
 def _text_events(request: CompletionRequest, request_id: str, created: int, fingerprint: str | None) -> StreamEvents:
     per_prompt = request.n // max(1, len(request.echoes))
-    return TextChunks(
+    return CompletionChunks(
         request_id=request_id,
         created=created,
         model=request.model,
@@ -194,10 +191,10 @@ def _text_events(request: CompletionRequest, request_id: str, created: int, fing
 
 
 def _response_events(
-    request: ResponsesRequest, request_id: str, created: int, _fingerprint: str | None
+    request: ResponsesApiRequest, request_id: str, created: int, _fingerprint: str | None
 ) -> StreamEvents:
-    return ResponseEvents(
-        response_object(request, None, request_id, created),
+    return ResponsesApiEvents(
+        responses_api_object(request, None, request_id, created),
         message_id=f"msg_{request_id.removeprefix('req_')}",
         input_tokens=request.input_tokens,
     )
@@ -206,6 +203,6 @@ def _response_events(
 _KINDS: dict[type[LimitedRequest], _Kind] = {
     ChatRequest: _Kind(lambda source, *asked: source.chat(*asked), chat_completion, _chat_events),
     CompletionRequest: _Kind(lambda source, *asked: source.complete(*asked), text_completion, _text_events),
-    ResponsesRequest: _Kind(lambda source, *asked: source.respond(*asked), response_body, _response_events),
+    ResponsesApiRequest: _Kind(lambda source, *asked: source.respond(*asked), responses_api_body, _response_events),
     EmbeddingRequest: _Kind(_embed, _render_embeddings, _no_events),
 }

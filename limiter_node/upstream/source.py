@@ -8,7 +8,13 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from typing import NamedTuple, Protocol
 
-from limiter_node.upstream.base import ChatRequest, CompletionRequest, EmbeddingRequest, ResponsesRequest, TextRequest
+from limiter_node.upstream.requests import (
+    ChatRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    ResponsesApiRequest,
+    TextRequest,
+)
 
 
 class ToolCall(NamedTuple):
@@ -80,7 +86,7 @@ class Source(Protocol):
         """Answer `request`, `request.n` choices; else as `chat`."""
         ...
 
-    async def respond(self, request: ResponsesRequest, cap: int, request_id: str) -> Completion:
+    async def respond(self, request: ResponsesApiRequest, cap: int, request_id: str) -> Completion:
         """Answer `request`, one choice; else as `chat`."""
         ...
 

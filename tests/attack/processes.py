@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from bench_client.proc import cpu_seconds, descendants
+from bench_client.servers.procfs import cpu_seconds, descendants
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 120.0

@@ -19,7 +19,7 @@ from typing import Any
 
 from fleet import running_fleet
 
-from bench_client.proc import NODE, limiter_processes
+from bench_client.servers.procfs import NODE, limiter_processes
 
 from .attacks import Attack
 from .bodies import KNOWN, MIB, OTHERS, UNKNOWN, WORST, request

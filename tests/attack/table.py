@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from benchmarks.measuring import machine
+from benchmarks.lib.measuring import machine
 
 from .attacks import Attack
 from .bounds import failures, p99_bound_ms

@@ -14,8 +14,8 @@ from typing import Any
 
 from aiohttp import web
 
-from bench_client.record import Record
-from bench_client.rundir import RunInfo
+from bench_client.records.record import Record
+from bench_client.records.run_directory import RunInfo
 
 T0 = 1_700_000_000_000
 KEY = "0123456789ab"

@@ -13,11 +13,11 @@ from typing import Any
 from bench_fakes import DIMENSIONS, T0, run_info
 
 from bench_client.audit import audit_directory
-from bench_client.health import ProcessReport
-from bench_client.record import Record
-from bench_client.record_file import REQUESTS_NAME, write_records
-from bench_client.rundir import RunInfo, write_info, write_json
-from bench_client.summary import summarize
+from bench_client.records.process_report import ProcessReport
+from bench_client.records.record import Record
+from bench_client.records.record_file import REQUESTS_NAME, write_records
+from bench_client.records.run_directory import RunInfo, write_info, write_json
+from bench_client.results.summary import summarize
 
 BATCH_BOUNDS = [1, 2, 4, 8, 16, 32, 64]
 

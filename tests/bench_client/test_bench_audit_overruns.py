@@ -13,7 +13,7 @@ from bench_fakes import T0, Ledger, run_info
 
 from bench_client.audit.judge import audit_records
 from bench_client.audit.report import AuditReport
-from bench_client.record import Record
+from bench_client.records.record import Record
 
 PAID_OFF = "admitted before an overrun was paid off"
 TOO_LITTLE = "counted too little"

@@ -19,11 +19,11 @@ from aiohttp import web
 from bench_fakes import FakeLimiter, application, serving, write_keys
 
 from bench_client import cli
-from bench_client.record_file import RecordReader
-from bench_client.rundir import read_info
-from bench_client.summary import Figures
-from bench_client.targets import Target, await_targets
-from bench_client.unserved import complaint
+from bench_client.records.record_file import RecordReader
+from bench_client.records.run_directory import read_info
+from bench_client.results.summary import Figures
+from bench_client.results.unserved import failure_message
+from bench_client.servers.targets import LoadTarget, await_targets
 
 COMMAND = [sys.executable, "-m", "bench_client"]
 
@@ -357,8 +357,8 @@ def test_only_targets_that_were_not_ready_are_asked_again(monkeypatch: pytest.Mo
             pauses.append(seconds)
             late.enter_context(serving(web.Application(), port))
 
-        monkeypatch.setattr("bench_client.targets.sleep", start_late)
-        await_targets((Target.parse(url), Target.parse(f"http://127.0.0.1:{port}")), 20)
+        monkeypatch.setattr("bench_client.servers.targets.sleep", start_late)
+        await_targets((LoadTarget.parse(url), LoadTarget.parse(f"http://127.0.0.1:{port}")), 20)
     assert len(pauses) == 1
     assert 0 < pauses[0] <= 0.5
     assert asked == 1
@@ -418,14 +418,14 @@ def figures(statuses: dict[int, int], **errors: int) -> Figures:
 
 
 def test_what_a_run_without_a_decision_met_is_told() -> None:
-    assert complaint(figures({200: 1, 401: 99})) is None
-    assert complaint(figures({429: 1, 401: 99})) is None
+    assert failure_message(figures({200: 1, 401: 99})) is None
+    assert failure_message(figures({429: 1, 401: 99})) is None
     theirs = Figures(9, statuses=Counter({429: 9}), upstream=Counter({429: 9}))
-    assert complaint(theirs) == "every request was answered 429; look at the target"
+    assert failure_message(theirs) == "every request was answered 429; look at the target"
     mixed = "no request was served or rejected (5 answered 401, 3 answered 404, 2 timeout): are the keys loaded in"
-    assert complaint(figures({404: 3, 401: 5}, timeout=2)) == f"{mixed} this target?"
-    assert complaint(figures({}, connect=7)) == "no request was answered (7 connect); check the targets"
-    assert complaint(figures({})) == "no request was answered (none was sent); check the targets"
+    assert failure_message(figures({404: 3, 401: 5}, timeout=2)) == f"{mixed} this target?"
+    assert failure_message(figures({}, connect=7)) == "no request was answered (7 connect); check the targets"
+    assert failure_message(figures({})) == "no request was answered (none was sent); check the targets"
 
 
 def test_keys_given_as_digests_are_left_out_with_a_note(url: str, tmp_path: Path) -> None:

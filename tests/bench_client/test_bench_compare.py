@@ -7,18 +7,18 @@ from bench_fakes import Ledger, run_info
 
 from bench_client.audit.completeness import Completeness
 from bench_client.audit.judge import audit_records
-from bench_client.compare import Measured, comparison_text
-from bench_client.run import RunResult
-from bench_client.summary import summarize
+from bench_client.commands.compare import StoreResult, comparison_text
+from bench_client.commands.run import RunResult
+from bench_client.results.summary import summarize
 
 
-def measured(store: str, last_ms: int, missing: tuple[str, ...] = ()) -> Measured:
+def measured(store: str, last_ms: int, missing: tuple[str, ...] = ()) -> StoreResult:
     ledger = Ledger()
     for at_ms in (0, last_ms):
         ledger.admit(at_ms)
     info = run_info()
     audit = audit_records(ledger.records, info, complete=Completeness(missing))
-    return Measured(store, RunResult(info, summarize(ledger.records, info)), audit)
+    return StoreResult(store, RunResult(info, summarize(ledger.records, info)), audit)
 
 
 @pytest.mark.parametrize(("seconds", "notes"), [(30, 1), (70, 0)])

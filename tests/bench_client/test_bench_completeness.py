@@ -12,9 +12,9 @@ from bench_fakes import Ledger, run_info
 
 from bench_client import cli
 from bench_client.audit.completeness import read_once
-from bench_client.record import Record
-from bench_client.record_file import REQUESTS_NAME, RecordReader, write_records
-from bench_client.rundir import write_info
+from bench_client.records.record import Record
+from bench_client.records.record_file import REQUESTS_NAME, RecordReader, write_records
+from bench_client.records.run_directory import write_info
 
 Lines = list[bytes]
 REQUESTS = 10

@@ -14,7 +14,7 @@ from bench_fakes import FakeLimiter, application, serving
 from test_bench_servers import PAGE
 
 from bench_client import cli
-from bench_client.rundir import read_info
+from bench_client.records.run_directory import read_info
 
 CERTIFICATE = Path(__file__).parent / "loopback.pem"
 RUN = ("run", "--qps", 50, "--duration", 0.3)

@@ -13,10 +13,10 @@ from aiohttp import web
 from bench_fakes import Ledger, application, run_info, serving
 
 from bench_client import cli
-from bench_client.find_max import judge
-from bench_client.health import ProcessReport
-from bench_client.search import Search, Verdict
-from bench_client.summary import summarize
+from bench_client.commands.find_max import judge
+from bench_client.commands.search import Search, Verdict
+from bench_client.records.process_report import ProcessReport
+from bench_client.results.summary import summarize
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,15 @@ import pytest
 from aiohttp import web
 from bench_fakes import Ledger, application, run_info, serving
 
-from bench_client.alarm import clock_ns
-from bench_client.health import ClientHealth, ProcessReport, lateness_percentiles_ms
-from bench_client.run import run
-from bench_client.sender import Sender
+from bench_client.clock import clock_ns
+from bench_client.commands.run import run
+from bench_client.load.sizes import SizeDistribution
+from bench_client.records.process_report import ProcessReport, lateness_percentiles_ms
+from bench_client.results.client_health import ClientHealth
+from bench_client.results.summary import summarize
+from bench_client.results.tables import summary_text
+from bench_client.sending.open_loop_sender import OpenLoopSender
 from bench_client.settings import RunSettings, SendingSettings, WorkloadSettings
-from bench_client.sizes import SizeDistribution
-from bench_client.summary import summarize
-from bench_client.tables import summary_text
 
 Latency = tuple[float, float]
 
@@ -116,13 +117,13 @@ def test_a_client_that_is_too_slow_says_so(keys_file: Path, tmp_path: Path, monk
     async def answer(_: web.Request) -> web.StreamResponse:
         return web.json_response({})
 
-    send_due = Sender._send_due
+    send_due = OpenLoopSender._send_due
 
-    def slowly(self: Sender, now_ns: int) -> None:
+    def slowly(self: OpenLoopSender, now_ns: int) -> None:
         time.sleep(0.05)
         send_due(self, clock_ns())
 
-    monkeypatch.setattr(Sender, "_send_due", slowly)
+    monkeypatch.setattr(OpenLoopSender, "_send_due", slowly)
     size = SizeDistribution.parse("fixed:25")
     workload = WorkloadSettings(500, 0.4, 1, "constant", 0.0, size, size, None, 1.0, True)
     out = tmp_path / "out"

@@ -13,7 +13,7 @@ import cloup
 import pytest
 
 from bench_client import cli
-from bench_client.help import as_typed, in_words
+from bench_client.command_line.help import as_typed, in_words
 
 COMMANDS = sorted(cli.cli.commands)
 

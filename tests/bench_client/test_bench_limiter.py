@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from bench_client import limiter as limiter_module
 from bench_client.errors import BenchError
-from bench_client.limiter import Limiter, free_port_range, generate_keys
+from bench_client.servers import limiter_under_test
+from bench_client.servers.limiter_under_test import LimiterUnderTest, free_port_range, generate_keys
 
 SCRIPT = """
 import os, signal, sys
@@ -29,10 +29,10 @@ signal.pause()
 ENDS = "signal.signal(signal.SIGTERM, lambda *_: (print('drained', flush=True), sys.exit(0)))"
 
 
-def scripted(tmp_path: Path, *, before: str = ENDS, after: str = "", nodes: int = 2) -> Limiter:
+def scripted(tmp_path: Path, *, before: str = ENDS, after: str = "", nodes: int = 2) -> LimiterUnderTest:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.format(before=before, after=after))
-    return Limiter(
+    return LimiterUnderTest(
         nodes=nodes,
         store="single",
         keys=tmp_path / "keys.toml",
@@ -70,7 +70,7 @@ def test_it_is_stopped_when_the_run_fails(tmp_path: Path) -> None:
 
 
 def test_one_that_will_not_end_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limiter_module, "STOP_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(limiter_under_test, "STOP_TIMEOUT_S", 0.2)
     with scripted(tmp_path, before="signal.signal(signal.SIGTERM, signal.SIG_IGN)") as limiter:
         process = limiter._process
     assert process is not None
@@ -84,7 +84,7 @@ def test_its_last_words_are_told_when_it_ends_before_it_is_ready(tmp_path: Path)
 
 
 def test_one_that_never_gets_ready_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limiter_module, "READY_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(limiter_under_test, "READY_TIMEOUT_S", 0.3)
     limiter = scripted(tmp_path, before="signal.pause()")
     with pytest.raises(BenchError, match="was not ready within"):
         limiter.__enter__()
@@ -103,7 +103,7 @@ def test_a_keys_file_that_cannot_be_made_is_told_in_the_commands_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        limiter_module, "COMMAND", (sys.executable, "-c", "import sys; sys.exit('bad\\nrpm too large')")
+        limiter_under_test, "COMMAND", (sys.executable, "-c", "import sys; sys.exit('bad\\nrpm too large')")
     )
     with pytest.raises(BenchError, match="keys generate failed: rpm too large"):
         generate_keys(tmp_path / "keys.toml", count=1, rpm=1, input_tpm=1, output_tpm=1)

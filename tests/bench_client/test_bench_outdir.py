@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 from bench_fakes import FakeLimiter, Ledger, application, run_info, serving
 
-from bench_client import cli, compare
-from bench_client.compare import CompareSettings
+from bench_client import cli
+from bench_client.commands import compare
+from bench_client.commands.compare import CompareSettings
 from bench_client.errors import BenchError
-from bench_client.outdir import PAGE_NAME, STORES, prepare_comparison
-from bench_client.record_file import REQUESTS_NAME, write_records
-from bench_client.rundir import COMPARE_NAME, RUN_NAME, write_info
+from bench_client.records.out_directory import PAGE_NAME, STORES, prepare_comparison
+from bench_client.records.record_file import REQUESTS_NAME, write_records
+from bench_client.records.run_directory import COMPARE_NAME, RUN_NAME, write_info
 
 FIND_MAX = ("find-max", "--slo-p99-ms", 5000, "--from", 60, "--to", 60, "--trial", 0.2, "--warmup", 0)
 RUN = ("run", "--qps", 50, "--duration", 0.2)

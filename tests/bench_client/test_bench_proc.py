@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bench_client.proc import LocalProcess, children, cpu_seconds, limiter_processes
+from bench_client.servers.procfs import LocalProcess, children, cpu_seconds, limiter_processes
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads /proc")
 Start = Callable[..., "subprocess.Popen[str]"]

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from bench_fakes import FakeLimiter, application, serving
 
-from bench_client.record_file import RecordReader
-from bench_client.rundir import read_info
+from bench_client.records.record_file import RecordReader
+from bench_client.records.run_directory import read_info
 from bench_client.settings import MAX_CONNECTIONS, MAX_CONNECTIONS_TO_TARGET, connections_per_target
 
 COMMAND = [sys.executable, "-m", "bench_client"]

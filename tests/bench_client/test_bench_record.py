@@ -12,13 +12,21 @@ import pytest
 from bench_fakes import KEY, Ledger, run_info
 
 from bench_client.errors import BenchError
-from bench_client.health import ProcessReport
-from bench_client.record import Record
-from bench_client.record_file import HEADER, REQUESTS_NAME, RecordReader, write_records
-from bench_client.response import NOTHING, parse_response
-from bench_client.rundir import RUN_NAME, convert_spool, finish, open_records, prepare, read_info, write_info
-from bench_client.spool import OK, SPOOL_NAMES, TIMEOUT, SpoolWriter, read_spool, spool_name
-from bench_client.workload import Workload
+from bench_client.load.workload import Workload
+from bench_client.records.process_report import ProcessReport
+from bench_client.records.record import Record
+from bench_client.records.record_file import HEADER, REQUESTS_NAME, RecordReader, write_records
+from bench_client.records.response_fields import NOTHING, parse_response
+from bench_client.records.run_directory import (
+    RUN_NAME,
+    convert_spool,
+    finish,
+    open_records,
+    prepare,
+    read_info,
+    write_info,
+)
+from bench_client.records.spool import OK, SPOOL_NAMES, TIMEOUT, SpoolWriter, read_spool, spool_name
 
 ADMITTED = (
     b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX-Limiter-Node: Node-1\r\n"

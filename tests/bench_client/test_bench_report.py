@@ -16,8 +16,9 @@ from report_fakes import Simulation, write_comparison
 from bench_client.audit.timeline import DIMENSIONS, build_timelines
 from bench_client.audit.windows import check_windows
 from bench_client.errors import BenchError, BenchUsageError
-from bench_client.record import Record
-from bench_client.record_file import REQUESTS_NAME, write_records
+from bench_client.records.record import Record
+from bench_client.records.record_file import REQUESTS_NAME, write_records
+from bench_client.records.run_directory import write_info
 from bench_client.report.axes import NARROW, WIDE, legend_columns, legend_height, log_ms_axis, merged, nines
 from bench_client.report.collect import MAX_BINS, MAX_LATE_BINS, KeyUse
 from bench_client.report.gather import ReportedRun, gather
@@ -27,8 +28,7 @@ from bench_client.report.sources import find_sources, printable
 from bench_client.report.verdict import big_figures, remarks, sentence
 from bench_client.report.windows import LEVELS, Shown, choose_keys, window_series
 from bench_client.report.words import share
-from bench_client.rundir import write_info
-from bench_client.servers import ProcessUse, Servers, read_servers
+from bench_client.servers.servers_file import ProcessUse, Servers, read_servers
 
 
 def gathered(directory: Path) -> ReportedRun:

@@ -10,7 +10,7 @@ import pytest
 from report_fakes import Simulation
 
 from bench_client.report import write_report
-from benchmarks.screenshot import browser, browser_paths, show, take
+from benchmarks.lib.screenshot import browser, browser_paths, show, take
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome

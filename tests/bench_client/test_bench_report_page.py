@@ -16,7 +16,7 @@ import pytest
 from report_fakes import Simulation, write_comparison
 
 from bench_client import cli
-from bench_client.record_file import REQUESTS_NAME
+from bench_client.records.record_file import REQUESTS_NAME
 from bench_client.report import report_of_comparison, write_report
 from bench_client.report.svg import inline
 

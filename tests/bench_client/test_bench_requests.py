@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from bench_client.errors import BenchUsageError
-from bench_client.keys import read_keys
-from bench_client.prompts import CHAT_OVERHEAD_TOKENS, STARTS, WORDS, RequestRenderer
-from bench_client.targets import Target
-from bench_client.workload import Workload
+from bench_client.load.keys import read_keys
+from bench_client.load.prompts import CHAT_OVERHEAD_TOKENS, STARTS, WORDS, RequestRenderer
+from bench_client.load.workload import Workload
+from bench_client.servers.targets import LoadTarget
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # of importlib.resources, in the library itself
@@ -31,7 +31,7 @@ def renderer(inputs: list[int], outputs: list[int], *, cap_output: bool = True) 
         array("I", outputs),
         1.0,
     )
-    heads = [Target.parse(url).request_head for url in ("http://one:81", "http://two/prefix/")]
+    heads = [LoadTarget.parse(url).request_head for url in ("http://one:81", "http://two/prefix/")]
     return RequestRenderer(
         workload, request_heads=heads, secrets=["sk-a", "sk-b"], model='a "model"', cap_output=cap_output
     )
@@ -111,9 +111,9 @@ def test_wrong_keys_files_are_refused(tmp_path: Path, content: str, says: str) -
 
 
 def test_targets() -> None:
-    target = Target.parse("https://[::1]/x/")
+    target = LoadTarget.parse("https://[::1]/x/")
     assert (target.host, target.port, target.tls, target.path, target.authority) == ("::1", 443, True, "/x", "[::1]")
-    assert Target.parse("http://h:8080").authority == "h:8080"
+    assert LoadTarget.parse("http://h:8080").authority == "h:8080"
 
 
 @pytest.mark.parametrize(
@@ -121,4 +121,4 @@ def test_targets() -> None:
 )
 def test_wrong_targets_are_refused(url: str) -> None:
     with pytest.raises(BenchUsageError, match="use http://HOST:PORT"):
-        Target.parse(url)
+        LoadTarget.parse(url)

@@ -15,15 +15,16 @@ from aiohttp import web
 from bench_fakes import T0
 from conftest import Serve
 
-from bench_client.alarm import LoopAlarm, TimerFdAlarm, clock_ns, make_alarm
+from bench_client.clock import clock_ns
 from bench_client.errors import BenchError
-from bench_client.outcome import SendOutcome, Snapshot
-from bench_client.progress import Progress
-from bench_client.prompts import RequestRenderer
-from bench_client.sender import Sender
-from bench_client.spool import ERRORS, NEVER_SENT, SpoolEntry, SpoolWriter, read_spool, spool_name
-from bench_client.targets import Target
-from bench_client.workload import Workload
+from bench_client.load.prompts import RequestRenderer
+from bench_client.load.workload import Workload
+from bench_client.processes.live_view import LiveView
+from bench_client.records.spool import ERRORS, NEVER_SENT, SpoolEntry, SpoolWriter, read_spool, spool_name
+from bench_client.sending.alarm import LoopAlarm, TimerFdAlarm, make_alarm
+from bench_client.sending.open_loop_sender import OpenLoopSender
+from bench_client.sending.outcome import SendOutcome, SendSnapshot
+from bench_client.servers.targets import LoadTarget
 
 MS = 1_000_000
 
@@ -42,7 +43,7 @@ class Bench:
             array("I", [i + 1 for i in range(count)]),
             max(due_ms) / 1000 or 1.0,
         )
-        targets = [Target.parse(url) for url in urls]
+        targets = [LoadTarget.parse(url) for url in urls]
         renderer = RequestRenderer(
             self.workload,
             request_heads=[target.request_head for target in targets],
@@ -52,7 +53,7 @@ class Bench:
         )
         self.spool = SpoolWriter(directory, self.workload, cap_output=True)
         settings = {"max_connections": 8, "first_connections": 1, "timeout_s": 5.0, **changes}
-        self.sender = Sender(self.workload, renderer, targets, self.spool, **settings)  # type: ignore[arg-type]
+        self.sender = OpenLoopSender(self.workload, renderer, targets, self.spool, **settings)  # type: ignore[arg-type]
 
     async def run(self) -> SendOutcome:
         try:
@@ -112,7 +113,7 @@ async def test_every_request_is_sent_when_due_and_its_raw_response_kept(tmp_path
     assert sorted(seen) == list(range(1, 31))
     assert outcome.dispatched == 30
     assert not outcome.interrupted
-    assert bench.sender.statuses == {200: 20, 429: 10}
+    assert bench.sender.requests.statuses == {200: 20, 429: 10}
     assert all(b'{"n": %d}' % (entry.request + 1) in entry.raw for entry in entries)
     assert all(entry.due_ns <= entry.sent_ns <= entry.done_ns for entry in entries)
     assert {entry.target for entry in entries} == {0, 1}
@@ -133,7 +134,7 @@ async def test_a_stalled_server_cannot_hide_behind_the_client(tmp_path: Path, se
     asyncio.get_running_loop().call_later(0.4, stall.set)
     await bench.run()
     latencies = [latency_ms(entry) for entry in bench.entries()]
-    assert bench.sender.statuses == {200: 11}
+    assert bench.sender.requests.statuses == {200: 11}
     for index, latency in enumerate(latencies):
         assert latency >= 400 - 20 * index - 60, index  # the stall's rest, as of the due time; 60 ms for the call_later
     assert latencies[0] > latencies[5] > latencies[10]
@@ -153,7 +154,7 @@ async def test_slow_responses_do_not_delay_the_schedule(tmp_path: Path, serve: S
 
     bench = Bench(tmp_path, [await serve(chat)], [i * 5.0 for i in range(8)], max_connections=8)
     await bench.run()
-    assert bench.sender.statuses == {200: 8}
+    assert bench.sender.requests.statuses == {200: 8}
 
 
 async def test_requests_past_their_deadline_end_as_timeouts(tmp_path: Path, serve: Serve) -> None:
@@ -172,7 +173,7 @@ async def test_requests_past_their_deadline_end_as_timeouts(tmp_path: Path, serv
     assert (ERRORS[waiting.error], waiting.sent_ns) == ("timeout", NEVER_SENT)
     assert latency_ms(first) >= 200
     assert ERRORS[later.error] == ""
-    assert bench.sender.errors == {"timeout": 2}
+    assert bench.sender.requests.errors == {"timeout": 2}
 
 
 @pytest.mark.parametrize(
@@ -205,7 +206,7 @@ async def test_a_broken_response_is_an_error_and_the_run_goes_on(tmp_path: Path,
     assert [ERRORS[entry.error] for entry in entries] == ["", error, ""]
     assert entries[1].raw == answer
     assert connections == 2
-    assert bench.sender.statuses == {200: 2}
+    assert bench.sender.requests.statuses == {200: 2}
 
 
 async def test_a_response_in_pieces_is_kept_whole(tmp_path: Path) -> None:
@@ -223,7 +224,7 @@ async def test_a_response_in_pieces_is_kept_whole(tmp_path: Path) -> None:
         bench = Bench(tmp_path, [url], [0.0, 100.0], max_connections=1)
         await bench.run()
     assert [entry.raw for entry in bench.entries()] == [b"".join(pieces)] * 2
-    assert bench.sender.statuses == {200: 2}
+    assert bench.sender.requests.statuses == {200: 2}
 
 
 async def test_the_live_view_tells_rates_counts_and_latency(tmp_path: Path, serve: Serve) -> None:
@@ -240,8 +241,8 @@ async def test_the_live_view_tells_rates_counts_and_latency(tmp_path: Path, serv
     assert bench.sender.snapshot().latency_samples == []
     half = snapshot._replace(dispatched=1, statuses={428: 1}, errors=0, latency_samples=[80 * MS])
     other = snapshot._replace(dispatched=2, statuses={429: 1, 430: 1}, latency_samples=[])
-    start_ns = bench.sender.start_ns
-    progress = Progress(lambda: Snapshot.summed([half, other]), lambda: start_ns, 2.0, StringIO())
+    start_ns = bench.sender.requests.start_ns
+    progress = LiveView(lambda: SendSnapshot.summed([half, other]), lambda: start_ns, 2.0, StringIO())
     line = progress.line(start_ns + 1000 * MS)
     assert line == "    1/2 s  offered       3/s  achieved       3/s  200 0  429 1  errors 2  p99 80.0 ms"
 
@@ -254,7 +255,7 @@ async def test_a_reset_is_told_from_an_orderly_close(tmp_path: Path) -> None:
     async with raw_server(reset) as (_, url):
         bench = Bench(tmp_path, [url], [0.0])
         await bench.run()
-    assert bench.sender.errors == {"reset": 1}
+    assert bench.sender.requests.errors == {"reset": 1}
 
 
 async def test_a_server_that_goes_away_costs_errors_not_the_run(tmp_path: Path, serve: Serve) -> None:
@@ -266,8 +267,8 @@ async def test_a_server_that_goes_away_costs_errors_not_the_run(tmp_path: Path, 
         due_ms = [0.0, 0.0, 100.0, 100.0, 120.0, 120.0, 120.0, 120.0]
         bench = Bench(tmp_path, [await serve(ok), url], due_ms, max_connections=2)
         await bench.run()
-    assert bench.sender.statuses == {200: 4}
-    assert bench.sender.errors == {"closed": 1, "connect": 3}
+    assert bench.sender.requests.statuses == {200: 4}
+    assert bench.sender.requests.errors == {"closed": 1, "connect": 3}
     assert all(e.sent_ns == NEVER_SENT for e in bench.entries() if ERRORS[e.error] == "connect")
 
 
@@ -281,7 +282,7 @@ async def test_a_connection_that_is_to_be_closed_is_not_used_again(tmp_path: Pat
 
     bench = Bench(tmp_path, [await serve(chat)], [0.0, 20.0, 40.0], max_connections=1)
     await bench.run()
-    assert bench.sender.statuses == {200: 3}
+    assert bench.sender.requests.statuses == {200: 3}
     assert len(ports) == 3
 
 
@@ -296,7 +297,7 @@ async def test_the_first_interrupt_waits_for_what_is_under_way(tmp_path: Path, s
     assert outcome.interrupted
     assert outcome.dispatched == 1
     assert outcome.sending_s < 50
-    assert bench.sender.statuses == {200: 1}
+    assert bench.sender.requests.statuses == {200: 1}
 
 
 async def test_the_second_interrupt_cuts_off(tmp_path: Path, serve: Serve) -> None:
@@ -311,7 +312,7 @@ async def test_the_second_interrupt_cuts_off(tmp_path: Path, serve: Serve) -> No
     bench = Bench(tmp_path, [await serve(chat)], [0.0, 60_000.0])
     await bench.run()
     never.set()
-    assert bench.sender.errors == {"aborted": 1}
+    assert bench.sender.requests.errors == {"aborted": 1}
 
 
 async def test_a_target_that_cannot_be_connected_to_is_named(tmp_path: Path) -> None:

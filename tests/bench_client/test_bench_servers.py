@@ -17,19 +17,19 @@ import pytest
 from aiohttp import web
 from bench_fakes import FakeLimiter, application, run_info, serving
 
-from bench_client import scrape, watch
-from bench_client.alarm import clock_ns
+from bench_client.clock import clock_ns
+from bench_client.commands.run import run
 from bench_client.errors import BenchError
-from bench_client.health import ProcessReport
-from bench_client.proc import LocalProcess
-from bench_client.run import run
-from bench_client.rundir import prepare
-from bench_client.scrape import Page, Scraper, read_pages
-from bench_client.servers import ProcessUse, Sample, Servers, TargetSamples, read_servers, write_servers
+from bench_client.load.sizes import SizeDistribution
+from bench_client.records.process_report import ProcessReport
+from bench_client.records.run_directory import prepare
+from bench_client.servers import metrics_page, server_watch
+from bench_client.servers.metrics_page import Page, Scraper, read_pages
+from bench_client.servers.procfs import LocalProcess
+from bench_client.servers.server_watch import ServerWatch
+from bench_client.servers.servers_file import ProcessUse, Sample, Servers, TargetSamples, read_servers, write_servers
+from bench_client.servers.targets import LoadTarget
 from bench_client.settings import RunSettings, SendingSettings, WorkloadSettings
-from bench_client.sizes import SizeDistribution
-from bench_client.targets import Target
-from bench_client.watch import Watch
 
 METRICS = """\
 # HELP process_cpu_seconds_total Total user and system CPU time spent in seconds.
@@ -107,7 +107,7 @@ def run_settings(url: str, keys: Path, out: Path, **sending: int) -> RunSettings
 def test_a_run_writes_down_what_its_target_did(
     monkeypatch: pytest.MonkeyPatch, url: str, node: FakeNode, keys_file: Path, tmp_path: Path, processes: int
 ) -> None:
-    monkeypatch.setattr(watch, "MIN_PERIOD_S", 0.2)
+    monkeypatch.setattr(server_watch, "MIN_PERIOD_S", 0.2)
     run(run_settings(url, keys_file, tmp_path / "out", processes=processes), lambda line: None)
     servers = read_servers(tmp_path / "out")
     assert servers is not None
@@ -138,7 +138,7 @@ def test_a_run_without_metrics_says_so(keys_file: Path, tmp_path: Path) -> None:
 
 
 @contextmanager
-def raw_server(*answers: bytes | Callable[[socket.socket], None]) -> Iterator[tuple[Target, list[bytes]]]:
+def raw_server(*answers: bytes | Callable[[socket.socket], None]) -> Iterator[tuple[LoadTarget, list[bytes]]]:
     """Serves one connection after the other: a request's head is read, then the answer given; and the requests."""
     requests: list[bytes] = []
     listener = socket.create_server(("127.0.0.1", 0))
@@ -162,7 +162,7 @@ def raw_server(*answers: bytes | Callable[[socket.socket], None]) -> Iterator[tu
     thread = threading.Thread(target=serve)
     thread.start()
     try:
-        yield Target.parse(f"http://127.0.0.1:{listener.getsockname()[1]}"), requests
+        yield LoadTarget.parse(f"http://127.0.0.1:{listener.getsockname()[1]}"), requests
     finally:
         listener.shutdown(socket.SHUT_RDWR)
         listener.close()
@@ -199,7 +199,7 @@ def hold(connection: socket.socket) -> None:
         response(PAGE.encode(), "HTTP/1.1 404 Not Found\r\n"),
         response(PAGE.encode(), "HTTP/1.1 503 Service Unavailable\r\n"),
         response(b"", "HTTP/1.1 302 Found\r\nLocation: /elsewhere\r\n"),
-        response(b"#" * (scrape.MAX_PAGE_BYTES + 1)),
+        response(b"#" * (metrics_page.MAX_PAGE_BYTES + 1)),
         response(PAGE.encode())[:-10],
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nnot a length\r\n",
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n",
@@ -215,7 +215,7 @@ def hold(connection: socket.socket) -> None:
 def test_what_is_no_page_is_none(
     monkeypatch: pytest.MonkeyPatch, answer: bytes | Callable[[socket.socket], None]
 ) -> None:
-    monkeypatch.setattr(scrape, "FETCH_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(metrics_page, "FETCH_TIMEOUT_S", 0.3)
     with raw_server(answer) as (target, requests):
         scraper = Scraper(target)
         assert scraper.fetch() is None
@@ -232,7 +232,7 @@ def test_a_target_that_nobody_listens_at_is_none() -> None:
 
 
 def test_a_connection_is_kept_and_a_stale_one_replaced(url: str, node: FakeNode) -> None:
-    scraper = Scraper(Target.parse(url))
+    scraper = Scraper(LoadTarget.parse(url))
     assert scraper.fetch()
     assert scraper.fetch()
     assert len(node.connections) == 1
@@ -303,13 +303,13 @@ def test_no_page_breaks_the_reading() -> None:
             orjson.dumps(sample)
 
 
-def pages_of(watched: Watch) -> int:
+def pages_of(watched: ServerWatch) -> int:
     return len(watched.servers([], 1.0).targets[0].samples)
 
 
 def test_an_interrupted_run_takes_its_last_sample_at_once(url: str, node: FakeNode) -> None:
-    with Watch([Target.parse(url)], 600.0) as watched:
-        watched.started(clock_ns())
+    with ServerWatch([LoadTarget.parse(url)], 600.0) as watched:
+        watched.on_start(clock_ns())
         deadline = time.monotonic() + 10
         while not watched._targets[0].pages:
             assert time.monotonic() < deadline
@@ -319,7 +319,7 @@ def test_an_interrupted_run_takes_its_last_sample_at_once(url: str, node: FakeNo
 
 
 def test_a_run_that_never_starts_has_no_samples(url: str, node: FakeNode) -> None:
-    with Watch([Target.parse(url)], 600.0) as watched:
+    with ServerWatch([LoadTarget.parse(url)], 600.0) as watched:
         pass
     assert pages_of(watched) == 0
     assert node.asked <= 1
@@ -327,8 +327,8 @@ def test_a_run_that_never_starts_has_no_samples(url: str, node: FakeNode) -> Non
 
 def test_who_is_no_node_is_asked_once() -> None:
     with raw_server(response(b"http_requests_total 1\n"), response(PAGE.encode())) as (target, requests):
-        with Watch([target], 600.0) as watched:
-            watched.started(clock_ns())
+        with ServerWatch([target], 600.0) as watched:
+            watched.on_start(clock_ns())
             watched._targets[0].join(10)
             assert not watched._targets[0].is_alive()
         assert pages_of(watched) == 0
@@ -338,8 +338,8 @@ def test_who_is_no_node_is_asked_once() -> None:
 @pytest.mark.parametrize("before", [(), (response(PAGE.encode()), response(PAGE.encode()))], ids=["never", "no more"])
 def test_nobody_waits_for_a_silent_target(monkeypatch: pytest.MonkeyPatch, before: Sequence[bytes]) -> None:
     """Its thread ends with the run, long before the time for an answer is over."""
-    monkeypatch.setattr(scrape, "FETCH_TIMEOUT_S", 60.0)
-    monkeypatch.setattr(watch, "STOP_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(metrics_page, "FETCH_TIMEOUT_S", 60.0)
+    monkeypatch.setattr(server_watch, "STOP_TIMEOUT_S", 0.2)
     asked = threading.Event()
 
     def silent(connection: socket.socket) -> None:
@@ -347,8 +347,8 @@ def test_nobody_waits_for_a_silent_target(monkeypatch: pytest.MonkeyPatch, befor
         hold(connection)
 
     with raw_server(*before, silent) as (target, _):
-        with Watch([target], 0.1) as watched:
-            watched.started(clock_ns())
+        with ServerWatch([target], 0.1) as watched:
+            watched.on_start(clock_ns())
             assert asked.wait(10)
         watched._targets[0].join(10)
         assert not watched._targets[0].is_alive()
@@ -356,23 +356,23 @@ def test_nobody_waits_for_a_silent_target(monkeypatch: pytest.MonkeyPatch, befor
 
 
 def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
-    monkeypatch.setattr(watch, "MAX_TARGET_BYTES", len(PAGE) + 100)
-    with Watch([Target.parse(url)], 0.05) as watched:
-        watched.started(clock_ns())
+    monkeypatch.setattr(server_watch, "MAX_TARGET_BYTES", len(PAGE) + 100)
+    with ServerWatch([LoadTarget.parse(url)], 0.05) as watched:
+        watched.on_start(clock_ns())
         watched._targets[0].join(10)
     assert pages_of(watched) == 1
 
 
 @pytest.mark.parametrize(("duration_s", "period_s"), [(0.5, 1.0), (60.0, 1.0), (24_000.0, 100.0)])
 def test_a_long_run_is_sampled_less_often(duration_s: float, period_s: float) -> None:
-    assert Watch([], duration_s).servers([], duration_s).period_s == period_s
+    assert ServerWatch([], duration_s).servers([], duration_s).period_s == period_s
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
 def test_known_processes_stand_in_place_of_the_targets_own_account(url: str) -> None:
     known = [LocalProcess("store 7001", "store", os.getpid()), LocalProcess("node 9", "node", 1 << 30)]
-    with Watch([Target.parse(url)], 600.0, known) as watched:
-        watched.started(clock_ns())
+    with ServerWatch([LoadTarget.parse(url)], 600.0, known) as watched:
+        watched.on_start(clock_ns())
     reports = [ProcessReport(10, cpu, 0.1, 0.2, 0) for cpu in (0.25, 0.5)]
     store, client = watched.servers(reports, 4.0).processes
     assert (store.name, store.kind) == ("store 7001", "store")

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from bench_fakes import Ledger, run_info
 
-from bench_client.record import Record
-from bench_client.summary import Summary, summarize
-from bench_client.tables import summary_text, table
+from bench_client.records.record import Record
+from bench_client.results.summary import Summary, summarize
+from bench_client.results.tables import summary_text, table
 
 
 def summary_of(records: list[Record], **changes: Any) -> Summary:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench_client.errors import BenchUsageError
-from bench_client.trace import read_trace, timestamp_ns
+from bench_client.load.trace import read_trace, timestamp_ns
 
 HEADER = b"TIMESTAMP,ContextTokens,GeneratedTokens\r\n"
 SAMPLE = (

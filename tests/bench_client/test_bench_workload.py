@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from bench_client.errors import BenchUsageError
-from bench_client.sizes import SizeDistribution
-from bench_client.trace import Trace
-from bench_client.workload import Workload, draw_zipf, synthetic_workload, traced_workload
+from bench_client.load.sizes import SizeDistribution
+from bench_client.load.trace import Trace
+from bench_client.load.workload import Workload, draw_zipf, synthetic_workload, traced_workload
 
 
 def make(**changes: Any) -> Workload:

@@ -13,9 +13,9 @@ from random import Random
 import pytest
 
 from benchmarks.__main__ import BENCHMARKS, DERIVED
-from benchmarks.azure_sizes import ANSWER_TOKENS, PROMPT_TOKENS, draw
+from benchmarks.lib.azure_sizes import ANSWER_TOKENS, PROMPT_TOKENS, draw
+from benchmarks.lib.measuring import row
 from benchmarks.long_prompts import conversation
-from benchmarks.measuring import row
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)

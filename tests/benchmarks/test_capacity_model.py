@@ -9,9 +9,9 @@ from random import Random
 import pytest
 
 from benchmarks.capacity import check, check_skew, shard_call
-from benchmarks.capacity_fit import Costs, SettleWait, fit, measured, predict
-from benchmarks.capacity_fleet import KEY, NODES, SHARD, Fleet, ShardCall, capacity, place
-from benchmarks.capacity_formulas import (
+from benchmarks.scale.capacity_fit import Costs, SettleWait, fit, measured, predict
+from benchmarks.scale.capacity_fleet import KEY, NODES, SHARD, Fleet, ShardCall, capacity, place
+from benchmarks.scale.capacity_formulas import (
     batch_operations,
     bottleneck,
     burst,
@@ -19,8 +19,8 @@ from benchmarks.capacity_formulas import (
     non_negative_fit,
     writes_per_call,
 )
-from benchmarks.key_skew import SLOTS, expected_skew, owner_of, shard_of, shard_shares, zipf_weights
-from benchmarks.scaling_sample import Sample
+from benchmarks.scale.key_skew import SLOTS, expected_skew, owner_of, shard_of, shard_shares, zipf_weights
+from benchmarks.scale.scaling_sample import Sample
 
 COSTS = Costs(
     node_request=60.0,
@@ -58,7 +58,7 @@ def test_a_kid_is_on_the_shard_that_owns_its_slot() -> None:
 def test_every_slot_has_the_owner_that_the_clusters_are_laid_out_with(shards: int) -> None:
     owners = [
         i for i in range(shards) for _ in range(SLOTS * i // shards, SLOTS * (i + 1) // shards)
-    ]  # as limiter_node.store.cluster_setup gives them out
+    ]  # as limiter_node.store.embedded.cluster_setup gives them out
     assert [owner_of(slot, shards) for slot in range(SLOTS)] == owners
 
 

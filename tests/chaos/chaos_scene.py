@@ -21,14 +21,15 @@ from fault_proxy import FaultProxy
 from fleet import Fleet, running_fleet
 from redis import Redis
 
-from bench_client.record import Record
-from bench_client.rundir import open_records, read_info
+from bench_client.records.record import Record
+from bench_client.records.run_directory import open_records, read_info
+from limiter_node.credentials import key_id
+from limiter_node.decisions import Usage
 from limiter_node.keysfile import read_keys
-from limiter_node.model import Usage
-from limiter_node.store.admin import administering
-from limiter_node.store.codec import BUCKET_MS
-from limiter_node.store.embedded import EmbeddedServer, EmbeddedStore
-from limiter_node.store.keyspace import key_id
+from limiter_node.limits import BUCKET_MS
+from limiter_node.store.admin.store_admin import administering
+from limiter_node.store.embedded.server import EmbeddedServer
+from limiter_node.store.embedded.stores import EmbeddedStore
 from limiter_node.store.url import parse_store_url
 
 ROOT = Path(__file__).parents[2]

@@ -20,7 +20,8 @@ from redis import Redis
 from store_tools import store_client
 from test_store_faults import IN_TIME_MS, assert_answered, ready
 
-from limiter_node.store.keyspace import key_id, past_key, window_key
+from limiter_node.credentials import key_id
+from limiter_node.store.keyspace import past_key, window_key
 
 AHEAD_MS = 100
 """How far a told time may be ahead of the store's."""

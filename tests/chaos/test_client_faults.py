@@ -12,7 +12,7 @@ import pytest
 from chaos_scene import KEYS, RPM, Row, Scene, eventually, no_fault, scene, write_keys
 from test_store_faults import assert_answered
 
-from bench_client.proc import NODE, limiter_processes
+from bench_client.servers.procfs import NODE, limiter_processes
 
 SOCKETS = 2_000
 

@@ -9,7 +9,6 @@ import asyncio
 import re
 import shutil
 import signal
-from binascii import crc_hqx
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,14 +21,13 @@ from test_belief_faults import note, signal_all, special_keys
 from test_client_faults import resident_mb
 from test_store_faults import assert_answered, ready
 
+from limiter_node.credentials import key_id
 from limiter_node.keysfile import read_keys
-from limiter_node.model import KeyLimits
-from limiter_node.store.admin import StoreAdmin, administering
-from limiter_node.store.embedded import EmbeddedServer
-from limiter_node.store.keyspace import key_id, limits_key, past_key, window_key
+from limiter_node.limits import KeyLimits
+from limiter_node.store.admin.store_admin import StoreAdmin, administering
+from limiter_node.store.embedded.server import EmbeddedServer
+from limiter_node.store.keyspace import limits_key, past_key, window_key
 from limiter_node.store.url import parse_store_url
-
-BOTH = (0, 1)
 
 
 @asynccontextmanager
@@ -148,7 +146,7 @@ async def test_32_invented_keys_beside_known_ones(directory: Path, binary: str |
 
 
 def slot_of(key: str) -> int:
-    return crc_hqx(key_id(key).encode(), 0) % 16384
+    return slot_of(key_id(key))
 
 
 def owner_of(on: Scene, key: str) -> EmbeddedServer:

@@ -14,7 +14,7 @@ from aiohttp import ClientSession
 from chaos_scene import RPM, Outcome, Row, Scene, eventually, scene
 from redis import Redis
 
-from limiter_node.store.embedded import EmbeddedServer
+from limiter_node.store.embedded.server import EmbeddedServer
 
 IN_TIME_MS = 300
 """How long an answer may take, whatever happens to the store; on a machine that does all of this on two cores,

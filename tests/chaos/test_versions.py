@@ -18,9 +18,9 @@ from fleet import Fleet
 from store_tools import store_client
 from test_store_faults import assert_answered, assert_exact
 
-from limiter_node.store.embedded import EmbeddedStore
+from limiter_node.processes import free_ports
+from limiter_node.store.embedded.stores import EmbeddedStore
 from limiter_node.store.keyspace import FORMAT_KEY, NODES_KEY
-from limiter_node.store.process import free_ports
 
 PREVIOUS = "5e724ed09e57d654bae46bb5d4a940ab89b35d70"
 """The last commit before the storage had a number."""

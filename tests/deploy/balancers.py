@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from fleet import Fleet
 
-from limiter_node.store.process import free_ports
+from limiter_node.processes import free_ports
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 

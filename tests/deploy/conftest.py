@@ -14,7 +14,7 @@ import yaml
 from balancers import DEPLOY
 from fleet import Fleet, running_fleet
 
-from limiter_node.store.process import free_ports, port_is_free
+from limiter_node.processes import free_ports, port_is_free
 
 ANSWERS = ("--store", "single", "--mock-length", "fixed:20", "--mock-tokens-per-s", "15", "--mock-ttft-ms", "700")
 OPTIONS = ("--store", "single", "--drain-delay", "2", "--decision-timeout-ms", "20000", "--read-on", "0")

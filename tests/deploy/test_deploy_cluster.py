@@ -14,8 +14,8 @@ import pytest
 from balancers import DEPLOY, program
 from redis import Redis
 
-from limiter_node.store.binary import server_binary
-from limiter_node.store.process import free_ports
+from limiter_node.processes import free_ports
+from limiter_node.store.embedded.binary import server_binary
 
 
 class Servers:

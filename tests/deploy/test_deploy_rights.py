@@ -22,9 +22,11 @@ from redis import Redis
 from redis.exceptions import ResponseError
 from stores import running_store
 
-from limiter_node.store.embedded import EmbeddedStore, StoreError
-from limiter_node.store.hottest import HottestKeys
-from limiter_node.store.keyspace import key_id, limits_key, past_key, window_key
+from limiter_node.credentials import key_id
+from limiter_node.store.admin.hottest import HottestKeys
+from limiter_node.store.embedded.binary import StoreError
+from limiter_node.store.embedded.stores import EmbeddedStore
+from limiter_node.store.keyspace import limits_key, past_key, window_key
 from limiter_node.store.url import parse_store_url
 
 SERVERS = [None, *(["redis-server"] if shutil.which("redis-server") else [])]

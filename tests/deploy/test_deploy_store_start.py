@@ -18,8 +18,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
-from limiter_node.store.binary import server_binary
-from limiter_node.store.process import free_ports
+from limiter_node.processes import free_ports
+from limiter_node.store.embedded.binary import server_binary
 
 
 def compose_command() -> list[str]:

@@ -21,9 +21,9 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from limiter_node.store.binary import server_binary
-from limiter_node.store.embedded import EmbeddedStore
-from limiter_node.store.process import free_ports
+from limiter_node.processes import free_ports
+from limiter_node.store.embedded.binary import server_binary
+from limiter_node.store.embedded.stores import EmbeddedStore
 
 _MADE = re.compile(r"(?m)^(?:\d+ +)?(?:<\.\.\. )?(\w+)(?:\(| resumed>)")
 _BEFORE_THE_FILTER = {"execve", "exit", "exit_group", "rt_sigreturn", "getrlimit"}

@@ -10,7 +10,7 @@ import pytest
 from fleet import Fleet, many_connections
 from store_tools import raw_counters
 
-from limiter_node.store.keyspace import key_id
+from limiter_node.credentials import key_id
 
 MESSAGES = [{"role": "user", "content": "Hello"}]
 GOOD = {"model": "gpt-4o", "messages": MESSAGES}

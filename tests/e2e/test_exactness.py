@@ -12,7 +12,7 @@ import pytest
 from fleet import Fleet, chat, many_connections, rate_limits
 from store_tools import raw_counters
 
-from limiter_node.store.keyspace import key_id
+from limiter_node.credentials import key_id
 
 WORD = " hello"  # one token with its space
 

@@ -12,7 +12,7 @@ import pytest
 from fleet import Fleet, chat, many_connections
 from store_tools import raw_counters
 
-from limiter_node.store.keyspace import key_id
+from limiter_node.credentials import key_id
 
 BODY = json.dumps({"model": "gpt-4o", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 5}).encode()
 MAX_BODY = 20_971_520

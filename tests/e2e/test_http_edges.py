@@ -16,8 +16,8 @@ from dispatching import dispatching
 from fleet import Fleet, chat, many_connections, running_fleet
 from store_tools import declare, new_api_key
 
-from limiter_node.model import Amounts
-from limiter_node.store.embedded import EmbeddedStore
+from limiter_node.limits import Amounts
+from limiter_node.store.embedded.stores import EmbeddedStore
 from limiter_node.supervisor import KILL_MARGIN_S
 
 BODY = json.dumps({"model": "gpt-4o", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 5}).encode()

@@ -7,7 +7,7 @@ import random
 
 from fleet import Fleet, chat, many_connections
 
-from limiter_node import tokens
+from limiter_node.tokens import counting as tokens
 
 LARGE_CHARS = 1_000_000
 

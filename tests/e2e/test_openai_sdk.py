@@ -17,8 +17,8 @@ from openai import AsyncOpenAI, OpenAI
 from pydantic import BaseModel
 from store_tools import raw_counters
 
-from limiter_node.store.keyspace import key_id
-from limiter_node.tokens import count
+from limiter_node.credentials import key_id
+from limiter_node.tokens.counting import count
 
 MESSAGES: Any = [{"role": "user", "content": "hello world"}]
 MODELS = ["gpt-4o", "gpt-4"]

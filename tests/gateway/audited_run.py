@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from aiohttp import ClientSession
 
-from bench_client.record import failed_upstream
-from bench_client.rundir import open_records, read_info
+from bench_client.records.record import failed_upstream
+from bench_client.records.run_directory import open_records, read_info
 
 if TYPE_CHECKING:
     from chaos.chaos_scene import Outcome, Scene

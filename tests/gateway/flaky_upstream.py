@@ -22,7 +22,7 @@ from urllib.request import urlopen
 
 from aiohttp import web
 
-from limiter_node.tokens import count, count_chat
+from limiter_node.tokens.counting import count, count_chat
 
 MODEL = "flaky-1"
 WORD = " time"

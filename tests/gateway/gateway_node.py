@@ -10,8 +10,8 @@ from in_process import Node, serving
 from yarl import URL
 
 from limiter_node.held import HeldBytes
-from limiter_node.http.connection import Deadlines
-from limiter_node.upstream.gateway.sending import Patience
+from limiter_node.http.server.client_connection import Deadlines
+from limiter_node.upstream.gateway.sending.timeouts import UpstreamTimeouts
 from limiter_node.upstream.gateway.service import Service
 from limiter_node.upstream.gateway.upstream import Gateway
 
@@ -27,7 +27,7 @@ def service_at(*urls: str, name: str = "svc", key: str = KEY, **options: Any) ->
 async def gateway(
     store: str,
     *services: Service,
-    patience: Patience = Patience(read_s=20),  # noqa: B008
+    timeouts: UpstreamTimeouts = UpstreamTimeouts(read_s=20),  # noqa: B008
     read_on_s: float = 2.0,
     deadlines: Deadlines = Deadlines(),  # noqa: B008
     max_body_bytes: int = 10_000,
@@ -36,7 +36,7 @@ async def gateway(
     """A node that asks `services`; what it holds of answers counts in `held`."""
     async with serving(
         store,
-        upstream_of=lambda telemetry: Gateway(services, telemetry, patience, held=held),
+        upstream_of=lambda telemetry: Gateway(services, telemetry, timeouts, held=held),
         read_on_s=read_on_s,
         deadlines=deadlines,
         max_body_bytes=max_body_bytes,

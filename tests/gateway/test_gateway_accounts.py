@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from limiter_node.tokens import O200K_BASE, count_anew
-from limiter_node.upstream.gateway.accounts import Account, ChunkAccount, ResponseAccount
-from limiter_node.upstream.gateway.events import EventReader
+from limiter_node.tokens.counting import O200K_BASE, count_anew
+from limiter_node.upstream.gateway.cost.account import Account
+from limiter_node.upstream.gateway.cost.chunk_account import ChunkAccount
+from limiter_node.upstream.gateway.cost.responses_api_account import ResponsesApiAccount
+from limiter_node.upstream.gateway.passing.event_reader import EventReader
 from limiter_node.upstream.gateway.sse import first_data, looks_like_stream
 
 ZEROS = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
@@ -93,7 +95,7 @@ def test_what_is_told_of_cached_input_is_input() -> None:
 def test_reasoning_that_was_told_is_known() -> None:
     assert noted(chunk_account(), told(90, completion_tokens_details={"reasoning_tokens": 80})).told_reasoning
     usage = {"input_tokens": 4, "output_tokens": 21, "output_tokens_details": {"reasoning_tokens": 19}}
-    account = noted(ResponseAccount(O200K_BASE), {"type": "response.completed", "response": {"usage": usage}})
+    account = noted(ResponsesApiAccount(O200K_BASE), {"type": "response.completed", "response": {"usage": usage}})
     assert (account.told_reasoning, account.input_tokens, account.has_usage) == (True, 4, True)
 
 
@@ -162,7 +164,7 @@ def response(kind: str, **fields: Any) -> dict[str, Any]:
 
 
 def test_only_a_responses_usage_is_to_come() -> None:
-    account = ResponseAccount(O200K_BASE)
+    account = ResponsesApiAccount(O200K_BASE)
     message = {"type": "message", "content": [{"type": "output_text", "text": "one two"}]}
     steps = [
         (response("output_item.added", output_index=0, item={"type": "reasoning"}), False),
@@ -196,9 +198,9 @@ def test_the_name_of_a_called_function_is_counted() -> None:
         response("output_item.done", output_index=0, item={**call, "arguments": '{"city":"Ulm"}'}),
     ]
     pieces = counted("get_weather", '{"city":', '"Ulm"}')
-    assert noted(ResponseAccount(O200K_BASE), *parts).output_tokens == pieces
+    assert noted(ResponsesApiAccount(O200K_BASE), *parts).output_tokens == pieces
     end = response("completed", response={"output": [{**call, "arguments": '{"city":"Ulm"}'}]})
-    assert noted(ResponseAccount(O200K_BASE), *parts, end).output_tokens == pieces
+    assert noted(ResponsesApiAccount(O200K_BASE), *parts, end).output_tokens == pieces
 
 
 def test_items_that_come_without_deltas_are_counted_once() -> None:
@@ -210,23 +212,23 @@ def test_items_that_come_without_deltas_are_counted_once() -> None:
         response("output_item.done", output_index=1, item=message),
         response("output_item.done", output_index=1, item=message),
     ]
-    assert noted(ResponseAccount(O200K_BASE), *parts).output_tokens == counted("get_weather", "{}", "one two")
+    assert noted(ResponsesApiAccount(O200K_BASE), *parts).output_tokens == counted("get_weather", "{}", "one two")
 
 
 def test_a_text_that_comes_without_deltas_is_counted_once() -> None:
     item = {"type": "message", "content": [{"type": "output_text", "text": "one two"}]}
     text = response("output_text.done", output_index=0, text="one two")
     done = response("output_item.done", output_index=0, item=item)
-    assert noted(ResponseAccount(O200K_BASE), text, done).output_tokens == counted("one two")
+    assert noted(ResponsesApiAccount(O200K_BASE), text, done).output_tokens == counted("one two")
     for index in ({}, {"output_index": 0}):
         delta = response("output_text.delta", delta="one two", **index)
-        assert noted(ResponseAccount(O200K_BASE), delta, text, done).output_tokens == counted("one two")
+        assert noted(ResponsesApiAccount(O200K_BASE), delta, text, done).output_tokens == counted("one two")
 
 
 def test_a_response_that_comes_at_once_is_counted() -> None:
     message = {"type": "message", "content": [{"type": "output_text", "text": "one two"}]}
     end = response("completed", response={"instructions": "no output", "output": [message], "usage": None})
-    assert noted(ResponseAccount(O200K_BASE), end).output_tokens == counted("one two")
+    assert noted(ResponsesApiAccount(O200K_BASE), end).output_tokens == counted("one two")
 
 
 @pytest.mark.parametrize(
@@ -249,7 +251,7 @@ def test_a_response_that_comes_at_once_is_counted() -> None:
     ],
 )
 def test_what_is_output_in_a_response(fields: dict[str, Any], texts: list[str]) -> None:
-    assert noted(ResponseAccount(O200K_BASE), fields).output_tokens == counted(*texts)
+    assert noted(ResponsesApiAccount(O200K_BASE), fields).output_tokens == counted(*texts)
 
 
 def test_usages_of_responses_that_lie() -> None:
@@ -261,7 +263,7 @@ def test_usages_of_responses_that_lie() -> None:
         ({"input_tokens": 9, "output_tokens": 2}, 2),
     ):
         end = response("completed", response={"usage": usage})
-        assert noted(ResponseAccount(O200K_BASE), delta, end).output_tokens == tokens
+        assert noted(ResponsesApiAccount(O200K_BASE), delta, end).output_tokens == tokens
 
 
 # The beginning of a stream

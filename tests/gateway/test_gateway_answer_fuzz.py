@@ -15,16 +15,19 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from gateway_answers import answer_error
 
-from limiter_node.tokens import O200K_BASE, count_anew
-from limiter_node.upstream.gateway.accounts import Account, ChunkAccount, ResponseAccount
-from limiter_node.upstream.gateway.events import EventReader
-from limiter_node.upstream.gateway.incoming import openai_error
-from limiter_node.upstream.gateway.lenient import BYTE_ORDER_MARK
-from limiter_node.upstream.gateway.said import error_from_event, said_error
+from limiter_node.tokens.counting import O200K_BASE, count_anew
+from limiter_node.upstream.gateway.cost.account import Account
+from limiter_node.upstream.gateway.cost.chunk_account import ChunkAccount
+from limiter_node.upstream.gateway.cost.responses_api_account import ResponsesApiAccount
+from limiter_node.upstream.gateway.cost.usage import MOST_TOKENS
+from limiter_node.upstream.gateway.cost.whole_answer import WholeReader
+from limiter_node.upstream.gateway.lenient_json import BYTE_ORDER_MARK
+from limiter_node.upstream.gateway.passing.event_reader import EventReader
+from limiter_node.upstream.gateway.service_errors.in_band import find_in_band_error, to_in_band_error
+from limiter_node.upstream.gateway.service_errors.openai_shape import openai_error
 from limiter_node.upstream.gateway.sse import looks_like_stream
-from limiter_node.upstream.gateway.usage import MOST_TOKENS
-from limiter_node.upstream.gateway.whole import WholeReader
 
 ROUNDS = int(os.environ.get("FUZZ_ROUNDS", "1"))
 WORDS = ("one", " two", "Straße", "日本語", "\n", "🎉", '"', "\\", "  ", "\u2028", "{}", "data: ", "\x00", "a" * 99)
@@ -250,7 +253,7 @@ def read_whole(pieces: list[bytes], **options: Any) -> WholeReader:
 
 def account_of(maker: Maker, *, is_response: bool, hides_usage: bool = False) -> Account:
     if is_response:
-        return ResponseAccount(O200K_BASE)
+        return ResponsesApiAccount(O200K_BASE)
     return ChunkAccount(O200K_BASE, hides_usage=hides_usage, choices=maker.random.randint(1, 3))
 
 
@@ -287,7 +290,7 @@ def test_whole_answers_are_read_and_all_their_text_is_counted() -> None:
     for seed in range(400 * ROUNDS):
         maker = Maker(seed)
         body = maker.whole()
-        assert said_error(body, is_complete=True) is None, seed
+        assert find_in_band_error(body, is_complete=True) is None, seed
         reader = read_whole(maker.pieces(body), choices=maker.random.randint(1, 3))
         assert reader.output_tokens >= counted(maker.texts), (seed, body)
 
@@ -306,7 +309,10 @@ def test_broken_answers_break_nothing(kind: str) -> None:
         assert 0 <= account.input_tokens <= MOST_TOKENS, seed
         if account.error is None and not hides_usage:
             assert passed == answer, seed
-        errors = [said_error(answer, maker.maybe(0.5), is_stream=kind != "whole"), error_from_event(account.error)]
+        errors = [
+            answer_error(answer, is_complete=maker.maybe(0.5), is_stream=kind != "whole"),
+            to_in_band_error(account.error),
+        ]
         for error in errors:
             assert error is None or 400 <= error.to_upstream_error("secret").status < 600, seed
         reader = read_whole(pieces, choices=2, has_output=maker.maybe(0.5))

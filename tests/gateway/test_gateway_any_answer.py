@@ -20,7 +20,7 @@ from gateway_node import gateway, service_at
 from in_process import Node, api_key_on
 from scripted_service import DONE, chunk, completion
 
-from limiter_node.upstream.gateway.sending import Patience
+from limiter_node.upstream.gateway.sending.timeouts import UpstreamTimeouts
 from limiter_node.upstream.gateway.upstream import Gateway
 
 RESERVE = 256
@@ -212,7 +212,7 @@ async def converse(store: str, seed: int, count: int) -> None:
         service.plans = [plan(random) for _ in range(count)]
         before = asyncio.all_tasks()
         async with gateway(
-            store, service_at(service.url), patience=Patience(read_s=20, keepalive_s=random.choice((0.01, 4)))
+            store, service_at(service.url), timeouts=UpstreamTimeouts(read_s=20, keepalive_s=random.choice((0.01, 4)))
         ) as node:
             upstream = node.reader._upstream
             assert isinstance(upstream, Gateway)

@@ -12,7 +12,7 @@ from chaos.chaos_scene import Scene, write_keys
 from fleet import running_fleet
 from gateway.flaky_upstream import KINDS, MODEL, FlakyUpstream
 
-from limiter_node.store.embedded import EmbeddedStore
+from limiter_node.store.embedded.stores import EmbeddedStore
 
 
 async def test_a_run_with_every_failure_is_proved(tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from limiter_node.http.limited import LIMITED_ROUTES
-from limiter_node.upstream.base import NotServed
-from limiter_node.upstream.gateway.disguise import is_ambiguous, refuse_disguised
+from limiter_node.http.requests.limited_routes import LIMITED_ROUTES
+from limiter_node.upstream.errors import NotServed
+from limiter_node.upstream.gateway.asking.disguise import is_ambiguous, refuse_disguised
 
 CHAT, COMPLETION, RESPONSES, EMBEDDING = LIMITED_ROUTES
 VALID: dict[str, dict[str, Any]] = {

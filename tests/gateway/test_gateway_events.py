@@ -9,12 +9,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from limiter_node.tokens import CL100K_BASE, O200K_BASE, count_anew
-from limiter_node.upstream.gateway import events
-from limiter_node.upstream.gateway.accounts import Account, ChunkAccount, ResponseAccount
-from limiter_node.upstream.gateway.events import EventReader, TooLong
-from limiter_node.upstream.gateway.texts import text_tokens
-from limiter_node.upstream.gateway.usage import MOST_TOKENS
+from limiter_node.tokens.counting import CL100K_BASE, O200K_BASE, count_anew
+from limiter_node.upstream.gateway.cost.account import Account
+from limiter_node.upstream.gateway.cost.chunk_account import ChunkAccount
+from limiter_node.upstream.gateway.cost.output_texts import text_tokens
+from limiter_node.upstream.gateway.cost.responses_api_account import ResponsesApiAccount
+from limiter_node.upstream.gateway.cost.usage import MOST_TOKENS
+from limiter_node.upstream.gateway.passing import event_reader
+from limiter_node.upstream.gateway.passing.event_reader import EventReader, TooLong
 
 ENCODING = O200K_BASE
 
@@ -266,7 +268,7 @@ def test_data_in_several_lines_is_one_object() -> None:
 )
 def test_data_that_cannot_be_read_passes_and_costs_its_bytes(data: bytes, tokens: int) -> None:
     stream = b"data: %b\n\n" % data
-    for account in (chunk_account(), ResponseAccount(ENCODING)):
+    for account in (chunk_account(), ResponsesApiAccount(ENCODING)):
         assert read(account, stream) == Outcome(stream, tokens, False, False, None)
         assert read(account, stream).passed == stream
     assert read(chunk_account(), b": comment\n\ndata\n\nevent: data\n\n").tokens == 0
@@ -531,14 +533,14 @@ def test_a_stream_of_a_response() -> None:
         response_event("response.output_text.delta", sequence_number=1, delta="Hello"),
         response_event("response.output_text.delta", sequence_number=2, delta=" world"),
     ]
-    account = ResponseAccount(ENCODING)
+    account = ResponsesApiAccount(ENCODING)
     assert read(account, *parts) == Outcome(b"".join(parts), counted("Hello", " world"), False, False, None)
     assert account.next_number == 3
     usage = {"input_tokens": 4, "output_tokens": 21, "output_tokens_details": {"reasoning_tokens": 19}}
     for last in ("response.completed", "response.incomplete", "response.failed"):
         stream = b"".join([*parts, response_event(last, sequence_number=3, response={"usage": usage})])
         for pieces in ([stream], cut(stream, EACH_BYTE)):
-            account = ResponseAccount(ENCODING)
+            account = ResponsesApiAccount(ENCODING)
             assert read(account, *pieces) == Outcome(stream, 21, True, True, None)
             assert account.next_number == 4
 
@@ -548,7 +550,7 @@ def test_a_response_that_tells_no_usage_costs_what_was_counted(response: Any) ->
     stream = response_event("response.output_text.delta", delta="one two") + response_event(
         "response.completed", response=response
     )
-    assert read(ResponseAccount(ENCODING), stream) == Outcome(stream, 2, True, True, None)
+    assert read(ResponsesApiAccount(ENCODING), stream) == Outcome(stream, 2, True, True, None)
 
 
 @pytest.mark.parametrize(
@@ -567,7 +569,7 @@ def test_a_response_that_tells_no_usage_costs_what_was_counted(response: Any) ->
 )
 def test_what_is_output_in_a_response(kind: str, is_counted: bool) -> None:
     stream = response_event(kind, delta="one two three", text="one two three")
-    assert read(ResponseAccount(ENCODING), stream).tokens == (3 if is_counted else 0)
+    assert read(ResponsesApiAccount(ENCODING), stream).tokens == (3 if is_counted else 0)
 
 
 @pytest.mark.parametrize(
@@ -579,14 +581,14 @@ def test_what_is_output_in_a_response(kind: str, is_counted: bool) -> None:
 )
 def test_an_error_event_is_kept_back(fields: dict[str, Any], error: Any) -> None:
     before = response_event("response.output_text.delta", sequence_number=6, delta="one")
-    account = ResponseAccount(ENCODING)
+    account = ResponsesApiAccount(ENCODING)
     after = response_event("response.completed", sequence_number=8)
     assert read(account, before, event(fields), after) == Outcome(before, 1, False, False, error)
     assert account.next_number == 7
 
 
 def test_sequence_numbers_that_are_none_change_nothing() -> None:
-    account = ResponseAccount(ENCODING)
+    account = ResponsesApiAccount(ENCODING)
     for number in (4, None, "9", True, 1.5):
         read(account, response_event("response.in_progress", sequence_number=number))
     assert account.next_number == 5
@@ -595,14 +597,14 @@ def test_sequence_numbers_that_are_none_change_nothing() -> None:
 @pytest.mark.parametrize("fields", [{}, {"type": None}, {"type": 1}, {"type": "x.delta", "delta": {"a": 1}}])
 def test_events_of_any_form_pass(fields: Any) -> None:
     stream = event(fields) + b"data: [DONE]\n\n"
-    assert read(ResponseAccount(ENCODING), stream) == Outcome(stream, 0, False, False, None)
+    assert read(ResponsesApiAccount(ENCODING), stream) == Outcome(stream, 0, False, False, None)
 
 
 # Events without an end
 
 
 def test_an_event_must_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "MAX_EVENT_BYTES", 100)
+    monkeypatch.setattr(event_reader, "MAX_EVENT_BYTES", 100)
     reader = EventReader(chunk_account())
     assert reader.feed(b"data: " + b"x" * 94) == b""
     with pytest.raises(TooLong):
@@ -610,7 +612,7 @@ def test_an_event_must_end(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_events_that_end_may_be_as_many_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "MAX_EVENT_BYTES", 100)
+    monkeypatch.setattr(event_reader, "MAX_EVENT_BYTES", 100)
     stream = event(chunk("one")) * 100
     assert read(chunk_account(), stream) == Outcome(stream, 100, False, False, None)
     assert read(chunk_account(), *cut(stream, list(range(0, len(stream), 50)))).passed == stream

@@ -30,12 +30,13 @@ from scripted_service import (
     streams,
 )
 
-from limiter_node.model import Amounts
-from limiter_node.store.process import free_ports
+from limiter_node.limits import Amounts
+from limiter_node.processes import free_ports
 from limiter_node.telemetry import Telemetry
-from limiter_node.upstream.base import ChatRequest, UpstreamError
-from limiter_node.upstream.gateway.sending import Patience
+from limiter_node.upstream.errors import UpstreamError
+from limiter_node.upstream.gateway.sending.timeouts import UpstreamTimeouts
 from limiter_node.upstream.gateway.upstream import Gateway
+from limiter_node.upstream.requests import ChatRequest
 
 CHAT = "/v1/chat/completions"
 INPUT = 8
@@ -106,7 +107,7 @@ async def test_a_failure_before_any_output_refunds_the_tokens(
 ) -> None:
     service.script = script
     api_key = api_key_on(single_store)
-    async with gateway(single_store, service_at(service.base_url), patience=Patience(read_s=0.2)) as node:
+    async with gateway(single_store, service_at(service.base_url), timeouts=UpstreamTimeouts(read_s=0.2)) as node:
         for stream in (False, True):
             told, headers, answer = await post(node, api_key, body(stream=stream))
             assert told == status, answer
@@ -190,7 +191,7 @@ async def test_a_stream_that_breaks_off_is_charged_what_came(
     """By its tokens; what can't be read, by its bytes."""
     service.script = script
     api_key = api_key_on(single_store)
-    async with gateway(single_store, service_at(service.base_url), patience=Patience(read_s=0.3)) as node:
+    async with gateway(single_store, service_at(service.base_url), timeouts=UpstreamTimeouts(read_s=0.3)) as node:
         status, _, answer = await post(node, api_key, body(stream=True))
         assert status == 200
         assert answer.startswith(b"".join(HELLO))
@@ -303,7 +304,7 @@ async def test_a_stream_may_take_longer_than_the_patience(single_store: str, ser
 
     service.script = slowly
     api_key = api_key_on(single_store)
-    async with gateway(single_store, service_at(service.base_url), patience=Patience(read_s=0.6)) as node:
+    async with gateway(single_store, service_at(service.base_url), timeouts=UpstreamTimeouts(read_s=0.6)) as node:
         status, _, answer = await post(node, api_key, body(stream=True))
         assert status == 200
         assert answer.endswith(DONE)
@@ -383,8 +384,8 @@ async def test_a_list_of_models_is_not_waited_for_as_an_answer_is(
     single_store: str, service: ScriptedService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And those who wait for the same list don't wait one after the other."""
-    monkeypatch.setattr("limiter_node.upstream.gateway.upstream._LISTING_S", 0.05)
-    monkeypatch.setattr("limiter_node.upstream.gateway.upstream._NO_MODELS_S", 60.0)
+    monkeypatch.setattr("limiter_node.upstream.gateway.model_list._LISTING_S", 0.05)
+    monkeypatch.setattr("limiter_node.upstream.gateway.model_list._FAILURE_REMEMBERED_S", 60.0)
     service.script = silent
     api_key = api_key_on(single_store)
 
@@ -447,7 +448,7 @@ async def test_connecting_has_a_deadline(single_store: str) -> None:
             each.connect_ex(full.getsockname())
         api_key = api_key_on(single_store)
         stuck = service_at(f"http://127.0.0.1:{full.getsockname()[1]}/v1")
-        async with gateway(single_store, stuck, patience=Patience(connect_s=0.2, read_s=0.2)) as node:
+        async with gateway(single_store, stuck, timeouts=UpstreamTimeouts(connect_s=0.2, read_s=0.2)) as node:
             status, _, _ = await post(node, api_key, body())
             assert status in (502, 504)
             assert await node.used(api_key) == Amounts(1, 0, 0)
@@ -481,7 +482,7 @@ async def test_a_request_that_may_have_been_read_is_not_sent_again(single_store:
 async def test_nor_is_one_that_a_service_fails_over_on_a_kept_connection(
     single_store: str, service: ScriptedService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("limiter_node.upstream.gateway.sending._STALE_S", 0.02)
+    monkeypatch.setattr("limiter_node.upstream.gateway.sending.service_sender._STALE_S", 0.02)
 
     async def dies_over_the_second(asked: Asked, writer: asyncio.StreamWriter) -> None:
         if len(service.asked) > 1:
@@ -526,7 +527,7 @@ async def test_no_credential_gets_into_errors_or_logs(
     caplog.set_level(logging.DEBUG)
     service.script = echoing(make)
     api_key = api_key_on(single_store)
-    async with gateway(single_store, service_at(service.base_url), patience=Patience(read_s=0.3)) as node:
+    async with gateway(single_store, service_at(service.base_url), timeouts=UpstreamTimeouts(read_s=0.3)) as node:
         _, headers, answer = await post(node, api_key, body(stream=True))
     assert KEY.encode() not in answer
     assert KEY not in str(headers)
@@ -546,7 +547,7 @@ async def test_a_service_that_does_not_read_is_given_up(service: ScriptedService
 
     server = await asyncio.start_server(never, "127.0.0.1", 0)
     stuck = service_at(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1")
-    gateway = Gateway([stuck], Telemetry(), Patience(connect_s=0.2, read_s=0.2))
+    gateway = Gateway([stuck], Telemetry(), UpstreamTimeouts(connect_s=0.2, read_s=0.2))
     data = body(messages=[{"role": "user", "content": "x " * 10_000_000}], max_tokens=1)
     request = ChatRequest("m", 1, 1, False, False, 1, json.loads(data))
     try:

@@ -78,7 +78,7 @@ async def test_what_is_sent_is_let_go_of_when_the_answer_begins(single_store: st
         node.session.post(f"{node.url}/v1/chat/completions", data=body, headers=headers) as response,
     ):
         await response.content.readany()
-        prepared = [each for each in gc.get_objects() if type(each).__name__ == "_PreparedAsk"]
+        prepared = [each for each in gc.get_objects() if type(each).__name__ == "_PreparedRequest"]
         bodies = [each._body for each in prepared]
         async with node.session.get(f"{node.url}/metrics") as metrics:
             page = await metrics.text()

@@ -32,13 +32,13 @@ from scripted_service import (
 )
 
 from limiter_node.held import HeldBytes, Hold
-from limiter_node.model import Amounts
-from limiter_node.upstream.base import UpstreamError
-from limiter_node.upstream.gateway.accounts import ChunkAccount
-from limiter_node.upstream.gateway.connection import MAX_HEAD_BYTES
-from limiter_node.upstream.gateway.exchange import Exchange
-from limiter_node.upstream.gateway.passing import PassingStream
-from limiter_node.upstream.gateway.sending import Patience
+from limiter_node.limits import Amounts
+from limiter_node.upstream.errors import UpstreamError
+from limiter_node.upstream.gateway.cost.chunk_account import ChunkAccount
+from limiter_node.upstream.gateway.passing.stream import PassingStream
+from limiter_node.upstream.gateway.sending.timeouts import UpstreamTimeouts
+from limiter_node.upstream.gateway.wire.exchange import Exchange
+from limiter_node.upstream.gateway.wire.service_connection import MAX_HEAD_BYTES
 
 CHAT = "/v1/chat/completions"
 INPUT = 8
@@ -94,7 +94,7 @@ async def test_interim_responses_do_not_keep_a_request_alive(single_store: str, 
 
     service.script = drips
     api_key = api_key_on(single_store)
-    async with gateway(single_store, service_at(service.base_url), patience=Patience(read_s=0.2)) as node:
+    async with gateway(single_store, service_at(service.base_url), timeouts=UpstreamTimeouts(read_s=0.2)) as node:
         async with asyncio.timeout(10):
             assert (await post(node, api_key, body()))[0] == 504
         assert await node.used(api_key) == Amounts(1, 0, 0)
@@ -425,7 +425,7 @@ async def test_an_end_that_never_comes_does_not_hold_what_is_complete(
 
     service.script = halts
     api_key = api_key_on(single_store)
-    async with gateway(single_store, service_at(service.base_url), patience=Patience(read_s=0.3)) as node:
+    async with gateway(single_store, service_at(service.base_url), timeouts=UpstreamTimeouts(read_s=0.3)) as node:
         async with asyncio.timeout(10):
             assert (await post(node, api_key, body(stream=True)))[2] == b"".join(WORDS)
         assert await node.used(api_key) == Amounts(1, INPUT, 1)

@@ -16,7 +16,7 @@ from gateway_node import gateway, service_at
 from in_process import Node, api_key_on
 from scripted_service import Asked, ScriptedService, completion, http
 
-from limiter_node.model import Amounts
+from limiter_node.limits import Amounts
 
 MIB = 1_048_576
 PATH = "/v1/chat/completions"

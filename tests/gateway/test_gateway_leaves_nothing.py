@@ -26,10 +26,10 @@ from scripted_service import (
 from test_gateway_leaving import Caller, body
 
 from limiter_node.http.streaming import _Stream
-from limiter_node.upstream.gateway.exchange import Exchange
-from limiter_node.upstream.gateway.passing import Passing
+from limiter_node.upstream.gateway.passing.answer import PassingAnswer
+from limiter_node.upstream.gateway.wire.exchange import Exchange
 
-KEPT = (Exchange, Passing, _Stream, web.BaseRequest)
+KEPT = (Exchange, PassingAnswer, _Stream, web.BaseRequest)
 
 
 def begins(beginning: bytes) -> Script:

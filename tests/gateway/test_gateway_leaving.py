@@ -25,8 +25,8 @@ from scripted_service import (
     streams,
 )
 
-from limiter_node.model import Amounts
-from limiter_node.upstream.gateway.dialing import Dialer
+from limiter_node.limits import Amounts
+from limiter_node.upstream.gateway.wire.dialing import Dialer
 
 CHAT = "/v1/chat/completions"
 INPUT = 8

@@ -11,17 +11,13 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from limiter_node.http.limited import LIMITED_ROUTES
-from limiter_node.upstream.base import LimitedRequest, NotServed
-from limiter_node.upstream.gateway.outgoing import (
-    PATHS,
-    Ask,
-    OutgoingBody,
-    outgoing_headers,
-    outgoing_parts,
-    question_of,
-)
+from limiter_node.http.requests.limited_routes import LIMITED_ROUTES
+from limiter_node.upstream.errors import NotServed
+from limiter_node.upstream.gateway.asking.admitted_request import PATHS, AdmittedRequest, outline_of
+from limiter_node.upstream.gateway.asking.outgoing_body import OutgoingBody, outgoing_parts
+from limiter_node.upstream.gateway.asking.outgoing_headers import outgoing_headers
 from limiter_node.upstream.gateway.service import CAP_FIELDS, Service
+from limiter_node.upstream.requests import LimitedRequest
 
 RESERVE = 77
 """Output tokens that are reserved for each choice of a request without a cap."""
@@ -47,16 +43,18 @@ def request_of(body: bytes, route: str = CHAT) -> LimitedRequest:
     return request
 
 
-def ask_of(body: bytes, route: str = CHAT, headers: dict[str, str] | None = None) -> Ask:
+def admitted_of(body: bytes, route: str = CHAT, headers: dict[str, str] | None = None) -> AdmittedRequest:
     request = request_of(body, route)
     need = LIMITED_ROUTES[route].need(request)
     reserved = need.output_tokens + need.default_choices * RESERVE
-    return Ask(question_of(request, SERVICE), reserved, "req-1", CIMultiDictProxy(CIMultiDict(headers or {})))
+    return AdmittedRequest(
+        outline_of(request, SERVICE), reserved, "req-1", CIMultiDictProxy(CIMultiDict(headers or {}))
+    )
 
 
 def sent(body: bytes, route: str = CHAT, service: Service = SERVICE, model: str = "m") -> bytes:
     parts = outgoing_parts(request_of(body, route), body, service, model)
-    return OutgoingBody(*parts).with_cap(ask_of(body, route).cap_per_choice)
+    return OutgoingBody(*parts).with_cap(admitted_of(body, route).cap_per_choice)
 
 
 def written(route: str = CHAT, **fields: Any) -> bytes:
@@ -147,7 +145,7 @@ def spliced(body: bytes, added: dict[str, Any]) -> bytes:
 def test_each_choice_has_its_part_of_what_is_reserved() -> None:
     assert read(sent(written(n=3)))["max_tokens"] == RESERVE
     body = written(COMPLETION, prompt=["a", "b"], n=2, best_of=3)
-    assert ask_of(body, COMPLETION).reserved_tokens == 6 * RESERVE
+    assert admitted_of(body, COMPLETION).reserved_tokens == 6 * RESERVE
     assert read(sent(body, COMPLETION))["max_tokens"] == RESERVE
 
 
@@ -323,7 +321,7 @@ def no_counting_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 @example((CHAT, b'{"model":"m","messages":[],"max_tokens":1,"messages":[{"role":"user","content":"Hi"}]}'), SERVICE)
 def test_what_is_sent_is_what_was_admitted(sample: tuple[str, bytes], service: Service) -> None:
     route, body = sample
-    ask, request = ask_of(body, route), LIMITED_ROUTES[route].parse(body)
+    admitted, request = admitted_of(body, route), LIMITED_ROUTES[route].parse(body)
     for model in (request.model, "ns/other"):
         meant = json.loads(body)
         result = sent(body, route, service, model)
@@ -335,8 +333,8 @@ def test_what_is_sent_is_what_was_admitted(sample: tuple[str, bytes], service: S
             assert not given_caps
         else:
             assert given_caps
-            assert set(given_caps) == {ask.cap_per_choice}
-            assert ask.cap_per_choice == (RESERVE if request.cap is None else request.cap)
+            assert set(given_caps) == {admitted.cap_per_choice}
+            assert admitted.cap_per_choice == (RESERVE if request.cap is None else request.cap)
         if route in (CHAT, COMPLETION) and request.stream and (service.asks_usage or request.include_usage):
             assert said["stream_options"].pop("include_usage") is True
             options = meant.get("stream_options") or {}
@@ -361,7 +359,7 @@ def has_nothing_to_change(body: bytes, result: bytes) -> bool:
 
 
 def headers_of(given_: dict[str, str], **values: Any) -> dict[str, str]:
-    return outgoing_headers(ask_of(written(), headers=given_), service_of(**values), "agent/1")
+    return outgoing_headers(admitted_of(written(), headers=given_), service_of(**values), "agent/1")
 
 
 OWN = {

@@ -24,7 +24,7 @@ from scripted_service import (
     streams,
 )
 
-from limiter_node.model import Amounts
+from limiter_node.limits import Amounts
 
 CHAT = "/v1/chat/completions"
 MESSAGES = [{"role": "user", "content": "Hi"}]

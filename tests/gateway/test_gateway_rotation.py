@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from yarl import URL
 
-from limiter_node.upstream.gateway.rotation import EJECT_AFTER, EJECT_S, Rotation, Target
+from limiter_node.upstream.gateway.sending.rotation import Rotation
+from limiter_node.upstream.gateway.sending.service_address import EJECT_AFTER, EJECT_S, ServiceAddress
 
 
 class Clock:
@@ -30,25 +31,25 @@ def rotation_of(count: int, clock: Callable[[], float]) -> Rotation:
 
 def asked(rotation: Rotation, times: int) -> str:
     """Whom each of so many requests asks first."""
-    return "".join(_letter(rotation.in_turn()[0]) for _ in range(times))
+    return "".join(_letter(rotation.order()[0]) for _ in range(times))
 
 
 def order(rotation: Rotation) -> str:
-    return "".join(_letter(target) for target in rotation.in_turn())
+    return "".join(_letter(address) for address in rotation.order())
 
 
-def _letter(target: Target) -> str:
-    return target.name[0]
+def _letter(address: ServiceAddress) -> str:
+    return address.name[0]
 
 
 def fail(rotation: Rotation, letters: str) -> None:
     """Each of these addresses fails once."""
     for letter in letters:
-        named(rotation, letter).failed(why="broke off", is_only=rotation.is_single)
+        named(rotation, letter).note_failure(why="broke off", is_only=rotation.is_single)
 
 
-def named(rotation: Rotation, letter: str) -> Target:
-    return next(target for target in rotation.targets if _letter(target) == letter)
+def named(rotation: Rotation, letter: str) -> ServiceAddress:
+    return next(address for address in rotation.addresses if _letter(address) == letter)
 
 
 @pytest.fixture
@@ -71,8 +72,8 @@ def test_a_request_may_try_all_of_them_in_turn(clock: Clock) -> None:
 
 def test_names_are_hosts_and_ports() -> None:
     rotation = Rotation("s", [URL("https://host/v1?key=1"), URL("http://[::1]:81/v1")], Clock())
-    assert [target.name for target in rotation.targets] == ["host:443", "::1:81"]
-    assert [target.service for target in rotation.targets] == ["s", "s"]
+    assert [address.name for address in rotation.addresses] == ["host:443", "::1:81"]
+    assert [address.service for address in rotation.addresses] == ["s", "s"]
 
 
 def test_an_address_is_left_alone_after_three_failures_in_a_row(clock: Clock) -> None:
@@ -90,7 +91,7 @@ def test_a_success_between_failures_starts_anew(clock: Clock) -> None:
     rotation = rotation_of(2, clock)
     for _ in range(5):
         fail(rotation, "a" * (EJECT_AFTER - 1))
-        named(rotation, "a").succeeded()
+        named(rotation, "a").note_success()
     assert not named(rotation, "a").is_out
     assert asked(rotation, 4) == "abab"
 
@@ -105,7 +106,7 @@ def test_one_request_tries_it_again_after_ten_seconds(clock: Clock, skipped: int
     clock.now_s += 0.001
     assert asked(rotation, 1) == "b"
     assert "b" not in asked(rotation, 30)  # nobody else until it is known what comes of that
-    named(rotation, "b").succeeded()
+    named(rotation, "b").note_success()
     assert set(Counter(asked(rotation, 9)).values()) == {3}
 
 
@@ -145,7 +146,7 @@ def test_with_all_out_the_one_that_has_been_out_longest_is_asked_first(clock: Cl
     for letter in "cab":
         fail(rotation, letter * EJECT_AFTER)
         clock.now_s += 1
-    assert all(target.is_out for target in rotation.targets)
+    assert all(address.is_out for address in rotation.addresses)
     assert [order(rotation) for _ in range(4)] == ["cab"] * 4
     clock.now_s += EJECT_S
     orders = [order(rotation) for _ in range(4)]
@@ -156,9 +157,9 @@ def test_with_all_out_the_one_that_has_been_out_longest_is_asked_first(clock: Cl
 def test_success_brings_it_back_at_once(clock: Clock) -> None:
     rotation = rotation_of(2, clock)
     fail(rotation, "aaabbb")
-    named(rotation, "b").succeeded()
+    named(rotation, "b").note_success()
     assert asked(rotation, 4) == "bbbb"
-    named(rotation, "a").succeeded()
+    named(rotation, "a").note_success()
     assert set(asked(rotation, 2)) == {"a", "b"}
     fail(rotation, "aa")
     assert not named(rotation, "a").is_out  # counted anew
@@ -171,22 +172,22 @@ def test_a_single_address_is_never_left_alone(clock: Clock, caplog: pytest.LogCa
         assert not named(rotation, "a").is_out
         assert named(rotation, "a").failures == 20
         assert order(rotation) == "a"
-        named(rotation, "a").succeeded()
+        named(rotation, "a").note_success()
     assert caplog.records == []
 
 
 def test_the_log_says_when_an_address_goes_and_comes_back(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     rotation = rotation_of(2, clock)
     with caplog.at_level(logging.DEBUG):
-        named(rotation, "a").succeeded()
+        named(rotation, "a").note_success()
         fail(rotation, "aa")
         assert caplog.records == []
         fail(rotation, "aaa")
         gone = caplog.records.pop()
         assert caplog.records == []  # once
-        named(rotation, "a").succeeded()
+        named(rotation, "a").note_success()
         back = caplog.records.pop()
-        named(rotation, "a").succeeded()
+        named(rotation, "a").note_success()
         assert caplog.records == []
     assert (gone.levelno, gone.getMessage()) == (
         logging.WARNING,
@@ -210,21 +211,21 @@ def test_whatever_happens_each_request_has_all_of_them_to_ask(steps: list[tuple[
     rotation = rotation_of(count, clock)
     for what, which, passing_s in steps:
         clock.now_s += passing_s
-        target = rotation.targets[which % count]
+        address = rotation.addresses[which % count]
         if what == "fail":
-            target.failed(why="broke off", is_only=rotation.is_single)
+            address.note_failure(why="broke off", is_only=rotation.is_single)
         elif what == "succeed":
-            target.succeeded()
-        targets = rotation.in_turn()
-        assert sorted(target.name for target in targets) == sorted(target.name for target in rotation.targets)
-        inside = [target for target in targets if not target.is_out]
+            address.note_success()
+        addresses = rotation.order()
+        assert sorted(address.name for address in addresses) == sorted(address.name for address in rotation.addresses)
+        inside = [address for address in addresses if not address.is_out]
         # After the one that is tried again, those that are in come before those that are out.
-        assert inside in (list(targets[: len(inside)]), list(targets[1 : len(inside) + 1]))
+        assert inside in (list(addresses[: len(inside)]), list(addresses[1 : len(inside) + 1]))
 
 
 def test_what_tells_nothing_of_an_address_does_not_try_it(clock: Clock) -> None:
     rotation = rotation_of(3, clock)
     fail(rotation, "aaa")
     clock.now_s += EJECT_S
-    assert [_letter(target) for target in rotation.in_turn(may_try=False)][-1] == "a"
+    assert [_letter(address) for address in rotation.order(may_try=False)][-1] == "a"
     assert asked(rotation, 1) == "a", "the one request that may is still to come"

@@ -9,8 +9,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from yarl import URL
 
-from limiter_node.model import ConfigError
-from limiter_node.upstream.gateway.service import Found, Service, Services, base_url, cap_field_of
+from limiter_node.addresses import base_url
+from limiter_node.errors import ConfigError
+from limiter_node.upstream.gateway.service import Found, Service, Services, cap_field_of
 
 
 def service_of(name: str = "s", **values: Any) -> Service:

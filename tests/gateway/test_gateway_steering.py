@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from yarl import URL
 
-from limiter_node.http import known_fields
-from limiter_node.http.limited import LIMITED_ROUTES
-from limiter_node.upstream.base import NotServed
-from limiter_node.upstream.gateway.drafting import ServiceDrafter
-from limiter_node.upstream.gateway.patterns import matches, starred
+from limiter_node.http.requests import known_fields
+from limiter_node.http.requests.limited_routes import LIMITED_ROUTES
+from limiter_node.upstream.errors import NotServed
+from limiter_node.upstream.gateway.asking.drafting import ServiceDrafter
+from limiter_node.upstream.gateway.asking.steering import CONTAINERS, STEERING
+from limiter_node.upstream.gateway.model_patterns import matches, starred
 from limiter_node.upstream.gateway.service import Service
-from limiter_node.upstream.gateway.steering import CONTAINERS, STEERING
 from limiter_node.upstream.rendered import RequestDrafter
 
 CHAT, COMPLETION, RESPONSES, EMBEDDING = LIMITED_ROUTES

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from limiter_node.tokens import CL100K_BASE, O200K_BASE, TokenCounter, count_anew, counter_of
-from limiter_node.upstream.gateway.accounts import ChunkAccount
-from limiter_node.upstream.gateway.texts import MAX_COUNTED_CHARS, piece_tokens, text_tokens
-from limiter_node.upstream.gateway.usage import MOST_TOKENS, Usage, read_usage
+from limiter_node.tokens.counting import CL100K_BASE, O200K_BASE, TokenCounter, count_anew, counter_of
+from limiter_node.upstream.gateway.cost.chunk_account import ChunkAccount
+from limiter_node.upstream.gateway.cost.output_texts import MAX_COUNTED_CHARS, piece_tokens, text_tokens
+from limiter_node.upstream.gateway.cost.usage import MOST_TOKENS, Usage, read_usage
 
 _NAMES = """
     completion_tokens prompt_tokens output_tokens input_tokens total_tokens completion_tokens_details reasoning_tokens
@@ -451,8 +451,8 @@ def test_of_many_tiny_texts_the_rest_is_counted_in_proportion(
 
         return count
 
-    monkeypatch.setattr("limiter_node.upstream.gateway.texts.counter_of", counting)
-    monkeypatch.setattr("limiter_node.upstream.gateway.accounts.counter_of", counting)
+    monkeypatch.setattr("limiter_node.upstream.gateway.cost.output_texts.counter_of", counting)
+    monkeypatch.setattr("limiter_node.upstream.gateway.cost.account.counter_of", counting)
     account = ChunkAccount(O200K_BASE, hides_usage=True, choices=1)
     if "choices" in answer:
         account.note(answer)

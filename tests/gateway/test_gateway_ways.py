@@ -29,14 +29,14 @@ from scripted_service import (
 )
 
 from limiter_node.held import HeldBytes, Hold
-from limiter_node.http.presence import Presence
-from limiter_node.model import Amounts
-from limiter_node.upstream.base import UpstreamError
-from limiter_node.upstream.gateway.accounts import ChunkAccount
-from limiter_node.upstream.gateway.events import EventReader
-from limiter_node.upstream.gateway.exchange import HELD_BYTES, Exchange
-from limiter_node.upstream.gateway.passing import PassingStream
-from limiter_node.upstream.gateway.sending import _carried
+from limiter_node.http.client_gone import Presence
+from limiter_node.limits import Amounts
+from limiter_node.upstream.errors import UpstreamError
+from limiter_node.upstream.gateway.cost.chunk_account import ChunkAccount
+from limiter_node.upstream.gateway.passing.event_reader import EventReader
+from limiter_node.upstream.gateway.passing.stream import PassingStream
+from limiter_node.upstream.gateway.wire.exchange import HELD_BYTES, Exchange
+from limiter_node.upstream.gateway.wire.request_writing import send_request
 
 CHAT = "/v1/chat/completions"
 
@@ -135,16 +135,26 @@ async def test_whoever_cancels_a_request_while_its_answer_comes_is_heard() -> No
     """The answer to a long body has come, and what is still written of it is being stopped."""
     carrier = Carrier()
     exchange = Exchange(carrier)
+    is_writing = asyncio.Event()
 
     class Connection:
-        async def write_slices(self, _head: bytes, _body: bytes) -> None:
+        is_open = True
+
+        def write(self, _data: bytes) -> None:
+            pass
+
+        def carries(self, _exchange: Exchange) -> bool:
+            return True
+
+        async def drained(self) -> None:
+            is_writing.set()
             try:
                 await asyncio.Event().wait()
             finally:
                 asking.cancel()
 
-    asking = asyncio.create_task(_carried(Connection(), exchange, b"", b"x" * 100_000))  # type: ignore[arg-type]
-    await asyncio.sleep(0)
+    asking = asyncio.create_task(send_request(Connection(), exchange, b"", b"x" * 100_000))  # type: ignore[arg-type]
+    await is_writing.wait()
     exchange.on_head(413, [])
     with pytest.raises(asyncio.CancelledError):
         await asking
@@ -308,7 +318,7 @@ async def test_blanks_before_an_answer_are_waited_for(single_store: str, service
 async def test_an_error_without_an_end_is_an_error(
     single_store: str, service: ScriptedService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("limiter_node.upstream.gateway.answering._ERROR_S", 0.1)
+    monkeypatch.setattr("limiter_node.upstream.gateway.service_errors.error_response._ERROR_S", 0.1)
 
     async def goes_on(asked: Asked, writer: asyncio.StreamWriter) -> None:
         writer.write(STREAM_HEAD.replace(b"200 OK", b"429 Too Many"))

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from limiter_node.tokens import O200K_BASE, count_anew
-from limiter_node.upstream.gateway.lenient import MAX_LENIENT_BYTES, read_json
-from limiter_node.upstream.gateway.usage import MOST_TOKENS
-from limiter_node.upstream.gateway.whole import MAX_READ_BYTES, WholeReader
+from limiter_node.tokens.counting import O200K_BASE, count_anew
+from limiter_node.upstream.gateway.cost.usage import MOST_TOKENS
+from limiter_node.upstream.gateway.cost.whole_answer import MAX_READ_BYTES, WholeReader
+from limiter_node.upstream.gateway.lenient_json import MAX_LENIENT_BYTES, read_json
 
 TEXT = "one two three four"
 USAGE = {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12}

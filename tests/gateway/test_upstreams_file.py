@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from yarl import URL
 
-from limiter_node.model import ConfigError
+from limiter_node.errors import ConfigError
 from limiter_node.settings import NodeSettings
 from limiter_node.upstream.gateway.service import Service
 from limiter_node.upstreamsfile import KEY_VARIABLE, read_upstreams, services_of

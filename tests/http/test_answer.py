@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator
 import pytest
 from aiohttp import web
 
-from limiter_node.http.answer import Answer
-from limiter_node.http.server import HttpServer
+from limiter_node.http.responses.answer import Answer
+from limiter_node.http.server.http_server import HttpServer
 
 BODY = b'{"a":1}'
 HEADERS = "Content-Type: application/json\r\nx-one: 1\r\n"

@@ -7,10 +7,9 @@ import json
 import pytest
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from limiter_node.credentials import given_key
+from limiter_node.credentials import given_key, key_id
 from limiter_node.http.auth import caller_of
-from limiter_node.http.errors import ErrorReply
-from limiter_node.store.keyspace import key_id
+from limiter_node.http.responses.errors import ErrorReply
 
 KEY, OTHER = "sk-alice", "sk-bob"
 

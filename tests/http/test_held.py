@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from limiter_node.errors import Overloaded
 from limiter_node.held import SMALL_BYTES, HeldBytes, Hold
-from limiter_node.model import Overloaded
 
 MOST = 8 * SMALL_BYTES
 

@@ -11,12 +11,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from limiter_node.http.fields import InvalidRequest
-from limiter_node.http.limited import LIMITED_ROUTES, LimitedRoute
-from limiter_node.tokens import count
-from limiter_node.upstream.base import NotServed, TextRequest, WholeAnswer
+from limiter_node.http.requests.fields import InvalidRequest
+from limiter_node.http.requests.limited_routes import LIMITED_ROUTES, LimitedRoute
+from limiter_node.tokens.counting import count
+from limiter_node.upstream.answers import WholeAnswer
+from limiter_node.upstream.errors import NotServed
 from limiter_node.upstream.mock.model import MockModel
 from limiter_node.upstream.rendered import RenderedUpstream
+from limiter_node.upstream.requests import TextRequest
 from limiter_node.upstream.source import Completion
 
 

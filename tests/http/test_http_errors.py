@@ -7,12 +7,13 @@ from typing import Any
 import orjson
 import pytest
 
-from limiter_node.http import errors
-from limiter_node.http.durations import duration_text
-from limiter_node.http.errors import ErrorReply
-from limiter_node.http.fields import InvalidRequest
-from limiter_node.model import Amounts, Decision, Outcome
-from limiter_node.upstream.base import UpstreamError
+from limiter_node.decisions import Decision, Outcome
+from limiter_node.http.requests.fields import InvalidRequest
+from limiter_node.http.responses import errors
+from limiter_node.http.responses.durations import duration_text
+from limiter_node.http.responses.errors import ErrorReply
+from limiter_node.limits import Amounts
+from limiter_node.upstream.errors import UpstreamError
 
 KID = "0123456789abcdef0123456789abcdef"
 

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from multidict import CIMultiDict
 
-from limiter_node.http.headers import RequestIds, ResponseHeaders
-from limiter_node.model import Amounts, Decision, Outcome
+from limiter_node.decisions import Decision, Outcome
+from limiter_node.http.responses.headers import RequestIds, ResponseHeaders
+from limiter_node.limits import Amounts
 
 HEADERS = ResponseHeaders("node-1")
 

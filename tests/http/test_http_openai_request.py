@@ -11,10 +11,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from limiter_node.credentials import bearer_key
-from limiter_node.http.fields import InvalidRequest
-from limiter_node.http.openai_request import need_of, parse_chat
-from limiter_node.model import Need
-from limiter_node.upstream.base import ChatRequest
+from limiter_node.decisions import Need
+from limiter_node.http.requests.chat import need_of, parse_chat
+from limiter_node.http.requests.fields import InvalidRequest
+from limiter_node.upstream.requests import ChatRequest
 
 MESSAGES = [{"role": "user", "content": "hello world"}]
 INPUT_TOKENS = 9

@@ -13,9 +13,10 @@ from openai.types.chat import ChatCompletionChunk
 from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from limiter_node.http.errors import INTERNAL
-from limiter_node.upstream.openai.chunks import ChatChunks, StreamEvents, TextChunks
-from limiter_node.upstream.openai.response_events import ResponseEvents
+from limiter_node.http.responses.errors import INTERNAL
+from limiter_node.upstream.openai.chunks import ChatChunks, CompletionChunks
+from limiter_node.upstream.openai.responses_api_events import ResponsesApiEvents
+from limiter_node.upstream.openai.stream_events import StreamEvents
 from limiter_node.upstream.source import Delta
 
 AWKWARD = 'say "hi"\n\ndata: [DONE]\r\n\\ \u2028 é 🙂 \x00'
@@ -48,8 +49,8 @@ def chat(n: int = 1, *, include_usage: bool = True) -> ChatChunks:
     )
 
 
-def text(*, include_usage: bool = True) -> TextChunks:
-    return TextChunks(
+def text(*, include_usage: bool = True) -> CompletionChunks:
+    return CompletionChunks(
         request_id="req_12ab",
         created=1_700_000_000,
         model="gpt-3.5-turbo-instruct",
@@ -59,8 +60,8 @@ def text(*, include_usage: bool = True) -> TextChunks:
     )
 
 
-def responses() -> ResponseEvents:
-    return ResponseEvents(RESPONSE, message_id="msg_1", input_tokens=8)
+def responses() -> ResponsesApiEvents:
+    return ResponsesApiEvents(RESPONSE, message_id="msg_1", input_tokens=8)
 
 
 def rendered(events: StreamEvents, deltas: list[Delta]) -> bytes:

@@ -13,10 +13,10 @@ from openai.types.chat import completion_create_params as chat_create_params
 from openai.types.responses import response_create_params
 from openai.types.responses.response_input_param import ResponseInputParam
 
-from limiter_node.http import known_fields
-from limiter_node.http.fields import InvalidRequest
-from limiter_node.http.limited import LIMITED_ROUTES
-from limiter_node.tokens import count
+from limiter_node.http.requests import known_fields
+from limiter_node.http.requests.fields import InvalidRequest
+from limiter_node.http.requests.limited_routes import LIMITED_ROUTES
+from limiter_node.tokens.counting import count
 
 CHAT, COMPLETION, RESPONSES, EMBEDDING = LIMITED_ROUTES
 VALID: dict[str, dict[str, Any]] = {

@@ -7,18 +7,18 @@ from typing import Any
 
 import pytest
 
-from limiter_node.http.openai_request import parse_chat
-from limiter_node.http.responses_request import parse_responses
-from limiter_node.model import ConfigError
-from limiter_node.tokens import count
-from limiter_node.upstream.base import ChatRequest, EmbeddingRequest, ForcedTool, ResponsesRequest, TextRequest
+from limiter_node.errors import ConfigError
+from limiter_node.http.requests.chat import parse_chat
+from limiter_node.http.requests.responses_api import parse_responses
+from limiter_node.tokens.counting import count
 from limiter_node.upstream.mock.form import OBJECT_TOKENS
 from limiter_node.upstream.mock.model import MockModel
-from limiter_node.upstream.openai.offered import with_offered_tools
+from limiter_node.upstream.openai.offered_tools import with_offered_tools
+from limiter_node.upstream.requests import CallableTool, ChatRequest, EmbeddingRequest, ResponsesApiRequest, TextRequest
 
 CITY: Any = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 DEFINITION: Any = {"name": "weather", "parameters": CITY}
-FUNCTION, CUSTOM = ForcedTool("function", "weather", CITY), ForcedTool("custom", "run", None)
+FUNCTION, CUSTOM = CallableTool("function", "weather", CITY), CallableTool("custom", "run", None)
 CHAT_TOOLS: Any = [
     {"type": "function", "function": DEFINITION},
     {"type": "custom", "custom": {"name": "run"}},
@@ -43,14 +43,14 @@ def chat(**fields: Any) -> ChatRequest:
     return request
 
 
-def response(**fields: Any) -> ResponsesRequest:
+def response(**fields: Any) -> ResponsesApiRequest:
     body = {"model": "gpt-4o", "input": "hi", "tools": RESPONSE_TOOLS, **fields}
     request = with_offered_tools(parse_responses(json.dumps(body).encode()))
-    assert isinstance(request, ResponsesRequest)
+    assert isinstance(request, ResponsesApiRequest)
     return request
 
 
-def offered(request: TextRequest) -> tuple[ForcedTool, ...]:
+def offered(request: TextRequest) -> tuple[CallableTool, ...]:
     return request.form.offered if request.form else ()
 
 
@@ -72,7 +72,7 @@ def allowed(mode: str, *, nested: bool) -> Any:
         ({"tools": None}, ()),
     ],
 )
-def test_tools_are_offered_where_the_choice_is_free(choice: dict[str, Any], tools: tuple[ForcedTool, ...]) -> None:
+def test_tools_are_offered_where_the_choice_is_free(choice: dict[str, Any], tools: tuple[CallableTool, ...]) -> None:
     assert offered(chat(**choice)) == offered(response(**choice)) == tools
 
 

@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 
-from limiter_node.model import ConfigError
-from limiter_node.tokens import count
-from limiter_node.upstream.base import ChatRequest, Upstream
-from limiter_node.upstream.mock.model import MAX_LENGTH, MockModel, parse_length
+from limiter_node.errors import ConfigError
+from limiter_node.lengths import MAX_LENGTH, parse_length
+from limiter_node.tokens.counting import count
+from limiter_node.upstream.interface import Upstream
+from limiter_node.upstream.mock.model import MockModel
 from limiter_node.upstream.mock.stream import paced
 from limiter_node.upstream.mock.text import PERIOD_TOKENS, MockText, pieces
+from limiter_node.upstream.requests import ChatRequest
 from limiter_node.upstream.source import Completion, Delta
 
 MODELS = ["gpt-4o", "gpt-4"]

@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from limiter_node.http.openai_request import parse_chat
-from limiter_node.http.openai_response import models_list, rate_limits
-from limiter_node.model import Amounts, Usage
-from limiter_node.tokens import count
-from limiter_node.upstream.base import ChatRequest
+from limiter_node.decisions import Usage
+from limiter_node.http.requests.chat import parse_chat
+from limiter_node.http.responses.json_bodies import models_list, rate_limits
+from limiter_node.limits import Amounts
+from limiter_node.tokens.counting import count
 from limiter_node.upstream.mock.model import MockModel
 from limiter_node.upstream.openai.chat import chat_completion
+from limiter_node.upstream.requests import ChatRequest
 from limiter_node.upstream.source import Completion
 
 

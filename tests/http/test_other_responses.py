@@ -12,16 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from limiter_node.http.completion_request import parse_completion
-from limiter_node.http.embedding_request import parse_embedding
-from limiter_node.http.openai_response import model_object
-from limiter_node.http.responses_request import parse_responses
-from limiter_node.upstream.base import ChatRequest
+from limiter_node.http.requests.completions import parse_completion
+from limiter_node.http.requests.embeddings import parse_embedding
+from limiter_node.http.requests.responses_api import parse_responses
+from limiter_node.http.responses.json_bodies import model_object
 from limiter_node.upstream.mock.embedding import embedding
 from limiter_node.upstream.openai.chat import chat_completion
+from limiter_node.upstream.openai.completions import text_completion
 from limiter_node.upstream.openai.embeddings import embedding_list
-from limiter_node.upstream.openai.response import response_body, response_object
-from limiter_node.upstream.openai.text import text_completion
+from limiter_node.upstream.openai.responses_api import responses_api_body, responses_api_object
+from limiter_node.upstream.requests import ChatRequest
 from limiter_node.upstream.source import Completion, Embeddings, ToolCall
 
 
@@ -67,7 +67,7 @@ def test_a_response_repeats_what_was_asked() -> None:
         )
     )
     completion = Completion(("{}",), ("stop",), (1,), 1, "fp_mock")
-    body = orjson.loads(response_body(request, completion, "req_0a", 5))
+    body = orjson.loads(responses_api_body(request, completion, "req_0a", 5))
     assert (body["id"], body["status"], body["completed_at"], body["incomplete_details"]) == (
         "resp_0a",
         "completed",
@@ -86,7 +86,7 @@ def test_a_response_repeats_what_was_asked() -> None:
             "content": [{"type": "output_text", "annotations": [], "logprobs": [], "text": "{}"}],
         }
     ]
-    begun = response_object(request, None, "req_0a", 5)
+    begun = responses_api_object(request, None, "req_0a", 5)
     assert (begun["status"], begun["output"], begun["usage"], begun["completed_at"]) == ("in_progress", [], None, None)
     assert set(begun) == set(body)
 
@@ -95,7 +95,7 @@ def test_a_response_with_calls() -> None:
     request = parse_responses(orjson.dumps({"model": "m", "input": "x"}))
     calls = ((ToolCall("function", "f", "{}"), ToolCall("custom", "g", "x")),)
     completion = Completion(("",), ("tool_calls",), (4,), 4, "fp_mock", calls)
-    first, second = orjson.loads(response_body(request, completion, "req_0a", 5))["output"]
+    first, second = orjson.loads(responses_api_body(request, completion, "req_0a", 5))["output"]
     assert (first["type"], first["name"], first["arguments"]) == ("function_call", "f", "{}")
     assert (second["type"], second["name"], second["input"]) == ("custom_tool_call", "g", "x")
     assert len({first["id"], second["id"], first["call_id"], second["call_id"]}) == 4

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from limiter_node.http.overload import CALM_S, LATE_S, MAX_PAUSE_S, TOO_LATE_S, LoopLoad
+from limiter_node.http.server.overload import CALM_S, LATE_S, MAX_PAUSE_S, TOO_LATE_S, LoopLoad
 
 
 def after(*rounds: tuple[float, ...]) -> LoopLoad:

@@ -20,17 +20,20 @@ import pytest
 from test_token_process import exact, noise, prose
 from yarl import URL
 
-from limiter_node import token_cache, worker_process
-from limiter_node.http.fields import InvalidRequest
-from limiter_node.http.limited import LIMITED_ROUTES
-from limiter_node.http.reading import LARGE_BYTES, LARGE_VALUES, RequestReader, is_large
-from limiter_node.http.values import MAX_VALUES, check_values
-from limiter_node.model import Need, Overloaded
+from limiter_node import worker_process
+from limiter_node.decisions import Need
+from limiter_node.errors import Overloaded
+from limiter_node.http.requests.fields import InvalidRequest
+from limiter_node.http.requests.json_values import MAX_VALUES, check_values
+from limiter_node.http.requests.limited_routes import LIMITED_ROUTES
+from limiter_node.http.requests.reader import LARGE_VALUES, SMALL_BYTES, RequestReader, is_large
 from limiter_node.telemetry import Telemetry
-from limiter_node.token_process import INLINE_CHARS
-from limiter_node.upstream.base import NotServed, Prepared, UnknownModel
+from limiter_node.tokens import cache as token_cache
+from limiter_node.tokens.process import INLINE_CHARS
+from limiter_node.upstream.errors import NotServed, UnknownModel
 from limiter_node.upstream.gateway.service import Service
 from limiter_node.upstream.gateway.upstream import Gateway
+from limiter_node.upstream.interface import Prepared
 from limiter_node.upstream.mock.model import MockModel
 from limiter_node.upstream.rendered import RenderedUpstream
 
@@ -90,7 +93,7 @@ PARTS = [{"type": "text", "text": noise(9_000, 21)}, {"type": "text", "text": "h
 async def test_a_request_of_any_size_is_read_alike(reader: RequestReader, path: str, body: bytes) -> None:
     need, prepared = await reader.read(LIMITED_ROUTES[path], body)
     assert (need, facts(prepared)) == await read_here(reader, path, body)
-    assert reader.worker.answered == is_large(body) or len(body) < LARGE_BYTES
+    assert reader.worker.answered == is_large(body) or len(body) < SMALL_BYTES
 
 
 @pytest.mark.parametrize(
@@ -124,8 +127,8 @@ async def test_a_model_that_nobody_serves_is_told_by_its_name(reader: RequestRea
 
 
 def test_what_is_large() -> None:
-    assert not is_large(b"x" * LARGE_BYTES)
-    assert is_large(b"x" * (LARGE_BYTES + 1))
+    assert not is_large(b"x" * SMALL_BYTES)
+    assert is_large(b"x" * (SMALL_BYTES + 1))
     assert not is_large(b"[{,:" * (LARGE_VALUES // 4))
     assert is_large(b"[{,:" * (LARGE_VALUES // 4) + b",")
 
@@ -333,10 +336,10 @@ async def test_a_mistake_of_ours_ends_one_request_only(reader: RequestReader) ->
 
 def test_the_other_process_loads_no_server() -> None:
     """It starts while a request waits for it, and holds memory."""
-    loads = "import sys, limiter_node.http.reading_process, limiter_node.upstream.gateway.drafting, "
+    loads = "import sys, limiter_node.http.requests.reader_process, limiter_node.upstream.gateway.asking.drafting, "
     loads += "limiter_node.upstream.rendered; print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", loads], capture_output=True, check=True, text=True).stdout.split()
-    assert "limiter_node.http.reading_process" in modules
+    assert "limiter_node.http.requests.reader_process" in modules
     assert not {"aiohttp", "redis", "click", "prometheus_client"} & set(modules)
 
 

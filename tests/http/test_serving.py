@@ -12,11 +12,11 @@ from typing import cast
 import pytest
 from aiohttp import web
 
-from limiter_node.http import connection as connection_module
-from limiter_node.http.answer import Answer
-from limiter_node.http.connection import Connection
-from limiter_node.http.overload import TurnedAway
-from limiter_node.http.server import HttpServer
+from limiter_node.http.responses.answer import Answer
+from limiter_node.http.server import client_connection as connection_module
+from limiter_node.http.server.client_connection import Connection
+from limiter_node.http.server.http_server import HttpServer
+from limiter_node.http.server.overload import TurnedAway
 
 Handler = Callable[[web.BaseRequest], Awaitable[Answer]]
 POST = b"POST / HTTP/1.1\r\nHost: n\r\nContent-Length: 5\r\n\r\nhello"

@@ -11,12 +11,12 @@ from itertools import pairwise
 import pytest
 from aiohttp import web
 
-from limiter_node.http import connection as connection_module
-from limiter_node.http.answer import Answer
-from limiter_node.http.connection import Connection
-from limiter_node.http.raw_body import ClientLeft, next_block
-from limiter_node.http.server import HttpServer
-from limiter_node.http.slices import SLICE_BYTES
+from limiter_node.http.responses.answer import Answer
+from limiter_node.http.server import client_connection as connection_module
+from limiter_node.http.server.client_connection import Connection
+from limiter_node.http.server.http_server import HttpServer
+from limiter_node.http.server.raw_body import ClientLeft, next_block
+from limiter_node.http.server.slices import SLICE_BYTES
 
 CHUNKED = b"POST /chunked HTTP/1.1\r\nHost: n\r\nTransfer-Encoding: chunked\r\n\r\n"
 GET = b"GET /plain HTTP/1.1\r\nHost: n\r\n\r\n"

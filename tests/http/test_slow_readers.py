@@ -9,9 +9,9 @@ from typing import cast
 import pytest
 from aiohttp import web
 
-from limiter_node.http.answer import Answer
-from limiter_node.http.connection import Connection, Deadlines
-from limiter_node.http.server import HttpServer
+from limiter_node.http.responses.answer import Answer
+from limiter_node.http.server.client_connection import Connection, Deadlines
+from limiter_node.http.server.http_server import HttpServer
 
 HIGH, LOW = 65_536, 16_384
 """asyncio's marks: above the one, a writer is told to pause, and below the other to go on."""

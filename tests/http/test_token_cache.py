@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from limiter_node import tokens
-from limiter_node.token_cache import DIGEST_CHARS, MIN_CHARS, CountCache
+from limiter_node.tokens import counting as tokens
+from limiter_node.tokens.cache import DIGEST_CHARS, MIN_CHARS, CountCache
 
 
 class Counted(Counter[str]):

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from limiter_node import tokens
-from limiter_node.token_slices import slices
+from limiter_node.tokens import counting as tokens
+from limiter_node.tokens.slices import slices
 
 ENCODINGS = (tokens.O200K_BASE, tokens.CL100K_BASE)
 # What the vocabularies' expressions treat apart, close to the places that may be cut.

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from limiter_node import tokens
+from limiter_node.tokens import counting as tokens
 
 O200K, CL100K = "gpt-4o", "gpt-4"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from limiter_node.http.turns import OneATurn
+from limiter_node.http.bodies.one_a_turn import OneATurn
 
 
 async def test_each_turn_is_given_to_one_in_order() -> None:

@@ -10,8 +10,8 @@ import zlib
 
 import pytest
 
-from limiter_node.http.raw_body import UnreadableBody
-from limiter_node.http.unpacking import SLICE_BYTES, Unpacker
+from limiter_node.http.bodies.unpacking import SLICE_BYTES, Unpacker
+from limiter_node.http.server.raw_body import UnreadableBody
 
 NOISE = random.Random(1).randbytes(300_000)
 TEXT = b"Hello, world. " * 20_000

@@ -7,12 +7,14 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from limiter_node.decisions import Need, Outcome
+from limiter_node.errors import Overloaded, StoreUnavailable
+from limiter_node.limiter.admission import Limiter, Reservation
 from limiter_node.limiter.degraded import policy
-from limiter_node.limiter.limiter import Limiter, Reservation
-from limiter_node.model import KeyLimits, Need, Outcome, Overloaded, StoreUnavailable
-from limiter_node.store.dispatcher import Dispatcher
-from limiter_node.store.topology import Topology
+from limiter_node.limits import KeyLimits
+from limiter_node.store.decisions.dispatcher import Dispatcher
 from limiter_node.store.url import parse_store_url
+from limiter_node.store.wire.topology import Topology
 
 from . import records
 from .records import Op, Record, Triple, clock_ms
@@ -115,7 +117,6 @@ class JudgedNode:
     ) -> JudgedNode:
         """Start a node as the record says, on a store."""
         topology = Topology(parse_store_url(url), stall_timeout_s=stall_timeout_s)
-        await topology.start()
         dispatcher = Dispatcher(
             topology,
             timeout_ms=record.timeout_ms,
@@ -123,6 +124,7 @@ class JudgedNode:
             policy=lambda _: policy(record.policy, lambda: record.nodes),
             **declared_option(declared),
         )
+        await dispatcher.start()
         return cls(record, incarnation, dispatcher)
 
     async def ask(self, key: str, need: Need, most: Triple) -> tuple[Op, Reservation | None]:

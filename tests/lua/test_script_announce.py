@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from limiter_node.store.codec import load_script
 from limiter_node.store.fleet import OLDEST_MS
 from limiter_node.store.keyspace import FORMAT_KEY, NODES_KEY
+from limiter_node.store.scripts import load_script
 
 ANNOUNCE = load_script("announce")
 KEYS = (NODES_KEY, FORMAT_KEY)

@@ -11,8 +11,11 @@ import redis
 from reference import Admit, Charge, Operation, Settle
 from script_driver import EPOCH, EPOCH_MS, Window, packed
 
+from limiter_node.credentials import key_id
+from limiter_node.limits import BUCKET_MS, WINDOW_BUCKETS
 from limiter_node.store import codec
-from limiter_node.store.keyspace import key_id, limits_key, past_key, window_key
+from limiter_node.store.keyspace import limits_key, past_key, window_key
+from limiter_node.store.scripts import load_script
 
 OpenWindow = Callable[..., Window]
 FAR = 4_000_000_000
@@ -310,7 +313,7 @@ def test_an_answer_from_the_record_writes_that_again_and_nothing_new(open_window
 
 # ---- layouts -------------------------------------------------------------------------------------------------
 
-DECIDE, PEEK = (codec.load_script(name).source.decode() for name in ("decide", "peek"))
+DECIDE, PEEK = (load_script(name).source.decode() for name in ("decide", "peek"))
 
 
 def header(source: str) -> str:
@@ -383,6 +386,6 @@ def test_scripts_take_only_the_documented_keys_and_arguments(source: str) -> Non
 
 def test_constants_are_the_same_on_both_sides() -> None:
     for source in (DECIDE, PEEK):
-        assert f"BUCKET_MS, GROUP, RING = {codec.BUCKET_MS}, 24, 32" in source
+        assert f"BUCKET_MS, GROUP, RING = {BUCKET_MS}, 24, 32" in source
     assert "NEVER = " + str(codec.NEVER) in DECIDE
-    assert codec.WINDOW_BUCKETS * codec.BUCKET_MS == 60_000
+    assert WINDOW_BUCKETS * BUCKET_MS == 60_000

@@ -9,15 +9,15 @@ import pytest
 from reference import Admit, Charge, Settle
 from script_driver import Window
 
-from limiter_node.store import codec
 from limiter_node.store.keyspace import META_FIELD
+from limiter_node.store.values import unpack_sums
 
 OpenWindow = Callable[..., Window]
 FAR = 4_000_000_000
 
 
 def sums(window: Window) -> tuple[tuple[int, int, int], bool]:
-    used, is_exact = codec.unpack_sums(window.client.hget(window.keys[1], META_FIELD), window.clock_ms, window.width)  # type: ignore[arg-type]
+    used, is_exact = unpack_sums(window.client.hget(window.keys[1], META_FIELD), window.clock_ms, window.width)  # type: ignore[arg-type]
     return tuple(used), is_exact
 
 
@@ -52,4 +52,4 @@ def test_an_old_window_is_empty_and_something_else_is_no_window(open_window: Ope
     window.clock_ms += 100
     assert sums(window) == ((0, 0, 0), True)
     with pytest.raises(ValueError, match="48 bytes"):
-        codec.unpack_sums(b"x" * 47, 0)
+        unpack_sums(b"x" * 47, 0)

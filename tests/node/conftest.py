@@ -15,7 +15,7 @@ import pytest_asyncio
 from node_commands import Command, StartCommand
 from stores import running_store
 
-from limiter_node.store.process import free_ports
+from limiter_node.processes import free_ports
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from limiter_node.store.process import port_is_free
+from limiter_node.processes import port_is_free
 from limiter_node.store.url import parse_store_url
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends children with their parent")

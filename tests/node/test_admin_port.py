@@ -12,7 +12,7 @@ import pytest
 from in_process import api_key_on
 from node_commands import StartCommand, ask, eventually
 
-from limiter_node.store.process import free_ports
+from limiter_node.processes import free_ports
 
 PROBES = ("/healthz", "/readyz", "/metrics")
 

@@ -19,14 +19,17 @@ from test_degraded import BUDGET_MS, ONE, behind_proxy, local, outcomes, recover
 from test_keys_known import ask, lose_all
 from test_losses import frozen, lose_window
 
+from limiter_node.credentials import key_id
+from limiter_node.decisions import Need, Outcome
+from limiter_node.errors import Overloaded, StoreUnavailable
 from limiter_node.keysfile import KeysFile, read_keys
-from limiter_node.limiter.limiter import Limiter
-from limiter_node.model import KeyLimits, Need, Outcome, Overloaded, StoreUnavailable
-from limiter_node.store import queues
-from limiter_node.store.admin import administering
-from limiter_node.store.embedded import EmbeddedStore
-from limiter_node.store.keyspace import key_id, limits_key
-from limiter_node.store.preparation import Preparation
+from limiter_node.limiter.admission import Limiter
+from limiter_node.limits import KeyLimits
+from limiter_node.store.admin.preparation import Preparation
+from limiter_node.store.admin.store_admin import administering
+from limiter_node.store.decisions import queues
+from limiter_node.store.embedded.stores import EmbeddedStore
+from limiter_node.store.keyspace import limits_key
 from limiter_node.store.url import parse_store_url
 
 # ---- the own window --------------------------------------------------------------------------------------------------
@@ -147,8 +150,8 @@ async def test_a_keys_file_that_is_read_slowly_cuts_no_shard_off(embedded_single
     file = SlowFile({kid: KeyLimits()})
     async with dispatching(embedded_single, timeout_ms=BUDGET_MS, policy=local(1), declared=file) as dispatcher:
         assert await ask(dispatcher, kid) is Outcome.ADMITTED
-        await eventually(lambda: dispatcher._redeclaring._reading is None)
-        dispatcher._redeclaring._fresh_until_s = 0.0
+        await eventually(lambda: dispatcher._redeclarer._reading is None)
+        dispatcher._redeclarer._fresh_until_s = 0.0
         invented = asyncio.ensure_future(dispatcher.admit(key_id(new_api_key()), ONE))
         degraded = []
         for _ in range(20):
@@ -156,7 +159,7 @@ async def test_a_keys_file_that_is_read_slowly_cuts_no_shard_off(embedded_single
             await asyncio.sleep(0.02)
         await asyncio.wait({invented})
         invented.exception()
-        assert dispatcher.shards.openings == 0
+        assert dispatcher.outage.shards.openings == 0
         assert set(degraded) == {""}
 
 
@@ -170,7 +173,7 @@ async def test_a_peek_ends_whenever_the_store_stops_answering(embedded_single: s
                 return super().read()
 
         assert await dispatcher.peek(kid) is None
-        dispatcher._redeclaring._file = Stops({kid: KeyLimits()})
+        dispatcher._redeclarer._file = Stops({kid: KeyLimits()})
         with pytest.raises(StoreUnavailable):
             async with asyncio.timeout(3):
                 await dispatcher.peek(kid)
@@ -243,7 +246,7 @@ async def test_a_key_revoked_as_readme_says_stays_revoked_after_a_loss(tmp_path:
         administering(parse_store_url(store.url)) as admin,
         dispatching(store.url, policy=local(1), declared=KeysFile(path)) as dispatcher,
     ):
-        await eventually(lambda: dispatcher._redeclaring._reading is None)
+        await eventually(lambda: dispatcher._redeclarer._reading is None)
         path.write_text('[keys."sk-old"]\n[keys."sk-new"]\n')
         await admin.load_limits(read_keys(path))
         await asyncio.sleep(1.1)
@@ -402,8 +405,8 @@ async def test_invented_keys_cut_no_shard_off_while_the_keys_file_is_read(embedd
     file = SlowFile({kid: KeyLimits()})
     async with dispatching(embedded_single, timeout_ms=BUDGET_MS, policy=local(1), declared=file) as dispatcher:
         assert await ask(dispatcher, kid) is Outcome.ADMITTED
-        await eventually(lambda: dispatcher._redeclaring._reading is None)
-        dispatcher._redeclaring._fresh_until_s = 0.0
+        await eventually(lambda: dispatcher._redeclarer._reading is None)
+        dispatcher._redeclarer._fresh_until_s = 0.0
         invented, known = [], []
         for _ in range(500):
             invented.append(asyncio.ensure_future(dispatcher.admit(key_id(new_api_key()), ONE)))
@@ -412,7 +415,7 @@ async def test_invented_keys_cut_no_shard_off_while_the_keys_file_is_read(embedd
         await asyncio.wait(invented)
         await asyncio.wait(known)
         assert sum(not each.exception() for each in invented) == 500
-        assert (dispatcher.shards.openings, sum(bool(each.result().degraded) for each in known)) == (0, 0)
+        assert (dispatcher.outage.shards.openings, sum(bool(each.result().degraded) for each in known)) == (0, 0)
 
 
 # ---- a clock that steps back -----------------------------------------------------------------------------------------

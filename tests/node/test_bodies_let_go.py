@@ -14,8 +14,8 @@ from in_process import Node, api_key_on, serving
 from node_commands import eventually
 from test_key_first import BODY, answer, connected, head
 
-from limiter_node.http.connection import Deadlines
-from limiter_node.upstream.base import ChatRequest
+from limiter_node.http.server.client_connection import Deadlines
+from limiter_node.upstream.requests import ChatRequest
 from limiter_node.upstream.source import Completion
 
 

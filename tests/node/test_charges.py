@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections import deque
-
 import pytest
 
-from limiter_node.model import Amounts, Decision, Outcome
-from limiter_node.store import charges
-from limiter_node.store.charges import Charge, Ledger
-from limiter_node.store.own_window import OwnWindow
+from limiter_node.decisions import Decision, Outcome
+from limiter_node.limiter.own_window import OwnWindow
+from limiter_node.limits import Amounts
+from limiter_node.store import unsent_charges
+from limiter_node.store.batch import KeyQueue
+from limiter_node.store.knowledge import KeyKnowledge
+from limiter_node.store.scripts import load_script
+from limiter_node.store.unsent_charges import UnsentCharges
+from limiter_node.store.wire.script_target import ScriptTarget
 
 NOTHING = Amounts(0, 0, 0)
 NOW_MS = 1_700_000_000_000
@@ -78,42 +81,52 @@ def test_a_used_key_keeps_no_more_than_a_window() -> None:
 # ---- charges -----------------------------------------------------------------------------------------------------
 
 
+def a_queue() -> KeyQueue:
+    return KeyQueue("kid", ScriptTarget(load_script("decide"), 0, (), (), 0), KeyKnowledge(600))
+
+
+def buckets(queue: KeyQueue) -> list[int]:
+    return [charge.bucket for charge in queue.charges or ()]
+
+
 def test_admissions_of_a_bucket_are_one_charge_and_what_they_give_back_lessens_it() -> None:
-    ledger, owed = Ledger(600), deque[Charge]()
-    first = ledger.charge(owed, 1_000, Amounts(1, 10, 100), 1_000)
-    assert ledger.charge(owed, 1_000, Amounts(1, 10, 100), 1_000) is first
-    second = ledger.charge(owed, 1_001, Amounts(1, 1, 1), 1_001)
+    unsent, queue = UnsentCharges(600), a_queue()
+    first = unsent.charge(queue, 1_000, Amounts(1, 10, 100), 1_000)
+    assert unsent.charge(queue, 1_000, Amounts(1, 10, 100), 1_000) is first
+    second = unsent.charge(queue, 1_001, Amounts(1, 1, 1), 1_001)
     assert second is not first
     assert not first.give_back(0, 150)
-    assert ledger.size == 2
-    operations, taken = ledger.take(owed, 1)
-    assert (len(operations), taken, ledger.size) == (1, [(first, Amounts(2, 20, 50))], 1)
+    assert unsent.size == 2
+    operations, taken = unsent.take(queue, 1)
+    assert (len(operations), taken, unsent.size) == (1, [(first, Amounts(2, 20, 50))], 1)
     # Under way: what is given back now is settled once the store has answered.
     assert not first.give_back(5, 20)
-    assert first.counted(999, Amounts(2, 20, 50)) == (0, 5, 20)
+    assert first.mark_counted(999, Amounts(2, 20, 50)) == (0, 5, 20)
     assert (first.counted_in, first.bucket) == (999, 1_000)
     assert first.give_back(1, 1), "and from then on at once, by the caller"
-    third = ledger.charge(owed, 1_001, Amounts(1, 1, 1), 1_001)
+    third = unsent.charge(queue, 1_001, Amounts(1, 1, 1), 1_001)
     assert third is second
-    assert ledger.charge(owed, 1_000, Amounts(1, 1, 1), 1_000) is not second, "a clock that steps back begins another"
+    assert unsent.charge(queue, 1_000, Amounts(1, 1, 1), 1_000) is not second, "a clock that steps back begins another"
 
 
 def test_what_has_left_the_window_is_forgotten() -> None:
-    ledger, owed = Ledger(600), deque[Charge]()
+    unsent, queue = UnsentCharges(600), a_queue()
     for bucket in (1_000, 1_100, 1_601):
-        ledger.charge(owed, bucket, Amounts(1, 1, 1), bucket)
-    assert [charge.bucket for charge in owed] == [1_100, 1_601]
-    ledger.forget(owed, 1_701)
-    assert ([charge.bucket for charge in owed], ledger.size) == ([1_601], 1)
+        unsent.charge(queue, bucket, Amounts(1, 1, 1), bucket)
+    assert buckets(queue) == [1_100, 1_601]
+    unsent.forget(queue, 1_701)
+    assert (buckets(queue), unsent.size) == ([1_601], 1)
 
 
 def test_a_node_that_owes_too_much_widens_its_charges(monkeypatch: pytest.MonkeyPatch) -> None:
     """They move on with what joins them: counted late, never early."""
-    monkeypatch.setattr(charges, "MANY", 10)
-    ledger, owed = Ledger(600), deque[Charge]()
+    monkeypatch.setattr(unsent_charges, "MANY", 10)
+    unsent, queue = UnsentCharges(600), a_queue()
     for bucket in range(1_000, 1_200):
-        ledger.charge(owed, bucket, Amounts(1, 2, 3), bucket)
-    assert len(owed) <= 10 + 200 // charges.WIDE + 1
+        unsent.charge(queue, bucket, Amounts(1, 2, 3), bucket)
+    owed = queue.charges
+    assert owed is not None
+    assert len(owed) <= 10 + 200 // unsent_charges.WIDE + 1
     assert sum(charge.requests for charge in owed) == 200
     assert sum(charge.output_tokens for charge in owed) == 600
     assert owed[-1].bucket == 1_199

@@ -14,7 +14,7 @@ from dispatching import dispatching
 from store_tools import declare
 
 from limiter_node.cli import run
-from limiter_node.model import Need
+from limiter_node.decisions import Need
 
 Run = Callable[..., tuple[int, str, str]]
 

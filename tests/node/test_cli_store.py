@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from node_commands import StartCommand, alive, all_free, eventually, linux_only, store_ports
 
-from limiter_node.store.admin import administering
+from limiter_node.store.admin.store_admin import administering
 from limiter_node.store.url import parse_store_url
 
 

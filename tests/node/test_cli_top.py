@@ -17,7 +17,7 @@ from node_commands import StartCommand, ask, eventually
 from store_tools import declare
 
 from limiter_node.cli import run
-from limiter_node.store.process import free_ports
+from limiter_node.processes import free_ports
 
 # A terminal of its own for the process, as a login has: only then does Ctrl-C make a signal of it.
 ON_A_TERMINAL = "import os, sys; os.login_tty(0); os.execv(sys.executable, [sys.executable, '-m', *sys.argv[1:]])"

@@ -26,9 +26,9 @@ from node_commands import (
 from store_tools import store_client
 
 from limiter_node.commands.options import node_arguments
+from limiter_node.credentials import key_id
 from limiter_node.settings import NodeSettings
-from limiter_node.store.admin import administering
-from limiter_node.store.keyspace import key_id
+from limiter_node.store.admin.store_admin import administering
 from limiter_node.store.url import parse_store_url
 
 

@@ -12,15 +12,18 @@ from redis import Redis
 from redis.exceptions import InvalidResponse
 from store_tools import new_api_key
 
-from limiter_node.model import KeyLimits, Need, Outcome, StoreUnavailable
-from limiter_node.store.admin import administering
-from limiter_node.store.discovery import Discovery
-from limiter_node.store.embedded import EmbeddedStore
-from limiter_node.store.keyspace import key_id
-from limiter_node.store.process import free_ports
-from limiter_node.store.slots import SLOTS, SlotRange, redirect_endpoint, slot_ranges
+from limiter_node.credentials import key_id
+from limiter_node.decisions import Need, Outcome
+from limiter_node.errors import StoreUnavailable
+from limiter_node.limits import KeyLimits
+from limiter_node.processes import free_ports
+from limiter_node.store.admin.store_admin import administering
+from limiter_node.store.admin.watch import StoreWatch
+from limiter_node.store.embedded.stores import EmbeddedStore
+from limiter_node.store.keyspace import SLOTS
+from limiter_node.store.slots import SlotRange, redirect_endpoint, slot_ranges
 from limiter_node.store.url import parse_store_url
-from limiter_node.store.watch import StoreWatch
+from limiter_node.store.wire.discovery import Discovery
 
 SERVERS = [None, *(["redis-server"] if shutil.which("redis-server") else [])]
 LIMITS = KeyLimits(1_000, 1_000, 1_000, 10, "tester")

@@ -15,9 +15,10 @@ from in_process import Node, api_key_on, serving
 from node_commands import StartCommand
 from node_packages import node_package
 
-from benchmarks.screenshot import browser, browser_paths
-from limiter_node.http.cors import EXPOSED, Cors, check_origins
-from limiter_node.model import ConfigError
+from benchmarks.lib.screenshot import browser, browser_paths
+from limiter_node.addresses import check_origins
+from limiter_node.errors import ConfigError
+from limiter_node.http.cors import EXPOSED, Cors
 from limiter_node.upstream.source import Delta
 
 if TYPE_CHECKING:

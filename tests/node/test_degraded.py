@@ -17,13 +17,16 @@ from node_commands import eventually
 from redis import Redis
 from store_tools import Declared, declare, new_api_key, raw_counters, store_client
 
+from limiter_node.credentials import key_id
+from limiter_node.decisions import Decision, Need, Outcome
+from limiter_node.errors import ConfigError, StoreUnavailable
+from limiter_node.limiter.admission import Limiter
 from limiter_node.limiter.degraded import policy
-from limiter_node.limiter.limiter import Limiter
-from limiter_node.model import Amounts, ConfigError, Decision, KeyLimits, Need, Outcome, StoreUnavailable
-from limiter_node.store.admin import administering
-from limiter_node.store.dispatcher import Dispatcher
-from limiter_node.store.embedded import EmbeddedStore
-from limiter_node.store.keyspace import key_id, limits_key, past_key, window_key
+from limiter_node.limits import Amounts, KeyLimits
+from limiter_node.store.admin.store_admin import administering
+from limiter_node.store.decisions.dispatcher import Dispatcher
+from limiter_node.store.embedded.stores import EmbeddedStore
+from limiter_node.store.keyspace import limits_key, past_key, window_key
 from limiter_node.store.url import parse_store_url
 
 ONE = Need(1, 1, 0)
@@ -211,8 +214,8 @@ async def test_a_frozen_shard_is_cut_off_and_the_others_notice_nothing(caplog: p
         await dispatcher.check()
         assert {(await used(dispatcher, kid)).requests for kid in frozen} == {5}
         assert {(await used(dispatcher, kid)).requests for kid in healthy} == {4}
-        assert dispatcher.shards.openings == 1
-    told = [record.message for record in caplog.records if record.name == "limiter_node.store.shards"]
+        assert dispatcher.outage.shards.openings == 1
+    told = [record.message for record in caplog.records if record.name == "limiter_node.store.outage.shards"]
     assert len(told) == 2, "a line per transition"
     assert "policy local decides" in told[0]
     assert f"{4 * len(frozen)} admitted" in told[1]
@@ -243,7 +246,7 @@ async def test_a_node_that_stood_still_itself_does_not_blame_the_store(embedded_
             await asyncio.sleep(0)  # it is sent
             time.sleep(3 * BUDGET_MS / 1000)  # noqa: ASYNC251 - that is the point
             assert not (await verdict).degraded
-        assert dispatcher.shards.openings == 0
+        assert dispatcher.outage.shards.openings == 0
 
 
 async def test_without_memory_the_store_does_not_decide_and_holds_nothing_half_written(
@@ -366,8 +369,8 @@ async def test_a_store_that_lost_its_data_is_told_what_nodes_had_admitted(
         assert await used(first, kid) == Amounts(10, 19, 49)
         assert await outcomes(second, kid, 9) == {(Outcome.ADMITTED, ""): 5, (Outcome.REJECTED, ""): 4}
         assert await used(first, kid) == Amounts(20, 29, 59)
-        assert first._redeclaring.counts == {"store": 1}
-        assert not second._redeclaring.counts, "the key was there again"
+        assert first._redeclarer.counts == {"store": 1}
+        assert not second._redeclarer.counts, "the key was there again"
     told = [record.message for record in caplog.records]
     assert sum("lost keys" in message for message in told) == 1
     assert sum("lost what was counted" in message for message in told) == 2

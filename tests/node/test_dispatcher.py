@@ -14,10 +14,13 @@ from fault_proxy import FaultProxy
 from redis import Redis
 from store_tools import declare, new_api_key, raw_counters, store_client
 
-from limiter_node.limiter.limiter import Limiter
-from limiter_node.model import MAX_BATCH, Amounts, Need, Outcome, Overloaded, StoreUnavailable
-from limiter_node.store.embedded import EmbeddedStore
-from limiter_node.store.keyspace import key_id, limits_key, past_key, window_key
+from limiter_node.credentials import key_id
+from limiter_node.decisions import Need, Outcome
+from limiter_node.errors import Overloaded, StoreUnavailable
+from limiter_node.limiter.admission import Limiter
+from limiter_node.limits import MAX_BATCH, Amounts
+from limiter_node.store.embedded.stores import EmbeddedStore
+from limiter_node.store.keyspace import limits_key, past_key, window_key
 from limiter_node.store.url import parse_store_url
 
 SERVERS = [None, *(["redis-server"] if shutil.which("redis-server") else [])]

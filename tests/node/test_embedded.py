@@ -17,10 +17,12 @@ import pytest
 from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
 
-from limiter_node.model import ConfigError
-from limiter_node.store import binary, embedded
-from limiter_node.store.embedded import EmbeddedStore, StoreError
-from limiter_node.store.process import end_with_parent, free_ports, port_is_free
+from limiter_node.errors import ConfigError
+from limiter_node.processes import end_with_parent, free_ports, port_is_free
+from limiter_node.store.embedded import binary
+from limiter_node.store.embedded import stores as embedded
+from limiter_node.store.embedded.binary import StoreError
+from limiter_node.store.embedded.stores import EmbeddedStore
 
 SYSTEM_SERVER = shutil.which("valkey-server") or shutil.which("redis-server")
 BINARIES = [
@@ -226,7 +228,7 @@ async def test_a_binary_without_the_right_to_execute_is_copied(tmp_path: Path, m
 async def test_children_end_with_a_killed_parent() -> None:
     script = (
         "import subprocess, sys, signal, time\n"
-        "from limiter_node.store.process import end_with_parent\n"
+        "from limiter_node.processes import end_with_parent\n"
         "child = subprocess.Popen(end_with_parent(['/bin/sleep', '60'], signal.SIGKILL), start_new_session=True)\n"
         "print(child.pid, flush=True)\n"
         "time.sleep(60)\n"

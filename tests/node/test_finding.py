@@ -12,14 +12,16 @@ from redis import Redis
 from store_tools import Declared, declare, new_api_key, raw_counters, store_client
 from test_degraded import ONE, behind_proxy, local
 
+from limiter_node.credentials import key_id
+from limiter_node.decisions import Outcome
+from limiter_node.errors import StoreUnavailable
+from limiter_node.limiter.admission import Limiter
 from limiter_node.limiter.degraded import OpenPolicy
-from limiter_node.limiter.limiter import Limiter
-from limiter_node.model import KeyLimits, Outcome, StoreUnavailable
-from limiter_node.store.admin import administering
-from limiter_node.store.dispatcher import Dispatcher
-from limiter_node.store.embedded import EmbeddedStore
-from limiter_node.store.finding import _Limits
-from limiter_node.store.keyspace import key_id
+from limiter_node.limits import KeyLimits
+from limiter_node.store.admin.store_admin import administering
+from limiter_node.store.decisions.dispatcher import Dispatcher
+from limiter_node.store.decisions.finding import _LimitsRead
+from limiter_node.store.embedded.stores import EmbeddedStore
 from limiter_node.store.url import parse_store_url
 
 
@@ -51,13 +53,13 @@ async def test_an_invented_key_is_counted_and_leaves_nothing_behind(embedded_sin
             assert not any(await asyncio.gather(*map(limiter.find, invented)))
             assert not any(map(limiter.knows, invented))
         assert limiter.telemetry.decisions.by_reason()["unknown_key", "none"] == 600
-        finding = dispatcher._finding
+        finding = dispatcher._finder
         assert not dispatcher._queues
         assert not dispatcher._queues.unmet
         assert not finding._under_way
         assert not finding._to_send
         gc.collect()
-        assert not [each for each in gc.get_objects() if type(each) is _Limits and each._finding is finding]
+        assert not [each for each in gc.get_objects() if type(each) is _LimitsRead and each._finder is finding]
 
 
 async def test_requests_of_one_turn_share_a_write_and_those_of_one_key_a_read(

@@ -15,16 +15,19 @@ import pytest_asyncio
 from node_commands import eventually
 from redis.asyncio import Redis
 
-from limiter_node.model import KeyLimits
-from limiter_node.store import hottest
-from limiter_node.store.admin import administering
-from limiter_node.store.codec import BUCKET_MS, load_script, pack_batch, pack_charge, pack_limits
-from limiter_node.store.embedded import EmbeddedStore
-from limiter_node.store.hottest import HottestKeys, KeyHeat
-from limiter_node.store.keyspace import key_id, limits_key, past_key, window_key
-from limiter_node.store.masters import Masters
+from limiter_node.credentials import key_id
+from limiter_node.limits import BUCKET_MS, KeyLimits
+from limiter_node.store.admin import hottest
+from limiter_node.store.admin.hottest import HottestKeys, KeyHeat
+from limiter_node.store.admin.masters import Masters
+from limiter_node.store.admin.store_admin import administering
+from limiter_node.store.admin.watch import StoreReading, StoreWatch
+from limiter_node.store.codec import pack_batch, pack_charge
+from limiter_node.store.embedded.stores import EmbeddedStore
+from limiter_node.store.keyspace import limits_key, past_key, window_key
+from limiter_node.store.scripts import load_script
 from limiter_node.store.url import parse_store_url
-from limiter_node.store.watch import StoreReading, StoreWatch
+from limiter_node.store.values import pack_limits
 
 LIMIT = 10
 KEYS = 2_000

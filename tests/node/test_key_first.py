@@ -15,12 +15,12 @@ from in_process import Node, api_key_on, serving
 from node_commands import eventually
 from store_tools import new_api_key
 
-from limiter_node.http import connection as connection_module
-from limiter_node.http.connection import LINGER_BYTES
-from limiter_node.http.raw_body import MAX_DISCARDED_BYTES
-from limiter_node.model import Amounts
+from limiter_node.http.server import client_connection as connection_module
+from limiter_node.http.server.client_connection import LINGER_BYTES
+from limiter_node.http.server.raw_body import MAX_DISCARDED_BYTES
+from limiter_node.limits import Amounts
 from limiter_node.store.url import parse_store_url
-from limiter_node.upstream.base import ChatRequest
+from limiter_node.upstream.requests import ChatRequest
 from limiter_node.upstream.source import Completion
 
 BODY = json.dumps({"model": "m", "messages": [{"role": "user", "content": "Hi"}]}).encode()

@@ -17,15 +17,18 @@ from redis import Redis
 from store_tools import Declared, declare, new_api_key, store_client
 from test_degraded import ONE, behind_proxy, local, outcomes
 
+from limiter_node.credentials import key_id
+from limiter_node.decisions import Need, Outcome
+from limiter_node.errors import StoreUnavailable
 from limiter_node.keysfile import KeysFile
-from limiter_node.limiter.limiter import Limiter
-from limiter_node.model import Amounts, KeyLimits, Need, Outcome, StoreUnavailable
-from limiter_node.store import queues
-from limiter_node.store.admin import administering
+from limiter_node.limiter.admission import Limiter
+from limiter_node.limits import Amounts, KeyLimits
+from limiter_node.store.admin.store_admin import administering
 from limiter_node.store.batch import Batch, KeyQueue
-from limiter_node.store.dispatcher import Dispatcher
-from limiter_node.store.embedded import EmbeddedStore
-from limiter_node.store.keyspace import key_id, limits_key, past_key, window_key
+from limiter_node.store.decisions import queues
+from limiter_node.store.decisions.dispatcher import Dispatcher
+from limiter_node.store.embedded.stores import EmbeddedStore
+from limiter_node.store.keyspace import limits_key, past_key, window_key
 from limiter_node.store.url import parse_store_url
 
 LIMITS = KeyLimits(rpm=10, name="declared")
@@ -109,7 +112,7 @@ async def test_what_a_key_costs_a_node(embedded_single: str) -> None:
             after_known, _ = tracemalloc.get_traced_memory()
             for _ in range(10):
                 await asyncio.gather(*(ask(dispatcher, key_id(new_api_key())) for _ in range(200)))
-            await eventually(lambda: not dispatcher._waiting)  # answered ones are let go by the next sweep
+            await eventually(lambda: not dispatcher._pending)  # answered ones are let go by the next sweep
             gc.collect()
             after_invented, _ = tracemalloc.get_traced_memory()
         finally:
@@ -141,7 +144,7 @@ async def test_a_key_revoked_in_file_and_store_stays_revoked_after_a_loss(tmp_pa
             for name in ("revoked", "changed", "same"):
                 assert await ask(dispatcher, kids[name]) is Outcome.ADMITTED
             write(changed=3, added=4, same=5)
-            await eventually(lambda: kids["added"] in dispatcher._redeclaring._in_file)
+            await eventually(lambda: kids["added"] in dispatcher._redeclarer._in_file)
             await admin.delete(kids["revoked"])
             await admin.put_limits(kids["changed"], KeyLimits(rpm=3))
             await admin.put_limits(kids["added"], KeyLimits(rpm=4))
@@ -176,7 +179,7 @@ async def test_what_the_store_told_last_counts_where_the_file_is_older() -> None
             decided = await outcomes(dispatcher, kids[name], 6)
             assert decided == {(Outcome.ADMITTED, ""): 4, (Outcome.REJECTED, ""): 2}
             assert await admin.get(kids[name]) == KeyLimits(rpm=5, name="by hand")
-        assert dispatcher._redeclaring.counts == {"store": 2}
+        assert dispatcher._redeclarer.counts == {"store": 2}
 
 
 async def test_a_key_that_is_lost_again_while_it_is_declared_is_not_taken_for_deleted(
@@ -185,7 +188,7 @@ async def test_a_key_that_is_lost_again_while_it_is_declared_is_not_taken_for_de
     kid = declare(embedded_single, new_api_key(), rpm=20)
     async with dispatching(embedded_single, policy=local(1)) as dispatcher:
         assert await ask(dispatcher, kid) is Outcome.ADMITTED
-        redeclared, losses = dispatcher._replies._redeclared, 2
+        redeclared, losses = dispatcher._replies._on_redeclared, 2
 
         def lose_again(*arguments: Any) -> None:
             nonlocal losses
@@ -198,7 +201,7 @@ async def test_a_key_that_is_lost_again_while_it_is_declared_is_not_taken_for_de
             with store_client(embedded_single) as client:
                 client.delete(limits_key(kid), window_key(kid), past_key(kid))
 
-        monkeypatch.setattr(dispatcher._replies, "_redeclared", lose_again)
+        monkeypatch.setattr(dispatcher._replies, "_on_redeclared", lose_again)
         lose()
         assert await outcomes(dispatcher, kid, 3) == {(Outcome.ADMITTED, "local"): 3}
         assert await outcomes(dispatcher, kid, 3) == {(Outcome.ADMITTED, "local"): 3}
@@ -217,11 +220,11 @@ async def test_a_key_that_the_file_has_again_is_declared_after_a_loss() -> None:
         assert await ask(dispatcher, kid) is Outcome.ADMITTED
         await admin.delete(kid)
         file.keys.clear()
-        dispatcher._redeclaring._fresh_until_s = 0.0
+        dispatcher._redeclarer._fresh_until_s = 0.0
         assert await ask(dispatcher, kid) is Outcome.UNKNOWN_KEY
         assert await ask(dispatcher, kid) is Outcome.UNKNOWN_KEY
         file.keys[kid] = LIMITS
-        dispatcher._redeclaring._fresh_until_s = 0.0
+        dispatcher._redeclarer._fresh_until_s = 0.0
         lose_all(store.url)
         assert await ask(dispatcher, kid) is Outcome.ADMITTED
 
@@ -254,7 +257,7 @@ async def test_a_file_that_cannot_be_read_any_more_is_known_as_it_was(
         assert await ask(dispatcher, kid) is Outcome.ADMITTED
         file.error = OSError("gone")
         for _ in range(2):
-            dispatcher._redeclaring._fresh_until_s = 0.0
+            dispatcher._redeclarer._fresh_until_s = 0.0
             with store_client(embedded_single) as client:
                 client.delete(limits_key(kid), window_key(kid), past_key(kid))
             assert await ask(dispatcher, kid) is Outcome.ADMITTED
@@ -355,7 +358,7 @@ async def test_a_damaged_key_is_tried_again_at_leisure_and_harms_no_other(embedd
             assert time.monotonic() - since_s > 0.45
             assert await outcomes(dispatcher, damaged, 3) == {(Outcome.ADMITTED, "local"): 3}
             assert await outcomes(dispatcher, sound, 3) == {(Outcome.ADMITTED, ""): 3}
-            assert dispatcher.shards.openings == 0
+            assert dispatcher.outage.shards.openings == 0
             client.delete(window_key(damaged))
         assert await dispatcher.drain(20)
         usage = await dispatcher.peek(damaged)
@@ -392,7 +395,7 @@ async def test_an_unused_key_is_decided_while_its_slot_moves(moved: str) -> None
                 usage = await dispatcher.peek(kid)
                 assert usage is not None
                 assert (usage.used, usage.name) == (Amounts(10, 10, 70), "idle")
-                assert dispatcher.shards.openings == 0, "no shard is to blame"
+                assert dispatcher.outage.shards.openings == 0, "no shard is to blame"
         finally:
             for each in clients.values():
                 each.close()
@@ -408,8 +411,8 @@ async def test_a_queue_that_is_cut_off_between_two_batches_is_decided(embedded_s
         proxy.pass_requests = False
         waiting = dispatcher.admit(kid, ONE)  # scheduled; then its shard is cut off before it is sent
         queue: KeyQueue = dispatcher._queues[kid]
-        assert queue.scheduled
-        dispatcher.shards.open_breaker(queue.target.slot, "for this test")
+        assert queue.is_scheduled
+        dispatcher.outage.shards.open_breaker(queue.target.slot, "for this test")
         dispatcher.outage.is_on = True
         await asyncio.sleep(0)
         assert waiting.done()
@@ -421,7 +424,7 @@ async def test_a_reply_that_makes_no_sense_is_asked_for_again(
     embedded_single: str, monkeypatch: pytest.MonkeyPatch, garbage: Any
 ) -> None:
     """Under its number, so that it counts once; and no deadline of the node stops working."""
-    replied, spoiled = Batch.replied, []
+    on_reply, spoiled = Batch.on_reply, []
 
     def spoil(batch: Batch, reply: Any) -> None:
         if len(spoiled) % 2 == 0 and isinstance(reply, bytes):
@@ -429,11 +432,11 @@ async def test_a_reply_that_makes_no_sense_is_asked_for_again(
             reply = garbage
         else:
             spoiled.append(None)
-        replied(batch, reply)
+        on_reply(batch, reply)
 
     kid, other = (declare(embedded_single, new_api_key(), rpm=3) for _ in range(2))
     async with dispatching(embedded_single) as dispatcher:
-        monkeypatch.setattr(Batch, "replied", spoil)
+        monkeypatch.setattr(Batch, "on_reply", spoil)
         for each in (kid, other):
             assert await outcomes(dispatcher, each, 5) == {(Outcome.ADMITTED, ""): 3, (Outcome.REJECTED, ""): 2}
         dispatcher.give_back(kid, 0, 1, 1)  # a batch that nobody waits for
@@ -451,15 +454,15 @@ async def test_the_sweep_goes_on_whatever_happens_in_it(
     kid = declare(embedded_single, new_api_key(), rpm=20)
     async with behind_proxy(embedded_single, policy=local(1)) as (proxy, dispatcher):
         await dispatcher.admit(kid, ONE)
-        overdue, failures = dispatcher._waiting._on_overdue, []
+        on_overdue, failures = dispatcher.outage.on_overdue, []
 
         def fail_once(batch: Any) -> None:
             if not failures:
                 failures.append(batch)
                 raise RuntimeError("for this test")
-            overdue(batch)
+            on_overdue(batch)
 
-        monkeypatch.setattr(dispatcher._waiting, "_on_overdue", fail_once)
+        monkeypatch.setattr(dispatcher.outage, "on_overdue", fail_once)
         proxy.pass_requests = False
         async with asyncio.timeout(5):
             assert (await dispatcher.admit(kid, ONE)).degraded == "local"

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from limiter_node.credentials import bearer_key
+from limiter_node.errors import ConfigError, LimiterError
 from limiter_node.keysfile import check_declared_key, generate_keys, new_key, read_keys, write_private
-from limiter_node.model import MAX_LIMIT, ConfigError, KeyLimits, LimiterError
+from limiter_node.limits import MAX_LIMIT, KeyLimits
 
 SECRET = "sk-secret-1234"
 DIGEST = hashlib.sha256(SECRET.encode()).hexdigest()

@@ -10,15 +10,17 @@ import pytest
 from dispatching import dispatching
 from store_tools import declare, new_api_key
 
-from limiter_node.limiter.limiter import Limiter, Reservation
-from limiter_node.model import Amounts, KeyLimits, Need, Outcome
+from limiter_node.decisions import Need, Outcome
+from limiter_node.limiter.admission import Limiter, Reservation
+from limiter_node.limits import Amounts, KeyLimits
 from limiter_node.store import codec
 from limiter_node.store.batch import KeyQueue
-from limiter_node.store.codec import load_script
-from limiter_node.store.dispatcher import Dispatcher
+from limiter_node.store.decisions.dispatcher import Dispatcher
+from limiter_node.store.decisions.linger import LINGER_S, LingeringSettles
 from limiter_node.store.knowledge import KeyKnowledge
-from limiter_node.store.linger import LINGER_S, Linger
-from limiter_node.store.routing import ScriptTarget
+from limiter_node.store.scripts import load_script
+from limiter_node.store.wire.script_target import ScriptTarget
+from limiter_node.telemetry import BatchSizes
 
 LEFT = 64_000  # so that 1,000 tokens may wait
 
@@ -48,30 +50,30 @@ def told(key: KeyQueue, used: Amounts) -> None:
 )
 def test_what_may_wait_is_a_64th_of_what_the_key_has_left(used: Amounts, slack: int) -> None:
     released: list[KeyQueue] = []
-    linger, key = Linger(released.append), queue()
+    linger, key = LingeringSettles(released.append, BatchSizes(1)), queue()
     told(key, used)
-    assert linger.holds(key, 0, max(slack, 0), 0.0) is (slack >= 0)
-    assert not linger.holds(key, 0, 1, 0.0), "together they are more than may wait"
+    assert linger.add(key, 0, max(slack, 0), 0.0) is (slack >= 0)
+    assert not linger.add(key, 0, 1, 0.0), "together they are more than may wait"
 
 
 def test_nothing_waits_for_a_key_that_nothing_is_known_of() -> None:
-    assert not Linger(lambda _: None).holds(queue(), 0, 1, 0.0)
+    assert not LingeringSettles(lambda _: None, BatchSizes(1)).add(queue(), 0, 1, 0.0)
 
 
 def test_a_charge_never_waits() -> None:
-    linger, key = Linger(lambda _: None), queue()
+    linger, key = LingeringSettles(lambda _: None, BatchSizes(1)), queue()
     told(key, Amounts(0, 0, 0))
-    assert not linger.holds(key, 0, -1, 0.0)
-    assert not linger.holds(key, -1, 5, 0.0)
+    assert not linger.add(key, 0, -1, 0.0)
+    assert not linger.add(key, -1, 5, 0.0)
     assert not linger
 
 
 def test_keys_are_released_once_and_in_time() -> None:
     released: list[KeyQueue] = []
-    linger, early, late = Linger(released.append), queue(), queue()
+    linger, early, late = LingeringSettles(released.append, BatchSizes(1)), queue(), queue()
     for key, now_s in ((early, 1.0), (late, 1.01), (early, 1.02)):
         told(key, Amounts(0, 0, 0))
-        assert linger.holds(key, 0, 10, now_s)
+        assert linger.add(key, 0, 10, now_s)
     linger.sweep(1.0 + LINGER_S - 0.001)
     assert released == []
     linger.sweep(1.0 + LINGER_S)
@@ -120,7 +122,7 @@ async def used_in_the_store(store: str, kid: str) -> Amounts:
 
 def waits(dispatcher: Dispatcher, kid: str) -> bool:
     queue = dispatcher._queues[kid]
-    return bool(queue.settles) and not queue.scheduled and queue.in_flight is None
+    return bool(queue.settles) and not queue.is_scheduled and queue.in_flight is None
 
 
 async def test_it_goes_by_itself_when_no_batch_comes(embedded_single: str) -> None:
@@ -161,7 +163,7 @@ async def test_it_does_not_wait_where_it_could_be_felt(embedded_single: str) -> 
     async with busy(embedded_single) as dispatcher:
         reservation = await admitted(dispatcher, kid, 100)
         reservation.settle(30)
-        assert dispatcher._queues[kid].scheduled
+        assert dispatcher._queues[kid].is_scheduled
 
 
 async def test_it_does_not_wait_on_an_idle_node(embedded_single: str) -> None:
@@ -169,7 +171,7 @@ async def test_it_does_not_wait_on_an_idle_node(embedded_single: str) -> None:
     async with dispatching(embedded_single) as dispatcher:
         reservation = await admitted(dispatcher, kid, 100)
         reservation.settle(30)
-        assert dispatcher._queues[kid].scheduled
+        assert dispatcher._queues[kid].is_scheduled
 
 
 async def test_a_node_that_stops_leaves_none_behind(embedded_single: str) -> None:

@@ -15,10 +15,11 @@ from node_commands import StartCommand
 from store_tools import declare, new_api_key
 
 from limiter_node import logs
-from limiter_node.http.overload import OVER_S, LoopLoad
-from limiter_node.store.keyspace import key_id
+from limiter_node.credentials import key_id
+from limiter_node.http.server.overload import OVER_S, LoopLoad
 from limiter_node.store.url import parse_store_url
-from limiter_node.upstream.base import ChatRequest, UpstreamError
+from limiter_node.upstream.errors import UpstreamError
+from limiter_node.upstream.requests import ChatRequest
 from limiter_node.upstream.source import Completion
 
 

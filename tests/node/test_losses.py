@@ -18,11 +18,14 @@ from node_commands import eventually
 from store_tools import Declared, declare, new_api_key, store_client
 from test_degraded import BUDGET_MS, ONE, behind_proxy, local, outcomes, recovered, used
 
-from limiter_node.limiter.limiter import Limiter
-from limiter_node.model import Amounts, KeyLimits, Need, Outcome, StoreUnavailable
+from limiter_node.decisions import Need, Outcome
+from limiter_node.errors import StoreUnavailable
+from limiter_node.limiter.admission import Limiter
+from limiter_node.limits import Amounts, KeyLimits
 from limiter_node.store.charges import Charge
-from limiter_node.store.dispatcher import Dispatcher
-from limiter_node.store.embedded import EmbeddedServer, EmbeddedStore
+from limiter_node.store.decisions.dispatcher import Dispatcher
+from limiter_node.store.embedded.server import EmbeddedServer
+from limiter_node.store.embedded.stores import EmbeddedStore
 from limiter_node.store.keyspace import limits_key, past_key, window_key
 
 LIMIT = 10
@@ -360,8 +363,8 @@ async def test_what_is_given_back_whole_is_not_taken_off_others_after_a_loss(emb
         assert isinstance(bucket, int)
         queue, owed = dispatcher._queues[kid], Amounts(2, 2, 2)
         lose_window(embedded_single, kid)
-        dispatcher.take_back(queue, bucket, 10, 10, 1)  # its caller had been told otherwise
+        dispatcher._receipts.take_back(queue, bucket, 10, 10, 1)  # its caller had been told otherwise
         queue.knowledge.own.add(bucket * 100, owed, bucket * 100)  # as admitted without the store
-        dispatcher.outage.owe(queue, Charge(bucket, owed))
+        dispatcher._charges.add(queue, Charge(bucket, owed))
         assert await dispatcher.drain(20)
         assert await used(dispatcher, kid) == owed

@@ -13,7 +13,7 @@ import pytest
 
 from limiter_node import app
 from limiter_node.settings import NodeSettings
-from limiter_node.store.preparation import Preparation
+from limiter_node.store.admin.preparation import Preparation
 from limiter_node.store.url import parse_store_url
 
 _SCRIPT = """

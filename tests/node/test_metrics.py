@@ -10,9 +10,10 @@ from in_process import Node, serving
 from prometheus_client.parser import text_string_to_metric_families
 from store_tools import declare, new_api_key
 
-from limiter_node.store.keyspace import key_id
+from limiter_node.credentials import key_id
 from limiter_node.telemetry import LATENCY_BOUNDS_S, SIZE_BOUNDS, BatchSizes, Latencies
-from limiter_node.upstream.base import ChatRequest, UpstreamError
+from limiter_node.upstream.errors import UpstreamError
+from limiter_node.upstream.requests import ChatRequest
 from limiter_node.upstream.source import Completion
 
 Samples = dict[tuple[str, tuple[str, ...]], float]

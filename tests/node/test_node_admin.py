@@ -18,12 +18,15 @@ from dispatching import dispatching
 from redis.asyncio import Redis
 from redis.exceptions import MovedError, ReadOnlyError
 
-from limiter_node.model import Amounts, ConfigError, KeyLimits, Need, StoreUnavailable
+from limiter_node.credentials import key_id
+from limiter_node.decisions import Need
+from limiter_node.errors import ConfigError, StoreUnavailable
+from limiter_node.limits import Amounts, KeyLimits
 from limiter_node.store import keyspace
-from limiter_node.store.admin import StoreAdmin, administering
-from limiter_node.store.embedded import EmbeddedStore
+from limiter_node.store.admin.masters import Masters
+from limiter_node.store.admin.store_admin import StoreAdmin, administering
+from limiter_node.store.embedded.stores import EmbeddedStore
 from limiter_node.store.errors import translate
-from limiter_node.store.masters import Masters
 from limiter_node.store.url import parse_store_url
 
 LIMITS = KeyLimits(10, 200, 300, 40, "alice")
@@ -51,7 +54,7 @@ async def client_of(url: str, key: str) -> AsyncIterator[Redis]:
 
 
 def kid_of(request: pytest.FixtureRequest, number: int = 0) -> str:
-    return keyspace.key_id(f"{request.node.nodeid}-{number}")
+    return key_id(f"{request.node.nodeid}-{number}")
 
 
 async def test_limits_are_put_and_got(admin: StoreAdmin, request: pytest.FixtureRequest) -> None:
@@ -68,7 +71,8 @@ async def test_limits_are_put_and_got(admin: StoreAdmin, request: pytest.Fixture
 async def test_usage_survives_new_limits_and_ends_with_the_key(
     admin: StoreAdmin, url: str, request: pytest.FixtureRequest
 ) -> None:
-    from limiter_node.store.codec import load_script, pack_admit, pack_batch, pack_charge
+    from limiter_node.store.codec import pack_admit, pack_batch, pack_charge
+    from limiter_node.store.scripts import load_script
 
     kid = kid_of(request)
     keys = (keyspace.limits_key(kid), keyspace.window_key(kid), keyspace.past_key(kid))
@@ -106,7 +110,7 @@ async def test_peek_works_when_the_script_is_unknown(
 
 
 async def test_ten_thousand_keys_are_loaded_and_listed_in_seconds() -> None:
-    keys = {keyspace.key_id(str(number)): KeyLimits(name=f"key-{number:05}", rpm=number) for number in range(10_000)}
+    keys = {key_id(str(number)): KeyLimits(name=f"key-{number:05}", rpm=number) for number in range(10_000)}
     async with EmbeddedStore("cluster") as store, administering(parse_store_url(store.url)) as admin:
         begin = time.monotonic()
         await admin.load_limits(keys)
@@ -123,7 +127,7 @@ async def test_ten_thousand_keys_are_loaded_and_listed_in_seconds() -> None:
 
 async def test_only_limits_are_listed() -> None:
     async with EmbeddedStore("single") as store, administering(parse_store_url(store.url)) as admin:
-        kid = keyspace.key_id("a")
+        kid = key_id("a")
         await admin.put_limits(kid, LIMITS)
         async with client_of(store.url, "") as client:
             await client.mset({"rl:{x}:limits": 1, f"rl:{{{'0' * 32}}}:limits2": 1, "other": 1})
@@ -204,7 +208,7 @@ async def test_the_wrong_kind_of_store_is_named(embedded_cluster: str, embedded_
         with pytest.raises(ConfigError, match=r"is part of a cluster: use redis\+cluster:// in --store"):
             await admin.check_store()
         with pytest.raises(ConfigError, match=r"is part of a cluster: use redis\+cluster:// in --store"):
-            await admin.get(next(k for k in map(keyspace.key_id, map(str, range(100))) if _slot(k) > 5460))
+            await admin.get(next(k for k in map(key_id, map(str, range(100))) if _slot(k) > 5460))
     with pytest.raises(ConfigError, match="is not a cluster: use redis:// in --store"):
         async with administering(parse_store_url(embedded_single.replace("redis://", "redis+cluster://"))):
             pass
@@ -252,7 +256,7 @@ async def test_a_store_that_is_away_is_named(scheme: str, free_port: int) -> Non
 async def test_keys_of_other_shards_stay_in_reach_when_a_master_is_down() -> None:
     """Also of the first endpoint: the others are asked."""
     async with EmbeddedStore("cluster") as store:
-        kids = [keyspace.key_id(str(number)) for number in range(20)]
+        kids = [key_id(str(number)) for number in range(20)]
         async with administering(parse_store_url(store.url)) as admin:
             await admin.load_limits(dict.fromkeys(kids, LIMITS))
         store.servers[0].kill()
@@ -277,7 +281,7 @@ async def test_a_cluster_with_slots_that_nobody_owns_is_refused() -> None:
 
 async def test_a_slot_that_has_moved_is_found() -> None:
     async with EmbeddedStore("cluster") as store, administering(parse_store_url(store.url)) as admin:
-        kid = next(k for k in map(keyspace.key_id, map(str, range(100))) if _slot(k) < 5461)
+        kid = next(k for k in map(key_id, map(str, range(100))) if _slot(k) < 5461)
         source, target = (store.servers[i].port for i in (0, 1))
         async with AsyncExitStack() as stack:
             clients = [await stack.enter_async_context(Redis(port=s.port, protocol=2)) for s in store.servers]

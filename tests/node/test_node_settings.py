@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from limiter_node.model import ConfigError
+from limiter_node.errors import ConfigError
 from limiter_node.settings import NodeSettings
 
 STORE = "redis://127.0.0.1"

@@ -13,16 +13,16 @@ from fault_proxy import FaultProxy
 from node_commands import Command, StartCommand, all_free, ask, eventually, listening, readiness
 from store_tools import store_client
 
-from limiter_node.limiter.limiter import Limiter
-from limiter_node.model import StoreUnavailable
+from limiter_node.credentials import key_id
+from limiter_node.errors import StoreUnavailable
+from limiter_node.limiter.admission import Limiter
+from limiter_node.processes import free_ports
 from limiter_node.start import Start
-from limiter_node.store.admin import administering
-from limiter_node.store.codec import load_script
-from limiter_node.store.embedded import EmbeddedStore, Mode
-from limiter_node.store.keyspace import key_id
-from limiter_node.store.preparation import Preparation
-from limiter_node.store.probe import probe_target
-from limiter_node.store.process import free_ports
+from limiter_node.store.admin.preparation import Preparation
+from limiter_node.store.admin.store_admin import administering
+from limiter_node.store.embedded.stores import EmbeddedStore, Mode
+from limiter_node.store.outage.probe import probe_target
+from limiter_node.store.scripts import load_script
 from limiter_node.store.url import parse_store_url
 
 EVICTING = {"maxmemory-policy": "allkeys-lru"}

@@ -7,7 +7,6 @@ import logging
 import signal
 import socket
 import struct
-from binascii import crc_hqx
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -22,17 +21,20 @@ from node_commands import eventually
 from redis import Redis
 from store_tools import declare, new_api_key
 
-from limiter_node.limiter.limiter import Limiter
-from limiter_node.model import Amounts, Need, Outcome, StoreUnavailable
-from limiter_node.store.connection import ServerConnection
-from limiter_node.store.dispatcher import Dispatcher
-from limiter_node.store.embedded import MASTERS, EmbeddedServer, EmbeddedStore
-from limiter_node.store.keyspace import key_id
-from limiter_node.store.process import free_ports
-from limiter_node.store.topology import Topology
+from limiter_node.credentials import key_id
+from limiter_node.decisions import Need, Outcome
+from limiter_node.errors import StoreUnavailable
+from limiter_node.limiter.admission import Limiter
+from limiter_node.limits import Amounts
+from limiter_node.processes import free_ports
+from limiter_node.store.decisions.dispatcher import Dispatcher
+from limiter_node.store.embedded.server import EmbeddedServer
+from limiter_node.store.embedded.stores import MASTERS, EmbeddedStore
+from limiter_node.store.keyspace import SLOTS, slot_of
 from limiter_node.store.url import parse_store_url
+from limiter_node.store.wire.store_connection import ServerConnection
+from limiter_node.store.wire.topology import Topology
 
-SLOTS = 16384
 ONE = Need(1, 1, 0)
 
 
@@ -54,7 +56,7 @@ def key_of_shard(shard: int) -> str:
     slots = range(SLOTS * shard // MASTERS, SLOTS * (shard + 1) // MASTERS)
     while True:
         api_key = new_api_key()
-        if crc_hqx(key_id(api_key).encode(), 0) % SLOTS in slots:
+        if slot_of(key_id(api_key)) in slots:
             return api_key
 
 
@@ -247,14 +249,14 @@ class Unsent:
     def __init__(self) -> None:
         self.calls: list[str] = []
 
-    def wire(self) -> bytes:
+    def to_wire(self) -> bytes:
         self.calls.append("wire")
         return b"*1\r\n$4\r\nPING\r\n"
 
-    def replied(self, reply: object) -> None:
+    def on_reply(self, reply: object) -> None:
         self.calls.append("replied")
 
-    def lost(self) -> None:
+    def on_lost(self) -> None:
         self.calls.append("lost")
 
 
@@ -292,7 +294,7 @@ async def test_a_login_that_may_not_name_its_connection_decides(embedded_single:
         client.execute_command("ACL SETUSER", "nameless", "on", ">pw", "~*", "+@all", "-client|setname")
         topology = Topology(parse_store_url(f"redis://nameless:pw@{host}:{port}"), client_name="limiter-1")
         dispatcher = Dispatcher(topology, timeout_ms=20_000)
-        await topology.start()
+        await dispatcher.start()
         try:
             assert (await dispatcher.admit(kid, ONE)).outcome is Outcome.ADMITTED
         finally:
@@ -361,14 +363,14 @@ async def test_a_request_cancelled_in_the_turn_of_its_verdict_is_refunded(embedd
     async with dispatching(embedded_single) as dispatcher:
         request = asyncio.create_task(Limiter(dispatcher).admit(kid, Need(10, 100, 0)))
         replies = dispatcher._replies
-        resolve = replies.batch_resolved
+        resolve = replies.on_batch_reply
 
         def resolve_and_cancel(*arguments: Any) -> None:
-            replies.batch_resolved = resolve  # type: ignore[method-assign]
+            replies.on_batch_reply = resolve  # type: ignore[method-assign]
             resolve(*arguments)
             request.cancel()
 
-        replies.batch_resolved = resolve_and_cancel  # type: ignore[method-assign]
+        replies.on_batch_reply = resolve_and_cancel  # type: ignore[method-assign]
         with pytest.raises(asyncio.CancelledError):
             await request
         assert await dispatcher.drain(20)

@@ -14,8 +14,11 @@ from node_commands import eventually
 from redis import Redis
 from store_tools import declare, new_api_key, raw_counters
 
-from limiter_node.model import Amounts, Need, Outcome, StoreUnavailable
-from limiter_node.store.embedded import EmbeddedServer, EmbeddedStore
+from limiter_node.decisions import Need, Outcome
+from limiter_node.errors import StoreUnavailable
+from limiter_node.limits import Amounts
+from limiter_node.store.embedded.server import EmbeddedServer
+from limiter_node.store.embedded.stores import EmbeddedStore
 from limiter_node.store.keyspace import window_key
 
 ONE = Need(1, 1, 0)

@@ -11,7 +11,7 @@ import pytest
 from aiohttp import ClientSession
 from in_process import Node, api_key_on, serving
 
-from limiter_node.http.connection import Deadlines
+from limiter_node.http.server.client_connection import Deadlines
 from limiter_node.upstream.source import Delta
 
 

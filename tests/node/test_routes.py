@@ -12,10 +12,12 @@ from in_process import Node, api_key_on, serving
 from multidict import CIMultiDictProxy
 from store_tools import declare, new_api_key
 
+from limiter_node.errors import StoreUnavailable
 from limiter_node.limiter.degraded import policy
-from limiter_node.model import Amounts, StoreUnavailable
+from limiter_node.limits import Amounts
 from limiter_node.store.url import parse_store_url
-from limiter_node.upstream.base import ChatRequest, EmbeddingRequest, UpstreamError
+from limiter_node.upstream.errors import UpstreamError
+from limiter_node.upstream.requests import ChatRequest, EmbeddingRequest
 from limiter_node.upstream.source import Completion, Embeddings
 
 
@@ -222,6 +224,6 @@ async def test_a_node_that_decides_without_its_store_says_so(embedded_single: st
 async def test_a_full_queue_is_a_503(embedded_single: str) -> None:
     api_key = api_key_on(embedded_single)
     async with serving(embedded_single) as node:
-        node.dispatcher._waiting.most = 0
+        node.dispatcher._pending.most = 0
         status, body = await node.chat(api_key)
         assert (status, body["error"]["code"]) == (503, "overloaded")

@@ -13,7 +13,7 @@ import pytest
 from node_commands import Command, StartCommand, alive, ask, eventually, linux_only
 
 from limiter_node.commands.ports import shared
-from limiter_node.store.process import free_ports, port_is_free
+from limiter_node.processes import free_ports, port_is_free
 
 pytestmark = linux_only
 

@@ -10,7 +10,8 @@ from node_commands import StartCommand, ask, eventually
 from redis import Redis
 from stores import running_store
 
-from limiter_node.store.keyspace import FORMAT_KEY, NODES_KEY, key_id, limits_key
+from limiter_node.credentials import key_id
+from limiter_node.store.keyspace import FORMAT_KEY, NODES_KEY, limits_key
 from limiter_node.store.url import parse_store_url
 
 WHY = (

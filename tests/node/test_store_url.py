@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from limiter_node.model import ConfigError
+from limiter_node.errors import ConfigError
 from limiter_node.store.url import StoreAddress, TlsOptions, parse_store_url
 
 SECRET = "p%40ss%2Fword"

@@ -16,9 +16,9 @@ import pytest
 from in_process import Node, api_key_on, serving
 from openai import AsyncOpenAI
 
-from limiter_node.http.connection import Connection, Deadlines
-from limiter_node.model import Amounts
-from limiter_node.upstream.base import UpstreamError
+from limiter_node.http.server.client_connection import Connection, Deadlines
+from limiter_node.limits import Amounts
+from limiter_node.upstream.errors import UpstreamError
 from limiter_node.upstream.source import Delta, Deltas
 
 RESERVED = 5_000

@@ -11,9 +11,9 @@ from in_process import Node, api_key_on, serving
 from node_commands import eventually
 from test_key_first import BODY, HEALTH, answer, connected, head
 
-from limiter_node.http import connection as connection_module
-from limiter_node.http.connection import Connection, Deadlines
-from limiter_node.http.slices import MAX_FRAMING_BYTES, SLICE_BYTES
+from limiter_node.http.server import client_connection as connection_module
+from limiter_node.http.server.client_connection import Connection, Deadlines
+from limiter_node.http.server.slices import MAX_FRAMING_BYTES, SLICE_BYTES
 
 CHUNKED = "Transfer-Encoding: chunked"
 

@@ -19,13 +19,13 @@ from aiohttp import web
 from in_process import api_key_on
 from node_commands import Command, StartCommand, eventually
 
-from limiter_node.http import handshakes as handshakes_module
-from limiter_node.http.answer import Answer
-from limiter_node.http.listening import Listener
-from limiter_node.http.server import HttpServer
-from limiter_node.http.tls import Certificate, server_context
-from limiter_node.model import ConfigError
-from limiter_node.store.process import free_ports
+from limiter_node.errors import ConfigError
+from limiter_node.http.responses.answer import Answer
+from limiter_node.http.server import handshakes as handshakes_module
+from limiter_node.http.server.http_server import HttpServer
+from limiter_node.http.server.listening import Listener
+from limiter_node.http.server.tls import Certificate, server_context
+from limiter_node.processes import free_ports
 
 CHAT = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 5}
 

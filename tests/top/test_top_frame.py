@@ -6,9 +6,9 @@ from math import inf
 
 import pytest
 
-from limiter_node.model import Amounts
-from limiter_node.store.hottest import KeyHeat, Walk, hottest
-from limiter_node.store.watch import ShardReading, StoreReading
+from limiter_node.limits import Amounts
+from limiter_node.store.admin.hottest import KeyHeat, Walk, hottest
+from limiter_node.store.admin.watch import ShardReading, StoreReading
 from limiter_node.top.frame import HISTORY, Before, Frame, Snapshot, make_frame
 from limiter_node.top.rates import Quantile
 from limiter_node.top.sample import Histogram, NodeReading, NodeSample

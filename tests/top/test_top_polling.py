@@ -8,8 +8,8 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from limiter_node.model import ConfigError
-from limiter_node.store.process import free_ports
+from limiter_node.errors import ConfigError
+from limiter_node.processes import free_ports
 from limiter_node.top.polling import Target, parse_target, polling
 
 

@@ -10,9 +10,9 @@ from rich.cells import cell_len
 from rich.console import Console, Group
 
 from limiter_node.chart import ASCII, BLOCKS, Glyphs
-from limiter_node.model import Amounts
-from limiter_node.store.hottest import KeyHeat, Walk
-from limiter_node.store.watch import ShardReading
+from limiter_node.limits import Amounts
+from limiter_node.store.admin.hottest import KeyHeat, Walk
+from limiter_node.store.admin.watch import ShardReading
 from limiter_node.top.cells import key_name, milliseconds, percent, rate, shortened, size
 from limiter_node.top.frame import Frame, NodeRow, ShardRow, Totals
 from limiter_node.top.lines import frame_lines

@@ -1,23 +1,18 @@
 """The upstream over HTTP: passes admitted requests to OpenAI-compatible services, and their answers back as they are.
 
-``service``    which services there are, and which model goes where; ``patterns`` of models' names
-``rotation``   which of a service's addresses is asked next, and which are left alone for a while
-``drafting``   what is made of a request before it is admitted
-``outgoing``   what a service is sent: the caller's body, with the cap it was admitted for
-``disguise``   bodies that a service might read in another way than we did
-``steering``   fields that make a service do other work than was counted
-``dialing``    making connections; ``connection``: one of them; ``pool``: those that are kept; ``turns``: for those that
-               bring much at once
-``exchange``   one request and its answer, as far as HTTP goes
-``sending``    which address is asked, within which time, how often
-``answering``  a service's response as an answer, whole or still to come, or as the error that it is
-``passing``    an answer on its way to the caller; ``passing_body``: one that isn't a stream; ``wakeup``: waiting for it
-``incoming``   what of a response's headers and errors reaches the caller
-``said``       errors that come with status 200, and what is no answer
-``events``     event streams while they pass; ``sse``: their form; ``plain``: events that differ in their text only
-``accounts``   what a stream has cost so far, and whether it is whole
-``whole``      the same for answers that aren't streams
-``usage``      what a service tells of the cost; ``texts``: what is counted where it tells nothing
-``lenient``    JSON as services write it
-``upstream``   all of it together
+``service``           which services there are, and which model goes to which of them
+``model_patterns``    patterns of models' names
+``asking``            what a service is asked: the caller's request, as it was counted and admitted
+``wire``              HTTP/1.1 to services: connections that are kept, one request and its answer at a time
+``sending``           to which address a request is sent, within which time, how often
+``lenient_json``      JSON as services write it
+``sse``               the form of event streams
+``response_headers``  which headers of a response reach the caller
+``service_errors``    the errors that services send, and what callers are told of them
+``cost``              the cost of answers in tokens, told or counted
+``passing``           answers on their way to callers
+``answering``         a response as an answer: whole, or still to come
+``reasoning_models``  models that are known to produce output that nobody is shown
+``model_list``        the list of models that all services have
+``upstream``          all of it together
 """

@@ -1,40 +1,31 @@
-"""A service's response as an answer: whole, or still to come; or as the error that it is."""
+"""A service's response of status 200 as an answer: whole, or still to come; or as the error that it holds."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from functools import partial
 from typing import Final
 
 from limiter_node.held import Hold
-from limiter_node.tokens import encoding_name
-from limiter_node.upstream.base import (
-    AnswerStream,
-    Cost,
-    EmbeddingRequest,
-    ResponsesRequest,
-    UpstreamError,
-    UpstreamRefusal,
-    WholeAnswer,
-)
-from limiter_node.upstream.gateway.accounts import Account, ChunkAccount, ResponseAccount
-from limiter_node.upstream.gateway.exchange import HELD_BYTES, Exchange, Fields
-from limiter_node.upstream.gateway.incoming import openai_error, passed_headers, quoted_message, refusal_headers
-from limiter_node.upstream.gateway.lenient import read_json
-from limiter_node.upstream.gateway.outgoing import Ask
-from limiter_node.upstream.gateway.passing import EVENT_STREAM, PassingStream
-from limiter_node.upstream.gateway.passing_body import PassingBody
-from limiter_node.upstream.gateway.said import KEEPS_STATUS, OUR_FAULT, SaidError, said_error
+from limiter_node.tokens.counting import encoding_name
+from limiter_node.upstream.answers import AnswerStream, Cost, WholeAnswer
+from limiter_node.upstream.errors import UpstreamError
+from limiter_node.upstream.gateway.asking.admitted_request import AdmittedRequest
+from limiter_node.upstream.gateway.cost.account import Account
+from limiter_node.upstream.gateway.cost.chunk_account import ChunkAccount
+from limiter_node.upstream.gateway.cost.responses_api_account import ResponsesApiAccount
+from limiter_node.upstream.gateway.cost.usage import MOST_TOKENS
+from limiter_node.upstream.gateway.cost.whole_answer import WholeReader
+from limiter_node.upstream.gateway.lenient_json import read_json
+from limiter_node.upstream.gateway.passing.stream import PassingStream
+from limiter_node.upstream.gateway.passing.whole_body import PassingBody
+from limiter_node.upstream.gateway.response_headers import body_length, header, is_packed, passed_headers
 from limiter_node.upstream.gateway.service import Service
-from limiter_node.upstream.gateway.sse import looks_like_stream
-from limiter_node.upstream.gateway.usage import MOST_TOKENS
-from limiter_node.upstream.gateway.whole import WholeReader
+from limiter_node.upstream.gateway.service_errors.in_band import InBandError, find_in_band_error
+from limiter_node.upstream.gateway.sse import EVENT_STREAM, looks_like_stream
+from limiter_node.upstream.gateway.wire.exchange import HELD_BYTES, Exchange, Fields
+from limiter_node.upstream.requests import EmbeddingRequest, ResponsesApiRequest
 
-MAX_ERROR_BYTES: Final = HELD_BYTES
-
-_ERROR_S: Final = 5.0
-"""How long an error may take to say what it is: its status has come."""
 _CLOSING_S: Final = 0.5
 """How long an answer that is whole may take to end, for its connection to be kept."""
 _MAX_PACKING_CHARS: Final = 64
@@ -42,85 +33,65 @@ _MAX_PACKING_CHARS: Final = 64
 _JSON: Final = "application/json"
 
 
-async def response_error(exchange: Exchange, service: Service) -> UpstreamError:
-    """Return the error that a response is whose status is not 200. Raises what the exchange raises."""
-    status = exchange.status
-    if not 400 <= status < 600:
-        return UpstreamError(f"answered with status {status}")
-    try:
-        async with asyncio.timeout(_ERROR_S):
-            await exchange.read(MAX_ERROR_BYTES)
-    except TimeoutError:
-        pass
-    said = await exchange.read(0)
-    if not exchange.is_complete or len(said) > MAX_ERROR_BYTES or _is_packed(exchange.fields):
-        said = b""  # longer than anybody is told (some repeat the whole input), but what it is, its status says
-    kind = _field(exchange.fields, "content-type")
-    if status in OUR_FAULT and not service.forwards_key:
-        quoted = quoted_message(status, said, service.key, kind)
-        return UpstreamError(f"does not accept this node's key (status {status}){quoted}")
-    body = openai_error(status, said, service.key, kind)
-    headers = refusal_headers(status, exchange.fields, service.key)
-    if status < 500:
-        return UpstreamRefusal(f"refused with status {status}", status=status, body=body, headers=headers)
-    shown = status if status in KEEPS_STATUS else 502
-    return UpstreamError(f"failed with status {status}", status=shown, body=body, headers=headers)
-
-
 async def to_answer(
     exchange: Exchange,
-    ask: Ask,
+    admitted: AdmittedRequest,
     service: Service,
     who: str,
-    ended: Callable[[str, str], None],
+    note_outcome: Callable[[str, str], None],
     hold: Hold,
     hides: Callable[[Account], bool],
     note: Callable[[WholeReader], None],
 ) -> WholeAnswer | AnswerStream:
     """Return the answer that a response with status 200 is, as soon as it is known to be none but that.
 
-    A stream's first event has come then, and of any other answer all, or `HELD_BYTES`. `who` answers, for our log;
-    `ended` is told how it went; `hold` holds what has to be kept of it; `hides`: see `PassingStream`; `note` is told
-    what a whole answer has told.
+    A stream's first event has come then, and of any other answer all, or `HELD_BYTES`.
+
+    Args:
+        who: the address that answers, for our log.
+        note_outcome: is told how it ended, where that is known here or later; not for a whole answer.
+        hold: holds what has to be kept of an answer that passes.
+        hides: see `PassingStream`.
+        note: is told what a whole answer has told.
 
     Raises `UpstreamError` for an error in the place of an answer, and what the exchange raises.
     """
-    fields, question = exchange.fields, ask.request
-    kind = _field(fields, "content-type").lower()
+    fields, outline = exchange.fields, admitted.request
+    kind = header(fields, "content-type").lower()
     headers = passed_headers(fields, service.key)
-    if _is_packed(fields):
+    if is_packed(fields):
         # Not unpacked: a few bytes may become any number. What it cost nobody can tell.
-        packing = _field(fields, "content-encoding")
+        packing = header(fields, "content-encoding")
         is_plain = len(packing) <= _MAX_PACKING_CHARS and packing.isascii() and packing.isprintable()
         if is_plain and not (service.key and service.key in packing):
             headers += f"content-encoding: {packing}\r\n"
         await exchange.read(1)
-        is_events = question.stream and kind.startswith(EVENT_STREAM)
+        is_events = outline.stream and kind.startswith(EVENT_STREAM)
         shown = EVENT_STREAM if is_events else _JSON
-        body = PassingBody(exchange, None, headers, who, ended, hold, shown, _length(fields))
+        body = PassingBody(exchange, None, headers, who, note_outcome, hold, shown, body_length(fields))
         await body.begin()
         return body
-    is_stream = kind.startswith(EVENT_STREAM) or (question.stream and await _begins_as_stream(exchange))
-    if is_stream and not question.stream:
+    is_stream = kind.startswith(EVENT_STREAM) or (outline.stream and await _begins_as_stream(exchange))
+    if is_stream and not outline.stream:
         raise UpstreamError("answered with a stream that nobody asked for")
     to_error = partial(_said_to_error, fields, service, who)
     if is_stream:
-        stream = PassingStream(exchange, _account(ask, service), headers, who, ended, hold, hides, to_error)
+        stream = PassingStream(exchange, _account(admitted, service), headers, who, note_outcome, hold, hides, to_error)
         await stream.begin()
         return stream
     held, is_complete = await _beginning(exchange)
-    if (said := said_error(held, is_complete)) is not None:
-        ended(said.outcome, said.what)
+    if (said := find_in_band_error(held, is_complete)) is not None:
+        note_outcome(said.outcome, said.what)
         raise to_error(said, False, 0)
     reader = WholeReader(
-        encoding_name(question.model),
-        choices=question.reserved_choices,
-        at_most=_most_counted(ask, service),
-        has_output=question.kind is not EmbeddingRequest,
+        encoding_name(outline.model),
+        choices=outline.reserved_choices,
+        at_most=_most_counted(admitted, service),
+        has_output=outline.kind is not EmbeddingRequest,
         hold=None if is_complete else hold,
     )
     if not is_complete:
-        passing = PassingBody(exchange, reader, headers, who, ended, hold, _JSON, _length(fields))
+        passing = PassingBody(exchange, reader, headers, who, note_outcome, hold, _JSON, body_length(fields))
         await passing.begin()
         return passing
     reader.feed(held)
@@ -159,13 +130,13 @@ async def _begins_as_stream(exchange: Exchange) -> bool:
     begun = 1
     while (looks := looks_like_stream(held := await exchange.read(begun))) is None and not exchange.is_complete:
         begun = len(held) + 1
-        if begun > MAX_ERROR_BYTES:
+        if begun > HELD_BYTES:
             return False
     return bool(looks)
 
 
 def _said_to_error(
-    fields: Fields, service: Service, who: str, said: SaidError, has_begun: bool, tokens: int
+    fields: Fields, service: Service, who: str, said: InBandError, has_begun: bool, tokens: int
 ) -> UpstreamError:
     error = said.to_upstream_error(
         service.key, fields, forwards_key=service.forwards_key, produced_tokens=tokens, has_begun=has_begun
@@ -174,31 +145,15 @@ def _said_to_error(
     return error
 
 
-def _account(ask: Ask, service: Service) -> Account:
-    question = ask.request
-    encoding, at_most = encoding_name(question.model), _most_counted(ask, service)
-    if question.kind is ResponsesRequest:
-        return ResponseAccount(encoding, at_most=at_most)
-    return ChunkAccount(encoding, hides_usage=question.hides_usage, choices=question.n, at_most=at_most)
+def _account(admitted: AdmittedRequest, service: Service) -> Account:
+    outline = admitted.request
+    encoding, at_most = encoding_name(outline.model), _most_counted(admitted, service)
+    if outline.kind is ResponsesApiRequest:
+        return ResponsesApiAccount(encoding, at_most=at_most)
+    return ChunkAccount(encoding, hides_usage=outline.hides_usage, choices=outline.n, at_most=at_most)
 
 
-def _most_counted(ask: Ask, service: Service) -> int:
+def _most_counted(admitted: AdmittedRequest, service: Service) -> int:
     """Return the bound of a count by our tokenizer: a service that has a cap keeps to it, by its own."""
-    is_capped = service.enforces_cap or ask.request.cap is not None
-    return ask.reserved_tokens if is_capped else MOST_TOKENS
-
-
-def _field(fields: Fields, name: str) -> str:
-    return next((value for each, value in fields if each == name), "")
-
-
-def _is_packed(fields: Fields) -> bool:
-    return _field(fields, "content-encoding").strip().lower() not in ("", "identity")
-
-
-def _length(fields: Fields) -> int | None:
-    """Of the body, where the service tells it and sends it so."""
-    if _field(fields, "transfer-encoding"):
-        return None
-    length = _field(fields, "content-length").strip()
-    return int(length) if length.isascii() and length.isdigit() else None
+    is_capped = service.enforces_cap or admitted.request.cap is not None
+    return admitted.reserved_tokens if is_capped else MOST_TOKENS

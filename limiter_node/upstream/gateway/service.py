@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 from yarl import URL
 
-from limiter_node.model import ConfigError
-from limiter_node.upstream.gateway.patterns import matches, starred
+from limiter_node.upstream.gateway.model_patterns import matches, starred
 
 CAP_FIELDS = ("max_tokens", "max_completion_tokens")
 """What chats call their cap; a service may know only one of them."""
@@ -20,7 +18,6 @@ UNNAMED = "upstream"
 """The name in metrics of a service that was given by its URL alone."""
 
 _NEWER_CAP_HOSTS = (".openai.com", ".openai.azure.com", ".services.ai.azure.com")
-_UNREADABLE = "an upstream's URL cannot be read: use https://HOST/v1"
 _MAX_CACHED_MODELS = 1_024
 """Model names come from callers."""
 
@@ -97,29 +94,6 @@ class Services:
             if service.serves(model):
                 return Found(service, service.renamed(model))
         return None
-
-
-def base_url(text: str) -> URL:
-    """A service's base URL. Raises `ConfigError` with what is wrong about it, never quoting a credential in it."""
-    try:
-        parts = urlsplit(text)
-        port_is_valid = parts.port is None or parts.port > 0
-    except ValueError:
-        raise ConfigError(_UNREADABLE) from None
-    if parts.scheme not in ("http", "https") or not parts.hostname or not port_is_valid:
-        raise ConfigError("an upstream's URL must be http://… or https://… with a host, as https://HOST/v1")
-    if parts.username is not None or parts.password is not None:
-        raise ConfigError("an upstream's URL must not hold a user or a password: give its key by file or environment")
-    if parts.fragment or any(c.isspace() or not c.isprintable() for c in text):
-        raise ConfigError("an upstream's URL must have no fragment and no spaces")
-    try:
-        url = URL(text)
-        is_readable = bool(url.host)  # read late: names of hosts may be encoded so that they can't be
-    except ValueError:
-        is_readable = False
-    if not is_readable:
-        raise ConfigError(_UNREADABLE)
-    return url.with_path(url.raw_path.rstrip("/") or "/", encoded=True, keep_query=True)
 
 
 def cap_field_of(urls: Sequence[URL]) -> str:

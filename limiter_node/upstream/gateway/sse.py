@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from limiter_node.upstream.gateway.lenient import BYTE_ORDER_MARK
+from limiter_node.upstream.gateway.lenient_json import BYTE_ORDER_MARK
+
+EVENT_STREAM: Final = "text/event-stream"
+"""The content type of event streams."""
 
 _FIELDS: Final = (b"data:", b"event:", b"id:", b"retry:", b":", b"data\n", b"data\r")
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from itertools import islice
 
-from limiter_node.tokens import count
-from limiter_node.upstream.base import AnswerForm, ForcedTool
+from limiter_node.tokens.counting import count
 from limiter_node.upstream.mock.schema import fitting_json
 from limiter_node.upstream.mock.text import pieces
+from limiter_node.upstream.requests import AnswerForm, CallableTool
 from limiter_node.upstream.source import Completion, ToolCall
 
 CUSTOM_INPUT = "mock input"
@@ -82,7 +82,7 @@ def fit(text: str, model: str, cap: int) -> tuple[str, int]:
     return text[:low], count(text[:low], model)
 
 
-def _call(tool: ForcedTool, model: str, cap: int) -> tuple[ToolCall | None, int, str]:
+def _call(tool: CallableTool, model: str, cap: int) -> tuple[ToolCall | None, int, str]:
     """The call of `tool`, its tokens and the finish reason; no call where not even the name fits."""
     payload = CUSTOM_INPUT if tool.kind == "custom" else fitting_json(tool.parameters or {"type": "object"})
     name_tokens = count(tool.name, model)

@@ -9,63 +9,27 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from limiter_node.model import ConfigError
-from limiter_node.upstream.base import ChatRequest, CompletionRequest, EmbeddingRequest, ResponsesRequest, TextRequest
+from limiter_node.errors import ConfigError
+from limiter_node.lengths import parse_length
 from limiter_node.upstream.mock.embedding import embedding
 from limiter_node.upstream.mock.form import shaped
 from limiter_node.upstream.mock.stream import paced
 from limiter_node.upstream.mock.text import MockText
+from limiter_node.upstream.requests import (
+    ChatRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    ResponsesApiRequest,
+    TextRequest,
+)
 from limiter_node.upstream.source import Completion, Deltas, Embeddings
 
-MAX_LENGTH = 1_000_000
-"""The longest answer in tokens, some 5 MB: what bounds the tail of a lognormal distribution."""
-
 DEFAULT_MODELS = ("gpt-4o", "gpt-4o-mini", "gpt-4", "gpt-3.5-turbo")
-
 _FINGERPRINT = "fp_mock"
 _VECTORS_PER_TURN = 32
 """Some ms of work; then other requests have their turn."""
-_SHAPES = "'fixed:N', 'uniform:A:B' or 'lognormal:MEDIAN:SIGMA'"
-
-LengthDraw = Callable[[], int]
-
-
-def parse_length(spec: str, rng: random.Random) -> LengthDraw:
-    """What draws answer lengths in tokens: ``fixed:N``, ``uniform:A:B`` (inclusive) or ``lognormal:MEDIAN:SIGMA``.
-
-    Lengths are 0 to `MAX_LENGTH`; lognormal ones at least 1. Raises `ConfigError` for anything else.
-    """
-    kind, *numbers = spec.split(":")
-    try:
-        if kind == "fixed":
-            (length,) = (_length(each) for each in numbers)
-            return lambda: length
-        if kind == "uniform":
-            low, high = (_length(each) for each in numbers)
-            if low > high:
-                raise ValueError
-            span = high - low + 1
-            # Not randint: it costs four times as much.
-            return lambda: low + int(rng.random() * span)
-        if kind == "lognormal":
-            median_text, sigma_text = numbers
-            median, sigma = _length(median_text), float(sigma_text)
-            if median < 1 or not 0 <= sigma <= 10:
-                raise ValueError
-            mu = math.log(median)
-            return lambda: min(MAX_LENGTH, max(1, round(rng.lognormvariate(mu, sigma))))
-    except ValueError:
-        pass
-    raise ConfigError(f"the mock's length {spec!r} is not understood: use {_SHAPES}, lengths from 0 to {MAX_LENGTH}")
-
-
-def _length(text: str) -> int:
-    length = int(text)
-    if not 0 <= length <= MAX_LENGTH:
-        raise ValueError
-    return length
 
 
 class MockModel:
@@ -114,7 +78,7 @@ class MockModel:
         """As `chat`, with `request.n` choices."""
         return await self._whole(request, cap_per_choice)
 
-    async def respond(self, request: ResponsesRequest, cap: int, request_id: str) -> Completion:
+    async def respond(self, request: ResponsesApiRequest, cap: int, request_id: str) -> Completion:
         """As `chat`, with one choice."""
         return await self._whole(request, cap)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from limiter_node.upstream.base import ChatRequest
+from limiter_node.upstream.requests import ChatRequest
 from limiter_node.upstream.source import Completion, ToolCall
 
 # Model names come from callers, so the cache of their pieces is bounded.
@@ -20,7 +20,7 @@ _MAX_CACHED_MODELS = 256
 
 
 def chat_completion(request: ChatRequest, completion: Completion, request_id: str, created: int) -> bytes:
-    """A `chat.completion`. Its id is the request's with another prefix; `created` is in seconds since the epoch."""
+    """Return a `chat.completion`; its id is the request's with another prefix. `created`: seconds since the epoch."""
     if completion.tool_calls:
         choices = b",".join(
             [_calling_choice(index, completion, request_id) for index in range(len(completion.contents))]
@@ -40,7 +40,7 @@ def chat_completion(request: ChatRequest, completion: Completion, request_id: st
 
 
 def tool_calls(calls: Sequence[ToolCall], choice: int, request_id: str) -> list[dict[str, Any]]:
-    """The `tool_calls` of a choice; their ids are the request's with the choice's and the call's number."""
+    """Return the `tool_calls` of a choice; their ids are the request's with the choice's and the call's number."""
     prefix = f"call_{request_id.removeprefix('req_')}{choice:02d}"
     return [
         {
@@ -71,7 +71,7 @@ def _choice(index: int, completion: Completion) -> bytes:
 
 
 def chat_usage(prompt_tokens: int, completion_tokens: int) -> bytes:
-    """The usage as chat and text completions write it."""
+    """Return the usage as chat and text completions write it."""
     return (
         b'{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d,'
         b'"prompt_tokens_details":{"cached_tokens":0,"audio_tokens":0},'
@@ -83,7 +83,7 @@ def chat_usage(prompt_tokens: int, completion_tokens: int) -> bytes:
 
 @lru_cache(_MAX_CACHED_MODELS)
 def model_piece(model: str) -> bytes:
-    """The `model` member, with the comma before it."""
+    """Return the `model` member, with the comma before it."""
     return b',"model":' + orjson.dumps(model)
 
 

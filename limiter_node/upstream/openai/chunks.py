@@ -1,44 +1,23 @@
-"""Answers as server-sent events: what every renderer of them can do, and the chunks of the two completion routes.
+"""Streamed answers of the two completion routes: chunks. See `limiter_node.upstream.openai.stream_events`.
 
-A renderer is made per response and turns an upstream's deltas into bytes; it knows no connection. What all chunks of a
-response share is rendered once; per delta only the text is escaped.
+What all chunks of a response share is rendered once; per delta only the text is escaped.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import orjson
 
 from limiter_node.upstream.openai.chat import chat_usage, model_piece, tool_calls
+from limiter_node.upstream.openai.stream_events import error_event
 from limiter_node.upstream.source import Delta
 
 _DONE = b"data: [DONE]\n\n"
 
 
-class StreamEvents(Protocol):
-    """Renders one streamed answer. Calls come in this order: `start`, `delta` …, then `finish` or `error`."""
-
-    def start(self) -> bytes:
-        """What comes before the first delta."""
-        ...
-
-    def delta(self, delta: Delta) -> bytes:
-        """The events of one piece, and of the end of its choice where it is the last one."""
-        ...
-
-    def finish(self, output_tokens: int) -> bytes:
-        """What ends a whole answer of so many tokens."""
-        ...
-
-    def error(self, body: bytes) -> bytes:
-        """What ends an answer that broke off."""
-        ...
-
-
 class ChatChunks:
-    """`chat.completion.chunk` events. Each choice begins with its role and ends with its finish reason."""
+    """Render `chat.completion.chunk` events. Each choice begins with its role and ends with its finish reason."""
 
     def __init__(
         self,
@@ -69,7 +48,7 @@ class ChatChunks:
         self._include_usage = include_usage
 
     def start(self) -> bytes:
-        """The role, for every choice."""
+        """Return the chunks that tell the role, one for every choice."""
         return b"".join(
             [
                 b'%b{"index":%d,"delta":{"role":"assistant","content":"","refusal":null},"logprobs":null,'
@@ -79,7 +58,7 @@ class ChatChunks:
         )
 
     def delta(self, delta: Delta) -> bytes:
-        """A chunk with the text, if there is any, one with tool calls, one with the finish reason."""
+        """Return a chunk with the text, one with tool calls, one with the finish reason: those that there are."""
         chunk = self._before[delta.choice] + orjson.dumps(delta.text) + self._after if delta.text else b""
         if delta.finish_reason is None:
             return chunk
@@ -100,18 +79,18 @@ class ChatChunks:
         )
 
     def finish(self, output_tokens: int) -> bytes:
-        """The usage, where it was asked for, and ``[DONE]``."""
+        """Return the usage, where it was asked for, and ``[DONE]``."""
         if not self._include_usage:
             return _DONE
         return b'%b],"usage":%b}\n\n%b' % (self._head, chat_usage(self._input_tokens, output_tokens), _DONE)
 
     def error(self, body: bytes) -> bytes:
-        """OpenAI's error object in an event; OpenAI's clients raise it. No ``[DONE]`` follows."""
+        """Return OpenAI's error object in an event; OpenAI's clients raise it. No ``[DONE]`` follows."""
         return error_event(body)
 
 
-class TextChunks:
-    """`text_completion` events, of the older route. A choice's last chunk has an empty text and the finish reason."""
+class CompletionChunks:
+    """Render `text_completion` events of the older route. A choice's last chunk has no text but the finish reason."""
 
     def __init__(
         self,
@@ -138,16 +117,16 @@ class TextChunks:
         self._include_usage = include_usage
 
     def start(self) -> bytes:
-        """The prompts where they are asked for, else nothing: there is no role to tell."""
+        """Return the prompts where they are asked for, else nothing: there is no role to tell."""
         return b"".join([self._chunk(index, echo, None) for index, echo in enumerate(self._echoes)])
 
     def delta(self, delta: Delta) -> bytes:
-        """A chunk with the text, if there is any, and one with the finish reason, if it is known."""
+        """Return a chunk with the text, if there is any, and one with the finish reason, if it is known."""
         chunk = self._chunk(delta.choice, delta.text, None) if delta.text else b""
         return chunk if delta.finish_reason is None else chunk + self._chunk(delta.choice, "", delta.finish_reason)
 
     def finish(self, output_tokens: int) -> bytes:
-        """The usage, where it was asked for, and ``[DONE]``."""
+        """Return the usage, where it was asked for, and ``[DONE]``."""
         if not self._include_usage:
             return _DONE
         return b'%b%b,"usage":%b}\n\n%b' % (
@@ -158,7 +137,7 @@ class TextChunks:
         )
 
     def error(self, body: bytes) -> bytes:
-        """OpenAI's error object in an event; no ``[DONE]`` follows."""
+        """Return OpenAI's error object in an event; no ``[DONE]`` follows."""
         return error_event(body)
 
     def _chunk(self, index: int, text: str, reason: str | None) -> bytes:
@@ -169,8 +148,3 @@ class TextChunks:
             b"null" if reason is None else orjson.dumps(reason),
             self._tail,
         )
-
-
-def error_event(body: bytes) -> bytes:
-    """An error in a stream that has begun: the status can't say it any more."""
-    return b"data: %b\n\n" % body

@@ -6,7 +6,7 @@ import orjson
 
 
 def error_body(message: str, kind: str, param: str | None = None, code: str | None = None) -> bytes:
-    """OpenAI's error object. Lone surrogates, which a request's path may bring along, are replaced."""
+    """Return OpenAI's error object. Lone surrogates, which a request's path may bring along, are replaced."""
     error = {"error": {"message": message, "type": kind, "param": param, "code": code}}
     try:
         return orjson.dumps(error)

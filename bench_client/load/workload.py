@@ -1,0 +1,159 @@
+"""The seeded schedule: when each request is due, on which target, with which key and of which size.
+
+The schedule is open-loop: it is fixed before the first request is sent and no response changes it. Each aspect draws
+from a random stream of its own, so that changing one setting leaves the others' draws as they were. Weakness: arrivals
+are memoryless or evenly spaced; burstiness beyond that comes from a trace only.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from random import Random
+
+from bench_client.clock import NS_PER_S
+from bench_client.errors import BenchUsageError
+from bench_client.load.sizes import SizeDistribution
+from bench_client.load.trace import Trace
+
+ARRIVALS = ("poisson", "constant")
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """Hold one entry per request in each array, in order of ``due_ns`` (from the start of the run)."""
+
+    due_ns: array[int]
+    target: array[int]
+    key: array[int]
+    """Index into the keys file's usable keys."""
+    input_tokens: array[int]
+    output_tokens: array[int]
+    duration_s: float
+    """How long the schedule offers load, warm-up included."""
+    warmup: int = 0
+    """How many of the requests, the first ones, are the warm-up."""
+    warmup_s: float = 0.0
+
+    def __len__(self) -> int:
+        return len(self.due_ns)
+
+    @property
+    def offered_qps(self) -> float:
+        return len(self) / self.duration_s if self.duration_s else 0.0
+
+    def share(self, process: int, processes: int) -> Workload:
+        """Return every ``processes``-th request, from number ``process`` on.
+
+        The shares together are this schedule, request for request. Of Poisson arrivals each share is more even than
+        Poisson, and none is ever ahead of another by more than a request.
+        """
+        part = slice(process, None, processes)
+        return Workload(
+            self.due_ns[part],
+            self.target[part],
+            self.key[part],
+            self.input_tokens[part],
+            self.output_tokens[part],
+            self.duration_s,
+            len(range(process, self.warmup, processes)),
+            self.warmup_s,
+        )
+
+    def warmed_up(self, warmup_s: float) -> Workload:
+        """Return a schedule of the first ``warmup_s`` of this one, and then all of it.
+
+        So the warm-up has the rate, keys and sizes of what it warms up for, also in a trace, and what is measured is
+        the same with any warm-up. Raises BenchUsageError when the schedule is shorter than that.
+        """
+        if warmup_s > self.duration_s:
+            raise BenchUsageError(f"--warmup is longer than the schedule of {self.duration_s:g} s; lower it")
+        shift_ns = int(warmup_s * NS_PER_S)
+        count = bisect_left(self.due_ns, shift_ns)
+        return replace(
+            self,
+            due_ns=self.due_ns[:count] + array("q", [due_ns + shift_ns for due_ns in self.due_ns]),
+            target=self.target[:count] + self.target,
+            key=self.key[:count] + self.key,
+            input_tokens=self.input_tokens[:count] + self.input_tokens,
+            output_tokens=self.output_tokens[:count] + self.output_tokens,
+            duration_s=self.duration_s + warmup_s,
+            warmup=count,
+            warmup_s=warmup_s,
+        )
+
+
+def synthetic_workload(
+    *,
+    qps: float,
+    duration_s: float,
+    arrivals: str,
+    input_size: SizeDistribution,
+    output_size: SizeDistribution,
+    targets: int,
+    keys: int,
+    zipf: float,
+    seed: int,
+) -> Workload:
+    """Return a schedule at a mean rate of ``qps`` for ``duration_s``."""
+    if arrivals == "constant":
+        due_ns = array("q", [int(i * NS_PER_S / qps) for i in range(int(qps * duration_s + 1e-9))])
+    else:
+        due_ns = _poisson(qps, duration_s, _stream(seed, "arrivals"))
+    count = len(due_ns)
+    return Workload(
+        due_ns,
+        _uniform(count, targets, _stream(seed, "targets")),
+        draw_zipf(count, keys, zipf, _stream(seed, "keys")),
+        input_size.draw(count, _stream(seed, "input")),
+        output_size.draw(count, _stream(seed, "output")),
+        duration_s,
+    )
+
+
+def traced_workload(
+    trace: Trace, *, speed: float, duration_s: float | None, targets: int, keys: int, zipf: float, seed: int
+) -> Workload:
+    """Return the trace's arrivals and sizes, ``speed`` times as fast, cut after ``duration_s`` of the run if given."""
+    due_ns = array("q", [int(at / speed) for at in trace.arrival_ns])
+    count = len(due_ns) if duration_s is None else bisect_left(due_ns, int(duration_s * NS_PER_S))
+    due_ns = due_ns[:count]
+    return Workload(
+        due_ns,
+        _uniform(count, targets, _stream(seed, "targets")),
+        draw_zipf(count, keys, zipf, _stream(seed, "keys")),
+        trace.input_tokens[:count],
+        trace.output_tokens[:count],
+        duration_s if duration_s is not None and count < len(trace.arrival_ns) else due_ns[-1] / NS_PER_S or 1.0,
+    )
+
+
+def draw_zipf(count: int, population: int, skew: float, rng: Random) -> array[int]:
+    """Draw ``count`` times from ``0 .. population-1`` with weights ``1 / rank ** skew``; a skew of 0 is uniform."""
+    if skew == 0:
+        return _uniform(count, population, rng)
+    cumulative = list(accumulate(rank**-skew for rank in range(1, population + 1)))
+    return array("I", rng.choices(range(population), cum_weights=cumulative, k=count))
+
+
+def _stream(seed: int, aspect: str) -> Random:
+    return Random(f"{seed}/{aspect}")
+
+
+def _uniform(count: int, population: int, rng: Random) -> array[int]:
+    if population == 1:
+        return array("I", bytes(4)) * count
+    draw = rng.random
+    return array("I", [int(draw() * population) for _ in range(count)])
+
+
+def _poisson(qps: float, duration_s: float, rng: Random) -> array[int]:
+    end_ns, per_ns, draw = int(duration_s * NS_PER_S), qps / NS_PER_S, rng.expovariate
+    due_ns = array("q")
+    at = draw(per_ns)
+    while at < end_ns:
+        due_ns.append(int(at))
+        at += draw(per_ns)
+    return due_ns

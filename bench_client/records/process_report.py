@@ -1,0 +1,31 @@
+"""How one sending process fared in a run: its part of ``run.json``, which the client's health is judged from."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+MAX_SORTED = 1_000_000
+"""Of more latenesses than this, only some are looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessReport:
+    """Say how one sending process fared; the warm-up is left out of the CPU and the lateness."""
+
+    requests: int
+    cpu: float
+    """Share of one core used while there was something to send."""
+    lateness_p50_ms: float
+    lateness_p99_ms: float
+    all_busy: int
+    """Requests that found all connections there may be in use."""
+
+
+def lateness_percentiles_ms(lateness_ns: array[int] | Sequence[int]) -> tuple[float, float]:
+    """Return p50 and p99; zeros if there is no lateness."""
+    ordered = sorted(lateness_ns[:: len(lateness_ns) // MAX_SORTED + 1])
+    if not ordered:
+        return 0.0, 0.0
+    return ordered[len(ordered) // 2] / 1e6, ordered[min(int(len(ordered) * 0.99), len(ordered) - 1)] / 1e6

@@ -1,0 +1,68 @@
+"""The record of one request: what was sent when, and what the limiter said of it.
+
+Times are microseconds from the start of the schedule; None is "not said" or "never". ``record_file`` keeps records on
+disk: columns that were added later come last.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Record(NamedTuple):
+    """Describe one request. Never holds the API key or any text of prompt and answer."""
+
+    request: int
+    """Its place in the schedule."""
+    due_us: int
+    sent_us: int | None
+    """None: it never left, for want of a connection."""
+    done_us: int
+    target: int
+    """Index into the targets in ``run.json``."""
+    key: str
+    """The key's id: 12 hex digits; its name is in ``run.json``."""
+    input_tokens: int
+    """As planned; the limiter's own count is ``prompt_tokens``."""
+    max_tokens: int | None
+    error: str | None
+    """How the request failed (``spool.ERRORS``); None when a whole response came, whatever its status."""
+    status: int | None
+    """May be given beside an error: the head had come when the connection broke."""
+    node: str | None
+    time_ms: int | None
+    """The store's clock at the decision, ms since the epoch."""
+    exceeded: str | None
+    retry_after_ms: int | None
+    limit_requests: int | None
+    limit_input: int | None
+    limit_output: int | None
+    remaining_requests: int | None
+    remaining_input: int | None
+    remaining_output: int | None
+    reserved_output: int | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    requested: int | None
+    """The "Requested N" of a rejection's message."""
+    never_fits: bool
+    degraded: str | None
+    upstream_status: int | None
+    """The status of the service behind the limiter, on errors that come from it."""
+    told_input: int | None
+    """The input that the service told in its usage. ``prompt_tokens`` is what was admitted, where the limiter says."""
+    told_input_at_most: int | None
+    """The same with cached input and whatever else of the usage's total may be input."""
+
+
+def failed_upstream(record: Record) -> bool:
+    """Return whether a limiter admitted the request and had no answer for it: it counts as a request without tokens.
+
+    A 429 is one only where it says that it is the service's and names no limit of ours; if it says neither, nobody
+    knows whose it is.
+    """
+    if record.status is None or record.status == 200:
+        return False
+    if record.status == 429:
+        return record.upstream_status is not None and record.exceeded is None
+    return record.upstream_status is not None or record.time_ms is not None

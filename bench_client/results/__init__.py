@@ -1,0 +1,7 @@
+"""What a run measured, from its records.
+
+``summary``         counts, rates and latencies
+``client_health``   whether the client itself was the bottleneck
+``unserved``        the error message of a run in which no request was served or rejected
+``tables``          all of it as text
+"""

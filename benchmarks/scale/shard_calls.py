@@ -1,0 +1,134 @@
+"""What a script call costs one shard that many nodes are connected to: measured with stand-ins for the nodes.
+
+Each stand-in has a connection and a node id of its own and sends one call of one operation at a time, for random keys;
+all keys know all of these nodes, as they would after a minute behind a load balancer. What a real fleet of that size
+would add, nodes that write several calls at once, makes calls cheaper, not dearer. CPU is the server's (INFO cpu).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import selectors
+import socket
+from dataclasses import dataclass
+from random import Random
+
+import hiredis
+from redis import Redis
+
+from limiter_node.credentials import key_id
+from limiter_node.limits import MAX_LIMIT, KeyLimits
+from limiter_node.store.codec import pack_admit, pack_batch
+from limiter_node.store.embedded.server import HOST
+from limiter_node.store.embedded.stores import EmbeddedStore
+from limiter_node.store.keyspace import limits_key, past_key, window_key
+from limiter_node.store.scripts import load_script
+from limiter_node.store.values import pack_limits
+
+NODES = (1, 4, 30, 100)
+KEYS = 300
+CALLS = 30_000
+COALESCED = 32
+
+
+@dataclass(frozen=True, slots=True)
+class CallCost:
+    """Say what one call of `operations` operations costs a shard with so many nodes, in µs of its CPU."""
+
+    nodes: int
+    operations: int
+    call_us: float
+    window_bytes: float
+    """Memory of one key's newest counters and its record of its nodes, which share a hash."""
+
+
+class _Node:
+    """Stand in for a node: one connection, one call at a time."""
+
+    def __init__(self, name: str, port: int) -> None:
+        self.name = name.encode()
+        self.socket = socket.create_connection((HOST, port))
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.reader = hiredis.Reader()
+
+
+class _Shard:
+    def __init__(self, port: int) -> None:
+        self.redis = Redis(host=HOST, port=port)
+        self._port = port
+        self._script = load_script("decide")
+        self.redis.script_load(self._script.source.decode())
+        self._numbers = itertools.count(1)
+        self._kids = [key_id(f"shard-calls-{i}") for i in range(KEYS)]
+        self._random = Random(1)
+        for kid in self._kids:
+            self.redis.set(limits_key(kid), pack_limits(KeyLimits(MAX_LIMIT, MAX_LIMIT, MAX_LIMIT)))
+
+    def _command(self, node: bytes, kid: str, operations: int) -> bytes:
+        batch = pack_batch(next(self._numbers), [pack_admit(25, 128, 0)] * operations, resent=False)
+        keys = (limits_key(kid), window_key(kid), past_key(kid))
+        command: bytes = hiredis.pack_command(("EVALSHA", self._script.sha, "3", *keys, node, batch))  # type: ignore[arg-type]
+        return command
+
+    def cost(self, nodes: int, operations: int) -> CallCost:
+        """Measure; every key is called by every node once before."""
+        self.redis.delete(*map(window_key, self._kids), *map(past_key, self._kids))
+        peers = [_Node(f"node-{i:04d}", self._port) for i in range(nodes)]
+        try:
+            for peer in peers:
+                for kid in self._kids:
+                    peer.socket.sendall(self._command(peer.name, kid, 1))
+                    _receive(peer)
+            before_s = self._cpu_s()
+            self._drive(peers, operations)
+            cpu_s = self._cpu_s() - before_s
+        finally:
+            for peer in peers:
+                peer.socket.close()
+        size = float(self.redis.memory_usage(window_key(self._kids[0]), samples=0) or 0)
+        return CallCost(nodes, operations, cpu_s / CALLS * 1e6, size)
+
+    def _drive(self, peers: list[_Node], operations: int) -> None:
+        pick, to_send = self._random.choice, CALLS - len(peers)
+        with selectors.DefaultSelector() as selector:
+            for peer in peers:
+                selector.register(peer.socket, selectors.EVENT_READ, peer)
+                peer.socket.sendall(self._command(peer.name, pick(self._kids), operations))
+            waiting = len(peers)
+            while waiting:
+                for ready, _ in selector.select():
+                    peer = ready.data
+                    _receive(peer)
+                    if to_send:
+                        to_send -= 1
+                        peer.socket.sendall(self._command(peer.name, pick(self._kids), operations))
+                    else:
+                        waiting -= 1
+
+    def _cpu_s(self) -> float:
+        used = self.redis.info("cpu")
+        return float(used["used_cpu_user"]) + float(used["used_cpu_sys"])
+
+
+def _receive(peer: _Node) -> None:
+    """Take the one reply that is due."""
+    while (reply := peer.reader.gets()) is False:
+        peer.reader.feed(peer.socket.recv(65536))
+    if isinstance(reply, Exception):
+        raise reply
+
+
+def measure(rounds: int) -> list[CallCost]:
+    """Measure calls of one operation by one to a hundred nodes, and calls of many operations, interleaved by rounds."""
+
+    def run(port: int) -> list[CallCost]:
+        shard = _Shard(port)
+        plan = [*((nodes, 1) for nodes in NODES), (NODES[-1], COALESCED)]
+        return [shard.cost(nodes, operations) for _ in range(rounds) for nodes, operations in plan]
+
+    async def start() -> list[CallCost]:
+        async with EmbeddedStore("single") as store:
+            return await asyncio.to_thread(run, store.servers[0].port)
+
+    return asyncio.run(start())

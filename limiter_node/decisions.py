@@ -1,0 +1,90 @@
+"""The values that decide about a request: what it needs, what was decided, what its key has used.
+
+Tuples where one is made per request (a frozen dataclass costs several times as much to create), dataclasses elsewhere.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import NamedTuple
+
+from limiter_node.limits import Amounts
+
+
+class Need(NamedTuple):
+    """The amounts that one request asks of its key, beside the one request that it is.
+
+    The reservation is ``output_tokens + default_choices × the key's output_reserve``: a request with a cap has
+    ``output_tokens = n × cap`` and ``default_choices = 0``, one without has ``0`` and ``default_choices = n``.
+    """
+
+    input_tokens: int
+    output_tokens: int
+    default_choices: int = 0
+
+
+class Outcome(IntEnum):
+    """The outcome of a decision. A denial is a value, and "never" is another value than "not now"."""
+
+    ADMITTED = 0
+    REJECTED = 1
+    NEVER_FITS = 2
+    UNKNOWN_KEY = 3
+
+
+Receipt = object
+"""The hold of an admission in the store, which makes it and takes it back; nobody else looks inside."""
+
+
+class Decision(NamedTuple):
+    """One decided request. For ``UNKNOWN_KEY`` only ``outcome`` means anything."""
+
+    outcome: Outcome
+    dimension: int
+    """Index into ``DIMENSIONS`` of the limit that rejected (the one that frees last), -1 when admitted."""
+    retry_after_ms: int
+    """Exact time until this request would be admitted if nothing else happened; 0 unless ``REJECTED``."""
+    limits: Amounts
+    used: Amounts
+    """After this decision."""
+    reset_ms: Amounts
+    """Time until the dimension is wholly free if nothing else happened."""
+    need: Amounts
+    """The amounts that the request asked for, with its reservation worked out."""
+    time_ms: int
+    """The store's clock at the decision, ms since the epoch."""
+    name: str
+    """The key's name where it was rejected (empty if it has none), else empty."""
+    receipt: Receipt = None
+    """The hold of an admitted request in the store; None for any other."""
+    degraded: str = ""
+    """The policy that decided because the store could not be asked: `limits` are by its last reply, `time_ms` is its
+    clock as estimated. Empty if the store decided."""
+
+
+UNKNOWN_KEY = Decision(
+    Outcome.UNKNOWN_KEY, -1, 0, Amounts(0, 0, 0), Amounts(0, 0, 0), Amounts(0, 0, 0), Amounts(0, 0, 0), 0, ""
+)
+
+
+class WindowBucket(NamedTuple):
+    """Hold the usage of one bucket of a window; ``bucket`` is the store's clock divided by `BUCKET_MS`."""
+
+    bucket: int
+    requests: int
+    input_tokens: int
+    output_tokens: int
+
+
+class Usage(NamedTuple):
+    """A key's limits and usage at one moment, read without counting anything."""
+
+    limits: Amounts
+    used: Amounts
+    reset_ms: Amounts
+    output_reserve: int
+    time_ms: int
+    name: str
+    buckets: tuple[WindowBucket, ...]
+    degraded: str = ""
+    """The policy that gave this by the node's own knowledge, because the store could not be asked; else empty."""

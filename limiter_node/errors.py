@@ -1,0 +1,29 @@
+"""The errors of this package that a caller or an operator may meet. Each message says what to do."""
+
+from __future__ import annotations
+
+
+class LimiterError(Exception):
+    """Base of all errors of this package that a caller may meet. The message says what to do."""
+
+
+class StoreUnavailable(LimiterError):
+    """Raised when the store did not decide in time or cannot be reached."""
+
+
+class OtherFormat(LimiterError):
+    """Raised when nodes of storage format `theirs` use the store, and this process reads and writes `ours`."""
+
+    def __init__(self, theirs: bytes, ours: int) -> None:
+        super().__init__(
+            f"nodes of storage format {theirs.decode(errors='replace')} use this store; this node reads and writes "
+            f"format {ours}: stop them first, or give this node another store"
+        )
+
+
+class Overloaded(LimiterError):
+    """Raised when a node has as much undecided work as it may hold."""
+
+
+class ConfigError(LimiterError):
+    """Raised for wrong settings, keys files, URLs: what a person has to correct (exit code 2)."""

@@ -1,0 +1,181 @@
+"""From the bytes of a request's body to a checked request and what it needs; raises `InvalidRequest` and nothing else.
+
+Rules and wording are OpenAI's. Outcomes that JSON leaves open: of duplicate fields the last one counts; a byte order
+mark, bad UTF-8, a lone surrogate (as bytes or escaped), NaN, numbers beyond a double and nesting deeper than 1,024 are
+malformed JSON; a field that is null is a field that is absent.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from limiter_node.decisions import Need
+from limiter_node.http.requests.fields import (
+    MAX_CHOICES,
+    MAX_TOKENS,
+    Check,
+    InvalidRequest,
+    check_model,
+    check_optional,
+    integer_between,
+    is_array,
+    is_boolean,
+    is_integer,
+    is_logit_bias,
+    is_metadata,
+    is_object,
+    is_stop,
+    is_string,
+    is_string_or_object,
+    number_between,
+    wrong_type,
+)
+from limiter_node.http.requests.json_values import check_depth
+from limiter_node.http.requests.known_fields import (
+    OF_CHAT,
+    OF_RESPONSE_FORMAT,
+    SHORT,
+    ExtraFields,
+    add_unknown,
+    no_extra_fields,
+)
+from limiter_node.http.requests.messages import check_messages
+from limiter_node.http.requests.tools import chat_form, check_function
+from limiter_node.tokens.counting import TokenCounter, count_chat, sum_chat
+from limiter_node.tokens.tools import sum_json, sum_tools
+from limiter_node.tokens.totals import Count, Total, count_now
+from limiter_node.upstream.requests import AnswerForm, ChatRequest
+
+# What shapes the answer (`tools`, `tool_choice`, `response_format`) is read by `limiter_node.http.requests.tools`.
+_CHAT_FIELDS: dict[str, Check] = {
+    "max_completion_tokens": integer_between(1, MAX_TOKENS),
+    "max_tokens": integer_between(1, MAX_TOKENS),
+    "n": integer_between(1, MAX_CHOICES),
+    "stream": is_boolean,
+    "stream_options": is_object,
+    "temperature": number_between(0, 2),
+    "top_p": number_between(0, 1),
+    "presence_penalty": number_between(-2, 2),
+    "frequency_penalty": number_between(-2, 2),
+    "stop": is_stop,
+    "seed": is_integer,
+    "user": is_string,
+    "logprobs": is_boolean,
+    "top_logprobs": integer_between(0, 20),
+    "logit_bias": is_logit_bias,
+    "response_format": is_object,
+    "tools": is_array,
+    "tool_choice": is_string_or_object,
+    "parallel_tool_calls": is_boolean,
+    "functions": is_array,
+    "function_call": is_string_or_object,
+    "metadata": is_metadata,
+    "store": is_boolean,
+    "service_tier": is_string,
+    "reasoning_effort": is_string,
+    "verbosity": is_string,
+    "modalities": is_array,
+    "audio": is_object,
+    "prediction": is_object,
+    "web_search_options": is_object,
+    "prompt_cache_key": is_string,
+    "safety_identifier": is_string,
+}
+_PLAIN = (OF_CHAT | _CHAT_FIELDS.keys()) - SHORT - {"prediction"}
+"""With no other fields, there is none to look at for what isn't known."""
+_FOR_TEMPLATES = ("documents", "chat_template", "chat_template_kwargs")
+"""What servers of open models put into the prompt beside the messages."""
+_SHAPING = frozenset(("stop", "tools", "tool_choice", "response_format", "functions", *_FOR_TEMPLATES))
+
+
+def parse_chat(body: bytes, count: Count | None = None, extra_fields: ExtraFields = no_extra_fields) -> ChatRequest:
+    """Read, check and count the body of ``POST /v1/chat/completions``. Raises `InvalidRequest`. O(length)."""
+    fields = parse_object(body)
+    model = check_model(fields)
+    messages = fields.get("messages")
+    unknown = check_messages(messages)
+    check_optional(fields, _CHAT_FIELDS)
+    if not _PLAIN.issuperset(fields):
+        add_unknown(fields, OF_CHAT | extra_fields(model), "", unknown)
+    cap = fields.get("max_completion_tokens")
+    if cap is None:
+        cap = fields.get("max_tokens")
+    n = fields.get("n")
+    stream = fields.get("stream") is True
+    include_usage = fields.get("stream_options") is not None and include_usage_of(fields["stream_options"], stream)
+    messages, form = fields["messages"], None
+    if _SHAPING.isdisjoint(fields) and not unknown:
+        # Said twice because most requests go this way, and need no function made for them.
+        if count is None:
+            input_tokens = count_chat(messages, model)
+        else:
+            input_tokens = count(model, lambda counter: sum_chat(messages, counter))
+    else:
+        form = chat_form(fields)
+        shaping = _shaping_total(fields, form, model, unknown)
+        input_tokens = (count or count_now)(model, lambda counter: sum_chat(messages, counter) + shaping(counter))
+    return ChatRequest(model, 1 if n is None else n, cap, stream, include_usage, input_tokens, fields, form)
+
+
+def parse_object(body: bytes) -> dict[str, Any]:
+    """The JSON object that `body` is. Raises `InvalidRequest`."""
+    try:
+        fields = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        # orjson's words give the position and never quote the body.
+        raise InvalidRequest(f"The JSON body of your request could not be parsed: {error}.", None, None) from None
+    if type(fields) is not dict:
+        raise InvalidRequest("The JSON body of your request could not be used: expected an object.", None, None)
+    return fields
+
+
+def need_of(request: ChatRequest) -> Need:
+    """What `request` asks of its key: its input, and the cap of every choice or the key's default for each."""
+    if request.cap is None:
+        return Need(request.input_tokens, 0, request.n)
+    return Need(request.input_tokens, request.n * request.cap, 0)
+
+
+def include_usage_of(options: dict[str, Any], stream: bool) -> bool:
+    """Whether checked `stream_options` ask for the usage; raises `InvalidRequest`, also for a request not streamed."""
+    if not stream:
+        raise InvalidRequest(
+            "The 'stream_options' parameter is only allowed when 'stream' is enabled.",
+            "stream_options",
+            "invalid_value",
+        )
+    include_usage = options.get("include_usage")
+    if include_usage is None:
+        return False
+    if type(include_usage) is not bool:
+        raise wrong_type(include_usage, "stream_options.include_usage", "a boolean")
+    return include_usage
+
+
+def _shaping_total(fields: dict[str, Any], form: AnswerForm | None, model: str, unknown: list[str]) -> Total:
+    """The input tokens of tools, of functions as they were called before, of the schema of the answer, of the rest."""
+    if (response_format := fields.get("response_format")) is not None:
+        add_unknown(response_format, OF_RESPONSE_FORMAT, "response_format", unknown)
+    functions = fields.get("functions") or ()
+    for index, function in enumerate(functions):
+        check_function(function, f"functions[{index}]")
+    tools = [*(fields.get("tools") or ()), *[{"type": "function", "function": each} for each in functions]]
+    check_depth(tools, "tools")
+    as_json = []
+    for name in _FOR_TEMPLATES:
+        if (value := fields.get(name)) is not None:
+            check_depth(value, name)
+            as_json.append(value)
+    if form is not None and form.json_schema is not None:
+        schema = fields["response_format"].get("json_schema")
+        check_depth(schema, "response_format")
+        if schema is not None:
+            as_json.append(schema)
+
+    def total(counter: TokenCounter) -> int:
+        known = sum_tools(tools, model, counter, nested=True) + sum([sum_json(value, counter) for value in as_json])
+        return known + sum([counter(text) for text in unknown])
+
+    return total

@@ -1,0 +1,35 @@
+"""The limited routes, as data: how each reads a request, and what it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from limiter_node.decisions import Need
+from limiter_node.http.requests.chat import need_of, parse_chat
+from limiter_node.http.requests.completions import completion_need, parse_completion
+from limiter_node.http.requests.embeddings import embedding_need, parse_embedding
+from limiter_node.http.requests.responses_api import parse_responses, responses_need
+
+
+@dataclass(frozen=True, slots=True)
+class LimitedRoute:
+    """One kind of request that is decided. `Any` is the kind's request."""
+
+    path: str
+    parse: Callable[..., Any]
+    """Takes the body and, optionally, a `Count` and `ExtraFields`. Raises `InvalidRequest` and nothing else."""
+    need: Callable[[Any], Need]
+
+
+LIMITED_ROUTES = {
+    route.path: route
+    for route in (
+        LimitedRoute("/v1/chat/completions", parse_chat, need_of),
+        LimitedRoute("/v1/completions", parse_completion, completion_need),
+        LimitedRoute("/v1/responses", parse_responses, responses_need),
+        LimitedRoute("/v1/embeddings", parse_embedding, embedding_need),
+    )
+}
+"""By path."""

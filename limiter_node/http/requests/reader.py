@@ -1,0 +1,78 @@
+"""Reading requests of any size without holding up the event loop: what each needs, and all that is needed to ask it.
+
+A small request is parsed, checked and counted where it is. The texts of a larger one are counted in slices. What is
+large, in bytes or in values, is read by the second process (`limiter_node.http.requests.reader_process`), which gives
+back what the request needs and its draft; the node itself looks at none of its bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from limiter_node.decisions import Need
+from limiter_node.held import SMALL_BYTES
+from limiter_node.http.requests.json_values import count_values
+from limiter_node.http.requests.limited_routes import LimitedRoute
+from limiter_node.http.requests.reader_frames import READ, read_of, setup_frame
+from limiter_node.tokens.process import INLINE_CHARS, TokenCounting
+from limiter_node.tokens.totals import Total
+from limiter_node.upstream.interface import Draft, Prepared, Upstream
+from limiter_node.worker_process import Frame, WorkerProcess
+
+LARGE_VALUES: Final = 4_000
+"""JSON values that are read where they are; each of them may take a microsecond or two."""
+
+_PROGRAM: Final = "limiter_node.http.requests.reader_process"
+
+
+class RequestReader:
+    """Reads what `upstream` is to be asked. One per node; `close` it."""
+
+    def __init__(self, upstream: Upstream) -> None:
+        self._upstream = upstream
+        self.worker = WorkerProcess(_PROGRAM, setup_frame(upstream.drafter))
+        self._counting = TokenCounting(self.worker)
+
+    async def read(self, route: LimitedRoute, body: bytes | bytearray) -> tuple[Need, Prepared]:
+        """Return the need of the request that `body` is, and how to ask it once it is admitted.
+
+        Raises:
+            InvalidRequest: the caller has to correct it.
+            NotServed: it can't be asked.
+            Overloaded: too many large requests wait to be read, or the process died of this one twice.
+        """
+        if isinstance(body, bytes) and len(body) <= INLINE_CHARS:
+            return self.read_small(route, body)
+        if isinstance(body, bytearray) or is_large(body):
+            return await self._read_apart(route, body)
+        upstream, later = self._upstream, list[tuple[str, Total]]()
+
+        def postpone(model: str, total: Total) -> int:
+            later.append((model, total))
+            return 0
+
+        asked = route.parse(body, postpone, upstream.drafter.extra_fields)
+        model, total = later.pop()
+        asked = asked._replace(input_tokens=await self._counting.count(model, total))
+        return route.need(asked), upstream.prepared(upstream.drafter.draft(asked, body))
+
+    def read_small(self, route: LimitedRoute, body: bytes) -> tuple[Need, Prepared]:
+        """Do what `read` does, at once, for up to `INLINE_CHARS` bytes: no fewer than its texts have characters."""
+        upstream = self._upstream
+        asked = route.parse(body, extra_fields=upstream.drafter.extra_fields)
+        return route.need(asked), upstream.prepared(upstream.drafter.draft(asked, body))
+
+    async def _read_apart(self, route: LimitedRoute, body: bytes | bytearray) -> tuple[Need, Prepared]:
+        answer = await self.worker.ask(Frame(READ, route.path.encode(), body))
+        read = read_of(answer)
+        draft = Draft(read.content, body if read.is_body_as_sent else answer.body)
+        return read.need, self._upstream.prepared(draft)
+
+    async def close(self) -> None:
+        """End the second process."""
+        await self.worker.close()
+
+
+def is_large(body: bytes) -> bool:
+    """Whether `body` would hold up the event loop if it were read there."""
+    return len(body) > SMALL_BYTES or count_values(body) > LARGE_VALUES

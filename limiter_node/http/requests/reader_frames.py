@@ -1,0 +1,77 @@
+"""The frames between a node and its second process about a large request (`limiter_node.worker_process.Frame`).
+
+Heads are pickled: both processes are this program, and nobody else has the pipes between them. The second is told no
+key.
+"""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any, Final, NamedTuple, NoReturn
+
+from limiter_node.decisions import Need
+from limiter_node.http.requests.fields import InvalidRequest
+from limiter_node.upstream.errors import NotServed, UnknownModel
+from limiter_node.upstream.interface import Drafter
+from limiter_node.worker_process import Frame
+
+SETUP: Final = 0
+"""The kind of the first frame, whose head is what an upstream makes drafts with."""
+READ: Final = 2
+"""The kind of a request, whose head is a path; and of the answer, whose head is a `Read`."""
+_REFUSED: Final = 3
+
+
+class Read(NamedTuple):
+    """A request that was read."""
+
+    need: Need
+    content: Any
+    """Of its draft."""
+    is_body_as_sent: bool
+    """Whether the body of its draft is the request's own; else it is the frame's."""
+
+
+def setup_frame(drafter: Drafter) -> Frame:
+    """The frame that comes first."""
+    return Frame(SETUP, pickle.dumps(drafter))
+
+
+def drafter_of(frame: Frame) -> Drafter:
+    """Return the drafter that `setup_frame` was given."""
+    drafter: Drafter = pickle.loads(frame.head)
+    return drafter
+
+
+def read_frame(read: Read, body: bytes | bytearray) -> Frame:
+    """The answer for a request that can be asked."""
+    return Frame(READ, pickle.dumps(read), b"" if read.is_body_as_sent else body)
+
+
+def refusal_frame(error: InvalidRequest | NotServed) -> Frame:
+    """The answer for a request that was refused."""
+    if isinstance(error, InvalidRequest):
+        arguments: tuple[Any, ...] = (error.message, error.param, error.code)
+    elif isinstance(error, UnknownModel):
+        arguments = (error.model,)
+    else:
+        arguments = (str(error), error.param, error.code)
+    return Frame(_REFUSED, pickle.dumps((type(error), arguments)))
+
+
+def failure_frame(trace: str) -> Frame:
+    """The answer where reading failed in a way that nobody thought of: `trace` says how, for the log."""
+    return Frame(_REFUSED, pickle.dumps((RuntimeError, (trace,))))
+
+
+def read_of(answer: Frame) -> Read:
+    """Return what `answer` says. Raises the error if it says one: `InvalidRequest`, `NotServed`, or RuntimeError."""
+    if answer.kind != READ:
+        _raise(answer)
+    read: Read = pickle.loads(answer.head)
+    return read
+
+
+def _raise(answer: Frame) -> NoReturn:
+    kind, arguments = pickle.loads(answer.head)
+    raise kind(*arguments)

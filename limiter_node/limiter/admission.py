@@ -1,0 +1,195 @@
+"""Admission of requests, and the reservations that they hold until they end.
+
+Between HTTP, which asks, and the store, which counts. A request that is admitted holds a `Reservation`; it ends by
+being settled to what was produced, exactly once, however the request ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+from limiter_node.decisions import Decision, Need, Outcome, Receipt, Usage
+from limiter_node.errors import StoreUnavailable
+from limiter_node.telemetry import StoreState, Telemetry
+
+
+class Decider(Protocol):
+    """Decide requests of API keys, which it knows by their `kid`. In a node, `store.decisions.dispatcher` does."""
+
+    def admit(self, kid: str, need: Need) -> asyncio.Future[Decision]:
+        """Ask for one request of the key to be admitted.
+
+        The future brings the decision, or raises `StoreUnavailable` where nobody decides, `Overloaded` where too many
+        requests of the key wait.
+
+        Raises:
+            Overloaded: as many requests wait as may.
+        """
+
+    def give_back(self, kid: str, receipt: Receipt, input_tokens: int, output_tokens: int) -> None:
+        """Give back tokens of an admitted request, whose decision brought the receipt; negative numbers add."""
+
+    def knows(self, kid: str) -> bool:
+        """Whether the key is known to exist, without asking anybody."""
+
+    async def find(self, kid: str) -> bool:
+        """Return whether there is such a key; the store is asked.
+
+        Raises:
+            StoreUnavailable: the store did not answer in time.
+        """
+
+    async def peek(self, kid: str) -> Usage | None:
+        """Return the key's limits and usage, without counting anything; None if there is no such key.
+
+        Raises:
+            StoreUnavailable: the store did not answer in time, and nothing is known.
+        """
+
+    def state(self) -> StoreState:
+        """Return how the node and its store get along."""
+
+    async def check(self) -> None:
+        """Return if all of the store decides.
+
+        Raises:
+            StoreUnavailable: with the reason, naming the shard.
+        """
+
+    async def require_decisions(self) -> None:
+        """Return if each part of the store has decided once.
+
+        Raises:
+            StoreUnavailable: with the reason, naming the shard that hasn't.
+        """
+
+    def decides_alone(self) -> bool:
+        """Whether requests of some keys can be decided while the store is away."""
+
+
+class Reservation:
+    """The tokens that an admitted request holds until it ends."""
+
+    __slots__ = ("_decider", "_kid", "_receipt", "_telemetry", "input_tokens", "is_settled", "output_tokens")
+
+    def __init__(self, decider: Decider, telemetry: Telemetry, kid: str, decision: Decision) -> None:
+        self._decider = decider
+        self._telemetry = telemetry
+        self._kid = kid
+        self._receipt = decision.receipt
+        self.input_tokens = decision.need.input_tokens
+        self.output_tokens = decision.need.output_tokens
+        self.is_settled = False
+
+    def settle(self, produced_output_tokens: int, told_input_tokens: int = 0) -> None:
+        """The response has ended, whole or not, with this much output: give back what was reserved beyond it.
+
+        More output than was reserved is charged, and more input than was counted (the upstream's own tools, searches,
+        what it had stored); less input isn't given back. A second call does nothing.
+        """
+        if not self.is_settled:
+            telemetry = self._telemetry
+            telemetry.settled += 1
+            telemetry.output_tokens += produced_output_tokens
+            unused = self.output_tokens - produced_output_tokens
+            if unused < 0:
+                telemetry.overrun_output_tokens -= unused
+            overrun = told_input_tokens - self.input_tokens
+            if overrun > 0:
+                telemetry.overrun_input_tokens += overrun
+                self._give_back(-overrun, unused)
+            else:
+                self._give_back(0, unused)
+
+    def refund(self) -> None:
+        """The upstream failed before any output: give back the tokens, input and output. The request stays counted."""
+        if not self.is_settled:
+            self._telemetry.refunded += 1
+            self._give_back(self.input_tokens, self.output_tokens)
+
+    def _give_back(self, input_tokens: int, output_tokens: int) -> None:
+        self.is_settled = True
+        if input_tokens or output_tokens:
+            self._decider.give_back(self._kid, self._receipt, input_tokens, output_tokens)
+
+
+class Limiter:
+    """Decides requests of API keys, which it knows by their `kid` alone; counts in `telemetry`."""
+
+    def __init__(self, decider: Decider, telemetry: Telemetry | None = None) -> None:
+        self._decider = decider
+        self.telemetry = telemetry or Telemetry()
+        self.knows = decider.knows
+        """Whether a key is known to exist: ``knows(kid)``, without asking anybody. Bound here: each request asks."""
+
+    async def find(self, kid: str) -> bool:
+        """Ask the store whether there is such a key, before anything of its request is read; nothing is counted.
+
+        Raises:
+            StoreUnavailable: the store did not answer in time.
+        """
+        exists = await self._decider.find(kid)
+        if not exists:
+            self.telemetry.decisions.counts[4 * Outcome.UNKNOWN_KEY] += 1
+        return exists
+
+    async def admit(self, kid: str, need: Need) -> Decision:
+        """Decide one request.
+
+        Raises:
+            StoreUnavailable: the store did not decide in time; the request counts for nothing, or as one request
+                without tokens if it turns out to have been counted.
+            Overloaded: too many requests wait for a decision.
+        """
+        verdict = self._decider.admit(kid, need)
+        try:
+            return await verdict
+        except asyncio.CancelledError:
+            # Cancelled in the turn in which the verdict came: the decider thinks that somebody has it.
+            if verdict.done() and not verdict.cancelled() and not verdict.exception():
+                decision = verdict.result()
+                if decision.outcome is Outcome.ADMITTED:
+                    self.reservation(kid, decision).refund()
+            raise
+
+    def reservation(self, kid: str, decision: Decision) -> Reservation:
+        """Return the hold of a request that `decision` admitted."""
+        telemetry, (_, input_tokens, output_tokens) = self.telemetry, decision.need
+        telemetry.input_tokens += input_tokens
+        telemetry.reserved_output_tokens += output_tokens
+        return Reservation(self._decider, telemetry, kid, decision)
+
+    async def usage(self, kid: str) -> Usage | None:
+        """Return the key's limits and usage now, without counting anything; None if there is no such key.
+
+        Raises:
+            StoreUnavailable: the store did not answer in time.
+        """
+        return await self._decider.peek(kid)
+
+    def state(self) -> StoreState:
+        """Return how the node and its store get along."""
+        return self._decider.state()
+
+    async def require_decisions(self) -> None:
+        """Return if each part of the store has decided once since the node's start.
+
+        Raises:
+            StoreUnavailable: with the reason.
+        """
+        await self._decider.require_decisions()
+
+    async def check(self) -> str:
+        """Return if decisions can be made: empty if the store makes all of them, else why a policy makes some.
+
+        Raises:
+            StoreUnavailable: with the reason.
+        """
+        try:
+            await self._decider.check()
+        except StoreUnavailable as error:
+            if not self._decider.decides_alone():
+                raise
+            return str(error)
+        return ""

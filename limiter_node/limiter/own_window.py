@@ -1,0 +1,202 @@
+"""One node's own admissions of one key in the last window: all that the node knows for sure without the store.
+
+Coarser than the store's window: a cell is a sixtieth of a window, and counts until its last moment has left. Its
+weakness: it knows nothing of what other nodes admitted.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+
+from limiter_node.decisions import Decision, Outcome
+from limiter_node.limits import BUCKET_MS, Amounts
+
+_CELLS = 60
+_ADMITTED = Outcome.ADMITTED  # enum look-ups aren't free
+_WIDTH = 5
+"""Numbers per cell in `OwnWindow._past`: its key, requests, input tokens, output tokens, batch number."""
+
+
+class OwnWindow:
+    """Sums per cell, and per cell the number of the last batch under which the store counted any of it.
+
+    Times are the store's clock in ms, buckets are of `BUCKET_MS`. Only the cell written last is a list; all others are
+    one array of numbers, which keeps a key that is always busy at some 2.5 KB.
+    """
+
+    __slots__ = ("_cell", "_cell_buckets", "_cell_ms", "_key", "_past", "_window_ms")
+
+    def __init__(self, window_buckets: int) -> None:
+        self._window_ms = window_buckets * BUCKET_MS
+        self._cell_buckets = max(window_buckets // _CELLS, 1)
+        self._cell_ms = self._cell_buckets * BUCKET_MS
+        # The cell that was written last: the same again, as a rule. Every request passes here twice.
+        self._key, self._cell = -1, [0, 0, 0, 0]
+        self._past = array("q")  # the other cells, the oldest first
+
+    def note(self, decisions: Sequence[Decision], number: int) -> bool:
+        """Remember what the store admitted in batch `number`; return whether that is earlier than what was before."""
+        if not decisions:
+            return False
+        time_ms = decisions[0][7]
+        key = time_ms // self._cell_ms
+        is_earlier = False
+        if key != self._key:
+            is_earlier = key < self._key
+            self._turn_to(key)
+            self._forget_past(time_ms)  # a key that is used keeps no more than a window's cells
+        cell = self._cell
+        for decision in decisions:
+            if decision[0] is _ADMITTED:
+                _, input_tokens, output_tokens = decision[6]
+                cell[0] += 1
+                cell[1] += input_tokens
+                cell[2] += output_tokens
+                cell[3] = number
+        return is_earlier
+
+    def add(self, latest_ms: int, needed: Amounts, now_ms: int) -> None:
+        """Remember one admission that the store hasn't counted yet, of between `now_ms` and `latest_ms`."""
+        self._forget_past(now_ms)
+        self._turn_to(latest_ms // self._cell_ms)
+        for dimension in range(3):
+            self._cell[dimension] += needed[dimension]
+
+    def give_back(self, bucket: int, input_tokens: int, output_tokens: int, requests: int = 0) -> None:
+        """Take off what was admitted in that bucket and not used; negative numbers add."""
+        key = bucket // self._cell_buckets
+        if key == self._key:
+            cell: list[int] | array[int] = self._cell
+            at = 0
+        else:
+            cell = self._past
+            at = self._find(key) + 1
+            if at == 0:
+                return
+        if requests:
+            cell[at] = max(cell[at] - requests, 0)
+        if input_tokens:
+            cell[at + 1] = max(cell[at + 1] - input_tokens, 0)
+        left = cell[at + 2] - output_tokens
+        cell[at + 2] = left if left > 0 else 0
+
+    def mark_counted(self, first: int, last: int, number: int) -> None:
+        """Remember that the store has counted, in batch `number`, what was added in the buckets `first` to `last`."""
+        for key in range(first // self._cell_buckets, last // self._cell_buckets + 1):
+            if key == self._key:
+                self._cell[3] = max(self._cell[3], number)
+            elif (at := self._find(key)) >= 0:
+                self._past[at + 4] = max(self._past[at + 4], number)
+
+    def bring_back(self, latest_ms: int) -> None:
+        """Move what lies behind the latest time that it can be to that: a clock that stepped back left it there."""
+        latest = latest_ms // self._cell_ms
+        if self._key <= latest and not (self._past and self._past[-_WIDTH] > latest):
+            return
+        beyond = [cell for cell in self._cells() if cell[0] > latest]
+        for key, *_ in beyond:
+            if (at := self._find(key)) >= 0:
+                del self._past[at : at + _WIDTH]
+        if self._key > latest:
+            self._key, self._cell = -1, [0, 0, 0, 0]
+        self._turn_to(latest)
+        for _, *amounts, number in beyond:
+            for dimension in range(3):
+                self._cell[dimension] += amounts[dimension]
+            self._cell[3] = max(self._cell[3], number)
+
+    def clear(self) -> None:
+        """Forget all admissions."""
+        self._key, self._cell = -1, [0, 0, 0, 0]
+        del self._past[:]
+
+    def cell_of(self, bucket: int) -> int:
+        """Return the key of the cell that a bucket belongs to."""
+        return bucket // self._cell_buckets
+
+    def used(self, now_ms: int) -> Amounts:
+        """Return the amounts that count now."""
+        self._forget(now_ms)
+        return Amounts(*(sum(self._past[1 + d :: _WIDTH]) + self._cell[d] for d in range(3)))
+
+    def reset_ms(self, now_ms: int) -> Amounts:
+        """Return the time until each dimension is wholly free."""
+        cells = self._cells()
+        return Amounts(
+            *(max((self._leaves_ms(cell[0]) - now_ms for cell in cells if cell[1 + d]), default=0) for d in range(3))
+        )
+
+    def frees_in_ms(self, dimension: int, excess: int, now_ms: int) -> int | None:
+        """Return the time until so much has left; None if it never will, for it isn't there."""
+        for cell in self._cells():
+            excess -= cell[1 + dimension]
+            if excess <= 0:
+                return self._leaves_ms(cell[0]) - now_ms
+        return None
+
+    def counted_after(self, number: int, now_ms: int) -> list[tuple[int, Amounts]]:
+        """Return what the store counted in batches after `number`, as far as it counts now: by bucket.
+
+        A cell that was counted in part before and in part after is returned whole. The bucket is the last of its cell:
+        nothing leaves earlier than it may.
+        """
+        self._forget(now_ms)
+        per_cell = self._cell_buckets
+        return [
+            (key * per_cell + per_cell - 1, Amounts(*amounts))
+            for key, *amounts, counted in self._cells()
+            if counted > number
+        ]
+
+    def _cells(self) -> list[list[int]]:
+        """Return all cells in order: key, three amounts, batch number."""
+        past = self._past
+        cells = [past[at : at + _WIDTH].tolist() for at in range(0, len(past), _WIDTH)]
+        return sorted([*cells, [self._key, *self._cell]]) if self._key >= 0 else cells
+
+    def _find(self, key: int) -> int:
+        """Return where in `_past` a cell is, -1 if it isn't there. O(log cells)."""
+        past = self._past
+        low, high = 0, len(past) // _WIDTH
+        while low < high:
+            middle = (low + high) // 2
+            if past[middle * _WIDTH] < key:
+                low = middle + 1
+            else:
+                high = middle
+        at = low * _WIDTH
+        return at if at < len(past) and past[at] == key else -1
+
+    def _leaves_ms(self, key: int) -> int:
+        return (key + 1) * self._cell_ms + self._window_ms
+
+    def _turn_to(self, key: int) -> None:
+        """Make the cell of that key the one that is written."""
+        if key == self._key:
+            return
+        past = self._past
+        if self._key >= 0 and any(self._cell):
+            at = len(past)
+            while at and past[at - _WIDTH] > self._key:  # a clock that stepped back; else it is the newest
+                at -= _WIDTH
+            past[at:at] = array("q", (self._key, *self._cell))
+        at = self._find(key)
+        self._key = key
+        if at < 0:
+            self._cell = [0, 0, 0, 0]
+        else:
+            self._cell = past[at + 1 : at + _WIDTH].tolist()
+            del past[at : at + _WIDTH]
+
+    def _forget(self, now_ms: int) -> None:
+        self._forget_past(now_ms)
+        if self._leaves_ms(self._key) <= now_ms:
+            self._key, self._cell = -1, [0, 0, 0, 0]
+
+    def _forget_past(self, now_ms: int) -> None:
+        past, gone = self._past, 0
+        while gone < len(past) and self._leaves_ms(past[gone]) <= now_ms:
+            gone += _WIDTH
+        if gone:
+            del past[:gone]

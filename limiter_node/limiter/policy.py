@@ -1,0 +1,42 @@
+"""The protocol of a policy that decides where the store can't be asked; `limiter.degraded` has the policies."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from limiter_node.decisions import Decision, Need, Usage
+from limiter_node.limiter.own_window import OwnWindow
+from limiter_node.limits import Amounts
+
+
+class Known(NamedTuple):
+    """A node's own knowledge of a key: all that a policy may decide by."""
+
+    limits: Amounts
+    """By the store's last reply."""
+    output_reserve: int
+    now_ms: int
+    """The store's clock, as estimated: never ahead of it."""
+    latest_ms: int
+    """The store's clock at the latest: never behind it."""
+    window: OwnWindow
+
+
+class Fallback(Protocol):
+    """Decide where the store can't be asked."""
+
+    @property
+    def name(self) -> str:
+        """The policy's name in ``--on-store-failure``, headers and logs."""
+        ...
+
+    def decide(self, known: Known, need: Need) -> Decision:
+        """Decide a request, and add what is admitted to the window, at `Known.latest_ms`: it must not leave too early.
+
+        Raises `StoreUnavailable` where it can't decide.
+        """
+        ...
+
+    def usage(self, known: Known) -> Usage:
+        """Return the known usage of a key. Raises `StoreUnavailable` where none is known."""
+        ...

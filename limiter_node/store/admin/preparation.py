@@ -1,0 +1,96 @@
+"""The store prepared for a node that starts: found fit for counters, and given the keys of its keys file.
+
+A store that can't be reached, or not in whole, is no reason not to start: a node that is restarted during an outage has
+the healthy shards to serve, and the others as soon as they return. So this is tried until it is done. A store that must
+not be used (`StoreAdmin.check_store`) is refused, however late it comes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+
+from limiter_node.errors import ConfigError, StoreUnavailable
+from limiter_node.limits import KeyLimits
+from limiter_node.store.admin.store_admin import administering
+from limiter_node.store.url import StoreAddress
+
+log = logging.getLogger(__name__)
+
+_FIRST_TIMEOUT_S, _LONGEST_TIMEOUT_S = 3.0, 60.0
+"""For one check. It grows: a cluster whose first endpoints are silent is found by the next one, after a while."""
+_FIRST_DELAY_S, _LONGEST_DELAY_S = 0.05, 0.5
+
+
+class Preparation:
+    """The preparation of one store with `keys`, by ``kid``; `read_again` reads them anew where the store comes late.
+
+    `problem` says why it isn't done yet; it is empty once it is. `was_away`: whether the store couldn't be reached, or
+    not in whole, when it was tried.
+    """
+
+    def __init__(
+        self,
+        address: StoreAddress,
+        keys: Mapping[str, KeyLimits],
+        read_again: Callable[[], Mapping[str, KeyLimits]] | None = None,
+    ) -> None:
+        self._address, self._keys, self._read_again = address, keys, read_again
+        self._is_checked = self._is_late = False
+        self.problem = "the store has not been checked yet"
+        self.was_away = False
+
+    async def check(self, timeout_s: float) -> bool:
+        """Check the store, once. Return False if it doesn't answer, or not in whole: `problem` says why.
+
+        Raises:
+            ConfigError: the store must not be used.
+        """
+        try:
+            async with asyncio.timeout(timeout_s), administering(self._address) as admin:
+                warnings = await admin.check_store()
+        except StoreUnavailable as error:
+            self.problem, self.was_away = str(error), True
+            return False
+        except TimeoutError:
+            self.problem = f"{self._address.describe()} does not answer: is it running?"
+            return False
+        for warning in warnings:
+            log.warning("%s", warning)
+        self._is_checked = True
+        self.problem = "the keys have not been loaded yet" if self._keys else ""
+        return True
+
+    async def complete(self) -> None:
+        """Return when the store has been checked and has the keys; try again as long as it is away.
+
+        Raises:
+            ConfigError: the store must not be used.
+        """
+        timeout_s, delay_s = _FIRST_TIMEOUT_S, _FIRST_DELAY_S
+        self._is_late = not self._is_checked
+        while not (self._is_checked or await self.check(timeout_s)) or not await self._load():
+            self._is_late = True
+            await asyncio.sleep(delay_s)
+            timeout_s, delay_s = min(2 * timeout_s, _LONGEST_TIMEOUT_S), min(2 * delay_s, _LONGEST_DELAY_S)
+
+    async def _load(self) -> bool:
+        if not self._keys:
+            return True
+        if self._is_late and self._read_again is not None:
+            # A key may have been revoked meanwhile: it must not come back with a file of hours ago.
+            try:
+                self._keys = await asyncio.to_thread(self._read_again)
+            except ConfigError as error:
+                self.problem = f"the keys have not been loaded yet: {error}"
+                return False
+        try:
+            async with administering(self._address) as admin:
+                await admin.load_limits(self._keys)
+        except StoreUnavailable as error:
+            self.problem, self.was_away = f"the keys have not been loaded yet: {error}", True
+            return False
+        log.info("loaded %d keys", len(self._keys), extra={"event": "keys_loaded", "keys": len(self._keys)})
+        self._keys, self.problem = {}, ""
+        return True

@@ -1,0 +1,298 @@
+"""Decisions on their way to the store: at most one batch per API key in flight, everything else joins the next one.
+
+No timer makes a request wait: with nothing in flight it leaves in this very turn of the event loop, together with all
+that arrived in it; under load, batches grow by as much as arrives while one is away. (Settles, for which nobody waits,
+may: see `store.decisions.linger`.) What is decided where is not known here: this module pairs requests with verdicts,
+and sees to it that each is counted once. What a shard doesn't decide within the budget is decided without it: see
+`store.outage.outage`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from time import monotonic
+
+from limiter_node.decisions import Decision, Need, Usage
+from limiter_node.errors import OtherFormat, Overloaded, StoreUnavailable
+from limiter_node.limiter.policy import Fallback
+from limiter_node.limits import MAX_BATCH, WINDOW_BUCKETS, bucket_life_ms
+from limiter_node.store.batch import Admit, Batch, KeyQueue
+from limiter_node.store.decisions.deadlines import Deadlines
+from limiter_node.store.decisions.finding import KeyFinder
+from limiter_node.store.decisions.linger import LingeringSettles
+from limiter_node.store.decisions.losses import Losses
+from limiter_node.store.decisions.queues import KeyQueues
+from limiter_node.store.decisions.reading import StoreReader
+from limiter_node.store.decisions.receipts import Receipts
+from limiter_node.store.decisions.reconciliation import Reconciliation
+from limiter_node.store.decisions.redeclare import DeclaredKeys, Redeclarer
+from limiter_node.store.decisions.replies import Replies
+from limiter_node.store.decisions.schedule import Schedule
+from limiter_node.store.decisions.sweeper import SWEEP_EVERY_S, Sweeper
+from limiter_node.store.fleet import Fleet
+from limiter_node.store.outage.outage import Outage
+from limiter_node.store.pending import PendingAdmits
+from limiter_node.store.scripts import load_script
+from limiter_node.store.unsent_charges import UnsentCharges
+from limiter_node.store.wire.routing import Router
+from limiter_node.store.wire.topology import Topology
+from limiter_node.telemetry import ShardState, StoreState, Telemetry
+
+
+class Dispatcher:
+    """The `limiter.admission.Decider` that asks the shards of a store. One per node process; not thread-safe.
+
+    `timeout_ms` is the budget of a decision: how long a batch may be outstanding before its shard is cut off and the
+    policy decides that `policy` makes (without one, nobody does). `declared` is the keys file, whose keys are declared
+    again where the store has lost them (`store.decisions.redeclare`). `max_waiting` is how many requests may wait.
+    `on_other_format` is called once, if nodes of another storage format use the store: this one has to end then.
+    """
+
+    def __init__(
+        self,
+        topology: Topology,
+        *,
+        timeout_ms: int = 100,
+        max_waiting: int = 10_000,
+        window_buckets: int = WINDOW_BUCKETS,
+        policy: Callable[[Fleet], Fallback | None] | None = None,
+        declared: DeclaredKeys | None = None,
+        telemetry: Telemetry | None = None,
+        on_other_format: Callable[[OtherFormat], None] | None = None,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._topology = topology
+        telemetry = telemetry or Telemetry()
+        self._batch_sizes = telemetry.batch_sizes
+        # A batch older than the window counts for nothing any more, whether it was applied or not.
+        self._router = Router(topology, give_up_s=bucket_life_ms(window_buckets) / 1000)
+        timeout_s = timeout_ms / 1000
+        # A sweep comes every so often: what is to be noticed in time has to be due one sweep before.
+        self._due_s = max(timeout_s - SWEEP_EVERY_S, timeout_s / 2)
+        # New at each start: the store's record of a node's last batch must never answer for another process.
+        self.incarnation = secrets.token_hex(4).encode()
+        self.fleet = Fleet(self._router, self.incarnation, on_other_format)
+        # From here on downward each knows those above it; schedule and sweeper are told whom to call.
+        self._schedule = Schedule(self._send_scheduled)
+        self._linger = LingeringSettles(self._schedule.release, self._batch_sizes)
+        self._sweeper = Sweeper(self._sweep, self._linger.note_operations)
+        self._pending, self._charges = PendingAdmits(max_waiting), UnsentCharges(window_buckets)
+        self._queues = KeyQueues(load_script("decide"), self.incarnation, window_buckets)
+        self._receipts = Receipts(self._queues, self._charges, self._linger, self._schedule)
+        self.outage = Outage(
+            topology,
+            self._pending,
+            self._charges,
+            policy(self.fleet) if policy is not None else None,
+            telemetry,
+            budget_s=timeout_s,
+            due_s=self._due_s,
+            start_sweeping=self._sweeper.start,
+        )
+        self._deadlines = Deadlines(self._pending, self.outage, timeout_s)
+        reconciliation = Reconciliation(self.outage, self._charges, self._receipts, window_buckets)
+        self._losses = Losses(reconciliation, self._charges, window_buckets)
+        self._redeclarer = Redeclarer(self._router, declared)
+        self._redeclarer.start()
+        self._replies = Replies(
+            self._router,
+            self._queues,
+            reconciliation,
+            self._losses,
+            self._redeclarer,
+            telemetry,
+            window_buckets=window_buckets,
+            due_s=self._due_s,
+            on_ended=self._on_ended,
+        )
+        self._reader = StoreReader(
+            topology,
+            self._router,
+            self._queues,
+            self.outage,
+            self._redeclarer,
+            flush=self._flush,
+            timeout_s=timeout_s,
+            window_buckets=window_buckets,
+        )
+        self._finder = KeyFinder(
+            self._router, self._queues, self.outage, self._redeclarer, timeout_s=timeout_s, due_s=self._due_s
+        )
+        self._number = self._in_flight = 0
+        # Bound here, because a call or a look-up more would cost each request.
+        self._admits, self._schedule_queue = self._pending.admits, self._schedule.add
+        self.give_back = self._receipts.give_back
+
+    async def start(self) -> None:
+        """Find the shards; see `Topology.start`. Requests may be decided before, they wait for their shard."""
+        await self._topology.start(self._router.send_again)
+
+    # ---- for the limiter -------------------------------------------------------------------------------------------
+
+    def admit(self, kid: str, need: Need) -> asyncio.Future[Decision]:
+        """Ask for one request of the key to be admitted.
+
+        The future brings the decision, made by the store or by the policy, or raises `StoreUnavailable` where neither
+        decides, `Overloaded` where too much of the key waits. A request that turns out to have been admitted after its
+        caller was told otherwise counts for nothing; one whose caller was gone by then gives its tokens back.
+
+        Raises:
+            Overloaded: as many requests wait as may.
+        """
+        queues = self._queues
+        queue = queues[kid]
+        if queue.is_met:
+            queues.move_to_end(kid)
+        if self.outage.is_on and self.outage.cuts_off(queue):
+            return self._decided_without_store(queue, need)
+        if len(self._admits) >= self._pending.most:
+            try:
+                self._deadlines.make_room()
+            except Overloaded:
+                self._queues.drop_unmet(queue)
+                raise
+        admit = Admit(queue, need, self._loop.create_future(), monotonic() + self._due_s)
+        queue.admits.append(admit)
+        self._admits.append(admit)
+        if not self._sweeper.is_running:
+            self._sweeper.start()
+        if queue.in_flight is None and not queue.is_scheduled:
+            self._schedule_queue(queue)
+        return admit.future
+
+    def _decided_without_store(self, queue: KeyQueue, need: Need) -> asyncio.Future[Decision]:
+        verdict: asyncio.Future[Decision] = self._loop.create_future()
+        try:
+            verdict.set_result(self.outage.decide(queue, need))
+        except StoreUnavailable as error:
+            verdict.set_exception(error)
+            self._queues.drop_unmet(queue)
+        return verdict
+
+    def knows(self, kid: str) -> bool:
+        """See `Decider`. The store's last word to this node counts."""
+        queue = self._queues.get(kid)
+        return queue is not None and queue.knowledge.exists is True
+
+    async def find(self, kid: str) -> bool:
+        """See `Decider`. A key that the store has is known from now on."""
+        return await self._finder.find(kid)
+
+    async def peek(self, kid: str) -> Usage | None:
+        """See `Decider`. Where the store can't be asked, the policy tells the usage that it knows."""
+        return await self._reader.peek(kid)
+
+    def decides_alone(self) -> bool:
+        """See `Decider`."""
+        return self._reader.decides_alone()
+
+    def state(self) -> StoreState:
+        """See `Decider`."""
+        masters, shards = self._topology.masters(), self.outage.shards
+        return StoreState(
+            len(self._pending.unanswered()),
+            self._in_flight,
+            self.fleet.nodes,
+            [ShardState(each.address, shards.is_cut_off(each), each.calls) for each in masters],
+            len(shards.open_addresses()),
+            shards.openings,
+            self.outage.counts,
+            {**self._router.errors, "failed": self._replies.failed},
+            {"counts": self._losses.recharged, "keys": self._redeclarer.counts.total()},
+        )
+
+    async def check(self) -> None:
+        """See `Decider`. Each shard is asked for a sign of life."""
+        await self._reader.check()
+
+    async def require_decisions(self) -> None:
+        """See `Decider`. Each shard that has not decided yet is asked for a decision that counts nothing."""
+        await self._reader.require_decisions()
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Wait until everything given to the store has been decided; False if that took too long."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                quiet = self._schedule.quiet
+                while self._linger or self.outage.holds_any or not quiet.is_set():
+                    self._linger.release_all()
+                    if self.outage.holds_any and quiet.is_set():
+                        await asyncio.sleep(SWEEP_EVERY_S)
+                    await quiet.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def close(self) -> None:
+        """Stop; what is not decided by now fails."""
+        self.outage.close()
+        self._redeclarer.close()
+        self._router.close()
+        self._sweeper.close()
+        await self._topology.close()
+        for admit in self._pending.unanswered():
+            admit.future.set_exception(StoreUnavailable("the node is stopping"))
+        self._admits.clear()
+
+    # ---- batches ---------------------------------------------------------------------------------------------------
+
+    def _flush(self, queue: KeyQueue) -> None:
+        self._schedule.release(queue)
+        self._send_scheduled()
+
+    def _send_scheduled(self) -> None:
+        batches = []
+        now_s = monotonic()  # the loop's own time, uvloop's, is in whole ms and of the turn's beginning
+        for queue in self._schedule.take():
+            queue.is_scheduled = False
+            if self.outage.is_on and self.outage.cuts_off(queue):
+                self.outage.cut_off(queue)
+            elif (batch := self._next_batch(queue, now_s)) is not None:
+                queue.in_flight = batch
+                batches.append(batch)
+                continue
+            self._queues.drop_unmet(queue)
+        self._in_flight += len(batches)
+        self._router.send(batches)
+        self._note_quiet()
+
+    def _next_batch(self, queue: KeyQueue, now_s: float) -> Batch | None:
+        operations, charges = self._charges.take(queue, MAX_BATCH) if queue.charges else ([], [])
+        admits = queue.take(operations, MAX_BATCH)
+        if not operations:
+            return None
+        self._number += 1
+        self._batch_sizes[len(operations)] += 1
+        return Batch(self._replies, self._router, queue, self._number, operations, admits, charges, now_s)
+
+    def _on_ended(self, batch: Batch) -> None:
+        queue = batch.queue
+        queue.in_flight = None
+        self._in_flight -= 1
+        if self.outage.is_on:
+            self.outage.on_ended(batch)
+        if queue.admits or ((queue.settles or queue.charges) and not self.outage.holds(queue)):
+            self._schedule_queue(queue)
+        elif not queue.is_met:
+            self._queues.drop_unmet(queue)
+        self._note_quiet()
+
+    def _note_quiet(self) -> None:
+        if not self._in_flight and not self._schedule.queues:
+            self._schedule.quiet.set()
+
+    # ---- deadlines -------------------------------------------------------------------------------------------------
+
+    def _sweep(self, now_s: float, is_late: bool) -> bool:
+        if not is_late:
+            self._deadlines.sweep(now_s)
+        if self.outage.is_on or self.outage.holds_any:
+            for queue in self.outage.tick():
+                self._schedule.release(queue)
+        self._linger.sweep(now_s)
+        if self._pending or self._linger or self.outage.is_on or self.outage.holds_any:
+            return True
+        self._linger.is_busy = False
+        return False

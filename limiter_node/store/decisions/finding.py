@@ -1,0 +1,161 @@
+"""Whether a key exists: the store is asked once, before a request's body is read whose key the node hasn't met.
+
+A key that exists is met, with its limits. One that doesn't leaves nothing behind: an invented key costs its request one
+short read, which shares its write with all others that begin in the same turn of the event loop. Requests of one key
+share one read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+
+from limiter_node.errors import StoreUnavailable
+from limiter_node.limits import KeyLimits
+from limiter_node.store.decisions.queues import KeyQueues
+from limiter_node.store.decisions.redeclare import Redeclared, Redeclarer
+from limiter_node.store.keyspace import limits_key, slot_of
+from limiter_node.store.outage.outage import Outage
+from limiter_node.store.scripts import load_script
+from limiter_node.store.values import unpack_limits
+from limiter_node.store.wire.routing import RoutedCall, Router
+from limiter_node.store.wire.script_target import ScriptTarget
+
+_LATE_S = 0.02
+"""A wait that ends so much too late says that this node stood still; the reply may be there, unread."""
+
+
+class _LimitsRead(RoutedCall):
+    """A read of one key's limits, for all requests of the key that wait for it.
+
+    `reply`: the limits, None where there are none, and the store's time in ms; or why there is no reply.
+    """
+
+    __slots__ = ("_finder", "kid", "reply", "waiting")
+
+    def __init__(self, finder: KeyFinder, router: Router, target: ScriptTarget, kid: str) -> None:
+        super().__init__(router, target, monotonic())
+        self._finder, self.kid = finder, kid
+        self.waiting = 0
+        self.reply: asyncio.Future[tuple[KeyLimits | None, int] | str] = router.loop.create_future()
+
+    def arguments(self) -> bytes:
+        return b""
+
+    def is_wanted(self) -> bool:
+        return self.waiting > 0
+
+    def on_result(self, reply: list[bytes] | None) -> None:
+        found = (None, 0) if reply is None else (unpack_limits(reply[0]), int(reply[1]))
+        self._finder.on_ended(self)
+        if not self.reply.done():
+            self.reply.set_result(found)
+
+    def on_failed(self, reason: str) -> None:
+        self._finder.on_ended(self)
+        if not self.reply.done():
+            self.reply.set_result(reason)
+
+
+class KeyFinder:
+    """Find keys for one node.
+
+    `timeout_s` is the budget of a decision, `due_s` the part of it after which a silent shard is cut off.
+    """
+
+    def __init__(
+        self,
+        router: Router,
+        queues: KeyQueues,
+        outage: Outage,
+        redeclarer: Redeclarer,
+        *,
+        timeout_s: float,
+        due_s: float,
+    ) -> None:
+        self._router, self._queues, self._outage, self._redeclarer = router, queues, outage, redeclarer
+        self._timeout_s, self._due_s = timeout_s, due_s
+        self._script = load_script("limits")
+        self._under_way: dict[str, _LimitsRead] = {}
+        self._to_send: list[_LimitsRead] = []
+
+    async def find(self, kid: str) -> bool:
+        """See `Dispatcher.find`."""
+        try:
+            if await self._is_in_store(kid):
+                return True
+            async with asyncio.timeout(self._timeout_s):
+                return await self._was_lost(kid) and await self._is_in_store(kid)
+        except TimeoutError:
+            self._outage.note_refused()
+            raise StoreUnavailable("the store did not answer in time") from None
+        except StoreUnavailable:
+            self._outage.note_refused()
+            raise
+
+    def on_ended(self, read: _LimitsRead) -> None:
+        """Forget a read that has its reply, or was given up."""
+        if self._under_way.get(read.kid) is read:
+            del self._under_way[read.kid]
+
+    async def _is_in_store(self, kid: str) -> bool:
+        read = self._read_of(kid)
+        read.waiting += 1
+        try:
+            await self._answered(read)
+        finally:
+            read.waiting -= 1
+        reply = read.reply.result()
+        if isinstance(reply, str):
+            raise StoreUnavailable(reply)
+        limits, time_ms = reply
+        if limits is None:
+            return False
+        queue = self._queues[kid]
+        if not queue.knowledge.exists:
+            queue.knowledge.learn_limits(limits, time_ms, read.since_s, monotonic())
+        self._queues.meet(queue)
+        return True
+
+    def _read_of(self, kid: str) -> _LimitsRead:
+        read = self._under_way.get(kid)
+        if read is not None:
+            return read
+        slot = slot_of(kid)
+        if self._outage.cuts_off_slot(slot):
+            raise StoreUnavailable("its shard is cut off")
+        target = ScriptTarget(self._script, slot, (limits_key(kid).encode(),), (), 0)
+        read = self._under_way[kid] = _LimitsRead(self, self._router, target, kid)
+        if not self._to_send:
+            self._router.loop.call_soon(self._send)
+        self._to_send.append(read)
+        return read
+
+    def _send(self) -> None:
+        reads, self._to_send = self._to_send, []
+        self._router.send(reads)
+
+    async def _answered(self, read: _LimitsRead) -> None:
+        """Wait for the reply, in the budget. Raises `StoreUnavailable` where there is none."""
+        asked_s, patience_s = monotonic(), self._due_s
+        await asyncio.wait((read.reply,), timeout=patience_s)
+        if not read.reply.done() and monotonic() - asked_s - patience_s > _LATE_S:
+            await asyncio.wait((read.reply,), timeout=_LATE_S)
+        if not read.reply.done():
+            self.on_ended(read)  # whoever comes next asks anew
+            self._outage.on_read_overdue(read)
+            raise StoreUnavailable("the store did not answer in time")
+
+    async def _was_lost(self, kid: str) -> bool:
+        """Whether the store had lost the key, which has been declared again. Raises `StoreUnavailable`."""
+        queue = self._queues.find(kid)
+        redeclared, reason = await self._redeclarer.resolve(kid, None if queue is None else queue.knowledge)
+        if redeclared is Redeclared.FAILED:
+            raise StoreUnavailable(reason)
+        if redeclared is Redeclared.DELETED:
+            queue = self._queues[kid]
+            if not queue.is_met:
+                self._queues.meet(queue)  # so that it is remembered to be deleted
+        if redeclared is not Redeclared.DECLARED and queue is not None and queue.is_met:
+            queue.knowledge.forget()
+        return redeclared is Redeclared.DECLARED

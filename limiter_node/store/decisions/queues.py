@@ -1,0 +1,85 @@
+"""The queues of the keys that a node has to do with: keys that it has met, and keys that may be invented.
+
+A key is met once the store has said that it exists, or that it was deleted. It is kept until `MOST` others were used
+since. Then the least recently used one goes, with the node's knowledge of it, as soon as nothing that the node admitted
+of it can be in the window. Beyond `MOST_OF_ALL` it goes sooner: in an outage the node may then admit its share of that
+key again.
+
+An unmet key is kept only as long as something of it waits or is under way, so that invented keys cost what their
+requests cost.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from limiter_node.limits import bucket_life_ms
+from limiter_node.store.batch import KeyQueue
+from limiter_node.store.keyspace import decision_keys, slot_of
+from limiter_node.store.knowledge import KeyKnowledge
+from limiter_node.store.scripts import Script
+from limiter_node.store.wire.script_target import ScriptTarget
+
+MOST, MOST_OF_ALL = 20_000, 100_000
+_LOOKED_AT = 64
+"""How many of the least recently used keys are looked at when another one is met."""
+
+
+class KeyQueues(OrderedDict[str, KeyQueue]):
+    """The met keys by `kid`, the least recently used first; looking one up with ``[]`` makes the queue of any key.
+
+    `incarnation` is this process's name in the store's records.
+    """
+
+    def __init__(self, decide: Script, incarnation: bytes, window_buckets: int) -> None:
+        super().__init__()
+        self._decide, self._incarnation, self._window_buckets = decide, incarnation, window_buckets
+        self._window_s = bucket_life_ms(window_buckets) / 1000
+        self.unmet: dict[str, KeyQueue] = {}
+        """The unmet keys by `kid`."""
+
+    def __missing__(self, kid: str) -> KeyQueue:
+        queue = self.unmet.get(kid)
+        if queue is None:
+            target = ScriptTarget(
+                self._decide,
+                slot_of(kid),
+                decision_keys(kid),
+                (self._incarnation,),
+                1,
+            )
+            queue = self.unmet[kid] = KeyQueue(kid, target, KeyKnowledge(self._window_buckets))
+        return queue
+
+    def find(self, kid: str) -> KeyQueue | None:
+        """Return the queue of a key if there is one."""
+        return self.get(kid) or self.unmet.get(kid)
+
+    def meet(self, queue: KeyQueue) -> None:
+        """Keep a key from now on: the store has said something of it."""
+        if self.unmet.get(queue.kid) is not queue:
+            return  # it was forgotten meanwhile
+        queue.is_met = True
+        del self.unmet[queue.kid]
+        self[queue.kid] = queue
+        self._make_room()
+
+    def _make_room(self) -> None:
+        """Forget idle keys, the least recently used first, while there are more than `MOST`."""
+        for _ in range(min(len(self) - MOST, _LOOKED_AT)):
+            kid, queue = next(iter(self.items()))
+            if not queue.is_idle:
+                self.move_to_end(kid)
+            elif len(self) > MOST_OF_ALL or queue.knowledge.heard_s_ago() > self._window_s:
+                del self[kid]
+            else:
+                break  # it may have used up its limit, and so may all that were used later
+
+    def drop_unmet(self, queue: KeyQueue) -> None:
+        """Forget an unmet key of which nothing waits any more."""
+        if not queue.is_met and queue.is_idle:
+            self.unmet.pop(queue.kid, None)
+
+    def knows_any(self) -> bool:
+        """Whether some key can be decided without the store."""
+        return any(queue.knowledge.exists for queue in self.values())

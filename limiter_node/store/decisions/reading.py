@@ -1,0 +1,122 @@
+"""Reads that count nothing: a key's usage, and whether the store decides.
+
+Where the store can't be asked, a policy tells the usage that the node knows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from limiter_node.decisions import Usage
+from limiter_node.errors import StoreUnavailable
+from limiter_node.store.batch import KeyQueue, Peek
+from limiter_node.store.decisions.first import FirstDecisions
+from limiter_node.store.decisions.queues import KeyQueues
+from limiter_node.store.decisions.redeclare import Redeclared, Redeclarer
+from limiter_node.store.keyspace import decision_keys, slot_of
+from limiter_node.store.outage.outage import Outage
+from limiter_node.store.scripts import load_script
+from limiter_node.store.wire.routing import Router
+from limiter_node.store.wire.script_target import ScriptTarget
+from limiter_node.store.wire.topology import Topology
+
+
+class StoreReader:
+    """Read for one node. `flush` sends what waits of a key, so that a read comes behind it on the same connection."""
+
+    def __init__(
+        self,
+        topology: Topology,
+        router: Router,
+        queues: KeyQueues,
+        outage: Outage,
+        redeclarer: Redeclarer,
+        *,
+        flush: Callable[[KeyQueue], None],
+        timeout_s: float,
+        window_buckets: int,
+    ) -> None:
+        self._topology, self._router, self._queues = topology, router, queues
+        self._outage, self._redeclarer = outage, redeclarer
+        self._flush, self._timeout_s, self._window_buckets = flush, timeout_s, window_buckets
+        self._script = load_script("peek")
+        self._first = FirstDecisions(topology, load_script("decide"), timeout_s)
+
+    async def peek(self, kid: str) -> Usage | None:
+        """See `Dispatcher.peek`."""
+        queue = self._queues.find(kid)
+        try:
+            if queue is not None:
+                if self._outage.is_on and self._outage.cuts_off(queue):
+                    raise StoreUnavailable("its shard is cut off")
+                self._flush(queue)
+            async with asyncio.timeout(self._timeout_s):
+                usage = await self._peek_store(kid)
+                return usage if usage is not None else await self._peek_missing(kid)
+        except TimeoutError:
+            return self._known_usage(queue, StoreUnavailable("the store did not answer in time"))
+        except StoreUnavailable as error:
+            return self._known_usage(queue, error)
+
+    def _known_usage(self, queue: KeyQueue | None, error: StoreUnavailable) -> Usage | None:
+        """Return what the policy knows of a key. Raises `error` where that is nothing."""
+        usage = None if queue is None else self._outage.usage(queue)
+        if usage is None:
+            raise error
+        return usage
+
+    async def _peek_missing(self, kid: str) -> Usage | None:
+        """Read a key that isn't in the store, unless the store has lost it: then it is declared again."""
+        queue = self._queues.find(kid)
+        redeclared, reason = await self._redeclarer.resolve(kid, None if queue is None else queue.knowledge)
+        if redeclared is Redeclared.DECLARED:
+            return await self._peek_store(kid)
+        if redeclared is Redeclared.FAILED:
+            raise StoreUnavailable(reason)
+        if redeclared is Redeclared.DELETED:
+            queue = self._queues[kid]
+            if not queue.is_met:
+                self._queues.meet(queue)
+        if queue is not None and queue.is_met:
+            queue.knowledge.forget()
+        return None
+
+    async def _peek_store(self, kid: str) -> Usage | None:
+        target = ScriptTarget(
+            self._script,
+            slot_of(kid),
+            decision_keys(kid),
+            (),
+            2,
+        )
+        call = Peek(self._router, target, self._window_buckets, self._router.loop.create_future())
+        self._router.send([call])
+        return await call.future
+
+    def decides_alone(self) -> bool:
+        """See `Dispatcher.decides_alone`."""
+        return self._outage.has_policy and self._queues.knows_any()
+
+    async def require_decisions(self) -> None:
+        """See `Dispatcher.require_decisions`."""
+        self._require_connections()
+        await self._first.require()
+
+    async def check(self) -> None:
+        """See `Dispatcher.check`."""
+        self._require_connections()
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await asyncio.gather(*(connection.ping() for connection in self._topology.masters()))
+        except TimeoutError:
+            raise StoreUnavailable("a shard of the store does not answer") from None
+
+    def _require_connections(self) -> None:
+        self._topology.require_known()
+        if shards := self._outage.shards:
+            raise StoreUnavailable(f"store {', '.join(shards.open_addresses())} does not decide")
+        for connection in self._topology.masters():
+            if not connection.is_open:
+                connection.connect()
+                raise StoreUnavailable(f"store {connection.address}: {connection.last_error}")

@@ -1,0 +1,113 @@
+"""Counting in the store, exactly once, what was admitted while it didn't decide (`store.outage.outage`). The rules:
+
+1. An admission that was never sent is charged to its bucket of the store's clock, as estimated from its last replies.
+   Charges wait in the key's queue, joined per bucket, and leave first in the key's next batch: before settles, before
+   new requests.
+2. A request whose batch was under way when the shard was cut off has a charge of its own, which waits for the batch:
+   that is sent again under its number, and a key has no other batch before it has ended.
+   a. The batch admitted it, and so did the policy: the charge is dropped; the request is counted where the store has
+      it, and what it gave back meanwhile is settled there.
+   b. The batch rejected it or never ran: the charge stands.
+   c. The batch admitted it but the policy did not: it is given back, request and tokens. Until that has arrived, it
+      is in the window: on the safe side.
+3. What a request gives back lessens its charge until that has been sent, and is settled in the store afterwards.
+4. What has left the window counts for nothing: such charges are forgotten, and a batch that old is given up unless it
+   may have run. What one admits so late, on a server that had stood still, counts for nobody: it is given back.
+5. A batch that the store refused, or that met a store which has lost data (`store.decisions.losses`), has counted
+   nothing: its charges, settles and requests wait for the key's next batch.
+
+Neighbours: `store.decisions.replies` says how batches ended, `store.unsent_charges` keeps charges,
+`store.decisions.receipts` settles.
+"""
+
+from __future__ import annotations
+
+from limiter_node.decisions import Decision, Outcome
+from limiter_node.limits import BUCKET_MS, Amounts
+from limiter_node.store import codec
+from limiter_node.store.batch import Admit, Batch
+from limiter_node.store.charges import Charge
+from limiter_node.store.decisions.receipts import Receipts
+from limiter_node.store.outage.outage import Outage
+from limiter_node.store.unsent_charges import UnsentCharges
+
+_REFUSED_AGAIN_S = 0.5
+"""Wait before a refused batch's settles and charges are sent again: a login's rights, say, are mended by people."""
+
+
+class Reconciliation:
+    """Bring the store's counts and a node's own admissions together, as batches end."""
+
+    def __init__(self, outage: Outage, charges: UnsentCharges, receipts: Receipts, window_buckets: int) -> None:
+        self._outage, self._charges, self._receipts = outage, charges, receipts
+        self._window_buckets = window_buckets
+
+    def on_charged(self, batch: Batch, time_ms: int) -> None:
+        """Note that the store has counted a batch's charges, when its clock was `time_ms`: in no later bucket."""
+        for charge, amounts in batch.charges:
+            self._on_counted(batch, charge, min(charge.bucket, time_ms // BUCKET_MS), amounts)
+
+    def on_late_verdict(self, batch: Batch, admit: Admit, decision: Decision) -> None:
+        """Take the store's verdict on a request that was decided without it or given up by its caller."""
+        charge = admit.charge
+        if charge is None:
+            if decision.outcome is Outcome.ADMITTED:
+                # Its caller was told that it isn't admitted, so it counts for nothing. If its caller had gone by then,
+                # the request stays counted and its tokens go back.
+                _, input_tokens, output_tokens = decision.need
+                requests = 0 if admit.future.cancelled() else 1
+                self._receipts.take_back(batch.queue, decision.receipt, input_tokens, output_tokens, requests)
+        elif decision.outcome is Outcome.ADMITTED:
+            bucket = decision.time_ms // BUCKET_MS
+            if bucket - charge.bucket <= self._window_buckets:
+                self._on_counted(batch, charge, bucket, decision.need)
+            else:
+                charge.drop()
+                requests, input_tokens, output_tokens = decision.need
+                self._receipts.settle(batch.queue, bucket, input_tokens, output_tokens, requests)
+        elif decision.outcome is Outcome.UNKNOWN_KEY:
+            charge.drop()
+        else:
+            self._charges.add(batch.queue, charge)
+
+    def on_not_run(self, batch: Batch) -> None:
+        """Keep what a batch carried that the store has not run and will not: it waits for the key's next one."""
+        queue = batch.queue
+        if batch.charges:
+            self._charges.put_back(queue, [charge for charge, _ in batch.charges])
+        queue.settles[:0] = batch.settles
+        unsent = []
+        for admit in batch.admits:
+            if admit.charge is not None:
+                self._charges.add(queue, admit.charge)
+            elif not admit.future.done():
+                unsent.append(admit)
+        queue.admits[:0] = unsent
+
+    def on_refused(self, batch: Batch, reason: str) -> None:
+        """Decide the requests of a batch that the store refuses to run; send the rest of it again later."""
+        queue = batch.queue
+        self.on_not_run(batch)
+        self._outage.decide_unsent(queue, reason)
+        if (known := queue.knowledge.known()) is not None:
+            oldest = known.now_ms // BUCKET_MS - self._window_buckets
+            queue.settles = [each for each in queue.settles if codec.settled_bucket(each) >= oldest]
+        if queue.settles or queue.charges:
+            self._outage.hold(queue, _REFUSED_AGAIN_S)
+
+    def on_given_up(self, batch: Batch, reason: str) -> None:
+        """Decide the requests of a batch whose end nobody can tell, and for whose charges it no longer matters."""
+        for charge, _ in batch.charges:
+            charge.drop()
+        for admit in batch.admits:
+            if admit.charge is not None:
+                self._charges.add(batch.queue, admit.charge)
+            else:
+                self._outage.decide_pending(admit, reason, is_sent=False)
+
+    def _on_counted(self, batch: Batch, charge: Charge, bucket: int, amounts: Amounts) -> None:
+        """Note that the store has counted a charge, or the request that it stands for, in `bucket`."""
+        batch.queue.knowledge.own.mark_counted(charge.since, charge.bucket, batch.number)
+        requests, input_tokens, output_tokens = charge.mark_counted(bucket, amounts)
+        if requests or input_tokens or output_tokens:
+            self._receipts.settle(batch.queue, bucket, input_tokens, output_tokens, requests)

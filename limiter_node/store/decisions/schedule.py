@@ -1,0 +1,42 @@
+"""The keys whose next batch leaves in this turn of the event loop, together with all that arrives in it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from limiter_node.store.batch import KeyQueue
+
+
+class Schedule:
+    """Hold the scheduled keys of one node. `send` is called in a later turn; it takes them.
+
+    `quiet` is cleared with the first of them; whoever sends sets it when nothing is scheduled or in flight any more.
+    """
+
+    __slots__ = ("_loop", "_send", "queues", "quiet")
+
+    def __init__(self, send: Callable[[], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._send = send
+        self.queues: list[KeyQueue] = []
+        self.quiet = asyncio.Event()
+        self.quiet.set()
+
+    def add(self, queue: KeyQueue) -> None:
+        """Schedule a key, which must have no batch in flight and not be scheduled."""
+        queue.is_scheduled = True
+        if not self.queues:
+            self._loop.call_soon(self._send)
+            self.quiet.clear()
+        self.queues.append(queue)
+
+    def release(self, queue: KeyQueue) -> None:
+        """Schedule a key if it has settles or charges that could be sent now."""
+        if (queue.settles or queue.charges) and queue.in_flight is None and not queue.is_scheduled:
+            self.add(queue)
+
+    def take(self) -> list[KeyQueue]:
+        """Return the scheduled keys, and forget them."""
+        queues, self.queues = self.queues, []
+        return queues

@@ -1,0 +1,28 @@
+"""The requests that wait for a verdict. `store.decisions.deadlines` sees to it that none waits for too long."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from limiter_node.store.batch import Admit
+
+
+class PendingAdmits:
+    """Hold the requests of one node that wait, at most `most`; answered ones stay until the next sweep."""
+
+    __slots__ = ("admits", "most", "overtime")
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.admits: deque[Admit] = deque()
+        """In the order of their deadlines."""
+        self.overtime: deque[tuple[float, Admit]] = deque()
+        """Those that are past their deadline, and until when each may wait: the store isn't to blame."""
+
+    def __bool__(self) -> bool:
+        return bool(self.admits or self.overtime)
+
+    def unanswered(self) -> list[Admit]:
+        """Return those without a verdict. O(pending)."""
+        pending = [*self.admits, *(admit for _, admit in self.overtime)]
+        return [admit for admit in pending if not admit.future.done()]

@@ -1,0 +1,120 @@
+"""Counting that would hold up the node: in slices, other requests between them, or in the second process.
+
+A text is sliced where it can be cut exactly (`limiter_node.tokens.slices`) and isn't very long. Nothing queues for
+that: what large requests do to the length of the event loop's turns is what tells a node that it is overloaded
+(`limiter_node.http.server.overload`). To hand the same text to another process costs as much as counting it, so that is
+for what can't be cut or would take many turns.
+
+The node's side is `TokenCounting`; `count_frame` is what the other process does (`limiter_node.worker_process`). A
+frame's head is JSON, ``[encoding, [text, …]]`` one way and ``[count, …]`` the other.
+
+Weakness: each node that meets a large request holds both vocabularies twice (some 60 MB).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import orjson
+
+from limiter_node.tokens import counting as tokens
+from limiter_node.tokens.counting import TokenCounter
+from limiter_node.tokens.slices import slices
+from limiter_node.worker_process import Frame, WorkerProcess
+
+INLINE_CHARS = 8_192
+"""Up to here a request is counted where it is: 0.12 ms for prose, 1.4 ms for the worst text known."""
+SLICED_CHARS = 65_536
+"""Up to here a request is counted in slices of up to `INLINE_CHARS`."""
+CHARS_PER_TURN = 16_384
+"""Of slices: 0.25 ms for prose. More than one, because turns of the event loop are long where there is much to do."""
+COUNT = 1
+"""The kind of frame."""
+
+# What a text costs beside its characters.
+_TEXT_CHARS = 32
+
+
+class TokenCounting:
+    """Counts large requests without holding up the event loop, small ones at once. What is largest, in `worker`."""
+
+    def __init__(self, worker: WorkerProcess) -> None:
+        self._worker = worker
+
+    async def count(self, model: str, total: Callable[[TokenCounter], int]) -> int:
+        """What `total` makes of a counter: a sum of counts of texts and of anything that it adds by itself.
+
+        ``await counting.count(model, lambda counter: tokens.sum_chat(messages, counter))``. `total` is called once,
+        with a counter that answers from what is remembered, and 0 for the texts that are counted later.
+
+        Raises:
+            Overloaded: too much waits to be counted, or the process died of these texts twice.
+        """
+        encoding = tokens.encoding_name(model)
+        cache = tokens.cache_of(encoding)
+        missing: list[str] = []
+        find = tokens.once_each(cache.find)
+
+        def known(text: str) -> int:
+            found = find(text)
+            if found is None:
+                missing.append(text)
+                return 0
+            return found
+
+        sum_known = total(known)
+        if not missing:
+            return sum_known
+        # A text that occurs twice in one request is counted once.
+        texts = list(dict.fromkeys(missing))
+        chars = sum(map(len, texts)) + _TEXT_CHARS * len(texts)
+        if chars <= INLINE_CHARS:
+            counts = [tokens.count_anew(text, encoding) for text in texts]
+        elif chars <= SLICED_CHARS and (sliced := _slices(texts)) is not None:
+            counts = await self._count_in_slices(encoding, sliced)
+        else:
+            counts = await self._count_apart(encoding, texts)
+        for text, count in zip(texts, counts, strict=True):
+            cache.keep(text, count)
+        if len(texts) == len(missing):
+            return sum_known + sum(counts)
+        return sum_known + sum(map(dict(zip(texts, counts, strict=True)).__getitem__, missing))
+
+    @staticmethod
+    async def _count_in_slices(encoding: str, texts: list[list[str]]) -> list[int]:
+        counts, chars = [0] * len(texts), 0
+        for number, sliced in enumerate(texts):
+            for each in sliced:
+                chars += len(each) + _TEXT_CHARS
+                if chars > CHARS_PER_TURN:
+                    chars = len(each) + _TEXT_CHARS
+                    await asyncio.sleep(0)
+                counts[number] += tokens.count_anew(each, encoding)
+        return counts
+
+    async def _count_apart(self, encoding: str, texts: list[str]) -> list[int]:
+        answer = await self._worker.ask(Frame(COUNT, _texts_head(encoding, texts)))
+        counts: list[int] = orjson.loads(answer.head)
+        return counts
+
+
+def _slices(texts: list[str]) -> list[list[str]] | None:
+    """Each text in slices that can be counted at once; None if one has none."""
+    most_chars = INLINE_CHARS - _TEXT_CHARS
+    sliced = [list(slices(text, most_chars)) for text in texts]
+    return sliced if all(len(each[-1]) <= most_chars for each in sliced) else None
+
+
+def _texts_head(encoding: str, texts: list[str]) -> bytes:
+    try:
+        return orjson.dumps([encoding, texts])
+    except orjson.JSONEncodeError:  # lone surrogates
+        return orjson.dumps([encoding, [tokens.well_formed(text) for text in texts]])
+
+
+def count_frame(frame: Frame) -> Frame:
+    """In the other process: the answer to a frame of the kind `COUNT`."""
+    encoding, texts = orjson.loads(frame.head)
+    counter = tokens.counter_of(encoding)
+    return Frame(COUNT, orjson.dumps([counter(text) for text in texts]))

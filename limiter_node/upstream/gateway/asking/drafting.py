@@ -1,0 +1,45 @@
+"""Drafts: what is kept of a checked request until it is admitted. They are made in the process that read it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from limiter_node.upstream.errors import UnknownModel
+from limiter_node.upstream.gateway.asking.admitted_request import RequestOutline, outline_of
+from limiter_node.upstream.gateway.asking.disguise import refuse_disguised
+from limiter_node.upstream.gateway.asking.outgoing_body import outgoing_parts
+from limiter_node.upstream.gateway.service import Service, Services
+from limiter_node.upstream.interface import Draft
+from limiter_node.upstream.requests import LimitedRequest
+
+DraftedRequest = tuple[RequestOutline, Mapping[str, Any], str]
+"""The content of a draft: the outline, and the body but for its bytes, as `OutgoingBody` has it."""
+
+
+class ServiceDrafter:
+    """Draft requests for `services`. Pickled, it knows neither their keys nor where they are."""
+
+    def __init__(self, services: Sequence[Service]) -> None:
+        self.services = Services(services)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ServiceDrafter, ([replace(service, key="", urls=()) for service in self.services.all],)
+
+    def extra_fields(self, model: str) -> frozenset[str]:
+        """Return the fields that pass uncounted to the service of `model`; none for a model that nobody has."""
+        found = self.services.find(model)
+        return frozenset() if found is None else found.service.extra_fields
+
+    def draft(self, request: LimitedRequest, body: bytes) -> Draft:
+        """Return the draft of `request`.
+
+        Raises `UnknownModel`, and `NotServed` for a body that a service might read in another way.
+        """
+        found = self.services.find(request.model)
+        if found is None:
+            raise UnknownModel(request.model)
+        refuse_disguised(request, found.service.extra_fields)
+        data, added, cap_field = outgoing_parts(request, body, found.service, found.model)
+        return Draft((outline_of(request, found.service), added, cap_field), data)

@@ -1,0 +1,35 @@
+"""The headers that a service is sent.
+
+Of the caller's only those pass that say something about the request: none that names a host, a user or a connection,
+none that could make one caller's answer another's.
+"""
+
+from __future__ import annotations
+
+from limiter_node.credentials import given_key
+from limiter_node.upstream.gateway.asking.admitted_request import AdmittedRequest
+from limiter_node.upstream.gateway.service import Service
+
+_PASSED = ("openai-beta", "traceparent", "tracestate")
+_MAX_VALUE_CHARS = 1_024
+
+
+def outgoing_headers(admitted: AdmittedRequest, service: Service, user_agent: str) -> dict[str, str]:
+    """Return the headers for `service`, but for those that HTTP itself needs."""
+    headers = {
+        "Content-Type": "application/json",
+        # Usage has to be read, and callers get what they asked us for.
+        "Accept-Encoding": "identity",
+        "User-Agent": user_agent,
+        "x-request-id": admitted.request_id,
+    }
+    given = admitted.headers
+    if service.forwards_key:
+        headers["Authorization"] = f"Bearer {given_key(given) or ''}"
+    elif service.key:
+        headers["Authorization"] = f"Bearer {service.key}"
+    for name in _PASSED:
+        value = given.get(name)
+        if value is not None and len(value) <= _MAX_VALUE_CHARS and value.isascii() and value.isprintable():
+            headers[name] = value
+    return headers

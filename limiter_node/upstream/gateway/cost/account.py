@@ -1,0 +1,103 @@
+"""The account of a stream: what it has cost so far, and whether it is whole.
+
+Until a service tells its usage, an answer costs what its pieces are by our tokenizer, each for itself: exact where each
+is a token, at most a little more where words are cut. What the service tells takes its place, unless it can't be true.
+
+`chunk_account` and `responses_api_account` are the two kinds.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from limiter_node.tokens.counting import counter_of
+from limiter_node.upstream.gateway.cost.output_texts import piece_tokens, unread_tokens
+from limiter_node.upstream.gateway.cost.usage import Usage
+
+
+class Account(Protocol):
+    """Understand the events of one kind of stream, and say what it has cost so far."""
+
+    is_whole: bool
+    """Whether nothing is missing if the service closes its stream now, in order."""
+    is_done: bool
+    """Whether the service has said so: nothing more is to come."""
+    is_finished: bool
+    """Whether all output has come; the usage may still follow."""
+    error: Any
+    """The event that broke it off, as JSON, as `find_event_error` returns it; None as long as nothing did."""
+    input_tokens: int
+    """The input that the service told; 0 if it told none."""
+    told_reasoning: bool
+    """Whether the service told reasoning tokens: its model produces output that may not be shown."""
+    plain_text: str | None
+    """The text that the event noted last has added, where it did nothing else; such events may come by `add_text`."""
+    plain_name: str
+    """The field that holds `plain_text`."""
+
+    @property
+    def output_tokens(self) -> int:
+        """The cost of the output so far."""
+        ...
+
+    @property
+    def has_usage(self) -> bool:
+        """Whether the service has told what all output so far costs: nothing has to be waited for."""
+        ...
+
+    def note(self, fields: dict[str, Any]) -> dict[str, Any] | None:
+        """Take in one event. Return what the caller sees: `fields`, another object in their place, None for nothing."""
+        ...
+
+    def add_text(self, text: str) -> None:
+        """Take in an event that differs from the one noted last in nothing but its `plain_text`, which is `text`."""
+        ...
+
+    def note_unread(self, size: int) -> None:
+        """Take in one event of `size` bytes that is no JSON object."""
+        ...
+
+    def note_named_error(self, data: Any) -> None:
+        """Take in an event that is named ``error``, whatever it says."""
+        ...
+
+    def note_done(self) -> None:
+        """Note that ``[DONE]`` has come."""
+        ...
+
+
+class AccountBase:
+    """Hold what both kinds of accounts share.
+
+    `at_most`: the bound of what is counted here, by another tokenizer than the service's.
+    """
+
+    def __init__(self, encoding: str, at_most: int) -> None:
+        self._encoding, self._at_most = encoding, at_most
+        self._count = counter_of(encoding)
+        self._counted = 0
+        self.is_whole = self.is_done = self.is_finished = False
+        self.error: Any = None
+        self.input_tokens = 0
+        self.told_reasoning = False
+        self.plain_text: str | None = None
+        self.plain_name = ""
+
+    def add_text(self, text: str) -> None:
+        """Take in an event that says nothing but `text`."""
+        self._counted += piece_tokens(self._count, text)
+
+    def note_unread(self, size: int) -> None:
+        """Take in one event of `size` bytes that is no JSON object."""
+        self._counted += unread_tokens(size)
+
+    def note_named_error(self, data: Any) -> None:
+        """Take in an event that is named ``error``."""
+        if type(data) is dict and type(data.get("message")) is not str:
+            self.error = data
+        else:
+            self.error = {"error": data or "The upstream service broke off."}
+
+    def note_told(self, usage: Usage) -> None:
+        self.input_tokens = max(self.input_tokens, usage.input_tokens)
+        self.told_reasoning |= usage.told_reasoning

@@ -1,0 +1,185 @@
+"""Event streams while they pass: their bytes go on as they came, and an account learns what they say.
+
+Bytes pass as soon as they came, in whole events: one that isn't complete yet waits for its end. Only what the caller
+didn't ask for is taken out (the usage), and an error, which is told in its own way.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from limiter_node.held import SMALL_BYTES, Hold
+from limiter_node.upstream.gateway.cost.account import Account
+from limiter_node.upstream.gateway.cost.text_only_events import Template
+from limiter_node.upstream.gateway.lenient_json import BYTE_ORDER_MARK, read_json, write_json
+
+MAX_EVENT_BYTES: Final = 16 * 1024 * 1024
+"""Of one event that isn't whole yet."""
+
+_ENDS: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r|\n\r\n|\n\r(?=[^\n])")
+_LONGEST_END = 4
+_MOST_LIKENED_BYTES = 65_536
+"""Of an event that others may be like: none will be like a picture."""
+_MOST_LINES = 10_000
+"""Of one event that is read: 16 MB of empty lines would hold the event loop for seconds."""
+
+
+class TooLong(Exception):
+    """Raised when an event doesn't end."""
+
+
+class EventReader:
+    """Takes a stream's bytes and gives back those that pass on; `account` knows what they mean.
+
+    `hold` holds what waits for the end of its event, where that is much.
+
+    Most events of a stream differ in nothing but their text: of these only that is read, see `Template`.
+    """
+
+    def __init__(self, account: Account, hold: Hold | None = None) -> None:
+        self._account, self._hold = account, hold
+        self._rest = bytearray()
+        self._is_first = True
+        self._is_cut = False
+        """Whether an event that can't be read may be the beginning of one, which callers' clients drop."""
+        self._template = Template()
+
+    def feed(self, data: bytes) -> bytes:
+        """Return what passes on of `data` and of what had to wait. Raises `TooLong`, and `Overloaded`."""
+        waiting = self._rest
+        if not waiting:
+            template = self._template
+            if template.before and data.startswith(template.before) and (text := template.text_of(data)) is not None:
+                self._account.add_text(text)
+                return data
+            if data.endswith(b"\n\n") and data.find(b"\n\n") == len(data) - 2 and b"\r" not in data:
+                return self._kept(data)  # one event, as most come
+            end = _end(data, 0)
+            waiting += data[end:]
+            whole = data[:end]
+        else:
+            # What came before may end with a part of an end.
+            start = max(0, len(waiting) - _LONGEST_END)
+            waiting += data
+            end = _end(waiting, start)
+            whole = bytes(waiting[:end])
+            del waiting[:end]
+        if len(self._rest) > MAX_EVENT_BYTES:
+            raise TooLong
+        if self._hold is not None and (len(self._rest) > SMALL_BYTES or self._hold.size):
+            self._hold.give(self._hold.size)
+            self._hold.take(len(self._rest))
+        return self._passed(whole) if whole else b""
+
+    def rest(self) -> bytes:
+        """Return what is left at the end of the stream: an event without its empty line, which some services forget."""
+        rest, self._rest = bytes(self._rest), bytearray()
+        self._is_cut = not rest.endswith(b"\n\r")
+        return self._passed(rest) if rest else b""
+
+    def _passed(self, whole: bytes) -> bytes:
+        """`whole`, without what the caller isn't to see."""
+        if b"\r" in whole:
+            ends = [found.end() for found in _ENDS.finditer(whole)]
+            if not ends or ends[-1] < len(whole):
+                ends.append(len(whole))
+            events = [whole[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+        else:
+            *ended, last = whole.split(b"\n\n")
+            events = [event + b"\n\n" for event in ended]
+            if last:
+                events.append(last)
+        account = self._account
+        # Empty lines are no events, and may be many.
+        return b"".join([event if len(event) <= 2 and account.error is None else self._kept(event) for event in events])
+
+    def _kept(self, event: bytes) -> bytes:
+        """Return the bytes of one event that pass on."""
+        account = self._account
+        if account.error is not None:
+            return b""  # what comes after an error is of no use to anybody
+        template = self._template
+        if template.before and event.startswith(template.before) and (text := template.text_of(event)) is not None:
+            account.add_text(text)
+            return event
+        name = b""
+        first_line = event.find(b"\n", 0, -2)
+        if first_line < 0 and event.startswith(b"data:") and b"\r" not in event:
+            data = event[5:]
+        elif (
+            event.startswith(b"event:")
+            and event.startswith(b"data:", first_line + 1)
+            and event.find(b"\n", first_line + 1, -2) < 0
+            and b"\r" not in event
+        ):
+            name, data = event[6:first_line].strip(), event[first_line + 6 :]
+        else:
+            unmarked = event.removeprefix(BYTE_ORDER_MARK) if self._is_first else event
+            if unmarked.count(b"\n") + unmarked.count(b"\r") > _MOST_LINES:
+                self._is_first = False
+                account.note_unread(len(unmarked))
+                return event
+            lines = unmarked.splitlines()
+            said = [line[5:].strip() for line in lines if line.startswith(b"data:")]
+            if not said:
+                self._is_first &= not unmarked.strip()
+                return event
+            data = b"\n".join(said)
+            name = next((line[6:].strip() for line in lines if line.startswith(b"event:")), b"")
+        self._is_first = False
+        try:
+            fields = read_json(data)
+        except ValueError:
+            stripped = data.strip()
+            if stripped == b"[DONE]":
+                account.note_done()
+            elif name == b"error":
+                account.note_named_error(stripped.decode("utf-8", "replace"))
+                template.forget()
+                return b""
+            elif not self._is_cut:
+                account.note_unread(len(stripped))
+            return event
+        if type(fields) is not dict:
+            if fields is not None and not self._is_cut:  # some services send null now and then
+                account.note_unread(len(data.strip()))
+            return event
+        if name == b"error":
+            account.note_named_error(fields)
+            template.forget()
+            return b""
+        passed = account.note(fields)
+        if passed is fields:
+            if account.plain_text and len(event) < _MOST_LIKENED_BYTES:
+                template.learn(event, account.plain_name, account.plain_text)
+            return event
+        template.forget()
+        return b"" if passed is None else _rewritten(event, passed)
+
+
+def _end(data: bytes | bytearray, start: int) -> int:
+    """Where the last whole event of `data` ends, 0 if none does; none ends before `start`."""
+    if data.find(b"\r", start) < 0:
+        found_at = data.rfind(b"\n\n", start)
+        return found_at + 2 if found_at >= 0 else 0
+    end = 0
+    for found in _ENDS.finditer(data, start):
+        end = found.end()
+    return end
+
+
+def _rewritten(event: bytes, fields: object) -> bytes:
+    """`event` with `fields` for its data, all else as it was; the event as it is if that can't be written."""
+    try:
+        data = write_json(fields)
+    except ValueError:
+        return event
+    lines, is_written = [], False
+    for line in event.splitlines(keepends=True):
+        if not line.startswith(b"data:"):
+            lines.append(line)
+        elif not is_written:
+            is_written = True
+            lines.append(b"data: %b%b" % (data, line[len(line.rstrip(b"\r\n")) :]))
+    return b"".join(lines)

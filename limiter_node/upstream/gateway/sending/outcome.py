@@ -1,0 +1,31 @@
+"""How a request to a service has ended: counted once, and noted for its address."""
+
+from __future__ import annotations
+
+from limiter_node.telemetry import UpstreamCounts
+from limiter_node.upstream.gateway.sending.service_address import ServiceAddress
+
+_ANSWERED = frozenset(("ok", "rate_limited", "refused"))
+
+
+class OutcomeRecorder:
+    """Counts how a request ended, once, and tells the address.
+
+    Called with one of `limiter_node.telemetry.UPSTREAM_OUTCOMES`, and what happened.
+    """
+
+    __slots__ = ("_address", "_counts", "_is_only", "has_ended")
+
+    def __init__(self, counts: UpstreamCounts, address: ServiceAddress, *, is_only: bool) -> None:
+        self._counts, self._address, self._is_only = counts, address, is_only
+        self.has_ended = False
+
+    def __call__(self, outcome: str, what: str) -> None:
+        if self.has_ended:
+            return
+        self.has_ended = True
+        self._counts.outcomes[outcome] += 1
+        if outcome in _ANSWERED:
+            self._address.note_success()
+        elif outcome != "gone":
+            self._address.note_failure(why=what, is_only=self._is_only)

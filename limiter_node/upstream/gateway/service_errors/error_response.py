@@ -1,0 +1,42 @@
+"""A response whose status is not 200, as the error to raise."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from limiter_node.upstream.errors import UpstreamError, UpstreamRefusal
+from limiter_node.upstream.gateway.response_headers import header, is_packed, refusal_headers
+from limiter_node.upstream.gateway.service import Service
+from limiter_node.upstream.gateway.service_errors.in_band import KEEPS_STATUS, OUR_FAULT
+from limiter_node.upstream.gateway.service_errors.openai_shape import openai_error, quoted_message
+from limiter_node.upstream.gateway.wire.exchange import HELD_BYTES, Exchange
+
+MAX_ERROR_BYTES: Final = HELD_BYTES
+_ERROR_S: Final = 5.0
+"""How long an error may take to say what it is: its status has come."""
+
+
+async def response_error(exchange: Exchange, service: Service) -> UpstreamError:
+    """Return the error to raise for a response whose status is not 200. Raises what the exchange raises."""
+    status = exchange.status
+    if not 400 <= status < 600:
+        return UpstreamError(f"answered with status {status}")
+    try:
+        async with asyncio.timeout(_ERROR_S):
+            await exchange.read(MAX_ERROR_BYTES)
+    except TimeoutError:
+        pass
+    said = await exchange.read(0)
+    if not exchange.is_complete or len(said) > MAX_ERROR_BYTES or is_packed(exchange.fields):
+        said = b""  # longer than anybody is told (some repeat the whole input), but what it is, its status says
+    kind = header(exchange.fields, "content-type")
+    if status in OUR_FAULT and not service.forwards_key:
+        quoted = quoted_message(status, said, service.key, kind)
+        return UpstreamError(f"does not accept this node's key (status {status}){quoted}")
+    body = openai_error(status, said, service.key, kind)
+    headers = refusal_headers(status, exchange.fields, service.key)
+    if status < 500:
+        return UpstreamRefusal(f"refused with status {status}", status=status, body=body, headers=headers)
+    shown = status if status in KEEPS_STATUS else 502
+    return UpstreamError(f"failed with status {status}", status=shown, body=body, headers=headers)

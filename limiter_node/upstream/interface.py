@@ -1,0 +1,87 @@
+"""The interface of an upstream: it drafts a request, prepares it, and answers it once it is admitted.
+
+There are two upstreams: `rendered`, which writes out what a model in this process answers (the mock), and `gateway`,
+which passes on what a service answers over HTTP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+from limiter_node.upstream.answers import AnswerStream, WholeAnswer
+from limiter_node.upstream.requests import LimitedRequest
+
+
+class Draft(NamedTuple):
+    """All that an upstream needs of a request, without what it was read from: that needn't be kept while it waits."""
+
+    content: Any
+    """The upstream's own; small, and can be pickled."""
+    body: bytes | bytearray = b""
+    """The bytes to send, if they are many. If they are sent as they came, this is the very object that came."""
+
+
+class Drafter(Protocol):
+    """Makes drafts of requests before they are admitted. Pure, and can be pickled: another process may do it."""
+
+    def extra_fields(self, model: str) -> frozenset[str]:
+        """The fields that requests for `model` may have though nobody knows them: they count for nothing."""
+        ...
+
+    def draft(self, request: LimitedRequest, body: bytes) -> Draft:
+        """All that is needed to ask `request`, which `body` was read as. O(length).
+
+        Raises `NotServed` for one that can't be asked, so that it counts for nothing.
+        """
+        ...
+
+
+class Prepared(Protocol):
+    """A request that can be asked once it is admitted."""
+
+    @property
+    def is_sent(self) -> bool:
+        """Whether the upstream may be at work on it."""
+        ...
+
+    @property
+    def is_uncertain(self) -> bool:
+        """Whether a request whose answer never began may have cost more than its input: the reservation stands then."""
+        ...
+
+    async def ask(
+        self, reserved_tokens: int, request_id: str, headers: Mapping[str, str]
+    ) -> WholeAnswer | AnswerStream:
+        """The answer; to be asked for once. Not every request that asks for a stream gets one. Raises `UpstreamError`.
+
+        Args:
+            reserved_tokens: output tokens that are reserved in all: more may not be produced.
+            request_id: the `x-request-id`, for the upstream's own records.
+            headers: the caller's, unchecked but for being HTTP.
+        """
+        ...
+
+
+class Upstream(Protocol):
+    """A service that answers what OpenAI's routes ask."""
+
+    stops_at_once: bool
+    """Whether a request that nobody waits for can be stopped before it is answered, so that it costs nothing."""
+
+    @property
+    def drafter(self) -> Drafter:
+        """The maker of the drafts for `prepared`."""
+        ...
+
+    def prepared(self, draft: Draft) -> Prepared:
+        """The request that `draft` was made of, ready to be asked."""
+        ...
+
+    async def models(self) -> tuple[str, ...]:
+        """The names of the models served. Raises `UpstreamError`."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of connections. Idempotent."""
+        ...
