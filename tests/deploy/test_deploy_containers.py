@@ -74,9 +74,14 @@ def is_asked(each: Requirement, by: Requirement) -> bool:
 
 
 def locked(path: Path) -> dict[str, str]:
-    """By name, an entry with its version and hashes."""
-    entries = re.findall(r"^([a-z][^=\n]*)(==[^\n]*\\\n(?:    --hash=[^\n]*\n)+)", path.read_text(), re.MULTILINE)
-    return {canonicalize_name(name): entry for name, entry in entries}
+    """By name, the version and hashes of each entry that holds on this Python and system."""
+    entries = re.findall(r"^([a-z].*?) \\\n((?:    --hash=[^\n]*\n)+)", path.read_text(), re.MULTILINE)
+    requirements = [(Requirement(text), hashes) for text, hashes in entries]
+    return {
+        canonicalize_name(each.name): f"{each.specifier}\n{hashes.replace(chr(92), '')}"
+        for each, hashes in requirements
+        if each.marker is None or each.marker.evaluate()
+    }
 
 
 def test_each_lock_has_what_was_tested_and_nothing_else() -> None:
