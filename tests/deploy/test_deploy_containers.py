@@ -241,6 +241,26 @@ def test_a_unit_is_one_that_systemd_takes(tmp_path: Path, unit: str) -> None:
     assert (verified.returncode, complaints) == (0, [])
 
 
+def test_the_readmes_addition_to_the_unit_is_one_that_systemd_takes(tmp_path: Path) -> None:
+    (addition,) = re.findall(r"```ini\n(.*?)```", (DEPLOY / "README.md").read_text("utf-8"), re.DOTALL)
+    path = unit_file(tmp_path, UNITS[0])
+    path.write_text(path.read_text() + addition)
+    verified = subprocess.run([program("systemd-analyze"), "verify", str(path)], capture_output=True, text=True)
+    assert (verified.returncode, [line for line in verified.stderr.splitlines() if UNITS[0] in line]) == (0, [])
+
+
+def test_the_readme_installs_files_that_are_there_where_the_unit_looks_for_them() -> None:
+    readme = (DEPLOY / "README.md").read_text("utf-8")
+    named = set(re.findall(r"\bdeploy/[\w@.-]*\w", readme.partition("## A node as a service")[2]))
+    assert named == {"deploy/requirements.txt", "deploy/limiter-node.env", "deploy/limiter-node@.service"}
+    assert all((ROOT / path).is_file() for path in named)
+    unit = (DEPLOY / "limiter-node@.service").read_text()
+    assert "EnvironmentFile=/etc/limiter-node.env" in unit
+    assert "ExecStart=/opt/limiter-node/bin/limiter-node serve" in unit
+    assert "python3 -m venv /opt/limiter-node\n" in readme
+    assert "deploy/limiter-node.env /etc/limiter-node.env " in readme
+
+
 @pytest.mark.parametrize("unit", UNITS)
 def test_a_unit_is_confined(tmp_path: Path, unit: str) -> None:
     """By systemd's own measure, from 0 (nothing is exposed) to 10; without its settings a unit has more than 9."""
