@@ -22,7 +22,7 @@ from redis import Redis
 from benchmarks.lib.measuring import Row, show
 from limiter_node.credentials import bearer_key, key_id
 from limiter_node.decisions import Decision, Outcome
-from limiter_node.http.requests.chat import need_of, parse_chat
+from limiter_node.http.requests.chat import need_of_chat, parse_chat
 from limiter_node.http.responses.answer import Answer
 from limiter_node.http.responses.headers import RequestIds, ResponseHeaders
 from limiter_node.limits import WINDOW_BUCKETS, Amounts, KeyLimits
@@ -30,7 +30,7 @@ from limiter_node.store import codec
 from limiter_node.store.embedded.stores import EmbeddedStore
 from limiter_node.store.scripts import load_script
 from limiter_node.store.values import pack_limits
-from limiter_node.tokens import counting as tokens
+from limiter_node.tokens import vocabulary
 from limiter_node.upstream.mock.model import MockModel
 from limiter_node.upstream.openai.chat import chat_completion
 
@@ -65,13 +65,13 @@ def stages(reply: bytes) -> dict[str, Callable[[], object]]:
     headers, ids = ResponseHeaders("node-1"), RequestIds()
     upstream = MockModel(latency_ms=0, length="lognormal:128:0.7", seed=0)
     request = parse_chat(BODY)
-    need = need_of(request)
+    need = need_of_chat(request)
     completion = _finished(upstream.chat(request, 128, "req_1"))
     request_id = ids.next()
     block, body = headers.decided(DECISION, request_id), chat_completion(request, completion, request_id, 1)
     return {
         "the key: read and digested": lambda: key_id(bearer_key("Bearer sk-0123456789abcdef0123456789abcdef") or ""),
-        "the body: parsed, checked, tokens counted": lambda: need_of(parse_chat(BODY)),
+        "the body: parsed, checked, tokens counted": lambda: need_of_chat(parse_chat(BODY)),
         "the batch: packed": lambda: codec.pack_batch(1, [codec.pack_admit(*need)], resent=False),
         "the verdict: unpacked": lambda: codec.decisions(reply, 1, [need], WINDOW_BUCKETS),
         "the mock's answer": lambda: _finished(upstream.chat(request, 128, "req_1")),
@@ -94,8 +94,8 @@ async def _a_reply() -> bytes:
 
 
 def measure(rounds: int) -> list[Row]:
-    """Return a row per stage, and their sum."""
-    tokens.warm()
+    """A row per stage, and their sum."""
+    vocabulary.warm()
     rows = []
     for name, stage in stages(asyncio.run(_a_reply())).items():
         times = [each / NUMBER * 1e6 for each in timeit.repeat(stage, number=NUMBER, repeat=rounds)]

@@ -9,7 +9,7 @@ import os
 import resource
 import signal
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 
 import uvloop
@@ -27,7 +27,6 @@ from limiter_node.http.server.http_server import HttpServer
 from limiter_node.http.server.listening import Listener
 from limiter_node.http.server.overload import LoopLoad
 from limiter_node.http.server.tls import Certificate
-from limiter_node.keysfile import KeysFile
 from limiter_node.limiter.admission import Decider, Limiter
 from limiter_node.limiter.degraded import policy
 from limiter_node.limits import BUCKET_MS
@@ -35,10 +34,11 @@ from limiter_node.settings import NodeSettings
 from limiter_node.start import Start
 from limiter_node.store.admin.preparation import Preparation
 from limiter_node.store.decisions.dispatcher import Dispatcher
+from limiter_node.store.decisions.redeclare import DeclaredKeys
 from limiter_node.store.url import parse_store_url
 from limiter_node.store.wire.topology import Topology
 from limiter_node.telemetry import Telemetry
-from limiter_node.tokens import counting as tokens
+from limiter_node.tokens import vocabulary
 from limiter_node.upstream.gateway.sending.timeouts import UpstreamTimeouts
 from limiter_node.upstream.gateway.upstream import Gateway
 from limiter_node.upstream.interface import Upstream
@@ -68,15 +68,14 @@ class RunningNode:
 async def running_node(
     settings: NodeSettings,
     start: Start,
+    declared: DeclaredKeys | None = None,
     on_other_format: Callable[[OtherFormat], None] = lambda _: None,
     decider: Decider | None = None,
 ) -> AsyncIterator[RunningNode]:
-    """A node that accepts requests until the block is left: then it drains, settles and closes.
+    """Run a node that accepts requests until the block is left: then it drains, settles and closes.
 
-    To complete its `start` is for the caller.
-
+    The caller completes `start`. `declared` is the keys file, whose keys are declared again where the store loses them.
     `on_other_format` is called when the node finds out that it must not use this store, and has to leave the block.
-
     `decider` decides in place of the store's dispatcher, if given.
 
     Raises:
@@ -86,55 +85,62 @@ async def running_node(
     if HttpRequestParser is HttpRequestParserPy:
         raise ConfigError("aiohttp has no C parser here, which a node needs: install a wheel of it for this platform")
     address = parse_store_url(settings.store)
-    topology = Topology(address, client_name=f"limiter-{settings.node_id}", replica_acks=settings.replica_acks)
     telemetry = Telemetry()
-    dispatcher = Dispatcher(
-        topology,
-        timeout_ms=settings.decision_timeout_ms,
-        window_buckets=settings.window_ms // BUCKET_MS,
-        declared=KeysFile(settings.keys_file) if settings.keys_file else None,
-        policy=lambda fleet: policy(settings.on_store_failure, lambda: fleet.nodes),
-        telemetry=telemetry,
-        on_other_format=on_other_format,
-    )
     held = HeldBytes(settings.max_held_bytes)
-    upstream = _upstream(settings, telemetry, held)
-    tokens.warm()
-    load = LoopLoad()
-    reader = RequestReader(upstream)
-    limiter = Limiter(decider or dispatcher, telemetry)
-    cors = Cors(settings.cors_origins)
-    routes = Routes(
-        limiter=limiter,
-        upstream=upstream,
-        reader=reader,
-        node_id=settings.node_id,
-        max_body_bytes=settings.max_body_bytes,
-        held=held,
-        window_ms=settings.window_ms,
-        max_in_flight=settings.max_in_flight,
-        load=load,
-        read_on_s=settings.read_on_s,
-        not_started=lambda: start.problem,
-        probes_apart=settings.admin_port != 0,
-        cors=cors,
-    )
-    listeners = _listeners(settings, routes, load, cors.last_lines)
-    callers = listeners[0]
-    try:
+    # A node stops in the reverse order of these lines: each resource stands beside what ends it, and a start that
+    # fails half-way ends what there is by then.
+    async with AsyncExitStack() as stack:
+        upstream = _upstream(settings, telemetry, held)
+        stack.push_async_callback(upstream.close)
+        topology = Topology(address, client_name=f"limiter-{settings.node_id}", replica_acks=settings.replica_acks)
+        dispatcher = Dispatcher(
+            topology,
+            timeout_ms=settings.decision_timeout_ms,
+            window_buckets=settings.window_ms // BUCKET_MS,
+            declared=declared,
+            policy=lambda fleet: policy(settings.on_store_failure, lambda: fleet.nodes),
+            telemetry=telemetry,
+            on_other_format=on_other_format,
+        )
+        stack.push_async_callback(dispatcher.close)
+        stack.push_async_callback(dispatcher.fleet.leave, _LEAVE_S)
+        stack.push_async_callback(_settle, dispatcher)
+        vocabulary.warm()
+        load = LoopLoad()
+        reader = RequestReader(upstream)
+        stack.push_async_callback(reader.close)
+        limiter = Limiter(decider or dispatcher, telemetry)
+        cors = Cors(settings.cors_origins)
+        routes = Routes(
+            limiter=limiter,
+            upstream=upstream,
+            reader=reader,
+            node_id=settings.node_id,
+            max_body_bytes=settings.max_body_bytes,
+            held=held,
+            window_ms=settings.window_ms,
+            max_in_flight=settings.max_in_flight,
+            load=load,
+            read_on_s=settings.read_on_s,
+            not_started=lambda: start.problem,
+            probes_apart=settings.admin_port != 0,
+            cors=cors,
+        )
+        listeners = _listeners(settings, routes, load, cors.last_lines)
+        for listener in reversed(listeners):
+            stack.push_async_callback(listener.close, _CLOSE_S)
+        callers = listeners[0]
+        stack.push_async_callback(_drain, routes, settings.drain_timeout_s)
+        stack.callback(callers.refuse_new)
         for listener, option in zip(listeners, ("--port", "--admin-port"), strict=False):
             await _open(listener, option)
         # Behind that, because a store that hangs takes its time; a request that comes meanwhile waits for it.
         await dispatcher.start()
         dispatcher.fleet.start()
         load.start()
-        port = callers.port
-        store = address.describe()
-        policy_name = settings.on_store_failure
-        asked = settings.upstreams or settings.upstream.partition("?")[0] or "mock"
-        event = {"event": "node_started", "port": port, "store": store, "policy": policy_name, "upstream": asked}
-        log.info("serves on port %d, store %s, policy %s, upstream %s", port, store, policy_name, asked, extra=event)
-        yield RunningNode(port, limiter)
+        stack.callback(load.stop)
+        _log_started(settings, callers.port, address.describe())
+        yield RunningNode(callers.port, limiter)
         log.info(
             "stopping: %d requests under way",
             routes.under_way,
@@ -143,29 +149,35 @@ async def running_node(
         # Whoever asks /readyz stops sending before connections are refused, and idle ones are closed under its hands.
         routes.is_draining = True
         await asyncio.sleep(settings.drain_delay_s)
-    finally:
-        load.stop()
-        callers.refuse_new()
-        if not await routes.drain(settings.drain_timeout_s):
-            log.warning(
-                "requests were still under way at the end of --drain-timeout: they are cut off and refunded, "
-                "streams charged what was sent",
-                extra={"event": "drain_timeout"},
-            )
-        for listener in listeners:
-            await listener.close(_CLOSE_S)
-        await reader.close()
-        if not await dispatcher.drain(_SETTLE_S):
-            log.warning(
-                "not all reservations could be settled: the store did not answer", extra={"event": "settles_unfinished"}
-            )
-        await dispatcher.fleet.leave(_LEAVE_S)
-        await dispatcher.close()
-        await upstream.close()
+
+
+def _log_started(settings: NodeSettings, port: int, store: str) -> None:
+    policy_name = settings.on_store_failure
+    asked = settings.upstreams or settings.upstream.partition("?")[0] or "mock"
+    event = {"event": "node_started", "port": port, "store": store, "policy": policy_name, "upstream": asked}
+    log.info("serves on port %d, store %s, policy %s, upstream %s", port, store, policy_name, asked, extra=event)
+
+
+async def _drain(routes: Routes, timeout_s: float) -> None:
+    if not await routes.drain(timeout_s):
+        log.warning(
+            "requests were still under way at the end of --drain-timeout: they are cut off and refunded, "
+            "streams charged what was sent",
+            extra={"event": "drain_timeout"},
+        )
+
+
+async def _settle(dispatcher: Dispatcher) -> None:
+    if not await dispatcher.drain(_SETTLE_S):
+        log.warning(
+            "not all reservations could be settled: the store did not answer", extra={"event": "settles_unfinished"}
+        )
 
 
 def _listeners(settings: NodeSettings, routes: Routes, load: LoopLoad, last_lines: str) -> list[Listener]:
     """Return the listener for callers, and the one for operators if the settings have it. Raises ConfigError."""
+    # First, because it may be refused, and a server has a timer from the beginning.
+    certificate = Certificate(settings.tls_cert, settings.tls_key) if settings.tls_cert else None
     deadlines = Deadlines(settings.header_timeout_s, settings.body_timeout_s)
     callers = HttpServer(
         routes.answer,
@@ -180,7 +192,7 @@ def _listeners(settings: NodeSettings, routes: Routes, load: LoopLoad, last_line
             callers,
             settings.host,
             settings.port,
-            certificate=Certificate(settings.tls_cert, settings.tls_key) if settings.tls_cert else None,
+            certificate=certificate,
             handshake_s=settings.header_timeout_s,
             most_connections=settings.max_connections,
             shares_port=settings.reuse_port,
@@ -208,7 +220,7 @@ async def _open(listener: Listener, option: str) -> None:
 
 
 def _upstream(settings: NodeSettings, telemetry: Telemetry, held: HeldBytes) -> Upstream:
-    """The services that the settings name, or the mock."""
+    """Return the services that the settings name, or the mock. Raises ConfigError."""
     services = services_of(settings, os.environ)
     if services:
         timeouts = UpstreamTimeouts(
@@ -253,7 +265,9 @@ def _settle_collector() -> None:
     gc.set_threshold(20_000, 20, 100)
 
 
-async def _serve(settings: NodeSettings, preparation: Preparation, decider: Decider | None) -> None:
+async def _serve(
+    settings: NodeSettings, preparation: Preparation, declared: DeclaredKeys | None, decider: Decider | None
+) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -265,7 +279,7 @@ async def _serve(settings: NodeSettings, preparation: Preparation, decider: Deci
         stop.set()
 
     start = Start(preparation)
-    async with running_node(settings, start, refuse, decider) as node:
+    async with running_node(settings, start, declared, refuse, decider) as node:
         stopping = asyncio.create_task(stop.wait())
         starting = asyncio.create_task(start.complete(node.limiter))
         try:
@@ -285,10 +299,16 @@ async def _serve(settings: NodeSettings, preparation: Preparation, decider: Deci
         raise refused[0]
 
 
-def run_node(settings: NodeSettings, preparation: Preparation, decider: Decider | None = None) -> int:
-    """Run one node in the foreground until SIGINT or SIGTERM; the process's exit code.
+def run_node(
+    settings: NodeSettings,
+    preparation: Preparation,
+    declared: DeclaredKeys | None = None,
+    decider: Decider | None = None,
+) -> int:
+    """Run one node in the foreground until SIGINT or SIGTERM; return the process's exit code.
 
-    It listens at once, and says that it is ready when it is (`start.Start`). `decider`: see `running_node`.
+    It listens at once, and says that it is ready when it is (`start.Start`). For `declared` and `decider` see
+    `running_node`.
 
     Raises:
         LimiterError: it could not start, or its store must not be used; the message says what to do.
@@ -297,5 +317,5 @@ def run_node(settings: NodeSettings, preparation: Preparation, decider: Decider 
     # A request that is with a service holds a connection on either side.
     beside = settings.max_in_flight if settings.upstream or settings.upstreams else 0
     _allow_connections(settings.max_connections + beside)
-    uvloop.run(_serve(settings, preparation, decider))
+    uvloop.run(_serve(settings, preparation, declared, decider))
     return 0

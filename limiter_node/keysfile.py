@@ -11,6 +11,7 @@ import json
 import os
 import re
 import secrets
+import threading
 import time
 import tomllib
 from collections.abc import Mapping
@@ -116,11 +117,12 @@ _AT_REST_S = 0.1
 class KeysFile:
     """A keys file that is read again when it has changed. See `store.decisions.redeclare.DeclaredKeys`, which this is.
 
-    A file is taken for unchanged while its size and its times are the same.
+    A file is taken for unchanged while its size and its times are the same. Several threads may read it.
     """
 
     def __init__(self, path: str | Path) -> None:
         self._path = Path(path)
+        self._lock = threading.Lock()
         self._signature: tuple[int, ...] = ()
         self._keys: dict[str, KeyLimits] = {}
         self._known: set[str] = set()
@@ -135,6 +137,10 @@ class KeysFile:
         Raises:
             ConfigError: it can't be read; the keys of before are kept for the next call.
         """
+        with self._lock:
+            return self._read()
+
+    def _read(self) -> Mapping[str, KeyLimits]:
         for _ in range(10):
             found = self._stat()
             signature = (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)

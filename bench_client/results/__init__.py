@@ -1,5 +1,6 @@
 """What a run measured, from its records.
 
+``histograms``      the HDR histograms of latencies, whose library is an extra
 ``summary``         counts, rates and latencies
 ``client_health``   whether the client itself was the bottleneck
 ``unserved``        the error message of a run in which no request was served or rejected

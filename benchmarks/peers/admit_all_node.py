@@ -47,7 +47,7 @@ def _run(port: int) -> int:
     asyncio.run(store.start())
     try:
         settings = NodeSettings(port=port, node_id="1", store=store.url)
-        return run_node(settings, Preparation(parse_store_url(store.url), {}), AdmitAll())
+        return run_node(settings, Preparation(parse_store_url(store.url), {}), decider=AdmitAll())
     finally:
         store.stop()
 

@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import sys
-from functools import partial
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -16,7 +15,7 @@ from limiter_node import logs
 from limiter_node.commands.help import EXAMPLES
 from limiter_node.commands.options import check_certificate, keys_file, node_options, node_settings, store_url
 from limiter_node.errors import ConfigError
-from limiter_node.keysfile import read_keys
+from limiter_node.keysfile import KeysFile
 from limiter_node.processes import free_ports
 from limiter_node.settings import STORE
 from limiter_node.store.admin.preparation import Preparation
@@ -42,14 +41,18 @@ def serve(keys: str | None, **options: Any) -> int:
     if options["port"] == 0:
         # Chosen here, so that the node knows its own address from the start.
         options["port"] = free_ports(1, options["host"], avoid=[options["admin_port"]])[0]
-    settings = node_settings({**options, "keys_file": options["keys_file"] or keys or ""})
+    settings = node_settings({**options, "keys_file": keys or options["keys_file"]})
     services_of(settings, os.environ)
     check_certificate(settings)
     logs.configure(settings.log_format, settings.log_level, settings.node_id)
     # Until the node has handlers of its own: as process 1 of a container it would miss a signal that nobody handles.
     signal.signal(signal.SIGTERM, _end_at_once)
+    # One reading serves both: the keys that are loaded now, and those to declare again where the store loses them.
+    file = KeysFile(settings.keys_file) if settings.keys_file else None
+    # A node that `up` starts has --keys-file alone: its keys have been loaded.
+    loaded = file if keys else None
     preparation = Preparation(
-        parse_store_url(settings.store), read_keys(keys) if keys else {}, partial(read_keys, keys) if keys else None
+        parse_store_url(settings.store), loaded.read() if loaded else {}, loaded.read if loaded else None
     )
     # A store that must not be used is refused before anything listens; one that is away is tried again later.
     asyncio.run(preparation.check(_FIRST_CHECK_TIMEOUT_S))
@@ -57,7 +60,7 @@ def serve(keys: str | None, **options: Any) -> int:
     # Late, because a node's imports take most of a second: a mistake in the options shows at once.
     from limiter_node.app import run_node
 
-    return run_node(settings, preparation)
+    return run_node(settings, preparation, file)
 
 
 def _end_at_once(number: int, frame: FrameType | None) -> NoReturn:

@@ -12,13 +12,13 @@ from aiohttp import hdrs
 from multidict import CIMultiDictProxy, istr
 
 from limiter_node.credentials import KEY_HEADERS, bearer_key, is_key, key_id
-from limiter_node.http.responses.errors import INVALID_API_KEY, MISSING_API_KEY, ErrorReply, ambiguous_key
+from limiter_node.http.responses.errors import INVALID_API_KEY, MISSING_API_KEY, ErrorResponse, ambiguous_key
 
 _X_API_KEY, _API_KEY = _KEY_HEADERS = tuple(map(istr, KEY_HEADERS))
 _SCHEMES: Final = ("", "bearer")
 
 
-def caller_of(headers: CIMultiDictProxy[str]) -> str | ErrorReply:
+def caller_of(headers: CIMultiDictProxy[str]) -> str | ErrorResponse:
     """Return the `kid` of the one key that `headers` give, or a 401 or 400."""
     given = headers.getall(hdrs.AUTHORIZATION, [])
     if len(given) == 1 and _X_API_KEY not in headers and _API_KEY not in headers:
@@ -27,7 +27,7 @@ def caller_of(headers: CIMultiDictProxy[str]) -> str | ErrorReply:
     return _caller_of_others(headers, given)
 
 
-def _caller_of_others(headers: CIMultiDictProxy[str], given: list[str]) -> str | ErrorReply:
+def _caller_of_others(headers: CIMultiDictProxy[str], given: list[str]) -> str | ErrorResponse:
     """`caller_of` for what isn't one ``Authorization`` alone."""
     if len(given) > 1:
         return ambiguous_key(hdrs.AUTHORIZATION)

@@ -16,7 +16,7 @@ from limiter_node.http.requests.limited_routes import LimitedRoute
 from limiter_node.http.requests.reader import RequestReader
 from limiter_node.http.responses import errors
 from limiter_node.http.responses.answer import Answer, Written
-from limiter_node.http.responses.errors import ErrorReply
+from limiter_node.http.responses.errors import ErrorResponse
 from limiter_node.http.responses.headers import ResponseHeaders, merged, produced
 from limiter_node.http.streaming import Streams, log_upstream_failure
 from limiter_node.limiter.admission import Limiter, Reservation
@@ -55,7 +55,7 @@ class LimitedRequests:
     async def answer(self, route: LimitedRoute, request: web.BaseRequest, request_id: str) -> Written:
         """Answer `request`, if its key is known: one whose key isn't costs no more than its head."""
         kid = caller_of(request.headers)
-        if isinstance(kid, ErrorReply):
+        if isinstance(kid, ErrorResponse):
             return self._error(kid, request_id)
         if not self._limiter.knows(kid) and not await self._find(kid):
             return self._error(errors.INVALID_API_KEY, request_id)
@@ -142,7 +142,7 @@ class LimitedRequests:
         with Presence(request, lambda: self._streams.read_on_s if prepared.is_sent else 0.0):
             return await prepared.ask(reserved_tokens, request_id, request.headers)
 
-    def _error(self, reply: ErrorReply, request_id: str) -> Answer:
+    def _error(self, reply: ErrorResponse, request_id: str) -> Answer:
         return Answer(reply.body, self._headers.plain(request_id), reply.status)
 
 

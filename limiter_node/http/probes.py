@@ -13,8 +13,7 @@ from aiohttp import hdrs, web
 
 from limiter_node.errors import StoreUnavailable
 from limiter_node.http.metrics import Metrics
-from limiter_node.http.responses import errors
-from limiter_node.http.responses import json_bodies as openai_response
+from limiter_node.http.responses import errors, json_bodies
 from limiter_node.http.responses.answer import Answer, Written
 from limiter_node.http.responses.headers import RequestIds, ResponseHeaders
 from limiter_node.limiter.admission import Limiter
@@ -64,7 +63,7 @@ class Probes:
             reason = await self._limiter.check()
         except StoreUnavailable as error:
             return self._not_ready(str(error), request_id)
-        return Answer(openai_response.readiness(reason), self.headers.plain(request_id))
+        return Answer(json_bodies.readiness(reason), self.headers.plain(request_id))
 
     def _not_ready(self, reason: str, request_id: str) -> Answer:
         body = error_body(reason, "server_error", code="not_ready")

@@ -27,10 +27,9 @@ from limiter_node.http.probes import RETRY_UNAVAILABLE_MS, Handler, Probes, Resp
 from limiter_node.http.requests.fields import InvalidRequest
 from limiter_node.http.requests.limited_routes import LIMITED_ROUTES
 from limiter_node.http.requests.reader import RequestReader
-from limiter_node.http.responses import errors
-from limiter_node.http.responses import json_bodies as openai_response
+from limiter_node.http.responses import errors, json_bodies
 from limiter_node.http.responses.answer import Answer
-from limiter_node.http.responses.errors import ErrorReply
+from limiter_node.http.responses.errors import ErrorResponse
 from limiter_node.http.responses.headers import RequestIds, ResponseHeaders, degraded, merged
 from limiter_node.http.server.client_connection import Connection
 from limiter_node.http.server.overload import LoopLoad, TurnedAway
@@ -209,41 +208,41 @@ class Routes:
         lines = self._cors.preflight(request, self._methods(request.path) or ())
         return Answer(b"", self._headers.empty(request_id) + lines, 204)
 
-    async def _caller(self, request: web.BaseRequest) -> Usage | ErrorReply:
+    async def _caller(self, request: web.BaseRequest) -> Usage | ErrorResponse:
         """The usage of the key that asks, or why it may not."""
         kid = caller_of(request.headers)
-        if isinstance(kid, ErrorReply):
+        if isinstance(kid, ErrorResponse):
             return kid
         return await self._limiter.usage(kid) or errors.INVALID_API_KEY
 
     async def _models(self, request: web.BaseRequest, request_id: str) -> Answer:
         caller = await self._caller(request)
-        if isinstance(caller, ErrorReply):
+        if isinstance(caller, ErrorResponse):
             return self._error(caller, request_id)
         models = await self._upstream.models()
-        return Answer(openai_response.models_list(models, self._started), self._headers.plain(request_id))
+        return Answer(json_bodies.models_list(models, self._started), self._headers.plain(request_id))
 
     async def _model(self, request: web.BaseRequest, request_id: str) -> Answer:
         caller = await self._caller(request)
-        if isinstance(caller, ErrorReply):
+        if isinstance(caller, ErrorResponse):
             return self._error(caller, request_id)
         model = request.path.removeprefix(_MODELS)
         if model not in await self._upstream.models():
             return self._error(errors.model_not_found(model), request_id)
-        return Answer(openai_response.model_object(model, self._started), self._headers.plain(request_id))
+        return Answer(json_bodies.model_object(model, self._started), self._headers.plain(request_id))
 
     async def _rate_limits(self, request: web.BaseRequest, request_id: str) -> Answer:
         caller = await self._caller(request)
-        if isinstance(caller, ErrorReply):
+        if isinstance(caller, ErrorResponse):
             return self._error(caller, request_id)
         headers = self._headers.plain(request_id)
         if caller.degraded:
             headers += degraded(caller.degraded)
-        return Answer(openai_response.rate_limits(caller, self._window_ms), headers)
+        return Answer(json_bodies.rate_limits(caller, self._window_ms), headers)
 
     # ---- errors ----------------------------------------------------------------------------------------------------
 
-    def _unavailable(self, reply: ErrorReply, request_id: str) -> Answer:
+    def _unavailable(self, reply: ErrorResponse, request_id: str) -> Answer:
         return Answer(reply.body, self._headers.unavailable(request_id, RETRY_UNAVAILABLE_MS), reply.status)
 
     def _turned_away(self, request: web.BaseRequest, request_id: str) -> Answer:
@@ -252,7 +251,7 @@ class Routes:
         connection = cast(Connection, request.protocol)
         return TurnedAway(reply.body, headers, reply.status, self._load.pause_s(), connection.has_rested)
 
-    def _error(self, reply: ErrorReply, request_id: str) -> Answer:
+    def _error(self, reply: ErrorResponse, request_id: str) -> Answer:
         return Answer(reply.body, self._headers.plain(request_id), reply.status)
 
 

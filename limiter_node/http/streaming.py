@@ -28,7 +28,7 @@ from aiohttp import HttpVersion11, web
 
 from limiter_node.http.responses import errors
 from limiter_node.http.responses.answer import Answer, Written, head_of
-from limiter_node.http.responses.errors import ErrorReply
+from limiter_node.http.responses.errors import ErrorResponse
 from limiter_node.http.server.client_connection import Connection
 from limiter_node.limiter.admission import Reservation
 from limiter_node.upstream.answers import AnswerStream
@@ -253,7 +253,7 @@ class _Stream:
         self._break_off(errors.STOPPING)
         return self._response
 
-    def _break_off(self, reply: ErrorReply) -> None:
+    def _break_off(self, reply: ErrorResponse) -> None:
         """Tell a client that still reads why there is no more; drop one that doesn't, or that can't be told."""
         transport = self._connection.transport
         self._response.keep_alive = False

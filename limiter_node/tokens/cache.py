@@ -1,7 +1,7 @@
 """Counts of texts that come again: system prompts, and all of a growing conversation but its last message.
 
-Owns what is kept, for how long and at which price; how a text is counted is `limiter_node.tokens.counting`' affair. The
-least recently used counts make room, by the bytes that are held for them. Its weakness: it is each process's own.
+Owns what is kept, for how long and at which price; `limiter_node.tokens.vocabulary` counts. The least recently used
+counts make room, by the bytes that are held for them. Weakness: each process has a cache of its own.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class CountCache:
         self.hits = self.misses = 0
 
     def count(self, text: str) -> int:
-        """The count of `text`. Raises what the counter raises, and then remembers nothing."""
+        """Return the count of `text`. Raises what the counter raises, and then remembers nothing."""
         if len(text) < MIN_CHARS:
             return self._count(text)
         key = _key(text)
@@ -46,7 +46,7 @@ class CountCache:
         return found
 
     def find(self, text: str) -> int | None:
-        """The count of `text` if it is remembered."""
+        """Return the count of `text` if it is remembered, else None."""
         return None if len(text) < MIN_CHARS else self._find(_key(text))
 
     def keep(self, text: str, count: int) -> None:

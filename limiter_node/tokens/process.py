@@ -18,9 +18,9 @@ from collections.abc import Callable
 
 import orjson
 
-from limiter_node.tokens import counting as tokens
-from limiter_node.tokens.counting import TokenCounter
+from limiter_node.tokens import vocabulary
 from limiter_node.tokens.slices import slices
+from limiter_node.tokens.vocabulary import TokenCounter
 from limiter_node.worker_process import Frame, WorkerProcess
 
 INLINE_CHARS = 8_192
@@ -30,31 +30,31 @@ SLICED_CHARS = 65_536
 CHARS_PER_TURN = 16_384
 """Of slices: 0.25 ms for prose. More than one, because turns of the event loop are long where there is much to do."""
 COUNT = 1
-"""The kind of frame."""
+"""The kind of a frame whose head holds texts or their counts."""
 
 # What a text costs beside its characters.
 _TEXT_CHARS = 32
 
 
 class TokenCounting:
-    """Counts large requests without holding up the event loop, small ones at once. What is largest, in `worker`."""
+    """Counts small requests at once, larger ones without holding up the event loop, and the largest in `worker`."""
 
     def __init__(self, worker: WorkerProcess) -> None:
         self._worker = worker
 
     async def count(self, model: str, total: Callable[[TokenCounter], int]) -> int:
-        """What `total` makes of a counter: a sum of counts of texts and of anything that it adds by itself.
+        """Return what `total` makes of a counter: a sum of counts of texts and of anything that it adds by itself.
 
-        ``await counting.count(model, lambda counter: tokens.sum_chat(messages, counter))``. `total` is called once,
+        ``await counting.count(model, lambda counter: sum_chat(messages, counter))``. `total` is called once,
         with a counter that answers from what is remembered, and 0 for the texts that are counted later.
 
         Raises:
             Overloaded: too much waits to be counted, or the process died of these texts twice.
         """
-        encoding = tokens.encoding_name(model)
-        cache = tokens.cache_of(encoding)
+        encoding = vocabulary.encoding_name(model)
+        cache = vocabulary.cache_of(encoding)
         missing: list[str] = []
-        find = tokens.once_each(cache.find)
+        find = vocabulary.once_each(cache.find)
 
         def known(text: str) -> int:
             found = find(text)
@@ -70,7 +70,7 @@ class TokenCounting:
         texts = list(dict.fromkeys(missing))
         chars = sum(map(len, texts)) + _TEXT_CHARS * len(texts)
         if chars <= INLINE_CHARS:
-            counts = [tokens.count_anew(text, encoding) for text in texts]
+            counts = [vocabulary.count_anew(text, encoding) for text in texts]
         elif chars <= SLICED_CHARS and (sliced := _slices(texts)) is not None:
             counts = await self._count_in_slices(encoding, sliced)
         else:
@@ -90,7 +90,7 @@ class TokenCounting:
                 if chars > CHARS_PER_TURN:
                     chars = len(each) + _TEXT_CHARS
                     await asyncio.sleep(0)
-                counts[number] += tokens.count_anew(each, encoding)
+                counts[number] += vocabulary.count_anew(each, encoding)
         return counts
 
     async def _count_apart(self, encoding: str, texts: list[str]) -> list[int]:
@@ -110,11 +110,11 @@ def _texts_head(encoding: str, texts: list[str]) -> bytes:
     try:
         return orjson.dumps([encoding, texts])
     except orjson.JSONEncodeError:  # lone surrogates
-        return orjson.dumps([encoding, [tokens.well_formed(text) for text in texts]])
+        return orjson.dumps([encoding, [vocabulary.well_formed(text) for text in texts]])
 
 
 def count_frame(frame: Frame) -> Frame:
-    """In the other process: the answer to a frame of the kind `COUNT`."""
+    """Return the answer to a frame of the kind `COUNT`. Called in the other process."""
     encoding, texts = orjson.loads(frame.head)
-    counter = tokens.counter_of(encoding)
+    counter = vocabulary.counter_of(encoding)
     return Frame(COUNT, orjson.dumps([counter(text) for text in texts]))

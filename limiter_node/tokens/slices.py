@@ -16,9 +16,9 @@ _MOST_TRIES = 64
 
 
 def slices(text: str, most_chars: int) -> Iterator[str]:
-    """`text` in slices of at most `most_chars` (3 at least) whose counts add up to its own.
+    """Cut `text` into slices of at most `most_chars` (3 at least) whose counts add up to its own.
 
-    What follows the last place to cut comes as one slice, however long: look at the length.
+    What follows the last place to cut is one slice, which may be longer: check its length.
     """
     start, length = 0, len(text)
     while length - start > most_chars:

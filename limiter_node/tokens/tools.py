@@ -1,4 +1,4 @@
-"""What tool definitions and JSON schemas cost as input: an estimate, since the text that models read isn't published.
+"""How many input tokens tool definitions and JSON schemas are: an estimate, since what models read isn't published.
 
 Functions are counted as OpenAI's cookbook does ("How to count tokens with tiktoken", num_tokens_for_tools): 7 tokens a
 function (10 for the models of cl100k_base), its ``name:description``, 3 for having parameters, 3 and
@@ -7,7 +7,7 @@ The cookbook knows flat parameters only; those of nested objects and lists are c
 know of a definition (titles, defaults, examples, any other field) is counted as its compact JSON, since services show
 models all of it; so is any other tool, and the schema of a `response_format`.
 
-Definitions must have been checked by `limiter_node.http.requests.tools` and by `http.requests.json_values.check_depth`.
+Definitions must have been checked by `limiter_node.http.requests.tools` and by `http.requests.json_body.check_depth`.
 O(characters).
 """
 
@@ -18,7 +18,7 @@ from typing import Any
 
 import orjson
 
-from limiter_node.tokens.counting import CL100K_BASE, TokenCounter, count, encoding_name
+from limiter_node.tokens.vocabulary import CL100K_BASE, TokenCounter, count, encoding_name
 
 TOKENS_PER_FUNCTION = 7
 TOKENS_PER_FUNCTION_CL100K = 10
@@ -38,7 +38,7 @@ _NAMED = frozenset(("$defs", "definitions"))
 
 
 def count_tools(tools: Sequence[dict[str, Any]], model: str, *, nested: bool = True) -> int:
-    """The input tokens that `tools` add; 0 for none.
+    """Return the input tokens that `tools` add; 0 for none.
 
     `nested`: in the shape of chat completions, with a function's definition under ``function``; else in that of the
     Responses API.
@@ -47,7 +47,7 @@ def count_tools(tools: Sequence[dict[str, Any]], model: str, *, nested: bool = T
 
 
 def sum_tools(tools: Sequence[dict[str, Any]], model: str, counter: TokenCounter, *, nested: bool) -> int:
-    """`count_tools` with a counter of the caller's."""
+    """Do what `count_tools` does, by a counter of the caller's."""
     if not tools:
         return 0
     per_function = TOKENS_PER_FUNCTION_CL100K if encoding_name(model) == CL100K_BASE else TOKENS_PER_FUNCTION
@@ -65,7 +65,7 @@ def sum_tools(tools: Sequence[dict[str, Any]], model: str, counter: TokenCounter
 
 
 def sum_json(value: Any, counter: TokenCounter) -> int:
-    """The tokens of `value`, which `http.requests.json_values.check_depth` let pass, as compact JSON."""
+    """Return the tokens of `value`, which `http.requests.json_body.check_depth` let pass, as compact JSON."""
     return counter(orjson.dumps(value).decode())
 
 

@@ -1,20 +1,21 @@
-"""How parsers count: each says what its input's tokens are a sum of, and may be told to leave the counting to others.
+"""How parsers count: each gives the sum that its input's tokens are as a function, so that others can count later.
 
-A `Total` makes the sum from a counter of texts. Whoever wants to count a large request elsewhere parses it with a
-`Count` that keeps the total and answers 0, and replaces the request's `input_tokens` when it has the sum.
+A `Total` adds up the sum by a counter of texts. To count a large request elsewhere, parse it with a `Count` that keeps
+the total and returns 0, and replace the request's `input_tokens` once the sum is known.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from limiter_node.tokens.counting import TokenCounter, count, once_each
+from limiter_node.tokens.vocabulary import TokenCounter, count, once_each
 
 Total = Callable[[TokenCounter], int]
+"""Adds up the tokens of one request by a counter of texts."""
 Count = Callable[[str, Total], int]
-"""The tokens that a total comes to for a model."""
+"""Returns the tokens that a total comes to for a model."""
 
 
 def count_now(model: str, total: Total) -> int:
-    """Count at once, in place."""
+    """Return the tokens of `total`, counted at once."""
     return total(once_each(lambda text: count(text, model)))

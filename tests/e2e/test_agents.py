@@ -10,7 +10,7 @@ import pytest
 from fleet import Fleet, running_fleet
 from openai import OpenAI
 
-from limiter_node.tokens.counting import count
+from limiter_node.tokens.vocabulary import count
 
 WEATHER: Any = {
     "name": "get_weather",

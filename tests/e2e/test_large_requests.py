@@ -7,7 +7,7 @@ import random
 
 from fleet import Fleet, chat, many_connections
 
-from limiter_node.tokens import counting as tokens
+from limiter_node.tokens import vocabulary
 
 LARGE_CHARS = 1_000_000
 
@@ -33,7 +33,7 @@ async def test_others_are_answered_while_a_large_request_is_counted(fleet: Fleet
     assert response.status == 200
     usage = body["usage"]
     assert isinstance(usage, dict)
-    assert usage["prompt_tokens"] == 7 + tokens.counter_of(tokens.O200K_BASE)(content)
+    assert usage["prompt_tokens"] == 7 + vocabulary.counter_of(vocabulary.O200K_BASE)(content)
     assert answered >= 5
 
 

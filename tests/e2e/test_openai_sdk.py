@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from store_tools import raw_counters
 
 from limiter_node.credentials import key_id
-from limiter_node.tokens.counting import count
+from limiter_node.tokens.vocabulary import count
 
 MESSAGES: Any = [{"role": "user", "content": "hello world"}]
 MODELS = ["gpt-4o", "gpt-4"]

@@ -13,7 +13,7 @@ from fleet import Fleet, chat, many_connections, rate_limits
 from openai import AsyncOpenAI, OpenAI
 from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam
 
-from limiter_node.tokens.counting import count
+from limiter_node.tokens.vocabulary import count
 
 MESSAGES: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Hello"}]
 

@@ -22,7 +22,8 @@ from urllib.request import urlopen
 
 from aiohttp import web
 
-from limiter_node.tokens.counting import count, count_chat
+from limiter_node.tokens.chat import count_chat
+from limiter_node.tokens.vocabulary import count
 
 MODEL = "flaky-1"
 WORD = " time"

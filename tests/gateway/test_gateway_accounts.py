@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from limiter_node.tokens.counting import O200K_BASE, count_anew
+from limiter_node.tokens.vocabulary import O200K_BASE, count_anew
 from limiter_node.upstream.gateway.cost.account import Account
 from limiter_node.upstream.gateway.cost.chunk_account import ChunkAccount
 from limiter_node.upstream.gateway.cost.responses_api_account import ResponsesApiAccount

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from gateway_answers import answer_error
 
-from limiter_node.tokens.counting import O200K_BASE, count_anew
+from limiter_node.tokens.vocabulary import O200K_BASE, count_anew
 from limiter_node.upstream.gateway.cost.account import Account
 from limiter_node.upstream.gateway.cost.chunk_account import ChunkAccount
 from limiter_node.upstream.gateway.cost.responses_api_account import ResponsesApiAccount

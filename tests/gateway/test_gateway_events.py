@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from limiter_node.tokens.counting import CL100K_BASE, O200K_BASE, count_anew
+from limiter_node.tokens.vocabulary import CL100K_BASE, O200K_BASE, count_anew
 from limiter_node.upstream.gateway.cost.account import Account
 from limiter_node.upstream.gateway.cost.chunk_account import ChunkAccount
 from limiter_node.upstream.gateway.cost.output_texts import text_tokens

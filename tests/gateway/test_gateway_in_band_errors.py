@@ -10,7 +10,7 @@ from gateway_answers import answer_error, first_event_error
 from hypothesis import given
 from hypothesis import strategies as st
 
-from limiter_node.tokens.counting import O200K_BASE
+from limiter_node.tokens.vocabulary import O200K_BASE
 from limiter_node.upstream.errors import UpstreamError, UpstreamRefusal
 from limiter_node.upstream.gateway.cost.chunk_account import ChunkAccount
 from limiter_node.upstream.gateway.cost.responses_api_account import ResponsesApiAccount

@@ -110,7 +110,7 @@ def test_a_field_that_comes_twice_says_what_was_counted() -> None:
 
 
 def test_none_of_openais_fields_steers() -> None:
-    for known in (known_fields.OF_CHAT, known_fields.OF_COMPLETION, known_fields.OF_RESPONSES):
+    for known in (known_fields.OF_CHAT, known_fields.OF_COMPLETION, known_fields.OF_RESPONSES_API):
         assert (STEERING | CONTAINERS) & known <= {"chat_template"}, "which is none of OpenAI's"
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from limiter_node.tokens.counting import CL100K_BASE, O200K_BASE, TokenCounter, count_anew, counter_of
+from limiter_node.tokens.vocabulary import CL100K_BASE, O200K_BASE, TokenCounter, count_anew, counter_of
 from limiter_node.upstream.gateway.cost.chunk_account import ChunkAccount
 from limiter_node.upstream.gateway.cost.output_texts import MAX_COUNTED_CHARS, piece_tokens, text_tokens
 from limiter_node.upstream.gateway.cost.usage import MOST_TOKENS, Usage, read_usage

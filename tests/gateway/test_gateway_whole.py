@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from limiter_node.tokens.counting import O200K_BASE, count_anew
+from limiter_node.tokens.vocabulary import O200K_BASE, count_anew
 from limiter_node.upstream.gateway.cost.usage import MOST_TOKENS
 from limiter_node.upstream.gateway.cost.whole_answer import MAX_READ_BYTES, WholeReader
 from limiter_node.upstream.gateway.lenient_json import MAX_LENIENT_BYTES, read_json

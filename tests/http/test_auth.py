@@ -9,7 +9,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from limiter_node.credentials import given_key, key_id
 from limiter_node.http.auth import caller_of
-from limiter_node.http.responses.errors import ErrorReply
+from limiter_node.http.responses.errors import ErrorResponse
 
 KEY, OTHER = "sk-alice", "sk-bob"
 
@@ -57,7 +57,7 @@ def test_one_key_in_any_form(fields: list[tuple[str, str]]) -> None:
 )
 def test_two_keys_are_refused(fields: list[tuple[str, str]], param: str) -> None:
     reply = caller_of(headers(*fields))
-    assert isinstance(reply, ErrorReply)
+    assert isinstance(reply, ErrorResponse)
     error = json.loads(reply.body)["error"]
     assert (reply.status, error["type"], error["param"]) == (400, "invalid_request_error", param)
     assert param in error["message"]
@@ -79,6 +79,6 @@ def test_two_keys_are_refused(fields: list[tuple[str, str]], param: str) -> None
 )
 def test_no_key_is_a_401(fields: list[tuple[str, str]], says: str) -> None:
     reply = caller_of(headers(*fields))
-    assert isinstance(reply, ErrorReply)
+    assert isinstance(reply, ErrorResponse)
     assert reply.status == 401
     assert says in json.loads(reply.body)["error"]["message"]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from limiter_node.http.requests.fields import InvalidRequest
 from limiter_node.http.requests.limited_routes import LIMITED_ROUTES, LimitedRoute
-from limiter_node.tokens.counting import count
+from limiter_node.tokens.vocabulary import count
 from limiter_node.upstream.answers import WholeAnswer
 from limiter_node.upstream.errors import NotServed
 from limiter_node.upstream.mock.model import MockModel

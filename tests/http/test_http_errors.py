@@ -11,7 +11,7 @@ from limiter_node.decisions import Decision, Outcome
 from limiter_node.http.requests.fields import InvalidRequest
 from limiter_node.http.responses import errors
 from limiter_node.http.responses.durations import duration_text
-from limiter_node.http.responses.errors import ErrorReply
+from limiter_node.http.responses.errors import ErrorResponse
 from limiter_node.limits import Amounts
 from limiter_node.upstream.errors import UpstreamError
 
@@ -32,7 +32,7 @@ def decision(outcome: Outcome = Outcome.REJECTED, **changes: Any) -> Decision:
     )._replace(**changes)
 
 
-def fields(reply: ErrorReply) -> tuple[int, str, str, str | None, str | None]:
+def fields(reply: ErrorResponse) -> tuple[int, str, str, str | None, str | None]:
     content = orjson.loads(reply.body)
     assert list(content) == ["error"]
     error = content["error"]
@@ -99,7 +99,7 @@ def test_rate_limited(changes: dict[str, Any], message: str, kind: str) -> None:
         (errors.upstream_failed(UpstreamError("sk-secret", status=504)), 504, "server_error", None, "upstream_error"),
     ],
 )
-def test_other_errors(reply: ErrorReply, status: int, kind: str, param: str | None, code: str) -> None:
+def test_other_errors(reply: ErrorResponse, status: int, kind: str, param: str | None, code: str) -> None:
     got_status, message, *rest = fields(reply)
     assert (got_status, *rest) == (status, kind, param, code)
     assert message

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from limiter_node.credentials import bearer_key
 from limiter_node.decisions import Need
-from limiter_node.http.requests.chat import need_of, parse_chat
+from limiter_node.http.requests.chat import need_of_chat, parse_chat
 from limiter_node.http.requests.fields import InvalidRequest
 from limiter_node.upstream.requests import ChatRequest
 
@@ -64,7 +64,7 @@ def test_the_plainest_request() -> None:
 )
 def test_need(fields: dict[str, Any], n: int, cap: int | None, need: Need) -> None:
     request = parse_chat(body(**fields))
-    assert (request.n, request.cap, need_of(request)) == (n, cap, need)
+    assert (request.n, request.cap, need_of_chat(request)) == (n, cap, need)
 
 
 @pytest.mark.parametrize(
@@ -467,7 +467,7 @@ def outcome(text: bytes) -> None:
     except InvalidRequest as error:
         refusal = error
     else:
-        need = need_of(request)
+        need = need_of_chat(request)
         assert need.input_tokens == request.input_tokens >= 7
         assert (need.output_tokens == 0) == (need.default_choices > 0)
         return

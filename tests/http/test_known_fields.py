@@ -16,7 +16,7 @@ from openai.types.responses.response_input_param import ResponseInputParam
 from limiter_node.http.requests import known_fields
 from limiter_node.http.requests.fields import InvalidRequest
 from limiter_node.http.requests.limited_routes import LIMITED_ROUTES
-from limiter_node.tokens.counting import count
+from limiter_node.tokens.vocabulary import count
 
 CHAT, COMPLETION, RESPONSES, EMBEDDING = LIMITED_ROUTES
 VALID: dict[str, dict[str, Any]] = {
@@ -226,7 +226,7 @@ COUNTED_AS_JSON = {
     [
         (CHAT, chat_create_params.CompletionCreateParamsBase, known_fields.OF_CHAT),
         (COMPLETION, completion_create_params.CompletionCreateParamsBase, known_fields.OF_COMPLETION),
-        (RESPONSES, response_create_params.ResponseCreateParamsBase, known_fields.OF_RESPONSES),
+        (RESPONSES, response_create_params.ResponseCreateParamsBase, known_fields.OF_RESPONSES_API),
         (EMBEDDING, embedding_create_params.EmbeddingCreateParams, known_fields.OF_EMBEDDING),
     ],
 )

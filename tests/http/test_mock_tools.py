@@ -9,8 +9,8 @@ import pytest
 
 from limiter_node.errors import ConfigError
 from limiter_node.http.requests.chat import parse_chat
-from limiter_node.http.requests.responses_api import parse_responses
-from limiter_node.tokens.counting import count
+from limiter_node.http.requests.responses_api import parse_responses_api
+from limiter_node.tokens.vocabulary import count
 from limiter_node.upstream.mock.form import OBJECT_TOKENS
 from limiter_node.upstream.mock.model import MockModel
 from limiter_node.upstream.openai.offered_tools import with_offered_tools
@@ -45,7 +45,7 @@ def chat(**fields: Any) -> ChatRequest:
 
 def response(**fields: Any) -> ResponsesApiRequest:
     body = {"model": "gpt-4o", "input": "hi", "tools": RESPONSE_TOOLS, **fields}
-    request = with_offered_tools(parse_responses(json.dumps(body).encode()))
+    request = with_offered_tools(parse_responses_api(json.dumps(body).encode()))
     assert isinstance(request, ResponsesApiRequest)
     return request
 

@@ -12,7 +12,7 @@ import pytest
 
 from limiter_node.errors import ConfigError
 from limiter_node.lengths import MAX_LENGTH, parse_length
-from limiter_node.tokens.counting import count
+from limiter_node.tokens.vocabulary import count
 from limiter_node.upstream.interface import Upstream
 from limiter_node.upstream.mock.model import MockModel
 from limiter_node.upstream.mock.stream import paced

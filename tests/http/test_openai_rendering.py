@@ -13,7 +13,7 @@ from limiter_node.decisions import Usage
 from limiter_node.http.requests.chat import parse_chat
 from limiter_node.http.responses.json_bodies import models_list, rate_limits
 from limiter_node.limits import Amounts
-from limiter_node.tokens.counting import count
+from limiter_node.tokens.vocabulary import count
 from limiter_node.upstream.mock.model import MockModel
 from limiter_node.upstream.openai.chat import chat_completion
 from limiter_node.upstream.requests import ChatRequest

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from limiter_node.http.requests.completions import parse_completion
 from limiter_node.http.requests.embeddings import parse_embedding
-from limiter_node.http.requests.responses_api import parse_responses
+from limiter_node.http.requests.responses_api import parse_responses_api
 from limiter_node.http.responses.json_bodies import model_object
 from limiter_node.upstream.mock.embedding import embedding
 from limiter_node.upstream.openai.chat import chat_completion
@@ -54,7 +54,7 @@ def test_text_completion_literal() -> None:
 
 
 def test_a_response_repeats_what_was_asked() -> None:
-    request = parse_responses(
+    request = parse_responses_api(
         orjson.dumps(
             {
                 "model": "m",
@@ -92,7 +92,7 @@ def test_a_response_repeats_what_was_asked() -> None:
 
 
 def test_a_response_with_calls() -> None:
-    request = parse_responses(orjson.dumps({"model": "m", "input": "x"}))
+    request = parse_responses_api(orjson.dumps({"model": "m", "input": "x"}))
     calls = ((ToolCall("function", "f", "{}"), ToolCall("custom", "g", "x")),)
     completion = Completion(("",), ("tool_calls",), (4,), 4, "fp_mock", calls)
     first, second = orjson.loads(responses_api_body(request, completion, "req_0a", 5))["output"]

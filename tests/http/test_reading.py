@@ -24,7 +24,7 @@ from limiter_node import worker_process
 from limiter_node.decisions import Need
 from limiter_node.errors import Overloaded
 from limiter_node.http.requests.fields import InvalidRequest
-from limiter_node.http.requests.json_values import MAX_VALUES, check_values
+from limiter_node.http.requests.json_body import MAX_VALUES, check_values
 from limiter_node.http.requests.limited_routes import LIMITED_ROUTES
 from limiter_node.http.requests.reader import LARGE_VALUES, SMALL_BYTES, RequestReader, is_large
 from limiter_node.telemetry import Telemetry

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from limiter_node.tokens import counting as tokens
+from limiter_node.tokens import vocabulary
 from limiter_node.tokens.cache import DIGEST_CHARS, MIN_CHARS, CountCache
+from limiter_node.tokens.chat import count_chat, sum_chat
 
 
 class Counted(Counter[str]):
@@ -83,7 +84,7 @@ def test_the_least_recently_used_makes_room() -> None:
 
 
 def test_what_cannot_be_counted_is_not_kept() -> None:
-    cache = CountCache(tokens.counter_of(tokens.O200K_BASE))
+    cache = CountCache(vocabulary.counter_of(vocabulary.O200K_BASE))
     for length in (MIN_CHARS, DIGEST_CHARS + 1):
         with pytest.raises(UnicodeEncodeError):
             cache.count("\ud800" * length)
@@ -92,26 +93,26 @@ def test_what_cannot_be_counted_is_not_kept() -> None:
 
 @pytest.mark.parametrize("model", ["gpt-4o", "gpt-4"])
 def test_a_growing_conversation_is_counted_by_its_last_message(model: str) -> None:
-    cache = tokens.cache_of(tokens.encoding_name(model))
+    cache = vocabulary.cache_of(vocabulary.encoding_name(model))
     cache.clear()
     messages = [{"role": "system", "content": f"You help with {model}. " * 50}]
     for turn in range(20):
         messages.append({"role": "user" if turn % 2 else "assistant", "content": f"Turn {turn} of {model}. " * 50})
         before = cache.misses
-        total = tokens.count_chat(messages, model)
+        total = count_chat(messages, model)
         assert cache.misses - before == (2 if turn == 0 else 1)
-        assert total == tokens.sum_chat(messages, tokens.counter_of(tokens.encoding_name(model)))
+        assert total == sum_chat(messages, vocabulary.counter_of(vocabulary.encoding_name(model)))
 
 
 def test_the_vocabularies_are_kept_apart() -> None:
     text = "お誕生日おめでとう" * 100
-    assert tokens.count(text, "gpt-4o") != tokens.count(text, "gpt-4")
-    assert tokens.count(text, "gpt-4o") == tokens.counter_of(tokens.O200K_BASE)(text)
-    assert tokens.count(text, "gpt-4") == tokens.counter_of(tokens.CL100K_BASE)(text)
+    assert vocabulary.count(text, "gpt-4o") != vocabulary.count(text, "gpt-4")
+    assert vocabulary.count(text, "gpt-4o") == vocabulary.counter_of(vocabulary.O200K_BASE)(text)
+    assert vocabulary.count(text, "gpt-4") == vocabulary.counter_of(vocabulary.CL100K_BASE)(text)
 
 
 @given(st.lists(st.text(st.characters(), min_size=1, max_size=20), min_size=1, max_size=4), st.integers(1, 400))
 def test_a_remembered_count_is_the_count(pieces: list[str], times: int) -> None:
     text = "".join(pieces) * times
-    fresh = tokens.counter_of(tokens.O200K_BASE)(tokens.well_formed(text))
-    assert tokens.count(text, "gpt-4o") == tokens.count(text, "gpt-4o") == fresh
+    fresh = vocabulary.counter_of(vocabulary.O200K_BASE)(vocabulary.well_formed(text))
+    assert vocabulary.count(text, "gpt-4o") == vocabulary.count(text, "gpt-4o") == fresh

@@ -13,7 +13,7 @@ import pytest
 
 from limiter_node import worker_process
 from limiter_node.errors import Overloaded
-from limiter_node.tokens import counting as tokens
+from limiter_node.tokens import vocabulary
 from limiter_node.tokens.process import CHARS_PER_TURN, INLINE_CHARS, SLICED_CHARS, TokenCounting
 from limiter_node.worker_process import WorkerProcess
 
@@ -35,7 +35,7 @@ def prose(length: int, seed: int) -> str:
 
 
 def exact(text: str, model: str) -> int:
-    return tokens.counter_of(tokens.encoding_name(model))(tokens.well_formed(text))
+    return vocabulary.counter_of(vocabulary.encoding_name(model))(vocabulary.well_formed(text))
 
 
 async def count(counting: TokenCounting, *texts: str, model: str = "gpt-4o") -> int:

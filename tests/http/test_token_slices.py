@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from limiter_node.tokens import counting as tokens
+from limiter_node.tokens import vocabulary
 from limiter_node.tokens.slices import slices
 
-ENCODINGS = (tokens.O200K_BASE, tokens.CL100K_BASE)
+ENCODINGS = (vocabulary.O200K_BASE, vocabulary.CL100K_BASE)
 # What the vocabularies' expressions treat apart, close to the places that may be cut.
 _WORDS = [
     "a",
@@ -39,21 +39,21 @@ texts = st.lists(st.tuples(st.sampled_from(_WORDS), st.sampled_from(_GAPS)), max
 
 
 def total(text: str, most_chars: int, encoding: str) -> int:
-    return sum(tokens.count_anew(each, encoding) for each in slices(text, most_chars))
+    return sum(vocabulary.count_anew(each, encoding) for each in slices(text, most_chars))
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @given(text=texts, most_chars=st.integers(3, 40))
 def test_counts_add_up(encoding: str, text: str, most_chars: int) -> None:
     assert "".join(slices(text, most_chars)) == text
-    assert total(text, most_chars, encoding) == tokens.count_anew(text, encoding)
+    assert total(text, most_chars, encoding) == vocabulary.count_anew(text, encoding)
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @given(text=st.text(max_size=300), most_chars=st.integers(3, 40))
 def test_counts_of_any_text_add_up(encoding: str, text: str, most_chars: int) -> None:
     assert "".join(slices(text, most_chars)) == text
-    assert total(text, most_chars, encoding) == tokens.count_anew(text, encoding)
+    assert total(text, most_chars, encoding) == vocabulary.count_anew(text, encoding)
 
 
 def test_prose_is_cut_into_slices_that_are_nearly_full() -> None:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from limiter_node.tokens import counting as tokens
+from limiter_node.tokens import vocabulary
+from limiter_node.tokens.chat import count_chat
 
 O200K, CL100K = "gpt-4o", "gpt-4"
 
@@ -38,7 +39,7 @@ O200K, CL100K = "gpt-4o", "gpt-4"
     ],
 )
 def test_vocabulary_of_a_model(model: str, encoding: str) -> None:
-    assert tokens.encoding_name(model) == encoding
+    assert vocabulary.encoding_name(model) == encoding
 
 
 @pytest.mark.parametrize(
@@ -57,33 +58,33 @@ def test_vocabulary_of_a_model(model: str, encoding: str) -> None:
     ],
 )
 def test_count_literal(text: str, o200k: int, cl100k: int) -> None:
-    assert (tokens.count(text, O200K), tokens.count(text, CL100K)) == (o200k, cl100k)
+    assert (vocabulary.count(text, O200K), vocabulary.count(text, CL100K)) == (o200k, cl100k)
 
 
 def test_a_surrogate_pair_counts_as_the_character_and_a_lone_one_as_the_replacement_character() -> None:
-    assert tokens.count("\ud83d\ude00", O200K) == tokens.count("\U0001f600", O200K)
-    assert tokens.count("x\udfffy", CL100K) == tokens.count("x\ufffdy", CL100K)
+    assert vocabulary.count("\ud83d\ude00", O200K) == vocabulary.count("\U0001f600", O200K)
+    assert vocabulary.count("x\udfffy", CL100K) == vocabulary.count("x\ufffdy", CL100K)
 
 
 def test_a_text_of_over_a_million_characters_is_counted() -> None:
-    assert tokens.count(" the" * 300_000, O200K) == 300_000
+    assert vocabulary.count(" the" * 300_000, O200K) == 300_000
 
 
 @given(st.text(st.characters()))
 def test_any_text_has_a_count(text: str) -> None:
     for model in (O200K, CL100K):
-        counted = tokens.count(text, model)
+        counted = vocabulary.count(text, model)
         assert 0 <= counted <= 4 * len(text)
-        assert tokens.count_chat([{"role": "user", "content": text}], model) == 7 + counted
+        assert count_chat([{"role": "user", "content": text}], model) == 7 + counted
 
 
 @pytest.mark.parametrize("model", [O200K, CL100K])
 @pytest.mark.parametrize("role", ["system", "developer", "user", "assistant", "tool", "function"])
 def test_every_role_is_one_token(role: str, model: str) -> None:
-    assert tokens.count(role, model) == 1
+    assert vocabulary.count(role, model) == 1
 
 
-@pytest.mark.parametrize("encoding", [tokens.O200K_BASE, tokens.CL100K_BASE])
+@pytest.mark.parametrize("encoding", [vocabulary.O200K_BASE, vocabulary.CL100K_BASE])
 @pytest.mark.parametrize(
     "piece",
     [
@@ -109,7 +110,7 @@ def test_every_role_is_one_token(role: str, model: str) -> None:
 )
 def test_no_text_takes_more_than_its_length(piece: str, encoding: str) -> None:
     """By processor time: four times the text takes four times as long, where a quadratic counter took sixteen."""
-    counter = tokens.counter_of(encoding)
+    counter = vocabulary.counter_of(encoding)
 
     def taken_s(length: int) -> float:
         text, times = piece * (length // len(piece)), []
@@ -149,9 +150,9 @@ def test_chat_formula_as_published() -> None:
         },
         {"role": "user", "content": user},
     ]
-    assert tokens.count_chat(messages, "gpt-4") == 129
-    assert tokens.count_chat(messages, "gpt-3.5-turbo") == 129
-    assert tokens.count_chat(messages, "gpt-4o") == 124
+    assert count_chat(messages, "gpt-4") == 129
+    assert count_chat(messages, "gpt-3.5-turbo") == 129
+    assert count_chat(messages, "gpt-4o") == 124
 
 
 BASE = 3 + 3 + 1
@@ -190,14 +191,14 @@ BASE = 3 + 3 + 1
     ],
 )
 def test_count_chat_literal(message: dict[str, object], expected: int) -> None:
-    assert tokens.count_chat([message], O200K) == expected
+    assert count_chat([message], O200K) == expected
 
 
 def test_surrogates_anywhere_in_a_chat_are_counted() -> None:
     parts = [{"type": "text", "text": "\ud800"}, {"type": "text", "text": "hello world"}]
-    assert tokens.count_chat([{"role": "user", "content": parts, "name": "\udfff"}], O200K) == BASE + 1 + 2 + 1 + 1
+    assert count_chat([{"role": "user", "content": parts, "name": "\udfff"}], O200K) == BASE + 1 + 2 + 1 + 1
 
 
 def test_warm_loads_both_vocabularies() -> None:
-    tokens.warm()
-    assert tokens.count("warm", O200K) == tokens.count("warm", CL100K) == 1
+    vocabulary.warm()
+    assert vocabulary.count("warm", O200K) == vocabulary.count("warm", CL100K) == 1

@@ -9,9 +9,9 @@ import pytest
 
 from limiter_node.http.requests.fields import InvalidRequest
 from limiter_node.http.requests.limited_routes import LIMITED_ROUTES
-from limiter_node.tokens.counting import count
 from limiter_node.tokens.tools import count_tools
 from limiter_node.tokens.totals import Total
+from limiter_node.tokens.vocabulary import count
 
 # The example of OpenAI's cookbook, which OpenAI's own service counts as 101 with gpt-4o and gpt-4o-mini, and as 105
 # with gpt-4 and gpt-3.5-turbo, the two messages below included.

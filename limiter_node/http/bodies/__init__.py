@@ -1,1 +1,6 @@
-"""."""
+"""Bodies of requests: read within the node's budget, unpacked, and one large one at a time.
+
+``body``        a whole body, of bounded size
+``unpacking``   bodies that were sent compressed, unpacked in slices
+``one_a_turn``  turns of the event loop, one for each large block
+"""

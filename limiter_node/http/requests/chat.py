@@ -1,24 +1,20 @@
-"""From the bytes of a request's body to a checked request and what it needs; raises `InvalidRequest` and nothing else.
+"""Reading ``POST /v1/chat/completions``: from the body to a checked request and what it needs.
 
-Rules and wording are OpenAI's. Outcomes that JSON leaves open: of duplicate fields the last one counts; a byte order
-mark, bad UTF-8, a lone surrogate (as bytes or escaped), NaN, numbers beyond a double and nesting deeper than 1,024 are
-malformed JSON; a field that is null is a field that is absent.
+Raises `InvalidRequest` and nothing else. Rules and wording are OpenAI's.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import orjson
-
 from limiter_node.decisions import Need
 from limiter_node.http.requests.fields import (
     MAX_CHOICES,
     MAX_TOKENS,
     Check,
-    InvalidRequest,
     check_model,
     check_optional,
+    includes_usage,
     integer_between,
     is_array,
     is_boolean,
@@ -30,9 +26,8 @@ from limiter_node.http.requests.fields import (
     is_string,
     is_string_or_object,
     number_between,
-    wrong_type,
 )
-from limiter_node.http.requests.json_values import check_depth
+from limiter_node.http.requests.json_body import check_depth, parse_object
 from limiter_node.http.requests.known_fields import (
     OF_CHAT,
     OF_RESPONSE_FORMAT,
@@ -43,9 +38,10 @@ from limiter_node.http.requests.known_fields import (
 )
 from limiter_node.http.requests.messages import check_messages
 from limiter_node.http.requests.tools import chat_form, check_function
-from limiter_node.tokens.counting import TokenCounter, count_chat, sum_chat
+from limiter_node.tokens.chat import count_chat, sum_chat
 from limiter_node.tokens.tools import sum_json, sum_tools
 from limiter_node.tokens.totals import Count, Total, count_now
+from limiter_node.tokens.vocabulary import TokenCounter
 from limiter_node.upstream.requests import AnswerForm, ChatRequest
 
 # What shapes the answer (`tools`, `tool_choice`, `response_format`) is read by `limiter_node.http.requests.tools`.
@@ -91,7 +87,7 @@ _SHAPING = frozenset(("stop", "tools", "tool_choice", "response_format", "functi
 
 
 def parse_chat(body: bytes, count: Count | None = None, extra_fields: ExtraFields = no_extra_fields) -> ChatRequest:
-    """Read, check and count the body of ``POST /v1/chat/completions``. Raises `InvalidRequest`. O(length)."""
+    """Return the request that `body` is, checked and counted. Raises `InvalidRequest`. O(length)."""
     fields = parse_object(body)
     model = check_model(fields)
     messages = fields.get("messages")
@@ -104,7 +100,7 @@ def parse_chat(body: bytes, count: Count | None = None, extra_fields: ExtraField
         cap = fields.get("max_tokens")
     n = fields.get("n")
     stream = fields.get("stream") is True
-    include_usage = fields.get("stream_options") is not None and include_usage_of(fields["stream_options"], stream)
+    include_usage = fields.get("stream_options") is not None and includes_usage(fields["stream_options"], stream)
     messages, form = fields["messages"], None
     if _SHAPING.isdisjoint(fields) and not unknown:
         # Said twice because most requests go this way, and need no function made for them.
@@ -119,43 +115,15 @@ def parse_chat(body: bytes, count: Count | None = None, extra_fields: ExtraField
     return ChatRequest(model, 1 if n is None else n, cap, stream, include_usage, input_tokens, fields, form)
 
 
-def parse_object(body: bytes) -> dict[str, Any]:
-    """The JSON object that `body` is. Raises `InvalidRequest`."""
-    try:
-        fields = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        # orjson's words give the position and never quote the body.
-        raise InvalidRequest(f"The JSON body of your request could not be parsed: {error}.", None, None) from None
-    if type(fields) is not dict:
-        raise InvalidRequest("The JSON body of your request could not be used: expected an object.", None, None)
-    return fields
-
-
-def need_of(request: ChatRequest) -> Need:
-    """What `request` asks of its key: its input, and the cap of every choice or the key's default for each."""
+def need_of_chat(request: ChatRequest) -> Need:
+    """Return what `request` asks of its key: its input, and the cap of every choice or the key's default for each."""
     if request.cap is None:
         return Need(request.input_tokens, 0, request.n)
     return Need(request.input_tokens, request.n * request.cap, 0)
 
 
-def include_usage_of(options: dict[str, Any], stream: bool) -> bool:
-    """Whether checked `stream_options` ask for the usage; raises `InvalidRequest`, also for a request not streamed."""
-    if not stream:
-        raise InvalidRequest(
-            "The 'stream_options' parameter is only allowed when 'stream' is enabled.",
-            "stream_options",
-            "invalid_value",
-        )
-    include_usage = options.get("include_usage")
-    if include_usage is None:
-        return False
-    if type(include_usage) is not bool:
-        raise wrong_type(include_usage, "stream_options.include_usage", "a boolean")
-    return include_usage
-
-
 def _shaping_total(fields: dict[str, Any], form: AnswerForm | None, model: str, unknown: list[str]) -> Total:
-    """The input tokens of tools, of functions as they were called before, of the schema of the answer, of the rest."""
+    """Return the total of tools (and functions, as they were called before), the answer's schema and `unknown`."""
     if (response_format := fields.get("response_format")) is not None:
         add_unknown(response_format, OF_RESPONSE_FORMAT, "response_format", unknown)
     functions = fields.get("functions") or ()

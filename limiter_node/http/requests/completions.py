@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 from limiter_node.decisions import Need
-from limiter_node.http.requests.chat import include_usage_of, parse_object
 from limiter_node.http.requests.fields import (
     MAX_CHOICES,
     MAX_TOKENS,
@@ -17,6 +16,7 @@ from limiter_node.http.requests.fields import (
     InvalidRequest,
     check_model,
     check_optional,
+    includes_usage,
     integer_between,
     is_boolean,
     is_integer,
@@ -27,10 +27,11 @@ from limiter_node.http.requests.fields import (
     number_between,
 )
 from limiter_node.http.requests.inputs import Inputs, sum_inputs, texts_or_tokens
+from limiter_node.http.requests.json_body import parse_object
 from limiter_node.http.requests.known_fields import OF_COMPLETION, SHORT, ExtraFields, add_unknown, no_extra_fields
 from limiter_node.http.requests.tools import stop_form
-from limiter_node.tokens.counting import TokenCounter
 from limiter_node.tokens.totals import Count, count_now
+from limiter_node.tokens.vocabulary import TokenCounter
 from limiter_node.upstream.requests import CompletionRequest
 
 MAX_TOTAL_CHOICES = 2_048
@@ -61,7 +62,7 @@ _PLAIN = (OF_COMPLETION | _FIELDS.keys()) - SHORT
 def parse_completion(
     body: bytes, count: Count = count_now, extra_fields: ExtraFields = no_extra_fields
 ) -> CompletionRequest:
-    """Read, check and count a body. O(length)."""
+    """Return the request that `body` is, checked and counted. Raises `InvalidRequest`. O(length)."""
     fields = parse_object(body)
     model = check_model(fields)
     # As OpenAI's: without a prompt a completion begins a new document.
@@ -71,7 +72,7 @@ def parse_completion(
     n = fields.get("n") or 1
     reserved = _reserved_choices(fields, n, len(prompts))
     stream = fields.get("stream") is True
-    include_usage = fields.get("stream_options") is not None and include_usage_of(fields["stream_options"], stream)
+    include_usage = fields.get("stream_options") is not None and includes_usage(fields["stream_options"], stream)
     echoes = _echoes(prompts) if fields.get("echo") is True else ()
     unknown: list[str] = []
     if not _PLAIN.issuperset(fields):
@@ -95,15 +96,15 @@ def parse_completion(
     )
 
 
-def completion_need(request: CompletionRequest) -> Need:
-    """Its input, and the cap, or the key's default, of every choice that may be produced."""
+def need_of_completion(request: CompletionRequest) -> Need:
+    """Return what `request` asks of its key: its input, and the cap (or the key's default) of every possible choice."""
     if request.cap is None:
         return Need(request.input_tokens, 0, request.reserved_choices)
     return Need(request.input_tokens, request.reserved_choices * request.cap, 0)
 
 
 def _sum_suffix(suffix: str | None, prompts: Inputs, counter: TokenCounter) -> int:
-    """The tokens of what is to follow the answer: models that fill in the middle read it with each prompt."""
+    """Return the tokens of the text that is to follow the answer: models that fill in the middle read it each time."""
     return sum([counter(suffix) for _ in prompts]) if suffix else 0
 
 

@@ -6,7 +6,6 @@ Raises `InvalidRequest` and nothing else. Embeddings have no output tokens, so n
 from __future__ import annotations
 
 from limiter_node.decisions import Need
-from limiter_node.http.requests.chat import parse_object
 from limiter_node.http.requests.fields import (
     Check,
     check_model,
@@ -17,6 +16,7 @@ from limiter_node.http.requests.fields import (
     one_of,
 )
 from limiter_node.http.requests.inputs import refuse_empty, sum_inputs, texts_or_tokens
+from limiter_node.http.requests.json_body import parse_object
 from limiter_node.http.requests.known_fields import OF_EMBEDDING, SHORT, ExtraFields, add_unknown, no_extra_fields
 from limiter_node.tokens.totals import Count, count_now
 from limiter_node.upstream.requests import EmbeddingRequest
@@ -35,7 +35,7 @@ _PLAIN = (OF_EMBEDDING | _FIELDS.keys()) - SHORT
 def parse_embedding(
     body: bytes, count: Count = count_now, extra_fields: ExtraFields = no_extra_fields
 ) -> EmbeddingRequest:
-    """Read, check and count a body. O(length)."""
+    """Return the request that `body` is, checked and counted. Raises `InvalidRequest`. O(length)."""
     fields = parse_object(body)
     model = check_model(fields)
     if fields.get("input") is None:
@@ -56,6 +56,6 @@ def parse_embedding(
     )
 
 
-def embedding_need(request: EmbeddingRequest) -> Need:
-    """Its input, no output."""
+def need_of_embedding(request: EmbeddingRequest) -> Need:
+    """Return what `request` asks of its key: its input, and no output."""
     return Need(request.input_tokens, 0, 0)

@@ -42,12 +42,12 @@ class InvalidRequest(LimiterError):
 
 
 def missing(param: str) -> InvalidRequest:
-    """A required field is not there."""
+    """Return the error for a required field that is not there."""
     return InvalidRequest(f"Missing required parameter: '{param}'.", param, "missing_required_parameter")
 
 
 def wrong_type(value: object, param: str, expected: str) -> InvalidRequest:
-    """A field has another type than `expected`, which reads ``an integer``."""
+    """Return the error for a field of another type than `expected`, which reads ``an integer``."""
     return InvalidRequest(
         f"Invalid type for '{param}': expected {expected}, but got {_KINDS[type(value)]} instead.",
         param,
@@ -56,7 +56,7 @@ def wrong_type(value: object, param: str, expected: str) -> InvalidRequest:
 
 
 def unsupported_value(value: str, param: str, supported: tuple[str, ...]) -> InvalidRequest:
-    """A field holds none of the values that it may hold."""
+    """Return the error for a field that holds none of the `supported` values, of which there are two or more."""
     shown = _short(value)
     listed = ", ".join(f"'{each}'" for each in supported[:-1])
     last = f", and '{supported[-1]}'" if len(supported) > 2 else f" and '{supported[-1]}'"
@@ -64,7 +64,7 @@ def unsupported_value(value: str, param: str, supported: tuple[str, ...]) -> Inv
 
 
 def empty_array(param: str) -> InvalidRequest:
-    """A list that needs an item has none."""
+    """Return the error for an empty list where at least one item is needed."""
     return InvalidRequest(
         f"Invalid '{param}': empty array. Expected an array with minimum length 1, but got an empty array instead.",
         param,
@@ -73,7 +73,7 @@ def empty_array(param: str) -> InvalidRequest:
 
 
 def array_too_long(param: str, most: int, length: int) -> InvalidRequest:
-    """A list has more items than it may have."""
+    """Return the error for a list that has more items than it may have."""
     return InvalidRequest(
         f"Invalid '{param}': array too long. Expected an array with maximum length {most}, "
         f"but got an array with length {length} instead.",
@@ -83,43 +83,43 @@ def array_too_long(param: str, most: int, length: int) -> InvalidRequest:
 
 
 def is_string(value: Any, param: str) -> None:
-    """Any string."""
+    """Check for a string."""
     if type(value) is not str:
         raise wrong_type(value, param, "a string")
 
 
 def is_boolean(value: Any, param: str) -> None:
-    """true or false; not 0 or 1."""
+    """Check for true or false; 0 and 1 are neither."""
     if type(value) is not bool:
         raise wrong_type(value, param, "a boolean")
 
 
 def is_integer(value: Any, param: str) -> None:
-    """Any integer; not true, not 1.0."""
+    """Check for an integer; neither true nor 1.0 is one."""
     if type(value) is not int:
         raise wrong_type(value, param, "an integer")
 
 
 def is_object(value: Any, param: str) -> None:
-    """Any object, whatever it holds."""
+    """Check for an object, whatever it holds."""
     if type(value) is not dict:
         raise wrong_type(value, param, "an object")
 
 
 def is_array(value: Any, param: str) -> None:
-    """Any array, whatever it holds."""
+    """Check for an array, whatever it holds."""
     if type(value) is not list:
         raise wrong_type(value, param, "an array of objects")
 
 
 def is_string_or_object(value: Any, param: str) -> None:
-    """A name or a description, as in `tool_choice`."""
+    """Check for a string or an object, as `tool_choice` may be."""
     if type(value) is not str and type(value) is not dict:
         raise wrong_type(value, param, "one of a string or object")
 
 
 def integer_between(low: int, high: int) -> Check:
-    """A check for an integer of `low` to `high`; not true, not 1.0, not "5"."""
+    """Return a check for an integer from `low` to `high`; true, 1.0 and "5" are none."""
 
     def check(value: Any, param: str) -> None:
         if type(value) is not int:
@@ -131,7 +131,7 @@ def integer_between(low: int, high: int) -> Check:
 
 
 def number_between(low: int, high: int) -> Check:
-    """A check for an integer or decimal number of `low` to `high`; not true."""
+    """Return a check for an integer or decimal number from `low` to `high`; true is none."""
 
     def check(value: Any, param: str) -> None:
         if type(value) is not float and type(value) is not int:
@@ -143,7 +143,7 @@ def number_between(low: int, high: int) -> Check:
 
 
 def one_of(*values: str) -> Check:
-    """A check for one of `values`, two or more."""
+    """Return a check for one of `values`, of which there are two or more."""
 
     def check(value: Any, param: str) -> None:
         is_string(value, param)
@@ -154,7 +154,7 @@ def one_of(*values: str) -> Check:
 
 
 def is_stop(value: Any, param: str) -> None:
-    """The `stop` field: a string, or up to four."""
+    """Check for a string or a list of up to four, as `stop` may be."""
     if type(value) is str:
         return
     if type(value) is not list:
@@ -166,21 +166,21 @@ def is_stop(value: Any, param: str) -> None:
 
 
 def is_logit_bias(value: Any, param: str) -> None:
-    """An object of numbers from -100 to 100."""
+    """Check for an object whose values are numbers from -100 to 100."""
     is_object(value, param)
     for token, bias in value.items():
         _is_bias(bias, f"{param}.{_short(token)}")
 
 
 def is_metadata(value: Any, param: str) -> None:
-    """An object of strings."""
+    """Check for an object whose values are strings."""
     is_object(value, param)
     for name, each in value.items():
         is_string(each, f"{param}.{_short(name)}")
 
 
 def check_model(fields: dict[str, Any]) -> str:
-    """The `model` field, which every limited route requires: 1 to 256 characters."""
+    """Return the `model` field, which every limited route requires: 1 to 256 characters."""
     model = fields.get("model")
     if model is None:
         raise missing("model")
@@ -202,6 +202,22 @@ def check_model(fields: dict[str, Any]) -> str:
     return model
 
 
+def includes_usage(stream_options: dict[str, Any], is_streamed: bool) -> bool:
+    """Whether checked `stream_options` ask for the usage. Raises `InvalidRequest`, also where nothing is streamed."""
+    if not is_streamed:
+        raise InvalidRequest(
+            "The 'stream_options' parameter is only allowed when 'stream' is enabled.",
+            "stream_options",
+            "invalid_value",
+        )
+    include_usage = stream_options.get("include_usage")
+    if include_usage is None:
+        return False
+    if type(include_usage) is not bool:
+        raise wrong_type(include_usage, "stream_options.include_usage", "a boolean")
+    return include_usage
+
+
 def check_optional(fields: dict[str, Any], checks: dict[str, Check]) -> None:
     """Apply `checks` to the fields that are there and not null. O(fields sent), however many could be."""
     for name, value in fields.items():
@@ -210,7 +226,7 @@ def check_optional(fields: dict[str, Any], checks: dict[str, Check]) -> None:
 
 
 def object_of_type(value: Any, path: str, types: tuple[str, ...]) -> str:
-    """The `type` field of an object that must have one of `types`."""
+    """Return the `type` field of an object that must have one of `types`."""
     if type(value) is not dict:
         raise wrong_type(value, path, "an object")
     kind = value.get("type")
@@ -224,7 +240,7 @@ def object_of_type(value: Any, path: str, types: tuple[str, ...]) -> str:
 
 
 def required_object(holder: dict[str, Any], field: str, path: str) -> dict[str, Any]:
-    """The object that `holder`, which `path` names, must have as its `field`."""
+    """Return the object that `holder`, which `path` names, must have as its `field`."""
     value = holder.get(field)
     if value is None:
         raise missing(f"{path}.{field}")

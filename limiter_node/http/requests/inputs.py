@@ -12,7 +12,7 @@ from limiter_node.http.requests.fields import (
     is_string,
     wrong_type,
 )
-from limiter_node.tokens.counting import TokenCounter
+from limiter_node.tokens.vocabulary import TokenCounter
 
 MAX_INPUTS = 2_048
 MAX_TOKEN = 2**31 - 1

@@ -11,12 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-import orjson
-
-from limiter_node.http.requests.fields import InvalidRequest
+from limiter_node.http.requests.json_body import to_json
 
 ExtraFields = Callable[[str], frozenset[str]]
-"""Tells the fields that pass uncounted in requests for a model though they aren't known."""
+"""Returns, for a model, the names of unknown fields that pass uncounted."""
 
 _ANYWHERE: Final = frozenset(("cache_control", "prompt_cache_breakpoint"))
 _OF_ALL: Final = frozenset(
@@ -37,7 +35,7 @@ OF_CHAT: Final = _OF_ALL | _OF_SAMPLING | {
     "chat_template_kwargs",
 }  # fmt: skip
 OF_COMPLETION: Final = _OF_ALL | _OF_SAMPLING | {"prompt", "suffix"}
-OF_RESPONSES: Final = _OF_ALL | {
+OF_RESPONSES_API: Final = _OF_ALL | {
     "input", "instructions", "tools", "tool_choice", "text", "reasoning", "truncation", "include", "context_management",
     "access_programs", "image", "previous_response_id", "conversation", "prompt", "background_options",
 }  # fmt: skip
@@ -91,12 +89,12 @@ OF_ITEM_PARTS: Final = {
 
 
 def no_extra_fields(_model: str) -> frozenset[str]:
-    """Every field that isn't known counts."""
+    """Return no name: every unknown field counts."""
     return frozenset()
 
 
 def add_unknown(holder: dict[str, Any], known: frozenset[str], path: str, texts: list[str]) -> None:
-    """Add to `texts` what is to be counted of the fields of `holder`, which `path` names, that aren't `known`.
+    """Add to `texts`, as JSON, the fields of `holder` (which `path` names) that aren't `known` and have to be counted.
 
     Raises `InvalidRequest` for a field that is nested too deeply to be written. O(characters).
     """
@@ -110,11 +108,4 @@ def add_unknown(holder: dict[str, Any], known: frozenset[str], path: str, texts:
         elif kind is not dict and kind is not list:
             continue  # nothing can be hidden in a number
         if value:
-            texts.append(_to_json(value, f"{path}.{name[:64]}" if path else name[:64]))
-
-
-def _to_json(value: Any, param: str) -> str:
-    try:
-        return orjson.dumps(value).decode()
-    except orjson.JSONEncodeError:
-        raise InvalidRequest(f"Invalid '{param}': nested too deeply.", param, "invalid_value") from None
+            texts.append(to_json(value, f"{path}.{name[:64]}" if path else name[:64]).decode())

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from limiter_node.decisions import Need
-from limiter_node.http.requests.chat import need_of, parse_chat
-from limiter_node.http.requests.completions import completion_need, parse_completion
-from limiter_node.http.requests.embeddings import embedding_need, parse_embedding
-from limiter_node.http.requests.responses_api import parse_responses, responses_need
+from limiter_node.http.requests.chat import need_of_chat, parse_chat
+from limiter_node.http.requests.completions import need_of_completion, parse_completion
+from limiter_node.http.requests.embeddings import need_of_embedding, parse_embedding
+from limiter_node.http.requests.responses_api import need_of_responses_api, parse_responses_api
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +26,10 @@ class LimitedRoute:
 LIMITED_ROUTES = {
     route.path: route
     for route in (
-        LimitedRoute("/v1/chat/completions", parse_chat, need_of),
-        LimitedRoute("/v1/completions", parse_completion, completion_need),
-        LimitedRoute("/v1/responses", parse_responses, responses_need),
-        LimitedRoute("/v1/embeddings", parse_embedding, embedding_need),
+        LimitedRoute("/v1/chat/completions", parse_chat, need_of_chat),
+        LimitedRoute("/v1/completions", parse_completion, need_of_completion),
+        LimitedRoute("/v1/responses", parse_responses_api, need_of_responses_api),
+        LimitedRoute("/v1/embeddings", parse_embedding, need_of_embedding),
     )
 }
 """By path."""

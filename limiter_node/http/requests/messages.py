@@ -1,7 +1,7 @@
 """The checks of a chat's `messages`: roles, contents, and what may stand in a content's place.
 
 Follows OpenAI's schema of the request as far as counting and forwarding need it: what passes here can be counted by
-`limiter_node.tokens.counting.count_chat` without a further look. What it doesn't know is accepted, and given back to be
+`limiter_node.tokens.chat.count_chat` without a further look. What it doesn't know is accepted, and given back to be
 counted.
 """
 
@@ -29,7 +29,7 @@ from limiter_node.http.requests.known_fields import (
     OF_TOOL_CALLS,
     add_unknown,
 )
-from limiter_node.tokens.counting import REASONING_FIELDS
+from limiter_node.tokens.chat import REASONING_FIELDS
 
 ROLES = ("system", "assistant", "user", "function", "tool", "developer")
 PART_TYPES = ("text", "image_url", "input_audio", "refusal", "file")

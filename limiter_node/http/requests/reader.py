@@ -11,7 +11,7 @@ from typing import Final
 
 from limiter_node.decisions import Need
 from limiter_node.held import SMALL_BYTES
-from limiter_node.http.requests.json_values import count_values
+from limiter_node.http.requests.json_body import count_values
 from limiter_node.http.requests.limited_routes import LimitedRoute
 from limiter_node.http.requests.reader_frames import READ, read_of, setup_frame
 from limiter_node.tokens.process import INLINE_CHARS, TokenCounting

@@ -5,7 +5,7 @@ from __future__ import annotations
 from traceback import format_exc
 
 from limiter_node.http.requests.fields import InvalidRequest
-from limiter_node.http.requests.json_values import check_values
+from limiter_node.http.requests.json_body import check_values
 from limiter_node.http.requests.limited_routes import LIMITED_ROUTES
 from limiter_node.http.requests.reader_frames import SETUP, Read, drafter_of, failure_frame, read_frame, refusal_frame
 from limiter_node.tokens.process import COUNT, count_frame

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 from limiter_node.decisions import Need
-from limiter_node.http.requests.chat import parse_object
 from limiter_node.http.requests.fields import (
     MAX_TOKENS,
     Check,
@@ -27,9 +26,9 @@ from limiter_node.http.requests.fields import (
     number_between,
     one_of,
 )
-from limiter_node.http.requests.json_values import check_depth
+from limiter_node.http.requests.json_body import check_depth, parse_object
 from limiter_node.http.requests.known_fields import (
-    OF_RESPONSES,
+    OF_RESPONSES_API,
     OF_TEXT,
     SHORT,
     ExtraFields,
@@ -37,10 +36,11 @@ from limiter_node.http.requests.known_fields import (
     no_extra_fields,
 )
 from limiter_node.http.requests.responses_api_items import items_as_messages
-from limiter_node.http.requests.tools import responses_form
-from limiter_node.tokens.counting import TokenCounter, sum_chat
+from limiter_node.http.requests.tools import responses_api_form
+from limiter_node.tokens.chat import sum_chat
 from limiter_node.tokens.tools import sum_json, sum_tools
 from limiter_node.tokens.totals import Count, count_now
+from limiter_node.tokens.vocabulary import TokenCounter
 from limiter_node.upstream.requests import ResponsesApiRequest
 
 _is_effort = one_of("none", "minimal", "low", "medium", "high", "xhigh", "max")
@@ -83,27 +83,27 @@ _FIELDS: dict[str, Check] = {
     "prompt_cache_key": is_string,
     "safety_identifier": is_string,
 }
-_PLAIN = (OF_RESPONSES | _FIELDS.keys()) - SHORT
+_PLAIN = (OF_RESPONSES_API | _FIELDS.keys()) - SHORT
 """With no other fields, there is none to look at for what isn't known."""
 _REPEATED = ("tools", "tool_choice", "text")
-"""What the response repeats and may be nested."""
+"""Fields that the Responses API repeats in its response and that may be nested."""
 _OF_PLAIN_FORMAT = frozenset(("type",))
 """A format with a schema counts whole."""
 _STORED = ("previous_response_id", "conversation", "prompt")
 _BACKGROUND = ("background", "background_options")
 
 
-def parse_responses(
+def parse_responses_api(
     body: bytes, count: Count = count_now, extra_fields: ExtraFields = no_extra_fields
 ) -> ResponsesApiRequest:
-    """Read, check and count a body. O(length)."""
+    """Return the request that `body` is, checked and counted. Raises `InvalidRequest`. O(length)."""
     fields = parse_object(body)
     model = check_model(fields)
     unknown: list[str] = []
     messages = items_as_messages(fields.get("input"), unknown)
     check_optional(fields, _FIELDS)
     _refuse_stored(fields)
-    form = responses_form(fields)
+    form = responses_api_form(fields)
     if fields.get("instructions") is not None:
         messages.append({"role": "system", "content": fields["instructions"]})
     for name in _REPEATED:
@@ -112,7 +112,7 @@ def parse_responses(
     tools = fields.get("tools") or ()
     schema = fields["text"]["format"] if form is not None and form.json_schema is not None else None
     if not _PLAIN.issuperset(fields):
-        add_unknown(fields, OF_RESPONSES | extra_fields(model), "", unknown)
+        add_unknown(fields, OF_RESPONSES_API | extra_fields(model), "", unknown)
     if (text := fields.get("text")) is not None:
         add_unknown(text, OF_TEXT, "text", unknown)
         if text.get("format") is not None and (schema is None or "schema" not in schema):
@@ -128,8 +128,8 @@ def parse_responses(
     )
 
 
-def responses_need(request: ResponsesApiRequest) -> Need:
-    """Its input, and its cap or the key's default."""
+def need_of_responses_api(request: ResponsesApiRequest) -> Need:
+    """Return what `request` asks of its key: its input, and its cap or the key's default."""
     if request.cap is None:
         return Need(request.input_tokens, 0, 1)
     return Need(request.input_tokens, request.cap, 0)

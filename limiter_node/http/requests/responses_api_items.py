@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import orjson
-
 from limiter_node.http.requests.fields import (
     InvalidRequest,
     check_if_given,
@@ -22,7 +20,7 @@ from limiter_node.http.requests.fields import (
     unsupported_value,
     wrong_type,
 )
-from limiter_node.http.requests.json_values import check_depth
+from limiter_node.http.requests.json_body import to_json
 from limiter_node.http.requests.known_fields import OF_ITEM_PARTS, OF_ITEMS, OF_PARTS_OBJECT, add_unknown
 
 ROLES = ("user", "assistant", "system", "developer")
@@ -45,7 +43,7 @@ _TEXTS = frozenset(("input_text", "output_text", "text", "summary_text", "reason
 
 
 def items_as_messages(value: Any, unknown: list[str]) -> list[Message]:
-    """The messages that the `input` field holds, for counting; what they don't say is added to `unknown`.
+    """Return the messages that the `input` field holds, for counting; what they don't hold of it is added to `unknown`.
 
     Raises `InvalidRequest` unless it is well-formed.
     """
@@ -85,8 +83,7 @@ def _message_of(item: Any, path: str, unknown: list[str]) -> Message:
         raise InvalidRequest(
             f"Invalid '{path}': items are not stored here, so none was found.", f"{path}.id", "not_found"
         )
-    check_depth(item, path)
-    return {"role": "assistant", "content": orjson.dumps(item).decode()}
+    return {"role": "assistant", "content": to_json(item, path).decode()}
 
 
 def _message(item: dict[str, Any], path: str, unknown: list[str]) -> Message:

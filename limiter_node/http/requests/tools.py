@@ -28,7 +28,7 @@ from limiter_node.upstream.requests import AnswerForm, CallableTool
 
 MAX_TOOLS = 128
 CHAT_TOOL_TYPES = ("function", "custom")
-RESPONSES_TOOL_TYPES = (
+RESPONSES_API_TOOL_TYPES = (
     "function", "custom", "file_search", "web_search", "web_search_2025_08_26", "web_search_preview",
     "web_search_preview_2025_03_11", "computer", "computer_use_preview", "mcp", "code_interpreter", "image_generation",
     "local_shell", "shell", "apply_patch", "namespace", "tool_search", "programmatic_tool_calling",
@@ -59,7 +59,7 @@ def check_tools(tools: Any, param: str, types: tuple[str, ...], *, nested: bool)
 
 
 def check_function(function: Any, path: str) -> None:
-    """The definition of a function: a name, and perhaps a description, parameters and `strict`."""
+    """Raise `InvalidRequest` unless `function` has a name and well-formed fields beside it."""
     is_object(function, path)
     check_required(function, "name", path, _is_name)
     for field, check in _FUNCTION_FIELDS.items():
@@ -67,7 +67,7 @@ def check_function(function: Any, path: str) -> None:
 
 
 def forced_tool(choice: Any, tools: list[dict[str, Any]], *, nested: bool) -> CallableTool | None:
-    """The tool that `choice` forces an answer to call; None if it is free. Raises `InvalidRequest`.
+    """Return the tool that `choice` forces an answer to call; None if it is free. Raises `InvalidRequest`.
 
     ``required`` forces the first tool that a caller could run itself.
     """
@@ -87,13 +87,16 @@ def forced_tool(choice: Any, tools: list[dict[str, Any]], *, nested: bool) -> Ca
         return _of_allowed(choice, tools, nested)
     if kind in _NAMED:
         return _named(choice, _needed(tools), "tool_choice", nested)
-    if nested or kind not in RESPONSES_TOOL_TYPES:
+    if nested or kind not in RESPONSES_API_TOOL_TYPES:
         raise unsupported_value(kind, "tool_choice.type", (*CHAT_TOOL_TYPES, _ALLOWED))
     return None
 
 
 def schema_of(holder: Any, path: str, *, nested: bool) -> dict[str, Any] | None:
-    """The JSON schema that a `response_format` (or `text.format`) asks for; None for text. Raises `InvalidRequest`."""
+    """Return the JSON schema that a `response_format` or `text.format` asks for; None for text.
+
+    Raises `InvalidRequest`.
+    """
     kind = object_of_type(holder, path, FORMAT_TYPES)
     if kind == "text":
         return None
@@ -111,7 +114,7 @@ def schema_of(holder: Any, path: str, *, nested: bool) -> dict[str, Any] | None:
 
 
 def chat_form(fields: dict[str, Any]) -> AnswerForm | None:
-    """The form that a chat completion's fields ask for; None for plain prose. Raises `InvalidRequest`."""
+    """Return the form that a chat completion's fields ask for; None for plain prose. Raises `InvalidRequest`."""
     tools = fields.get("tools") or []
     if tools:
         check_tools(tools, "tools", CHAT_TOOL_TYPES, nested=True)
@@ -123,11 +126,11 @@ def chat_form(fields: dict[str, Any]) -> AnswerForm | None:
     )
 
 
-def responses_form(fields: dict[str, Any]) -> AnswerForm | None:
-    """The form that the fields of the Responses API ask for, as `chat_form`."""
+def responses_api_form(fields: dict[str, Any]) -> AnswerForm | None:
+    """Return the form that the fields of the Responses API ask for, as `chat_form` does."""
     tools = fields.get("tools") or []
     if tools:
-        check_tools(tools, "tools", RESPONSES_TOOL_TYPES, nested=False)
+        check_tools(tools, "tools", RESPONSES_API_TOOL_TYPES, nested=False)
     choice = fields.get("tool_choice")
     answer_format = (fields.get("text") or {}).get("format")
     return _form(
@@ -138,12 +141,12 @@ def responses_form(fields: dict[str, Any]) -> AnswerForm | None:
 
 
 def stop_form(stop: Any) -> AnswerForm | None:
-    """The form that a checked `stop` alone asks for."""
+    """Return the form that a checked `stop` alone asks for."""
     return _form(stop_sequences(stop), None, None)
 
 
 def stop_sequences(stop: Any) -> tuple[str, ...]:
-    """The sequences of a checked `stop` field. An empty one stops nothing."""
+    """Return the sequences of a checked `stop` field, without empty ones, which stop nothing."""
     if stop is None:
         return ()
     return tuple(each for each in ([stop] if type(stop) is str else stop) if each)
@@ -193,9 +196,10 @@ def _of_allowed(choice: dict[str, Any], tools: list[dict[str, Any]], nested: boo
     if mode not in _MODES:
         raise unsupported_value(mode, f"{path}.mode", _MODES)
     check_required(choice, "tools", path, is_array)
+    types = CHAT_TOOL_TYPES if nested else RESPONSES_API_TOOL_TYPES
     forced = None
     for index, allowed in enumerate(choice["tools"]):
-        kind = object_of_type(allowed, f"{path}.tools[{index}]", CHAT_TOOL_TYPES if nested else RESPONSES_TOOL_TYPES)
+        kind = object_of_type(allowed, f"{path}.tools[{index}]", types)
         if kind in _NAMED:
             tool = _named(allowed, _needed(tools), f"{path}.tools[{index}]", nested)
             forced = forced or tool

@@ -27,15 +27,17 @@ _UNNAMED_KEY_DIGITS = 12
 _MAX_PATH_CHARS = 128
 
 
-class ErrorReply(NamedTuple):
+class ErrorResponse(NamedTuple):
     """An error ready to be sent."""
 
     status: int
     body: bytes
 
 
-INVALID_API_KEY = ErrorReply(401, error_body("Incorrect API key provided.", _INVALID_REQUEST, code="invalid_api_key"))
-MISSING_API_KEY = ErrorReply(
+INVALID_API_KEY = ErrorResponse(
+    401, error_body("Incorrect API key provided.", _INVALID_REQUEST, code="invalid_api_key")
+)
+MISSING_API_KEY = ErrorResponse(
     401,
     error_body(
         "You didn't provide an API key. Send it in an Authorization header using Bearer auth "
@@ -44,7 +46,7 @@ MISSING_API_KEY = ErrorReply(
         code="invalid_api_key",
     ),
 )
-STORE_UNAVAILABLE = ErrorReply(
+STORE_UNAVAILABLE = ErrorResponse(
     503,
     error_body(
         "The rate limiter's store cannot be reached, so this request could not be decided. Please try again.",
@@ -52,26 +54,26 @@ STORE_UNAVAILABLE = ErrorReply(
         code="store_unavailable",
     ),
 )
-OVERLOADED = ErrorReply(
+OVERLOADED = ErrorResponse(
     503,
     error_body(
         "This server is currently overloaded with other requests. Please try again.", _SERVER_ERROR, code="overloaded"
     ),
 )
-STOPPING = ErrorReply(
+STOPPING = ErrorResponse(
     503, error_body("This server is stopping. Please try again.", _SERVER_ERROR, code="server_stopping")
 )
-UNREADABLE = ErrorReply(
+UNREADABLE = ErrorResponse(
     400, error_body("The request could not be read as HTTP. Check its request line and headers.", _INVALID_REQUEST)
 )
-HEAD_TOO_LARGE = ErrorReply(
+HEAD_TOO_LARGE = ErrorResponse(
     431, error_body("The request line or the headers are too large.", _INVALID_REQUEST, code="headers_too_large")
 )
-REQUEST_TIMEOUT = ErrorReply(
+REQUEST_TIMEOUT = ErrorResponse(
     408,
     error_body("The request was not sent in time. Please try again.", _INVALID_REQUEST, code="request_timeout"),
 )
-UNSUPPORTED_ENCODING = ErrorReply(
+UNSUPPORTED_ENCODING = ErrorResponse(
     415,
     error_body(
         "The Content-Encoding of your request is not supported: send its body as it is, or as gzip or deflate.",
@@ -80,69 +82,69 @@ UNSUPPORTED_ENCODING = ErrorReply(
         "unsupported_media_type",
     ),
 )
-EXPECTATION_FAILED = ErrorReply(
+EXPECTATION_FAILED = ErrorResponse(
     417,
     error_body("The only expectation that can be met is 100-continue.", _INVALID_REQUEST, code="expectation_failed"),
 )
 _UPSTREAM_FAILED = error_body("The upstream service failed to answer.", _SERVER_ERROR, code="upstream_error")
-CLIENT_GONE = ErrorReply(499, error_body("The client closed its request.", _INVALID_REQUEST, code="client_gone"))
+CLIENT_GONE = ErrorResponse(499, error_body("The client closed its request.", _INVALID_REQUEST, code="client_gone"))
 """Read by nobody; it is what such a request is counted as."""
-INTERNAL = ErrorReply(
+INTERNAL = ErrorResponse(
     500,
     error_body("The server had an error while processing your request.", _SERVER_ERROR, code="internal_error"),
 )
 
 
-def invalid_request(error: InvalidRequest) -> ErrorReply:
+def invalid_request(error: InvalidRequest) -> ErrorResponse:
     """400: the request has to be corrected; `param` names the field."""
-    return ErrorReply(400, error_body(error.message, _INVALID_REQUEST, error.param, error.code))
+    return ErrorResponse(400, error_body(error.message, _INVALID_REQUEST, error.param, error.code))
 
 
-def ambiguous_key(header: str) -> ErrorReply:
+def ambiguous_key(header: str) -> ErrorResponse:
     """400: the request gives more than one API key, the second one in `header`."""
     message = (
         "Your request gives more than one API key. Send one, in one Authorization header (or x-api-key, or api-key)."
     )
-    return ErrorReply(400, error_body(message, _INVALID_REQUEST, header, "ambiguous_api_key"))
+    return ErrorResponse(400, error_body(message, _INVALID_REQUEST, header, "ambiguous_api_key"))
 
 
-def too_large(max_body_bytes: int) -> ErrorReply:
+def too_large(max_body_bytes: int) -> ErrorResponse:
     """413: the body is longer than this server reads."""
     message = f"The request body is too large: the maximum is {max_body_bytes} bytes."
-    return ErrorReply(413, error_body(message, _INVALID_REQUEST, code="request_too_large"))
+    return ErrorResponse(413, error_body(message, _INVALID_REQUEST, code="request_too_large"))
 
 
-def not_found(method: str, path: str) -> ErrorReply:
+def not_found(method: str, path: str) -> ErrorResponse:
     """404: no such route."""
     message = f"Invalid URL ({_shown(method)} {_shown(path)})"
-    return ErrorReply(404, error_body(message, _INVALID_REQUEST, code="unknown_url"))
+    return ErrorResponse(404, error_body(message, _INVALID_REQUEST, code="unknown_url"))
 
 
-def model_not_found(model: str) -> ErrorReply:
+def model_not_found(model: str) -> ErrorResponse:
     """404: no model of this name is served."""
     message = f"The model '{_shown(model)}' does not exist or you do not have access to it."
-    return ErrorReply(404, error_body(message, _INVALID_REQUEST, "model", "model_not_found"))
+    return ErrorResponse(404, error_body(message, _INVALID_REQUEST, "model", "model_not_found"))
 
 
-def method_not_allowed(method: str, path: str) -> ErrorReply:
+def method_not_allowed(method: str, path: str) -> ErrorResponse:
     """405: the route exists, for other methods."""
     message = f"Not allowed to {_shown(method)} on {_shown(path)}."
-    return ErrorReply(405, error_body(message, _INVALID_REQUEST, code="method_not_allowed"))
+    return ErrorResponse(405, error_body(message, _INVALID_REQUEST, code="method_not_allowed"))
 
 
-def upstream_failed(error: UpstreamError) -> ErrorReply:
+def upstream_failed(error: UpstreamError) -> ErrorResponse:
     """The upstream's failure, with the status that it asked for, and what it lets its callers know."""
-    return ErrorReply(error.status, _UPSTREAM_FAILED if error.body is None else error.body)
+    return ErrorResponse(error.status, _UPSTREAM_FAILED if error.body is None else error.body)
 
 
-def not_served(error: NotServed) -> ErrorReply:
+def not_served(error: NotServed) -> ErrorResponse:
     """The request can't be asked any upstream."""
     if isinstance(error, UnknownModel):
         return model_not_found(error.model)
-    return ErrorReply(error.status, error_body(str(error), _INVALID_REQUEST, error.param, error.code))
+    return ErrorResponse(error.status, error_body(str(error), _INVALID_REQUEST, error.param, error.code))
 
 
-def rate_limited(decision: Decision, kid: str) -> ErrorReply:
+def rate_limited(decision: Decision, kid: str) -> ErrorResponse:
     """429: what `decision` rejected, naming the binding limit and its numbers.
 
     The key is called by its name, or by the first 12 hex digits of its digest `kid` where it has none.
@@ -158,7 +160,7 @@ def rate_limited(decision: Decision, kid: str) -> ErrorReply:
             f"Please try again in {duration_text(decision.retry_after_ms)}."
         )
     kind = "requests" if dimension == 0 else "tokens"
-    return ErrorReply(429, error_body(message, kind, code="rate_limit_exceeded"))
+    return ErrorResponse(429, error_body(message, kind, code="rate_limit_exceeded"))
 
 
 def _shown(text: str) -> str:

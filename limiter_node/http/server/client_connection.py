@@ -29,7 +29,7 @@ from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
 
 from limiter_node.http.responses import errors
-from limiter_node.http.responses.errors import ErrorReply
+from limiter_node.http.responses.errors import ErrorResponse
 from limiter_node.http.responses.headers import SERVER, SERVER_LINE
 from limiter_node.http.server.raw_body import BodyTimeout, ClientLeft, UnreadableBody, forget
 from limiter_node.http.server.serving import ServingConnection
@@ -283,7 +283,7 @@ class Connection(SlicingConnection):
         self._taken_bytes += max(self._unsent_bytes - unsent_bytes, 0)
         self._unsent_bytes = unsent_bytes
 
-    def _say_and_close(self, reply: ErrorReply) -> None:
+    def _say_and_close(self, reply: ErrorResponse) -> None:
         if self.transport is not None:
             self.transport.write(last_words(reply, self.last_lines))
         self.force_close()
@@ -305,7 +305,7 @@ class Refused(asyncio.Protocol):
         refused.close()
 
 
-def last_words(reply: ErrorReply, fields: str = "") -> bytes:
+def last_words(reply: ErrorResponse, fields: str = "") -> bytes:
     """An answer to no request in particular, after which the connection is closed."""
     head = (
         f"HTTP/1.1 {reply.status} {HTTPStatus(reply.status).phrase}\r\n{SERVER_LINE}"

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Final
 
 from limiter_node.held import Hold
-from limiter_node.tokens.counting import encoding_name
+from limiter_node.tokens.vocabulary import encoding_name
 from limiter_node.upstream.answers import AnswerStream, Cost, WholeAnswer
 from limiter_node.upstream.errors import UpstreamError
 from limiter_node.upstream.gateway.asking.admitted_request import AdmittedRequest

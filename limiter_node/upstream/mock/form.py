@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from itertools import islice
 
-from limiter_node.tokens.counting import count
+from limiter_node.tokens.vocabulary import count
 from limiter_node.upstream.mock.schema import fitting_json
 from limiter_node.upstream.mock.text import pieces
 from limiter_node.upstream.requests import AnswerForm, CallableTool

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from limiter_node.tokens.counting import counter_of
+from limiter_node.tokens.vocabulary import counter_of
 from limiter_node.upstream.gateway.cost.output_texts import piece_tokens, unread_tokens
 from limiter_node.upstream.gateway.cost.usage import Usage
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from limiter_node.tokens.counting import TokenCounter, counter_of, well_formed
+from limiter_node.tokens.vocabulary import TokenCounter, counter_of, well_formed
 from limiter_node.upstream.gateway.lenient_json import write_json
 
 BYTES_PER_TOKEN: Final = 4
