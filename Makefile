@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --quiet --disable-pip-version-check
 
-.PHONY: help setup setup-dev demo test test-quick test-newest lint format chaos attack soak judge fuzz bench report lock clean
+.PHONY: help setup setup-dev demo test test-quick test-module test-newest lint format chaos attack soak judge fuzz bench report lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -34,6 +34,13 @@ test: setup-dev ## everything, slow tests included
 
 test-quick: setup-dev ## all but the tests marked slow
 	$(BIN)/python -m pytest -m 'not slow'
+
+# The loop of a change. A module's tests are the files that import it; where none does, those of the modules above it do.
+MODULE ?=
+test-module: setup-dev ## the tests of one module, in seconds: make test-module MODULE=limiter_node/settings.py
+	@name="$(subst /,.,$(MODULE:.py=))"; files="$$(grep -rlE "(from|import) $$name( |\.|$$)" tests --include='test_*.py')"; \
+	test -n "$$name" && test -n "$$files" || { echo "error: no test file imports '$$name'; pass a folder or file of tests to pytest" >&2; exit 1; }; \
+	$(BIN)/python -m pytest -q -m 'not slow and not chaos' $$files
 
 # What differs between Pythons: asyncio, HTTP and sockets, processes that are started and stopped. Warnings are errors.
 NEWEST_TESTS := tests/http tests/node/test_dispatcher.py tests/node/test_embedded.py tests/node/test_cli_serve.py \
