@@ -86,8 +86,8 @@ bench: setup-dev ## reproduce the figures of REPORT.md (half an hour; nothing el
 report: setup-dev ## cluster and single store under the same load as one page, results/report/report.html, and its figures (five minutes)
 	$(BIN)/python -m benchmarks.report
 
-# For each Python from 3.11.0 on and each system at once: what only some need has a marker. Hashes of all wheels.
-COMPILE := .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header
+# For each Python from 3.11.0 on and each system at once: what only some need has a marker, and each package one version.
+COMPILE := .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes --no-header
 LOCKED_BY := with the versions of requirements/dev.txt; `make lock` writes this file.
 lock: ## pin the newest versions that setup.cfg and requirements/*.in allow
 	$(PYTHON) -m venv .venv-lock
