@@ -59,7 +59,7 @@ format: setup-dev ## rewrite the code in the house's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-chaos: setup-dev ## each fault of REPORT.md's table on real servers under load, both stores (half an hour); results/chaos.md
+chaos: setup-dev ## each fault of docs/failures.md's table on real servers under load, both stores (half an hour); results/chaos.md
 	CHAOS=1 $(BIN)/python -m pytest tests/chaos
 
 ROUNDS ?= 3
@@ -80,7 +80,7 @@ fuzz: setup-dev ## malformed HTTP and JSON against real nodes, and answers of se
 	FUZZ_ROUNDS=200 $(BIN)/python -m pytest tests/e2e/test_fuzz.py
 	FUZZ_ROUNDS=50 $(BIN)/python -m pytest --timeout 600 tests/gateway/test_gateway_answer_fuzz.py
 
-bench: setup-dev ## reproduce the figures of REPORT.md (half an hour; nothing else should run beside it)
+bench: setup-dev ## reproduce the figures of docs/measurements.md (half an hour; nothing else should run beside it)
 	$(BIN)/python -m benchmarks
 
 report: setup-dev ## cluster and single store under the same load as one page, results/report/report.html, and its figures (five minutes)

@@ -103,7 +103,7 @@ class NodeSettings:
         metavar="URL",
     )
     upstreams: str = setting(
-        "", UPSTREAM, "Several services by model, in the place of --upstream: see README.", metavar="FILE"
+        "", UPSTREAM, "Several services by model, in the place of --upstream: see docs/gateway.md.", metavar="FILE"
     )
     upstream_key_file: str = setting("", UPSTREAM, "File with the key for --upstream.", metavar="FILE")
     upstream_forward_key: bool = setting(

@@ -176,8 +176,8 @@ CLIENT_ALLOWED: dict[str, set[str]] = {
     "audit": {"errors", "records", "results"},
     "report": {"errors", "records", "results", "servers", "audit"},
     "commands": {
-        *("errors", "load", "settings", "records", "results", "servers", "sending", "processes"),
-        "audit",
+        *("errors", "settings"),
+        *("load", "records", "results", "servers", "sending", "processes", "audit"),
     },
     "command_line": {"errors", "load", "settings"},
 }

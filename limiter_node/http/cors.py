@@ -34,7 +34,7 @@ EXPOSED = (
     "x-limiter-node",
     "x-request-id",
 )
-"""The headers that a page may read: those of README's table, and a test holds them against it."""
+"""The headers that a page may read: those of the table in docs/http-api.md, and a test compares the two."""
 
 _EXPOSE = f"Access-Control-Expose-Headers: {', '.join(EXPOSED)}\r\n"
 _MAX_AGE_S = 3_600

@@ -1,8 +1,8 @@
 """``GET /metrics``: what a node tells Prometheus, rendered by prometheus-client when it is asked.
 
-The names are a contract with dashboards and alerts (``deploy/``); the table of them is in README.md. All families are
-there from the start, so that a rate over one that hasn't happened yet is 0 and not nothing. No label comes from a
-caller, and none names an API key.
+The names are a contract with dashboards and alerts (``deploy/``); the table of them is in docs/operations.md. All
+families are there from the start, so that a rate over one that hasn't happened yet is 0 and not nothing. No label comes
+from a caller, and none names an API key.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The headers of every response, the rate limit's first of all; the table of them is in README.md.
+"""The headers of every response, the rate limit's first of all; the table of them is in docs/http-api.md.
 
 `x-ratelimit-*-tokens`, which OpenAI's clients read and which knows one token dimension only, repeats the tighter of our
 two: the one with fewer tokens remaining, input where they are equal. `RateLimit` and `RateLimit-Policy` say the same in
