@@ -47,6 +47,13 @@ M ?= limiter_node/store/codec.py
 test-module: setup-dev ## what tests one module, in half a minute: M=limiter_node/store/codec.py, or M="several modules"
 	FILES=$$($(BIN)/python -m tests.module_tests $(M)) && $(BIN)/python -m pytest -m 'not slow' $$FILES
 
+# The loop of a change. A module's tests are the files that import it; where none does, those of the modules above it do.
+MODULE ?=
+test-module: setup-dev ## the tests of one module, in seconds: make test-module MODULE=limiter_node/settings.py
+	@name="$(subst /,.,$(MODULE:.py=))"; files="$$(grep -rlE "(from|import) $$name( |\.|$$)" tests --include='test_*.py')"; \
+	test -n "$$name" && test -n "$$files" || { echo "error: no test file imports '$$name'; pass a folder or file of tests to pytest" >&2; exit 1; }; \
+	$(BIN)/python -m pytest -q -m 'not slow and not chaos' $$files
+
 # What differs between Pythons: asyncio, HTTP and sockets, processes that are started and stopped. Warnings are errors.
 NEWEST_TESTS := tests/http tests/node/test_dispatcher.py tests/node/test_embedded.py tests/node/test_cli_serve.py \
 	tests/node/test_cli_up.py tests/node/test_tls.py tests/e2e/test_exactness.py tests/e2e/test_openai_sdk.py \
@@ -91,19 +98,19 @@ bench: setup-dev ## reproduce the figures of docs/measurements.md (half an hour;
 report: setup-dev ## cluster and single store under the same load as one page, results/report/report.html, and its figures (five minutes)
 	$(BIN)/python -m benchmarks.report
 
-PIP_COMPILE := .venv-lock/bin/pip-compile --quiet --no-header --no-emit-index-url --no-emit-trusted-host \
-	--no-emit-find-links --allow-unsafe --strip-extras --generate-hashes
+# For each Python from 3.11.0 on and each system at once: what only some need has a marker, and each package one version.
+COMPILE := .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes --no-header
+LOCKED_BY := with the versions of requirements/dev.txt; `make lock` writes this file.
 lock: ## pin the newest versions that setup.cfg and requirements/*.in allow
 	$(PYTHON) -m venv .venv-lock
-	.venv-lock/bin/pip install --quiet pip-tools
-	$(PIP_COMPILE) --upgrade --extra report -o requirements/dev.txt setup.cfg requirements/build.in requirements/dev.in
-	rm -f requirements/run.txt deploy/requirements.txt
-	$(PIP_COMPILE) --no-annotate --constraint requirements/dev.txt --extra bench -o requirements/run.txt setup.cfg requirements/build.in
-	$(PIP_COMPILE) --no-annotate --constraint requirements/dev.txt -o deploy/requirements.txt setup.cfg requirements/build.in
-	sed -i.bak '1i # Nodes and bench-client, and what builds the package, with the versions of dev.txt; `make lock` writes this file.' \
-		requirements/run.txt
-	sed -i.bak '1i # A node, and what builds the package, with the versions of ../requirements/dev.txt; `make lock` writes this file.' \
-		deploy/requirements.txt
+	.venv-lock/bin/pip install --quiet uv
+	$(COMPILE) --upgrade --extra report -o requirements/dev.txt setup.cfg requirements/build.in requirements/dev.in
+	$(COMPILE) --upgrade --no-annotate --constraint requirements/dev.txt --extra bench -o requirements/run.txt \
+		setup.cfg requirements/build.in
+	$(COMPILE) --upgrade --no-annotate --constraint requirements/dev.txt -o deploy/requirements.txt \
+		setup.cfg requirements/build.in
+	sed -i.bak '1i # Nodes and bench-client, and what builds the package, $(LOCKED_BY)' requirements/run.txt
+	sed -i.bak '1i # A node, and what builds the package, $(LOCKED_BY)' deploy/requirements.txt
 	rm -rf .venv-lock requirements/run.txt.bak deploy/requirements.txt.bak
 
 clean: ## remove what the targets above made
