@@ -47,13 +47,6 @@ M ?= limiter_node/store/codec.py
 test-module: setup-dev ## what tests one module, in half a minute: M=limiter_node/store/codec.py, or M="several modules"
 	FILES=$$($(BIN)/python -m tests.module_tests $(M)) && $(BIN)/python -m pytest -m 'not slow' $$FILES
 
-# The loop of a change. A module's tests are the files that import it; where none does, those of the modules above it do.
-MODULE ?=
-test-module: setup-dev ## the tests of one module, in seconds: make test-module MODULE=limiter_node/settings.py
-	@name="$(subst /,.,$(MODULE:.py=))"; files="$$(grep -rlE "(from|import) $$name( |\.|$$)" tests --include='test_*.py')"; \
-	test -n "$$name" && test -n "$$files" || { echo "error: no test file imports '$$name'; pass a folder or file of tests to pytest" >&2; exit 1; }; \
-	$(BIN)/python -m pytest -q -m 'not slow and not chaos' $$files
-
 # What differs between Pythons: asyncio, HTTP and sockets, processes that are started and stopped. Warnings are errors.
 NEWEST_TESTS := tests/http tests/node/test_dispatcher.py tests/node/test_embedded.py tests/node/test_cli_serve.py \
 	tests/node/test_cli_up.py tests/node/test_tls.py tests/e2e/test_exactness.py tests/e2e/test_openai_sdk.py \
