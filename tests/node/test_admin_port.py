@@ -147,7 +147,7 @@ async def test_up_counts_on_from_it(limiter_node: StartCommand, keys_file: Path)
 
 @pytest.mark.parametrize("command_name", ["serve", "up"])
 async def test_a_port_in_use_is_named(limiter_node: StartCommand, embedded_single: str, command_name: str) -> None:
-    port, admin = free_ports(2)
+    port, _of_second_node, admin = free_ports(3)
     with socket.create_server(("127.0.0.1", admin)):
         arguments = ("--store", embedded_single, "--port", port, "--admin-port", admin)
         command = await limiter_node(command_name, *arguments)
@@ -161,8 +161,8 @@ async def test_a_port_in_use_is_named(limiter_node: StartCommand, embedded_singl
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--port", 9000, "--admin-port", 9001), "--port and --admin-port meet"),
-        (("--port", 9001, "--admin-port", 9000), "--port and --admin-port meet"),
+        (("--port", 9000, "--admin-port", 9001), "--port and --admin-port overlap"),
+        (("--port", 9001, "--admin-port", 9000), "--port and --admin-port overlap"),
         (("--port", 9000, "--admin-port", 65_535), "--admin-port 65535 is too high"),
         (("--port", 9000, "--admin-host", "127.0.0.1"), "--admin-host needs --admin-port"),
         (("--port", 9000, "--admin-port", 9100, "--admin-host", "a b"), "--admin-host must be"),
