@@ -114,7 +114,7 @@ def test_overruns_of_a_service_are_told_and_must_be_counted(
     overruns = json.loads((tmp_path / "out" / "audit.json").read_bytes())["overruns"]
     assert overruns["requests"] >= 4
     assert overruns["input_tokens"] == overruns["output_tokens"] == 3_000 * overruns["requests"]
-    assert "the service told more than was admitted" in audited.stdout
+    assert "the service reported more than was admitted" in audited.stdout
     assert ("counted too little" in audited.stdout) is bool(wrong)
 
 
