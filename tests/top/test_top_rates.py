@@ -82,7 +82,7 @@ def test_what_a_node_does_not_tell_is_absent() -> None:
 @pytest.mark.parametrize(
     ("page", "reason"),
     [
-        ("<html>", "no Prometheus text"),
+        ("<html>", "not Prometheus text"),
         ("go_goroutines 7\n", "no limiter's metrics"),
         ("", "no limiter's metrics"),
         ('limiter_decisions_total{outcome="admitted"} 1\n', "other labels"),
