@@ -9,8 +9,8 @@ cancels out. The peers:
 - nginx with Lua on the same single store, one unbatched script call per request (`nginx_peer` says what it leaves out):
   without settling, and with a second call that settles, as a node does.
 
-A server that doesn't use its whole core was not the limit: the machine's other cores were. What the ratio would be
-with room there is told by the servers' CPU per request.
+A server that doesn't use its whole core was not the limit: the machine's other cores were. The
+servers' CPU per request shows the ratio without that limit.
 
     python -m benchmarks.node_ratios [--rounds N] [--seconds S] [--nginx PATH] [--json FILE]
 """

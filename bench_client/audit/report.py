@@ -38,7 +38,7 @@ class WorstFill(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """Describe one violation."""
+    """Describe one violation of a rule by the limiter."""
 
     kind: str
     key: str

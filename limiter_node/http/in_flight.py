@@ -30,11 +30,11 @@ class InFlight:
         return self.under_way - self._waiting > self._most
 
     def begin(self) -> None:
-        """Count one more."""
+        """Add a request to the count."""
         self.under_way += 1
 
     def end(self) -> None:
-        """Count one less."""
+        """Take a request out of the count."""
         self.under_way -= 1
         if not self.under_way:
             self._idle.set()

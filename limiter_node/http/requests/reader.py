@@ -69,7 +69,7 @@ class RequestReader:
         return read.need, self._upstream.prepared(draft)
 
     async def close(self) -> None:
-        """End the second process."""
+        """End the second process, if it was started."""
         await self.worker.close()
 
 
