@@ -4,7 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --quiet --disable-pip-version-check
 
-.PHONY: help setup setup-dev demo test test-quick test-module test-newest lint format chaos attack soak judge fuzz bench report lock clean
+.PHONY: help setup setup-dev demo test test-quick test-module test-newest lint format chaos attack soak judge fuzz bench report \
+	lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -29,18 +30,22 @@ $(VENV)/.ready-dev: requirements/dev.txt $(VENV)/.ready
 demo: setup ## embedded cluster, two nodes, load over the limits, a result table and the audit's verdict (under a minute)
 	$(BIN)/python -m benchmarks.demo
 
+# Tests start nodes by the hundred: their modules are compiled once, whatever the environment says.
+test test-quick test-module test-newest: export PYTHONDONTWRITEBYTECODE :=
+# More workers than two cores, because tests also wait for processes. Each begins with a part of the tests that lie side
+# by side and share their stores, and takes from the others when it is done.
+WORKERS ?= 4
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
+
 test: setup-dev ## everything, slow tests included
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-quick: setup-dev ## all but the tests marked slow
-	$(BIN)/python -m pytest -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
-# The loop of a change. A module's tests are the files that import it; where none does, those of the modules above it do.
-MODULE ?=
-test-module: setup-dev ## the tests of one module, in seconds: make test-module MODULE=limiter_node/settings.py
-	@name="$(subst /,.,$(MODULE:.py=))"; files="$$(grep -rlE "(from|import) $$name( |\.|$$)" tests --include='test_*.py')"; \
-	test -n "$$name" && test -n "$$files" || { echo "error: no test file imports '$$name'; pass a folder or file of tests to pytest" >&2; exit 1; }; \
-	$(BIN)/python -m pytest -q -m 'not slow and not chaos' $$files
+M ?= limiter_node/store/codec.py
+test-module: setup-dev ## what tests one module, in half a minute: M=limiter_node/store/codec.py, or M="several modules"
+	FILES=$$($(BIN)/python -m tests.module_tests $(M)) && $(BIN)/python -m pytest -m 'not slow' $$FILES
 
 # What differs between Pythons: asyncio, HTTP and sockets, processes that are started and stopped. Warnings are errors.
 NEWEST_TESTS := tests/http tests/node/test_dispatcher.py tests/node/test_embedded.py tests/node/test_cli_serve.py \
@@ -48,7 +53,7 @@ NEWEST_TESTS := tests/http tests/node/test_dispatcher.py tests/node/test_embedde
 	tests/e2e/test_client_against_nodes.py
 test-newest: ## a selection (three minutes) on Python 3.13 or else 3.12, in .venv-newest; nothing where neither is there
 	@python="$$(.ci/newest-python)"; if [ -z "$$python" ]; then echo "neither Python 3.13 nor 3.12 is here: nothing was run"; else \
-	$(MAKE) setup-dev VENV=.venv-newest PYTHON="$$python" && .venv-newest/bin/python -m pytest $(NEWEST_TESTS); fi
+	$(MAKE) setup-dev VENV=.venv-newest PYTHON="$$python" && $(subst $(BIN),.venv-newest/bin,$(PYTEST)) $(NEWEST_TESTS); fi
 
 lint: setup-dev ## style and types
 	$(BIN)/ruff check .

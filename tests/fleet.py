@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import ClientResponse, ClientSession, TCPConnector
+from ports import free_ports
 from store_tools import declare, new_api_key
 
 
@@ -37,12 +38,12 @@ class Fleet:
 def running_fleet(
     directory: Path, *arguments: str, nodes: int = 2, program: Sequence[str] = (sys.executable, "-m", "limiter_node")
 ) -> Iterator[Fleet]:
-    """`limiter-node up` with any free ports; ended by SIGTERM, which must drain and exit 0."""
+    """`limiter-node up` on free ports; ended by SIGTERM, which must drain and exit 0."""
     if "--keys" not in arguments:
         keys = directory / "keys.toml"
         keys.write_text('[keys."sk-unused"]\n')
         arguments = ("--keys", str(keys), *arguments)
-    command = [*program, "up", "--nodes", str(nodes), "--port", "0"]
+    command = [*program, "up", "--nodes", str(nodes), "--port", str(free_ports(nodes)[0])]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("LIMITER_", "BENCH_"))}
     with (directory / "stderr").open("w") as errors:
         process = subprocess.Popen(

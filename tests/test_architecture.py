@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -16,14 +16,22 @@ def modules(package: str) -> list[Path]:
     return sorted((ROOT / package).rglob("*.py"))
 
 
-def imports(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text("utf-8"))
+
+
+@cache
+def imports(path: Path) -> list[str]:
+    names: list[str] = []
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names += (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             package = path.relative_to(ROOT).parts[: -node.level] if node.level else ()
             base = ".".join([*package, *([node.module] if node.module else [])])
-            yield from (f"{base}.{alias.name}" for alias in node.names)
+            names += (f"{base}.{alias.name}" for alias in node.names)
+    return names
 
 
 # What each room may import beside itself. A room is a module or a folder; a module belongs to the deepest one listed.
@@ -322,4 +330,4 @@ def test_modules_stay_small_and_say_what_they_own(package: str) -> None:
     for path in modules(package):
         source = path.read_text("utf-8")
         assert len(source.splitlines()) <= 360, f"{path} has grown beyond one concept"
-        assert ast.get_docstring(ast.parse(source)), f"{path} doesn't say what it owns"
+        assert ast.get_docstring(parsed(path)), f"{path} doesn't say what it owns"

@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from ports import free_ports
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from limiter_node.processes import free_ports
 from limiter_node.store.admin.store_admin import administering
 from limiter_node.store.embedded.binary import server_binary
 from limiter_node.store.url import parse_store_url

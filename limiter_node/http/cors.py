@@ -44,7 +44,7 @@ _FIELD_NAMES = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+(?:[ \t]*,[ \t]*[A-Za-z0-
 
 
 class Cors:
-    """The headers for browsers, as blocks of lines that each end with CRLF. Without `origins` there are none."""
+    """Render the headers for browsers, as blocks of lines that each end with CRLF; none without `origins`."""
 
     def __init__(self, origins: Collection[str] = ()) -> None:
         self._origins = frozenset(origins)
@@ -61,7 +61,7 @@ class Cors:
         return f"{allowed}{_EXPOSE}" if "Allow-Origin" in allowed else allowed
 
     def preflight(self, request: web.BaseRequest, methods: Iterable[str]) -> str:
-        """Return the headers of the answer to a preflight for a route with these methods.
+        """Return the headers of the response to a preflight for a route with these methods.
 
         All header fields that the page wants to send are allowed: the node ignores those that it doesn't know.
         """

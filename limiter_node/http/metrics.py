@@ -33,7 +33,7 @@ _USUAL_CODES = (200, 400, 401, 429, 499, 500, 502, 503, 504)
 
 
 class HttpState(NamedTuple):
-    """What the HTTP layer has to tell beside its answers."""
+    """Hold the figures of the HTTP layer that no response was counted for."""
 
     requests_in_flight: int
     connections: int
@@ -44,7 +44,7 @@ class HttpState(NamedTuple):
 
 
 class Metrics:
-    """The metrics of one node: its `telemetry`, its store's `state` and the HTTP layer's."""
+    """Render the metrics of one node: its `telemetry`, the `state` of its store, and the HTTP layer's."""
 
     def __init__(
         self, node_id: str, telemetry: Telemetry, state: Callable[[], StoreState], http: Callable[[], HttpState]
@@ -56,7 +56,7 @@ class Metrics:
         self._registry.register(_NodeCollector(node_id, telemetry, state, http))
 
     def page(self, accept: str) -> tuple[bytes, str]:
-        """The body and its content type: OpenMetrics for who accepts it, else Prometheus' own text."""
+        """Return the body and its content type: OpenMetrics for who accepts it, else Prometheus' own text."""
         render, content_type = choose_encoder(accept)
         return render(self._registry), content_type
 

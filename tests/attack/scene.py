@@ -162,7 +162,7 @@ def scene(attack: Attack, *options: str) -> Iterator[Scene]:
         arguments = ["--store", "single", "--keys", str(keys), "--mock-length", "fixed:5", *CONNECTIONS, *options]
         if attack.gateway:
             good = int(stack.enter_context(program("service", "--benign")).read())
-            twin = int(stack.enter_context(program("service")).read())
+            twin = int(stack.enter_context(program("service", *(["--bomb"] if "bomb" in attack.name else []))).read())
             upstreams = directory / "upstreams.toml"
             upstreams.write_text(
                 f'[[upstreams]]\nname = "good"\nmodels = ["good"]\nurl = "http://127.0.0.1:{good}/v1"\n'

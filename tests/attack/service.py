@@ -1,7 +1,8 @@
 """``python -m attack.service``: a service that does what the model's name says (``good``, ``bomb``, ``drips``, …), on a
-free port of loopback, which it prints. ``--sink``: a server that takes any request and answers 401.
+free port of loopback, which it prints. ``--sink``: a server that takes any request and answers 401. ``--bomb``: make the
+bomb before the first request asks for it, which takes seconds.
 
-It makes its bytes at the start and gives way to all others on its cores.
+It makes its other bytes at the start and gives way to all others on its cores.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ _MODEL = re.compile(rb'"model":\s*"([^"]*)"')
 _LENGTH = re.compile(rb"content-length:\s*(\d+)", re.IGNORECASE)
 THINKS_S = 30.0
 DRIP_S = 0.2
+BOMB_MIB = 1_024
 
 Say = Callable[[asyncio.StreamWriter], Awaitable[None]]
 
@@ -100,7 +102,7 @@ async def _large_error(writer: asyncio.StreamWriter) -> None:
 
 def _bomb(content_type: str, status: str = "200 OK") -> Say:
     async def say(writer: asyncio.StreamWriter) -> None:
-        packed = bomb(1024)
+        packed = bomb(BOMB_MIB)
         head = [f"HTTP/1.1 {status}", f"Content-Type: {content_type}", "Content-Encoding: gzip"]
         writer.write("\r\n".join([*head, f"Content-Length: {len(packed)}", "", ""]).encode() + packed)
 
@@ -234,7 +236,8 @@ async def _run(sink: bool) -> None:
     if sink:
         server = await asyncio.get_running_loop().create_server(Sink, "127.0.0.1", 0, backlog=4_096)
     else:
-        bomb(1024)
+        if "--bomb" in sys.argv:
+            bomb(BOMB_MIB)
         server = await asyncio.start_server(_serve, "127.0.0.1", 0, backlog=4_096, limit=MIB)
     print(server.sockets[0].getsockname()[1], flush=True)
     # Its parent closes stdin; that ends it.

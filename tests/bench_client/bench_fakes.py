@@ -140,11 +140,16 @@ class Ledger:
 
     def retry_after_ms(self, at_ms: int, dimension: int, requested: int) -> int:
         """The exact one: the start of the first bucket in which enough has left the window."""
-        time_ms = T0 + at_ms
-        for bucket in range(time_ms // 100 + 1, (time_ms + self.window_ms) // 100 + 2):
-            used = sum(e.at(time_ms)[dimension] for e in self.entries if e.bucket >= bucket - self.window_ms // 100)
+        time_ms, width = T0 + at_ms, self.window_ms // 100
+        used_in: dict[int, int] = {}
+        for entry in self.entries:
+            used_in[entry.bucket] = used_in.get(entry.bucket, 0) + entry.at(time_ms)[dimension]
+        buckets = range(time_ms // 100 + 1, (time_ms + self.window_ms) // 100 + 2)
+        used = sum(amount for bucket, amount in used_in.items() if bucket >= buckets[0] - width)
+        for bucket in buckets:
             if used + requested <= self.limits[dimension]:
                 return bucket * 100 - time_ms
+            used -= used_in.get(bucket - width, 0)  # the next one begins without it
         return self.window_ms + 100
 
     def lose(

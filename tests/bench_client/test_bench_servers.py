@@ -210,7 +210,7 @@ def hold(connection: socket.socket) -> None:
         trickle,
         hold,
     ],
-    ids=str,
+    ids=lambda answer: getattr(answer, "__name__", str(answer)),
 )
 def test_what_is_no_page_is_none(
     monkeypatch: pytest.MonkeyPatch, answer: bytes | Callable[[socket.socket], None]

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import socket
 import ssl
 import subprocess
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from asking import node_pid
 from chaos_scene import Outcome, Row, Scene, scene, write_keys
 from edge_scene import PATIENCE_S, Answer, address, ask, assert_unharmed, chat, http_request, read_answer
+from ports import free_port
 from test_client_faults import node_pids, open_files, quiet
 
 ORIGIN, FOREIGN = "https://app.example", "https://evil.example"
@@ -72,14 +72,6 @@ async def test_47_browsers_of_other_origins(directory: Path, binary: str | None,
                 assert set(EXPOSED) <= shown, what
                 assert "origin" in answer.headers["vary"].lower(), what
         assert_unharmed(outcome)
-
-
-def free_port() -> int:
-    with closing(socket.socket()) as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-        assert isinstance(port, int)
-        return port
 
 
 def listens_at(pid: int) -> set[int]:

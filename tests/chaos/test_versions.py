@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 from chaos_scene import ROOT, Row, Scene, eventually, production_config, write_keys
 from fleet import Fleet
+from ports import free_ports
 from store_tools import store_client
 from test_store_faults import assert_answered, assert_exact
 
-from limiter_node.processes import free_ports
 from limiter_node.store.embedded.stores import EmbeddedStore
 from limiter_node.store.keyspace import FORMAT_KEY, NODES_KEY
 

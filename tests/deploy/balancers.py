@@ -14,8 +14,7 @@ from pathlib import Path
 
 import pytest
 from fleet import Fleet
-
-from limiter_node.processes import free_ports
+from ports import free_ports
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 

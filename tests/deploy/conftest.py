@@ -13,8 +13,7 @@ import pytest
 import yaml
 from balancers import DEPLOY
 from fleet import Fleet, running_fleet
-
-from limiter_node.processes import free_ports, port_is_free
+from ports import free_ports
 
 ANSWERS = ("--store", "single", "--mock-length", "fixed:20", "--mock-tokens-per-s", "15", "--mock-ttft-ms", "700")
 OPTIONS = ("--store", "single", "--drain-delay", "2", "--decision-timeout-ms", "20000", "--read-on", "0")
@@ -32,7 +31,7 @@ def watched_fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Fl
         (directory / "upstream").mkdir()
         model = running.enter_context(running_fleet(directory / "upstream", "--keys", str(keys), *ANSWERS, nodes=1))
         upstream = ("--upstream", f"{model.nodes[0]}/v1", "--upstream-key-file", str(key))
-        admin = ("--admin-port", str(first_of_two_free_ports()))
+        admin = ("--admin-port", str(free_ports(2)[0]))
         fleet = running.enter_context(running_fleet(directory, *OPTIONS, *admin, *upstream))
         url = None
         if shutil.which("prometheus"):
@@ -60,14 +59,6 @@ def prometheus(watched_fleet: tuple[Fleet, str | None]) -> str:
     if url is None:
         pytest.skip("no prometheus on this machine")
     return url
-
-
-def first_of_two_free_ports() -> int:
-    """A port that is free, as the next one is."""
-    while True:
-        (port,) = free_ports(1)
-        if port_is_free("127.0.0.1", port + 1):
-            return port
 
 
 @contextmanager

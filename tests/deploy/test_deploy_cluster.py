@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 from balancers import DEPLOY, program
+from ports import free_ports
 from redis import Redis
 
-from limiter_node.processes import free_ports
 from limiter_node.store.embedded.binary import server_binary
 
 

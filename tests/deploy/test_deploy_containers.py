@@ -24,6 +24,7 @@ from fleet import Fleet
 from memory_limits import MAXMEMORY, MEMORY_OF_A_NODE, in_bytes
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from ports import free_port
 
 ROOT = DEPLOY.parent
 
@@ -142,7 +143,7 @@ def test_a_node_that_is_process_1_drains_and_exits_0(streaming_fleet: Fleet) -> 
     namespace = [program("unshare"), "--user", "--map-root-user", "--pid", "--fork", "--kill-child", "--mount-proc"]
     if subprocess.run([*namespace, "true"], stderr=subprocess.DEVNULL).returncode:
         pytest.skip("no namespaces for us on this machine")
-    node = [sys.executable, "-m", "limiter_node", "serve", "--port", "0", "--store", streaming_fleet.store]
+    node = [sys.executable, "-m", "limiter_node", "serve", "--port", str(free_port()), "--store", streaming_fleet.store]
     with subprocess.Popen([*namespace, *node], stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 import yaml
 from balancers import DEPLOY
+from ports import free_ports
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
-from limiter_node.processes import free_ports
 from limiter_node.store.embedded.binary import server_binary
 
 

@@ -16,12 +16,12 @@ import pytest
 from aiohttp import ClientSession
 from balancers import DEPLOY, program
 from fleet import chat
+from ports import free_ports
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from limiter_node.processes import free_ports
 from limiter_node.store.embedded.binary import server_binary
 from limiter_node.store.embedded.stores import EmbeddedStore
 

@@ -1,7 +1,7 @@
-"""A key's window of 60 s, watched in real time on two nodes: ``python full_window.py DIRECTORY``.
+"""A key's window of 60 s, watched in real time on two nodes: ``python full_window.py DIRECTORY FILE``.
 
 It takes more than a minute of hardly anything but waiting, so it is a process of its own that runs beside the other
-tests (``conftest.py`` starts it); what it saw is JSON on stdout, and `test_window.py` judges it.
+tests (``tests/conftest.py`` starts it); FILE appears with what it saw, and `test_window.py` judges it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import random
 import signal
 import sys
+import traceback
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +33,13 @@ class FullWindow(NamedTuple):
     """Of the request when the limit was used up."""
     frees_ms: int
     """When it was told that it would fit."""
+
+    @classmethod
+    def read(cls, file: Path) -> FullWindow:
+        """Read what the process has written. AssertionError with its words if it failed."""
+        told = json.loads(file.read_text())
+        assert "error" not in told, told["error"]
+        return cls(**told)
 
 
 async def admissions(session: ClientSession, fleet: Fleet, api_key: str, count: int) -> list[int]:
@@ -70,5 +78,12 @@ if __name__ == "__main__":
     for number in (signal.SIGTERM, signal.SIGALRM):  # the fleet ends in any case
         signal.signal(number, lambda *_: sys.exit("told to stop"))
     signal.alarm(GIVE_UP_S)
-    with running_fleet(Path(sys.argv[1]), "--decision-timeout-ms", "20000") as running:
-        print(json.dumps(asyncio.run(watch(running))))
+    directory, file = map(Path, sys.argv[1:])
+    try:
+        with running_fleet(directory, "--decision-timeout-ms", "20000") as running:
+            told = asyncio.run(watch(running))._asdict()
+    except Exception:
+        told = {"error": traceback.format_exc()}
+    written = file.with_suffix(".part")
+    written.write_text(json.dumps(told))
+    written.replace(file)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from aiohttp import ClientSession
 from fleet import chat, running_fleet
+from ports import free_port
 from scripted_service import ScriptedService, running_service
 
 NODE = (sys.executable, "-m", "limiter_node")
@@ -69,7 +70,7 @@ async def test_the_key_of_the_only_upstream_comes_from_the_environment(
     service: ScriptedService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     environment = {**os.environ, "LIMITER_UPSTREAM_KEY": "secret-of-one", "LIMITER_UPSTREAM": service.base_url}
-    command = [*NODE, "up", "--nodes", "1", "--port", "0", "--store", "single"]
+    command = [*NODE, "up", "--nodes", "1", "--port", str(free_port()), "--store", "single"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     try:
         assert process.stdout is not None

@@ -10,12 +10,11 @@ from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import ports
 import pytest
 import pytest_asyncio
 from node_commands import Command, StartCommand
 from stores import running_store
-
-from limiter_node.processes import free_ports
 
 
 @pytest.fixture(scope="session")
@@ -44,7 +43,7 @@ def system_cluster() -> Iterator[str]:
 @pytest.fixture
 def free_port() -> int:
     """A port on 127.0.0.1 on which nothing listens."""
-    return free_ports(1)[0]
+    return ports.free_port()
 
 
 @pytest_asyncio.fixture

@@ -11,8 +11,7 @@ import aiohttp
 import pytest
 from in_process import api_key_on
 from node_commands import StartCommand, ask, eventually
-
-from limiter_node.processes import free_ports
+from ports import free_ports
 
 PROBES = ("/healthz", "/readyz", "/metrics")
 

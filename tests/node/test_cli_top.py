@@ -14,10 +14,10 @@ from contextlib import contextmanager, suppress
 
 import pytest
 from node_commands import StartCommand, ask, eventually
+from ports import free_port, free_ports
 from store_tools import declare
 
 from limiter_node.cli import run
-from limiter_node.processes import free_ports
 
 # A terminal of its own for the process, as a login has: only then does Ctrl-C make a signal of it.
 ON_A_TERMINAL = "import os, sys; os.login_tty(0); os.execv(sys.executable, [sys.executable, '-m', *sys.argv[1:]])"
@@ -51,7 +51,7 @@ def test_wrong_usage_is_one_line(
 
 async def test_lines_and_a_snapshot_of_a_node_under_load(limiter_node: StartCommand, embedded_single: str) -> None:
     kid = declare(embedded_single, "sk-top", name="top of all")
-    node = await limiter_node("serve", "--store", embedded_single, "--port", 0)
+    node = await limiter_node("serve", "--store", embedded_single, "--port", free_port())
     base = (await node.line(r"node \S+ ready (\S+)"))[1]
     address = base.removeprefix("http://")
     (free,) = free_ports(1)

@@ -23,6 +23,7 @@ from node_commands import (
     readiness,
     store_ports,
 )
+from ports import free_ports
 from store_tools import store_client
 
 from limiter_node.commands.options import node_arguments
@@ -32,17 +33,11 @@ from limiter_node.store.admin.store_admin import administering
 from limiter_node.store.url import parse_store_url
 
 
-def two_free_ports_in_a_row(free_port: int) -> int:
-    while not all_free([free_port, free_port + 1]):
-        free_port += 1
-    return free_port
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_nodes_share_an_embedded_cluster(
-    limiter_node: StartCommand, keys_file: Path, free_port: int, number: signal.Signals
+    limiter_node: StartCommand, keys_file: Path, number: signal.Signals
 ) -> None:
-    port = two_free_ports_in_a_row(free_port)
+    port, _ = free_ports(2)
     command = await limiter_node("up", "--port", port, "--keys", keys_file, "--models", "gpt-4o")
     url = (await command.line(r"store (\S+)"))[1]
     ready = {(await command.line(r"node (.*)"))[1] for _ in range(2)}
@@ -59,7 +54,7 @@ async def test_nodes_share_an_embedded_cluster(
 
 
 async def test_without_keys_the_shown_curl_line_works(limiter_node: StartCommand) -> None:
-    command = await limiter_node("up", "--store", "single", "--nodes", 1, "--port", 0)
+    command = await limiter_node("up", "--store", "single", "--nodes", 1, "--port", free_ports(1)[0])
     key = (await command.line(r"demo key (sk-demo-\S{32}); try it:"))[1]
     line = (await command.line(r"  (curl .*)"))[1]
     await command.line("ready")
@@ -73,7 +68,7 @@ async def test_without_keys_the_shown_curl_line_works(limiter_node: StartCommand
 
 
 async def test_a_running_store_is_left_as_it_was(limiter_node: StartCommand, embedded_single: str) -> None:
-    command = await limiter_node("up", "--store", embedded_single, "--nodes", 1, "--port", 0)
+    command = await limiter_node("up", "--store", embedded_single, "--nodes", 1, "--port", free_ports(1)[0])
     kid = key_id((await command.line(r"demo key (\S+); try it:"))[1])
     await command.line("ready")
     async with administering(parse_store_url(embedded_single)) as admin:
@@ -83,7 +78,9 @@ async def test_a_running_store_is_left_as_it_was(limiter_node: StartCommand, emb
 
 
 async def test_a_dead_node_is_started_again(limiter_node: StartCommand, keys_file: Path) -> None:
-    command = await limiter_node("up", "--store", "single", "--nodes", 2, "--port", 0, "--keys", keys_file)
+    command = await limiter_node(
+        "up", "--store", "single", "--nodes", 2, "--port", free_ports(2)[0], "--keys", keys_file
+    )
     urls = [(await command.line(r"node \d ready (\S+)"))[1] for _ in range(2)]
     await command.line("ready")
     victim = node_process(command, urls[0])
@@ -130,8 +127,8 @@ async def test_up_is_ready_when_its_nodes_are(
             client.acl_deluser("undecided")
 
 
-async def test_a_port_in_use_shows_at_once(limiter_node: StartCommand, free_port: int) -> None:
-    first = two_free_ports_in_a_row(free_port)
+async def test_a_port_in_use_shows_at_once(limiter_node: StartCommand) -> None:
+    first, _ = free_ports(2)
     with socket.create_server(("127.0.0.1", first + 1)):
         command = await limiter_node("up", "--port", first)
         assert await command.ended() == 1
@@ -157,7 +154,7 @@ async def test_a_port_in_use_shows_at_once(limiter_node: StartCommand, free_port
 async def test_what_cannot_start_says_why_in_one_line(
     limiter_node: StartCommand, arguments: list[str], code: int, message: str
 ) -> None:
-    command = await limiter_node("up", *([] if "--port" in arguments else ["--port", 0]), *arguments)
+    command = await limiter_node("up", *([] if "--port" in arguments else ["--port", free_ports(2)[0]]), *arguments)
     assert await command.ended() == code
     errors = await command.errors()
     assert message in errors
@@ -182,7 +179,7 @@ async def test_a_node_that_cannot_start_ends_everything_with_its_reason(
 @linux_only
 @pytest.mark.parametrize("servers", [0, 1, 3])
 async def test_a_signal_during_the_start_leaves_nothing(limiter_node: StartCommand, servers: int) -> None:
-    command = await limiter_node("up", "--port", 0)
+    command = await limiter_node("up", "--port", free_ports(2)[0])
     # Before our handlers are there, a signal just ends the process: nothing is running yet.
     await eventually(lambda: len(command.children()) >= servers or not servers)
     children = command.children()
@@ -193,7 +190,7 @@ async def test_a_signal_during_the_start_leaves_nothing(limiter_node: StartComma
 
 @linux_only
 async def test_nothing_survives_a_killed_parent(limiter_node: StartCommand, keys_file: Path) -> None:
-    command = await limiter_node("up", "--port", 0, "--keys", keys_file)
+    command = await limiter_node("up", "--port", free_ports(2)[0], "--keys", keys_file)
     await command.line("ready")
     children = command.children()
     assert len(children) == 5
@@ -204,7 +201,7 @@ async def test_nothing_survives_a_killed_parent(limiter_node: StartCommand, keys
 @linux_only
 async def test_a_frozen_node_is_killed_at_the_end(limiter_node: StartCommand, keys_file: Path) -> None:
     command = await limiter_node(
-        "up", "--nodes", 1, "--store", "single", "--port", 0, "--keys", keys_file, "--drain-timeout", 0
+        "up", "--nodes", 1, "--store", "single", "--port", free_ports(1)[0], "--keys", keys_file, "--drain-timeout", 0
     )
     url = (await command.line(r"node 1 ready (\S+)"))[1]
     await command.line("ready")
@@ -216,7 +213,9 @@ async def test_a_frozen_node_is_killed_at_the_end(limiter_node: StartCommand, ke
 
 @linux_only
 async def test_the_end_of_the_store_is_the_end(limiter_node: StartCommand, keys_file: Path) -> None:
-    command = await limiter_node("up", "--nodes", 1, "--store", "single", "--port", 0, "--keys", keys_file)
+    command = await limiter_node(
+        "up", "--nodes", 1, "--store", "single", "--port", free_ports(1)[0], "--keys", keys_file
+    )
     url = (await command.line(r"node 1 ready (\S+)"))[1]
     await command.line("ready")
     node = node_process(command, url)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from dispatching import dispatching
+from ports import free_ports
 from redis import Redis
 from redis.exceptions import InvalidResponse
 from store_tools import new_api_key
@@ -16,7 +17,6 @@ from limiter_node.credentials import key_id
 from limiter_node.decisions import Need, Outcome
 from limiter_node.errors import StoreUnavailable
 from limiter_node.limits import KeyLimits
-from limiter_node.processes import free_ports
 from limiter_node.store.admin.store_admin import administering
 from limiter_node.store.admin.watch import StoreWatch
 from limiter_node.store.embedded.stores import EmbeddedStore

@@ -14,6 +14,7 @@ from aiohttp import ClientSession, web
 from in_process import Node, api_key_on, serving
 from node_commands import StartCommand
 from node_packages import node_package
+from ports import free_port
 
 from benchmarks.lib.screenshot import browser, browser_paths
 from limiter_node.addresses import check_origins
@@ -204,7 +205,7 @@ def test_origins_that_no_browser_sends(origins: tuple[str, ...]) -> None:
 
 
 async def test_the_option_reaches_the_nodes(limiter_node: StartCommand) -> None:
-    arguments = ("--nodes", 1, "--store", "single", "--port", 0, "--cors-origins", f"{PAGE}, {OTHER}")
+    arguments = ("--nodes", 1, "--store", "single", "--port", free_port(), "--cors-origins", f"{PAGE}, {OTHER}")
     command = await limiter_node("up", *arguments)
     url = (await command.line(r"node 1 ready (\S+)"))[1]
     await command.line("ready")

@@ -12,6 +12,7 @@ from aiohttp import ClientSession
 from fault_proxy import FaultProxy
 from in_process import serving
 from node_commands import StartCommand
+from ports import free_port
 from store_tools import declare, new_api_key
 
 from limiter_node import logs
@@ -99,7 +100,7 @@ async def test_a_nodes_life_as_json(limiter_node: StartCommand, embedded_single:
             "--store",
             f"redis://127.0.0.1:{proxy.port}",
             "--port",
-            0,
+            free_port(),
             "--node-id",
             "n1",
             "--log-format",

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from dispatching import dispatching
 from fault_proxy import FaultProxy
-from node_commands import Command, StartCommand, all_free, ask, eventually, listening, readiness
+from node_commands import Command, StartCommand, ask, eventually, listening, readiness
+from ports import free_ports
 from store_tools import store_client
 
 from limiter_node.credentials import key_id
 from limiter_node.errors import StoreUnavailable
 from limiter_node.limiter.admission import Limiter
-from limiter_node.processes import free_ports
 from limiter_node.start import Start
 from limiter_node.store.admin.preparation import Preparation
 from limiter_node.store.admin.store_admin import administering
@@ -27,13 +27,6 @@ from limiter_node.store.url import parse_store_url
 
 EVICTING = {"maxmemory-policy": "allkeys-lru"}
 DROPS = "has maxmemory-policy allkeys-lru, which drops counters"
-
-
-def three_free_ports_in_a_row() -> int:
-    (port,) = free_ports(1)
-    while port > 65000 or not all_free([port, port + 1, port + 2]):
-        (port,) = free_ports(1)
-    return port
 
 
 class Unready:
@@ -77,7 +70,7 @@ def warnings(errors: str) -> list[str]:
 
 @pytest.mark.parametrize("mode", ["single", "cluster"])
 async def test_a_store_that_comes_late(limiter_node: StartCommand, keys_file: Path, free_port: int, mode: Mode) -> None:
-    store_port = three_free_ports_in_a_row()
+    store_port, *_ = free_ports(3)
     scheme = "redis" if mode == "single" else "redis+cluster"
     store_url = f"{scheme}://127.0.0.1:{store_port}"
     node = await start_unready(limiter_node, free_port, store_url, "--keys", keys_file)
@@ -185,7 +178,7 @@ async def test_a_node_is_stopped_before_it_listens(limiter_node: StartCommand, e
     ((_, store_port),) = parse_store_url(embedded_single).endpoints
     async with FaultProxy(store_port) as proxy:
         proxy.pass_requests = False
-        command = await limiter_node("serve", "--port", 0, "--store", f"redis://127.0.0.1:{proxy.port}")
+        command = await limiter_node("serve", "--port", free_ports(1)[0], "--store", f"redis://127.0.0.1:{proxy.port}")
         async with asyncio.timeout(20):
             await proxy.swallowed.wait()
         assert await command.stop() == 0
@@ -194,7 +187,7 @@ async def test_a_node_is_stopped_before_it_listens(limiter_node: StartCommand, e
 
 async def test_a_store_that_must_not_be_used_is_refused_in_one_line(limiter_node: StartCommand) -> None:
     async with EmbeddedStore("single", extra_config=EVICTING) as store:
-        command = await limiter_node("serve", "--port", 0, "--store", store.url)
+        command = await limiter_node("serve", "--port", free_ports(1)[0], "--store", store.url)
         assert await command.ended() == 2
     errors = await command.errors()
     assert errors.startswith("error: ")

@@ -18,6 +18,7 @@ import uvloop
 from dispatching import dispatching
 from fault_proxy import FaultProxy
 from node_commands import eventually
+from ports import free_ports
 from redis import Redis
 from store_tools import declare, new_api_key
 
@@ -26,7 +27,6 @@ from limiter_node.decisions import Need, Outcome
 from limiter_node.errors import StoreUnavailable
 from limiter_node.limiter.admission import Limiter
 from limiter_node.limits import Amounts
-from limiter_node.processes import free_ports
 from limiter_node.store.decisions.dispatcher import Dispatcher
 from limiter_node.store.embedded.server import EmbeddedServer
 from limiter_node.store.embedded.stores import MASTERS, EmbeddedStore

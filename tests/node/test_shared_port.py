@@ -11,9 +11,10 @@ from pathlib import Path
 import aiohttp
 import pytest
 from node_commands import Command, StartCommand, alive, ask, eventually, linux_only
+from ports import free_ports
 
 from limiter_node.commands.ports import shared
-from limiter_node.processes import free_ports, port_is_free
+from limiter_node.processes import port_is_free
 
 pytestmark = linux_only
 

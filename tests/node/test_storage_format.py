@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from node_commands import StartCommand, ask, eventually
+from ports import free_port, free_ports
 from redis import Redis
 from stores import running_store
 
@@ -47,7 +48,7 @@ def shared_store() -> Iterator[SharedStore]:
 
 async def test_a_node_refuses_at_start(limiter_node: StartCommand, shared_store: SharedStore, keys_file: Path) -> None:
     shared_store.become_format_2()
-    command = await limiter_node("serve", "--port", 0, "--store", shared_store.url, "--keys", keys_file)
+    command = await limiter_node("serve", "--port", free_port(), "--store", shared_store.url, "--keys", keys_file)
     assert await command.ended() == 1
     assert await command.errors() == f"error: {WHY}\n"
     assert not shared_store.client.exists(limits_key(key_id("sk-alice"))), "no key was loaded"
@@ -57,7 +58,7 @@ async def test_up_says_why_it_does_not_start(
     limiter_node: StartCommand, shared_store: SharedStore, keys_file: Path
 ) -> None:
     shared_store.become_format_2()
-    command = await limiter_node("up", "--port", 0, "--store", shared_store.url, "--keys", keys_file)
+    command = await limiter_node("up", "--port", free_ports(2)[0], "--store", shared_store.url, "--keys", keys_file)
     assert await command.ended() == 1
     assert await command.errors() == f"error: {WHY}\n"
 
@@ -78,7 +79,7 @@ async def test_commands_change_no_key(
 
 
 async def test_a_node_that_finds_out_at_run_time_ends(limiter_node: StartCommand, shared_store: SharedStore) -> None:
-    command = await limiter_node("serve", "--port", 0, "--store", shared_store.url)
+    command = await limiter_node("serve", "--port", free_port(), "--store", shared_store.url)
     await command.line(r"node \S+ ready \S+")
     await eventually(lambda: shared_store.client.get(FORMAT_KEY) == b"1")
     shared_store.become_format_2()
@@ -90,7 +91,9 @@ async def test_a_node_that_finds_out_at_run_time_ends(limiter_node: StartCommand
 
 
 async def test_up_says_why_a_node_ended(limiter_node: StartCommand, shared_store: SharedStore, keys_file: Path) -> None:
-    command = await limiter_node("up", "--nodes", 1, "--port", 0, "--store", shared_store.url, "--keys", keys_file)
+    command = await limiter_node(
+        "up", "--nodes", 1, "--port", free_port(), "--store", shared_store.url, "--keys", keys_file
+    )
     url = (await command.line(r"node 1 ready (\S+)"))[1]
     await command.line("ready")
     assert (await ask(url, "sk-alice"))[0] == 200

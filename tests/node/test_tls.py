@@ -18,6 +18,7 @@ import trustme
 from aiohttp import web
 from in_process import api_key_on
 from node_commands import Command, StartCommand, eventually
+from ports import free_port, free_ports
 
 from limiter_node.errors import ConfigError
 from limiter_node.http.responses.answer import Answer
@@ -25,7 +26,6 @@ from limiter_node.http.server import handshakes as handshakes_module
 from limiter_node.http.server.http_server import HttpServer
 from limiter_node.http.server.listening import Listener
 from limiter_node.http.server.tls import Certificate, server_context
-from limiter_node.processes import free_ports
 
 CHAT = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 5}
 
@@ -88,7 +88,7 @@ async def serve(
     async with aiohttp.ClientSession() as session:
 
         async def start(*options: object, with_files: Files = files) -> Secured:
-            arguments = ("--store", embedded_single, "--port", 0, *with_files.options)
+            arguments = ("--store", embedded_single, "--port", free_port(), *with_files.options)
             command = await limiter_node("serve", *arguments, *options)
             url = (await command.line(r"node \S+ ready (https://\S+)"))[1]
             return Secured(
@@ -121,7 +121,7 @@ async def test_callers_are_served_by_tls(serve: Serve) -> None:
 
 
 async def test_the_curl_line_of_up_works(limiter_node: StartCommand, files: Files) -> None:
-    command = await limiter_node("up", "--store", "single", "--nodes", 1, "--port", 0, *files.options)
+    command = await limiter_node("up", "--store", "single", "--nodes", 1, "--port", free_port(), *files.options)
     line = (await command.line(r"  (curl -i --insecure https://.*)"))[1]
     await command.line(r"node 1 ready https://127\.0\.0\.1:\d+")
     await command.line("ready")

@@ -7,9 +7,9 @@ import asyncio
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from ports import free_ports
 
 from limiter_node.errors import ConfigError
-from limiter_node.processes import free_ports
 from limiter_node.top.polling import Target, parse_target, polling
 
 

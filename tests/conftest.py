@@ -1,0 +1,42 @@
+"""What runs beside all tests: a minute of waiting, once, whichever of pytest's workers asks for what came of it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+BESIDE = "full_window"
+"""The fixture whose value takes a minute of waiting: its tests are the last, and it begins with the first."""
+PROGRAM = Path(__file__).parent / "e2e" / "full_window.py"
+
+
+def _takes_a_minute(item: pytest.Item) -> bool:
+    return BESIDE in getattr(item, "fixturenames", ())
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=_takes_a_minute)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def full_window_file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The file in which `full_window.py` says what it has seen, once it has; started where a test wants it."""
+    folder, worker = tmp_path_factory.getbasetemp(), os.environ.get("PYTEST_XDIST_WORKER")
+    file = (folder.parent if worker else folder) / "full-window.json"
+    if worker not in (None, "gw0") or not any(_takes_a_minute(item) for item in request.session.items):
+        yield file
+        return
+    process = subprocess.Popen([sys.executable, str(PROGRAM), str(tmp_path_factory.mktemp(BESIDE)), str(file)])
+    try:
+        yield file
+        if worker:  # another worker may still wait for it
+            process.wait()
+    finally:
+        process.terminate()  # it ends what it has started
+        process.wait()
