@@ -31,7 +31,7 @@ demo: setup ## embedded cluster, two nodes, load over the limits, a result table
 	$(BIN)/python -m benchmarks.demo
 
 # Tests start nodes by the hundred: their modules are compiled once, whatever the environment says.
-test test-quick test-module: export PYTHONDONTWRITEBYTECODE :=
+test test-quick test-module test-newest: export PYTHONDONTWRITEBYTECODE :=
 # More workers than two cores, because tests also wait for processes. Each begins with a part of the tests that lie side
 # by side and share their stores, and takes from the others when it is done.
 WORKERS ?= 4
@@ -53,7 +53,7 @@ NEWEST_TESTS := tests/http tests/node/test_dispatcher.py tests/node/test_embedde
 	tests/e2e/test_client_against_nodes.py
 test-newest: ## a selection (three minutes) on Python 3.13 or else 3.12, in .venv-newest; nothing where neither is there
 	@python="$$(.ci/newest-python)"; if [ -z "$$python" ]; then echo "neither Python 3.13 nor 3.12 is here: nothing was run"; else \
-	$(MAKE) setup-dev VENV=.venv-newest PYTHON="$$python" && .venv-newest/bin/python -m pytest $(NEWEST_TESTS); fi
+	$(MAKE) setup-dev VENV=.venv-newest PYTHON="$$python" && $(subst $(BIN),.venv-newest/bin,$(PYTEST)) $(NEWEST_TESTS); fi
 
 lint: setup-dev ## style and types
 	$(BIN)/ruff check .
