@@ -64,7 +64,7 @@ format: setup-dev ## rewrite the code in the house's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-chaos: setup-dev ## each fault of REPORT.md's table on real servers under load, both stores (half an hour); results/chaos.md
+chaos: setup-dev ## each fault of docs/failures.md's table on real servers under load, both stores (half an hour); results/chaos.md
 	CHAOS=1 $(BIN)/python -m pytest tests/chaos
 
 ROUNDS ?= 3
@@ -87,25 +87,25 @@ fuzz: setup-dev ## malformed HTTP and JSON against real nodes, answers of servic
 	FUZZ_ROUNDS=50 $(BIN)/python -m pytest --timeout 600 tests/gateway/test_gateway_answer_fuzz.py
 	$(BIN)/python -m pytest --hypothesis-profile=default $$(grep -l 'from hypothesis' tests/gateway/*.py tests/http/*.py)
 
-bench: setup-dev ## reproduce the figures of REPORT.md (half an hour; nothing else should run beside it)
+bench: setup-dev ## reproduce the figures of docs/measurements.md (half an hour; nothing else should run beside it)
 	$(BIN)/python -m benchmarks
 
 report: setup-dev ## cluster and single store under the same load as one page, results/report/report.html, and its figures (five minutes)
 	$(BIN)/python -m benchmarks.report
 
-PIP_COMPILE := .venv-lock/bin/pip-compile --quiet --no-header --no-emit-index-url --no-emit-trusted-host \
-	--no-emit-find-links --allow-unsafe --strip-extras --generate-hashes
+# For each Python from 3.11.0 on and each system at once: what only some need has a marker, and each package one version.
+COMPILE := .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes --no-header
+LOCKED_BY := with the versions of requirements/dev.txt; `make lock` writes this file.
 lock: ## pin the newest versions that setup.cfg and requirements/*.in allow
 	$(PYTHON) -m venv .venv-lock
-	.venv-lock/bin/pip install --quiet pip-tools
-	$(PIP_COMPILE) --upgrade --extra report -o requirements/dev.txt setup.cfg requirements/build.in requirements/dev.in
-	rm -f requirements/run.txt deploy/requirements.txt
-	$(PIP_COMPILE) --no-annotate --constraint requirements/dev.txt --extra bench -o requirements/run.txt setup.cfg requirements/build.in
-	$(PIP_COMPILE) --no-annotate --constraint requirements/dev.txt -o deploy/requirements.txt setup.cfg requirements/build.in
-	sed -i.bak '1i # Nodes and bench-client, and what builds the package, with the versions of dev.txt; `make lock` writes this file.' \
-		requirements/run.txt
-	sed -i.bak '1i # A node, and what builds the package, with the versions of ../requirements/dev.txt; `make lock` writes this file.' \
-		deploy/requirements.txt
+	.venv-lock/bin/pip install --quiet uv
+	$(COMPILE) --upgrade --extra report -o requirements/dev.txt setup.cfg requirements/build.in requirements/dev.in
+	$(COMPILE) --upgrade --no-annotate --constraint requirements/dev.txt --extra bench -o requirements/run.txt \
+		setup.cfg requirements/build.in
+	$(COMPILE) --upgrade --no-annotate --constraint requirements/dev.txt -o deploy/requirements.txt \
+		setup.cfg requirements/build.in
+	sed -i.bak '1i # Nodes and bench-client, and what builds the package, $(LOCKED_BY)' requirements/run.txt
+	sed -i.bak '1i # A node, and what builds the package, $(LOCKED_BY)' deploy/requirements.txt
 	rm -rf .venv-lock requirements/run.txt.bak deploy/requirements.txt.bak
 
 clean: ## remove what the targets above made

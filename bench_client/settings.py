@@ -12,7 +12,7 @@ from bench_client.load.sizes import SizeDistribution
 MIN_CONNECTIONS, MAX_CONNECTIONS = 64, 4096
 """Per target: of all processes together, and of each."""
 MAX_CONNECTIONS_TO_TARGET = 16_384
-"""Of all processes together: an address has some 28,000 ports to connect from."""
+"""Limit for all processes together: an address has some 28,000 ports to connect from."""
 FIRST_CONNECTIONS = 16
 SPARE_FILES = 64
 MAX_REQUESTS = 50_000_000
@@ -36,7 +36,7 @@ class WorkloadSettings:
     speed: float
     cap_output: bool
     warmup_s: float = 0.0
-    """What the schedule begins with, for so long, is sent once before it and left out of the figures."""
+    """The first ``warmup_s`` of the schedule are sent once before it, and left out of the figures."""
 
     def __post_init__(self) -> None:
         """Raises BenchUsageError when the settings contradict one another."""

@@ -1,4 +1,4 @@
-"""Measurements behind the figures of REPORT.md; `make bench` runs them all. Never part of the tests.
+"""Measurements behind the figures of docs/measurements.md; `make bench` runs them all. Never part of the tests.
 
 A node and its parts:
 
@@ -24,7 +24,7 @@ Fleets, and the client:
 `scaling`, `capacity`  cost by nodes and shards; the model of a large fleet that is made from it
 `client_speed`         what `bench-client` itself can send
 
-Not measurements: `demo` (`make demo`), `report` (`make report`), `top_figure` (a picture for README.md).
+Not measurements: `demo` (`make demo`), `report` (`make report`), `top_figure` (a picture for docs/operations.md).
 
 What they share is in `lib`; the servers that a node is compared with are in `peers`; `scale` is for `scaling` and
 `capacity`. A benchmark imports these, never another benchmark.

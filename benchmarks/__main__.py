@@ -1,4 +1,4 @@
-"""`make bench`: every figure of REPORT.md, one benchmark after the other; JSON into results/bench/.
+"""`make bench`: every figure of docs/measurements.md, one benchmark after the other; JSON into results/bench/.
 
 A quarter of an hour. Nothing else should run beside it.
 """
@@ -28,7 +28,7 @@ BENCHMARKS = (
     "scaling",
 )
 DERIVED = ("capacity",)
-"""From what the benchmarks wrote."""
+"""Benchmarks that read what the others wrote."""
 
 
 def main() -> int:

@@ -30,7 +30,7 @@ from benchmarks.lib.measuring import Row, row, show
 
 LATE_P99_MS = 1.0
 HELD_SHARE = 0.98
-"""Of what was offered; a run that answers less has not held its rate, however punctual."""
+"""The share of offered requests to answer; a run that answers less has not held its rate, however punctual."""
 SEARCH_FROM, SEARCH_TO, SEARCH_PRECISION, SEARCH_TRIALS = 20_000.0, 160_000.0, 0.1, 16
 
 BODY = orjson.dumps(

@@ -41,7 +41,7 @@ class Others(NamedTuple):
     busy: float
     """The share of its core that the node used."""
     flood_per_second: float
-    """Of the flood's requests, answered."""
+    """The flood's requests that were answered, per second."""
     flood_rejected: float
     """The share of the flood that was rejected."""
 

@@ -20,7 +20,7 @@ from benchmarks.lib.screenshot import browser, browser_paths, show, take
 PAGE_NAME = "report.html"
 PICTURE_NAME = "report.png"
 WIDTH, HEIGHT = 1180, 1250
-"""Of the picture: down to the first windows."""
+"""Size of the picture, which reaches down to the first windows."""
 LOAD = ("--zipf", "0.8", "--input-tokens", "uniform:10:80")
 LIMITS = ("--keys-count", "100", "--rpm", "1200", "--input-tpm", "54300", "--output-tpm", "123500")
 """An average request has 45 tokens in and 102 out."""

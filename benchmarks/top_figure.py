@@ -1,7 +1,7 @@
-"""The picture of ``limiter-node top`` in README.md, drawn from made-up figures: ``python -m benchmarks.top_figure``.
+"""The picture of ``limiter-node top`` in docs/operations.md, drawn from made-up figures.
 
-A seed fixes the figures, so the same picture comes out each time: two nodes, three shards of which one has just been
-cut off, and keys that are near their limits.
+Made by ``python -m benchmarks.top_figure``. A seed fixes the figures, so the same picture comes out each time: two
+nodes, three shards of which one has just been cut off, and keys that are near their limits.
 """
 
 from __future__ import annotations

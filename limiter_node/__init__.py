@@ -5,8 +5,7 @@ to the last ones; ``tests/test_architecture.py`` says who may import whom.
 
 From the command line to a running node:
 
-``__main__``        ``python -m limiter_node``
-``cli``             the command line, and how a failure becomes one line and an exit code
+``cli``             the command line, and how a failure becomes one line and an exit code; ``__main__`` runs it
 ``commands``        the commands, one module each
 ``supervisor``      node processes: started together, restarted, drained
 ``top``             the live view of nodes, shards and keys

@@ -14,7 +14,7 @@ _UNREADABLE = "an upstream's URL cannot be read: use https://HOST/v1"
 
 
 def base_url(text: str) -> URL:
-    """A service's base URL. Raises `ConfigError` with what is wrong about it, never quoting a credential in it."""
+    """Return the base URL of a service. Raises `ConfigError`, which never quotes a credential in the URL."""
     try:
         parts = urlsplit(text)
         port_is_valid = parts.port is None or parts.port > 0
@@ -42,7 +42,7 @@ _USUAL_PORT = re.compile(r"(http://.*:80|https://.*:443)\Z")
 
 
 def check_origins(origins: Collection[str]) -> None:
-    """Raise ConfigError unless these are ``*`` alone, or origins as browsers send them."""
+    """Raise `ConfigError` unless these are ``*`` alone, or origins as browsers send them."""
     for origin in origins:
         if origin == "*":
             if len(origins) > 1:
@@ -55,5 +55,5 @@ def check_origins(origins: Collection[str]) -> None:
 
 
 def format_host(host: str) -> str:
-    """The host as it stands in a URL: IPv6 addresses in brackets."""
+    """Return the host as it stands in a URL: IPv6 addresses in brackets."""
     return f"[{host}]" if ":" in host else host

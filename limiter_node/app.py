@@ -58,7 +58,7 @@ _CLOSE_S, _SETTLE_S, _LEAVE_S = 0.5, 2.0, 0.2
 
 @dataclass(frozen=True, slots=True)
 class RunningNode:
-    """A node that accepts requests on `port`; `limiter` decides them."""
+    """Hold the port on which a node accepts requests, and the limiter that decides them."""
 
     port: int
     limiter: Limiter
@@ -68,6 +68,7 @@ class RunningNode:
 async def running_node(
     settings: NodeSettings,
     start: Start,
+    *,
     declared: DeclaredKeys | None = None,
     on_other_format: Callable[[OtherFormat], None] = lambda _: None,
     decider: Decider | None = None,
@@ -210,7 +211,7 @@ def _listeners(settings: NodeSettings, routes: Routes, load: LoopLoad, last_line
 
 
 async def _open(listener: Listener, option: str) -> None:
-    """Listen. Raises LimiterError."""
+    """Begin to listen. Raises LimiterError naming the option to change."""
     try:
         await listener.open()
     except OSError as error:
@@ -279,7 +280,7 @@ async def _serve(
         stop.set()
 
     start = Start(preparation)
-    async with running_node(settings, start, declared, refuse, decider) as node:
+    async with running_node(settings, start, declared=declared, on_other_format=refuse, decider=decider) as node:
         stopping = asyncio.create_task(stop.wait())
         starting = asyncio.create_task(start.complete(node.limiter))
         try:
@@ -302,6 +303,7 @@ async def _serve(
 def run_node(
     settings: NodeSettings,
     preparation: Preparation,
+    *,
     declared: DeclaredKeys | None = None,
     decider: Decider | None = None,
 ) -> int:

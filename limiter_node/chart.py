@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Glyphs:
-    """The characters of a chart."""
+    """Hold the characters of a chart."""
 
     bars: str
     """A bar's last character, from the least part of it to all of it."""
@@ -36,7 +36,7 @@ _UNITS = "kMGT"
 
 
 def glyphs_for(encoding: str | None) -> Glyphs:
-    """Blocks where text in that encoding can hold them. Whether the font has them, nobody can tell."""
+    """Return block characters where `encoding` has them, else ASCII. Whether the font has them, nobody can tell."""
     try:
         "".join((BLOCKS.bars, BLOCKS.columns, BLOCKS.empty, BLOCKS.side, BLOCKS.ellipsis)).encode(encoding or "ascii")
     except (UnicodeEncodeError, LookupError):
@@ -45,7 +45,7 @@ def glyphs_for(encoding: str | None) -> Glyphs:
 
 
 def bar(fraction: float, width: int, glyphs: Glyphs) -> tuple[str, str]:
-    """A bar of `width` characters in two parts: what is filled, and the rest.
+    """Return a bar of `width` characters in two parts: the filled one, and the rest.
 
     The least use shows, and only all of it fills the bar: what is nearly full isn't drawn as full.
     """
@@ -57,7 +57,7 @@ def bar(fraction: float, width: int, glyphs: Glyphs) -> tuple[str, str]:
 
 
 def columns(values: Sequence[float], height: int, glyphs: Glyphs) -> list[str]:
-    """One column per value, in `height` lines, the upper first; the greatest value is as high as the chart."""
+    """Return one column per value, in `height` lines, the upper first. The greatest value is as high as the chart."""
     steps, most = len(glyphs.columns), max(values, default=0)
     heights = [_steps(value / most, height * steps) if most else 0 for value in values]
     lines = []
@@ -74,7 +74,7 @@ def _steps(fraction: float, steps: int) -> int:
 
 
 def compact(number: float, width: int) -> str:
-    """A count in at most `width` characters (5 or more): with separators if they fit, else as 98.2k, 1.23M, 4.00G."""
+    """Return a count in at most `width` characters (5 or more): 98,200 if that fits, else as 98.2k, 1.23M, 4.00G."""
     whole = f"{round(number):,}"
     if len(whole) <= width:
         return whole

@@ -49,7 +49,7 @@ def cli() -> None:
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; its exit code. Failures are one line on stderr, never a traceback."""
+    """Run one command and return its exit code. Failures are one line on stderr, never a traceback."""
     try:
         code = cli.main(args=arguments, prog_name="limiter-node", standalone_mode=False)
         sys.stdout.flush()
@@ -85,5 +85,5 @@ def _fail(message: str, code: int) -> int:
 
 
 def main() -> NoReturn:
-    """The entry point of the installed script."""
+    """Run the installed script."""
     sys.exit(run())

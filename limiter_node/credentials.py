@@ -49,11 +49,11 @@ _DECLARED_DIGEST = re.compile(r"sha256:([0-9a-fA-F]{64})\Z")
 
 
 def key_id(api_key: str) -> str:
-    """The ``kid`` of an API key: the first 32 hex digits of its SHA-256. The key itself is never stored or logged."""
+    """Return the ``kid`` of an API key: the first 32 hex digits of its SHA-256. The key is never stored or logged."""
     return hashlib.sha256(api_key.encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
 def declared_key_id(declared: str) -> str:
-    """The ``kid`` of a key as operators write it: plain, or ``sha256:`` and the 64 hex digits of its digest."""
+    """Return the ``kid`` of a key as operators write it: plain, or ``sha256:`` and the 64 hex digits of its digest."""
     digest = _DECLARED_DIGEST.match(declared)
     return digest.group(1).lower()[:32] if digest else key_id(declared)

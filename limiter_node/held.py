@@ -19,7 +19,7 @@ Larger bodies go to the second process as they came."""
 
 
 class HeldBytes:
-    """The budget of one node, of which `held` bytes are taken."""
+    """Hold the budget of one node: `most` bytes, of which `held` are taken."""
 
     __slots__ = ("held", "most", "most_of_large")
 
@@ -29,7 +29,7 @@ class HeldBytes:
 
 
 class Hold:
-    """The `size` bytes that one request holds of `budget`. It has to be released in the end, once or more often."""
+    """Count the `size` bytes that one request holds of `budget`. Release it in the end; twice does no harm."""
 
     __slots__ = ("_budget", "size")
 
@@ -38,7 +38,7 @@ class Hold:
         self.size = 0
 
     def take(self, size: int) -> None:
-        """Hold so many bytes more. Raises `Overloaded`, and holds what it did, if the budget doesn't have them."""
+        """Hold so many bytes more. Raises `Overloaded`, and holds no more than before, if the budget lacks them."""
         budget = self._budget
         held, total = budget.held + size, self.size + size
         if held > budget.most_of_large and (total > SMALL_BYTES or held > budget.most):

@@ -51,12 +51,12 @@ class _Misdeclared(ConfigError):
 
 
 def key_digest_name(kid: str) -> str:
-    """How a key without a name is called in messages."""
+    """Return how messages call a key without a name."""
     return f"key {kid[:8]}…"
 
 
 def check_declared_key(declared: str) -> str:
-    """The ``kid`` of a key as an operator wrote it: plain or ``sha256:HEX``. Raises ConfigError, never showing it."""
+    """Return the ``kid`` of a key as operators write it, plain or as a digest. Raises ConfigError without the key."""
     if declared.startswith("sha256:"):
         if not re.fullmatch(r"[0-9a-fA-F]{64}", declared[7:]):
             raise ConfigError("a digest is sha256: and 64 hex digits")
@@ -72,7 +72,7 @@ def check_declared_key(declared: str) -> str:
 
 
 def check_limit(field: str, value: object) -> int:
-    """A valid limit. Raises ConfigError for anything but an integer in the field's range; True is no integer."""
+    """Return `value` if it is a valid limit. Raises ConfigError unless it is an integer in the field's range."""
     low, high = LIMIT_RANGES[field]
     if type(value) is not int or not low <= value <= high:
         raise ConfigError(f"{field} must be an integer from {low} to {high}")
@@ -80,14 +80,14 @@ def check_limit(field: str, value: object) -> int:
 
 
 def check_name(value: object) -> str:
-    """A valid name: it stands in messages and headers. Raises ConfigError."""
+    """Return `value` if it is a valid name, which stands in messages and headers. Raises ConfigError."""
     if type(value) is not str or not value.isprintable() or len(value) > MAX_NAME_LENGTH:
         raise ConfigError(f"name must be a text of at most {MAX_NAME_LENGTH} printable characters")
     return value
 
 
 def read_keys(path: str | Path) -> dict[str, KeyLimits]:
-    """The limits by ``kid``. Raises ConfigError naming file, key (by name or digest) and field."""
+    """Return the limits by ``kid``. Raises ConfigError naming file, key (by name or digest) and field."""
     try:
         content = Path(path).read_bytes()
     except OSError as error:
@@ -115,7 +115,7 @@ _AT_REST_S = 0.1
 
 
 class KeysFile:
-    """A keys file that is read again when it has changed. See `store.decisions.redeclare.DeclaredKeys`, which this is.
+    """Read a keys file again when it has changed. See `store.decisions.redeclare.DeclaredKeys`, which this is.
 
     A file is taken for unchanged while its size and its times are the same. Several threads may read it.
     """
@@ -245,7 +245,7 @@ def _shown(word: str) -> str:
 
 
 def generate_keys(count: int, limits: KeyLimits) -> str:
-    """The text of a keys file with `count` random keys named key-0001 and on, all with the same limits."""
+    """Return the text of a keys file with `count` random keys named key-0001 and on, all with the same limits."""
     if not 1 <= count <= MAX_GENERATED:
         raise ConfigError(f"--count must be from 1 to {MAX_GENERATED}")
     lines = ["[defaults]", *(f"{field} = {check_limit(field, getattr(limits, field))}" for field in LIMIT_RANGES)]
@@ -256,7 +256,7 @@ def generate_keys(count: int, limits: KeyLimits) -> str:
 
 
 def new_key(prefix: str = "sk-") -> str:
-    """A random API key."""
+    """Return a random API key."""
     return prefix + secrets.token_urlsafe(24)
 
 

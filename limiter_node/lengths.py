@@ -9,14 +9,16 @@ from collections.abc import Callable
 from limiter_node.errors import ConfigError
 
 MAX_LENGTH = 1_000_000
-"""The longest answer in tokens, some 5 MB: what bounds the tail of a lognormal distribution."""
+"""The longest answer in tokens, some 5 MB; it bounds the tail of a lognormal distribution."""
 
 _SHAPES = "'fixed:N', 'uniform:A:B' or 'lognormal:MEDIAN:SIGMA'"
 LengthDraw = Callable[[], int]
 
 
 def parse_length(spec: str, rng: random.Random) -> LengthDraw:
-    """What draws answer lengths in tokens: ``fixed:N``, ``uniform:A:B`` (inclusive) or ``lognormal:MEDIAN:SIGMA``.
+    """Return a function that draws lengths in tokens as `spec` says.
+
+    `spec` is ``fixed:N``, ``uniform:A:B`` (inclusive) or ``lognormal:MEDIAN:SIGMA``.
 
     Lengths are 0 to `MAX_LENGTH`; lognormal ones at least 1. Raises `ConfigError` for anything else.
     """

@@ -22,7 +22,7 @@ _FIELDS = ("levelname", "name", "message")
 
 
 class _Json(OrjsonFormatter):
-    """``time`` (UTC), ``level``, ``logger``, ``message`` and the event's fields; a traceback is in ``exc_info``."""
+    """Render ``time`` (UTC), ``level``, ``logger``, ``message``, the event's fields; a traceback is ``exc_info``."""
 
     def __init__(self, node_id: str) -> None:
         super().__init__(
@@ -34,7 +34,7 @@ class _Json(OrjsonFormatter):
 
 
 def check(style: str, level: str) -> None:
-    """Raises ConfigError unless they are one of `FORMATS` and one of `LEVELS`."""
+    """Raise ConfigError unless they are one of `FORMATS` and one of `LEVELS`."""
     for option, value, values in (("--log-format", style, FORMATS), ("--log-level", level, LEVELS)):
         if value not in values:
             raise ConfigError(f"{option} must be one of {', '.join(values)}")

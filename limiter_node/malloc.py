@@ -29,7 +29,7 @@ PAD_BYTES: Final = 16_384
 
 
 def give_memory_back() -> bool:
-    """Set all three for this process, unless its environment does; whether the allocator took them."""
+    """Set all three for this process, unless its environment does. Return whether the allocator took them."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):

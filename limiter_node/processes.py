@@ -38,7 +38,7 @@ _LOWEST_PORT, _HIGHEST_PORT = 10_240, 32_767
 
 
 def end_with_parent(command: Sequence[str], death_signal: signal.Signals) -> list[str]:
-    """The command line that runs `command` (an absolute path first) and sends it that signal when its parent ends.
+    """Return the command line that runs `command`, an absolute path first, and signals it when its parent ends.
 
     Linux only (PR_SET_PDEATHSIG); elsewhere the command is returned as it is. The parent is the *thread* that starts
     the process: start it from one that lives as long as the child should.
@@ -49,7 +49,7 @@ def end_with_parent(command: Sequence[str], death_signal: signal.Signals) -> lis
 
 
 def exit_text(code: int) -> str:
-    """A process's exit code in words; negative ones are signals."""
+    """Return a process's exit code in words; negative ones are signals."""
     if code >= 0:
         return f"exit code {code}"
     try:
@@ -89,7 +89,7 @@ def _probe(family: int, kind: int, protocol: int, name: str, address: tuple[Any,
 
 
 def free_ports(count: int, host: str = "127.0.0.1", avoid: Sequence[int] = ()) -> list[int]:
-    """Distinct ports on which nothing listens at this moment. Random, so that two who look at once seldom meet.
+    """Return distinct ports on which nothing listens now. They are random, so that two who look at once seldom meet.
 
     Raises ConfigError as `port_is_free` does.
     """

@@ -11,7 +11,7 @@ import ssl
 
 
 def system_reason(error: BaseException) -> str:
-    """As "connection refused"; empty where no error of the system is behind `error`."""
+    """Return the system's words for `error`, as "connection refused"; "" where no error of the system is behind it."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLError):  # its number is none of the system's

@@ -29,17 +29,17 @@ LISTENING, STORE, CLIENTS, UPSTREAM, MOCK, STOPPING = GROUPS = (
     "Mock service, where no upstream is given",
     "Stopping and logging",
 )
-"""What ``--help`` groups the options by, in its order."""
+"""The headings of ``--help``, in its order."""
 
 
 def setting(default: Any, group: str, text: str, *, metavar: str = "", hidden: bool = False) -> Any:
-    """A dataclass field with the help of its option; units belong into the name. `metavar` is its value there."""
+    """Return a dataclass field with its option's help, in which `metavar` stands for the value. Names end in units."""
     return field(default=default, metadata={"help": text, "group": group, "metavar": metavar, "hidden": hidden})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeSettings:
-    """What one node is told. Raises ConfigError with one line for the first setting that cannot be."""
+    """Hold the settings of one node. Raises ConfigError, in one line, for the first setting that can't be."""
 
     host: str = setting("127.0.0.1", LISTENING, "Address to listen on.", metavar="ADDRESS")
     port: int = setting(8080, LISTENING, "Port to listen on; 0 for any free one.")
@@ -50,7 +50,7 @@ class NodeSettings:
         metavar="BOOLEAN",
     )
     admin_port: int = setting(
-        0, LISTENING, "Port for /healthz, /readyz and /metrics alone; --port has none of them then. 0: no such port."
+        0, LISTENING, "Port for /healthz, /readyz and /metrics, which --port then doesn't serve; 0 for none."
     )
     admin_host: str = setting("", LISTENING, "Address for --admin-port; empty means that of --host.", metavar="ADDRESS")
     tls_cert: str = setting(
@@ -62,7 +62,7 @@ class NodeSettings:
     decision_timeout_ms: int = setting(
         100,
         STORE,
-        "Longest wait, in ms, for a decision of the store; then its shard is cut off, and --on-store-failure decides.",
+        "Longest wait for a decision of the store, in ms; then its shard is cut off, and --on-store-failure decides.",
     )
     on_store_failure: str = setting(
         "local",
@@ -74,7 +74,7 @@ class NodeSettings:
     replica_acks: int = setting(
         0,
         STORE,
-        "Replicas that must have taken a decision before it counts; so a failover loses none. Costs a round trip.",
+        "Replicas that must have each decision before it counts, so that a failover loses none. Costs a round trip.",
     )
     cors_origins: tuple[str, ...] = setting(
         (),
@@ -85,12 +85,12 @@ class NodeSettings:
     )
     max_body_bytes: int = setting(20_971_520, CLIENTS, "Largest request body accepted, unpacked.")
     max_held_bytes: int = setting(
-        268_435_456, CLIENTS, "Bytes of all bodies and long answers held at once; requests beyond get a 503."
+        268_435_456, CLIENTS, "Bytes of bodies and long answers that the node holds at once; requests beyond get a 503."
     )
     header_timeout_s: float = setting(10.0, CLIENTS, "Seconds a client has for the head of a request.")
     body_timeout_s: float = setting(30.0, CLIENTS, "Seconds a client has for the body of a request.")
     # Clients keep connections for a minute or so; a server that closes first makes them lose requests.
-    keepalive_timeout_s: float = setting(75.0, CLIENTS, "Seconds an idle connection is kept.")
+    keepalive_timeout_s: float = setting(75.0, CLIENTS, "Seconds to keep an idle connection.")
     max_connections: int = setting(10_000, CLIENTS, "Connections at once; those beyond get a 503 and are closed.")
     max_in_flight: int = setting(
         5_000, CLIENTS, "Requests under way at once, streams included; those beyond get a 503."
@@ -103,7 +103,7 @@ class NodeSettings:
         metavar="URL",
     )
     upstreams: str = setting(
-        "", UPSTREAM, "Several services by model, in the place of --upstream: see README.", metavar="FILE"
+        "", UPSTREAM, "Several services by model, in the place of --upstream: see docs/gateway.md.", metavar="FILE"
     )
     upstream_key_file: str = setting("", UPSTREAM, "File with the key for --upstream.", metavar="FILE")
     upstream_forward_key: bool = setting(
@@ -112,8 +112,8 @@ class NodeSettings:
     upstream_cap: bool = setting(
         True,
         UPSTREAM,
-        "Send requests that set no cap with the one that is reserved for them; else what is produced beyond it is "
-        "charged afterwards.",
+        "Give a request that sets no cap the one that was reserved for it. If not, output beyond that is charged "
+        "afterwards.",
         metavar="BOOLEAN",
     )
     upstream_connect_timeout_s: float = setting(5.0, UPSTREAM, "Seconds for a connection to the upstream.")
@@ -123,13 +123,15 @@ class NodeSettings:
         "Seconds the upstream may be silent: before its answer begins, and within it. An answer may take any time.",
     )
     upstream_keepalive_timeout_s: float = setting(
-        4.0, UPSTREAM, "Seconds an idle connection to the upstream is kept: less than it does."
+        4.0,
+        UPSTREAM,
+        "Seconds to keep an idle connection to the upstream. Set it below the upstream's own idle timeout.",
     )
     read_on_s: float = setting(
         2.0,
         UPSTREAM,
-        "Seconds an answer is read on for when its caller has left, so that what it cost is known; then the upstream's "
-        "connection is closed.",
+        "Seconds to read on in an answer whose caller has left, to learn its cost; then the upstream's connection is "
+        "closed.",
     )
     mock_latency_ms: float = setting(0.0, MOCK, "Milliseconds the mock takes for an answer that is not streamed.")
     mock_ttft_ms: float = setting(0.0, MOCK, "Milliseconds until the mock's streams begin.")
@@ -157,14 +159,14 @@ class NodeSettings:
     )
     log_format: str = setting("text", STOPPING, "Log lines on stderr as text or as json.", metavar="FORMAT")
     log_level: str = setting(
-        "info", STOPPING, "Least level that is logged: debug, info, warning or error.", metavar="LEVEL"
+        "info", STOPPING, "Lowest level that is logged: debug, info, warning or error.", metavar="LEVEL"
     )
     drain_delay_s: float = setting(
         0.0,
         STOPPING,
         "Seconds that a stopping node goes on serving while /readyz says no, so that load balancers leave first.",
     )
-    drain_timeout_s: float = setting(10.0, STOPPING, "Seconds that running requests get at the end.")
+    drain_timeout_s: float = setting(10.0, STOPPING, "Seconds that a stopping node waits for running requests.")
     window_ms: int = setting(WINDOW_MS, STORE, "Length of the window; shorter ones are for tests.", hidden=True)
     keys_file: str = setting(
         "", STORE, "Keys file whose keys are declared again where the store loses them.", hidden=True
@@ -231,12 +233,12 @@ class NodeSettings:
 
     @property
     def base_url(self) -> str:
-        """Where callers reach the node, without a path."""
+        """Return the URL at which callers reach the node, without a path."""
         return f"{'https' if self.tls_cert else 'http'}://{format_host(self.host)}:{self.port}"
 
     @property
     def admin_url(self) -> str:
-        """Where its admin port is reached; "" where it has none."""
+        """Return the URL of the admin port; "" where there is none."""
         return f"http://{format_host(self.admin_host or self.host)}:{self.admin_port}" if self.admin_port else ""
 
 

@@ -23,7 +23,7 @@ _CANCEL_AGAIN_S = 0.1
 
 
 class Start:
-    """The start of one node. `problem` says why the node isn't ready yet; it is empty from then on."""
+    """Bring one node from listening to ready. `problem` says why it isn't ready yet; it is empty from then on."""
 
     def __init__(self, preparation: Preparation) -> None:
         self._preparation = preparation

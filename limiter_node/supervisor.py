@@ -41,7 +41,7 @@ class NodeFailed(LimiterError):
 
 @dataclass(frozen=True, slots=True)
 class NodePlan:
-    """How to start one node. `command` begins with an absolute path."""
+    """Describe how to start one node. `command` begins with an absolute path."""
 
     name: str
     command: Sequence[str]
@@ -49,7 +49,7 @@ class NodePlan:
 
 
 class Supervisor:
-    """Keeps the planned nodes running, as an async context manager: leaving it stops them.
+    """Keep the planned nodes running while the block runs; leaving it stops them.
 
     `on_ready` is called with each node that has become ready for the first time, `on_line` with each further line that
     a node writes. Set `hurry` to stop waiting for nodes that still drain.
@@ -109,7 +109,7 @@ class Supervisor:
 
 
 class _Node:
-    """One node and the task that keeps it running."""
+    """Hold one node and the task that keeps it running."""
 
     def __init__(
         self,
@@ -132,7 +132,7 @@ class _Node:
         return self.ready.done() and not self.ready.cancelled() and self.ready.exception() is None
 
     def send(self, number: signal.Signals) -> bool:
-        """Send a signal to the process if it runs; whether it did."""
+        """Send a signal to the process if it runs. Return whether it did."""
         if self._process is None or self._process.returncode is not None:
             return False
         with suppress(ProcessLookupError):

@@ -3,7 +3,7 @@
 `limiter_node.http.metrics` tells them to Prometheus. They are not prometheus-client's own counters because those take a
 lock and walk over their buckets: 1.5 µs per observation, and a request makes several. Here counting is adding to an
 element of a list, and a power of two is found by the length of a number in bits: all that is counted of a request costs
-it 1 % (REPORT.md).
+it 1 % (docs/measurements.md).
 
 Neighbours: the store counts decisions, batches and calls, the limiter tokens and settles, the HTTP layer answers.
 Nothing here knows an API key.

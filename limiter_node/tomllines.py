@@ -1,7 +1,7 @@
-"""The line of a table or field in a TOML document, for messages; the parser of the standard library tells none.
+"""The line of a table or field in a TOML document, for messages: the standard library's parser doesn't tell it.
 
-Made for documents that the parser has accepted, as people write them: a table's header or a field on a line of its own.
-What is written in another way (a field inside of an inline table of several lines) is found at the line of the table.
+The document must have been parsed already. Headers of tables and fields are found where each has a line of its own, as
+people write them. A field in an inline table of several lines is found at the line of that table.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from typing import Any
 
 _NO_TABLE = ("\n",)
-"""Of which no path is a part."""
+"""No path begins with this."""
 
 
 def line_of(text: str, path: tuple[str, ...]) -> int | None:
-    """Return the line, from 1 on, of what `path` names in `text`, or of the nearest table around it; None for neither.
+    """Return the line (from 1) of what `path` names in `text`, else of the nearest table around it, else None.
 
     O(lines) of looking, and parses only lines that hold one of the names or an escape: some ms for 100,000 keys.
     """
@@ -44,7 +44,7 @@ def line_of(text: str, path: tuple[str, ...]) -> int | None:
 
 
 def _paths(line: str) -> list[tuple[str, ...]]:
-    """The paths that a line names, the longest first; none for a line that is only a part of a value."""
+    """Return the paths that a line names, the longest first; none for a line that is only a part of a value."""
     try:
         document = tomllib.loads(line)
     except tomllib.TOMLDecodeError:

@@ -30,7 +30,7 @@ _MAX_KEY_CHARS = 8_000
 
 
 def services_of(settings: NodeSettings, environ: Mapping[str, str]) -> Sequence[Service]:
-    """The services to ask, in order; none where the mock is to answer. Raises `ConfigError` in one line."""
+    """Return the services to ask, in order; none where the mock is to answer. Raises `ConfigError` in one line."""
     if settings.upstreams:
         return read_upstreams(settings.upstreams, environ)
     if not settings.upstream:
@@ -55,7 +55,7 @@ def services_of(settings: NodeSettings, environ: Mapping[str, str]) -> Sequence[
 
 
 def read_upstreams(path: str, environ: Mapping[str, str]) -> Sequence[Service]:
-    """The services of a file. Raises `ConfigError` naming the file, the service and the field."""
+    """Return the services of a file. Raises `ConfigError` naming the file, the service and the field."""
     try:
         content = Path(path).read_bytes()
     except OSError as error:

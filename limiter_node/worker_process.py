@@ -39,7 +39,7 @@ PART_BYTES = 131_072
 
 _MAX_WAITING_BYTES = 64 * 1_048_576
 _BYTES_PER_S = 8 * 1_048_576
-"""By how much what waits is preferred to what comes a second later."""
+"""Bytes that waiting work may be larger than work that comes a second later, and still go first."""
 # The worst text known takes 0.2 s per million characters, on a core of its own.
 _TIMEOUT_S = 30.0
 _CLOSE_S = 1.0
@@ -51,7 +51,7 @@ _PASSED_NAMES = frozenset(("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV"))
 
 
 class Frame(NamedTuple):
-    """A piece of work, or what came of it."""
+    """Hold a piece of work, or its result."""
 
     kind: int
     head: bytes
@@ -66,7 +66,7 @@ class _Job(NamedTuple):
 
 
 class WorkerProcess:
-    """Runs ``python -m MODULE``, which calls `serve`. `greeting` is given to it first, each time that it starts."""
+    """Run ``python -m MODULE``, which calls `serve`. It gets `greeting` first, each time that it starts."""
 
     def __init__(self, module: str, greeting: Frame | None = None) -> None:
         self._module, self._greeting = module, greeting
@@ -82,7 +82,7 @@ class WorkerProcess:
         """Frames."""
 
     async def ask(self, frame: Frame) -> Frame:
-        """The answer to `frame`. Raises `Overloaded` if too much waits, or if the process died of it twice."""
+        """Return the answer to `frame`. Raises `Overloaded` if too much waits, or if the process died of it twice."""
         size = len(frame.head) + len(frame.body)
         # Whatever its size, one always may.
         if self._waiting_bytes and self._waiting_bytes + size > _MAX_WAITING_BYTES:
@@ -102,7 +102,7 @@ class WorkerProcess:
             self._frames.pop(number, None)
 
     async def close(self) -> None:
-        """End the process. What waits for it fails; later work would start another."""
+        """End the process. Work that waits for it fails; later work would start another."""
         working, self._working = self._working, None
         if working is not None:
             working.cancel()
@@ -221,7 +221,7 @@ async def _kill(process: asyncio.subprocess.Process) -> None:
 
 
 def serve(answer: Callable[[Frame], Frame | None]) -> None:
-    """Answer what comes in by `answer` until there is no more; None for what needs none. Does not return."""
+    """Answer each frame that comes in by `answer`, which returns None where none is needed. Never returns."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     # Requests that wait for nothing but the node come first.

@@ -30,7 +30,7 @@ class WorstFill(NamedTuple):
     limit: int
     key: str
     time_ms: int
-    """Of the window's newest admission, store clock."""
+    """When the window's newest admission was decided, by the store's clock."""
 
     @property
     def ratio(self) -> float:
@@ -89,7 +89,7 @@ class AuditReport:
     keys: int = 0
     admitted: int = 0
     failed: int = 0
-    """Of the admitted ones, those that had no answer from the service behind the limiter."""
+    """Admitted requests that had no answer from the service behind the limiter."""
     rejected: int = 0
     rejections_held: int = 0
     """How many of them could be held against the bounds: all, unless the run was cut off."""
@@ -102,7 +102,7 @@ class AuditReport:
     """Why the records aren't all there, in words."""
     window_ms: int = WINDOW_MS
     span_ms: int = 0
-    """From the first decision to the last, on the store's clock."""
+    """Time from the first decision to the last, by the store's clock."""
 
     @property
     def never_slid(self) -> str | None:

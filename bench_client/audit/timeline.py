@@ -66,9 +66,9 @@ class KeyTimeline:
     unknown: int = 0
     """Requests whose outcome is unknown: timed out, broken off, or answered by something else than a decision."""
     undecided: int = 0
-    """Of those, successes that don't say when they were decided."""
+    """How many of those are successes that don't say when they were decided."""
     failed: int = 0
-    """Of the admitted ones, those that had no answer from the service behind the limiter."""
+    """Admitted requests that had no answer from the service behind the limiter."""
     overruns: list[tuple[int, int]] = field(default_factory=list)
     """Input and output that the service told beyond what was admitted and reserved, per request where there was any."""
     degraded: Counter[str] = field(default_factory=Counter)

@@ -16,7 +16,7 @@ CONTEXT_SETTINGS = cloup.Context.settings(
         max_width=100, col1_max_width=24, theme=cloup.HelpTheme(heading=_HEADING)
     ),
 )
-"""For the group; its commands inherit them. Lines of more than 100 columns would be hard to follow."""
+"""Settings of the group, which its commands inherit. Lines of more than 100 columns would be hard to follow."""
 EXAMPLE_WIDTH = 76
 """A command longer than that goes on in the next line, as it can be typed: a terminal of 80 columns shows it whole."""
 _SPACE_WITHIN_AN_OPTION = re.compile(" (?!--)")

@@ -19,9 +19,9 @@ from bench_client.settings import RunSettings, SendingSettings, WorkloadSettings
 
 FIND_MAX_NAME = "find-max.json"
 SLO_SHARE = 0.99
-"""Of all requests, this share must be answered within the target: what a target for p99 asks."""
+"""The share of requests that must be answered within the target: what a target for p99 demands."""
 NOTED_REJECTIONS = 0.03
-"""Above this share of 429s the figure is not the server's with work to do."""
+"""Above this share of 429s, a note says that the figure isn't that of a server with work to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class Trial:
     """Requests without an answer, and answers other than 200 and a 429 of the limiter."""
     rejected: int
     cause: str
-    """Of a miss, in words; empty otherwise."""
+    """Why the rate was missed, in words; empty if it was held."""
 
 
 @dataclass(slots=True)

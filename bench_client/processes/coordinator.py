@@ -28,7 +28,7 @@ from bench_client.sending.share import Share
 
 COMMAND = (sys.executable, "-m", "bench_client.processes.worker")
 LEAD_NS = NS_PER_S // 10
-"""From the moment at which all are ready to the start of the schedule: time for the last of them to be told."""
+"""Time from when all processes are ready to the start of the schedule, so that the last one hears of it."""
 STOP_TIMEOUT_S = 5.0
 LINE_LIMIT = 1 << 20
 

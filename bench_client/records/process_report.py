@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 MAX_SORTED = 1_000_000
-"""Of more latenesses than this, only some are looked at."""
+"""If there are more latenesses than this, a sample of them is sorted."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ class Usage(NamedTuple):
     input_tokens: int | None = None
     input_at_most: int | None = None
     output_tokens: int | None = None
-    """With what only reasoning explains of a total that is more than input and output together."""
+    """Includes the part of the total beyond input and output, which only reasoning explains."""
 
 
 def read_usage(usage: dict[str, object]) -> Usage:

@@ -51,7 +51,7 @@ class RunInfo:
     planned: int
     """Requests in the schedule, warm-up included."""
     planned_s: float
-    """Likewise."""
+    """Length of the schedule, warm-up included."""
     started_unix_ms: int = 0
     """The wall clock at the start of the schedule; 0 before the run."""
     sending_s: float = 0.0

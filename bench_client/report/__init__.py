@@ -9,6 +9,7 @@
 ``svg``         makes the drawings fit for a page, and for files of their own
 ``words``, ``verdict``, ``rows``, ``provenance``   what is said, in plain text
 ``page``, ``style``   the HTML and its style sheet
+``write``       puts pages and figures into files
 
 Nothing in the result depends on the time or the place of its making: same runs, same bytes.
 """

@@ -18,7 +18,7 @@ NINES = (("50", 0.5), ("90", 0.9), ("99", 0.99), ("99.9", 0.999), ("99.99", 0.99
 TICK_STEPS = ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 5.0, 7.0))
 MAX_TICKS = 6
 CHARACTER_WIDTH, LEGEND_HANDLE, LEGEND_LINE = 7.2, 48, 19
-"""Of a legend, in points: a character on average and at the most, the sample of the mark with its gaps, a line."""
+"""Sizes in a legend, in points: a character on average and at most, the mark with its gaps, a line."""
 
 
 class Shape(NamedTuple):

@@ -12,7 +12,7 @@ from bench_client.report.windows import KeyWindow, choose_keys, window_series
 from bench_client.servers.servers_file import ProcessUse, read_servers
 
 MAX_KEY_NAME = 20
-"""What a panel's title has room for on a telephone."""
+"""Most characters for which a panel's title has room on a telephone."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from bench_client.report.words import joined
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 MAX_TEXT = 4_000
-"""Of one text; longer ones are somebody's mistake, or worse."""
+"""Most characters of one text; longer ones are somebody's mistake, or worse."""
 NODE_HEADINGS = ("node", "requests", "admitted", "rejected", "errors", "p50", "p99")
 _MARKS = {"PROVED": "✓", "REFUTED": "✗", "INCOMPLETE": "?", "NOT AUDITED": "–"}
 

@@ -58,7 +58,7 @@ RUNS = (
     Mark(stand_in("orange"), (0, (9, 2.5)), "xx"),
     Mark(stand_in("grey"), (0, (4, 1.2, 1.2, 1.2, 1.2, 1.2)), "||"),
 )
-"""In the order of the page's columns."""
+"""The colours of runs, in the order of the page's columns."""
 
 OUTCOMES = {
     "admitted": Mark(stand_in("blue")),
@@ -77,7 +77,7 @@ KINDS = {
     "store": Mark(stand_in("vermilion"), hatch="//"),
     "client": Mark(stand_in("grey"), hatch="\\\\"),
 }
-"""Of processes."""
+"""The marks of kinds of processes."""
 
 
 def variables(*, dark: bool) -> str:

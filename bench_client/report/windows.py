@@ -22,7 +22,7 @@ SHOWN_KEYS = 4
 LEVELS = 240
 """Moments that a line is drawn through."""
 NOT_TOLD = (-1, -1, -1)
-"""In the place of limits: those in force before go on."""
+"""Stands for limits that aren't known: the ones in force before go on."""
 
 
 class Shown(NamedTuple):

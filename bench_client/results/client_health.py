@@ -36,7 +36,7 @@ class ClientHealth:
 
     processes: list[ProcessReport]
     latency_ms: Mapping[str, float]
-    """Of the answers, from the due time, by the names in ``LATE_MS``; empty where there were none."""
+    """Latencies of answers from the due time, by the names in ``LATE_MS``; empty if there were none."""
     from_sending_ms: Mapping[str, float]
     """The same from the time of sending."""
 

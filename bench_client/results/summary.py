@@ -31,7 +31,7 @@ class Figures:
     """429s by the binding limit; ``never_fits`` and ``other`` (nobody's) apart. Those of a service behind the limiter
     are in ``upstream``."""
     upstream: Counter[int] = field(default_factory=Counter)
-    """Of the statuses, those of requests that the limiter admitted and that failed at the service behind it."""
+    """Statuses of requests that the limiter admitted and that failed at the service behind it."""
     errors: Counter[str] = field(default_factory=Counter)
     degraded: int = 0
     latency_us: Any = field(default_factory=latency_histogram)

@@ -25,7 +25,7 @@ from bench_client.sending.target_pool import TargetPool
 from bench_client.servers.targets import LoadTarget
 
 LEAD_NS = 20_000_000
-"""From now to the start of the schedule, where one process sends it."""
+"""Time from now to the start of the schedule, if one process sends it."""
 MIN_SPACING_NS = 200_000
 """Least time between two alarms: bounds the cost of waking at high rates, and is the lateness this adds at most."""
 BURST = 128

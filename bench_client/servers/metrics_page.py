@@ -23,7 +23,7 @@ from bench_client.servers.targets import LoadTarget
 FETCH_TIMEOUT_S = 2.0
 MAX_PAGE_BYTES = 1 << 20
 MAX_VALUE = 1 << 53
-"""Above it, a double is no longer exact."""
+"""Above this value, a double is no longer exact."""
 _CPU, _MEMORY = "process_cpu_seconds_total", "process_resident_memory_bytes"
 _DECISIONS, _BATCHES, _NODE = "limiter_decisions_total", "limiter_batch_operations_bucket", "limiter_build_info"
 _LINES_READ = re.compile(rf"^(?:{'|'.join((_CPU, _MEMORY, _DECISIONS, _BATCHES, _NODE))})[ {{].*$", re.MULTILINE)

@@ -22,11 +22,11 @@ from bench_client.servers.targets import LoadTarget
 
 MIN_PERIOD_S = 1.0
 MAX_SAMPLES = 240
-"""Of a target, about: a long run is sampled less often."""
+"""Most samples of a target, about: a long run is sampled less often."""
 MAX_TARGET_BYTES = 16 << 20
-"""A target whose pages are more than that is not asked again."""
+"""A target whose pages add up to more than that is not asked again."""
 STOP_TIMEOUT_S = 1.0
-"""For the last samples of targets that have answered before."""
+"""Time for the last samples of targets that have answered before."""
 
 
 class ServerWatch:

@@ -31,7 +31,7 @@ class Sample:
     """Describe a node at one moment; counts are since its start."""
 
     at_s: float
-    """From the schedule's start; just below 0 for the sample taken before it."""
+    """Time from the schedule's start; just below 0 for the sample taken before it."""
     cpu_s: float
     rss_bytes: int
     decisions: int

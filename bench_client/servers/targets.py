@@ -28,7 +28,7 @@ class LoadTarget:
     port: int
     tls: bool
     path: str
-    """What goes before the routes; empty or ``/like/this``."""
+    """The path before the routes; empty or ``/like/this``."""
     ca_file: Path | None = None
     """Certificates to trust beside the system's, PEM; only with TLS."""
 

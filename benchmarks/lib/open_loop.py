@@ -23,7 +23,7 @@ class OpenLoop(NamedTuple):
     """Hold what a finished run showed."""
 
     summary: dict[str, Any]
-    """As ``summary.json`` has it."""
+    """The contents of ``summary.json``."""
     busy: float
     """The share of its core that the server's process used while the load went on."""
 

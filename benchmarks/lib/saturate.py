@@ -27,7 +27,7 @@ from bench_client.servers.procfs import cpu_seconds
 
 SEPARATOR = b"\n===\n"
 STAMP = "@" * 16
-"""For texts that no server may have seen before, in an earlier load neither."""
+"""Marks a place in texts that no server may have seen before, not even in an earlier load."""
 _MARK = STAMP.encode()
 
 

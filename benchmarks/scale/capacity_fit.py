@@ -48,7 +48,7 @@ class Costs:
     store_operation: float
     store_turn: float
     shard_idle_cores: float
-    """Of one shard, without load."""
+    """CPU of one shard without load."""
     client_open_request: float
     """bench-client's."""
     client_closed_request: float
@@ -59,9 +59,9 @@ class Costs:
     """Node, store and back at the fixed rate, as the calls that coalesced show it."""
     settles: SettleWait
     burst_s: float
-    """At the fixed rate: arrivals within this time are sent on together."""
+    """Arrivals within this time are sent on together, at the fixed rate."""
     calls_per_turn: float
-    """At saturation: calls in one turn of a node's loop, per request in flight on it."""
+    """Calls in one turn of a node's loop, per request in flight on it, at saturation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,11 +179,11 @@ def fit(samples: Sequence[Sample]) -> Costs:
 
 
 def predict(sample: Sample, costs: Costs, cores: int) -> Work:
-    """What the model says of a measured load: of the sample, only the fleet, the keys, the offered rate or the requests
-    in flight, and what else used the machine's `cores` are looked at.
+    """Return what the model says of a measured load.
 
-    At saturation the rate is predicted, too: the lowest of what the nodes' cores, the fullest shard's and the machine's
-    allow. (How long settles waited for company there is taken from the measured rate.)
+    It looks only at the sample's fleet, keys, and offered rate or requests in flight, and at what else used the
+    machine's `cores`. At saturation the rate is predicted, too: the lowest of what the nodes' cores, the fullest
+    shard's and the machine's allow. (How long settles waited for company there is taken from the measured rate.)
     """
     calls = predicted_calls(sample, costs.round_trip_s, costs.settles)
     per_turn = _calls_per_turn(sample, costs.burst_s, costs.calls_per_turn)

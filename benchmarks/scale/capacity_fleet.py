@@ -110,8 +110,10 @@ class _Model:
         return Capacity(rate, bottleneck(used)[0], used, calls, node_us, sum(shard_us), round_trip_s * 1000)
 
     def settled(self, rate: float) -> Capacity:
-        """At this rate, with as long a round trip as the fullest shard needs: full shards answer later, so that calls
-        carry more, until it keeps up or the round trip is as long as it may be.
+        """Return the state at this rate, with as long a round trip as the fullest shard needs.
+
+        Full shards answer later, so that calls carry more, until the shard keeps up or the round trip is as long as it
+        may be.
         """
         low, high = self._fleet.round_trip_ms / 1000, self._fleet.longest_round_trip_ms / 1000
         state = self.at(rate, low)

@@ -1,5 +1,5 @@
-"""Values that came from the environment: remembered, so that a message about one names its variable and not an option
-that nobody typed.
+"""Values that came from the environment: they are remembered, so that a message about one names its variable and not
+an option that nobody typed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class _Given(NamedTuple):
 
 
 def remember(ctx: click.Context, flag: str, variable: str, value: str) -> None:
-    """The option `flag` has its value from `variable`."""
+    """Remember that the option `flag` has its value from `variable`."""
     ctx.meta.setdefault(_META, []).append(_Given(flag, variable, value))
 
 

@@ -1,4 +1,4 @@
-"""Options: each also from the environment, and those of a node made from the declaration in `limiter_node.settings`."""
+"""Options, each also from the environment; those of a node are made from the fields of `limiter_node.settings`."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 class _Option(cloup.Option):
-    """An option that can also be given as LIMITER_<NAME>, unless it has an `envvar` of its own. Its help shows the
-    default as it would be typed, and the range in words.
+    """Take an option's value from LIMITER_<NAME>, too, unless it has an `envvar` of its own.
+
+    Its help shows the default as it would be typed, and the range in words.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -61,12 +62,12 @@ class _Option(cloup.Option):
 
 
 def option(*declarations: str, **options: Any) -> Callable[[_Command], _Command]:
-    """`cloup.option`, with its environment variable."""
+    """Declare an option as `cloup.option` does, with its environment variable."""
     return cloup.option(*declarations, cls=_Option, **options)
 
 
 def grouped(title: str, *options: Callable[[Any], Any]) -> Callable[[_Command], _Command]:
-    """Options under a heading of their own in ``--help``."""
+    """Put options under a heading of their own in ``--help``."""
     return cloup.option_group(title, *options)
 
 
@@ -107,8 +108,10 @@ def node_options(
     first: Mapping[str, Sequence[Callable[[Any], Any]]],
     defaults: Mapping[str, str] = MappingProxyType({}),
 ) -> Callable[[_Command], _Command]:
-    """The options of one node in their groups, but for those the command has a meaning of its own for: these are
-    `first`, by group. `defaults` are the command's own.
+    """Declare the options of one node, in their groups.
+
+    The command has a meaning of its own for those it leaves out (`without`); its own options come `first`, by group.
+    `defaults` are the command's own, by field.
     """
 
     def decorate(command: _Command) -> _Command:
@@ -153,11 +156,11 @@ logging_options = grouped(
         if field.name in ("log_format", "log_level")
     ),
 )
-"""How a command that is no node logs: as nodes do."""
+"""The options of a command that is no node, but logs as nodes do."""
 
 
 def node_settings(options: Mapping[str, Any]) -> NodeSettings:
-    """Settings from click's values. Raises ConfigError."""
+    """Return the settings that click's values say. Raises ConfigError."""
     values = {field.name: options[field.name] for field in dataclasses.fields(NodeSettings) if field.name in options}
     for field in dataclasses.fields(NodeSettings):
         if isinstance(field.default, tuple):
@@ -176,7 +179,7 @@ def check_certificate(settings: NodeSettings) -> None:
 
 
 def node_arguments(settings: NodeSettings) -> list[str]:
-    """The arguments of ``serve`` for these settings, but for the store: its password must not show up in ``ps``."""
+    """Return the arguments of ``serve`` for `settings`, without the store: its password must not show up in ``ps``."""
     arguments = []
     for field in dataclasses.fields(NodeSettings):
         if field.name != "store":

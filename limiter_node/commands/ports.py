@@ -1,4 +1,4 @@
-"""The ports of the nodes that ``up`` starts: which, whether they are free, and holding one that nodes share."""
+"""The ports of the nodes that ``up`` starts: choosing free ones, and holding one that nodes share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the commands that stay in the foreground share: signals, and an eye on the embedded servers."""
+"""Signals, and an eye on the embedded servers, for the commands that stay in the foreground."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Stopped(Exception):
 
 
 class StopSignals:
-    """`once` is set by the first SIGINT, SIGTERM or SIGHUP, `twice` by the second: somebody is in a hurry."""
+    """Hold two events: the first SIGINT, SIGTERM or SIGHUP sets `once`, the second `twice`: somebody is in a hurry."""
 
     def __init__(self) -> None:
         self.once = asyncio.Event()
@@ -50,7 +50,7 @@ class StopSignals:
                     signal.signal(number, signal.SIG_IGN)  # one that comes late must not make a clean end a kill
 
     async def unless_stopped(self, work: Coroutine[Any, Any, _T]) -> _T:
-        """The result of `work`; a signal cancels it and raises Stopped once it has cleaned up."""
+        """Return the result of `work`. A signal cancels it, and raises Stopped once it has cleaned up."""
         task, stop = asyncio.ensure_future(work), asyncio.ensure_future(self.once.wait())
         try:
             await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)

@@ -60,7 +60,7 @@ def serve(keys: str | None, **options: Any) -> int:
     # Late, because a node's imports take most of a second: a mistake in the options shows at once.
     from limiter_node.app import run_node
 
-    return run_node(settings, preparation, file)
+    return run_node(settings, preparation, declared=file)
 
 
 def _end_at_once(number: int, frame: FrameType | None) -> NoReturn:

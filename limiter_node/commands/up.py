@@ -71,8 +71,8 @@ _EMBEDDED = ("cluster", "single")
                 type=click.IntRange(0, 65535),
                 metavar="N",
                 default=0,
-                help="Port of the first node for /healthz, /readyz and /metrics alone; --port has none of them then. "
-                "0: no such ports.",
+                help="Port of the first node for /healthz, /readyz and /metrics, which --port then doesn't serve; "
+                "0 for none.",
             ),
         ),
         STORE: (
@@ -255,7 +255,7 @@ def _show_ready(node: NodeSettings) -> None:
 
 
 def _here(settings: NodeSettings) -> NodeSettings:
-    """Settings whose addresses can be asked on this machine: a node that listens everywhere is reached here, too."""
+    """Return `settings` with addresses to reach from here: a node that listens everywhere listens here, too."""
     local = {"0.0.0.0": "127.0.0.1", "::": "::1"}
     host, admin_host = settings.host, settings.admin_host
     return replace(settings, host=local.get(host, host), admin_host=local.get(admin_host, admin_host))

@@ -1,4 +1,4 @@
-"""What ``keys show`` draws: the last 60 s of a key's window, second by second, and when it has room again.
+"""The chart of ``keys show``: the last 60 s of a key's window, second by second, and when it has room again.
 
 One block of five or six lines of at most 80 columns per dimension: a gauge, columns, the axis. Pure: a `Usage` goes in.
 """
@@ -23,7 +23,7 @@ NO_USE = "no usage in the last 60 s"
 
 
 def usage_chart(usage: Usage, glyphs: Glyphs) -> list[str]:
-    """The chart's lines."""
+    """Return the chart's lines."""
     if not any(usage.used):
         return [NO_USE]
     lines = []

@@ -28,7 +28,7 @@ def caller_of(headers: CIMultiDictProxy[str]) -> str | ErrorResponse:
 
 
 def _caller_of_others(headers: CIMultiDictProxy[str], given: list[str]) -> str | ErrorResponse:
-    """`caller_of` for what isn't one ``Authorization`` alone."""
+    """Do what `caller_of` does for requests that give anything but one ``Authorization``."""
     if len(given) > 1:
         return ambiguous_key(hdrs.AUTHORIZATION)
     # A client whose key has no value sends its header all the same, empty.

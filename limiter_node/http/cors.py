@@ -34,7 +34,7 @@ EXPOSED = (
     "x-limiter-node",
     "x-request-id",
 )
-"""The headers that a page may read: those of README's table, and a test holds them against it."""
+"""The headers that a page may read: those of the table in docs/http-api.md, and a test compares the two."""
 
 _EXPOSE = f"Access-Control-Expose-Headers: {', '.join(EXPOSED)}\r\n"
 _MAX_AGE_S = 3_600
@@ -44,7 +44,7 @@ _FIELD_NAMES = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+(?:[ \t]*,[ \t]*[A-Za-z0-
 
 
 class Cors:
-    """The headers for browsers, as blocks of lines that each end with CRLF. Without `origins` there are none."""
+    """Render the headers for browsers, as blocks of lines that each end with CRLF; none without `origins`."""
 
     def __init__(self, origins: Collection[str] = ()) -> None:
         self._origins = frozenset(origins)
@@ -61,7 +61,7 @@ class Cors:
         return f"{allowed}{_EXPOSE}" if "Allow-Origin" in allowed else allowed
 
     def preflight(self, request: web.BaseRequest, methods: Iterable[str]) -> str:
-        """Return the headers of the answer to a preflight for a route with these methods.
+        """Return the headers of the response to a preflight for a route with these methods.
 
         All header fields that the page wants to send are allowed: the node ignores those that it doesn't know.
         """

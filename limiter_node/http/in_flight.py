@@ -11,22 +11,22 @@ from limiter_node.http.server.overload import LoopLoad
 
 
 class InFlight:
-    """Counts requests; `most` of them may be under way, streams included.
+    """Count the requests under way, streams included; there may be `most` of them.
 
-    Those that wait for their client, or for whether there is a key like theirs, don't count for that: else clients that
-    send nothing could keep the others out.
+    A request that waits for its client, or to learn whether its key exists, doesn't count: else clients that send
+    nothing could keep the others out.
     """
 
     def __init__(self, most: int, load: LoopLoad) -> None:
         self._most, self._load = most, load
         self.under_way = 0
-        """Requests that have no answer yet."""
+        """Requests that have no response yet."""
         self._waiting = 0
         self._idle = asyncio.Event()
 
     @property
     def is_full(self) -> bool:
-        """Whether there is no room for those that are counted."""
+        """Whether more requests are under way than may be."""
         return self.under_way - self._waiting > self._most
 
     def begin(self) -> None:
@@ -41,7 +41,7 @@ class InFlight:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """A block in which a request doesn't take room. Raises `Overloaded` at its end if there is none by then."""
+        """Let a request take no room while the block runs. Raises `Overloaded` if there is none for it at the end."""
         self._waiting += 1
         try:
             yield

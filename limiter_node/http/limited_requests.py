@@ -27,7 +27,7 @@ from limiter_node.upstream.interface import Prepared, Upstream
 
 
 class LimitedRequests:
-    """Answers the limited routes of one node. Failures that callers are told of alike on all routes are raised."""
+    """Answer the limited routes of one node. Raise the failures that callers are told of alike on all routes."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class LimitedRequests:
         self._cors = cors
 
     async def answer(self, route: LimitedRoute, request: web.BaseRequest, request_id: str) -> Written:
-        """Answer `request`, if its key is known: one whose key isn't costs no more than its head."""
+        """Return the response to `request`. One whose key is unknown costs no more than its head."""
         kid = caller_of(request.headers)
         if isinstance(kid, ErrorResponse):
             return self._error(kid, request_id)
@@ -86,8 +86,8 @@ class LimitedRequests:
         if decision.outcome is not Outcome.ADMITTED:
             if decision.outcome is Outcome.UNKNOWN_KEY:
                 return self._error(errors.INVALID_API_KEY, request_id)
-            reply = errors.rate_limited(decision, kid)
-            return Answer(reply.body, self._headers.decided(decision, request_id), reply.status)
+            rejection = errors.rate_limited(decision, kid)
+            return Answer(rejection.body, self._headers.decided(decision, request_id), rejection.status)
 
         reservation = self._limiter.reservation(kid, decision)
         headers = self._headers.decided(decision, request_id)
@@ -109,8 +109,8 @@ class LimitedRequests:
             else:
                 reservation.refund()
             log_upstream_failure(request_id, error)
-            reply = errors.upstream_failed(error)
-            return Answer(reply.body, merged(headers, error.headers), reply.status)
+            failure = errors.upstream_failed(error)
+            return Answer(failure.body, merged(headers, error.headers), failure.status)
         except BaseException:
             reservation.refund()
             raise
@@ -142,12 +142,12 @@ class LimitedRequests:
         with Presence(request, lambda: self._streams.read_on_s if prepared.is_sent else 0.0):
             return await prepared.ask(reserved_tokens, request_id, request.headers)
 
-    def _error(self, reply: ErrorResponse, request_id: str) -> Answer:
-        return Answer(reply.body, self._headers.plain(request_id), reply.status)
+    def _error(self, error: ErrorResponse, request_id: str) -> Answer:
+        return Answer(error.body, self._headers.plain(request_id), error.status)
 
 
 def _settle_unanswered(reservation: Reservation, prepared: Prepared) -> None:
-    """The caller has left, and nothing of an answer came in time."""
+    """Settle for a caller that has left before anything of its answer came."""
     if not prepared.is_sent:
         reservation.refund()
     else:

@@ -1,8 +1,8 @@
 """``GET /metrics``: what a node tells Prometheus, rendered by prometheus-client when it is asked.
 
-The names are a contract with dashboards and alerts (``deploy/``); the table of them is in README.md. All families are
-there from the start, so that a rate over one that hasn't happened yet is 0 and not nothing. No label comes from a
-caller, and none names an API key.
+The names are a contract with dashboards and alerts (``deploy/``); the table of them is in docs/operations.md. All
+families are there from the start, so that a rate over one that hasn't happened yet is 0 and not nothing. No label comes
+from a caller, and none names an API key.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _USUAL_CODES = (200, 400, 401, 429, 499, 500, 502, 503, 504)
 
 
 class HttpState(NamedTuple):
-    """What the HTTP layer has to tell beside its answers."""
+    """Hold the figures of the HTTP layer that no response was counted for."""
 
     requests_in_flight: int
     connections: int
@@ -44,7 +44,7 @@ class HttpState(NamedTuple):
 
 
 class Metrics:
-    """The metrics of one node: its `telemetry`, its store's `state` and the HTTP layer's."""
+    """Render the metrics of one node: its `telemetry`, the `state` of its store, and the HTTP layer's."""
 
     def __init__(
         self, node_id: str, telemetry: Telemetry, state: Callable[[], StoreState], http: Callable[[], HttpState]
@@ -56,7 +56,7 @@ class Metrics:
         self._registry.register(_NodeCollector(node_id, telemetry, state, http))
 
     def page(self, accept: str) -> tuple[bytes, str]:
-        """The body and its content type: OpenMetrics for who accepts it, else Prometheus' own text."""
+        """Return the body and its content type: OpenMetrics for who accepts it, else Prometheus' own text."""
         render, content_type = choose_encoder(accept)
         return render(self._registry), content_type
 

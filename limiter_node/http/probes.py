@@ -29,12 +29,12 @@ Handler = Callable[[web.BaseRequest, str], Awaitable[Response]]
 
 
 def readable(handler: Handler) -> dict[str, Handler]:
-    """The methods of a route that is only read. `Answer` leaves out the body where the method is HEAD."""
+    """Return the methods of a route that is only read. `Answer` leaves out the body where the method is HEAD."""
     return {"GET": handler, "HEAD": handler}
 
 
 class Probes:
-    """The handlers. `problem` says why the node can't decide yet or any more; it is "" while it can."""
+    """Answer the probes. `problem` says why the node can't decide yet or any more; it is "" while it can."""
 
     def __init__(
         self, headers: ResponseHeaders, limiter: Limiter, metrics: Metrics, problem: Callable[[], str]
@@ -71,7 +71,7 @@ class Probes:
 
 
 class AdminRoutes:
-    """The probes and nothing else, for the server of the admin port.
+    """Answer the probes and nothing else, for the server of the admin port.
 
     Its responses are in no metric and its requests are never turned away: `limiter_responses_total` tells of callers.
     """
@@ -81,17 +81,17 @@ class AdminRoutes:
         self._ids = RequestIds()
 
     async def answer(self, request: web.BaseRequest) -> Response:
-        """Answer any request; every failure becomes an answer, too."""
+        """Return the response to any request; every failure becomes a response, too."""
         request_id = self._ids.next()
         plain = self._probes.headers.plain(request_id)
         methods = self._probes.table.get(request.path)
         if methods is None:
-            reply = errors.not_found(request.method, request.path)
-            return Answer(reply.body, plain, reply.status)
+            error = errors.not_found(request.method, request.path)
+            return Answer(error.body, plain, error.status)
         handler = methods.get(request.method)
         if handler is None:
-            reply = errors.method_not_allowed(request.method, request.path)
-            return Answer(reply.body, f"{plain}allow: {', '.join(methods)}\r\n", reply.status)
+            error = errors.method_not_allowed(request.method, request.path)
+            return Answer(error.body, f"{plain}allow: {', '.join(methods)}\r\n", error.status)
         try:
             return await handler(request, request_id)
         except Exception:

@@ -46,7 +46,7 @@ _MODELS = "/v1/models/"
 
 
 class Routes:
-    """The handlers of one node. `window_ms` is only told, by ``GET /v1/rate_limits``.
+    """Answer all routes of one node. `window_ms` is only told, by ``GET /v1/rate_limits``.
 
     `not_started` tells ``GET /readyz`` why the node has not been ready yet; "" once it has. With `probes_apart` the
     `probes` are not served here: callers get a 404 for them. `cors` is what browsers are told.
@@ -116,7 +116,7 @@ class Routes:
             self._never_shed = self.probes.table
 
     async def answer(self, request: web.BaseRequest) -> Response:
-        """Answer any request; every failure becomes an answer, too."""
+        """Return the response to any request; every failure becomes a response, too."""
         request_id = self._ids.next()
         self._in_flight.begin()
         response: Response
@@ -170,27 +170,27 @@ class Routes:
 
     @property
     def under_way(self) -> int:
-        """Requests that have no answer yet."""
+        """Return how many requests have no response yet."""
         return self._in_flight.under_way
 
     def _problem(self) -> str:
         return "the node is stopping" if self.is_draining else self._not_started()
 
     def _http_state(self) -> HttpState:
-        """For `Metrics`."""
+        """Return the figures for `Metrics`."""
         return HttpState(self._in_flight.under_way, self._load.connections, self._load.turned_away, self._held.held)
 
     def _methods(self, path: str) -> dict[str, Handler] | None:
-        """The methods of a decoded path, None if there is none of them."""
+        """Return the methods of a decoded path, None if there is no such route."""
         if path.startswith(_MODELS) and len(path) > len(_MODELS):
             methods = readable(self._model)
             return methods | {"OPTIONS": self._preflight} if self._cors.is_on else methods
         return self._table.get(path)
 
     async def drain(self, timeout_s: float) -> bool:
-        """Tell callers to go elsewhere and wait until nothing is under way.
+        """Tell callers to go elsewhere, and wait until nothing is under way.
 
-        If that takes too long: False, and streams are being cut off.
+        If that takes too long, cut off streams and return False.
         """
         self.is_draining = True
         try:
@@ -209,7 +209,7 @@ class Routes:
         return Answer(b"", self._headers.empty(request_id) + lines, 204)
 
     async def _caller(self, request: web.BaseRequest) -> Usage | ErrorResponse:
-        """The usage of the key that asks, or why it may not."""
+        """Return the usage of the key that asks, or the error that it gets."""
         kid = caller_of(request.headers)
         if isinstance(kid, ErrorResponse):
             return kid
@@ -242,26 +242,26 @@ class Routes:
 
     # ---- errors ----------------------------------------------------------------------------------------------------
 
-    def _unavailable(self, reply: ErrorResponse, request_id: str) -> Answer:
-        return Answer(reply.body, self._headers.unavailable(request_id, RETRY_UNAVAILABLE_MS), reply.status)
+    def _unavailable(self, error: ErrorResponse, request_id: str) -> Answer:
+        return Answer(error.body, self._headers.unavailable(request_id, RETRY_UNAVAILABLE_MS), error.status)
 
     def _turned_away(self, request: web.BaseRequest, request_id: str) -> Answer:
         self._load.turned_away += 1
-        reply, headers = errors.OVERLOADED, self._headers.unavailable(request_id, RETRY_UNAVAILABLE_MS)
+        error, headers = errors.OVERLOADED, self._headers.unavailable(request_id, RETRY_UNAVAILABLE_MS)
         connection = cast(Connection, request.protocol)
-        return TurnedAway(reply.body, headers, reply.status, self._load.pause_s(), connection.has_rested)
+        return TurnedAway(error.body, headers, error.status, self._load.pause_s(), connection.has_rested)
 
-    def _error(self, reply: ErrorResponse, request_id: str) -> Answer:
-        return Answer(reply.body, self._headers.plain(request_id), reply.status)
+    def _error(self, error: ErrorResponse, request_id: str) -> Answer:
+        return Answer(error.body, self._headers.plain(request_id), error.status)
 
 
 def _is_discardable(request: web.BaseRequest) -> bool:
-    """Whether the rest of the body can be discarded behind the answer. In tiny chunks, even little of it costs much."""
+    """Whether the rest of the body can be discarded after the response. In tiny chunks, even little costs much."""
     connection = request.protocol
     return is_discardable(request) and not (isinstance(connection, Connection) and connection.has_unparsed)
 
 
 def _waited_s(request: web.BaseRequest) -> float:
-    """How long ago it came. (Its connection is gone with its client.)"""
+    """Return how many seconds ago `request` came; 0 where its connection is gone with its client."""
     connection = request.protocol
     return time.monotonic() - connection.arrived_s if isinstance(connection, Connection) else 0.0

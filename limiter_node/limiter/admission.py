@@ -82,11 +82,11 @@ class Reservation:
         self.output_tokens = decision.need.output_tokens
         self.is_settled = False
 
-    def settle(self, produced_output_tokens: int, told_input_tokens: int = 0) -> None:
-        """The response has ended, whole or not, with this much output: give back what was reserved beyond it.
+    def settle(self, produced_output_tokens: int, reported_input_tokens: int = 0) -> None:
+        """Give back the output reserved beyond what was produced; the response has ended, whole or not.
 
-        More output than was reserved is charged, and more input than was counted (the upstream's own tools, searches,
-        what it had stored); less input isn't given back. A second call does nothing.
+        More output than was reserved is charged, and so is input that the upstream reports beyond what was counted (its
+        own tools, searches, stored conversations); less input isn't given back. A second call does nothing.
         """
         if not self.is_settled:
             telemetry = self._telemetry
@@ -95,7 +95,7 @@ class Reservation:
             unused = self.output_tokens - produced_output_tokens
             if unused < 0:
                 telemetry.overrun_output_tokens -= unused
-            overrun = told_input_tokens - self.input_tokens
+            overrun = reported_input_tokens - self.input_tokens
             if overrun > 0:
                 telemetry.overrun_input_tokens += overrun
                 self._give_back(-overrun, unused)
@@ -103,7 +103,7 @@ class Reservation:
                 self._give_back(0, unused)
 
     def refund(self) -> None:
-        """The upstream failed before any output: give back the tokens, input and output. The request stays counted."""
+        """Give back all tokens: the upstream failed before any output. The request stays counted."""
         if not self.is_settled:
             self._telemetry.refunded += 1
             self._give_back(self.input_tokens, self.output_tokens)

@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from limiter_node.decisions import Decision, Need, Outcome, Usage
 from limiter_node.errors import StoreUnavailable
-from limiter_node.limiter.policy import Fallback, Known
+from limiter_node.limiter.policy import Fallback, KnownKey
 from limiter_node.limits import Amounts
 
 _RETRY_MS = 1_000
@@ -28,13 +28,13 @@ class OpenPolicy:
 
     name = "open"
 
-    def decide(self, known: Known, need: Need) -> Decision:
+    def decide(self, known: KnownKey, need: Need) -> Decision:
         """Return an admission."""
         needed = _needed(known, need)
         known.window.add(known.latest_ms, needed, known.now_ms)
         return _decision(self.name, known, Outcome.ADMITTED, -1, 0, known.window.used(known.now_ms), needed)
 
-    def usage(self, known: Known) -> Usage:
+    def usage(self, known: KnownKey) -> Usage:
         """Return what this node itself admitted."""
         return _usage(self.name, known, known.window.used(known.now_ms))
 
@@ -48,7 +48,7 @@ class LocalPolicy:
     def __init__(self, live_nodes: Callable[[], int]) -> None:
         self._live_nodes = live_nodes
 
-    def decide(self, known: Known, need: Need) -> Decision:
+    def decide(self, known: KnownKey, need: Need) -> Decision:
         """Decide by this node's own window and share. Raises `StoreUnavailable` where the share isn't known."""
         share = self._share(known)
         needed = _needed(known, need)
@@ -71,17 +71,17 @@ class LocalPolicy:
         window.add(known.latest_ms, needed, now_ms)
         return _decision(self.name, known, Outcome.ADMITTED, -1, 0, self._used(known, share), needed)
 
-    def usage(self, known: Known) -> Usage:
+    def usage(self, known: KnownKey) -> Usage:
         """Return the usage by which `decide` decides. Raises `StoreUnavailable` where the share isn't known."""
         return _usage(self.name, known, self._used(known, self._share(known)))
 
-    def _share(self, known: Known) -> Amounts:
+    def _share(self, known: KnownKey) -> Amounts:
         nodes = self._live_nodes()
         if not nodes:
             raise StoreUnavailable("the store has not told yet how many nodes there are")
         return Amounts(*(limit // nodes for limit in known.limits))
 
-    def _used(self, known: Known, share: Amounts) -> Amounts:
+    def _used(self, known: KnownKey, share: Amounts) -> Amounts:
         """Return the limits less what this node will still admit: callers see what is left for them here."""
         own = known.window.used(known.now_ms)
         return Amounts(
@@ -96,17 +96,17 @@ def policy(name: str, live_nodes: Callable[[], int]) -> Fallback | None:
     return OpenPolicy() if name == OpenPolicy.name else None
 
 
-def _needed(known: Known, need: Need) -> Amounts:
+def _needed(known: KnownKey, need: Need) -> Amounts:
     return Amounts(1, need.input_tokens, need.output_tokens + need.default_choices * known.output_reserve)
 
 
 def _decision(
-    name: str, known: Known, outcome: Outcome, dimension: int, retry_ms: int, used: Amounts, needed: Amounts
+    name: str, known: KnownKey, outcome: Outcome, dimension: int, retry_ms: int, used: Amounts, needed: Amounts
 ) -> Decision:
     reset_ms = known.window.reset_ms(known.now_ms)
     return Decision(outcome, dimension, retry_ms, known.limits, used, reset_ms, needed, known.now_ms, "", degraded=name)
 
 
-def _usage(name: str, known: Known, used: Amounts) -> Usage:
+def _usage(name: str, known: KnownKey, used: Amounts) -> Usage:
     reset_ms = known.window.reset_ms(known.now_ms)
     return Usage(known.limits, used, reset_ms, known.output_reserve, known.now_ms, "", (), name)

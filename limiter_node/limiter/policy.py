@@ -9,7 +9,7 @@ from limiter_node.limiter.own_window import OwnWindow
 from limiter_node.limits import Amounts
 
 
-class Known(NamedTuple):
+class KnownKey(NamedTuple):
     """A node's own knowledge of a key: all that a policy may decide by."""
 
     limits: Amounts
@@ -30,13 +30,13 @@ class Fallback(Protocol):
         """The policy's name in ``--on-store-failure``, headers and logs."""
         ...
 
-    def decide(self, known: Known, need: Need) -> Decision:
-        """Decide a request, and add what is admitted to the window, at `Known.latest_ms`: it must not leave too early.
+    def decide(self, known: KnownKey, need: Need) -> Decision:
+        """Decide a request; add an admitted one to the window, at `latest_ms`: it must not leave the window too early.
 
         Raises `StoreUnavailable` where it can't decide.
         """
         ...
 
-    def usage(self, known: Known) -> Usage:
+    def usage(self, known: KnownKey) -> Usage:
         """Return the known usage of a key. Raises `StoreUnavailable` where none is known."""
         ...

@@ -143,8 +143,10 @@ def is_named(reply: bytes) -> bool:
     return len(reply) > REPLY_SIZE
 
 
-def decisions(reply: bytes, operations: int, needs: Sequence[Need], window_buckets: int) -> tuple[int, list[Decision]]:
-    """Read the reply to a decided batch: `BatchReply.recorded`, and the decisions of its admits; see `decisions_of`.
+def unpack_decisions(
+    reply: bytes, operations: int, needs: Sequence[Need], window_buckets: int
+) -> tuple[int, list[Decision]]:
+    """Read the reply to a decided batch: `BatchReply.recorded`, and the decisions of its admits; see `_decisions_of`.
 
     Raises:
         UnreadableReply: it is none.
@@ -157,10 +159,10 @@ def decisions(reply: bytes, operations: int, needs: Sequence[Need], window_bucke
         receipt = time_ms // BUCKET_MS
         return recorded, [_new(Decision, (ADMITTED, -1, 0, limits, used, reset_ms, need, time_ms, "", receipt, ""))]
     batch = unpack_reply(reply, operations, window_buckets)
-    return batch.recorded, decisions_of(batch, needs)
+    return batch.recorded, _decisions_of(batch, needs)
 
 
-def decisions_of(batch: BatchReply, needs: Sequence[Need]) -> list[Decision]:
+def _decisions_of(batch: BatchReply, needs: Sequence[Need]) -> list[Decision]:
     """Return the decisions of a batch's admits, which must be its last operations, each with the usage after it.
 
     The reply has the usage after the batch; going backward, each admitted request is taken off for those before it.

@@ -20,7 +20,7 @@ from typing import Protocol
 
 from limiter_node.decisions import Decision
 from limiter_node.limiter.own_window import OwnWindow
-from limiter_node.limiter.policy import Known
+from limiter_node.limiter.policy import KnownKey
 from limiter_node.limits import BUCKET_MS, Amounts, KeyLimits
 from limiter_node.store import codec
 from limiter_node.store.charges import Charge
@@ -114,7 +114,7 @@ class KeyKnowledge:
 
     # ---- knowing ---------------------------------------------------------------------------------------------------
 
-    def known(self) -> Known | None:
+    def known(self) -> KnownKey | None:
         """Return what a policy may decide by; None if the store never said anything of the key, or that there is none.
 
         The store's clock was at the last reply's time at some moment between asking and hearing, so that it lies
@@ -126,7 +126,7 @@ class KeyKnowledge:
         now_ms = reply.time_ms + int((now_s - self._heard_s) * 1000)
         latest_ms = reply.time_ms + math.ceil((now_s - self._asked_s) * 1000)
         self.own.bring_back(latest_ms)
-        return Known(reply.limits, reply.output_reserve, now_ms, latest_ms, self.own)
+        return KnownKey(reply.limits, reply.output_reserve, now_ms, latest_ms, self.own)
 
     def tokens_left(self) -> int:
         """Return the tokens that the last reply leaves in the tighter of the two limits; -1 if there was none."""

@@ -10,7 +10,7 @@ UNKNOWN = "-"
 
 
 def rate(per_second: float | None, width: int) -> str:
-    """A rate; small ones with a decimal."""
+    """Return a rate as text; small ones have a decimal."""
     if per_second is None:
         return UNKNOWN
     if 0 < per_second < 9.95:
@@ -19,12 +19,12 @@ def rate(per_second: float | None, width: int) -> str:
 
 
 def count(number: float | None, width: int) -> str:
-    """A whole number."""
+    """Return a whole number as text."""
     return UNKNOWN if number is None else compact(number, width)
 
 
 def milliseconds(seconds: Quantile | None) -> str:
-    """A time in ms, without the unit: two digits and more."""
+    """Return a time in ms as text, without the unit, with at least two digits."""
     if seconds is None:
         return UNKNOWN
     ms = seconds.value * 1000
@@ -33,17 +33,17 @@ def milliseconds(seconds: Quantile | None) -> str:
 
 
 def average(number: float | None) -> str:
-    """A mean, with a decimal."""
+    """Return a mean as text, with a decimal."""
     return UNKNOWN if number is None else f"{number:.1f}"
 
 
 def percent(share: float | None) -> str:
-    """A share, 1 being 100 %; rounded down, so that 100 % means all."""
+    """Return a share as text, 1 being 100 %. It is rounded down, so that 100 % means all."""
     return UNKNOWN if share is None else f"{int(share * 100 + 1e-9)}%"
 
 
 def size(bytes_: float | None) -> str:
-    """A size in binary units."""
+    """Return a size as text, in binary units."""
     if bytes_ is None:
         return UNKNOWN
     for unit in "BKMG":
@@ -54,13 +54,13 @@ def size(bytes_: float | None) -> str:
 
 
 def key_name(key: KeyHeat, glyphs: Glyphs) -> str:
-    """What a key is called, never the key. A name is anybody's: nothing in it may move the cursor."""
+    """Return what a key is called, never the key. Anybody can choose a name: nothing in it may move the cursor."""
     name = "".join(each if each.isprintable() else "?" for each in key.name)
     return name or f"key {key.kid[:8]}{glyphs.ellipsis}"
 
 
 def shortened(text: str, width: int, glyphs: Glyphs) -> str:
-    """The text, its middle left out if it is too long: of addresses both the host's begin and the port matter."""
+    """Return the text, without its middle if it is too long: of an address, the host's start and the port matter."""
     if len(text) <= width:
         return text
     head = (width - 1) // 2

@@ -23,7 +23,7 @@ HISTORY = 240
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All that was read in one refresh. `nodes` is None without --target, `store` without --store."""
+    """Hold all that was read in one refresh. `nodes` is None without --target, `store` without --store."""
 
     time_s: float
     """Since the epoch."""
@@ -33,7 +33,7 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class NodeRow:
-    """A node. All numbers are None where they aren't known (yet)."""
+    """Hold a node's numbers, None where they aren't known (yet)."""
 
     target: str
     problem: str = ""
@@ -53,7 +53,7 @@ class NodeRow:
 
 @dataclass(frozen=True, slots=True)
 class ShardRow:
-    """A shard. `reading` is what its server says, the rest what the nodes say of it."""
+    """Hold a shard's numbers: `reading` from its server, the rest from the nodes."""
 
     reading: ShardReading
     cpu: float | None = None
@@ -65,7 +65,7 @@ class ShardRow:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Over all nodes that could be compared, per second."""
+    """Hold the sums over all nodes that could be compared, per second."""
 
     requests: float
     outcomes: Mapping[str, float]
@@ -82,13 +82,13 @@ class Totals:
 
     @property
     def decisions(self) -> float:
-        """By the store."""
+        """Decisions of the store."""
         return sum(self.outcomes.values())
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """See the module."""
+    """Hold one frame of the view."""
 
     time_s: float
     nodes: tuple[NodeRow, ...] | None
@@ -108,25 +108,25 @@ class Frame:
 
     @property
     def nodes_up(self) -> int:
-        """How many nodes answered."""
+        """Return how many nodes answered."""
         return sum(not row.problem for row in self.nodes or ())
 
     @property
     def shards_up(self) -> int:
-        """How many shards' masters answered."""
+        """Return how many shards' masters answered."""
         return sum(not row.reading.problem for row in self.shards or ())
 
 
 @dataclass(frozen=True, slots=True)
 class Before:
-    """What a frame is compared with: of each node and shard the last that it told, however long ago."""
+    """Hold what a frame is compared with: each node's and shard's last reading, however old."""
 
     nodes: Mapping[str, NodeSample] = field(default_factory=dict)
     shards: Mapping[str, ShardReading] = field(default_factory=dict)
     history: tuple[float, ...] = ()
 
     def then(self, snapshot: Snapshot, frame: Frame) -> Before:
-        """What the next frame is compared with."""
+        """Return what to compare the next frame with."""
         nodes = {each.target: each.sample for each in snapshot.nodes or () if each.sample is not None}
         shards = snapshot.store.shards if snapshot.store is not None else ()
         told = {each.address: each for each in shards if not each.problem}
@@ -134,7 +134,7 @@ class Before:
 
 
 def make_frame(before: Before, now: Snapshot) -> Frame:
-    """The frame of `now`."""
+    """Return the frame of `now`."""
     samples = {each.target: each.sample for each in now.nodes or () if each.sample is not None}
     compared = {
         target: found

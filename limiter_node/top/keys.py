@@ -19,7 +19,7 @@ _LEAST_GAUGE = 17
 
 
 def key_lines(frame: Frame, width: int, most: int, glyphs: Glyphs) -> list[Text]:
-    """The hottest keys with their three gauges, and how much of the store they were looked for in."""
+    """Return the hottest keys with their three gauges, and how much of the store was searched for them."""
     if frame.shards is None:
         return []
     is_wide = width >= WIDE
@@ -39,7 +39,7 @@ def key_lines(frame: Frame, width: int, most: int, glyphs: Glyphs) -> list[Text]
 
 
 def seen(frame: Frame) -> str:
-    """How much of the store has been looked through for the hottest keys."""
+    """Return how much of the store has been searched for the hottest keys."""
     walk = frame.walk
     keys = f"seen {walk.seen:,} key{'' if walk.seen == 1 else 's'} in use"
     return f"{keys}, all there are" if walk.is_whole else f"{keys}, {percent(walk.share)} of the store looked through"

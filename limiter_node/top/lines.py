@@ -20,7 +20,7 @@ _BARE = re.compile(r"[\w.,:/@%+>…~-]+\Z")
 
 
 def frame_lines(frame: Frame, glyphs: Glyphs) -> list[str]:
-    """The lines of one frame."""
+    """Return the lines of one frame."""
     return [_fields("top", _summary(frame)), *_wrong(frame), *_keys(frame, glyphs)]
 
 

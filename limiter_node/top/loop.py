@@ -21,13 +21,13 @@ _LEAST_TIMEOUT_S, _MOST_TIMEOUT_S = 0.5, 2.0
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What is watched; at least one of the two."""
+    """Hold what is watched: nodes, the store, or both."""
 
     nodes: NodePoller | None
     store: StoreWatch | None
 
     async def read(self) -> Snapshot:
-        """All of it, now."""
+        """Read everything, now."""
 
         async def nothing() -> None:
             return None
@@ -43,7 +43,7 @@ class Sources:
 async def watching(
     targets: Sequence[Target], store: StoreAddress | None, *, interval_s: float, most_keys: int
 ) -> AsyncIterator[Sources]:
-    """Connections to `targets` and `store` while the block runs. Raises ConfigError for unreadable TLS files."""
+    """Hold connections to `targets` and `store` while the block runs. Raises ConfigError for unreadable TLS files."""
     timeout_s = min(max(interval_s, _LEAST_TIMEOUT_S), _MOST_TIMEOUT_S)
     async with AsyncExitStack() as stack:
         watch = None

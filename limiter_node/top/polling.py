@@ -1,4 +1,4 @@
-"""The nodes' ``/metrics``, fetched from all of them at once; who doesn't answer in time is told so.
+"""The nodes' ``/metrics``, fetched from all of them at once; a node that doesn't answer in time is said to be down.
 
 The one module here that speaks HTTP.
 """
@@ -24,7 +24,7 @@ _MAX_BYTES = 4 << 20
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A node to be asked."""
+    """Hold the address of a node to ask."""
 
     name: str
     """``host:port``, as it is shown."""
@@ -33,7 +33,7 @@ class Target:
 
 
 def parse_target(url: str) -> Target:
-    """A ``--target`` URL: the base URL of a node. Raises ConfigError; never shows a login in it."""
+    """Return the node whose base URL a ``--target`` is. Raises ConfigError, never showing a login in the URL."""
     try:
         parts = urlsplit(url.strip())
         port = parts.port
@@ -50,13 +50,13 @@ def parse_target(url: str) -> Target:
 
 
 class NodePoller:
-    """Asks `targets`; made by `polling`."""
+    """Ask `targets`; made by `polling`."""
 
     def __init__(self, session: aiohttp.ClientSession, targets: Sequence[Target], timeout_s: float) -> None:
         self._session, self._targets, self._timeout_s = session, targets, timeout_s
 
     async def poll(self) -> tuple[NodeReading, ...]:
-        """A reading of each target, in their order. Takes the timeout at most, and raises for nothing that is away."""
+        """Return a reading of each target, in their order, within the timeout. A target that is away raises nothing."""
         return tuple(await asyncio.gather(*(self._ask(target) for target in self._targets)))
 
     async def _ask(self, target: Target) -> NodeReading:
@@ -83,6 +83,6 @@ class NodePoller:
 
 @asynccontextmanager
 async def polling(targets: Sequence[Target], timeout_s: float) -> AsyncIterator[NodePoller]:
-    """A poller of `targets`, each asked for `timeout_s` at most; its connections are kept while the block runs."""
+    """Hold a poller of `targets` while the block runs, with its connections. Each is waited for `timeout_s` at most."""
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None)) as session:
         yield NodePoller(session, targets, timeout_s)

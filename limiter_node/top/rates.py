@@ -1,4 +1,4 @@
-"""What happened between two samples of a node: rates, and quantiles of what was counted meanwhile.
+"""Rates between two samples of a node, and quantiles of what was counted meanwhile.
 
 Pure. Where there is nothing to compare with (the first sample, a node that has restarted, another node behind the same
 URL) there are no rates: never negative ones.
@@ -16,7 +16,7 @@ from limiter_node.top.sample import NOTHING, Histogram, NodeSample
 
 @dataclass(frozen=True, slots=True)
 class NodeRates:
-    """Per second, between two samples of one node."""
+    """Hold rates per second, between two samples of one node."""
 
     requests: float
     decisions: Mapping[tuple[str, str], float]
@@ -35,7 +35,7 @@ class NodeRates:
 
 
 def rates(before: NodeSample | None, now: NodeSample) -> NodeRates | None:
-    """What happened between the two; None where `now` doesn't go on from `before`."""
+    """Return the rates between the two samples; None where `now` doesn't go on from `before`."""
     if before is None or not _goes_on(before, now):
         return None
     elapsed_s = now.at_s - before.at_s
@@ -56,7 +56,7 @@ def rates(before: NodeSample | None, now: NodeSample) -> NodeRates | None:
 
 
 def difference(before: Histogram, now: Histogram) -> Histogram:
-    """What was counted between the two. A histogram that is new, has other buckets or began anew counts from 0."""
+    """Return what was counted between the two. One that is new, has other buckets or began anew counts from 0."""
     if before.bounds != now.bounds or any(n < b for b, n in zip(before.counts, now.counts, strict=True)):
         return now
     counts = tuple(n - b for b, n in zip(before.counts, now.counts, strict=True))
@@ -64,7 +64,7 @@ def difference(before: Histogram, now: Histogram) -> Histogram:
 
 
 def together(histograms: Iterable[Histogram]) -> Histogram:
-    """All that was counted, in the buckets of the first one that has any; others with other buckets are left out."""
+    """Return the sum of histograms, in the buckets of the first that has any; those with other buckets are left out."""
     kept = [each for each in histograms if each.bounds]
     kept = [each for each in kept if each.bounds == kept[0].bounds]
     if not kept:
@@ -74,7 +74,7 @@ def together(histograms: Iterable[Histogram]) -> Histogram:
 
 
 class Quantile(NamedTuple):
-    """A quantile; where it lies above the last bound, that bound."""
+    """Hold a quantile; where it lies above the last bound, hold that bound."""
 
     value: float
     is_above: bool = False
@@ -98,7 +98,7 @@ def quantile(histogram: Histogram, share: float) -> Quantile | None:
 
 
 def mean(histogram: Histogram) -> float | None:
-    """The mean of what was counted; None where that is nothing."""
+    """Return the mean of what was counted; None where nothing was."""
     return histogram.total / histogram.number if histogram.number else None
 
 

@@ -1,4 +1,4 @@
-"""What one node's ``/metrics`` say at one moment, read into plain numbers.
+"""One node's ``/metrics`` at one moment, read into plain numbers.
 
 Tolerant: a family that isn't there (an older node, another system) is None, zero or empty. Pure but for the parser.
 Neighbours: `polling` fetches the text, `rates` compares two samples.
@@ -26,7 +26,7 @@ class NotOurs(ValueError):
 
 
 class Histogram(NamedTuple):
-    """Counts per bucket (not cumulative), the bound of the last one infinite; and the sum of what was counted."""
+    """Hold counts per bucket (not cumulative; the last bound is infinite), and the sum of what was counted."""
 
     bounds: tuple[float, ...] = ()
     counts: tuple[float, ...] = ()
@@ -34,7 +34,7 @@ class Histogram(NamedTuple):
 
     @property
     def number(self) -> float:
-        """How many were counted."""
+        """Return how many values were counted."""
         return sum(self.counts)
 
 
@@ -43,7 +43,7 @@ NOTHING = Histogram()
 
 @dataclass(frozen=True, slots=True)
 class NodeSample:
-    """One node's numbers, counters since its start."""
+    """Hold one node's numbers; counters count from its start."""
 
     at_s: float
     """When, by this process's monotonic clock."""
@@ -76,7 +76,7 @@ class NodeSample:
 
 @dataclass(frozen=True, slots=True)
 class NodeReading:
-    """What a target told, or why it didn't."""
+    """Hold a target's sample, or why there is none."""
 
     target: str
     sample: NodeSample | None

@@ -22,7 +22,7 @@ _LEAST_SERVERS = 7
 
 
 def screen_lines(frame: Frame, width: int, height: int | None, glyphs: Glyphs, hint: str = "") -> list[Text]:
-    """The lines of one frame, none longer than `width`, `height` at most (None: as many as it takes)."""
+    """Return the lines of one frame: `height` at most (None: as many as it takes), none longer than `width`."""
     clock = datetime.fromtimestamp(frame.time_s, UTC).strftime("%H:%M:%S UTC")
     top = [*title_lines(frame, width, hint, clock), *totals_lines(frame, width, glyphs)]
     everything = [

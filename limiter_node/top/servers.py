@@ -75,7 +75,7 @@ def _node_line(table: Table, row: NodeRow) -> Text:
 
 
 def shard_lines(frame: Frame, width: int, most: int, glyphs: Glyphs) -> list[Text]:
-    """The shards, likewise; empty without a store."""
+    """Return the shards, likewise; no line without a store."""
     if frame.shards is None:
         return []
     by_nodes = frame.nodes is not None

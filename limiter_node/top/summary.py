@@ -18,7 +18,7 @@ _TOKENS = {"input": "input", "reserved": "output reserved", "output": "output pr
 
 
 def title_lines(frame: Frame, width: int, hint: str, clock: str) -> list[Text]:
-    """The first line: who is there; to the right, where there is room, when this was and a hint before it."""
+    """Return the first line: who is there and, to the right where there is room, a hint and the time."""
     line = Text.assemble(("limiter-node top", "bold"))
     if frame.nodes is not None:
         line.append_text(_up("nodes", frame.nodes_up, len(frame.nodes)))
@@ -40,7 +40,7 @@ def _up(what: str, up: int, of: int) -> Text:
 
 
 def totals_lines(frame: Frame, width: int, glyphs: Glyphs) -> list[Text]:
-    """What the nodes do together; empty without nodes."""
+    """Return what the nodes do together; no line without nodes."""
     if frame.nodes is None:
         return []
     totals = frame.totals
@@ -79,7 +79,7 @@ def _pair(label: str, value: str, style: str = "") -> Text:
 
 
 def _flow(items: Iterable[Text], width: int) -> list[Text]:
-    """The items, three spaces between them, in as many lines as it takes."""
+    """Return the items, three spaces between them, in as many lines as it takes."""
     lines: list[Text] = []
     for item in items:
         if lines and len(lines[-1].plain) + 3 + len(item.plain) <= width:

@@ -28,7 +28,7 @@ Cell = str | Text
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column; `wide` is its width where there is plenty of room, with its title then."""
+    """Describe a column; `wide`: its width and title where there is plenty of room."""
 
     title: str
     width: int
@@ -39,13 +39,13 @@ class Column:
     """Left out where the names would have too little room."""
 
     def at(self, *, is_wide: bool) -> tuple[str, int]:
-        """Its title and width."""
+        """Return its title and width."""
         return (self.wide_title, self.wide) if is_wide else (self.title, self.width)
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table of `width` characters: a first column of names, then `columns`."""
+    """Lay out a table of `width` characters: a first column of names, then `columns`."""
 
     title: str
     columns: Sequence[Column]
@@ -60,30 +60,30 @@ class Table:
 
     @property
     def shown(self) -> Sequence[Column]:
-        """The columns there is room for."""
+        """Return the columns that there is room for."""
         if self._room_for_names(self.columns) >= _LEAST_NAME:
             return self.columns
         return [column for column in self.columns if not column.is_spare]
 
     @property
     def name_width(self) -> int:
-        """Of the first column."""
+        """Return the width of the first column."""
         return max(self._room_for_names(self.shown), _LEAST_NAME // 2)
 
     def _room_for_names(self, columns: Sequence[Column]) -> int:
         return self.width - sum(column.at(is_wide=self.is_wide)[1] + self.gap for column in columns)
 
     def header(self) -> Text:
-        """The titles."""
+        """Return the line of titles."""
         titles = [column.at(is_wide=self.is_wide)[0] for column in self.columns]
         return Text(self._line(self.title, titles).plain.ljust(self.width)[: self.width], HEADER)
 
     def row(self, name: Cell, cells: Sequence[Cell]) -> Text:
-        """One line."""
+        """Return the line of one row."""
         return self._line(name, cells)
 
     def problem(self, name: str, problem: str) -> Text:
-        """A line for what could not be asked: the reason in place of all numbers."""
+        """Return a row for what could not be asked, with the reason in place of all numbers."""
         line = self._line(name, ())
         line.append(" " * self.gap)
         line.append(f"down: {problem}", BAD)
@@ -91,7 +91,7 @@ class Table:
         return line
 
     def note(self, text: str) -> Text:
-        """A line that is no row."""
+        """Return a line that is no row."""
         return Text(text[: self.width], FAINT)
 
     def _line(self, name: Cell, cells: Sequence[Cell]) -> Text:
@@ -107,7 +107,7 @@ class Table:
 
 
 def fitted(cell: Cell, width: int, glyphs: Glyphs, *, is_left: bool) -> Text:
-    """The cell in exactly `width` columns of the terminal."""
+    """Return the cell in exactly `width` columns of the terminal."""
     text, style = (cell.plain, cell) if isinstance(cell, Text) else (cell, None)
     if cell_len(text) > width:
         short = shortened(text, width, glyphs)

@@ -28,7 +28,7 @@ _QUIT = b"qQ"
 
 
 class Terminal:
-    """A terminal while the block runs: draws each frame it is shown, and calls `on_quit` when q is pressed.
+    """Draw each frame on the terminal while the block runs, and call `on_quit` when q is pressed.
 
     Ctrl-C is a signal as ever; Ctrl-Z gives the terminal back until the job goes on; a resize draws the frame anew.
     """

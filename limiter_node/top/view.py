@@ -1,4 +1,4 @@
-"""The command as a whole: what is watched, and which of the three ways it is shown.
+"""The command as a whole: what is watched, and in which of three ways it is shown.
 
 Live on a terminal; as lines where there is none (or a dumb one); once, as plain text, where that was asked for.
 """
@@ -27,7 +27,7 @@ _PIPE_WIDTH = 120
 
 @dataclass(frozen=True, slots=True)
 class Watching:
-    """What is watched and how."""
+    """Hold what is watched, and how."""
 
     targets: Sequence[Target]
     store: StoreAddress | None

@@ -35,7 +35,7 @@ class Sink(Protocol):
         ...
 
     def write(self, data: bytes, *, is_last: bool = False) -> bool:
-        """Pass on the next part of the answer at once; False where nobody takes it any more.
+        """Pass on the next part of the answer at once. Return False if nobody takes it any more.
 
         The first call decides for the answer: until then an error can take its place. `is_last`: nothing follows.
         """

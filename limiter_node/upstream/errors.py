@@ -9,7 +9,7 @@ from limiter_node.errors import LimiterError
 
 
 class UpstreamError(LimiterError):
-    """Raised when an upstream fails. `produced_tokens` were produced, and are to be paid for, before it did."""
+    """Raised when an upstream fails. Before that it produced `produced_tokens`, which have to be paid for."""
 
     def __init__(
         self,
@@ -31,11 +31,11 @@ class UpstreamError(LimiterError):
 
 
 class UpstreamRefusal(UpstreamError):
-    """Raised when an upstream says that it won't answer this request, which says nothing about its health."""
+    """Raised when an upstream won't answer this request, which says nothing about the upstream's health."""
 
 
 class NotServed(LimiterError):
-    """Raised for a request that no upstream can be asked, before it is admitted."""
+    """Raised before admission for a request that no upstream can be asked."""
 
     status = 400
 

@@ -1,7 +1,8 @@
 """The interface of an upstream: it drafts a request, prepares it, and answers it once it is admitted.
 
 There are two upstreams: `rendered`, which writes out what a model in this process answers (the mock), and `gateway`,
-which passes on what a service answers over HTTP.
+which passes on what a service answers over HTTP. The HTTP layer calls them; `requests` and `answers` have what goes in
+and comes out.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from limiter_node.upstream.requests import LimitedRequest
 
 
 class Draft(NamedTuple):
-    """All that an upstream needs of a request, without what it was read from: that needn't be kept while it waits."""
+    """Hold all that an upstream needs of a request: what it was read from needn't be kept while it waits."""
 
     content: Any
     """The upstream's own; small, and can be pickled."""
@@ -23,26 +24,26 @@ class Draft(NamedTuple):
 
 
 class Drafter(Protocol):
-    """Makes drafts of requests before they are admitted. Pure, and can be pickled: another process may do it."""
+    """Make drafts of requests before they are admitted. Pure, and can be pickled: another process may do it."""
 
     def extra_fields(self, model: str) -> frozenset[str]:
-        """The fields that requests for `model` may have though nobody knows them: they count for nothing."""
+        """Return the fields that requests for `model` may have though nobody knows them: they count for nothing."""
         ...
 
     def draft(self, request: LimitedRequest, body: bytes) -> Draft:
-        """All that is needed to ask `request`, which `body` was read as. O(length).
+        """Return all that is needed to ask `request`, which was read from `body`. O(length).
 
-        Raises `NotServed` for one that can't be asked, so that it counts for nothing.
+        Raises `NotServed` for a request that can't be asked, so that it counts for nothing.
         """
         ...
 
 
 class Prepared(Protocol):
-    """A request that can be asked once it is admitted."""
+    """Ask a request once it is admitted."""
 
     @property
     def is_sent(self) -> bool:
-        """Whether the upstream may be at work on it."""
+        """Whether the upstream may be at work on the request."""
         ...
 
     @property
@@ -53,7 +54,7 @@ class Prepared(Protocol):
     async def ask(
         self, reserved_tokens: int, request_id: str, headers: Mapping[str, str]
     ) -> WholeAnswer | AnswerStream:
-        """The answer; to be asked for once. Not every request that asks for a stream gets one. Raises `UpstreamError`.
+        """Return the answer; to be called once. Not every request for a stream gets one. Raises `UpstreamError`.
 
         Args:
             reserved_tokens: output tokens that are reserved in all: more may not be produced.
@@ -64,7 +65,7 @@ class Prepared(Protocol):
 
 
 class Upstream(Protocol):
-    """A service that answers what OpenAI's routes ask."""
+    """Answer what OpenAI's routes ask."""
 
     stops_at_once: bool
     """Whether a request that nobody waits for can be stopped before it is answered, so that it costs nothing."""
@@ -75,11 +76,11 @@ class Upstream(Protocol):
         ...
 
     def prepared(self, draft: Draft) -> Prepared:
-        """The request that `draft` was made of, ready to be asked."""
+        """Return the request that `draft` was made of, ready to be asked."""
         ...
 
     async def models(self) -> tuple[str, ...]:
-        """The names of the models served. Raises `UpstreamError`."""
+        """Return the names of the models served. Raises `UpstreamError`."""
         ...
 
     async def close(self) -> None:

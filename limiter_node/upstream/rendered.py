@@ -1,22 +1,21 @@
-"""An upstream made of a source of answers as data: it writes them out in OpenAI's formats, whole or as events."""
+"""An upstream made of a source of answers as data: it writes them out in OpenAI's formats, whole or as events.
+
+`limiter_node.upstream.source` says what a source is, `limiter_node.upstream.openai` has the formats.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from contextlib import aclosing
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 from limiter_node.upstream.answers import AnswerStream, Cost, Sink, WholeAnswer
 from limiter_node.upstream.errors import NotServed
 from limiter_node.upstream.interface import Draft, Prepared
-from limiter_node.upstream.openai.chat import chat_completion
-from limiter_node.upstream.openai.chunks import ChatChunks, CompletionChunks
-from limiter_node.upstream.openai.completions import text_completion
-from limiter_node.upstream.openai.embeddings import embedding_list
 from limiter_node.upstream.openai.offered_tools import with_offered_tools
-from limiter_node.upstream.openai.responses_api import REPEATED_FIELDS, responses_api_body, responses_api_object
-from limiter_node.upstream.openai.responses_api_events import ResponsesApiEvents
+from limiter_node.upstream.openai.request_kinds import REQUEST_KINDS
+from limiter_node.upstream.openai.responses_api import REPEATED_FIELDS
 from limiter_node.upstream.openai.stream_events import StreamEvents
 from limiter_node.upstream.requests import (
     ChatRequest,
@@ -26,11 +25,11 @@ from limiter_node.upstream.requests import (
     ResponsesApiRequest,
     TextRequest,
 )
-from limiter_node.upstream.source import Deltas, Embeddings, Source
+from limiter_node.upstream.source import Deltas, Source
 
 
 class RenderedUpstream:
-    """What `source` answers. It serves every model, and closes with this."""
+    """Answer requests as `source` does, for every model. Closing it closes the source."""
 
     stops_at_once = False  # what a source makes, it makes at once; it only waits with it
 
@@ -39,11 +38,11 @@ class RenderedUpstream:
         self.drafter = RequestDrafter()
 
     def prepared(self, draft: Draft) -> Prepared:
-        """A request of which `drafter` made a draft."""
+        """Return the request of which `drafter` made `draft`, ready to be asked."""
         return _PreparedRequest(self._source, draft.content)
 
     async def models(self) -> tuple[str, ...]:
-        """Those of the source."""
+        """Return the names of the source's models."""
         return await self._source.models()
 
     async def close(self) -> None:
@@ -52,14 +51,14 @@ class RenderedUpstream:
 
 
 class RequestDrafter:
-    """Nearly anything can be asked. Of what was sent, only what the answer repeats is kept."""
+    """Make drafts that keep of what was sent only what the answer repeats. Nearly anything can be asked."""
 
     def extra_fields(self, _model: str) -> frozenset[str]:
-        """None."""
+        """Return none: the mock knows no fields but OpenAI's."""
         return frozenset()
 
     def draft(self, request: LimitedRequest, body: bytes) -> Draft:
-        """`request` without what the mock doesn't read. Raises `NotServed` for tokens that are to be echoed as text."""
+        """Return `request` without what the mock doesn't read. Raises `NotServed` for tokens to be echoed as text."""
         if isinstance(request, CompletionRequest) and request.body.get("echo") is True and not request.echoes:
             raise NotServed("Invalid 'echo': prompts given as tokens cannot be echoed.", "echo", "invalid_value")
         request = with_offered_tools(request)
@@ -82,9 +81,9 @@ class _PreparedRequest:
     async def ask(
         self, reserved_tokens: int, request_id: str, headers: Mapping[str, str]
     ) -> WholeAnswer | AnswerStream:
-        """The answer, a stream where one is asked for. Raises what the source raises."""
+        """Return the answer, a stream where one is asked for. Raises what the source raises."""
         source, request = self._source, self._request
-        kind = _KINDS[type(request)]
+        kind = REQUEST_KINDS[type(request)]
         cap = 0 if isinstance(request, EmbeddingRequest) else reserved_tokens // request.reserved_choices
         if request.stream:
             text = cast(TextRequest, request)
@@ -131,17 +130,6 @@ class _RenderedStream:
         await self._deltas.aclose()
 
 
-class _Kind(NamedTuple):
-    """How one kind of request is answered. `Any` is the kind's request, and its answer."""
-
-    make: Callable[[Source, Any, int, str], Awaitable[Any]]
-    """Takes the cap per choice, and the request's id."""
-    render: Callable[[Any, Any, str, int], bytes]
-    """The body for a request and its answer, the request's id, and the time in seconds since the epoch."""
-    events: Callable[[Any, str, int, str | None], StreamEvents]
-    """What renders a streamed answer to a request with this id, at this time, of this system fingerprint."""
-
-
 _NOTHING: dict[str, Any] = {}
 
 
@@ -150,59 +138,3 @@ def _repeated(request: LimitedRequest) -> dict[str, Any]:
     if not isinstance(request, ResponsesApiRequest):
         return {}
     return {name: value for name, value in request.body.items() if name in REPEATED_FIELDS}
-
-
-def _embed(source: Source, request: EmbeddingRequest, _cap: int, request_id: str) -> Awaitable[Embeddings]:
-    return source.embed(request, request_id)
-
-
-def _render_embeddings(request: EmbeddingRequest, answer: Embeddings, _request_id: str, _created: int) -> bytes:
-    return embedding_list(request, answer)
-
-
-def _no_events(*_: Any) -> StreamEvents:
-    """For requests that never ask for a stream."""
-    raise NotImplementedError
-
-
-def _chat_events(request: ChatRequest, request_id: str, created: int, fingerprint: str | None) -> StreamEvents:
-    return ChatChunks(
-        request_id=request_id,
-        created=created,
-        model=request.model,
-        n=request.n,
-        input_tokens=request.input_tokens,
-        include_usage=request.include_usage,
-        system_fingerprint=fingerprint,
-    )
-
-
-def _text_events(request: CompletionRequest, request_id: str, created: int, fingerprint: str | None) -> StreamEvents:
-    per_prompt = request.n // max(1, len(request.echoes))
-    return CompletionChunks(
-        request_id=request_id,
-        created=created,
-        model=request.model,
-        input_tokens=request.input_tokens,
-        include_usage=request.include_usage,
-        system_fingerprint=fingerprint,
-        echoes=[echo for echo in request.echoes for _ in range(per_prompt)],
-    )
-
-
-def _response_events(
-    request: ResponsesApiRequest, request_id: str, created: int, _fingerprint: str | None
-) -> StreamEvents:
-    return ResponsesApiEvents(
-        responses_api_object(request, None, request_id, created),
-        message_id=f"msg_{request_id.removeprefix('req_')}",
-        input_tokens=request.input_tokens,
-    )
-
-
-_KINDS: dict[type[LimitedRequest], _Kind] = {
-    ChatRequest: _Kind(lambda source, *asked: source.chat(*asked), chat_completion, _chat_events),
-    CompletionRequest: _Kind(lambda source, *asked: source.complete(*asked), text_completion, _text_events),
-    ResponsesApiRequest: _Kind(lambda source, *asked: source.respond(*asked), responses_api_body, _response_events),
-    EmbeddingRequest: _Kind(_embed, _render_embeddings, _no_events),
-}

@@ -1,4 +1,4 @@
-"""Answers as data, and what makes them: models that know nothing of OpenAI's formats, as the mock.
+"""Answers as data, and their sources: models that know nothing of OpenAI's formats, as the mock.
 
 `limiter_node.upstream.rendered` makes an upstream of one.
 """
@@ -18,7 +18,7 @@ from limiter_node.upstream.requests import (
 
 
 class ToolCall(NamedTuple):
-    """A call of a tool, as answered."""
+    """Hold a call of a tool, as answered."""
 
     kind: str
     """``function`` or ``custom``."""
@@ -28,40 +28,40 @@ class ToolCall(NamedTuple):
 
 
 class Completion(NamedTuple):
-    """A whole answer: one content, finish reason and token count per choice, and the sum of the counts."""
+    """Hold a whole answer: one content, finish reason and token count per choice, and the sum of the counts."""
 
     contents: tuple[str, ...]
     finish_reasons: tuple[str, ...]
     """``stop``, ``length`` where the cap cut it, or ``tool_calls``."""
     choice_tokens: tuple[int, ...]
     completion_tokens: int
-    """What the reservation is settled to. Exact: tokenizing the contents, the names and the payloads gives it."""
+    """The tokens that the reservation is settled to. Exact: tokenizing contents, names and payloads gives them."""
     system_fingerprint: str
     tool_calls: tuple[tuple[ToolCall, ...], ...] = ()
     """Per choice; empty where no choice calls. The content of a choice that calls is empty."""
 
 
 class Embeddings(NamedTuple):
-    """The vectors for the inputs of an embedding request, in their order."""
+    """Hold the vectors for the inputs of an embedding request, in their order."""
 
     vectors: tuple[bytes, ...]
     """Each rendered for the response: a JSON array of numbers, or a JSON string of base64 little-endian float32."""
 
     @property
     def completion_tokens(self) -> int:
-        """None are produced."""
+        """The tokens produced: none."""
         return 0
 
 
 class Delta(NamedTuple):
-    """The next piece of one choice of an answer that comes as a stream."""
+    """Hold the next piece of one choice of an answer that comes as a stream."""
 
     choice: int
     """Which choice, from 0 on."""
     text: str
     """May be empty, where only the finish reason is new."""
     tokens: int
-    """What this piece adds to the output. The tokens of all pieces of all choices are what the answer is charged."""
+    """The tokens of this piece. Those of all pieces of all choices are what the answer is charged."""
     finish_reason: str | None
     """Set with the last piece of a choice, and only there."""
     tool_calls: tuple[ToolCall, ...] = ()
@@ -73,10 +73,10 @@ Deltas = AsyncGenerator[Sequence[Delta], None]
 
 
 class Source(Protocol):
-    """Makes answers to what OpenAI's routes ask. `request_id` is the request's `x-request-id`."""
+    """Make answers to what OpenAI's routes ask. `request_id` is the request's `x-request-id`."""
 
     system_fingerprint: str | None
-    """What streams tell about the model's configuration, in their first piece already."""
+    """The fingerprint of the model's configuration, which streams tell in their first piece already."""
 
     async def chat(self, request: ChatRequest, cap_per_choice: int, request_id: str) -> Completion:
         """Answer `request`; no choice may exceed `cap_per_choice` tokens. Raises `UpstreamError`."""
@@ -99,11 +99,11 @@ class Source(Protocol):
         ...
 
     async def embed(self, request: EmbeddingRequest, request_id: str) -> Embeddings:
-        """The vectors for `request.inputs`. Raises `UpstreamError`."""
+        """Return the vectors for `request.inputs`. Raises `UpstreamError`."""
         ...
 
     async def models(self) -> tuple[str, ...]:
-        """The names of the models served. Raises `UpstreamError`."""
+        """Return the names of the models served. Raises `UpstreamError`."""
         ...
 
     async def close(self) -> None:

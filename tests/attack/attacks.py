@@ -46,7 +46,7 @@ class Attack:
     """One attack and its bounds; sizes in MB (10⁶ bytes)."""
 
     row: str
-    """In REPORT's tables: ``A1``, ``40``."""
+    """In the table of docs/failures.md: ``A1``, ``40``."""
     name: str
     shots: Callable[[], Sequence[bytes]]
     """The requests, which are taken in turn."""

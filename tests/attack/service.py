@@ -1,6 +1,6 @@
 """``python -m attack.service``: a service that does what the model's name says (``good``, ``bomb``, ``drips``, …), on a
-free port of loopback, which it prints. ``--sink``: a server that takes any request and answers 401. ``--bomb``: have
-the bomb made before the first request asks for it, which takes seconds.
+free port of loopback, which it prints. ``--sink``: a server that takes any request and answers 401. ``--bomb``: make
+the bomb before the first request asks for it, which takes seconds.
 
 It makes its other bytes at the start and gives way to all others on its cores.
 """

@@ -1,4 +1,4 @@
-"""Faults of nodes and clients, under load; the numbers are those of the table of faults in REPORT.md."""
+"""Faults of nodes and clients, under load; the numbers are those of the table of faults in docs/failures.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Faults between the nodes and a store, by a proxy; the numbers are those of the table of faults in REPORT.md."""
+"""Faults between the nodes and a store, by a proxy; the numbers are those of the table in docs/failures.md."""
 
 from __future__ import annotations
 

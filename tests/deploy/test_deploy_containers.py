@@ -75,9 +75,14 @@ def is_asked(each: Requirement, by: Requirement) -> bool:
 
 
 def locked(path: Path) -> dict[str, str]:
-    """By name, an entry with its version and hashes."""
-    entries = re.findall(r"^([a-z][^=\n]*)(==[^\n]*\\\n(?:    --hash=[^\n]*\n)+)", path.read_text(), re.MULTILINE)
-    return {canonicalize_name(name): entry for name, entry in entries}
+    """By name, the version and hashes of each entry that holds on this Python and system."""
+    entries = re.findall(r"^([a-z].*?) \\\n((?:    --hash=[^\n]*\n)+)", path.read_text(), re.MULTILINE)
+    requirements = [(Requirement(text), hashes) for text, hashes in entries]
+    return {
+        canonicalize_name(each.name): f"{each.specifier}\n{hashes.replace(chr(92), '')}"
+        for each, hashes in requirements
+        if each.marker is None or each.marker.evaluate()
+    }
 
 
 def test_each_lock_has_what_was_tested_and_nothing_else() -> None:
@@ -235,6 +240,26 @@ def test_a_unit_is_one_that_systemd_takes(tmp_path: Path, unit: str) -> None:
     verified = subprocess.run([program("systemd-analyze"), "verify", str(path)], capture_output=True, text=True)
     complaints = [line for line in verified.stderr.splitlines() if unit in line]
     assert (verified.returncode, complaints) == (0, [])
+
+
+def test_the_readmes_addition_to_the_unit_is_one_that_systemd_takes(tmp_path: Path) -> None:
+    (addition,) = re.findall(r"```ini\n(.*?)```", (DEPLOY / "README.md").read_text("utf-8"), re.DOTALL)
+    path = unit_file(tmp_path, UNITS[0])
+    path.write_text(path.read_text() + addition)
+    verified = subprocess.run([program("systemd-analyze"), "verify", str(path)], capture_output=True, text=True)
+    assert (verified.returncode, [line for line in verified.stderr.splitlines() if UNITS[0] in line]) == (0, [])
+
+
+def test_the_readme_installs_files_that_are_there_where_the_unit_looks_for_them() -> None:
+    readme = (DEPLOY / "README.md").read_text("utf-8")
+    named = set(re.findall(r"\bdeploy/[\w@.-]*\w", readme.partition("## A node as a service")[2]))
+    assert named == {"deploy/requirements.txt", "deploy/limiter-node.env", "deploy/limiter-node@.service"}
+    assert all((ROOT / path).is_file() for path in named)
+    unit = (DEPLOY / "limiter-node@.service").read_text()
+    assert "EnvironmentFile=/etc/limiter-node.env" in unit
+    assert "ExecStart=/opt/limiter-node/bin/limiter-node serve" in unit
+    assert "python3 -m venv /opt/limiter-node\n" in readme
+    assert "deploy/limiter-node.env /etc/limiter-node.env " in readme
 
 
 @pytest.mark.parametrize("unit", UNITS)

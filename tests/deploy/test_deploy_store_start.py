@@ -37,7 +37,7 @@ def kubernetes_command() -> list[str]:
 
 def unit_command() -> list[str]:
     unit = (DEPLOY / "valkey@.service").read_text()
-    return ["sh", "-c", re.findall(r"(?m)^ExecStart=/usr/bin/(.*)$", unit)[0]]
+    return ["sh", "-c", "exec " + re.findall(r"(?m)^ExecStart=/usr/bin/(.*)$", unit)[0]]  # systemd runs no shell
 
 
 def client(port: int, **login: str) -> Redis:

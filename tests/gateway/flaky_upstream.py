@@ -31,8 +31,9 @@ WORD = " time"
 ANSWER_S = 0.02
 SLOW_S = (0.8, 0.2)
 """How long slow heads take, in turn."""
-WAIT_WORD, WAIT_S = "Wait.", 0.5
-"""A prompt that begins with it is answered, well or badly, so much later: so that whoever asks can leave before."""
+WAIT_WORD, WAIT_S = "Wait.", 0.3
+"""A prompt that begins with it is answered, well or badly, so much later, so that whoever asks can leave before. It is
+well within the read timeout of the nodes in front."""
 
 UNCOUNTED_INPUT = 3
 """Input tokens that it tells beyond what a node counts."""

@@ -6,25 +6,17 @@ import json
 from typing import Any
 
 import pytest
+from gateway_answers import chunk_account, counted, event
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from limiter_node.tokens.vocabulary import O200K_BASE, count_anew
+from limiter_node.tokens.vocabulary import O200K_BASE
 from limiter_node.upstream.gateway.cost.account import Account
-from limiter_node.upstream.gateway.cost.chunk_account import ChunkAccount
 from limiter_node.upstream.gateway.cost.responses_api_account import ResponsesApiAccount
 from limiter_node.upstream.gateway.passing.event_reader import EventReader
 from limiter_node.upstream.gateway.sse import first_data, looks_like_stream
 
 ZEROS = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
-
-
-def chunk_account(*, hides_usage: bool = False, choices: int = 1, at_most: int = 1_000_000) -> ChunkAccount:
-    return ChunkAccount(O200K_BASE, hides_usage=hides_usage, choices=choices, at_most=at_most)
-
-
-def event(fields: Any, **dump: Any) -> bytes:
-    return b"data: %b\n\n" % json.dumps(fields, **dump).encode()
 
 
 def said(text: str | None = None, finish: str | None = None, **fields: Any) -> dict[str, Any]:
@@ -41,10 +33,6 @@ def noted(account: Account, *fields: Any) -> Account:
     for each in fields:
         reader.feed(event(each))
     return account
-
-
-def counted(*texts: str) -> int:
-    return sum(count_anew(text, O200K_BASE) for text in texts)
 
 
 # Usages

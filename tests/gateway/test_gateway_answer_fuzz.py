@@ -15,9 +15,9 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from gateway_answers import answer_error
+from gateway_answers import answer_error, counted
 
-from limiter_node.tokens.vocabulary import O200K_BASE, count_anew
+from limiter_node.tokens.vocabulary import O200K_BASE
 from limiter_node.upstream.gateway.cost.account import Account
 from limiter_node.upstream.gateway.cost.chunk_account import ChunkAccount
 from limiter_node.upstream.gateway.cost.responses_api_account import ResponsesApiAccount
@@ -233,10 +233,6 @@ class Maker:
         return [data[start:end] for start, end in pairwise(at)]
 
 
-def counted(texts: list[str]) -> int:
-    return sum(count_anew(text, O200K_BASE) for text in texts)
-
-
 def read(account: Account, pieces: list[bytes]) -> bytes:
     """What passes."""
     reader = EventReader(account)
@@ -265,7 +261,7 @@ def test_streams_pass_and_all_their_text_is_counted(is_response: bool) -> None:
         account = account_of(maker, is_response=is_response)
         assert read(account, maker.pieces(stream)) == stream, seed
         assert account.error is None, seed
-        assert account.output_tokens >= counted(maker.texts), (seed, stream)
+        assert account.output_tokens >= counted(*maker.texts), (seed, stream)
         in_one_piece = account_of(maker, is_response=is_response)
         read(in_one_piece, [stream])
         assert in_one_piece.output_tokens == account.output_tokens, seed
@@ -283,7 +279,7 @@ def test_the_usage_alone_is_taken_out() -> None:
         # An empty line too many may go with what follows it.
         assert passed.split() == (before + after).split(), seed
         assert account.input_tokens >= 5, seed
-        assert account.output_tokens * 8 >= counted(maker.texts), seed
+        assert account.output_tokens * 8 >= counted(*maker.texts), seed
 
 
 def test_whole_answers_are_read_and_all_their_text_is_counted() -> None:
@@ -292,7 +288,7 @@ def test_whole_answers_are_read_and_all_their_text_is_counted() -> None:
         body = maker.whole()
         assert find_in_band_error(body, is_complete=True) is None, seed
         reader = read_whole(maker.pieces(body), choices=maker.random.randint(1, 3))
-        assert reader.output_tokens >= counted(maker.texts), (seed, body)
+        assert reader.output_tokens >= counted(*maker.texts), (seed, body)
 
 
 @pytest.mark.parametrize("kind", ["chunks", "response_events", "whole"])

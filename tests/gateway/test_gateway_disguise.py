@@ -9,22 +9,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from valid_bodies import CHAT, COMPLETION, EMBEDDING, RESPONSES, written
 
 from limiter_node.http.requests.limited_routes import LIMITED_ROUTES
 from limiter_node.upstream.errors import NotServed
 from limiter_node.upstream.gateway.asking.disguise import is_ambiguous, refuse_disguised
-
-CHAT, COMPLETION, RESPONSES, EMBEDDING = LIMITED_ROUTES
-VALID: dict[str, dict[str, Any]] = {
-    CHAT: {"model": "m", "messages": [{"role": "user", "content": "Hi"}]},
-    COMPLETION: {"model": "m", "prompt": "Hi"},
-    RESPONSES: {"model": "m", "input": "Hi"},
-    EMBEDDING: {"model": "m", "input": "Hi"},
-}
-
-
-def written(route: str = CHAT, **fields: Any) -> bytes:
-    return json.dumps({**VALID[route], **fields}, ensure_ascii=False).encode()
 
 
 def check(body: bytes, route: str = CHAT) -> None:

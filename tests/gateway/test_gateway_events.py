@@ -6,6 +6,7 @@ import json
 from typing import Any, NamedTuple
 
 import pytest
+from gateway_answers import chunk_account, counted, event
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -31,10 +32,6 @@ class Outcome(NamedTuple):
     error: Any
 
 
-def chunk_account(*, hides_usage: bool = False, choices: int = 1) -> ChunkAccount:
-    return ChunkAccount(ENCODING, hides_usage=hides_usage, choices=choices)
-
-
 def read(account: Account, *pieces: bytes) -> Outcome:
     """What comes of a stream that arrives in `pieces`."""
     reader = EventReader(account)
@@ -48,10 +45,6 @@ def cut(stream: bytes, places: list[int]) -> list[bytes]:
     return [stream[start:end] for start, end in zip([0, *at], [*at, len(stream)], strict=True) if start < end]
 
 
-def event(fields: Any) -> bytes:
-    return b"data: %b\n\n" % json.dumps(fields).encode()
-
-
 def chunk(content: str | None = None, *, usage: Any = None, finish: str | None = None, **delta: Any) -> dict[str, Any]:
     fields = {"choices": [{"index": 0, "delta": {"content": content, **delta}, "finish_reason": finish}]}
     return fields if usage is None else {**fields, "usage": usage}
@@ -59,10 +52,6 @@ def chunk(content: str | None = None, *, usage: Any = None, finish: str | None =
 
 def usage_chunk(tokens: int) -> dict[str, Any]:
     return {"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": tokens, "total_tokens": 5 + tokens}}
-
-
-def counted(*texts: str) -> int:
-    return sum(count_anew(text, ENCODING) for text in texts)
 
 
 # Streams of any form, and what they mean

@@ -11,8 +11,9 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+from gateway_caller import INPUT, body, post, raw_request
 from gateway_node import KEY, gateway, service_at
-from in_process import Node, api_key_on
+from in_process import api_key_on
 from ports import free_ports
 from scripted_service import (
     DONE,
@@ -37,27 +38,6 @@ from limiter_node.upstream.errors import UpstreamError
 from limiter_node.upstream.gateway.sending.timeouts import UpstreamTimeouts
 from limiter_node.upstream.gateway.upstream import Gateway
 from limiter_node.upstream.requests import ChatRequest
-
-CHAT = "/v1/chat/completions"
-INPUT = 8
-"""Tokens of the usual message."""
-
-
-def body(**fields: Any) -> bytes:
-    return json.dumps({"model": "m", "messages": [{"role": "user", "content": "Hi"}], **fields}).encode()
-
-
-async def post(node: Node, api_key: str, data: bytes) -> tuple[int, Any, bytes]:
-    """Status, headers and body."""
-    headers = {"Authorization": f"Bearer {api_key}"}
-    async with node.session.post(node.url + CHAT, data=data, headers=headers) as response:
-        return response.status, response.headers, await response.read()
-
-
-def raw(api_key: str, data: bytes) -> bytes:
-    """A request as bytes."""
-    lines = (f"POST {CHAT} HTTP/1.1", "Host: x", f"Authorization: Bearer {api_key}", f"Content-Length: {len(data)}")
-    return "\r\n".join((*lines, "", "")).encode() + data
 
 
 async def silent(_asked: Asked, _writer: asyncio.StreamWriter) -> None:
@@ -328,7 +308,7 @@ async def test_a_client_that_leaves_ends_the_services_work(
     data = body(stream=stream)
     async with gateway(single_store, service_at(service.base_url), read_on_s=0.05) as node, asyncio.timeout(10):
         reader, writer = await asyncio.open_connection("127.0.0.1", int(node.url.rpartition(":")[2]))
-        writer.write(raw(api_key, data))
+        writer.write(raw_request(api_key, data))
         if begun:
             while b"there" not in await reader.readline():
                 pass
@@ -352,7 +332,7 @@ async def test_many_that_leave_leave_nothing_behind(single_store: str, service: 
             pairs = [await asyncio.open_connection("127.0.0.1", int(node.url.rpartition(":")[2])) for _ in range(20)]
             seen = len(service.asked)
             for _, writer in pairs:
-                writer.write(raw(api_key, data))
+                writer.write(raw_request(api_key, data))
             while len(service.asked) < seen + 20:
                 await asyncio.sleep(0.002)
             for _, writer in pairs:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import gzip
-import io
 import json
 import ssl
 from collections.abc import AsyncIterator
@@ -16,6 +15,7 @@ from typing import Any
 
 import pytest
 import trustme
+from gateway_caller import INPUT, body, post, raw_request
 from gateway_node import gateway, service_at
 from in_process import Node, api_key_on
 from scripted_service import (
@@ -40,31 +40,17 @@ from limiter_node.upstream.gateway.sending.timeouts import UpstreamTimeouts
 from limiter_node.upstream.gateway.wire.exchange import Exchange
 from limiter_node.upstream.gateway.wire.service_connection import MAX_HEAD_BYTES
 
-CHAT = "/v1/chat/completions"
-INPUT = 8
 RESERVE = 256
 WORDS = (chunk("Hello"), chunk(None, "stop"))
 HINT = b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\n"
 
 
-def body(**fields: Any) -> bytes:
-    return json.dumps({"model": "m", "messages": [{"role": "user", "content": "Hi"}], **fields}).encode()
-
-
-async def post(node: Node, api_key: str, data: bytes, **headers: str) -> tuple[int, Any, bytes]:
-    """Status, headers and body, as it came."""
-    headers = {"Authorization": f"Bearer {api_key}", **headers}
-    async with node.session.post(node.url + CHAT, data=io.BytesIO(data), headers=headers) as response:
-        return response.status, response.headers, await response.read()
-
-
 @asynccontextmanager
 async def asked_raw(node: Node, api_key: str, data: bytes) -> AsyncIterator[asyncio.StreamReader]:
     """A connection on which this was asked."""
-    lines = (f"POST {CHAT} HTTP/1.1", "Host: x", f"Authorization: Bearer {api_key}", f"Content-Length: {len(data)}")
     reader, writer = await asyncio.open_connection("127.0.0.1", int(node.url.rpartition(":")[2]))
     try:
-        writer.write("\r\n".join((*lines, "", "")).encode() + data)
+        writer.write(raw_request(api_key, data))
         yield reader
     finally:
         writer.transport.abort()

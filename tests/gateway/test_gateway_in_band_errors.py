@@ -6,13 +6,12 @@ import json
 from typing import Any
 
 import pytest
-from gateway_answers import answer_error, first_event_error
+from gateway_answers import answer_error, chunk_account, first_event_error
 from hypothesis import given
 from hypothesis import strategies as st
 
 from limiter_node.tokens.vocabulary import O200K_BASE
 from limiter_node.upstream.errors import UpstreamError, UpstreamRefusal
-from limiter_node.upstream.gateway.cost.chunk_account import ChunkAccount
 from limiter_node.upstream.gateway.cost.responses_api_account import ResponsesApiAccount
 from limiter_node.upstream.gateway.passing.event_reader import EventReader
 from limiter_node.upstream.gateway.service_errors.in_band import (
@@ -221,7 +220,7 @@ FIRST = [
 @pytest.mark.parametrize("before", [b"", b"\xef\xbb\xbf", b": OPENROUTER PROCESSING\n\n", b"event: message\n"])
 def test_the_first_event_may_be_an_error(fields: dict[str, Any], status: int, before: bytes) -> None:
     stream = before + b"data: %b\n\n" % json.dumps(fields).encode()
-    account = ChunkAccount(O200K_BASE, hides_usage=False, choices=1)
+    account = chunk_account()
     assert b"data" not in EventReader(account).feed(stream + b"data: [DONE]\n\n")
     for error in (to_in_band_error(account.error), first_event_error(stream)):
         assert error is not None
@@ -235,7 +234,7 @@ def test_the_first_event_may_be_an_error(fields: dict[str, Any], status: int, be
 )
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 def test_an_event_that_is_named_error_is_one(data: str, end: str) -> None:
-    for account in (ChunkAccount(O200K_BASE, hides_usage=False, choices=1), ResponsesApiAccount(O200K_BASE)):
+    for account in (chunk_account(), ResponsesApiAccount(O200K_BASE)):
         before = b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n'
         stream = f"event: error{end}data: {data}{end}{end}".encode()
         assert EventReader(account).feed(before + stream + before) == before
@@ -256,7 +255,7 @@ def test_an_event_that_is_named_error_is_one(data: str, end: str) -> None:
     ],
 )
 def test_other_events_are_no_errors(fields: dict[str, Any]) -> None:
-    account = ChunkAccount(O200K_BASE, hides_usage=False, choices=1)
+    account = chunk_account()
     event = b"data: %b\n\n" % json.dumps(fields).encode()
     assert EventReader(account).feed(event) == event
     assert account.error is None
@@ -266,13 +265,13 @@ def test_other_events_are_no_errors(fields: dict[str, Any]) -> None:
 def test_a_later_event_is_an_error_only_where_it_says_so() -> None:
     said = b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n'
     for fields, is_error in (({"message": "x"}, False), ({"detail": "x"}, False), ({"error": "x"}, True)):
-        account = ChunkAccount(O200K_BASE, hides_usage=False, choices=1)
+        account = chunk_account()
         EventReader(account).feed(said + b"data: %b\n\n" % json.dumps(fields).encode())
         assert (account.error is not None) is is_error
 
 
 def test_an_error_event_may_be_nested_too_deeply_to_be_told() -> None:
-    account = ChunkAccount(O200K_BASE, hides_usage=False, choices=1)
+    account = chunk_account()
     deep = b"[" * 900 + b"]" * 900
     assert EventReader(account).feed(b'data: {"error": {"code": 400, "message": %b}}\n\n' % deep) == b""
     error = to_in_band_error(account.error)

@@ -9,6 +9,7 @@ from contextlib import suppress
 import pytest
 import uvloop
 from aiohttp import web
+from gateway_caller import Caller, body
 from gateway_node import gateway, service_at
 from in_process import api_key_on
 from scripted_service import (
@@ -23,7 +24,6 @@ from scripted_service import (
     http,
     running_service,
 )
-from test_gateway_leaving import Caller, body
 
 from limiter_node.http.streaming import _Stream
 from limiter_node.upstream.gateway.passing.answer import PassingAnswer

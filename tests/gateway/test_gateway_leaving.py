@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from gateway_caller import INPUT, Caller, body
 from gateway_node import gateway, service_at
-from in_process import Node, api_key_on
+from in_process import api_key_on
 from scripted_service import (
     DONE,
     STREAM_END,
@@ -28,8 +28,6 @@ from scripted_service import (
 from limiter_node.limits import Amounts
 from limiter_node.upstream.gateway.wire.dialing import Dialer
 
-CHAT = "/v1/chat/completions"
-INPUT = 8
 RESERVE = 256
 WORDS = (chunk("Hello"), chunk(" there"))
 FINISHED = chunk(None, "stop")
@@ -39,37 +37,6 @@ REASONED = {
     "total_tokens": 205,
     "completion_tokens_details": {"reasoning_tokens": 190},
 }
-
-
-def body(**fields: Any) -> bytes:
-    return json.dumps({"model": "m", "messages": [{"role": "user", "content": "Hi"}], **fields}).encode()
-
-
-class Caller:
-    """One request on a connection of its own."""
-
-    def __init__(self, node: Node, api_key: str, data: bytes) -> None:
-        self._port, self._node = int(node.url.rpartition(":")[2]), node
-        lines = (f"POST {CHAT} HTTP/1.1", "Host: x", f"Authorization: Bearer {api_key}", f"Content-Length: {len(data)}")
-        self._request = "\r\n".join((*lines, "", "")).encode() + data
-
-    async def __aenter__(self) -> Caller:
-        self.reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
-        self._writer.write(self._request)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self.leave()
-        async with asyncio.timeout(10):
-            while self._node.routes.under_way:
-                await asyncio.sleep(0.002)
-
-    def leave(self) -> None:
-        self._writer.transport.abort()
-
-    async def until(self, text: bytes) -> None:
-        async with asyncio.timeout(10):
-            await self.reader.readuntil(text)
 
 
 def stops_after(*parts: bytes, then: Callable[[Asked, asyncio.StreamWriter], Any] | None = None) -> Script:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
+from valid_bodies import CHAT, COMPLETION, EMBEDDING, RESPONSES, VALID, written
 from yarl import URL
 
 from limiter_node.http.requests.limited_routes import LIMITED_ROUTES
@@ -21,14 +22,7 @@ from limiter_node.upstream.requests import LimitedRequest
 
 RESERVE = 77
 """Output tokens that are reserved for each choice of a request without a cap."""
-CHAT, COMPLETION, RESPONSES, EMBEDDING = LIMITED_ROUTES
 MESSAGES = [{"role": "user", "content": "Hi"}]
-VALID: dict[str, dict[str, Any]] = {
-    CHAT: {"model": "m", "messages": MESSAGES},
-    COMPLETION: {"model": "m", "prompt": "Hi"},
-    RESPONSES: {"model": "m", "input": "Hi"},
-    EMBEDDING: {"model": "m", "input": "Hi"},
-}
 
 
 def service_of(**values: Any) -> Service:
@@ -45,7 +39,7 @@ def request_of(body: bytes, route: str = CHAT) -> LimitedRequest:
 
 def admitted_of(body: bytes, route: str = CHAT, headers: dict[str, str] | None = None) -> AdmittedRequest:
     request = request_of(body, route)
-    need = LIMITED_ROUTES[route].need(request)
+    need = LIMITED_ROUTES[route].need_of(request)
     reserved = need.output_tokens + need.default_choices * RESERVE
     return AdmittedRequest(
         outline_of(request, SERVICE), reserved, "req-1", CIMultiDictProxy(CIMultiDict(headers or {}))
@@ -55,10 +49,6 @@ def admitted_of(body: bytes, route: str = CHAT, headers: dict[str, str] | None =
 def sent(body: bytes, route: str = CHAT, service: Service = SERVICE, model: str = "m") -> bytes:
     parts = outgoing_parts(request_of(body, route), body, service, model)
     return OutgoingBody(*parts).with_cap(admitted_of(body, route).cap_per_choice)
-
-
-def written(route: str = CHAT, **fields: Any) -> bytes:
-    return json.dumps({**VALID[route], **fields}).encode()
 
 
 def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -7,8 +7,9 @@ import json
 from typing import Any
 
 import pytest
+from gateway_caller import CHAT, body, post
 from gateway_node import KEY, gateway, service_at
-from in_process import Node, api_key_on
+from in_process import api_key_on
 from scripted_service import (
     DONE,
     STREAM_END,
@@ -26,19 +27,7 @@ from scripted_service import (
 
 from limiter_node.limits import Amounts
 
-CHAT = "/v1/chat/completions"
 MESSAGES = [{"role": "user", "content": "Hi"}]
-
-
-async def post(node: Node, api_key: str, path: str, data: bytes, **headers: str) -> tuple[int, Any, bytes]:
-    """Status, headers and body."""
-    given = {"Authorization": f"Bearer {api_key}", "Content-Type": "application/json", **headers}
-    async with node.session.post(node.url + path, data=data, headers=given) as response:
-        return response.status, response.headers, await response.read()
-
-
-def body(**fields: Any) -> bytes:
-    return json.dumps({"model": "m", "messages": MESSAGES, **fields}).encode()
 
 
 @pytest.mark.parametrize(
@@ -57,7 +46,7 @@ async def test_bodies_pass_as_they_are(
     service.script = says(http(answered, openai_model="m-1", x_vendor="yes"))
     api_key = api_key_on(single_store)
     async with gateway(single_store, service_at(service.base_url)) as node:
-        status, headers, answer = await post(node, api_key, path, sent)
+        status, headers, answer = await post(node, api_key, sent, path=path)
         assert (status, answer) == (200, answered)
         used = await node.used(api_key)
         assert used.output_tokens == charged
@@ -87,7 +76,7 @@ async def test_the_service_gets_its_own_key_and_hardly_any_header(single_store: 
         "traceparent": "00-1-2-01",
     }
     async with gateway(single_store, service_at(service.base_url)) as node:
-        assert (await post(node, api_key, CHAT, body(), **given))[0] == 200
+        assert (await post(node, api_key, body(), **given))[0] == 200
     (asked,) = service.asked
     assert asked.headers["authorization"] == f"Bearer {KEY}"
     assert asked.headers["x-request-id"].startswith("req_")
@@ -102,9 +91,9 @@ async def test_the_service_gets_its_own_key_and_hardly_any_header(single_store: 
 async def test_the_callers_key_goes_on_only_if_that_is_asked(single_store: str, service: ScriptedService) -> None:
     api_key = api_key_on(single_store)
     async with gateway(single_store, service_at(service.base_url, key="", forwards_key=True)) as node:
-        await post(node, api_key, CHAT, body())
+        await post(node, api_key, body())
     async with gateway(single_store, service_at(service.base_url, key="")) as node:
-        await post(node, api_key, CHAT, body())
+        await post(node, api_key, body())
     first, second = service.asked
     assert first.headers["authorization"] == f"Bearer {api_key}"
     assert "authorization" not in second.headers
@@ -129,12 +118,12 @@ async def test_the_service_is_held_to_the_reservation(
     api_key = api_key_on(single_store, output_reserve=64)
     sent = {"model": "m", **fields}
     async with gateway(single_store, service_at(service.base_url)) as node:
-        assert (await post(node, api_key, path, json.dumps(sent).encode()))[0] == 200
+        assert (await post(node, api_key, json.dumps(sent).encode(), path=path))[0] == 200
         free = service_at(service.base_url, enforces_cap=False)
     (asked,) = service.asked
     assert asked.fields == {**sent, **added}
     async with gateway(single_store, free) as node:
-        assert (await post(node, api_key, path, json.dumps(sent).encode()))[0] == 200
+        assert (await post(node, api_key, json.dumps(sent).encode(), path=path))[0] == 200
     has_cap = any(fields.get(name) for name in ("max_tokens", "max_completion_tokens"))
     assert service.asked[1].fields == ({**sent, **added} if has_cap else sent)
 
@@ -143,7 +132,7 @@ async def test_what_goes_beyond_the_reservation_is_charged(single_store: str, se
     service.script = says(http(completion({"prompt_tokens": 1, "completion_tokens": 5_000, "total_tokens": 5_001})))
     api_key = api_key_on(single_store, output_reserve=64)
     async with gateway(single_store, service_at(service.base_url, enforces_cap=False)) as node:
-        await post(node, api_key, CHAT, body())
+        await post(node, api_key, body())
         assert (await node.used(api_key)).output_tokens == 5_000
 
 
@@ -165,7 +154,7 @@ async def test_the_reservation_is_settled_to_the_services_usage(
     service.script = says(http(completion(usage)))
     api_key = api_key_on(single_store, output_reserve=100)
     async with gateway(single_store, service_at(service.base_url)) as node:
-        await post(node, api_key, CHAT, body())
+        await post(node, api_key, body())
         assert await node.used(api_key) == Amounts(1, charged_input, charged)
 
 
@@ -181,9 +170,9 @@ async def test_what_is_told_beyond_what_was_admitted_is_charged_and_shown(
     service.script = script
     api_key = api_key_on(single_store, input_tpm=1_000, output_reserve=100)
     async with gateway(single_store, service_at(service.base_url)) as node:
-        assert (await post(node, api_key, CHAT, body(stream=stream)))[0] == 200
+        assert (await post(node, api_key, body(stream=stream)))[0] == 200
         assert await node.used(api_key) == Amounts(1, 200_000, 150)
-        status, headers, _ = await post(node, api_key, CHAT, body())
+        status, headers, _ = await post(node, api_key, body())
         assert (status, headers["x-limiter-exceeded"]) == (429, "input_tokens")
         async with node.session.get(f"{node.url}/metrics") as response:
             page = await response.text()
@@ -217,7 +206,7 @@ async def test_streams_pass_as_they_are(
     service.script = streams(*parts)
     api_key = api_key_on(single_store)
     async with gateway(single_store, service_at(service.base_url)) as node:
-        status, headers, answer = await post(node, api_key, CHAT, body(stream=True, **fields))
+        status, headers, answer = await post(node, api_key, body(stream=True, **fields))
         assert (status, headers.getall("content-type")) == (200, ["text/event-stream"])
         assert answer == b"".join(comes)
         assert (await node.used(api_key)).output_tokens == charged
@@ -255,17 +244,17 @@ async def test_connections_are_used_again(single_store: str, service: ScriptedSe
     api_key = api_key_on(single_store)
     async with gateway(single_store, service_at(service.base_url)) as node:
         for _ in range(5):
-            assert (await post(node, api_key, CHAT, body()))[0] == 200
+            assert (await post(node, api_key, body()))[0] == 200
         service.script = streams(*WORDS, DONE)
         for _ in range(5):
-            assert (await post(node, api_key, CHAT, body(stream=True)))[0] == 200
+            assert (await post(node, api_key, body(stream=True)))[0] == 200
     assert service.connections == 1
 
 
 async def test_what_was_not_asked_as_a_stream_may_come_whole(single_store: str, service: ScriptedService) -> None:
     api_key = api_key_on(single_store)
     async with gateway(single_store, service_at(service.base_url)) as node:
-        status, headers, answer = await post(node, api_key, CHAT, body(stream=True))
+        status, headers, answer = await post(node, api_key, body(stream=True))
         assert (status, headers["content-type"], answer) == (200, "application/json", completion())
         assert (await node.used(api_key)).output_tokens == 3
 
@@ -279,9 +268,9 @@ async def test_models_go_to_their_services_under_their_names_there(single_store:
         api_key = api_key_on(single_store)
         async with gateway(single_store, *services) as node:
             for model in ("fast", "a/big", "b-1"):
-                assert (await post(node, api_key, CHAT, body(model=model)))[0] == 200
+                assert (await post(node, api_key, body(model=model)))[0] == 200
             before = await node.used(api_key)
-            status, _, answer = await post(node, api_key, CHAT, body(model="http://169.254.169.254/"))
+            status, _, answer = await post(node, api_key, body(model="http://169.254.169.254/"))
             assert (status, json.loads(answer)["error"]["code"]) == (404, "model_not_found")
             assert json.loads(answer)["error"]["param"] == "model"
             assert await node.used(api_key) == before, "what nobody serves counts for nothing"
@@ -302,7 +291,7 @@ async def test_addresses_take_turns(single_store: str) -> None:
         api_key = api_key_on(single_store)
         async with gateway(single_store, service_at(one.base_url, two.base_url)) as node:
             for _ in range(6):
-                assert (await post(node, api_key, CHAT, body()))[0] == 200
+                assert (await post(node, api_key, body()))[0] == 200
     assert (len(one.asked), len(two.asked)) == (3, 3)
 
 
@@ -312,7 +301,7 @@ async def test_nothing_a_caller_says_chooses_where_a_request_goes(single_store: 
     async with gateway(single_store, service_at(service.base_url)) as node:
         sent = body(**fields)
         for path in (CHAT, CHAT + "?base_url=http://127.0.0.1:1/&x=/../y", "/v1//chat/completions", "/v1/../v1/x"):
-            await post(node, api_key, path, sent, Host="169.254.169.254", **{"X-Original-URL": "/admin"})
+            await post(node, api_key, sent, path=path, Host="169.254.169.254", **{"X-Original-URL": "/admin"})
     assert {each.path for each in service.asked} == {CHAT}
     assert {each.headers["host"] for each in service.asked} == {service.base_url.split("/")[2]}
 
@@ -321,7 +310,7 @@ async def test_redirects_are_not_followed(single_store: str, service: ScriptedSe
     service.script = says(http(b"", 307, Location="http://127.0.0.1:1/elsewhere"))
     api_key = api_key_on(single_store)
     async with gateway(single_store, service_at(service.base_url)) as node:
-        status, headers, _ = await post(node, api_key, CHAT, body())
+        status, headers, _ = await post(node, api_key, body())
         assert status == 502
         assert "location" not in headers
         assert await node.used(api_key) == Amounts(1, 0, 0)
@@ -341,7 +330,7 @@ async def test_what_a_service_may_read_otherwise_counts_for_nothing(
 ) -> None:
     api_key = api_key_on(single_store)
     async with gateway(single_store, service_at(service.base_url)) as node:
-        status, _, answer = await post(node, api_key, CHAT, sent)
+        status, _, answer = await post(node, api_key, sent)
         assert (status, json.loads(answer)["error"]["param"]) == (400, param)
         assert await node.used(api_key) == Amounts(0, 0, 0)
     assert not service.asked
@@ -351,7 +340,7 @@ async def test_of_duplicate_fields_the_counted_one_is_sent(single_store: str, se
     sent = b'{"max_tokens":9000,"model":"m","messages":[{"role":"user","content":"Hi"}],"max_tokens":5}'
     api_key = api_key_on(single_store)
     async with gateway(single_store, service_at(service.base_url)) as node:
-        _, headers, _ = await post(node, api_key, CHAT, sent)
+        _, headers, _ = await post(node, api_key, sent)
     assert headers["x-limiter-reserved-output"] == "5"
     assert service.asked[0].fields["max_tokens"] == 5
 
@@ -369,9 +358,9 @@ async def test_answers_pass_that_are_no_json_to_the_letter(
     api_key = api_key_on(single_store)
     async with gateway(single_store, service_at(service.base_url)) as node:
         service.script = says(http(whole))
-        assert (await post(node, api_key, CHAT, body()))[::2] == (200, whole)
+        assert (await post(node, api_key, body()))[::2] == (200, whole)
         service.script = streams(*parts)
-        assert (await post(node, api_key, CHAT, body(stream=True)))[::2] == (200, b"".join(parts))
+        assert (await post(node, api_key, body(stream=True)))[::2] == (200, b"".join(parts))
         assert (await node.used(api_key)).output_tokens == 3 + 2
 
 
@@ -422,7 +411,7 @@ async def test_headers_that_steer_browsers_stay_behind(single_store: str, servic
     async with gateway(single_store, service_at(service.base_url)) as node:
         for status in (200, 400, 500):
             service.script = says(http(completion(), status, **steering))
-            _, headers, _ = await post(node, api_key, CHAT, body())
+            _, headers, _ = await post(node, api_key, body())
             assert not {name.replace("_", "-").lower() for name in steering} & {name.lower() for name in headers}
 
 
@@ -439,9 +428,9 @@ async def test_zeros_and_cached_input_are_no_output(single_store: str, service: 
         for usage in (cached, zeros):
             before = (await node.used(api_key)).output_tokens
             service.script = says(http(completion(usage)))
-            assert (await post(node, api_key, CHAT, body()))[0] == 200
+            assert (await post(node, api_key, body()))[0] == 200
             service.script = streams(*WORDS, chunk(usage=usage), DONE)
-            await post(node, api_key, CHAT, body(stream=True))
+            await post(node, api_key, body(stream=True))
             streamed = 3 if usage is cached else 2
             assert (await node.used(api_key)).output_tokens == before + 3 + streamed
 
@@ -452,7 +441,7 @@ async def test_what_stands_beside_a_usage_passes(single_store: str, service: Scr
     service.script = streams(*WORDS, b"data: %b\n\n" % told, DONE)
     api_key = api_key_on(single_store)
     async with gateway(single_store, service_at(service.base_url)) as node:
-        _, _, answer = await post(node, api_key, CHAT, body(stream=True))
+        _, _, answer = await post(node, api_key, body(stream=True))
         *before, beside, done, _ = answer.split(b"\n\n")
         assert b"".join(each + b"\n\n" for each in before) == b"".join(WORDS)
         assert json.loads(beside.removeprefix(b"data: ")) == last
@@ -469,5 +458,5 @@ async def test_what_is_counted_is_held_to_a_cap(
     service.script = streams(*words, chunk(None, "length"), DONE)
     api_key = api_key_on(single_store, output_reserve=3)
     async with gateway(single_store, service_at(service.base_url, enforces_cap=enforces_cap)) as node:
-        await post(node, api_key, CHAT, body(stream=True))
+        await post(node, api_key, body(stream=True))
         assert (await node.used(api_key)).output_tokens == charged

@@ -11,7 +11,7 @@ from yarl import URL
 
 from limiter_node.addresses import base_url
 from limiter_node.errors import ConfigError
-from limiter_node.upstream.gateway.service import Found, Service, Services, cap_field_of
+from limiter_node.upstream.gateway.service import ModelRoute, Service, Services, cap_field_of
 
 
 def service_of(name: str = "s", **values: Any) -> Service:
@@ -83,10 +83,10 @@ def test_the_first_service_that_has_a_model_serves_it() -> None:
     services = Services([first, second, third])
     assert services.all == (first, second, third)
     for _ in range(2):  # found, and remembered
-        assert services.find("gpt-4o") == Found(first, "gpt-4o")
-        assert services.find("gpt-4o-mini") == Found(second, "gpt-4o-mini")
-        assert services.find("llama") == Found(third, "llama")
-        assert services.find("local/llama") == Found(first, "llama")
+        assert services.find("gpt-4o") == ModelRoute(first, "gpt-4o")
+        assert services.find("gpt-4o-mini") == ModelRoute(second, "gpt-4o-mini")
+        assert services.find("llama") == ModelRoute(third, "llama")
+        assert services.find("local/llama") == ModelRoute(first, "llama")
         assert services.find("o1") is None
     assert Services([]).find("gpt-4o") is None
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from valid_bodies import CHAT, COMPLETION, VALID, written
 from yarl import URL
 
 from limiter_node.http.requests import known_fields
@@ -18,14 +19,6 @@ from limiter_node.upstream.gateway.asking.steering import CONTAINERS, STEERING
 from limiter_node.upstream.gateway.model_patterns import matches, starred
 from limiter_node.upstream.gateway.service import Service
 from limiter_node.upstream.rendered import RequestDrafter
-
-CHAT, COMPLETION, RESPONSES, EMBEDDING = LIMITED_ROUTES
-VALID: dict[str, dict[str, Any]] = {
-    CHAT: {"model": "m", "messages": [{"role": "user", "content": "Hi"}]},
-    COMPLETION: {"model": "m", "prompt": "Hi"},
-    RESPONSES: {"model": "m", "input": "Hi"},
-    EMBEDDING: {"model": "m", "input": "Hi"},
-}
 
 
 def drafter_of(*extra_fields: str) -> ServiceDrafter:
@@ -40,13 +33,9 @@ def draft(path: str, drafter: ServiceDrafter | RequestDrafter, body: bytes) -> i
     return tokens
 
 
-def body_of(path: str, **fields: Any) -> bytes:
-    return json.dumps({**VALID[path], **fields}).encode()
-
-
 def refused(path: str, drafter: ServiceDrafter = drafter_of(), **fields: Any) -> str | None:  # noqa: B008
     with pytest.raises(NotServed) as error:
-        draft(path, drafter, body_of(path, **fields))
+        draft(path, drafter, written(path, **fields))
     assert error.value.status == 400
     assert str(error.value) == f"Unsupported parameter: '{error.value.param}'."
     assert error.value.code == "unsupported_parameter"
@@ -67,7 +56,7 @@ def test_what_steers_is_refused(name: str) -> None:
             assert refused(path, **{name: value}) == name
             if name.capitalize() != name:
                 assert refused(path, **{name.capitalize(): value}) == name.capitalize()
-        draft(path, drafter_of(), body_of(path, **{name: None}))
+        draft(path, drafter_of(), written(path, **{name: None}))
 
 
 @pytest.mark.parametrize("container", sorted(CONTAINERS))
@@ -75,14 +64,14 @@ def test_what_steers_is_refused(name: str) -> None:
 def test_what_steers_is_refused_in_a_container(container: str, name: str) -> None:
     assert refused(CHAT, **{container: {name: 1}}) == f"{container}.{name}"
     assert refused(CHAT, **{container: {"options": {name: 1}}}) == f"{container}.{name}"
-    draft(CHAT, drafter_of(), body_of(CHAT, **{container: {"top_k": 5}}))
+    draft(CHAT, drafter_of(), written(CHAT, **{container: {"top_k": 5}}))
 
 
 @pytest.mark.parametrize("name", ["priority", "provider", "options"])
 def test_an_operator_may_let_it_pass_uncounted(name: str) -> None:
     for path in VALID:
-        plain = draft(path, drafter_of(), body_of(path))
-        body = body_of(path, **{name: {"models": ["x" * 500]}})
+        plain = draft(path, drafter_of(), written(path))
+        body = written(path, **{name: {"models": ["x" * 500]}})
         assert draft(path, drafter_of(name), body) == plain
     assert refused(CHAT, drafter_of("other"), **{name: {"models": 1}}) in (name, f"{name}.models")
 
@@ -90,18 +79,18 @@ def test_an_operator_may_let_it_pass_uncounted(name: str) -> None:
 def test_it_may_pass_for_the_models_of_one_service_only() -> None:
     first = Service(name="a", urls=(), models=("a-*",), extra_fields=frozenset(("priority",)))
     drafter = ServiceDrafter([first, Service(name="b", urls=())])
-    draft(CHAT, drafter, body_of(CHAT, model="a-1", priority=1))
+    draft(CHAT, drafter, written(CHAT, model="a-1", priority=1))
     assert refused(CHAT, drafter, model="b-1", priority=1) == "priority"
 
 
 def test_what_steers_may_be_said_where_it_is_no_field_of_the_request() -> None:
     schema = {"type": "object", "properties": {name: {"type": "string"} for name in NAMED}}
     tools = [{"type": "function", "function": {"name": "f", "parameters": schema}}]
-    draft(CHAT, drafter_of(), body_of(CHAT, tools=tools, metadata=dict.fromkeys(NAMED, "x")))
+    draft(CHAT, drafter_of(), written(CHAT, tools=tools, metadata=dict.fromkeys(NAMED, "x")))
 
 
 def test_a_field_that_comes_twice_says_what_was_counted() -> None:
-    body = b'{"models":["other"],"x":"long",' + body_of(CHAT, models=None, x="short")[1:]
+    body = b'{"models":["other"],"x":"long",' + written(CHAT, models=None, x="short")[1:]
     drafter = drafter_of()
     request = LIMITED_ROUTES[CHAT].parse(body)
     sent = json.loads(drafter.draft(request, body).body, object_pairs_hook=lambda pairs: pairs)
@@ -116,15 +105,15 @@ def test_none_of_openais_fields_steers() -> None:
 
 def test_the_mock_takes_anything() -> None:
     for path in VALID:
-        draft(path, RequestDrafter(), body_of(path, models=["x"], extra_body={"models": 1}))
+        draft(path, RequestDrafter(), written(path, models=["x"], extra_body={"models": 1}))
 
 
 def test_tokens_that_are_to_be_echoed_are_for_the_service() -> None:
-    body = body_of(COMPLETION, prompt=[1, 2, 3], echo=True)
+    body = written(COMPLETION, prompt=[1, 2, 3], echo=True)
     assert draft(COMPLETION, drafter_of(), body) == 3
     with pytest.raises(NotServed, match=r"Invalid 'echo': prompts given as tokens cannot be echoed\."):
         draft(COMPLETION, RequestDrafter(), body)
-    assert draft(COMPLETION, RequestDrafter(), body_of(COMPLETION, prompt=["a"], echo=True)) == 1
+    assert draft(COMPLETION, RequestDrafter(), written(COMPLETION, prompt=["a"], echo=True)) == 1
 
 
 # Patterns of models

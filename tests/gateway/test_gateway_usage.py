@@ -6,10 +6,11 @@ from typing import Any
 
 import orjson
 import pytest
+from gateway_answers import counted
 from hypothesis import given
 from hypothesis import strategies as st
 
-from limiter_node.tokens.vocabulary import CL100K_BASE, O200K_BASE, TokenCounter, count_anew, counter_of
+from limiter_node.tokens.vocabulary import CL100K_BASE, O200K_BASE, TokenCounter, counter_of
 from limiter_node.upstream.gateway.cost.chunk_account import ChunkAccount
 from limiter_node.upstream.gateway.cost.output_texts import MAX_COUNTED_CHARS, piece_tokens, text_tokens
 from limiter_node.upstream.gateway.cost.usage import MOST_TOKENS, Usage, read_usage
@@ -261,10 +262,6 @@ def test_what_cannot_be_true_of_what_was_seen() -> None:
 
 
 # Counted
-
-
-def counted(*texts: str, encoding: str = O200K_BASE) -> int:
-    return sum(count_anew(text, encoding) for text in texts)
 
 
 CALL = {"id": "call_1", "type": "function", "function": {"name": "get_weather", "arguments": '{"city": "Ulm"}'}}

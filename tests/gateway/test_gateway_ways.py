@@ -8,12 +8,12 @@ import io
 import json
 import logging
 from contextlib import suppress
-from typing import Any
 
 import pytest
 from aiohttp import ClientError
+from gateway_caller import CHAT, body, post
 from gateway_node import KEY, gateway, service_at
-from in_process import Node, api_key_on
+from in_process import api_key_on
 from scripted_service import (
     DONE,
     STREAM_END,
@@ -37,18 +37,6 @@ from limiter_node.upstream.gateway.passing.event_reader import EventReader
 from limiter_node.upstream.gateway.passing.stream import PassingStream
 from limiter_node.upstream.gateway.wire.exchange import HELD_BYTES, Exchange
 from limiter_node.upstream.gateway.wire.request_writing import send_request
-
-CHAT = "/v1/chat/completions"
-
-
-def body(**fields: Any) -> bytes:
-    return json.dumps({"model": "m", "messages": [{"role": "user", "content": "Hi"}], **fields}).encode()
-
-
-async def post(node: Node, api_key: str, data: bytes) -> tuple[int, bytes]:
-    headers = {"Authorization": f"Bearer {api_key}"}
-    async with node.session.post(node.url + CHAT, data=data, headers=headers) as response:
-        return response.status, await response.read()
 
 
 class Carrier:
@@ -291,7 +279,7 @@ async def test_blanks_behind_a_whole_answer_are_not_waited_for(
     api_key = api_key_on(single_store)
     async with gateway(single_store, service_at(service.base_url)) as node:
         async with asyncio.timeout(10):
-            status, got = await post(node, api_key, body())
+            status, _, got = await post(node, api_key, body())
             assert (status, got.strip()) == (200, answered)
             await service.asked[0].left.wait()  # the service notices soon that nobody listens any more
         assert (await node.used(api_key)).output_tokens == 3
@@ -311,7 +299,7 @@ async def test_blanks_before_an_answer_are_waited_for(single_store: str, service
     service.script = works
     api_key = api_key_on(single_store)
     async with gateway(single_store, service_at(service.base_url)) as node:
-        status, got = await post(node, api_key, body())
+        status, _, got = await post(node, api_key, body())
         assert (status, json.loads(got)["choices"]) == (200, [{"message": {"content": "Hi"}}])
 
 

@@ -8,10 +8,11 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from gateway_answers import counted
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from limiter_node.tokens.vocabulary import O200K_BASE, count_anew
+from limiter_node.tokens.vocabulary import O200K_BASE
 from limiter_node.upstream.gateway.cost.usage import MOST_TOKENS
 from limiter_node.upstream.gateway.cost.whole_answer import MAX_READ_BYTES, WholeReader
 from limiter_node.upstream.gateway.lenient_json import MAX_LENIENT_BYTES, read_json
@@ -31,10 +32,6 @@ def read(*pieces: bytes, **options: Any) -> WholeReader:
         reader.feed(piece)
     reader.finish()
     return reader
-
-
-def counted(text: str) -> int:
-    return count_anew(text, O200K_BASE)
 
 
 @settings(deadline=None)

@@ -310,9 +310,9 @@ def test_settings_that_cannot_be_are_refused_in_one_line(values: dict[str, Any],
     assert "secret" not in str(error.value)
 
 
-def test_the_example_in_the_readme_is_one(tmp_path: Path) -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    example = readme.partition("# upstreams.toml")[2].partition("```")[0]
+def test_the_example_in_the_documents_is_one(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "gateway.md").read_text("utf-8")
+    example = page.partition("# upstreams.toml")[2].partition("```")[0]
     key = tmp_path / "key"
     key.write_text("sk-1\n")
     file = tmp_path / "upstreams.toml"

@@ -96,7 +96,7 @@ def answered(path: str, text: bytes) -> None:
 
 
 def _answered(route: LimitedRoute, path: str, request: Any) -> None:
-    need = route.need(request)
+    need = route.need_of(request)
     assert 0 < need.input_tokens < 2**53
     assert 0 <= need.output_tokens < 2**53
     assert (need.output_tokens > 0) + (need.default_choices > 0) == (path != "/v1/embeddings")

@@ -59,14 +59,14 @@ def chat(*contents: Any, model: str = "gpt-4o", **fields: Any) -> bytes:
 
 def facts(prepared: Prepared) -> tuple[Any, bytes]:
     """What a service would be told, and how its answer would be read."""
-    return prepared._question, prepared._body.with_cap(7)  # type: ignore[attr-defined]
+    return prepared._outline, prepared._body.with_cap(7)  # type: ignore[attr-defined]
 
 
 async def read_here(reader: RequestReader, path: str, body: bytes) -> tuple[Need, tuple[Any, bytes]]:
     """As a small request is read."""
     route, upstream = LIMITED_ROUTES[path], reader._upstream
     asked = route.parse(body)
-    return route.need(asked), facts(upstream.prepared(upstream.drafter.draft(asked, body)))
+    return route.need_of(asked), facts(upstream.prepared(upstream.drafter.draft(asked, body)))
 
 
 PARTS = [{"type": "text", "text": noise(9_000, 21)}, {"type": "text", "text": "hello"}]

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 
-from limiter_node.http.bodies.one_a_turn import OneATurn
+from limiter_node.http.bodies.body_turns import BodyTurns
 
 
 async def test_each_turn_is_given_to_one_in_order() -> None:
-    turns, taken, in_turn = OneATurn(), list[str](), list[int]()
+    turns, taken, in_turn = BodyTurns(), list[str](), list[int]()
 
     async def takes(name: str) -> None:
         for _ in range(3):
-            await turns.turn()
+            await turns.wait()
             taken.append(name)
             in_turn[-1] += 1
 
@@ -25,13 +25,13 @@ async def test_each_turn_is_given_to_one_in_order() -> None:
 
 
 async def test_who_leaves_while_waiting_keeps_no_turn() -> None:
-    turns, taken = OneATurn(), list[int]()
+    turns, taken = BodyTurns(), list[int]()
 
     async def takes(number: int) -> None:
-        await turns.turn()
+        await turns.wait()
         taken.append(number)
 
-    await turns.turn()
+    await turns.wait()
     tasks = [asyncio.create_task(takes(number)) for number in range(4)]
     await asyncio.sleep(0)
     tasks[1].cancel()
@@ -39,4 +39,4 @@ async def test_who_leaves_while_waiting_keeps_no_turn() -> None:
     await asyncio.wait(tasks)
     assert taken == [0, 2]
     async with asyncio.timeout(5):
-        await turns.turn()  # nobody has it any more
+        await turns.wait()  # nobody has it any more

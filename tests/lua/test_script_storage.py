@@ -13,7 +13,7 @@ from script_driver import EPOCH, EPOCH_MS, Window, packed
 
 from limiter_node.credentials import key_id
 from limiter_node.limits import BUCKET_MS, WINDOW_BUCKETS
-from limiter_node.store import codec
+from limiter_node.store import codec, values
 from limiter_node.store.keyspace import limits_key, past_key, window_key
 from limiter_node.store.scripts import load_script
 
@@ -362,7 +362,7 @@ def test_a_loss_is_told_as_the_script_documents_it() -> None:
 
 def test_peeks_buckets_are_packed_as_the_script_documents_it() -> None:
     documented = between(header(PEEK), "one string of", "each (little endian")
-    assert fields(documented) == "<" + re.sub(r"(\d)(\w)", lambda m: m[2] * int(m[1]), codec._BUCKET.format[1:])
+    assert fields(documented) == "<" + re.sub(r"(\d)(\w)", lambda m: m[2] * int(m[1]), values._BUCKET.format[1:])
 
 
 def test_the_keys_are_those_the_scripts_document() -> None:

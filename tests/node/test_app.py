@@ -1,4 +1,4 @@
-"""`running_node`: what a start that fails half-way, or a block that raises, leaves behind: nothing."""
+"""`running_node`: a start that fails half-way, or a block that raises, leaves nothing behind; the order of stopping."""
 
 from __future__ import annotations
 
@@ -18,12 +18,19 @@ from node_commands import eventually
 
 from limiter_node.app import running_node
 from limiter_node.errors import ConfigError, LimiterError
+from limiter_node.http.requests.reader import RequestReader
+from limiter_node.http.routes import Routes
+from limiter_node.http.server.listening import Listener
+from limiter_node.http.server.overload import LoopLoad
 from limiter_node.keysfile import KeysFile
 from limiter_node.processes import free_ports
 from limiter_node.settings import NodeSettings
 from limiter_node.start import Start
 from limiter_node.store.admin.preparation import Preparation
+from limiter_node.store.decisions.dispatcher import Dispatcher
+from limiter_node.store.fleet import Fleet
 from limiter_node.store.url import parse_store_url
+from limiter_node.upstream.rendered import RenderedUpstream
 
 # Nothing listens there; a node starts all the same.
 NO_STORE = "redis://127.0.0.1:1"
@@ -70,7 +77,7 @@ async def node(store: str = NO_STORE, declared: KeysFile | None = None, **settin
     """A node in this process; its port."""
     start = Start(Preparation(parse_store_url(store), {}))
     told = NodeSettings(store=store, port=0, drain_timeout_s=0.0, **settings)
-    async with running_node(told, start, declared) as running:
+    async with running_node(told, start, declared=declared) as running:
         yield running.port
 
 
@@ -162,3 +169,36 @@ class TestABlockThatRaises:
 
         with pytest.raises(Mishap):
             await run()
+
+
+async def test_a_node_stops_in_this_order(embedded_single: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuse new connections, drain, close what is left, settle, leave the fleet; what others need goes last."""
+    stopped: list[str] = []
+
+    def noted(owner: Any, method: str) -> None:
+        original = getattr(owner, method)
+
+        def note(self: Any, *arguments: Any) -> Any:
+            stopped.append(f"{owner.__name__}.{method}")
+            return original(self, *arguments)
+
+        monkeypatch.setattr(owner, method, note)
+
+    for owner, method in (
+        *(
+            (LoopLoad, "stop"),
+            (Listener, "refuse_new"),
+            (Routes, "drain"),
+            (Listener, "close"),
+            (RequestReader, "close"),
+        ),
+        *((Dispatcher, "drain"), (Fleet, "leave"), (Dispatcher, "close"), (RenderedUpstream, "close")),
+    ):
+        noted(owner, method)
+    async with node(embedded_single, admin_port=free_ports(1)[0]):
+        assert not stopped
+    assert [each for each in stopped if each != "Listener.refuse_new"] == [
+        *("LoopLoad.stop", "Routes.drain", "Listener.close", "Listener.close", "RequestReader.close"),
+        *("Dispatcher.drain", "Fleet.leave", "Dispatcher.close", "RenderedUpstream.close"),
+    ]
+    assert stopped.index("Listener.refuse_new") < stopped.index("Routes.drain")

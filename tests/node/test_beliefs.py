@@ -207,7 +207,7 @@ async def test_a_batch_that_is_refused_for_good_is_not_asked_again_forty_times_a
 
 
 async def test_a_deleted_key_stays_revoked_where_a_node_was_told_so_that_had_not_met_it_before() -> None:
-    """README: "A key that `keys delete` removed … stays revoked wherever a living node had been told so"."""
+    """docs/failures.md: a node does not declare a key that the store has reported as deleted to this node."""
     kid = key_id("sk-deleted")
     file = Declared({kid: KeyLimits()})
     async with (
@@ -388,7 +388,7 @@ async def test_keys_that_stay_busy_keep_no_other_from_being_forgotten(
 async def test_a_node_forgets_nothing_early_whatever_else_it_is_asked(
     embedded_single: str, monkeypatch: pytest.MonkeyPatch, fault: str, most: int
 ) -> None:
-    """REPORT §6, rule 1: "It forgets nothing early"; one node, any outage or loss: L."""
+    """REPORT §6, rule 1: a node forgets nothing early; one node, any outage or loss: L."""
     monkeypatch.setattr(queues, "MOST", most)
     kid, *others = (declare(embedded_single, new_api_key(), rpm=10) for _ in range(3))
     async with behind_proxy(embedded_single, policy=local(1)) as (proxy, dispatcher):

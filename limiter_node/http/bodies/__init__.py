@@ -2,5 +2,5 @@
 
 ``body``        a whole body, of bounded size
 ``unpacking``   bodies that were sent compressed, unpacked in slices
-``one_a_turn``  turns of the event loop, one for each large block
+``body_turns``  turns of the event loop, one for each large block
 """

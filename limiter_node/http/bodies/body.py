@@ -12,7 +12,7 @@ import asyncio
 from aiohttp import HttpVersion11, hdrs, web
 
 from limiter_node.held import SMALL_BYTES, Hold
-from limiter_node.http.bodies.one_a_turn import OneATurn
+from limiter_node.http.bodies.body_turns import BodyTurns
 from limiter_node.http.bodies.unpacking import ENCODINGS, Unpacker
 from limiter_node.http.server.raw_body import first_block, next_block
 
@@ -24,16 +24,16 @@ class BodyTooLarge(Exception):
 
 
 class UnsupportedEncoding(Exception):
-    """Raised for a ``Content-Encoding`` that isn't understood here: br, zstd, several in one."""
+    """Raised for a ``Content-Encoding`` that isn't supported: br, zstd, several in one."""
 
 
 class BodyReader:
-    """Reads bodies of up to `max_bytes` for one node."""
+    """Read bodies of up to `max_bytes` for one node."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self._unpacking = asyncio.Lock()
-        self._turns = OneATurn()
+        self._turns = BodyTurns()
 
     def read_at_once(self, request: web.BaseRequest, hold: Hold) -> bytes | None:
         """Return a body that needs no waiting, held by `hold`; None for one that does. Raises as `read` does."""
@@ -47,7 +47,7 @@ class BodyReader:
         return body
 
     async def read(self, request: web.BaseRequest, hold: Hold) -> bytes | bytearray:
-        """Return the whole body, held by `hold`. A client that waits for it is told to go on.
+        """Return the whole body, held by `hold`. Tell a client to go on that waits for ``100 Continue``.
 
         Raises:
             BodyTooLarge, UnsupportedEncoding: before it is read, where that can be known.
@@ -79,7 +79,7 @@ class BodyReader:
             hold.take(len(block))
             body += block
             if len(body) > SMALL_BYTES:
-                await self._turns.turn()
+                await self._turns.wait()
         # A large one isn't copied once more: that would take some milliseconds at once.
         return body if len(body) > SMALL_BYTES else bytes(body)
 

@@ -27,7 +27,7 @@ _GZIP_BITS: Final = 16 + zlib.MAX_WBITS
 
 
 class Unpacker:
-    """Unpacks one body: `feed` it block by block, and `finish` it. `lock` is the node's, for who takes long.
+    """Unpack one body: `feed` it block by block, then `finish`. `lock` is the node's; a body that takes long holds it.
 
     `on_unpacked` is called with the size of each piece before it is kept; what it raises ends the unpacking.
     """

@@ -126,5 +126,5 @@ def _reserved_choices(fields: dict[str, Any], n: int, prompts: int) -> int:
 
 
 def _echoes(prompts: Inputs) -> tuple[str, ...]:
-    """The prompts as texts; none where they are tokens, which only a service can say as text."""
+    """Return the prompts that are texts; what prompts of tokens are as text only a service knows."""
     return tuple(each for each in prompts if type(each) is str)

@@ -25,7 +25,7 @@ _EXPECTED = "one of a string, array of strings, array of integers, or array of i
 
 
 def texts_or_tokens(value: Any, param: str) -> Inputs:
-    """What `value` holds, as a list: texts, or lists of tokens. Raises `InvalidRequest`.
+    """Return what `value` holds as a list of texts or of lists of tokens. Raises `InvalidRequest`.
 
     A string, a list of strings, a list of tokens or a list of lists of tokens, with one to `MAX_INPUTS` inputs; what a
     list is, its first item says. A list of tokens is not empty; a string may be.
@@ -58,7 +58,7 @@ def texts_or_tokens(value: Any, param: str) -> Inputs:
 
 
 def sum_inputs(inputs: Inputs, counter: TokenCounter) -> int:
-    """The tokens of all `inputs`; an empty text counts as one, since a model reads at least a start."""
+    """Return the tokens of all `inputs`. An empty text counts as one, since a model reads at least a start."""
     # What `counter` says may be 0 for the moment: see `TokenCounting.count`.
     return sum([1 if not each else counter(each) if type(each) is str else len(each) for each in inputs])
 

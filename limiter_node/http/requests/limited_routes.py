@@ -15,12 +15,13 @@ from limiter_node.http.requests.responses_api import need_of_responses_api, pars
 
 @dataclass(frozen=True, slots=True)
 class LimitedRoute:
-    """One kind of request that is decided. `Any` is the kind's request."""
+    """Describe one kind of request that is decided. `Any` is the kind's request."""
 
     path: str
     parse: Callable[..., Any]
     """Takes the body and, optionally, a `Count` and `ExtraFields`. Raises `InvalidRequest` and nothing else."""
-    need: Callable[[Any], Need]
+    need_of: Callable[[Any], Need]
+    """Takes the request, and returns what it asks of its key."""
 
 
 LIMITED_ROUTES = {

@@ -41,7 +41,7 @@ _ROLES = frozenset(ROLES)
 
 
 def check_messages(messages: Any) -> list[str]:
-    """Return the texts of `messages` that count beside those that `count_chat` knows: see `add_unknown`.
+    """Return the texts of `messages` that count beside those that `count_chat` counts; see `add_unknown`.
 
     Raises `InvalidRequest` unless they are a list of one or more well-formed messages.
     """

@@ -1,4 +1,4 @@
-"""Reading requests of any size without holding up the event loop: what each needs, and all that is needed to ask it.
+"""Reading requests of any size without holding up the event loop: what each needs, and how to ask it once admitted.
 
 A small request is parsed, checked and counted where it is. The texts of a larger one are counted in slices. What is
 large, in bytes or in values, is read by the second process (`limiter_node.http.requests.reader_process`), which gives
@@ -26,7 +26,7 @@ _PROGRAM: Final = "limiter_node.http.requests.reader_process"
 
 
 class RequestReader:
-    """Reads what `upstream` is to be asked. One per node; `close` it."""
+    """Read requests for `upstream`. There is one per node; `close` it in the end."""
 
     def __init__(self, upstream: Upstream) -> None:
         self._upstream = upstream
@@ -54,13 +54,13 @@ class RequestReader:
         asked = route.parse(body, postpone, upstream.drafter.extra_fields)
         model, total = later.pop()
         asked = asked._replace(input_tokens=await self._counting.count(model, total))
-        return route.need(asked), upstream.prepared(upstream.drafter.draft(asked, body))
+        return route.need_of(asked), upstream.prepared(upstream.drafter.draft(asked, body))
 
     def read_small(self, route: LimitedRoute, body: bytes) -> tuple[Need, Prepared]:
-        """Do what `read` does, at once, for up to `INLINE_CHARS` bytes: no fewer than its texts have characters."""
+        """Do what `read` does, at once, for a body of up to `INLINE_CHARS` bytes (and so no more characters)."""
         upstream = self._upstream
         asked = route.parse(body, extra_fields=upstream.drafter.extra_fields)
-        return route.need(asked), upstream.prepared(upstream.drafter.draft(asked, body))
+        return route.need_of(asked), upstream.prepared(upstream.drafter.draft(asked, body))
 
     async def _read_apart(self, route: LimitedRoute, body: bytes | bytearray) -> tuple[Need, Prepared]:
         answer = await self.worker.ask(Frame(READ, route.path.encode(), body))

@@ -23,7 +23,7 @@ _REFUSED: Final = 3
 
 
 class Read(NamedTuple):
-    """A request that was read."""
+    """Hold what the second process has read of a request."""
 
     need: Need
     content: Any
@@ -33,7 +33,7 @@ class Read(NamedTuple):
 
 
 def setup_frame(drafter: Drafter) -> Frame:
-    """The frame that comes first."""
+    """Return the frame that comes first."""
     return Frame(SETUP, pickle.dumps(drafter))
 
 
@@ -44,12 +44,12 @@ def drafter_of(frame: Frame) -> Drafter:
 
 
 def read_frame(read: Read, body: bytes | bytearray) -> Frame:
-    """The answer for a request that can be asked."""
+    """Return the frame for a request that can be asked."""
     return Frame(READ, pickle.dumps(read), b"" if read.is_body_as_sent else body)
 
 
 def refusal_frame(error: InvalidRequest | NotServed) -> Frame:
-    """The answer for a request that was refused."""
+    """Return the frame for a request that was refused."""
     if isinstance(error, InvalidRequest):
         arguments: tuple[Any, ...] = (error.message, error.param, error.code)
     elif isinstance(error, UnknownModel):
@@ -60,12 +60,12 @@ def refusal_frame(error: InvalidRequest | NotServed) -> Frame:
 
 
 def failure_frame(trace: str) -> Frame:
-    """The answer where reading failed in a way that nobody thought of: `trace` says how, for the log."""
+    """Return the frame for a failure that nobody thought of: `trace` says how it came about, for the log."""
     return Frame(_REFUSED, pickle.dumps((RuntimeError, (trace,))))
 
 
 def read_of(answer: Frame) -> Read:
-    """Return what `answer` says. Raises the error if it says one: `InvalidRequest`, `NotServed`, or RuntimeError."""
+    """Return what was read. Raises the error that `answer` may hold: InvalidRequest, NotServed or RuntimeError."""
     if answer.kind != READ:
         _raise(answer)
     read: Read = pickle.loads(answer.head)

@@ -114,7 +114,7 @@ def _content(holder: dict[str, Any], field: str, path: str, unknown: list[str]) 
 
 
 def _part(part: Any, path: str, unknown: list[str]) -> dict[str, Any]:
-    """One content part, as a chat's."""
+    """Return one content part as a chat's."""
     kind = object_of_type(part, path, PART_TYPES)
     add_unknown(part, OF_ITEM_PARTS[kind], path, unknown)
     if kind in _TEXTS:

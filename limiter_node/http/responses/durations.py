@@ -4,7 +4,10 @@ from __future__ import annotations
 
 
 def duration_text(ms: int) -> str:
-    """``0s``, ``12ms``, ``3.89s``, ``1m0.05s``, ``2h0m0s``. Exact to the millisecond, so waiting that long suffices."""
+    """Return `ms` as ``0s``, ``12ms``, ``3.89s``, ``1m0.05s`` or ``2h0m0s``.
+
+    Exact to the millisecond, so that waiting that long suffices.
+    """
     # `g` keeps six digits, which all milliseconds of a minute fit, and drops trailing zeros.
     if ms < 1_000:
         return f"{ms}ms" if ms > 0 else "0s"

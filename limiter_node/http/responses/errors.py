@@ -28,7 +28,7 @@ _MAX_PATH_CHARS = 128
 
 
 class ErrorResponse(NamedTuple):
-    """An error ready to be sent."""
+    """Hold an error that is ready to be sent."""
 
     status: int
     body: bytes
@@ -96,12 +96,12 @@ INTERNAL = ErrorResponse(
 
 
 def invalid_request(error: InvalidRequest) -> ErrorResponse:
-    """400: the request has to be corrected; `param` names the field."""
+    """Return the 400 for a request that has to be corrected; `param` names the field."""
     return ErrorResponse(400, error_body(error.message, _INVALID_REQUEST, error.param, error.code))
 
 
 def ambiguous_key(header: str) -> ErrorResponse:
-    """400: the request gives more than one API key, the second one in `header`."""
+    """Return the 400 for a request with more than one API key, the second one in `header`."""
     message = (
         "Your request gives more than one API key. Send one, in one Authorization header (or x-api-key, or api-key)."
     )
@@ -109,43 +109,43 @@ def ambiguous_key(header: str) -> ErrorResponse:
 
 
 def too_large(max_body_bytes: int) -> ErrorResponse:
-    """413: the body is longer than this server reads."""
+    """Return the 413 for a body that is longer than this server reads."""
     message = f"The request body is too large: the maximum is {max_body_bytes} bytes."
     return ErrorResponse(413, error_body(message, _INVALID_REQUEST, code="request_too_large"))
 
 
 def not_found(method: str, path: str) -> ErrorResponse:
-    """404: no such route."""
+    """Return the 404 for a route that doesn't exist."""
     message = f"Invalid URL ({_shown(method)} {_shown(path)})"
     return ErrorResponse(404, error_body(message, _INVALID_REQUEST, code="unknown_url"))
 
 
 def model_not_found(model: str) -> ErrorResponse:
-    """404: no model of this name is served."""
+    """Return the 404 for a model that isn't served."""
     message = f"The model '{_shown(model)}' does not exist or you do not have access to it."
     return ErrorResponse(404, error_body(message, _INVALID_REQUEST, "model", "model_not_found"))
 
 
 def method_not_allowed(method: str, path: str) -> ErrorResponse:
-    """405: the route exists, for other methods."""
+    """Return the 405 for a route that exists for other methods only."""
     message = f"Not allowed to {_shown(method)} on {_shown(path)}."
     return ErrorResponse(405, error_body(message, _INVALID_REQUEST, code="method_not_allowed"))
 
 
 def upstream_failed(error: UpstreamError) -> ErrorResponse:
-    """The upstream's failure, with the status that it asked for, and what it lets its callers know."""
+    """Return the error for an upstream's failure, with the status and the body that the upstream chose for callers."""
     return ErrorResponse(error.status, _UPSTREAM_FAILED if error.body is None else error.body)
 
 
 def not_served(error: NotServed) -> ErrorResponse:
-    """The request can't be asked any upstream."""
+    """Return the error for a request that can't be sent to any upstream."""
     if isinstance(error, UnknownModel):
         return model_not_found(error.model)
     return ErrorResponse(error.status, error_body(str(error), _INVALID_REQUEST, error.param, error.code))
 
 
 def rate_limited(decision: Decision, kid: str) -> ErrorResponse:
-    """429: what `decision` rejected, naming the binding limit and its numbers.
+    """Return the 429 for a request that `decision` rejected: it names the binding limit and its numbers.
 
     The key is called by its name, or by the first 12 hex digits of its digest `kid` where it has none.
     """

@@ -1,4 +1,4 @@
-"""The headers of every response, the rate limit's first of all; the table of them is in README.md.
+"""The headers of every response, the rate limit's first of all; the table of them is in docs/http-api.md.
 
 `x-ratelimit-*-tokens`, which OpenAI's clients read and which knows one token dimension only, repeats the tighter of our
 two: the one with fewer tokens remaining, input where they are equal. `RateLimit` and `RateLimit-Policy` say the same in
@@ -26,7 +26,7 @@ _MAX_CACHED_LIMITS = 1_024
 
 
 class RequestIds:
-    """Makes request ids, unique over processes and restarts: 64 random bits of this process and a counter.
+    """Make request ids, unique over processes and restarts: 64 random bits of this process and a counter.
 
     Make one after a fork, not before.
     """
@@ -38,12 +38,12 @@ class RequestIds:
         self._numbers = itertools.count()
 
     def next(self) -> str:
-        """A fresh id: ``req_`` and 24 or more hex digits."""
+        """Return a fresh id: ``req_`` and 24 or more hex digits."""
         return f"{self._prefix}{next(self._numbers):08x}"
 
 
 class ResponseHeaders:
-    """Renders the headers of one node's responses, as blocks of lines that each end with CRLF.
+    """Render the headers of one node's responses, as blocks of lines that each end with CRLF.
 
     Nothing in them comes from a caller: `node_id` is checked by the settings, all else is numbers and ids made here.
     `window_ms` is told, as the policies' window.
@@ -58,23 +58,23 @@ class ResponseHeaders:
         self._limit_lines: dict[Amounts, tuple[str, str, str]] = {}
 
     def plain(self, request_id: str) -> str:
-        """For a response that no decision stands behind: the models, a 400, a 401."""
+        """Return the headers of a JSON response without a decision: a list of models, a 400, a 401."""
         return f"{self._plain}x-request-id: {request_id}\r\n"
 
     def empty(self, request_id: str) -> str:
-        """For a response without a body."""
+        """Return the headers of a response without a body."""
         return f"{SERVER_LINE}{self._node}x-request-id: {request_id}\r\n"
 
     def of_type(self, content_type: str, request_id: str) -> str:
-        """For a response that is not JSON."""
+        """Return the headers of a response that is not JSON."""
         return f"{SERVER_LINE}Content-Type: {content_type}\r\n{self._node}x-request-id: {request_id}\r\n"
 
     def unavailable(self, request_id: str, retry_after_ms: int) -> str:
-        """For a 503: how long a caller had better wait."""
+        """Return the headers of a 503, which say how long to wait."""
         return self.plain(request_id) + _retry_after(retry_after_ms)
 
     def decided(self, decision: Decision, request_id: str) -> str:
-        """For a response with `decision` behind it, a 200 or a 429. On a 429 the reservation is the one asked for."""
+        """Return the headers of a 200 or 429 that `decision` led to. On a 429 the reservation is the one asked for."""
         # Written out by dimension, because every request pays for this (2 µs).
         limits = decision.limits
         lines = self._limit_lines.get(limits)
@@ -123,7 +123,7 @@ class ResponseHeaders:
         return exceeded + _retry_after(decision.retry_after_ms)
 
     def _render_limits(self, limits: Amounts) -> tuple[str, str, str]:
-        """What is the same for all decisions under these limits, and the tokens' limit, input and output."""
+        """Return the lines that all decisions under `limits` share, and those with the limits of input and output."""
         if len(self._limit_lines) >= _MAX_CACHED_LIMITS:
             self._limit_lines.clear()
         requests, input_tokens, output_tokens = limits
@@ -146,12 +146,12 @@ class ResponseHeaders:
 
 
 def produced(output_tokens: int) -> str:
-    """What an answer that is whole has cost; of a stream that isn't known when its headers leave."""
+    """Return the header with an answer's cost. A stream has none: its cost isn't known when its head leaves."""
     return f"x-limiter-output-tokens: {output_tokens}\r\n"
 
 
 def degraded(policy: str) -> str:
-    """What says that the store could not be asked, and which policy decided."""
+    """Return the header that tells which policy decided, because the store could not be asked."""
     return f"x-limiter-degraded: {policy}\r\n"
 
 
@@ -163,7 +163,7 @@ def _retry_after(retry_after_ms: int) -> str:
 
 
 def merged(block: str, lines: str) -> str:
-    """`block` with `lines` in the place of those of the same names."""
+    """Return `block` with `lines` in the place of those of the same names."""
     if not lines:
         return block
     replaced = {line.partition(":")[0].lower() for line in lines.splitlines()}

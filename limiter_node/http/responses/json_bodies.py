@@ -12,24 +12,24 @@ from limiter_node.limits import DIMENSIONS
 
 
 def models_list(models: Sequence[str], created: int) -> bytes:
-    """The answer to ``GET /v1/models``; `created` is in seconds since the epoch."""
+    """Return the body of ``GET /v1/models``; `created` is in seconds since the epoch."""
     return orjson.dumps({"object": "list", "data": [_model(each, created) for each in models]})
 
 
 def model_object(model: str, created: int) -> bytes:
-    """The answer to ``GET /v1/models/{id}``."""
+    """Return the body of ``GET /v1/models/{id}``."""
     return orjson.dumps(_model(model, created))
 
 
 def readiness(degraded: str) -> bytes:
-    """The body of ``/readyz`` on a node that can decide; `degraded` is why it does some of it without the store."""
+    """Return the body of ``/readyz`` on a node that can decide. `degraded`: why a policy decides some requests."""
     if degraded:
         return orjson.dumps({"status": "degraded", "reason": degraded})
     return b'{"status":"ready"}'
 
 
 def rate_limits(usage: Usage, window_ms: int) -> bytes:
-    """The answer to ``GET /v1/rate_limits``: limits, usage, remainder and ms to full, per dimension."""
+    """Return the body of ``GET /v1/rate_limits``: limits, usage, remainder and ms to full, per dimension."""
     remaining = [max(0, limit - used) for limit, used in zip(usage.limits, usage.used, strict=True)]
     return orjson.dumps(
         {

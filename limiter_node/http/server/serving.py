@@ -2,7 +2,8 @@
 
 aiohttp makes a task for each request, so that context variables which one sets don't reach the next. Nothing here uses
 any, and that task is one of the larger items of a request: it is made, it begins a turn of the event loop later, and
-its end wakes the connection's task another turn later. Without it a request costs a node a tenth less (REPORT.md).
+its end wakes the connection's task another turn later. Without it a request costs a node a tenth less
+(docs/measurements.md).
 
 The rest is what `aiohttp.web_protocol.RequestHandler.start` does, and what is not HTTP is left to it altogether.
 """

@@ -1,10 +1,10 @@
 """Decisions on their way to the store: at most one batch per API key in flight, everything else joins the next one.
 
 No timer makes a request wait: with nothing in flight it leaves in this very turn of the event loop, together with all
-that arrived in it; under load, batches grow by as much as arrives while one is away. (Settles, for which nobody waits,
-may: see `store.decisions.linger`.) What is decided where is not known here: this module pairs requests with verdicts,
-and sees to it that each is counted once. What a shard doesn't decide within the budget is decided without it: see
-`store.outage.outage`.
+that arrived in it; under load, batches grow by as much as arrives while one is away. (Settles may wait, because nobody
+waits for them: see `store.decisions.linger`.) This module pairs requests with verdicts and sees to it that each is
+counted once; `store.wire` knows which shard decides which key. A request that isn't decided within the budget is
+decided without its shard: see `store.outage.outage`.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Dispatcher:
         # New at each start: the store's record of a node's last batch must never answer for another process.
         self.incarnation = secrets.token_hex(4).encode()
         self.fleet = Fleet(self._router, self.incarnation, on_other_format)
-        # From here on downward each knows those above it; schedule and sweeper are told whom to call.
+        # From here on each part knows those above it; the schedule and the sweeper call back, into this one.
         self._schedule = Schedule(self._send_scheduled)
         self._linger = LingeringSettles(self._schedule.release, self._batch_sizes)
         self._sweeper = Sweeper(self._sweep, self._linger.note_operations)
@@ -126,7 +126,7 @@ class Dispatcher:
         self.give_back = self._receipts.give_back
 
     async def start(self) -> None:
-        """Find the shards; see `Topology.start`. Requests may be decided before, they wait for their shard."""
+        """Find the shards; see `Topology.start`. Requests may come before: they wait for their shard."""
         await self._topology.start(self._router.send_again)
 
     # ---- for the limiter -------------------------------------------------------------------------------------------
@@ -134,9 +134,8 @@ class Dispatcher:
     def admit(self, kid: str, need: Need) -> asyncio.Future[Decision]:
         """Ask for one request of the key to be admitted.
 
-        The future brings the decision, made by the store or by the policy, or raises `StoreUnavailable` where neither
-        decides, `Overloaded` where too much of the key waits. A request that turns out to have been admitted after its
-        caller was told otherwise counts for nothing; one whose caller was gone by then gives its tokens back.
+        See `Decider`. The store or the policy decides. A request that turns out to have been admitted after its caller
+        was refused counts for nothing; one whose caller had gone by then gives its tokens back.
 
         Raises:
             Overloaded: as many requests wait as may.
@@ -243,9 +242,10 @@ class Dispatcher:
         self._send_scheduled()
 
     def _send_scheduled(self) -> None:
-        batches = []
+        schedule, batches = self._schedule, []
+        scheduled, schedule.queues = schedule.queues, []
         now_s = monotonic()  # the loop's own time, uvloop's, is in whole ms and of the turn's beginning
-        for queue in self._schedule.take():
+        for queue in scheduled:
             queue.is_scheduled = False
             if self.outage.is_on and self.outage.cuts_off(queue):
                 self.outage.cut_off(queue)

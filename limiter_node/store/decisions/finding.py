@@ -80,7 +80,7 @@ class KeyFinder:
         self._to_send: list[_LimitsRead] = []
 
     async def find(self, kid: str) -> bool:
-        """See `Dispatcher.find`."""
+        """See `Decider.find`."""
         try:
             if await self._is_in_store(kid):
                 return True
@@ -102,7 +102,7 @@ class KeyFinder:
         read = self._read_of(kid)
         read.waiting += 1
         try:
-            await self._answered(read)
+            await self._wait_for_reply(read)
         finally:
             read.waiting -= 1
         reply = read.reply.result()
@@ -135,7 +135,7 @@ class KeyFinder:
         reads, self._to_send = self._to_send, []
         self._router.send(reads)
 
-    async def _answered(self, read: _LimitsRead) -> None:
+    async def _wait_for_reply(self, read: _LimitsRead) -> None:
         """Wait for the reply, in the budget. Raises `StoreUnavailable` where there is none."""
         asked_s, patience_s = monotonic(), self._due_s
         await asyncio.wait((read.reply,), timeout=patience_s)
@@ -147,7 +147,7 @@ class KeyFinder:
             raise StoreUnavailable("the store did not answer in time")
 
     async def _was_lost(self, kid: str) -> bool:
-        """Whether the store had lost the key, which has been declared again. Raises `StoreUnavailable`."""
+        """Return whether the store had lost the key, and it has been declared again. Raises `StoreUnavailable`."""
         queue = self._queues.find(kid)
         redeclared, reason = await self._redeclarer.resolve(kid, None if queue is None else queue.knowledge)
         if redeclared is Redeclared.FAILED:

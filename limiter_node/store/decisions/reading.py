@@ -44,7 +44,7 @@ class StoreReader:
         self._first = FirstDecisions(topology, load_script("decide"), timeout_s)
 
     async def peek(self, kid: str) -> Usage | None:
-        """See `Dispatcher.peek`."""
+        """See `Decider.peek`."""
         queue = self._queues.find(kid)
         try:
             if queue is not None:
@@ -95,16 +95,16 @@ class StoreReader:
         return await call.future
 
     def decides_alone(self) -> bool:
-        """See `Dispatcher.decides_alone`."""
+        """See `Decider.decides_alone`."""
         return self._outage.has_policy and self._queues.knows_any()
 
     async def require_decisions(self) -> None:
-        """See `Dispatcher.require_decisions`."""
+        """See `Decider.require_decisions`."""
         self._require_connections()
         await self._first.require()
 
     async def check(self) -> None:
-        """See `Dispatcher.check`."""
+        """See `Decider.check`."""
         self._require_connections()
         try:
             async with asyncio.timeout(self._timeout_s):

@@ -117,10 +117,10 @@ class Redeclarer:
         self.counts: Counter[str] = Counter()
         """Keys declared again by the store's last word ("store") and by the keys file ("file")."""
 
-    def takes(self, kid: str, knowledge: KeyKnowledge | None, done: Done) -> bool:
-        """Whether a missing key may be declared, or may have been deleted: `done` then says what came of it.
+    def begin(self, kid: str, knowledge: KeyKnowledge | None, done: Done) -> bool:
+        """Begin to declare a missing key; return False, and don't, if nobody has declared it or it has been revoked.
 
-        `knowledge` is what the node knows of it, if anything.
+        `done` is called once it is known what came of it. `knowledge` is the node's own, if it has met the key.
         """
         if self._file is None or monotonic() < self._fresh_until_s:
             return self._declare(kid, knowledge, done)
@@ -143,14 +143,14 @@ class Redeclarer:
         return True
 
     async def resolve(self, kid: str, knowledge: KeyKnowledge | None) -> tuple[Redeclared, str]:
-        """Do the same for somebody who waits; return what came of it, and why where it failed."""
+        """Declare a missing key; return what came of it, and the reason where that is `FAILED`."""
         result: asyncio.Future[tuple[Redeclared, str]] = self._router.loop.create_future()
 
         def done(redeclared: Redeclared, reason: str) -> None:
             if not result.done():
                 result.set_result((redeclared, reason))
 
-        return await result if self.takes(kid, knowledge, done) else (Redeclared.UNKNOWN, "")
+        return await result if self.begin(kid, knowledge, done) else (Redeclared.UNKNOWN, "")
 
     def start(self) -> None:
         """Look at the file from now on: a key that leaves it later has to be known to have been there."""

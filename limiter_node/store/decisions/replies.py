@@ -66,12 +66,12 @@ class Replies:
         """See `BatchOwner`. Everything of the reply is read before anything is done."""
         state, admits = reply[0], batch.admits
         if state > REPLAYED:
-            self._not_decided(batch, codec.unpack_reply(reply, 0))
+            self._on_not_decided(batch, codec.unpack_reply(reply, 0))
             return
         recorded, decisions = 0, NO_DECISIONS
         if admits or batch.charges:
             needs = [admit.need for admit in admits]
-            recorded, decisions = codec.decisions(reply, len(batch.operations), needs, self.window_buckets)
+            recorded, decisions = codec.unpack_decisions(reply, len(batch.operations), needs, self.window_buckets)
             # What is counted is recorded, and no batch is recorded before it was sent.
             number = batch.number
             if recorded != number and (recorded > number or any(each[0] is ADMITTED for each in decisions)):
@@ -82,7 +82,7 @@ class Replies:
             self._on_ended(batch)
             return
         try:  # as `_end` does, without the detour: this is the usual end
-            self._decided(batch, reply, recorded, decisions)
+            self._on_decided(batch, reply, recorded, decisions)
         except Exception:
             self._end_badly(batch)
         finally:
@@ -112,7 +112,7 @@ class Replies:
         finally:
             self._on_ended(batch)
 
-    def _decided(self, batch: Batch, reply: bytes, recorded: int, decisions: Sequence[Decision]) -> None:
+    def _on_decided(self, batch: Batch, reply: bytes, recorded: int, decisions: Sequence[Decision]) -> None:
         queue, noted, heard_s = batch.queue, decisions, monotonic()
         if batch.was_cut_off:  # what was admitted without the store is in the node's own window already
             noted = [each for admit, each in zip(batch.admits, decisions, strict=True) if admit.charge is None]
@@ -137,17 +137,17 @@ class Replies:
             if not admit.future.done():
                 admit.future.set_exception(StoreUnavailable("the node failed to read the store's reply"))
 
-    def _not_decided(self, batch: Batch, reply: codec.BatchReply) -> None:
+    def _on_not_decided(self, batch: Batch, reply: codec.BatchReply) -> None:
         if reply.state == codec.LOST:
             self._end(batch, self._losses.on_loss, reply.recorded)
         elif reply.state == codec.UNKNOWN_KEY:
             queue = batch.queue
             if batch.was_redeclared:  # and lost again: that is no word on whether there is such a key
                 self._end(batch, self._reconciliation.on_refused, "the store loses the key again and again")
-            elif self._redeclarer.takes(queue.kid, queue.knowledge, partial(self._on_redeclared, batch)):
+            elif self._redeclarer.begin(queue.kid, queue.knowledge, partial(self._on_redeclared, batch)):
                 batch.tries += 1  # its shard has answered: if this takes long, that is not to blame
             else:
-                self._end(batch, self._unknown)
+                self._end(batch, self._on_unknown_key)
         else:
             # The record holds a later batch of this process, though only one is ever in flight.
             kid, event = batch.queue.kid[:12], {"event": "batch_lost", "key": batch.queue.kid[:12]}
@@ -163,9 +163,9 @@ class Replies:
         else:
             if result is Redeclared.DELETED and not batch.queue.is_met:
                 self._queues.meet(batch.queue)  # so that it is remembered to be deleted
-            self._end(batch, self._unknown)
+            self._end(batch, self._on_unknown_key)
 
-    def _unknown(self, batch: Batch) -> None:
+    def _on_unknown_key(self, batch: Batch) -> None:
         """Tell all that there is no such key: not in the store, and not by any word that this node may follow."""
         queue = batch.queue
         if queue.is_met:

@@ -9,7 +9,7 @@ from limiter_node.store.batch import KeyQueue
 
 
 class Schedule:
-    """Hold the scheduled keys of one node. `send` is called in a later turn; it takes them.
+    """Hold the scheduled keys of one node. `send` is called once they are all there; it empties `queues`.
 
     `quiet` is cleared with the first of them; whoever sends sets it when nothing is scheduled or in flight any more.
     """
@@ -35,8 +35,3 @@ class Schedule:
         """Schedule a key if it has settles or charges that could be sent now."""
         if (queue.settles or queue.charges) and queue.in_flight is None and not queue.is_scheduled:
             self.add(queue)
-
-    def take(self) -> list[KeyQueue]:
-        """Return the scheduled keys, and forget them."""
-        queues, self.queues = self.queues, []
-        return queues

@@ -147,7 +147,7 @@ class Router:
             self._again(call, 0)
         elif kind == "MOVED":
             slot, _, address = rest.partition(" ")
-            self._topology.moved(int(slot), address)
+            self._topology.on_moved(int(slot), address)
             self._again(call, 0)
         elif kind == "ASK":
             slot, _, address = rest.partition(" ")

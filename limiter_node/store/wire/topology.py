@@ -106,7 +106,7 @@ class Topology:
         asked = self._owners[slot]  # whose reply it is, unless the slot has moved meanwhile
         return self._connect(*redirect_endpoint(address, asked.host if asked else self._address.endpoints[0][0]))
 
-    def moved(self, slot: int, address: str) -> None:
+    def on_moved(self, slot: int, address: str) -> None:
         """Believe at once a server that says who owns `slot` now, and look at the whole picture soon."""
         connection = self.connection_to(slot, address)
         self._owners[slot] = connection

@@ -74,15 +74,15 @@ async def to_answer(
     is_stream = kind.startswith(EVENT_STREAM) or (outline.stream and await _begins_as_stream(exchange))
     if is_stream and not outline.stream:
         raise UpstreamError("answered with a stream that nobody asked for")
-    to_error = partial(_said_to_error, fields, service, who)
+    to_error = partial(_to_error, fields, service, who)
     if is_stream:
         stream = PassingStream(exchange, _account(admitted, service), headers, who, note_outcome, hold, hides, to_error)
         await stream.begin()
         return stream
     held, is_complete = await _beginning(exchange)
-    if (said := find_in_band_error(held, is_complete)) is not None:
-        note_outcome(said.outcome, said.what)
-        raise to_error(said, False, 0)
+    if (in_band := find_in_band_error(held, is_complete)) is not None:
+        note_outcome(in_band.outcome, in_band.what)
+        raise to_error(in_band, False, 0)
     reader = WholeReader(
         encoding_name(outline.model),
         choices=outline.reserved_choices,
@@ -112,16 +112,16 @@ async def _beginning(exchange: Exchange) -> tuple[bytes, bool]:
         held = await exchange.read(size + 1)
         if exchange.is_complete or not held[size:].isspace():
             continue
-        said = held.rstrip()
-        if said == looked_at or not said.endswith(b"}"):
+        whole = held.rstrip()
+        if whole == looked_at or not whole.endswith(b"}"):
             continue
-        looked_at = said
+        looked_at = whole
         try:
-            read_json(said)
+            read_json(whole)
         except ValueError:
             continue
         exchange.end_within(_CLOSING_S)
-        return said, True
+        return whole, True
     return held, exchange.is_complete
 
 
@@ -135,10 +135,10 @@ async def _begins_as_stream(exchange: Exchange) -> bool:
     return bool(looks)
 
 
-def _said_to_error(
-    fields: Fields, service: Service, who: str, said: InBandError, has_begun: bool, tokens: int
+def _to_error(
+    fields: Fields, service: Service, who: str, in_band: InBandError, has_begun: bool, tokens: int
 ) -> UpstreamError:
-    error = said.to_upstream_error(
+    error = in_band.to_upstream_error(
         service.key, fields, forwards_key=service.forwards_key, produced_tokens=tokens, has_begun=has_begun
     )
     error.args = (f"{who} {error}",)

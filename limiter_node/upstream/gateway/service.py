@@ -12,7 +12,7 @@ from yarl import URL
 from limiter_node.upstream.gateway.model_patterns import matches, starred
 
 CAP_FIELDS = ("max_tokens", "max_completion_tokens")
-"""What chats call their cap; a service may know only one of them."""
+"""The names of a chat's cap; a service may know only one of them."""
 
 UNNAMED = "upstream"
 """The name in metrics of a service that was given by its URL alone."""
@@ -24,12 +24,12 @@ _MAX_CACHED_MODELS = 1_024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """One OpenAI-compatible service, reached at one or more addresses that answer alike."""
+    """Describe one OpenAI-compatible service, reached at one or more addresses that answer alike."""
 
     name: str
-    """What logs and metrics call it."""
+    """Its name in logs and metrics."""
     urls: tuple[URL, ...]
-    """Base URLs: what stands before ``/chat/completions``."""
+    """Base URLs: the part before ``/chat/completions``."""
     models: tuple[str, ...] = ("*",)
     """Patterns: ``*`` stands for any characters. Of several services the first that matches a model serves it."""
     rename: tuple[tuple[str, str], ...] = ()
@@ -41,14 +41,14 @@ class Service:
     enforces_cap: bool = True
     """Whether requests that set no cap are sent with the one that was reserved for them."""
     cap_field: str = CAP_FIELDS[0]
-    """What a chat's cap is called where we add it."""
+    """The name of a chat's cap that we add."""
     asks_usage: bool = True
     """Whether streams are asked to tell their usage."""
     extra_fields: frozenset[str] = frozenset()
-    """Fields of a request that it may be sent though we don't know them: they count for nothing."""
+    """Fields that requests may have though we don't know them: they count for nothing."""
 
     def renamed(self, model: str) -> str:
-        """What the service calls `model`."""
+        """Return the service's own name for `model`."""
         for pattern, name in self.rename:
             if matches(pattern, model):
                 return name.replace("*", starred(pattern, model), 1) if "*" in pattern else name
@@ -59,7 +59,7 @@ class Service:
         return any(matches(pattern, model) for pattern in self.models)
 
     def offered(self, listed: Sequence[str]) -> list[str]:
-        """Names under which callers find the models that the service lists as `listed`."""
+        """Return the names under which callers find the models that the service lists as `listed`."""
         plain = [model for model in self.models if "*" not in model]
         names = [name for name, _ in self.rename if "*" not in name and self.serves(name)]
         for model in listed:
@@ -73,31 +73,31 @@ class Service:
         return [*plain, *(name for name in names if self.serves(name))]
 
 
-class Found(NamedTuple):
-    """Where a model's requests go."""
+class ModelRoute(NamedTuple):
+    """Hold where a model's requests go."""
 
     service: Service
     model: str
-    """What it is called there."""
+    """The service's name for the model."""
 
 
 class Services:
-    """All services, in order."""
+    """Find the service of a model; of several, the first."""
 
     def __init__(self, services: Sequence[Service]) -> None:
         self.all = tuple(services)
         self.find = lru_cache(_MAX_CACHED_MODELS)(self._find)
-        """`_find`, remembered."""
+        """Return the route of a caller's model, None if no service has it. Remembers what it found."""
 
-    def _find(self, model: str) -> Found | None:
+    def _find(self, model: str) -> ModelRoute | None:
         for service in self.all:
             if service.serves(model):
-                return Found(service, service.renamed(model))
+                return ModelRoute(service, service.renamed(model))
         return None
 
 
 def cap_field_of(urls: Sequence[URL]) -> str:
-    """What the services at `urls` call a chat's cap, as far as that is known.
+    """Return the name of a chat's cap at the services at `urls`, as far as that is known.
 
     OpenAI's newer models refuse ``max_tokens``; all others know it, and some know nothing else.
     """

@@ -29,9 +29,10 @@ _HELD_BYTES = 268_435_456
 
 
 class Gateway:
-    """Asks `services`. `clock` is for the ejection of failing addresses, in seconds, monotonic.
+    """Answer requests by asking `services` over HTTP.
 
-    What has to be kept of answers that pass, to know what they cost, counts in `held`.
+    `clock`: for the ejection of failing addresses, in seconds, monotonic. `held`: counts what has to be kept of answers
+    that pass to know what they cost.
     """
 
     stops_at_once = True

@@ -21,7 +21,7 @@ _MAX_CACHED = 16
 
 
 def embedding(text: str | list[int], model: str, dimensions: int | None, *, base64: bool) -> bytes:
-    """The vector of `text`, as a JSON array of numbers, or a JSON string of the base64 of little-endian float32.
+    """Return the vector of `text`: a JSON array of numbers, or a JSON string of base64 little-endian float32.
 
     `dimensions`: by default as many as OpenAI's model of that name has.
     """

@@ -24,7 +24,7 @@ _MOST_WORDS = 4_000
 
 
 def shaped(prose: Completion, form: AnswerForm, model: str, cap: int) -> Completion:
-    """`prose` in the form `form`; no choice exceeds `cap` tokens of `model`'s vocabulary."""
+    """Return `prose` in the form `form`; no choice exceeds `cap` tokens of `model`'s vocabulary."""
     choices = len(prose.contents)
     if form.tool is not None:
         call, tokens, reason = _call(form.tool, model, cap)
@@ -49,13 +49,13 @@ def shaped(prose: Completion, form: AnswerForm, model: str, cap: int) -> Complet
 
 
 def any_object(prose: str, tokens: int) -> str:
-    """A JSON object of about `tokens` tokens, the length of `prose`, whose beginning is in it."""
+    """Return a JSON object of about `tokens` tokens, the length of `prose`, whose beginning is in it."""
     words = min(max(0, tokens - OBJECT_TOKENS), _MOST_WORDS)
     return '{"answer":"' + "".join(islice(pieces(prose), words)) + '"}'
 
 
 def stopped(text: str, reason: str, tokens: int, stop: tuple[str, ...], model: str, cap: int) -> tuple[str, str, int]:
-    """`text` up to the first of `stop` and to `cap` tokens, why it ended, and its tokens.
+    """Return `text` up to the first of `stop` and to `cap` tokens, why it ended, and its tokens.
 
     `reason` and `tokens` are those of the whole text.
     """
@@ -70,7 +70,7 @@ def stopped(text: str, reason: str, tokens: int, stop: tuple[str, ...], model: s
 
 
 def fit(text: str, model: str, cap: int) -> tuple[str, int]:
-    """A long prefix of `text` of `cap` tokens at the most, and its tokens. O(length × log length)."""
+    """Return a long prefix of `text` of at most `cap` tokens, and its tokens. O(length × log length)."""
     low, high = 0, len(text)
     # A longer prefix can have fewer tokens; then this ends at a shorter one than could be, but never at too long a one.
     while low < high:

@@ -1,4 +1,4 @@
-"""An upstream that answers with pseudo-prose of exact length: for trying the limiter out, sizing it and testing it.
+"""A source that answers with pseudo-prose of exact length: for trying the limiter out, sizing it and testing it.
 
 Its weakness: it answers any model and never fails, and its prose is always the same, so it compresses and caches better
 than a real service's answers.
@@ -33,7 +33,7 @@ _VECTORS_PER_TURN = 32
 
 
 class MockModel:
-    """Answers with lengths drawn from `length` by a generator seeded with `seed`.
+    """Make answers with lengths drawn from `length` by a generator seeded with `seed`.
 
     Whole answers come after `latency_ms`. Streams begin after `ttft_ms` and go on at `tokens_per_s` in each choice, or
     without any pause where that is 0. `length` is described at `parse_length`. `tool_rate`: the share, from 0 to 1, of
@@ -91,7 +91,7 @@ class MockModel:
         return completion
 
     async def embed(self, request: EmbeddingRequest, request_id: str) -> Embeddings:
-        """Vectors of length 1 that differ for different inputs and are always the same for the same one."""
+        """Return vectors of length 1 that differ for different inputs and are always the same for the same one."""
         vectors = []
         for number, each in enumerate(request.inputs, 1):
             vectors.append(embedding(each, request.model, request.dimensions, base64=request.base64))
@@ -102,15 +102,15 @@ class MockModel:
         return Embeddings(tuple(vectors))
 
     def stream(self, request: TextRequest, cap_per_choice: int, request_id: str) -> Deltas:
-        """Piece by piece what the whole answer would have been; a piece is a token, or some where none waits."""
+        """Give the whole answer piece by piece; a piece is a token, or several at once where there is no pause."""
         return paced(self._compose(request, cap_per_choice), self._ttft_s, self._tokens_per_s)
 
     async def models(self) -> tuple[str, ...]:
-        """The names that were given; every other name is answered as well."""
+        """Return the names that were given; every other name is answered as well."""
         return self._models
 
     async def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: the mock holds nothing."""
 
     def _compose(self, request: TextRequest, cap_per_choice: int) -> Completion:
         """What is answered, whole or as a stream."""

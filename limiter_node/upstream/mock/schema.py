@@ -37,7 +37,7 @@ _FORMATS = {
 
 
 def fitting_json(schema: dict[str, Any]) -> str:
-    """Compact JSON that fits `schema`. O(the schema's size and `MAX_CHARS`); never fails."""
+    """Return compact JSON that fits `schema`. O(the schema's size and `MAX_CHARS`); never fails."""
     try:
         return orjson.dumps(_Maker(schema).value(schema, 0)).decode()
     except orjson.JSONEncodeError:  # constants that are nested too deeply

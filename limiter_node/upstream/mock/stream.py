@@ -21,7 +21,7 @@ _GRAIN_S = 0.001
 
 
 async def paced(completion: Completion, ttft_s: float, tokens_per_s: float) -> Deltas:
-    """The deltas of `completion`, its choices interleaved, from `ttft_s` on at `tokens_per_s` each; 0 means at once."""
+    """Yield the deltas of `completion`, choices interleaved, after `ttft_s` at `tokens_per_s` each; 0: at once."""
     steps = _steps(completion, 1 if tokens_per_s else _AT_ONCE)
     choices = len(completion.contents)
     if not tokens_per_s:

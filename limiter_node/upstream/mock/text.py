@@ -62,7 +62,7 @@ def _pieces() -> list[str]:
 
 
 class MockText:
-    """Hands out prefixes of the prose. Built once (some ms, 200 KB); a prefix costs one copy of itself."""
+    """Hand out prefixes of the prose. Built once (some ms, 200 KB); a prefix costs one copy of itself."""
 
     __slots__ = ("_ends", "_period", "_text")
 
@@ -75,7 +75,7 @@ class MockText:
         self._text = self._period * _BUILT_PERIODS
 
     def prefix(self, tokens: int) -> str:
-        """The first `tokens` tokens of the prose, for any number from 0 on."""
+        """Return the first `tokens` tokens of the prose, for any number from 0 on."""
         periods, rest = divmod(tokens, PERIOD_TOKENS)
         end = periods * len(self._period) + self._ends[rest]
         text = self._text if periods < _BUILT_PERIODS else self._period * (periods + 1)

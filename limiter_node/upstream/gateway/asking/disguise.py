@@ -151,7 +151,7 @@ def _misspelled(name: str, meant: str) -> NotServed:
 
 
 def is_ambiguous(body: bytes, fields: Mapping[str, Any]) -> bool:
-    """Whether a field comes twice, or may do so unseen. True now and then for bodies that are all right."""
+    """Whether a field of the body comes twice, or may do so unseen. Sometimes true of a body that is all right."""
     if len(fields) > _MOST_FIELDS:
         return True
     for name in fields:

@@ -76,8 +76,8 @@ def _caps(request: LimitedRequest, service: Service) -> tuple[dict[str, Any], st
     if request.cap is None:
         return {}, service.cap_field
     fields, cap = request.body, request.cap
-    said = {name: fields[name] for name in CAP_FIELDS if fields.get(name) is not None}
-    wrong = {name: cap for name, value in said.items() if value != cap}
-    if service.cap_field not in said and service.cap_field == CAP_FIELDS[0]:
+    given = {name: fields[name] for name in CAP_FIELDS if fields.get(name) is not None}
+    wrong = {name: cap for name, value in given.items() if value != cap}
+    if service.cap_field not in given and service.cap_field == CAP_FIELDS[0]:
         wrong[service.cap_field] = cap  # the caller's name for it isn't known everywhere
     return wrong, ""

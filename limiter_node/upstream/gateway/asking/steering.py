@@ -70,12 +70,12 @@ def refuse_steering(fields: Mapping[str, Any], counting: frozenset[str], extra_f
 
 
 def unsupported(name: str) -> NotServed:
-    """The error for a field that a request may not have."""
+    """Return the error to raise for a field that a request may not have."""
     return NotServed(f"Unsupported parameter: '{name}'.", name, "unsupported_parameter")
 
 
 def _names(fields: Mapping[str, Any]) -> Iterator[str]:
-    """Of the fields, and of those of containers among them."""
+    """Yield the names of the fields, and of those in containers among them."""
     waiting = [fields]
     while waiting:
         for name, value in waiting.pop().items():

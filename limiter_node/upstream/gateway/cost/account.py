@@ -46,7 +46,7 @@ class Account(Protocol):
         ...
 
     def note(self, fields: dict[str, Any]) -> dict[str, Any] | None:
-        """Take in one event. Return what the caller sees: `fields`, another object in their place, None for nothing."""
+        """Take in one event. Return what the caller is to see: `fields`, another object in its place, or None."""
         ...
 
     def add_text(self, text: str) -> None:

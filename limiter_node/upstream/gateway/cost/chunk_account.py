@@ -16,9 +16,9 @@ _ENVELOPE: Final = frozenset(
         *("obfuscation", "provider", "type", "event_id"),
     )
 )
-"""Fields of a chunk that say nothing of their own: one that has no others is there for its usage."""
+"""Fields of a chunk that say nothing of their own: a chunk that has no others was sent for its usage."""
 _MOST_CHOICES: Final = 2_048
-"""Of one chunk that are looked at one by one; chats have 128 at most."""
+"""The choices of one chunk that are looked at one by one; chats have 128 at most."""
 
 
 class ChunkAccount(AccountBase):
@@ -58,7 +58,7 @@ class ChunkAccount(AccountBase):
         )
 
     def note(self, fields: dict[str, Any]) -> dict[str, Any] | None:
-        """Take in one chunk."""
+        """Take in one chunk. Return what the caller is to see of it; None for nothing."""
         choices = fields.get("choices")
         self.plain_text = None
         if (not choices or "error" in fields) and self._is_error(fields):
@@ -86,7 +86,7 @@ class ChunkAccount(AccountBase):
         return fields if usage is None else self._note_usage(fields, usage)
 
     def note_done(self) -> None:
-        """``[DONE]`` has come."""
+        """Note that ``[DONE]`` has come."""
         self.is_whole = self.is_done = self.is_finished = True
 
     def _is_error(self, fields: dict[str, Any]) -> bool:

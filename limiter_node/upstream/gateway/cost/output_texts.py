@@ -13,7 +13,7 @@ from limiter_node.tokens.vocabulary import TokenCounter, counter_of, well_formed
 from limiter_node.upstream.gateway.lenient_json import write_json
 
 BYTES_PER_TOKEN: Final = 4
-"""For what cannot be read: English has some four bytes a token, JSON with its quotes has fewer of text."""
+"""Bytes per token of what can't be read: English has some four, JSON with its quotes has fewer of text."""
 
 _TEXT, _CONTAINER, _BOTH, _REASONING, _CALLED, _ARGUMENTS, _CALLS, _NAME = range(8)
 _KINDS: Final = {
@@ -35,8 +35,8 @@ _NO_TEXT_OF_CALLS: Final = frozenset(("id", "type", "index", "status", *_KINDS))
 
 
 MAX_COUNTED_CHARS: Final = 65_536
-"""Of a text, or of all texts of one answer. Counting holds the event loop, some 2 ms for these, at worst 6: of longer
-texts this many characters are counted, and the rest in proportion."""
+"""The most characters that are counted of a text, or of all texts of one answer; the rest is counted in proportion.
+Counting holds the event loop, some 2 ms for these, at worst 6."""
 _CHARS_PER_TEXT: Final = 16
 """Characters that take as long to count as a text of one: there may be 200,000 such texts."""
 

@@ -28,9 +28,9 @@ class ResponsesApiAccount(AccountBase):
         self._usage: Usage | None = None
         self._is_first = True
         self._counted_items: set[int] = set()
-        """Items whose text has come."""
+        """The items whose text has come, by their index."""
         self._has_nameless_deltas = False
-        """Whether text came that says of no item that it is its."""
+        """Whether text came that doesn't say which item it belongs to."""
         self.next_number = 0
         """The `sequence_number` of the event that would come next."""
 
@@ -48,7 +48,7 @@ class ResponsesApiAccount(AccountBase):
         return self._usage is not None and bool(self._usage.output_tokens)
 
     def note(self, fields: dict[str, Any]) -> dict[str, Any] | None:
-        """Take in one event."""
+        """Take in one event. Return what the caller is to see of it; None for nothing."""
         kind, number = fields.get("type"), fields.get("sequence_number")
         if type(number) is int:
             self.next_number = number + 1
@@ -73,7 +73,7 @@ class ResponsesApiAccount(AccountBase):
         return fields
 
     def note_done(self) -> None:
-        """These streams have none; some services send it."""
+        """Ignore ``[DONE]``: these streams have none, but some services send it."""
 
     def _note_delta(self, kind: str, fields: dict[str, Any]) -> None:
         if "audio." in kind and "transcript" not in kind:

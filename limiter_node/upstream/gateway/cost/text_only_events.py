@@ -11,7 +11,7 @@ from typing import Any, Final
 import orjson
 
 _MOST_MISSES = 4
-"""Some streams have something new in each event."""
+"""After so many the template gives up: some streams have something new in each event."""
 _NAMES: Final = ("content", "refusal", "reasoning_content", "reasoning", "arguments")
 _FIELDS: Final = {name: b'"%b"' % name.encode() for name in _NAMES}
 _BEGINS: Final = {name: re.compile(field + b': ?"') for name, field in _FIELDS.items()}
@@ -37,17 +37,17 @@ def _only_arguments(calls: Any) -> Any:
     return None
 
 
-class Template:
-    """The bytes around the text of an event."""
+class EventTemplate:
+    """Hold the bytes around the text of the last event: events with the same bytes differ in their text only."""
 
     __slots__ = ("_after", "_misses", "before")
 
     def __init__(self) -> None:
         self.before = b""
-        """Empty where nothing is known."""
+        """The bytes before the text; empty while nothing is known."""
         self._after = b""
         self._misses = 0
-        """How often it was learned since it last came true."""
+        """How often something was learned since an event was last like it."""
 
     def text_of(self, data: bytes) -> str | None:
         """Return the text of `data`, which begins with `before`; None where it is another event, or more than one."""
@@ -65,7 +65,7 @@ class Template:
         return text
 
     def learn(self, event: bytes, name: str, text: str) -> None:
-        """Remember what stands around `text` in `event`, if that is beyond doubt; `name` is its field's."""
+        """Remember the bytes around `text` in `event`, if they are beyond doubt; `name` is the field that holds it."""
         self.before = b""
         if self._misses == _MOST_MISSES or event.count(_FIELDS[name]) != 1 or not event.endswith(b"\n\n"):
             return
@@ -78,5 +78,5 @@ class Template:
             self._misses += 1
 
     def forget(self) -> None:
-        """Let no event be like it."""
+        """Know nothing, so that the next event is read in full."""
         self.before = b""

@@ -35,7 +35,7 @@ _OUTPUT_DETAILS: Final = ("completion_tokens_details", "output_tokens_details", 
 
 
 class Usage(NamedTuple):
-    """A `usage` that a service told."""
+    """Hold what a service's `usage` tells."""
 
     output_tokens: int | None
     """None where it told input only, as for embeddings."""

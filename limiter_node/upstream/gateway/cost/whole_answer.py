@@ -1,4 +1,4 @@
-"""A whole answer while it passes: what it costs, known at its end, with no more of it kept than can be read."""
+"""The cost of a whole answer, known at its end; no more of the answer is kept than can be read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_READ_BYTES: Final = 1024 * 1024
 """A longer answer isn't read: 1 MiB of JSON holds the event loop for some 10 ms. Chats that long hold pictures, audio
 or log probabilities; 100 MB of embeddings are no output."""
 EDGE_BYTES: Final = 64 * 1024
-"""Of a longer answer, where its usage is looked for: its beginning and its end."""
+"""The bytes at the beginning and at the end of a longer answer in which its usage is looked for."""
 
 _ENVELOPE_BYTES = 512
 _BYTES_PER_TOLD = 24
@@ -26,7 +26,7 @@ _USAGE = re.compile(r'"usage"\s*:\s*(?=\{)')
 
 
 class WholeReader:
-    """Learns what a whole answer costs: `feed` what comes, then `finish`.
+    """Learn what a whole answer costs: `feed` what comes, then `finish`.
 
     `has_output`: false for embeddings, which cost input only. `choices`: how many come. `at_most`: what a count is held
     to, which is by another tokenizer than the service's; what is told isn't.
@@ -62,7 +62,7 @@ class WholeReader:
 
     @property
     def output_tokens(self) -> int:
-        """The cost of the answer; until it is finished, that of its bytes."""
+        """The output tokens of the answer; until it is finished, those that its bytes may be."""
         return self._unread() if self._output_tokens is None else self._output_tokens
 
     def feed(self, data: bytes) -> None:
@@ -93,7 +93,7 @@ class WholeReader:
         return True
 
     def finish(self) -> None:
-        """The answer has come to its end, in order or not."""
+        """Read what has been fed: the answer has come to its end, in order or not."""
         body = b"".join(self._parts)
         self._parts.clear()
         fields: Any = None

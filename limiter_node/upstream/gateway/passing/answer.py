@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 class PassingAnswer:
-    """An answer that passes, of any kind. `who` sends it, for our log.
+    """Pass an answer of any kind on to its caller. `who` sends it, for our log.
 
     `note_outcome` is told how it went: one of `limiter_node.telemetry.UPSTREAM_OUTCOMES`, and what happened.
     """
@@ -50,7 +50,7 @@ class PassingAnswer:
 
     @property
     def cost(self) -> Cost:
-        """The cost of it so far."""
+        """The cost of the answer so far."""
         raise NotImplementedError
 
     @property
@@ -59,7 +59,7 @@ class PassingAnswer:
         raise NotImplementedError
 
     def error_event(self, error: bytes) -> bytes:
-        """Nothing, where the form of the answer has no room for one."""
+        """Return the event that tells why the answer ends; empty if its form has no room for one."""
         raise NotImplementedError
 
     @property
@@ -68,17 +68,17 @@ class PassingAnswer:
         raise NotImplementedError
 
     def _take(self, data: bytes) -> bytes:
-        """Look at what came; what of it passes."""
+        """Look at what came. Return what of it passes."""
         raise NotImplementedError
 
     def _finish(self, failure: Exception | None) -> bytes:
-        """The answer has ended, in that way; what passes on top. It calls `_end`, or `_fail`."""
+        """Call `_end` or `_fail`: no more comes, because of `failure` if there is one. Return what still passes."""
         raise NotImplementedError
 
     # ---- the way of an answer ----------------------------------------------------------------------------------------
 
     async def begin(self) -> None:
-        """Wait until the first of it can pass. Raises `UpstreamError` where there is nothing to pass but an error."""
+        """Wait until the first part can pass. Raises `UpstreamError` if there is nothing to pass but an error."""
         self._exchange.pass_to(self._on_data, self._on_end)
         try:
             while not self._first and not self._is_over:
@@ -91,7 +91,7 @@ class PassingAnswer:
             self._raise_failure()
 
     async def deliver(self, sink: Sink) -> None:
-        """Give all of it to `sink`, as it comes. Raises `UpstreamError` where it breaks off."""
+        """Give all of the answer to `sink` as it comes. Raises `UpstreamError` if it breaks off."""
         first, self._first = self._first, []
         self._sink = sink
         try:
@@ -109,7 +109,7 @@ class PassingAnswer:
         self._raise_failure()
 
     async def read_on(self, seconds: float) -> None:
-        """Read on for nobody, until it is known what it costs, for so many seconds at most."""
+        """Read on without the caller until the cost is known, for so many seconds at most."""
         self._sink, self._first = _NOBODY, []
         self._exchange.resume()
         try:
@@ -120,7 +120,7 @@ class PassingAnswer:
             pass
 
     async def close(self) -> None:
-        """Nothing more is wanted: the service notices at once, by its connection."""
+        """Take no more of the answer; the service notices at once, because its connection is closed."""
         if not self._is_over:
             self._let_go()
             self._note_outcome("ok" if self._is_cost_known else "gone", "")
@@ -178,13 +178,13 @@ class PassingAnswer:
         self._hold.release()
 
     def _end(self) -> None:
-        """All of it has come."""
+        """Note that all of it has come."""
         self._let_go()
         self._note_outcome("ok", "")
         self._wakeup.wake()
 
     def _fail(self, outcome: str, what: str, status: int = 502, error: UpstreamError | None = None) -> None:
-        """It breaks off; `error` is what to raise for it, if not merely that."""
+        """Break off, and raise `error` where the answer is waited for, or one that says `what`."""
         self._let_go()
         self._note_outcome(outcome, what)
         self._failure = error or UpstreamError(
@@ -209,7 +209,7 @@ class PassingAnswer:
 
 
 class _Nobody:
-    """Takes what comes after its caller has left."""
+    """Takes what comes after the caller has left."""
 
     is_full = False
 

@@ -11,18 +11,18 @@ from typing import Final
 
 from limiter_node.held import SMALL_BYTES, Hold
 from limiter_node.upstream.gateway.cost.account import Account
-from limiter_node.upstream.gateway.cost.text_only_events import Template
+from limiter_node.upstream.gateway.cost.text_only_events import EventTemplate
 from limiter_node.upstream.gateway.lenient_json import BYTE_ORDER_MARK, read_json, write_json
 
 MAX_EVENT_BYTES: Final = 16 * 1024 * 1024
-"""Of one event that isn't whole yet."""
+"""The most bytes of one event that isn't whole yet."""
 
 _ENDS: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r|\n\r\n|\n\r(?=[^\n])")
 _LONGEST_END = 4
 _MOST_LIKENED_BYTES = 65_536
-"""Of an event that others may be like: none will be like a picture."""
+"""The longest event that others are compared with: none will be like a picture."""
 _MOST_LINES = 10_000
-"""Of one event that is read: 16 MB of empty lines would hold the event loop for seconds."""
+"""The most lines of an event that is read: 16 MB of empty lines would hold the event loop for seconds."""
 
 
 class TooLong(Exception):
@@ -30,11 +30,11 @@ class TooLong(Exception):
 
 
 class EventReader:
-    """Takes a stream's bytes and gives back those that pass on; `account` knows what they mean.
+    """Take a stream's bytes and give back those that pass on; `account` learns what they say.
 
-    `hold` holds what waits for the end of its event, where that is much.
+    `hold` counts what waits for the end of its event, where that is much.
 
-    Most events of a stream differ in nothing but their text: of these only that is read, see `Template`.
+    Most events of a stream differ in nothing but their text: of these only that is read, see `EventTemplate`.
     """
 
     def __init__(self, account: Account, hold: Hold | None = None) -> None:
@@ -43,7 +43,7 @@ class EventReader:
         self._is_first = True
         self._is_cut = False
         """Whether an event that can't be read may be the beginning of one, which callers' clients drop."""
-        self._template = Template()
+        self._template = EventTemplate()
 
     def feed(self, data: bytes) -> bytes:
         """Return what passes on of `data` and of what had to wait. Raises `TooLong`, and `Overloaded`."""
@@ -121,11 +121,11 @@ class EventReader:
                 account.note_unread(len(unmarked))
                 return event
             lines = unmarked.splitlines()
-            said = [line[5:].strip() for line in lines if line.startswith(b"data:")]
-            if not said:
+            data_lines = [line[5:].strip() for line in lines if line.startswith(b"data:")]
+            if not data_lines:
                 self._is_first &= not unmarked.strip()
                 return event
-            data = b"\n".join(said)
+            data = b"\n".join(data_lines)
             name = next((line[6:].strip() for line in lines if line.startswith(b"event:")), b"")
         self._is_first = False
         try:

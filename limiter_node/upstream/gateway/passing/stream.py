@@ -24,10 +24,10 @@ _CLOSING_S: Final = 0.5
 
 
 class PassingStream(PassingAnswer):
-    """An event stream, understood by `account`.
+    """Pass an event stream on, which `account` understands.
 
-    `hides`: whether its model is known to produce output that nobody is shown. `to_error`: makes the error of what the
-    service says in an event, of whether anything has passed before, and of the tokens so far.
+    `hides`: whether the model is known to produce output that nobody is shown. `to_error`: makes the error to raise of
+    an error event, of whether anything has passed before, and of the tokens so far.
     """
 
     content_type = EVENT_STREAM
@@ -97,8 +97,8 @@ class PassingStream(PassingAnswer):
         return passed
 
     def _fail_with_event(self, *, has_begun: bool) -> None:
-        said = to_in_band_error(self._account.error)
-        assert said is not None, "asked because there is one"
+        in_band = to_in_band_error(self._account.error)
+        assert in_band is not None, "asked because there is one"
         has_begun = has_begun or bool(self._first) or self._sink is not None
-        error = self._to_error(said, has_begun, self._account.output_tokens)
-        self._fail(said.outcome, "" if said.is_callers_own else "broke off a stream with an error", error=error)
+        error = self._to_error(in_band, has_begun, self._account.output_tokens)
+        self._fail(in_band.outcome, "" if in_band.is_callers_own else "broke off a stream with an error", error=error)

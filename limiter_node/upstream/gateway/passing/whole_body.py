@@ -12,9 +12,9 @@ from limiter_node.upstream.gateway.wire.exchange import Exchange
 
 
 class PassingBody(PassingAnswer):
-    """An answer that isn't a stream, longer than what is held of it; `reader` finds what it costs.
+    """Pass an answer on that isn't a stream, and longer than what is held of it; `reader` finds its cost.
 
-    `reader` is None for one that can't be read, because it is packed though nobody asked for that.
+    `reader` is None for an answer that can't be read, because it is packed though nobody asked for that.
     """
 
     def __init__(

@@ -9,9 +9,9 @@ _ANSWERED = frozenset(("ok", "rate_limited", "refused"))
 
 
 class OutcomeRecorder:
-    """Counts how a request ended, once, and tells the address.
+    """Count how a request ended, once, and tell the address.
 
-    Called with one of `limiter_node.telemetry.UPSTREAM_OUTCOMES`, and what happened.
+    Call it with one of `limiter_node.telemetry.UPSTREAM_OUTCOMES`, and what happened.
     """
 
     __slots__ = ("_address", "_counts", "_is_only", "has_ended")

@@ -147,11 +147,11 @@ class ServiceSender:
     ) -> UpstreamError:
         """Count a failure. Return the error to raise, which says in our log who failed."""
         self.outcome_recorder(service, address)(outcome, what)
-        said = f"{address.described} {what}"
+        message = f"{address.described} {what}"
         if error is None:
-            return UpstreamError(said, status=504 if outcome == "timeout" else 502)
+            return UpstreamError(message, status=504 if outcome == "timeout" else 502)
         return UpstreamError(
-            said,
+            message,
             status=error.status,
             produced_tokens=error.produced_tokens,
             body=error.body,

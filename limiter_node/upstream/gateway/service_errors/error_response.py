@@ -27,16 +27,16 @@ async def response_error(exchange: Exchange, service: Service) -> UpstreamError:
             await exchange.read(MAX_ERROR_BYTES)
     except TimeoutError:
         pass
-    said = await exchange.read(0)
-    if not exchange.is_complete or len(said) > MAX_ERROR_BYTES or is_packed(exchange.fields):
-        said = b""  # longer than anybody is told (some repeat the whole input), but what it is, its status says
+    body = await exchange.read(0)
+    if not exchange.is_complete or len(body) > MAX_ERROR_BYTES or is_packed(exchange.fields):
+        body = b""  # longer than anybody is told (some repeat the whole input), but what it is, its status says
     kind = header(exchange.fields, "content-type")
     if status in OUR_FAULT and not service.forwards_key:
-        quoted = quoted_message(status, said, service.key, kind)
+        quoted = quoted_message(status, body, service.key, kind)
         return UpstreamError(f"does not accept this node's key (status {status}){quoted}")
-    body = openai_error(status, said, service.key, kind)
+    told = openai_error(status, body, service.key, kind)
     headers = refusal_headers(status, exchange.fields, service.key)
     if status < 500:
-        return UpstreamRefusal(f"refused with status {status}", status=status, body=body, headers=headers)
+        return UpstreamRefusal(f"refused with status {status}", status=status, body=told, headers=headers)
     shown = status if status in KEEPS_STATUS else 502
-    return UpstreamError(f"failed with status {status}", status=shown, body=body, headers=headers)
+    return UpstreamError(f"failed with status {status}", status=shown, body=told, headers=headers)

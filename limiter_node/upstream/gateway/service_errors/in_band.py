@@ -31,10 +31,10 @@ _CODE = re.compile(rb'"code"\s*:\s*"?([45]\d\d)[",\s}]')
 
 @dataclass(frozen=True, slots=True)
 class InBandError:
-    """Hold an error that came with status 200, or say that what came is no answer."""
+    """Hold an error that came with status 200; an answer that is none counts as one."""
 
     what: str
-    """For the log: what the service did."""
+    """What the service did, for the log."""
     code: int | None = None
     """The status that the error says it is, 400 to 599; None where it says none."""
     body: bytes | None = None

@@ -1,4 +1,4 @@
-"""Making connections to services: names, TLS, and the time that it may take."""
+"""Makes connections to services: looks up names, does TLS, and gives up after a while."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Unreachable(Exception):
 
 
 class Dialer:
-    """Makes connections, each within `connect_s` seconds, names and TLS included."""
+    """Make connections, each within `connect_s` seconds, the look-up of names and TLS included."""
 
     def __init__(self, connect_s: float) -> None:
         self._connect_s = connect_s
         self.turns = ReadTurns()
-        """Of all connections that this one has made."""
+        """The turns of all connections made here."""
         self._addresses: dict[tuple[str, int], tuple[float, Sequence[AddrInfoType]]] = {}
         self._tls: ssl.SSLContext | None = None
 

@@ -27,7 +27,7 @@ class Unread(Broken):
 
 
 class Carrier(Protocol):
-    """The connection that an exchange is carried by."""
+    """Carry an exchange: the connection, as the exchange needs it."""
 
     was_used: bool
     """Whether it has carried others before."""
@@ -49,7 +49,7 @@ Receive = Callable[[bytes], None]
 
 
 class Exchange:
-    """One answer on its way. Its connection calls `on_…`, the gateway all else."""
+    """Hand one answer from its connection to who asked. The connection calls `on_…`, the gateway all else."""
 
     __slots__ = (
         "_carrier",
@@ -83,18 +83,18 @@ class Exchange:
 
     @property
     def was_used(self) -> bool:
-        """Whether its connection has carried others before."""
+        """Whether its connection has carried other exchanges before."""
         return self._carrier.was_used
 
     # ---- for the connection ----------------------------------------------------------------------------------------
 
     def on_head(self, status: int, fields: Fields) -> None:
-        """The head is complete."""
+        """Take the head, which is complete."""
         self.status, self.fields = status, fields
         self._wakeup.wake()
 
     def on_body(self, data: bytes) -> None:
-        """The next part of the body has come; never empty."""
+        """Take the next part of the body; it is never empty."""
         if self._receive is not None:
             self._receive(data)
             return
@@ -105,7 +105,7 @@ class Exchange:
         self._wakeup.wake()
 
     def on_end(self, failure: Exception | None = None) -> None:
-        """The answer is complete, or won't be. Called once; nothing comes after it."""
+        """Note that the answer is complete, or won't be, for `failure`. Nothing may come after it."""
         if self.is_complete or self.failure is not None:
             return
         self.is_complete, self.failure = failure is None, failure
@@ -149,7 +149,7 @@ class Exchange:
             self._receive, self._on_end = _ignore, None
 
     def pause(self) -> None:
-        """Read no more of it for the moment."""
+        """Read no more of the answer for the moment."""
         # Of one that is complete, the connection may carry another one by now; of one that nobody takes any more, it
         # has to notice the end.
         if not self.is_complete and self._receive is not _ignore:
@@ -161,14 +161,14 @@ class Exchange:
             self._carrier.resume()
 
     def end_within(self, seconds: float) -> None:
-        """Take nothing more of it: it has all that was wanted. Its connection is kept if it ends in so many seconds."""
+        """Take no more of an answer that has all that was wanted; keep its connection if it ends in so many seconds."""
         self._receive, self._on_end = _ignore, None
         if not self.is_complete:
             self.resume()
             self._carrier.end_within(seconds)
 
     def close(self) -> None:
-        """Take nothing more of it; unless it is complete, the connection is closed. Idempotent."""
+        """Take no more of the answer; its connection is closed unless the answer is complete. Idempotent."""
         self._receive, self._on_end, self._held = _ignore, None, []
         if not self.is_complete and self.failure is None:
             self.failure = Broken("was given up")

@@ -5,7 +5,7 @@ the node read 8 MB of events, half a second's work, while everybody else waits. 
 `READ_SLICE_BYTES` at once is therefore taken in slice by slice, in turn with others of its kind, for `TURN_S` at most
 in each turn of the event loop. Small pieces, as most are, don't come by here.
 
-Large bodies of callers have turns of another kind: `limiter_node.http.bodies.one_a_turn`.
+Large bodies of callers have turns of another kind: `limiter_node.http.bodies.body_turns`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from time import monotonic
 from typing import Final, Protocol
 
 READ_SLICE_BYTES: Final = 8_192
-"""Of events, some sixty; they take about half a millisecond."""
+"""Some sixty events, which take about half a millisecond."""
 TURN_S: Final = 0.001
 """At least one slice is taken in each turn of the event loop."""
 

@@ -24,7 +24,7 @@ MAX_HEAD_BYTES: Final = 262_144
 
 
 class ConnectionKeeper(Protocol):
-    """The pool that a connection belongs to, as far as the connection needs it."""
+    """Keep connections: the pool, as a connection needs it."""
 
     turns: ReadTurns
     now_s: Callable[[], float]
@@ -38,7 +38,7 @@ class ConnectionKeeper(Protocol):
 
 
 class ServiceConnection(asyncio.Protocol):
-    """Carries one exchange at a time. `read_s`: for how many seconds the service may be silent."""
+    """Carry one exchange at a time. `read_s`: for how many seconds the service may be silent."""
 
     __slots__ = (
         "_backlog",
@@ -78,7 +78,7 @@ class ServiceConnection(asyncio.Protocol):
         self._writable: asyncio.Future[None] | None = None
         self.was_used = False
         self.deadline_s = 0.0
-        """By the event loop's clock; what the pool closes the connection at."""
+        """When the pool fails what is under way, by the event loop's clock."""
         self.idle_since_s = 0.0
         self.has_unsent = False
         """Whether a part of the request was not written: then the connection can't carry another one."""
@@ -91,7 +91,7 @@ class ServiceConnection(asyncio.Protocol):
         return self._transport is not None and not self._transport.is_closing()
 
     def begin(self, now_s: float) -> Exchange:
-        """Make the exchange of the next request."""
+        """Return the exchange of the next request, which begins now."""
         self._fields: Fields = []
         self._framing_bytes = 0
         self._is_interim = self._is_over = self._is_closing = self._is_whole_at_eof = False
@@ -140,12 +140,12 @@ class ServiceConnection(asyncio.Protocol):
             self._transport.abort()
 
     def end_within(self, seconds: float) -> None:
-        """Give what is under way so many seconds more."""
+        """Close the connection unless the answer ends in so many seconds."""
         self._is_closing = True
         self.deadline_s = self._keeper.now_s() + seconds
 
     def look(self, now_s: float) -> None:
-        """End what has had its time."""
+        """Fail what is under way if its deadline has passed."""
         if now_s >= self.deadline_s and not self._is_paused:
             self._fail(TimeoutError())
 
@@ -194,7 +194,7 @@ class ServiceConnection(asyncio.Protocol):
             self._keeper.turns.add(self)
 
     def take_slice(self) -> bool:
-        """Take in a slice of what came at once; whether there is more that somebody waits for."""
+        """Take in a slice of what came at once. Return whether there is more that somebody waits for."""
         self._has_turn = False
         backlog = self._backlog
         if not backlog or self._is_paused:

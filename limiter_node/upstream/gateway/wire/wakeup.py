@@ -6,7 +6,7 @@ import asyncio
 
 
 class Wakeup:
-    """Wakes the one task that waits for it, if one does; what happens while none waits is not remembered."""
+    """Wake the one task that waits, if one does; a wake-up that nobody waits for is forgotten."""
 
     __slots__ = ("_waiter",)
 

@@ -1,4 +1,4 @@
-"""One large body a turn of the event loop, so that many of them together hold it no longer than one does."""
+"""Turns of the event loop for large bodies, one to a turn, so that many hold up the loop no longer than one does."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import asyncio
 from collections import deque
 
 
-class OneATurn:
-    """Hands out turns of the event loop in the order in which they were asked for, one to each turn.
+class BodyTurns:
+    """Let those who ask go on one after the other, each in a turn of the event loop of its own.
 
     A block of a body is up to 256 KB, some 0.3 ms of work; eight connections would bring eight in a turn.
     """
@@ -18,8 +18,8 @@ class OneATurn:
         self._is_taken = False
         self._waiting: deque[asyncio.Future[None]] = deque()
 
-    async def turn(self) -> None:
-        """Return in a turn that nobody else has."""
+    async def wait(self) -> None:
+        """Return in a turn of the event loop in which nobody else returns from here."""
         loop = asyncio.get_running_loop()
         if not self._is_taken:
             self._is_taken = True

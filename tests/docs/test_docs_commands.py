@@ -1,0 +1,236 @@
+"""The commands in the documents: each parses; those that need only this project run, and show what is shown."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import click
+import pytest
+from documents import PAGES, ROOT, blocks_of, shell_lines, tables_of, text_of
+from fleet import Fleet, running_fleet
+
+import bench_client.cli
+import limiter_node.cli
+
+PROGRAMS = {"limiter-node": limiter_node.cli.cli, "bench-client": bench_client.cli.cli}
+MODULES = {"limiter-node": "limiter_node", "bench-client": "bench_client"}
+FOREIGN = {"make", "vllm", "ollama", "docker", "kubectl", "systemctl", "export", "eval", "curl", "head", "sudo", "git"}
+"""What else may be shown: `make` and what parses for us is tested elsewhere, the others aren't ours."""
+KEY = "sk-alice"
+SHORTER = {"--qps": "50", "--duration": "2", "--from": "50", "--slo-p99-ms": "5000"}
+"""A load that takes seconds, and a target that a busy machine holds, too."""
+
+
+def own_command(words: list[str]) -> tuple[str, list[str]] | None:
+    """The program and its arguments, if the line runs one of ours."""
+    while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
+        words = words[1:]
+    program = words[0].removeprefix(".venv/bin/")
+    return (program, words[1:]) if program in PROGRAMS else None
+
+
+@pytest.fixture
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the files that examples name, and nothing in the environment."""
+    monkeypatch.chdir(tmp_path)
+    Path("keys.toml").write_text(f'[keys."{KEY}"]\n')
+    Path("results").mkdir()
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.usefixtures("scratch")
+def test_each_command_parses(page: str) -> None:
+    for words in shell_lines(page):
+        if (own := own_command(words)) is None:
+            assert words[0].removeprefix(".venv/bin/") in FOREIGN, f"{page}: {shlex.join(words)}: whose command is it?"
+            continue
+        program, arguments = own
+        arguments = ["redis://127.0.0.1:6379" if word == "URL" else word for word in arguments]
+        command: click.Command = PROGRAMS[program]
+        while isinstance(command, click.Group):
+            command = command.commands[arguments.pop(0)]
+        with click.Context(PROGRAMS[program]) as parent:
+            assert not command.make_context(command.name, arguments, parent=parent).args, shlex.join(words)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_examples_of_toml_and_json_are_whole(page: str) -> None:
+    for block in blocks_of(page):
+        if block.language == "toml":
+            tomllib.loads(block.text)
+    for words in shell_lines(page):
+        if words[0] == "curl" and "-d" in words:
+            json.loads(words[words.index("-d") + 1])
+        for option in ("-f", "-k"):
+            if words[0] in ("docker", "kubectl") and option in words:
+                assert (ROOT / words[words.index(option) + 1]).exists()
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """Two nodes with the keys file that README shows, on an embedded store."""
+    directory = tmp_path_factory.mktemp("documents")
+    (keys,) = [block.text for block in blocks_of("README.md") if block.language == "toml"]
+    (directory / "keys.toml").write_text(keys)
+    with running_fleet(directory, "--store", "single", "--keys", str(directory / "keys.toml")) as running:
+        yield running
+
+
+def run(arguments: list[str], folder: Path | None = None, timeout_s: float = 60) -> str:
+    """What a command of ours writes to stdout; it has to end with exit code 0."""
+    command = [sys.executable, "-m", MODULES[arguments[0]], *arguments[1:]]
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+        env={"PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, f"{shlex.join(arguments)}: {done.stderr}"
+    return done.stdout
+
+
+def adapted(words: list[str], fleet: Fleet) -> list[str]:
+    """An example's words with the store and the nodes that run here, and with a load that takes seconds."""
+    own = own_command(words)
+    assert own is not None
+    adapted = [own[0]]
+    for word in own[1]:
+        if word == "URL" or word.startswith("redis://"):
+            word = fleet.store
+        elif re.fullmatch(r"http://127\.0\.0\.1:808\d", word):
+            word = fleet.nodes[int(word[-1])]
+        adapted.append(SHORTER.get(adapted[-1], word))
+    return adapted
+
+
+def curls(page: str) -> list[list[str]]:
+    return [words for words in shell_lines(page) if words[0] == "curl"]
+
+
+def asked(words: list[str], fleet: Fleet, api_key: str) -> tuple[int, dict[str, str], str]:
+    """The status, headers and body that a page's curl line gets; curl itself isn't needed."""
+    assert words[1] == "-i"
+    node, path = urlsplit(fleet.nodes[0]), urlsplit(words[2]).path
+    header = words[words.index("-H") + 1]
+    assert header.startswith("Authorization: Bearer sk-")
+    connection = http.client.HTTPConnection(node.hostname or "", node.port, timeout=20)
+    try:
+        connection.request("POST", path, words[words.index("-d") + 1], {"Authorization": f"Bearer {api_key}"})
+        response = connection.getresponse()
+        return response.status, {name.lower(): value for name, value in response.getheaders()}, response.read().decode()
+    finally:
+        connection.close()
+
+
+def test_the_readme_shows_what_happens(fleet: Fleet) -> None:
+    (curl,) = curls("README.md")
+    status, headers, body = asked(curl, fleet, KEY)
+    assert status == 200
+    assert headers["x-ratelimit-limit-requests"] == "60"
+    assert json.loads(body)["usage"]["completion_tokens"] <= 50
+    ran = [adapted(words, fleet) for words in shell_lines("README.md") if "keys" in words]
+    assert [words[2] for words in ran] == ["set", "show"]
+    for words in ran:
+        run(words)
+    assert asked(curl, fleet, KEY)[1]["x-ratelimit-limit-requests"] == "120"
+
+
+@pytest.mark.parametrize(
+    ("page", "shown"),
+    [
+        ("README.md", r"\S+ CompletionUsage\(completion_tokens=\d+, prompt_tokens=8, .*\n"),
+        (
+            "docs/http-api.md",
+            r"\S+CompletionUsage\(.*prompt_tokens=8.*\n\S.*\nUsage\(prompt_tokens=2, total_tokens=2\)\n",
+        ),
+    ],
+)
+def test_the_sdk_is_used_as_shown(fleet: Fleet, capsys: pytest.CaptureFixture[str], page: str, shown: str) -> None:
+    (example,) = [block.text for block in blocks_of(page) if block.language == "python"]
+    node = "http://127.0.0.1:8080"
+    assert node in example
+    exec(compile(example.replace(node, fleet.nodes[0]).replace("sk-demo-…", KEY), page, "exec"), {})
+    assert re.search(shown, capsys.readouterr().out)
+
+
+def shape(text: str) -> list[str]:
+    """A command's output with its figures, names and spaces made alike."""
+    return [
+        " ".join(re.sub(r"[0-9a-f]{8}…", "DIGEST", re.sub(r"[\d.,]*\d", "N", line)).split())
+        for line in re.sub(r"\(key [0-9a-f]{8}…\)", "(key …)", text).splitlines()
+    ]
+
+
+def test_commands_for_keys_do_what_their_page_shows(fleet: Fleet, tmp_path: Path) -> None:
+    page = "docs/keys-and-limits.md"
+    lines = [words for words in shell_lines(page) if own_command(words)]
+    generate, load, change, *_, delete, shown = lines
+    for words in (generate, load):
+        run(adapted(words, fleet), tmp_path)
+    (tmp_path / "keys.toml").write_text(blocks_of(page)[0].text)
+    for words in (load, change):
+        run(adapted(words, fleet), tmp_path)
+    (console,) = [block.text for block in blocks_of(page) if block.language == "console"]
+    assert shape(run(adapted(shown, fleet)))[:5] == shape(console)[1:]
+    for words in lines[3:-2]:
+        assert "alice" in run(adapted(words, fleet))
+    run(adapted(delete, fleet))
+    assert asked(curls(page)[0], fleet, KEY)[0] == 401
+    # The other tests' key again.
+    run(["limiter-node", "keys", "set", KEY, "--rpm", "60", "--store", fleet.store])
+
+
+def test_the_page_on_reserves_reserves_what_it_says(fleet: Fleet, tmp_path: Path) -> None:
+    page = "docs/keys-and-limits.md"
+    keys = tmp_path / "keys.toml"
+    keys.write_text(blocks_of(page)[-2].text)
+    run(["limiter-node", "keys", "load", str(keys), "--store", fleet.store])
+    said = re.findall(r"# reserves (\d+)", text_of(page))
+    assert [asked(words, fleet, "sk-chatbot")[1]["x-limiter-reserved-output"] for words in curls(page)] == said
+
+
+def test_the_client_runs_as_its_page_shows(fleet: Fleet, tmp_path: Path) -> None:
+    page = "docs/bench-client.md"
+    generate, _, *loads, compare, find_max = [words for words in shell_lines(page) if own_command(words)]
+    run(adapted(generate, fleet), tmp_path)
+    run(["limiter-node", "keys", "load", "keys.toml", "--store", fleet.store], tmp_path)
+    said = [run(adapted(words, fleet), tmp_path) for words in loads]
+    assert [words[1] for words in loads] == ["run", "audit", "report"]
+    assert said[1].splitlines()[-1].startswith("audit: PROVED ")
+    assert (tmp_path / "report.html").exists()
+    (table,) = [table for table in tables_of(page) if table.head[0] == "file in `--out`"]
+    assert {row[0].strip("`") for row in table.rows} == {path.name for path in (tmp_path / "results").iterdir()}
+    *records, end = (tmp_path / "results" / "requests.jsonl").read_bytes().splitlines(keepends=True)
+    assert hashlib.sha256(b"".join(records)).hexdigest() in end.decode()
+    (console,) = [block.text for block in blocks_of(page) if block.language == "console"]
+    curve = run([*adapted(find_max, fleet), "--trial", "1", "--to", "100", "--warmup", "0"], tmp_path)
+    assert console.splitlines()[1].split() == curve.splitlines()[0].split()
+    for text in (console, curve):
+        ending = r"(at least )?[\d,]+ requests/s (hold|is the highest rate that holds) p99 ≤ \d+ ms[:;] .*"
+        assert re.fullmatch(ending, text.splitlines()[-1])
+    assert compare[1] == "compare"
+
+
+def test_a_comparison_is_made_as_the_readme_shows(tmp_path: Path) -> None:
+    (words,) = [words for words in shell_lines("README.md") if "compare" in words]
+    own = own_command(words)
+    assert own is not None
+    command = [own[0]]
+    for word in own[1]:
+        command.append(SHORTER.get(command[-1], word))
+    run(command, tmp_path, timeout_s=100)
+    assert (tmp_path / "comparison" / "report.html").exists()
