@@ -81,9 +81,11 @@ STORE ?= valkey
 judge: setup-dev ## random faults on real stores, judged, for SECONDS from seed SEED on; STORE=redis for a system's server
 	$(BIN)/python -m tests.judge --seconds $(SECONDS) --seed $(SEED) --store $(STORE)
 
-fuzz: setup-dev ## malformed HTTP and JSON against real nodes, and answers of services of every kind (four minutes)
+# Beside the examples that are the same in each run of the suite.
+fuzz: setup-dev ## malformed HTTP and JSON against real nodes, answers of services of every kind, new examples (six minutes)
 	FUZZ_ROUNDS=200 $(BIN)/python -m pytest tests/e2e/test_fuzz.py
 	FUZZ_ROUNDS=50 $(BIN)/python -m pytest --timeout 600 tests/gateway/test_gateway_answer_fuzz.py
+	$(BIN)/python -m pytest --hypothesis-profile=default $$(grep -l 'from hypothesis' tests/gateway/*.py tests/http/*.py)
 
 bench: setup-dev ## reproduce the figures of docs/measurements.md (half an hour; nothing else should run beside it)
 	$(BIN)/python -m benchmarks

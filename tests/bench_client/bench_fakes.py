@@ -294,6 +294,18 @@ def application(chat: Handler) -> web.Application:
     return app
 
 
+def held_until(is_so: Callable[[], bool], chat: Handler) -> Handler:
+    """Return a handler that answers as `chat` does, once something is so: a run then doesn't end before it."""
+
+    async def held(request: web.Request) -> web.StreamResponse:
+        async with asyncio.timeout(20):
+            while not is_so():
+                await asyncio.sleep(0.01)
+        return await chat(request)
+
+    return held
+
+
 @contextmanager
 def serving(app: web.Application, port: int = 0, tls: ssl.SSLContext | None = None) -> Iterator[str]:
     """Serves in a thread of its own, for what brings its own event loop; gives the URL."""
