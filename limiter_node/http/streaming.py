@@ -99,7 +99,7 @@ class _Stream:
     ) -> None:
         connection = request.protocol
         assert isinstance(connection, ClientConnection)
-        self._task = request.task  # handlers run in their connection's task
+        self._task = request.task  # of the handler
         self._cancelling = self._task.cancelling()
         self._connection = connection
         self._request, self._request_id = request, request_id
