@@ -66,10 +66,10 @@ AIOHTTP_OLDEST := $(shell sed -n 's/^ *aiohttp>=\(.*\),.*/\1/p' setup.cfg)
 PIP_OVERLAY := $(PIP) install --no-deps --upgrade --target
 test-aiohttp: setup-dev ## the tests of HTTP on the oldest and the newest aiohttp allowed, and by its public API alone (a quarter of an hour)
 	$(PIP_OVERLAY) .aiohttp-versions/oldest 'aiohttp==$(AIOHTTP_OLDEST)'
-	PYTHONPATH=.aiohttp-versions/oldest $(BIN)/python -m pytest $(HTTP_TESTS)
+	PYTHONPATH=$(CURDIR)/.aiohttp-versions/oldest $(BIN)/python -m pytest $(HTTP_TESTS)
 	$(PIP_OVERLAY) .aiohttp-versions/newest 'aiohttp$(AIOHTTP_RANGE)'
-	PYTHONPATH=.aiohttp-versions/newest $(BIN)/python -m pytest $(HTTP_TESTS)
-	PYTHONPATH=.aiohttp-versions/newest AIOHTTP_WAY=public $(BIN)/python -m pytest $(HTTP_TESTS)
+	PYTHONPATH=$(CURDIR)/.aiohttp-versions/newest $(BIN)/python -m pytest $(HTTP_TESTS)
+	PYTHONPATH=$(CURDIR)/.aiohttp-versions/newest AIOHTTP_WAY=public $(BIN)/python -m pytest $(HTTP_TESTS)
 
 lint: setup-dev ## style and types
 	$(BIN)/ruff check .
