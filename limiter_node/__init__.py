@@ -1,7 +1,7 @@
 """Exact, distributed rate limiter for LLM APIs: the nodes, the store's side of them, and the command line.
 
-docs/architecture.md draws the rooms and walks a request through them. Imports point downward, from the first lines here
-to the last ones; ``tests/test_architecture.py`` says who may import whom.
+docs/architecture.md draws the rooms and walks a request through them; ``tests/test_architecture.py`` says who may
+import whom.
 
 From the command line to a running node:
 
@@ -9,7 +9,7 @@ From the command line to a running node:
 ``commands``        the commands, one module each
 ``supervisor``      node processes: started together, restarted, drained
 ``top``             the live view of nodes, shards and keys
-``app``             one node, built from its settings, run, and taken apart: the one module that knows everybody
+``app``             one node: started, run, drained and stopped; the one module that knows everybody
 ``start``           from listening to ready
 
 What an operator writes:
@@ -26,7 +26,7 @@ A request's way:
 ``store``           everything that speaks to the shared store
 ``upstream``        what answers an admitted request: services over HTTP, or the mock
 
-The ground, which imports nothing above it:
+The ground, which imports nothing but the ground:
 
 ``decisions``       what a request needs, how it was decided, what its key has used
 ``limits``          a key's limits, and the window in which they hold
@@ -34,7 +34,7 @@ The ground, which imports nothing above it:
 ``errors``          the errors that a caller or an operator may meet
 ``telemetry``       what a node counts about itself
 ``held``            the budget of bytes that a node holds for its callers
-``worker_process``  a second process, for work that would hold up the event loop
+``second_process``  a second process of a node, for work that would hold up its event loop
 ``processes``       child processes that end with their parent, and free ports
 ``addresses``       hosts, base URLs and origins as options have them
 ``lengths``         distributions of the mock's answer lengths

@@ -15,7 +15,7 @@ from limiter_node.store.codec import pack_admit, pack_batch
 from limiter_node.store.knowledge import KeyKnowledge
 from limiter_node.store.values import unpack_usage
 from limiter_node.store.wire.commands import bulk
-from limiter_node.store.wire.routing import RoutedCall, Router
+from limiter_node.store.wire.routing_and_retries import RoutedCall, Router
 from limiter_node.store.wire.script_target import ScriptTarget
 
 

@@ -19,7 +19,7 @@ from limiter_node.errors import OtherFormat
 from limiter_node.store.keyspace import FORMAT_KEY, NODES_KEY, NODES_TAG, STORAGE_FORMAT, slot_of
 from limiter_node.store.scripts import load_script
 from limiter_node.store.wire.commands import bulk
-from limiter_node.store.wire.routing import RoutedCall, Router
+from limiter_node.store.wire.routing_and_retries import RoutedCall, Router
 from limiter_node.store.wire.script_target import ScriptTarget
 
 log = logging.getLogger(__name__)

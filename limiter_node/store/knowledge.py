@@ -19,8 +19,8 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from limiter_node.decisions import Decision
+from limiter_node.limiter.fallback import KnownKey
 from limiter_node.limiter.own_window import OwnWindow
-from limiter_node.limiter.policy import KnownKey
 from limiter_node.limits import BUCKET_MS, Amounts, KeyLimits
 from limiter_node.store import codec
 from limiter_node.store.charges import Charge

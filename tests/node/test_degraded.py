@@ -21,7 +21,7 @@ from limiter_node.credentials import key_id
 from limiter_node.decisions import Decision, Need, Outcome
 from limiter_node.errors import ConfigError, StoreUnavailable
 from limiter_node.limiter.admission import Limiter
-from limiter_node.limiter.degraded import policy
+from limiter_node.limiter.policies import policy
 from limiter_node.limits import Amounts, KeyLimits
 from limiter_node.store.admin.store_admin import administering
 from limiter_node.store.decisions.dispatcher import Dispatcher

@@ -67,7 +67,7 @@ class Walk(NamedTuple):
     """The progress of a walk through a shard's keys."""
 
     seen: int
-    """Keys with a window: in the last walk that was whole, and before there is one, until now."""
+    """Keys with a window that the last complete walk found; during the first walk, those found so far."""
     share: float
     """Of the shard's keys, in the walk under way: from 0 to 1."""
     is_whole: bool

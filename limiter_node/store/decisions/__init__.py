@@ -11,8 +11,8 @@
 ``reconciliation``   what was admitted without the store, counted there exactly once
 ``losses``           counts that the store has lost, charged again
 ``redeclare``        keys that the store has lost, declared again
-``lookup``           limits of keys that can't be decided while their slot moves
-``finding``          whether a key exists, asked before its request's body is read
+``key_exists``       whether a key exists, asked before its request's body is read
+``limits_while_moving``   limits of keys that can't be decided while their slot moves
 ``reading``          usage, signs of life
 ``first``            the first decision of each shard, at the node's start
 """

@@ -16,11 +16,11 @@ from time import monotonic
 
 from limiter_node.decisions import Decision, Need, Usage
 from limiter_node.errors import OtherFormat, Overloaded, StoreUnavailable
-from limiter_node.limiter.policy import Fallback
+from limiter_node.limiter.fallback import Fallback
 from limiter_node.limits import MAX_BATCH, WINDOW_BUCKETS, bucket_life_ms
 from limiter_node.store.batch import Admit, Batch, KeyQueue
 from limiter_node.store.decisions.deadlines import Deadlines
-from limiter_node.store.decisions.finding import KeyFinder
+from limiter_node.store.decisions.key_exists import KeyExistence
 from limiter_node.store.decisions.linger import LingeringSettles
 from limiter_node.store.decisions.losses import Losses
 from limiter_node.store.decisions.queues import KeyQueues
@@ -36,7 +36,7 @@ from limiter_node.store.outage.outage import Outage
 from limiter_node.store.pending import PendingAdmits
 from limiter_node.store.scripts import load_script
 from limiter_node.store.unsent_charges import UnsentCharges
-from limiter_node.store.wire.routing import Router
+from limiter_node.store.wire.routing_and_retries import Router
 from limiter_node.store.wire.topology import Topology
 from limiter_node.telemetry import ShardState, StoreState, Telemetry
 
@@ -117,7 +117,7 @@ class Dispatcher:
             timeout_s=timeout_s,
             window_buckets=window_buckets,
         )
-        self._finder = KeyFinder(
+        self._finder = KeyExistence(
             self._router, self._queues, self.outage, self._redeclarer, timeout_s=timeout_s, due_s=self._due_s
         )
         self._number = self._in_flight = 0

@@ -17,7 +17,7 @@ from limiter_node.store.decisions.redeclare import Redeclared, Redeclarer
 from limiter_node.store.keyspace import decision_keys, slot_of
 from limiter_node.store.outage.outage import Outage
 from limiter_node.store.scripts import load_script
-from limiter_node.store.wire.routing import Router
+from limiter_node.store.wire.routing_and_retries import Router
 from limiter_node.store.wire.script_target import ScriptTarget
 from limiter_node.store.wire.topology import Topology
 

@@ -29,7 +29,7 @@ from limiter_node.store.knowledge import KeyKnowledge
 from limiter_node.store.scripts import load_script
 from limiter_node.store.values import pack_limits
 from limiter_node.store.wire.commands import bulk
-from limiter_node.store.wire.routing import RoutedCall, Router
+from limiter_node.store.wire.routing_and_retries import RoutedCall, Router
 from limiter_node.store.wire.script_target import ScriptTarget
 
 log = logging.getLogger(__name__)

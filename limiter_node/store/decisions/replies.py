@@ -2,8 +2,8 @@
 
 Each batch ends here exactly once, in `_end`, whatever its reply was. Neighbours: `store.decisions.dispatcher` makes
 batches and learns when one has ended, `store.knowledge` learns, `store.decisions.reconciliation` takes batches that
-were decided too late or never, `store.decisions.redeclare` keys that the store has lost, `store.decisions.lookup` keys
-that can't be decided while their slot moves.
+were decided too late or never, `store.decisions.redeclare` keys that the store has lost,
+`store.decisions.limits_while_moving` keys that can't be decided while their slot moves.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from limiter_node.errors import StoreUnavailable
 from limiter_node.store import codec
 from limiter_node.store.batch import Batch
 from limiter_node.store.codec import REPLAYED, UnreadableReply
-from limiter_node.store.decisions.lookup import Lookups
+from limiter_node.store.decisions.limits_while_moving import LimitsWhileMoving
 from limiter_node.store.decisions.losses import Losses
 from limiter_node.store.decisions.queues import KeyQueues
 from limiter_node.store.decisions.reconciliation import Reconciliation
 from limiter_node.store.decisions.redeclare import Redeclared, Redeclarer
-from limiter_node.store.wire.routing import Router
+from limiter_node.store.wire.routing_and_retries import Router
 from limiter_node.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class Replies:
         on_ended: Callable[[Batch], None],
     ) -> None:
         self._router, self._queues, self._reconciliation = router, queues, reconciliation
-        self._losses, self._redeclarer, self._lookups = losses, redeclarer, Lookups(router, queues)
+        self._losses, self._redeclarer, self._lookups = losses, redeclarer, LimitsWhileMoving(router, queues)
         self._decision_counts, self._waited = telemetry.decisions.counts, telemetry.decision_latency.note
         self.window_buckets = window_buckets
         self._due_s, self._on_ended = due_s, on_ended

@@ -1,6 +1,6 @@
 """Deciding without the store: a policy decides what the store doesn't decide in time.
 
-While a shard is cut off (`store.outage.shards`), or while a key's own batch is overdue, a policy (`limiter.policy`)
+While a shard is cut off (`store.outage.shards`), or while a key's own batch is overdue, a policy (`limiter.fallback`)
 decides the key's requests at once, and nothing of the key is sent. Each admission becomes a charge that waits for the
 shard; `store.decisions.reconciliation` has the rules by which it ends up counted exactly once.
 
@@ -18,14 +18,14 @@ from time import monotonic
 
 from limiter_node.decisions import Decision, Need, Outcome, Usage
 from limiter_node.errors import StoreUnavailable
-from limiter_node.limiter.policy import Fallback
+from limiter_node.limiter.fallback import Fallback
 from limiter_node.limits import BUCKET_MS
 from limiter_node.store.batch import Admit, Batch, KeyQueue
 from limiter_node.store.charges import Charge
 from limiter_node.store.outage.shards import Shards
 from limiter_node.store.pending import PendingAdmits
 from limiter_node.store.unsent_charges import UnsentCharges
-from limiter_node.store.wire.routing import RoutedCall
+from limiter_node.store.wire.routing_and_retries import RoutedCall
 from limiter_node.store.wire.topology import Topology
 from limiter_node.telemetry import Telemetry
 

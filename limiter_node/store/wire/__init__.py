@@ -1,6 +1,6 @@
 """Connections, and calls on their way to the shard that owns their slot.
 
-``routing``            a script call, and the router: which shard, when again, when no more
+``routing_and_retries``   a script call, and the router: which shard, when again, when no more
 ``script_target``      the part of a script call that is the same each time
 ``topology``           who owns which slot; a connection for each master
 ``discovery``          asking a cluster's servers who owns what

@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from limiter_node.decisions import Decision, Need, Outcome, Usage
 from limiter_node.errors import StoreUnavailable
-from limiter_node.limiter.policy import Fallback, KnownKey
+from limiter_node.limiter.fallback import Fallback, KnownKey
 from limiter_node.limits import Amounts
 
 _RETRY_MS = 1_000

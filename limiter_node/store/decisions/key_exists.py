@@ -18,7 +18,7 @@ from limiter_node.store.keyspace import limits_key, slot_of
 from limiter_node.store.outage.outage import Outage
 from limiter_node.store.scripts import load_script
 from limiter_node.store.values import unpack_limits
-from limiter_node.store.wire.routing import RoutedCall, Router
+from limiter_node.store.wire.routing_and_retries import RoutedCall, Router
 from limiter_node.store.wire.script_target import ScriptTarget
 
 _LATE_S = 0.02
@@ -33,7 +33,7 @@ class _LimitsRead(RoutedCall):
 
     __slots__ = ("_finder", "kid", "reply", "waiting")
 
-    def __init__(self, finder: KeyFinder, router: Router, target: ScriptTarget, kid: str) -> None:
+    def __init__(self, finder: KeyExistence, router: Router, target: ScriptTarget, kid: str) -> None:
         super().__init__(router, target, monotonic())
         self._finder, self.kid = finder, kid
         self.waiting = 0
@@ -57,7 +57,7 @@ class _LimitsRead(RoutedCall):
             self.reply.set_result(reason)
 
 
-class KeyFinder:
+class KeyExistence:
     """Find keys for one node.
 
     `timeout_s` is the budget of a decision, `due_s` the part of it after which a silent shard is cut off.

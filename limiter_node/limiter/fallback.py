@@ -1,4 +1,4 @@
-"""The protocol of a policy that decides where the store can't be asked; `limiter.degraded` has the policies."""
+"""The protocol of a policy that decides where the store can't be asked; `limiter.policies` has the policies."""
 
 from __future__ import annotations
 

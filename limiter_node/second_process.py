@@ -65,7 +65,7 @@ class _Job(NamedTuple):
     answer: asyncio.Future[Frame]
 
 
-class WorkerProcess:
+class SecondProcess:
     """Run ``python -m MODULE``, which calls `serve`. It gets `greeting` first, each time that it starts."""
 
     def __init__(self, module: str, greeting: Frame | None = None) -> None:
