@@ -8,7 +8,7 @@ from limiter_node.decisions import Need, Outcome
 from limiter_node.held import SMALL_BYTES, HeldBytes, Hold
 from limiter_node.http.auth import caller_of
 from limiter_node.http.bodies.body import BodyReader
-from limiter_node.http.client_gone import ClientGone, Presence
+from limiter_node.http.client_gone import CancelWhenClientGone, ClientGone
 from limiter_node.http.cors import Cors
 from limiter_node.http.in_flight import InFlight
 from limiter_node.http.requests.fields import InvalidRequest
@@ -131,7 +131,7 @@ class LimitedRequests:
                 body = await self._bodies.read(request, hold)
         if len(body) <= SMALL_BYTES:
             return await self._reader.read(route, body)
-        with Presence(request):
+        with CancelWhenClientGone(request):
             return await self._reader.read(route, body)
 
     async def _ask(
@@ -139,7 +139,7 @@ class LimitedRequests:
     ) -> WholeAnswer | AnswerStream:
         """Return the upstream's answer. Raises `UpstreamError`, and `ClientGone` where that ends its work."""
         reserved_tokens = reservation.output_tokens
-        with Presence(request, lambda: self._streams.read_on_s if prepared.is_sent else 0.0):
+        with CancelWhenClientGone(request, lambda: self._streams.read_on_s if prepared.is_sent else 0.0):
             return await prepared.ask(reserved_tokens, request_id, request.headers)
 
     def _error(self, error: ErrorResponse, request_id: str) -> Answer:

