@@ -45,7 +45,7 @@ test-quick: setup-dev ## all but the tests marked slow
 
 M ?= limiter_node/store/codec.py
 test-module: setup-dev ## what tests one module, in half a minute: M=limiter_node/store/codec.py, or M="several modules"
-	FILES=$$($(BIN)/python -m tests.module_tests $(M)) && $(BIN)/python -m pytest -m 'not slow' $$FILES
+	FILES=$$($(BIN)/python -m tests.module_tests $(M)) && $(PYTEST) --numprocesses 6 -m 'not slow' $$FILES
 
 # What differs between Pythons: asyncio, HTTP and sockets, processes that are started and stopped. Warnings are errors.
 NEWEST_TESTS := tests/http tests/node/test_dispatcher.py tests/node/test_embedded.py tests/node/test_cli_serve.py \
