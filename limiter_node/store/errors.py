@@ -48,6 +48,6 @@ def translate(error: BaseException, address: StoreAddress) -> LimiterError:
     if "DB index is out of range" in text:
         return ConfigError(f"{where} has no database {address.db}: correct it in --store")
     if isinstance(error, exceptions.ResponseError):
-        return StoreUnavailable(f"{where} answered with an error: {text}")
+        return StoreUnavailable(f"{where} replied with an error: {text}")
     hint = "does it speak TLS, and is it reachable" if address.tls else "is it running and reachable"
     return StoreUnavailable(f"cannot reach the store at {where}: {hint}? ({text or type(error).__name__})")

@@ -38,7 +38,7 @@ def slot_ranges(reply: Any, asked_host: str) -> list[SlotRange]:
             for first, last, *servers in reply
         ]
     except (TypeError, ValueError, AttributeError, IndexError):
-        raise InvalidResponse(f"CLUSTER SLOTS answered what is no list of slots: {reply!r:.100}") from None
+        raise InvalidResponse(f"the reply to CLUSTER SLOTS is not a list of slots: {reply!r:.100}") from None
     return sorted(ranges)
 
 

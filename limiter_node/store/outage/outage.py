@@ -80,7 +80,7 @@ class Outage:
         """Whether the shard of `slot` is cut off."""
         return self.is_on and self.shards.is_open(slot)
 
-    def decide(self, queue: KeyQueue, need: Need, reason: str = "its shard is cut off") -> Decision:
+    def decide(self, queue: KeyQueue, need: Need, reason: str = "the key's shard is cut off") -> Decision:
         """Decide a request that is never sent.
 
         Raises:
@@ -159,7 +159,7 @@ class Outage:
 
     def cut_off(self, queue: KeyQueue) -> None:
         """Decide all requests of a key that is cut off; its settles and charges wait for its shard."""
-        reason = "the store did not answer in time"
+        reason = "the store did not reply in time"
         if queue.in_flight is not None:
             queue.in_flight.was_cut_off = True
             for admit in queue.in_flight.admits:

@@ -60,7 +60,7 @@ class Discovery:
             return found
         if failure is not None:
             raise translate(failure, self._address)
-        raise StoreUnavailable("it has no slots yet")
+        raise StoreUnavailable("the cluster has no slots yet")
 
     async def close(self) -> None:
         """Close all connections."""

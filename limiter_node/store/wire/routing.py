@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 _SOON_S, _LATER_S, _LAST_S = 0.005, 0.05, 0.5
 _QUICK_TRIES = 5
 _LOG_EVERY_S, _KINDS_LOGGED = 60.0, 100
-_NO_REPLY = "the store did not answer"
+_NO_REPLY = "the store did not reply"
 
 # What a server replies while it decides nothing at all, for now: nothing has run then.
 _TRY_LATER = frozenset(
@@ -77,7 +77,7 @@ class RoutedCall:
 
     def on_unreadable(self) -> None:
         """Take a reply that isn't this script's: `on_result` couldn't read it and did nothing."""
-        self.on_failed("the store answered what is no reply to a script")
+        self.on_failed("the store's reply is not one of this script")
 
     # ---- store.wire.commands.Command -------------------------------------------------------------------------------
 
@@ -175,7 +175,7 @@ class Router:
     def note_unreadable(self, reply: Any, error: Exception) -> None:
         """Count a reply that no script of ours can have sent, and log it."""
         self.errors["unreadable"] += 1
-        self._log("the store sent what is no reply to a script", "store_reply_unreadable", f"{reply!r:.100} ({error})")
+        self._log("the store's reply is not one of the script", "store_reply_unreadable", f"{reply!r:.100} ({error})")
 
     def _log(self, what: str, event: str, why: str) -> None:
         """Log an error, unless the same was logged within the last minute: each call could repeat it."""

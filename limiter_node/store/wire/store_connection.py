@@ -183,7 +183,7 @@ class ServerConnection(asyncio.Protocol):
                 self._time(outstanding - len(sent))
         except (hiredis.ProtocolError, IndexError):
             # Not RESP, or more replies than commands: nothing after it can be paired with its command.
-            self.last_error = "the server answered what is not the Redis protocol"
+            self.last_error = "the server's reply is not the Redis protocol"
             self._log(logging.ERROR)
             if self._transport:
                 self._transport.abort()
