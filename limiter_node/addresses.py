@@ -50,7 +50,7 @@ def check_origins(origins: Collection[str]) -> None:
         elif not _ORIGIN.match(origin) or _USUAL_PORT.match(origin):
             raise ConfigError(
                 "--cors-origins must be origins as browsers send them, separated by commas: https://app.example.com, "
-                "lower case, no path, no usual port; or *"
+                "lower case, no path, no default port; or *"
             )
 
 

@@ -16,8 +16,8 @@ class OtherFormat(LimiterError):
 
     def __init__(self, theirs: bytes, ours: int) -> None:
         super().__init__(
-            f"nodes of storage format {theirs.decode(errors='replace')} use this store; this node reads and writes "
-            f"format {ours}: stop them first, or give this node another store"
+            f"nodes of storage format {theirs.decode(errors='replace')} use this store, but this node uses "
+            f"format {ours}: stop those nodes first, or give this node another store"
         )
 
 

@@ -42,7 +42,7 @@ class Hold:
         budget = self._budget
         held, total = budget.held + size, self.size + size
         if held > budget.most_of_large and (total > SMALL_BYTES or held > budget.most):
-            raise Overloaded("the node holds as many bytes as it may")
+            raise Overloaded("the node has no room for more bodies and answers")
         self.size, budget.held = total, held
 
     def expect(self, size: int) -> None:

@@ -161,7 +161,7 @@ class KeysFile:
             self._known.update(keys)
             self._keys, self._signature = keys, signature
             return keys
-        raise ConfigError(f"{self._path}: it is being written all the time")
+        raise ConfigError(f"{self._path}: the file keeps changing while it is read")
 
     def _stat(self) -> os.stat_result:
         try:

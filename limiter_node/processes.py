@@ -66,7 +66,7 @@ def port_is_free(host: str, port: int) -> bool:
     except OSError as error:
         raise ConfigError(f"cannot listen on {host}, port {port}: {error.strerror or error}") from None
     if all(probe is None for probe in probes):
-        raise ConfigError(f"cannot listen on {host}: it is no address of this machine")
+        raise ConfigError(f"cannot listen on {host}: this machine has no such address")
     return False not in probes
 
 

@@ -46,7 +46,7 @@ class Start:
                 if not has_warned and (self._preparation.was_away or loop.time() - since_s >= _PATIENCE_S):
                     has_warned = True
                     log.warning(
-                        "not ready, /readyz says 503 until each shard of the store decides: %s",
+                        "not ready, /readyz returns 503 until each shard of the store decides: %s",
                         problem,
                         extra={"event": "node_not_ready", "reason": problem},
                     )

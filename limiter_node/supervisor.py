@@ -104,7 +104,7 @@ class Supervisor:
         for node in self._nodes:
             if node.send(signal.SIGKILL):
                 event = {"event": "node_killed", "node": node.plan.name}
-                log.warning("node %s had not ended in time and was killed", node.plan.name, extra=event)
+                log.warning("node %s did not end in time and was killed", node.plan.name, extra=event)
         await kept
 
 
@@ -154,7 +154,7 @@ class _Node:
             if loop.time() - started_s >= LONG_LIFE_S:
                 delay_s = FIRST_DELAY_S
             event = {"event": "node_ended", "node": self.plan.name, "reason": self._why(code)}
-            log.warning("node %s ended (%s): again in %.1f s", self.plan.name, self._why(code), delay_s, extra=event)
+            log.warning("node %s ended (%s): restart in %.1f s", self.plan.name, self._why(code), delay_s, extra=event)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), delay_s)
             delay_s = min(2 * delay_s, LONGEST_DELAY_S)

@@ -86,7 +86,7 @@ class WorkerProcess:
         size = len(frame.head) + len(frame.body)
         # Whatever its size, one always may.
         if self._waiting_bytes and self._waiting_bytes + size > _MAX_WAITING_BYTES:
-            raise Overloaded("too many large requests wait to be read")
+            raise Overloaded("too many large requests already wait to be read")
         self._waiting_bytes += size
         number = next(self._numbers)
         try:
