@@ -1,4 +1,4 @@
-"""redis-py's errors, translated once into ours, with a line that says what to do.
+"""redis-py's errors, translated once into ours; each message says what to do.
 
 ConfigError for what a person has to correct (login, certificate, kind of store), StoreUnavailable for what may pass.
 Messages name the store without its password.
@@ -25,7 +25,7 @@ def translated(address: StoreAddress) -> Iterator[None]:
 
 
 def translate(error: BaseException, address: StoreAddress) -> LimiterError:
-    """Return our error for one of redis-py's."""
+    """Return our error for `error`, which redis-py or the system raised."""
     where, text = address.describe(), " ".join(str(error).split())
     if "CERTIFICATE_VERIFY_FAILED" in text:
         return ConfigError(f"the certificate of {where} is not trusted: give ssl_ca_certs=FILE in --store ({text})")
