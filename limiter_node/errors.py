@@ -4,11 +4,11 @@ from __future__ import annotations
 
 
 class LimiterError(Exception):
-    """Base of all errors of this package that a caller may meet. The message says what to do."""
+    """Base of all errors of this package that a caller or an operator may meet. The message says what to do."""
 
 
 class StoreUnavailable(LimiterError):
-    """Raised when the store did not decide in time or cannot be reached."""
+    """Raised when the store doesn't decide or reply in time, or can't be reached."""
 
 
 class OtherFormat(LimiterError):
@@ -26,4 +26,4 @@ class Overloaded(LimiterError):
 
 
 class ConfigError(LimiterError):
-    """Raised for wrong settings, keys files, URLs: what a person has to correct (exit code 2)."""
+    """Raised for wrong settings, keys files or URLs, which a person has to correct (exit code 2)."""

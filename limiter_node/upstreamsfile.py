@@ -1,7 +1,7 @@
 """The services that a node's settings name: ``--upstream URL``, or a file with several (``upstreams.toml``).
 
 Owns the file's format and where keys come from: the environment or a file, never an option, which ``ps`` would show. No
-message ever shows a key. Neighbours: `upstream.gateway.service` is what comes out; `app` and `commands.up` ask.
+message ever shows a key. Neighbours: `upstream.gateway.service` defines the result; `app` and `commands.up` call this.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from limiter_node.upstream.gateway.asking.disguise import COUNTING_FIELDS
 from limiter_node.upstream.gateway.service import CAP_FIELDS, UNNAMED, Service, cap_field_of
 
 KEY_VARIABLE = "LIMITER_UPSTREAM_KEY"
-"""Holds the key for ``--upstream``."""
+"""The variable that holds the key for ``--upstream``."""
 
 _FIELDS = frozenset(
     (
@@ -30,7 +30,7 @@ _MAX_KEY_CHARS = 8_000
 
 
 def services_of(settings: NodeSettings, environ: Mapping[str, str]) -> Sequence[Service]:
-    """Return the services to ask, in order; none where the mock is to answer. Raises `ConfigError` in one line."""
+    """Return the services to ask, in order; none if the mock answers. Raises `ConfigError` in one line."""
     if settings.upstreams:
         return read_upstreams(settings.upstreams, environ)
     if not settings.upstream:
