@@ -374,7 +374,7 @@ async def test_a_store_that_lost_its_data_is_told_what_nodes_had_admitted(
         assert not second._redeclarer.counts, "the key was there again"
     told = [record.message for record in caplog.records]
     assert sum("lost keys" in message for message in told) == 1
-    assert sum("lost what was counted" in message for message in told) == 2
+    assert sum("lost counts" in message for message in told) == 2
 
 
 async def test_a_new_node_declares_lost_keys_and_no_others(embedded_single: str) -> None:

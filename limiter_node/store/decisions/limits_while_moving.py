@@ -1,8 +1,8 @@
-"""Keys that a node doesn't know and that can't be decided for now: their limits are read, so that a policy decides.
+"""Reads the limits of unknown keys that can't be decided for now, so that a policy can decide.
 
 While a cluster moves a slot, its servers refuse a script some of whose keys are missing (TRYAGAIN). A key that is used
 has all of them; one that nobody has used for a while has only its limits, until the slot has arrived. A call that names
-the limits alone is answered all the time. Nothing of such a key counts just then, so that a fleet in which each node
+the limits alone is always answered. Nothing of such a key counts just then, so that a fleet in which each node
 decides within its share stays within the limit (`limiter.policies`).
 """
 
