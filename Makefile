@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --quiet --disable-pip-version-check
 
-.PHONY: help setup setup-dev demo test test-quick test-module test-newest lint format chaos attack soak judge fuzz bench report \
+.PHONY: help setup setup-dev demo test test-quick test-module test-newest test-aiohttp lint format chaos attack soak judge fuzz bench report \
 	lock clean
 .DEFAULT_GOAL := help
 
@@ -31,7 +31,7 @@ demo: setup ## embedded cluster, two nodes, load over the limits, a result table
 	$(BIN)/python -m benchmarks.demo
 
 # Tests start nodes by the hundred: their modules are compiled once, whatever the environment says.
-test test-quick test-module: export PYTHONDONTWRITEBYTECODE :=
+test test-quick test-module test-newest: export PYTHONDONTWRITEBYTECODE :=
 # More workers than two cores, because tests also wait for processes. Each begins with a part of the tests that lie side
 # by side and share their stores, and takes from the others when it is done.
 WORKERS ?= 4
@@ -45,7 +45,7 @@ test-quick: setup-dev ## all but the tests marked slow
 
 M ?= limiter_node/store/codec.py
 test-module: setup-dev ## what tests one module, in half a minute: M=limiter_node/store/codec.py, or M="several modules"
-	FILES=$$($(BIN)/python -m tests.module_tests $(M)) && $(BIN)/python -m pytest -m 'not slow' $$FILES
+	FILES=$$($(BIN)/python -m tests.module_tests $(M)) && $(PYTEST) --numprocesses 6 -m 'not slow' $$FILES
 
 # What differs between Pythons: asyncio, HTTP and sockets, processes that are started and stopped. Warnings are errors.
 NEWEST_TESTS := tests/http tests/node/test_dispatcher.py tests/node/test_embedded.py tests/node/test_cli_serve.py \
@@ -53,7 +53,23 @@ NEWEST_TESTS := tests/http tests/node/test_dispatcher.py tests/node/test_embedde
 	tests/e2e/test_client_against_nodes.py
 test-newest: ## a selection (three minutes) on Python 3.13 or else 3.12, in .venv-newest; nothing where neither is there
 	@python="$$(.ci/newest-python)"; if [ -z "$$python" ]; then echo "neither Python 3.13 nor 3.12 is here: nothing was run"; else \
-	$(MAKE) setup-dev VENV=.venv-newest PYTHON="$$python" && .venv-newest/bin/python -m pytest $(NEWEST_TESTS); fi
+	$(MAKE) setup-dev VENV=.venv-newest PYTHON="$$python" && $(subst $(BIN),.venv-newest/bin,$(PYTEST)) $(NEWEST_TESTS); fi
+
+# What asks a node over HTTP, or its server. The server's ways are those of limiter_node/http/server/aiohttp_private.py.
+HTTP_TESTS := $(addprefix tests/http/test_,answer.py overload.py serving.py slices.py slow_readers.py unpacking.py) \
+	$(addprefix tests/node/test_,admin_port.py bodies_let_go.py cors.py key_first.py response_heads.py routes.py \
+	streaming.py tiny_chunks.py tls.py) \
+	$(addprefix tests/e2e/test_,bad_input.py hostile_http.py http_edges.py lifecycle.py limits_of_http.py openai_sdk.py \
+	retry_after.py streaming_sdk.py)
+AIOHTTP_RANGE := $(shell sed -n 's/^ *aiohttp\(>=.*\)/\1/p' setup.cfg)
+AIOHTTP_OLDEST := $(shell sed -n 's/^ *aiohttp>=\(.*\),.*/\1/p' setup.cfg)
+PIP_OVERLAY := $(PIP) install --no-deps --upgrade --target
+test-aiohttp: setup-dev ## the tests of HTTP on the oldest and the newest aiohttp allowed, and by its public API alone (a quarter of an hour)
+	$(PIP_OVERLAY) .aiohttp-versions/oldest 'aiohttp==$(AIOHTTP_OLDEST)'
+	PYTHONPATH=$(CURDIR)/.aiohttp-versions/oldest $(BIN)/python -m pytest $(HTTP_TESTS)
+	$(PIP_OVERLAY) .aiohttp-versions/newest 'aiohttp$(AIOHTTP_RANGE)'
+	PYTHONPATH=$(CURDIR)/.aiohttp-versions/newest $(BIN)/python -m pytest $(HTTP_TESTS)
+	PYTHONPATH=$(CURDIR)/.aiohttp-versions/newest AIOHTTP_WAY=public $(BIN)/python -m pytest $(HTTP_TESTS)
 
 lint: setup-dev ## style and types
 	$(BIN)/ruff check .
@@ -81,9 +97,11 @@ STORE ?= valkey
 judge: setup-dev ## random faults on real stores, judged, for SECONDS from seed SEED on; STORE=redis for a system's server
 	$(BIN)/python -m tests.judge --seconds $(SECONDS) --seed $(SEED) --store $(STORE)
 
-fuzz: setup-dev ## malformed HTTP and JSON against real nodes, and answers of services of every kind (four minutes)
+# Beside the examples that are the same in each run of the suite.
+fuzz: setup-dev ## malformed HTTP and JSON against real nodes, answers of services of every kind, new examples (six minutes)
 	FUZZ_ROUNDS=200 $(BIN)/python -m pytest tests/e2e/test_fuzz.py
 	FUZZ_ROUNDS=50 $(BIN)/python -m pytest --timeout 600 tests/gateway/test_gateway_answer_fuzz.py
+	$(BIN)/python -m pytest --hypothesis-profile=default $$(grep -l 'from hypothesis' tests/gateway/*.py tests/http/*.py)
 
 bench: setup-dev ## reproduce the figures of docs/measurements.md (half an hour; nothing else should run beside it)
 	$(BIN)/python -m benchmarks
@@ -107,4 +125,4 @@ lock: ## pin the newest versions that setup.cfg and requirements/*.in allow
 	rm -rf .venv-lock requirements/run.txt.bak deploy/requirements.txt.bak
 
 clean: ## remove what the targets above made
-	rm -rf .venv .venv-lock .venv-newest build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis results
+	rm -rf .venv .venv-lock .venv-newest .aiohttp-versions build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis results

@@ -34,6 +34,8 @@ NODE, NODE_ONE_KEY = f"node, {KEY_COUNT:,} keys", "node, one key"
 STUB, STUB_ONE_KEY = f"node with decisions stubbed, {KEY_COUNT:,} keys", "node with decisions stubbed, one key"
 HANDLER = "minimal aiohttp handler"
 NODE_SINGLE = "node on a single store"
+PATIENT = "--decision-timeout-ms=20000"
+"""A moment in which the machine does something else must not make a node decide alone, which costs less."""
 NGINX, NGINX_SETTLES = "nginx + Lua, which only admits", "nginx + Lua, which settles, too"
 
 
@@ -53,7 +55,7 @@ def measure(rounds: int, seconds: float, nginx: str) -> list[Row]:
         many = write_short_requests(directory / "many", names)
         one = write_short_requests(directory / "one", names[:1])
 
-        node = stack.enter_context(running_node(keys))
+        node = stack.enter_context(running_node(keys, PATIENT))
         stub = stack.enter_context(running_admit_all_node())
         answer_bytes = round(saturate(node, many, min(1.0, seconds)).answer_bytes)
         handler = stack.enter_context(running_minimal_handler(answer_bytes))
@@ -65,7 +67,7 @@ def measure(rounds: int, seconds: float, nginx: str) -> list[Row]:
             HANDLER: Variant(handler, many),
         }
         if modules := lua_modules(nginx):
-            single = stack.enter_context(running_node(keys, "--store=single"))
+            single = stack.enter_context(running_node(keys, PATIENT, "--store=single"))
             admits, settles = stack.enter_context(running_nginx(nginx, modules, single, answer_bytes))
             variants[NODE_SINGLE] = Variant(single, many)
             variants[NGINX], variants[NGINX_SETTLES] = Variant(admits, many), Variant(settles, many)

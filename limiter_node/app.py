@@ -13,7 +13,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 
 import uvloop
-from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
 
 from limiter_node import malloc
 from limiter_node.errors import ConfigError, LimiterError, OtherFormat
@@ -22,13 +21,14 @@ from limiter_node.http.cors import Cors
 from limiter_node.http.probes import AdminRoutes
 from limiter_node.http.requests.reader import RequestReader
 from limiter_node.http.routes import Routes
+from limiter_node.http.server import aiohttp_private
 from limiter_node.http.server.client_connection import Deadlines
 from limiter_node.http.server.http_server import HttpServer
 from limiter_node.http.server.listening import Listener
 from limiter_node.http.server.overload import LoopLoad
 from limiter_node.http.server.tls import Certificate
 from limiter_node.limiter.admission import Decider, Limiter
-from limiter_node.limiter.degraded import policy
+from limiter_node.limiter.policies import policy
 from limiter_node.limits import BUCKET_MS
 from limiter_node.settings import NodeSettings
 from limiter_node.start import Start
@@ -83,7 +83,7 @@ async def running_node(
         ConfigError: the settings don't fit each other or this installation.
         LimiterError: the node can't listen on its address.
     """
-    if HttpRequestParser is HttpRequestParserPy:
+    if not aiohttp_private.has_c_parser():
         raise ConfigError("aiohttp is installed without its C parser, which a node needs: install aiohttp from a wheel")
     address = parse_store_url(settings.store)
     telemetry = Telemetry()
@@ -157,6 +157,14 @@ def _log_started(settings: NodeSettings, port: int, store: str) -> None:
     asked = settings.upstreams or settings.upstream.partition("?")[0] or "mock"
     event = {"event": "node_started", "port": port, "store": store, "policy": policy_name, "upstream": asked}
     log.info("serves on port %d, store %s, policy %s, upstream %s", port, store, policy_name, asked, extra=event)
+    if aiohttp_private.MISSING:
+        version, missing = aiohttp_private.VERSION, ", ".join(aiohttp_private.MISSING)
+        log.warning(
+            "aiohttp %s lacks %s: the node serves by its public API, slower and weaker against floods of tiny chunks",
+            version,
+            missing,
+            extra={"event": "aiohttp_unknown", "aiohttp": version, "missing": missing},
+        )
 
 
 async def _drain(routes: Routes, timeout_s: float) -> None:

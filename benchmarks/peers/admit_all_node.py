@@ -8,9 +8,10 @@ It still has a store of its own, an embedded single server, with which it exchan
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from bench_client.servers.procfs import STORE, limiter_processes
@@ -25,11 +26,14 @@ from limiter_node.store.url import parse_store_url
 
 
 @contextmanager
-def running_admit_all_node() -> Iterator[Server]:
-    """Run the node as a process of its own. It takes any API key."""
+def running_admit_all_node(environment: Mapping[str, str] | None = None) -> Iterator[Server]:
+    """Run the node as a process of its own, `environment` added to ours. It takes any API key."""
     (port,) = free_ports(1)
     process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.peers.admit_all_node", str(port)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "benchmarks.peers.admit_all_node", str(port)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | dict(environment or {}),
     )
     try:
         assert process.stdout is not None

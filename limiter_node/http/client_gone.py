@@ -14,14 +14,14 @@ from typing import cast
 
 from aiohttp import web
 
-from limiter_node.http.server.client_connection import Connection
+from limiter_node.http.server.client_connection import ClientConnection
 
 
 class ClientGone(Exception):
     """Raised when a client left before it had its answer."""
 
 
-class Presence:
+class CancelWhenClientGone:
     """A block that ends with `ClientGone` once the client of `request` has left, for the task that handles it.
 
     `grace_s` is asked when it leaves: for how many seconds the block may still go on.
@@ -30,8 +30,8 @@ class Presence:
     __slots__ = ("_cancelling", "_connection", "_grace_s", "_is_over", "_task", "_timer")
 
     def __init__(self, request: web.BaseRequest, grace_s: Callable[[], float] = lambda: 0.0) -> None:
-        self._connection = cast(Connection, request.protocol)
-        self._task = request.task  # handlers run in their connection's task, and asking for it here costs 2 µs
+        self._connection = cast(ClientConnection, request.protocol)
+        self._task = request.task  # of the handler; to ask asyncio for it costs 2 µs
         self._grace_s = grace_s
         self._is_over = False
         self._timer: asyncio.TimerHandle | None = None
@@ -41,7 +41,7 @@ class Presence:
         if transport is None or transport.is_closing():
             raise ClientGone
         self._cancelling = self._task.cancelling()
-        self._connection.on_gone = self._left
+        self._connection.call_when_gone(self._left)
 
     def _left(self) -> None:
         if self._timer is None and not self._is_over:
@@ -57,7 +57,7 @@ class Presence:
     def __exit__(
         self, kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
-        self._connection.on_gone = None
+        self._connection.call_when_gone(None)
         if self._timer is not None:
             self._timer.cancel()
         # Somebody else may want the task to end, too.

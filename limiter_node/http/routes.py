@@ -28,10 +28,10 @@ from limiter_node.http.requests.fields import InvalidRequest
 from limiter_node.http.requests.limited_routes import LIMITED_ROUTES
 from limiter_node.http.requests.reader import RequestReader
 from limiter_node.http.responses import errors, json_bodies
-from limiter_node.http.responses.answer import Answer
 from limiter_node.http.responses.errors import ErrorResponse
 from limiter_node.http.responses.headers import RequestIds, ResponseHeaders, degraded, merged
-from limiter_node.http.server.client_connection import Connection
+from limiter_node.http.responses.whole_response import WholeResponse
+from limiter_node.http.server.client_connection import ClientConnection
 from limiter_node.http.server.overload import LoopLoad, TurnedAway
 from limiter_node.http.server.raw_body import BodyTimeout, UnreadableBody, is_discardable
 from limiter_node.http.streaming import READ_ON_S, Streams, log_upstream_failure
@@ -162,7 +162,7 @@ class Routes:
         finally:
             self._in_flight.end()
         self._responses[response.status] += 1
-        if self._cors.is_on and isinstance(response, Answer):
+        if self._cors.is_on and isinstance(response, WholeResponse):
             response.headers = merged(response.headers, self._cors.lines(request))
         if self.is_draining or (not request.content.is_eof() and not _is_discardable(request)):
             response.force_close()
@@ -203,10 +203,10 @@ class Routes:
 
     # ---- routes that cost nothing ----------------------------------------------------------------------------------
 
-    async def _preflight(self, request: web.BaseRequest, request_id: str) -> Answer:
+    async def _preflight(self, request: web.BaseRequest, request_id: str) -> WholeResponse:
         """Answer the question of a browser before a page's request: needs no key and reads no body."""
         lines = self._cors.preflight(request, self._methods(request.path) or ())
-        return Answer(b"", self._headers.empty(request_id) + lines, 204)
+        return WholeResponse(b"", self._headers.empty(request_id) + lines, 204)
 
     async def _caller(self, request: web.BaseRequest) -> Usage | ErrorResponse:
         """Return the usage of the caller's key, or the error for the caller."""
@@ -215,53 +215,53 @@ class Routes:
             return kid
         return await self._limiter.usage(kid) or errors.INVALID_API_KEY
 
-    async def _models(self, request: web.BaseRequest, request_id: str) -> Answer:
+    async def _models(self, request: web.BaseRequest, request_id: str) -> WholeResponse:
         caller = await self._caller(request)
         if isinstance(caller, ErrorResponse):
             return self._error(caller, request_id)
         models = await self._upstream.models()
-        return Answer(json_bodies.models_list(models, self._started), self._headers.plain(request_id))
+        return WholeResponse(json_bodies.models_list(models, self._started), self._headers.plain(request_id))
 
-    async def _model(self, request: web.BaseRequest, request_id: str) -> Answer:
+    async def _model(self, request: web.BaseRequest, request_id: str) -> WholeResponse:
         caller = await self._caller(request)
         if isinstance(caller, ErrorResponse):
             return self._error(caller, request_id)
         model = request.path.removeprefix(_MODELS)
         if model not in await self._upstream.models():
             return self._error(errors.model_not_found(model), request_id)
-        return Answer(json_bodies.model_object(model, self._started), self._headers.plain(request_id))
+        return WholeResponse(json_bodies.model_object(model, self._started), self._headers.plain(request_id))
 
-    async def _rate_limits(self, request: web.BaseRequest, request_id: str) -> Answer:
+    async def _rate_limits(self, request: web.BaseRequest, request_id: str) -> WholeResponse:
         caller = await self._caller(request)
         if isinstance(caller, ErrorResponse):
             return self._error(caller, request_id)
         headers = self._headers.plain(request_id)
         if caller.degraded:
             headers += degraded(caller.degraded)
-        return Answer(json_bodies.rate_limits(caller, self._window_ms), headers)
+        return WholeResponse(json_bodies.rate_limits(caller, self._window_ms), headers)
 
     # ---- errors ----------------------------------------------------------------------------------------------------
 
-    def _unavailable(self, error: ErrorResponse, request_id: str) -> Answer:
-        return Answer(error.body, self._headers.unavailable(request_id, RETRY_UNAVAILABLE_MS), error.status)
+    def _unavailable(self, error: ErrorResponse, request_id: str) -> WholeResponse:
+        return WholeResponse(error.body, self._headers.unavailable(request_id, RETRY_UNAVAILABLE_MS), error.status)
 
-    def _turned_away(self, request: web.BaseRequest, request_id: str) -> Answer:
+    def _turned_away(self, request: web.BaseRequest, request_id: str) -> WholeResponse:
         self._load.turned_away += 1
         error, headers = errors.OVERLOADED, self._headers.unavailable(request_id, RETRY_UNAVAILABLE_MS)
-        connection = cast(Connection, request.protocol)
+        connection = cast(ClientConnection, request.protocol)
         return TurnedAway(error.body, headers, error.status, self._load.pause_s(), connection.has_rested)
 
-    def _error(self, error: ErrorResponse, request_id: str) -> Answer:
-        return Answer(error.body, self._headers.plain(request_id), error.status)
+    def _error(self, error: ErrorResponse, request_id: str) -> WholeResponse:
+        return WholeResponse(error.body, self._headers.plain(request_id), error.status)
 
 
 def _is_discardable(request: web.BaseRequest) -> bool:
     """Return whether the rest of the body may be discarded after the response. Even a few bytes cost much in chunks."""
     connection = request.protocol
-    return is_discardable(request) and not (isinstance(connection, Connection) and connection.has_unparsed)
+    return is_discardable(request) and not (isinstance(connection, ClientConnection) and connection.has_unparsed)
 
 
 def _waited_s(request: web.BaseRequest) -> float:
     """Return how many seconds ago `request` arrived; 0 if its connection is gone."""
     connection = request.protocol
-    return time.monotonic() - connection.arrived_s if isinstance(connection, Connection) else 0.0
+    return time.monotonic() - connection.arrived_s if isinstance(connection, ClientConnection) else 0.0

@@ -27,9 +27,9 @@ from functools import partial
 from aiohttp import HttpVersion11, web
 
 from limiter_node.http.responses import errors
-from limiter_node.http.responses.answer import Answer, Written, head_of
 from limiter_node.http.responses.errors import ErrorResponse
-from limiter_node.http.server.client_connection import Connection
+from limiter_node.http.responses.whole_response import WholeResponse, Written, head_of
+from limiter_node.http.server.client_connection import ClientConnection
 from limiter_node.limiter.admission import Reservation
 from limiter_node.upstream.answers import AnswerStream
 from limiter_node.upstream.errors import UpstreamError, UpstreamRefusal
@@ -98,8 +98,8 @@ class _Stream:
         read_on_s: float,
     ) -> None:
         connection = request.protocol
-        assert isinstance(connection, Connection)
-        self._task = request.task  # handlers run in their connection's task
+        assert isinstance(connection, ClientConnection)
+        self._task = request.task  # of the handler
         self._cancelling = self._task.cancelling()
         self._connection = connection
         self._request, self._request_id = request, request_id
@@ -154,21 +154,21 @@ class _Stream:
 
     async def run(self) -> Written:
         """Send everything; see `Streams.send`."""
-        self._connection.on_gone = partial(self.interrupt, Interruption.LEFT)
+        self._connection.call_when_gone(partial(self.interrupt, Interruption.LEFT))
         try:
             if self._is_gone():
                 await self._left()
             else:
                 await self._deliver()
         except asyncio.CancelledError:
-            self._connection.on_gone = None
+            self._connection.call_when_gone(None)
             if self._interruption is None or self._task.uncancel() > self._cancelling:
                 raise  # somebody else wants the task to end
             if self._interruption is Interruption.STOPPING:
                 return self._stopped()
             await self._left()
         finally:
-            self._connection.on_gone = None
+            self._connection.call_when_gone(None)
             if self._has_begun:
                 self._settle(self._answer.cost.output_tokens)
         return self._response
@@ -248,7 +248,7 @@ class _Stream:
     def _stopped(self) -> Written:
         if not self._has_begun:
             self._reservation.refund()
-            return Answer(errors.STOPPING.body, self._headers, errors.STOPPING.status)
+            return WholeResponse(errors.STOPPING.body, self._headers, errors.STOPPING.status)
         self._settle(self._answer.cost.output_tokens)
         self._break_off(errors.STOPPING)
         return self._response

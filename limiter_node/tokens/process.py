@@ -5,7 +5,7 @@ the longer turns of the event loop that they cause are the signal by which a nod
 (`limiter_node.http.server.overload`). Handing a text to another process costs as much as counting it, so only texts
 that can't be cut or would take many turns go there.
 
-`TokenCounting` is the node's side; `count_frame` runs in the other process (`limiter_node.worker_process`). A frame's
+`TokenCounting` is the node's side; `count_frame` runs in the other process (`limiter_node.second_process`). A frame's
 head is JSON, ``[encoding, [text, …]]`` one way and ``[count, …]`` the other.
 
 Weakness: each node that meets a large request holds both vocabularies twice (some 60 MB).
@@ -18,10 +18,10 @@ from collections.abc import Callable
 
 import orjson
 
+from limiter_node.second_process import Frame, SecondProcess
 from limiter_node.tokens import vocabulary
 from limiter_node.tokens.slices import slices
 from limiter_node.tokens.vocabulary import TokenCounter
-from limiter_node.worker_process import Frame, WorkerProcess
 
 INLINE_CHARS = 8_192
 """Up to this length a request is counted at once: 0.12 ms for prose, 1.4 ms for the worst text known."""
@@ -40,7 +40,7 @@ _TEXT_CHARS = 32
 class TokenCounting:
     """Counts small requests at once, larger ones without holding up the event loop, and the largest in `worker`."""
 
-    def __init__(self, worker: WorkerProcess) -> None:
+    def __init__(self, worker: SecondProcess) -> None:
         self._worker = worker
 
     async def count(self, model: str, total: Callable[[TokenCounter], int]) -> int:

@@ -294,6 +294,18 @@ def application(chat: Handler) -> web.Application:
     return app
 
 
+def held_until(is_so: Callable[[], bool], chat: Handler) -> Handler:
+    """Return a handler that answers as `chat` does, once something is so: a run then doesn't end before it."""
+
+    async def held(request: web.Request) -> web.StreamResponse:
+        async with asyncio.timeout(20):
+            while not is_so():
+                await asyncio.sleep(0.01)
+        return await chat(request)
+
+    return held
+
+
 @contextmanager
 def serving(app: web.Application, port: int = 0, tls: ssl.SSLContext | None = None) -> Iterator[str]:
     """Serves in a thread of its own, for what brings its own event loop; gives the URL."""
@@ -306,12 +318,19 @@ def serving(app: web.Application, port: int = 0, tls: ssl.SSLContext | None = No
         await site.start()
         return f"{'https' if tls else 'http'}://127.0.0.1:{runner.addresses[0][1]}"
 
+    async def stop() -> None:
+        for site in tuple(runner.sites):
+            await site.stop()
+        for _ in range(5):  # a connection that has just been accepted is the runner's some turns later
+            await asyncio.sleep(0)
+        await runner.cleanup()
+
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     try:
-        yield asyncio.run_coroutine_threadsafe(start(), loop).result(10)
+        yield asyncio.run_coroutine_threadsafe(start(), loop).result(20)
     finally:
-        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(10)
+        asyncio.run_coroutine_threadsafe(stop(), loop).result(20)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(10)
         loop.close()

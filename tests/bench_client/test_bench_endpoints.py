@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 from aiohttp.typedefs import Handler
-from bench_fakes import FakeLimiter, application, serving
+from bench_fakes import FakeLimiter, application, held_until, serving
 from test_bench_servers import PAGE
 
 from bench_client import cli
@@ -19,6 +19,8 @@ from bench_client.records.run_directory import read_info
 CERTIFICATE = Path(__file__).parent / "loopback.pem"
 RUN = ("run", "--qps", 50, "--duration", 0.3)
 FIND_MAX = ("find-max", "--slo-p99-ms", 5000, "--from", 60, "--to", 60, "--trial", 0.2, "--warmup", 0)
+SAMPLED = 3
+"""How often a target's metrics are asked for in a run of `RUN`: to see that it is a node, before and after."""
 
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
@@ -32,6 +34,8 @@ class Admin:
     def __init__(self) -> None:
         self.ready = True
         self.asked: list[str] = []
+        self.samples = 0
+        """So many are waited for."""
 
     def application(self) -> web.Application:
         app = web.Application()
@@ -55,7 +59,13 @@ def asked() -> list[str]:
 
 
 @pytest.fixture
-def url(asked: list[str]) -> Iterator[str]:
+def admins() -> list[Admin]:
+    """Other ports. No chat is answered before the metrics of each were sampled, however slow the machine is."""
+    return []
+
+
+@pytest.fixture
+def url(asked: list[str], admins: list[Admin]) -> Iterator[str]:
     """A callers' port, which has no other routes."""
 
     @web.middleware
@@ -65,7 +75,10 @@ def url(asked: list[str]) -> Iterator[str]:
             return web.Response(status=404)
         return await handler(request)
 
-    app = application(FakeLimiter().chat)
+    def were_sampled() -> bool:
+        return all(admin.asked.count("/metrics") >= admin.samples for admin in admins)
+
+    app = application(held_until(were_sampled, FakeLimiter().chat))
     app.middlewares.append(note)
     with serving(app) as address:
         yield address
@@ -77,13 +90,16 @@ def test_readiness_and_metrics_are_asked_at_the_admin_ports(
     capsys: pytest.CaptureFixture[str],
     url: str,
     asked: list[str],
+    admins: list[Admin],
     keys_file: Path,
     tmp_path: Path,
     command: tuple[object, ...],
     nodes: int,
 ) -> None:
     """Two nodes may share the callers' port."""
-    admins = [Admin() for _ in range(nodes)]
+    for _ in range(nodes):
+        admins.append(Admin())
+        admins[-1].samples = SAMPLED if command is RUN else 1
     with serving(admins[0].application()) as first, serving(admins[-1].application()) as second:
         urls = [first, second][:nodes]
         options = [text for each in urls for text in ("--admin-target", each)]
@@ -125,12 +141,9 @@ def test_the_commands_on_a_page_have_the_admin_targets(
 def tls_url() -> Iterator[str]:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(CERTIFICATE)
-    app = application(FakeLimiter().chat)
-
-    async def metrics(_: web.Request) -> web.StreamResponse:
-        return web.Response(text=PAGE)
-
-    app.router.add_get("/metrics", metrics)
+    admin = Admin()
+    app = application(held_until(lambda: admin.asked.count("/metrics") >= SAMPLED, FakeLimiter().chat))
+    app.router.add_get("/metrics", admin.metrics)
     with serving(app, tls=context) as address:
         yield address
 

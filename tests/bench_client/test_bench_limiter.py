@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from ports import free_ports
 
 from bench_client.errors import BenchError
 from bench_client.servers import limiter_under_test
@@ -91,12 +92,14 @@ def test_one_that_never_gets_ready_is_ended(tmp_path: Path, monkeypatch: pytest.
     assert limiter._process is None
 
 
-def test_ports_in_use_are_passed_over() -> None:
-    first = free_port_range(3)
+def test_ports_in_use_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, *_ = free_ports(6)
+    monkeypatch.setattr(limiter_under_test, "_PORTS", range(first, first + 7))
+    assert free_port_range(3) == first
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", first + 1))
         taken.listen()
-        assert free_port_range(3) >= first + 3
+        assert free_port_range(3) == first + 3
 
 
 def test_a_keys_file_that_cannot_be_made_is_told_in_the_commands_words(

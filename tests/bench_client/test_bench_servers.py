@@ -15,7 +15,7 @@ from pathlib import Path
 import orjson
 import pytest
 from aiohttp import web
-from bench_fakes import FakeLimiter, application, run_info, serving
+from bench_fakes import FakeLimiter, application, held_until, run_info, serving
 
 from bench_client.clock import clock_ns
 from bench_client.commands.run import run
@@ -80,7 +80,8 @@ def node() -> FakeNode:
 
 @pytest.fixture
 def url(node: FakeNode) -> Iterator[str]:
-    app = application(FakeLimiter(limits=(1_000, 100_000, 100_000)).chat)
+    # A run asks three times before it ends: whether it is a node, before the load, and within.
+    app = application(held_until(lambda: node.asked >= 3, FakeLimiter(limits=(1_000, 100_000, 100_000)).chat))
     app.router.add_get("/metrics", node.metrics)
     with serving(app) as address:
         yield address
@@ -108,6 +109,7 @@ def test_a_run_writes_down_what_its_target_did(
     monkeypatch: pytest.MonkeyPatch, url: str, node: FakeNode, keys_file: Path, tmp_path: Path, processes: int
 ) -> None:
     monkeypatch.setattr(server_watch, "MIN_PERIOD_S", 0.2)
+    monkeypatch.setattr(server_watch, "STOP_TIMEOUT_S", 20.0)
     run(run_settings(url, keys_file, tmp_path / "out", processes=processes), lambda line: None)
     servers = read_servers(tmp_path / "out")
     assert servers is not None

@@ -47,9 +47,12 @@ def test_what_is_derived_says_where_it_takes_its_figures(
 def test_a_node_beside_its_peers(tmp_path: Path) -> None:
     written = tmp_path / "rows.json"
     arguments = ("--rounds", "1", "--seconds", "0.3", "--nginx", "/nonexistent/nginx", "--json", str(written))
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.node_ratios", *arguments], capture_output=True, text=True, timeout=100
-    )
+    for _ in range(5):  # it refuses figures of a machine that was too busy to answer
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.node_ratios", *arguments], capture_output=True, text=True, timeout=100
+        )
+        if "requests were not answered by 200" not in done.stderr:
+            break
     assert done.returncode == 0, done.stderr
     assert "left out: install nginx" in done.stdout
     rows = {each["name"]: each for each in json.loads(written.read_text())["rows"]}

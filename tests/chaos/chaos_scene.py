@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import sys
 import tomllib
 from collections import Counter, defaultdict
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from unittest import mock
 
+from aiohttp import ClientSession
 from fault_proxy import FaultProxy
 from fleet import Fleet, running_fleet
 from redis import Redis
@@ -39,6 +41,8 @@ Row = Callable[..., None]
 """See the fixture `row`."""
 BEFORE_S = 2.0
 """How long all is well before a fault."""
+IS_TIMED = bool(os.environ.get("CHAOS"))
+"""Whether times are bounded, and nodes must not be overloaded: where nothing else runs, as beside `make chaos`."""
 
 # What a scene decides by itself, and what its machine has.
 _OWN = {"port", "cluster-config-file", "cluster-enabled", "maxmemory", "dir", "bind", "protected-mode"}
@@ -60,6 +64,8 @@ class Outcome:
     rejected: int = 0
     degraded: int = 0
     errors: Counter[str] = field(default_factory=Counter)
+    shed: int = 0
+    """Requests that the nodes say they turned away because their machine had no time for them; see `IS_TIMED`."""
     outage_ms: int = 0
     """From the first to the last request that was degraded, failed or turned away."""
     slowest_ms: int = 0
@@ -170,7 +176,17 @@ class Scene:
             if (fill := worst.get("requests")) is not None:
                 outcome.excess = max(outcome.excess, fill["used"] - fill["limit"])
         outcome.counted = await self.counted()
+        outcome.shed = 0 if IS_TIMED else await self._shed()
         return outcome
+
+    async def _shed(self) -> int:
+        pages = []
+        async with ClientSession() as session:
+            for node in self.fleet.nodes:
+                async with session.get(f"{node}/metrics") as response:
+                    pages.append(await response.text())
+        counts = re.findall(r"(?m)^limiter_shed_requests_total (\S+)$", "\n".join(pages))
+        return sum(int(float(count)) for count in counts)
 
     async def counted(self) -> int:
         """Requests in all windows."""

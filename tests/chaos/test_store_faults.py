@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from aiohttp import ClientSession
-from chaos_scene import RPM, Outcome, Row, Scene, eventually, scene
+from chaos_scene import IS_TIMED, RPM, Outcome, Row, Scene, eventually, scene
 from redis import Redis
 
 from limiter_node.store.embedded.server import EmbeddedServer
@@ -39,8 +39,9 @@ FAKETIME = next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1")
 
 def assert_answered(outcome: Outcome, *allowed: str) -> None:
     """Every request was answered, in time, by 200 or 429 or as allowed."""
-    assert set(outcome.errors) <= set(allowed), outcome
-    assert outcome.slowest_ms <= 2 * IN_TIME_MS, outcome
+    overloaded = {"503"} if 0 < outcome.errors["503"] <= outcome.shed else set()
+    assert {error for error, count in outcome.errors.items() if count} <= {*allowed, *overloaded}, outcome
+    assert not IS_TIMED or outcome.slowest_ms <= 2 * IN_TIME_MS, outcome
 
 
 def assert_exact(outcome: Outcome) -> None:
@@ -126,7 +127,7 @@ async def frozen(on: Scene, row: Row, servers: list[EmbeddedServer], number: str
     row(number, fault, outcome)
     assert_answered(outcome)
     assert outcome.degraded > 0
-    assert outcome.last_s < 2 + 1 + 1, "back within a second"
+    assert not IS_TIMED or outcome.last_s < 2 + 1 + 1, "back within a second"
     assert outcome.counted == outcome.admitted, outcome
     assert outcome.excess <= RPM
 

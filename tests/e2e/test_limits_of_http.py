@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
 import pytest
+from aiohttp_ways import needs_early_400
 from fleet import Fleet, chat, many_connections, rate_limits, running_fleet
 
 SOCKETS = 200
@@ -184,6 +185,7 @@ async def test_a_head_without_an_end_is_refused_before_it_fills_the_memory(impat
     assert answer.split(b" ")[1] in (b"400", b"431")
 
 
+@needs_early_400
 async def test_a_broken_chunk_that_comes_later_ends_its_request_at_once(small: Fleet) -> None:
     """Not at the deadline for bodies, which is 30 s here."""
     api_key = small.new_key().encode()

@@ -22,7 +22,7 @@ async def test_a_run_with_every_failure_is_proved(tmp_path: Path) -> None:
             options = ("--store", store.url, "--keys", str(keys), "--upstream", upstream.url, *NODE_OPTIONS)
             with running_fleet(tmp_path, *options) as fleet:
                 on = Scene(tmp_path, fleet, store, keys)
-                await run_and_judge(on, upstream, requests=60, qps=200, seconds=4)
+                await run_and_judge(on, upstream, requests=60, qps=200, seconds=6)
 
 
 def test_the_service_does_what_it_is_told() -> None:

@@ -29,7 +29,7 @@ from scripted_service import (
 )
 
 from limiter_node.held import HeldBytes, Hold
-from limiter_node.http.client_gone import Presence
+from limiter_node.http.client_gone import CancelWhenClientGone
 from limiter_node.limits import Amounts
 from limiter_node.upstream.errors import UpstreamError
 from limiter_node.upstream.gateway.cost.chunk_account import ChunkAccount
@@ -115,7 +115,7 @@ async def test_an_end_that_can_not_be_looked_at_is_an_end(monkeypatch: pytest.Mo
     monkeypatch.setattr(EventReader, "rest", fails)
     _, exchange, _, _, delivering = await begun()
     exchange.on_end()
-    with pytest.raises(UpstreamError, match="could not be looked at"):
+    with pytest.raises(UpstreamError, match="could not be read"):
         await asyncio.wait_for(delivering, 5)
 
 
@@ -329,7 +329,7 @@ async def test_an_answer_is_read_on_for_once(
     has_left, read_on_s = asyncio.Event(), 5.0
     given: list[float] = []
 
-    class Noticing(Presence):
+    class Noticing(CancelWhenClientGone):
         def _left(self) -> None:
             super()._left()
             has_left.set()
@@ -343,7 +343,7 @@ async def test_an_answer_is_read_on_for_once(
     async def read_on(_: object, seconds: float) -> None:
         given.append(seconds)
 
-    monkeypatch.setattr("limiter_node.http.limited_requests.Presence", Noticing)
+    monkeypatch.setattr("limiter_node.http.limited_requests.CancelWhenClientGone", Noticing)
     monkeypatch.setattr(PassingStream, "read_on", read_on)
     service.script = begins_late
     api_key = api_key_on(single_store)

@@ -10,18 +10,20 @@ from itertools import pairwise
 
 import pytest
 from aiohttp import web
+from aiohttp_ways import needs_slices
 
-from limiter_node.http.responses.answer import Answer
-from limiter_node.http.server import client_connection as connection_module
-from limiter_node.http.server.client_connection import Connection
+from limiter_node.http.responses.whole_response import WholeResponse
+from limiter_node.http.server import fast_connection
+from limiter_node.http.server.fast_connection import FastConnection
 from limiter_node.http.server.http_server import HttpServer
 from limiter_node.http.server.raw_body import ClientLeft, next_block
 from limiter_node.http.server.slices import SLICE_BYTES
 
+pytestmark = needs_slices
 CHUNKED = b"POST /chunked HTTP/1.1\r\nHost: n\r\nTransfer-Encoding: chunked\r\n\r\n"
 GET = b"GET /plain HTTP/1.1\r\nHost: n\r\n\r\n"
 CONTENT = bytes(range(256)) * 40
-Handler = Callable[[web.BaseRequest], Awaitable[Answer]]
+Handler = Callable[[web.BaseRequest], Awaitable[WholeResponse]]
 
 
 def in_chunks(body: bytes, size: int, end: bytes = b"0\r\n\r\n") -> bytes:
@@ -33,7 +35,7 @@ def in_chunks(body: bytes, size: int, end: bytes = b"0\r\n\r\n") -> bytes:
 class Open:
     """A connection of the server, and its client's end."""
 
-    connection: Connection
+    connection: FastConnection
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
     parsed: list[int] = field(default_factory=list)
@@ -60,13 +62,13 @@ async def opened(handler: Handler, monkeypatch: pytest.MonkeyPatch) -> AsyncIter
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     reader, writer = await asyncio.open_connection("127.0.0.1", runner.addresses[0][1])
-    loop, receive = asyncio.get_running_loop(), connection_module._receive
+    loop, receive = asyncio.get_running_loop(), fast_connection._receive
     try:
         async with asyncio.timeout(20):
             while not server.connections:
                 await asyncio.sleep(0)
             (connection,) = server.connections
-            assert isinstance(connection, Connection)
+            assert isinstance(connection, FastConnection)
             seen = Open(connection, reader, writer)
 
             def count_turn() -> None:
@@ -74,13 +76,13 @@ async def opened(handler: Handler, monkeypatch: pytest.MonkeyPatch) -> AsyncIter
                 nonlocal turn
                 turn = loop.call_soon(count_turn)
 
-            def count_slice(self: Connection, data: bytes) -> None:
+            def count_slice(self: FastConnection, data: bytes) -> None:
                 if data:
                     seen.parsed.append(len(data))
                 receive(self, data)
 
             turn = loop.call_soon(count_turn)
-            monkeypatch.setattr(connection_module, "_receive", count_slice)
+            monkeypatch.setattr(fast_connection, "_receive", count_slice)
             yield seen
             turn.cancel()
     finally:
@@ -88,11 +90,11 @@ async def opened(handler: Handler, monkeypatch: pytest.MonkeyPatch) -> AsyncIter
         await runner.cleanup()
 
 
-async def echo(request: web.BaseRequest) -> Answer:
+async def echo(request: web.BaseRequest) -> WholeResponse:
     body = bytearray()
     while block := await next_block(request.content):
         body += block
-    return Answer(bytes(body) or request.path.encode(), "")
+    return WholeResponse(bytes(body) or request.path.encode(), "")
 
 
 async def turns(count: int = 20) -> None:
@@ -120,7 +122,7 @@ async def test_slices_of_several_connections_share_the_turns(monkeypatch: pytest
         assert seen.connection.transport is not None
         host, port = seen.connection.transport.get_extra_info("sockname")
         clients = [await asyncio.open_connection(host, port) for _ in range(count - 1)]
-        manager = seen.connection._manager
+        manager = seen.connection.manager
         assert manager is not None
         while len(manager.connections) < count:
             await asyncio.sleep(0)
@@ -148,9 +150,9 @@ async def test_what_comes_over_the_wire_is_whole_and_in_order(monkeypatch: pytes
 async def test_a_body_that_nobody_reads_costs_one_slice(monkeypatch: pytest.MonkeyPatch) -> None:
     go_on = asyncio.Event()
 
-    async def unread(_: web.BaseRequest) -> Answer:
+    async def unread(_: web.BaseRequest) -> WholeResponse:
         await go_on.wait()
-        return Answer(b"no", "")
+        return WholeResponse(b"no", "")
 
     async with opened(unread, monkeypatch) as seen:
         seen.connection.data_received(CHUNKED + in_chunks(CONTENT, 1))
@@ -164,7 +166,7 @@ async def test_a_body_that_nobody_reads_costs_one_slice(monkeypatch: pytest.Monk
 async def test_a_body_is_parsed_when_its_reader_comes(monkeypatch: pytest.MonkeyPatch) -> None:
     go_on = asyncio.Event()
 
-    async def late(request: web.BaseRequest) -> Answer:
+    async def late(request: web.BaseRequest) -> WholeResponse:
         await go_on.wait()
         return await echo(request)
 
@@ -200,7 +202,7 @@ async def test_a_body_with_a_length_is_parsed_as_it_comes(monkeypatch: pytest.Mo
 async def test_who_leaves_in_the_middle_is_no_longer_parsed(sent: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     left = asyncio.Event()
 
-    async def read(request: web.BaseRequest) -> Answer:
+    async def read(request: web.BaseRequest) -> WholeResponse:
         try:
             return await echo(request)
         except ClientLeft:

@@ -9,8 +9,8 @@ from typing import cast
 import pytest
 from aiohttp import web
 
-from limiter_node.http.responses.answer import Answer
-from limiter_node.http.server.client_connection import Connection, Deadlines
+from limiter_node.http.responses.whole_response import WholeResponse
+from limiter_node.http.server.client_connection import ClientConnection, Deadlines
 from limiter_node.http.server.http_server import HttpServer
 
 HIGH, LOW = 65_536, 16_384
@@ -31,6 +31,9 @@ class Buffer(asyncio.Transport):
     def get_write_buffer_size(self) -> int:
         return self.unsent
 
+    def is_reading(self) -> bool:
+        return True
+
     def is_closing(self) -> bool:
         return self.is_ending
 
@@ -44,7 +47,7 @@ class Buffer(asyncio.Transport):
 class Reader:
     """A client of one connection, and what is written to it."""
 
-    def __init__(self, connection: Connection, buffer: Buffer) -> None:
+    def __init__(self, connection: ClientConnection, buffer: Buffer) -> None:
         self.connection, self.buffer = connection, buffer
         self.now_s = 1_000.0
 
@@ -60,24 +63,24 @@ class Reader:
 
     def look(self) -> None:
         self.now_s += LOOK_S
-        self.connection.look(self.now_s, self.buffer, DEADLINES)
+        self.connection.look(self.now_s, DEADLINES)
 
 
 @pytest.fixture
 async def reader() -> AsyncIterator[Reader]:
-    is_over = asyncio.Event()
+    has_begun, is_over = asyncio.Event(), asyncio.Event()
 
-    async def handler(_: web.BaseRequest) -> Answer:
+    async def handler(_: web.BaseRequest) -> WholeResponse:
+        has_begun.set()
         await is_over.wait()
-        return Answer(b"", "")
+        return WholeResponse(b"", "")
 
     server = HttpServer(handler, keepalive_s=75)
-    connection = cast(Connection, server())
+    connection = cast(ClientConnection, server())
     buffer = Buffer()
     connection.connection_made(buffer)
     connection.data_received(b"GET / HTTP/1.1\r\nHost: n\r\n\r\n")
-    while connection._current_request is None:
-        await asyncio.sleep(0)
+    await has_begun.wait()
     yield Reader(connection, buffer)
     is_over.set()
     connection.connection_lost(None)

@@ -128,7 +128,7 @@ async def test_it_tells_of_the_drain_until_the_end(
 
 
 async def test_up_counts_on_from_it(limiter_node: StartCommand, keys_file: Path) -> None:
-    (admin,) = free_ports(1)
+    admin, _ = free_ports(2)
     arguments = ("--nodes", 2, "--port", 0, "--admin-port", admin, "--store", "single", "--keys", keys_file)
     command = await limiter_node("up", *arguments)
     told = [(await command.line(r"node (\d (?:admin|ready) http://127\.0\.0\.1:\d+)"))[1].split() for _ in range(4)]
@@ -147,7 +147,7 @@ async def test_up_counts_on_from_it(limiter_node: StartCommand, keys_file: Path)
 
 @pytest.mark.parametrize("command_name", ["serve", "up"])
 async def test_a_port_in_use_is_named(limiter_node: StartCommand, embedded_single: str, command_name: str) -> None:
-    port, _of_second_node, admin = free_ports(3)
+    port, _, admin, _ = free_ports(4)  # `up` starts two nodes
     with socket.create_server(("127.0.0.1", admin)):
         arguments = ("--store", embedded_single, "--port", port, "--admin-port", admin)
         command = await limiter_node(command_name, *arguments)

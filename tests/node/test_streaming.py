@@ -16,7 +16,7 @@ import pytest
 from in_process import Node, api_key_on, serving
 from openai import AsyncOpenAI
 
-from limiter_node.http.server.client_connection import Connection, Deadlines
+from limiter_node.http.server.client_connection import ClientConnection, Deadlines
 from limiter_node.limits import Amounts
 from limiter_node.upstream.errors import UpstreamError
 from limiter_node.upstream.source import Delta, Deltas
@@ -256,8 +256,8 @@ class Endless:
             yield [Delta(0, "x" * 1_000, 1, None)]
 
 
-def streaming_connection(node: Node) -> Connection:
-    (found,) = (each for each in node.server.connections if isinstance(each, Connection) and each.on_gone)
+def streaming_connection(node: Node) -> ClientConnection:
+    (found,) = (each for each in node.server.connections if isinstance(each, ClientConnection) and each._on_gone)
     return found
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import cast
+from typing import Any, cast
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
@@ -18,9 +18,18 @@ from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
 
-from limiter_node.http.responses.answer import Written
-from limiter_node.http.server.client_connection import MAX_HEADERS, MAX_LINE_BYTES, Connection, Deadlines, Refused
+from limiter_node.http.responses.whole_response import Written
+from limiter_node.http.server.aiohttp_private import WAY, Way, connection_count
+from limiter_node.http.server.client_connection import (
+    MAX_HEADERS,
+    MAX_LINE_BYTES,
+    ClientConnection,
+    Deadlines,
+)
+from limiter_node.http.server.fast_connection import FastConnection, TaskConnection
+from limiter_node.http.server.last_words import Refused
 from limiter_node.http.server.overload import LoopLoad
+from limiter_node.http.server.public_connection import PublicConnection, PublicHandler, TaskRequest
 from limiter_node.http.server.slices import SliceTurns
 
 _LOOK_S = 0.5
@@ -48,37 +57,51 @@ class HttpServer(web.Server):
         load: LoopLoad | None = None,
         last_lines: str = "",
     ) -> None:
+        self._options: dict[str, Any] = {
+            "access_log": None,
+            "keepalive_timeout": keepalive_s,
+            "max_line_size": MAX_LINE_BYTES,
+            "max_field_size": MAX_LINE_BYTES,
+            "max_headers": MAX_HEADERS,
+            "auto_decompress": False,
+            "read_bufsize": _READ_BYTES,
+            "lingering_time": 0.0,  # `discard` and `linger` do that
+        }
         # What aiohttp asks of a response, these have.
         super().__init__(
-            cast(Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], handler),
-            request_factory=self._request,
-            access_log=None,
-            keepalive_timeout=keepalive_s,
-            max_line_size=MAX_LINE_BYTES,
-            max_field_size=MAX_LINE_BYTES,
-            max_headers=MAX_HEADERS,
-            auto_decompress=False,
-            read_bufsize=_READ_BYTES,
+            cast(
+                Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+                handler if WAY is Way.OWN_LOOP else PublicHandler(handler),
+            ),
+            request_factory=self._request if WAY is Way.OWN_LOOP else self._task_request,
+            **self._options,
         )
         self._deadlines = deadlines
         self._max_connections = max_connections
         self._load = load
         self._last_lines = last_lines
-        self._turns = SliceTurns(self._loop)
+        self._clock = asyncio.get_running_loop()
+        self._turns = SliceTurns(self._clock)
         self._look_every_s = min(_LOOK_S, min(deadlines) / 4)
-        self._looking = self._loop.call_later(self._look_every_s, self._look)
+        self._looking = self._clock.call_later(self._look_every_s, self._look)
 
     def __call__(self) -> RequestHandler:
-        if len(self._connections) >= self._max_connections:
+        if connection_count(self) >= self._max_connections:
             return cast(RequestHandler, Refused(self._last_lines))
-        connection = Connection(self, loop=self._loop, **self._kwargs)
-        connection.last_lines, connection.turns = self._last_lines, self._turns
+        connection: ClientConnection
+        if WAY is Way.PUBLIC:
+            connection = PublicConnection(self, loop=self._clock, **self._options)
+        else:
+            kind = FastConnection if WAY is Way.OWN_LOOP else TaskConnection
+            connection = kind(self, loop=self._clock, **self._options)
+            connection.turns = self._turns
+        connection.loop, connection.last_lines = self._clock, self._last_lines
         return connection
 
     @property
     def connection_count(self) -> int:
         """How many connections are open, those with a handshake under way not counted."""
-        return len(self._connections)
+        return connection_count(self)
 
     async def shutdown(self, timeout: float | None = None) -> None:
         """Close all connections; see aiohttp."""
@@ -86,12 +109,12 @@ class HttpServer(web.Server):
         await super().shutdown(timeout)
 
     def _look(self) -> None:
-        now_s = self._loop.time()
-        for connection, transport in list(self._connections.items()):
-            cast(Connection, connection).look(now_s, transport, self._deadlines)
+        now_s = self._clock.time()
+        for connection in self.connections:
+            cast(ClientConnection, connection).look(now_s, self._deadlines)
         if self._load is not None:
-            self._load.connections = len(self._connections)
-        self._looking = self._loop.call_later(self._look_every_s, self._look)
+            self._load.connections = connection_count(self)
+        self._looking = self._clock.call_later(self._look_every_s, self._look)
 
     def _request(
         self,
@@ -101,5 +124,19 @@ class HttpServer(web.Server):
         writer: AbstractStreamWriter,
         task: asyncio.Task[None],
     ) -> web.BaseRequest:
-        cast(Connection, protocol).body = payload
-        return web.BaseRequest(message, payload, protocol, writer, task, self._loop)
+        cast(ClientConnection, protocol).body = payload
+        return web.BaseRequest(message, payload, protocol, writer, task, self._clock)
+
+    def _task_request(
+        self,
+        message: RawRequestMessage,
+        payload: StreamReader,
+        protocol: RequestHandler,
+        writer: AbstractStreamWriter,
+        task: asyncio.Task[None],
+    ) -> web.BaseRequest:
+        cast(ClientConnection, protocol).body = payload
+        request = TaskRequest(message, payload, protocol, writer, task, self._clock)
+        if isinstance(protocol, PublicConnection):
+            protocol.begin(request)
+        return request

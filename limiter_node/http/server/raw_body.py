@@ -12,9 +12,11 @@ from typing import Final
 from aiohttp import hdrs, web
 from aiohttp.streams import StreamReader
 
+from limiter_node.http.server import aiohttp_private
+from limiter_node.http.server.aiohttp_private import WAY, Way
+
 MAX_DISCARDED_BYTES: Final = 65_536
 """So much of a body that was answered unread is discarded, to keep its connection: more costs more than a new one."""
-_FEW_BLOCKS: Final = 4
 
 
 class BodyTimeout(TimeoutError):
@@ -44,6 +46,18 @@ class ClientLeft(ConnectionError):
     """Raised when the connection ended in the middle of a body."""
 
 
+async def _read_some(content: StreamReader) -> bytes:
+    return await content.readany()
+
+
+def _read_now(content: StreamReader) -> bytes:
+    return content.read_nowait()
+
+
+if WAY is not Way.PUBLIC:
+    _read_some, _read_now = aiohttp_private.read_some, aiohttp_private.read_now
+
+
 async def next_block(content: StreamReader) -> bytes:
     """Return what has come since the last call, as it was sent; b"" at the end.
 
@@ -51,11 +65,7 @@ async def next_block(content: StreamReader) -> bytes:
         BodyTimeout, UnreadableBody, ClientLeft: there is no more.
     """
     try:
-        while not content.is_eof() and content.exception() is None and not content._buffer:
-            await content._wait("next_block")
-        if content.exception() is None:
-            return first_block(content)
-        kind = type(content.exception())
+        return await _read_some(content)
     except Exception as error:
         error.__traceback__ = None
         kind = type(error)
@@ -67,18 +77,14 @@ async def next_block(content: StreamReader) -> bytes:
 
 
 def first_block(content: StreamReader) -> bytes:
-    """Return all that has come of a body. Raises as `next_block` does."""
-    if content.exception() is not None:
-        raise UnreadableBody
-    if content.total_bytes and len(content._buffer) > _FEW_BLOCKS:
-        return _all_blocks(content)
-    return content.read_nowait()
-
-
-def forget(content: StreamReader) -> None:
-    """Let go of what has come of a body that is not read any more, and whose connection parses nothing any more."""
-    if content.total_bytes:
-        content._buffer.clear()
+    """Return all that has come of a body. Raises UnreadableBody."""
+    try:
+        return _read_now(content)
+    except Exception as error:
+        if error is not content.exception():
+            raise
+        error.__traceback__ = None
+    raise UnreadableBody
 
 
 def is_discardable(request: web.BaseRequest) -> bool:
@@ -88,19 +94,3 @@ def is_discardable(request: web.BaseRequest) -> bool:
     content = request.content
     rest_bytes = (request.content_length or 0) - content.total_bytes
     return rest_bytes <= MAX_DISCARDED_BYTES and content.exception() is None and hdrs.EXPECT not in request.headers
-
-
-def _all_blocks(content: StreamReader) -> bytes:
-    """Take all blocks at once.
-
-    aiohttp looks at each whether its connection may read on: ten times the work of parsing a chunk of a byte.
-    """
-    last = content._buffer.pop()
-    taken = [*content._buffer]
-    size = sum(map(len, taken))
-    content._buffer.clear()
-    content._buffer.append(last)
-    content._size -= size
-    content._cursor += size
-    taken.append(content.read_nowait())  # the last of them: here it looks
-    return b"".join(taken)

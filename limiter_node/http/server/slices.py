@@ -6,7 +6,7 @@ per turn of the event loop, of all connections. The next slice of a body is pars
 so that a body nobody wants costs one slice. Nothing is read from the client meanwhile, and what it sent stays in its
 order.
 
-The hold on reading is aiohttp's own, for buffers that can't be emptied yet (`_buffer_paused`): whatever else resumes
+The hold on reading is aiohttp's own, for buffers that can't be emptied yet (`holds_reading`): whatever else resumes
 reading respects it.
 """
 
@@ -19,10 +19,9 @@ from typing import Final
 
 from aiohttp import hdrs
 from aiohttp.http_parser import RawRequestMessage
-from aiohttp.streams import StreamReader
 
-from limiter_node.http.server.raw_body import TinyChunks
-from limiter_node.http.server.serving import ServingConnection
+from limiter_node.http.server.aiohttp_private import OpenConnection, has_unread
+from limiter_node.http.server.client_connection import ClientConnection
 
 WHOLE_BYTES: Final = 8_192
 """So much is parsed at once, whatever it is: at most half a millisecond's work."""
@@ -30,8 +29,6 @@ SLICE_BYTES: Final = 2_048
 """Smaller, because a request of others has several turns, each of which may be behind a slice."""
 DENSE_BYTES: Final = 16
 """Data with more than one line end in so many bytes is parsed in slices. A chunk has two."""
-MAX_FRAMING_BYTES: Final = 65_536
-"""A chunked body may have so much that is not content, and more if that is no more than half of what was sent."""
 
 
 class SliceTurns:
@@ -56,32 +53,26 @@ class SliceTurns:
                 self._loop.call_soon(self._give)
 
 
-class SlicingConnection(ServingConnection):
+class SlicingConnection(ClientConnection, OpenConnection):
     """Its `data_received` hands over what is longer than `_whole_bytes` to `_takes_in_slices`."""
 
-    __slots__ = ("_counted", "_is_queued", "_parsed_bytes", "_sent_bytes", "_unparsed", "_whole_bytes", "body", "turns")
+    __slots__ = ("_is_queued", "_parsed_bytes", "_unparsed", "_whole_bytes", "turns")
 
     turns: SliceTurns
     """Of all connections; the server sets it."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """It is open."""
-        # Of the last request that was begun, also while the rest of it is thrown away: what comes then is no head.
-        self.body: StreamReader | None = None
         self._whole_bytes = WHOLE_BYTES
         self._unparsed = b""  # what waits for its turn, from `_parsed_bytes` on
         self._parsed_bytes = 0
         self._is_queued = False
-        # The body whose bytes are counted, and how many came, as they were sent, since the first look at it.
-        self._counted: StreamReader | None = None
-        self._sent_bytes = 0
         super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """It is gone, by either side."""
         super().connection_lost(exc)
         self._drop_unparsed()
-        self._counted = None
 
     @property
     def has_unparsed(self) -> bool:
@@ -94,10 +85,10 @@ class SlicingConnection(ServingConnection):
             self._unparsed += data  # reading has ended, but a transport may have had it already
             return True
         # One byte is found far sooner than two are.
-        if self._ends or self._upgraded or data.count(b"\n") * DENSE_BYTES <= len(data):
+        if self._ends or self.is_upgraded or data.count(b"\n") * DENSE_BYTES <= len(data):
             return False
         self._unparsed, self._parsed_bytes = bytes(data), 0
-        self._pause_reading_for_buffer()
+        self.hold_reading()
         self._parse_slice()
         return True
 
@@ -115,34 +106,19 @@ class SlicingConnection(ServingConnection):
 
     def _drop_unparsed(self) -> None:
         """Forget what waits; reading goes on only when it is resumed."""
-        self._unparsed, self._whole_bytes, self._buffer_paused = b"", WHOLE_BYTES, False
+        self._unparsed, self._whole_bytes, self.holds_reading = b"", WHOLE_BYTES, False
 
-    def _count_framing(self, body: StreamReader, size: int) -> None:
-        """`size` more bytes came of a request; refuse its body if too few of them are content.
-
-        Only chunks make more bytes of a body than it has: those that the parser holds back while a reader is paused
-        aren't counted, and otherwise it holds less than half of what came.
-        """
-        if body is not self._counted:
-            self._counted, self._sent_bytes = body, body.total_bytes
-            return
-        self._sent_bytes += size
-        framing = self._sent_bytes - body.total_bytes
-        if framing <= MAX_FRAMING_BYTES or framing * 2 <= self._sent_bytes or self._reading_paused:
-            return
-        if not body.is_eof() and body.exception() is None:
-            body.set_exception(TinyChunks())
-
-    def _resume_reading_if_drained(self) -> None:
+    def resume_if_drained(self) -> None:
+        """Read on unless something waits; what waits is parsed first."""
         if not self._unparsed:
-            super()._resume_reading_if_drained()
+            super().resume_if_drained()
             return
         self.data_received(b"")  # what the parser kept while the queue was full comes first
         self._parse_soon()
 
     @property
     def _ends(self) -> bool:
-        return self._parser is None or self._close or self._force_close
+        return self.parser is None or self.is_last or self.is_ended
 
     def _parse_slice(self) -> None:
         if self._ends:
@@ -153,13 +129,13 @@ class SlicingConnection(ServingConnection):
         self._feed(SLICE_BYTES)
         if self._unparsed and (size := self._rest_of_length()):
             self._feed(size)
-        if self._messages and not isinstance(self._messages[-1][0], RawRequestMessage):
+        if self.queue and not isinstance(self.queue[-1][0], RawRequestMessage):
             self._drop_unparsed()  # nothing can be read after what is not HTTP
-            self._resume_reading_for_buffer()
+            self.release_reading()
         elif self._unparsed:
             self._parse_soon()
         else:
-            super()._resume_reading_if_drained()
+            super().resume_if_drained()
 
     def _feed(self, size: int) -> None:
         end = self._parsed_bytes + size
@@ -175,20 +151,20 @@ class SlicingConnection(ServingConnection):
 
     def _must_wait(self) -> bool:
         """Whether the queue of requests is full, or the body under way has something that nobody has read yet."""
-        messages = self._messages
-        if len(messages) >= self._max_msg_queue_size:
+        queue = self.queue
+        if len(queue) >= self.queue_limit:
             return True
-        body = messages[-1][1] if messages else self.body
+        body = queue[-1][1] if queue else self.body
         if body is None or body.is_eof():
             return False
-        return body.exception() is not None or bool(body._buffer)
+        return body.exception() is not None or has_unread(body)
 
     def _rest_of_length(self) -> int:
         """How many bytes are to come of a body whose length was declared: the parser takes those in one piece."""
-        if self._messages:
-            message, body = self._messages[-1]
+        if self.queue:
+            message, body = self.queue[-1]
             headers = message.headers if isinstance(message, RawRequestMessage) else {}
-        elif (request := self._current_request) is not None:
+        elif (request := self.current_request) is not None:
             headers, body = request.headers, request.content
         else:
             return 0
