@@ -62,7 +62,7 @@ class ServerConnection(asyncio.Protocol):
         self._backoff_s = 0.0
         self.last_error = "not connected yet"
         self.calls = Latencies()
-        """From a write to the reply to its last command. One write at a time is timed: to time each would cost every
+        """Times from a write to the reply to its last command. One write at a time is timed: to time each would cost every
         call, and what comes meanwhile takes as long."""
         self._timed_since_s = 0.0
         self._replies_to_timed = 0  # replies still to come to the timed write, 0 if none is timed

@@ -17,7 +17,7 @@ class ReasoningModels:
 
     def note(self, service: str, model: str, reader: Account | WholeReader) -> None:
         """Remember that a model reasons, if the answer that `reader` has read reported reasoning."""
-        if reader.told_reasoning and (service, model) not in self._models:
+        if reader.reported_reasoning and (service, model) not in self._models:
             if len(self._models) >= _MAX_MODELS:
                 self._models.clear()
             self._models.add((service, model))

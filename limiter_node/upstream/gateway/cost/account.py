@@ -28,7 +28,7 @@ class Account(Protocol):
     """The event that broke the stream off, as `find_event_error` returns it; None if none did."""
     input_tokens: int
     """The input tokens that the service reported; 0 if it reported none."""
-    told_reasoning: bool
+    reported_reasoning: bool
     """Whether the service reported reasoning tokens: its model produces output that may not be shown."""
     plain_text: str | None
     """The text that the last event added, if it did nothing else; the next such events may come by `add_text`."""
@@ -79,7 +79,7 @@ class AccountBase:
         self.is_whole = self.is_done = self.is_finished = False
         self.error: Any = None
         self.input_tokens = 0
-        self.told_reasoning = False
+        self.reported_reasoning = False
         self.plain_text: str | None = None
         self.plain_name = ""
 
@@ -98,6 +98,6 @@ class AccountBase:
         else:
             self.error = {"error": data or "The upstream service broke off."}
 
-    def note_told(self, usage: Usage) -> None:
+    def note_reported(self, usage: Usage) -> None:
         self.input_tokens = max(self.input_tokens, usage.input_tokens)
-        self.told_reasoning |= usage.told_reasoning
+        self.reported_reasoning |= usage.reported_reasoning

@@ -32,7 +32,7 @@ class ChunkAccount(AccountBase):
         super().__init__(encoding, at_most)
         self._hides_usage, self._choices = hides_usage, choices
         self._usage: Usage | None = None
-        self._counted_when_told = 0
+        self._counted_at_report = 0
         self._open: set[int] = set()
         self._finished: set[int] = set()
         self._is_first = True
@@ -43,7 +43,7 @@ class ChunkAccount(AccountBase):
         counted, usage = min(self._counted, self._at_most), self._usage
         if usage is None or usage.output_tokens is None:
             return counted
-        is_final = self._counted_when_told == self._counted and self._choices == 1
+        is_final = self._counted_at_report == self._counted and self._choices == 1
         return usage.output_tokens if is_final and usage.is_plausible(counted) else max(usage.output_tokens, counted)
 
     @property
@@ -53,7 +53,7 @@ class ChunkAccount(AccountBase):
         return (
             usage is not None
             and bool(usage.output_tokens)
-            and self._counted_when_told == self._counted
+            and self._counted_at_report == self._counted
             and usage.is_plausible(min(self._counted, self._at_most))
         )
 
@@ -96,14 +96,14 @@ class ChunkAccount(AccountBase):
         return error is not None
 
     def _note_usage(self, fields: dict[str, Any], usage: Any) -> dict[str, Any] | None:
-        told = read_usage(usage)
-        if told is None:
+        reported = read_usage(usage)
+        if reported is None:
             return fields
-        self.note_told(told)
+        self.note_reported(reported)
         before = self._usage
         # A usage lower than an earlier one doesn't cover the pieces since.
-        if before is None or (told.output_tokens or 0) >= (before.output_tokens or 0):
-            self._usage, self._counted_when_told = told, self._counted
+        if before is None or (reported.output_tokens or 0) >= (before.output_tokens or 0):
+            self._usage, self._counted_at_report = reported, self._counted
         if not self._hides_usage or fields.get("choices") or "usage" not in fields:
             return fields
         if any(value is not None and name not in _ENVELOPE for name, value in fields.items()):

@@ -116,7 +116,7 @@ class ResponsesApiAccount(AccountBase):
             return
         self._usage = read_usage(response.get("usage"))
         if self._usage is not None:
-            self.note_told(self._usage)
+            self.note_reported(self._usage)
         else:
             said = text_tokens({"output": response.get("output")}, self._encoding)
             self._counted = max(self._counted, said)

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 MOST_TOKENS: Final = 2**31
 """More than any answer has; a service that reports more is mistaken, and must not wrap a counter."""
 
-_MOST_COUNTED_PER_TOLD = 8
+_MOST_COUNTED_PER_REPORTED = 8
 """Streams are counted piece by piece. Cut at each character, English has about five pieces a token: a usage of
 less than an eighth of the count is a mistake (zeros, or the cost of one piece), not another tokenizer."""
 
@@ -41,12 +41,12 @@ class Usage(NamedTuple):
     """The output; None if the service reported input only, as for embeddings."""
     input_tokens: int
     """The input, with cached input even if the service counts it beside its prompt; 0 if none was reported."""
-    told_reasoning: bool
+    reported_reasoning: bool
     """Whether the service reported reasoning, or a total that only reasoning explains."""
 
     def is_plausible(self, counted: int) -> bool:
         """Whether another tokenizer may have counted `counted` for this output."""
-        return self.output_tokens is not None and self.output_tokens * _MOST_COUNTED_PER_TOLD >= counted
+        return self.output_tokens is not None and self.output_tokens * _MOST_COUNTED_PER_REPORTED >= counted
 
 
 def read_usage(usage: Any) -> Usage | None:
@@ -62,15 +62,15 @@ def read_usage(usage: Any) -> Usage | None:
         return None
     if not output and not before and not usage.get("total_tokens"):
         return None  # a service that doesn't count reports zeros
-    told_output, beside, told_reasoning = output, 0, False
+    reported_output, beside, reported_reasoning = output, 0, False
     if before is not None:
         beside, unexplained = _beside_the_prompt(usage, before, output)
         if unexplained:  # Gemini leaves the output out if all of it was reasoning
-            told_output, told_reasoning = (output or 0) + unexplained, True
+            reported_output, reported_reasoning = (output or 0) + unexplained, True
     return Usage(
-        None if told_output is None else min(told_output, MOST_TOKENS),
+        None if reported_output is None else min(reported_output, MOST_TOKENS),
         min((before or 0) + beside, MOST_TOKENS),
-        told_reasoning or _reasoning(usage) > 0,
+        reported_reasoning or _reasoning(usage) > 0,
     )
 
 
@@ -111,8 +111,8 @@ def _note_inputs(holder: dict[str, Any], inputs: list[int]) -> None:
 def _reasoning(usage: dict[str, Any]) -> int:
     for name in _OUTPUT_DETAILS:
         details = usage.get(name)
-        if type(details) is dict and (told := _count(details.get("reasoning_tokens"))):
-            return told
+        if type(details) is dict and (reported := _count(details.get("reasoning_tokens"))):
+            return reported
     return _count(usage.get("reasoning_tokens")) or 0
 
 

@@ -19,7 +19,7 @@ EDGE_BYTES: Final = 64 * 1024
 """The bytes at the beginning and at the end of a longer answer that are searched for its usage."""
 
 _ENVELOPE_BYTES = 512
-_BYTES_PER_TOLD = 24
+_BYTES_PER_REPORTED = 24
 """An answer with at most so many bytes per reported token has no text for which its usage would be implausible."""
 _MOST_USAGES = 8
 _USAGE = re.compile(r'"usage"\s*:\s*(?=\{)')
@@ -56,7 +56,7 @@ class WholeReader:
         self._output_tokens: int | None = None
         self.input_tokens = 0
         """The input tokens that the service reported; 0 if it reported none."""
-        self.told_reasoning = False
+        self.reported_reasoning = False
         self.has_usage = False
         """Whether the service reported the cost of the output (of embeddings: the input)."""
 
@@ -107,7 +107,7 @@ class WholeReader:
         else:
             usage = _last_usage(b"".join(self._tail)) or _last_usage(self._head)
         if usage is not None:
-            self.input_tokens, self.told_reasoning = usage.input_tokens, usage.told_reasoning
+            self.input_tokens, self.reported_reasoning = usage.input_tokens, usage.reported_reasoning
         self._output_tokens = self._cost(usage, fields, len(body)) if self._has_output else 0
         if usage is not None:
             self.has_usage = not self._has_output or bool(usage.output_tokens)
@@ -115,16 +115,16 @@ class WholeReader:
         self._tail.clear()
 
     def _cost(self, usage: Usage | None, fields: Any, size: int) -> int:
-        told = None if usage is None else usage.output_tokens
+        reported = None if usage is None else usage.output_tokens
         if type(fields) is not dict:
-            return told or self._unread()
+            return reported or self._unread()
         # Some services report one choice's usage for all.
-        if told and self._choices == 1 and size <= _ENVELOPE_BYTES + told * _BYTES_PER_TOLD:
-            return told  # counting takes longer than all the rest
+        if reported and self._choices == 1 and size <= _ENVELOPE_BYTES + reported * _BYTES_PER_REPORTED:
+            return reported  # counting takes longer than all the rest
         counted = min(text_tokens(fields, self._encoding), self._at_most)
-        if usage is not None and told is not None and self._choices == 1 and usage.is_plausible(counted):
-            return told
-        return max(told or 0, counted)
+        if usage is not None and reported is not None and self._choices == 1 and usage.is_plausible(counted):
+            return reported
+        return max(reported or 0, counted)
 
     def _unread(self) -> int:
         return min(unread_tokens(self._size), self._at_most) if self._has_output else 0

@@ -52,7 +52,7 @@ class InBandError:
 
     @property
     def outcome(self) -> str:
-        """One of `limiter_node.telemetry.UPSTREAM_OUTCOMES`."""
+        """The outcome to count, one of `limiter_node.telemetry.UPSTREAM_OUTCOMES`."""
         if not self.is_callers_own:
             return "failed"
         return "rate_limited" if self.status == 429 else "refused"

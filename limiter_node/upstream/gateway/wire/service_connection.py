@@ -124,7 +124,7 @@ class ServiceConnection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def resume(self) -> None:
-        """Read on."""
+        """Read on after `pause`, with a new deadline."""
         if self._is_paused and self._transport is not None:
             self._is_paused = False
             if not self._is_closing:
