@@ -82,7 +82,7 @@ class AnswerStream(Protocol):
         ...
 
     async def read_on(self, seconds: float) -> None:
-        """Read on without the caller, who has left: until the cost is known, or so many seconds have passed."""
+        """Read on without the caller, who has left, until the cost is known, for at most `seconds`."""
         ...
 
     def error_event(self, error: bytes) -> bytes:

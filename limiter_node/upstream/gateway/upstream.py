@@ -1,4 +1,4 @@
-"""The gateway: an upstream that asks services over HTTP; `sending` sends, `answering` reads what comes back."""
+"""The gateway: an upstream that asks services over HTTP; `sending` sends, `answering` reads the responses."""
 
 from __future__ import annotations
 

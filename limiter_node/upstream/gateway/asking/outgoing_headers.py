@@ -18,7 +18,7 @@ def outgoing_headers(admitted: AdmittedRequest, service: Service, user_agent: st
     """Return the headers for `service`, except those that HTTP itself needs."""
     headers = {
         "Content-Type": "application/json",
-        # Usage has to be read, and callers get what they asked us for.
+        # The usage has to be readable, and callers agree on encodings with this node only.
         "Accept-Encoding": "identity",
         "User-Agent": user_agent,
         "x-request-id": admitted.request_id,

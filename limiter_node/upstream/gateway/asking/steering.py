@@ -29,7 +29,7 @@ STEERING: Final = frozenset(
         "proxy_server_request", "user_config",
         # Portkey and other gateways
         "config", "targets", "strategy", "virtual_key", "override_params",
-        # Azure, Google: what is stored or searched there
+        # Azure, Google: data stored or searched there
         "data_sources", "dataSources", "enhancements", "cached_content", "cachedContent",
         # vLLM, SGLang, TensorRT-LLM: other weights, other servers, code, more work, others' place in the queue
         "kv_transfer_params", "lora_path", "lora_request", "lora_id", "lora", "custom_logit_processor",

@@ -69,7 +69,7 @@ class Account(Protocol):
 class AccountBase:
     """Hold the state that both kinds of accounts share.
 
-    `at_most`: the bound of what is counted here, by another tokenizer than the service's.
+    `at_most`: the bound of the count here, by another tokenizer than the service's.
     """
 
     def __init__(self, encoding: str, at_most: int) -> None:

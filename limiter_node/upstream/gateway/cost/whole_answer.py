@@ -20,7 +20,7 @@ EDGE_BYTES: Final = 64 * 1024
 
 _ENVELOPE_BYTES = 512
 _BYTES_PER_REPORTED = 24
-"""An answer with at most so many bytes per reported token has no text for which its usage would be implausible."""
+"""Up to so many bytes per reported token, an answer has no text for which its usage would be implausible."""
 _MOST_USAGES = 8
 _USAGE = re.compile(r'"usage"\s*:\s*(?=\{)')
 

@@ -10,7 +10,7 @@ from limiter_node.upstream.gateway.wire.exchange import Exchange
 from limiter_node.upstream.gateway.wire.service_connection import ServiceConnection
 
 _SLICE_BYTES: Final = 262_144
-"""A longer body is written in slices, so that none holds up the event loop: TLS encrypts what is written."""
+"""A longer body is written in slices, so that none holds up the event loop: with TLS, writing encrypts."""
 
 _writing: set[asyncio.Task[None]] = set()
 """The tasks under way, because the event loop holds its tasks weakly."""
