@@ -24,7 +24,22 @@ import limiter_node.cli
 
 PROGRAMS = {"limiter-node": limiter_node.cli.cli, "bench-client": bench_client.cli.cli}
 MODULES = {"limiter-node": "limiter_node", "bench-client": "bench_client"}
-FOREIGN = {"make", "vllm", "ollama", "docker", "kubectl", "systemctl", "export", "eval", "curl", "head", "sudo", "git"}
+FOREIGN = {
+    *("make", "vllm", "ollama", "docker", "kubectl", "systemctl", "export", "eval", "curl", "head", "sudo", "git"),
+    *(
+        "pip",
+        "python",
+        "python3",
+        "install",
+        "cp",
+        "useradd",
+        "chown",
+        "chmod",
+        "umask",
+        "systemd-analyze",
+        "journalctl",
+    ),
+}
 """What else may be shown: `make` and what parses for us is tested elsewhere, the others aren't ours."""
 KEY = "sk-alice"
 SHORTER = {"--qps": "50", "--duration": "2", "--from": "50", "--slo-p99-ms": "5000"}
@@ -33,9 +48,9 @@ SHORTER = {"--qps": "50", "--duration": "2", "--from": "50", "--slo-p99-ms": "50
 
 def own_command(words: list[str]) -> tuple[str, list[str]] | None:
     """The program and its arguments, if the line runs one of ours."""
-    while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
+    while words and re.fullmatch(r"env|[A-Z_]+=\S*|\$\(grep .*\)", words[0]):
         words = words[1:]
-    program = words[0].removeprefix(".venv/bin/")
+    program = words[0].rpartition("/")[2]
     return (program, words[1:]) if program in PROGRAMS else None
 
 
@@ -53,10 +68,12 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_each_command_parses(page: str) -> None:
     for words in shell_lines(page):
         if (own := own_command(words)) is None:
-            assert words[0].removeprefix(".venv/bin/") in FOREIGN, f"{page}: {shlex.join(words)}: whose command is it?"
+            assert words[0].rpartition("/")[2] in FOREIGN, f"{page}: {shlex.join(words)}: whose command is it?"
             continue
         program, arguments = own
         arguments = ["redis://127.0.0.1:6379" if word == "URL" else word for word in arguments]
+        if "LIMITER_STORE=" in words[1]:  # from a file of the environment, behind `env`
+            arguments += ["--store", "redis://127.0.0.1:6379"]
         command: click.Command = PROGRAMS[program]
         while isinstance(command, click.Group):
             command = command.commands[arguments.pop(0)]

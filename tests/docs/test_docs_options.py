@@ -21,8 +21,18 @@ from limiter_node.limits import KeyLimits
 from limiter_node.upstreamsfile import KEY_VARIABLE, read_upstreams
 
 UNITS = {"": 1, "s": 1, "ms": 1, "%": 1, "MiB": 2**20}
-OF_OTHERS = {"--build", "--wait", "--now", "--appendonly"}
-"""Options of docker and systemctl in the commands that are shown."""
+OF_OTHERS = {
+    "--build",
+    "--wait",
+    "--now",
+    "--appendonly",
+    "--require-hashes",
+    "--only-binary",
+    "--no-deps",
+    "--no-build-isolation",
+    "--strict",
+}
+"""Options of docker, systemctl, pip and mypy in the commands that are shown."""
 
 
 def commands(command: click.Command) -> Iterator[click.Command]:
