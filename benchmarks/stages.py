@@ -23,8 +23,8 @@ from benchmarks.lib.measuring import Row, show
 from limiter_node.credentials import bearer_key, key_id
 from limiter_node.decisions import Decision, Outcome
 from limiter_node.http.requests.chat import need_of_chat, parse_chat
-from limiter_node.http.responses.answer import Answer
 from limiter_node.http.responses.headers import RequestIds, ResponseHeaders
+from limiter_node.http.responses.whole_response import WholeResponse
 from limiter_node.limits import WINDOW_BUCKETS, Amounts, KeyLimits
 from limiter_node.store import codec
 from limiter_node.store.embedded.stores import EmbeddedStore
@@ -77,7 +77,7 @@ def stages(reply: bytes) -> dict[str, Callable[[], object]]:
         "the mock's answer": lambda: _finished(upstream.chat(request, 128, "req_1")),
         "the answer's body": lambda: chat_completion(request, completion, request_id, 1),
         "the answer's headers": lambda: headers.decided(DECISION, ids.next()),
-        "the answer: made": lambda: Answer(body, block),
+        "the answer: made": lambda: WholeResponse(body, block),
     }
 
 

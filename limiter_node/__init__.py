@@ -1,15 +1,15 @@
 """Exact, distributed rate limiter for LLM APIs: the nodes, the store's side of them, and the command line.
 
-docs/architecture.md draws the rooms and walks a request through them. Imports point downward, from the first lines here
-to the last ones; ``tests/test_architecture.py`` says who may import whom.
+docs/architecture.md draws the rooms and walks a request through them; ``tests/test_architecture.py`` says who may
+import whom.
 
 From the command line to a running node:
 
-``cli``             the command line, and how a failure becomes one line and an exit code; ``__main__`` runs it
+``cli``             the command line, and the exit code and error line of a failure; ``__main__`` runs it
 ``commands``        the commands, one module each
 ``supervisor``      node processes: started together, restarted, drained
 ``top``             the live view of nodes, shards and keys
-``app``             one node, built from its settings, run, and taken apart: the one module that knows everybody
+``app``             one node: started, run, drained and stopped; the one module that knows everybody
 ``start``           from listening to ready
 
 What an operator writes:
@@ -18,28 +18,28 @@ What an operator writes:
 ``keysfile``        the keys file: read, validated, made; ``tomllines``: the line of a mistake in it
 ``upstreamsfile``   the services behind a gateway, from settings or a file
 
-A request's way:
+The path of a request:
 
 ``http``            requests in, responses out
-``tokens``          how many tokens a text, a chat, a tool definition is
+``tokens``          counts the tokens of texts, chats, tool definitions
 ``limiter``         decisions, reservations, and policies for when the store is away
 ``store``           everything that speaks to the shared store
-``upstream``        what answers an admitted request: services over HTTP, or the mock
+``upstream``        the source of answers: services over HTTP, or the mock
 
-The ground, which imports nothing above it:
+The ground, which imports nothing but the ground:
 
-``decisions``       what a request needs, how it was decided, what its key has used
+``decisions``       a request's need, its decision, its key's usage
 ``limits``          a key's limits, and the window in which they hold
 ``credentials``     the API key in a request's headers, and its digest
 ``errors``          the errors that a caller or an operator may meet
-``telemetry``       what a node counts about itself
+``telemetry``       a node's counts about itself
 ``held``            the budget of bytes that a node holds for its callers
-``worker_process``  a second process, for work that would hold up the event loop
+``second_process``  a second process of a node, for work that would hold up its event loop
 ``processes``       child processes that end with their parent, and free ports
-``addresses``       hosts, base URLs and origins as options have them
+``addresses``       hosts, base URLs and origins, as options write them
 ``lengths``         distributions of the mock's answer lengths
 ``logs``            one line per event, as text or JSON
-``reasons``         why something could not be reached, in a few words
+``reasons``         the reason why something could not be reached, in a few words
 ``chart``           bars and columns of characters
-``malloc``          the allocator, told to give memory back
+``malloc``          makes the allocator give memory back
 """

@@ -28,7 +28,7 @@ def base_url(text: str) -> URL:
         raise ConfigError("an upstream's URL must have no fragment and no spaces")
     try:
         url = URL(text)
-        is_readable = bool(url.host)  # read late: names of hosts may be encoded so that they can't be
+        is_readable = bool(url.host)  # parsed late: an encoded host name may be invalid
     except ValueError:
         is_readable = False
     if not is_readable:
@@ -36,13 +36,13 @@ def base_url(text: str) -> URL:
     return url.with_path(url.raw_path.rstrip("/") or "/", encoded=True, keep_query=True)
 
 
-# As a browser sends it: in lower case, without a path. Other schemes are those of apps: tauri://localhost.
+# An origin as a browser sends it: in lower case, without a path. Apps have schemes of their own: tauri://localhost.
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[a-z0-9._:\[\]-]+\Z")
 _USUAL_PORT = re.compile(r"(http://.*:80|https://.*:443)\Z")
 
 
 def check_origins(origins: Collection[str]) -> None:
-    """Raise `ConfigError` unless these are ``*`` alone, or origins as browsers send them."""
+    """Raise `ConfigError` unless `origins` are ``*`` alone, or origins as browsers send them."""
     for origin in origins:
         if origin == "*":
             if len(origins) > 1:
@@ -50,10 +50,10 @@ def check_origins(origins: Collection[str]) -> None:
         elif not _ORIGIN.match(origin) or _USUAL_PORT.match(origin):
             raise ConfigError(
                 "--cors-origins must be origins as browsers send them, separated by commas: https://app.example.com, "
-                "lower case, no path, no usual port; or *"
+                "lower case, no path, no default port; or *"
             )
 
 
 def format_host(host: str) -> str:
-    """Return the host as it stands in a URL: IPv6 addresses in brackets."""
+    """Return the host in a URL's form: IPv6 addresses in brackets."""
     return f"[{host}]" if ":" in host else host

@@ -28,7 +28,7 @@ from limiter_node.http.server.listening import Listener
 from limiter_node.http.server.overload import LoopLoad
 from limiter_node.http.server.tls import Certificate
 from limiter_node.limiter.admission import Decider, Limiter
-from limiter_node.limiter.degraded import policy
+from limiter_node.limiter.policies import policy
 from limiter_node.limits import BUCKET_MS
 from limiter_node.settings import NodeSettings
 from limiter_node.start import Start

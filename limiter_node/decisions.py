@@ -1,4 +1,4 @@
-"""The values that decide about a request: what it needs, what was decided, what its key has used.
+"""The values around a decision: a request's need, the decision, its key's usage.
 
 Tuples where one is made per request (a frozen dataclass costs several times as much to create), dataclasses elsewhere.
 """
@@ -12,7 +12,7 @@ from limiter_node.limits import Amounts
 
 
 class Need(NamedTuple):
-    """The amounts that one request asks of its key, beside the one request that it is.
+    """The tokens that one request asks of its key, beside counting as one request.
 
     The reservation is ``output_tokens + default_choices × the key's output_reserve``: a request with a cap has
     ``output_tokens = n × cap`` and ``default_choices = 0``, one without has ``0`` and ``default_choices = n``.
@@ -33,7 +33,7 @@ class Outcome(IntEnum):
 
 
 Receipt = object
-"""The hold of an admission in the store, which makes it and takes it back; nobody else looks inside."""
+"""The hold of an admission in the store. Only the store's side makes receipts and reads them."""
 
 
 class Decision(NamedTuple):
@@ -46,7 +46,7 @@ class Decision(NamedTuple):
     """Exact time until this request would be admitted if nothing else happened; 0 unless ``REJECTED``."""
     limits: Amounts
     used: Amounts
-    """After this decision."""
+    """The usage after this decision."""
     reset_ms: Amounts
     """Time until the dimension is wholly free if nothing else happened."""
     need: Amounts
@@ -59,7 +59,7 @@ class Decision(NamedTuple):
     """The hold of an admitted request in the store; None for any other."""
     degraded: str = ""
     """The policy that decided because the store could not be asked: `limits` are by its last reply, `time_ms` is its
-    clock as estimated. Empty if the store decided."""
+    estimated clock. Empty if the store decided."""
 
 
 UNKNOWN_KEY = Decision(
@@ -87,4 +87,4 @@ class Usage(NamedTuple):
     name: str
     buckets: tuple[WindowBucket, ...]
     degraded: str = ""
-    """The policy that gave this by the node's own knowledge, because the store could not be asked; else empty."""
+    """The policy that gave this usage from the node's own knowledge; empty if the store gave it."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 
 class LimiterError(Exception):
-    """Base of all errors of this package that a caller may meet. The message says what to do."""
+    """Base of all errors of this package that a caller or an operator may meet. The message says what to do."""
 
 
 class StoreUnavailable(LimiterError):
-    """Raised when the store did not decide in time or cannot be reached."""
+    """Raised when the store doesn't decide or reply in time, or can't be reached."""
 
 
 class OtherFormat(LimiterError):
@@ -16,8 +16,8 @@ class OtherFormat(LimiterError):
 
     def __init__(self, theirs: bytes, ours: int) -> None:
         super().__init__(
-            f"nodes of storage format {theirs.decode(errors='replace')} use this store; this node reads and writes "
-            f"format {ours}: stop them first, or give this node another store"
+            f"nodes of storage format {theirs.decode(errors='replace')} use this store, but this node uses "
+            f"format {ours}: stop those nodes first, or give this node another store"
         )
 
 
@@ -26,4 +26,4 @@ class Overloaded(LimiterError):
 
 
 class ConfigError(LimiterError):
-    """Raised for wrong settings, keys files, URLs: what a person has to correct (exit code 2)."""
+    """Raised for wrong settings, keys files or URLs, which a person has to correct (exit code 2)."""

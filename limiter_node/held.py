@@ -1,9 +1,9 @@
 """The bytes that a node holds for its callers: bodies from their first byte until their request is sent, and answers
 beyond 64 KiB each.
 
-One budget for all of them, so that no number of requests, however large, takes more memory than the node was given.
-Weakness: one key that sends large bodies slowly can take what others need for theirs. Therefore large ones leave an
-eighth of the budget to the small ones, as most are.
+They share one budget, so that no number of requests, however large, takes more memory than the node was given.
+Weakness: one key that sends large bodies slowly can take the room that others need. Therefore large bodies leave an
+eighth of the budget to small ones, which most are.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from limiter_node.errors import Overloaded
 SMALL_BYTES: Final = 65_536
 """Up to this size a body or an answer is small: it may take the last eighth of the budget, and this process reads it.
 
-Larger bodies go to the second process as they came."""
+Larger bodies go unread to the second process."""
 
 
 class HeldBytes:
@@ -29,7 +29,7 @@ class HeldBytes:
 
 
 class Hold:
-    """Count the `size` bytes that one request holds of `budget`. Release it in the end; twice does no harm."""
+    """Count the `size` bytes that one request holds of `budget`. Release it in the end; a second time does nothing."""
 
     __slots__ = ("_budget", "size")
 
@@ -38,24 +38,24 @@ class Hold:
         self.size = 0
 
     def take(self, size: int) -> None:
-        """Hold so many bytes more. Raises `Overloaded`, and holds no more than before, if the budget lacks them."""
+        """Hold `size` bytes more. Raises `Overloaded`, and holds no more than before, if the budget lacks them."""
         budget = self._budget
         held, total = budget.held + size, self.size + size
         if held > budget.most_of_large and (total > SMALL_BYTES or held > budget.most):
-            raise Overloaded("the node holds as many bytes as it may")
+            raise Overloaded("the node has no room for more bodies and answers")
         self.size, budget.held = total, held
 
     def expect(self, size: int) -> None:
-        """Raise `Overloaded` if so many bytes more can't be held now."""
+        """Raise `Overloaded` if `size` bytes more can't be held now."""
         self.take(size)
         self.give(size)
 
     def give(self, size: int) -> None:
-        """Hold so many bytes less."""
+        """Hold `size` bytes less."""
         self.size -= size
         self._budget.held -= size
 
     def release(self) -> None:
-        """Hold nothing any more."""
+        """Give back all bytes."""
         self._budget.held -= self.size
         self.size = 0

@@ -1,8 +1,8 @@
 """The keys file (``keys.toml``): read and validated, or made with random keys.
 
-Owns its format and its one rule: no message ever shows a key. A key is called by its name, else by the first eight hex
-digits of its digest. Neighbours: the commands read and write files here, `store.admin.store_admin` puts the result into
-the store.
+Owns its format and its one rule: no message ever shows a key. Messages name a key by its name, else by the first eight
+hex digits of its digest. Neighbours: the commands read and write files here, `store.admin.store_admin` puts the result
+into the store.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ LIMIT_RANGES = {
 
 _FIELDS = (*LIMIT_RANGES, "name")
 assert set(_FIELDS) == {each.name for each in fields(KeyLimits)}
-# What may be shown of an unknown section or field: the typing error of a known one, never what could be a key.
+# An unknown section or field that a message may quote: a mistyped known one, never a word that could be a key.
 _HARMLESS = re.compile(r"[a-z_]{1,20}\Z")
 
 
 class _Misdeclared(ConfigError):
-    """Raised for what is wrong at a place in a keys file: `place` names it, from the outermost table inwards."""
+    """Raised for a mistake at a place in a keys file: `place` names it, from the outermost table inwards."""
 
     def __init__(self, message: str, *place: str) -> None:
         super().__init__(message)
@@ -51,12 +51,12 @@ class _Misdeclared(ConfigError):
 
 
 def key_digest_name(kid: str) -> str:
-    """Return how messages call a key without a name."""
+    """Return the name in messages of a key that has none."""
     return f"key {kid[:8]}…"
 
 
 def check_declared_key(declared: str) -> str:
-    """Return the ``kid`` of a key as operators write it, plain or as a digest. Raises ConfigError without the key."""
+    """Return the ``kid`` of a key that is written plain or as a digest. Raises ConfigError, which doesn't show it."""
     if declared.startswith("sha256:"):
         if not re.fullmatch(r"[0-9a-fA-F]{64}", declared[7:]):
             raise ConfigError("a digest is sha256: and 64 hex digits")
@@ -80,7 +80,7 @@ def check_limit(field: str, value: object) -> int:
 
 
 def check_name(value: object) -> str:
-    """Return `value` if it is a valid name, which stands in messages and headers. Raises ConfigError."""
+    """Return `value` if it is a valid name, fit for messages and headers. Raises ConfigError if it isn't."""
     if type(value) is not str or not value.isprintable() or len(value) > MAX_NAME_LENGTH:
         raise ConfigError(f"name must be a text of at most {MAX_NAME_LENGTH} printable characters")
     return value
@@ -98,7 +98,7 @@ def read_keys(path: str | Path) -> dict[str, KeyLimits]:
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: not a TOML file: it is not UTF-8 text") from None
     except tomllib.TOMLDecodeError as error:
-        # Only where: what the parser says of a key declared twice contains the key.
+        # Only the place: the parser's message on a key declared twice contains the key.
         place = re.search(r"\((at [^()]*)\)\Z", str(error))
         problem = (
             "something is declared twice" if "twice" in str(error) or "overwrite" in str(error) else "syntax error"
@@ -115,9 +115,9 @@ _AT_REST_S = 0.1
 
 
 class KeysFile:
-    """Read a keys file again when it has changed. See `store.decisions.redeclare.DeclaredKeys`, which this is.
+    """Read a keys file again when it has changed; a `store.decisions.redeclare.DeclaredKeys`.
 
-    A file is taken for unchanged while its size and its times are the same. Several threads may read it.
+    A file counts as unchanged while its size and times are the same. Several threads may read it.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -132,10 +132,10 @@ class KeysFile:
     def read(self) -> Mapping[str, KeyLimits]:
         """Return the keys by `kid`: the same object as before if the file hasn't changed.
 
-        A file that is being written is waited for, for a second at most: half a file must not count as a change.
+        Waits up to a second for a file that is being written: half a file must not count as a change.
 
         Raises:
-            ConfigError: it can't be read; the keys of before are kept for the next call.
+            ConfigError: the file can't be read; the earlier keys are kept for the next call.
         """
         with self._lock:
             return self._read()
@@ -161,7 +161,7 @@ class KeysFile:
             self._known.update(keys)
             self._keys, self._signature = keys, signature
             return keys
-        raise ConfigError(f"{self._path}: it is being written all the time")
+        raise ConfigError(f"{self._path}: the file keeps changing while it is read")
 
     def _stat(self) -> os.stat_result:
         try:
@@ -170,16 +170,16 @@ class KeysFile:
             raise ConfigError(f"{self._path}: {error.strerror or 'cannot be read'}") from None
 
     def changed_s_ago(self, kid: str) -> float:
-        """Return how many seconds ago the file last said something new of a key that it has."""
+        """Return the seconds since the file last changed its entry of `kid`, which it must have."""
         return time.monotonic() - self._changed_s.get(kid, self._first_s)
 
     def was_declared(self, kid: str) -> bool:
-        """Whether the file had this key when it was read, at any time."""
+        """Whether any reading of the file so far had this key."""
         return kid in self._known
 
 
 def _read_document(document: dict[str, Any]) -> dict[str, KeyLimits]:
-    """Raises _Misdeclared."""
+    """Return the limits by ``kid``. Raises _Misdeclared."""
     for section in document:
         if section not in ("defaults", "keys"):
             raise _Misdeclared(f'unknown section{_shown(section)}: there are [defaults] and [keys."KEY"]', section)
@@ -210,7 +210,7 @@ def _read_document(document: dict[str, Any]) -> dict[str, KeyLimits]:
 
 
 def _read_limits(section: object, base: dict[str, Any], forbidden: tuple[str, ...]) -> dict[str, Any]:
-    """Raises _Misdeclared, its place within the section."""
+    """Return the fields of a section over those of `base`. Raises _Misdeclared with the place in the section."""
     if type(section) is not dict:
         raise _Misdeclared("must be a section of fields")
     values = dict(base)
@@ -266,7 +266,7 @@ def write_private(path: str | Path, text: str, *, overwrite: bool = False) -> No
     Raises ConfigError if it exists and `overwrite` is not set, LimiterError if it cannot be written.
     """
     target = Path(path)
-    # To overwrite is to replace: the mode is ours even where the old file could be read by all.
+    # To overwrite is to replace: the new file is private even if the old one wasn't.
     written = target.with_name(f".{target.name}.{secrets.token_hex(8)}") if overwrite else target
     try:
         descriptor = os.open(written, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

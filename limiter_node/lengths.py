@@ -1,4 +1,4 @@
-"""Distributions of answers' lengths, as the options of the mock write them."""
+"""Distributions of answer lengths, in the form of the mock's options."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LengthDraw = Callable[[], int]
 
 
 def parse_length(spec: str, rng: random.Random) -> LengthDraw:
-    """Return a function that draws lengths in tokens as `spec` says.
+    """Return a function that draws lengths in tokens from the distribution `spec`.
 
     `spec` is ``fixed:N``, ``uniform:A:B`` (inclusive) or ``lognormal:MEDIAN:SIGMA``.
 

@@ -20,7 +20,7 @@ DEFAULT_INPUT_TPM = 100_000
 DEFAULT_OUTPUT_TPM = 50_000
 DEFAULT_OUTPUT_RESERVE = 256
 DIMENSIONS = ("requests", "input_tokens", "output_tokens")
-"""The names of the three limits, in the order of every tuple of three in this code."""
+"""The names of the three limits, in the order of all tuples of three in this code."""
 
 
 class Amounts(NamedTuple):
@@ -35,8 +35,8 @@ class Amounts(NamedTuple):
 class KeyLimits:
     """The limits of one API key in any 60 s, as declared in ``keys.toml`` and stored in ``rl:{kid}:limits``.
 
-    ``output_reserve`` is what is reserved per choice for a request that sets no output cap. ``name`` is what messages
-    call the key; the key itself is never stored.
+    ``output_reserve``: the tokens reserved per choice for a request that sets no output cap. ``name``: the key's name
+    in messages; the key itself is never stored.
     """
 
     rpm: int = DEFAULT_RPM
@@ -49,6 +49,6 @@ class KeyLimits:
 def bucket_life_ms(window_buckets: int = WINDOW_BUCKETS) -> int:
     """Return the time from a bucket's beginning until it leaves a window of that many buckets, in ms.
 
-    It leaves as a whole, when its last moment has: one bucket later than its first moment would.
+    A bucket leaves as a whole, together with its last moment: one bucket later than its first moment would.
     """
     return (window_buckets + 1) * BUCKET_MS

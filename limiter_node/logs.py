@@ -1,7 +1,7 @@
-"""How a process logs: one line per event on stderr, as text for people or as JSON for machines.
+"""Logging of a process: one line per event on stderr, as text for people or as JSON for machines.
 
 Events worth finding again carry a name and their figures as fields (``extra={"event": "shard_cut_off", "shard": …}``);
-the message says the same in words, so that text needs no fields. An API key is never in either: events name digests.
+the message says the same in words, so that text needs no fields. Neither ever holds an API key: events name digests.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ class _Json(OrjsonFormatter):
 
 
 def check(style: str, level: str) -> None:
-    """Raise ConfigError unless they are one of `FORMATS` and one of `LEVELS`."""
+    """Raise ConfigError unless `style` is one of `FORMATS` and `level` one of `LEVELS`."""
     for option, value, values in (("--log-format", style, FORMATS), ("--log-level", level, LEVELS)):
         if value not in values:
             raise ConfigError(f"{option} must be one of {', '.join(values)}")
 
 
 def configure(style: str, level: str, node_id: str = "") -> None:
-    """Log to stderr in one of `FORMATS`, from one of `LEVELS` on. JSON names the node, where the process is one.
+    """Log to stderr in one of `FORMATS`, from one of `LEVELS` on. JSON names the node if the process is one.
 
     Raises ConfigError for others.
     """

@@ -1,4 +1,4 @@
-"""glibc's allocator, told to give memory back to the system. Elsewhere (musl, macOS) this module does nothing.
+"""Makes glibc's allocator give memory back to the system. Elsewhere (musl, macOS) this module does nothing.
 
 glibc raises its own threshold for memory maps each time a large block is freed, up to 32 MiB. From then on blocks of
 that size come from the heap, which is given back only from its end: one small block that lives on behind a thousand
@@ -6,7 +6,8 @@ bodies of 1 MiB keeps a gigabyte. A threshold that is set stays. A large block t
 some 0.1 ms a MiB, which is little beside reading it.
 
 Its weakness: bodies come in blocks from 64 KiB on, so that floods of them by known keys leave up to 140 MB of the heap,
-free for the next. A threshold of 64 KiB leaves nothing, and makes others wait ten times as long while strangers flood.
+free for the next. A threshold of 64 KiB leaves nothing, but others wait ten times as long during a flood of unknown
+keys.
 
 ``MALLOC_MMAP_THRESHOLD_``, ``MALLOC_TRIM_THRESHOLD_`` and ``MALLOC_TOP_PAD_`` in the environment have the last word.
 """
@@ -21,15 +22,15 @@ _M_TRIM_THRESHOLD: Final = -1
 _M_TOP_PAD: Final = -2
 _M_MMAP_THRESHOLD: Final = -3
 MMAP_BYTES: Final = 131_072
-"""Blocks of at least this size have a memory map of their own, which goes when they do."""
+"""Blocks of at least this size have a memory map of their own, which is given back with them."""
 TRIM_BYTES: Final = 1_048_576
-"""So much may be free at the heap's end before it is given back."""
+"""The bytes that may be free at the heap's end before they are given back."""
 PAD_BYTES: Final = 16_384
-"""By how much the heap grows beyond what is asked for: a block that fits in there gets no map of its own."""
+"""The bytes by which the heap grows beyond a request: a block that fits in there gets no map of its own."""
 
 
 def give_memory_back() -> bool:
-    """Set all three for this process, unless its environment does. Return whether the allocator took them."""
+    """Set all three for this process, unless its environment does. Return whether the allocator accepted them."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):

@@ -1,8 +1,7 @@
 """Child processes that end with their parent, and the ports they listen on.
 
-Owns what every process we start needs: `end_with_parent`, so that a ``kill -9`` of the parent leaves nothing running,
-and the search for free ports. Neighbours are `embedded` (servers) and the supervisor
-of nodes.
+Owns `end_with_parent`, so that a ``kill -9`` of the parent leaves nothing running, and the search for free ports.
+Neighbours: `store.embedded` (servers) and `supervisor` (nodes).
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ from typing import Any
 
 from limiter_node.errors import ConfigError
 
-# What runs between fork and exec. A program of its own instead of a `preexec_fn`: Python code between fork and exec can
-# deadlock when the parent has threads (and Python 3.12 warns about it); this costs some 20 ms per child instead. The
-# second check closes the race in which the parent is gone before the kernel was asked.
+# Runs in the child before the command. A program of its own instead of a `preexec_fn`, because Python code between fork
+# and exec can deadlock when the parent has threads (Python 3.12 warns about it). It costs some 20 ms per child. The
+# check of the parent's id closes the race in which the parent ends before `prctl`.
 _SHIM = """\
 import ctypes, os, sys
 ctypes.CDLL(None, use_errno=True).prctl(1, int(sys.argv[1]))
@@ -32,8 +31,8 @@ except OSError as error:
     sys.exit(f"cannot run {sys.argv[3]}: {error.strerror}")
 """
 
-# Below the range from which Linux (32768) and macOS (49152) take the local ports of outgoing connections: a port from
-# that range can be taken by any client between our look and the server's bind.
+# Below the range of local ports for outgoing connections, which begins at 32768 on Linux and 49152 on macOS: any client
+# can take a port of that range between our check and the server's bind.
 _LOWEST_PORT, _HIGHEST_PORT = 10_240, 32_767
 
 
@@ -49,7 +48,7 @@ def end_with_parent(command: Sequence[str], death_signal: signal.Signals) -> lis
 
 
 def exit_text(code: int) -> str:
-    """Return a process's exit code in words; negative ones are signals."""
+    """Return a process's exit code in words; negative codes are signals."""
     if code >= 0:
         return f"exit code {code}"
     try:
@@ -66,12 +65,12 @@ def port_is_free(host: str, port: int) -> bool:
     except OSError as error:
         raise ConfigError(f"cannot listen on {host}, port {port}: {error.strerror or error}") from None
     if all(probe is None for probe in probes):
-        raise ConfigError(f"cannot listen on {host}: it is no address of this machine")
+        raise ConfigError(f"cannot listen on {host}: this machine has no such address")
     return False not in probes
 
 
 def _probe(family: int, kind: int, protocol: int, name: str, address: tuple[Any, ...]) -> bool | None:
-    """Whether the address is free; None if this machine doesn't have it, as ``::1`` where IPv6 is switched off."""
+    """Whether the address is free; None if this machine doesn't have it, for example ``::1`` without IPv6."""
     try:
         with socket.socket(family, kind, protocol) as probe:
             # As servers do: connections of an earlier server that linger in TIME_WAIT don't make a port taken.
@@ -89,7 +88,7 @@ def _probe(family: int, kind: int, protocol: int, name: str, address: tuple[Any,
 
 
 def free_ports(count: int, host: str = "127.0.0.1", avoid: Sequence[int] = ()) -> list[int]:
-    """Return distinct ports on which nothing listens now. They are random, so that two who look at once seldom meet.
+    """Return distinct ports on which nothing listens now, random so that two callers at once seldom get the same.
 
     Raises ConfigError as `port_is_free` does.
     """

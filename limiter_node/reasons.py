@@ -1,4 +1,4 @@
-"""Why something could not be reached, in the few words that the system has for it; for tables and lines.
+"""The reason why something could not be reached, in the system's few words; for tables and single lines.
 
 Libraries wrap the system's errors in sentences of their own, addresses and all.
 """
@@ -11,10 +11,10 @@ import ssl
 
 
 def system_reason(error: BaseException) -> str:
-    """Return the system's words for `error`, as "connection refused"; "" where no error of the system is behind it."""
+    """Return the system's words for `error`, as "connection refused"; "" if no system error is behind it."""
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, ssl.SSLError):  # its number is none of the system's
+        if isinstance(cause, ssl.SSLError):  # its number isn't the system's
             return (
                 f"TLS: {getattr(cause, 'verify_message', '') or (cause.reason or str(cause)).replace('_', ' ').lower()}"
             )

@@ -1,8 +1,8 @@
-"""From listening to ready: a node waits for its store before it says that it is ready, and logs what it waits for.
+"""From listening to ready: a node waits for its store before it is ready, and logs the reason for a long wait.
 
-A node that listens serves what it can; it is ready when its store has been prepared (`store.admin.preparation`) and
+A listening node serves what it can; it is ready when its store has been prepared (`store.admin.preparation`) and
 each shard has decided once (`store.decisions.first`). Neighbours: `app` runs this between listening and the ready line;
-``/readyz`` tells `Start.problem`.
+``/readyz`` shows `Start.problem`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ log = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 0.025
 _PATIENCE_S = 5.0
-"""A start that takes longer than this gets a line in the log; a store that is known to be away gets one at once."""
+"""A start that takes longer gets a line in the log; a store that is known to be away gets one at once."""
 _CANCEL_AGAIN_S = 0.1
 
 
 class Start:
-    """Bring one node from listening to ready. `problem` says why it isn't ready yet; it is empty from then on."""
+    """Bring one node from listening to ready. `problem` says why it isn't ready yet; it is empty once it is."""
 
     def __init__(self, preparation: Preparation) -> None:
         self._preparation = preparation
@@ -32,7 +32,7 @@ class Start:
     async def complete(self, limiter: Limiter) -> None:
         """Return when the node is ready, however long that takes.
 
-        Where it takes long, one warning says why, and another that it is over.
+        If that takes long, one warning says why, and another that the node is ready.
 
         Raises:
             ConfigError: the store must not be used.
@@ -46,7 +46,7 @@ class Start:
                 if not has_warned and (self._preparation.was_away or loop.time() - since_s >= _PATIENCE_S):
                     has_warned = True
                     log.warning(
-                        "not ready, /readyz says 503 until each shard of the store decides: %s",
+                        "not ready, /readyz returns 503 until each shard of the store decides: %s",
                         problem,
                         extra={"event": "node_not_ready", "reason": problem},
                     )
@@ -63,7 +63,7 @@ class Start:
 
     async def _problem(self, preparing: asyncio.Task[None], limiter: Limiter) -> str:
         if preparing.done():
-            preparing.result()  # raises what it raised
+            preparing.result()  # raises its exception
         elif self._preparation.problem:
             return self._preparation.problem
         try:

@@ -1,7 +1,7 @@
 """Node processes: started together, restarted when they die, drained at the end.
 
-Owns the life of the children of ``limiter-node up``. A node says on stdout that it is ready; what else it writes is
-passed on. Neighbours: `commands.up` plans the nodes; `processes` makes them end with their parent.
+Owns the life of the children of ``limiter-node up``. A node writes a line to stdout when it is ready; its other lines
+are passed on. Neighbours: `commands.up` plans the nodes; `processes` makes them end with their parent.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ START_TIMEOUT_S = 60.0
 FIRST_DELAY_S = 0.2
 LONGEST_DELAY_S = 5.0
 LONG_LIFE_S = 30.0
-"""A node that has lived this long is started again after the first delay, as if it had never failed."""
+"""A node that ran this long restarts after the first delay, as if it had never failed."""
 KILL_MARGIN_S = 5.0
-"""What a node may take beyond its own drain time-out (settling, closing) before it is killed."""
+"""Time for settling and closing beyond a node's own drain time-out, before it is killed."""
 
 _READY = re.compile(r"node \S+ ready \S+\Z")
 _ADMIN = re.compile(r"node \S+ admin \S+\Z")
-"""Comes before the ready line; who planned the node knows it."""
+"""The line with the admin address; it comes before the ready line."""
 
 
 class NodeFailed(LimiterError):
@@ -91,7 +91,7 @@ class Supervisor:
             ) from None
 
     async def stop(self) -> None:
-        """Ask all nodes to drain, wait for that (bounded), kill what is left."""
+        """Ask all nodes to drain, wait for that (bounded), and kill those that are left."""
         self._stopping.set()
         for node in self._nodes:
             node.send(signal.SIGTERM)
@@ -104,7 +104,7 @@ class Supervisor:
         for node in self._nodes:
             if node.send(signal.SIGKILL):
                 event = {"event": "node_killed", "node": node.plan.name}
-                log.warning("node %s had not ended in time and was killed", node.plan.name, extra=event)
+                log.warning("node %s did not end in time and was killed", node.plan.name, extra=event)
         await kept
 
 
@@ -128,7 +128,7 @@ class _Node:
 
     @property
     def was_ready(self) -> bool:
-        """Whether it has become ready once."""
+        """Whether the node has become ready once."""
         return self.ready.done() and not self.ready.cancelled() and self.ready.exception() is None
 
     def send(self, number: signal.Signals) -> bool:
@@ -140,7 +140,7 @@ class _Node:
         return True
 
     async def keep_running(self) -> None:
-        """Start the node, and again whenever it has ended, until the supervisor stops. Ends at a failed first start."""
+        """Start the node, and restart it whenever it ends, until the supervisor stops or the first start fails."""
         loop = asyncio.get_running_loop()
         delay_s = FIRST_DELAY_S
         while not self._stopping.is_set():
@@ -154,7 +154,7 @@ class _Node:
             if loop.time() - started_s >= LONG_LIFE_S:
                 delay_s = FIRST_DELAY_S
             event = {"event": "node_ended", "node": self.plan.name, "reason": self._why(code)}
-            log.warning("node %s ended (%s): again in %.1f s", self.plan.name, self._why(code), delay_s, extra=event)
+            log.warning("node %s ended (%s): restart in %.1f s", self.plan.name, self._why(code), delay_s, extra=event)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), delay_s)
             delay_s = min(2 * delay_s, LONGEST_DELAY_S)
@@ -170,7 +170,7 @@ class _Node:
                 stdout=PIPE,
                 stderr=PIPE,
                 env=dict(self.plan.environment),
-                # A Ctrl-C is for us: we pass it on once, as SIGTERM.
+                # Ctrl-C reaches the supervisor only, which passes it on once, as SIGTERM.
                 start_new_session=True,
             )
         except OSError as error:
@@ -188,7 +188,7 @@ class _Node:
         while True:
             try:
                 raw = await stream.readline()
-            except ValueError:  # longer than the reader's limit; what was read of it is dropped
+            except ValueError:  # longer than the reader's limit; the part read so far is dropped
                 continue
             if not raw:
                 return

@@ -1,11 +1,11 @@
 """A node's counts about itself: plain numbers, counted where things happen and read when somebody asks.
 
-`limiter_node.http.metrics` tells them to Prometheus. They are not prometheus-client's own counters because those take a
-lock and walk over their buckets: 1.5 µs per observation, and a request makes several. Here counting is adding to an
-element of a list, and a power of two is found by the length of a number in bits: all that is counted of a request costs
-it 1 % (docs/measurements.md).
+`limiter_node.http.metrics` exposes them to Prometheus. They are not prometheus-client's own counters because those take
+a lock and walk over their buckets: 1.5 µs per observation, and a request makes several. Here, counting adds to a list's
+element, and a power of two is found by the bit length of a number: all counting of a request costs it 1 %
+(docs/measurements.md).
 
-Neighbours: the store counts decisions, batches and calls, the limiter tokens and settles, the HTTP layer answers.
+Neighbours: the store counts decisions, batches and calls, the limiter tokens and settles, the HTTP layer responses.
 Nothing here knows an API key.
 """
 
@@ -27,7 +27,7 @@ _PER_OUTCOME: Final = len(DIMENSIONS) + 1
 
 
 class Latencies:
-    """A histogram of times: `counts` has one entry per bound of `LATENCY_BOUNDS_S`, and one for what is above."""
+    """A histogram of times: `counts` has one entry per bound of `LATENCY_BOUNDS_S`, and one for longer times."""
 
     __slots__ = ("counts", "sum_s")
 
@@ -47,7 +47,7 @@ WAIT_BOUNDS_S: Final = tuple(0.001 * 2**k for k in range(18))
 
 
 class Waits(Latencies):
-    """The same for what may take minutes, by `WAIT_BOUNDS_S`."""
+    """A histogram of times that may be minutes, by `WAIT_BOUNDS_S`."""
 
     __slots__ = ()
 
@@ -68,16 +68,16 @@ off or made no sense; given up because the client left."""
 
 
 class UpstreamCounts:
-    """The requests to one service, and what became of them."""
+    """The requests to one service, and their outcomes."""
 
     __slots__ = ("head_wait", "outcomes", "retries")
 
     def __init__(self) -> None:
         self.outcomes = dict.fromkeys(UPSTREAM_OUTCOMES, 0)
         self.retries = 0
-        """Requests sent again, because they cannot have been read."""
+        """Requests sent again, because the service cannot have read them."""
         self.head_wait = Waits()
-        """From sending a request to the head of its answer."""
+        """Times from sending a request to the head of its answer."""
 
 
 class UpstreamTarget(Protocol):
@@ -87,7 +87,7 @@ class UpstreamTarget(Protocol):
     name: str
     """``host:port``."""
     is_out: bool
-    """Whether it is left alone because it failed."""
+    """Whether it gets no requests for now, because it failed."""
 
 
 class BatchSizes(list[int]):
@@ -107,7 +107,7 @@ class BatchSizes(list[int]):
         return sum(size * count for size, count in enumerate(self))
 
     def by_bound(self) -> list[int]:
-        """Return a histogram: one entry per bound of `SIZE_BOUNDS`, and one for what is above."""
+        """Return a histogram: one entry per bound of `SIZE_BOUNDS`, and one for larger batches."""
         counts = [0] * (len(SIZE_BOUNDS) + 1)
         for size, count in enumerate(self):
             counts[bisect_left(SIZE_BOUNDS, size)] += count
@@ -125,8 +125,7 @@ class DecisionCounts:
         self.counts = [0] * (_PER_OUTCOME * len(Outcome))
 
     def by_reason(self) -> dict[tuple[str, str], int]:
-        """``(outcome, reason)`` → decisions; all that can be, those that were not yet included. Reasons are limits, or
-        ``none``."""
+        """Return ``(outcome, reason)`` → decisions for all possible pairs. Reasons are limits, or ``none``."""
         counts = {}
         for outcome in Outcome:
             at = _PER_OUTCOME * outcome
@@ -145,7 +144,7 @@ class Telemetry:
         # By the store.
         self.decisions = DecisionCounts()
         self.decision_latency = Latencies()
-        """From asking to the verdict, whoever gave it: the store, or a policy in its place."""
+        """Times from asking to the verdict of the store, or of a policy in its place."""
         self.batch_sizes = BatchSizes(MAX_BATCH)
         """Operations per batch, charges and settles among them."""
         # By the limiter.
@@ -173,33 +172,33 @@ class Telemetry:
 
 
 class ShardState(NamedTuple):
-    """One shard as a node sees it."""
+    """The state of one shard as a node sees it."""
 
     address: str
     """``host:port`` of its master."""
     is_cut_off: bool
     calls: Latencies
-    """From a write to the reply to its last command; one write at a time is timed."""
+    """Times from a write to the reply to its last command; one write at a time is timed."""
 
 
 class StoreState(NamedTuple):
-    """How a node and its store get along now, and counts of that since the start."""
+    """The state of the store as a node sees it, with counts since the node's start."""
 
     waiting: int
     """Requests without a verdict yet."""
     batches_in_flight: int
     live_nodes: int
-    """0 as long as the store hasn't said."""
+    """0 until the store has reported the number."""
     shards: Sequence[ShardState]
     shards_cut_off: int
     """Shards that don't decide, those without a known master included."""
     outages: int
     """The number of times that a shard was cut off."""
     degraded: Mapping[str, int]
-    """Requests decided without the store: ``admitted``, ``rejected``; ``refused`` is neither, for want of a policy or
-    because the key isn't known."""
+    """Requests decided without the store: ``admitted``, ``rejected``; ``refused`` is neither: there is no policy, or
+    the key isn't known."""
     errors: Mapping[str, int]
     """By kind: ``lost``, ``refused``, ``redirected``, ``reloaded``, ``unreadable``, ``failed``."""
     losses: Mapping[str, int]
-    """Data that the store had lost and this node made good: windows charged again (``counts``), keys declared again
+    """Data that the store had lost and this node restored: windows charged again (``counts``), keys declared again
     (``keys``)."""

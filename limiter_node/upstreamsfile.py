@@ -1,7 +1,7 @@
 """The services that a node's settings name: ``--upstream URL``, or a file with several (``upstreams.toml``).
 
 Owns the file's format and where keys come from: the environment or a file, never an option, which ``ps`` would show. No
-message ever shows a key. Neighbours: `upstream.gateway.service` is what comes out; `app` and `commands.up` ask.
+message ever shows a key. Neighbours: `upstream.gateway.service` defines the result; `app` and `commands.up` call this.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from limiter_node.upstream.gateway.asking.disguise import COUNTING_FIELDS
 from limiter_node.upstream.gateway.service import CAP_FIELDS, UNNAMED, Service, cap_field_of
 
 KEY_VARIABLE = "LIMITER_UPSTREAM_KEY"
-"""Holds the key for ``--upstream``."""
+"""The variable that holds the key for ``--upstream``."""
 
 _FIELDS = frozenset(
     (
@@ -30,7 +30,7 @@ _MAX_KEY_CHARS = 8_000
 
 
 def services_of(settings: NodeSettings, environ: Mapping[str, str]) -> Sequence[Service]:
-    """Return the services to ask, in order; none where the mock is to answer. Raises `ConfigError` in one line."""
+    """Return the services to ask, in order; none if the mock answers. Raises `ConfigError` in one line."""
     if settings.upstreams:
         return read_upstreams(settings.upstreams, environ)
     if not settings.upstream:
@@ -83,18 +83,18 @@ def read_upstreams(path: str, environ: Mapping[str, str]) -> Sequence[Service]:
 def _service(entry: Mapping[str, Any], environ: Mapping[str, str], folder: Path) -> Service:
     for name in entry:
         if name not in _FIELDS:
-            raise ConfigError(f"there is no field {name[:32]!r}: known are {', '.join(sorted(_FIELDS))}")
+            raise ConfigError(f"unknown field {name[:32]!r}: known are {', '.join(sorted(_FIELDS))}")
     if ("url" in entry) == ("urls" in entry):
-        raise ConfigError("give url, or urls for several addresses that answer alike")
+        raise ConfigError("give either url, or urls for several addresses of one service")
     urls = tuple(base_url(url) for url in _texts(entry, "urls", [_text(entry, "url")] if "url" in entry else []))
     if len({str(url) for url in urls}) < len(urls):
-        raise ConfigError("urls has the same one twice")
+        raise ConfigError("urls has the same URL twice")
     rename = entry.get("rename", {})
     if type(rename) is not dict or not all(type(name) is str and name for name in rename.values()):
         raise ConfigError('rename must be a table of names, as { fast = "llama-3.1-8b" }')
     for pattern, name in rename.items():
         if pattern.count("*") > 1 or name.count("*") > pattern.count("*"):
-            raise ConfigError("rename: a name may have one *, which stands for what the one in its pattern stands for")
+            raise ConfigError("rename: a name may have one *, which the text matched by its pattern's * replaces")
     models = _texts(entry, "models", ["*"])
     if any(pattern.count("*") > 4 for pattern in models):
         raise ConfigError("models: a pattern may have at most four *")
@@ -139,7 +139,7 @@ def _key(entry: Mapping[str, Any], environ: Mapping[str, str], folder: Path) -> 
     if "key_env" in entry:
         variable = _text(entry, "key_env")
         if not environ.get(variable):
-            raise ConfigError(f"key_env: the environment has no {variable[:64]}")
+            raise ConfigError(f"key_env: {variable[:64]} is not set in the environment")
         return _checked_key(environ[variable], variable)
     return ""
 
@@ -150,7 +150,7 @@ def _key_from_file(path: str) -> str:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {getattr(error, 'strerror', None) or 'cannot be read'}") from None
     if not key:
-        raise ConfigError(f"{path}: holds no key")
+        raise ConfigError(f"{path}: the file holds no key")
     return _checked_key(key, path)
 
 

@@ -1,31 +1,31 @@
 #!lua flags=allow-oom
--- Announces a node and counts those that are there; refuses one whose storage format isn't theirs.
+-- Announces a node and counts the live nodes; refuses a node whose storage format isn't theirs.
 --
--- Guarantee: each node that announced itself within the last OLDEST ms counts once; others are forgotten. Nodes that are
--- there use one storage format. A node of another one changes nothing here. A server that is out of memory runs it: it
--- takes some bytes per node, and who is there has to be known just then.
+-- Guarantee: each node that announced itself within the last OLDEST ms is live and counts once; others are forgotten. Live
+-- nodes use one storage format; a node of another one changes nothing. A server that is out of memory runs the script: it
+-- takes some bytes per node, and just then the number of nodes is needed.
 -- KEYS  1 rl:{nodes}          hash: a node's id -> when it last announced itself, ms of this server's clock
---       2 rl:{nodes}:format   string: the storage format of the nodes that are there
+--       2 rl:{nodes}:format   string: the storage format of the live nodes
 -- ARGV  1 node    id of the calling process, new at each start
---       2 here    1; 0 when this node is leaving; 2 when the caller is no node and only asks: nothing is written
---       3 oldest  in ms: how old an announcement counts
+--       2 here    1; 0 when this node is leaving; 2 when the caller isn't a node and only asks: nothing is written
+--       3 oldest  the age in ms up to which an announcement counts
 --       4 format  the storage format that the caller reads and writes
--- Reply the number of nodes, this one included; or, as a string, the format of the other nodes if it is another one
--- Cost  O(nodes): 6 calls, one more where any is forgotten
+-- Reply the number of live nodes, this one included; or, as a string, the format of the others if it is another one
+-- Cost  O(nodes): 6 calls, one more if any node is forgotten
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local node, here, oldest_ms, format = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local all, gone, others = redis.call('HGETALL', KEYS[1]), {}, 0
 for i = 1, #all, 2 do
-    -- A time far ahead is that of a clock which has stepped back since.
+    -- A time far ahead was written before the clock stepped back.
     local seen = tonumber(all[i + 1])
     if all[i] == node then -- counted below
     elseif seen < now - oldest_ms or seen > now + oldest_ms then gone[#gone + 1] = all[i]
     else others = others + 1
     end
 end
--- Nodes from before there were numbers announce none: they use format 1.
+-- The oldest versions announce no number: they use format 1.
 local used = redis.call('GET', KEYS[2]) or '1'
 if here ~= '0' and others > 0 and used ~= format then return used end
 if here == '2' then return others end

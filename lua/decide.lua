@@ -11,27 +11,27 @@
 --       3 rl:{kid}:past    hash: the older buckets (layouts in README.md of this folder)
 -- ARGV  1 node    id of the calling process, new at each start
 --       2 batch   packed, little endian: I8 number (rises with every batch of the node), I1 flags: 1 = sent before,
---                 I8 the number that the node's record here has at least, as this script last told it (0 = none),
+--                 I8 the lowest number that the node's record can have, by this script's last reply (0 = none),
 --                 I2 W, I8 clock in ms (0 = this server's; tests set it), then per operation I1 kind and 4 × i8:
 --                   1 admit   input, output, choices, -        reserves output + choices × output_reserve
---                   2 settle  bucket, input, output, requests  gives back of an earlier admit (negative: adds)
---                   3 charge  bucket, requests, input, output  counts what was admitted elsewhere, limit or not
+--                   2 settle  bucket, input, output, requests  gives back a part of an earlier admit (negative: adds)
+--                   3 charge  bucket, requests, input, output  counts usage admitted elsewhere, limit or not
 -- Reply packed, little endian: I1 state (0 decided, 1 answered from the record, 2 number too old, 3 no such key,
 --       4 the store has lost what it had counted: nothing was decided);
 --       for 0 and 1 also: I8 time in ms, I8 number of the node's record after this batch (0 = none; it lives for W and
 --       20 s longer), then for requests/input/output 3 × I4 limits, 3 × I4 used after the batch,
 --       3 × I2 age in buckets of the newest use (65535 = none), I1 ms since the current bucket began; I4
---       output_reserve; and where one was rejected, or the node had no record, per operation I1 verdict, I4 retry in ms,
---       then the key's name. For 4 also I8 number of the node's record (0 = none): what later batches counted is gone.
+--       output_reserve; and if one was rejected, or the node had no record, per operation I1 verdict, I4 retry in ms,
+--       then the key's name. For 4 also I8 number of the node's record (0 = none): the counts of later batches are gone.
 --       Verdict 0 = done; 1, 2, 3 = rejected, that dimension frees last; 5, 6, 7 = can never fit, that dimension.
---       From the record come verdicts, time and output_reserve; all else is as it is now.
--- Cost  amortized O(1) per operation: 4 calls a batch; 2 more when the bucket changes or older ones do, and one for each
---       further group of buckets that does. What is rejected writes nothing: a rejection is one more call where the oldest
---       bucket frees enough, and none where only the newest does; between these it reads on, 5 calls at most.
+--       A reply from the record has that batch's verdicts, time and output_reserve; all else is as it is now.
+-- Cost  amortized O(1) per operation: 4 calls a batch; 2 more when the current bucket or older ones change, and one for
+--       each further group of buckets that changes. Rejections write nothing: one takes one more call if the oldest bucket
+--       frees enough, and none if only the newest does; between these it reads on, 5 calls at most.
 --
 -- Everything is read and decided first and written at the end: a script is not rolled back. Buckets are changed in their
--- packed form, and there are few functions: each variable that one shares with the rest costs as much as some ten lines
--- every time it is made, that is in every call of the script.
+-- packed form, and there are few functions: each variable that a function shares with the rest costs as much as some ten
+-- lines whenever the function is made, that is in every call of the script.
 
 local call, sunpack, spack, floor, max, min = redis.call, struct.unpack, struct.pack, math.floor, math.max, math.min
 local sub = string.sub
@@ -44,8 +44,8 @@ local META_FORMAT = '<I6I6I6I6I6I6I6I6I4I4I4'
 local MASK_FORMAT, CELLS_AT = '<I3', 4
 local CELL_FORMAT, CELL_SIZE, CELL_MAX = '<I4I4I4', 12, 4294967295
 local SUMS_FORMAT, SUMS_SIZE = '<I6I6I6', 18
-local COMPACT_SIZE = 64 -- where no value of a hash is longer, the store keeps all of it in a compact form
-local ANCHOR = '-' -- a field that keeps the past in being: a script with a key missing is refused while its slot moves
+local COMPACT_SIZE = 64 -- if no value of a hash is longer, the store keeps the hash in a compact form
+local ANCHOR = '-' -- a field that keeps the hash in existence: while a slot moves, a script with a key missing is refused
 local TTL_SLACK_MS = 30000
 local TTL_STEP = 100 -- buckets between two refreshes of the time to live
 local NO_USE = 65535
@@ -77,19 +77,19 @@ if clock_ms == 0 then
 end
 
 -- ---- the window: sums, and the newest bucket in use (the cell); older buckets are in groups -----------------------------
-local now, skew_ms = clock_ms, 0 -- now: the window's clock, which is the server's, held where that steps back
+local now, skew_ms = clock_ms, 0 -- now: the window's clock, which is the server's, but never steps back
 local head = 0 -- the oldest bucket in use
 local newest, newest_i, newest_o = 0, 0, 0 -- newest bucket in use, with input, with output; 0 = none
 local used_r, used_i, used_o = 0, 0, 0
 local cell_r, cell_i, cell_o = 0, 0, 0
-local stepped -- the stored meta with what the clock has stepped back by, where that is news
+local stepped -- the stored meta with the new `skew_ms`, if the clock has stepped back since
 if stored then
     head, newest, newest_i, newest_o, used_r, used_i, used_o, skew_ms, cell_r, cell_i, cell_o = sunpack(META_FORMAT, stored)
     now = clock_ms + skew_ms
     if now < newest * BUCKET_MS then
         -- The clock stepped back. Time goes on from the newest bucket instead: history stays in the window (never over the
         -- limit) and leaves it within one window's length (never blocked for longer).
-        -- That has to be kept even if nothing is counted: else time would stand still until the clock has caught up.
+        -- The skew has to be stored even if nothing is counted: else time would stand still until the clock has caught up.
         now = newest * BUCKET_MS
         skew_ms = now - clock_ms
         stepped = sub(stored, 1, 42) .. spack('<I6', skew_ms) .. sub(stored, 49)
@@ -98,18 +98,18 @@ end
 local bucket = floor(now / BUCKET_MS)
 local oldest = bucket - width -- the oldest bucket that counts
 local previous = newest
-local wiped = not stored -- nothing of what is stored counts (any more)
+local wiped = not stored -- nothing stored counts (any more)
 
 -- ---- older buckets: read as needed, changed in their packed form, written at the end -------------------------------------
 -- A group's value is a mask of the buckets in use, the first one's bit the lowest; their cells, the oldest first; and for
--- many cells, once a later group was begun, their sums, which save a rejection reading them. These are there where what
--- follows the mask is not just cells: its length tells.
-local groups = {} -- group -> value, false = none; as far as read or changed
+-- many cells, once a later group has begun, their sums, which save a rejection reading the cells. The length shows whether
+-- sums follow the cells.
+local groups = {} -- group -> value (false = none), of groups read or changed so far
 local changed_groups = {} -- group -> true
--- As stored, a field f is that of the one group g in unread-31 .. unread with g % 32 = f; -1: nothing is left to be read.
+-- A stored field f belongs to the one group g in unread-31 .. unread with g % 32 = f; -1: nothing is left to be read.
 local unread = wiped and -1 or floor(newest / GROUP)
 
--- These are given what they need, rather than sharing it: see the cost of that above.
+-- Functions get their variables as arguments, because sharing them costs more (see above).
 local function read(groups, g, unread) -- a group's value
     local value = groups[g]
     if value == nil then
@@ -136,7 +136,7 @@ if stored and head < oldest then
         used_r, used_i, used_o, cell_r, cell_i, cell_o = 0, 0, 0, 0, 0, 0
     else
         -- Each bucket is subtracted once, when it leaves the window. `head` ends on the oldest bucket still in use, so that
-        -- gaps are walked over once, too.
+        -- each gap is walked once, too.
         local first = floor(head / GROUP)
         head = newest
         for g = first, floor(newest / GROUP) do
@@ -155,7 +155,7 @@ if stored and head < oldest then
                     end
                     k, bit_ = k + 1, bit_ * 2
                 end
-                if from > CELLS_AT then -- what is left has no sums: it leaves next
+                if from > CELLS_AT then -- the rest gets no sums, because it leaves next
                     local sums_size = (#value - CELLS_AT + 1) % CELL_SIZE > 0 and SUMS_SIZE or 0
                     groups[g] = mask > 0 and spack(MASK_FORMAT, mask) .. sub(value, from, #value - sums_size)
                     changed_groups[g] = true
@@ -173,11 +173,11 @@ end
 
 -- ---- deciding -----------------------------------------------------------------------------------------------------------
 local state, decided_ms = 0, now
-local changed = false -- something to remember under this number
+local changed = false -- something has to be recorded under this number
 local emptied = false -- a settle took the last tokens of one kind from the newest bucket that had any
-local verdicts, results -- per operation, once one is rejected
-local first_r, first_i, first_o -- what is in the oldest bucket, if that is not the newest; once a rejection has read it
-local between -- finds a retry time in the older buckets; made on first use, and anew where they have changed
+local verdicts, results -- one per operation, as soon as one is rejected
+local first_r, first_i, first_o -- the oldest bucket, if it isn't the newest, as soon as a rejection has read it
+local between -- finds a retry time in the older buckets; made on first use, and again if they have changed
 if replayed then state, decided_ms, reserve = 1, record_ms, record_reserve end
 
 for i = 1, operations do
@@ -189,18 +189,18 @@ for i = 1, operations do
         output = b + c * reserve
         if replayed then verdict = string.byte(record, verdicts_at + i - 1) or 0
         elseif used_r < limit_r and used_i + a <= limit_i and used_o + output <= limit_o then into = bucket
-        elseif limit_r < 1 then verdict = NEVER + 1 -- more than an empty window has room for
+        elseif limit_r < 1 then verdict = NEVER + 1 -- too much even for an empty window
         elseif a > limit_i then verdict = NEVER + 2
         elseif output > limit_o then verdict = NEVER + 3
         else verdict = 1 -- or another dimension: see below
         end
     elseif replayed then into = 0
-    elseif kind == SETTLE then -- nothing to do where its bucket has left the window
+    elseif kind == SETTLE then -- nothing to do if its bucket has left the window
         if a >= head and a >= oldest and a <= newest then into = a end
     elseif b + c + d > 0 and min(a, bucket) >= oldest then into = min(a, bucket)
     end
 
-    if into > newest then -- it becomes the newest; the former one goes to the end of its group
+    if into > newest then -- it becomes the newest; the former newest goes to the end of its group
         if newest == 0 then head = into
         else
             local g, bit_ = floor(newest / GROUP), 2 ^ (newest % GROUP)
@@ -247,7 +247,7 @@ for i = 1, operations do
                 old_r, old_i, old_o = 0, 0, 0
                 if present then old_r, old_i, old_o = sunpack(CELL_FORMAT, value, from) end
             end
-            if kind ~= SETTLE or old_r > 0 then -- nothing to settle where nothing was admitted
+            if kind ~= SETTLE or old_r > 0 then -- nothing to settle if nothing was admitted
                 local new_r = max(min(old_r + add_r, CELL_MAX), 0)
                 local new_i, new_o = max(min(old_i + add_i, CELL_MAX), 0), max(min(old_o + add_o, CELL_MAX), 0)
                 used_r, used_i, used_o = used_r + new_r - old_r, used_i + new_i - old_i, used_o + new_o - old_o
@@ -276,8 +276,8 @@ for i = 1, operations do
     elseif verdict > 0 then
         local retry_ms = 0
         if verdict < NEVER then
-            -- When each dimension is free: now (-1) where nothing is missing, with the newest bucket where all others together
-            -- don't free enough, with the oldest where that does alone; else somewhere between.
+            -- When each dimension is free: now (-1) if nothing is missing; with the newest bucket if all others together
+            -- don't free enough; with the oldest if it frees enough alone; else somewhere between.
             local over_r, over_i, over_o = used_r + 1 - limit_r, used_i + a - limit_i, used_o + output - limit_o
             if not first_r then
                 local value = head < newest and read(groups, floor(head / GROUP), unread)
@@ -290,11 +290,11 @@ for i = 1, operations do
             if not (last_r and last_i and last_o) and not between then
                 local first, size = floor(head / GROUP), 0
                 local sums = { { [0] = 0 }, { [0] = 0 }, { [0] = 0 } } -- per dimension, of the first `size` groups
-                between = function(dimension, excess) -- the first bucket with whose leaving `excess` is free
+                between = function(dimension, excess) -- the first bucket that frees `excess` by leaving
                     local sum, last = sums[dimension], floor(newest / GROUP) - first
                     while sum[size] < excess do
                         if size > last then return newest end
-                        if size == 4 then unread = read_all(groups, unread) end -- most lie within four or beyond many
+                        if size == 4 then unread = read_all(groups, unread) end -- most retry times lie within four groups or beyond many
                         local value, r, t, o = read(groups, first + size, unread), 0, 0, 0
                         if value and (#value - CELLS_AT + 1) % CELL_SIZE > 0 then
                             r, t, o = sunpack(SUMS_FORMAT, value, #value - SUMS_SIZE + 1)
@@ -337,7 +337,7 @@ for i = 1, operations do
 end
 
 local newest_r = newest
-if emptied or cell_r == 0 and used_r > 0 then -- or only tokens were charged to the newest bucket
+if emptied or cell_r == 0 and used_r > 0 then -- or the newest bucket has charged tokens only
     local function newest_with(dimension, used, k) -- the newest bucket in use in that dimension, k at the latest; 0 = none
         if used == 0 then return 0 end
         if k == newest and select(dimension, cell_r, cell_i, cell_o) > 0 then return k end
@@ -367,7 +367,7 @@ if results then
     for i = 1, operations do verdicts[i], results[i] = verdicts[i] or 0, results[i] or DONE end
 end
 if replayed then
-    -- The record is written again, so that a WAIT for replicas which follows covers the batch, too.
+    -- The record is written again, so that a following WAIT for replicas covers the batch, too.
     if stepped then call('HSET', KEYS[2], META, stepped, node, record) else call('HSET', KEYS[2], node, record) end
 else
     local ttl_ms = width * BUCKET_MS + TTL_SLACK_MS
@@ -385,10 +385,10 @@ else
                 fields[size + 1], fields[size + 2] = g % RING, value
                 size = size + 2
             else
-                call('HDEL', KEYS[3], g % RING) -- before the HSET: a new group may take its field
+                call('HDEL', KEYS[3], g % RING) -- before the HSET, because a new group may take the field
             end
         end
-        -- A group's buckets end soon after it was begun: that it lives long enough is seen to then.
+        -- A group spans a few seconds, so extending its life when it begins is enough.
         if size > 0 and call('HSET', KEYS[3], unpack(fields)) > 0 then call('PEXPIRE', KEYS[3], ttl_ms) end
     end
     if changed or flags == 1 then
@@ -400,7 +400,7 @@ else
     elseif remembered then call('HSET', KEYS[2], node, remembered)
     end
     if remembered and not record then
-        -- A node's first batch on this key: forget the nodes whose batches can't matter any more.
+        -- A node's first batch on this key: forget the nodes whose batches no longer matter.
         local all = call('HGETALL', KEYS[2])
         for i = 1, #all, 2 do
             if all[i] ~= META then

@@ -1,7 +1,7 @@
 #!lua flags=no-writes
--- A key's limits, and the time; for a key that can't be decided while its slot moves.
+-- Reads a key's limits, and the time, for a key that can't be decided while its slot moves.
 --
--- Guarantee: names one key, so that a server that has only some of the key's values answers, or says who does.
+-- Guarantee: names one key, so that a server that has only some of the API key's values replies, or redirects.
 -- KEYS  1 rl:{kid}:limits   string
 -- Reply nil if there is no such key, else: the limits as stored, this server's clock in ms
 -- Cost  2 calls

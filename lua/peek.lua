@@ -1,11 +1,11 @@
 #!lua flags=no-writes
--- A key's limits and the buckets that count now; writes nothing, so a replica may answer it.
+-- Reads a key's limits and the buckets that count now; writes nothing, so a replica may run it.
 --
 -- KEYS  1 rl:{kid}:limits   2 rl:{kid}:window   3 rl:{kid}:past
 -- ARGV  1 W, the window's length in buckets   2 clock in ms (0 = this server's; tests set it)
 -- Reply nil if there is no such key, else: time in ms, the limits as stored, and the buckets in use as one string of
 --       I8 bucket, I4 requests, I4 input, I4 output each (little endian, in no order). The usage is their sum: the running
---       sums of `decide.lua` are not read, so that the one can be held against the other.
+--       sums of `decide.lua` are not read, so that tests can compare the two.
 -- Cost  4 calls, O(buckets in use): some 100 µs for a full window.
 
 local sunpack, spack, floor = struct.unpack, struct.pack, math.floor

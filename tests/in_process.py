@@ -18,7 +18,7 @@ from limiter_node.http.routes import Routes
 from limiter_node.http.server.client_connection import Deadlines
 from limiter_node.http.server.http_server import HttpServer
 from limiter_node.limiter.admission import Limiter
-from limiter_node.limiter.policy import Fallback
+from limiter_node.limiter.fallback import Fallback
 from limiter_node.limits import Amounts
 from limiter_node.store.decisions.dispatcher import Dispatcher
 from limiter_node.store.fleet import Fleet

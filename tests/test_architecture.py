@@ -50,10 +50,10 @@ ALLOWED: dict[str, set[str]] = {
     "logs": {"errors"},
     "held": {"errors"},
     "processes": {"errors"},
-    "worker_process": {"errors"},
+    "second_process": {"errors"},
     "decisions": {"limits"},
     "telemetry": {"limits", "decisions"},
-    "tokens": {"worker_process"},
+    "tokens": {"second_process"},
     "limiter": {"errors", "limits", "decisions", "telemetry"},
     # The store. Its own ground first; `wire` carries script calls, which `batch` and `fleet` are.
     "store.url": {"errors", "addresses"},
@@ -149,7 +149,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     # HTTP.
     "http.requests": {
-        *("decisions", "errors", "held", "tokens", "worker_process"),
+        *("decisions", "errors", "held", "tokens", "second_process"),
         *("upstream.errors", "upstream.interface", "upstream.requests"),
     },
     "http.responses": {"limits", "decisions", "upstream.errors", "upstream.openai", "http.requests"},

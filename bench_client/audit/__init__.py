@@ -1,14 +1,14 @@
 """Proves or refutes, from a run's records alone, that the limiter kept its accounting rules.
 
-``timeline``   sorts the records by key into what was admitted, rejected, or may have been admitted
-``windows``    check 1: no true 60 s window holds more than its limit
-``bounds``     how much of a limit could, and how much must, have been in use at a decision
-``decisions``  check 2: every rejection was justified, and no admission came before an overrun was paid off; check 3:
+``timeline``      sorts the records by key into what was admitted, rejected, or may have been admitted
+``windows``       check 1: no true 60 s window holds more than its limit
+``bounds``        how much of a limit could, and how much must, have been in use at a decision
+``decisions``     check 2: every rejection was justified, and no admission came before an overrun was paid off; check 3:
                the announced counters are possible ones
-``responses``  check 4: each response is consistent in itself
-``retries``    check 5: retry-after is neither too short nor too long, as far as that can be known from outside
+``responses``     check 4: each response is consistent in itself
+``retries``       check 5: retry-after is neither too short nor too long, as far as that can be known from outside
 ``completeness``  whether the records are all there: if not, nothing is proved
-``judge``      runs them all over a directory; ``report`` holds the result
+``judge``         runs them all over a directory; ``report`` holds the result
 
 Limiters under test may have a shorter window; its length is a parameter, ``window_ms``, of all that need it.
 

@@ -15,9 +15,9 @@ from limiter_node.http.requests.fields import InvalidRequest
 from limiter_node.http.requests.limited_routes import LimitedRoute
 from limiter_node.http.requests.reader import RequestReader
 from limiter_node.http.responses import errors
-from limiter_node.http.responses.answer import Answer, Written
 from limiter_node.http.responses.errors import ErrorResponse
 from limiter_node.http.responses.headers import ResponseHeaders, merged, produced
+from limiter_node.http.responses.whole_response import WholeResponse, Written
 from limiter_node.http.streaming import Streams, log_upstream_failure
 from limiter_node.limiter.admission import Limiter, Reservation
 from limiter_node.tokens.process import INLINE_CHARS
@@ -87,7 +87,7 @@ class LimitedRequests:
             if decision.outcome is Outcome.UNKNOWN_KEY:
                 return self._error(errors.INVALID_API_KEY, request_id)
             rejection = errors.rate_limited(decision, kid)
-            return Answer(rejection.body, self._headers.decided(decision, request_id), rejection.status)
+            return WholeResponse(rejection.body, self._headers.decided(decision, request_id), rejection.status)
 
         reservation = self._limiter.reservation(kid, decision)
         headers = self._headers.decided(decision, request_id)
@@ -110,12 +110,12 @@ class LimitedRequests:
                 reservation.refund()
             log_upstream_failure(request_id, error)
             failure = errors.upstream_failed(error)
-            return Answer(failure.body, merged(headers, error.headers), failure.status)
+            return WholeResponse(failure.body, merged(headers, error.headers), failure.status)
         except BaseException:
             reservation.refund()
             raise
         reservation.settle(*answer.cost)
-        return Answer(answer.body, headers + produced(answer.cost.output_tokens) + answer.headers)
+        return WholeResponse(answer.body, headers + produced(answer.cost.output_tokens) + answer.headers)
 
     async def _find(self, kid: str) -> bool:
         """Whether the store has a key that the node hasn't met."""
@@ -142,8 +142,8 @@ class LimitedRequests:
         with CancelWhenClientGone(request, lambda: self._streams.read_on_s if prepared.is_sent else 0.0):
             return await prepared.ask(reserved_tokens, request_id, request.headers)
 
-    def _error(self, error: ErrorResponse, request_id: str) -> Answer:
-        return Answer(error.body, self._headers.plain(request_id), error.status)
+    def _error(self, error: ErrorResponse, request_id: str) -> WholeResponse:
+        return WholeResponse(error.body, self._headers.plain(request_id), error.status)
 
 
 def _settle_unanswered(reservation: Reservation, prepared: Prepared) -> None:

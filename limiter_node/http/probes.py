@@ -14,8 +14,8 @@ from aiohttp import hdrs, web
 from limiter_node.errors import StoreUnavailable
 from limiter_node.http.metrics import Metrics
 from limiter_node.http.responses import errors, json_bodies
-from limiter_node.http.responses.answer import Answer, Written
 from limiter_node.http.responses.headers import RequestIds, ResponseHeaders
+from limiter_node.http.responses.whole_response import WholeResponse, Written
 from limiter_node.limiter.admission import Limiter
 from limiter_node.upstream.openai.error import error_body
 
@@ -29,7 +29,7 @@ Handler = Callable[[web.BaseRequest, str], Awaitable[Response]]
 
 
 def readable(handler: Handler) -> dict[str, Handler]:
-    """Return the methods of a route that is only read. `Answer` leaves out the body where the method is HEAD."""
+    """Return the methods of a route that is only read. `WholeResponse` leaves out the body where the method is HEAD."""
     return {"GET": handler, "HEAD": handler}
 
 
@@ -49,25 +49,25 @@ class Probes:
             "/metrics": readable(self._metrics),
         }
 
-    async def _healthz(self, _request: web.BaseRequest, request_id: str) -> Answer:
-        return Answer(b'{"status":"ok"}', self.headers.plain(request_id))
+    async def _healthz(self, _request: web.BaseRequest, request_id: str) -> WholeResponse:
+        return WholeResponse(b'{"status":"ok"}', self.headers.plain(request_id))
 
-    async def _metrics(self, request: web.BaseRequest, request_id: str) -> Answer:
+    async def _metrics(self, request: web.BaseRequest, request_id: str) -> WholeResponse:
         page, content_type = self._metrics_of_node.page(request.headers.get(hdrs.ACCEPT, ""))
-        return Answer(page, self.headers.of_type(content_type, request_id))
+        return WholeResponse(page, self.headers.of_type(content_type, request_id))
 
-    async def _readyz(self, _request: web.BaseRequest, request_id: str) -> Answer:
+    async def _readyz(self, _request: web.BaseRequest, request_id: str) -> WholeResponse:
         if problem := self._problem():
             return self._not_ready(problem, request_id)
         try:
             reason = await self._limiter.check()
         except StoreUnavailable as error:
             return self._not_ready(str(error), request_id)
-        return Answer(json_bodies.readiness(reason), self.headers.plain(request_id))
+        return WholeResponse(json_bodies.readiness(reason), self.headers.plain(request_id))
 
-    def _not_ready(self, reason: str, request_id: str) -> Answer:
+    def _not_ready(self, reason: str, request_id: str) -> WholeResponse:
         body = error_body(reason, "server_error", code="not_ready")
-        return Answer(body, self.headers.unavailable(request_id, RETRY_UNAVAILABLE_MS), 503)
+        return WholeResponse(body, self.headers.unavailable(request_id, RETRY_UNAVAILABLE_MS), 503)
 
 
 class AdminRoutes:
@@ -87,13 +87,13 @@ class AdminRoutes:
         methods = self._probes.table.get(request.path)
         if methods is None:
             error = errors.not_found(request.method, request.path)
-            return Answer(error.body, plain, error.status)
+            return WholeResponse(error.body, plain, error.status)
         handler = methods.get(request.method)
         if handler is None:
             error = errors.method_not_allowed(request.method, request.path)
-            return Answer(error.body, f"{plain}allow: {', '.join(methods)}\r\n", error.status)
+            return WholeResponse(error.body, f"{plain}allow: {', '.join(methods)}\r\n", error.status)
         try:
             return await handler(request, request_id)
         except Exception:
             log.exception("request %s failed", request_id, extra={"event": "request_failed", "request_id": request_id})
-            return Answer(errors.INTERNAL.body, plain, errors.INTERNAL.status)
+            return WholeResponse(errors.INTERNAL.body, plain, errors.INTERNAL.status)

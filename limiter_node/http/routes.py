@@ -28,9 +28,9 @@ from limiter_node.http.requests.fields import InvalidRequest
 from limiter_node.http.requests.limited_routes import LIMITED_ROUTES
 from limiter_node.http.requests.reader import RequestReader
 from limiter_node.http.responses import errors, json_bodies
-from limiter_node.http.responses.answer import Answer
 from limiter_node.http.responses.errors import ErrorResponse
 from limiter_node.http.responses.headers import RequestIds, ResponseHeaders, degraded, merged
+from limiter_node.http.responses.whole_response import WholeResponse
 from limiter_node.http.server.client_connection import ClientConnection
 from limiter_node.http.server.overload import LoopLoad, TurnedAway
 from limiter_node.http.server.raw_body import BodyTimeout, UnreadableBody, is_discardable
@@ -162,7 +162,7 @@ class Routes:
         finally:
             self._in_flight.end()
         self._responses[response.status] += 1
-        if self._cors.is_on and isinstance(response, Answer):
+        if self._cors.is_on and isinstance(response, WholeResponse):
             response.headers = merged(response.headers, self._cors.lines(request))
         if self.is_draining or (not request.content.is_eof() and not _is_discardable(request)):
             response.force_close()
@@ -203,10 +203,10 @@ class Routes:
 
     # ---- what costs nothing ----------------------------------------------------------------------------------------
 
-    async def _preflight(self, request: web.BaseRequest, request_id: str) -> Answer:
+    async def _preflight(self, request: web.BaseRequest, request_id: str) -> WholeResponse:
         """Answer what a browser asks before it sends a page's request: no key is needed, and no body is read."""
         lines = self._cors.preflight(request, self._methods(request.path) or ())
-        return Answer(b"", self._headers.empty(request_id) + lines, 204)
+        return WholeResponse(b"", self._headers.empty(request_id) + lines, 204)
 
     async def _caller(self, request: web.BaseRequest) -> Usage | ErrorResponse:
         """Return the usage of the key that asks, or the error that it gets."""
@@ -215,44 +215,44 @@ class Routes:
             return kid
         return await self._limiter.usage(kid) or errors.INVALID_API_KEY
 
-    async def _models(self, request: web.BaseRequest, request_id: str) -> Answer:
+    async def _models(self, request: web.BaseRequest, request_id: str) -> WholeResponse:
         caller = await self._caller(request)
         if isinstance(caller, ErrorResponse):
             return self._error(caller, request_id)
         models = await self._upstream.models()
-        return Answer(json_bodies.models_list(models, self._started), self._headers.plain(request_id))
+        return WholeResponse(json_bodies.models_list(models, self._started), self._headers.plain(request_id))
 
-    async def _model(self, request: web.BaseRequest, request_id: str) -> Answer:
+    async def _model(self, request: web.BaseRequest, request_id: str) -> WholeResponse:
         caller = await self._caller(request)
         if isinstance(caller, ErrorResponse):
             return self._error(caller, request_id)
         model = request.path.removeprefix(_MODELS)
         if model not in await self._upstream.models():
             return self._error(errors.model_not_found(model), request_id)
-        return Answer(json_bodies.model_object(model, self._started), self._headers.plain(request_id))
+        return WholeResponse(json_bodies.model_object(model, self._started), self._headers.plain(request_id))
 
-    async def _rate_limits(self, request: web.BaseRequest, request_id: str) -> Answer:
+    async def _rate_limits(self, request: web.BaseRequest, request_id: str) -> WholeResponse:
         caller = await self._caller(request)
         if isinstance(caller, ErrorResponse):
             return self._error(caller, request_id)
         headers = self._headers.plain(request_id)
         if caller.degraded:
             headers += degraded(caller.degraded)
-        return Answer(json_bodies.rate_limits(caller, self._window_ms), headers)
+        return WholeResponse(json_bodies.rate_limits(caller, self._window_ms), headers)
 
     # ---- errors ----------------------------------------------------------------------------------------------------
 
-    def _unavailable(self, error: ErrorResponse, request_id: str) -> Answer:
-        return Answer(error.body, self._headers.unavailable(request_id, RETRY_UNAVAILABLE_MS), error.status)
+    def _unavailable(self, error: ErrorResponse, request_id: str) -> WholeResponse:
+        return WholeResponse(error.body, self._headers.unavailable(request_id, RETRY_UNAVAILABLE_MS), error.status)
 
-    def _turned_away(self, request: web.BaseRequest, request_id: str) -> Answer:
+    def _turned_away(self, request: web.BaseRequest, request_id: str) -> WholeResponse:
         self._load.turned_away += 1
         error, headers = errors.OVERLOADED, self._headers.unavailable(request_id, RETRY_UNAVAILABLE_MS)
         connection = cast(ClientConnection, request.protocol)
         return TurnedAway(error.body, headers, error.status, self._load.pause_s(), connection.has_rested)
 
-    def _error(self, error: ErrorResponse, request_id: str) -> Answer:
-        return Answer(error.body, self._headers.plain(request_id), error.status)
+    def _error(self, error: ErrorResponse, request_id: str) -> WholeResponse:
+        return WholeResponse(error.body, self._headers.plain(request_id), error.status)
 
 
 def _is_discardable(request: web.BaseRequest) -> bool:

@@ -27,8 +27,8 @@ from functools import partial
 from aiohttp import HttpVersion11, web
 
 from limiter_node.http.responses import errors
-from limiter_node.http.responses.answer import Answer, Written, head_of
 from limiter_node.http.responses.errors import ErrorResponse
+from limiter_node.http.responses.whole_response import WholeResponse, Written, head_of
 from limiter_node.http.server.client_connection import ClientConnection
 from limiter_node.limiter.admission import Reservation
 from limiter_node.upstream.answers import AnswerStream
@@ -248,7 +248,7 @@ class _Stream:
     def _stopped(self) -> Written:
         if not self._has_begun:
             self._reservation.refund()
-            return Answer(errors.STOPPING.body, self._headers, errors.STOPPING.status)
+            return WholeResponse(errors.STOPPING.body, self._headers, errors.STOPPING.status)
         self._settle(self._answer.cost.output_tokens)
         self._break_off(errors.STOPPING)
         return self._response

@@ -15,50 +15,50 @@ from limiter_node.telemetry import StoreState, Telemetry
 
 
 class Decider(Protocol):
-    """Decide requests of API keys, which it knows by their `kid`. In a node, `store.decisions.dispatcher` does."""
+    """Decide requests of API keys, identified by `kid`. A node uses `store.decisions.dispatcher`."""
 
     def admit(self, kid: str, need: Need) -> asyncio.Future[Decision]:
-        """Ask for one request of the key to be admitted.
+        """Ask to admit one request of the key.
 
-        The future brings the decision, or raises `StoreUnavailable` where nobody decides, `Overloaded` where too many
-        requests of the key wait.
+        The future brings the decision. It raises `StoreUnavailable` if neither the store nor a policy decides, and
+        `Overloaded` if too many requests of the key wait.
 
         Raises:
-            Overloaded: as many requests wait as may.
+            Overloaded: too many requests of the node wait.
         """
 
     def give_back(self, kid: str, receipt: Receipt, input_tokens: int, output_tokens: int) -> None:
-        """Give back tokens of an admitted request, whose decision brought the receipt; negative numbers add."""
+        """Give back tokens of an admitted request by the receipt of its decision; negative numbers add."""
 
     def knows(self, kid: str) -> bool:
-        """Whether the key is known to exist, without asking anybody."""
+        """Whether this node knows, without asking the store, that the key exists."""
 
     async def find(self, kid: str) -> bool:
-        """Return whether there is such a key; the store is asked.
+        """Ask the store whether the key exists.
 
         Raises:
-            StoreUnavailable: the store did not answer in time.
+            StoreUnavailable: the store did not reply in time.
         """
 
     async def peek(self, kid: str) -> Usage | None:
         """Return the key's limits and usage, without counting anything; None if there is no such key.
 
         Raises:
-            StoreUnavailable: the store did not answer in time, and nothing is known.
+            StoreUnavailable: the store did not reply in time, and the node knows nothing of the key.
         """
 
     def state(self) -> StoreState:
         """Return how the node and its store get along."""
 
     async def check(self) -> None:
-        """Return if all of the store decides.
+        """Return if every shard of the store decides.
 
         Raises:
             StoreUnavailable: with the reason, naming the shard.
         """
 
     async def require_decisions(self) -> None:
-        """Return if each part of the store has decided once.
+        """Return if every shard of the store has decided once.
 
         Raises:
             StoreUnavailable: with the reason, naming the shard that hasn't.
@@ -115,19 +115,19 @@ class Reservation:
 
 
 class Limiter:
-    """Decides requests of API keys, which it knows by their `kid` alone; counts in `telemetry`."""
+    """Decide requests of API keys, identified by `kid`, and count them in `telemetry`."""
 
     def __init__(self, decider: Decider, telemetry: Telemetry | None = None) -> None:
         self._decider = decider
         self.telemetry = telemetry or Telemetry()
         self.knows = decider.knows
-        """Whether a key is known to exist: ``knows(kid)``, without asking anybody. Bound here: each request asks."""
+        """``knows(kid)``: whether the node knows that a key exists. Bound here because each request asks."""
 
     async def find(self, kid: str) -> bool:
-        """Ask the store whether there is such a key, before anything of its request is read; nothing is counted.
+        """Ask the store whether the key exists, before its request's body is read. Counts nothing.
 
         Raises:
-            StoreUnavailable: the store did not answer in time.
+            StoreUnavailable: the store did not reply in time.
         """
         exists = await self._decider.find(kid)
         if not exists:
@@ -146,7 +146,7 @@ class Limiter:
         try:
             return await verdict
         except asyncio.CancelledError:
-            # Cancelled in the turn in which the verdict came: the decider thinks that somebody has it.
+            # Cancelled in the turn in which the verdict came: the decider counts it as delivered.
             if verdict.done() and not verdict.cancelled() and not verdict.exception():
                 decision = verdict.result()
                 if decision.outcome is Outcome.ADMITTED:
@@ -164,7 +164,7 @@ class Limiter:
         """Return the key's limits and usage now, without counting anything; None if there is no such key.
 
         Raises:
-            StoreUnavailable: the store did not answer in time.
+            StoreUnavailable: the store did not reply in time.
         """
         return await self._decider.peek(kid)
 
@@ -173,7 +173,7 @@ class Limiter:
         return self._decider.state()
 
     async def require_decisions(self) -> None:
-        """Return if each part of the store has decided once since the node's start.
+        """Return if every shard of the store has decided once since the node's start.
 
         Raises:
             StoreUnavailable: with the reason.
@@ -181,7 +181,7 @@ class Limiter:
         await self._decider.require_decisions()
 
     async def check(self) -> str:
-        """Return if decisions can be made: empty if the store makes all of them, else why a policy makes some.
+        """Return "" if the store makes all decisions, else the reason why a policy makes some of them.
 
         Raises:
             StoreUnavailable: with the reason.

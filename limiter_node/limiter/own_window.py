@@ -31,12 +31,12 @@ class OwnWindow:
         self._window_ms = window_buckets * BUCKET_MS
         self._cell_buckets = max(window_buckets // _CELLS, 1)
         self._cell_ms = self._cell_buckets * BUCKET_MS
-        # The cell that was written last: the same again, as a rule. Every request passes here twice.
+        # The cell written last is usually the next one written, too: every request passes here twice.
         self._key, self._cell = -1, [0, 0, 0, 0]
         self._past = array("q")  # the other cells, the oldest first
 
     def note(self, decisions: Sequence[Decision], number: int) -> bool:
-        """Remember what the store admitted in batch `number`; return whether that is earlier than what was before."""
+        """Remember the admissions of batch `number`. Return whether they are older than the cell written last."""
         if not decisions:
             return False
         time_ms = decisions[0][7]
@@ -57,14 +57,14 @@ class OwnWindow:
         return is_earlier
 
     def add(self, latest_ms: int, needed: Amounts, now_ms: int) -> None:
-        """Remember one admission that the store hasn't counted yet, of between `now_ms` and `latest_ms`."""
+        """Remember an admission, made between `now_ms` and `latest_ms`, that the store hasn't counted yet."""
         self._forget_past(now_ms)
         self._turn_to(latest_ms // self._cell_ms)
         for dimension in range(3):
             self._cell[dimension] += needed[dimension]
 
     def give_back(self, bucket: int, input_tokens: int, output_tokens: int, requests: int = 0) -> None:
-        """Take off what was admitted in that bucket and not used; negative numbers add."""
+        """Subtract amounts that were admitted in `bucket` and not used; negative numbers add."""
         key = bucket // self._cell_buckets
         if key == self._key:
             cell: list[int] | array[int] = self._cell
@@ -82,7 +82,7 @@ class OwnWindow:
         cell[at + 2] = left if left > 0 else 0
 
     def mark_counted(self, first: int, last: int, number: int) -> None:
-        """Remember that the store has counted, in batch `number`, what was added in the buckets `first` to `last`."""
+        """Remember that batch `number` counted in the store the admissions of the buckets `first` to `last`."""
         for key in range(first // self._cell_buckets, last // self._cell_buckets + 1):
             if key == self._key:
                 self._cell[3] = max(self._cell[3], number)
@@ -90,7 +90,7 @@ class OwnWindow:
                 self._past[at + 4] = max(self._past[at + 4], number)
 
     def bring_back(self, latest_ms: int) -> None:
-        """Move what lies behind the latest time that it can be to that: a clock that stepped back left it there."""
+        """Move cells later than `latest_ms` back to it: a clock that stepped back left them there."""
         latest = latest_ms // self._cell_ms
         if self._key <= latest and not (self._past and self._past[-_WIDTH] > latest):
             return
@@ -107,7 +107,7 @@ class OwnWindow:
             self._cell[3] = max(self._cell[3], number)
 
     def clear(self) -> None:
-        """Forget all admissions."""
+        """Forget all admissions: the key is gone from the store."""
         self._key, self._cell = -1, [0, 0, 0, 0]
         del self._past[:]
 
@@ -128,7 +128,7 @@ class OwnWindow:
         )
 
     def frees_in_ms(self, dimension: int, excess: int, now_ms: int) -> int | None:
-        """Return the time until so much has left; None if it never will, for it isn't there."""
+        """Return the ms until `excess` has left the window; None if the window holds less than that."""
         for cell in self._cells():
             excess -= cell[1 + dimension]
             if excess <= 0:
@@ -136,10 +136,10 @@ class OwnWindow:
         return None
 
     def counted_after(self, number: int, now_ms: int) -> list[tuple[int, Amounts]]:
-        """Return what the store counted in batches after `number`, as far as it counts now: by bucket.
+        """Return the amounts, still in the window, that the store counted in batches after `number`, by bucket.
 
-        A cell that was counted in part before and in part after is returned whole. The bucket is the last of its cell:
-        nothing leaves earlier than it may.
+        A cell that was counted partly before and partly after is returned whole. The bucket is the last of its cell,
+        so that nothing leaves the window too early.
         """
         self._forget(now_ms)
         per_cell = self._cell_buckets
@@ -156,7 +156,7 @@ class OwnWindow:
         return sorted([*cells, [self._key, *self._cell]]) if self._key >= 0 else cells
 
     def _find(self, key: int) -> int:
-        """Return where in `_past` a cell is, -1 if it isn't there. O(log cells)."""
+        """Return the position of a cell in `_past`, -1 if it isn't there. O(log cells)."""
         past = self._past
         low, high = 0, len(past) // _WIDTH
         while low < high:
@@ -172,7 +172,7 @@ class OwnWindow:
         return (key + 1) * self._cell_ms + self._window_ms
 
     def _turn_to(self, key: int) -> None:
-        """Make the cell of that key the one that is written."""
+        """Make the cell of `key` the one to write."""
         if key == self._key:
             return
         past = self._past

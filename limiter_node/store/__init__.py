@@ -2,31 +2,31 @@
 
 What the store is and what is stored there:
 
-``url``              the ``--store`` URL: addresses, login, TLS
-``errors``           redis-py's errors as ours
-``keyspace``         names, slots, the number of the storage format
-``slots``            who owns a cluster's slots, in the servers' words
-``scripts``          the Lua sources
-``values``           the packed values that are stored
-``codec``            batches and their replies, packed
+``url``             the ``--store`` URL: addresses, login, TLS
+``errors``          redis-py's errors, translated into ours
+``keyspace``        names, slots, the number of the storage format
+``slots``           the owners of a cluster's slots, as its servers report them
+``scripts``         the Lua sources
+``values``          the packed values that are stored
+``codec``           batches and their replies, packed
 
-What a node has of each key:
+A node's state of each key:
 
-``charges``          usage that was admitted without the store and has to be counted there
-``knowledge``        what the node knows of a key
-``batch``            a key's queue, and the batches that leave it
-``pending``          the requests that wait for a verdict
-``unsent_charges``   the charges that wait in the queues
+``charges``         usage that was admitted without the store and still has to be counted there
+``knowledge``       what the node knows of a key
+``batch``           a key's queue, and the batches that leave it
+``pending``         the requests that wait for a verdict
+``unsent_charges``  the charges that wait in the queues
 
-The rooms, in the order of a decision's way:
+The rooms, in the order in which a decision passes them:
 
-``decisions``        from a request to its verdict, and all that has to be set right afterwards
-``outage``           shards that don't decide, and deciding without them
-``wire``             connections, and calls on their way to the shard that owns their slot
-``fleet``            how many nodes there are, and their storage format
+``decisions``       from a request to its verdict, and the corrections afterwards
+``outage``          shards that don't decide, and deciding without them
+``wire``            connections, and calls on their way to the shard that owns their slot
+``fleet``           the number of live nodes, and their storage format
 
-Beside that way:
+Off that path:
 
-``admin``            keys and stores, for commands, the node's start and ``limiter-node top``
-``embedded``         servers of our own
+``admin``           keys and stores, for commands, the node's start and ``limiter-node top``
+``embedded``        store servers that the commands start themselves
 """

@@ -15,20 +15,20 @@ from limiter_node.store.codec import pack_admit, pack_batch
 from limiter_node.store.knowledge import KeyKnowledge
 from limiter_node.store.values import unpack_usage
 from limiter_node.store.wire.commands import bulk
-from limiter_node.store.wire.routing import RoutedCall, Router
+from limiter_node.store.wire.routing_and_retries import RoutedCall, Router
 from limiter_node.store.wire.script_target import ScriptTarget
 
 
 class BatchOwner(Protocol):
-    """Handle the end of batches: one of the first three is called, once, unless `on_batch_reply` raises."""
+    """Handle the end of batches: reply, refusal or failure, once per batch, unless `on_batch_reply` raises."""
 
     @property
     def window_buckets(self) -> int:
-        """The window's length, which goes with every batch."""
+        """The window's length in buckets, which every batch carries."""
         ...
 
     def on_batch_reply(self, batch: Batch, reply: bytes) -> None:
-        """Take the script's reply. Raises, and does nothing, where `reply` can't be the script's."""
+        """Take the script's reply. Raises, before it does anything, if `reply` can't be the script's."""
         ...
 
     def on_batch_refused(self, batch: Batch, reason: str) -> None:
@@ -36,23 +36,23 @@ class BatchOwner(Protocol):
         ...
 
     def on_batch_failed(self, batch: Batch, reason: str) -> None:
-        """Take a batch that was given up: nobody can tell whether it ran, and it no longer matters."""
+        """Take a batch that was given up: whether it ran is unknown, and no longer matters."""
         ...
 
     def on_batch_held_up(self, batch: Batch) -> None:
-        """Note that a batch can't run for now, since its slot is on the move; it is tried again."""
+        """Note that a batch can't run for now, because its slot is moving; it is sent again."""
         ...
 
 
 class Admit:
-    """Hold a request that waits for its verdict; `deadline_s` is `time.monotonic`'s."""
+    """Hold a request that waits for its verdict; `deadline_s` is by `time.monotonic`."""
 
     __slots__ = ("charge", "deadline_s", "future", "need", "queue")
 
     def __init__(self, queue: KeyQueue, need: Need, future: asyncio.Future[Decision], deadline_s: float) -> None:
         self.queue, self.need, self.future, self.deadline_s = queue, need, future, deadline_s
         self.charge: Charge | None = None
-        """Set where it was admitted without the store while the store's verdict was still to come."""
+        """Its charge, if a policy admitted it while the store's verdict was still to come."""
 
 
 class KeyQueue:
@@ -77,7 +77,7 @@ class KeyQueue:
         self.target = target
         self.knowledge = knowledge
         self.is_met = False
-        """Whether the store has said anything of the key; see `store.decisions.queues`."""
+        """Whether the store has replied anything about the key; see `store.decisions.queues`."""
         # Lists, because there is one of each per key: an empty deque takes 600 bytes.
         self.admits: list[Admit] = []
         self.settles: list[bytes] = []
@@ -85,14 +85,14 @@ class KeyQueue:
         self.is_scheduled = False
         """Whether its next batch leaves in this turn of the event loop."""
         self.charges: deque[Charge] | None = None
-        """Charges that are still to be sent; see `store.unsent_charges`."""
+        """Charges that still have to be sent; see `store.unsent_charges`."""
         self.lingering_tokens = 0
-        """Tokens that the settles here give back; see `store.decisions.linger`."""
+        """Tokens that the waiting settles give back; see `store.decisions.linger`."""
         self.is_lingering = False
-        """Whether the settles here may wait."""
+        """Whether the waiting settles linger."""
 
     def take(self, operations: list[bytes], most: int) -> list[Admit]:
-        """Add settles to `operations`, then admits, up to so many in all; return the admits."""
+        """Add settles, then admits, to `operations` until it holds `most`. Return the admits."""
         settles, waiting = self.settles, self.admits
         if settles:
             room = most - len(operations)
@@ -111,7 +111,7 @@ class KeyQueue:
             if len(admits) >= room:
                 break
             taken += 1
-            if not admit.future.done():  # else its caller has given up: it was never sent and never will be
+            if not admit.future.done():  # else its caller has given up, and it is never sent
                 admits.append(admit)
                 operations.append(pack_admit(*admit.need))
         del waiting[:taken]
@@ -119,7 +119,7 @@ class KeyQueue:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing waits here or is under way."""
+        """Whether the key has nothing waiting and no batch under way."""
         return not (self.in_flight is not None or self.is_scheduled or self.admits or self.settles or self.charges)
 
 
@@ -165,7 +165,7 @@ class Batch(RoutedCall):
         return b"$%d\r\n%b\r\n" % (len(packed), packed)
 
     def is_wanted(self) -> bool:
-        # One that may have run has to be resolved whoever waits; else it would count what nobody asks for any more.
+        # A batch that may have run has to be resolved even if nobody waits: it may have counted requests.
         others = len(self.operations) > len(self.admits)
         return self.resent or others or any(not admit.future.done() for admit in self.admits)
 
@@ -173,7 +173,7 @@ class Batch(RoutedCall):
         self._owner.on_batch_reply(self, reply)
 
     def on_unreadable(self) -> None:
-        # It may have run: sent again under its number it is answered from the record, not decided twice.
+        # The batch may have run: sent again under its number, it is answered from the record, not decided twice.
         self._router.ask_again(self)
 
     def on_held_up(self) -> None:

@@ -15,17 +15,17 @@ from limiter_node.limits import Amounts
 
 class _State(Enum):
     UNSENT = auto()
-    """The store has counted nothing of it, as far as anybody knows."""
+    """As far as the node knows, the store has not counted the charge."""
     SENT = auto()
     COUNTED = auto()
     DROPPED = auto()
-    """It will not be counted any more."""
+    """The charge will never be counted."""
 
 
 class Charge:
-    """Hold usage of `bucket`, a bucket of the node's own window; the amounts are those that it holds by now.
+    """Hold the usage of `bucket`, a bucket of the node's own window; settles lessen the amounts.
 
-    `counted_in` is the bucket in which the store has counted it: a later one, where the store decided later.
+    `counted_in`: the bucket in which the store has counted the charge, later than `bucket` if the store decided later.
     """
 
     __slots__ = ("_since", "_state", "bucket", "counted_in", "input_tokens", "output_tokens", "requests")
@@ -36,7 +36,7 @@ class Charge:
         self._state = _State.UNSENT
 
     def join(self, bucket: int, needed: Amounts, width: int) -> bool:
-        """Add an admission of `bucket` if this charge is unsent and less than `width` buckets older; whether it was."""
+        """Add an admission of `bucket` to an unsent charge less than `width` buckets older. Return whether it did."""
         if self._state is not _State.UNSENT or not 0 <= bucket - self._since < width:
             return False
         self.bucket = max(self.bucket, bucket)
@@ -47,21 +47,21 @@ class Charge:
 
     @property
     def amounts(self) -> Amounts:
-        """Return the requests and tokens that it holds by now."""
+        """The requests and tokens that the charge holds now."""
         return Amounts(self.requests, self.input_tokens, self.output_tokens)
 
     @property
     def is_counted(self) -> bool:
-        """Whether the store has counted it."""
+        """Whether the store has counted the charge."""
         return self._state is _State.COUNTED
 
     @property
     def since(self) -> int:
-        """The first bucket whose admissions it holds; the last one is `bucket`."""
+        """The first bucket whose admissions the charge holds; the last one is `bucket`."""
         return self._since
 
     def give_back(self, input_tokens: int, output_tokens: int, requests: int = 0) -> bool:
-        """Take amounts off, unless the store has counted it: then return True, and a settle of `counted_in` does it."""
+        """Subtract amounts. If the store has counted the charge, return True instead: settle them in `counted_in`."""
         if self._state is _State.COUNTED:
             return True
         self.requests = max(self.requests - requests, 0)
@@ -70,21 +70,21 @@ class Charge:
         return False
 
     def mark_sent(self) -> Amounts:
-        """Note that it leaves for the store; return the amounts with which it does."""
+        """Note that the charge is sent. Return the amounts sent."""
         self._state = _State.SENT
         return self.amounts
 
     def mark_counted(self, bucket: int, amounts: Amounts) -> Amounts:
-        """Note that the store has counted that much in `bucket`; return what of it has to be given back there."""
+        """Note that the store has counted `amounts` in `bucket`. Return the part of them to give back there."""
         self._state = _State.COUNTED
         self.counted_in = bucket
         requests, input_tokens, output_tokens = amounts
         return Amounts(requests - self.requests, input_tokens - self.input_tokens, output_tokens - self.output_tokens)
 
     def mark_unsent(self) -> None:
-        """Note that the store has not counted it although it was sent."""
+        """Note that the store has not counted the charge although it was sent."""
         self._state = _State.UNSENT
 
     def drop(self) -> None:
-        """Note that it will not be counted any more."""
+        """Note that the charge will never be counted."""
         self._state = _State.DROPPED

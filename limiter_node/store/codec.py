@@ -17,11 +17,11 @@ _HEADER = struct.Struct("<QBQHQ")
 _OPERATION = struct.Struct("<Bqqqq")
 _REPLY = struct.Struct("<BQQ3I3I3HBI")
 REPLY_SIZE = _REPLY.size
-"""Bytes of a reply to a decided batch at least; more where it has results and the key's name."""
+"""The smallest reply to a decided batch, in bytes; results and the key's name make it longer."""
 
 unpack_limits_and_used: Callable[[bytes], tuple[int, int, int, int, int, int]]
 unpack_limits_and_used = struct.Struct("<17x6I").unpack_from
-"""Read the limits and what is used from a reply to a decided batch, without all else."""
+"""Read only the limits and the usage from a reply to a decided batch."""
 
 _LOST = struct.Struct("<BQ")
 _RESULT = struct.Struct("<BI")
@@ -33,7 +33,7 @@ DECIDED, REPLAYED, STALE, UNKNOWN_KEY, LOST = 0, 1, 2, 3, 4
 """The states of a reply."""
 
 NEVER = 4
-"""Added to a verdict's dimension (1, 2, 3) where the request can never fit."""
+"""Added to a verdict's dimension (1, 2, 3) if the request can never fit."""
 
 
 def pack_admit(input_tokens: int, output_tokens: int, default_choices: int) -> bytes:
@@ -47,13 +47,13 @@ def pack_settle(bucket: int, input_tokens: int, output_tokens: int, requests: in
 
 
 def settled_bucket(settle: bytes) -> int:
-    """Read the bucket of what `pack_settle` packed."""
+    """Return the bucket of a settle that `pack_settle` has packed."""
     bucket: int = _OPERATION.unpack(settle)[1]
     return bucket
 
 
 def pack_charge(bucket: int, requests: int, input_tokens: int, output_tokens: int) -> bytes:
-    """Pack an operation that counts in `bucket` what was admitted without the store, limit or not."""
+    """Pack an operation that counts in `bucket` usage admitted without the store, limit or not."""
     return _OPERATION.pack(_CHARGE, bucket, requests, input_tokens, output_tokens)
 
 
@@ -66,8 +66,10 @@ def pack_batch(
     window_buckets: int = WINDOW_BUCKETS,
     clock_ms: int = 0,
 ) -> bytes:
-    """Pack ARGV[2] of the script. `expected` is the number that the node's record has at least, 0 if it may have none.
-    `clock_ms` 0 means the store's own clock; tests set it.
+    """Pack ARGV[2] of the script.
+
+    `expected`: the lowest number that the node's record can have; 0 if there may be no record. `clock_ms`: 0 for the
+    store's own clock; tests set it.
     """
     return _HEADER.pack(number, resent, expected, window_buckets, clock_ms) + b"".join(operations)
 
@@ -100,7 +102,7 @@ _DONE = (0, 0)
 
 
 def _head(reply: bytes, window_buckets: int) -> tuple[int, int, int, Amounts, Amounts, Amounts, int]:
-    """Read what every reply to a decided batch begins with: `BatchReply` up to `output_reserve`."""
+    """Read the head of a reply to a decided batch: `BatchReply` up to `output_reserve`."""
     state, time_ms, recorded, lr, li, lo, ur, ui, uo, ar, ai, ao, in_bucket_ms, reserve = _REPLY.unpack_from(reply)
     # `bucket_life_ms`, without a call for each reply; ages are seen from the start of the current bucket.
     full_ms = (window_buckets + 1) * BUCKET_MS - in_bucket_ms
@@ -117,7 +119,7 @@ def unpack_reply(reply: bytes, operations: int, window_buckets: int = WINDOW_BUC
     """Read the reply to a batch of that many operations.
 
     Raises:
-        UnreadableReply: it is none.
+        UnreadableReply: `reply` is not such a reply.
     """
     size, state = len(reply), reply[0] if reply else -1
     if size == 1 and state in (STALE, UNKNOWN_KEY):
@@ -133,13 +135,13 @@ def unpack_reply(reply: bytes, operations: int, window_buckets: int = WINDOW_BUC
 
 
 def pack_limits_reply(limits: KeyLimits, time_ms: int) -> bytes:
-    """Pack a reply that has nothing but a key's limits and the store's time, for limits that were read alone."""
+    """Pack a reply that holds only a key's limits and the store's time, for limits that were read alone."""
     amounts = (limits.rpm, limits.input_tpm, limits.output_tpm)
     return _REPLY.pack(DECIDED, time_ms, 0, *amounts, 0, 0, 0, _NO_USE, _NO_USE, _NO_USE, 0, limits.output_reserve)
 
 
 def is_named(reply: bytes) -> bool:
-    """Whether a reply to a decided batch has the key's name: where it rejects, and to a node's first batch."""
+    """Whether a reply to a decided batch holds the key's name: if it rejects, or is a node's first one."""
     return len(reply) > REPLY_SIZE
 
 
@@ -149,7 +151,7 @@ def unpack_decisions(
     """Read the reply to a decided batch: `BatchReply.recorded`, and the decisions of its admits; see `_decisions_of`.
 
     Raises:
-        UnreadableReply: it is none.
+        UnreadableReply: `reply` is not such a reply.
     """
     if len(needs) == 1 and len(reply) == REPLY_SIZE:
         # The usual one, alone and admitted, at half the cost.

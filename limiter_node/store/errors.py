@@ -1,4 +1,4 @@
-"""redis-py's errors, translated once into ours, with a line that says what to do.
+"""redis-py's errors, translated once into ours; each message says what to do.
 
 ConfigError for what a person has to correct (login, certificate, kind of store), StoreUnavailable for what may pass.
 Messages name the store without its password.
@@ -25,7 +25,7 @@ def translated(address: StoreAddress) -> Iterator[None]:
 
 
 def translate(error: BaseException, address: StoreAddress) -> LimiterError:
-    """Return our error for one of redis-py's."""
+    """Return our error for `error`, which redis-py or the system raised."""
     where, text = address.describe(), " ".join(str(error).split())
     if "CERTIFICATE_VERIFY_FAILED" in text:
         return ConfigError(f"the certificate of {where} is not trusted: give ssl_ca_certs=FILE in --store ({text})")
@@ -48,6 +48,6 @@ def translate(error: BaseException, address: StoreAddress) -> LimiterError:
     if "DB index is out of range" in text:
         return ConfigError(f"{where} has no database {address.db}: correct it in --store")
     if isinstance(error, exceptions.ResponseError):
-        return StoreUnavailable(f"{where} answered with an error: {text}")
+        return StoreUnavailable(f"{where} replied with an error: {text}")
     hint = "does it speak TLS, and is it reachable" if address.tls else "is it running and reachable"
     return StoreUnavailable(f"cannot reach the store at {where}: {hint}? ({text or type(error).__name__})")

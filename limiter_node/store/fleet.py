@@ -1,11 +1,11 @@
-"""How many nodes there are, and that all of them use one storage format: each announces itself in the store once a
-second and gets both in the reply (``lua/announce.lua``).
+"""Counts the live nodes and checks that they share one storage format: each node announces itself in the store once a
+second, and the reply holds both (``lua/announce.lua``).
 
 One hash for the whole fleet, on the shard that its slot falls to. While that shard is away the number stays what it
 was: a node that joins then knows no key yet that it could decide without the store, and one that leaves makes the
 others' shares too small, not too large. Weaknesses: for `OLDEST_MS` after a node has died it still counts. A node that
 started while that shard was away learns of another format only when the shard is back, up to a second later, and has
-decided by its own until then.
+decided by its own format until then.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from limiter_node.errors import OtherFormat
 from limiter_node.store.keyspace import FORMAT_KEY, NODES_KEY, NODES_TAG, STORAGE_FORMAT, slot_of
 from limiter_node.store.scripts import load_script
 from limiter_node.store.wire.commands import bulk
-from limiter_node.store.wire.routing import RoutedCall, Router
+from limiter_node.store.wire.routing_and_retries import RoutedCall, Router
 from limiter_node.store.wire.script_target import ScriptTarget
 
 log = logging.getLogger(__name__)
@@ -54,9 +54,9 @@ class _Announcement(RoutedCall):
 
 
 class Fleet:
-    """Announce this process. `nodes` is how many there were last, 0 as long as the store hasn't said.
+    """Announce this process. `nodes` is the number of live nodes by the last reply, 0 before the first.
 
-    `on_other_format` is called once, if nodes of another storage format use the store: this one has to end then.
+    `on_other_format` is called once, if nodes of another storage format use the store: this node has to end then.
     """
 
     def __init__(
@@ -77,13 +77,13 @@ class Fleet:
         self.nodes = 0
 
     def start(self) -> None:
-        """Announce from now on."""
+        """Announce this process from now on, once a second."""
         self._timer = self._router.loop.call_later(EVERY_S, self.start)
         if self._call is None:
             self._send(is_here=True)
 
     async def leave(self, timeout_s: float) -> None:
-        """Tell the store that this node is gone; best effort."""
+        """Announce that this node leaves; best effort."""
         if self._timer is None:
             return
         self._timer.cancel()
@@ -93,11 +93,11 @@ class Fleet:
             async with asyncio.timeout(timeout_s):
                 await self._left.wait()
         except TimeoutError:
-            log.debug("could not tell the store that this node leaves")
+            log.debug("could not announce that this node leaves")
         self._call = None
 
     def wants(self, call: _Announcement) -> bool:
-        """Whether it is the newest announcement."""
+        """Whether `call` is the newest announcement."""
         return call is self._call
 
     def on_nodes(self, call: _Announcement, nodes: int | None) -> None:
@@ -109,7 +109,7 @@ class Fleet:
                 self.nodes = nodes
 
     def on_refused(self, call: _Announcement, error: OtherFormat) -> None:
-        """Say once that nodes of another storage format are there."""
+        """Report once that live nodes use another storage format."""
         self.on_nodes(call, None)
         if not self._is_refused:
             self._is_refused = True

@@ -1,4 +1,4 @@
-"""The names of things in the store (the glossary is in lua/README.md), the slots they fall into, and the number of the
+"""The names of keys in the store (the glossary is in lua/README.md), the slots they fall into, and the number of the
 format in which they are stored.
 """
 
@@ -11,10 +11,10 @@ SLOTS = 16384
 
 NODES_TAG = "nodes"
 NODES_KEY = f"rl:{{{NODES_TAG}}}"
-"""The hash of the nodes that are there."""
+"""The hash of the live nodes."""
 
 FORMAT_KEY = f"{NODES_KEY}:format"
-"""The storage format of the nodes that are there."""
+"""The storage format of the live nodes."""
 
 STORAGE_FORMAT = 1
 """The number of the storage format that this version reads and writes.
@@ -25,7 +25,7 @@ have no number: each node brings its own and calls them by their digest.
 
 
 def slot_of(tag: str) -> int:
-    """Return the cluster slot of all names with the hash tag `tag`, as an API key's `kid` is one."""
+    """Return the cluster slot of all names with the hash tag `tag`, for example an API key's `kid`."""
     return crc_hqx(tag.encode(), 0) % SLOTS
 
 
@@ -40,7 +40,7 @@ def window_key(kid: str) -> str:
 
 
 META_FIELD = "m"
-"""The field of that hash that isn't a node's record."""
+"""The field of the window's hash that isn't a node's record."""
 
 
 def past_key(kid: str) -> str:
@@ -49,10 +49,10 @@ def past_key(kid: str) -> str:
 
 
 def decision_keys(kid: str) -> tuple[bytes, bytes, bytes]:
-    """Return the keys of the scripts that decide and look: limits, window, past."""
+    """Return the keys of ``decide.lua`` and ``peek.lua``: limits, window, past."""
     return limits_key(kid).encode(), window_key(kid).encode(), past_key(kid).encode()
 
 
 def deleted_key(kid: str) -> str:
-    """Return the name of the mark that the key was deleted on purpose, for nodes that would declare it again."""
+    """Return the name of the mark that a key was deleted on purpose, so that no node declares it again."""
     return f"rl:{{{kid}}}:deleted"

@@ -1,6 +1,6 @@
-"""A node's knowledge of one API key: the only place where it is learned, and forgotten.
+"""A node's knowledge of one API key, and the only place where the node learns or forgets it.
 
-The store is the truth; a node needs its own knowledge where the store can't be asked, or has lost data. A reply carries
+The store is the truth; a node needs its own knowledge when the store can't be asked, or has lost data. A reply carries
 facts: the key's limits, the store's time, and which of this node's batches the store has a record of. That last number
 says what the store must still have: a record that is older, or gone, means that the store has lost what it had counted
 (a flush, a server that came back empty, an old snapshot, a failover before replication), and this object says what of
@@ -19,8 +19,8 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from limiter_node.decisions import Decision
+from limiter_node.limiter.fallback import KnownKey
 from limiter_node.limiter.own_window import OwnWindow
-from limiter_node.limiter.policy import KnownKey
 from limiter_node.limits import BUCKET_MS, Amounts, KeyLimits
 from limiter_node.store import codec
 from limiter_node.store.charges import Charge
@@ -28,7 +28,7 @@ from limiter_node.store.codec import DECIDED, unpack_limits_and_used
 
 
 class Asked(Protocol):
-    """Describe a batch that a reply answers: `store.batch.Batch`."""
+    """Describe the batch that a reply belongs to: `store.batch.Batch`."""
 
     @property
     def number(self) -> int:
@@ -40,7 +40,7 @@ class Asked(Protocol):
 
     @property
     def since_s(self) -> float:
-        """When the batch was made, by `time.monotonic`."""
+        """The time when the batch was made, by `time.monotonic`."""
 
 
 class KeyKnowledge:
@@ -63,14 +63,14 @@ class KeyKnowledge:
     def __init__(self, window_buckets: int) -> None:
         self._window_buckets, self._window_s = window_buckets, window_buckets * BUCKET_MS / 1000
         self.exists: bool | None = None
-        """The store's last word on whether there is such a key; None as long as it has said nothing."""
+        """Whether the key exists, by the store's last reply; None before the first."""
         self.own = OwnWindow(window_buckets)
         """The admissions of this node, for a window."""
         self.recorded = 0
         """The number that this node's record in the store has at least until `recorded_until_s`; 0 if there is none."""
         self.recorded_until_s = 0.0
         self.recharges: dict[int, Charge] | None = None
-        """After a loss: the charge by which a cell of `own` is counted anew, for what is given back of it later."""
+        """After a loss: a cell of `own` → the charge that counts it again, from which later give-backs are taken."""
         self._last_reply: bytes | None = None
         self._asked_s = self._heard_s = 0.0
         self._name: str | None = None
@@ -82,31 +82,31 @@ class KeyKnowledge:
     ) -> None:
         """Learn from the reply to a decided batch, which was heard at `heard_s`.
 
-        `recorded` is read from it: the number of this node's record in the store; 0 if it was not looked at, since the
-        batch asked for nothing to be counted. `decisions` are those that weren't made without the store meanwhile, and
-        hence are not in `own` yet.
+        `recorded` is read from the reply: the number of this node's record in the store; 0 if it was not read, because
+        the batch asked for nothing to be counted. `decisions`: those that are not in `own` yet, because no policy made
+        them meanwhile.
         """
-        if reply[0] == DECIDED or not self.exists:  # else it is from the record, of some time since the asking
+        if reply[0] == DECIDED or not self.exists:  # else the reply is an earlier one, from the record
             self._last_reply, self._asked_s, self._heard_s, self.exists = reply, batch.since_s, heard_s, True
         if recorded != self.recorded and recorded:
-            # A record lives longer than this (see `decide.lua`), and what it stands for has left the window then.
+            # A record lives longer than this (see `decide.lua`), and by then its batch has left the window.
             self.recorded, self.recorded_until_s = recorded, heard_s + self._window_s
         if decisions:
             if self.own.note(decisions, batch.number):
-                self.known()  # a clock may have stepped back: what it left in the future is brought back
+                self.known()  # a clock may have stepped back: admissions that it left in the future are moved
             if name := decisions[-1][8]:
                 self._name = name
         if self._name is None and codec.is_named(reply):
             self._name = codec.unpack_reply(reply, len(batch.operations), self._window_buckets).name
 
     def learn_limits(self, limits: KeyLimits, time_ms: int, asked_s: float, heard_s: float) -> None:
-        """Learn that there is such a key, and its limits, without a decision of the store."""
+        """Learn that the key exists, and its limits, without a decision of the store."""
         self.exists, self._name = True, limits.name
         self._last_reply = codec.pack_limits_reply(limits, time_ms)
         self._asked_s, self._heard_s = asked_s, heard_s
 
     def forget(self) -> None:
-        """Learn that there is no such key, by the store's own word: nothing that was counted of it counts any more."""
+        """Learn from the store that the key doesn't exist: its earlier usage no longer counts."""
         self.exists, self._heard_s = False, time.monotonic()
         self._last_reply = self.recharges = None
         self.recorded, self.recorded_until_s = 0, 0.0
@@ -115,7 +115,7 @@ class KeyKnowledge:
     # ---- knowing ---------------------------------------------------------------------------------------------------
 
     def known(self) -> KnownKey | None:
-        """Return what a policy may decide by; None if the store never said anything of the key, or that there is none.
+        """Return the knowledge that a policy decides by; None if the store has reported no limits of the key.
 
         The store's clock was at the last reply's time at some moment between asking and hearing, so that it lies
         between two estimates: `now_ms`, which is never ahead of it, and `latest_ms`, which is never behind.
@@ -137,11 +137,11 @@ class KeyKnowledge:
         return left_input if left_input < left_output else left_output
 
     def heard_s_ago(self) -> float:
-        """Return how many seconds ago the store said its last word on the key."""
+        """Return the seconds since the store's last reply about the key."""
         return time.monotonic() - self._heard_s
 
     def last_limits(self) -> KeyLimits | None:
-        """Return the key's limits by the store's last word; None if it never said any, or that there is no such key."""
+        """Return the key's limits by the store's last reply; None if that had none."""
         if self._last_reply is None:
             return None
         reply = codec.unpack_reply(self._last_reply, 0, self._window_buckets)
@@ -185,9 +185,9 @@ class KeyKnowledge:
             self.recharges = kept or None
 
     def recharged(self, bucket: int) -> Charge | None:
-        """Return the charge by which what was admitted in `bucket` is counted anew after a loss; usually None."""
+        """Return the charge that counts the admissions of `bucket` again after a loss; usually None."""
         if self.recharges is None:
             return None
         charge = self.recharges.get(self.own.cell_of(bucket))
-        # What was admitted since in the same cell is where it was admitted.
+        # Later admissions of the same cell are counted in their own buckets.
         return charge if charge is not None and bucket <= charge.bucket else None

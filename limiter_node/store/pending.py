@@ -1,4 +1,4 @@
-"""The requests that wait for a verdict. `store.decisions.deadlines` sees to it that none waits for too long."""
+"""The requests that wait for a verdict; `store.decisions.deadlines` bounds how long each of them waits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from limiter_node.store.batch import Admit
 
 
 class PendingAdmits:
-    """Hold the requests of one node that wait, at most `most`; answered ones stay until the next sweep."""
+    """Hold the waiting requests of one node, at most `most`; decided ones stay until the next sweep."""
 
     __slots__ = ("admits", "most", "overtime")
 
@@ -17,12 +17,12 @@ class PendingAdmits:
         self.admits: deque[Admit] = deque()
         """In the order of their deadlines."""
         self.overtime: deque[tuple[float, Admit]] = deque()
-        """Those that are past their deadline, and until when each may wait: the store isn't to blame."""
+        """The requests past their deadline, each with the time until which it may wait: the store isn't to blame."""
 
     def __bool__(self) -> bool:
         return bool(self.admits or self.overtime)
 
     def unanswered(self) -> list[Admit]:
-        """Return those without a verdict. O(pending)."""
+        """Return the requests without a verdict. O(pending)."""
         pending = [*self.admits, *(admit for _, admit in self.overtime)]
         return [admit for admit in pending if not admit.future.done()]

@@ -1,6 +1,6 @@
-"""The charges that a node still has to send: at most one batch of a key is under way, so they wait in the key's queue.
+"""The charges that a node still has to send. A key has at most one batch under way, so they wait in the key's queue.
 
-Bounded: a charge that has left the window is forgotten, because it would count for nothing. A node with very many
+Bounded: a charge that has left the window is forgotten, because it no longer counts. A node with very many
 charges widens them: later admissions then join a charge of up to `WIDE` buckets before, which moves on with them. A
 charge is never counted in an older bucket than it was made in, so it leaves the window late, never early.
 """
@@ -16,7 +16,7 @@ from limiter_node.store.charges import Charge
 from limiter_node.store.codec import pack_charge
 
 MANY = 100_000
-"""Charges of a whole node: some 30 MB."""
+"""Charges of a whole node from which on it widens them; so many take some 30 MB."""
 WIDE = 50
 
 
@@ -28,7 +28,7 @@ class UnsentCharges:
         self.size = 0
 
     def charge(self, queue: KeyQueue, bucket: int, needed: Amounts, now_bucket: int) -> Charge:
-        """Add an admission of this moment, to be counted in `bucket`; return the charge that it is part of.
+        """Add an admission of this moment, to be counted in `bucket`. Return the charge that holds it.
 
         `now_bucket` may be an earlier one: charges that had left the window by then are forgotten.
         """
@@ -41,7 +41,7 @@ class UnsentCharges:
         return charge
 
     def add(self, queue: KeyQueue, charge: Charge) -> None:
-        """Let a charge leave with the key's next batch."""
+        """Add a charge, to be sent with the key's next batch."""
         _charges_of(queue).append(charge)
         self.size += 1
 
@@ -61,7 +61,7 @@ class UnsentCharges:
         self.size += len(taken)
 
     def take(self, queue: KeyQueue, most: int) -> tuple[list[bytes], list[tuple[Charge, Amounts]]]:
-        """Take the key's first charges, at most so many; return them packed, and each with the amounts it leaves with.
+        """Take the key's first charges, `most` at most. Return them packed, and each with the amounts sent.
 
         The queue must have some.
         """

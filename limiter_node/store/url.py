@@ -1,7 +1,7 @@
-"""Where the store is: the ``--store`` URL, parsed once into a frozen address that never shows its password.
+"""The store's address: the ``--store`` URL, parsed once into a frozen object that never shows its password.
 
-Owns the URL's grammar, the TLS options and how redis-py clients for administration are built from them. Decisions don't
-go through these clients but through `store.wire`, because these may retry.
+Owns the URL's grammar, the TLS options and how redis-py clients for administration are built from them. Decisions go
+through `store.wire` instead, because these clients may retry.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SCHEMES = {
     "redis+cluster": (True, False),
     "rediss+cluster": (True, True),
 }
-"""Scheme: whether it is a cluster, whether it speaks TLS."""
+"""Scheme → whether the store is a cluster, and whether it speaks TLS."""
 
 DEFAULT_PORT = 6379
 CONNECT_TIMEOUT_S = 2.0
@@ -37,7 +37,7 @@ _OPTIONS = (*_TLS_OPTIONS, "db")
 
 @dataclass(frozen=True, slots=True)
 class TlsOptions:
-    """The check of the store's certificate, and the certificate that we show; paths to PEM files."""
+    """Hold how to check the store's certificate, and the client certificate to show; paths to PEM files."""
 
     ca_certs: str | None = None
     cert_reqs: str = "required"
@@ -61,7 +61,7 @@ class StoreAddress:
     tls: TlsOptions | None = None
 
     def ssl_context(self) -> ssl.SSLContext | None:
-        """Return a fresh context by the URL's options; None without TLS. Raises ConfigError for unreadable files."""
+        """Return a new context with the URL's options; None without TLS. Raises ConfigError for unreadable files."""
         if self.tls is None:
             return None
         try:
@@ -130,7 +130,7 @@ def parse_store_url(url: str) -> StoreAddress:
         raise ConfigError("--store: a # in the user name or password must be written %23")
     rest, _, query = rest.partition("?")
     authority, _, path = rest.partition("/")
-    _check_what_ends_the_login(path, query)
+    _check_login_end(path, query)
     userinfo, at, hosts = authority.rpartition("@")
     username, password = _userinfo(userinfo) if at else (None, None)
     endpoints = tuple(_endpoint(host) for host in hosts.split(","))
@@ -144,10 +144,10 @@ def parse_store_url(url: str) -> StoreAddress:
     )
 
 
-def _check_what_ends_the_login(path: str, query: str) -> None:
-    """Raise ConfigError if a ``/`` or ``?`` has ended the login early: then its ``@`` is behind that.
+def _check_login_end(path: str, query: str) -> None:
+    """Raise ConfigError if a ``/`` or ``?`` within the login has ended it early: its ``@`` follows then.
 
-    Options may have an @ in their values, as files do.
+    Options may have an @ in their values, for example in file names.
     """
     is_query_of_ours = all(option.partition("=")[0] in _OPTIONS for option in query.split("&"))
     if "@" in path or ("@" in query and not is_query_of_ours):
@@ -159,7 +159,7 @@ def _userinfo(userinfo: str) -> tuple[str | None, str | None]:
     if any("@" in part or ":" in part for part in (username, password)):
         raise ConfigError("--store: in user name and password, write @ as %40 and : as %3A")
     if username:
-        return unquote(username), unquote(password)  # an empty one is sent, too: a user may have `nopass`
+        return unquote(username), unquote(password)  # an empty password is sent, too: a user may have `nopass`
     return None, unquote(password) or None
 
 

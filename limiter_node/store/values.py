@@ -22,7 +22,7 @@ def pack_limits(limits: KeyLimits) -> bytes:
 
 
 def unpack_limits(value: bytes) -> KeyLimits:
-    """Read the value of ``rl:{kid}:limits``. Raises ValueError if it is none."""
+    """Read the value of ``rl:{kid}:limits``. Raises ValueError if `value` is too short for one."""
     if len(value) < _LIMITS.size:
         raise ValueError(f"limits are {_LIMITS.size} bytes at least, not {len(value)}")
     rpm, input_tpm, output_tpm, output_reserve = _LIMITS.unpack_from(value)
@@ -53,8 +53,8 @@ def unpack_usage(reply: list[Any] | None, window_buckets: int = WINDOW_BUCKETS) 
 def unpack_sums(meta: bytes, clock_ms: int, window_buckets: int = WINDOW_BUCKETS) -> tuple[Amounts, bool]:
     """Return the usage at `clock_ms` by a window's running sums alone (the field ``m``), and whether it is exact.
 
-    The sums are of the last decision: until the next one, what has left the window since is still in them, so they are
-    never too low. A hundredth of what ``peek.lua`` costs. Raises ValueError if `meta` is none.
+    The sums are those of the last decision. Usage that has left the window since is still in them, so they are never
+    too low. Costs a hundredth of ``peek.lua``. Raises ValueError if `meta` is too short.
     """
     if len(meta) < 48:
         raise ValueError(f"a window's sums are 48 bytes at least, not {len(meta)}")

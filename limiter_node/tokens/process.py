@@ -5,7 +5,7 @@ that: what large requests do to the length of the event loop's turns is what tel
 (`limiter_node.http.server.overload`). To hand the same text to another process costs as much as counting it, so that is
 for what can't be cut or would take many turns.
 
-The node's side is `TokenCounting`; `count_frame` is what the other process does (`limiter_node.worker_process`). A
+The node's side is `TokenCounting`; `count_frame` is what the other process does (`limiter_node.second_process`). A
 frame's head is JSON, ``[encoding, [text, …]]`` one way and ``[count, …]`` the other.
 
 Weakness: each node that meets a large request holds both vocabularies twice (some 60 MB).
@@ -18,10 +18,10 @@ from collections.abc import Callable
 
 import orjson
 
+from limiter_node.second_process import Frame, SecondProcess
 from limiter_node.tokens import vocabulary
 from limiter_node.tokens.slices import slices
 from limiter_node.tokens.vocabulary import TokenCounter
-from limiter_node.worker_process import Frame, WorkerProcess
 
 INLINE_CHARS = 8_192
 """Up to here a request is counted where it is: 0.12 ms for prose, 1.4 ms for the worst text known."""
@@ -39,7 +39,7 @@ _TEXT_CHARS = 32
 class TokenCounting:
     """Counts small requests at once, larger ones without holding up the event loop, and the largest in `worker`."""
 
-    def __init__(self, worker: WorkerProcess) -> None:
+    def __init__(self, worker: SecondProcess) -> None:
         self._worker = worker
 
     async def count(self, model: str, total: Callable[[TokenCounter], int]) -> int:

@@ -27,7 +27,7 @@ class WholeAnswer(NamedTuple):
 
 
 class Sink(Protocol):
-    """Take an answer while it comes, for its caller."""
+    """The place where an upstream writes the parts of an answer; HTTP passes them on to the caller."""
 
     @property
     def is_full(self) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 from limiter_node.tokens.vocabulary import O200K_BASE, count_anew
 from limiter_node.upstream.gateway.cost.chunk_account import ChunkAccount
 from limiter_node.upstream.gateway.lenient_json import read_json
-from limiter_node.upstream.gateway.service_errors.finding import find_event_error
+from limiter_node.upstream.gateway.service_errors.error_finding import find_event_error
 from limiter_node.upstream.gateway.service_errors.in_band import InBandError, find_in_band_error, to_in_band_error
 from limiter_node.upstream.gateway.sse import first_data
 

@@ -395,7 +395,7 @@ async def test_services_are_reached_by_tls_under_their_own_name_only(
         for _ in range(2):
             assert (await post(node, api_key, body()))[0] == status
     if status == 502:
-        assert "its certificate is not valid" in caplog.text
+        assert "the service's certificate is not valid" in caplog.text
     else:
         assert service.connections == 1
 

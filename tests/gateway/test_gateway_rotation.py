@@ -191,7 +191,7 @@ def test_the_log_says_when_an_address_goes_and_comes_back(clock: Clock, caplog: 
         assert caplog.records == []
     assert (gone.levelno, gone.getMessage()) == (
         logging.WARNING,
-        "upstream s (a:80) failed 3 times in a row, last: broke off; it is left alone for 10 s",
+        "upstream s (a:80) failed 3 times in a row, last: broke off; no requests go there for 10 s",
     )
     assert (back.levelno, back.getMessage()) == (logging.INFO, "upstream s (a:80) answers again")
     for record, event in ((gone, "upstream_ejected"), (back, "upstream_back")):

@@ -115,7 +115,7 @@ async def test_an_end_that_can_not_be_looked_at_is_an_end(monkeypatch: pytest.Mo
     monkeypatch.setattr(EventReader, "rest", fails)
     _, exchange, _, _, delivering = await begun()
     exchange.on_end()
-    with pytest.raises(UpstreamError, match="could not be looked at"):
+    with pytest.raises(UpstreamError, match="could not be read"):
         await asyncio.wait_for(delivering, 5)
 
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 from aiohttp import web
 
-from limiter_node.http.responses.answer import Answer
+from limiter_node.http.responses.whole_response import WholeResponse
 from limiter_node.http.server.http_server import HttpServer
 
 BODY = b'{"a":1}'
@@ -21,11 +21,11 @@ async def server() -> AsyncIterator[tuple[int, list[str]]]:
     """A port that answers, and the paths that were asked for."""
     paths: list[str] = []
 
-    async def handler(request: web.BaseRequest) -> Answer:
+    async def handler(request: web.BaseRequest) -> WholeResponse:
         paths.append(request.path)
         if request.path == "/large":
-            return Answer(b"x" * 8_000_000, HEADERS)
-        answer = Answer(BODY, HEADERS, int(request.path[1:]))
+            return WholeResponse(b"x" * 8_000_000, HEADERS)
+        answer = WholeResponse(BODY, HEADERS, int(request.path[1:]))
         if request.query_string == "close":
             answer.force_close()
         return answer

@@ -20,7 +20,7 @@ import pytest
 from test_token_process import exact, noise, prose
 from yarl import URL
 
-from limiter_node import worker_process
+from limiter_node import second_process as worker_process
 from limiter_node.decisions import Need
 from limiter_node.errors import Overloaded
 from limiter_node.http.requests.fields import InvalidRequest

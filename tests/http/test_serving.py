@@ -13,14 +13,14 @@ from typing import cast
 import pytest
 from aiohttp import web
 
-from limiter_node.http.responses.answer import Answer
+from limiter_node.http.responses.whole_response import WholeResponse
 from limiter_node.http.server import client_connection, fast_connection, public_connection
 from limiter_node.http.server.aiohttp_private import WAY, Way
 from limiter_node.http.server.client_connection import ClientConnection
 from limiter_node.http.server.http_server import HttpServer
 from limiter_node.http.server.overload import TurnedAway
 
-Handler = Callable[[web.BaseRequest], Awaitable[Answer]]
+Handler = Callable[[web.BaseRequest], Awaitable[WholeResponse]]
 POST = b"POST / HTTP/1.1\r\nHost: n\r\nContent-Length: 5\r\n\r\nhello"
 
 
@@ -55,10 +55,10 @@ async def answers(reader: asyncio.StreamReader, count: int) -> list[bytes]:
 async def test_nothing_is_left_of_a_connection_for_the_collector() -> None:
     seen: list[weakref.ref[web.BaseRequest]] = []
 
-    async def handler(request: web.BaseRequest) -> Answer:
+    async def handler(request: web.BaseRequest) -> WholeResponse:
         await request.read()
         seen.append(weakref.ref(request))
-        return Answer(b"ok", "")
+        return WholeResponse(b"ok", "")
 
     def living() -> list[ClientConnection]:
         return [each for each in gc.get_objects() if isinstance(each, ClientConnection)]
@@ -92,12 +92,12 @@ async def test_a_request_has_not_waited_for_its_predecessor(monkeypatch: pytest.
         monkeypatch.setattr(module, "monotonic", lambda: now_s)
     waited_s: list[float] = []
 
-    async def handler(request: web.BaseRequest) -> Answer:
+    async def handler(request: web.BaseRequest) -> WholeResponse:
         nonlocal now_s
         await request.read()
         waited_s.append(now_s - cast(ClientConnection, request.protocol).arrived_s)
         now_s += 10
-        return Answer(b"ok", "")
+        return WholeResponse(b"ok", "")
 
     async with connected(handler) as (reader, writer):
         writer.write(POST * 3)
@@ -108,11 +108,11 @@ async def test_a_request_has_not_waited_for_its_predecessor(monkeypatch: pytest.
 async def test_others_have_their_turns_while_many_requests_of_one_client_are_answered() -> None:
     order: list[str] = []
 
-    async def handler(request: web.BaseRequest) -> Answer:
+    async def handler(request: web.BaseRequest) -> WholeResponse:
         order.append("request")
         if len(order) == 1:
             asyncio.get_running_loop().call_soon(order.append, "other")
-        return Answer(b"ok", "")
+        return WholeResponse(b"ok", "")
 
     async with connected(handler) as (reader, writer):
         writer.write(POST * 5)
@@ -124,7 +124,7 @@ async def test_who_leaves_in_the_middle_of_a_body_is_no_error(caplog: pytest.Log
     """While its connection rests, so that what it still sends would be thrown away afterwards."""
     rested = asyncio.Event()
 
-    async def handler(_: web.BaseRequest) -> Answer:
+    async def handler(_: web.BaseRequest) -> WholeResponse:
         return TurnedAway(b"ok", "", 503, 0.1, rested.set)
 
     async with connected(handler) as (reader, writer):
@@ -145,10 +145,10 @@ VARIABLE: ContextVar[str] = ContextVar("VARIABLE", default="")
 async def test_a_context_variable_of_one_request_is_not_seen_by_the_next(together: bool) -> None:
     seen: list[str] = []
 
-    async def handler(request: web.BaseRequest) -> Answer:
+    async def handler(request: web.BaseRequest) -> WholeResponse:
         seen.append(VARIABLE.get())
         VARIABLE.set(f"request {len(seen)}")
-        return Answer(b"ok", "")
+        return WholeResponse(b"ok", "")
 
     async with connected(handler) as (reader, writer):
         for _ in range(1 if together else 4):
@@ -161,9 +161,9 @@ async def test_a_context_variable_of_one_request_is_not_seen_by_the_next(togethe
 
 
 async def test_a_connection_whose_context_was_changed_ends_with_its_client() -> None:
-    async def handler(request: web.BaseRequest) -> Answer:
+    async def handler(request: web.BaseRequest) -> WholeResponse:
         VARIABLE.set("changed")
-        return Answer(b"ok", "")
+        return WholeResponse(b"ok", "")
 
     server = HttpServer(handler, keepalive_s=75)
     async with connected_to(server) as (reader, writer):

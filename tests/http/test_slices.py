@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 from aiohttp_ways import needs_slices
 
-from limiter_node.http.responses.answer import Answer
+from limiter_node.http.responses.whole_response import WholeResponse
 from limiter_node.http.server import fast_connection
 from limiter_node.http.server.fast_connection import FastConnection
 from limiter_node.http.server.http_server import HttpServer
@@ -23,7 +23,7 @@ pytestmark = needs_slices
 CHUNKED = b"POST /chunked HTTP/1.1\r\nHost: n\r\nTransfer-Encoding: chunked\r\n\r\n"
 GET = b"GET /plain HTTP/1.1\r\nHost: n\r\n\r\n"
 CONTENT = bytes(range(256)) * 40
-Handler = Callable[[web.BaseRequest], Awaitable[Answer]]
+Handler = Callable[[web.BaseRequest], Awaitable[WholeResponse]]
 
 
 def in_chunks(body: bytes, size: int, end: bytes = b"0\r\n\r\n") -> bytes:
@@ -90,11 +90,11 @@ async def opened(handler: Handler, monkeypatch: pytest.MonkeyPatch) -> AsyncIter
         await runner.cleanup()
 
 
-async def echo(request: web.BaseRequest) -> Answer:
+async def echo(request: web.BaseRequest) -> WholeResponse:
     body = bytearray()
     while block := await next_block(request.content):
         body += block
-    return Answer(bytes(body) or request.path.encode(), "")
+    return WholeResponse(bytes(body) or request.path.encode(), "")
 
 
 async def turns(count: int = 20) -> None:
@@ -150,9 +150,9 @@ async def test_what_comes_over_the_wire_is_whole_and_in_order(monkeypatch: pytes
 async def test_a_body_that_nobody_reads_costs_one_slice(monkeypatch: pytest.MonkeyPatch) -> None:
     go_on = asyncio.Event()
 
-    async def unread(_: web.BaseRequest) -> Answer:
+    async def unread(_: web.BaseRequest) -> WholeResponse:
         await go_on.wait()
-        return Answer(b"no", "")
+        return WholeResponse(b"no", "")
 
     async with opened(unread, monkeypatch) as seen:
         seen.connection.data_received(CHUNKED + in_chunks(CONTENT, 1))
@@ -166,7 +166,7 @@ async def test_a_body_that_nobody_reads_costs_one_slice(monkeypatch: pytest.Monk
 async def test_a_body_is_parsed_when_its_reader_comes(monkeypatch: pytest.MonkeyPatch) -> None:
     go_on = asyncio.Event()
 
-    async def late(request: web.BaseRequest) -> Answer:
+    async def late(request: web.BaseRequest) -> WholeResponse:
         await go_on.wait()
         return await echo(request)
 
@@ -202,7 +202,7 @@ async def test_a_body_with_a_length_is_parsed_as_it_comes(monkeypatch: pytest.Mo
 async def test_who_leaves_in_the_middle_is_no_longer_parsed(sent: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     left = asyncio.Event()
 
-    async def read(request: web.BaseRequest) -> Answer:
+    async def read(request: web.BaseRequest) -> WholeResponse:
         try:
             return await echo(request)
         except ClientLeft:

@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 from aiohttp import web
 
-from limiter_node.http.responses.answer import Answer
+from limiter_node.http.responses.whole_response import WholeResponse
 from limiter_node.http.server.client_connection import ClientConnection, Deadlines
 from limiter_node.http.server.http_server import HttpServer
 
@@ -70,10 +70,10 @@ class Reader:
 async def reader() -> AsyncIterator[Reader]:
     has_begun, is_over = asyncio.Event(), asyncio.Event()
 
-    async def handler(_: web.BaseRequest) -> Answer:
+    async def handler(_: web.BaseRequest) -> WholeResponse:
         has_begun.set()
         await is_over.wait()
-        return Answer(b"", "")
+        return WholeResponse(b"", "")
 
     server = HttpServer(handler, keepalive_s=75)
     connection = cast(ClientConnection, server())

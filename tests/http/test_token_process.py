@@ -12,11 +12,11 @@ from functools import cache
 
 import pytest
 
-from limiter_node import worker_process
+from limiter_node import second_process as worker_process
 from limiter_node.errors import Overloaded
+from limiter_node.second_process import SecondProcess
 from limiter_node.tokens import vocabulary
 from limiter_node.tokens.process import CHARS_PER_TURN, INLINE_CHARS, SLICED_CHARS, TokenCounting
-from limiter_node.worker_process import WorkerProcess
 
 MODELS = ("gpt-4o", "gpt-4")
 
@@ -46,7 +46,7 @@ async def count(counting: TokenCounting, *texts: str, model: str = "gpt-4o") -> 
 
 @pytest.fixture
 async def counting() -> AsyncIterator[TokenCounting]:
-    running = TokenCounting(WorkerProcess("limiter_node.http.requests.reader_process"))
+    running = TokenCounting(SecondProcess("limiter_node.http.requests.reader_process"))
     yield running
     await running._worker.close()
 
@@ -207,10 +207,10 @@ async def test_the_process_leaves_signals_to_the_node_and_ends_with_it(counting:
 A_NODE = """
 import asyncio
 from limiter_node.tokens.process import INLINE_CHARS, TokenCounting
-from limiter_node.worker_process import WorkerProcess
+from limiter_node.second_process import SecondProcess
 
 async def main():
-    counting = TokenCounting(WorkerProcess("limiter_node.http.requests.reader_process"))
+    counting = TokenCounting(SecondProcess("limiter_node.http.requests.reader_process"))
     await counting.count("gpt-4o", lambda counter: counter("x" * 2 * INLINE_CHARS))
     print("counted", flush=True)
     await asyncio.Event().wait()

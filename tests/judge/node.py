@@ -10,7 +10,7 @@ from typing import Any
 from limiter_node.decisions import Need, Outcome
 from limiter_node.errors import Overloaded, StoreUnavailable
 from limiter_node.limiter.admission import Limiter, Reservation
-from limiter_node.limiter.degraded import policy
+from limiter_node.limiter.policies import policy
 from limiter_node.limits import KeyLimits
 from limiter_node.store.decisions.dispatcher import Dispatcher
 from limiter_node.store.url import parse_store_url

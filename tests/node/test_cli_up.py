@@ -91,7 +91,7 @@ async def test_a_dead_node_is_started_again(limiter_node: StartCommand, keys_fil
     errors = await command.errors_until("is ready again")
     assert (await ask(urls[0], "sk-alice"))[0] == 200
     assert await command.stop() == 0
-    assert re.search(r"WARNING node \d ended \(SIGKILL\): again in 0\.2 s", errors)
+    assert re.search(r"WARNING node \d ended \(SIGKILL\): restart in 0\.2 s", errors)
     assert re.search(r"WARNING node \d is ready again", errors)
 
 
@@ -145,7 +145,7 @@ async def test_a_port_in_use_shows_at_once(limiter_node: StartCommand) -> None:
         (["--keys", "/nowhere.toml"], 2, "/nowhere.toml: No such file or directory"),
         (["--port", "65535"], 2, "--port 65535 is too high: 2 nodes need ports up to 65536"),
         (["--host", "no.such.host.invalid"], 2, "cannot listen on no.such.host.invalid"),
-        (["--host", "192.0.2.1"], 2, "cannot listen on 192.0.2.1: it is no address of this machine"),
+        (["--host", "192.0.2.1"], 2, "cannot listen on 192.0.2.1: this machine has no such address"),
         (["--mock-length", "none"], 2, "--mock-length: "),
         (["--nodes", "0"], 2, "Invalid value for '--nodes'"),
         (["--server-binary", "/nowhere"], 2, "--server-binary /nowhere: there is no such program"),
@@ -208,7 +208,7 @@ async def test_a_frozen_node_is_killed_at_the_end(limiter_node: StartCommand, ke
     os.kill(node_process(command, url), signal.SIGSTOP)
     command.process.send_signal(signal.SIGINT)
     assert await command.stop(signal.SIGTERM) == 0  # the second signal: don't wait
-    assert "node 1 had not ended in time and was killed" in await command.errors()
+    assert "node 1 did not end in time and was killed" in await command.errors()
 
 
 @linux_only

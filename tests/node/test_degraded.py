@@ -21,7 +21,7 @@ from limiter_node.credentials import key_id
 from limiter_node.decisions import Decision, Need, Outcome
 from limiter_node.errors import ConfigError, StoreUnavailable
 from limiter_node.limiter.admission import Limiter
-from limiter_node.limiter.degraded import policy
+from limiter_node.limiter.policies import policy
 from limiter_node.limits import Amounts, KeyLimits
 from limiter_node.store.admin.store_admin import administering
 from limiter_node.store.decisions.dispatcher import Dispatcher
@@ -374,7 +374,7 @@ async def test_a_store_that_lost_its_data_is_told_what_nodes_had_admitted(
         assert not second._redeclarer.counts, "the key was there again"
     told = [record.message for record in caplog.records]
     assert sum("lost keys" in message for message in told) == 1
-    assert sum("lost what was counted" in message for message in told) == 2
+    assert sum("lost counts" in message for message in told) == 2
 
 
 async def test_a_new_node_declares_lost_keys_and_no_others(embedded_single: str) -> None:

@@ -197,8 +197,8 @@ def test_what_cannot_be_is_refused(arguments: dict[str, object], message: str) -
 @pytest.mark.parametrize(
     ("version", "message"),
     [
-        ("Redis server v=6.2.7 sha=0", "version 6.2 is too old, 7.0 or newer is needed"),
-        ("something else", "this is no Redis or Valkey server"),
+        ("Redis server v=6.2.7 sha=0", "version 6.2 is too old: 7.0 or newer is needed"),
+        ("something else", "this is not a Redis or Valkey server"),
     ],
 )
 async def test_an_unfit_server_binary_is_refused(tmp_path: Path, version: str, message: str) -> None:

@@ -16,11 +16,11 @@ from limiter_node.credentials import key_id
 from limiter_node.decisions import Outcome
 from limiter_node.errors import StoreUnavailable
 from limiter_node.limiter.admission import Limiter
-from limiter_node.limiter.degraded import OpenPolicy
+from limiter_node.limiter.policies import OpenPolicy
 from limiter_node.limits import KeyLimits
 from limiter_node.store.admin.store_admin import administering
 from limiter_node.store.decisions.dispatcher import Dispatcher
-from limiter_node.store.decisions.finding import _LimitsRead
+from limiter_node.store.decisions.key_exists import _LimitsRead
 from limiter_node.store.embedded.stores import EmbeddedStore
 from limiter_node.store.url import parse_store_url
 

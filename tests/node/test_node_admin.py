@@ -195,7 +195,7 @@ async def test_logins_and_rights() -> None:
             assert await admin.check_store() == []
         async with administering(parse_store_url(f"redis://few:pw@{host}")) as admin:
             assert [
-                "does not permit INFO: make sure that maxmemory-policy" in w for w in await admin.check_store()
+                "does not permit INFO: make sure that it is 7.0 or newer" in w for w in await admin.check_store()
             ] == [True]
             await admin.put_limits("0" * 32, LIMITS)
             with pytest.raises(ConfigError, match="does not permit this: the user in --store needs more rights"):

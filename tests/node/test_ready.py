@@ -89,7 +89,8 @@ async def test_a_store_that_comes_late(limiter_node: StartCommand, keys_file: Pa
         assert await node.command.stop() == 0
     told = [line for line in warnings(await node.command.errors()) if "ready" in line]
     assert len(told) == 2
-    assert told[0].startswith("WARNING not ready, /readyz says 503 until each shard of the store decides: cannot reach")
+    not_ready = "WARNING not ready, /readyz returns 503 until each shard of the store decides: cannot reach"
+    assert told[0].startswith(not_ready)
     assert told[1].startswith("WARNING ready after ")
 
 
@@ -131,7 +132,7 @@ async def test_a_store_that_takes_connections_and_answers_nothing(
         node = await start_unready(limiter_node, free_port, f"redis://127.0.0.1:{proxy.port}")
         await proxy.swallowed.wait()
         status, why = await readiness(node.url)
-        assert (status, why) == (503, f"redis://127.0.0.1:{proxy.port} does not answer: is it running?")
+        assert (status, why) == (503, f"redis://127.0.0.1:{proxy.port} does not reply: is it running?")
         assert not node.has_said_that_it_is_ready()
         proxy.pass_replies = True
         proxy.reset_all()

@@ -13,7 +13,7 @@ from multidict import CIMultiDictProxy
 from store_tools import declare, new_api_key
 
 from limiter_node.errors import StoreUnavailable
-from limiter_node.limiter.degraded import policy
+from limiter_node.limiter.policies import policy
 from limiter_node.limits import Amounts
 from limiter_node.store.url import parse_store_url
 from limiter_node.upstream.errors import UpstreamError

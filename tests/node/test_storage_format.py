@@ -16,7 +16,7 @@ from limiter_node.store.keyspace import FORMAT_KEY, NODES_KEY, limits_key
 from limiter_node.store.url import parse_store_url
 
 WHY = (
-    "nodes of storage format 2 use this store; this node reads and writes format 1: stop them first, or give this node "
+    "nodes of storage format 2 use this store, but this node uses format 1: stop those nodes first, or give this node "
     "another store"
 )
 
@@ -101,7 +101,7 @@ async def test_up_says_why_a_node_ended(limiter_node: StartCommand, shared_store
     shared_store.become_format_2()
     assert command.process.stderr is not None
     async for line in command.process.stderr:
-        if line.decode().rstrip().endswith(f"node 1 ended ({WHY}): again in 0.2 s"):
+        if line.decode().rstrip().endswith(f"node 1 ended ({WHY}): restart in 0.2 s"):
             break
     else:
         pytest.fail("up has ended")

@@ -116,7 +116,7 @@ async def test_a_long_life_resets_the_delay(
     monkeypatch.setattr(supervisor, "LONG_LIFE_S", 0)
     async with make(seen, READY) as nodes:
         await nodes.start()
-        await eventually(lambda: caplog.text.count("again in 0.1 s") >= 3)
+        await eventually(lambda: caplog.text.count("restart in 0.1 s") >= 3)
 
 
 async def test_stop_during_a_delay_is_at_once(
@@ -125,7 +125,7 @@ async def test_stop_during_a_delay_is_at_once(
     monkeypatch.setattr(supervisor, "FIRST_DELAY_S", 60)
     async with asyncio.timeout(10), make(seen, READY) as nodes:
         await nodes.start()
-        await eventually(lambda: "again in 60.0 s" in caplog.text)
+        await eventually(lambda: "restart in 60.0 s" in caplog.text)
 
 
 async def test_a_node_that_does_not_end_is_killed(
@@ -135,7 +135,7 @@ async def test_a_node_that_does_not_end_is_killed(
     deaf = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
     async with make(seen, deaf + READY + SLEEP, drain_timeout_s=0.1) as nodes:
         await nodes.start()
-    assert "node 1 had not ended in time and was killed" in caplog.text
+    assert "node 1 did not end in time and was killed" in caplog.text
     assert not alive(seen.pid("1"))
 
 

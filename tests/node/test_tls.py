@@ -21,7 +21,7 @@ from node_commands import Command, StartCommand, eventually
 from ports import free_port, free_ports
 
 from limiter_node.errors import ConfigError
-from limiter_node.http.responses.answer import Answer
+from limiter_node.http.responses.whole_response import WholeResponse
 from limiter_node.http.server import handshakes as handshakes_module
 from limiter_node.http.server.http_server import HttpServer
 from limiter_node.http.server.listening import Listener
@@ -312,8 +312,8 @@ async def test_both_files_or_none(limiter_node: StartCommand, files: Files) -> N
 
 @asynccontextmanager
 async def listening(certificate: Certificate) -> AsyncIterator[Listener]:
-    async def handler(_request: web.BaseRequest) -> Answer:
-        return Answer(b"{}", "")
+    async def handler(_request: web.BaseRequest) -> WholeResponse:
+        return WholeResponse(b"{}", "")
 
     server = HttpServer(handler, keepalive_s=75)
     listener = Listener(server, "127.0.0.1", 0, certificate=certificate)

@@ -1,15 +1,15 @@
 """Limited requests of each kind: a body goes in; a checked request, its tokens and its need come out.
 
-``limited_routes``       the routes, as data
-``chat``                 ``/v1/chat/completions``; ``messages``: the checks of its messages
-``completions``          ``/v1/completions``
-``responses_api``        ``/v1/responses``; ``responses_api_items``: its input as messages
-``embeddings``           ``/v1/embeddings``
-``tools``                tools, tool choices and formats of answers, of chats and of the Responses API
-``inputs``               texts or tokens, one or many: the input of completions and embeddings
-``known_fields``         which fields are known, and which of the others count as input
-``fields``               checks of single fields, and the error that they raise
-``json_body``            a body as JSON, bounded in size and depth
-``reader``               a request of any size read without holding up the event loop; ``reader_process``: the second
+``limited_routes``  the routes, as data
+``chat``            ``/v1/chat/completions``; ``messages``: the checks of its messages
+``completions``     ``/v1/completions``
+``responses_api``   ``/v1/responses``; ``responses_api_items``: its input as messages
+``embeddings``      ``/v1/embeddings``
+``tools``           tools, tool choices and formats of answers, of chats and of the Responses API
+``inputs``          texts or tokens, one or many: the input of completions and embeddings
+``known_fields``    which fields are known, and which of the others count as input
+``fields``          checks of single fields, and the error that they raise
+``json_body``       a body as JSON, bounded in size and depth
+``reader``          a request of any size read without holding up the event loop; ``reader_process``: the second
                          process, for the largest; ``reader_frames``: what passes between the two
 """

@@ -14,10 +14,10 @@ from limiter_node.held import SMALL_BYTES
 from limiter_node.http.requests.json_body import count_values
 from limiter_node.http.requests.limited_routes import LimitedRoute
 from limiter_node.http.requests.reader_frames import READ, read_of, setup_frame
+from limiter_node.second_process import Frame, SecondProcess
 from limiter_node.tokens.process import INLINE_CHARS, TokenCounting
 from limiter_node.tokens.totals import Total
 from limiter_node.upstream.interface import Draft, Prepared, Upstream
-from limiter_node.worker_process import Frame, WorkerProcess
 
 LARGE_VALUES: Final = 4_000
 """JSON values that are read where they are; each of them may take a microsecond or two."""
@@ -30,7 +30,7 @@ class RequestReader:
 
     def __init__(self, upstream: Upstream) -> None:
         self._upstream = upstream
-        self.worker = WorkerProcess(_PROGRAM, setup_frame(upstream.drafter))
+        self.worker = SecondProcess(_PROGRAM, setup_frame(upstream.drafter))
         self._counting = TokenCounting(self.worker)
 
     async def read(self, route: LimitedRoute, body: bytes | bytearray) -> tuple[Need, Prepared]:

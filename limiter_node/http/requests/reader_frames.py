@@ -1,4 +1,4 @@
-"""The frames between a node and its second process about a large request (`limiter_node.worker_process.Frame`).
+"""The frames between a node and its second process about a large request (`limiter_node.second_process.Frame`).
 
 Heads are pickled: both processes are this program, and nobody else has the pipes between them. The second is told no
 key.
@@ -11,9 +11,9 @@ from typing import Any, Final, NamedTuple, NoReturn
 
 from limiter_node.decisions import Need
 from limiter_node.http.requests.fields import InvalidRequest
+from limiter_node.second_process import Frame
 from limiter_node.upstream.errors import NotServed, UnknownModel
 from limiter_node.upstream.interface import Drafter
-from limiter_node.worker_process import Frame
 
 SETUP: Final = 0
 """The kind of the first frame, whose head is what an upstream makes drafts with."""

@@ -8,10 +8,10 @@ from limiter_node.http.requests.fields import InvalidRequest
 from limiter_node.http.requests.json_body import check_values
 from limiter_node.http.requests.limited_routes import LIMITED_ROUTES
 from limiter_node.http.requests.reader_frames import SETUP, Read, drafter_of, failure_frame, read_frame, refusal_frame
+from limiter_node.second_process import Frame, serve
 from limiter_node.tokens.process import COUNT, count_frame
 from limiter_node.upstream.errors import NotServed
 from limiter_node.upstream.interface import Drafter
-from limiter_node.worker_process import Frame, serve
 
 
 class _Program:

@@ -20,7 +20,7 @@ _receive = RequestHandler.data_received
 
 
 class FastConnection(SlicingConnection):
-    """Knows by aiohttp's own state in which state the connection is."""
+    """Reads the connection's state from aiohttp's private attributes."""
 
     __slots__ = ("_head_of", "_head_since")
 
@@ -107,7 +107,7 @@ class FastConnection(SlicingConnection):
 
 
 class TaskConnection(FastConnection):
-    """A fast one whose requests have a task each, as aiohttp makes them."""
+    """A `FastConnection` that leaves the loop over its requests to aiohttp, which makes a task for each."""
 
     __slots__ = ()
 

@@ -18,7 +18,7 @@ from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
 
-from limiter_node.http.responses.answer import Written
+from limiter_node.http.responses.whole_response import Written
 from limiter_node.http.server.aiohttp_private import WAY, Way, connection_count
 from limiter_node.http.server.client_connection import (
     MAX_HEADERS,

@@ -96,7 +96,7 @@ class Listener:
                     if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                         raise
             if not sockets:
-                raise OSError(errno.EADDRNOTAVAIL, "it is no address of this machine")
+                raise OSError(errno.EADDRNOTAVAIL, "this machine has no such address")
         except BaseException:
             for each in sockets:
                 each.close()

@@ -30,7 +30,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from limiter_node.http.responses.answer import Answer
+from limiter_node.http.responses.whole_response import WholeResponse
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ class LoopLoad:
         self._handle = loop.call_at(due_s, self._tick, loop, due_s)
 
 
-class TurnedAway(Answer):
+class TurnedAway(WholeResponse):
     """A 503, and then nothing on this connection for `pause_s`; then `on_rested` is called.
 
     What came meanwhile has waited because of that, and not because there was much to do.

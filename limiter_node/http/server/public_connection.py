@@ -23,7 +23,7 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.streams import StreamReader
 
 from limiter_node.http.responses import errors
-from limiter_node.http.responses.answer import Written
+from limiter_node.http.responses.whole_response import Written
 from limiter_node.http.server.client_connection import MAX_PARTIAL_HEAD_BYTES, ClientConnection, Deadlines
 
 Handler = Callable[[web.BaseRequest], Awaitable[Written]]

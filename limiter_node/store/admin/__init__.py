@@ -1,9 +1,9 @@
-"""Keys and stores, for commands, the node's start and ``limiter-node top``; nothing here is on a decision's way.
+"""Keys and stores, for commands, the node's start and ``limiter-node top``; nothing here is on the path of a decision.
 
-``store_admin``    keys put, read, listed, deleted; the store checked
-``server_check``   whether a server can be trusted with counters
-``preparation``    the store made ready for a node that starts
-``masters``        a client for each master, found by slot
-``watch``          a store looked at while it works
-``hottest``        the keys nearest to their limits
+``store_admin``   puts, reads, lists and deletes keys; checks the store
+``server_check``  checks whether a server can be trusted with counters
+``preparation``   prepares the store for a node that starts
+``masters``       the client of each master, found by slot
+``watch``         reads a working store's figures
+``hottest``       finds the keys nearest to their limits
 """

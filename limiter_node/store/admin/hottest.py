@@ -1,18 +1,17 @@
 """The keys nearest to their limits: a walk through the windows of one shard, a bounded piece of it at a time.
 
-No list of hot keys is kept anywhere, and decisions don't pay for one. Each look goes on where the last one stopped:
+No list of hot keys is kept anywhere, and decisions don't pay for one. Each look continues where the last one stopped:
 
 1. SCAN names the next windows, `MAX_SCANNED` keys of the store at most;
-2. for these, and for the candidates of before, the limits and the running sums are read: two cheap commands a key,
+2. for these, and for the earlier candidates, the limits and the running sums are read: two cheap commands a key,
    `MAX_SURVEYED` keys at most. The sums are never too low, and exact unless something has left the window since the
    last decision;
 3. where they aren't exact and the key could be among the hottest, ``peek.lua`` adds up the window: `MAX_PEEKED` keys at
    most, because a full one costs some 100 µs.
 
-A key that cools down drops out: candidates are looked at anew each time. Weakness: a key that has become hot since the
-walk has passed it is found when the walk comes round, and one that is idle and has cooled down in part may stand too
-high as long as more than `MAX_PEEKED` keys could be hotter. Neighbour:
-`store.admin.watch`, which has one of these per shard.
+A key that cools down drops out, because candidates are read again each time. Weakness: a key that has become hot after
+the walk passed it is found in the next round; an idle key that has partly cooled down may rank too high as long as more
+than `MAX_PEEKED` keys could be hotter. Neighbour: `store.admin.watch`, which has one of these per shard.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ MAX_PEEKED = 100
 """Keys per look and shard. The survey takes a shard 4 ms, the peeks some milliseconds, 10 at the very worst."""
 
 _SCAN_COUNT = 500
-# A server answers what has come in one piece before it turns to others: a piece takes it a fraction of a millisecond.
+# A server runs a whole piece before it serves other clients; a piece takes a fraction of a millisecond.
 _SURVEY_PIECE = 100
 _PEEK_PIECE = 5
 _WINDOW_KEY = pattern(rb"rl:\{([0-9a-f]{32})\}:window\Z")
@@ -67,9 +66,9 @@ class Walk(NamedTuple):
     """The progress of a walk through a shard's keys."""
 
     seen: int
-    """Keys with a window: in the last walk that was whole, and before there is one, until now."""
+    """Keys with a window: those of the last complete walk, or until there is one, those seen so far."""
     share: float
-    """Of the shard's keys, in the walk under way: from 0 to 1."""
+    """The share of the shard's keys that the current walk has seen, from 0 to 1."""
     is_whole: bool
     """Whether all of the shard has been seen at least once."""
 
@@ -78,7 +77,7 @@ NOT_WALKED = Walk(0, 0.0, False)
 
 
 def hottest(heats: Sequence[KeyHeat], most: int) -> list[KeyHeat]:
-    """Return the first `most`, the hottest first; of equals the one with more requests."""
+    """Return the `most` hottest, the hottest first; of equals, the one with more requests first."""
     return heapq.nsmallest(most, heats, key=lambda each: (-each.heat, -each.used.requests, each.kid))
 
 
@@ -99,7 +98,7 @@ class HottestKeys:
         """Windows added up in the last look."""
 
     async def look(self, client: Redis) -> list[KeyHeat]:
-        """Go on for a piece; return the hottest keys seen, at most twice `most`. `client` is of the shard's master."""
+        """Walk on for one piece. Return the hottest keys seen, at most twice `most`. `client`: the shard's master."""
         size = int(await client.dbsize())
         await self._name_more(client)
         new = [self._named.popleft() for _ in range(min(len(self._named), MAX_SURVEYED - len(self._candidates)))]
@@ -147,7 +146,7 @@ class HottestKeys:
         return heats
 
     async def _made_exact(self, client: Redis, heats: list[KeyHeat]) -> list[KeyHeat]:
-        """Peek at keys, the seemingly hottest first, until the hottest `most` are known; return the hottest."""
+        """Peek at keys, the seemingly hottest first, until the `most` hottest are known. Return those."""
         self.peeks = 0
         while True:
             heats = hottest([each for each in heats if each.heat > 0], len(heats))

@@ -1,4 +1,4 @@
-"""One redis-py client per master of a store, found by slot: what administration works with.
+"""One redis-py client per master of a store, found by slot, for administration.
 
 Not redis-py's cluster client: that one needs its default node to be alive for any command at all, and refuses scripts
 in pipelines. A single store is a cluster of one master here. Decisions take another way (`store.wire`).
@@ -29,7 +29,7 @@ class Masters:
         self._ranges: list[tuple[int, int, Endpoint]] = []
 
     async def discover(self) -> None:
-        """Ask who owns which slots: the endpoints of the address in their order, the first one that answers counts."""
+        """Ask the address's endpoints in order who owns which slots; the first reply counts."""
         if not self._address.cluster:
             self._ranges = [(0, SLOTS - 1, self._address.endpoints[0])]
             return

@@ -1,8 +1,8 @@
-"""The store prepared for a node that starts: found fit for counters, and given the keys of its keys file.
+"""Prepares the store for a node that starts: checks that it is fit for counters, and loads the keys file into it.
 
-A store that can't be reached, or not in whole, is no reason not to start: a node that is restarted during an outage has
-the healthy shards to serve, and the others as soon as they return. So this is tried until it is done. A store that must
-not be used (`StoreAdmin.check_store`) is refused, however late it comes.
+A node starts even if the store, or a part of it, can't be reached: restarted during an outage, it serves the healthy
+shards at once and the others as soon as they return. So preparation is repeated until it succeeds. A store that must
+not be used (`StoreAdmin.check_store`) is refused, however late it returns.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from limiter_node.store.url import StoreAddress
 log = logging.getLogger(__name__)
 
 _FIRST_TIMEOUT_S, _LONGEST_TIMEOUT_S = 3.0, 60.0
-"""For one check. It grows: a cluster whose first endpoints are silent is found by the next one, after a while."""
+"""The time limit of one check. It grows, so that a cluster whose first endpoints are silent is found in the end."""
 _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.05, 0.5
 
 
 class Preparation:
-    """The preparation of one store with `keys`, by ``kid``; `read_again` reads them anew where the store comes late.
+    """Prepare one store with `keys`, by ``kid``; `read_again` reads the keys file again if the store comes late.
 
-    `problem` says why it isn't done yet; it is empty once it is. `was_away`: whether the store couldn't be reached, or
-    not in whole, when it was tried.
+    `problem` says why preparation isn't done yet, and is empty once it is. `was_away`: whether the store, or a part of
+    it, couldn't be reached at some attempt.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Preparation:
         self.was_away = False
 
     async def check(self, timeout_s: float) -> bool:
-        """Check the store, once. Return False if it doesn't answer, or not in whole: `problem` says why.
+        """Check the store once. Return False if it, or a part of it, doesn't reply: `problem` says why.
 
         Raises:
             ConfigError: the store must not be used.
@@ -54,7 +54,7 @@ class Preparation:
             self.problem, self.was_away = str(error), True
             return False
         except TimeoutError:
-            self.problem = f"{self._address.describe()} does not answer: is it running?"
+            self.problem = f"{self._address.describe()} does not reply: is it running?"
             return False
         for warning in warnings:
             log.warning("%s", warning)
@@ -63,7 +63,7 @@ class Preparation:
         return True
 
     async def complete(self) -> None:
-        """Return when the store has been checked and has the keys; try again as long as it is away.
+        """Return when the store has been checked and has the keys; retry as long as it is away.
 
         Raises:
             ConfigError: the store must not be used.

@@ -1,4 +1,4 @@
-"""The check whether a server of the store can be trusted with counters: its version, its role, its eviction policy."""
+"""Checks whether a server of the store can be trusted with counters: its version, role and eviction policy."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ OLDEST_VERSION = (7, 0)
 
 
 async def check_server(address: StoreAddress, client: Redis) -> list[str]:
-    """Return warnings for what could not be found out about the server of `client`, one of the store at `address`.
+    """Check the server of `client`, one of the store at `address`. Return warnings for checks that were not possible.
 
     Raises redis-py's errors, and:
-        ConfigError: the server must not be used: it is too old, a replica, of the other kind, or may evict.
+        ConfigError: the server is too old, a replica, in a cluster although the URL says single, or may evict keys.
         StoreUnavailable: its cluster is down, or a failover is under way.
     """
     where = address.describe()
@@ -26,7 +26,7 @@ async def check_server(address: StoreAddress, client: Redis) -> list[str]:
         info: dict[str, Any] = await client.info()
     except NoPermissionError:
         await client.ping()
-        return [f"{where} does not permit INFO: make sure that maxmemory-policy is noeviction and it is 7.0 or newer"]
+        return [f"{where} does not permit INFO: make sure that it is 7.0 or newer and maxmemory-policy noeviction"]
     version = str(info.get("redis_version", ""))
     numbers = re.match(r"(\d+)\.(\d+)", version)
     if numbers and (int(numbers[1]), int(numbers[2])) < OLDEST_VERSION:
@@ -43,7 +43,7 @@ async def check_server(address: StoreAddress, client: Redis) -> list[str]:
             raise StoreUnavailable(f"{where} reports that its cluster is down: look at CLUSTER INFO there")
     policy = info.get("maxmemory_policy")
     if policy is None:
-        return [f"{where} does not tell its maxmemory-policy: make sure that it is noeviction"]
+        return [f"{where} does not show its maxmemory-policy: make sure that it is noeviction"]
     if policy != "noeviction":
         raise ConfigError(
             f"{where} has maxmemory-policy {policy}, which drops counters: CONFIG SET maxmemory-policy noeviction"

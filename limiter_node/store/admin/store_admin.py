@@ -1,8 +1,8 @@
-"""Administration of the store: limits put, read, listed and deleted, usage looked at, the store itself checked.
+"""Administration of the store: puts, reads, lists and deletes limits, reads usage, and checks the store itself.
 
 Everything here is idempotent and off the hot path. A key's limits are one value, so the next decision sees either the
 old ones or the new ones, and the window's history stays. Neighbours: `masters` finds a key's owner, `server_check`
-looks at each server; the commands and the node's start ask.
+checks each server; the commands and the node's start call this.
 """
 
 from __future__ import annotations
@@ -105,10 +105,10 @@ class StoreAdmin:
         return self._limits(kid, value)
 
     async def delete(self, kid: str) -> bool:
-        """Forget a key, its usage included; return whether there was one. Nodes refuse it from the next decision on.
+        """Delete a key and its usage. Return whether it existed. Nodes refuse the key from the next decision on.
 
-        Two things stay for a while: a mark that this was meant, for nodes that would declare the key again, and the
-        nodes' records, without which they would take the usage for lost and count it again if the key came back.
+        Two things stay for a while: a mark of the deletion, so that nodes don't declare the key again, and the nodes'
+        records, without which they would take the usage for lost and count it again if the key came back.
         """
 
         async def delete(client: Redis) -> bool:
@@ -145,9 +145,9 @@ class StoreAdmin:
         return unpack_usage(await self._on_owner(kid, peek), window_buckets)
 
     async def check_format(self) -> None:
-        """Raise OtherFormat if nodes are there that use another storage format than this version's.
+        """Raise OtherFormat if live nodes use another storage format than this version.
 
-        A login that may not ask passes: its nodes find out when they announce themselves.
+        A login without the right to ask passes: nodes find out when they announce themselves.
         """
         keys = (keyspace.NODES_KEY, keyspace.FORMAT_KEY)
         arguments = ("", 2, OLDEST_MS, keyspace.STORAGE_FORMAT)
@@ -163,9 +163,11 @@ class StoreAdmin:
     async def check_store(self) -> list[str]:
         """Check that the store can be trusted with counters; return warnings for what could not be found out.
 
-        Raises ConfigError if it is too old, a replica, of the other kind than its URL says, or may evict (eviction
-        drops counters: silently more would be admitted than the limit), StoreUnavailable if it is down in parts or a
-        failover is under way, OtherFormat if nodes use it that store things differently.
+        Raises:
+            ConfigError: the store is too old, a replica, a cluster although its URL says single (or the reverse), or
+                may evict keys: eviction drops counters, so that more than the limit would be admitted silently.
+            StoreUnavailable: a part of the store is down, or a failover is under way.
+            OtherFormat: live nodes use another storage format.
         """
         if uncovered := self._masters.uncovered_slots:
             raise StoreUnavailable(
@@ -186,7 +188,7 @@ class StoreAdmin:
             except AuthenticationError:  # to redis-py a ConnectionError
                 raise
             except (AskError, ClusterDownError, ReadOnlyError, RedisConnectionError, StoreUnavailable):
-                # A slot has moved (MOVED is an AskError to redis-py) or a master was replaced. All we do is idempotent.
+                # A slot has moved (MOVED is an AskError to redis-py) or a master was replaced. Actions are idempotent.
                 await self._masters.discover()
                 return await action()
 

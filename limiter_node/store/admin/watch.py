@@ -1,8 +1,8 @@
-"""A look at a store that works: its shards, their servers' own figures, and the hottest keys.
+"""Reads a store at work: its shards, their servers' own figures, and the hottest keys.
 
-Made to be asked once a second by somebody who watches, also while parts of the store are away: nothing here raises for
-that or waits longer than the time given, and a server that comes back is found again. Neighbours: `hottest` (the walk
-through a shard's keys), `limiter_node.top` (who watches).
+Meant to be called once a second, also while parts of the store are away: nothing here raises for that or waits longer
+than the time given, and a server that comes back is found again. Neighbours: `hottest` (the walk through a shard's
+keys), `limiter_node.top` (the caller).
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from limiter_node.store.url import StoreAddress
 
 @dataclass(frozen=True, slots=True)
 class ShardReading:
-    """The figures of a shard's master; None where it doesn't give them (INFO isn't permitted, or it is away)."""
+    """The figures of a shard's master; None where there are none (INFO isn't permitted, or the master is away)."""
 
     address: str
     """``host:port``, as in the metrics of the nodes."""
     at_s: float
-    """When, by this process's monotonic clock."""
+    """The time of the reading, by this process's monotonic clock."""
     problem: str = ""
-    """Why it could not be asked; empty if it could."""
+    """Why the master could not be asked; empty if it could."""
     replicas: int | None = None
     ops_per_s: int | None = None
     """Commands, those within scripts included."""
@@ -43,7 +43,7 @@ class ShardReading:
     keys: int | None = None
     """All keys of the server, of any kind."""
     cpu_s: float | None = None
-    """Used by the thread that answers, since the server's start."""
+    """CPU time of the server's main thread since its start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +52,17 @@ class StoreReading:
 
     shards: tuple[ShardReading, ...]
     name: str = ""
-    """Its URL, without what is secret in it."""
+    """The store's URL without its secrets."""
     is_cluster: bool = False
     problem: str = ""
-    """Why nobody could say which shards there are."""
+    """Why the shards could not be found; empty if they were."""
     hottest: tuple[KeyHeat, ...] = ()
     walk: Walk = NOT_WALKED
-    """Over all shards that could be asked: keys seen in all of them, the share of the one that is least far."""
+    """The walk over all reachable shards: the keys seen in all of them, the share of the least advanced one."""
 
 
 class StoreWatch:
-    """Looks at the store at `address` for the hottest `most_keys`. Close it."""
+    """Read the figures of the store at `address`, and its `most_keys` hottest keys. Close it."""
 
     def __init__(self, address: StoreAddress, *, most_keys: int, timeout_s: float) -> None:
         self._address, self._most_keys, self._timeout_s = address, most_keys, timeout_s
@@ -94,9 +94,9 @@ class StoreWatch:
         self._clients.clear()
 
     async def _discover(self) -> str:
-        """Find the masters, who may have changed since; return why that was not possible, else nothing.
+        """Find the masters again, which may have changed. Return why that failed, "" if it didn't.
 
-        A known master is asked first, then everybody known at once: a server that is gone must not keep us waiting.
+        A known master is asked first, then all known servers at once: one that is gone must not hold this up.
         """
         if not self._address.cluster:
             self._masters = self._address.endpoints
@@ -108,7 +108,7 @@ class StoreWatch:
                 for answer in asyncio.as_completed(answers):
                     found, problem = await answer
                     if found:
-                        # The one that answered is the one to be asked next time.
+                        # Next time, ask first the server that replied.
                         self._masters = found
                         await self._forget_others()
                         return ""
@@ -157,7 +157,7 @@ class StoreWatch:
         return self._clients[endpoint]
 
     def _reason(self, error: BaseException) -> str:
-        """Return a short reason: it stands in a table, beside the server's address."""
+        """Return a short reason, for a table that shows the server's address beside it."""
         if isinstance(error, StoreUnavailable):
             return str(error)
         if isinstance(error, TimeoutError):
@@ -172,7 +172,7 @@ async def _with_info(reading: ShardReading, client: Redis, *, in_cluster: bool) 
         await client.ping()
         return reading
     if info.get("role") == "slave":
-        raise StoreUnavailable("is a replica: it tells nothing of its shard's load")
+        raise StoreUnavailable("is a replica: give its primary in --store")
     if info.get("cluster_enabled") and not in_cluster:
         raise StoreUnavailable("is part of a cluster: use redis+cluster:// in --store")
     cpu = [info[name] for name in ("used_cpu_user_main_thread", "used_cpu_sys_main_thread") if name in info]

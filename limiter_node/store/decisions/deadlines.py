@@ -1,8 +1,8 @@
-"""How many requests may wait for a verdict, and for how long.
+"""Bounds how many requests wait for a verdict, and for how long.
 
-A request is due when the budget of its decision is over. If a batch of its key has been away for that long, the store
-is to blame, and the request is decided without it (`store.outage.outage`). If not, it waits behind others of its own
-key, which arrive faster than the store decides them: then it may wait as long again.
+A request is due when the budget of its decision is over. If a batch of its key has been under way for that long, the
+store is to blame, and the request is decided without it (`store.outage.outage`). If not, the request waits behind
+others of its own key, which arrive faster than the store decides them: then it may wait as long again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from limiter_node.store.pending import PendingAdmits
 
 _COMPACT_EVERY_S = 0.005
 _STALLED_PART = 0.7
-"""Of the budget: a batch that has been away for less is not why its key's requests are late."""
+"""The part of the budget from which on a batch under way counts as the reason why its key's requests are late."""
 
 
 class Deadlines:
@@ -31,7 +31,7 @@ class Deadlines:
         """Forget answered requests, also behind one that waits: one slow key must not make the node refuse all.
 
         Raises:
-            Overloaded: as many wait as may.
+            Overloaded: no room was left.
         """
         now_s, most = self._loop.time(), self._pending.most
         self.sweep(now_s)
@@ -40,13 +40,13 @@ class Deadlines:
             unanswered = [admit for admit in admits if not admit.future.done()]
             admits.clear()
             admits.extend(unanswered)
-            # O(pending): where it doesn't help it isn't done again for each request that is refused.
+            # O(pending): if it frees little, it isn't repeated for each request.
             self._compact_at_s = now_s + _COMPACT_EVERY_S if len(admits) * 2 > most else 0.0
         if len(admits) >= most:
-            raise Overloaded(f"{most} requests wait for a decision already")
+            raise Overloaded(f"{most} requests already wait for a decision")
 
     def sweep(self, now_s: float) -> None:
-        """Let go the requests whose time is up."""
+        """Decide or fail the requests whose time is up."""
         admits, overtime = self._pending.admits, self._pending.overtime
         while admits:
             admit = admits[0]
@@ -66,7 +66,7 @@ class Deadlines:
                 admit.future.set_exception(Overloaded("too many requests of this key wait for a decision"))
 
     def _is_stalled(self, admit: Admit, now_s: float) -> bool:
-        """Whether the request's batch has been away for too long; its requests are decided then, this one too."""
+        """Return whether the key's batch is overdue. If it is, all of the key's requests have been decided."""
         batch = admit.queue.in_flight
         if batch is None or now_s - batch.since_s < self._budget_s * _STALLED_PART:
             return False

@@ -16,11 +16,11 @@ from time import monotonic
 
 from limiter_node.decisions import Decision, Need, Usage
 from limiter_node.errors import OtherFormat, Overloaded, StoreUnavailable
-from limiter_node.limiter.policy import Fallback
+from limiter_node.limiter.fallback import Fallback
 from limiter_node.limits import MAX_BATCH, WINDOW_BUCKETS, bucket_life_ms
 from limiter_node.store.batch import Admit, Batch, KeyQueue
 from limiter_node.store.decisions.deadlines import Deadlines
-from limiter_node.store.decisions.finding import KeyFinder
+from limiter_node.store.decisions.key_exists import KeyExistence
 from limiter_node.store.decisions.linger import LingeringSettles
 from limiter_node.store.decisions.losses import Losses
 from limiter_node.store.decisions.queues import KeyQueues
@@ -36,7 +36,7 @@ from limiter_node.store.outage.outage import Outage
 from limiter_node.store.pending import PendingAdmits
 from limiter_node.store.scripts import load_script
 from limiter_node.store.unsent_charges import UnsentCharges
-from limiter_node.store.wire.routing import Router
+from limiter_node.store.wire.routing_and_retries import Router
 from limiter_node.store.wire.topology import Topology
 from limiter_node.telemetry import ShardState, StoreState, Telemetry
 
@@ -47,7 +47,7 @@ class Dispatcher:
     `timeout_ms` is the budget of a decision: how long a batch may be outstanding before its shard is cut off and the
     policy decides that `policy` makes (without one, nobody does). `declared` is the keys file, whose keys are declared
     again where the store has lost them (`store.decisions.redeclare`). `max_waiting` is how many requests may wait.
-    `on_other_format` is called once, if nodes of another storage format use the store: this one has to end then.
+    `on_other_format` is called once, if nodes of another storage format use the store: this node has to end then.
     """
 
     def __init__(
@@ -66,15 +66,15 @@ class Dispatcher:
         self._topology = topology
         telemetry = telemetry or Telemetry()
         self._batch_sizes = telemetry.batch_sizes
-        # A batch older than the window counts for nothing any more, whether it was applied or not.
+        # A batch older than the window no longer counts, whether it was applied or not.
         self._router = Router(topology, give_up_s=bucket_life_ms(window_buckets) / 1000)
         timeout_s = timeout_ms / 1000
-        # A sweep comes every so often: what is to be noticed in time has to be due one sweep before.
+        # Sweeps are periodic: to be noticed in time, a request has to be due one sweep earlier.
         self._due_s = max(timeout_s - SWEEP_EVERY_S, timeout_s / 2)
         # New at each start: the store's record of a node's last batch must never answer for another process.
         self.incarnation = secrets.token_hex(4).encode()
         self.fleet = Fleet(self._router, self.incarnation, on_other_format)
-        # From here on each part knows those above it; the schedule and the sweeper call back, into this one.
+        # From here on each part knows those above it; the schedule and the sweeper call back into this object.
         self._schedule = Schedule(self._send_scheduled)
         self._linger = LingeringSettles(self._schedule.release, self._batch_sizes)
         self._sweeper = Sweeper(self._sweep, self._linger.note_operations)
@@ -117,28 +117,28 @@ class Dispatcher:
             timeout_s=timeout_s,
             window_buckets=window_buckets,
         )
-        self._finder = KeyFinder(
+        self._finder = KeyExistence(
             self._router, self._queues, self.outage, self._redeclarer, timeout_s=timeout_s, due_s=self._due_s
         )
         self._number = self._in_flight = 0
-        # Bound here, because a call or a look-up more would cost each request.
+        # Bound here, to spare each request a call and a look-up.
         self._admits, self._schedule_queue = self._pending.admits, self._schedule.add
         self.give_back = self._receipts.give_back
 
     async def start(self) -> None:
-        """Find the shards; see `Topology.start`. Requests may come before: they wait for their shard."""
+        """Find the shards; see `Topology.start`. Requests may come earlier: they wait for their shard."""
         await self._topology.start(self._router.send_again)
 
     # ---- for the limiter -------------------------------------------------------------------------------------------
 
     def admit(self, kid: str, need: Need) -> asyncio.Future[Decision]:
-        """Ask for one request of the key to be admitted.
+        """Ask to admit one request of the key; see `Decider`. The store or the policy decides.
 
-        See `Decider`. The store or the policy decides. A request that turns out to have been admitted after its caller
-        was refused counts for nothing; one whose caller had gone by then gives its tokens back.
+        A request that turns out to have been admitted after its caller was refused counts for nothing; one whose caller
+        had left by then gives its tokens back.
 
         Raises:
-            Overloaded: as many requests wait as may.
+            Overloaded: too many requests of the node wait.
         """
         queues = self._queues
         queue = queues[kid]
@@ -171,7 +171,7 @@ class Dispatcher:
         return verdict
 
     def knows(self, kid: str) -> bool:
-        """See `Decider`. The store's last word to this node counts."""
+        """See `Decider`. The store's last reply to this node counts."""
         queue = self._queues.get(kid)
         return queue is not None and queue.knowledge.exists is True
 
@@ -180,7 +180,7 @@ class Dispatcher:
         return await self._finder.find(kid)
 
     async def peek(self, kid: str) -> Usage | None:
-        """See `Decider`. Where the store can't be asked, the policy tells the usage that it knows."""
+        """See `Decider`. If the store can't be asked, the policy returns the usage that it knows."""
         return await self._reader.peek(kid)
 
     def decides_alone(self) -> bool:
@@ -203,7 +203,7 @@ class Dispatcher:
         )
 
     async def check(self) -> None:
-        """See `Decider`. Each shard is asked for a sign of life."""
+        """See `Decider`. Each shard has to answer a PING."""
         await self._reader.check()
 
     async def require_decisions(self) -> None:
@@ -211,7 +211,7 @@ class Dispatcher:
         await self._reader.require_decisions()
 
     async def drain(self, timeout_s: float) -> bool:
-        """Wait until everything given to the store has been decided; False if that took too long."""
+        """Wait until everything sent to the store has been decided. Return False if `timeout_s` passes first."""
         try:
             async with asyncio.timeout(timeout_s):
                 quiet = self._schedule.quiet
@@ -225,7 +225,7 @@ class Dispatcher:
         return True
 
     async def close(self) -> None:
-        """Stop; what is not decided by now fails."""
+        """Stop. Requests without a verdict fail."""
         self.outage.close()
         self._redeclarer.close()
         self._router.close()
@@ -244,7 +244,7 @@ class Dispatcher:
     def _send_scheduled(self) -> None:
         schedule, batches = self._schedule, []
         scheduled, schedule.queues = schedule.queues, []
-        now_s = monotonic()  # the loop's own time, uvloop's, is in whole ms and of the turn's beginning
+        now_s = monotonic()  # uvloop's own time has whole ms and is that of the turn's beginning
         for queue in scheduled:
             queue.is_scheduled = False
             if self.outage.is_on and self.outage.cuts_off(queue):

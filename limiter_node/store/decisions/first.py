@@ -1,8 +1,8 @@
 """A node's first decision on each shard: until the shard has made one, nobody knows whether it can.
 
 A connection that is open says little: the server behind it may be loading, out of memory, or hang. So each shard is
-asked for one probe (`store.outage.probe`) and counts once it has decided it, however late. What becomes of the shard
-later is for `store.outage.shards` to notice. Weakness: a shard that joins the store after that is trusted without a
+sent a probe (`store.outage.probe`) and counts once it has decided it, however late. `store.outage.shards` notices what
+becomes of the shard later. Weakness: a shard that joins the store after that is trusted without a
 probe.
 """
 
@@ -19,7 +19,7 @@ from limiter_node.store.wire.topology import Topology
 
 
 class _Shard:
-    """One shard that has been probed. `ended` is the outstanding probe's end, or the last one's."""
+    """Hold a shard that has been probed. `ended` is the end of the outstanding or the last probe."""
 
     __slots__ = ("ended", "error", "has_decided", "next_probe_s", "redirects")
 
@@ -74,7 +74,7 @@ class FirstDecisions:
     def _on_probed(self, shard: _Shard, ended: asyncio.Future[None], error: str) -> None:
         shard.has_decided, shard.error = not error, error[:200]
         if is_redirect(error):
-            # The slot is changing hands: another one of this shard will do, if it still is one.
+            # The slot is moving: probe another slot of this shard, if it still has any.
             shard.redirects += 1
             self._topology.refresh_soon()
         if not ended.done():

@@ -1,7 +1,7 @@
-"""Settles that linger: on a busy node most find the key's next batch to ride along with.
+"""Settles that linger: on a busy node, most can join their key's next batch.
 
 A settle by itself costs the store as much as a decision. Nobody waits for it, so it may linger for `LINGER_S`. But its
-tokens stay reserved meanwhile, so it lingers only where that can't be felt: while all lingering tokens of a key are
+tokens stay reserved meanwhile, so it lingers only where nobody notices: while all lingering tokens of a key are
 below 1/64 of those that the key has left. Where a key is near its limit, or a request large for it, settles go at once.
 """
 
@@ -14,7 +14,7 @@ from limiter_node.store.batch import KeyQueue
 from limiter_node.telemetry import BatchSizes
 
 LINGER_S = 0.075
-"""With the sweep that ends the wait, 100 ms at most: the width of a bucket."""
+"""The sweep that ends the wait makes it 100 ms at most: the width of a bucket."""
 _SHARE_BITS = 6
 _BUSY_OPERATIONS = 100
 """Operations from one sweep to the next that make a node a busy one: some 2,000 requests a second."""
@@ -23,7 +23,7 @@ _BUSY_OPERATIONS = 100
 class LingeringSettles:
     """Hold the keys with settles that linger. `release` is called with each key whose time is up.
 
-    `batch_sizes` tells how busy the node is.
+    `batch_sizes` shows how busy the node is.
     """
 
     def __init__(self, release: Callable[[KeyQueue], None], batch_sizes: BatchSizes) -> None:
@@ -37,15 +37,15 @@ class LingeringSettles:
         return bool(self._keys)
 
     def note_operations(self) -> None:
-        """Find out whether the node is busy: how many operations it has sent since the last call, one sweep ago."""
+        """Find out whether the node is busy, by the operations sent since the last call, one sweep ago."""
         operations = self._batch_sizes.operations
         self.is_busy = operations - self._operations >= _BUSY_OPERATIONS
         self._operations = operations
 
     def add(self, queue: KeyQueue, input_tokens: int, output_tokens: int, now_s: float) -> bool:
-        """Let a settle that was put into `queue` linger, if it may; return whether it does."""
+        """Let a settle that was put into `queue` linger, if it may. Return whether it does."""
         if input_tokens < 0 or output_tokens < 0:
-            return False  # it charges instead of giving back
+            return False  # it charges, which must not wait
         queue.lingering_tokens += input_tokens + output_tokens
         if queue.lingering_tokens << _SHARE_BITS > queue.knowledge.tokens_left():
             return False
@@ -63,5 +63,5 @@ class LingeringSettles:
             self._release(queue)
 
     def release_all(self) -> None:
-        """Release all keys, now."""
+        """Release all keys now, for a node that stops."""
         self.sweep(float("inf"))

@@ -1,4 +1,4 @@
-"""Losses of the store: what this node had admitted is charged again before anything else of the key is decided.
+"""Losses of the store: this node charges its own admissions again before anything else of the key is decided.
 
 `store.knowledge` says what has to be charged, `store.unsent_charges` keeps it, `store.decisions.replies` finds losses.
 """
@@ -20,7 +20,7 @@ _LOG_EVERY_S = 60.0
 
 
 class Losses:
-    """Make good for what the store has lost, for one node."""
+    """Charge again what the store has lost, for one node."""
 
     def __init__(self, reconciliation: Reconciliation, charges: UnsentCharges, window_buckets: int) -> None:
         self._loop = asyncio.get_running_loop()
@@ -28,32 +28,32 @@ class Losses:
         self._window_s = bucket_life_ms(window_buckets) / 1000
         self._logged_s = float("-inf")
         self.recharged = 0
-        """How often a window was charged again."""
+        """The number of windows charged again."""
 
     def on_loss(self, batch: Batch, recorded: int) -> None:
         """Charge again what the store has lost of a key: all after this node's batch `recorded`. `batch` has not run.
 
-        The key's next batch charges what this node had admitted since, and asks again. Tokens that were to be given
-        back are taken off already; those that are given back later go to where they are counted then.
+        The key's next batch charges what this node admitted since then, and asks again. Tokens given back so far are
+        already subtracted; those given back later are settled in the bucket that counts them by then.
         """
         queue = batch.queue
         self._reconciliation.on_not_run(batch)
         recharged, lost = queue.knowledge.lose(recorded, queue.charges or ())
         for charge in recharged:
             self._charges.add(queue, charge)
-        # A settle of a cell that was lost must not lessen what is in its bucket by then: the charge that counts the
-        # cell anew is less by it already. Settles of other cells are still to be sent.
+        # Settles of a lost cell are dropped: the charge that counts the cell again is already less by them. Settles of
+        # other cells are still sent.
         cell_of = queue.knowledge.own.cell_of
         queue.settles = [each for each in queue.settles if cell_of(codec.settled_bucket(each)) not in lost]
         if recharged:
             self.recharged += 1
-            self._loop.call_later(self._window_s, queue.knowledge.forget_recharges)  # many, of use for a window alone
+            self._loop.call_later(self._window_s, queue.knowledge.forget_recharges)  # many, of use for one window
             self._log()
 
     def _log(self) -> None:
         if self._loop.time() - self._logged_s > _LOG_EVERY_S:
             self._logged_s = self._loop.time()
             log.warning(
-                "the store has lost what was counted: nodes charge what they had admitted themselves",
+                "the store has lost counts: each node charges again what it had admitted",
                 extra={"event": "store_lost_counts"},
             )

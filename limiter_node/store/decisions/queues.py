@@ -1,6 +1,6 @@
-"""The queues of the keys that a node has to do with: keys that it has met, and keys that may be invented.
+"""The queues of the keys that a node deals with: keys that it has met, and keys that may be invented.
 
-A key is met once the store has said that it exists, or that it was deleted. It is kept until `MOST` others were used
+A key is met once the store has replied that it exists, or was deleted. It is kept until `MOST` others have been used
 since. Then the least recently used one goes, with the node's knowledge of it, as soon as nothing that the node admitted
 of it can be in the window. Beyond `MOST_OF_ALL` it goes sooner: in an outage the node may then admit its share of that
 key again.
@@ -22,7 +22,7 @@ from limiter_node.store.wire.script_target import ScriptTarget
 
 MOST, MOST_OF_ALL = 20_000, 100_000
 _LOOKED_AT = 64
-"""How many of the least recently used keys are looked at when another one is met."""
+"""The number of least recently used keys to check when a new one is met."""
 
 
 class KeyQueues(OrderedDict[str, KeyQueue]):
@@ -56,7 +56,7 @@ class KeyQueues(OrderedDict[str, KeyQueue]):
         return self.get(kid) or self.unmet.get(kid)
 
     def meet(self, queue: KeyQueue) -> None:
-        """Keep a key from now on: the store has said something of it."""
+        """Keep a key from now on: the store has replied something about it."""
         if self.unmet.get(queue.kid) is not queue:
             return  # it was forgotten meanwhile
         queue.is_met = True
@@ -73,10 +73,10 @@ class KeyQueues(OrderedDict[str, KeyQueue]):
             elif len(self) > MOST_OF_ALL or queue.knowledge.heard_s_ago() > self._window_s:
                 del self[kid]
             else:
-                break  # it may have used up its limit, and so may all that were used later
+                break  # this node may have used up the key's limit, and that of all keys used later
 
     def drop_unmet(self, queue: KeyQueue) -> None:
-        """Forget an unmet key of which nothing waits any more."""
+        """Forget an unmet key once nothing of it waits."""
         if not queue.is_met and queue.is_idle:
             self.unmet.pop(queue.kid, None)
 

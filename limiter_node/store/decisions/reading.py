@@ -1,6 +1,6 @@
 """Reads that count nothing: a key's usage, and whether the store decides.
 
-Where the store can't be asked, a policy tells the usage that the node knows.
+If the store can't be asked, a policy returns the usage that the node knows.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from limiter_node.store.decisions.redeclare import Redeclared, Redeclarer
 from limiter_node.store.keyspace import decision_keys, slot_of
 from limiter_node.store.outage.outage import Outage
 from limiter_node.store.scripts import load_script
-from limiter_node.store.wire.routing import Router
+from limiter_node.store.wire.routing_and_retries import Router
 from limiter_node.store.wire.script_target import ScriptTarget
 from limiter_node.store.wire.topology import Topology
 
 
 class StoreReader:
-    """Read for one node. `flush` sends what waits of a key, so that a read comes behind it on the same connection."""
+    """Read the store for one node. `flush` sends what waits of a key, so that a read follows it on its connection."""
 
     def __init__(
         self,
@@ -49,18 +49,18 @@ class StoreReader:
         try:
             if queue is not None:
                 if self._outage.is_on and self._outage.cuts_off(queue):
-                    raise StoreUnavailable("its shard is cut off")
+                    raise StoreUnavailable("the key's shard is cut off")
                 self._flush(queue)
             async with asyncio.timeout(self._timeout_s):
                 usage = await self._peek_store(kid)
                 return usage if usage is not None else await self._peek_missing(kid)
         except TimeoutError:
-            return self._known_usage(queue, StoreUnavailable("the store did not answer in time"))
+            return self._known_usage(queue, StoreUnavailable("the store did not reply in time"))
         except StoreUnavailable as error:
             return self._known_usage(queue, error)
 
     def _known_usage(self, queue: KeyQueue | None, error: StoreUnavailable) -> Usage | None:
-        """Return what the policy knows of a key. Raises `error` where that is nothing."""
+        """Return the policy's usage of a key. Raises `error` if the policy knows none."""
         usage = None if queue is None else self._outage.usage(queue)
         if usage is None:
             raise error
@@ -110,7 +110,7 @@ class StoreReader:
             async with asyncio.timeout(self._timeout_s):
                 await asyncio.gather(*(connection.ping() for connection in self._topology.masters()))
         except TimeoutError:
-            raise StoreUnavailable("a shard of the store does not answer") from None
+            raise StoreUnavailable("a shard of the store does not reply") from None
 
     def _require_connections(self) -> None:
         self._topology.require_known()

@@ -1,7 +1,7 @@
 """Receipts: the hold of an admission in the store, until the request has ended and gives it back.
 
 A receipt is opaque to everybody else. It is the bucket in which the store has counted an admission, or the `Charge` of
-one that was made without the store. After a loss (`store.decisions.losses`) both stand for what is charged again.
+one that was made without the store. After a loss (`store.decisions.losses`) both refer to what is charged again.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class Receipts:
     def give_back(self, kid: str, receipt: Receipt, input_tokens: int, output_tokens: int) -> None:
         """Give back tokens of a request that was admitted with that receipt; negative numbers add.
 
-        They go with the key's next batch, or make one.
+        The tokens join the key's next batch, or start one.
         """
         queue = self._queues[kid]
         knowledge = queue.knowledge
-        if receipt.__class__ is int and knowledge.recharges is None:  # as a rule: counted by the store, and never lost
+        if receipt.__class__ is int and knowledge.recharges is None:  # usually: counted by the store, and never lost
             knowledge.own.give_back(receipt, input_tokens, output_tokens)
             self.settle(queue, receipt, input_tokens, output_tokens)
         else:
@@ -42,7 +42,7 @@ class Receipts:
     def take_back(
         self, queue: KeyQueue, receipt: Receipt, input_tokens: int, output_tokens: int, requests: int = 0
     ) -> None:
-        """Do the same wherever the receipt counts now, and give back `requests` whose callers were refused."""
+        """Give back where the receipt is counted now, including `requests` whose callers were refused."""
         charge = receipt if isinstance(receipt, Charge) else None
         bucket = receipt if isinstance(receipt, int) else charge.bucket if charge is not None else 0
         knowledge = queue.knowledge
@@ -57,9 +57,9 @@ class Receipts:
             self._queues.drop_unmet(queue)
 
     def settle(self, queue: KeyQueue, bucket: int, input_tokens: int, output_tokens: int, requests: int = 0) -> None:
-        """Give back in the store, after the node's own window; negative numbers charge."""
+        """Give back in the store, after the node's own window has; negative numbers charge."""
         if input_tokens < 0 or output_tokens < 0:
-            # A charge, as what was admitted elsewhere is: if the store loses it, that is noticed and made good.
+            # A charge, as for usage admitted elsewhere: if the store loses it, the node notices and charges again.
             self._charges.add(queue, Charge(bucket, Amounts(0, max(-input_tokens, 0), max(-output_tokens, 0))))
             input_tokens, output_tokens = max(input_tokens, 0), max(output_tokens, 0)
             if not (input_tokens or output_tokens or requests):

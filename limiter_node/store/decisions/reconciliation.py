@@ -12,7 +12,7 @@
       is in the window: on the safe side.
 3. What a request gives back lessens its charge until that has been sent, and is settled in the store afterwards.
 4. What has left the window counts for nothing: such charges are forgotten, and a batch that old is given up unless it
-   may have run. What one admits so late, on a server that had stood still, counts for nobody: it is given back.
+   may have run. Requests that such a late batch admits, on a server that had stood still, are given back.
 5. A batch that the store refused, or that met a store which has lost data (`store.decisions.losses`), has counted
    nothing: its charges, settles and requests wait for the key's next batch.
 
@@ -32,7 +32,7 @@ from limiter_node.store.outage.outage import Outage
 from limiter_node.store.unsent_charges import UnsentCharges
 
 _REFUSED_AGAIN_S = 0.5
-"""Wait before a refused batch's settles and charges are sent again: a login's rights, say, are mended by people."""
+"""Delay before a refused batch's settles and charges are sent again: people have to mend the cause, say a login."""
 
 
 class Reconciliation:
@@ -43,7 +43,7 @@ class Reconciliation:
         self._window_buckets = window_buckets
 
     def on_charged(self, batch: Batch, time_ms: int) -> None:
-        """Note that the store has counted a batch's charges, when its clock was `time_ms`: in no later bucket."""
+        """Note that the store has counted a batch's charges at `time_ms` of its clock: in no later bucket."""
         for charge, amounts in batch.charges:
             self._on_counted(batch, charge, min(charge.bucket, time_ms // BUCKET_MS), amounts)
 
@@ -52,8 +52,8 @@ class Reconciliation:
         charge = admit.charge
         if charge is None:
             if decision.outcome is Outcome.ADMITTED:
-                # Its caller was told that it isn't admitted, so it counts for nothing. If its caller had gone by then,
-                # the request stays counted and its tokens go back.
+                # Its caller was refused, so it counts for nothing. If its caller had left by then, the request stays
+                # counted and its tokens go back.
                 _, input_tokens, output_tokens = decision.need
                 requests = 0 if admit.future.cancelled() else 1
                 self._receipts.take_back(batch.queue, decision.receipt, input_tokens, output_tokens, requests)
@@ -71,7 +71,7 @@ class Reconciliation:
             self._charges.add(batch.queue, charge)
 
     def on_not_run(self, batch: Batch) -> None:
-        """Keep what a batch carried that the store has not run and will not: it waits for the key's next one."""
+        """Keep the content of a batch that the store has not run and will not: it waits for the key's next batch."""
         queue = batch.queue
         if batch.charges:
             self._charges.put_back(queue, [charge for charge, _ in batch.charges])
@@ -96,7 +96,7 @@ class Reconciliation:
             self._outage.hold(queue, _REFUSED_AGAIN_S)
 
     def on_given_up(self, batch: Batch, reason: str) -> None:
-        """Decide the requests of a batch whose end nobody can tell, and for whose charges it no longer matters."""
+        """Decide the requests of a batch whose outcome is unknown, and no longer matters for its charges."""
         for charge, _ in batch.charges:
             charge.drop()
         for admit in batch.admits:

@@ -1,15 +1,15 @@
-"""Keys that the store has lost: declared again, so that they heal by themselves.
+"""Keys that the store has lost: nodes declare them again, without an operator.
 
 A store that came back without its data knows no keys. A node finds that out by the first request of a key, which waits
-for it. Keys that were deleted on purpose leave a mark in the store and stay deleted. What is declared is the latest
-word that the node has:
+for it. Keys that were deleted on purpose leave a mark in the store and stay deleted. A node declares the latest that it
+knows of a key:
 
-- A key that was in the keys file and isn't any more has been revoked. (The file is looked at once a second.)
-- The file's word on a key counts if it said something new of it after the store's last word, or just before it.
-- Otherwise the store's last word counts: the key's limits, or that it was deleted, even if the store has lost its mark
-  of that since.
+- A key that was in the keys file and no longer is has been revoked. (The file is checked once a second.)
+- The file counts if it changed the key after the store's last reply about it, or just before that.
+- Otherwise the store's last reply counts: the key's limits, or that it was deleted, even if the store has lost the mark
+  of the deletion since.
 
-Weakness: a change in the store alone that no living node has heard of is lost with the store.
+Weakness: a change that was made in the store alone, and that no living node has seen, is lost with the store.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from limiter_node.store.knowledge import KeyKnowledge
 from limiter_node.store.scripts import load_script
 from limiter_node.store.values import pack_limits
 from limiter_node.store.wire.commands import bulk
-from limiter_node.store.wire.routing import RoutedCall, Router
+from limiter_node.store.wire.routing_and_retries import RoutedCall, Router
 from limiter_node.store.wire.script_target import ScriptTarget
 
 log = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 1.0
-"""The keys file is looked at this often in any case."""
+"""The keys file is checked at least this often."""
 _FRESH_S = 0.02
 """The node's view of the file may be this old when a key is missing."""
 _READ_PATIENCE_S = 0.05
-"""A request waits this long for a large file to be read again. Then the file as it was read before decides on unknown
-keys, and nobody on known ones."""
+"""A request waits this long for a large file to be read again. Then the file as read before decides about unknown keys;
+known keys stay undecided."""
 _FILE_FIRST_S = 1.0
-"""A change reaches the file first: what the store said so soon after it, it may have said without the change."""
+"""A change reaches the file first: a reply of the store so soon after it may lack the change."""
 _LOG_EVERY_S = 60.0
 
 
@@ -57,19 +57,19 @@ class DeclaredKeys(Protocol):
         """
 
     def changed_s_ago(self, kid: str) -> float:
-        """Return how many seconds ago the file last said something new of a key that it has."""
+        """Return the seconds since the file last changed its entry of `kid`, which it must have."""
 
     def was_declared(self, kid: str) -> bool:
-        """Whether the file had this key when it was read, at any time."""
+        """Whether any reading of the file so far had this key."""
 
 
 class Redeclared(Enum):
-    """What came of a missing key."""
+    """The outcome of declaring a missing key again."""
 
     DECLARED = auto()
     """The key is in the store again."""
     DELETED = auto()
-    """The store says that the key was deleted."""
+    """The store has the mark that the key was deleted."""
     UNKNOWN = auto()
     """Nobody has declared the key."""
     FAILED = auto()
@@ -77,7 +77,7 @@ class Redeclared(Enum):
 
 
 Done = Callable[[Redeclared, str], None]
-"""Called with what came of a missing key, and the reason where that is `FAILED`."""
+"""Called with the outcome, and with the reason if that is `FAILED`."""
 
 
 class _Redeclaration(RoutedCall):
@@ -91,7 +91,7 @@ class _Redeclaration(RoutedCall):
         return bulk((self._packed,))
 
     def is_wanted(self) -> bool:
-        return not self.trouble  # a request waits for it: it must not wait for a store that decides nothing
+        return not self.trouble  # a request waits for this, and must not wait for a store that decides nothing
 
     def on_result(self, reply: Any) -> None:
         if reply not in (0, 1):
@@ -115,12 +115,12 @@ class Redeclarer:
         self._script = load_script("redeclare")
         self._logged_s = self._logged_unreadable_s = float("-inf")
         self.counts: Counter[str] = Counter()
-        """Keys declared again by the store's last word ("store") and by the keys file ("file")."""
+        """Keys declared again by the store's last reply ("store") and by the keys file ("file")."""
 
     def begin(self, kid: str, knowledge: KeyKnowledge | None, done: Done) -> bool:
-        """Begin to declare a missing key; return False, and don't, if nobody has declared it or it has been revoked.
+        """Begin to declare a missing key. Return False, without beginning, if nobody declared it or it was revoked.
 
-        `done` is called once it is known what came of it. `knowledge` is the node's own, if it has met the key.
+        `done` is called with the outcome. `knowledge` is the node's own, if it has met the key.
         """
         if self._file is None or monotonic() < self._fresh_until_s:
             return self._declare(kid, knowledge, done)
@@ -143,7 +143,7 @@ class Redeclarer:
         return True
 
     async def resolve(self, kid: str, knowledge: KeyKnowledge | None) -> tuple[Redeclared, str]:
-        """Declare a missing key; return what came of it, and the reason where that is `FAILED`."""
+        """Declare a missing key. Return the outcome, and the reason if that is `FAILED`."""
         result: asyncio.Future[tuple[Redeclared, str]] = self._router.loop.create_future()
 
         def done(redeclared: Redeclared, reason: str) -> None:
@@ -153,13 +153,13 @@ class Redeclarer:
         return await result if self.begin(kid, knowledge, done) else (Redeclared.UNKNOWN, "")
 
     def start(self) -> None:
-        """Look at the file from now on: a key that leaves it later has to be known to have been there."""
+        """Check the file from now on, so that a key that leaves it later is known to have been there."""
         if self._file is not None:
             self._timer = self._router.loop.call_later(_LOOK_EVERY_S, self.start)
             self._start_reading(self._file)
 
     def close(self) -> None:
-        """Stop looking at the file."""
+        """Stop checking the file."""
         if self._timer is not None:
             self._timer.cancel()
         if self._reading is not None:
@@ -172,10 +172,11 @@ class Redeclarer:
     async def _read(self, file: DeclaredKeys) -> None:
         try:
             self._in_file = await asyncio.to_thread(file.read)
-        except Exception as error:  # whatever is wrong with the file by now, the node goes on with what it had read
+        except Exception as error:  # whatever is wrong with the file now, the node keeps what it read before
             if monotonic() - self._logged_unreadable_s > _LOG_EVERY_S:
                 self._logged_unreadable_s = monotonic()
-                log.error("the keys file cannot be read any more: %s", error, extra={"event": "keys_file_unreadable"})
+                event = {"event": "keys_file_unreadable"}
+                log.error("the keys file can no longer be read; its last content stays in use: %s", error, extra=event)
         self._fresh_until_s = monotonic() + _FRESH_S
         self._reading = None
         waiting, self._waiting = self._waiting, []
@@ -183,7 +184,7 @@ class Redeclarer:
             self._router.loop.call_soon(go_on)
 
     def _latest_word(self, kid: str, knowledge: KeyKnowledge | None) -> tuple[KeyLimits, str] | None:
-        """Return the limits to declare, and who said so; None where the key has been revoked or nobody declared it."""
+        """Return the limits to declare, and their source; None if the key was revoked or nobody declared it."""
         in_file = self._in_file.get(kid)
         if knowledge is None or knowledge.exists is None:
             return None if in_file is None else (in_file, "file")
@@ -219,8 +220,7 @@ class Redeclarer:
         if monotonic() - self._logged_s > _LOG_EVERY_S:
             self._logged_s = monotonic()
             log.warning(
-                "the store has lost keys: they are declared again as it last told them (%d so far) or as the keys file "
-                "has them (%d)",
+                "the store has lost keys, which are declared again: %d so far by its last reply, %d by the keys file",
                 self.counts["store"],
                 self.counts["file"],
                 extra={"event": "keys_redeclared", **self.counts},

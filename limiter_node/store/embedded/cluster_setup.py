@@ -1,4 +1,4 @@
-"""The making of a cluster of freshly started servers: slots, epochs, introductions, replicas, waiting for agreement.
+"""Makes a cluster of freshly started servers: slots, epochs, introductions, replicas, waiting for agreement.
 
 Every step is a condition that is awaited, none is a fixed sleep. Done when each server sees every other one, in its
 role, and reports ``cluster_state:ok``. Three masters take a little over two seconds, nearly all of it a constant of the
@@ -62,12 +62,12 @@ async def _command(member: ClusterMember, name: str, *arguments: str | int) -> A
 
 async def _until_all(members: Sequence[ClusterMember], condition: Callable[[ClusterMember], Awaitable[bool]]) -> None:
     for member in members:
-        while not await condition(member):  # noqa: ASYNC110 - another process's state: there is nothing to be told by
+        while not await condition(member):  # noqa: ASYNC110 - another process's state: it sends no event
             await asyncio.sleep(_POLL_S)
 
 
 async def _nodes(member: ClusterMember) -> dict[int, dict[str, Any]]:
-    """The server's view of the cluster, by port, as redis-py reads CLUSTER NODES."""
+    """Return the server's view of the cluster, by port, as redis-py reads CLUSTER NODES."""
     nodes: dict[str, dict[str, Any]] = await _command(member, "CLUSTER NODES")
     return {int(address.rpartition(":")[2]): node for address, node in nodes.items()}
 

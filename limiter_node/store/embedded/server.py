@@ -38,9 +38,10 @@ class EmbeddedServer:
         return None if self.process is None else self.process.poll()
 
     def start(self) -> None:
-        """Start the process, in the same directory as before if it had been started: a cluster's server finds its node
-        file there, but no data. In a session of its own, so that a Ctrl-C reaches the nodes but not their store: they
-        still have reservations to settle.
+        """Start the process, each time in the same directory: a cluster's server finds its node file there, no data.
+
+        The process has a session of its own, so that a Ctrl-C reaches the nodes but not their store: they still have
+        reservations to settle.
         """
         with (self.directory / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
@@ -59,9 +60,9 @@ class EmbeddedServer:
             self.process.wait()
 
     def failure(self) -> str:
-        """Return why it ended, in its own words as far as they can be found."""
+        """Return why the server ended, by its log."""
         log = (self.directory / "server.log").read_text("utf-8", "replace").splitlines()
-        # "12:M 01 Jan 2026 10:00:00.000 # the message"; the last warnings are what it stumbled over.
+        # "12:M 01 Jan 2026 10:00:00.000 # the message"; an error says more than the last line.
         lines = [re.sub(r"^\d+:\w .*? [#*.-] ", "", line) for line in log if line.strip()]
         return next((line for line in lines if "bind:" in line or "rror" in line), lines[-1] if lines else "no message")
 

@@ -1,6 +1,6 @@
 """Shards that don't decide, and deciding without them.
 
-``outage``   who is cut off, and the policy's decisions for them; what waits until a shard is back
-``shards``   a circuit breaker for each shard
-``probe``    a decision that counts nothing, to learn whether a shard decides
+``outage``  keys that are cut off, the policy's decisions for them, and what waits until a shard is back
+``shards``  a circuit breaker for each shard
+``probe``   a decision that counts nothing, to learn whether a shard decides
 """

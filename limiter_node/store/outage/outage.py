@@ -1,6 +1,6 @@
 """Deciding without the store: a policy decides what the store doesn't decide in time.
 
-While a shard is cut off (`store.outage.shards`), or while a key's own batch is overdue, a policy (`limiter.policy`)
+While a shard is cut off (`store.outage.shards`), or while a key's own batch is overdue, a policy (`limiter.fallback`)
 decides the key's requests at once, and nothing of the key is sent. Each admission becomes a charge that waits for the
 shard; `store.decisions.reconciliation` has the rules by which it ends up counted exactly once.
 
@@ -18,27 +18,27 @@ from time import monotonic
 
 from limiter_node.decisions import Decision, Need, Outcome, Usage
 from limiter_node.errors import StoreUnavailable
-from limiter_node.limiter.policy import Fallback
+from limiter_node.limiter.fallback import Fallback
 from limiter_node.limits import BUCKET_MS
 from limiter_node.store.batch import Admit, Batch, KeyQueue
 from limiter_node.store.charges import Charge
 from limiter_node.store.outage.shards import Shards
 from limiter_node.store.pending import PendingAdmits
 from limiter_node.store.unsent_charges import UnsentCharges
-from limiter_node.store.wire.routing import RoutedCall
+from limiter_node.store.wire.routing_and_retries import RoutedCall
 from limiter_node.store.wire.topology import Topology
 from limiter_node.telemetry import Telemetry
 
 _RELEASED_AT_ONCE = 500
 REFUSED = "refused"
-"""In the counts: neither admitted nor rejected, for want of a policy or because the key isn't known."""
+"""In the counts: neither admitted nor rejected, because there is no policy or the key isn't known."""
 
 
 class Outage:
-    """Decide for the shards that don't, for one node. `is_on` says that there may be any.
+    """Decide in place of shards that don't, for one node. `is_on` says whether there may be any.
 
     `budget_s` is how long a decision may take, `due_s` the seconds from asking until a request's deadline.
-    `start_sweeping` is called where something begins to wait for a shard: `tick` has to be called from then on, as long
+    `start_sweeping` is called when something begins to wait for a shard: from then on, `tick` has to be called as long
     as `is_on` or `holds_any`.
     """
 
@@ -68,7 +68,7 @@ class Outage:
     # ---- requests --------------------------------------------------------------------------------------------------
 
     def usage(self, queue: KeyQueue) -> Usage | None:
-        """Return what the policy tells of a key's usage; None if there is no policy, or the key isn't known."""
+        """Return the policy's usage of a key; None if there is no policy, or the key isn't known."""
         known = queue.knowledge.known()
         return None if self._fallback is None or known is None else self._fallback.usage(known)
 
@@ -80,11 +80,11 @@ class Outage:
         """Whether the shard of `slot` is cut off."""
         return self.is_on and self.shards.is_open(slot)
 
-    def decide(self, queue: KeyQueue, need: Need, reason: str = "its shard is cut off") -> Decision:
+    def decide(self, queue: KeyQueue, need: Need, reason: str = "the key's shard is cut off") -> Decision:
         """Decide a request that is never sent.
 
         Raises:
-            StoreUnavailable: there is no policy, or it can't.
+            StoreUnavailable: there is no policy, or it can't decide.
         """
         decision, bucket = self._ask_policy(queue, need, reason)
         if decision.outcome is not Outcome.ADMITTED:
@@ -95,7 +95,7 @@ class Outage:
         return decision._replace(receipt=charge)
 
     def decide_pending(self, admit: Admit, reason: str, *, is_sent: bool) -> None:
-        """Decide a request that waits for the store, if it still does. `is_sent`: the store's verdict may yet come."""
+        """Decide a request if it still waits for the store. `is_sent`: the store's verdict may yet come."""
         if admit.future.done():
             return
         try:
@@ -129,7 +129,7 @@ class Outage:
 
     def _ask_policy(self, queue: KeyQueue, need: Need, reason: str) -> tuple[Decision, int]:
         """Return the policy's decision, and the bucket of what it admits."""
-        known = queue.knowledge.known()  # None as well where the store's last word was that there is no such key
+        known = queue.knowledge.known()  # None, too, if the store's last reply was that there is no such key
         if self._fallback is None or known is None:
             self.note_refused()
             raise StoreUnavailable(reason)
@@ -140,14 +140,14 @@ class Outage:
     # ---- batches and reads -----------------------------------------------------------------------------------------
 
     def on_overdue(self, batch: Batch) -> None:
-        """Cut off the key of a batch that has been outstanding for too long, and its shard if that is why."""
+        """Cut off the key of a batch that has been outstanding for too long, and the shard if it is to blame."""
         self._overdue[batch] = None
         self.is_on = True
         self._blame_shard_of(batch)
         self.cut_off(batch.queue)
 
     def on_read_overdue(self, call: RoutedCall) -> None:
-        """Cut off the shard of a read that is overdue and without which nothing can be decided."""
+        """Cut off the shard of an overdue read whose reply a decision needs."""
         self._blame_shard_of(call)
         self._note_state()
         self._start_sweeping()
@@ -159,7 +159,7 @@ class Outage:
 
     def cut_off(self, queue: KeyQueue) -> None:
         """Decide all requests of a key that is cut off; its settles and charges wait for its shard."""
-        reason = "the store did not answer in time"
+        reason = "the store did not reply in time"
         if queue.in_flight is not None:
             queue.in_flight.was_cut_off = True
             for admit in queue.in_flight.admits:
@@ -169,7 +169,7 @@ class Outage:
             self.hold(queue)
 
     def _blame_shard_of(self, call: RoutedCall) -> None:
-        # A slot on the move makes servers refer a batch to each other for a while; the rest of the shard is well.
+        # While a slot moves, servers refer a batch to each other for a while; the rest of the shard is healthy.
         if not call.tries or call.trouble or not self.shards.answers(call.target.slot):
             self.shards.open_breaker(call.target.slot, call.trouble or "no decision in time")
         for admit in self._pending.unanswered():
@@ -179,7 +179,7 @@ class Outage:
     # ---- the way back ----------------------------------------------------------------------------------------------
 
     def hold(self, queue: KeyQueue, seconds: float = 0.0) -> None:
-        """Keep a key's settles and charges until its shard is back, and for so long at least."""
+        """Keep a key's settles and charges until its shard is back, and for at least `seconds`."""
         self._held[queue] = self._loop.time() + seconds
         self._start_sweeping()
 
@@ -201,7 +201,7 @@ class Outage:
         for queue in list(islice(self._held, _RELEASED_AT_ONCE)):
             until_s = self._held.pop(queue)
             if until_s > now_s or (self.is_on and self.cuts_off(queue)):
-                self._held[queue] = until_s  # to the end of the line
+                self._held[queue] = until_s  # moves to the end of the queue
                 if queue.charges and (known := queue.knowledge.known()) is not None:
                     self._charges.forget(queue, known.now_ms // BUCKET_MS)
             else:
@@ -216,7 +216,7 @@ class Outage:
         self.is_on = bool(self.shards or self._overdue)
 
     def _on_shard_back(self) -> dict[str, int]:
-        """Return what was decided since a shard came back last, for the log."""
+        """Return the counts of decisions since a shard last came back, for the log."""
         self._note_state()
         counts, self._counts_logged = self.counts - self._counts_logged, self.counts.copy()
         return dict(counts)

@@ -27,8 +27,9 @@ _REDIRECTS = ("MOVED", "ASK", "TRYAGAIN")
 
 
 class Probe:
-    """See `store.wire.acknowledged.Command`. `on_end` is called once: with why the shard didn't decide, or "" if it
-    did.
+    """A `store.wire.commands.Command` that asks for one decision.
+
+    `on_end` is called once: with the reason why the shard didn't decide, or "" if it did.
     """
 
     __slots__ = ("_on_end", "_target")
@@ -48,12 +49,12 @@ class Probe:
 
 
 def is_redirect(error: str) -> bool:
-    """Whether a server refers to another one: it didn't decide, and it is well."""
+    """Whether `error` refers to another server: this one didn't decide, but is healthy."""
     return error.startswith(_REDIRECTS)
 
 
 def probe_target(topology: Topology, connection: ServerConnection, decide: Script, skipped: int = 0) -> ScriptTarget:
-    """Return the script with a key that nobody has, in a slot of this shard; `skipped` such keys are left out."""
+    """Return the script with a key that nobody has, in a slot of this shard, after skipping `skipped` such keys."""
     kid, slot = "probe", 0
     for number in range(_MOST_TRIES):
         kid = f"probe-{number}"

@@ -2,7 +2,7 @@
 
 A breaker opens when a decision has been outstanding for longer than the budget (`store.outage.outage` notices);
 requests of the shard's keys then don't go there. It is asked by probes (`store.outage.probe`), one at a time, and
-closes when one is answered within the budget. No request is risked for that. While commands are outstanding on a
+closes when one is decided within the budget. No request is risked for that. While commands are outstanding on a
 connection no probe is sent: their replies are the sign of life that a probe would wait behind.
 
 Slots without an owner share the breaker of the connection None, which closes when each has one.
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 class _Breaker:
-    """Hold an open breaker's times."""
+    """Hold the times of an open breaker."""
 
     __slots__ = ("next_probe_s", "opened_s", "probe_sent_s")
 
@@ -34,7 +34,7 @@ class _Breaker:
 
 
 class Shards:
-    """The breakers of one node. `budget_s` is how long a decision may take, `policy` what decides meanwhile.
+    """Hold the breakers of one node. `budget_s` is how long a decision may take, `policy` decides meanwhile.
 
     `on_back` is called when a breaker has closed; it returns what was decided meanwhile, by outcome, for the log.
     """
@@ -70,7 +70,7 @@ class Shards:
         return [_name(connection) for connection in self._open]
 
     def open_breaker(self, slot: int, reason: str) -> bool:
-        """Ask the shard of `slot` no more; return False if that was so already."""
+        """Stop asking the shard of `slot`. Return False if its breaker was open already."""
         connection = self._topology.owner(slot)
         if connection in self._open:
             return False
@@ -81,7 +81,7 @@ class Shards:
         return True
 
     def tick(self) -> None:
-        """Probe those that are open, and close what has no reason to be. Called often while any is."""
+        """Probe shards with open breakers, and close breakers without a reason. Called often while any is open."""
         now_s = self._loop.time()
         for connection, breaker in list(self._open.items()):
             if now_s < breaker.next_probe_s:
@@ -124,7 +124,7 @@ class Shards:
         target = self._targets.get(connection)
         if target is None:
             target = self._targets[connection] = probe_target(self._topology, connection, self._decide)
-        # A server that refers to another is well.
+        # A server that refers to another one is healthy.
         return Probe(target, lambda error: self.on_probed(connection, decided=not error or is_redirect(error)))
 
 

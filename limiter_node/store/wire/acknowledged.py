@@ -2,7 +2,7 @@
 
 Replication is asynchronous: a master that dies can take along what it has decided last. Here each write to a shard is
 followed by one ``WAIT``, and the replies to its commands are held back until that many replicas have taken all of it.
-Where they don't in time, the commands count as lost: sent again under their numbers they are answered from the record,
+If they don't in time, the commands count as lost: sent again under their numbers, they are answered from the record,
 not decided twice. The price is a round trip to the replicas, and no decisions while they are too few.
 """
 
@@ -52,7 +52,7 @@ class _Wait:
         )
 
     def on_reply(self, reply: Any) -> None:
-        # A refusal is no number of replicas either.
+        # An error reply isn't a number of replicas either.
         enough = type(reply) is int and reply >= self._replicas
         for command, held in self._held:
             if enough:

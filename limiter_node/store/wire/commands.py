@@ -17,13 +17,13 @@ def bulk(words: Sequence[bytes]) -> bytes:
 
 
 class Command(Protocol):
-    """Something that a connection sends. One of the two handlers is called, once per send."""
+    """Describe a command that a connection sends. One of the two handlers is called, once per send."""
 
     def to_wire(self) -> bytes:
         """Return the command in RESP."""
 
     def on_reply(self, reply: Any) -> None:
-        """Take the server's reply; it is a `hiredis.ReplyError` where the server refused."""
+        """Take the server's reply, a `hiredis.ReplyError` if the server refused."""
 
     def on_lost(self) -> None:
         """Note that the connection ended after the command was handed over: it may or may not have run."""
@@ -44,7 +44,7 @@ class Handshake:
         return command
 
     def on_reply(self, reply: Any) -> None:
-        # The connection's name is a convenience: a login that may not set one decides all the same.
+        # The connection's name is a convenience: a login without the right to set it decides all the same.
         if isinstance(reply, hiredis.ReplyError) and self._words[0] != "CLIENT":
             self._on_refused(f"{self._words[0]}: {reply}")
         elif self._on_done is not None:
@@ -79,7 +79,7 @@ class Ping:
 
 
 class Asking:
-    """Goes in front of a command that a shard answers for a slot it is about to own; in the same write, so in order."""
+    """An ASKING: in front of a command for a slot that the shard is about to own; one write keeps their order."""
 
     __slots__ = ()
 

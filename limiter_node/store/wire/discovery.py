@@ -2,8 +2,8 @@
 
 One server is asked at a time: many nodes that ask at once must not become a storm. The order is random, so that nodes
 spread, but servers that failed last time come last. The endpoints of the address are always among those that can be
-asked: a name must lead to the cluster after all of it has moved, too. Neighbours: `slots` (what the replies mean),
-`topology` (who asks).
+asked: a name must lead to the cluster after all of it has moved, too. Neighbours: `slots` (the meaning of the replies),
+`topology` (which asks).
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class Discovery:
         self._failed: set[Endpoint] = set()
 
     async def ranges(self) -> Sequence[SlotRange]:
-        """Return the slots and their servers, as one server tells them; others fill in the slots that it leaves out.
+        """Return the slots and their servers, as one server reports them; others fill in the slots that it leaves out.
 
-        Raises StoreUnavailable or ConfigError if nobody tells of any slot.
+        Raises StoreUnavailable or ConfigError if no server reports any slot.
         """
         failure: Exception | None = None
         found: list[SlotRange] = []
@@ -60,7 +60,7 @@ class Discovery:
             return found
         if failure is not None:
             raise translate(failure, self._address)
-        raise StoreUnavailable("it has no slots yet")
+        raise StoreUnavailable("the cluster has no slots yet")
 
     async def close(self) -> None:
         """Close all connections."""

@@ -26,7 +26,7 @@ class ScriptTarget:
 
     @property
     def by_source(self) -> bytes:
-        """The same with the script's source, for a server that doesn't have it."""
+        """The head of the command with the script's source, for a server that doesn't have it."""
         return self._head(b"EVAL", self._script.source) + self.by_sha[self._keys_at :]
 
     def _head(self, command: bytes, script: bytes) -> bytes:

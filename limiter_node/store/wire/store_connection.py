@@ -1,7 +1,7 @@
 """One multiplexed connection to one server of the store: commands out in one write per loop turn, replies in order.
 
 redis-py pairs one connection with one command at a time and costs 43 µs of CPU per call; here commands of all requests
-share a connection, and a reply costs what its parser (hiredis) costs. What it does not do is retry: a lost command goes
+share a connection, and a reply costs what its parser (hiredis) costs. It does not retry: a lost command goes
 back to its owner, because only the owner knows whether it may run twice.
 """
 
@@ -65,7 +65,7 @@ class ServerConnection(asyncio.Protocol):
         """From a write to the reply to its last command. One write at a time is timed: to time each would cost every
         call, and what comes meanwhile takes as long."""
         self._timed_since_s = 0.0
-        self._replies_to_timed = 0  # how many are still to come, 0 if none is timed
+        self._replies_to_timed = 0  # replies still to come to the timed write, 0 if none is timed
 
     @property
     def address(self) -> str:
@@ -79,11 +79,11 @@ class ServerConnection(asyncio.Protocol):
 
     @property
     def is_idle(self) -> bool:
-        """Whether it is open and nothing is outstanding."""
+        """Whether the connection is open and no reply is outstanding."""
         return self._is_open and not self._sent
 
     def send(self, commands: list[Command]) -> None:
-        """Send these in one write, or keep them until the connection is up."""
+        """Send `commands` in one write, or keep them until the connection is up."""
         if self._closed:
             for command in commands:
                 command.on_lost()
@@ -154,7 +154,7 @@ class ServerConnection(asyncio.Protocol):
         except (OSError, TimeoutError, ssl.SSLError) as error:
             self.last_error = f"cannot connect: {error or 'timed out'}"
         self._connecting = None
-        # Also after a success: the server may have hung up before this task was told that it had connected.
+        # Also after a success: the server may have hung up before this task resumed.
         if self._waiting:
             self.connect()
 
@@ -183,7 +183,7 @@ class ServerConnection(asyncio.Protocol):
                 self._time(outstanding - len(sent))
         except (hiredis.ProtocolError, IndexError):
             # Not RESP, or more replies than commands: nothing after it can be paired with its command.
-            self.last_error = "the server answered what is not the Redis protocol"
+            self.last_error = "the server's reply is not the Redis protocol"
             self._log(logging.ERROR)
             if self._transport:
                 self._transport.abort()
@@ -224,9 +224,9 @@ class ServerConnection(asyncio.Protocol):
             self._write_safely(self.take_waiting())
 
     def _on_refused(self, reason: str) -> None:
-        # A wrong password, for one: said once per attempt, tried again with back-off, since operators mend servers too.
+        # For example a wrong password: logged once per attempt, and retried, because operators repair servers, too.
         if self._transport is None or self._transport.is_closing():
-            return  # what follows from the first refusal, as NOAUTH from WRONGPASS, must not hide it
+            return  # a consequence of the first refusal, as NOAUTH of WRONGPASS, must not hide it
         self.last_error = f"refused: {reason}"
         self._log(logging.ERROR)
         self._transport.abort()

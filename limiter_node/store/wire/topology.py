@@ -1,4 +1,4 @@
-"""Who owns which slot, and one connection per master.
+"""The owner of each slot, and one connection per master.
 
 Refreshes are rate-limited and at most one at a time: a storm of errors makes one query, not one each. A MOVED reply
 moves its slot at once, without waiting for the refresh it causes.
@@ -61,7 +61,7 @@ class Topology:
         return tuple(words)
 
     async def start(self, on_unsent: Callable[[Sequence[Command]], None]) -> None:
-        """Find the shards. A store that is down does not prevent it: it is looked for until it is there.
+        """Find the shards. If the store is down, the search goes on after this returns.
 
         `on_unsent` is called with commands that were not sent, because their server is down or owns slots no longer.
         """
@@ -89,7 +89,7 @@ class Topology:
         return sorted(self._masters, key=lambda connection: (connection.host, connection.port))
 
     def is_master(self, connection: ServerConnection) -> bool:
-        """Whether it is one of `masters`."""
+        """Whether `connection` is one of `masters`."""
         return connection in self._masters
 
     def is_covered(self) -> bool:
@@ -103,24 +103,24 @@ class Topology:
 
     def connection_to(self, slot: int, address: str) -> ServerConnection:
         """Return the connection to the server that a MOVED or ASK reply about `slot` names as ``host:port``."""
-        asked = self._owners[slot]  # whose reply it is, unless the slot has moved meanwhile
+        asked = self._owners[slot]  # the server that sent the reply, unless the slot has moved meanwhile
         return self._connect(*redirect_endpoint(address, asked.host if asked else self._address.endpoints[0][0]))
 
     def on_moved(self, slot: int, address: str) -> None:
-        """Believe at once a server that says who owns `slot` now, and look at the whole picture soon."""
+        """Believe a server's MOVED about `slot` at once, and ask for all slots soon."""
         connection = self.connection_to(slot, address)
         self._owners[slot] = connection
         self._masters.add(connection)
         self.refresh_soon()
 
     def refresh_soon(self) -> None:
-        """Ask the cluster who owns what, unless that is under way. No-op for a single server."""
+        """Ask the cluster for the owners of slots, unless that is under way. No-op for a single server."""
         if self._discovery is not None and self._refreshing is None and not self._closed:
             self._refreshing = self._loop.create_task(self._refresh_later(self._discovery))
 
     async def _refresh_later(self, discovery: Discovery) -> None:
         try:
-            while not self._closed:  # a cancellation that redis-py swallows must not keep us from ending
+            while not self._closed:  # redis-py may swallow a cancellation
                 await self._refresh(discovery)
                 await asyncio.sleep(_REFRESH_EVERY_S)
                 # While a shard is away the reply will change: a replica takes over or the master comes back.

@@ -73,7 +73,7 @@ async def to_answer(
         return body
     is_stream = kind.startswith(EVENT_STREAM) or (outline.stream and await _begins_as_stream(exchange))
     if is_stream and not outline.stream:
-        raise UpstreamError("answered with a stream that nobody asked for")
+        raise UpstreamError("answered with a stream that was not asked for")
     to_error = partial(_to_error, fields, service, who)
     if is_stream:
         stream = PassingStream(exchange, _account(admitted, service), headers, who, note_outcome, hold, hides, to_error)

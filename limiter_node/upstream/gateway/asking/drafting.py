@@ -28,7 +28,7 @@ class ServiceDrafter:
         return ServiceDrafter, ([replace(service, key="", urls=()) for service in self.services.all],)
 
     def extra_fields(self, model: str) -> frozenset[str]:
-        """Return the fields that pass uncounted to the service of `model`; none for a model that nobody has."""
+        """Return the fields that operators let pass uncounted to the service of `model`; none if no service has it."""
         found = self.services.find(model)
         return frozenset() if found is None else found.service.extra_fields
 

@@ -8,7 +8,7 @@ from limiter_node.upstream.gateway.cost.account import AccountBase
 from limiter_node.upstream.gateway.cost.output_texts import piece_tokens, text_tokens
 from limiter_node.upstream.gateway.cost.text_only_events import only_text
 from limiter_node.upstream.gateway.cost.usage import MOST_TOKENS, Usage, read_usage
-from limiter_node.upstream.gateway.service_errors.finding import find_event_error
+from limiter_node.upstream.gateway.service_errors.error_finding import find_event_error
 
 _ENVELOPE: Final = frozenset(
     (

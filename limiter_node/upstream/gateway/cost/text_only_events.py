@@ -50,7 +50,7 @@ class EventTemplate:
         """How often something was learned since an event was last like it."""
 
     def text_of(self, data: bytes) -> str | None:
-        """Return the text of `data`, which begins with `before`; None where it is another event, or more than one."""
+        """Return the text if `data`, which begins with `before`, is exactly one event like the template, else None."""
         before, after = self.before, self._after
         said = data[len(before) : -len(after)]
         if not data.endswith(after) or b'"' in said or b"\n" in said or b"\r" in said:

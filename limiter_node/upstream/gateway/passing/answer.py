@@ -154,8 +154,8 @@ class PassingAnswer:
         self._wakeup.wake()
 
     def _fail_unexpectedly(self) -> None:
-        log.exception("%s sent something that could not be looked at", self._who)
-        self._fail("broken", "sent something that could not be looked at")
+        log.exception("%s sent something that could not be read", self._who)
+        self._fail("broken", "sent something that could not be read")
 
     def _pass(self, data: bytes) -> None:
         sink = self._sink

@@ -56,7 +56,7 @@ class ServiceAddress:
             self.is_out = True
             event = {"event": "upstream_ejected", "upstream": self.service, "target": self.name}
             log.warning(
-                "%s failed %d times in a row, last: %s; it is left alone for %g s",
+                "%s failed %d times in a row, last: %s; no requests go there for %g s",
                 *(self.described, self.failures, why, EJECT_S),
                 extra=event,
             )

@@ -1,6 +1,6 @@
 """In-band errors: those that services send with status 200, as a whole answer or as an event of a stream.
 
-What is no answer at all counts as one, too. `finding` says where services put such errors.
+What is no answer at all counts as one, too. `error_finding` says where services put such errors.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Final
 from limiter_node.upstream.errors import UpstreamError, UpstreamRefusal
 from limiter_node.upstream.gateway.lenient_json import BYTE_ORDER_MARK, read_json, write_json
 from limiter_node.upstream.gateway.response_headers import refusal_headers
-from limiter_node.upstream.gateway.service_errors.finding import error_status, find_answer_error
+from limiter_node.upstream.gateway.service_errors.error_finding import error_status, find_answer_error
 from limiter_node.upstream.gateway.service_errors.openai_shape import openai_error, quoted_message
 
 MAX_ERROR_BYTES: Final = 64 * 1024

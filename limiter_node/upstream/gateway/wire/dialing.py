@@ -60,11 +60,11 @@ class Dialer:
         except TimeoutError:
             raise Unreachable("connecting took too long") from None
         except ssl.SSLCertVerificationError as error:
-            raise Unreachable(f"its certificate is not valid: {error.verify_message}") from None
+            raise Unreachable(f"the service's certificate is not valid: {error.verify_message}") from None
         except ssl.SSLError as error:
             raise Unreachable(f"TLS failed: {error.reason or type(error).__name__}") from None
         except socket.gaierror as error:
-            raise Unreachable(error.strerror or "its name is not known") from None
+            raise Unreachable(error.strerror or "the host name is not known") from None
         except (OSError, RuntimeError) as error:  # uvloop raises the latter, too
             raise Unreachable(getattr(error, "strerror", None) or type(error).__name__) from None
         finally:

@@ -5,9 +5,9 @@ admitted in the last window. A balanced fleet stays within the limits. Its weakn
 admitted before, so that in the worst case, all of the limit used through one node just before the store failed, the
 others' shares come on top: less than twice the limit. A limit below the number of nodes admits nothing meanwhile.
 
-`open` admits whatever a key asks that is known to the node. Its weakness is its purpose: there is no limit.
+`open` admits every request of a key that the node knows. Its weakness is its purpose: there is no limit.
 
-`closed` has no code: nobody decides, the requests get a 503.
+`closed` has no code: requests get a 503.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from limiter_node.decisions import Decision, Need, Outcome, Usage
 from limiter_node.errors import StoreUnavailable
-from limiter_node.limiter.policy import Fallback, KnownKey
+from limiter_node.limiter.fallback import Fallback, KnownKey
 from limiter_node.limits import Amounts
 
 _RETRY_MS = 1_000
@@ -24,12 +24,12 @@ _RETRY_MS = 1_000
 
 
 class OpenPolicy:
-    """Admit everything. What is admitted is counted in the store when that is back."""
+    """Admit everything. The store counts the admissions once it is back."""
 
     name = "open"
 
     def decide(self, known: KnownKey, need: Need) -> Decision:
-        """Return an admission."""
+        """Admit the request, and add it to the node's own window."""
         needed = _needed(known, need)
         known.window.add(known.latest_ms, needed, known.now_ms)
         return _decision(self.name, known, Outcome.ADMITTED, -1, 0, known.window.used(known.now_ms), needed)
@@ -40,8 +40,10 @@ class OpenPolicy:
 
 
 class LocalPolicy:
-    """Admit within limit ÷ `live_nodes()`, rounded down; that is 0 as long as it isn't known, and then nothing
-    decides."""
+    """Admit within limit ÷ `live_nodes()`, rounded down.
+
+    `live_nodes()` is 0 until the store has reported the number; until then the methods raise `StoreUnavailable`.
+    """
 
     name = "local"
 
@@ -49,7 +51,7 @@ class LocalPolicy:
         self._live_nodes = live_nodes
 
     def decide(self, known: KnownKey, need: Need) -> Decision:
-        """Decide by this node's own window and share. Raises `StoreUnavailable` where the share isn't known."""
+        """Decide by this node's own window and share. Raises `StoreUnavailable` if the share isn't known."""
         share = self._share(known)
         needed = _needed(known, need)
         window, now_ms = known.window, known.now_ms
@@ -72,13 +74,13 @@ class LocalPolicy:
         return _decision(self.name, known, Outcome.ADMITTED, -1, 0, self._used(known, share), needed)
 
     def usage(self, known: KnownKey) -> Usage:
-        """Return the usage by which `decide` decides. Raises `StoreUnavailable` where the share isn't known."""
+        """Return the usage by which `decide` decides. Raises `StoreUnavailable` if the share isn't known."""
         return _usage(self.name, known, self._used(known, self._share(known)))
 
     def _share(self, known: KnownKey) -> Amounts:
         nodes = self._live_nodes()
         if not nodes:
-            raise StoreUnavailable("the store has not told yet how many nodes there are")
+            raise StoreUnavailable("the store has not reported the number of nodes yet")
         return Amounts(*(limit // nodes for limit in known.limits))
 
     def _used(self, known: KnownKey, share: Amounts) -> Amounts:

@@ -1,4 +1,4 @@
-"""The protocol of a policy that decides where the store can't be asked; `limiter.degraded` has the policies."""
+"""The protocol of a policy that decides while the store can't be asked; `limiter.policies` has the policies."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class KnownKey(NamedTuple):
     """A node's own knowledge of a key: all that a policy may decide by."""
 
     limits: Amounts
-    """By the store's last reply."""
+    """From the store's last reply."""
     output_reserve: int
     now_ms: int
     """The store's clock, as estimated: never ahead of it."""
@@ -23,7 +23,7 @@ class KnownKey(NamedTuple):
 
 
 class Fallback(Protocol):
-    """Decide where the store can't be asked."""
+    """Decide requests while the store can't be asked."""
 
     @property
     def name(self) -> str:
@@ -33,10 +33,10 @@ class Fallback(Protocol):
     def decide(self, known: KnownKey, need: Need) -> Decision:
         """Decide a request; add an admitted one to the window, at `latest_ms`: it must not leave the window too early.
 
-        Raises `StoreUnavailable` where it can't decide.
+        Raises `StoreUnavailable` if the policy can't decide.
         """
         ...
 
     def usage(self, known: KnownKey) -> Usage:
-        """Return the known usage of a key. Raises `StoreUnavailable` where none is known."""
+        """Return the known usage of a key. Raises `StoreUnavailable` if none is known."""
         ...

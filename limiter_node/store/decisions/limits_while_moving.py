@@ -1,9 +1,9 @@
-"""Keys that a node doesn't know and that can't be decided for now: their limits are read, so that a policy decides.
+"""Reads the limits of unknown keys that can't be decided for now, so that a policy can decide.
 
 While a cluster moves a slot, its servers refuse a script some of whose keys are missing (TRYAGAIN). A key that is used
 has all of them; one that nobody has used for a while has only its limits, until the slot has arrived. A call that names
-the limits alone is answered all the time. Nothing of such a key counts just then, so that a fleet in which each node
-decides within its share stays within the limit (`limiter.degraded`).
+the limits alone is always answered. Nothing of such a key counts just then, so that a fleet in which each node
+decides within its share stays within the limit (`limiter.policies`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from limiter_node.store.decisions.queues import KeyQueues
 from limiter_node.store.keyspace import limits_key
 from limiter_node.store.scripts import load_script
 from limiter_node.store.values import unpack_limits
-from limiter_node.store.wire.routing import RoutedCall, Router
+from limiter_node.store.wire.routing_and_retries import RoutedCall, Router
 from limiter_node.store.wire.script_target import ScriptTarget
 
 _PATIENCE_S = 1.0
@@ -26,7 +26,7 @@ class _Lookup(RoutedCall):
 
     __slots__ = ("_lookups", "queue")
 
-    def __init__(self, lookups: Lookups, router: Router, target: ScriptTarget, queue: KeyQueue) -> None:
+    def __init__(self, lookups: LimitsWhileMoving, router: Router, target: ScriptTarget, queue: KeyQueue) -> None:
         super().__init__(router, target, monotonic())
         self._lookups, self.queue = lookups, queue
 
@@ -43,7 +43,7 @@ class _Lookup(RoutedCall):
         self._lookups.on_ended(self, None)
 
 
-class Lookups:
+class LimitsWhileMoving:
     """Look up keys for one node, each at most once at a time."""
 
     def __init__(self, router: Router, queues: KeyQueues) -> None:

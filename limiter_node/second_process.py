@@ -1,15 +1,14 @@
-"""A second process of a node, for work that would hold up its event loop: the node's side, and the loop of the other.
+"""A second process of a node, for work that would hold up the event loop: the node's side, and the process's loop.
 
-Parsing and counting hold the interpreter, so a thread would not help. The process is started when it is first needed,
-and ends with its node, however that ends: its input is then at its end. Signals are left to the node. If it dies it is
-started again, and what it worked on is given to it again, once.
+Parsing and counting hold the interpreter, so a thread would not help. The process starts when it is first needed, and
+ends with its node, because its input then ends. It leaves signals to the node. If it dies, it is started again and gets
+the work that it died of once more.
 
-Between the two are two pipes. A frame is its kind (a byte), the lengths of its head and its body, and both; it is
-written and read in parts, so that the largest holds up nobody. A frame is answered before the next is written. Who no
-longer waits for an answer is passed over in the queue; what is being worked on is finished.
+Two pipes connect it with the node. A frame is its kind (a byte), the lengths of its head and its body, and both; it is
+written and read in parts, so that even the largest holds up nobody. A frame is answered before the next is written.
+Work that nobody waits for any more is skipped in the queue; work that has begun is finished.
 
-What is short goes first: work is ordered by its size, and by its age, so that what is long waits its turn for a few
-seconds at most.
+Short work goes first: work is ordered by size and age, so that long work waits for its turn a few seconds at most.
 
 Weakness: there is one process, so large requests wait for each other.
 """
@@ -39,13 +38,13 @@ PART_BYTES = 131_072
 
 _MAX_WAITING_BYTES = 64 * 1_048_576
 _BYTES_PER_S = 8 * 1_048_576
-"""Bytes that waiting work may be larger than work that comes a second later, and still go first."""
+"""Waiting work goes before work that comes a second later if it is larger by no more than these bytes."""
 # The worst text known takes 0.2 s per million characters, on a core of its own.
 _TIMEOUT_S = 30.0
 _CLOSE_S = 1.0
 _HEADER = struct.Struct("<BII")
 _MALLOC = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
-"""glibc is to give back what a large body needed."""
+"""Makes glibc give back the memory of large bodies."""
 _PASSED = ("PYTHON", "LD_", "DYLD_", "LC_", "MALLOC_", "COVERAGE_")
 _PASSED_NAMES = frozenset(("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV"))
 
@@ -55,7 +54,7 @@ class Frame(NamedTuple):
 
     kind: int
     head: bytes
-    """Small, whatever the size of the request."""
+    """Small, whatever the request's size."""
     body: bytes | bytearray = b""
 
 
@@ -65,7 +64,7 @@ class _Job(NamedTuple):
     answer: asyncio.Future[Frame]
 
 
-class WorkerProcess:
+class SecondProcess:
     """Run ``python -m MODULE``, which calls `serve`. It gets `greeting` first, each time that it starts."""
 
     def __init__(self, module: str, greeting: Frame | None = None) -> None:
@@ -73,27 +72,27 @@ class WorkerProcess:
         self._process: asyncio.subprocess.Process | None = None
         self._jobs: list[_Job] = []
         self._frames: dict[int, Frame] = {}
-        """The work of each job that waits, by its number: who leaves takes it along, the job stays in its place."""
+        """The work of each waiting job, by its number. A caller that leaves removes the work, not the job."""
         self._numbers = itertools.count()
         self._waiting_bytes = 0
         self._working: asyncio.Task[None] | None = None
         self._under_way: asyncio.Future[Frame] | None = None
         self.answered = 0
-        """Frames."""
+        """The number of frames answered."""
 
     async def ask(self, frame: Frame) -> Frame:
         """Return the answer to `frame`. Raises `Overloaded` if too much waits, or if the process died of it twice."""
         size = len(frame.head) + len(frame.body)
-        # Whatever its size, one always may.
+        # One frame may always wait, whatever its size.
         if self._waiting_bytes and self._waiting_bytes + size > _MAX_WAITING_BYTES:
-            raise Overloaded("too many large requests wait to be read")
+            raise Overloaded("too many large requests already wait to be read")
         self._waiting_bytes += size
         number = next(self._numbers)
         try:
             answer: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
             self._frames[number] = frame
             heapq.heappush(self._jobs, _Job(size + monotonic() * _BYTES_PER_S, number, answer))
-            del frame  # whoever is answered holds the request no longer than the process needs it
+            del frame  # a caller holds the request no longer than the process needs it
             if self._working is None:
                 self._working = asyncio.create_task(self._work())
             return await answer
@@ -102,7 +101,7 @@ class WorkerProcess:
             self._frames.pop(number, None)
 
     async def close(self) -> None:
-        """End the process. Work that waits for it fails; later work would start another."""
+        """End the process. Waiting work fails; later work would start another process."""
         working, self._working = self._working, None
         if working is not None:
             working.cancel()
@@ -173,7 +172,7 @@ class WorkerProcess:
                 await _write(process, frame)
                 return await _read(process)
         except BaseException:
-            # Also when cancelled half-way: the next answer would be to this question.
+            # Also when cancelled half-way: else the next frame would get this one's answer.
             if process is not None:
                 if self._process is process:
                     self._process = None
@@ -182,7 +181,7 @@ class WorkerProcess:
 
 
 def _passes(name: str) -> bool:
-    """Whether the process has use for a variable of the environment. Keys of services may be in others."""
+    """Whether to pass a variable of the environment to the process. Others may hold keys of services."""
     return name in _PASSED_NAMES or name.startswith(_PASSED)
 
 
@@ -217,16 +216,16 @@ async def _kill(process: asyncio.subprocess.Process) -> None:
     await process.wait()
 
 
-# The other side
+# The process's side
 
 
 def serve(answer: Callable[[Frame], Frame | None]) -> None:
-    """Answer each frame that comes in by `answer`, which returns None where none is needed. Never returns."""
+    """Answer each incoming frame by `answer`, which returns None for a frame without an answer. Never returns."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    # Requests that wait for nothing but the node come first.
+    # The node, which serves all smaller requests, gets the CPU first.
     os.nice(10)
-    # What is read holds no cycles, and the collector would look through a million values time and again.
+    # Parsed bodies hold no cycles, and the collector would walk through a million values time and again.
     gc.disable()
     with contextlib.suppress(BrokenPipeError):
         _serve(sys.stdin.buffer, sys.stdout.buffer, answer)

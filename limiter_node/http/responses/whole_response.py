@@ -1,7 +1,7 @@
 """A complete answer, written at once: status, headers and body in one `transport.write`.
 
 aiohttp's own `Response` is made for headers that change until the last moment; here they are rendered already, so that
-what is left costs a tenth of it. aiohttp asks a response for three things only, which `Answer` has: `prepare`,
+what is left costs a tenth of it. aiohttp asks a response for three things only, which `WholeResponse` has: `prepare`,
 `write_eof` and `keep_alive`. Answers that come in parts are written by `limiter_node.http.streaming`.
 """
 
@@ -81,7 +81,7 @@ class Written:
         """Write nothing: all of it has been."""
 
 
-class Answer(Written):
+class WholeResponse(Written):
     """`headers` is a block of lines, each with its CRLF, without those made here: date, length, connection.
 
     Nothing in it may come from a caller unchecked: it is written as it is.

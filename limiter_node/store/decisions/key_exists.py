@@ -1,7 +1,7 @@
-"""Whether a key exists: the store is asked once, before a request's body is read whose key the node hasn't met.
+"""Asks the store whether a key exists, before the body of a request whose key the node hasn't met is read.
 
 A key that exists is met, with its limits. One that doesn't leaves nothing behind: an invented key costs its request one
-short read, which shares its write with all others that begin in the same turn of the event loop. Requests of one key
+short read, which shares its write with all reads that begin in the same turn of the event loop. Requests of one key
 share one read.
 """
 
@@ -18,22 +18,22 @@ from limiter_node.store.keyspace import limits_key, slot_of
 from limiter_node.store.outage.outage import Outage
 from limiter_node.store.scripts import load_script
 from limiter_node.store.values import unpack_limits
-from limiter_node.store.wire.routing import RoutedCall, Router
+from limiter_node.store.wire.routing_and_retries import RoutedCall, Router
 from limiter_node.store.wire.script_target import ScriptTarget
 
 _LATE_S = 0.02
-"""A wait that ends so much too late says that this node stood still; the reply may be there, unread."""
+"""A wait that ends this much too late means that this node stood still; the reply may have come, unread."""
 
 
 class _LimitsRead(RoutedCall):
     """A read of one key's limits, for all requests of the key that wait for it.
 
-    `reply`: the limits, None where there are none, and the store's time in ms; or why there is no reply.
+    `reply`: the limits (None if there are none) and the store's time in ms; or the reason why there is no reply.
     """
 
     __slots__ = ("_finder", "kid", "reply", "waiting")
 
-    def __init__(self, finder: KeyFinder, router: Router, target: ScriptTarget, kid: str) -> None:
+    def __init__(self, finder: KeyExistence, router: Router, target: ScriptTarget, kid: str) -> None:
         super().__init__(router, target, monotonic())
         self._finder, self.kid = finder, kid
         self.waiting = 0
@@ -57,7 +57,7 @@ class _LimitsRead(RoutedCall):
             self.reply.set_result(reason)
 
 
-class KeyFinder:
+class KeyExistence:
     """Find keys for one node.
 
     `timeout_s` is the budget of a decision, `due_s` the part of it after which a silent shard is cut off.
@@ -88,13 +88,13 @@ class KeyFinder:
                 return await self._was_lost(kid) and await self._is_in_store(kid)
         except TimeoutError:
             self._outage.note_refused()
-            raise StoreUnavailable("the store did not answer in time") from None
+            raise StoreUnavailable("the store did not reply in time") from None
         except StoreUnavailable:
             self._outage.note_refused()
             raise
 
     def on_ended(self, read: _LimitsRead) -> None:
-        """Forget a read that has its reply, or was given up."""
+        """Forget a read that has its reply or was given up."""
         if self._under_way.get(read.kid) is read:
             del self._under_way[read.kid]
 
@@ -123,7 +123,7 @@ class KeyFinder:
             return read
         slot = slot_of(kid)
         if self._outage.cuts_off_slot(slot):
-            raise StoreUnavailable("its shard is cut off")
+            raise StoreUnavailable("the key's shard is cut off")
         target = ScriptTarget(self._script, slot, (limits_key(kid).encode(),), (), 0)
         read = self._under_way[kid] = _LimitsRead(self, self._router, target, kid)
         if not self._to_send:
@@ -136,15 +136,15 @@ class KeyFinder:
         self._router.send(reads)
 
     async def _wait_for_reply(self, read: _LimitsRead) -> None:
-        """Wait for the reply, in the budget. Raises `StoreUnavailable` where there is none."""
+        """Wait for the reply, within the budget. Raises `StoreUnavailable` if there is none."""
         asked_s, patience_s = monotonic(), self._due_s
         await asyncio.wait((read.reply,), timeout=patience_s)
         if not read.reply.done() and monotonic() - asked_s - patience_s > _LATE_S:
             await asyncio.wait((read.reply,), timeout=_LATE_S)
         if not read.reply.done():
-            self.on_ended(read)  # whoever comes next asks anew
+            self.on_ended(read)  # the next request asks again
             self._outage.on_read_overdue(read)
-            raise StoreUnavailable("the store did not answer in time")
+            raise StoreUnavailable("the store did not reply in time")
 
     async def _was_lost(self, kid: str) -> bool:
         """Return whether the store had lost the key, and it has been declared again. Raises `StoreUnavailable`."""
@@ -155,7 +155,7 @@ class KeyFinder:
         if redeclared is Redeclared.DELETED:
             queue = self._queues[kid]
             if not queue.is_met:
-                self._queues.meet(queue)  # so that it is remembered to be deleted
+                self._queues.meet(queue)  # so that the deletion is remembered
         if redeclared is not Redeclared.DECLARED and queue is not None and queue.is_met:
             queue.knowledge.forget()
         return redeclared is Redeclared.DECLARED

@@ -25,9 +25,9 @@ log = logging.getLogger(__name__)
 _SOON_S, _LATER_S, _LAST_S = 0.005, 0.05, 0.5
 _QUICK_TRIES = 5
 _LOG_EVERY_S, _KINDS_LOGGED = 60.0, 100
-_NO_REPLY = "the store did not answer"
+_NO_REPLY = "the store did not reply"
 
-# What a server replies while it decides nothing at all, for now: nothing has run then.
+# Error replies of a server that can decide nothing for now: the script has not run.
 _TRY_LATER = frozenset(
     (
         *("CLUSTERDOWN", "LOADING", "MASTERDOWN", "READONLY", "BUSY", "NOREPLICAS", "UNBLOCKED", "OOM", "MISCONF"),
@@ -38,7 +38,7 @@ _ERROR_KINDS = {"NOSCRIPT": "reloaded", "MOVED": "redirected", "ASK": "redirecte
 
 
 class RoutedCall:
-    """A script call that the router sends until it has ended; subclasses say what it carries, and handle its end."""
+    """A script call that the router sends until it has ended; subclasses give its arguments and handle its end."""
 
     __slots__ = ("_router", "resent", "since_s", "target", "tries", "trouble", "with_source")
 
@@ -49,7 +49,7 @@ class RoutedCall:
         self.with_source = False
         self.tries = 0
         self.trouble = ""
-        """The last error by which its shard said that it can't decide for now; empty if it said none."""
+        """The last error reply that its shard can't decide for now; empty if there was none."""
         self.since_s = now_s
 
     def arguments(self) -> bytes:
@@ -61,23 +61,23 @@ class RoutedCall:
         raise NotImplementedError
 
     def on_failed(self, reason: str) -> None:
-        """End: the script did not run and will not, or nobody can tell any more and it no longer matters."""
+        """End: the script did not run and will not, or that is unknown and no longer matters."""
         raise NotImplementedError
 
     def is_wanted(self) -> bool:
-        """Whether anybody is served by sending it (again)."""
+        """Whether anybody still needs the call to be sent (again)."""
         return True
 
     def on_held_up(self) -> None:
-        """Note that its slot is on the move, and the server has only some of its keys. It is tried again."""
+        """Note that its slot is moving, and the server has only some of its keys. The call is sent again."""
 
     def on_refused(self, reason: str) -> None:
-        """End: the server refused it for what it is, so that nothing ran, and to send it again at once won't help."""
+        """End: the server refused the call itself. Nothing ran, and sending it again at once won't help."""
         self.on_failed(reason)
 
     def on_unreadable(self) -> None:
         """Take a reply that isn't this script's: `on_result` couldn't read it and did nothing."""
-        self.on_failed("the store answered what is no reply to a script")
+        self.on_failed("the store's reply is not one of this script")
 
     # ---- store.wire.commands.Command -------------------------------------------------------------------------------
 
@@ -101,10 +101,10 @@ class RoutedCall:
 
 
 class Router:
-    """Sends calls to the shard that owns their slot.
+    """Send calls to the shard that owns their slot.
 
-    `give_up_s`: how long a call that has not run may go on being tried. One that may have run is asked about until the
-    store has answered: a server that stood still runs what lies in its buffers whenever it goes on.
+    `give_up_s`: how long a call that has not run is retried. A call that may have run is repeated until the store has
+    replied: a server that stood still runs what lies in its buffers whenever it goes on.
     """
 
     def __init__(self, topology: Topology, give_up_s: float) -> None:
@@ -114,7 +114,7 @@ class Router:
         self._closed = False
         self.retries = 0
         self.errors: Counter[str] = Counter()
-        """Calls that the store did not simply answer: ``lost`` with their connection, ``refused``, ``redirected`` to
+        """Calls without a plain reply: ``lost`` with their connection, ``refused``, ``redirected`` to
         another server, ``reloaded`` because the script was not there, ``unreadable`` where the reply made no sense."""
         self._silent_until_s: dict[str, float] = {}
 
@@ -133,7 +133,7 @@ class Router:
             connection.send(commands)
 
     def on_lost(self, call: RoutedCall) -> None:
-        """Send a call again whose connection broke: whether it ran is unknown."""
+        """Send a call again, because its connection broke: whether the script ran is unknown."""
         self.errors["lost"] += 1
         self._topology.refresh_soon()
         self._again(call, 0)
@@ -168,14 +168,14 @@ class Router:
             call.on_refused(error[:200])
 
     def ask_again(self, call: RoutedCall) -> None:
-        """Send a call again soon: nobody can tell whether it ran, since what came back made no sense."""
+        """Send a call again soon, because its reply made no sense: whether the script ran is unknown."""
         call.resent = True
         self._again(call, _SOON_S)
 
     def note_unreadable(self, reply: Any, error: Exception) -> None:
-        """Count a reply that no script of ours can have sent, and log it."""
+        """Count and log a reply that none of our scripts can have sent."""
         self.errors["unreadable"] += 1
-        self._log("the store sent what is no reply to a script", "store_reply_unreadable", f"{reply!r:.100} ({error})")
+        self._log("the store's reply is not one of the script", "store_reply_unreadable", f"{reply!r:.100} ({error})")
 
     def _log(self, what: str, event: str, why: str) -> None:
         """Log an error, unless the same was logged within the last minute: each call could repeat it."""
@@ -189,7 +189,7 @@ class Router:
     def _again(self, call: RoutedCall, delay_s: float) -> None:
         self.retries += 1
         call.tries += 1
-        if call.tries > _QUICK_TRIES:  # two servers that point at each other, for one
+        if call.tries > _QUICK_TRIES:  # for example two servers that refer to each other
             delay_s = max(delay_s, min(_LATER_S * (call.tries - _QUICK_TRIES), _LAST_S))
         if self._closed or self._is_too_old(call):
             call.on_failed(_NO_REPLY)
