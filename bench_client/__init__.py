@@ -8,10 +8,10 @@
 ``processes``  sends a run from several processes
 ``sending``    sends one process's share
 ``servers``    the servers under load: reached, started, watched
-``records``    what is kept of each request
+``records``    the record of each request, and the files of a run
 ``settings``   the settings of a run, checked
-``load``       what is sent, and when
-``clock``, ``errors``   what all of them use
+``load``       the requests to send, and their due times
+``clock``, ``errors``   used by all of them
 
 Imports point down this list; ``tests/test_architecture.py`` has the exact table.
 """

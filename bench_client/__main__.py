@@ -1,4 +1,4 @@
-"""``python -m bench_client``."""
+"""Runs ``bench-client`` for ``python -m bench_client``."""
 
 from bench_client.cli import main
 

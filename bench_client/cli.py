@@ -1,6 +1,6 @@
-"""The command ``bench-client``: options in, exit code out. Nothing is decided here.
+"""The command line ``bench-client``: its commands; every failure becomes one line on stderr and an exit code.
 
-Exit codes: 0 done, 1 the run or audit failed, 2 wrong usage. An error is one line on stderr.
+Exit codes: 0 done, 1 failed, 2 wrong usage. The commands themselves are in ``commands``, ``audit`` and ``report``.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ NAME = "bench-client"
 
 
 class CommandFailed(Exception):
-    """Raised when a command has said all there is to say and only the exit code (1) is left."""
+    """Raised when a command has printed why it failed, so that only the exit code (1) is left."""
 
 
 MEASURE = cloup.Section("Send load")
-JUDGE = cloup.Section("Look at what came of it")
+JUDGE = cloup.Section("Judge the results")
 
 
 @cloup.group(
@@ -59,13 +59,13 @@ JUDGE = cloup.Section("Look at what came of it")
 def cli() -> None:
     """Open-loop benchmark client for OpenAI-compatible services behind the rate limiter.
 
-    Requests are sent when a seeded schedule says so, whatever became of those before: the client never slows down and
-    never tries again. Latency counts from the time a request was due.
+    A seeded schedule says when each request is sent, whatever became of the requests before: the client never slows
+    down and never retries. Latency counts from the time a request was due.
 
-    Every option can be given in the environment, as BENCH_<COMMAND>_<OPTION> or BENCH_<OPTION>: --qps of run is
+    Every option can also come from the environment, as BENCH_<COMMAND>_<OPTION> or BENCH_<OPTION>: --qps of run from
     BENCH_RUN_QPS or BENCH_QPS.
 
-    Exit codes: 0 done, 1 the run or audit failed, 2 wrong usage.
+    Exit codes: 0 done, 1 failed, 2 wrong usage.
     """
 
 
@@ -73,7 +73,7 @@ def cli() -> None:
     "run",
     cls=EnvCommand,
     section=MEASURE,
-    short_help="Send a workload, record and show what came of it.",
+    short_help="Send a workload; record and show the results.",
     epilog=EXAMPLES["run"],
 )
 @LOADED
@@ -82,10 +82,10 @@ def cli() -> None:
 @SENDING
 @OUTPUT
 def run_command(**options: Any) -> None:
-    """Send a workload, show its figures, and write down what came of each request in DIR.
+    """Send a workload, show its figures, and record the outcome of each request in DIR.
 
     The rate is divided over --processes, which start at the same instant; the workload doesn't depend on their number.
-    Where the client itself was the bottleneck, the table says so. Exit code 1 if no request was served or rejected.
+    If the client itself was the bottleneck, the table says so. Exit code 1 if no request was served or rejected.
     """
     check_available()
     settings = RunSettings(workload=workload_settings(options), sending=sending_settings(options), **options)
@@ -105,13 +105,17 @@ def run_command(**options: Any) -> None:
 @LOADED
 @cloup.option_group(
     "Search",
-    option("--slo-p99-ms", metavar="MS", type=positive(), required=True, help="The p99 to hold, from the due time."),
-    option("--from", "lowest", metavar="RATE", type=positive(maximum=1e6), default=100.0, help="The first rate tried."),
     option(
-        "--to", "highest", metavar="RATE", type=positive(maximum=1e6), default=1e6, help="No rate above this is tried."
+        "--slo-p99-ms",
+        metavar="MS",
+        type=positive(),
+        required=True,
+        help="Highest p99 that counts as held, from the due time.",
     ),
+    option("--from", "lowest", metavar="RATE", type=positive(maximum=1e6), default=100.0, help="First rate to try."),
+    option("--to", "highest", metavar="RATE", type=positive(maximum=1e6), default=1e6, help="Highest rate to try."),
     option(
-        "--trial", "trial_s", metavar="SECONDS", type=positive(maximum=3600), default=5.0, help="Length of a trial."
+        "--trial", "trial_s", metavar="SECONDS", type=positive(maximum=3600), default=5.0, help="Length of each trial."
     ),
     warmup(1.0),
     option(
@@ -119,24 +123,32 @@ def run_command(**options: Any) -> None:
         metavar="PERCENT",
         type=positive(0.1, maximum=100),
         default=5.0,
-        help="How far the found rate may be from one that misses.",
+        help="Largest gap between the found rate and one that misses.",
     ),
-    option("--max-trials", metavar="N", type=click.IntRange(2, 1000), default=30, help="End the search after so many."),
+    option(
+        "--max-trials",
+        metavar="N",
+        type=click.IntRange(2, 1000),
+        default=30,
+        help="Trials after which the search ends.",
+    ),
 )
 @SHAPE
 @SENDING
 @cloup.option_group(
     "Output",
-    option("--out", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="Write find-max.json there."),
+    option(
+        "--out", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="Write find-max.json to DIR."
+    ),
     FORCE,
 )
 def find_max_command(**options: Any) -> None:
     """Find the highest rate that holds a p99 target.
 
-    Short trials: the rate doubles until it misses, then the gap is halved, then the result is confirmed. A rate holds
-    when 99 of 100 requests are answered within the target; errors and timeouts are not, 429s are answers. Shown is the
-    curve, and what the limit was: the server, or this client, which then makes the result a lower bound. Exit code 1
-    if not even the lowest rate holds.
+    In short trials, the rate doubles until it misses, then the gap is halved, then the result is confirmed. A rate
+    holds when 99 of 100 requests are answered within the target: 429s are answers, errors and timeouts are not. The
+    output shows the curve and the limit: the server, or this client, in which case the result is a lower bound. Exit
+    code 1 if not even the lowest rate holds.
     """
     check_available()
     workload = workload_settings(
@@ -158,13 +170,13 @@ def find_max_command(**options: Any) -> None:
     short_help="Prove or refute a run's decisions.",
     epilog=EXAMPLES["audit"],
 )
-@cloup.argument("directory", metavar="DIR", type=click.Path(path_type=Path), help="What a run's --out was.")
+@cloup.argument("directory", metavar="DIR", type=click.Path(path_type=Path), help="The --out of a run.")
 @option("--window-ms", type=click.IntRange(100), default=60_000, hidden=True, help="The limiter's own --window-ms.")
 def audit_command(directory: Path, window_ms: int) -> None:
     """Prove or refute, from a run's records, that no limit was exceeded and every rejection justified.
 
-    The last line says PROVED, REFUTED, or INCOMPLETE: records are missing, cut off or doubled, so that nothing is
-    proved. Exit code 1 unless PROVED.
+    The last line says PROVED, REFUTED or INCOMPLETE. INCOMPLETE means that records are missing, cut off or doubled, so
+    that nothing is proved. Exit code 1 unless PROVED.
     """
     report = audit_directory(directory, window_ms, warn=_say)
     click.echo(report.text())
@@ -177,7 +189,7 @@ def audit_command(directory: Path, window_ms: int) -> None:
     "report",
     cls=EnvCommand,
     section=JUDGE,
-    short_help="Runs and comparisons as one HTML page.",
+    short_help="Show runs and comparisons as one HTML page.",
     epilog=EXAMPLES["report"],
 )
 @cloup.argument(
@@ -186,23 +198,24 @@ def audit_command(directory: Path, window_ms: int) -> None:
     nargs=-1,
     required=True,
     type=click.Path(path_type=Path),
-    help="What the --out of a run or a comparison was; several are shown side by side.",
+    help="The --out of a run or a comparison; several are shown side by side.",
 )
 @cloup.option_group(
     "Output",
-    option("--html", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write the page there."),
+    option("--html", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write the page to FILE."),
     option(
         "--figures",
         type=click.Path(file_okay=False, path_type=Path),
         metavar="DIR",
-        help="Write the figures there, as SVG files on white.",
+        help="Write the figures to DIR, as SVG files on white.",
     ),
 )
 def report_command(directories: tuple[Path, ...], html: Path | None, figures: Path | None) -> None:
     """Show runs and comparisons as one HTML page, or as figures for documents.
 
-    The page needs nothing else and loads nothing: verdicts, throughput, latency, windows against their limits, batches
-    and CPU, all figures and the set-up. A run that wasn't audited is. Needs matplotlib; in the project's folder:
+    The page is one file and loads nothing. It shows verdicts, throughput, latency, windows against their limits,
+    batches and CPU, all figures and the set-up. A run without an audit is audited first. Needs matplotlib; in the
+    project's folder:
 
     \b
       make setup-dev             # the pinned version, into .venv
@@ -216,7 +229,7 @@ def report_command(directories: tuple[Path, ...], html: Path | None, figures: Pa
     "compare",
     cls=EnvCommand,
     section=MEASURE,
-    short_help="Cluster and single store, side by side.",
+    short_help="Compare a cluster and a single store.",
     epilog=EXAMPLES["compare"],
 )
 @cloup.option_group(
@@ -244,7 +257,7 @@ def report_command(directories: tuple[Path, ...], html: Path | None, figures: Pa
 def compare_command(**options: Any) -> None:
     """Run the same workload on an embedded cluster and on a single store, audit both, show them side by side.
 
-    DIR gets report.html, a page with figures, too.
+    Also writes DIR/report.html, a page with figures.
     """
     check_available()
     workload, sending = workload_settings(options), sending_settings(options)
@@ -262,36 +275,40 @@ def main() -> NoReturn:
 
 
 def _run_cli(arguments: list[str]) -> int:
+    """Run one command and return its exit code. A failure is one line on stderr, never a traceback."""
     try:
         code = cli.main(arguments, prog_name=NAME, standalone_mode=False)
         sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
+        click.echo(error.format_message(), err=True)
         return 2
     except click.UsageError as error:
-        return _failed(error.format_message(), 2)
+        command = error.ctx.command_path if error.ctx else NAME
+        return _fail(f"{error.format_message()} (see {command} --help)", 2)
     except click.ClickException as error:
-        return _failed(error.format_message(), 1)
+        return _fail(error.format_message(), 1)
     except BenchUsageError as error:
-        return _failed(str(error), 2)
+        return _fail(str(error), 2)
     except BenchError as error:
-        return _failed(str(error), 1)
+        return _fail(str(error), 1)
     except CommandFailed:
         return 1
     except (click.Abort, KeyboardInterrupt):
-        return _failed("interrupted", 1)
-    except BrokenPipeError:  # the reader of our output has gone: no one to tell
+        return _fail("interrupted", 1)
+    except BrokenPipeError:
+        # The reader has gone (`bench-client audit DIR | head`). The interpreter must not report that once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
         if os.environ.get("BENCH_DEBUG"):
             raise
-        return _failed(f"internal error: {type(error).__name__}: {error}; set BENCH_DEBUG=1 to see where", 1)
+        return _fail(f"unexpected {type(error).__name__}: {error} (set BENCH_DEBUG=1 to see where)", 1)
     return code if isinstance(code, int) else 0  # --help and --version return their exit code
 
 
-def _failed(message: str, code: int) -> int:
-    click.echo(f"{NAME}: error: {' '.join(message.split())}", err=True)
+def _fail(message: str, code: int) -> int:
+    # One line, whatever a library's message looks like.
+    click.echo(f"error: {' '.join(message.split())}", err=True)
     return code
 
 

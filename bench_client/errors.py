@@ -1,4 +1,4 @@
-"""The errors a person may meet. Each message is one line that says what to do; ``cli`` maps them to exit codes."""
+"""The errors that a user can see. Each message is one line that says what to do; ``cli`` maps them to exit codes."""
 
 from __future__ import annotations
 

@@ -12,11 +12,11 @@ from bench_client.load.sizes import SizeDistribution
 MIN_CONNECTIONS, MAX_CONNECTIONS = 64, 4096
 """Per target: of all processes together, and of each."""
 MAX_CONNECTIONS_TO_TARGET = 16_384
-"""Limit for all processes together: an address has some 28,000 ports to connect from."""
+"""Limit over all processes: an address has some 28,000 ports to connect from."""
 FIRST_CONNECTIONS = 16
 SPARE_FILES = 64
 MAX_REQUESTS = 50_000_000
-"""A schedule takes about 24 bytes per request; beyond this something else is wrong with the settings."""
+"""A schedule takes about 24 bytes per request; more requests than this are a mistake in the settings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class WorkloadSettings:
         if self.trace is not None and self.qps is not None:
             raise BenchUsageError("--qps and --trace exclude each other; use --speed to compress a trace")
         if self.duration_s is not None and self.warmup_s > self.duration_s:
-            raise BenchUsageError("--warmup is longer than what it warms up for; lower it")
+            raise BenchUsageError("--warmup is longer than the schedule; lower it")
         if self.qps is not None and self.duration_s is not None and self.qps * self.duration_s > MAX_REQUESTS:
             raise BenchUsageError(f"--qps times --duration is more than {MAX_REQUESTS:,} requests; lower one of them")
 

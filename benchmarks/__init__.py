@@ -6,26 +6,26 @@ A node and its parts:
 `decision_cpu`         a decision in the node's process
 `stages`               each stage of a request, in one process
 `node_ratios`          a node on one core, beside its peers
-`added_latency`        what deciding adds to a request
-`replica_acks`         what waiting for replicas costs
+`added_latency`        the latency that deciding adds to a request
+`replica_acks`         the cost of waiting for replicas
 `gateway`              a node in front of a service
 `streaming`            many streams at once
 
-Loads that are hard to bear:
+Hard loads:
 
-`flood`, `rejects`     one key far above its limits; what a rejection costs
+`flood`, `rejects`     one key far above its limits; the cost of a rejection
 `overload`             ten times the load that a node can carry
-`long_prompts`         what counting tokens costs
+`long_prompts`         the cost of counting tokens
 `soak`                 half an hour with a failover every minute (`make soak`)
 
 Fleets, and the client:
 
 `cluster_and_single`   the same load on a cluster and on a single store
 `scaling`, `capacity`  cost by nodes and shards; the model of a large fleet that is made from it
-`client_speed`         what `bench-client` itself can send
+`client_speed`         the rate that `bench-client` itself can send
 
 Not measurements: `demo` (`make demo`), `report` (`make report`), `top_figure` (a picture for docs/operations.md).
 
-What they share is in `lib`; the servers that a node is compared with are in `peers`; `scale` is for `scaling` and
+`lib` has the shared parts; `peers` the servers that a node is compared with; `scale` the parts of `scaling` and
 `capacity`. A benchmark imports these, never another benchmark.
 """

@@ -58,7 +58,7 @@ def measure(rounds: int, seconds: float, qps: float) -> list[Row]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure with the options given, and print the rows."""
     options_of = parser(__doc__, rounds=5, seconds=8)
     options_of.add_argument("--qps", type=float, default=1_000, help="rate of requests (%(default)s)")
     options = options_of.parse_args()

@@ -1,8 +1,8 @@
-"""What a fleet of N nodes on S shards can do, from the costs that `benchmarks.scaling` measured here.
+"""Predicts the highest rate of a fleet of N nodes on S shards, from the costs that `benchmarks.scaling` measured here.
 
 First the check: the model, fitted on the measured fleets with one node or one shard, predicts those with several of
 both; prediction ÷ measurement, median and range over these fleets. Then the fleet asked for: its highest rate with keys
-of equal load, skewed ones, and a single hot key; what is full first, and how full everything else is then.
+of equal load, skewed ones, and a single hot key; the resource that is full first, and the utilization of all others.
 
     python -m benchmarks.scaling --json results/bench/scaling.json
     python -m benchmarks.capacity --nodes 100 --shards 30 --keys 100000 --zipf 1.0 [--from results/bench/scaling.json]
@@ -68,9 +68,9 @@ def check_skew(samples: Sequence[Sample]) -> list[Row]:
 
 
 def shard_call(document: dict[str, Any], nodes: int) -> ShardCall:
-    """Return what a call costs a busy shard that so many nodes are connected to: measured, and interpolated between.
+    """Return the cost of a call for a busy shard with `nodes` connected nodes, interpolated between measurements.
 
-    Beyond the most that were measured it goes on as between the last two: records of nodes are looked through in turn.
+    Beyond the largest measured number the last slope continues, because records of nodes are searched in turn.
     """
     single: dict[int, list[float]] = {}
     many: dict[tuple[int, int], list[float]] = {}
@@ -93,7 +93,7 @@ def shard_call(document: dict[str, Any], nodes: int) -> ShardCall:
 
 
 def show_capacity(title: str, fleet: Fleet, result: Capacity) -> None:
-    """Print a prediction."""
+    """Print the prediction for one fleet and one distribution of keys."""
     print(f"\n{title}")
     print(f"  highest rate        {number(result.requests_per_s)} requests/s, then full: {result.bottleneck}")
     print(
@@ -106,22 +106,22 @@ def show_capacity(title: str, fleet: Fleet, result: Capacity) -> None:
 
 
 def main() -> None:
-    """Check and predict."""
+    """Check the model, predict the fleet of the options, and print both."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--nodes", type=int, default=100, help="each with a core of its own")
     parser.add_argument("--shards", type=int, default=30, help="each with a core of its own")
     parser.add_argument("--keys", type=int, default=100_000)
     parser.add_argument("--zipf", type=float, default=1.0, help="skew over the keys in the second prediction")
-    parser.add_argument("--utilization", type=float, default=0.8, help="how full a core may be")
+    parser.add_argument("--utilization", type=float, default=0.8, help="highest utilization of a core")
     parser.add_argument(
         "--round-trip-ms", type=float, help="node, store and back without waiting; default: as measured"
     )
     parser.add_argument(
-        "--longest-round-trip-ms", type=float, default=10, help="up to where it may grow by waiting at a busy shard"
+        "--longest-round-trip-ms", type=float, default=10, help="longest round trip, waiting at a busy shard included"
     )
     parser.add_argument("--calls-per-turn", type=float, default=1.0, help="calls that leave a node at once; 1 = none")
-    parser.add_argument("--from", dest="source", default="results/bench/scaling.json", help="the measurement")
-    parser.add_argument("--json", help="write checks and predictions there, too")
+    parser.add_argument("--from", dest="source", default="results/bench/scaling.json", help="JSON of the measurement")
+    parser.add_argument("--json", help="file to write checks and predictions to")
     options = parser.parse_args()
     try:
         document = json.loads(Path(options.source).read_text())

@@ -1,4 +1,4 @@
-"""How many requests a second one client process sends open-loop, and how late, when the server is not the limit.
+"""The rate and lateness of one client process that sends open-loop, when the server is not the limit.
 
 ``python -m benchmarks.client_speed``: a trivially fast server on one core (it frames requests and answers each with the
 same bytes, as long as a limiter's answer), ``bench-client run`` on another. Shown are medians over the rounds; the CPU

@@ -51,7 +51,7 @@ def measure(rounds: int, qps: float, seconds: float) -> list[Row]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure with the options given, and print the rows."""
     options_of = parser(__doc__, rounds=3, seconds=20)
     options_of.add_argument("--qps", type=float, default=3000, help="rate of requests (%(default)s)")
     options = options_of.parse_args()

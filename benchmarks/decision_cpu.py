@@ -1,4 +1,4 @@
-"""What a decision costs a node's process, without HTTP: limiter and dispatcher on an embedded cluster.
+"""The CPU of a decision in a node's process, without HTTP: limiter and dispatcher on an embedded cluster.
 
 A uvloop process on core 0, its store on the other cores; 64 requests at once, each admitted, then settled, then the
 next. The CPU time of the process per request, less that of the same loop where `AdmitAll` stands in the dispatcher's
@@ -89,7 +89,7 @@ async def cpu_us(request: Request, kids: Sequence[str], seconds: float) -> float
             done += 1
             turns += 1
             if turns % 64 == 0:
-                await asyncio.sleep(0)  # what never waits must not keep the clock from being looked at
+                await asyncio.sleep(0)  # a request that never waits must not keep the loop from its clock
 
     running = [asyncio.ensure_future(one_after_the_other()) for _ in range(AT_ONCE)]
     await asyncio.sleep(min(0.5, seconds / 4))
@@ -132,7 +132,7 @@ async def measure(rounds: int, seconds: float) -> list[Row]:
             pin(single.servers[0].pid, OTHER_CORES)
             variants["limits"] = (request_to_limits(single.servers[0].port), kids)
         else:
-            print("the package limits is left out: it isn't installed (pip install limits)")
+            print("the package limits is left out, because it isn't installed (pip install limits)")
         _settle_collector()
         us: dict[str, list[float]] = {name: [] for name in variants}
         for _ in range(rounds):
@@ -142,7 +142,7 @@ async def measure(rounds: int, seconds: float) -> list[Row]:
 
 
 def rows_of(us: dict[str, list[float]]) -> list[Row]:
-    """Return what is left of each when the empty loop is taken off, and the empty loop."""
+    """Return the rows of each variant less the empty loop, and of the empty loop."""
 
     def beyond_empty(name: str) -> list[float]:
         return [all_of_it - empty for all_of_it, empty in zip(us[name], us["empty"], strict=True)]
@@ -158,7 +158,7 @@ def rows_of(us: dict[str, list[float]]) -> list[Row]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure with the options given, and print the rows."""
     options = parser(__doc__, rounds=5, seconds=2).parse_args()
     rows = uvloop.run(measure(options.rounds, options.seconds))
     show("A decision in the node's process", rows, json_path=options.json)

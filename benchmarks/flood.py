@@ -1,11 +1,11 @@
-"""What the other keys of a node get while one key is flooded at a hundred times its limit.
+"""The goodput of a node's other keys while one key is flooded at a hundred times its limit.
 
 Both loads are open-loop (`bench-client run`). The other keys ask for a share of what the node can answer at saturation,
 measured first, so that the node is about that busy without the flood. Goodput: their answers by 200 within 300 ms of
-the time that they were due, as a share of what was due. Each round has them alone, then beside each flood.
+the due time, as a share of the due requests. Each round has them alone, then beside each flood.
 
-The store and both clients share the cores that the node doesn't have. How late the clients sent is shown: where it is
-many ms, the machine was the limit and not the node.
+The store and both clients share the cores that the node doesn't have. The table shows how late the clients sent: if
+that is many ms, the machine was the limit and not the node.
 
     python -m benchmarks.flood [--rounds N] [--seconds S] [--share X] [--json FILE]
 """
@@ -33,7 +33,7 @@ NO_FLOOD: dict[str, Any] = {"achieved_qps": 0.0, "total": {"rejected_total": 0, 
 
 
 class Others(NamedTuple):
-    """Say how the other keys fared, and who was busy."""
+    """Hold the figures of the other keys, and the load on node and clients."""
 
     goodput: float
     p99_ms: float
@@ -126,10 +126,10 @@ def _flood(rpm: int) -> str:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure with the options given, and print the rows."""
     options_of = parser(__doc__, rounds=5, seconds=5)
     options_of.add_argument(
-        "--share", type=float, default=0.6, help="of the node's capacity for the others (%(default)s)"
+        "--share", type=float, default=0.6, help="share of the node's capacity for the other keys (%(default)s)"
     )
     options = options_of.parse_args()
     if not 0 < options.share < 1:

@@ -1,12 +1,12 @@
-"""What passing requests on to a service adds: requests per second of a node, latency, and CPU per piece of a stream.
+"""The cost of passing requests on to a service: requests/s of a node, added latency, and CPU per piece of a stream.
 
-Behind the node is `fast_upstream`, which costs nothing to ask. Three loads, each in turn with what it is compared with:
+Behind the node is `fast_upstream`, which costs nothing to ask. Three loads, each in turn with its peer:
 
 - saturation: the node as a gateway, and the same node with its mock; the node has core 0, all else the others;
-- a steady open-loop rate: through the gateway, straight at the service, and the node with its mock; the differences are
-  what is added;
-- streams at a steady rate of pieces: the gateway, and a process that hands bytes on and does nothing else
-  (`raw_relay`): what a piece costs any process between two sockets. What is added is the difference.
+- a steady open-loop rate: through the gateway, straight at the service, and at the node with its mock; the differences
+  are the added latency;
+- streams at a steady rate of pieces: the gateway, and a process that only hands bytes on (`raw_relay`), which shows the
+  cost of a piece for any process between two sockets. The difference is the added cost.
 
     python -m benchmarks.gateway [--rounds N] [--seconds S] [--streams N] [--json FILE]
 """
@@ -124,9 +124,9 @@ def pieces(rounds: int, seconds: float, streams: int) -> list[Row]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure with the options given, and print the rows."""
     options_of = parser(__doc__, rounds=5, seconds=4)
-    options_of.add_argument("--streams", type=int, default=200, help="at once (%(default)s)")
+    options_of.add_argument("--streams", type=int, default=200, help="streams at once (%(default)s)")
     options = options_of.parse_args()
     rows = requests(options.rounds, options.seconds) + pieces(options.rounds, options.seconds, options.streams)
     show("A node in front of a service", rows, json_path=options.json)

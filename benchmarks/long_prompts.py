@@ -1,4 +1,4 @@
-"""How many long prompts one node on one core answers, beside short ones: what counting tokens costs.
+"""The rate of one node on one core for long prompts, beside short ones: the cost of counting tokens.
 
 Prompts are as long as in real conversations (`azure_sizes`) and of words that are a token each. Cold: no text has been
 seen before. Growing: conversations are sent again with each turn added, so that all but the newest two messages have
@@ -98,7 +98,7 @@ def rows_of(loads: dict[str, list[Load]], words: dict[str, float]) -> list[Row]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure with the options given, and print the rows."""
     options = parser(__doc__, rounds=5, seconds=3).parse_args()
     rows = measure(options.rounds, options.seconds)
     show("Long prompts on one node", rows, json_path=options.json)

@@ -1,4 +1,4 @@
-"""What one node on one core answers, beside itself without a limiter, a minimal handler, and nginx that does the same.
+"""The rate of one node on one core, beside the node without a limiter, a minimal handler, and nginx as a limiter.
 
 Every server is saturated in turn by the same short prompts, all of them admitted, answered and settled; the one under
 load has core 0, its store and the load have the others. Ratios are those of a round, so that the machine's drift
@@ -9,8 +9,8 @@ cancels out. The peers:
 - nginx with Lua on the same single store, one unbatched script call per request (`nginx_peer` says what it leaves out):
   without settling, and with a second call that settles, as a node does.
 
-A server that doesn't use its whole core was not the limit: the machine's other cores were. What the ratio would be
-with room there is told by the servers' CPU per request.
+A server that doesn't use its whole core was not the limit: the machine's other cores were. The
+servers' CPU per request shows the ratio without that limit.
 
     python -m benchmarks.node_ratios [--rounds N] [--seconds S] [--nginx PATH] [--json FILE]
 """
@@ -109,7 +109,7 @@ def rows_of(loads: dict[str, list[Load]]) -> list[Row]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure with the options given, and print the rows."""
     options_of = parser(__doc__, rounds=5, seconds=3)
     options_of.add_argument("--nginx", metavar="PATH", default="nginx", help="the nginx to run (%(default)s)")
     options = options_of.parse_args()

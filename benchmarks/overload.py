@@ -1,4 +1,4 @@
-"""What a node still answers in time when ten times the load comes that it can carry.
+"""The answers in time of a node under ten times the load that it can carry.
 
 The peak is what it answers to a closed loop of few connections. Then ten times the peak, open-loop, on so many
 connections: by clients that wait for the second that a 503 tells them, as official SDKs do, and by clients that don't
@@ -35,7 +35,7 @@ SEED = 1
 def load(
     node: Server, requests: Path, seconds: float, connections: int, rate: float, pause_s: float = 0
 ) -> dict[str, Any]:
-    """Return what `benchmarks.lib.overload_load` reports."""
+    """Return the report of one load by `benchmarks.lib.overload_load`."""
     command = [sys.executable, "-m", "benchmarks.lib.overload_load", str(node.port), str(seconds), str(connections)]
     command += [str(rate), str(pause_s), str(requests), str(node.pid)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
@@ -80,7 +80,7 @@ def measure(rounds: int, seconds: float) -> list[Row]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure with the options given, and print the rows."""
     options = parser(__doc__, rounds=3, seconds=4).parse_args()
     show("Ten times the load", measure(options.rounds, options.seconds), json_path=options.json)
 

@@ -1,4 +1,4 @@
-"""What a rejected request costs beside an admitted one: CPU of node and store, under a flood on one key.
+"""The cost of a rejected request beside an admitted one: CPU of node and store, under a flood on one key.
 
 A closed loop of connections asks for the same again as soon as it is answered, on one node pinned to one core: with
 limits out of reach, then with limits that are used up, so that all but the first are rejected.
@@ -62,7 +62,7 @@ def rows_of(loads: dict[str, list[Load]]) -> list[Row]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure with the options given, and print the rows."""
     options_of = parser(__doc__, rounds=5, seconds=3)
     options_of.add_argument("--connections", type=int, default=CONNECTIONS, help="at once (%(default)s)")
     options = options_of.parse_args()

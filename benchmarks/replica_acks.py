@@ -1,4 +1,4 @@
-"""What waiting for replicas costs (`--replica-acks 1`): a lone decision's time, and decisions per second at saturation.
+"""The cost of waiting for replicas (`--replica-acks 1`): a lone decision's time, and decisions/s at saturation.
 
 A uvloop process on core 0 decides on an embedded cluster with one replica per master on the other cores, in turn by a
 dispatcher that waits for the replica and by one that does not. Weakness: six servers share one core here, and the
@@ -96,7 +96,7 @@ async def measure(rounds: int, seconds: float) -> list[Row]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure with the options given, and print the rows."""
     options = parser(__doc__, rounds=5, seconds=1.5).parse_args()
     show("Waiting for replicas", uvloop.run(measure(options.rounds, options.seconds)), json_path=options.json)
 

@@ -100,7 +100,7 @@ def show_samples(samples: Sequence[Sample]) -> None:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure with the options given, and print the rows."""
     command = parser(__doc__, rounds=3, seconds=3)
     command.add_argument("--qps", type=float, default=1500, help="the fixed rate of all nodes together")
     options = command.parse_args()

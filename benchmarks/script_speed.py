@@ -1,4 +1,4 @@
-"""What a decision costs the store: decisions per second of one shard core, their flatness, and a key's memory.
+"""The cost of a decision in the store: decisions per second of one shard core, their flatness, and a key's memory.
 
 One server, one connection, commands sent in pipelines of 64 as a busy node does. The figures are per second of the
 *server's* CPU time (INFO cpu), so that the speed of this client doesn't count.
@@ -47,7 +47,7 @@ class Shard:
         self._number = itertools.count(1)
 
     def declare(self, kid: str, rpm: int = UNLIMITED, tpm: int = UNLIMITED) -> None:
-        """Set a key's limits."""
+        """Set the limits of the key `kid` in the store."""
         self.redis.set(limits_key(kid), pack_limits(KeyLimits(rpm, tpm, UNLIMITED, 256, "a-key")))
 
     def memory(self, kid: str) -> float:
@@ -180,11 +180,11 @@ def measure(port: int, rounds: int) -> list[Row]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure with the options given, and print the rows."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--server-binary", help="a system redis-server or valkey-server instead of the embedded one")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", help="write the rows there, too")
+    parser.add_argument("--json", help="file to write the rows to as well")
     options = parser.parse_args()
 
     async def run() -> list[Row]:

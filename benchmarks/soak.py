@@ -137,7 +137,7 @@ def judged(samples: list[dict[str, float]], verdicts: list[str], **counts: int) 
 
 
 def main() -> int:
-    """Run, print, judge."""
+    """Run the soak and print its figures; return 1 if one of them is bad."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--qps", type=float, default=2_500, help="half of what two nodes carry on two cores")

@@ -1,4 +1,4 @@
-"""What each stage of a request costs a node, in µs: the stages alone, in one process, without sockets.
+"""The CPU of each stage of a request in a node, in µs: the stages alone, in one process, without sockets.
 
 A short chat request goes through the node's own functions, one stage at a time. The minimum over many repetitions is
 the figure that counts, since what disturbs a measurement only ever makes it longer. What a node's CPU per request has
@@ -94,7 +94,7 @@ async def _a_reply() -> bytes:
 
 
 def measure(rounds: int) -> list[Row]:
-    """A row per stage, and their sum."""
+    """Return a row per stage, and one for their sum."""
     vocabulary.warm()
     rows = []
     for name, stage in stages(asyncio.run(_a_reply())).items():
@@ -108,10 +108,10 @@ def measure(rounds: int) -> list[Row]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure with the options given, and print the rows."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=40, help=f"of {NUMBER} calls of each stage (%(default)s)")
-    parser.add_argument("--json", help="write the rows there, too")
+    parser.add_argument("--json", help="file to write the rows to as well")
     options = parser.parse_args()
     show("The stages of a request", measure(options.rounds), json_path=options.json)
 

@@ -1,4 +1,4 @@
-"""Whether one node holds the token rate of many streams at once, and what that costs it.
+"""The token rates of many streams at once from one node, and their CPU cost.
 
 `limiter-node up --nodes 1` with the embedded cluster, the node on core 0, everything else on the other cores; the mock
 gives every stream the same number of tokens at the same rate. A stream's rate is counted from its first token to its
@@ -46,7 +46,7 @@ def measure(streams: int, rate: float, seconds: float, rounds: int) -> list[Row]
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure with the options given, and print the rows."""
     options_of = parser(__doc__, rounds=3, seconds=6)
     options_of.add_argument("--streams", type=int, default=200, help="at once (%(default)s)")
     options_of.add_argument("--rate", type=float, default=50, help="tokens per second of each (%(default)s)")

@@ -73,7 +73,7 @@ def demo_frame() -> Frame:
 
 
 def main() -> None:
-    """Write the picture."""
+    """Write the picture into benchmarks/figures."""
     console = Console(
         record=True, width=WIDTH, height=HEIGHT, file=io.StringIO(), force_terminal=True, color_system="standard"
     )

@@ -1,22 +1,22 @@
 #!/bin/sh
 # Makes one cluster of servers that run:
 #     form-cluster.sh MASTERS HOST:PORT[@BUSPORT]…     the masters first, then their replicas in the same order
-# compose.yaml and kubernetes/ run this very file, and so do the tests. It may be interrupted and may run as often as it
-# likes, also several times at once: each step is done only where it wasn't. Run on a cluster that exists, it introduces
-# the servers again, which is how those that came back under other addresses find each other, and makes a server that
-# came back empty the replica of who took over. A password comes in REDISCLI_AUTH; CLI=redis-cli where it is Redis.
+# compose.yaml, kubernetes/ and the tests run this file. It may be interrupted and may run any number of times, even
+# several times at once: each step is skipped if it is done already. On an existing cluster it introduces the servers
+# again, so that servers with new addresses find each other, and makes a server that came back empty the replica of the
+# new master. Set REDISCLI_AUTH to the password, and CLI=redis-cli for Redis.
 set -eu
 masters=$1
 shift
 count=$#
 
-cli() { # SERVER COMMAND…: fails where the server answers with an error
+cli() { # SERVER COMMAND…: fails if the server answers with an error
     _address=${1%@*}
     shift
     "${CLI:-valkey-cli}" -e -h "${_address%:*}" -p "${_address##*:}" "$@" 2>&1
 }
 
-until_ok() { # WHAT COMMAND…: for a minute
+until_ok() { # WHAT COMMAND…: retries for a minute
     _what=$1 _left=600
     shift
     until _answer=$("$@"); do
@@ -59,13 +59,13 @@ for one in "$@"; do
 done
 for one in "$@"; do until_ok "introduction of $one to all" knows_all "$one"; done
 
-# Any of them is asked: a server that came back empty doesn't know yet whose the slots are, and must not take them from
-# the replica that has the data.
+# Asks all servers: one that came back empty doesn't know yet who owns the slots, and must not take them from the replica
+# that has the data.
 formed=false
 for one in "$@"; do ! owned "$one" || formed=true; done
 i=0
 while [ "$i" -lt "$masters" ] && ! "$formed"; do
-    # Slots that it has already, from an attempt that was interrupted, are an error that doesn't matter.
+    # The error for slots that the server has already, from an interrupted attempt, doesn't matter.
     cli "$(server "$i" "$@")" CLUSTER ADDSLOTSRANGE \
         $((16384 * i / masters)) $((16384 * (i + 1) / masters - 1)) >/dev/null || true
     i=$((i + 1))

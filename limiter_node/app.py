@@ -1,4 +1,4 @@
-"""The composition root: builds one node from its settings, runs it, and takes it apart again in the reverse order."""
+"""The composition root: builds one node from its settings, runs it, and takes it apart in reverse order."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ from limiter_node.upstreamsfile import services_of
 
 log = logging.getLogger(__name__)
 
-# Files a node has open beside its clients' connections: to the store, its log, what starting needs.
+# Open files beside the clients' connections: to the store, the log, files read at the start.
 _SPARE_FILES = 200
-# Of kubelets, load balancers and Prometheus.
+# For kubelets, load balancers and Prometheus.
 _ADMIN_CONNECTIONS = 100
-# What may come on top of --drain-timeout: connections are closed (aiohttp waits this long, twice), settles are flushed.
+# Time beyond --drain-timeout: to close connections (aiohttp waits this long, twice), flush settles, leave the fleet.
 _CLOSE_S, _SETTLE_S, _LEAVE_S = 0.5, 2.0, 0.2
 
 
@@ -75,21 +75,21 @@ async def running_node(
 ) -> AsyncIterator[RunningNode]:
     """Run a node that accepts requests until the block is left: then it drains, settles and closes.
 
-    The caller completes `start`. `declared` is the keys file, whose keys are declared again where the store loses them.
-    `on_other_format` is called when the node finds out that it must not use this store, and has to leave the block.
-    `decider` decides in place of the store's dispatcher, if given.
+    The caller completes `start`. `declared`: the keys file, whose keys are declared again if the store loses them.
+    `on_other_format`: called when the node finds that it must not use this store; the caller then leaves the block.
+    `decider`: replaces the store's dispatcher, if given.
 
     Raises:
         ConfigError: the settings don't fit each other or this installation.
-        LimiterError: the address can't be listened on.
+        LimiterError: the node can't listen on its address.
     """
     if not aiohttp_private.has_c_parser():
-        raise ConfigError("aiohttp has no C parser here, which a node needs: install a wheel of it for this platform")
+        raise ConfigError("aiohttp is installed without its C parser, which a node needs: install aiohttp from a wheel")
     address = parse_store_url(settings.store)
     telemetry = Telemetry()
     held = HeldBytes(settings.max_held_bytes)
-    # A node stops in the reverse order of these lines: each resource stands beside what ends it, and a start that
-    # fails half-way ends what there is by then.
+    # A node stops in the reverse order of these lines. Each resource stands beside its end, so that a start that fails
+    # half-way ends everything started by then.
     async with AsyncExitStack() as stack:
         upstream = _upstream(settings, telemetry, held)
         stack.push_async_callback(upstream.close)
@@ -135,7 +135,7 @@ async def running_node(
         stack.callback(callers.refuse_new)
         for listener, option in zip(listeners, ("--port", "--admin-port"), strict=False):
             await _open(listener, option)
-        # Behind that, because a store that hangs takes its time; a request that comes meanwhile waits for it.
+        # The store comes after the listeners, because it may hang; requests that arrive meanwhile wait for it.
         await dispatcher.start()
         dispatcher.fleet.start()
         load.start()
@@ -147,7 +147,7 @@ async def running_node(
             routes.under_way,
             extra={"event": "node_stopping", "requests_in_flight": routes.under_way},
         )
-        # Whoever asks /readyz stops sending before connections are refused, and idle ones are closed under its hands.
+        # Load balancers see /readyz and stop sending before the node refuses connections and closes idle ones.
         routes.is_draining = True
         await asyncio.sleep(settings.drain_delay_s)
 
@@ -170,8 +170,8 @@ def _log_started(settings: NodeSettings, port: int, store: str) -> None:
 async def _drain(routes: Routes, timeout_s: float) -> None:
     if not await routes.drain(timeout_s):
         log.warning(
-            "requests were still under way at the end of --drain-timeout: they are cut off and refunded, "
-            "streams charged what was sent",
+            "requests were still under way at the end of --drain-timeout: the node cuts them off, charges streams for "
+            "the output sent, and refunds the others",
             extra={"event": "drain_timeout"},
         )
 
@@ -179,13 +179,13 @@ async def _drain(routes: Routes, timeout_s: float) -> None:
 async def _settle(dispatcher: Dispatcher) -> None:
     if not await dispatcher.drain(_SETTLE_S):
         log.warning(
-            "not all reservations could be settled: the store did not answer", extra={"event": "settles_unfinished"}
+            "some reservations were not settled: the store did not reply in time", extra={"event": "settles_unfinished"}
         )
 
 
 def _listeners(settings: NodeSettings, routes: Routes, load: LoopLoad, last_lines: str) -> list[Listener]:
     """Return the listener for callers, and the one for operators if the settings have it. Raises ConfigError."""
-    # First, because it may be refused, and a server has a timer from the beginning.
+    # First, because loading it may fail, and a server starts a timer when it is made.
     certificate = Certificate(settings.tls_cert, settings.tls_key) if settings.tls_cert else None
     deadlines = Deadlines(settings.header_timeout_s, settings.body_timeout_s)
     callers = HttpServer(
@@ -219,7 +219,7 @@ def _listeners(settings: NodeSettings, routes: Routes, load: LoopLoad, last_line
 
 
 async def _open(listener: Listener, option: str) -> None:
-    """Begin to listen. Raises LimiterError naming the option to change."""
+    """Begin to listen. Raises LimiterError that names the option to change."""
     try:
         await listener.open()
     except OSError as error:
@@ -252,22 +252,27 @@ def _upstream(settings: NodeSettings, telemetry: Telemetry, held: HeldBytes) -> 
 
 
 def _allow_connections(connections: int) -> None:
-    """Raise the limit of open files as far as it takes, or as it goes; shells and containers often set 1,024."""
+    """Raise the limit of open files as far as needed and allowed. Shells and containers often set 1,024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = connections + _SPARE_FILES
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return
     if hard != resource.RLIM_INFINITY and hard < needed:
-        log.warning("--max-connections %d needs %d open files, %d are allowed", connections, needed, hard)
+        log.warning(
+            "--max-connections %d needs %d open files but %d are allowed: lower it, or raise the limit (ulimit -n)",
+            connections,
+            needed,
+            hard,
+        )
         needed = hard
     resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 def _settle_collector() -> None:
-    """Let the garbage collector look at what requests leave behind, rarely, and never at what the start has made.
+    """Make the garbage collector run rarely, and never on objects made at the start.
 
-    A request makes no cycles in the usual case, so there is little to find; with Python's defaults the search itself
-    costs some percent of a busy node.
+    Requests rarely make cycles, so there is little to find; with Python's defaults the search itself costs some percent
+    of a busy node.
     """
     gc.collect()
     gc.freeze()
@@ -317,14 +322,14 @@ def run_node(
 ) -> int:
     """Run one node in the foreground until SIGINT or SIGTERM; return the process's exit code.
 
-    It listens at once, and says that it is ready when it is (`start.Start`). For `declared` and `decider` see
+    The node listens at once, and prints a line when it is ready (`start.Start`). For `declared` and `decider` see
     `running_node`.
 
     Raises:
-        LimiterError: it could not start, or its store must not be used; the message says what to do.
+        LimiterError: the node could not start, or must not use its store; the message says what to do.
     """
     malloc.give_memory_back()
-    # A request that is with a service holds a connection on either side.
+    # A request that waits for a service holds a connection on each side.
     beside = settings.max_in_flight if settings.upstream or settings.upstreams else 0
     _allow_connections(settings.max_connections + beside)
     uvloop.run(_serve(settings, preparation, declared, decider))

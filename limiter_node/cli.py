@@ -1,4 +1,4 @@
-"""The command line ``limiter-node``: its commands, and how any failure becomes one line and an exit code.
+"""The command line ``limiter-node``: its commands; every failure becomes one line on stderr and an exit code.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or configuration. The commands themselves are in `limiter_node.commands`,
 one module per group.
@@ -49,7 +49,7 @@ def cli() -> None:
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code. Failures are one line on stderr, never a traceback."""
+    """Run one command and return its exit code. A failure is one line on stderr, never a traceback."""
     try:
         code = cli.main(args=arguments, prog_name="limiter-node", standalone_mode=False)
         sys.stdout.flush()
@@ -69,13 +69,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt, asyncio.CancelledError):
         return _fail("interrupted", 1)
     except BrokenPipeError:
-        # The reader has gone (`keys list | head`); the interpreter must not complain about it once more at exit.
+        # The reader has gone (`keys list | head`). The interpreter must not report that once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
         if os.environ.get("LIMITER_DEBUG"):
             raise
-        return _fail(f"unexpected {type(error).__name__}: {error} (LIMITER_DEBUG=1 shows where)", 1)
+        return _fail(f"unexpected {type(error).__name__}: {error} (set LIMITER_DEBUG=1 to see where)", 1)
 
 
 def _fail(message: str, code: int) -> int:
@@ -85,5 +85,5 @@ def _fail(message: str, code: int) -> int:
 
 
 def main() -> NoReturn:
-    """Run the installed script."""
+    """Run the command line and exit with its code."""
     sys.exit(run())

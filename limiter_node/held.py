@@ -51,7 +51,7 @@ class Hold:
         self.give(size)
 
     def give(self, size: int) -> None:
-        """Hold `size` bytes less."""
+        """Give back `size` bytes."""
         self.size -= size
         self._budget.held -= size
 

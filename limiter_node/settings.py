@@ -1,7 +1,8 @@
 """The settings of one node: frozen, validated, each declared once with its default and its help.
 
-The command line builds its options from this declaration: a field added here is an option of ``serve`` and ``up``, an
-environment variable, and reaches the nodes that ``up`` starts. Neighbours: `commands.options` reads it, `app` obeys it.
+The command line builds its options from this declaration: a field added here becomes an option of ``serve`` and ``up``
+and an environment variable, and reaches the nodes that ``up`` starts. Neighbours: `commands.options` reads the fields,
+`app` obeys them.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ _NODE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}\Z")
 LISTENING, STORE, CLIENTS, UPSTREAM, MOCK, STOPPING = GROUPS = (
     "Where to listen",
     "Store",
-    "What a client may take",
+    "Limits on clients",
     "Upstream service",
-    "Mock service, where no upstream is given",
+    "Mock service, used without an upstream",
     "Stopping and logging",
 )
 """The headings of ``--help``, in its order."""
@@ -39,10 +40,10 @@ def setting(default: Any, group: str, text: str, *, metavar: str = "", hidden: b
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeSettings:
-    """Hold the settings of one node. Raises ConfigError, in one line, for the first setting that can't be."""
+    """Hold the settings of one node. Raises ConfigError, in one line, for the first invalid setting."""
 
     host: str = setting("127.0.0.1", LISTENING, "Address to listen on.", metavar="ADDRESS")
-    port: int = setting(8080, LISTENING, "Port to listen on; 0 for any free one.")
+    port: int = setting(8080, LISTENING, "Port to listen on; 0 for any free port.")
     reuse_port: bool = setting(
         False,
         LISTENING,
@@ -50,77 +51,88 @@ class NodeSettings:
         metavar="BOOLEAN",
     )
     admin_port: int = setting(
-        0, LISTENING, "Port for /healthz, /readyz and /metrics, which --port then doesn't serve; 0 for none."
+        0, LISTENING, "Separate port for /healthz, /readyz and /metrics, which --port then doesn't serve; 0 for none."
     )
-    admin_host: str = setting("", LISTENING, "Address for --admin-port; empty means that of --host.", metavar="ADDRESS")
+    admin_host: str = setting(
+        "", LISTENING, "Address for --admin-port; empty means the address of --host.", metavar="ADDRESS"
+    )
     tls_cert: str = setting(
-        "", LISTENING, "PEM file of a certificate chain: --port speaks HTTPS, --admin-port HTTP.", metavar="FILE"
+        "",
+        LISTENING,
+        "PEM file of the certificate chain. --port then speaks HTTPS; --admin-port stays HTTP.",
+        metavar="FILE",
     )
-    tls_key: str = setting("", LISTENING, "PEM file of the key of --tls-cert, not encrypted.", metavar="FILE")
-    store: str = setting("", STORE, "The store's URL.")
-    node_id: str = setting("", LISTENING, "Name in headers, metrics, logs; empty means HOSTNAME-PORT.", metavar="NAME")
+    tls_key: str = setting("", LISTENING, "PEM file of the private key for --tls-cert, unencrypted.", metavar="FILE")
+    store: str = setting("", STORE, "URL of the store.")
+    node_id: str = setting(
+        "", LISTENING, "Name of the node in headers, metrics and logs; empty means HOSTNAME-PORT.", metavar="NAME"
+    )
     decision_timeout_ms: int = setting(
         100,
         STORE,
-        "Longest wait for a decision of the store, in ms; then its shard is cut off, and --on-store-failure decides.",
+        "Longest wait for a decision of the store, in ms. Then --on-store-failure applies: the shard is cut off.",
     )
     on_store_failure: str = setting(
         "local",
         STORE,
-        "What decides while a key's shard can't be asked: local (this node, within its share of the limits), "
-        "closed (nobody: 503) or open (admit).",
+        "Policy while a key's shard can't be reached: local (the node decides within its share of the limits), "
+        "closed (reject with 503) or open (admit).",
         metavar="POLICY",
     )
     replica_acks: int = setting(
         0,
         STORE,
-        "Replicas that must have each decision before it counts, so that a failover loses none. Costs a round trip.",
+        "Replicas that must hold each decision before it counts, so that a failover loses none. Costs a round trip.",
     )
     cors_origins: tuple[str, ...] = setting(
         (),
         CLIENTS,
-        "Origins whose pages may call this node from a browser, separated by commas, as https://app.example.com; "
-        "* for all of them, empty for none.",
+        "Origins whose pages may call this node from a browser, such as https://app.example.com, separated by commas; "
+        "* for all, empty for none.",
         metavar="ORIGINS",
     )
-    max_body_bytes: int = setting(20_971_520, CLIENTS, "Largest request body accepted, unpacked.")
+    max_body_bytes: int = setting(20_971_520, CLIENTS, "Largest request body, in bytes, after unpacking.")
     max_held_bytes: int = setting(
-        268_435_456, CLIENTS, "Bytes of bodies and long answers that the node holds at once; requests beyond get a 503."
+        268_435_456,
+        CLIENTS,
+        "Bytes of bodies and long answers that the node holds at once. Requests beyond that get a 503.",
     )
-    header_timeout_s: float = setting(10.0, CLIENTS, "Seconds a client has for the head of a request.")
-    body_timeout_s: float = setting(30.0, CLIENTS, "Seconds a client has for the body of a request.")
-    # Clients keep connections for a minute or so; a server that closes first makes them lose requests.
+    header_timeout_s: float = setting(10.0, CLIENTS, "Seconds a client has to send the head of a request.")
+    body_timeout_s: float = setting(30.0, CLIENTS, "Seconds a client has to send the body of a request.")
+    # Clients keep connections for about a minute; if the server closes first, they lose requests.
     keepalive_timeout_s: float = setting(75.0, CLIENTS, "Seconds to keep an idle connection.")
-    max_connections: int = setting(10_000, CLIENTS, "Connections at once; those beyond get a 503 and are closed.")
+    max_connections: int = setting(
+        10_000, CLIENTS, "Connections at once. Further connections get a 503 and are closed."
+    )
     max_in_flight: int = setting(
-        5_000, CLIENTS, "Requests under way at once, streams included; those beyond get a 503."
+        5_000, CLIENTS, "Requests under way at once, streams included. Further requests get a 503."
     )
     upstream: str = setting(
         "",
         UPSTREAM,
-        "Base URL of the OpenAI-compatible service that answers, as https://HOST/v1; its key, if it wants one, from "
-        "LIMITER_UPSTREAM_KEY or --upstream-key-file.",
+        "Base URL of the OpenAI-compatible service that answers, such as https://HOST/v1. If the service needs a key, "
+        "set LIMITER_UPSTREAM_KEY or --upstream-key-file.",
         metavar="URL",
     )
     upstreams: str = setting(
-        "", UPSTREAM, "Several services by model, in the place of --upstream: see docs/gateway.md.", metavar="FILE"
+        "", UPSTREAM, "File that maps models to services, instead of --upstream: see docs/gateway.md.", metavar="FILE"
     )
     upstream_key_file: str = setting("", UPSTREAM, "File with the key for --upstream.", metavar="FILE")
     upstream_forward_key: bool = setting(
-        False, UPSTREAM, "Send the caller's own key to --upstream in place of the node's.", metavar="BOOLEAN"
+        False, UPSTREAM, "Send the caller's own key to --upstream instead of the node's.", metavar="BOOLEAN"
     )
     upstream_cap: bool = setting(
         True,
         UPSTREAM,
-        "Give a request that sets no cap the one that was reserved for it. If not, output beyond that is charged "
-        "afterwards.",
+        "Add the reserved output as the cap of a request that sets none. Otherwise output beyond the reservation is "
+        "charged afterwards.",
         metavar="BOOLEAN",
     )
-    upstream_connect_timeout_s: float = setting(5.0, UPSTREAM, "Seconds for a connection to the upstream.")
+    upstream_connect_timeout_s: float = setting(5.0, UPSTREAM, "Seconds to wait for a connection to the upstream.")
     upstream_read_timeout_s: float = setting(
         300.0,
         UPSTREAM,
-        "Seconds the upstream may be silent: before its answer begins, and within it. An answer may take any time.",
+        "Seconds the upstream may be silent, before or within its answer. The whole answer may take any time.",
     )
     upstream_keepalive_timeout_s: float = setting(
         4.0,
@@ -130,13 +142,13 @@ class NodeSettings:
     read_on_s: float = setting(
         2.0,
         UPSTREAM,
-        "Seconds to read on in an answer whose caller has left, to learn its cost; then the upstream's connection is "
-        "closed.",
+        "Seconds to go on reading an answer whose caller has left, to learn its cost. Then the connection to the "
+        "upstream is closed.",
     )
-    mock_latency_ms: float = setting(0.0, MOCK, "Milliseconds the mock takes for an answer that is not streamed.")
+    mock_latency_ms: float = setting(0.0, MOCK, "Milliseconds until the mock's answer, if not streamed.")
     mock_ttft_ms: float = setting(0.0, MOCK, "Milliseconds until the mock's streams begin.")
     mock_tokens_per_s: float = setting(
-        0.0, MOCK, "Tokens a second in each choice of the mock's streams; 0 means at once.", metavar="RATE"
+        0.0, MOCK, "Tokens per second in each choice of the mock's streams; 0 for all at once.", metavar="RATE"
     )
     mock_length: str = setting(
         "lognormal:128:0.7",
@@ -147,29 +159,27 @@ class NodeSettings:
     mock_tool_rate: float = setting(
         0.0,
         MOCK,
-        "Share of requests, 0 to 1, to which the mock answers with a call of a tool that they offer and don't force.",
+        "Share of requests with optional tools, 0 to 1, that the mock answers with a tool call.",
         metavar="SHARE",
     )
     mock_seed: int = setting(0, MOCK, "Seed of the mock's answer lengths and tool calls.")
     models: tuple[str, ...] = setting(
         ("gpt-4o", "gpt-4o-mini", "gpt-4.1", "gpt-3.5-turbo"),
         MOCK,
-        "Models served, separated by commas.",
+        "Models that the mock serves, separated by commas.",
         metavar="NAMES",
     )
-    log_format: str = setting("text", STOPPING, "Log lines on stderr as text or as json.", metavar="FORMAT")
-    log_level: str = setting(
-        "info", STOPPING, "Lowest level that is logged: debug, info, warning or error.", metavar="LEVEL"
-    )
+    log_format: str = setting("text", STOPPING, "Format of the log on stderr: text or json.", metavar="FORMAT")
+    log_level: str = setting("info", STOPPING, "Lowest level to log: debug, info, warning or error.", metavar="LEVEL")
     drain_delay_s: float = setting(
         0.0,
         STOPPING,
-        "Seconds that a stopping node goes on serving while /readyz says no, so that load balancers leave first.",
+        "Seconds that a stopping node goes on serving while /readyz says 503, so that load balancers leave first.",
     )
-    drain_timeout_s: float = setting(10.0, STOPPING, "Seconds that a stopping node waits for running requests.")
-    window_ms: int = setting(WINDOW_MS, STORE, "Length of the window; shorter ones are for tests.", hidden=True)
+    drain_timeout_s: float = setting(10.0, STOPPING, "Seconds that a stopping node waits for requests under way.")
+    window_ms: int = setting(WINDOW_MS, STORE, "Length of the window; shorter windows are for tests.", hidden=True)
     keys_file: str = setting(
-        "", STORE, "Keys file whose keys are declared again where the store loses them.", hidden=True
+        "", STORE, "Keys file whose keys the node declares again if the store loses them.", hidden=True
     )
 
     def __post_init__(self) -> None:
@@ -181,11 +191,11 @@ class NodeSettings:
         _between("--port", self.port, 0, 65_535)
         _between("--admin-port", self.admin_port, 0, 65_535)
         if self.admin_port and self.admin_port == self.port:
-            raise ConfigError("--admin-port must be another than --port")
+            raise ConfigError("--admin-port must differ from --port")
         if self.admin_host and not self.admin_port:
-            raise ConfigError("--admin-host is for --admin-port")
+            raise ConfigError("--admin-host needs --admin-port")
         if bool(self.tls_cert) is not bool(self.tls_key):
-            raise ConfigError("--tls-cert and --tls-key: give both of them, or none")
+            raise ConfigError("--tls-cert and --tls-key need each other: give both or neither")
         parse_store_url(self.store)
         if not self.node_id:
             host = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname()) or "node"
@@ -198,7 +208,7 @@ class NodeSettings:
         _between("--replica-acks", self.replica_acks, 0, 5)
         check_origins(self.cors_origins)
         _between("--max-body-bytes", self.max_body_bytes, 1_024, 100 * 1_048_576)
-        # Room for a largest body beside the eighth that is left to small ones (`limiter_node.held`).
+        # Room for one largest body and for the eighth that is reserved for small ones (`limiter_node.held`).
         _between("--max-held-bytes", self.max_held_bytes, 2 * self.max_body_bytes, 1 << 40)
         _between("--header-timeout", self.header_timeout_s, 0.1, 3_600)
         _between("--body-timeout", self.body_timeout_s, 0.1, 3_600)
@@ -208,9 +218,9 @@ class NodeSettings:
         if self.upstream:
             base_url(self.upstream)
             if self.upstreams:
-                raise ConfigError("--upstream and --upstreams: give one of them")
+                raise ConfigError("--upstream and --upstreams exclude each other: give one of them")
         elif self.upstream_key_file or self.upstream_forward_key:
-            raise ConfigError("--upstream-key-file and --upstream-forward-key are for --upstream")
+            raise ConfigError("--upstream-key-file and --upstream-forward-key need --upstream")
         _between("--upstream-connect-timeout", self.upstream_connect_timeout_s, 0.05, 3_600)
         _between("--upstream-read-timeout", self.upstream_read_timeout_s, 0.05, 86_400)
         _between("--upstream-keepalive-timeout", self.upstream_keepalive_timeout_s, 0.1, 3_600)
@@ -238,12 +248,12 @@ class NodeSettings:
 
     @property
     def admin_url(self) -> str:
-        """Return the URL of the admin port; "" where there is none."""
+        """Return the URL of the admin port; "" if there is none."""
         return f"http://{format_host(self.admin_host or self.host)}:{self.admin_port}" if self.admin_port else ""
 
 
 def _between(option: str, value: float, low: float, high: float) -> None:
-    # Written so that NaN fails it, too.
+    # Written so that NaN fails, too.
     if not low <= value <= high:
         raise ConfigError(f"{option} must be from {low} to {high}")
 
@@ -252,4 +262,4 @@ def _check_models(models: tuple[str, ...]) -> None:
     if not models or not all(model and model.isprintable() and " " not in model for model in models):
         raise ConfigError("--models must be names separated by commas")
     if len(set(models)) < len(models):
-        raise ConfigError("--models names the same model twice")
+        raise ConfigError("--models names a model twice: name each once")

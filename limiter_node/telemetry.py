@@ -198,7 +198,7 @@ class StoreState(NamedTuple):
     """Requests decided without the store: ``admitted``, ``rejected``; ``refused`` is neither: there is no policy, or
     the key isn't known."""
     errors: Mapping[str, int]
-    """By kind: ``lost``, ``refused``, ``redirected``, ``reloaded``, ``unreadable``, ``failed``."""
+    """Errors by kind: ``lost``, ``refused``, ``redirected``, ``reloaded``, ``unreadable``, ``failed``."""
     losses: Mapping[str, int]
     """Data that the store had lost and this node restored: windows charged again (``counts``), keys declared again
     (``keys``)."""

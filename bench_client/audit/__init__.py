@@ -4,20 +4,20 @@
 ``windows``       check 1: no true 60 s window holds more than its limit
 ``bounds``        how much of a limit could, and how much must, have been in use at a decision
 ``decisions``     check 2: every rejection was justified, and no admission came before an overrun was paid off; check 3:
-               the announced counters are possible ones
+                  the announced counters are possible ones
 ``responses``     check 4: each response is consistent in itself
 ``retries``       check 5: retry-after is neither too short nor too long, as far as that can be known from outside
-``completeness``  whether the records are all there: if not, nothing is proved
-``judge``         runs them all over a directory; ``report`` holds the result
+``completeness``  whether all records are there: if not, nothing is proved
+``judge``         runs all checks over a directory; ``report`` holds the result
 
-Limiters under test may have a shorter window; its length is a parameter, ``window_ms``, of all that need it.
+Limiters under test may have a shorter window; its length is a parameter, ``window_ms``.
 
-What it assumes: the keys were used by this run alone while it went on, and an admitted request's reservation is settled
-within a second of its response. What was used before the run is inferred from each key's first decision. A decided
-response that is neither a success nor a rejection tells that its request was admitted and failed at the service behind
-the limiter: the request counts, its tokens are given back. What a service tells beyond what was admitted and reserved
-(an overrun) is added by the settle and never admitted: it is told apart, and can justify rejections. Requests whose
-outcome is unknown may have been admitted: they can justify a rejection, and are never held against the limiter.
+Assumptions: only this run used the keys while it went on, and an admitted request's reservation is settled within a
+second of its response. Usage before the run is inferred from each key's first decision. A decided response that is
+neither a success nor a rejection means that its request was admitted and failed at the service behind the limiter: the
+request counts, its tokens are given back. If a service reports more tokens than were admitted and reserved (an
+overrun), the settle charges the excess without admitting it: it is counted apart, and can justify rejections. Requests
+with an unknown outcome may have been admitted: they can justify a rejection, and are never held against the limiter.
 """
 
 from bench_client.audit.judge import audit_directory

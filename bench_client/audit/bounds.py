@@ -1,10 +1,10 @@
 """How much of a key's limits could, and how much must, have been in use when the store decided something.
 
-Upper bound at store time ``t``: all that is known to be admitted in ``[t - 60100, t]`` ms, output at its reservation
-until its settle has surely been applied, and where there was no answer the input, too; what the service told beyond
-that; what was in use before the run; and what unknown outcomes may have counted.
-Lower bound: what was admitted strictly within the last 60000 ms and before ``t``, at what was actually used; what the
-service told beyond its admission only once its settle has surely been applied.
+Upper bound at store time ``t``: all admissions in ``[t - 60100, t]`` ms, output at its reservation until its settle has
+surely been applied (without an answer, the input as well); overruns; the usage before the run; and the most that
+requests with unknown outcomes may have counted.
+Lower bound: admissions strictly within the last 60000 ms and before ``t``, at their actual usage; overruns only once
+their settle has surely been applied.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SETTLE_GRACE_US = 1_000_000
 
 
 class UsageBounds:
-    """Hold the bounds of one key; ask in order of the requests' ``sent_us``, because settles are played forward."""
+    """Hold the bounds of one key. Ask in order of the requests' ``sent_us``, because settles are played forward."""
 
     def __init__(self, timeline: KeyTimeline, window_ms: int = WINDOW_MS) -> None:
         self.window_ms = window_ms
@@ -55,8 +55,10 @@ class UsageBounds:
         self._carry_in, self._carry_until_ms = carry_in(timeline, window_ms)
 
     def upper(self, record: Record, later_ms: int = 0) -> tuple[int, int, int]:
-        """Return the most that can have been in use so long after ``record`` was decided, its own need included if
-        admitted."""
+        """Return the most that can have been in use ``later_ms`` after ``record`` was decided.
+
+        The need of ``record`` itself is included if it was admitted.
+        """
         assert record.time_ms is not None
         assert record.sent_us is not None
         self._play_settles(record.sent_us)
@@ -78,7 +80,7 @@ class UsageBounds:
         return requests, inputs, outputs
 
     def overrun(self, record: Record) -> tuple[int, int]:
-        """Return how much of ``lower`` is input and output that services told beyond what was admitted."""
+        """Return the input and output in ``lower`` that services reported beyond the admission."""
         assert record.time_ms is not None
         assert record.sent_us is not None
         if not self._has_overruns:
@@ -90,7 +92,7 @@ class UsageBounds:
         return inputs, outputs
 
     def lower_at(self, after_ms: int, before_ms: int) -> tuple[int, int, int]:
-        """Return what admissions strictly between the two times surely used, their overruns left out."""
+        """Return the certain usage of admissions strictly between the two times, without their overruns."""
         first, last = bisect_right(self._times, after_ms), bisect_left(self._times, before_ms)
         if first >= last:
             return 0, 0, 0
@@ -108,7 +110,7 @@ class UsageBounds:
 
 
 class PossibleUsage:
-    """Sum what unknown outcomes may have counted while a given request was under way, each sum in O(log n)."""
+    """Sum the most that unknown outcomes may have counted while a given request was under way, in O(log n) each."""
 
     def __init__(self, possible: Sequence[Possible]) -> None:
         begun = sorted(possible, key=lambda p: p.from_us)
@@ -149,10 +151,10 @@ class FenwickTree:
 
 
 def carry_in(timeline: KeyTimeline, window_ms: int) -> tuple[tuple[int, int, int], int]:
-    """Return what was in use before the run, by the first decision's figures, and until when it may count (store ms).
+    """Return the usage before the run, from the first decision's figures, and until when it may count (store ms).
 
-    Of several decisions in the first millisecond it isn't known which was first: the largest figure is taken. Those
-    without figures are passed over; what they counted is then in the first one's figures, and counted twice.
+    If several decisions share the first millisecond, the largest figure is taken. Decisions without figures are passed
+    over; their usage is then in the first figures, and counted twice.
     """
     admitted, rejected = [a for a in timeline.admitted if is_decided(a.record)], timeline.rejected
     times = [a.time_ms for a in admitted[:1]] + [r.time_ms or 0 for r in rejected[:1]]
@@ -176,7 +178,7 @@ def _carry(carried: list[int], record: Record, own: tuple[int, int, int]) -> Non
     for dimension in range(3):
         used = limits[dimension] - remaining[dimension] - own[dimension]
         if remaining[dimension] <= 0 and not any(own):
-            used = UNBOUNDED  # "none left" may be announced where more than the limit is in use, after it was lowered
+            used = UNBOUNDED  # after a limit was lowered, "none left" may mean that more than the limit is in use
         carried[dimension] = max(carried[dimension], used)
 
 

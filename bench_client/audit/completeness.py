@@ -1,4 +1,4 @@
-"""Whether the records of a run are all that it has sent, each once: only then can an audit prove anything."""
+"""Checks that each request of a run has exactly one record: only then can an audit prove anything."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Completeness:
     reasons: tuple[str, ...] = ()
     """In words; empty where nothing is missing."""
     only_the_end_is_missing: bool = False
-    """The run was killed: what is missing was done after all that is there."""
+    """The run was killed: the missing requests were done after all recorded ones."""
 
     def __bool__(self) -> bool:
         """Return whether nothing is missing."""
@@ -36,13 +36,13 @@ def read_once(reader: RecordReader, info: RunInfo) -> tuple[list[Record], Comple
         records.append(record)
     damage = [reason for reason in (reader.problem, _doubled(doubled)) if reason]
     if not info.finished:
-        killed = "the run was killed: it has not written how many requests it sent"
+        killed = "the run was killed before it wrote how many requests it sent"
         return records, Completeness((killed, *damage), only_the_end_is_missing=not damage)
     return records, Completeness((*damage, *_miscounted(len(records), info)))
 
 
 def _doubled(count: int) -> str:
-    return f"{count:,} records are of requests that had one already" if count else ""
+    return f"{count:,} records are duplicates of others" if count else ""
 
 
 def _miscounted(records: int, info: RunInfo) -> Iterable[str]:

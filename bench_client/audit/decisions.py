@@ -1,10 +1,10 @@
 """Checks 2 and 3, on every decision of a key: rejections were justified, and the announced counters are possible ones.
 
-A rejection is justified when its binding dimension's upper bound and what it requested exceed the limit, so at most
-100 ms too late. The counters (limit - remaining) must lie between the bounds: above the upper one something was counted
-that is not of this run (rejected requests, lost settles, failed requests' tokens, other clients); below the lower one
-something was forgotten, which is over-admission about to happen. Nothing may be admitted before what a service told
-beyond an earlier admission (an overrun) has been paid off: the lower bound and its need must fit in the limit.
+A rejection is justified when its binding dimension's upper bound plus its need exceeds the limit, so it is at most
+100 ms too late. The counters (limit - remaining) must lie between the bounds: a counter above the upper one holds usage
+that is not of this run (rejected requests, lost settles, failed requests' tokens, other clients); a counter below the
+lower one has lost usage, which leads to over-admission. No request may be admitted before an earlier overrun has been
+paid off: the lower bound plus the request's need must fit in the limit.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from bench_client.records.record import Record
 def check_decisions(timeline: KeyTimeline, bounds: UsageBounds, findings: Findings, held_until_us: int) -> int:
     """Check all decisions of a key and return how many rejections were held against the bounds.
 
-    Decisions done after ``held_until_us`` are not: of a run that was cut off, requests are missing that may have
-    been admitted before them.
+    Decisions after ``held_until_us`` are not checked: in a run that was cut off, requests that may have been admitted
+    before them are missing.
     """
     own_of_admitted = {id(a.record): a.least for a in timeline.admitted}
     decisions = [a.record for a in timeline.admitted if is_decided(a.record)] + timeline.rejected
@@ -51,7 +51,7 @@ def check_decisions(timeline: KeyTimeline, bounds: UsageBounds, findings: Findin
 
 
 def requested_of(record: Record) -> int | None:
-    """Return what a rejected request asked for in its binding dimension; None if the response doesn't say."""
+    """Return the need of a rejected request in its binding dimension; None if the response doesn't say."""
     match DIMENSIONS.index(record.exceeded or ""):
         case dimension if dimension == REQUESTS:
             return 1
@@ -65,11 +65,14 @@ def _check_justified(key: str, record: Record, upper: tuple[int, int, int], find
     dimension = DIMENSIONS.index(record.exceeded or "")
     limit, requested = limits_of(record)[dimension], requested_of(record)
     if requested is None:
-        return  # ``responses`` has said so
+        return  # ``responses`` reports it
     if record.never_fits:
         if requested <= limit:
             findings.add(
-                "unjustified 429", key, record, f"told that {requested} {DIMENSIONS[dimension]} never fit in {limit}"
+                "unjustified 429",
+                key,
+                record,
+                f"the message says {requested} {DIMENSIONS[dimension]} never fit {limit}",
             )
     elif upper[dimension] + requested <= limit:
         findings.add(
@@ -86,8 +89,7 @@ def _check_not_invented(
 ) -> None:
     limits, remaining = limits_of(record), remaining_of(record)
     if any(limits[dimension] - remaining[dimension] > upper[dimension] for dimension in range(3)):
-        # A decision whose reply was lost is told again later, with the counters of then: those of some moment before
-        # the response came.
+        # A decision whose reply was lost is repeated later, with the counters of some moment before the response came.
         assert record.sent_us is not None
         upper = bounds.upper(record, -((record.sent_us - record.done_us) // 1_000))
     for dimension in (REQUESTS, INPUT, OUTPUT):
@@ -97,7 +99,7 @@ def _check_not_invented(
                 "counted too much",
                 key,
                 record,
-                f"at {record.time_ms} ms {used} {DIMENSIONS[dimension]} announced as in use, at most "
+                f"at {record.time_ms} ms the response says {used} {DIMENSIONS[dimension]} in use, at most "
                 f"{upper[dimension]} can have been",
             )
 
@@ -108,14 +110,14 @@ def _check_not_forgotten(
     limits, remaining, lower = limits_of(record), remaining_of(record), bounds.lower(record)
     for dimension in (REQUESTS, INPUT, OUTPUT):
         if remaining[dimension] <= 0:
-            continue  # "none left" is all that can be announced of any usage beyond the limit
+            continue  # any usage beyond the limit is announced as "none left"
         used = limits[dimension] - remaining[dimension]
         if used < lower[dimension] + own[dimension]:
             findings.add(
                 "counted too little",
                 key,
                 record,
-                f"at {record.time_ms} ms {used} {DIMENSIONS[dimension]} announced as in use, at least "
+                f"at {record.time_ms} ms the response says {used} {DIMENSIONS[dimension]} in use, at least "
                 f"{lower[dimension] + own[dimension]} were",
             )
 
@@ -130,7 +132,7 @@ def _check_paid_off(key: str, record: Record, bounds: UsageBounds, findings: Fin
                 key,
                 record,
                 f"at {record.time_ms} ms at least {lower[dimension]} {DIMENSIONS[dimension]} were in use, {overrun} of "
-                f"them told by the service beyond what was admitted, and {need} requested, limit {limits[dimension]}",
+                f"them reported by the service beyond its admission, and {need} requested, limit {limits[dimension]}",
             )
 
 

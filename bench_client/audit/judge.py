@@ -30,8 +30,7 @@ def audit_directory(
 ) -> AuditReport:
     """Audit the run in ``directory`` of a limiter whose window is ``window_ms`` long.
 
-    ``warn`` is told, in a line, if the result can't be written there. Raises BenchError when there is nothing there to
-    audit.
+    ``warn`` gets a line if the result can't be written there. Raises BenchError if there is nothing to audit.
     """
     info = read_info(directory)
     with _no_cyclic_gc():
@@ -39,8 +38,8 @@ def audit_directory(
         report = audit_records(records, info, complete=complete, window_ms=window_ms)
     try:
         write_json(directory / AUDIT_NAME, report.as_dict())
-    except BenchError as error:  # a folder that is only read, or a full disk: the verdict is no other
-        warn(f"note: {error}; the verdict is only shown")
+    except BenchError as error:  # a read-only folder or a full disk does not change the verdict
+        warn(f"note: {error}; the verdict is shown but not saved")
     return report
 
 
@@ -51,7 +50,7 @@ def audit_records(
     complete: Completeness = COMPLETE,
     window_ms: int = WINDOW_MS,
 ) -> AuditReport:
-    """Audit ``records``: one for each request that was sent, but for what ``complete`` says is missing.
+    """Audit ``records``: one for each request that was sent, except for those that ``complete`` lists as missing.
 
     O(n log n). Raises BenchError when no request was decided.
     """
@@ -101,8 +100,8 @@ def _merge(worst: dict[str, WorstFill], fullest: Fullest) -> None:
 def _held_until_us(records: list[Record], complete: Completeness, timeout_s: float) -> int:
     """Return until when decisions can be held against all requests that may have been admitted before them.
 
-    Requests missing from the end of a killed run were done after all others, so sent at most a timeout before. Where
-    others are missing, none can.
+    Requests missing from the end of a killed run were done after all others, so sent at most a timeout before. If other
+    requests are missing, no decision can be held against them all.
     """
     if complete:
         return NEVER_US

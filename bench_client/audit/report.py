@@ -1,4 +1,4 @@
-"""What an audit found, and how it is told: a short table, the first findings in full, one verdict line."""
+"""The result of an audit, and its text: a short table, the first findings in full, one verdict line."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PLURALS = {WINDOW: "windows over the limit", UNJUSTIFIED: "unjustified 429s"}
 
 
 def share_used(used: int, limit: int) -> float:
-    """Return the used share of a limit; of a limit of 0, anything is all of it."""
+    """Return the used share of a limit. Any use of a limit of 0 is a share of 1."""
     return used / limit if limit else float(used > 0)
 
 
@@ -38,7 +38,7 @@ class WorstFill(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """Describe one violation."""
+    """Describe one violation of a rule by the limiter."""
 
     kind: str
     key: str
@@ -62,7 +62,7 @@ class Findings:
 
 @dataclass(slots=True)
 class Overruns:
-    """Count tokens that services told beyond admission and reservation: added on settle, so in no checked window."""
+    """Count tokens that services reported beyond admission and reservation: charged on settle, so in no window here."""
 
     requests: int = 0
     input_tokens: int = 0
@@ -85,38 +85,38 @@ class AuditReport:
     worst: dict[str, WorstFill]
     """By dimension."""
     worst_with_degraded: dict[str, WorstFill]
-    """The same when decisions made without the store are counted in; empty where there were none."""
+    """The same with decisions made without the store included; empty if there were none."""
     keys: int = 0
     admitted: int = 0
     failed: int = 0
-    """Admitted requests that had no answer from the service behind the limiter."""
+    """Admitted requests without an answer from the service behind the limiter."""
     rejected: int = 0
     rejections_held: int = 0
-    """How many of them could be held against the bounds: all, unless the run was cut off."""
+    """Number of rejections that could be held against the bounds: all, unless the run was cut off."""
     windows: int = 0
     unknown: int = 0
     undecided: int = 0
     overruns: Overruns = field(default_factory=Overruns)
     degraded: Counter[str] = field(default_factory=Counter)
     missing: tuple[str, ...] = ()
-    """Why the records aren't all there, in words."""
+    """Reasons why records are missing, in words."""
     window_ms: int = WINDOW_MS
     span_ms: int = 0
     """Time from the first decision to the last, by the store's clock."""
 
     @property
     def never_slid(self) -> str | None:
-        """Return a note on what a run shorter than a window can't show; None if it was longer."""
+        """Return a note on the limits of a run shorter than a window; None for a longer run."""
         if self.span_ms >= self.window_ms:
             return None
         return (
             f"no {self.window_ms / 1000:g} s window has slid: the decisions span {self.span_ms // 100 / 10} s, so "
-            "limits were only filled and nothing was freed by time; a longer --duration shows that, too"
+            "time freed nothing and limits were only filled; a longer --duration tests that as well"
         )
 
     @property
     def word(self) -> str:
-        """Return the verdict in a word. Incomplete records can refute, by a finding, but prove nothing without one."""
+        """Return the verdict in a word. Incomplete records can refute, by a finding, but never prove."""
         if self.findings.counts:
             return REFUTED
         return INCOMPLETE if self.missing else PROVED
@@ -199,18 +199,18 @@ class AuditReport:
         if self.failed:
             notes.append(
                 f"  {self.failed:,} admitted requests failed at the upstream: each must count as a request, and its "
-                "tokens not for longer than a second"
+                "tokens for at most a second"
             )
         if self.overruns.requests:
             notes.append(
-                f"  overruns: of {self.overruns.requests:,} requests the service told more than was admitted, "
-                f"{self.overruns.input_tokens:,} input and {self.overruns.output_tokens:,} output tokens in all: added "
-                "on settle, beside the windows above, and to be paid off before anything else is admitted"
+                f"  overruns: for {self.overruns.requests:,} requests the service reported more than was admitted, "
+                f"{self.overruns.input_tokens:,} input and {self.overruns.output_tokens:,} output tokens in all: "
+                "charged on settle, outside the windows above, and to be paid off before the next admission"
             )
         if self.unknown:
             notes.append(
-                f"  {self.unknown:,} requests with unknown outcome may have been admitted; each could justify later "
-                "429s with twice its planned input and its whole reservation"
+                f"  {self.unknown:,} requests with unknown outcome may have been admitted; each can justify later "
+                "429s with up to twice its planned input and its whole reservation"
             )
         if self.never_slid:
             notes.append(f"  {self.never_slid}")
@@ -218,10 +218,10 @@ class AuditReport:
             notes.append(
                 f"  the records are not complete ({'; '.join(self.missing)}): {self.rejections_held:,} of "
                 f"{self.rejected:,} rejections could be held against all requests before them, and windows only "
-                "against the requests that are there"
+                "against the recorded requests"
             )
         if set(self.findings.counts) & {UNJUSTIFIED, "counted too much"}:
-            notes.append("  (if other clients used these keys during the run, their usage is what is missing here)")
+            notes.append("  (if other clients used these keys during the run, their usage explains the difference)")
         return notes
 
     def _fill_row(self, dimension: str, fill: WorstFill) -> list[str]:

@@ -1,4 +1,4 @@
-"""Check 4: each decided response is consistent in itself, whatever the others say."""
+"""Check 4: each decided response is consistent in itself, regardless of other responses."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _of_any(record: Record) -> Iterator[str]:
         for name, limit, remaining in zip(DIMENSIONS, limits_of(record), remaining_of(record), strict=True):
             if not 0 <= remaining <= limit:
                 yield f"{remaining} {name} remaining of a limit of {limit}"
-    elif record.status != 429:  # an upstream's own may take the place of ours
+    elif record.status != 429:  # a 429 of the upstream may replace the limiter's
         yield "a decision without all limits and counters"
     if record.reserved_output is None:
         yield "no x-limiter-reserved-output"
@@ -43,22 +43,22 @@ def _of_admission(record: Record) -> Iterator[str]:
 def _of_rejection(record: Record) -> Iterator[str]:
     yield from _of_any(record)
     if record.upstream_status is not None:
-        yield f"a rejection by our own limit that is the upstream's {record.upstream_status}, too"
+        yield f"a rejection by the limiter that also claims to be the upstream's {record.upstream_status}"
     if record.error is not None:
-        return  # the body, which names what was requested, may be missing
+        return  # the body with the requested amount may be missing
     dimension = DIMENSIONS.index(record.exceeded or "")
     limit, remaining, requested = limits_of(record)[dimension], remaining_of(record)[dimension], requested_of(record)
     if requested is None:
-        yield "a rejection that does not say what was requested"
+        yield "a rejection without the requested amount"
         return
     if dimension in (REQUESTS, OUTPUT) and record.requested is not None and record.requested != requested:
-        yield f"the message says {record.requested} {DIMENSIONS[dimension]} requested, it was {requested}"
+        yield f"the message says {record.requested} {DIMENSIONS[dimension]} requested, the request needed {requested}"
     if record.never_fits:
         if record.retry_after_ms is not None:
-            yield "told that it never fits, and when to retry"
+            yield "a rejection that never fits, yet with a time to retry"
         return
     if requested > limit:
-        yield f"{requested} {DIMENSIONS[dimension]} can never fit in {limit}, and it was not told so"
+        yield f"{requested} {DIMENSIONS[dimension]} can never fit in {limit}, but the response does not say so"
     if requested <= remaining:
         yield f"rejected for {requested} {DIMENSIONS[dimension]} while {remaining} remained"
     if record.retry_after_ms is None:

@@ -1,12 +1,12 @@
 """Check 5: retry-after is honest, where that can be known from outside.
 
-Too short, sound in every dimension: what was admitted before the rejection and is still in the window at the promised
-time, at what it finally used, must leave room for the request.
+Too short (sound in every dimension): the admissions before the rejection that are still in the window at the promised
+time, at their final usage, must leave room for the request.
 
-Too long, sound for requests and input only (output is given back by settles at times nobody can see): usage of the
-binding dimension falls by the passing of time alone, so no request of the same key with as large a need can be admitted
-between the rejection and the promised time. Not applied to keys with unknown outcomes or degraded decisions, to input
-where requests failed (they give it back), nor when the limit has changed or records are missing.
+Too long (sound for requests and input only, because settles give output back at times nobody can see): usage of the
+binding dimension falls only as time passes, so no request of the same key with as large a need can be admitted between
+the rejection and the promised time. Not applied to keys with unknown outcomes or degraded decisions, to input if
+requests failed (they give it back), nor if the limit has changed or records are missing.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def _check_not_short(key: str, record: Record, bounds: UsageBounds, findings: Fi
 
 
 def _check_not_long(timeline: KeyTimeline, dimension: int, rejected: list[Record], findings: Findings) -> None:
-    """Check from the newest back: a stack holds, of the admissions seen, those larger than all between them and now."""
+    """Check from the newest back, with a stack of those admissions that are larger than all between them and now."""
     admitted = timeline.admitted
     index = len(admitted) - 1
     times_ms: list[int] = []

@@ -1,4 +1,4 @@
-"""Sorts records by key into admissions, rejections and possible usage; knows what a response proves and what not."""
+"""Sorts records by key into admissions, rejections and possible usage; knows what a response proves."""
 
 from __future__ import annotations
 
@@ -14,41 +14,41 @@ DIMENSIONS = ("requests", "input_tokens", "output_tokens")
 REQUESTS, INPUT, OUTPUT = range(3)
 
 UNBOUNDED = 1 << 60
-"""More than any limit: a need of which nothing is known."""
+"""More than any limit: stands for an unknown need."""
 NEVER_US = 1 << 60
 LINGER_US = 10_000_000
-"""How long after the client gave up on a request the limiter may still admit it (it may lie in a queue)."""
+"""Time after the client gave up on a request within which the limiter may still admit it (from a queue)."""
 WINDOW_MS = 60_000
 TOLERANCE_MS = 100
-"""One bucket: what is older than the window may count for this much longer."""
+"""One bucket: usage older than the window may count for this much longer."""
 
 _LIMITS = slice(Record._fields.index("limit_requests"), Record._fields.index("limit_output") + 1)
 _REMAINING = slice(Record._fields.index("remaining_requests"), Record._fields.index("remaining_output") + 1)
 
 
 class Admission(NamedTuple):
-    """Describe a request known to be admitted; what it counted lies between the two bounds."""
+    """Describe a request known to be admitted; its count lies between the two bounds."""
 
     time_ms: int
     done_us: int
-    """When its settle was on its way; ``NEVER_US`` where that isn't known."""
+    """When its settle was on its way; ``NEVER_US`` if that isn't known."""
     least: tuple[int, int, int]
-    """Its least count at any time: 1, the input that was admitted, the output if that was reserved; 0 where
-    that isn't known, and where it failed: then the request counts and its tokens are given back."""
+    """Its least count at any time: 1, the admitted input, the output if reserved; 0 for unknown amounts. A failed
+    request counts as a request, and its tokens are given back."""
     most: tuple[int, int, int]
-    """Its largest count at any time: 1, the input, the reservation, or what the service told beyond them."""
+    """Its largest count at any time: 1, the input, the reservation, or more if the service reported more."""
     settled: tuple[int, int, int]
     """Its least count after its settle: more than ``least`` by its overrun."""
     settled_most: tuple[int, int, int]
     """Its largest count after its settle."""
     record: Record
     limits: tuple[int, int, int] | None
-    """In force when it was decided. Where it doesn't tell them, the larger of those told before and after it; None if
-    none were told."""
+    """In force when it was decided. If its response has none, the larger of those announced before and after; None if
+    none were announced."""
 
 
 class Possible(NamedTuple):
-    """Describe usage that may have been: counted at most while the client's clock is within the two times."""
+    """Describe usage that may have been counted while the client's clock was within the two times."""
 
     from_us: int
     until_us: int
@@ -64,13 +64,13 @@ class KeyTimeline:
     rejected: list[Record] = field(default_factory=list)
     possible: list[Possible] = field(default_factory=list)
     unknown: int = 0
-    """Requests whose outcome is unknown: timed out, broken off, or answered by something else than a decision."""
+    """Requests with an unknown outcome: timed out, broken off, or answered without a decision."""
     undecided: int = 0
-    """How many of those are successes that don't say when they were decided."""
+    """Number of those that are successes without the time of their decision."""
     failed: int = 0
-    """Admitted requests that had no answer from the service behind the limiter."""
+    """Admitted requests without an answer from the service behind the limiter."""
     overruns: list[tuple[int, int]] = field(default_factory=list)
-    """Input and output that the service told beyond what was admitted and reserved, per request where there was any."""
+    """Input and output that the service reported beyond admission and reservation, per request with an overrun."""
     degraded: Counter[str] = field(default_factory=Counter)
     """Decisions made without the store, as "policy status"."""
     degraded_admitted: list[Admission] = field(default_factory=list)
@@ -126,7 +126,7 @@ def build_timelines(records: Iterable[Record], window_ms: int = WINDOW_MS) -> di
 
 
 def _find_overruns(timeline: KeyTimeline) -> None:
-    """Note overruns: a service that told more than was admitted may have done so in unseen responses, too."""
+    """Note overruns. A service that reported more than was admitted may have done so in unseen responses as well."""
     for admission in timeline.admitted:
         inputs, outputs = (admission.settled[d] - admission.least[d] for d in (INPUT, OUTPUT))
         if inputs or outputs:
@@ -140,15 +140,15 @@ def _find_overruns(timeline: KeyTimeline) -> None:
 
 
 def _find_limits(timeline: KeyTimeline) -> None:
-    told = [(a.time_ms, a.limits) for a in timeline.admitted if a.limits is not None]
-    told += [(r.time_ms or 0, limits_of(r)) for r in timeline.rejected]
-    told.sort()
-    if not told:
+    announced = [(a.time_ms, a.limits) for a in timeline.admitted if a.limits is not None]
+    announced += [(r.time_ms or 0, limits_of(r)) for r in timeline.rejected]
+    announced.sort()
+    if not announced:
         return
     for index, admission in enumerate(timeline.admitted):
         if admission.limits is None:
-            place = bisect_left(told, (admission.time_ms,))
-            around = [limits for _, limits in told[max(place - 1, 0) : place + 1]]
+            place = bisect_left(announced, (admission.time_ms,))
+            around = [limits for _, limits in announced[max(place - 1, 0) : place + 1]]
             timeline.admitted[index] = admission._replace(limits=tuple(map(max, *around, around[0])))
 
 
@@ -163,11 +163,10 @@ def _file_record(record: Record, timeline: KeyTimeline) -> bool:
             admission = _failed(record) if failed else _admission(record)
             if is_decided(record) or (failed and record.time_ms is not None):
                 timeline.degraded_admitted.append(admission)
-            # Charged to the window whenever the store is back: from then on it counts, and nobody tells.
+            # Charged to the window when the store is back, at a time that no response shows.
             timeline.possible.append(Possible(record.sent_us, NEVER_US, admission.most))
         else:
-            # It may have been on its way to the store, and have been admitted there: then it counts until that has been
-            # noticed and given back.
+            # The store may have admitted it before the failure: then it counts until the node gives it back.
             most = (1, _most_input(record), UNBOUNDED if record.reserved_output is None else record.reserved_output)
             timeline.possible.append(Possible(record.sent_us, record.done_us + LINGER_US, most))
         return True
@@ -183,7 +182,7 @@ def _file_record(record: Record, timeline: KeyTimeline) -> bool:
         return True
     if status == 200 and record.error is None:
         timeline.undecided += 1
-    # A 4xx without a decision was refused before it could count; anything else may have been admitted first.
+    # A 4xx without a decision never counted; any other request may have been admitted before it failed.
     return status is not None and 400 <= status < 500 and record.time_ms is None and status != 429 and not failed
 
 

@@ -1,10 +1,10 @@
 """Check 1: no true 60 s window of a key holds more than its limit, in any dimension.
 
-What counts is what was admitted: input as it was counted, output up to its reservation. What a service tells beyond it
-is known only afterwards, and must be paid off before anything else is admitted: ``decisions`` checks that.
+Admitted amounts count: input as it was counted, output up to its reservation. An overrun is known only afterwards, and
+must be paid off before the next admission: ``decisions`` checks that.
 
-A window is half-open: admissions at ``t`` and at ``t + 60000`` ms are never in the same one. The fullest windows are
-those that end with an admission, so these are all that need looking at: two pointers, O(n) after sorting.
+A window is half-open: admissions at ``t`` and at ``t + 60000`` ms are never in the same one. The fullest windows end
+with an admission, so only these are checked: two pointers, O(n) after sorting.
 """
 
 from __future__ import annotations
@@ -28,9 +28,8 @@ def check_windows(
 ) -> Fullest:
     """Check each window. ``admitted`` is in order of time; windows over the limit go to ``findings``, if given.
 
-    Each window is held against the limit in force at its newest admission. Which of several admissions in one
-    millisecond was the newest isn't known: the largest of their limits is taken. Where none is known, it is held
-    against nothing.
+    Each window is held against the limit in force at its newest admission: the largest one if several admissions share
+    that millisecond. A window without a known limit is not checked.
     """
     used = [0, 0, 0]
     worst: list[WorstFill | None] = [None, None, None]
@@ -44,9 +43,9 @@ def check_windows(
             least = admitted[index].least
             for dimension in range(3):
                 used[dimension] += least[dimension]
-            told = admitted[index].limits
-            if told is not None:
-                limits = told if limits is None else tuple(map(max, limits, told))  # type: ignore[assignment]
+            announced = admitted[index].limits
+            if announced is not None:
+                limits = announced if limits is None else tuple(map(max, limits, announced))  # type: ignore[assignment]
             index += 1
         while admitted[first].time_ms <= time_ms - window_ms:
             least = admitted[first].least

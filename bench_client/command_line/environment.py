@@ -1,4 +1,4 @@
-"""Options from the environment: which variable an option is read from, and that errors name the variable."""
+"""Options from the environment: chooses the variable of an option, and names it in error messages."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ PREFIX = "BENCH"
 class EnvOption(cloup.Option):
     """Read ``BENCH_<COMMAND>_<OPTION>``, then ``BENCH_<OPTION>``, named as the option is on the command line.
 
-    click's own variables are named after the Python parameter, and know only the first form. Its help says default and
-    range in words, its errors the variable that holds a wrong value.
+    click's own variables are named after the Python parameter, and have only the first form. The help shows default and
+    range in words; errors name the variable that holds a wrong value.
     """
 
     @property
@@ -62,7 +62,7 @@ class EnvOption(cloup.Option):
 
 
 class EnvCommand(cloup.Command):
-    """Name, in a command's errors, the options that came from the environment."""
+    """Name the options that came from the environment in a command's errors."""
 
     def invoke(self, ctx: click.Context) -> Any:
         values = dict(ctx.params)  # a command may take its options apart

@@ -18,7 +18,7 @@ CONTEXT_SETTINGS = cloup.Context.settings(
 )
 """Settings of the group, which its commands inherit. Lines of more than 100 columns would be hard to follow."""
 EXAMPLE_WIDTH = 76
-"""A command longer than that goes on in the next line, as it can be typed: a terminal of 80 columns shows it whole."""
+"""A longer command is broken with a backslash, as it can be typed, so that a terminal of 80 columns shows it whole."""
 _SPACE_WITHIN_AN_OPTION = re.compile(" (?!--)")
 
 
@@ -55,10 +55,10 @@ _ONE = "--target http://127.0.0.1:8080 --keys keys.toml"
 EXAMPLES = {
     "": examples(
         ("5,000 requests a second for 30 s", f"bench-client run {_ONE} --qps 5000 --duration 30 --out results"),
-        ("was every decision right?", "bench-client audit results"),
-        ("how much does a node take?", f"bench-client find-max {_ONE} --slo-p99-ms 50"),
+        ("check every decision of that run", "bench-client audit results"),
+        ("the highest rate that a node carries", f"bench-client find-max {_ONE} --slo-p99-ms 50"),
         ("a cluster and a single store", "bench-client compare --qps 2000 --duration 30 --out comparison"),
-        ("all that as a page", "bench-client report comparison --html report.html"),
+        ("the comparison as a page", "bench-client report comparison --html report.html"),
     ),
     "run": examples(
         (
@@ -72,17 +72,17 @@ EXAMPLES = {
             "--input-tokens lognormal:400:1 --output-tokens uniform:200:2000 --out results",
         ),
         (
-            "what another service saw, ten times as fast",
+            "the recorded load of another service, ten times as fast",
             f"bench-client run {_ONE} --trace trace.csv --speed 10 --out results",
         ),
     ),
     "find-max": examples(
         (
-            "how much a node takes, with 99 of 100 answers within 50 ms",
+            "the highest rate with 99 of 100 answers within 50 ms",
             f"bench-client find-max {_ONE} --slo-p99-ms 50",
         ),
         (
-            "more precisely, from a rate that surely holds, and keep the curve",
+            "with more precision, from a rate that surely holds, and keep the curve",
             f"bench-client find-max {_ONE} --slo-p99-ms 50 --from 2000 --precision 2 --trial 10 --out curve",
         ),
     ),
@@ -92,7 +92,7 @@ EXAMPLES = {
             "bench-client compare --qps 2000 --duration 30 --out comparison",
         ),
         (
-            "four nodes, and limits that most requests run into",
+            "four nodes, and limits that reject most requests",
             "bench-client compare --nodes 4 --keys-count 50 --rpm 60 --qps 1000 --out comparison",
         ),
     ),
@@ -104,6 +104,6 @@ EXAMPLES = {
             "bench-client report comparison --html report.html --figures figures",
         ),
     ),
-    "audit": examples(("the exit code says it, too", "bench-client audit results && echo proved")),
+    "audit": examples(("use the exit code", "bench-client audit results && echo proved")),
 }
 """By command; the empty name is the group's."""

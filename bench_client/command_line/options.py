@@ -55,9 +55,9 @@ LOADED = cloup.option_group(
         "admin_targets",
         multiple=True,
         metavar="URL",
-        help="Where a node answers /readyz and /metrics, if it has a port of its own for them; repeatable.",
+        help="Base URL of a node's /readyz and /metrics, if it has a separate port for them; repeatable.",
     ),
-    option("--ca-file", type=_FILE, help="Trust these certificates (PEM), beside the system's, of https targets."),
+    option("--ca-file", type=_FILE, help="PEM file of certificates to trust for https targets, beside the system's."),
 )
 
 
@@ -68,25 +68,28 @@ def warmup(default_s: float) -> Callable[[F], F]:
         metavar="SECONDS",
         type=click.FloatRange(0, 3600),
         default=default_s,
-        help="Send the schedule's first seconds once before it: recorded and audited, left out of the figures.",
+        help="Send the first seconds of the schedule once before it; audited, but left out of the figures.",
     )
 
 
 RATE = cloup.option_group(
     "Rate",
-    option("--qps", metavar="RATE", type=positive(maximum=1e6), help="Mean rate of requests. Needed without --trace."),
+    option(
+        "--qps",
+        metavar="RATE",
+        type=positive(maximum=1e6),
+        help="Requests per second on average. Required without --trace.",
+    ),
     option(
         "--duration",
         "duration_s",
         metavar="SECONDS",
         type=positive(maximum=1e6),
         show_default="30, or the whole trace",
-        help="Seconds to offer load.",
+        help="Seconds to send load.",
     ),
-    option("--trace", type=_FILE, help="Replay this trace's arrivals and sizes (the Azure LLM traces' CSV)."),
-    option(
-        "--speed", metavar="X", type=positive(maximum=1e6), default=1.0, help="Replay the trace so many times as fast."
-    ),
+    option("--trace", type=_FILE, help="CSV file whose arrivals and sizes to replay (format of the Azure LLM traces)."),
+    option("--speed", metavar="X", type=positive(maximum=1e6), default=1.0, help="Replay the trace X times as fast."),
     warmup(0.0),
 )
 
@@ -99,13 +102,19 @@ SHAPE = cloup.option_group(
         default="poisson",
         help=f"How requests arrive: {' or '.join(ARRIVALS)}.",
     ),
-    option("--seed", metavar="N", type=int, default=1, help="The same seed and settings make the same workload."),
+    option(
+        "--seed",
+        metavar="N",
+        type=int,
+        default=1,
+        help="Seed of the workload: the same seed and settings make the same requests.",
+    ),
     option(
         "--zipf",
         type=click.FloatRange(0, 10),
         default=0.0,
         metavar="S",
-        help="Skew over the keys: weights 1/rank^S in the file's order, 0 = uniform.",
+        help="Skew over the keys: weights 1/rank^S in the order of the file; 0 is uniform.",
     ),
     option(
         "--input-tokens",
@@ -119,10 +128,10 @@ SHAPE = cloup.option_group(
         type=Size(),
         metavar="SIZE",
         default="lognormal:128:0.7",
-        help="Output sizes, in the same forms: each is its request's max_tokens.",
+        help="Output sizes, in the same forms; sent as max_tokens.",
     ),
     option("--no-cap", is_flag=True, help="Leave max_tokens out of the requests."),
-    option("--model", metavar="NAME", show_default="the first one served", help="The model to ask for."),
+    option("--model", metavar="NAME", show_default="the first one served", help="Model to ask for."),
 )
 
 SENDING = cloup.option_group(
@@ -132,14 +141,14 @@ SENDING = cloup.option_group(
         metavar="N",
         type=click.IntRange(1, 256),
         default=1,
-        help="Processes that send, each every N-th request; one sends some 40,000 a second.",
+        help="Processes that send, each every N-th request. One process sends about 40,000 requests/s.",
     ),
     option(
         "--connections",
         metavar="N",
         type=click.IntRange(1, 60_000),
         show_default="by the rate, 64 to 4096 in a process",
-        help="Most connections per target, of all processes together; opened as needed.",
+        help="Largest number of connections per target, over all processes; opened as needed.",
     ),
     option(
         "--timeout",
@@ -147,7 +156,7 @@ SENDING = cloup.option_group(
         metavar="SECONDS",
         type=positive(maximum=3600),
         default=10.0,
-        help="Give a request up so long after it was due.",
+        help="Time from a request's due time until the client gives it up.",
     ),
     option(
         "--wait-ready",
@@ -155,19 +164,19 @@ SENDING = cloup.option_group(
         metavar="SECONDS",
         type=click.FloatRange(0, 3600),
         default=10.0,
-        help="Wait so long for the targets to be ready before anything is sent; 0 asks them once.",
+        help="Time to wait until all targets are ready before sending; 0 checks once.",
     ),
 )
 
 FORCE = option("--force", is_flag=True, help="Replace results that DIR already holds.")
 
 OUTPUT = cloup.option_group(
-    "Output", option("--out", type=_DIRECTORY, required=True, metavar="DIR", help="Where the results go."), FORCE
+    "Output", option("--out", type=_DIRECTORY, required=True, metavar="DIR", help="Write the results to DIR."), FORCE
 )
 
 
 def workload_settings(options: dict[str, Any], **rate: Any) -> WorkloadSettings:
-    """Take a command's options of ``SHAPE`` but for the model, and of ``RATE`` where ``rate`` doesn't give its values.
+    """Pop the options of ``SHAPE`` (without the model) and ``RATE`` (unless ``rate`` replaces them); return settings.
 
     Raises BenchUsageError when they contradict one another.
     """
@@ -188,7 +197,7 @@ def workload_settings(options: dict[str, Any], **rate: Any) -> WorkloadSettings:
 
 
 def sending_settings(options: dict[str, Any]) -> SendingSettings:
-    """Take a command's options of ``SENDING``, the model, and of ``LOADED``, where it has them, those beside targets.
+    """Pop the options of ``SENDING``, the model, and those of ``LOADED`` except targets and keys; return settings.
 
     Raises BenchUsageError when they contradict one another.
     """

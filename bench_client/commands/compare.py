@@ -29,12 +29,12 @@ class CompareSettings:
     input_tpm: int
     output_tpm: int
     force: bool = False
-    """Whether results that ``out`` holds already are replaced."""
+    """Whether to replace results that ``out`` holds already."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoreResult:
-    """Hold what was measured with one store."""
+    """Hold the measurement of one store."""
 
     store: str
     result: RunResult
@@ -42,10 +42,10 @@ class StoreResult:
 
 
 def compare(settings: CompareSettings, say: Say) -> list[StoreResult]:
-    """Measure each store in turn and write ``compare.json``; an interrupted run is the last one.
+    """Measure each store in turn and write ``compare.json``; an interrupted run ends the comparison.
 
     Raises BenchUsageError for results that would be replaced, BenchError when a limiter can't be started or a run
-    fails; no process is left behind.
+    fails. No process is left behind.
     """
     if not settings.force:
         refuse_to_replace_runs(settings.out, KEYS_NAME, PAGE_NAME)

@@ -21,15 +21,15 @@ FIND_MAX_NAME = "find-max.json"
 SLO_SHARE = 0.99
 """The share of requests that must be answered within the target: what a target for p99 demands."""
 NOTED_REJECTIONS = 0.03
-"""Above this share of 429s, a note says that the figure isn't that of a server with work to do."""
+"""Above this share of 429s, a note says that rejections shaped the result."""
 
 
 @dataclass(frozen=True, slots=True)
 class FindMaxSettings:
-    """Describe what is searched, and how each trial is sent."""
+    """Describe the search, and how each trial is sent."""
 
     workload: WorkloadSettings
-    """One trial's; its rate is replaced by each trial's own."""
+    """The workload of a trial, whose rate each trial replaces."""
     sending: SendingSettings
     targets: tuple[str, ...]
     keys: Path
@@ -41,7 +41,7 @@ class FindMaxSettings:
     max_trials: int
     out: Path | None
     force: bool = False
-    """Whether a curve that ``out`` holds already is replaced."""
+    """Whether to replace a curve that ``out`` holds already."""
 
     def __post_init__(self) -> None:
         """Raises BenchUsageError when the settings contradict one another."""
@@ -51,10 +51,10 @@ class FindMaxSettings:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """Hold what trying one rate once has shown."""
+    """Hold the result of one trial of one rate."""
 
     rate: float
-    """Requests/s asked for; ``offered`` is what the schedule then had."""
+    """Requests/s of the search; ``offered`` is the rate of the resulting schedule."""
     verdict: Verdict
     offered: float
     achieved: float
@@ -64,12 +64,12 @@ class Trial:
     """Requests without an answer, and answers other than 200 and a 429 of the limiter."""
     rejected: int
     cause: str
-    """Why the rate was missed, in words; empty if it was held."""
+    """Reason why the rate was missed, in words; empty if it was held."""
 
 
 @dataclass(slots=True)
 class FoundMax:
-    """Hold how the search ended; ``failure`` is what ended it early, if anything did."""
+    """Hold the end of a search; ``failure`` says what ended it early, if anything did."""
 
     settings: FindMaxSettings
     search: Search[Trial] = field(repr=False)
@@ -132,8 +132,8 @@ class FoundMax:
         rejected = sum(trial.rejected for trial in self.search.trials)
         if rejected > NOTED_REJECTIONS * requests:
             lines.append(
-                f"  note: {rejected / requests:.0%} of the answers were 429: the keys' limits shaped this, not only "
-                "the server's speed; use keys with higher limits"
+                f"  note: {rejected / requests:.0%} of the answers were 429, so the keys' limits shaped the result, "
+                "not only the server's speed; use keys with higher limits"
             )
         return "\n".join([*lines, self.verdict])
 
@@ -141,8 +141,8 @@ class FoundMax:
 def find_max(settings: FindMaxSettings, say: Say) -> FoundMax:
     """Make the trials, and write the curve to ``out`` if that is given.
 
-    Raises BenchUsageError for wrong settings, BenchError when not even the first trial can be made. What stops a later
-    one is the result's ``failure``.
+    Raises BenchUsageError for wrong settings, BenchError when the first trial can't be made. An error in a later trial
+    becomes the result's ``failure``.
     """
     if settings.out is not None:
         if not settings.force:
@@ -177,9 +177,9 @@ def _trials(settings: FindMaxSettings, directory: Path, say: Say) -> Callable[[f
 
     def trial(rate: float) -> Trial:
         nonlocal made
-        # Another seed each time, or a confirmation would only repeat what it is to confirm.
+        # Each trial has its own seed: a confirmation with the same one would only repeat the trial it confirms.
         workload = replace(settings.workload, qps=rate, seed=settings.workload.seed + made)
-        # A target that isn't ready any more between two trials is what the search has to tell, not to wait for.
+        # If a target is no longer ready between two trials, the search reports that instead of waiting.
         sending = replace(settings.sending, wait_ready_s=0.0) if made else settings.sending
         result = run(RunSettings(workload, sending, settings.targets, settings.keys, directory, force=True), quiet)
         made += 1
@@ -193,7 +193,7 @@ def _trials(settings: FindMaxSettings, directory: Path, say: Say) -> Callable[[f
 
 
 def judge(rate: float, summary: Summary, slo_p99_ms: float) -> Trial:
-    """Judge whether 99 of 100 requests were answered within the target, and if not, whose fault that was."""
+    """Judge whether 99 of 100 requests were answered within the target, and if not, whether server or client failed."""
     total = summary.total
     others = total.other_statuses
     errors = total.errors.total() + others.total()
@@ -208,7 +208,7 @@ def judge(rate: float, summary: Summary, slo_p99_ms: float) -> Trial:
             cause = failure_message(total) or cause
     elif (at_ms := _percentile_of_all_ms(summary, errors)) > slo_p99_ms:
         verdict, cause = Verdict.LATENCY, f"p99 was {at_ms:,.1f} ms"
-    # Answers of a wrong status are nobody's but the server's; timeouts may come of a client that reads too late.
+    # Only the server causes a wrong status; a client that reads too late can cause timeouts.
     may_be_the_clients = others.total() <= (1 - SLO_SHARE) * total.requests
     if verdict is not Verdict.HELD and summary.client.bottleneck and may_be_the_clients:
         verdict, cause = Verdict.CLIENT, summary.client.remark or ""

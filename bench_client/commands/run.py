@@ -27,7 +27,7 @@ from bench_client.servers.targets import LoadTarget, await_targets, served_model
 from bench_client.settings import RunSettings, WorkloadSettings, connections_per_target
 
 Say = Callable[[str], None]
-"""Tells the person something, one line at a time."""
+"""Shows one line to the user."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ def run(settings: RunSettings, say: Say, servers: Sequence[LocalProcess] = ()) -
     admin_targets = tuple(LoadTarget.parse(url, sending.ca_file) for url in sending.admin_targets)
     ring = read_keys(settings.keys)
     if ring.skipped:
-        say(f"note: {ring.skipped} keys of {settings.keys} are digests, which a client cannot send; left out")
+        say(f"note: {ring.skipped} keys of {settings.keys} are left out: a client cannot send digests")
     workload = make_workload(settings.workload, targets=len(targets), keys=len(ring.keys))
     if not len(workload):
         raise BenchError("the schedule has no request; raise --qps or --duration")

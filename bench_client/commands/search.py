@@ -1,10 +1,10 @@
-"""The search for the highest rate that holds, by trials alone; knows nothing of how a trial is made.
+"""The search for the highest rate that holds; independent of how a trial is made.
 
-The rate doubles until a trial misses, twice in a row, lest one hiccup of the machine end the ramp. The bracket is then
-halved (on a logarithmic scale) to the precision asked for, and the highest rate that held is tried once more; should it
-miss, the next lower one by the precision is. That is some 7 trials per factor of 100 between the first rate and the
-found one, 4 more for a precision of 5 %, and the confirmation. Weakness: a server whose speed varies by more than the
-precision gets a figure from its bad moments; the curve shows it.
+The rate doubles until it misses twice in a row, so that one hiccup of the machine doesn't end the ramp. The bracket is
+then halved (on a logarithmic scale) down to the precision, and the highest rate that held is tried once more; if it
+misses, the next lower rate by the precision is tried. That is some 7 trials per factor of 100 between the first rate
+and the found one, 4 more for a precision of 5 %, and the confirmation. Weakness: a server whose speed varies by more
+than the precision gets a figure from its bad moments; the curve shows it.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Generic, Protocol, TypeVar
 
 
 class Verdict(StrEnum):
-    """Say what a trial showed of its rate."""
+    """Name the outcome of a trial."""
 
     HELD = "held"
     LATENCY = "too slow"
     ERRORS = "errors"
     CLIENT = "client at its limit"
-    """Missed, but with a client that was itself the bottleneck: says nothing about the server."""
+    """Missed while the client itself was the bottleneck: says nothing about the server."""
 
 
 class HasVerdict(Protocol):
@@ -38,7 +38,7 @@ T = TypeVar("T", bound=HasVerdict)
 
 @dataclass(slots=True)
 class Search(Generic[T]):
-    """Hold all trials so far, and what they say. Every trial is kept, even when a later one can't be made."""
+    """Hold all trials so far and their result. Trials are kept even if a later one can't be made."""
 
     trial: Callable[[float], T]
     lowest: float
@@ -46,7 +46,7 @@ class Search(Generic[T]):
     highest: float
     """No rate above this is tried."""
     precision: float
-    """How far apart, as a share of the lower one, the found rate and one that misses may be."""
+    """Largest gap between the found rate and one that misses, as a share of the found rate."""
     max_trials: int
     trials: list[T] = field(default_factory=list)
     found: T | None = None
@@ -88,7 +88,7 @@ class Search(Generic[T]):
         return held
 
     def _bisect(self, held: T) -> T:
-        """Return the highest rate that held; beyond what the client can send there is nothing to be found out."""
+        """Return the highest rate that held. Stop at a rate that the client itself can't send."""
         while (missed := self.missed) is not None and self._left > 1:
             if missed.verdict is Verdict.CLIENT or missed.rate <= held.rate * (1 + self.precision):
                 break

@@ -1,7 +1,7 @@
-"""Reads ``keys.toml``, the file that also declares the keys to the limiter; owns how a key is named in records.
+"""Reads ``keys.toml``, the file that also declares the keys to the limiter, and names keys in records.
 
-A key itself never leaves this client but in the ``Authorization`` header: records hold its id, the first 12 hex digits
-of its SHA-256.
+A key leaves this client only in the ``Authorization`` header: records hold its id, the first 12 hex digits of its
+SHA-256.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class ApiKey:
 
 @dataclass(frozen=True, slots=True)
 class KeyRing:
-    """Hold the keys of one file, in its order, and how many were declared by digest only, which a client can't use."""
+    """Hold the usable keys of one file, in its order, and the number of digests in it, which can't be sent."""
 
     keys: tuple[ApiKey, ...]
     skipped: int
@@ -62,5 +62,7 @@ def read_keys(path: Path) -> KeyRing:
         identity = key_id(secret)
         usable.append(ApiKey(secret, identity, str(entry.get("name", "")) or identity))
     if not usable:
-        raise BenchUsageError(f"{path} has no key in plain text; keys declared as sha256:… cannot be sent by a client")
+        raise BenchUsageError(
+            f"{path} has no key in plain text: declare one, because a client cannot send sha256:… keys"
+        )
     return KeyRing(tuple(usable), len(table) - len(usable))

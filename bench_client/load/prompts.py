@@ -1,8 +1,8 @@
 """Renders requests to bytes. Prompts are slices of one text in which nearly every word is one token.
 
-A request is joined when it is sent from parts rendered before the run: by target, by key, by output size, and a slice
-of the text. Memory is the sum of those, not their product. A join costs 0.6 µs of the 13 or so that a request takes the
-client; rendering every request whole before the run would save that and cost its 330 bytes or more per request.
+A request is joined when it is sent, from parts rendered before the run: by target, by key, by output size, and a slice
+of the text. Memory is the sum of these parts, not their product. A join costs 0.6 µs of about 13 µs per request;
+rendering all requests before the run would save that and cost 330 bytes or more per request.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import orjson
 from bench_client.load.workload import Workload
 
 CHAT_OVERHEAD_TOKENS = 7
-"""What a chat of one message counts beside its text: 3 per message, 1 for the role, 3 to prime the answer."""
+"""Tokens of a chat of one message beside its text: 3 per message, 1 for the role, 3 to prime the answer."""
 
 STARTS = 64
-"""From how many places in the text prompts begin, so that equal sizes are not equal prompts."""
+"""Places in the text where prompts begin, so that prompts of one size differ."""
 
-# Each of these is one token of o200k_base with a space before it; the tests hold them to it.
+# Each of these is one token of o200k_base with a space before it; a test checks that.
 _WORD_LIST = (
     "time year people way day man thing woman life child world school state family student group country problem "
     "hand part place case week company system program question work government number night point home water room "

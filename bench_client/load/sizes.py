@@ -10,7 +10,7 @@ from random import Random
 from bench_client.errors import BenchUsageError
 
 MAX_TOKENS = 1_000_000
-"""Largest size ever drawn: what no model takes, and small enough for a lognormal's tail not to exhaust memory."""
+"""Largest size ever drawn: more than any model takes, and small enough that a lognormal's tail fits in memory."""
 
 
 @dataclass(frozen=True, slots=True)

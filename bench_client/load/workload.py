@@ -1,8 +1,8 @@
-"""The seeded schedule: when each request is due, on which target, with which key and of which size.
+"""The seeded schedule: the due time, target, key and size of each request.
 
 The schedule is open-loop: it is fixed before the first request is sent and no response changes it. Each aspect draws
-from a random stream of its own, so that changing one setting leaves the others' draws as they were. Weakness: arrivals
-are memoryless or evenly spaced; burstiness beyond that comes from a trace only.
+from its own random stream, so that changing one setting leaves the draws of the others unchanged. Weakness: arrivals
+are memoryless or evenly spaced; only a trace has more bursts.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class Workload:
     input_tokens: array[int]
     output_tokens: array[int]
     duration_s: float
-    """How long the schedule offers load, warm-up included."""
+    """Length of the schedule in seconds, warm-up included."""
     warmup: int = 0
-    """How many of the requests, the first ones, are the warm-up."""
+    """Number of requests at the beginning that are the warm-up."""
     warmup_s: float = 0.0
 
     def __len__(self) -> int:
@@ -47,8 +47,8 @@ class Workload:
     def share(self, process: int, processes: int) -> Workload:
         """Return every ``processes``-th request, from number ``process`` on.
 
-        The shares together are this schedule, request for request. Of Poisson arrivals each share is more even than
-        Poisson, and none is ever ahead of another by more than a request.
+        The shares together are this schedule, request for request. Shares of Poisson arrivals are more even than
+        Poisson, and no share is ever ahead of another by more than a request.
         """
         part = slice(process, None, processes)
         return Workload(
@@ -65,8 +65,8 @@ class Workload:
     def warmed_up(self, warmup_s: float) -> Workload:
         """Return a schedule of the first ``warmup_s`` of this one, and then all of it.
 
-        So the warm-up has the rate, keys and sizes of what it warms up for, also in a trace, and what is measured is
-        the same with any warm-up. Raises BenchUsageError when the schedule is shorter than that.
+        So the warm-up has the rate, keys and sizes of the schedule, even of a trace, and the measured requests are the
+        same with any warm-up. Raises BenchUsageError when the schedule is shorter than the warm-up.
         """
         if warmup_s > self.duration_s:
             raise BenchUsageError(f"--warmup is longer than the schedule of {self.duration_s:g} s; lower it")

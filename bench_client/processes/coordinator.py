@@ -28,7 +28,7 @@ from bench_client.sending.share import Share
 
 COMMAND = (sys.executable, "-m", "bench_client.processes.worker")
 LEAD_NS = NS_PER_S // 10
-"""Time from when all processes are ready to the start of the schedule, so that the last one hears of it."""
+"""Time from when all processes are ready to the start of the schedule, so that the start reaches the last process."""
 STOP_TIMEOUT_S = 5.0
 LINE_LIMIT = 1 << 20
 
@@ -36,8 +36,8 @@ LINE_LIMIT = 1 << 20
 def send_from_processes(shares: Sequence[Share], on_start: Callable[[int], None]) -> SendOutcome:
     """Send the shares at the same time and leave each one's records in the run's directory.
 
-    ``on_start`` is told the instant, in ``clock_ns``, at which the schedule starts, as soon as that is known. Raises
-    BenchError when a process could not do its part; none is left behind.
+    ``on_start`` gets the start of the schedule, in ``clock_ns``, as soon as it is known. Raises BenchError when a
+    process could not do its part. No process is left behind.
     """
     return asyncio.run(_send(shares, on_start))
 
@@ -90,7 +90,7 @@ class _Worker:
     """Talk to one sending process."""
 
     def __init__(self, process: Process, share: Share) -> None:
-        """Tell the process at once what to send."""
+        """Send the share to the process at once."""
         self._number = share.process
         self._process = process
         self._counts = SendSnapshot(0, {}, 0, [])
@@ -126,8 +126,8 @@ class _Worker:
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         last_words = await self._last_words
         raise BenchError(
-            f"sending process {self._number} ended before its time ({how}{': ' if last_words else ''}{last_words}); "
-            "make the run again, with fewer --processes if memory was short"
+            f"sending process {self._number} ended early ({how}{': ' if last_words else ''}{last_words}); "
+            "run again, with fewer --processes if memory was short"
         )
 
     def take_snapshot(self) -> SendSnapshot:
@@ -139,7 +139,7 @@ class _Worker:
         self._input.close()
         try:
             async with asyncio.timeout(STOP_TIMEOUT_S):
-                while await self._output.read(LINE_LIMIT):  # so that it is never stuck in saying something
+                while await self._output.read(LINE_LIMIT):  # so that it is never stuck in a write
                     pass
                 await self._process.wait()
         except TimeoutError:

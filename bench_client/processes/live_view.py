@@ -16,7 +16,7 @@ PLAIN_PERIOD_S = 5.0
 
 
 class LiveView:
-    """Show what ``read`` returns."""
+    """Show snapshots from ``read`` until the block ends."""
 
     def __init__(
         self,

@@ -1,9 +1,9 @@
 """One sending process of several: ``python -m bench_client.processes.worker``, started by ``coordinator``.
 
 On standard input come its share of the run (pickled, after eight bytes that give the length) and then lines: ``start
-NS`` gives the instant, on the system's monotonic clock, at which the schedule starts; ``interrupt`` does what a signal
-does to a run of one process. The input's end means that whoever started this is gone: it sends nothing more, keeps what
-it has and ends. On standard output go lines of JSON: what is said, and its value.
+NS`` gives the start of the schedule on the system's monotonic clock; ``interrupt`` has the effect of a signal on a run
+of one process. The end of the input means that the coordinator is gone: the process sends no more requests, keeps its
+results and ends. On standard output go lines of JSON, each a kind of message and its value.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from bench_client.sending.share import Share, sender_of
 
 REPORT_PERIOD_S = 0.5
 MAX_SAMPLES = 1_000
-"""Most latency samples in a report: a line must never fill the pipe, for writing it would block the sending."""
+"""Most latency samples in a report: a line must never fill the pipe, because a blocked write would stop the sending."""
 LENGTH_BYTES = 8
 
 READY, PROGRESS, SENT, DONE, FAILED = "ready", "progress", "sent", "done", "failed"
-"""What a line says first: connections open; a snapshot; an outcome; records written; a message for the person."""
+"""Kinds of messages: connections open; a snapshot; an outcome; records written; an error for the user."""
 
 
 def main() -> int:

@@ -1,7 +1,7 @@
-"""The directory that ``--out`` names: whether it already holds results, which only ``--force`` replaces.
+"""The directory of ``--out``: refuses to replace results without ``--force``.
 
-A directory in which nothing was recorded (of a run that could not begin) holds none. Other people's files don't count,
-but for those in whose place a file of ours would come.
+A directory without records (of a run that could not begin) holds no results. Other files don't count, unless a file of
+a run would replace them.
 """
 
 from __future__ import annotations

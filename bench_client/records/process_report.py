@@ -1,4 +1,4 @@
-"""How one sending process fared in a run: its part of ``run.json``, which the client's health is judged from."""
+"""The report of one sending process: its part of ``run.json``, from which the client's health is judged."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MAX_SORTED = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class ProcessReport:
-    """Say how one sending process fared; the warm-up is left out of the CPU and the lateness."""
+    """Hold CPU, lateness and counts of one sending process; CPU and lateness leave out the warm-up."""
 
     requests: int
     cpu: float
@@ -20,7 +20,7 @@ class ProcessReport:
     lateness_p50_ms: float
     lateness_p99_ms: float
     all_busy: int
-    """Requests that found all connections there may be in use."""
+    """Requests that found the largest number of connections, all in use."""
 
 
 def lateness_percentiles_ms(lateness_ns: array[int] | Sequence[int]) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""The record of one request: what was sent when, and what the limiter said of it.
+"""The record of one request: its plan, its times, and the limiter's response.
 
 Times are microseconds from the start of the schedule; None is "not said" or "never". ``record_file`` keeps records on
 disk: columns that were added later come last.
@@ -16,7 +16,7 @@ class Record(NamedTuple):
     """Its place in the schedule."""
     due_us: int
     sent_us: int | None
-    """None: it never left, for want of a connection."""
+    """None: it was never sent, because no connection was free."""
     done_us: int
     target: int
     """Index into the targets in ``run.json``."""
@@ -50,16 +50,16 @@ class Record(NamedTuple):
     upstream_status: int | None
     """The status of the service behind the limiter, on errors that come from it."""
     told_input: int | None
-    """The input that the service told in its usage. ``prompt_tokens`` is what was admitted, where the limiter says."""
+    """The input in the service's usage. ``prompt_tokens`` is the admitted input, if the limiter says it."""
     told_input_at_most: int | None
-    """The same with cached input and whatever else of the usage's total may be input."""
+    """The same, with cached input and every other part of the usage that may be input."""
 
 
 def failed_upstream(record: Record) -> bool:
-    """Return whether a limiter admitted the request and had no answer for it: it counts as a request without tokens.
+    """Return whether a limiter admitted the request but had no answer: it counts as a request without tokens.
 
-    A 429 is one only where it says that it is the service's and names no limit of ours; if it says neither, nobody
-    knows whose it is.
+    A 429 qualifies only if it says that it is the service's and names no limit of the limiter; if it says neither, its
+    origin is unknown.
     """
     if record.status is None or record.status == 200:
         return False

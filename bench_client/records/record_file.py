@@ -1,14 +1,14 @@
-"""The file of all records of a run, and the line at its end that tells whether it is whole.
+"""The file of all records of a run, and the last line that shows whether the file is whole.
 
 ``requests.jsonl``: the first line is an object that names the format and its columns. Each further line is an array
 with one request's values in that order; those of each sending process stand together, in the order in which they were
-done. The last line is an object that tells how many records there are and the SHA-256 of all lines before it, so that a
-file that was cut off, or lost or gained a line, can't pass for a whole one: ``head -n -1 requests.jsonl | sha256sum``.
-(It guards against accidents, not against whoever writes a new digest below records of their own.)
+done. The last line is an object with the number of records and the SHA-256 of all lines before it, so that a file that
+was cut off, or lost or gained a line, can't pass for a whole one: ``head -n -1 requests.jsonl | sha256sum``.
+(The digest guards against accidents, not against forgery.)
 
 Chosen over CSV for its types and over objects for a third of the size; any JSON tool reads it line by line, and a file
 that was cut off anywhere still gives all records before. Files of earlier versions lack the last columns, which are
-read as null, and the end, which is told.
+read as null, and the last line, which ``RecordReader.problem`` reports.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ REQUESTS_NAME = "requests.jsonl"
 FORMAT = "bench-client requests 1"
 HEADER = {"format": FORMAT, "columns": list(Record._fields)}
 _ADDED = 3
-"""How many columns, the last ones, files of earlier versions may lack."""
+"""Number of columns at the end that files of earlier versions may lack."""
 _LINES_PER_WRITE = 2_000
 _CHUNK_BYTES = 1 << 20
 _END = b'{"end":'
@@ -65,8 +65,8 @@ def join_records(path: Path, parts: Sequence[Path]) -> None:
 class RecordReader:
     """Iterate over the records of one file.
 
-    After an iteration ``problem`` says in words why the file isn't whole; it is None where the file is. An incomplete
-    last line is left out. Raises BenchError when the file isn't one of records, or has a line in its middle that isn't.
+    After an iteration ``problem`` says in words why the file isn't whole; it is None for a whole file. An incomplete
+    last line is left out. Raises BenchError for a file of another kind, or with a damaged line in its middle.
     """
 
     def __init__(self, path: Path) -> None:
@@ -104,15 +104,15 @@ class RecordReader:
 
     def _check_end(self, line: bytes, records: int, digest: str, rest: IO[bytes]) -> str | None:
         name = self.path.name
-        told = _end_of(line)
-        if told is None:
+        end = _end_of(line)
+        if end is None:
             return f"the end of {name} is damaged"
         if rest.readline():
             return f"{name} goes on after its end"
-        if told["records"] != records:
-            return f"{name} has {records:,} records, its end tells {told['records']:,}"
-        if told["sha256"] != digest:
-            return f"{name} was changed: its digest is not the one that its end tells"
+        if end["records"] != records:
+            return f"{name} has {records:,} records, but its end says {end['records']:,}"
+        if end["sha256"] != digest:
+            return f"{name} was changed: its digest differs from the one at its end"
         return None
 
     def _missing_columns(self, line: bytes) -> int:
@@ -123,7 +123,9 @@ class RecordReader:
         for missing in range(_ADDED + 1):
             if header == {"format": FORMAT, "columns": list(Record._fields[: len(Record._fields) - missing])}:
                 return missing
-        raise BenchError(f"{self.path} is not a file of bench-client's records, or of another version of it")
+        raise BenchError(
+            f"{self.path} is not a file of bench-client's records, or of another version; make the run again"
+        )
 
 
 class _EndedFile:

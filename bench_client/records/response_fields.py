@@ -1,4 +1,4 @@
-"""Reads what the limiter says out of a response's raw bytes: headers, usage, the numbers of a rejection's message."""
+"""Parses the raw bytes of a response: the limiter's headers, the usage, the numbers of a rejection's message."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bench_client.records.response_usage import read_usage
 
 
 class ResponseFacts(NamedTuple):
-    """Hold what is recorded of a response; None where it didn't say."""
+    """Hold the recorded fields of a response; None for missing ones."""
 
     status: int | None = None
     node: str | None = None
@@ -60,11 +60,11 @@ _TEXT_FIELDS = {"node", "exceeded", "degraded", "chunked"}
 _REQUESTED = re.compile(r"Limit \d+(?:, Used \d+)?, Requested (\d+)")  # a key may be named anything
 _SPELLINGS_MAX = 1_000
 _spellings: dict[bytes, str | None] = {}
-"""Header names as servers spell them, so that each is lowered once and not per response."""
+"""Header names as servers spell them, so that each is lowered once instead of per response."""
 
 
 def parse_response(raw: bytes) -> ResponseFacts:
-    """Return the facts of one response. It may be cut off: an incomplete head tells nothing, half a body no usage."""
+    """Return the facts of one response. It may be cut off: an incomplete head gives none, half a body no usage."""
     head, end_of_head, body = raw.partition(b"\r\n\r\n")
     if not end_of_head:
         return NOTHING
@@ -85,7 +85,7 @@ def parse_response(raw: bytes) -> ResponseFacts:
     if "chunked" in str(facts.pop("chunked", "")).lower():
         body = _joined_chunks(body)
     if status == 200:
-        # What was charged: a service behind a node may count its tokens in another way, or not tell.
+        # The charged amounts: a service behind a node may count its tokens in another way, or not report them.
         usage = read_usage(_document(body, "usage"))
         facts["prompt_tokens"] = usage.input_tokens if charged[0] is None else charged[0]
         facts["completion_tokens"] = usage.output_tokens if charged[1] is None else charged[1]

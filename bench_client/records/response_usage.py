@@ -1,8 +1,8 @@
-"""The ``usage`` in an answer's body: what a service told of its cost, as far as an audit has to know it.
+"""The ``usage`` in an answer's body: the cost that a service reports, as far as an audit needs it.
 
-A limiter charges input that is told beyond what it had admitted, and services tell input in several ways: what they
-read from a cache or fetched themselves may be in the prompt's tokens or stand beside them. Which it is can't be known
-from one answer, so two numbers are read: what is told for certain, and the most that can be meant.
+A limiter charges reported input beyond the admission, and services report input in several ways: tokens from a cache or
+fetched by the service itself may be part of the prompt's tokens or stand beside them. One answer doesn't show which, so
+two numbers are read: the certain input, and the most that it can mean.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 MOST_TOKENS = 1 << 31
-"""A service that tells more makes a mistake."""
+"""A service that reports more makes a mistake."""
 _INPUT_BESIDE = ("cache", "citation", "tool_use")
-"""Parts of the names under which services tell input that isn't in the prompt's tokens, or that is."""
+"""Parts of the names of input that may or may not be included in the prompt's tokens."""
 _DETAILS = ("prompt_tokens_details", "input_tokens_details", "input_token_details")
 
 
 class Usage(NamedTuple):
-    """Hold numbers of tokens; None where they weren't told."""
+    """Hold numbers of tokens; None for those that the service didn't report."""
 
     input_tokens: int | None = None
     input_at_most: int | None = None
@@ -31,14 +31,14 @@ def read_usage(usage: dict[str, object]) -> Usage:
     names = ("prompt_tokens", "completion_tokens")
     if _count(usage.get(names[1])) is None and _count(usage.get("output_tokens")) is not None:
         names = ("input_tokens", "output_tokens")
-    told, output, total = (_count(usage.get(name)) for name in (*names, "total_tokens"))
-    if told is None:
+    prompt, output, total = (_count(usage.get(name)) for name in (*names, "total_tokens"))
+    if prompt is None:
         return Usage(output_tokens=output)
     beside = sum(_beside(usage))
-    excess = max((total or 0) - told - (output or 0), 0)
+    excess = max((total or 0) - prompt - (output or 0), 0)
     if output is not None and not beside:
         output += excess
-    return Usage(told, min(told + max(beside, excess), MOST_TOKENS), output)
+    return Usage(prompt, min(prompt + max(beside, excess), MOST_TOKENS), output)
 
 
 def _beside(usage: dict[str, object]) -> Iterator[int]:

@@ -1,7 +1,7 @@
-"""What the figures show of a run's records, made in one pass over them: rates and latencies over time, use per key.
+"""Collects the series of the figures in one pass over a run's records: rates and latencies over time, use per key.
 
-Memory is O(bins + keys), however many records there are. The run's summary is made in the same pass, by the same code
-as ``summary.json``, so that the page can't say anything else than the terminal did.
+Memory is O(bins + keys), for any number of records. The same pass makes the run's summary, by the same code as
+``summary.json``, so that page and terminal agree.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SHORT_WIDTH_S = 0.2
 WIDTHS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600)
 MAX_BINS = 240
 MAX_LATE_BINS = 60
-"""Answers that come later than so many bins after the last request was due are counted in the last one."""
+"""Answers that come later than this many bins after the last due time are counted in the last bin."""
 _NUMBERS = tuple(
     place
     for place, name in enumerate(Record._fields)
@@ -65,12 +65,12 @@ class Timeline:
 
 @dataclass(slots=True)
 class KeyUse:
-    """Hold what one key did, warm-up included."""
+    """Hold the use of one key, warm-up included."""
 
     requests: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
     used: list[int] = field(default_factory=lambda: [0, 0, 0])
-    """What it was admitted for, by dimension."""
+    """Admitted amounts, by dimension."""
     limits: tuple[int, int, int] = (0, 0, 0)
     """As last announced."""
 

@@ -1,4 +1,4 @@
-"""What ``servers.json`` and ``audit.json`` say of a run, as the page shows it: batches, CPU per process, verdict."""
+"""The contents of a run's ``servers.json`` and ``audit.json`` as the page shows them: batches, CPU, verdict."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class AuditFigures:
     unknown: int = 0
     """Requests whose outcome nobody knows."""
     never_slid: str = ""
-    """Return what a run shorter than a window can't show; "" for others."""
+    """Note on the limits of a run shorter than a window; "" for longer runs."""
     overruns: tuple[int, int, int] = (0, 0, 0)
-    """Requests of which the service told more than was admitted, and how many input and output tokens more."""
+    """Requests for which the service reported more than was admitted, and the input and output tokens beyond."""
     findings: tuple[tuple[str, int], ...] = ()
     fullest: tuple[tuple[str, WorstFill], ...] = ()
     """By dimension."""

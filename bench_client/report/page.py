@@ -27,7 +27,7 @@ _MARKS = {"PROVED": "✓", "REFUTED": "✗", "INCOMPLETE": "?", "NOT AUDITED": "
 
 
 def page(runs: Sequence[ReportedRun], drawings: Sequence[Drawing]) -> str:
-    """Return the whole document."""
+    """Return the HTML document of these runs, with their figures."""
     body = "\n".join(
         [
             f"<h1>{_text(title(runs))}</h1>",
@@ -78,23 +78,23 @@ def _figure_sections(runs: Sequence[ReportedRun], drawn: dict[str, Drawing]) -> 
     unmeasured = [run.label for run in runs if not run.processes]
     return [
         _section(
-            "What became of the requests",
-            "The line is the rate that the schedule offered. Below it, on top of one another, is what came of the "
-            "requests, at the time it came.",
+            "Outcomes of the requests",
+            "The line is the rate that the schedule offered. The areas below it are the outcomes of the requests, "
+            "stacked, at the time of the outcome.",
             [_figure(drawn["throughput"])],
         ),
         _section(
-            "What each 60 s window held",
-            "How much the 60 s up to each moment held of a key's limit: the fullest window of each limit that rejected "
-            "something, then the busiest keys. The line may touch the limit and never crosses it. The marks at the top "
+            "Use of each 60 s window",
+            "Use of a key's limit in the 60 s up to each moment: the fullest window of each limit that rejected a "
+            "request, then the busiest keys. The line may touch the limit and never crosses it. The marks at the top "
             "are requests that this limit rejected.",
             [_figure(drawn[name], run.label if len(runs) > 1 else "") for run, name in windows if name in drawn],
             _missing(unaudited, "no limiter signed its decisions, so nothing is known of its windows"),
         ),
         _section(
             "Latency by percentile",
-            "Of all complete responses, counted from when a request was due: a request that had to wait for its turn "
-            "was slow. Each further nine takes as much room as the one before.",
+            "All complete responses, from the due time of the request, so that waiting for a turn counts. Each "
+            "further nine takes as much room as the one before.",
             [_figure(drawn["latency"])],
         ),
         _section(
@@ -104,8 +104,7 @@ def _figure_sections(runs: Sequence[ReportedRun], drawn: dict[str, Drawing]) -> 
         ),
         _section(
             "Operations per script call",
-            "A node sends what it has to ask of a key in one call: at low load one operation, under load many share a "
-            "call by themselves.",
+            "A node sends all waiting operations of a key in one call: at low load one operation, under load many.",
             [_figure(drawn["batches"])] if "batches" in drawn else [],
             _missing(unbatched, "the nodes' metrics were not sampled, so the sizes of batches are not known"),
         ),

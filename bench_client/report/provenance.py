@@ -1,7 +1,7 @@
-"""How the runs were made, and the commands that make them and the page again.
+"""The set-up of the runs, and the commands that make them and the page again.
 
-Of paths only the last name is told: where on somebody's machine a file lies is nobody's business. All of it comes from
-the runs' files and may be missing in old ones.
+Of paths only the last name is shown, so that the page reveals nothing about a machine's folders. All values come from
+the runs' files; old files may lack some.
 """
 
 from __future__ import annotations

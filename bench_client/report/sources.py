@@ -1,4 +1,4 @@
-"""Which runs a report is about: directories as the command line names them, opened, checked and labelled.
+"""The runs of a report: directories from the command line, opened, checked and labelled.
 
 A directory is that of a run, or of a comparison, which stands for the runs in it. Every value that a later stage
 computes with or shows is checked here; what the files say is somebody else's text, and is only ever shown escaped.
@@ -20,7 +20,7 @@ from bench_client.records.out_directory import STORES
 from bench_client.records.run_directory import COMPARE_NAME, RUN_NAME, RunInfo, read_info
 
 MAX_RUNS = 6
-"""More lines on the same axes can't be told apart."""
+"""More lines on the same axes can't be distinguished."""
 MAX_LABEL = 28
 MAX_SECONDS = 1e9
 COMPARE_FIGURES = ("nodes", "keys_count", "rpm", "input_tpm", "output_tpm")

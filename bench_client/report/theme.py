@@ -1,6 +1,6 @@
-"""The colours of page and figures, for light and dark backgrounds, and how each line and area is told from the others.
+"""The colours of page and figures, for light and dark backgrounds, and the dashes and hatching of lines and areas.
 
-Colours are those of Okabe and Ito, which colour-blind readers can tell apart, darker on white and lighter on black.
+Colours are those of Okabe and Ito, which colour-blind readers can distinguish, darker on white and lighter on black.
 Lines differ by their dashes and areas by their hatching, too. A figure is drawn in stand-ins (``#0a0bNN``), which
 become variables of the page's style sheet, or the light colours where a figure stands alone.
 """

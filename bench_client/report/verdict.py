@@ -1,4 +1,4 @@
-"""What a page says first: one sentence over all runs, and per run the audit's word, the big figures, what to mind."""
+"""The top of a page: one sentence over all runs, and per run the audit's verdict, the big figures and remarks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def title(runs: Sequence[ReportedRun]) -> str:
 
 
 def sentence(runs: Sequence[ReportedRun]) -> str:
-    """Return the whole page in one sentence: was it exact, at what rate, and how quick."""
+    """Return the whole page in one sentence: exactness, rate and latency."""
     speed = f"{_each(runs, lambda run: f'{run.records.summary.target_qps:,.0f}')} requests/s"
     speed += f", 99 of 100 answers within {_each(runs, lambda run: ms(percentile(run, 'p99')))}"
     if refuted := [run for run in runs if run.audit.word == REFUTED]:
@@ -68,38 +68,35 @@ def verdict_line(run: ReportedRun) -> str:
 
 
 def remarks(run: ReportedRun) -> list[str]:
-    """Return what to mind in reading this run's figures."""
+    """Return the remarks that a reader of this run's figures needs."""
     info, summary, said = run.source.info, run.records.summary, []
     if not info.finished:
         said.append(
-            "The run was cut off: requests that were sent are missing from its records, and the last seconds are "
-            "incomplete."
+            "The run was cut off: some sent requests are missing from its records, and the last seconds are incomplete."
         )
     elif not run.records.complete:
-        said.append(
-            "The records are not those of all requests that were sent, each once. The figures are of what is there."
-        )
+        said.append("Records are missing or doubled. The figures cover the records that are there.")
     if summary.interrupted:
         said.append(f"The run was interrupted after {run.seconds:,.4g} s of {info.planned_s - info.warmup_s:,.4g} s.")
     if summary.client.remark:
         remark = summary.client.remark
         said.append(remark[:1].upper() + remark[1:] + ".")
     if run.audit.unknown:
-        said.append(f"What became of {run.audit.unknown:,} requests is unknown: they may have been admitted.")
+        said.append(f"The outcome of {run.audit.unknown:,} requests is unknown: they may have been admitted.")
     if run.audit.never_slid:
         said.append(run.audit.never_slid[:1].upper() + run.audit.never_slid[1:] + ".")
     requests, inputs, outputs = run.audit.overruns
     if requests:
         said.append(
-            f"Of {requests:,} requests the service told more than was admitted: {inputs:,} input and {outputs:,} "
+            f"For {requests:,} requests the service reported more than was admitted: {inputs:,} input and {outputs:,} "
             "output tokens, charged afterwards and in none of the windows below."
         )
     if failed := summary.total.upstream.total():
         said.append(f"{failed:,} requests were admitted and failed at the service behind the limiter.")
     if summary.total.degraded:
         said.append(
-            f"{summary.total.degraded:,} decisions were made without the store, by the policy for that. The windows "
-            "below show only what the store decided."
+            f"{summary.total.degraded:,} decisions were made without the store, by its failure policy. The windows "
+            "below show only the store's decisions."
         )
     if summary.warmup:
         said.append(

@@ -21,7 +21,7 @@ from bench_client.report.collect import KeyUse
 SHOWN_KEYS = 4
 LEVELS = 240
 """Moments that a line is drawn through."""
-NOT_TOLD = (-1, -1, -1)
+UNKNOWN_LIMITS = (-1, -1, -1)
 """Stands for limits that aren't known: the ones in force before go on."""
 
 
@@ -85,7 +85,7 @@ def window_series(
         if record.time_ms is None:
             continue
         if failed_upstream(record):
-            limits = limits_of(record) if is_decided(record) else NOT_TOLD
+            limits = limits_of(record) if is_decided(record) else UNKNOWN_LIMITS
             admitted[record.key].append((record.time_ms, (1, 0, 0), limits))
         elif not is_decided(record):
             continue
@@ -165,14 +165,14 @@ def _levels(shown: Shown, rows: Sequence[_Admitted], spans: _Spans, rejected: li
         while first < new and times[first] + WINDOW_MS <= now_ms:
             used -= amounts[first]
             first += 1
-        told = -1
+        announced = -1
         first_of_now = new
         while new < len(times) and times[new] == now_ms:
             used += amounts[new]
-            told = max(told, limits[new])
+            announced = max(announced, limits[new])
             new += 1
         if new > first_of_now:
-            known = told if told >= 0 else known
+            known = announced if announced >= 0 else known
             limit[span] = known
             if share_used(used, known) > share_used(worst[0], worst[1]):
                 worst = (used, known, now_ms)

@@ -1,8 +1,8 @@
-"""What a run measured, from its records.
+"""The results of a run, from its records.
 
 ``histograms``     the HDR histograms of latencies, whose library is an extra
 ``summary``        counts, rates and latencies
-``client_health``  whether the client itself was the bottleneck
+``client_health``  checks whether the client itself was the bottleneck
 ``unserved``       the error message of a run in which no request was served or rejected
 ``tables``         all of it as text
 """

@@ -1,14 +1,13 @@
-"""Whether the client itself was the bottleneck of a run, judged from each sending process's CPU and lateness.
+"""Judges whether the client itself was the bottleneck of a run, from each sending process's CPU and lateness.
 
-Lateness here is how long after its due time a request was taken up by its process, whatever it then waited for: only
-the client, or a machine too busy to let it run, can cause it. Waiting for a free connection is apart, for it is the
-server that keeps connections busy.
+Lateness is the time from a request's due time until its process takes it up: only the client, or a machine too busy to
+let it run, can cause it. Waiting for a free connection is counted apart, because the server keeps connections busy.
 
-Latencies count from the due time, so lateness is in them. Whether it changes a figure shows when the same percentile is
-taken from the times of sending: the figure falls by what lateness has added to it, and by what waiting for connections
-has; of that difference no more than the lateness itself at that percentile is the client's. A few late requests that
-are not the slow ones change no figure, however late they were. Weakness: a client that shares its cores with the server
-is late because of the server; the two can't be told apart from here, and the advice names both ways out.
+Latencies count from the due time, so they include lateness. To see whether lateness changes a figure, the same
+percentile is taken from the times of sending: it is lower by lateness and by waiting for connections. At most the
+lateness at that percentile is the client's part of the difference. A few late requests that are not the slow ones
+change no figure, however late they were. Weakness: a client that shares its cores with the server is late because of
+the server; the two causes can't be distinguished from here, so the advice names both ways out.
 """
 
 from __future__ import annotations
@@ -19,20 +18,20 @@ from dataclasses import dataclass
 from bench_client.records.process_report import ProcessReport
 
 BUSY_CPU = 0.95
-"""A process that used this share of a core had no time left: its answers waited to be read, too."""
+"""A process that used this share of a core had no time left, so its answers also waited to be read."""
 LATE_MS = {"p50": 1.0, "p99": 2.0}
-"""The latency figures that lateness may change, and up to which part of them it is never worth a warning."""
+"""The latency figures that lateness may change, and the lateness (ms) up to which there is never a warning."""
 LATE_SHARE = 0.1
-"""Up to this share of a figure, lateness doesn't matter: it isn't what made the answers late."""
+"""Up to this share of a figure, lateness doesn't matter: other causes made the answers late."""
 HINDERED_CPU = 0.5
-"""A process that was late and used less than this share of a core wasn't let run; more processes wouldn't help."""
+"""A late process that used less than this share of a core was held up by other work: more processes wouldn't help."""
 ALL_BUSY_SHARE = 0.02
 """Above this share of requests that waited for a connection, latencies are shaped by the number of connections."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClientHealth:
-    """Judge all processes of a run by what the run measured with them."""
+    """Judge all sending processes of a run by their reports and the measured latencies."""
 
     processes: list[ProcessReport]
     latency_ms: Mapping[str, float]
@@ -42,17 +41,17 @@ class ClientHealth:
 
     @property
     def lateness_p50_ms(self) -> float:
-        """The worst process's."""
+        """Return the median lateness of the worst process."""
         return max((process.lateness_p50_ms for process in self.processes), default=0.0)
 
     @property
     def lateness_p99_ms(self) -> float:
-        """The worst process's."""
+        """Return the p99 of the lateness of the worst process."""
         return max((process.lateness_p99_ms for process in self.processes), default=0.0)
 
     @property
     def late_ms(self) -> dict[str, float]:
-        """Return how much of each latency figure is the client's lateness."""
+        """Return the client's lateness in each latency figure."""
         late_ms = {"p50": self.lateness_p50_ms, "p99": self.lateness_p99_ms}
         return {
             name: max(min(late_ms[name], self.latency_ms.get(name, 0.0) - self.from_sending_ms.get(name, 0.0)), 0.0)
@@ -66,7 +65,7 @@ class ClientHealth:
 
     @property
     def remark(self) -> str | None:
-        """Return one line for the person, if there is something to say about the client."""
+        """Return one line about the client for the user; None if there is nothing to say."""
         bottleneck, advice = self._verdict
         if bottleneck is not None:
             return f"the client was the bottleneck: {bottleneck}; {advice}"

@@ -1,4 +1,4 @@
-"""The error of a run in which no request was served or rejected: it has measured error pages, no limiter."""
+"""The error of a run in which no request was served or rejected: it has measured error pages, not a limiter."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ADVICE = {
 
 
 def failure_message(figures: Figures) -> str | None:
-    """Return why the run has failed, in a line with what to look at; None if a request was served or rejected."""
+    """Return one line with the cause and what to check; None if a request was served or rejected."""
     statuses, errors = figures.statuses, figures.errors
     if not statuses:
         return f"no request was answered ({_listed(errors)}); check the targets"

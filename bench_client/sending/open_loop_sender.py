@@ -1,4 +1,4 @@
-"""Sends a workload open-loop: each request leaves when it is due, whatever became of the requests before it.
+"""Sends a workload open-loop: each request leaves when it is due, regardless of the requests before it.
 
 The loop is woken by an alarm for the next due request and, free of charge, by every response; each time it sends all
 that is due. Nothing else happens in it: responses go raw to the spool
@@ -39,7 +39,7 @@ async def start_soon() -> int:
 
 
 class OpenLoopSender:
-    """Send one workload, once."""
+    """Send one workload open-loop; `run` may be called once."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class OpenLoopSender:
     ) -> None:
         """``max_connections`` and ``first_connections`` are per target."""
         self.requests = RequestLog(workload, spool, timeout_s)
-        """What became of the requests so far."""
+        """Results of the requests so far."""
         self.dispatched = 0
         self._workload = workload
         self._renderer = renderer

@@ -1,4 +1,4 @@
-"""How far the sending is while it goes on, and what it looked like when it has ended."""
+"""The progress of the sending, and its outcome."""
 
 from __future__ import annotations
 

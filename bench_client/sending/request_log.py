@@ -1,4 +1,4 @@
-"""What becomes of a share's requests while they are sent: deadlines, ends, and results on their way to the spool.
+"""Deadlines and results of a share's requests while they are sent, on their way to the spool.
 
 The sender, its pools and their connections all write here, so none of them has to know the others.
 """
@@ -15,7 +15,7 @@ SPOOL_BATCH = 64
 """Most results handed to the spool at once: packing holds the interpreter's lock, a microsecond per result, and with
 thousands of them the requests that become due meanwhile would leave milliseconds late."""
 SAMPLE_EVERY = 16
-"""In full batches, the live view gets one latency out of so many; in smaller ones (at low rates) it gets all."""
+"""From full batches the live view gets every 16th latency; from smaller ones (at low rates) it gets all."""
 
 
 class RequestLog:

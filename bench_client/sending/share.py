@@ -1,4 +1,4 @@
-"""What one process sends of a run, and the sender made ready for it."""
+"""The share of a run that one process sends, and a sender made ready for it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bench_client.settings import FIRST_CONNECTIONS
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Hold every ``processes``-th request of a run, and all it takes to send them; can be pickled."""
+    """Hold every ``processes``-th request of a run and everything needed to send them; can be pickled."""
 
     process: int
     processes: int

@@ -29,7 +29,7 @@ _PORTS = range(18_080, 28_080)
 
 
 def generate_keys(path: Path, *, count: int, rpm: int, input_tpm: int, output_tpm: int) -> None:
-    """Have a keys file made. Raises BenchError with the command's own words when that fails."""
+    """Run the command that makes a keys file. Raises BenchError with the command's message when it fails."""
     limits = {"--count": count, "--rpm": rpm, "--input-tpm": input_tpm, "--output-tpm": output_tpm}
     arguments = [text for name, value in limits.items() for text in (name, str(value))]
     command = [*COMMAND, "keys", "generate", *arguments, "--out", str(path)]
@@ -154,7 +154,7 @@ class LimiterUnderTest:
                 targets[match[1].zfill(8)] = match[2]
             elif line.strip() == "ready":
                 if not targets:
-                    raise BenchError(f"limiter-node up is ready but named no node; see {self._log}")
+                    raise BenchError(f"limiter-node up is ready but printed no node's URL; see {self._log}")
                 return tuple(url for _, url in sorted(targets.items()))
             last = line.strip() or last
 

@@ -30,7 +30,7 @@ STOP_TIMEOUT_S = 1.0
 
 
 class ServerWatch:
-    """Watch the servers during one run's sending; a context manager, told by ``on_start`` when the schedule starts."""
+    """Watch the servers during one run's sending; a context manager. Call ``on_start`` when the schedule starts."""
 
     def __init__(
         self, targets: Sequence[LoadTarget], duration_s: float, processes: Sequence[LocalProcess] = ()

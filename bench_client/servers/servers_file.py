@@ -1,4 +1,4 @@
-"""What the servers did during a run: ``servers.json``, written after the sending and read again by reports.
+"""``servers.json``: the servers' samples during a run, written after the sending and read again by reports.
 
 Holds each target's samples of its ``/metrics`` (``server_watch`` takes them), and the CPU of the known processes: the
 client's own, and those that it has started on this machine or else the nodes by their own account. A target that has no
@@ -41,11 +41,11 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class TargetSamples:
-    """Hold what a target told of itself, in order of time."""
+    """Hold the samples of one target, in order of time."""
 
     url: str
     node: str
-    """The node's id; empty where the target told nothing."""
+    """The node's id; empty for a target without samples."""
     samples: tuple[Sample, ...]
 
     def cpu(self) -> ProcessUse | None:

@@ -140,7 +140,7 @@ def _get(target: LoadTarget, path: str, headers: dict[str, str] | None = None) -
 
 def _reason(error: Exception) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is not trusted, {error.verify_message}: pass its authority's with --ca-file"
+        return f"its certificate is not trusted, {error.verify_message}: pass its authority's certificate as --ca-file"
     if isinstance(error, TimeoutError):
         return "no answer in time"
     strerror = getattr(error, "strerror", None)

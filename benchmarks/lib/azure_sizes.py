@@ -1,4 +1,4 @@
-"""How long real conversations are: quantiles of the Azure LLM inference trace, conversations of November 2023.
+"""Sizes of real conversations: quantiles of the Azure LLM inference trace, conversations of November 2023.
 
 From AzureLLMInferenceTrace_conv.csv (19,366 requests) of github.com/Azure/AzurePublicDataset, CC-BY: Patel et al.,
 "Splitwise: Efficient generative LLM inference using phase splitting", ISCA 2024. Between the quantiles sizes are drawn

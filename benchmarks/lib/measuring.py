@@ -1,4 +1,4 @@
-"""What the benchmarks share: rows of medians with spread and target, tables, JSON output, options, CPU time."""
+"""Rows of medians with spread and target, tables, JSON output, options and CPU time, for all benchmarks."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def ratios(over: Sequence[float], under: Sequence[float]) -> list[float]:
 
 
 def machine() -> dict[str, Any]:
-    """Return what the figures were measured on."""
+    """Return the facts about the measuring machine."""
     model = platform.processor() or platform.machine()
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -122,7 +122,7 @@ def show(title: str, rows: Sequence[Row], *, json_path: str | None = None) -> No
 def parser(documentation: str, *, rounds: int, seconds: float) -> argparse.ArgumentParser:
     """Return a parser of the options of every benchmark, with its defaults."""
     made = argparse.ArgumentParser(description=documentation.splitlines()[0])
-    made.add_argument("--rounds", type=int, default=rounds, help="of each variant, in turn (%(default)s)")
-    made.add_argument("--seconds", type=float, default=seconds, help="that each load is measured for (%(default)s)")
-    made.add_argument("--json", help="write the rows there, too")
+    made.add_argument("--rounds", type=int, default=rounds, help="rounds of each variant, in turn (%(default)s)")
+    made.add_argument("--seconds", type=float, default=seconds, help="duration of each load (%(default)s)")
+    made.add_argument("--json", help="file to write the rows to as well")
     return made

@@ -1,12 +1,11 @@
-"""A load of clients that don't take no for an answer, from a process of its own.
+"""A load of clients that keep asking after a 503, from a process of its own.
 
     python -m benchmarks.lib.overload_load PORT SECONDS CONNECTIONS RATE PAUSE_S REQUESTS_FILE [PID …]
 
-Requests are due at RATE a second (0: each connection asks again at once, whatever it was answered), and go out on
-connections that have nothing under way; one that finds none isn't sent. A connection that was answered 503 is left
-alone for PAUSE_S. Prints one JSON line: requests sent and unsent,
-answered in all, by 200, by 200 within `IN_TIME_S` of being sent, by 503; median and 99th percentile of both in ms; CPU
-seconds of the processes PID. The first seconds, half of as many, are left out.
+Requests are due at RATE a second (0: each connection asks again at once, whatever the response), and go out on idle
+connections; a request that finds none isn't sent. A connection that got a 503 pauses for PAUSE_S. Prints one JSON line:
+requests sent and unsent, answered in all, by 200, by 200 within `IN_TIME_S` of being sent, by 503; median and 99th
+percentile of both in ms; CPU seconds of the processes PID. The first seconds, half of as many, are left out.
 """
 
 from __future__ import annotations

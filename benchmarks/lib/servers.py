@@ -1,4 +1,4 @@
-"""What the loads are sent to: a limiter node as users start it, or a peer of it; each pinned to a core of its own.
+"""The servers under load: a limiter node as users start it, or a peer of it; each pinned to its own core.
 
 The server under load has core 0; its store, the load and the benchmark itself share the others. Linux only.
 """

@@ -1,4 +1,4 @@
-"""What a node is compared with, and what it is put in front of.
+"""The servers that a node is compared with, and the service behind it.
 
 `admit_all_node`    the same node without its limiter; `admit_all` decides in it
 `minimal_handler`   the least that an aiohttp server can do with a request

@@ -1,4 +1,4 @@
-"""Hands bytes from one connection to another and back, and does nothing else: what `gateway` is compared with.
+"""Hands bytes from one connection to another and back, and does nothing else: the peer of `gateway`.
 
 python -m benchmarks.peers.raw_relay PORT      → prints the port it listens on, then relays to PORT until SIGTERM
 """

@@ -1,10 +1,10 @@
-"""How cost scales with nodes, shards and keys: the parts of `benchmarks.scaling` and `benchmarks.capacity`.
+"""The scaling of cost with nodes, shards and keys: the parts of `benchmarks.scaling` and `benchmarks.capacity`.
 
-`sharded_fleet`       nodes before a cluster, and what their processes have used
-`fleet_loads`         the loads that such a fleet gets
-`shard_calls`         what a script call costs a shard that many nodes are connected to
+`sharded_fleet`       nodes before a cluster, and the CPU of their processes
+`fleet_loads`         the loads on such a fleet
+`shard_calls`         the cost of a script call for a shard with many connected nodes
 `scaling_sample`      one measurement, as `scaling` writes it and `capacity` reads it
 `capacity_fit`        costs fitted to the measurements; `capacity_formulas` has the formulas
-`capacity_fleet`      what a fleet can do at these costs
-`key_skew`            how uneven a skewed load is over shards
+`capacity_fleet`      the highest rate of a fleet at these costs
+`key_skew`            the unevenness of a skewed load over shards
 """

@@ -102,8 +102,9 @@ def predicted_calls(sample: Sample, round_trip_s: float, settles: SettleWait) ->
 
 
 def fit_settle_wait(samples: Sequence[Sample]) -> SettleWait:
-    """How long settles wait, and from which rate of a node on, from loads on many keys of equal load: there hardly any
-    calls coalesce, so that fewer calls than operations are settles that found company.
+    """Return how long settles wait, and from which rate of a node on, fitted on loads on many keys of equal load.
+
+    In these loads hardly any calls coalesce, so a call less than an operation means a settle that shared a call.
     """
     uniform = [sample for sample in samples if sample.keys > 1 and not sample.zipf]
 
@@ -114,7 +115,7 @@ def fit_settle_wait(samples: Sequence[Sample]) -> SettleWait:
         return SettleWait(_search(lambda wait_s: error(SettleWait(wait_s, busy_rate)), 10.0), busy_rate)
 
     rates = sorted({sample.requests_per_s / sample.nodes for sample in uniform})
-    # A threshold lies between two rates that were measured; which of the values between can't be told.
+    # A threshold lies between two measured rates; any value between them fits equally well.
     return min(map(best_from, (0.0, *((a + b) / 2 for a, b in pairwise(rates)))), key=error)
 
 

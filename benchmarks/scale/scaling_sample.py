@@ -1,4 +1,4 @@
-"""What the scaling measurement hands to the capacity model: one sample per load, fleet and round, as in its JSON."""
+"""The samples that `scaling` writes and the capacity model reads: one per load, fleet and round, as in the JSON."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class Sample:
     store_cores: float
     client_cores: float
     other_cores: float
-    """What else ran on the machine meanwhile: above some hundredths, it wasn't quiet."""
+    """Share of the machine that other work used meanwhile: above some hundredths, the machine wasn't quiet."""
     idle_store_cores: float
-    """What the store uses without any request."""
+    """The store's use without any request."""
     latency_p50_ms: float | None = None
     latency_p99_ms: float | None = None

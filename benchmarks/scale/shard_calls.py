@@ -1,8 +1,8 @@
-"""What a script call costs one shard that many nodes are connected to: measured with stand-ins for the nodes.
+"""The cost of a script call for a shard with many connected nodes, measured with stand-ins for the nodes.
 
 Each stand-in has a connection and a node id of its own and sends one call of one operation at a time, for random keys;
-all keys know all of these nodes, as they would after a minute behind a load balancer. What a real fleet of that size
-would add, nodes that write several calls at once, makes calls cheaper, not dearer. CPU is the server's (INFO cpu).
+all keys know all of these nodes, as they would after a minute behind a load balancer. Nodes of a real fleet write
+several calls at once, which makes calls cheaper, not dearer. CPU is the server's (INFO cpu).
 """
 
 from __future__ import annotations

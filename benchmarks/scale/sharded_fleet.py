@@ -68,7 +68,7 @@ class Fleet:
         self._shards = [Redis(host=HOST, port=port) for port in shards]
 
     def counters(self) -> Counters:
-        """Read everything now."""
+        """Return the counters of all processes at this moment."""
         statistics = [shard.info("commandstats", "stats", "cpu") for shard in self._shards]
         calls = [each.get("cmdstat_evalsha", {}) for each in statistics]
         return Counters(
@@ -86,7 +86,7 @@ class Fleet:
         return sum(map(cpu_seconds, self.node_pids))
 
     def close(self) -> None:
-        """Close what `counters` uses."""
+        """Close the connections that `counters` uses."""
         for shard in self._shards:
             shard.close()
 

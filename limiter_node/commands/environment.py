@@ -1,5 +1,5 @@
-"""Values that came from the environment: they are remembered, so that a message about one names its variable and not
-an option that nobody typed.
+"""Remembers which options came from the environment, so that an error message names the variable instead of an option
+that nobody typed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def remember(ctx: click.Context, flag: str, variable: str, value: str) -> None:
 
 @contextmanager
 def named_by_variable(ctx: click.Context) -> Iterator[None]:
-    """Name variables in the place of options in the message of any LimiterError that leaves the block."""
+    """Replace options by their variables in the message of any LimiterError that leaves the block."""
     try:
         yield
     except LimiterError as error:
@@ -37,7 +37,7 @@ def named_by_variable(ctx: click.Context) -> Iterator[None]:
         for flag, variable, value in ctx.meta.get(_META, ()):
             named = re.sub(rf"(?<![\w-]){re.escape(flag)}(?![\w-])", variable, message)
             if named == message and value and re.match(rf"{re.escape(value)}[:, ]", message):
-                named = f"{variable}: {message}"  # about the file of that name, say
+                named = f"{variable}: {message}"  # for example, about the file of that name
             message = named
         error.args = (message,)
         raise

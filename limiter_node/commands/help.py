@@ -13,11 +13,11 @@ CONTEXT_SETTINGS = cloup.Context.settings(
         max_width=100, col1_max_width=28, theme=cloup.HelpTheme(heading=_HEADING)
     ),
 )
-"""For the group; its commands inherit them. Lines of more than 100 columns would be hard to follow."""
+"""Settings of the group, which its commands inherit. Lines of more than 100 columns would be hard to follow."""
 
 
 def _examples(text: str) -> str:
-    """Text as it stands, under a heading; a blank line is between examples."""
+    """Return the examples under a heading, with a blank line between them."""
     blocks = [f"\b\n{block}" for block in text.strip("\n").split("\n\n")]
     return "\n\n".join([_HEADING("Examples:"), *blocks])
 
@@ -30,7 +30,7 @@ EXAMPLES = {
   # one node of a fleet
   limiter-node serve --store redis+cluster://10.0.0.1:7000,10.0.0.2:7000
 
-  # who uses how much, and how are the nodes?
+  # the usage of keys, and the state of nodes and store
   limiter-node top --store redis+cluster://10.0.0.1:7000 \\
       --target http://10.0.0.11:8080 --target http://10.0.0.12:8080
 """),
@@ -41,17 +41,17 @@ EXAMPLES = {
   # four nodes on a store of your own, with your keys
   limiter-node up --nodes 4 --keys keys.toml --store redis://127.0.0.1:6379
 
-  # in front of a model that is served on this machine, as by vLLM or Ollama
+  # in front of a model served on this machine, for example by vLLM or Ollama
   limiter-node up --keys keys.toml --upstream http://127.0.0.1:8000/v1
 
   # four nodes on one port; their probes and metrics on 9090 to 9093
   limiter-node up --nodes 4 --shared-port --admin-port 9090
 
-  # answers that take their time, as a model's do
+  # answers as slow as a model's
   limiter-node up --mock-ttft-ms 300 --mock-tokens-per-s 50
 """),
     "serve": _examples("""
-  # a node that load balancers in front of it may reach
+  # a node that load balancers can reach
   limiter-node serve --host 0.0.0.0 \\
       --store redis+cluster://10.0.0.1:7000,10.0.0.2:7000 \\
       --keys /etc/limiter/keys.toml --log-format json
@@ -61,11 +61,11 @@ EXAMPLES = {
       --tls-cert /etc/limiter/cert.pem --tls-key /etc/limiter/key.pem \\
       --store redis://10.0.0.1:6379
 
-  # the password not in the process list
+  # with the password out of the process list
   LIMITER_STORE=rediss://limiter:PASSWORD@store:6379 limiter-node serve
 """),
     "store": _examples("""
-  # three masters on 7000 to 7002, a replica each, and a node that uses them
+  # three masters on 7000 to 7002, each with a replica, and a node
   limiter-node store --replicas 1
   limiter-node serve --store redis+cluster://127.0.0.1:7000
 """),
@@ -74,7 +74,7 @@ EXAMPLES = {
   limiter-node keys generate --count 1000 --rpm 600 --out keys.toml
   limiter-node keys load keys.toml --store redis://127.0.0.1:6379
 
-  # more for one of them, from its next request on
+  # a higher limit for one key, from its next request on
   limiter-node keys set sk-alice --rpm 1200 --store redis://127.0.0.1:6379
 """),
     "top": _examples("""
@@ -82,7 +82,7 @@ EXAMPLES = {
   limiter-node top --store redis://127.0.0.1:6379 \\
       --target http://127.0.0.1:8080 --target http://127.0.0.1:8081
 
-  # the thirty keys that are nearest to their limits, once, as text
+  # the thirty keys nearest to their limits, once, as text
   limiter-node top --store redis://127.0.0.1:6379 --keys 30 --once
 """),
 }

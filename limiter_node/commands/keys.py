@@ -1,6 +1,6 @@
-"""``limiter-node keys``: keys files made and loaded, limits set, shown, listed and deleted.
+"""``limiter-node keys``: makes and loads keys files; sets, shows, lists and deletes limits.
 
-No command prints a key: it is called by its name or the first digits of its digest.
+No command prints a key: messages use its name or the first digits of its digest.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ def keys() -> None:
 @keys.command()
 @grouped(
     "File",
-    option("--count", type=int, metavar="N", default=1, help="How many keys."),
-    option("--out", metavar="FILE", default="keys.toml", help="File to write, readable by its owner only."),
+    option("--count", type=int, metavar="N", default=1, help="Number of keys."),
+    option("--out", metavar="FILE", default="keys.toml", help="File to write, readable by its owner alone."),
     option("--force", is_flag=True, help="Overwrite the file if it exists."),
 )
 @_limit_options(with_defaults=True)
@@ -91,20 +91,20 @@ def generate(count: int, out: str, force: bool, **limits: Any) -> None:
 @click.argument("file")
 @store_url
 def load(file: str, store: str) -> None:
-    """Put the keys of a keys file into the store; keys that are there already get the file's limits."""
+    """Put the keys of a keys file into the store. Keys that the store has already get the file's limits."""
     declared = read_keys(file)
     _administer(store, lambda admin: admin.load_limits(declared), changes=True)
     click.echo(f"{_keys(len(declared))} loaded")
 
 
-@keys.command("set", short_help="Set limits of a key; its usage stays.")
+@keys.command("set", short_help="Set limits of a key; usage stays.")
 @click.argument("key")
 @_limit_options(with_defaults=False)
-@grouped("Key", option("--name", metavar="NAME", help="What messages call the key."), store_url)
+@grouped("Key", option("--name", metavar="NAME", help="Name of the key in messages."), store_url)
 def set_(key: str, name: str | None, store: str, **limits: int | None) -> None:
-    """Set limits of a key, from its next request on; its usage stays.
+    """Set limits of a key, from its next request on. Usage stays.
 
-    What is not given stays as it is; a new key gets the defaults.
+    Limits that are not given stay as they are; a new key gets the defaults.
     """
     kid = check_declared_key(key)
     given: dict[str, Any] = {field: value for field, value in limits.items() if value is not None}
@@ -112,7 +112,7 @@ def set_(key: str, name: str | None, store: str, **limits: int | None) -> None:
         given["name"] = check_name(name)
 
     async def change(admin: StoreAdmin) -> KeyLimits:
-        # Two who set different fields of one key at the same moment: the later one wins. Limits are set by people.
+        # If two people set different fields of one key at the same moment, the later write wins; that is rare enough.
         limits = replace(await admin.get(kid) or KeyLimits(), **given)
         await admin.put_limits(kid, limits)
         return limits
@@ -125,18 +125,23 @@ def set_(key: str, name: str | None, store: str, **limits: int | None) -> None:
 @click.argument("key")
 @store_url
 def show(key: str, store: str) -> None:
-    """Show a key's limits, what it uses now, and the last 60 s of its window as a chart."""
+    """Show a key's limits, its usage now, and the last 60 s of its window as a chart."""
     kid = check_declared_key(key)
     usage = _administer(store, lambda admin: admin.peek(kid))
     if usage is None:
         raise KeyNotFound(_unknown(kid))
     encoding = sys.stdout.encoding or "ascii"
     text = "\n".join([_usage_text(kid, usage), *usage_chart(usage, glyphs_for(encoding))])
-    click.echo(text.encode(encoding, "replace").decode(encoding))  # a key's name is anybody's
+    click.echo(text.encode(encoding, "replace").decode(encoding))  # the terminal may lack characters of a key's name
 
 
 @keys.command("list")
-@option("--limit", type=click.IntRange(1, 1_000_000), default=1_000, help="Most keys to show, the first by name.")
+@option(
+    "--limit",
+    type=click.IntRange(1, 1_000_000),
+    default=1_000,
+    help="Largest number of keys to show, the first by name.",
+)
 @store_url
 def list_(limit: int, store: str) -> None:
     """List the keys in the store, sorted by name."""
@@ -148,14 +153,14 @@ def list_(limit: int, store: str) -> None:
     for line in _table(("NAME", "DIGEST", *(field.upper().replace("_", " ") for field in LIMIT_RANGES)), rows, left=2):
         click.echo(line)
     if listing.total > len(rows):
-        click.echo(f"the first {len(rows)} of {listing.total} keys; --limit shows more", err=True)
+        click.echo(f"showing the first {len(rows)} of {listing.total} keys; raise --limit to see more", err=True)
 
 
 @keys.command(short_help="Delete a key with its usage.")
 @click.argument("key")
 @store_url
 def delete(key: str, store: str) -> None:
-    """Delete a key with its usage; its requests are refused from the next one on."""
+    """Delete a key with its usage. Its next request gets a 401."""
     kid = check_declared_key(key)
     if not _administer(store, lambda admin: admin.delete(kid), changes=True):
         raise KeyNotFound(_unknown(kid))
@@ -166,7 +171,9 @@ def _administer(url: str, action: Callable[[StoreAdmin], Awaitable[_T]], *, chan
     async def run() -> _T:
         async with administering(parse_store_url(url)) as admin:
             if changes:
-                with suppress(StoreUnavailable):  # the shard that knows the nodes is away; the key's may be there
+                with suppress(
+                    StoreUnavailable
+                ):  # the shard with the list of nodes is away; the key's own shard may answer
                     await admin.check_format()
             return await action(admin)
 
@@ -185,7 +192,7 @@ def _usage_text(kid: str, usage: Usage) -> str:
 
 
 def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]], *, left: int) -> list[str]:
-    """Aligned columns, the first `left` of them to the left."""
+    """Return the lines of a table whose first `left` columns are aligned left, the others right."""
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
     return [
         "  ".join(
@@ -201,7 +208,7 @@ def _called(kid: str, name: str) -> str:
 
 
 def _unknown(kid: str) -> str:
-    return f"{key_digest_name(kid)} is not in the store: set its limits with 'keys set' or 'keys load'"
+    return f"{key_digest_name(kid)} is not in the store: add it with 'keys set' or 'keys load'"
 
 
 def _keys(count: int) -> str:

@@ -1,4 +1,4 @@
-"""Options, each also from the environment; those of a node are made from the fields of `limiter_node.settings`."""
+"""Options, each also read from the environment; the fields of `limiter_node.settings` become a node's options."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 class _Option(cloup.Option):
-    """Take an option's value from LIMITER_<NAME>, too, unless it has an `envvar` of its own.
+    """Read an option from the command line, then from LIMITER_<NAME> or from its own `envvar`.
 
     Its help shows the default as it would be typed, and the range in words.
     """
@@ -35,7 +35,7 @@ class _Option(cloup.Option):
 
     def resolve_envvar_value(self, ctx: click.Context) -> str | None:
         value = super().resolve_envvar_value(ctx)
-        # Kubernetes gives every container LIMITER_PORT=tcp://… where there is a Service called "limiter".
+        # Kubernetes sets LIMITER_PORT=tcp://… in every container if there is a Service called "limiter".
         if value is not None and value.startswith("tcp://"):
             return None
         return value
@@ -75,17 +75,17 @@ store_url = option(
     "--store",
     required=True,
     metavar="URL",
-    help="The store: redis://, rediss:// or redis+cluster://host:port[,host:port…].",
+    help="URL of the store: redis://, rediss:// or redis+cluster://host:port[,host:port…].",
 )
 """The option of every command that needs a running store."""
 
 keys_file = option(
     "--keys",
     metavar="FILE",
-    help="Keys file to load into the store at the start; its keys come back by themselves should the store lose them.",
+    help="Keys file to load into the store at the start. If the store loses keys, the nodes declare them again.",
 )
 server_binary = option(
-    "--server-binary", metavar="PATH", help="A Redis or Valkey server ≥ 7.0 to run instead of the carried one."
+    "--server-binary", metavar="PATH", help="Redis or Valkey server ≥ 7.0 to run instead of the bundled one."
 )
 replicas = option(
     "--replicas",
@@ -97,7 +97,7 @@ replicas = option(
 
 
 def _flag(name: str) -> str:
-    # Seconds are what an option of time without a unit means: --drain-timeout 10. A rate keeps them.
+    # An option of time without a unit is in seconds: --drain-timeout 10. A rate keeps its unit.
     shown = name if name.endswith("_per_s") else name.removesuffix("_s")
     return f"--{shown.replace('_', '-')}"
 
@@ -110,8 +110,8 @@ def node_options(
 ) -> Callable[[_Command], _Command]:
     """Declare the options of one node, in their groups.
 
-    The command has a meaning of its own for those it leaves out (`without`); its own options come `first`, by group.
-    `defaults` are the command's own, by field.
+    `without`: fields for which the command has options of its own. `first`: the command's own options, by group.
+    `defaults`: the command's own defaults, by field.
     """
 
     def decorate(command: _Command) -> _Command:
@@ -156,11 +156,11 @@ logging_options = grouped(
         if field.name in ("log_format", "log_level")
     ),
 )
-"""The options of a command that is no node, but logs as nodes do."""
+"""The logging options, for commands that are not nodes."""
 
 
 def node_settings(options: Mapping[str, Any]) -> NodeSettings:
-    """Return the settings that click's values say. Raises ConfigError."""
+    """Return the settings for the values that click has parsed. Raises ConfigError."""
     values = {field.name: options[field.name] for field in dataclasses.fields(NodeSettings) if field.name in options}
     for field in dataclasses.fields(NodeSettings):
         if isinstance(field.default, tuple):
@@ -173,7 +173,7 @@ def _listed(text: str) -> tuple[str, ...]:
 
 
 def check_certificate(settings: NodeSettings) -> None:
-    """Raise ConfigError where the settings name a certificate or key that can't be used."""
+    """Raise ConfigError if the settings name a certificate or key that can't be used."""
     if settings.tls_cert:
         server_context(settings.tls_cert, settings.tls_key)
 

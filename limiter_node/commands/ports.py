@@ -1,4 +1,4 @@
-"""The ports of the nodes that ``up`` starts: choosing free ones, and holding one that nodes share."""
+"""The ports of the nodes that ``up`` starts: chooses free ones, and holds one that nodes share."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ _LAST = 65_535
 
 
 def check_ports(port: int, count: int, admin_port: int, admin_count: int) -> None:
-    """Raise ConfigError where the ports of the nodes end beyond the last one, or meet. 0: any free ones, or none."""
+    """Raise ConfigError if the nodes need a port above 65,535, or the same port twice. 0: any free ports, or none."""
     for flag, first, needed in (("--port", port, count), ("--admin-port", admin_port, admin_count)):
         if first + needed - 1 > _LAST:
             raise ConfigError(f"{flag} {first} is too high: {needed} nodes need ports up to {first + needed - 1}")
     if port and admin_port and port < admin_port + admin_count and admin_port < port + count:
         raise ConfigError(
-            f"--port and --admin-port meet: the nodes need {count} ports from {port} on and {admin_count} from "
-            f"{admin_port} on"
+            f"--port and --admin-port overlap: the nodes need {count} ports from {port} on and {admin_count} from "
+            f"{admin_port} on; change one of them"
         )
 
 
 def chosen_ports(flag: str, host: str, first: int, count: int, avoid: Sequence[int] = ()) -> list[int]:
-    """Return `count` ports from `first` on, or any free ones where that is 0 (then none to `avoid`).
+    """Return `count` ports from `first` on; for 0, any free ports but those to `avoid`.
 
     Raises:
-        LimiterError: one of them is in use; the message says to choose another with `flag`.
+        LimiterError: a port is in use; the message says to choose another with `flag`.
         ConfigError: this machine doesn't have that address.
     """
     if first == 0:
@@ -41,10 +41,10 @@ def chosen_ports(flag: str, host: str, first: int, count: int, avoid: Sequence[i
 
 @contextmanager
 def shared(host: str, port: int) -> Iterator[None]:
-    """Hold a port for nodes that share it while the block runs: no other user's program gets it between two nodes.
+    """Hold a port for nodes that share it while the block runs, so that no other user's program takes it meanwhile.
 
-    The kernel gives no connection to a socket that is bound and doesn't listen. An address that this machine doesn't
-    have, as ``::1`` where IPv6 is switched off, is left out.
+    The kernel gives no connection to a socket that is bound and doesn't listen. Addresses that this machine doesn't
+    have, such as ``::1`` if IPv6 is switched off, are left out.
     """
     with ExitStack() as held:
         for family, kind, protocol, _, address in socket.getaddrinfo(

@@ -1,4 +1,4 @@
-"""Signals, and an eye on the embedded servers, for the commands that stay in the foreground."""
+"""Signals, and a watch on the embedded servers, for the commands that stay in the foreground."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _T = TypeVar("_T")
 
 
 class Stopped(Exception):
-    """Raised when a signal asks to stop before the start is complete."""
+    """Raised when a signal arrives before the start is complete."""
 
 
 class StopSignals:
-    """Hold two events: the first SIGINT, SIGTERM or SIGHUP sets `once`, the second `twice`: somebody is in a hurry."""
+    """Hold two events: the first SIGINT, SIGTERM or SIGHUP sets `once`; the second sets `twice`, to stop at once."""
 
     def __init__(self) -> None:
         self.once = asyncio.Event()
@@ -37,7 +37,7 @@ class StopSignals:
     def installed(self) -> Iterator[None]:
         """Listen to the signals of the running loop's process while the block runs."""
         loop = asyncio.get_running_loop()
-        # Under nohup SIGHUP is ignored, and stays so.
+        # Under nohup, SIGHUP is ignored and must stay so.
         numbers = [n for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if not _ignored_hangup(n)]
         for number in numbers:
             loop.add_signal_handler(number, self._received)
@@ -47,7 +47,7 @@ class StopSignals:
             for number in numbers:
                 loop.remove_signal_handler(number)
                 if self.once.is_set():
-                    signal.signal(number, signal.SIG_IGN)  # one that comes late must not make a clean end a kill
+                    signal.signal(number, signal.SIG_IGN)  # a late signal must not turn a clean end into a kill
 
     async def unless_stopped(self, work: Coroutine[Any, Any, _T]) -> _T:
         """Return the result of `work`. A signal cancels it, and raises Stopped once it has cleaned up."""
@@ -82,5 +82,5 @@ async def watch_servers(store: EmbeddedStore) -> NoReturn:
                 event = {"event": "store_server_ended", "port": server.port}
                 log.warning("the store server on port %d has ended (%s)", server.port, exit_text(code), extra=event)
         if len(dead) == len(store.servers):
-            raise StoreError("no server of the embedded store is left: start again")
+            raise StoreError("all servers of the embedded store have ended: start the command again")
         await asyncio.sleep(_LOOK_EVERY_S)

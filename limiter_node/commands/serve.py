@@ -1,4 +1,4 @@
-"""``limiter-node serve``: one node in the foreground, what systemd and Kubernetes run."""
+"""``limiter-node serve``: one node in the foreground, as systemd and Kubernetes run it."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ _FIRST_CHECK_TIMEOUT_S = 1.0
 def serve(keys: str | None, **options: Any) -> int:
     """Run one node in the foreground.
 
-    It listens at once, and prints "node ID ready http://HOST:PORT" when the keys are loaded and each shard of the store
-    has decided once; until then /readyz says 503 and why. SIGINT and SIGTERM drain it.
+    The node listens at once. It prints "node ID ready http://HOST:PORT" when the keys are loaded and each shard of the
+    store has decided once; until then /readyz says 503 and the reason. SIGINT and SIGTERM drain it.
     """
     if options["store"] in ("cluster", "single"):
         raise ConfigError(
@@ -39,22 +39,22 @@ def serve(keys: str | None, **options: Any) -> int:
             f"nodes, 'limiter-node store --mode {options['store']}' one for itself"
         )
     if options["port"] == 0:
-        # Chosen here, so that the node knows its own address from the start.
+        # Chosen here, because the node needs its own address from the start.
         options["port"] = free_ports(1, options["host"], avoid=[options["admin_port"]])[0]
     settings = node_settings({**options, "keys_file": keys or options["keys_file"]})
     services_of(settings, os.environ)
     check_certificate(settings)
     logs.configure(settings.log_format, settings.log_level, settings.node_id)
-    # Until the node has handlers of its own: as process 1 of a container it would miss a signal that nobody handles.
+    # Until the node has its own handlers: process 1 of a container ignores a signal that it has no handler for.
     signal.signal(signal.SIGTERM, _end_at_once)
-    # One reading serves both: the keys that are loaded now, and those to declare again where the store loses them.
+    # Read once for both uses: to load the keys now, and to declare them again if the store loses them.
     file = KeysFile(settings.keys_file) if settings.keys_file else None
-    # A node that `up` starts has --keys-file alone: its keys have been loaded.
+    # A node started by `up` gets --keys-file only: `up` has loaded the keys.
     loaded = file if keys else None
     preparation = Preparation(
         parse_store_url(settings.store), loaded.read() if loaded else {}, loaded.read if loaded else None
     )
-    # A store that must not be used is refused before anything listens; one that is away is tried again later.
+    # A store that must not be used fails here, before anything listens; one that is away is tried again later.
     asyncio.run(preparation.check(_FIRST_CHECK_TIMEOUT_S))
 
     # Late, because a node's imports take most of a second: a mistake in the options shows at once.

@@ -1,4 +1,4 @@
-"""``limiter-node store``: an embedded store in the foreground, for nodes that are started apart."""
+"""``limiter-node store``: an embedded store in the foreground, for nodes that are started separately."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ from limiter_node.store.embedded.stores import EmbeddedStore, Mode
 def store(mode: Mode, port: int, replicas: int, server_binary: str | None, log_format: str, log_level: str) -> None:
     """Run an embedded store in the foreground.
 
-    Masters listen on PORT, PORT+1, PORT+2, then their replicas. Nothing is kept on disk. Ends its start with the line
-    "ready"; SIGINT and SIGTERM end it.
+    Masters listen on PORT, PORT+1, PORT+2, replicas on the ports after them. Nothing is kept on disk. Prints "ready"
+    when the store can be used. SIGINT and SIGTERM end it.
     """
     logs.configure(log_format, log_level)
     embedded = EmbeddedStore(mode, port=port, replicas=replicas, binary=server_binary)

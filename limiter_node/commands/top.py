@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 
 @cloup.command(short_help="Watch nodes, shards and the hottest keys.", epilog=EXAMPLES["top"])
 @grouped(
-    "What is watched",
+    "What to watch",
     option(
         "--target",
         "targets",
         multiple=True,
         metavar="URL",
-        help="Base URL of a node, or of its admin port if it has one; once for each.",
+        help="Base URL of a node, or of its admin port if it has one; repeatable.",
     ),
-    option("--store", metavar="URL", help="The store, for its shards and the hottest keys."),
+    option("--store", metavar="URL", help="URL of the store, for its shards and the hottest keys."),
     option(
         "--keys",
         "most_keys",
@@ -40,26 +40,32 @@ if TYPE_CHECKING:
         metavar="N",
         default=10,
         envvar=f"{ENVIRONMENT_PREFIX}TOP_KEYS",  # LIMITER_KEYS is the keys file of `up` and `serve`
-        help="How many of the hottest keys.",
+        help="Number of hottest keys to show.",
     ),
 )
 @grouped(
-    "How it is shown",
+    "How to show it",
     option(
         "--interval",
         type=click.FloatRange(0.1, 3600),
         metavar="SECONDS",
         default=1.0,
-        help="From one refresh to the next.",
+        help="Time between two refreshes.",
     ),
-    option("--count", type=click.IntRange(0), metavar="N", default=0, help="Refreshes before it ends; 0: it goes on."),
+    option(
+        "--count",
+        type=click.IntRange(0),
+        metavar="N",
+        default=0,
+        help="Refreshes before the command ends; 0 for no end.",
+    ),
     option("--once", is_flag=True, help="Print everything once, as plain text, after one interval."),
 )
 def top(targets: Sequence[str], store: str | None, interval: float, most_keys: int, count: int, once: bool) -> None:
-    """Watch nodes and their store: rates, latencies, shards, the keys that are nearest to their limits.
+    """Watch nodes and their store: rates, latencies, shards, the keys nearest to their limits.
 
-    Without --target there are no nodes, without --store no shards and keys. On a terminal the view is live, and q or
-    Ctrl-C ends it; else each refresh is a line, with one more for each hot key.
+    --target shows nodes; --store shows shards and keys. On a terminal the view is live, and q or Ctrl-C ends it.
+    Elsewhere each refresh is one line, and one more for each hot key.
     """
     if not targets and not store:
         raise ConfigError("nothing to watch: give --target URL for each node, --store URL for the store, or both")
@@ -73,7 +79,7 @@ def top(targets: Sequence[str], store: str | None, interval: float, most_keys: i
     if len({target.url for target in parsed}) < len(parsed):
         raise ConfigError("--target names the same node twice")
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # names of keys may hold what the terminal can't show
+        sys.stdout.reconfigure(errors="replace")  # the terminal may lack characters of keys' names
     asyncio.run(_watch(Watching(parsed, address, interval, most_keys, count, once)))
 
 

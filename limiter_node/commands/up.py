@@ -1,4 +1,4 @@
-"""``limiter-node up``: nodes and, where none is given, a store, in the foreground of one terminal."""
+"""``limiter-node up``: nodes and, unless one is given, a store, in the foreground of one terminal."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ log = logging.getLogger(__name__)
 _EMBEDDED = ("cluster", "single")
 
 
-@cloup.command(short_help="Run nodes and, if wanted, an embedded store.", epilog=EXAMPLES["up"])
+@cloup.command(short_help="Run nodes and, by default, an embedded store.", epilog=EXAMPLES["up"])
 @node_options(
     without=("port", "store", "node_id", "reuse_port", "admin_port"),
-    defaults={"log_level": "warning"},  # what is started and stopped is on the screen already
+    defaults={"log_level": "warning"},  # `up` itself prints what it starts and stops
     first={
         LISTENING: (
-            option("--nodes", type=click.IntRange(1, 64), metavar="N", default=2, help="How many node processes."),
+            option("--nodes", type=click.IntRange(1, 64), metavar="N", default=2, help="Number of node processes."),
             option(
                 "--port",
                 type=click.IntRange(0, 65535),
@@ -64,7 +64,7 @@ _EMBEDDED = ("cluster", "single")
             option(
                 "--shared-port",
                 is_flag=True,
-                help="All nodes listen on --port; the kernel divides connections among them (Linux).",
+                help="Let all nodes listen on --port; the kernel divides connections among them (Linux).",
             ),
             option(
                 "--admin-port",
@@ -80,7 +80,7 @@ _EMBEDDED = ("cluster", "single")
                 "--store",
                 default="cluster",
                 metavar="STORE",
-                help="An embedded store, cluster or single, or a running one's URL.",
+                help="Embedded store to start (cluster or single), or the URL of a running store.",
             ),
             keys_file,
             replicas,
@@ -101,9 +101,9 @@ def up(
 ) -> None:
     """Run nodes on PORT, PORT+1, … and, unless --store is a URL, an embedded store.
 
-    Without --keys one demo key is made and shown. Prints "node I ready http://HOST:PORT" for each node as soon as each
-    shard of the store has decided for it (and before that "node I admin http://HOST:PORT", where it has such a port),
-    then "ready". SIGINT and SIGTERM drain the nodes and end everything.
+    Without --keys, the command makes and shows one demo key. It prints "node I ready http://HOST:PORT" for each node
+    when each shard of the store has decided once for that node ("node I admin http://HOST:PORT" comes before it with
+    --admin-port), then "ready". SIGINT and SIGTERM drain the nodes and end everything.
     """
     embedded = None
     if store in _EMBEDDED:
@@ -111,7 +111,7 @@ def up(
     elif replicas or server_binary:
         raise ConfigError("--replicas and --server-binary are for an embedded store: --store cluster or single")
     check_ports(port, 1 if shared_port else nodes, admin_port, nodes)
-    # Everything that can be wrong with the options shows before anything is started.
+    # Check all options before anything is started.
     given = {"port": port, "admin_port": admin_port, "reuse_port": shared_port}
     first = node_settings({**options, **given, "store": store if embedded is None else "redis://127.0.0.1"})
     logs.configure(first.log_format, first.log_level)
@@ -169,7 +169,7 @@ async def _load(url: str, keys: Mapping[str, KeyLimits]) -> None:
 
 @asynccontextmanager
 async def _demo_key(url: str, settings: NodeSettings, wanted: bool, *, temporary: bool) -> AsyncIterator[None]:
-    """Make and show the demo key. In a store that outlives us it is deleted at the end: nobody would remember it."""
+    """Make and show the demo key. Delete it at the end from a store that goes on running."""
     if not wanted:
         yield
         return
@@ -255,7 +255,7 @@ def _show_ready(node: NodeSettings) -> None:
 
 
 def _here(settings: NodeSettings) -> NodeSettings:
-    """Return `settings` with addresses to reach from here: a node that listens everywhere listens here, too."""
+    """Return `settings` with addresses to connect to from this machine: loopback for a node that listens everywhere."""
     local = {"0.0.0.0": "127.0.0.1", "::": "::1"}
     host, admin_host = settings.host, settings.admin_host
     return replace(settings, host=local.get(host, host), admin_host=local.get(admin_host, admin_host))

@@ -1,6 +1,6 @@
-"""The chart of ``keys show``: the last 60 s of a key's window, second by second, and when it has room again.
+"""The chart of ``keys show``: the last 60 s of a key's window, second by second, and when the window has room again.
 
-One block of five or six lines of at most 80 columns per dimension: a gauge, columns, the axis. Pure: a `Usage` goes in.
+Per dimension, one block of five or six lines of at most 80 columns: a gauge, columns, the axis. Pure: takes a `Usage`.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ NO_USE = "no usage in the last 60 s"
 
 
 def usage_chart(usage: Usage, glyphs: Glyphs) -> list[str]:
-    """Return the chart's lines."""
+    """Return the lines of all dimensions, or one line if there was no usage."""
     if not any(usage.used):
         return [NO_USE]
     lines = []
     for dimension, name in enumerate(_NAMES):
         used, limit = usage.used[dimension], usage.limits[dimension]
         filled, rest = bar(used / limit if limit else float(used > 0), _GAUGE, glyphs)
-        # Down, so that 100 % means that nothing is left.
+        # Rounded down, so that 100 % means that nothing is left.
         share = f"{used * 100 // limit} %" if limit else "-"
         lines += ["", f"{name:13}  {filled}{rest}  {share:>5}  {compact(used, 10)} of {compact(limit, 10)}"]
         lines += [f"{'':13}  {line}" for line in _room(usage, dimension)]
@@ -39,8 +39,9 @@ def usage_chart(usage: Usage, glyphs: Glyphs) -> list[str]:
 
 
 def per_second(usage: Usage, dimension: int) -> list[int]:
-    """What was used in each of the last 60 s, the latest last. What is older than that and still counts (a window is
-    up to 100 ms longer) is in the first.
+    """Return the usage in each of the last 60 s, the latest last.
+
+    Older usage that still counts (a window is up to 100 ms longer) is in the first second.
     """
     seconds = [0] * SECONDS
     for bucket in usage.buckets:
@@ -50,9 +51,9 @@ def per_second(usage: Usage, dimension: int) -> list[int]:
 
 
 def frees(buckets: Sequence[WindowBucket], time_ms: int, dimension: int, missing: int) -> tuple[int, int] | None:
-    """When `missing` will have left the window if nothing else happens: how much that is then, and in how many ms.
+    """Return how much will have left the window once at least `missing` has, and in how many ms.
 
-    None where less than that is in use.
+    None if less than `missing` is in use.
     """
     freed = 0
     for bucket in buckets:
@@ -63,8 +64,9 @@ def frees(buckets: Sequence[WindowBucket], time_ms: int, dimension: int, missing
 
 
 def _room(usage: Usage, dimension: int) -> list[str]:
-    """A line where the next request doesn't fit: of input one token is asked for, of output what is reserved where a
-    request sets no cap.
+    """Return a line if the next request doesn't fit, else none.
+
+    The next request is taken to need one input token and, as output, the reservation of a request without a cap.
     """
     name, limit = _NAMES[dimension], usage.limits[dimension]
     need = usage.output_reserve if dimension == 2 else 1

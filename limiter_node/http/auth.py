@@ -1,7 +1,7 @@
 """The API key in a request's headers: its digest, or the error that the caller gets.
 
 ``Authorization: Bearer KEY``, ``x-api-key: KEY`` and ``api-key: KEY`` mean the same. A request may give its key in
-several of them, but not two keys: another server on the way could take the other one.
+several of them, but not two different keys: another server on the way could choose the other one.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ def caller_of(headers: CIMultiDictProxy[str]) -> str | ErrorResponse:
 
 
 def _caller_of_others(headers: CIMultiDictProxy[str], given: list[str]) -> str | ErrorResponse:
-    """Do what `caller_of` does for requests that give anything but one ``Authorization``."""
+    """Do the same as `caller_of` for requests with anything but exactly one ``Authorization``."""
     if len(given) > 1:
         return ambiguous_key(hdrs.AUTHORIZATION)
-    # A client whose key has no value sends its header all the same, empty.
+    # A client without a value for its key still sends the header, empty.
     keys = [bearer_key(value) for value in given if value.strip().lower() not in _SCHEMES]
     for name in _KEY_HEADERS:
         values = headers.getall(name, ())

@@ -1,4 +1,4 @@
-"""Pages of other origins: which of them a browser lets call this node, and which headers it lets them read.
+"""CORS headers: the origins whose pages may call this node from a browser, and the headers that they may read.
 
 Browsers ask (a preflight, ``OPTIONS``) before a page's request with an `Authorization` header, and show the page no
 response that doesn't allow its origin, errors included. No cookie is ever involved, so nothing here allows credentials.
@@ -38,7 +38,7 @@ EXPOSED = (
 
 _EXPOSE = f"Access-Control-Expose-Headers: {', '.join(EXPOSED)}\r\n"
 _MAX_AGE_S = 3_600
-"""How long a browser may keep a preflight's answer, and thus still try after an origin was taken out."""
+"""Time for which a browser may keep a preflight's response, and still send after its origin was removed."""
 
 _FIELD_NAMES = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+(?:[ \t]*,[ \t]*[A-Za-z0-9!#$%&'*+.^_`|~-]+)*\Z")
 
@@ -51,7 +51,7 @@ class Cors:
         self._allows_all = "*" in self._origins
         self.is_on = bool(self._origins)
         self.last_lines = f"Access-Control-Allow-Origin: *\r\n{_EXPOSE}" if self._allows_all else ""
-        """For responses to no request that could be read; which origin asked isn't known then."""
+        """For responses to unreadable requests, whose origin isn't known."""
 
     def lines(self, request: web.BaseRequest) -> str:
         """Return the headers of any response to `request`; "" where there are no `origins`."""

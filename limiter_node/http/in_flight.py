@@ -1,4 +1,4 @@
-"""The requests that a node has under way, and how many it may have."""
+"""The requests that a node has under way, and their bound."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from limiter_node.http.server.overload import LoopLoad
 
 
 class InFlight:
-    """Count the requests under way, streams included; there may be `most` of them.
+    """Count the requests under way, streams included, up to `most`.
 
-    A request that waits for its client, or to learn whether its key exists, doesn't count: else clients that send
-    nothing could keep the others out.
+    A request that waits for its client, or for the look-up of its key, doesn't count: otherwise clients that send
+    nothing could keep others out.
     """
 
     def __init__(self, most: int, load: LoopLoad) -> None:
@@ -26,22 +26,22 @@ class InFlight:
 
     @property
     def is_full(self) -> bool:
-        """Whether more requests are under way than may be."""
+        """Whether as many requests are under way as allowed."""
         return self.under_way - self._waiting > self._most
 
     def begin(self) -> None:
-        """Count one more."""
+        """Add a request to the count."""
         self.under_way += 1
 
     def end(self) -> None:
-        """Count one less."""
+        """Take a request out of the count."""
         self.under_way -= 1
         if not self.under_way:
             self._idle.set()
 
     @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Let a request take no room while the block runs. Raises `Overloaded` if there is none for it at the end."""
+    def uncounted(self) -> Iterator[None]:
+        """Leave a request out of the count while the block runs. Raises `Overloaded` if there is no room at its end."""
         self._waiting += 1
         try:
             yield
@@ -49,7 +49,7 @@ class InFlight:
             self._waiting -= 1
         if self.is_full:
             self._load.turned_away += 1
-            raise Overloaded("as many requests are under way as may")
+            raise Overloaded("as many requests are under way as --max-in-flight allows")
 
     async def none(self) -> None:
         """Return when no request is under way."""

@@ -1,4 +1,4 @@
-"""The way of a request that is limited: key → body → parse and count → admit → upstream → settle → response."""
+"""The steps of a limited request: key → body → parse and count → admit → upstream → settle → response."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from limiter_node.upstream.interface import Prepared, Upstream
 
 
 class LimitedRequests:
-    """Answer the limited routes of one node. Raise the failures that callers are told of alike on all routes."""
+    """Answer the limited routes of one node. Failures that all routes share are raised, for `Routes` to answer."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class LimitedRequests:
         self._cors = cors
 
     async def answer(self, route: LimitedRoute, request: web.BaseRequest, request_id: str) -> Written:
-        """Return the response to `request`. One whose key is unknown costs no more than its head."""
+        """Return the response to `request`. For an unknown key only the head is read."""
         kid = caller_of(request.headers)
         if isinstance(kid, ErrorResponse):
             return self._error(kid, request_id)
@@ -70,11 +70,11 @@ class LimitedRequests:
     ) -> Written:
         try:
             body = self._bodies.read_at_once(request, hold)
-            if body is not None and len(body) <= INLINE_CHARS:  # as most have: two calls less
+            if body is not None and len(body) <= INLINE_CHARS:  # most requests; saves two calls
                 need, prepared = self._reader.read_small(route, body)
             else:
                 need, prepared = await self._read(route, request, hold, body)
-            del body  # neither it nor its JSON is held while the request waits
+            del body  # frees body and JSON while the request waits
         except InvalidRequest as error:
             return self._error(errors.invalid_request(error), request_id)
         except NotServed as error:
@@ -118,16 +118,16 @@ class LimitedRequests:
         return WholeResponse(answer.body, headers + produced(answer.cost.output_tokens) + answer.headers)
 
     async def _find(self, kid: str) -> bool:
-        """Whether the store has a key that the node hasn't met."""
-        with self._in_flight.waiting():
+        """Return whether the store has the key `kid`, which this node doesn't know yet."""
+        with self._in_flight.uncounted():
             return await self._limiter.find(kid)
 
     async def _read(
         self, route: LimitedRoute, request: web.BaseRequest, hold: Hold, body: bytes | bytearray | None
     ) -> tuple[Need, Prepared]:
-        """Return what a request needs, and how to ask it. `body`: None for one that is still to come."""
+        """Return a request's need and its prepared form. `body`: None for one that hasn't arrived."""
         if body is None:
-            with self._in_flight.waiting():
+            with self._in_flight.uncounted():
                 body = await self._bodies.read(request, hold)
         if len(body) <= SMALL_BYTES:
             return await self._reader.read(route, body)
@@ -137,7 +137,7 @@ class LimitedRequests:
     async def _ask(
         self, request: web.BaseRequest, prepared: Prepared, reservation: Reservation, request_id: str
     ) -> WholeAnswer | AnswerStream:
-        """Return the upstream's answer. Raises `UpstreamError`, and `ClientGone` where that ends its work."""
+        """Return the upstream's answer. Raises `UpstreamError`, or `ClientGone` if the client left first."""
         reserved_tokens = reservation.output_tokens
         with CancelWhenClientGone(request, lambda: self._streams.read_on_s if prepared.is_sent else 0.0):
             return await prepared.ask(reserved_tokens, request_id, request.headers)
@@ -147,7 +147,7 @@ class LimitedRequests:
 
 
 def _settle_unanswered(reservation: Reservation, prepared: Prepared) -> None:
-    """Settle for a caller that has left before anything of its answer came."""
+    """Settle for a caller that left before its answer began."""
     if not prepared.is_sent:
         reservation.refund()
     else:

@@ -1,8 +1,8 @@
-"""``GET /metrics``: what a node tells Prometheus, rendered by prometheus-client when it is asked.
+"""``GET /metrics``: a node's metrics for Prometheus, rendered by prometheus-client on each request.
 
-The names are a contract with dashboards and alerts (``deploy/``); the table of them is in docs/operations.md. All
-families are there from the start, so that a rate over one that hasn't happened yet is 0 and not nothing. No label comes
-from a caller, and none names an API key.
+The names are a contract with dashboards and alerts (``deploy/``); docs/operations.md has the table. All families are
+there from the start, so that the rate of an event that hasn't happened yet is 0 instead of missing. No label comes from
+a caller, and none names an API key.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _USUAL_CODES = (200, 400, 401, 429, 499, 500, 502, 503, 504)
 
 
 class HttpState(NamedTuple):
-    """Hold the figures of the HTTP layer that no response was counted for."""
+    """Hold the figures of the HTTP layer beside the counts of responses."""
 
     requests_in_flight: int
     connections: int
@@ -56,7 +56,7 @@ class Metrics:
         self._registry.register(_NodeCollector(node_id, telemetry, state, http))
 
     def page(self, accept: str) -> tuple[bytes, str]:
-        """Return the body and its content type: OpenMetrics for who accepts it, else Prometheus' own text."""
+        """Return the body and its content type: OpenMetrics if `accept` has it, else Prometheus' text format."""
         render, content_type = choose_encoder(accept)
         return render(self._registry), content_type
 
@@ -68,7 +68,7 @@ class _NodeCollector(Collector):
         self._node_id, self._telemetry, self._state, self._http = node_id, telemetry, state, http
 
     def collect(self) -> Iterator[Metric]:
-        """All families, of one moment."""
+        """Yield all families, of one moment."""
         build = GaugeMetricFamily("limiter_build_info", "The node and what it runs.", labels=("version", "node"))
         build.add_metric((version("llm-rate-limiter"), self._node_id), 1)
         yield build
@@ -132,7 +132,7 @@ class _NodeCollector(Collector):
         )
 
     def _upstreams(self) -> Iterator[Metric]:
-        """Of the services behind a gateway; without one these families have no samples."""
+        """Yield the families of the upstream services; with the mock they have no samples."""
         requests = CounterMetricFamily(
             "limiter_upstream_requests",
             "Requests to a service, by how it took them.",
@@ -232,7 +232,7 @@ def _sizes(name: str, what: str, sizes: BatchSizes) -> Metric:
 
 
 def _buckets(bounds: Sequence[float], counts: Sequence[int]) -> list[tuple[str, float]]:
-    """Prometheus' buckets, which are cumulative."""
+    """Return Prometheus' buckets, which are cumulative."""
     buckets, total = [], 0.0
     for bound, count in zip((*(f"{bound:g}" for bound in bounds), "+Inf"), counts, strict=True):
         total += count

@@ -1,4 +1,4 @@
-"""The routes for operators: whether a node is alive, whether it can decide, its metrics.
+"""The routes for operators: ``/healthz``, ``/readyz`` and ``/metrics``.
 
 `Routes` serves these beside the callers' routes, or `AdminRoutes` serves them alone, on a port of their own. No key is
 needed for any of them.
@@ -22,19 +22,19 @@ from limiter_node.upstream.openai.error import error_body
 log = logging.getLogger(__name__)
 
 RETRY_UNAVAILABLE_MS = 1_000
-"""The wait that a 503 tells callers: a failing store or an overload lasts about that long, or much longer."""
+"""The ``retry-after`` of a 503: a failing store or an overload lasts about that long, or much longer."""
 
 Response = Written
 Handler = Callable[[web.BaseRequest, str], Awaitable[Response]]
 
 
 def readable(handler: Handler) -> dict[str, Handler]:
-    """Return the methods of a route that is only read. `WholeResponse` leaves out the body where the method is HEAD."""
+    """Return the methods of a read-only route. `WholeResponse` leaves out the body for HEAD."""
     return {"GET": handler, "HEAD": handler}
 
 
 class Probes:
-    """Answer the probes. `problem` says why the node can't decide yet or any more; it is "" while it can."""
+    """Answer the probes. `problem` returns why the node can't decide, "" while it can."""
 
     def __init__(
         self, headers: ResponseHeaders, limiter: Limiter, metrics: Metrics, problem: Callable[[], str]
@@ -73,7 +73,7 @@ class Probes:
 class AdminRoutes:
     """Answer the probes and nothing else, for the server of the admin port.
 
-    Its responses are in no metric and its requests are never turned away: `limiter_responses_total` tells of callers.
+    Its responses are in no metric, because `limiter_responses_total` counts callers, and no request is turned away.
     """
 
     def __init__(self, probes: Probes) -> None:
@@ -81,7 +81,7 @@ class AdminRoutes:
         self._ids = RequestIds()
 
     async def answer(self, request: web.BaseRequest) -> Response:
-        """Return the response to any request; every failure becomes a response, too."""
+        """Return the response to any request; every failure becomes a response."""
         request_id = self._ids.next()
         plain = self._probes.headers.plain(request_id)
         methods = self._probes.table.get(request.path)

@@ -1,6 +1,6 @@
-"""The routes of a node, and what becomes of a request that fails.
+"""The routes of a node, and the responses to requests that fail.
 
-`limited_requests` is the way of those that are decided.
+`limited_requests` handles the requests that are decided.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ _MODELS = "/v1/models/"
 
 
 class Routes:
-    """Answer all routes of one node. `window_ms` is only told, by ``GET /v1/rate_limits``.
+    """Answer all routes of one node. `window_ms` is only shown, by ``GET /v1/rate_limits``.
 
-    `not_started` tells ``GET /readyz`` why the node has not been ready yet; "" once it has. With `probes_apart` the
-    `probes` are not served here: callers get a 404 for them. `cors` is what browsers are told.
+    `not_started` returns why the node has not been ready yet, for ``GET /readyz``; "" once it has. With `probes_apart`
+    the `probes` are not served here: callers get a 404 for them. `cors` has the headers for browsers.
 
-    Requests are answered 503 before their bodies are read as `load` says (without one, never), and while
-    `max_in_flight` others are under way, streams included. Requests whose keys or bodies are still to come don't count
-    there: else those who send none could keep the others out. What they hold counts in `held`.
+    A request gets a 503 before its body is read if `load` says so (without one, never), or while `max_in_flight` others
+    are under way, streams included. Requests that wait for their key or body don't count there: otherwise clients that
+    send nothing could keep others out. The bytes that they hold count in `held`.
     """
 
     def __init__(
@@ -109,14 +109,14 @@ class Routes:
         if cors.is_on:
             for methods in self._table.values():
                 methods["OPTIONS"] = self._preflight
-        # Never turned away: who asks would restart a node for being busy, or know nothing of it just then.
+        # Probes are never turned away: a busy node would be restarted, or vanish from monitoring when it matters.
         self._never_shed: Mapping[str, object] = {}
         if not probes_apart:
             self._table |= self.probes.table
             self._never_shed = self.probes.table
 
     async def answer(self, request: web.BaseRequest) -> Response:
-        """Return the response to any request; every failure becomes a response, too."""
+        """Return the response to any request; every failure becomes a response."""
         request_id = self._ids.next()
         self._in_flight.begin()
         response: Response
@@ -155,7 +155,7 @@ class Routes:
             unread = InvalidRequest(error.message, None, None)
             response = self._error(errors.invalid_request(unread), request_id)
         except ConnectionError:
-            response = self._error(errors.INTERNAL, request_id)  # the client is gone: nobody will read it
+            response = self._error(errors.INTERNAL, request_id)  # never read: the client has left
         except Exception:
             log.exception("request %s failed", request_id, extra={"event": "request_failed", "request_id": request_id})
             response = self._error(errors.INTERNAL, request_id)
@@ -188,9 +188,9 @@ class Routes:
         return self._table.get(path)
 
     async def drain(self, timeout_s: float) -> bool:
-        """Tell callers to go elsewhere, and wait until nothing is under way.
+        """Make callers go elsewhere, and wait until no request is under way.
 
-        If that takes too long, cut off streams and return False.
+        After `timeout_s`, cut off streams and return False.
         """
         self.is_draining = True
         try:
@@ -201,15 +201,15 @@ class Routes:
             return False
         return True
 
-    # ---- what costs nothing ----------------------------------------------------------------------------------------
+    # ---- routes that cost nothing ----------------------------------------------------------------------------------
 
     async def _preflight(self, request: web.BaseRequest, request_id: str) -> WholeResponse:
-        """Answer what a browser asks before it sends a page's request: no key is needed, and no body is read."""
+        """Answer the question of a browser before a page's request: needs no key and reads no body."""
         lines = self._cors.preflight(request, self._methods(request.path) or ())
         return WholeResponse(b"", self._headers.empty(request_id) + lines, 204)
 
     async def _caller(self, request: web.BaseRequest) -> Usage | ErrorResponse:
-        """Return the usage of the key that asks, or the error that it gets."""
+        """Return the usage of the caller's key, or the error for the caller."""
         kid = caller_of(request.headers)
         if isinstance(kid, ErrorResponse):
             return kid
@@ -256,12 +256,12 @@ class Routes:
 
 
 def _is_discardable(request: web.BaseRequest) -> bool:
-    """Whether the rest of the body can be discarded after the response. In tiny chunks, even little costs much."""
+    """Return whether the rest of the body may be discarded after the response. Even a few bytes cost much in chunks."""
     connection = request.protocol
     return is_discardable(request) and not (isinstance(connection, ClientConnection) and connection.has_unparsed)
 
 
 def _waited_s(request: web.BaseRequest) -> float:
-    """Return how many seconds ago `request` came; 0 where its connection is gone with its client."""
+    """Return how many seconds ago `request` arrived; 0 if its connection is gone."""
     connection = request.protocol
     return time.monotonic() - connection.arrived_s if isinstance(connection, ClientConnection) else 0.0

@@ -1,6 +1,6 @@
 """Everything that speaks to the shared store; the only importer of redis.
 
-What the store is and what is stored there:
+The store, and the values stored there:
 
 ``url``             the ``--store`` URL: addresses, login, TLS
 ``errors``          redis-py's errors, translated into ours

@@ -1,7 +1,7 @@
 """Counts the live nodes and checks that they share one storage format: each node announces itself in the store once a
 second, and the reply holds both (``lua/announce.lua``).
 
-One hash for the whole fleet, on the shard that its slot falls to. While that shard is away the number stays what it
+One hash for the whole fleet, on the shard that its slot falls to. While that shard is away the number stays as it
 was: a node that joins then knows no key yet that it could decide without the store, and one that leaves makes the
 others' shares too small, not too large. Weaknesses: for `OLDEST_MS` after a node has died it still counts. A node that
 started while that shard was away learns of another format only when the shard is back, up to a second later, and has

@@ -19,7 +19,7 @@ FORMAT_KEY = f"{NODES_KEY}:format"
 STORAGE_FORMAT = 1
 """The number of the storage format that this version reads and writes.
 
-It rises with each change of what is stored that nodes of the version before would read or write wrongly. The scripts
+It rises with each change of stored data that nodes of the version before would read or write wrongly. The scripts
 have no number: each node brings its own and calls them by their digest.
 """
 

@@ -150,7 +150,7 @@ class KeyKnowledge:
     # ---- a loss ----------------------------------------------------------------------------------------------------
 
     def lose(self, recorded: int, unsent: Iterable[Charge]) -> tuple[list[Charge], set[int]]:
-        """Learn that the store has lost what came after this node's batch `recorded`.
+        """Learn that the store has lost the counts of this node's batches after `recorded`.
 
         Return the charges to send again, beside those that are `unsent` anyway, and the cells of `own` that were lost.
         """

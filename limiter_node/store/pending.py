@@ -15,7 +15,7 @@ class PendingAdmits:
     def __init__(self, most: int) -> None:
         self.most = most
         self.admits: deque[Admit] = deque()
-        """In the order of their deadlines."""
+        """The waiting requests, in the order of their deadlines."""
         self.overtime: deque[tuple[float, Admit]] = deque()
         """The requests past their deadline, each with the time until which it may wait: the store isn't to blame."""
 

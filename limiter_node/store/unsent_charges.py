@@ -16,7 +16,7 @@ from limiter_node.store.charges import Charge
 from limiter_node.store.codec import pack_charge
 
 MANY = 100_000
-"""Charges of a whole node from which on it widens them; so many take some 30 MB."""
+"""The charges of a node, some 30 MB, from which on it widens them."""
 WIDE = 50
 
 

@@ -1,8 +1,8 @@
-"""How many tokens something is.
+"""Counts tokens.
 
-``vocabulary``  of a text, by the vocabulary of a model; ``cache``: counts of texts that come again
-``chat``        of a chat's messages
-``tools``       of tool definitions and JSON schemas
+``vocabulary``  tokens of a text, by the vocabulary of a model; ``cache``: counts of repeated texts
+``chat``        tokens of a chat's messages
+``tools``       tokens of tool definitions and JSON schemas
 ``totals``      sums that can be counted now or later
-``process``     counting without holding up the event loop; ``slices``: where a text can be cut
+``process``     counts without holding up the event loop; ``slices``: cuts texts without changing their count
 """

@@ -1,7 +1,7 @@
-"""Counts of texts that come again: system prompts, and all of a growing conversation but its last message.
+"""Remembers the counts of repeated texts: system prompts, and the earlier messages of a growing conversation.
 
-Owns what is kept, for how long and at which price; `limiter_node.tokens.vocabulary` counts. The least recently used
-counts make room, by the bytes that are held for them. Weakness: each process has a cache of its own.
+`limiter_node.tokens.vocabulary` counts. If the cache is full, by the bytes that it holds, the least recently used
+counts make room. Weakness: each process has its own cache.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Callable
 from hashlib import sha256
 from sys import getsizeof
 
-# Finding a text costs its hash, 0.2 µs at 200 characters; a new one also its entry, 1.3 µs. Counting 200 characters
-# costs 3 µs: kept from there on, even a cache in which two texts of three are new is no slower than none.
+# Finding a text costs its hash, 0.2 µs at 200 characters; a new text also costs its entry, 1.3 µs. Counting 200
+# characters costs 3 µs: from that length on, a cache is no slower than none even if two texts of three are new.
 MIN_CHARS = 200
 # A longer text is held as its digest: 1 µs per 1,000 characters, against 15 or more for counting them.
 DIGEST_CHARS = 4_096
@@ -23,7 +23,7 @@ _ENTRY_BYTES = 200
 
 
 class CountCache:
-    """Counts texts by `count` and remembers the counts of the long ones, in up to `max_bytes`. Not thread-safe."""
+    """Count texts by `count` and remember the counts of the long ones, in up to `max_bytes`. Not thread-safe."""
 
     __slots__ = ("_count", "_entries", "_max_bytes", "held_bytes", "hits", "misses")
 
@@ -35,7 +35,7 @@ class CountCache:
         self.hits = self.misses = 0
 
     def count(self, text: str) -> int:
-        """Return the count of `text`. Raises what the counter raises, and then remembers nothing."""
+        """Return the count of `text`. Passes on the counter's exceptions, and then remembers nothing."""
         if len(text) < MIN_CHARS:
             return self._count(text)
         key = _key(text)
@@ -50,7 +50,7 @@ class CountCache:
         return None if len(text) < MIN_CHARS else self._find(_key(text))
 
     def keep(self, text: str, count: int) -> None:
-        """Remember that `text` counts `count`."""
+        """Remember `count` as the count of `text`."""
         if len(text) >= MIN_CHARS:
             self._keep(_key(text), count)
 
@@ -73,7 +73,7 @@ class CountCache:
             self.held_bytes -= getsizeof(oldest) + _ENTRY_BYTES
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Forget all counts that the cache holds."""
         self._entries.clear()
         self.held_bytes = 0
 

@@ -1,4 +1,4 @@
-"""How many tokens a chat is: OpenAI's formula, and estimates for what has no text.
+"""Counts the tokens of a chat: OpenAI's formula, and estimates for images, audio and files.
 
 Pure. Texts are counted by `limiter_node.tokens.vocabulary`; tool definitions by `limiter_node.tokens.tools`.
 """
@@ -17,12 +17,12 @@ TOKENS_PER_REPLY = 3
 """Every reply is primed with ``<|start|>assistant<|message|>``."""
 
 REASONING_FIELDS = ("reasoning_content", "reasoning")
-"""What servers call the reasoning of an earlier message, which some models are shown again."""
+"""Servers' names for the reasoning of an earlier message, which some models read again."""
 
 # One token each in both vocabularies; a test holds this.
 _ROLE_TOKENS = {"system": 1, "developer": 1, "user": 1, "assistant": 1, "tool": 1, "function": 1}
 
-# Estimates for what has no text. Images: OpenAI's vision guide, 85 tokens at low detail, and 765 for 1024 × 1024 pixels
+# Estimates for parts without text. Images: OpenAI's vision guide, 85 tokens at low detail, 765 for 1024 × 1024 pixels
 # at high detail; the true size would have to be fetched and decoded. Audio: ten tokens a second; mp3 at 64 kbit/s is
 # some 10,700 base64 characters a second (wav is larger, so this errs to the safe side). Files: no published rule; the
 # price of one image, or more where the file is sent along and large.
@@ -35,10 +35,9 @@ FILE_CHARS_PER_TOKEN = 16
 def count_chat(messages: Sequence[dict[str, Any]], model: str) -> int:
     """Return the prompt tokens of a chat: 3 a message, its role, content and name (plus 1), 3 for the answer's start.
 
-    The formula is OpenAI's cookbook's. Beside it, what a model also reads is counted as text: refusals, reasoning, and
-    the names and arguments of the calls that an assistant's message holds. What has no text is estimated: an image is
-    765 tokens (85 at low detail), audio a token per 1,000 base64 characters, a file a token per 16 characters and 765
-    at least.
+    The formula is that of OpenAI's cookbook. Other parts that a model reads count as text: refusals, reasoning, and the
+    names and arguments of calls in an assistant's message. Parts without text are estimated: an image is 765 tokens (85
+    at low detail), audio a token per 1,000 base64 characters, a file a token per 16 characters and at least 765.
     `messages` must be well-formed, as `limiter_node.http.requests.messages.check_messages` ensures. O(characters).
     """
     counter = cache_of(encoding_name(model)).count
@@ -49,7 +48,7 @@ def count_chat(messages: Sequence[dict[str, Any]], model: str) -> int:
 
 
 def sum_chat(messages: Sequence[dict[str, Any]], counter: TokenCounter) -> int:
-    """Do what `count_chat` does, by a counter of the caller's: add up its counts and the estimates."""
+    """Return the same as `count_chat`, with the caller's counter: the sum of its counts and the estimates."""
     total = TOKENS_PER_REPLY
     for message in messages:
         total += TOKENS_PER_MESSAGE + _ROLE_TOKENS[message["role"]]

@@ -1,12 +1,12 @@
-"""Counting that would hold up the node: in slices, other requests between them, or in the second process.
+"""Counts long texts without holding up the node: in slices, with other requests between them, or in the second process.
 
-A text is sliced where it can be cut exactly (`limiter_node.tokens.slices`) and isn't very long. Nothing queues for
-that: what large requests do to the length of the event loop's turns is what tells a node that it is overloaded
-(`limiter_node.http.server.overload`). To hand the same text to another process costs as much as counting it, so that is
-for what can't be cut or would take many turns.
+A text is sliced if it can be cut exactly (`limiter_node.tokens.slices`) and isn't very long. Sliced texts do not queue:
+the longer turns of the event loop that they cause are the signal by which a node notices an overload
+(`limiter_node.http.server.overload`). Handing a text to another process costs as much as counting it, so only texts
+that can't be cut or would take many turns go there.
 
-The node's side is `TokenCounting`; `count_frame` is what the other process does (`limiter_node.second_process`). A
-frame's head is JSON, ``[encoding, [text, …]]`` one way and ``[count, …]`` the other.
+`TokenCounting` is the node's side; `count_frame` runs in the other process (`limiter_node.second_process`). A frame's
+head is JSON, ``[encoding, [text, …]]`` one way and ``[count, …]`` the other.
 
 Weakness: each node that meets a large request holds both vocabularies twice (some 60 MB).
 """
@@ -24,15 +24,16 @@ from limiter_node.tokens.slices import slices
 from limiter_node.tokens.vocabulary import TokenCounter
 
 INLINE_CHARS = 8_192
-"""Up to here a request is counted where it is: 0.12 ms for prose, 1.4 ms for the worst text known."""
+"""Up to this length a request is counted at once: 0.12 ms for prose, 1.4 ms for the worst text known."""
 SLICED_CHARS = 65_536
-"""Up to here a request is counted in slices of up to `INLINE_CHARS`."""
+"""Up to this length a request is counted in slices of up to `INLINE_CHARS`."""
 CHARS_PER_TURN = 16_384
-"""Of slices: 0.25 ms for prose. More than one, because turns of the event loop are long where there is much to do."""
+"""Characters of slices per turn of the event loop: 0.25 ms for prose. More than one slice, because turns are long on a
+busy node."""
 COUNT = 1
 """The kind of a frame whose head holds texts or their counts."""
 
-# What a text costs beside its characters.
+# The fixed cost of a text, in characters.
 _TEXT_CHARS = 32
 
 
@@ -43,13 +44,13 @@ class TokenCounting:
         self._worker = worker
 
     async def count(self, model: str, total: Callable[[TokenCounter], int]) -> int:
-        """Return what `total` makes of a counter: a sum of counts of texts and of anything that it adds by itself.
+        """Return the sum that `total` makes: counts of texts, and amounts that it adds by itself.
 
-        ``await counting.count(model, lambda counter: sum_chat(messages, counter))``. `total` is called once,
-        with a counter that answers from what is remembered, and 0 for the texts that are counted later.
+        ``await counting.count(model, lambda counter: sum_chat(messages, counter))``. `total` is called once, with a
+        counter that returns remembered counts, and 0 for the texts that are counted later.
 
         Raises:
-            Overloaded: too much waits to be counted, or the process died of these texts twice.
+            Overloaded: too many texts wait to be counted, or these texts killed the second process twice.
         """
         encoding = vocabulary.encoding_name(model)
         cache = vocabulary.cache_of(encoding)
@@ -100,7 +101,7 @@ class TokenCounting:
 
 
 def _slices(texts: list[str]) -> list[list[str]] | None:
-    """Each text in slices that can be counted at once; None if one has none."""
+    """Return each text in slices that can be counted at once; None if one of them can't be cut so."""
     most_chars = INLINE_CHARS - _TEXT_CHARS
     sliced = [list(slices(text, most_chars)) for text in texts]
     return sliced if all(len(each[-1]) <= most_chars for each in sliced) else None

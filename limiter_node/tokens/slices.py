@@ -1,9 +1,9 @@
-"""Where a text can be cut without changing its count: slice by slice, a long one does not hold up the event loop.
+"""Cuts a text without changing its count: counted slice by slice, a long text does not hold up the event loop.
 
-Both vocabularies tokenize pieces that their regular expressions cut a text into, each by itself; so what two slices
-count adds up wherever the cut lies between two pieces. That is so in front of a single space between two letters: a
-piece of letters ends there, and the space can only begin the next one. Prose has such a place every few words; base64,
-minified JSON and scripts without spaces have none.
+The regular expressions of both vocabularies cut a text into pieces, each tokenized by itself; so the counts of two
+slices add up if the cut lies between two pieces. A single space between two letters is such a place: a piece of letters
+ends before it, and the space can only begin the next one. Prose has such a place every few words; base64, minified JSON
+and scripts without spaces have none.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from collections.abc import Iterator
 
 _LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 _MOST_TRIES = 64
-"""Spaces looked at for one cut. Only ASCII letters are taken for letters: what others are is for the vocabulary."""
+"""Spaces to try for one cut. Only ASCII letters count as letters, because the vocabularies classify others."""
 
 
 def slices(text: str, most_chars: int) -> Iterator[str]:
     """Cut `text` into slices of at most `most_chars` (3 at least) whose counts add up to its own.
 
-    What follows the last place to cut is one slice, which may be longer: check its length.
+    The text after the last place to cut is one slice, which may be longer: check its length.
     """
     start, length = 0, len(text)
     while length - start > most_chars:
@@ -31,7 +31,7 @@ def slices(text: str, most_chars: int) -> Iterator[str]:
 
 
 def _last_cut(text: str, start: int, end: int) -> int:
-    """The last cut in the second half of what lies between; -1 if none was found."""
+    """Return the last cut in the second half of `start` to `end`; -1 if there is none."""
     low = start + (end - start) // 2
     for _ in range(_MOST_TRIES):
         end = text.rfind(" ", low, end)

@@ -1,11 +1,11 @@
-"""How many input tokens tool definitions and JSON schemas are: an estimate, since what models read isn't published.
+"""Estimates the input tokens of tool definitions and JSON schemas; the text that models read isn't published.
 
 Functions are counted as OpenAI's cookbook does ("How to count tokens with tiktoken", num_tokens_for_tools): 7 tokens a
 function (10 for the models of cl100k_base), its ``name:description``, 3 for having parameters, 3 and
 ``name:type:description`` for each of them, 3 and its text for each value of an enum less 3 for the enum, and 12 once.
-The cookbook knows flat parameters only; those of nested objects and lists are counted by the same rule. What it doesn't
-know of a definition (titles, defaults, examples, any other field) is counted as its compact JSON, since services show
-models all of it; so is any other tool, and the schema of a `response_format`.
+The cookbook covers flat parameters only; those of nested objects and lists are counted by the same rule. All other
+fields of a definition (titles, defaults, examples, …) are counted as their compact JSON, since services show models all
+of it; so are other kinds of tools, and the schema of a `response_format`.
 
 Definitions must have been checked by `limiter_node.http.requests.tools` and by `http.requests.json_body.check_depth`.
 O(characters).
@@ -47,7 +47,7 @@ def count_tools(tools: Sequence[dict[str, Any]], model: str, *, nested: bool = T
 
 
 def sum_tools(tools: Sequence[dict[str, Any]], model: str, counter: TokenCounter, *, nested: bool) -> int:
-    """Do what `count_tools` does, by a counter of the caller's."""
+    """Return the same as `count_tools`, with the caller's counter."""
     if not tools:
         return 0
     per_function = TOKENS_PER_FUNCTION_CL100K if encoding_name(model) == CL100K_BASE else TOKENS_PER_FUNCTION
@@ -74,7 +74,7 @@ def _others(fields: dict[str, Any], known: frozenset[str]) -> list[Any]:
 
 
 def _sum_function(function: dict[str, Any], counter: TokenCounter, unknown: list[Any]) -> int:
-    """The tokens of one definition, and those of `unknown` and of what else in it the rule doesn't know."""
+    """Return the tokens of one definition, including `unknown` and the fields that the rule doesn't cover."""
     lines = [f"{function['name']}:{_sentence(function.get('description'))}"]
     total = 0
     # Not recursive: schemas may be nested a thousand deep.
@@ -104,7 +104,7 @@ def _sum_function(function: dict[str, Any], counter: TokenCounter, unknown: list
 
 
 def _is_counted(name: str, value: Any, properties: Any, *, is_parameter: bool) -> bool:
-    """Whether the rule knows the field `name` of a schema with these `properties`; what is plain costs nothing."""
+    """Return whether the rule covers the field `name` of a schema with these `properties`, or it costs nothing."""
     if name == "properties":
         return type(value) is dict
     if name == "required":
@@ -119,7 +119,7 @@ def _is_counted(name: str, value: Any, properties: Any, *, is_parameter: bool) -
 
 
 def _describe(name: str, parameter: Any, lines: list[str]) -> int:
-    """Add the text of one parameter to `lines`; the tokens that it costs beside them."""
+    """Add the text of one parameter to `lines`; return its tokens beyond that text."""
     if type(parameter) is not dict:
         lines.append(name)
         return 0

@@ -1,7 +1,7 @@
-"""How parsers count: each gives the sum that its input's tokens are as a function, so that others can count later.
+"""Sums of tokens as functions, which parsers return so that a request can be counted later or elsewhere.
 
-A `Total` adds up the sum by a counter of texts. To count a large request elsewhere, parse it with a `Count` that keeps
-the total and returns 0, and replace the request's `input_tokens` once the sum is known.
+A `Total` adds up the sum with a counter of texts. To count a large request elsewhere, parse it with a `Count` that
+keeps the total and returns 0, and replace the request's `input_tokens` once the sum is known.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Callable
 from limiter_node.tokens.vocabulary import TokenCounter, count, once_each
 
 Total = Callable[[TokenCounter], int]
-"""Adds up the tokens of one request by a counter of texts."""
+"""Adds up the tokens of one request with a counter of texts."""
 Count = Callable[[str, Total], int]
-"""Returns the tokens that a total comes to for a model."""
+"""Returns the tokens of a total for a model."""
 
 
 def count_now(model: str, total: Total) -> int:

@@ -1,9 +1,9 @@
-"""How many tokens a text is, by the vocabulary of the model it is for. Pure; knows no HTTP and no upstream.
+"""Counts the tokens of a text by the vocabulary of its model. Pure; knows no HTTP and no upstream.
 
-The vocabularies are those that bpe-openai carries (nothing is downloaded). Its binding is called directly: the
-package's tiktoken-like `encode` builds a list, refuses texts that spell a special token and texts of a million
-characters, none of which counting needs. Counting is linear in the length (about 30 MB/s, at worst 10 MB/s) and holds
-the interpreter: what is large goes through `limiter_node.tokens.process`, or is counted where the whole request is read
+The vocabularies are part of bpe-openai (nothing is downloaded). Its binding is called directly: the package's
+tiktoken-like `encode` builds a list, and refuses texts that spell a special token and texts of a million characters.
+Counting needs neither. Counting is linear in the length (about 30 MB/s, at worst 10 MB/s) and holds the interpreter:
+large texts go through `limiter_node.tokens.process`, or are counted in the process that reads the whole request
 (`limiter_node.http.requests.reader`). Long texts are counted once and remembered.
 
 Errors: none. Any `str` has a count, see `count`.
@@ -27,8 +27,8 @@ TokenCounter = Callable[[str], int]
 O200K_BASE = "o200k_base"
 CL100K_BASE = "cl100k_base"
 
-# As tiktoken maps names (tiktoken/model.py): GPT-4 proper and what came before it; everything newer, and every name
-# that is not OpenAI's, is counted by the newest vocabulary. `gpt-4o`, `gpt-4.1`, `gpt-4.5` start with none of these.
+# As tiktoken maps names (tiktoken/model.py): GPT-4 proper and older models. Newer models, and models that are not
+# OpenAI's, are counted by the newest vocabulary. `gpt-4o`, `gpt-4.1`, `gpt-4.5` start with none of these.
 _CL100K_PREFIXES = ("gpt-4-", "gpt-4:", "gpt-3.5", "gpt-35", "text-embedding-")
 _CL100K_NAMES = frozenset({"gpt-4"})
 _FINE_TUNED = "ft:"
@@ -62,14 +62,14 @@ def _binding() -> ModuleType:
 
 @cache
 def counter_of(encoding: str) -> TokenCounter:
-    """Return what counts by that vocabulary, remembers nothing, and raises `UnicodeEncodeError` for lone surrogates."""
+    """Return a counter by that vocabulary without a memory; it raises `UnicodeEncodeError` for lone surrogates."""
     counter: TokenCounter = _binding().tokenizer_for_encoding(encoding).count
     return counter
 
 
 @cache
 def cache_of(encoding: str) -> CountCache:
-    """Return the counts by that vocabulary that this process remembers."""
+    """Return this process's cache of counts by that vocabulary."""
     return CountCache(counter_of(encoding))
 
 
@@ -90,7 +90,7 @@ def count_encoded(text: str, encoding: str) -> int:
 
 
 def count_anew(text: str, encoding: str) -> int:
-    """Return what `count_encoded` does, with nothing looked up or remembered."""
+    """Return the same as `count_encoded`, without looking up or remembering the count."""
     return _count_any(counter_of(encoding), text)
 
 
@@ -107,7 +107,7 @@ def well_formed(text: str) -> str:
 
 
 def once_each(look_up: Callable[[str], T]) -> Callable[[str], T]:
-    """Return `look_up` for the texts of one request, which may repeat a text a thousand times: it is looked up once."""
+    """Return a `look_up` for one request that looks up each long text once, even if the request repeats it."""
     seen: dict[str, T] = {}
 
     def look(text: str) -> T:

@@ -54,7 +54,7 @@ def size(bytes_: float | None) -> str:
 
 
 def key_name(key: KeyHeat, glyphs: Glyphs) -> str:
-    """Return what a key is called, never the key. Anybody can choose a name: nothing in it may move the cursor."""
+    """Return the name of a key, never the key. Anybody can choose a name, so unprintable characters become "?"."""
     name = "".join(each if each.isprintable() else "?" for each in key.name)
     return name or f"key {key.kid[:8]}{glyphs.ellipsis}"
 

@@ -1,4 +1,4 @@
-"""One frame of the view: what is drawn, as plain values, made of what was read now and of the readings before.
+"""One frame of the view, as plain values, made from the current reading and the ones before.
 
 Pure. Neighbours: `rates` (one node), `screen` and `lines` (which draw it).
 """
@@ -18,12 +18,12 @@ OUTCOMES = ("admitted", "rejected", "never_fits", "unknown_key")
 DEGRADED = ("admitted", "rejected", "refused")
 TOKENS = ("input", "reserved", "output")
 HISTORY = 240
-"""Refreshes that the line of decisions/s goes back."""
+"""Number of refreshes that the line of decisions/s shows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Hold all that was read in one refresh. `nodes` is None without --target, `store` without --store."""
+    """Hold the readings of one refresh. `nodes` is None without --target, `store` without --store."""
 
     time_s: float
     """Since the epoch."""
@@ -33,7 +33,7 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class NodeRow:
-    """Hold a node's numbers, None where they aren't known (yet)."""
+    """Hold a node's numbers, None while they aren't known."""
 
     target: str
     problem: str = ""
@@ -71,18 +71,18 @@ class Totals:
     outcomes: Mapping[str, float]
     """Decisions, by `OUTCOMES`."""
     reasons: Mapping[str, float]
-    """Those that didn't fit, now or ever, by the limit."""
+    """Rejected decisions, by the limit that rejected."""
     degraded: Mapping[str, float]
-    """By `DEGRADED`."""
+    """Decisions without the store, by `DEGRADED`."""
     tokens: Mapping[str, float]
-    """By `TOKENS`."""
+    """Tokens, by `TOKENS`."""
     shed: float
     p50_s: Quantile | None
     p99_s: Quantile | None
 
     @property
     def decisions(self) -> float:
-        """Decisions of the store."""
+        """Return the store's decisions per second."""
         return sum(self.outcomes.values())
 
 
@@ -93,18 +93,18 @@ class Frame:
     time_s: float
     nodes: tuple[NodeRow, ...] | None
     totals: Totals | None
-    """None without nodes, and before there is anything to compare."""
+    """None without nodes, and before there are two samples to compare."""
     shards: tuple[ShardRow, ...] | None
     store_name: str = ""
     store_problem: str = ""
     shards_cut_off: int = 0
-    """The most that a node says."""
+    """The largest number that any node reports."""
     live_nodes: int | None = None
     """As the store counts them."""
     hottest: tuple[KeyHeat, ...] = ()
     walk: Walk = NOT_WALKED
     history: tuple[float, ...] = ()
-    """Decisions/s of the last frames, this one last."""
+    """Decisions/s of recent frames, the current one last."""
 
     @property
     def nodes_up(self) -> int:
@@ -119,18 +119,18 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Before:
-    """Hold what a frame is compared with: each node's and shard's last reading, however old."""
+    """Hold the readings that a frame is compared with: each node's and shard's last one, however old."""
 
     nodes: Mapping[str, NodeSample] = field(default_factory=dict)
     shards: Mapping[str, ShardReading] = field(default_factory=dict)
     history: tuple[float, ...] = ()
 
     def then(self, snapshot: Snapshot, frame: Frame) -> Before:
-        """Return what to compare the next frame with."""
+        """Return the readings that the next frame is compared with."""
         nodes = {each.target: each.sample for each in snapshot.nodes or () if each.sample is not None}
         shards = snapshot.store.shards if snapshot.store is not None else ()
-        told = {each.address: each for each in shards if not each.problem}
-        return Before({**self.nodes, **nodes}, {**self.shards, **told}, frame.history)
+        answered = {each.address: each for each in shards if not each.problem}
+        return Before({**self.nodes, **nodes}, {**self.shards, **answered}, frame.history)
 
 
 def make_frame(before: Before, now: Snapshot) -> Frame:
@@ -185,7 +185,7 @@ def _shard_row(
     compared: Mapping[str, NodeRates],
 ) -> ShardRow:
     def is_it(named: str) -> bool:
-        # A single store may be known to the nodes by another name than to us.
+        # Nodes may use another name for a single store than this command.
         return named == reading.address or (len(store.shards) == 1 and not store.is_cluster)
 
     calls = together(calls for found in compared.values() for named, calls in found.shard_calls.items() if is_it(named))
@@ -196,7 +196,7 @@ def _shard_row(
 def _cpu(before: ShardReading | None, now: ShardReading) -> float | None:
     if before is None or before.cpu_s is None or now.cpu_s is None:
         return None
-    if now.cpu_s < before.cpu_s or now.at_s <= before.at_s:  # the server was started anew
+    if now.cpu_s < before.cpu_s or now.at_s <= before.at_s:  # the server was restarted
         return None
     return (now.cpu_s - before.cpu_s) / (now.at_s - before.at_s)
 

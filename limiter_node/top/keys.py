@@ -15,11 +15,11 @@ from limiter_node.top.table import BAD, FAINT, GOOD, WARN, WIDE, Column, Table
 
 _BUSY, _FULL = 0.7, 0.95
 _LEAST_GAUGE = 17
-"""Characters below which a gauge says how many per cent, not how much of how much."""
+"""Narrower gauges show a percentage instead of use and limit."""
 
 
 def key_lines(frame: Frame, width: int, most: int, glyphs: Glyphs) -> list[Text]:
-    """Return the hottest keys with their three gauges, and how much of the store was searched for them."""
+    """Return the hottest keys with their three gauges, and the searched share of the store."""
     if frame.shards is None:
         return []
     is_wide = width >= WIDE
@@ -39,7 +39,7 @@ def key_lines(frame: Frame, width: int, most: int, glyphs: Glyphs) -> list[Text]
 
 
 def seen(frame: Frame) -> str:
-    """Return how much of the store has been searched for the hottest keys."""
+    """Return the note on the share of the store that has been searched for the hottest keys."""
     walk = frame.walk
     keys = f"seen {walk.seen:,} key{'' if walk.seen == 1 else 's'} in use"
     return f"{keys}, all there are" if walk.is_whole else f"{keys}, {percent(walk.share)} of the store looked through"

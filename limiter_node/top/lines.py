@@ -1,7 +1,7 @@
-"""A frame as plain lines, for files, pipes and dumb terminals: each begins with what it is about, and can be grepped.
+"""A frame as plain lines, for files, pipes and dumb terminals: each begins with its kind, and can be grepped.
 
-``top`` is what all nodes and shards do together; ``down`` and ``cut_off`` lines follow where something is wrong, then
-the hottest ``key`` lines. Numbers are plain, rates per second, times in ms.
+``top`` has the sums over all nodes and shards; ``down`` and ``cut_off`` lines follow for problems, then ``key`` lines
+for the hottest keys. Numbers are plain, rates per second, times in ms.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The loop of the view: everything is read at once, made into a frame, shown; then it waits for the next time.
+"""The loop of the view: reads all sources at once, makes a frame, shows it, and waits for the next refresh.
 
-Reading has its own timeouts, so what is away delays a refresh by these at most.
+Reading has its own timeouts, so a server that is away delays a refresh by these at most.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _LEAST_TIMEOUT_S, _MOST_TIMEOUT_S = 0.5, 2.0
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Hold what is watched: nodes, the store, or both."""
+    """Hold the watched sources: nodes, the store, or both."""
 
     nodes: NodePoller | None
     store: StoreWatch | None
 
     async def read(self) -> Snapshot:
-        """Read everything, now."""
+        """Return a snapshot of all sources."""
 
         async def nothing() -> None:
             return None
@@ -60,7 +60,7 @@ async def refresh(
 ) -> None:
     """Show a frame each `interval_s`, `refreshes` times (0: until cancelled).
 
-    The first reading has nothing to be compared with: it is shown where `with_first`, and doesn't count.
+    The first reading has none before it to compare with: it is shown only with `with_first`, and doesn't count.
     """
     loop = asyncio.get_running_loop()
     before, shown = Before(), -1

@@ -1,6 +1,6 @@
-"""The nodes' ``/metrics``, fetched from all of them at once; a node that doesn't answer in time is said to be down.
+"""Fetches ``/metrics`` of all nodes at once; a node that doesn't answer in time is reported as down.
 
-The one module here that speaks HTTP.
+The only module here that speaks HTTP.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from limiter_node.reasons import system_reason
 from limiter_node.top.sample import NodeReading, NotOurs, read_sample
 
 _MAX_BYTES = 4 << 20
-"""Far more than a node tells: whatever listens there, it isn't read to the end."""
+"""Far more than a node's page: a longer one comes from another program and isn't read to its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,18 +27,18 @@ class Target:
     """Hold the address of a node to ask."""
 
     name: str
-    """``host:port``, as it is shown."""
+    """``host:port``, as shown in the view."""
     url: str
-    """Of its metrics."""
+    """URL of its metrics."""
 
 
 def parse_target(url: str) -> Target:
-    """Return the node whose base URL a ``--target`` is. Raises ConfigError, never showing a login in the URL."""
+    """Return the target for a ``--target`` URL. Raises ConfigError, which never shows a login in the URL."""
     try:
         parts = urlsplit(url.strip())
         port = parts.port
     except ValueError:
-        raise ConfigError("--target: its host or port is no valid one: give http://host:port") from None
+        raise ConfigError("--target: invalid host or port: give http://host:port") from None
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
         raise ConfigError("--target must be the base URL of a node, as http://host:port")
     if "@" in parts.netloc:
@@ -50,7 +50,7 @@ def parse_target(url: str) -> Target:
 
 
 class NodePoller:
-    """Ask `targets`; made by `polling`."""
+    """Fetch the metrics of `targets`; made by `polling`."""
 
     def __init__(self, session: aiohttp.ClientSession, targets: Sequence[Target], timeout_s: float) -> None:
         self._session, self._targets, self._timeout_s = session, targets, timeout_s
@@ -63,12 +63,12 @@ class NodePoller:
         try:
             async with asyncio.timeout(self._timeout_s), self._session.get(target.url) as response:
                 if response.status != 200:
-                    return NodeReading(target.name, None, f"/metrics is answered with status {response.status}")
+                    return NodeReading(target.name, None, f"/metrics returned status {response.status}")
                 text = bytearray()
                 async for piece in response.content.iter_any():
                     text += piece
                     if len(text) > _MAX_BYTES:
-                        return NodeReading(target.name, None, "no limiter's metrics there: is it a node?")
+                        return NodeReading(target.name, None, "its metrics are not a limiter's: is it a node?")
                 at_s = monotonic()
             return NodeReading(target.name, read_sample(text.decode("utf-8", "replace"), at_s))
         except NotOurs as error:

@@ -1,7 +1,7 @@
-"""Rates between two samples of a node, and quantiles of what was counted meanwhile.
+"""Rates between two samples of a node, and quantiles of the values counted between them.
 
-Pure. Where there is nothing to compare with (the first sample, a node that has restarted, another node behind the same
-URL) there are no rates: never negative ones.
+Pure. Without a sample to compare with (the first one, a restarted node, another node behind the same URL) there are no
+rates, so that no rate is ever negative.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ class NodeRates:
     cpu: float | None
     """Cores used."""
     latency: Histogram = NOTHING
-    """Of the decisions meanwhile."""
+    """Latency of the decisions between the samples."""
     batches: Histogram = NOTHING
     shard_calls: Mapping[str, Histogram] = field(default_factory=dict)
 
 
 def rates(before: NodeSample | None, now: NodeSample) -> NodeRates | None:
-    """Return the rates between the two samples; None where `now` doesn't go on from `before`."""
+    """Return the rates between the two samples; None if `now` doesn't continue `before`."""
     if before is None or not _goes_on(before, now):
         return None
     elapsed_s = now.at_s - before.at_s
@@ -56,7 +56,7 @@ def rates(before: NodeSample | None, now: NodeSample) -> NodeRates | None:
 
 
 def difference(before: Histogram, now: Histogram) -> Histogram:
-    """Return what was counted between the two. One that is new, has other buckets or began anew counts from 0."""
+    """Return the counts between two histograms. A new or restarted one, or one with other buckets, counts from 0."""
     if before.bounds != now.bounds or any(n < b for b, n in zip(before.counts, now.counts, strict=True)):
         return now
     counts = tuple(n - b for b, n in zip(before.counts, now.counts, strict=True))
@@ -81,8 +81,9 @@ class Quantile(NamedTuple):
 
 
 def quantile(histogram: Histogram, share: float) -> Quantile | None:
-    """The value below which `share` of what was counted lies, as if it were spread evenly within its bucket (as
-    Prometheus reckons). None where nothing was counted.
+    """Return the value below which `share` of the counted values lies; None for an empty histogram.
+
+    Values are taken to be spread evenly within a bucket, as in Prometheus.
     """
     rank = share * histogram.number
     if not rank:
@@ -98,14 +99,14 @@ def quantile(histogram: Histogram, share: float) -> Quantile | None:
 
 
 def mean(histogram: Histogram) -> float | None:
-    """Return the mean of what was counted; None where nothing was."""
+    """Return the mean of the counted values; None for an empty histogram."""
     return histogram.total / histogram.number if histogram.number else None
 
 
 def _goes_on(before: NodeSample, now: NodeSample) -> bool:
     if (before.node, before.started_s) != (now.node, now.started_s) or now.at_s <= before.at_s:
         return False
-    # Where the system doesn't tell when a process has started, its counters do.
+    # If the system doesn't give a process's start time, falling counters show a restart.
     return not any(n < b for b, n in zip(_counters(before, now), _counters(now, now), strict=True))
 
 

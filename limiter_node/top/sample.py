@@ -1,6 +1,6 @@
 """One node's ``/metrics`` at one moment, read into plain numbers.
 
-Tolerant: a family that isn't there (an older node, another system) is None, zero or empty. Pure but for the parser.
+Tolerant: a missing family (an older node, another system) is None, zero or empty. Pure except for the parser.
 Neighbours: `polling` fetches the text, `rates` compares two samples.
 """
 
@@ -22,11 +22,11 @@ _TOKENS = {
 
 
 class NotOurs(ValueError):
-    """Raised when a text is no node's metrics."""
+    """Raised when a text is not a node's metrics."""
 
 
 class Histogram(NamedTuple):
-    """Hold counts per bucket (not cumulative; the last bound is infinite), and the sum of what was counted."""
+    """Hold counts per bucket (not cumulative; the last bound is infinite), and the sum of the values."""
 
     bounds: tuple[float, ...] = ()
     counts: tuple[float, ...] = ()
@@ -46,7 +46,7 @@ class NodeSample:
     """Hold one node's numbers; counters count from its start."""
 
     at_s: float
-    """When, by this process's monotonic clock."""
+    """Time of the reading, by this process's monotonic clock."""
     node: str = ""
     version: str = ""
     started_s: float | None = None
@@ -67,7 +67,7 @@ class NodeSample:
     shard_calls: Mapping[str, Histogram] = field(default_factory=dict)
     """Times in s, by the shard's ``host:port``."""
     cut_off: frozenset[str] = frozenset()
-    """Shards that the node doesn't ask."""
+    """Shards that the node has cut off."""
     shards_cut_off: float = 0
     requests_in_flight: float | None = None
     waiting: float | None = None
@@ -76,7 +76,7 @@ class NodeSample:
 
 @dataclass(frozen=True, slots=True)
 class NodeReading:
-    """Hold a target's sample, or why there is none."""
+    """Hold a target's sample, or the reason why there is none."""
 
     target: str
     sample: NodeSample | None
@@ -92,13 +92,13 @@ def read_sample(text: str, at_s: float) -> NodeSample:
                 # In the order of the labels' names, which need not be that of the page.
                 values[each.name][tuple(each.labels[name] for name in sorted(each.labels))] = each.value
     except (ValueError, KeyError, IndexError):
-        raise NotOurs("what is there is no Prometheus text") from None
+        raise NotOurs("its metrics are not Prometheus text: is it a node?") from None
     if not any(name.startswith(PREFIX) for name in values):
-        raise NotOurs("no limiter's metrics there: is it a node?")
+        raise NotOurs("its metrics are not a limiter's: is it a node?")
     try:
         return _node_sample(values, at_s)
     except ValueError:
-        raise NotOurs("its metrics have other labels than a node's") from None
+        raise NotOurs("its metrics have other labels than a node's: is it another version?") from None
 
 
 def _node_sample(values: Mapping[str, Mapping[tuple[str, ...], float]], at_s: float) -> NodeSample:

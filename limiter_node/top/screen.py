@@ -1,6 +1,6 @@
-"""The view as lines for a terminal of a given size: which section gets how many.
+"""The view as lines for a terminal of a given size: divides the lines among the sections.
 
-Pure. Order of importance where there is little room: who is down, what is decided, then the hottest keys.
+Pure. In order of importance if there is little room: servers that are down, decisions, the hottest keys.
 """
 
 from __future__ import annotations
@@ -44,8 +44,10 @@ def screen_lines(frame: Frame, width: int, height: int | None, glyphs: Glyphs, h
 
 
 def _squeezed(frame: Frame, top: list[Text], width: int, height: int, glyphs: Glyphs) -> list[Text]:
-    """Keys give way first, down to `_LEAST_KEYS`; then what all nodes do together, down to its first lines; then nodes
-    and shards share what there is.
+    """Return the frame cut to `height` lines.
+
+    Keys give way first, down to `_LEAST_KEYS`; then the totals, down to their first lines; then nodes and shards share
+    the rest.
     """
     top = top[: max(height - _LEAST_KEYS - _LEAST_SERVERS, 2)]
     nodes, shards = len(frame.nodes or ()) + 1, len(frame.shards or ()) + 1

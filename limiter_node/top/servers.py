@@ -1,6 +1,6 @@
 """The tables of nodes and shards, cut to the lines there are.
 
-Pure. What is wrong is never what is cut: where not all rows fit, those come first.
+Pure. Problems are never cut: if not all rows fit, rows with a problem come first.
 """
 
 from __future__ import annotations
@@ -41,8 +41,10 @@ _Row = TypeVar("_Row")
 
 
 def node_lines(frame: Frame, width: int, most: int, glyphs: Glyphs) -> list[Text]:
-    """The nodes in at most `most` lines, header included; those that don't fit are added up, those that are down come
-    first then."""
+    """Return the nodes in at most `most` lines, header included.
+
+    If they don't fit, nodes that are down come first and the last line sums up the rest.
+    """
     if frame.nodes is None:
         return []
     table = Table("NODES", _NODE_COLUMNS, width, width >= WIDE, glyphs)
@@ -119,7 +121,7 @@ def _cpu(cores: float | None) -> Text:
 
 
 def _cut(rows: Sequence[_Row], most: int, is_bad: Callable[[_Row], bool]) -> tuple[Sequence[_Row], Sequence[_Row]]:
-    """The rows that are shown, and those that are left out, whose line takes one of `most`."""
+    """Return the rows to show and the rows to leave out; the line that sums up the latter counts in `most`."""
     if len(rows) <= most:
         return rows, ()
     kept = max(most - 1, 0)

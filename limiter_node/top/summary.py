@@ -1,4 +1,4 @@
-"""The view's first lines: who is there, and what all nodes do together.
+"""The view's first lines: the servers that are up, and the totals over all nodes.
 
 Pure: a `Frame` and the width go in, lines come out.
 """
@@ -18,7 +18,7 @@ _TOKENS = {"input": "input", "reserved": "output reserved", "output": "output pr
 
 
 def title_lines(frame: Frame, width: int, hint: str, clock: str) -> list[Text]:
-    """Return the first line: who is there and, to the right where there is room, a hint and the time."""
+    """Return the first line: the servers that are up and, if there is room, a hint and the time on the right."""
     line = Text.assemble(("limiter-node top", "bold"))
     if frame.nodes is not None:
         line.append_text(_up("nodes", frame.nodes_up, len(frame.nodes)))
@@ -40,7 +40,7 @@ def _up(what: str, up: int, of: int) -> Text:
 
 
 def totals_lines(frame: Frame, width: int, glyphs: Glyphs) -> list[Text]:
-    """Return what the nodes do together; no line without nodes."""
+    """Return the totals over all nodes; no line without nodes."""
     if frame.nodes is None:
         return []
     totals = frame.totals
@@ -79,7 +79,7 @@ def _pair(label: str, value: str, style: str = "") -> Text:
 
 
 def _flow(items: Iterable[Text], width: int) -> list[Text]:
-    """Return the items, three spaces between them, in as many lines as it takes."""
+    """Return the items with three spaces between them, in as many lines as needed."""
     lines: list[Text] = []
     for item in items:
         if lines and len(lines[-1].plain) + 3 + len(item.plain) <= width:

@@ -1,6 +1,6 @@
 """Lines of a table: columns of fixed widths, so that nothing moves from frame to frame; the first takes what is left.
 
-Colours are the terminal's own sixteen, and nothing is told by colour alone.
+Colours are the terminal's own sixteen, and nothing is shown by colour alone.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ FAINT = "dim"
 GOOD, WARN, BAD = "green", "yellow", "bold red"
 
 WIDE = 110
-"""From this many characters on there is plenty of room."""
+"""Width in characters from which on tables use their wide form."""
 
 _LEAST_NAME = 14
 
@@ -28,7 +28,7 @@ Cell = str | Text
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """Describe a column; `wide`: its width and title where there is plenty of room."""
+    """Describe a column, with its width and title in the narrow and in the wide form."""
 
     title: str
     width: int
@@ -36,7 +36,7 @@ class Column:
     wide: int
     is_left: bool = False
     is_spare: bool = False
-    """Left out where the names would have too little room."""
+    """Left out if the names would have too little room."""
 
     def at(self, *, is_wide: bool) -> tuple[str, int]:
         """Return its title and width."""
@@ -55,7 +55,7 @@ class Table:
 
     @property
     def gap(self) -> int:
-        """Between columns."""
+        """Return the number of spaces between columns."""
         return 2 if self.is_wide else 1
 
     @property
@@ -83,7 +83,7 @@ class Table:
         return self._line(name, cells)
 
     def problem(self, name: str, problem: str) -> Text:
-        """Return a row for what could not be asked, with the reason in place of all numbers."""
+        """Return a row for a server that could not be reached, with the reason instead of numbers."""
         line = self._line(name, ())
         line.append(" " * self.gap)
         line.append(f"down: {problem}", BAD)
@@ -91,7 +91,7 @@ class Table:
         return line
 
     def note(self, text: str) -> Text:
-        """Return a line that is no row."""
+        """Return a line of text below the rows."""
         return Text(text[: self.width], FAINT)
 
     def _line(self, name: Cell, cells: Sequence[Cell]) -> Text:

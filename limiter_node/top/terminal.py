@@ -1,7 +1,7 @@
 """The live view on a terminal: its alternate screen, its size, its keys, and the terminal given back as it was.
 
-Works where a terminal can do little: sixteen colours or none (NO_COLOR), over ssh, 80 columns and 24 lines. Nothing of
-the frame is known here but how to draw it.
+Works on simple terminals: sixteen colours or none (NO_COLOR), over ssh, 80 columns and 24 lines. Of the frame, this
+module knows only how to draw it.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Terminal:
             self._give_back()
 
     def show(self, frame: Frame) -> None:
-        """Draw a frame."""
+        """Draw `frame`, and keep it for a resize."""
         self._frame = frame
         self._draw()
 
@@ -91,7 +91,7 @@ class Terminal:
 
     def _suspend(self) -> None:
         self._give_back()
-        os.kill(os.getpid(), signal.SIGSTOP)  # here it stands still until the shell continues it
+        os.kill(os.getpid(), signal.SIGSTOP)  # stops here until the shell continues the process
         self._take()
         self._draw()
 
@@ -101,7 +101,7 @@ class Terminal:
             pressed = os.read(self._keyboard, 64)
         except OSError:
             pressed = b""
-        if not pressed:  # the terminal has gone; a signal says the rest
+        if not pressed:  # the terminal has gone; a signal will follow
             self._loop.remove_reader(self._keyboard)
         elif any(key in _QUIT for key in pressed):
             self._on_quit()

@@ -1,6 +1,6 @@
-"""The command as a whole: what is watched, and in which of three ways it is shown.
+"""The command as a whole: watches the sources and shows them in one of three ways.
 
-Live on a terminal; as lines where there is none (or a dumb one); once, as plain text, where that was asked for.
+Live on a terminal; as lines without one (or on a dumb one); once, as plain text, with ``--once``.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from limiter_node.top.screen import screen_lines
 from limiter_node.top.terminal import Terminal
 
 _PIPE_WIDTH = 120
-"""Of a snapshot that nobody's terminal bounds."""
+"""Width of a snapshot that is not written to a terminal."""
 
 
 @dataclass(frozen=True, slots=True)
 class Watching:
-    """Hold what is watched, and how."""
+    """Hold the sources to watch, and the form of the view."""
 
     targets: Sequence[Target]
     store: StoreAddress | None
     interval_s: float
     most_keys: int
     refreshes: int
-    """0: until somebody ends it."""
+    """Number of refreshes; 0: no end."""
     once: bool
 
 
 async def view(what: Watching, on_quit: Callable[[], None]) -> None:
-    """Show `what` until all refreshes are done, or it is cancelled. `on_quit` is called when q is pressed."""
+    """Show `what` until all refreshes are done or the task is cancelled. `on_quit` is called when q is pressed."""
     console = Console(highlight=False)
     is_live = console.is_terminal and not console.is_dumb_terminal and not what.once
     show = _print_all if what.once else _print_lines

@@ -13,7 +13,7 @@ class Cost(NamedTuple):
 
     output_tokens: int
     input_tokens: int = 0
-    """The input as the upstream tells it; 0 where it tells nothing."""
+    """The input as the upstream reports it; 0 if it reports none."""
 
 
 class WholeAnswer(NamedTuple):
@@ -23,7 +23,7 @@ class WholeAnswer(NamedTuple):
     cost: Cost
     """The tokens that the reservation is settled to."""
     headers: str = ""
-    """Header lines beyond those of every decided response, each with its CRLF: checked, and safe to send."""
+    """Header lines beyond those of every decided response, each with its CRLF; checked, and safe to send."""
 
 
 class Sink(Protocol):
@@ -31,11 +31,11 @@ class Sink(Protocol):
 
     @property
     def is_full(self) -> bool:
-        """Whether more should wait until it has `drained`."""
+        """Whether further data should wait for `drained`."""
         ...
 
     def write(self, data: bytes, *, is_last: bool = False) -> bool:
-        """Pass on the next part of the answer at once. Return False if nobody takes it any more.
+        """Pass on the next part of the answer at once. Return False if the caller has left.
 
         The first call decides for the answer: until then an error can take its place. `is_last`: nothing follows.
         """
@@ -47,7 +47,7 @@ class Sink(Protocol):
 
 
 class AnswerStream(Protocol):
-    """Deliver an answer that is still to come. Whoever has it closes it, begun or not, whole or not."""
+    """Deliver an answer that is still to come. Its holder closes it, begun or not, whole or not."""
 
     @property
     def headers(self) -> str:
@@ -61,7 +61,7 @@ class AnswerStream(Protocol):
 
     @property
     def length(self) -> int | None:
-        """The length of its body in bytes; None where that isn't known before it ends."""
+        """The length of the body in bytes; None if it isn't known before the end."""
         ...
 
     @property
@@ -71,24 +71,24 @@ class AnswerStream(Protocol):
 
     @property
     def is_uncertain(self) -> bool:
-        """Whether the upstream may have produced more by now than anybody can tell: the reservation stands then."""
+        """Whether the upstream may have produced more than is known: the reservation then stands."""
         ...
 
     async def deliver(self, sink: Sink) -> None:
-        """Give all of the answer to `sink` as it comes; to be called once. Nothing more is asked for while it is full.
+        """Give all of the answer to `sink` as it comes; to be called once. Reading pauses while the sink is full.
 
-        Raises `UpstreamError` where it breaks off.
+        Raises `UpstreamError` if the answer breaks off.
         """
         ...
 
     async def read_on(self, seconds: float) -> None:
-        """Read on without the caller, who has left: until the cost is known, or so many seconds have passed."""
+        """Read on without the caller, who has left, until the cost is known, for at most `seconds`."""
         ...
 
     def error_event(self, error: bytes) -> bytes:
-        """Return the event that tells a reader why this stream ends here. `error`: OpenAI's error object.
+        """Return the event that ends this stream with `error`, OpenAI's error object.
 
-        Empty where the form of the answer has no room for it.
+        Empty if the form of the answer has no room for it.
         """
         ...
 

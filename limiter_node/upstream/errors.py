@@ -1,6 +1,6 @@
-"""The errors of upstreams: that one fails, or refuses, or can't be asked a request at all.
+"""The errors of upstreams: one fails, refuses, or can't be asked a request at all.
 
-The HTTP layer makes responses of them.
+The HTTP layer turns them into responses.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from limiter_node.errors import LimiterError
 
 
 class UpstreamError(LimiterError):
-    """Raised when an upstream fails. Before that it produced `produced_tokens`, which have to be paid for."""
+    """Raised when an upstream fails. The `produced_tokens` that it produced before are charged."""
 
     def __init__(
         self,
@@ -25,17 +25,17 @@ class UpstreamError(LimiterError):
         """The HTTP status that says best what happened."""
         self.produced_tokens = produced_tokens
         self.body = body
-        """The OpenAI error object that the caller is told; None to tell no more than that the upstream failed."""
+        """The OpenAI error object for the caller; None if the caller learns only that the upstream failed."""
         self.headers = headers
         """Header lines as `WholeAnswer.headers`; the response leaves out its own headers of the same names."""
 
 
 class UpstreamRefusal(UpstreamError):
-    """Raised when an upstream won't answer this request, which says nothing about the upstream's health."""
+    """Raised when an upstream won't answer this request, although it is healthy."""
 
 
 class NotServed(LimiterError):
-    """Raised before admission for a request that no upstream can be asked."""
+    """Raised before admission for a request that can't be sent to any upstream."""
 
     status = 400
 

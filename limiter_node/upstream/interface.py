@@ -1,7 +1,7 @@
 """The interface of an upstream: it drafts a request, prepares it, and answers it once it is admitted.
 
-There are two upstreams: `rendered`, which writes out what a model in this process answers (the mock), and `gateway`,
-which passes on what a service answers over HTTP. The HTTP layer calls them; `requests` and `answers` have what goes in
+There are two upstreams: `rendered`, which renders the answers of a model in this process (the mock), and `gateway`,
+which passes on the answers of services over HTTP. The HTTP layer calls them; `requests` and `answers` hold what goes in
 and comes out.
 """
 
@@ -15,31 +15,31 @@ from limiter_node.upstream.requests import LimitedRequest
 
 
 class Draft(NamedTuple):
-    """Hold all that an upstream needs of a request: what it was read from needn't be kept while it waits."""
+    """Hold all that an upstream needs of a request, so that its source needn't be kept while it waits."""
 
     content: Any
-    """The upstream's own; small, and can be pickled."""
+    """The upstream's own data; small, and can be pickled."""
     body: bytes | bytearray = b""
-    """The bytes to send, if they are many. If they are sent as they came, this is the very object that came."""
+    """The bytes to send, if they are many; the received object itself if it is sent unchanged."""
 
 
 class Drafter(Protocol):
     """Make drafts of requests before they are admitted. Pure, and can be pickled: another process may do it."""
 
     def extra_fields(self, model: str) -> frozenset[str]:
-        """Return the fields that requests for `model` may have though nobody knows them: they count for nothing."""
+        """Return the unknown fields that requests for `model` may have; they count for nothing."""
         ...
 
     def draft(self, request: LimitedRequest, body: bytes) -> Draft:
-        """Return all that is needed to ask `request`, which was read from `body`. O(length).
+        """Return all that is needed to send `request`, which was read from `body`. O(length).
 
-        Raises `NotServed` for a request that can't be asked, so that it counts for nothing.
+        Raises `NotServed` for a request that can't be sent, so that it counts for nothing.
         """
         ...
 
 
 class Prepared(Protocol):
-    """Ask a request once it is admitted."""
+    """Send a request once it is admitted."""
 
     @property
     def is_sent(self) -> bool:
@@ -48,24 +48,24 @@ class Prepared(Protocol):
 
     @property
     def is_uncertain(self) -> bool:
-        """Whether a request whose answer never began may have cost more than its input: the reservation stands then."""
+        """Whether a request whose answer never began may have cost more than its input: the reservation then stands."""
         ...
 
     async def ask(
         self, reserved_tokens: int, request_id: str, headers: Mapping[str, str]
     ) -> WholeAnswer | AnswerStream:
-        """Return the answer; to be called once. Not every request for a stream gets one. Raises `UpstreamError`.
+        """Return the answer; to be called once. A request for a stream may get a whole answer. Raises `UpstreamError`.
 
         Args:
             reserved_tokens: output tokens that are reserved in all: more may not be produced.
             request_id: the `x-request-id`, for the upstream's own records.
-            headers: the caller's, unchecked but for being HTTP.
+            headers: the caller's, checked only as HTTP.
         """
         ...
 
 
 class Upstream(Protocol):
-    """Answer what OpenAI's routes ask."""
+    """Answer the requests of OpenAI's routes."""
 
     stops_at_once: bool
     """Whether a request that nobody waits for can be stopped before it is answered, so that it costs nothing."""
@@ -76,7 +76,7 @@ class Upstream(Protocol):
         ...
 
     def prepared(self, draft: Draft) -> Prepared:
-        """Return the request that `draft` was made of, ready to be asked."""
+        """Return the request of `draft`, ready to be sent."""
         ...
 
     async def models(self) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
-"""An upstream made of a source of answers as data: it writes them out in OpenAI's formats, whole or as events.
+"""The upstream that renders the answers of a source in OpenAI's formats, whole or as events.
 
-`limiter_node.upstream.source` says what a source is, `limiter_node.upstream.openai` has the formats.
+`limiter_node.upstream.source` defines sources, `limiter_node.upstream.openai` has the formats.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from limiter_node.upstream.source import Deltas, Source
 class RenderedUpstream:
     """Answer requests as `source` does, for every model. Closing it closes the source."""
 
-    stops_at_once = False  # what a source makes, it makes at once; it only waits with it
+    stops_at_once = False  # a source makes an answer at once, and only delays it
 
     def __init__(self, source: Source) -> None:
         self._source = source
         self.drafter = RequestDrafter()
 
     def prepared(self, draft: Draft) -> Prepared:
-        """Return the request of which `drafter` made `draft`, ready to be asked."""
+        """Return the request of `draft`, ready to be answered."""
         return _PreparedRequest(self._source, draft.content)
 
     async def models(self) -> tuple[str, ...]:
@@ -51,25 +51,25 @@ class RenderedUpstream:
 
 
 class RequestDrafter:
-    """Make drafts that keep of what was sent only what the answer repeats. Nearly anything can be asked."""
+    """Make drafts that keep only the parts of a request that its answer repeats."""
 
     def extra_fields(self, _model: str) -> frozenset[str]:
         """Return none: the mock knows no fields but OpenAI's."""
         return frozenset()
 
     def draft(self, request: LimitedRequest, body: bytes) -> Draft:
-        """Return `request` without what the mock doesn't read. Raises `NotServed` for tokens to be echoed as text."""
+        """Return `request` without what the mock doesn't read. Raises `NotServed` for tokens to echo as text."""
         if isinstance(request, CompletionRequest) and request.body.get("echo") is True and not request.echoes:
             raise NotServed("Invalid 'echo': prompts given as tokens cannot be echoed.", "echo", "invalid_value")
         request = with_offered_tools(request)
-        if type(request) is ChatRequest:  # most are; `_replace` takes several times as long
+        if type(request) is ChatRequest:  # most requests are; `_replace` takes several times as long
             model, n, cap, stream, include_usage, input_tokens, _, form = request
             return Draft(ChatRequest(model, n, cap, stream, include_usage, input_tokens, _NOTHING, form))
         return Draft(request._replace(body=_repeated(request)))
 
 
 class _PreparedRequest:
-    """`request`, to be answered by `source`."""
+    """Hold a request until `source` answers it."""
 
     __slots__ = ("_request", "_source")
     is_sent = True
@@ -81,7 +81,7 @@ class _PreparedRequest:
     async def ask(
         self, reserved_tokens: int, request_id: str, headers: Mapping[str, str]
     ) -> WholeAnswer | AnswerStream:
-        """Return the answer, a stream where one is asked for. Raises what the source raises."""
+        """Return the answer, a stream if one is asked for. Raises the source's errors."""
         source, request = self._source, self._request
         kind = REQUEST_KINDS[type(request)]
         cap = 0 if isinstance(request, EmbeddingRequest) else reserved_tokens // request.reserved_choices
@@ -102,7 +102,7 @@ class _RenderedStream:
     def __init__(self, deltas: Deltas, events: StreamEvents) -> None:
         self._deltas, self._events = deltas, events
         self.cost = Cost(0)
-        """Of what was passed on: nothing is made beyond it."""
+        """The cost of the deltas passed on; no others are made."""
 
     async def deliver(self, sink: Sink) -> None:
         events, tokens, has_begun = self._events, 0, False
@@ -121,7 +121,7 @@ class _RenderedStream:
         sink.write((b"" if has_begun else events.start()) + events.finish(tokens), is_last=True)
 
     async def read_on(self, seconds: float) -> None:
-        """It makes nothing that nobody takes."""
+        """Do nothing: the source makes nothing that nobody takes."""
 
     def error_event(self, error: bytes) -> bytes:
         return self._events.error(error)
@@ -134,7 +134,7 @@ _NOTHING: dict[str, Any] = {}
 
 
 def _repeated(request: LimitedRequest) -> dict[str, Any]:
-    """The fields of `request` that its answer shows again."""
+    """Return the fields of `request` that its answer repeats."""
     if not isinstance(request, ResponsesApiRequest):
         return {}
     return {name: value for name, value in request.body.items() if name in REPEATED_FIELDS}

@@ -1,6 +1,6 @@
 """The requests that upstreams answer: one type per limited route, checked, with its count of input tokens.
 
-`limiter_node.http.requests` makes them of bodies; `answers` has what upstreams make of them.
+`limiter_node.http.requests` reads them from bodies; `answers` has the answers.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 
 class CallableTool(NamedTuple):
-    """Hold a tool that an answer calls: it must, or it may (`AnswerForm`)."""
+    """Hold a tool that an answer must or may call (see `AnswerForm`)."""
 
     kind: str
     """``function`` or ``custom``."""
@@ -20,7 +20,7 @@ class CallableTool(NamedTuple):
 
 
 class AnswerForm(NamedTuple):
-    """Hold what a request says about the form of its answer beside its length. Plain prose has none of this."""
+    """Hold a request's wishes for the form of its answer beside the length. Plain prose has none."""
 
     stop: tuple[str, ...] = ()
     """The answer ends before the first of these; none is empty."""
@@ -28,7 +28,7 @@ class AnswerForm(NamedTuple):
     json_schema: dict[str, Any] | None = None
     """The answer is JSON that fits this schema; ``{"type": "object"}`` for any object."""
     offered: tuple[CallableTool, ...] = ()
-    """The tools that the answer may call, where it must call none (`limiter_node.upstream.openai.offered_tools`)."""
+    """The tools that the answer may call, if it must call none (`limiter_node.upstream.openai.offered_tools`)."""
 
 
 class ChatRequest(NamedTuple):
@@ -38,14 +38,14 @@ class ChatRequest(NamedTuple):
     n: int
     """Choices asked for, 1 to 128."""
     cap: int | None
-    """The caller's cap on the tokens of each choice; None where it set none."""
+    """The caller's cap on the tokens of each choice; None if it set none."""
     stream: bool
     include_usage: bool
     input_tokens: int
     body: dict[str, Any]
     """The request as it was sent, unknown fields included. Duplicate fields: the last one."""
     form: AnswerForm | None = None
-    """None for plain prose, so that plain requests pay for no look at it."""
+    """None for plain prose, so that plain requests don't pay for it."""
 
     @property
     def reserved_choices(self) -> int:
@@ -60,7 +60,7 @@ class CompletionRequest(NamedTuple):
     n: int
     """Choices asked for in all: those of each prompt, prompts in order."""
     reserved_choices: int
-    """Choices that may be produced in all: more than `n` where `best_of` asks for it."""
+    """Choices that may be produced in all: more than `n` if `best_of` asks for it."""
     cap: int | None
     stream: bool
     include_usage: bool
@@ -93,7 +93,7 @@ class ResponsesApiRequest(NamedTuple):
 
 
 TextRequest: TypeAlias = ChatRequest | CompletionRequest | ResponsesApiRequest
-"""The requests that are answered by text, which may be streamed."""
+"""The requests that are answered with text, which may be streamed."""
 
 
 class EmbeddingRequest(NamedTuple):
@@ -109,7 +109,7 @@ class EmbeddingRequest(NamedTuple):
 
     @property
     def stream(self) -> bool:
-        """Embeddings are not streamed."""
+        """Whether to stream the answer: never, for embeddings."""
         return False
 
 

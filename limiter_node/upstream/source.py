@@ -1,6 +1,6 @@
-"""Answers as data, and their sources: models that know nothing of OpenAI's formats, as the mock.
+"""Answers as data, and their sources: models that know nothing of OpenAI's formats, for example the mock.
 
-`limiter_node.upstream.rendered` makes an upstream of one.
+`limiter_node.upstream.rendered` makes an upstream of a source.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from limiter_node.upstream.requests import (
 
 
 class ToolCall(NamedTuple):
-    """Hold a call of a tool, as answered."""
+    """Hold an answer's call of a tool."""
 
     kind: str
     """``function`` or ``custom``."""
@@ -49,7 +49,7 @@ class Embeddings(NamedTuple):
 
     @property
     def completion_tokens(self) -> int:
-        """The tokens produced: none."""
+        """The output tokens: 0 for embeddings."""
         return 0
 
 
@@ -57,26 +57,26 @@ class Delta(NamedTuple):
     """Hold the next piece of one choice of an answer that comes as a stream."""
 
     choice: int
-    """Which choice, from 0 on."""
+    """The choice's index, from 0."""
     text: str
-    """May be empty, where only the finish reason is new."""
+    """The text; may be empty if only the finish reason is new."""
     tokens: int
-    """The tokens of this piece. Those of all pieces of all choices are what the answer is charged."""
+    """The tokens of this piece. The answer is charged the sum over all pieces of all choices."""
     finish_reason: str | None
-    """Set with the last piece of a choice, and only there."""
+    """The finish reason, in the last piece of a choice only."""
     tool_calls: tuple[ToolCall, ...] = ()
-    """Come whole, with the last piece."""
+    """Whole calls, in the last piece of a choice only."""
 
 
 Deltas = AsyncGenerator[Sequence[Delta], None]
-"""An answer as it comes: each item holds the pieces that came together, so that they can be passed on in one write."""
+"""A streamed answer: each item holds the pieces that came together, so that they can be passed on in one write."""
 
 
 class Source(Protocol):
-    """Make answers to what OpenAI's routes ask. `request_id` is the request's `x-request-id`."""
+    """Make answers to the requests of OpenAI's routes. `request_id` is the request's `x-request-id`."""
 
     system_fingerprint: str | None
-    """The fingerprint of the model's configuration, which streams tell in their first piece already."""
+    """The fingerprint of the model's configuration, which streams send from their first piece on."""
 
     async def chat(self, request: ChatRequest, cap_per_choice: int, request_id: str) -> Completion:
         """Answer `request`; no choice may exceed `cap_per_choice` tokens. Raises `UpstreamError`."""
@@ -91,10 +91,10 @@ class Source(Protocol):
         ...
 
     def stream(self, request: TextRequest, cap_per_choice: int, request_id: str) -> Deltas:
-        """Answer `request` piece by piece; the pieces of a choice, joined, are what the whole answer would have been.
+        """Answer `request` piece by piece; the joined pieces of a choice are the same text as in a whole answer.
 
-        The iteration raises `UpstreamError`. Whoever stops iterating before the end closes the generator, which stops
-        the work behind it. Nothing more is made while the caller doesn't take what came.
+        The iteration raises `UpstreamError`. A caller that stops iterating before the end closes the generator, which
+        stops the work behind it. Nothing more is made while the caller doesn't take the pieces.
         """
         ...
 

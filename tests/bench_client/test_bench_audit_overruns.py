@@ -42,7 +42,7 @@ def test_a_window_above_its_limit_by_an_overrun_is_none(ledger: Ledger, dimensio
         "input_tokens": 200_000 if dimension == 1 else 0,
         "output_tokens": 200_000 if dimension == 2 else 0,
     }
-    assert "overruns: of 1 requests the service told more than was admitted" in report.text()
+    assert "overruns: for 1 requests the service reported more than was admitted" in report.text()
 
 
 @pytest.mark.parametrize("dimension", DIMENSIONS)

@@ -114,7 +114,7 @@ def test_overruns_of_a_service_are_told_and_must_be_counted(
     overruns = json.loads((tmp_path / "out" / "audit.json").read_bytes())["overruns"]
     assert overruns["requests"] >= 4
     assert overruns["input_tokens"] == overruns["output_tokens"] == 3_000 * overruns["requests"]
-    assert "the service told more than was admitted" in audited.stdout
+    assert "the service reported more than was admitted" in audited.stdout
     assert ("counted too little" in audited.stdout) is bool(wrong)
 
 
@@ -277,7 +277,7 @@ def test_errors_are_one_line_that_says_what_to_do(
     got, stdout, stderr = call(capsys, *(argument.format(**names) for argument in arguments))
     assert got == code, stderr
     assert stderr.count("\n") == 1, stderr
-    assert stderr.startswith("bench-client: error: ")
+    assert stderr.startswith("error: ")
     assert says.format(**names) in stderr
     assert stdout == ""
 
@@ -307,7 +307,7 @@ def test_a_target_that_is_not_ready_is_named_with_its_reason(
         )
     assert code == 1
     reason = '{"reason": "store unreachable"}'
-    assert stderr == f"bench-client: error: {url} is not ready ({reason}){says}; start it or correct --target\n"
+    assert stderr == f"error: {url} is not ready ({reason}){says}; start it or correct --target\n"
     assert (asked == 1) if wait == "0" else (1 < asked <= 4)
 
 
@@ -410,7 +410,7 @@ def test_a_run_of_nothing_but_refusals_has_failed(keys_file: Path, tmp_path: Pat
         done = bench("run", "--target", url, *arguments)
     assert done.returncode == 1
     assert str(status) in done.stdout, "the table is shown all the same"
-    assert done.stderr.splitlines()[-1].startswith(f"bench-client: error: {says}")
+    assert done.stderr.splitlines()[-1].startswith(f"error: {says}")
 
 
 def figures(statuses: dict[int, int], **errors: int) -> Figures:
@@ -445,7 +445,7 @@ def test_an_unforeseen_error_is_one_line_too(
     monkeypatch.setattr(cli, "audit_directory", broken)
     code, _, stderr = call(capsys, "audit", tmp_path)
     assert code == 1
-    assert stderr == "bench-client: error: internal error: ZeroDivisionError: oh no; set BENCH_DEBUG=1 to see where\n"
+    assert stderr == "error: unexpected ZeroDivisionError: oh no (set BENCH_DEBUG=1 to see where)\n"
 
 
 def test_nothing_of_the_limiter_is_imported() -> None:

@@ -57,8 +57,8 @@ def test_a_whole_run_is_proved(directory: Path, capsys: pytest.CaptureFixture[st
         (lambda lines: [*lines[:-1], lines[-1][:-10]], "cut off in line 12"),
         (lambda lines: [*lines[:-2], lines[-2][:30]], "cut off in line 11"),
         (lambda lines: lines[:5], "has no end after line 5"),
-        (lambda lines: [*lines[:3], *lines[4:]], "has 9 records, its end tells 10"),
-        (lambda lines: [*lines[:3], *lines[2:]], "1 records are of requests that had one already"),
+        (lambda lines: [*lines[:3], *lines[4:]], "has 9 records, but its end says 10"),
+        (lambda lines: [*lines[:3], *lines[2:]], "1 records are duplicates of others"),
         (lambda lines: [*lines, *lines], "goes on after its end"),
     ],
 )
@@ -110,7 +110,7 @@ def test_a_request_that_is_there_twice_is_not_counted_twice(
         ledger.admit(at_ms)
     directory = write_run(tmp_path / "run", ledger.records * 2)
     code, verdict = audit(directory, capsys)
-    assert (code, verdict) == (1, "audit: INCOMPLETE 10 records are of requests that had one already")
+    assert (code, verdict) == (1, "audit: INCOMPLETE 10 records are duplicates of others")
 
 
 def test_the_verdict_is_shown_where_it_cannot_be_written(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -156,7 +156,8 @@ def test_a_target_with_a_certificate_of_its_own(
     arguments = (*RUN, "--target", tls_url, "--keys", keys_file, "--out", out, "--processes", processes)
     code, said = call(capsys, *arguments, "--wait-ready", 0)
     assert (code, said.count("\n")) == (1, 1)
-    assert "its certificate is not trusted, self-signed certificate: pass its authority's with --ca-file" in said
+    reason = "its certificate is not trusted, self-signed certificate"
+    assert f"{reason}: pass its authority's certificate as --ca-file" in said
     code, said = call(capsys, *arguments, "--ca-file", CERTIFICATE)
     assert code == 0, said
     assert json.loads((out / "summary.json").read_bytes())["total"]["errors_total"] == 0

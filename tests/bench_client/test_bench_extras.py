@@ -13,7 +13,7 @@ from bench_client import cli
 
 BLOCKED = "import sys; sys.modules['hdrh'] = None; from bench_client.cli import main; main()"
 SAYS = (
-    "bench-client: error: hdrhistogram is not installed; in the project's folder run `make setup-dev`, "
+    "error: hdrhistogram is not installed; in the project's folder run `make setup-dev`, "
     "or `pip install '.[bench]'` for an environment of your own\n"
 )
 

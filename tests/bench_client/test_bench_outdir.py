@@ -47,9 +47,7 @@ def test_a_second_run_replaces_the_first_only_where_that_is_said(
     files = {path: path.read_bytes() for path in out.iterdir()}
     code, said = call(capsys, *arguments, "--seed", 2)
     assert code == 2
-    assert said == (
-        f"bench-client: error: {out} already holds a run (run.json); choose another --out, or replace it with --force\n"
-    )
+    assert said == (f"error: {out} already holds a run (run.json); choose another --out, or replace it with --force\n")
     assert {path: path.read_bytes() for path in out.iterdir()} == files
     assert call(capsys, *arguments, "--seed", 2, "--force")[0] == 0
     assert (out / REQUESTS_NAME).read_bytes() != files[out / REQUESTS_NAME]
@@ -117,7 +115,7 @@ def test_a_comparison_replaces_nothing_either(
     assert (code, "already holds" in said, path.read_text()) == (2, True, "mine")
     assert not started
     code, said = call(capsys, "compare", "--qps", 5, "--out", tmp_path, "--force")
-    assert (code, said) == (1, "bench-client: error: started\n")
+    assert (code, said) == (1, "error: started\n")
 
 
 def test_what_a_comparison_had_is_gone_when_the_next_one_starts(tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ def test_a_sending_process_that_dies_ends_the_run_in_one_line(long_run: subproce
     assert stdout == ""
     errors = [line for line in stderr.splitlines() if "offered" not in line]
     assert len(errors) == 1, stderr
-    assert "sending process 1 ended before its time (killed by SIGKILL)" in errors[0]
+    assert "sending process 1 ended early (killed by SIGKILL)" in errors[0]
     wait_until_gone(workers)
     audited = subprocess.run([*COMMAND, "audit", str(tmp_path / "out")], capture_output=True, text=True, timeout=60)
     assert audited.returncode == 1, audited.stdout + audited.stderr

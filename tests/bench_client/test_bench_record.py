@@ -218,9 +218,9 @@ def test_a_file_cut_off_anywhere_loses_what_is_behind_only(tmp_path: Path, recor
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda lines: [*lines[:2], *lines[3:]], "has 3 records, its end tells 4"),
-        (lambda lines: [*lines[:2], *lines[1:]], "has 5 records, its end tells 4"),
-        (lambda lines: [lines[0], lines[2], lines[1], *lines[3:]], "its digest is not the one that its end tells"),
+        (lambda lines: [*lines[:2], *lines[3:]], "has 3 records, but its end says 4"),
+        (lambda lines: [*lines[:2], *lines[1:]], "has 5 records, but its end says 4"),
+        (lambda lines: [lines[0], lines[2], lines[1], *lines[3:]], "its digest differs from the one at its end"),
         (lambda lines: [*lines, lines[1]], "goes on after its end"),
         (lambda lines: [*lines, *lines], "goes on after its end"),
         (lambda lines: lines[:-1], "has no end after line 5"),

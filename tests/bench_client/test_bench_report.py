@@ -302,7 +302,7 @@ def test_the_sentence_says_first_what_was_refuted(run: ReportedRun) -> None:
 
 
 def test_what_to_mind_is_said(simulation: Simulation, tmp_path: Path, run: ReportedRun) -> None:
-    assert [said.split()[1] for said in remarks(run)] == ["became", "warm-up"]
+    assert [said.split()[1] for said in remarks(run)] == ["outcome", "warm-up"]
     simulation.write(tmp_path, finished=False, interrupted=True, sending_s=40.0)
     said = "\n".join(remarks(gathered(tmp_path)))
     assert "The run was cut off" in said
@@ -417,4 +417,4 @@ def test_what_a_service_told_beyond_its_admissions_is_said(simulation: Simulatio
     document = json.loads(path.read_bytes())
     document["overruns"] = {"requests": 3, "input_tokens": 4_000, "output_tokens": 50}
     path.write_text(json.dumps(document))
-    assert any(said.startswith("Of 3 requests the service told more") for said in remarks(gathered(tmp_path)))
+    assert any(said.startswith("For 3 requests the service reported more") for said in remarks(gathered(tmp_path)))

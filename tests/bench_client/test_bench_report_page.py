@@ -170,7 +170,7 @@ def test_what_is_missing_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().out.endswith("run: INCOMPLETE\n")
     page = Page((tmp_path / "page.html").read_text("utf-8"))
     assert "The records of run are not complete, so the audit proves nothing" in page.text
-    assert "The records are not those of all requests that were sent" in page.text
+    assert "Records are missing or doubled" in page.text
     assert "? INCOMPLETE" in page.text
     assert "audit: INCOMPLETE" not in page.text
     assert "run: the nodes' metrics were not sampled" in page.text
@@ -250,7 +250,7 @@ def test_errors_are_one_line_that_says_what_to_do(
     assert report(*(argument.format(**names) for argument in arguments)) == code
     output = capsys.readouterr()
     assert output.out == ""
-    assert output.err.startswith("bench-client: error: ")
+    assert output.err.startswith("error: ")
     assert output.err.count("\n") == 1
     assert says in output.err
     assert not (tmp_path / "out").exists()
@@ -348,7 +348,7 @@ def test_without_matplotlib_it_is_said_how_to_get_it(
         "or `pip install '.[report]'` for an environment of your own"
     )
     assert report(small, "--html", tmp_path / "page.html") == 1
-    assert capsys.readouterr().err == f"bench-client: error: {says}\n"
+    assert capsys.readouterr().err == f"error: {says}\n"
     assert report_of_comparison(tmp_path) == f"no report.html: {says}"
 
 

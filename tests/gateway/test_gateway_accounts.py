@@ -77,14 +77,14 @@ def test_a_usage_holds_until_more_is_said() -> None:
 def test_what_is_told_of_cached_input_is_input() -> None:
     usage = told(3, 10, total_tokens=5_013, prompt_tokens_details={"cached_tokens": 5_000})
     account = noted(chunk_account(), said("one"), usage)
-    assert (account.output_tokens, account.input_tokens, account.told_reasoning) == (3, 5_010, False)
+    assert (account.output_tokens, account.input_tokens, account.reported_reasoning) == (3, 5_010, False)
 
 
 def test_reasoning_that_was_told_is_known() -> None:
-    assert noted(chunk_account(), told(90, completion_tokens_details={"reasoning_tokens": 80})).told_reasoning
+    assert noted(chunk_account(), told(90, completion_tokens_details={"reasoning_tokens": 80})).reported_reasoning
     usage = {"input_tokens": 4, "output_tokens": 21, "output_tokens_details": {"reasoning_tokens": 19}}
     account = noted(ResponsesApiAccount(O200K_BASE), {"type": "response.completed", "response": {"usage": usage}})
-    assert (account.told_reasoning, account.input_tokens, account.has_usage) == (True, 4, True)
+    assert (account.reported_reasoning, account.input_tokens, account.has_usage) == (True, 4, True)
 
 
 @pytest.mark.parametrize(

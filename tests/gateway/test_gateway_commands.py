@@ -103,7 +103,7 @@ async def test_the_key_of_the_only_upstream_comes_from_the_environment(
         (["--upstreams", "/nowhere/x.toml"], {}, "/nowhere/x.toml"),
         (["--upstream", "http://h/v1", "--upstream-key-file", "/nowhere/key"], {}, "/nowhere/key"),
         (["--upstream", "http://h/v1"], {"LIMITER_UPSTREAM_KEY": "two words"}, "LIMITER_UPSTREAM_KEY"),
-        (["--upstream-forward-key", "true"], {}, "are for --upstream"),
+        (["--upstream-forward-key", "true"], {}, "need --upstream"),
         (
             ["--upstream", "http://h/v1", "--upstream-forward-key", "true"],
             {"LIMITER_UPSTREAM_KEY": "k"},

@@ -154,7 +154,7 @@ ANTHROPIC = {"input_tokens": 21, "output_tokens": 9, "cache_read_input_tokens": 
 
 
 @pytest.mark.parametrize(
-    ("usage", "output", "input_", "told_reasoning"),
+    ("usage", "output", "input_", "reported_reasoning"),
     [
         pytest.param(OPENAI, 300, 2_006, True, id="cached input in the prompt"),
         pytest.param(RESPONSES, 87, 36, True, id="the Responses API"),
@@ -248,8 +248,10 @@ ANTHROPIC = {"input_tokens": 21, "output_tokens": 9, "cache_read_input_tokens": 
         ),
     ],
 )
-def test_cached_input_is_input(usage: dict[str, Any], output: int | None, input_: int, told_reasoning: bool) -> None:
-    assert read_usage(usage) == Usage(output, input_, told_reasoning)
+def test_cached_input_is_input(
+    usage: dict[str, Any], output: int | None, input_: int, reported_reasoning: bool
+) -> None:
+    assert read_usage(usage) == Usage(output, input_, reported_reasoning)
 
 
 def test_what_cannot_be_true_of_what_was_seen() -> None:

@@ -40,7 +40,12 @@ def test_it_costs_what_is_told_wherever_it_is_cut(places: list[int]) -> None:
     body = chat()
     at = [0, *sorted(places), len(body)]
     reader = read(*[body[start:end] for start, end in pairwise(at)])
-    assert (reader.output_tokens, reader.input_tokens, reader.has_usage, reader.told_reasoning) == (3, 9, True, False)
+    assert (reader.output_tokens, reader.input_tokens, reader.has_usage, reader.reported_reasoning) == (
+        3,
+        9,
+        True,
+        False,
+    )
 
 
 @pytest.mark.parametrize("usage", [None, {}, 5, {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}])
@@ -93,7 +98,7 @@ def test_the_usage_may_stand_in_the_choice() -> None:
 
 def test_reasoning_that_is_told_is_known() -> None:
     usage = {**USAGE, "completion_tokens_details": {"reasoning_tokens": 2}}
-    assert read(chat(usage=usage)).told_reasoning
+    assert read(chat(usage=usage)).reported_reasoning
 
 
 @pytest.mark.parametrize(

@@ -349,14 +349,14 @@ def test_the_batch_is_packed_as_the_script_documents_it() -> None:
 
 def test_the_reply_is_packed_as_the_script_documents_it() -> None:
     documented = between(header(DECIDE), "Reply packed", ", then the key's name")
-    of_reply, of_result = documented.split("; and where one was rejected, or the node had no record, per operation")
+    of_reply, of_result = documented.split("; and if one was rejected, or the node had no record, per operation")
     assert fields(of_result) == codec._RESULT.format == "<BI"
     assert struct.calcsize(fields(of_reply)) == codec._REPLY.size
     assert fields(of_reply) == "<" + re.sub(r"(\d)(\w)", lambda m: m[2] * int(m[1]), codec._REPLY.format[1:])
 
 
 def test_a_loss_is_told_as_the_script_documents_it() -> None:
-    documented = between(header(DECIDE), "then the key's name.", "From the record come")
+    documented = between(header(DECIDE), "then the key's name.", "A reply from the record")
     assert fields("I1 state, " + documented) == codec._LOST.format
 
 

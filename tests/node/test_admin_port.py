@@ -161,10 +161,10 @@ async def test_a_port_in_use_is_named(limiter_node: StartCommand, embedded_singl
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--port", 9000, "--admin-port", 9001), "--port and --admin-port meet"),
-        (("--port", 9001, "--admin-port", 9000), "--port and --admin-port meet"),
+        (("--port", 9000, "--admin-port", 9001), "--port and --admin-port overlap"),
+        (("--port", 9001, "--admin-port", 9000), "--port and --admin-port overlap"),
         (("--port", 9000, "--admin-port", 65_535), "--admin-port 65535 is too high"),
-        (("--port", 9000, "--admin-host", "127.0.0.1"), "--admin-host is for --admin-port"),
+        (("--port", 9000, "--admin-host", "127.0.0.1"), "--admin-host needs --admin-port"),
         (("--port", 9000, "--admin-port", 9100, "--admin-host", "a b"), "--admin-host must be"),
     ],
 )

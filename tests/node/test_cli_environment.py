@@ -20,7 +20,7 @@ from limiter_node import cli
         ("LIMITER_UPSTREAM_CAP", "maybe", "Invalid value for LIMITER_UPSTREAM_CAP: "),
         ("LIMITER_LOG_FORMAT", "xml", "LIMITER_LOG_FORMAT must be one of text, json"),
         ("LIMITER_CORS_ORIGINS", "app", "LIMITER_CORS_ORIGINS must be origins as browsers send them"),
-        ("LIMITER_TLS_CERT", "/nowhere", "LIMITER_TLS_CERT and --tls-key: give both of them, or none"),
+        ("LIMITER_TLS_CERT", "/nowhere", "LIMITER_TLS_CERT and --tls-key need each other: give both or neither"),
         ("LIMITER_KEYS", "/nowhere/keys.toml", "LIMITER_KEYS: /nowhere/keys.toml: No such file or directory"),
         ("LIMITER_UPSTREAMS", "/nowhere/up.toml", "LIMITER_UPSTREAMS: /nowhere/up.toml: No such file or directory"),
         ("LIMITER_STORE", "nowhere", "LIMITER_STORE must be a URL"),

@@ -52,7 +52,7 @@ def test_generate_load_show_list_delete(cli: Run, embedded_cluster: str, tmp_pat
     assert f"key-0001  {digest[:8]}   60       1000         500              16" in lines
     _, out, err = cli("keys", "list", "--limit", 1, "--store", embedded_cluster)
     assert len(out.splitlines()) == 2
-    assert re.fullmatch(r"the first 1 of \d+ keys; --limit shows more\n", err)
+    assert re.fullmatch(r"showing the first 1 of \d+ keys; raise --limit to see more\n", err)
 
     for key in (first, f"sha256:{digest}"):
         code, out, _ = cli("keys", "show", key, "--store", embedded_cluster)
@@ -69,7 +69,7 @@ def test_generate_load_show_list_delete(cli: Run, embedded_cluster: str, tmp_pat
     for key in declared:
         code, out, _ = cli("keys", "delete", key, "--store", embedded_cluster)
         assert (code, out.split()[0], key in out) == (0, "key", False)
-    message = f"error: key {digest[:8]}… is not in the store: set its limits with 'keys set' or 'keys load'\n"
+    message = f"error: key {digest[:8]}… is not in the store: add it with 'keys set' or 'keys load'\n"
     assert cli("keys", "delete", first, "--store", embedded_cluster) == (1, "", message)
     assert cli("keys", "show", first, "--store", embedded_cluster) == (1, "", message)
 
@@ -166,5 +166,5 @@ def test_what_nobody_expected_is_one_line_too(cli: Run, monkeypatch: pytest.Monk
 
     monkeypatch.setattr("limiter_node.commands.keys.generate_keys", fail)
     assert cli("keys", "generate") == (
-        1, "", "error: unexpected RuntimeError: something odd (LIMITER_DEBUG=1 shows where)\n"
+        1, "", "error: unexpected RuntimeError: something odd (set LIMITER_DEBUG=1 to see where)\n"
     )  # fmt: skip

@@ -64,7 +64,7 @@ async def test_a_dead_server_is_reported_and_the_last_one_ends_it(limiter_node: 
     errors = await command.errors()
     for port in ports:
         assert f"WARNING the store server on port {port} has ended (SIGKILL)" in errors
-    assert errors.endswith("error: no server of the embedded store is left: start again\n")
+    assert errors.endswith("error: all servers of the embedded store have ended: start the command again\n")
 
 
 @pytest.mark.parametrize(("option", "value"), [("--log-format", "xml"), ("--log-level", "loud")])

@@ -222,7 +222,7 @@ async def test_the_end_of_the_store_is_the_end(limiter_node: StartCommand, keys_
     (server,) = set(command.children()) - {node}
     os.kill(server, signal.SIGKILL)
     assert await command.ended() == 1
-    assert "error: no server of the embedded store is left: start again" in await command.errors()
+    assert "error: all servers of the embedded store have ended: start the command again" in await command.errors()
     assert not alive(node)
 
 

@@ -67,7 +67,7 @@ def test_what_can_be_is_kept(values: dict[str, Any]) -> None:
         ({"mock_length": "uniform:2:1"}, "--mock-length: "),
         ({"models": ()}, "--models must be names"),
         ({"models": ("",)}, "--models must be names"),
-        ({"models": ("a", "a")}, "--models names the same model twice"),
+        ({"models": ("a", "a")}, "--models names a model twice: name each once"),
         ({"drain_delay_s": -1}, "--drain-delay must be"),
         ({"drain_timeout_s": -1}, "--drain-timeout must be"),
         ({"drain_timeout_s": float("inf")}, "--drain-timeout must be"),

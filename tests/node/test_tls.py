@@ -307,7 +307,7 @@ def test_an_encrypted_key_asks_nobody(files: Files) -> None:
 async def test_both_files_or_none(limiter_node: StartCommand, files: Files) -> None:
     command = await limiter_node("serve", "--store", "redis://127.0.0.1:1", "--tls-cert", files.cert)
     assert await command.ended() == 2
-    assert "--tls-cert and --tls-key: give both of them, or none" in await command.errors()
+    assert "--tls-cert and --tls-key need each other: give both or neither" in await command.errors()
 
 
 @asynccontextmanager

@@ -77,9 +77,9 @@ async def test_each_target_has_its_answer_or_its_reason() -> None:
     assert (readings[0].sample.waiting, readings[0].problem) == (7, "")
     assert [each.sample for each in readings[1:]] == [None] * 5
     assert [each.problem for each in readings[1:]] == [
-        "/metrics is answered with status 404",
-        "no limiter's metrics there: is it a node?",
+        "/metrics returned status 404",
+        "its metrics are not a limiter's: is it a node?",
         "no answer within 1 s",
-        "no limiter's metrics there: is it a node?",
+        "its metrics are not a limiter's: is it a node?",
         "connection refused",
     ]

@@ -82,9 +82,9 @@ def test_what_a_node_does_not_tell_is_absent() -> None:
 @pytest.mark.parametrize(
     ("page", "reason"),
     [
-        ("<html>", "no Prometheus text"),
-        ("go_goroutines 7\n", "no limiter's metrics"),
-        ("", "no limiter's metrics"),
+        ("<html>", "not Prometheus text"),
+        ("go_goroutines 7\n", "its metrics are not a limiter's"),
+        ("", "its metrics are not a limiter's"),
         ('limiter_decisions_total{outcome="admitted"} 1\n', "other labels"),
         ('limiter_decision_seconds_bucket{le="x"} 1\n', "other labels"),
     ],

@@ -1,8 +1,8 @@
 """Reading the body of a request whose key is known: bounded in size, within the node's budget, and unpacked.
 
-A body that has come whole with its head, as most have, is taken as it is. Any other is held block by block, each
-counted when it comes: what a client declares and doesn't send takes nothing from the others. But a length that can't be
-had is refused at once.
+A body that arrived whole with its head, as most do, is taken as it is. Any other body is held block by block, each
+counted when it arrives: a client that declares a length and sends nothing takes no room from others. But a declared
+length that can't fit is rejected at once.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _IDENTITY = ("", "identity")
 
 
 class BodyTooLarge(Exception):
-    """Raised when a body has more bytes than one may have, as it was sent or unpacked."""
+    """Raised when a body exceeds the largest size, as it was sent or after unpacking."""
 
 
 class UnsupportedEncoding(Exception):
@@ -36,7 +36,7 @@ class BodyReader:
         self._turns = BodyTurns()
 
     def read_at_once(self, request: web.BaseRequest, hold: Hold) -> bytes | None:
-        """Return a body that needs no waiting, held by `hold`; None for one that does. Raises as `read` does."""
+        """Return a body that has arrived whole, held by `hold`; None for any other. Raises as `read` does."""
         content = request.content
         if not content.is_eof() or hdrs.CONTENT_ENCODING in request.headers:
             return None
@@ -47,13 +47,13 @@ class BodyReader:
         return body
 
     async def read(self, request: web.BaseRequest, hold: Hold) -> bytes | bytearray:
-        """Return the whole body, held by `hold`. Tell a client to go on that waits for ``100 Continue``.
+        """Return the whole body, held by `hold`. Send ``100 Continue`` to a client that waits for it.
 
         Raises:
-            BodyTooLarge, UnsupportedEncoding: before it is read, where that can be known.
-            Overloaded: the node's budget doesn't have the bytes.
-            UnreadableBody: its framing or its encoding is broken.
-            BodyTimeout, ClientLeft: it didn't come.
+            BodyTooLarge, UnsupportedEncoding: raised before reading, if the headers show it.
+            Overloaded: the node's budget has no room for the body.
+            UnreadableBody: the framing or the encoding is broken.
+            BodyTimeout, ClientLeft: the body didn't arrive.
         """
         encoding = request.headers.get(hdrs.CONTENT_ENCODING, "").strip().lower()
         if encoding not in _IDENTITY and (encoding not in ENCODINGS or self._has_several(request)):
@@ -62,7 +62,7 @@ class BodyReader:
         if declared > self.max_bytes:
             raise BodyTooLarge
         hold.expect(declared)
-        # A client of HTTP/1.0 knows no interim responses (RFC 9110, 10.1.1): it would take one for the answer.
+        # An HTTP/1.0 client doesn't know interim responses (RFC 9110, 10.1.1): it would take one for the final one.
         if not request.content.is_eof() and hdrs.EXPECT in request.headers and request.version >= HttpVersion11:
             await _tell_to_continue(request)
         if encoding in _IDENTITY:
@@ -71,7 +71,7 @@ class BodyReader:
 
     async def _read_plain(self, request: web.BaseRequest, hold: Hold) -> bytes | bytearray:
         content = request.content
-        # One growing block, because a heap of thousands of small ones isn't given back to the system when they go.
+        # One growing block, because the heap of thousands of small blocks isn't given back to the system.
         body = bytearray()
         while block := await next_block(content):
             if len(body) + len(block) > self.max_bytes:
@@ -80,7 +80,7 @@ class BodyReader:
             body += block
             if len(body) > SMALL_BYTES:
                 await self._turns.wait()
-        # A large one isn't copied once more: that would take some milliseconds at once.
+        # A large body isn't copied again: that would hold up the loop for some milliseconds.
         return body if len(body) > SMALL_BYTES else bytes(body)
 
     async def _read_packed(self, request: web.BaseRequest, hold: Hold, encoding: str) -> bytes:
@@ -109,6 +109,6 @@ class BodyReader:
 
 
 async def _tell_to_continue(request: web.BaseRequest) -> None:
-    """Tell a client that waits for it before it sends its body (curl does) to go on."""
+    """Send ``100 Continue`` to a client that waits for it before it sends its body, as curl does."""
     await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     request.writer.output_size = 0  # nothing of the response itself has been sent

@@ -1,4 +1,4 @@
-"""Turns of the event loop for large bodies, one to a turn, so that many hold up the loop no longer than one does."""
+"""Turns of the event loop for large bodies: one block per turn, so that many hold up the loop no longer than one."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections import deque
 
 
 class BodyTurns:
-    """Let those who ask go on one after the other, each in a turn of the event loop of its own.
+    """Resume waiters one after the other, each in its own turn of the event loop.
 
-    A block of a body is up to 256 KB, some 0.3 ms of work; eight connections would bring eight in a turn.
+    A block of a body is up to 256 KB, some 0.3 ms of work; without this, eight connections would take eight blocks in
+    one turn.
     """
 
     __slots__ = ("_is_taken", "_waiting")
@@ -19,7 +20,7 @@ class BodyTurns:
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     async def wait(self) -> None:
-        """Return in a turn of the event loop in which nobody else returns from here."""
+        """Return in a turn of the event loop in which no other waiter resumes."""
         loop = asyncio.get_running_loop()
         if not self._is_taken:
             self._is_taken = True
@@ -32,7 +33,7 @@ class BodyTurns:
     def _next(self) -> None:
         while self._waiting:
             waiter = self._waiting.popleft()
-            if not waiter.done():  # else whoever waited has left
+            if not waiter.done():  # a done one was cancelled
                 waiter.set_result(None)
                 asyncio.get_running_loop().call_soon(self._next)
                 return

@@ -1,8 +1,7 @@
-"""Unpacking bodies that were sent compressed: in slices, and never more than may be kept.
+"""Unpacks compressed bodies in slices, up to the largest size.
 
-A body of 300 KB can unpack to 300 MB. One body is unpacked at a time in a node, a slice in each turn of the event loop,
-so that requests that aren't compressed wait for a slice at most. What unpacks to no more than one slice doesn't wait
-for others.
+A body of 300 KB can unpack to 300 MB. A node unpacks one body at a time, a slice in each turn of the event loop, so
+that other requests wait for a slice at most. A body that unpacks to a single slice doesn't wait for others.
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ from limiter_node.http.server.raw_body import UnreadableBody
 SLICE_BYTES: Final = 65_536
 """Bytes to unpack in one turn of the event loop; that takes some 0.2 ms."""
 _STEP_COST: Final = 512
-"""Bytes that a step counts for beside its own: a gzip file may consist of a great many empty members."""
+"""Bytes added to each step's own: a gzip file may consist of a great many empty members."""
 
 _INPUT_BYTES: Final = 16_384
-"""Of a block at a time, because what a step leaves of its input is copied."""
+"""Input bytes per step: the unused rest of a step's input is copied, so steps are small."""
 
 ENCODINGS: Final = frozenset(("gzip", "x-gzip", "deflate"))
 _GZIP_BITS: Final = 16 + zlib.MAX_WBITS
@@ -29,25 +28,25 @@ _GZIP_BITS: Final = 16 + zlib.MAX_WBITS
 class Unpacker:
     """Unpack one body: `feed` it block by block, then `finish`. `lock` is the node's; a body that takes long holds it.
 
-    `on_unpacked` is called with the size of each piece before it is kept; what it raises ends the unpacking.
+    `on_unpacked` is called with the size of each piece before it is kept; an exception from it ends the unpacking.
     """
 
     def __init__(self, encoding: str, lock: asyncio.Lock, on_unpacked: Callable[[int], None]) -> None:
         self._is_gzip = encoding != "deflate"
         self._lock, self._on_unpacked = lock, on_unpacked
         self._inflate = zlib.decompressobj(_GZIP_BITS) if self._is_gzip else None
-        # One block: pieces of one or two bytes would take thirty times as much as is counted.
+        # One block: separate pieces of one or two bytes would take thirty times as much memory as is counted.
         self._body = bytearray()
         self._work = 0
         self._has_lock = False
 
     async def feed(self, block: bytes) -> None:
-        """Unpack a block. Raises `UnreadableBody`, and what `on_unpacked` raises."""
+        """Unpack a block. Raises `UnreadableBody`, and any exception of `on_unpacked`."""
         try:
             for start in range(0, len(block), _INPUT_BYTES):
                 await self._feed(block[start : start + _INPUT_BYTES])
         finally:
-            if self._has_lock:  # not kept while the client sends, which may take it long
+            if self._has_lock:  # not kept while the client sends, which may take long
                 self._lock.release()
                 self._has_lock = False
 
@@ -75,7 +74,7 @@ class Unpacker:
                 self._on_unpacked(len(piece))
                 self._body += piece
             block = inflate.unused_data if inflate.eof else inflate.unconsumed_tail
-            # A slice that is full may have left some of its output inside, with all input taken.
+            # After a full slice the decompressor may hold more output, even if it has taken all input.
             is_more = bool(block) or (len(piece) == SLICE_BYTES and not inflate.eof)
             self._work += len(piece) + _STEP_COST
             if self._work >= SLICE_BYTES:

@@ -1,4 +1,4 @@
-"""Reading ``POST /v1/chat/completions``: from the body to a checked request and what it needs.
+"""Reads ``POST /v1/chat/completions``: from the body to a checked request and its need.
 
 Raises `InvalidRequest` and nothing else. Rules and wording are OpenAI's.
 """
@@ -80,9 +80,9 @@ _CHAT_FIELDS: dict[str, Check] = {
     "safety_identifier": is_string,
 }
 _PLAIN = (OF_CHAT | _CHAT_FIELDS.keys()) - SHORT - {"prediction"}
-"""With no other fields, there is none to look at for what isn't known."""
+"""A request with these fields only has no unknown fields to count."""
 _FOR_TEMPLATES = ("documents", "chat_template", "chat_template_kwargs")
-"""What servers of open models put into the prompt beside the messages."""
+"""Fields that servers of open models put into the prompt beside the messages."""
 _SHAPING = frozenset(("stop", "tools", "tool_choice", "response_format", "functions", *_FOR_TEMPLATES))
 
 
@@ -103,7 +103,7 @@ def parse_chat(body: bytes, count: Count | None = None, extra_fields: ExtraField
     include_usage = fields.get("stream_options") is not None and includes_usage(fields["stream_options"], stream)
     messages, form = fields["messages"], None
     if _SHAPING.isdisjoint(fields) and not unknown:
-        # Said twice because most requests go this way, and need no function made for them.
+        # Written out twice, because most requests take this path and then need no closure.
         if count is None:
             input_tokens = count_chat(messages, model)
         else:
@@ -116,14 +116,14 @@ def parse_chat(body: bytes, count: Count | None = None, extra_fields: ExtraField
 
 
 def need_of_chat(request: ChatRequest) -> Need:
-    """Return what `request` asks of its key: its input, and the cap of every choice or the key's default for each."""
+    """Return the need of `request`: its input, and for every choice its cap or the key's default."""
     if request.cap is None:
         return Need(request.input_tokens, 0, request.n)
     return Need(request.input_tokens, request.n * request.cap, 0)
 
 
 def _shaping_total(fields: dict[str, Any], form: AnswerForm | None, model: str, unknown: list[str]) -> Total:
-    """Return the total of tools (and functions, as they were called before), the answer's schema and `unknown`."""
+    """Return the total of tools (and `functions`, their older form), the answer's schema and `unknown`."""
     if (response_format := fields.get("response_format")) is not None:
         add_unknown(response_format, OF_RESPONSE_FORMAT, "response_format", unknown)
     functions = fields.get("functions") or ()

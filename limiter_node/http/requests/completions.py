@@ -1,4 +1,4 @@
-"""Reading ``POST /v1/completions``: from the body to a checked request and what it needs.
+"""Reads ``POST /v1/completions``: from the body to a checked request and its need.
 
 Raises `InvalidRequest` and nothing else. A request without `max_tokens` has no cap here (OpenAI's default for this
 route is 16): the key's `output_reserve` is reserved, as for chats.
@@ -35,7 +35,7 @@ from limiter_node.tokens.vocabulary import TokenCounter
 from limiter_node.upstream.requests import CompletionRequest
 
 MAX_TOTAL_CHOICES = 2_048
-"""Prompts times the choices of each."""
+"""Largest product of prompts and choices."""
 
 _FIELDS: dict[str, Check] = {
     "max_tokens": integer_between(1, MAX_TOKENS),
@@ -56,7 +56,7 @@ _FIELDS: dict[str, Check] = {
     "logit_bias": is_logit_bias,
 }
 _PLAIN = (OF_COMPLETION | _FIELDS.keys()) - SHORT
-"""With no other fields, there is none to look at for what isn't known."""
+"""A request with these fields only has no unknown fields to count."""
 
 
 def parse_completion(
@@ -65,7 +65,7 @@ def parse_completion(
     """Return the request that `body` is, checked and counted. Raises `InvalidRequest`. O(length)."""
     fields = parse_object(body)
     model = check_model(fields)
-    # As OpenAI's: without a prompt a completion begins a new document.
+    # As at OpenAI: without a prompt a completion begins a new document.
     prompt = fields.get("prompt")
     prompts = [""] if prompt is None else texts_or_tokens(prompt, "prompt")
     check_optional(fields, _FIELDS)
@@ -97,14 +97,14 @@ def parse_completion(
 
 
 def need_of_completion(request: CompletionRequest) -> Need:
-    """Return what `request` asks of its key: its input, and the cap (or the key's default) of every possible choice."""
+    """Return the need of `request`: its input, and for every possible choice its cap or the key's default."""
     if request.cap is None:
         return Need(request.input_tokens, 0, request.reserved_choices)
     return Need(request.input_tokens, request.reserved_choices * request.cap, 0)
 
 
 def _sum_suffix(suffix: str | None, prompts: Inputs, counter: TokenCounter) -> int:
-    """Return the tokens of the text that is to follow the answer: models that fill in the middle read it each time."""
+    """Return the tokens of the text after the answer, which models that fill in the middle read for each prompt."""
     return sum([counter(suffix) for _ in prompts]) if suffix else 0
 
 
@@ -126,5 +126,5 @@ def _reserved_choices(fields: dict[str, Any], n: int, prompts: int) -> int:
 
 
 def _echoes(prompts: Inputs) -> tuple[str, ...]:
-    """Return the prompts that are texts; what prompts of tokens are as text only a service knows."""
+    """Return the prompts that are texts. Only a service can turn prompts of tokens into text."""
     return tuple(each for each in prompts if type(each) is str)

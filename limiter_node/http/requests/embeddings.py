@@ -1,4 +1,4 @@
-"""Reading ``POST /v1/embeddings``: from the body to a checked request and what it needs.
+"""Reads ``POST /v1/embeddings``: from the body to a checked request and its need.
 
 Raises `InvalidRequest` and nothing else. Embeddings have no output tokens, so nothing is reserved for them.
 """
@@ -29,7 +29,7 @@ _FIELDS: dict[str, Check] = {
     "user": is_string,
 }
 _PLAIN = (OF_EMBEDDING | _FIELDS.keys()) - SHORT
-"""With no other fields, there is none to look at for what isn't known."""
+"""A request with these fields only has no unknown fields to count."""
 
 
 def parse_embedding(
@@ -57,5 +57,5 @@ def parse_embedding(
 
 
 def need_of_embedding(request: EmbeddingRequest) -> Need:
-    """Return what `request` asks of its key: its input, and no output."""
+    """Return the need of `request`: its input, and no output."""
     return Need(request.input_tokens, 0, 0)

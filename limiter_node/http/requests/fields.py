@@ -32,7 +32,7 @@ Check = Callable[[Any, str], None]
 
 
 class InvalidRequest(LimiterError):
-    """Raised for a request that the caller has to correct (400). `param` is the path of the field, if it is one."""
+    """Raised for a request that the caller has to correct (400). `param`: the path of the wrong field, if any."""
 
     def __init__(self, message: str, param: str | None, code: str | None) -> None:
         super().__init__(message)
@@ -83,7 +83,7 @@ def array_too_long(param: str, most: int, length: int) -> InvalidRequest:
 
 
 def is_string(value: Any, param: str) -> None:
-    """Check for a string."""
+    """Raise `InvalidRequest` unless `value` is a string."""
     if type(value) is not str:
         raise wrong_type(value, param, "a string")
 
@@ -203,7 +203,7 @@ def check_model(fields: dict[str, Any]) -> str:
 
 
 def includes_usage(stream_options: dict[str, Any], is_streamed: bool) -> bool:
-    """Whether checked `stream_options` ask for the usage. Raises `InvalidRequest`, also where nothing is streamed."""
+    """Return whether `stream_options` ask for the usage. Raises `InvalidRequest`, also if `is_streamed` is false."""
     if not is_streamed:
         raise InvalidRequest(
             "The 'stream_options' parameter is only allowed when 'stream' is enabled.",
@@ -219,7 +219,7 @@ def includes_usage(stream_options: dict[str, Any], is_streamed: bool) -> bool:
 
 
 def check_optional(fields: dict[str, Any], checks: dict[str, Check]) -> None:
-    """Apply `checks` to the fields that are there and not null. O(fields sent), however many could be."""
+    """Apply `checks` to the fields that are there and not null. O(fields sent)."""
     for name, value in fields.items():
         if value is not None and (check := checks.get(name)) is not None:
             check(value, name)

@@ -16,7 +16,7 @@ from limiter_node.tokens.vocabulary import TokenCounter
 
 MAX_INPUTS = 2_048
 MAX_TOKEN = 2**31 - 1
-"""No vocabulary is as large; the mock reads none of them."""
+"""Larger than any vocabulary. The mock ignores the values of tokens."""
 
 Inputs = list[str] | list[list[int]]
 
@@ -25,10 +25,10 @@ _EXPECTED = "one of a string, array of strings, array of integers, or array of i
 
 
 def texts_or_tokens(value: Any, param: str) -> Inputs:
-    """Return what `value` holds as a list of texts or of lists of tokens. Raises `InvalidRequest`.
+    """Return `value` as a list of texts or of lists of tokens. Raises `InvalidRequest`.
 
-    A string, a list of strings, a list of tokens or a list of lists of tokens, with one to `MAX_INPUTS` inputs; what a
-    list is, its first item says. A list of tokens is not empty; a string may be.
+    `value` may be a string, a list of strings, a list of tokens or a list of lists of tokens, with one to `MAX_INPUTS`
+    inputs; the first item decides the kind of a list. A list of tokens is not empty; a string may be.
     """
     if type(value) is str:
         return [value]
@@ -59,7 +59,7 @@ def texts_or_tokens(value: Any, param: str) -> Inputs:
 
 def sum_inputs(inputs: Inputs, counter: TokenCounter) -> int:
     """Return the tokens of all `inputs`. An empty text counts as one, since a model reads at least a start."""
-    # What `counter` says may be 0 for the moment: see `TokenCounting.count`.
+    # `counter` may return 0 for a text that is counted later: see `TokenCounting.count`.
     return sum([1 if not each else counter(each) if type(each) is str else len(each) for each in inputs])
 
 
@@ -70,7 +70,7 @@ def refuse_empty(inputs: Inputs, param: str) -> None:
 
 
 def _check_tokens(tokens: list[Any], param: str) -> None:
-    # Two passes in C for what is right; the path of what is wrong is looked for afterwards.
+    # Two passes in C check valid lists; only for an invalid one is the path of the wrong item searched.
     if set(map(type, tokens)) == {int} and min(tokens) >= 0 and max(tokens) <= MAX_TOKEN:
         return
     for index, each in enumerate(tokens):

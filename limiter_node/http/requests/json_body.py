@@ -3,9 +3,9 @@
 JSON leaves some outcomes open. Here, the last of duplicate fields counts; a byte order mark, bad UTF-8, a lone
 surrogate (as bytes or escaped), NaN, numbers beyond a double and nesting deeper than 1,024 are malformed.
 
-The number of values is bounded before the body is parsed, since a value costs up to 200 bytes once it is an object.
-Counted are the bytes ``[ { , :``, of which there is at least one for each value but one. Those within texts count, too:
-a text of a million commas is no prompt.
+The number of values is bounded before the body is parsed, since each value costs up to 200 bytes as a Python object.
+The bound counts the bytes ``[ { , :``, of which there is at least one for each value but one. Bytes within texts count
+as well: a text of a million commas is no prompt.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import orjson
 from limiter_node.http.requests.fields import InvalidRequest
 
 MAX_VALUES: Final = 1_000_000
-"""Parsed, so many values take 120 MB at most (objects of one field), for as long as they are checked and counted."""
+"""This many parsed values take at most 120 MB (as objects of one field) while they are checked and counted."""
 
 _OTHERS: Final = bytes(set(range(256)) - set(b"[{,:"))
 
@@ -27,7 +27,7 @@ def parse_object(body: bytes) -> dict[str, Any]:
     try:
         fields = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        # orjson's words give the position and never quote the body.
+        # orjson's message gives the position and never quotes the body.
         raise InvalidRequest(f"The JSON body of your request could not be parsed: {error}.", None, None) from None
     if type(fields) is not dict:
         raise InvalidRequest("The JSON body of your request could not be used: expected an object.", None, None)
@@ -50,7 +50,7 @@ def check_values(body: bytes) -> None:
 def to_json(value: Any, param: str) -> bytes:
     """Return `value` as compact JSON.
 
-    Raises `InvalidRequest` for what can be read but not written: orjson reads 1,024 levels and writes 254.
+    Raises `InvalidRequest` for values nested too deeply to write: orjson reads 1,024 levels and writes 254.
     """
     try:
         return orjson.dumps(value)

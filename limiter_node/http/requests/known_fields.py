@@ -1,9 +1,9 @@
-"""Which fields are known where, and what becomes of the others: what a server could put into its prompt is counted.
+"""The known fields of each object, and the rule for the others: whatever a server could put into its prompt counts.
 
-A known field is counted by a rule of its own, or is no input (a name for the bill, a knob, an id; those that templates
-of prompts may show count, too, where they are longer than such a thing is). Of fields that aren't known, numbers and
-booleans pass: servers have many knobs. Texts, lists and objects count as their JSON, whatever they are for. An operator
-may name those of the request that pass uncounted (`extra_fields`), since he knows his service.
+A known field is counted by its own rule, or is no input (a name for billing, a setting, an id; if prompt templates may
+show it, it counts when it is longer than such a value is). Of unknown fields, numbers and booleans pass, because
+servers have many settings. Texts, lists and objects count as their JSON. An operator, who knows the service, can name
+unknown fields that pass uncounted (`extra_fields`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Final
 from limiter_node.http.requests.json_body import to_json
 
 ExtraFields = Callable[[str], frozenset[str]]
-"""Returns, for a model, the names of unknown fields that pass uncounted."""
+"""Returns the names of unknown fields that pass uncounted for a model."""
 
 _ANYWHERE: Final = frozenset(("cache_control", "prompt_cache_breakpoint"))
 _OF_ALL: Final = frozenset(
@@ -26,7 +26,7 @@ _OF_ALL: Final = frozenset(
 _OF_SAMPLING: Final = frozenset(("stop", "stop_token_ids", "logit_bias"))
 
 SHORT: Final = frozenset(("id", "call_id", "tool_call_id", "status", "phase", "reasoning_effort", "verbosity"))
-"""Known everywhere as no input, as long as they are texts of `_SHORT_CHARS`."""
+"""Known everywhere as no input, if they are texts of up to `_SHORT_CHARS`."""
 _SHORT_CHARS: Final = 64
 
 OF_CHAT: Final = _OF_ALL | _OF_SAMPLING | {
@@ -39,14 +39,14 @@ OF_RESPONSES_API: Final = _OF_ALL | {
     "input", "instructions", "tools", "tool_choice", "text", "reasoning", "truncation", "include", "context_management",
     "access_programs", "image", "previous_response_id", "conversation", "prompt", "background_options",
 }  # fmt: skip
-"""The last four are refused."""
+"""Requests with one of the last four are rejected."""
 OF_EMBEDDING: Final = _OF_ALL | {"input", "encoding_format"}
 
 OF_RESPONSE_FORMAT: Final = frozenset(("type", "json_schema"))
 OF_TEXT: Final = frozenset(("format",))
 
 _OF_ANSWERS: Final = frozenset(("type", "annotations"))
-"""Fields that an answer has and that come back when it is sent as a message."""
+"""Fields of an answer that return when the answer is sent as a message."""
 OF_MESSAGE: Final = _ANYWHERE | _OF_ANSWERS | {
     "role", "content", "name", "refusal", "tool_calls", "function_call", "audio", "reasoning",
     "reasoning_content",
@@ -106,6 +106,6 @@ def add_unknown(holder: dict[str, Any], known: frozenset[str], path: str, texts:
             if len(value) <= _SHORT_CHARS and name in SHORT:
                 continue
         elif kind is not dict and kind is not list:
-            continue  # nothing can be hidden in a number
+            continue  # a number cannot hide text
         if value:
             texts.append(to_json(value, f"{path}.{name[:64]}" if path else name[:64]).decode())

@@ -1,4 +1,4 @@
-"""The limited routes, as data: how each reads a request, and what it needs."""
+"""The limited routes, as data: the parser of each, and the need of its requests."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from limiter_node.http.requests.responses_api import need_of_responses_api, pars
 
 @dataclass(frozen=True, slots=True)
 class LimitedRoute:
-    """Describe one kind of request that is decided. `Any` is the kind's request."""
+    """Describe one kind of limited request. `Any` stands for the type of its requests."""
 
     path: str
     parse: Callable[..., Any]
     """Takes the body and, optionally, a `Count` and `ExtraFields`. Raises `InvalidRequest` and nothing else."""
     need_of: Callable[[Any], Need]
-    """Takes the request, and returns what it asks of its key."""
+    """Takes the request and returns its need."""
 
 
 LIMITED_ROUTES = {

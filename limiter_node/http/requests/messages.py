@@ -1,8 +1,7 @@
-"""The checks of a chat's `messages`: roles, contents, and what may stand in a content's place.
+"""The checks of a chat's `messages`: roles, contents, and the fields that may replace a content.
 
-Follows OpenAI's schema of the request as far as counting and forwarding need it: what passes here can be counted by
-`limiter_node.tokens.chat.count_chat` without a further look. What it doesn't know is accepted, and given back to be
-counted.
+Follows OpenAI's schema of the request as far as counting and forwarding need it: `limiter_node.tokens.chat.count_chat`
+counts checked messages without further checks. Unknown fields are accepted, and returned to be counted.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ ROLES = ("system", "assistant", "user", "function", "tool", "developer")
 PART_TYPES = ("text", "image_url", "input_audio", "refusal", "file")
 TOOL_CALL_TYPES = ("function", "custom")
 
-# What an assistant's message may hold instead of a content.
+# Fields that an assistant's message may hold instead of a content.
 _INSTEAD_OF_CONTENT = ("tool_calls", "function_call", "refusal", "audio")
 _ROLES = frozenset(ROLES)
 
@@ -53,7 +52,7 @@ def check_messages(messages: Any) -> list[str]:
     if not messages:
         raise empty_array("messages")
     for index, message in enumerate(messages):
-        # The common message, a role and a text, is let through by two look-ups; paths are only rendered for the others.
+        # The common message, a role and a text, passes after two look-ups; paths are rendered only for others.
         if type(message) is not dict:
             raise wrong_type(message, f"messages[{index}]", "an object")
         role = message.get("role")
@@ -96,7 +95,7 @@ def _check_content(message: dict[str, Any], role: str, path: str, unknown: list[
 
 def _check_part(part: Any, path: str, unknown: list[str]) -> None:
     kind = object_of_type(part, path, PART_TYPES)
-    if len(part) > 2:  # than its type and what it is the type of
+    if len(part) > 2:  # more than `type` and the field named by it
         add_unknown(part, OF_PARTS[kind], path, unknown)
     if kind == "text" or kind == "refusal":
         check_required(part, kind, path, is_string)

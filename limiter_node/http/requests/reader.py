@@ -1,8 +1,8 @@
-"""Reading requests of any size without holding up the event loop: what each needs, and how to ask it once admitted.
+"""Reads requests of any size without holding up the event loop, into their need and their prepared form.
 
-A small request is parsed, checked and counted where it is. The texts of a larger one are counted in slices. What is
-large, in bytes or in values, is read by the second process (`limiter_node.http.requests.reader_process`), which gives
-back what the request needs and its draft; the node itself looks at none of its bytes.
+A small request is parsed, checked and counted at once. The texts of a larger one are counted in slices. The second
+process (`limiter_node.http.requests.reader_process`) reads a request that is large in bytes or in values, and returns
+its need and its draft; the node itself looks at none of its bytes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from limiter_node.tokens.totals import Total
 from limiter_node.upstream.interface import Draft, Prepared, Upstream
 
 LARGE_VALUES: Final = 4_000
-"""JSON values that are read where they are; each of them may take a microsecond or two."""
+"""JSON values up to which the node reads a request itself; each may take a microsecond or two."""
 
 _PROGRAM: Final = "limiter_node.http.requests.reader_process"
 
@@ -34,12 +34,12 @@ class RequestReader:
         self._counting = TokenCounting(self.worker)
 
     async def read(self, route: LimitedRoute, body: bytes | bytearray) -> tuple[Need, Prepared]:
-        """Return the need of the request that `body` is, and how to ask it once it is admitted.
+        """Return the need of the request in `body`, and its form prepared for the upstream.
 
         Raises:
-            InvalidRequest: the caller has to correct it.
-            NotServed: it can't be asked.
-            Overloaded: too many large requests wait to be read, or the process died of this one twice.
+            InvalidRequest: the caller has to correct the request.
+            NotServed: no upstream serves the request.
+            Overloaded: too many large requests wait to be read, or this one killed the second process twice.
         """
         if isinstance(body, bytes) and len(body) <= INLINE_CHARS:
             return self.read_small(route, body)
@@ -57,7 +57,7 @@ class RequestReader:
         return route.need_of(asked), upstream.prepared(upstream.drafter.draft(asked, body))
 
     def read_small(self, route: LimitedRoute, body: bytes) -> tuple[Need, Prepared]:
-        """Do what `read` does, at once, for a body of up to `INLINE_CHARS` bytes (and so no more characters)."""
+        """Do the same as `read`, at once, for a body of up to `INLINE_CHARS` bytes (and so no more characters)."""
         upstream = self._upstream
         asked = route.parse(body, extra_fields=upstream.drafter.extra_fields)
         return route.need_of(asked), upstream.prepared(upstream.drafter.draft(asked, body))
@@ -69,10 +69,10 @@ class RequestReader:
         return read.need, self._upstream.prepared(draft)
 
     async def close(self) -> None:
-        """End the second process."""
+        """End the second process, if it was started."""
         await self.worker.close()
 
 
 def is_large(body: bytes) -> bool:
-    """Whether `body` would hold up the event loop if it were read there."""
+    """Return whether reading `body` in the node would hold up the event loop."""
     return len(body) > SMALL_BYTES or count_values(body) > LARGE_VALUES

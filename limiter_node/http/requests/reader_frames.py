@@ -1,7 +1,7 @@
 """The frames between a node and its second process about a large request (`limiter_node.second_process.Frame`).
 
-Heads are pickled: both processes are this program, and nobody else has the pipes between them. The second is told no
-key.
+Heads are pickled: both processes are this program, and no other process has the pipes between them. No key is sent to
+the second process.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from limiter_node.upstream.errors import NotServed, UnknownModel
 from limiter_node.upstream.interface import Drafter
 
 SETUP: Final = 0
-"""The kind of the first frame, whose head is what an upstream makes drafts with."""
+"""The kind of the first frame, whose head is the upstream's drafter."""
 READ: Final = 2
-"""The kind of a request, whose head is a path; and of the answer, whose head is a `Read`."""
+"""The kind of a request, whose head is a path, and of its answer, whose head is a `Read`."""
 _REFUSED: Final = 3
 
 
 class Read(NamedTuple):
-    """Hold what the second process has read of a request."""
+    """Hold the result of reading a request in the second process."""
 
     need: Need
     content: Any
@@ -44,7 +44,7 @@ def drafter_of(frame: Frame) -> Drafter:
 
 
 def read_frame(read: Read, body: bytes | bytearray) -> Frame:
-    """Return the frame for a request that can be asked."""
+    """Return the frame for a request that an upstream serves."""
     return Frame(READ, pickle.dumps(read), b"" if read.is_body_as_sent else body)
 
 
@@ -60,12 +60,12 @@ def refusal_frame(error: InvalidRequest | NotServed) -> Frame:
 
 
 def failure_frame(trace: str) -> Frame:
-    """Return the frame for a failure that nobody thought of: `trace` says how it came about, for the log."""
+    """Return the frame for an unexpected failure; `trace` is its traceback, for the log."""
     return Frame(_REFUSED, pickle.dumps((RuntimeError, (trace,))))
 
 
 def read_of(answer: Frame) -> Read:
-    """Return what was read. Raises the error that `answer` may hold: InvalidRequest, NotServed or RuntimeError."""
+    """Return the result in `answer`. Raises the error that it may hold: InvalidRequest, NotServed or RuntimeError."""
     if answer.kind != READ:
         _raise(answer)
     read: Read = pickle.loads(answer.head)

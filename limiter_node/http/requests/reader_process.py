@@ -31,11 +31,11 @@ class _Program:
         except RecursionError:
             return refusal_frame(InvalidRequest("The JSON body of your request is nested too deeply.", None, None))
         except Exception:
-            # As in the node, a mistake of ours is one request's 500.
+            # As in the node, a bug costs one request: it gets a 500.
             return failure_frame(format_exc())
 
     def _read(self, frame: Frame) -> Frame:
-        assert self._drafter is not None, "it comes first"
+        assert self._drafter is not None, "the setup frame comes first"
         route, body = LIMITED_ROUTES[frame.head.decode()], bytes(frame.body)
         check_values(body)
         asked = route.parse(body, extra_fields=self._drafter.extra_fields)

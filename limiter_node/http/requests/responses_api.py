@@ -1,7 +1,7 @@
-"""Reading ``POST /v1/responses``: from the body to a checked request and what it needs.
+"""Reads ``POST /v1/responses``: from the body to a checked request and its need.
 
-Raises `InvalidRequest` and nothing else. Nothing is stored between requests, so what refers to something stored
-(`previous_response_id`, `conversation`, `prompt`) or runs later (`background`) is refused by name.
+Raises `InvalidRequest` and nothing else. Nothing is stored between requests, so requests that refer to stored data
+(`previous_response_id`, `conversation`, `prompt`) or run later (`background`) are rejected, naming the field.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ _FIELDS: dict[str, Check] = {
     "safety_identifier": is_string,
 }
 _PLAIN = (OF_RESPONSES_API | _FIELDS.keys()) - SHORT
-"""With no other fields, there is none to look at for what isn't known."""
+"""A request with these fields only has no unknown fields to count."""
 _REPEATED = ("tools", "tool_choice", "text")
 """Fields that the Responses API repeats in its response and that may be nested."""
 _OF_PLAIN_FORMAT = frozenset(("type",))
@@ -129,7 +129,7 @@ def parse_responses_api(
 
 
 def need_of_responses_api(request: ResponsesApiRequest) -> Need:
-    """Return what `request` asks of its key: its input, and its cap or the key's default."""
+    """Return the need of `request`: its input, and its cap or the key's default."""
     if request.cap is None:
         return Need(request.input_tokens, 0, 1)
     return Need(request.input_tokens, request.cap, 0)

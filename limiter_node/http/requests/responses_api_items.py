@@ -1,4 +1,4 @@
-"""The checks of the `input` of the Responses API, and its items as the messages of a chat, by whose rule they count.
+"""The checks of the `input` of the Responses API, and its items as chat messages, by whose rule they count.
 
 A function's call counts as an assistant's message with that call, its output as a tool's message, reasoning as an
 assistant's message; items of other kinds (calls of built-in tools and their outputs) as their JSON.
@@ -43,9 +43,9 @@ _TEXTS = frozenset(("input_text", "output_text", "text", "summary_text", "reason
 
 
 def items_as_messages(value: Any, unknown: list[str]) -> list[Message]:
-    """Return the messages that the `input` field holds, for counting; what they don't hold of it is added to `unknown`.
+    """Return the messages in the `input` field, for counting; add its unknown fields and items to `unknown`.
 
-    Raises `InvalidRequest` unless it is well-formed.
+    Raises `InvalidRequest` unless `value` is well-formed.
     """
     if value is None:
         raise missing("input")
@@ -114,7 +114,7 @@ def _content(holder: dict[str, Any], field: str, path: str, unknown: list[str]) 
 
 
 def _part(part: Any, path: str, unknown: list[str]) -> dict[str, Any]:
-    """Return one content part as a chat's."""
+    """Return one content part in the form of a chat's."""
     kind = object_of_type(part, path, PART_TYPES)
     add_unknown(part, OF_ITEM_PARTS[kind], path, unknown)
     if kind in _TEXTS:

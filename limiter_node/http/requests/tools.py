@@ -1,7 +1,7 @@
-"""The checks of `tools`, `tool_choice` and `response_format`, and what they say about the form of the answer.
+"""The checks of `tools`, `tool_choice` and `response_format`, and the form of the answer that they ask for.
 
-Chat completions put a function's definition under ``function``, the Responses API beside ``type``: a prefix is all that
-differs. Only requests that have such fields come here.
+Chat completions put a function's definition under ``function``, the Responses API beside ``type``: only a prefix
+differs. Only requests with such fields are checked here.
 """
 
 from __future__ import annotations

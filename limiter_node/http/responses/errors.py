@@ -19,7 +19,7 @@ DIMENSION_PHRASES = (
     "input tokens per min (input TPM)",
     "output tokens per min (output TPM)",
 )
-"""What messages call the limits, in the order of `limiter_node.limits.DIMENSIONS`."""
+"""The names of the limits in messages, in the order of `limiter_node.limits.DIMENSIONS`."""
 
 _INVALID_REQUEST = "invalid_request_error"
 _SERVER_ERROR = "server_error"
@@ -88,7 +88,7 @@ EXPECTATION_FAILED = ErrorResponse(
 )
 _UPSTREAM_FAILED = error_body("The upstream service failed to answer.", _SERVER_ERROR, code="upstream_error")
 CLIENT_GONE = ErrorResponse(499, error_body("The client closed its request.", _INVALID_REQUEST, code="client_gone"))
-"""Read by nobody; it is what such a request is counted as."""
+"""No client reads it; such a request is counted under its status."""
 INTERNAL = ErrorResponse(
     500,
     error_body("The server had an error while processing your request.", _SERVER_ERROR, code="internal_error"),
@@ -133,7 +133,7 @@ def method_not_allowed(method: str, path: str) -> ErrorResponse:
 
 
 def upstream_failed(error: UpstreamError) -> ErrorResponse:
-    """Return the error for an upstream's failure, with the status and the body that the upstream chose for callers."""
+    """Return the error for an upstream's failure, with the status and body that `error` has for callers."""
     return ErrorResponse(error.status, _UPSTREAM_FAILED if error.body is None else error.body)
 
 

@@ -15,11 +15,11 @@ from limiter_node.http.responses.durations import duration_text
 from limiter_node.limits import DIMENSIONS, Amounts
 
 SERVER = "limiter-node"
-"""The `Server` header of every response: no versions, which only help who looks for weaknesses."""
+"""The `Server` header of every response, without a version, which would only help attackers."""
 SERVER_LINE = f"Server: {SERVER}\r\n"
 
 _LARGEST_WAIT_MS, _LARGEST_WAIT_S = 60_100, 60
-"""Waits within a window and its last 100 ms are told as 60 s at most: some clients (Claude Code) give up at 61."""
+"""A wait of up to a window and 100 ms is announced as at most 60 s: some clients (Claude Code) give up at 61."""
 
 # Keys share few sets of limits; a look-up costs a tenth of rendering them.
 _MAX_CACHED_LIMITS = 1_024
@@ -46,7 +46,7 @@ class ResponseHeaders:
     """Render the headers of one node's responses, as blocks of lines that each end with CRLF.
 
     Nothing in them comes from a caller: `node_id` is checked by the settings, all else is numbers and ids made here.
-    `window_ms` is told, as the policies' window.
+    `window_ms` is only shown, as the policies' window.
     """
 
     __slots__ = ("_limit_lines", "_node", "_plain", "_window_s")
@@ -87,7 +87,7 @@ class ResponseHeaders:
         left_output = limit_output - used_output if limit_output > used_output else 0
         requests_ms, input_ms, output_ms = decision.reset_ms
         requests_reset = duration_text(requests_ms)
-        # What was admitted last is the newest use in every dimension, as a rule.
+        # As a rule, the last admission is the newest use in every dimension.
         input_reset = requests_reset if input_ms == requests_ms else duration_text(input_ms)
         output_reset = requests_reset if output_ms == requests_ms else duration_text(output_ms)
         if left_input <= left_output:
@@ -146,12 +146,12 @@ class ResponseHeaders:
 
 
 def produced(output_tokens: int) -> str:
-    """Return the header with an answer's cost. A stream has none: its cost isn't known when its head leaves."""
+    """Return the header with an answer's cost. A stream has none: its cost isn't known when its head is sent."""
     return f"x-limiter-output-tokens: {output_tokens}\r\n"
 
 
 def degraded(policy: str) -> str:
-    """Return the header that tells which policy decided, because the store could not be asked."""
+    """Return the header that names the policy that decided while the store could not be reached."""
     return f"x-limiter-degraded: {policy}\r\n"
 
 

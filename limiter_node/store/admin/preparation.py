@@ -79,7 +79,7 @@ class Preparation:
         if not self._keys:
             return True
         if self._is_late and self._read_again is not None:
-            # A key may have been revoked meanwhile: it must not come back with a file of hours ago.
+            # Read again: a key that was revoked meanwhile must not come back from a file of hours ago.
             try:
                 self._keys = await asyncio.to_thread(self._read_again)
             except ConfigError as error:

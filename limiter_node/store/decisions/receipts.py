@@ -1,7 +1,7 @@
 """Receipts: the hold of an admission in the store, until the request has ended and gives it back.
 
 A receipt is opaque to everybody else. It is the bucket in which the store has counted an admission, or the `Charge` of
-one that was made without the store. After a loss (`store.decisions.losses`) both refer to what is charged again.
+one that was made without the store. After a loss (`store.decisions.losses`) both refer to the charge made again.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Counting in the store, exactly once, what was admitted while it didn't decide (`store.outage.outage`). The rules:
+"""Counts in the store, exactly once, the admissions made while it didn't decide (`store.outage.outage`). The rules:
 
 1. An admission that was never sent is charged to its bucket of the store's clock, as estimated from its last replies.
    Charges wait in the key's queue, joined per bucket, and leave first in the key's next batch: before settles, before
@@ -6,7 +6,7 @@
 2. A request whose batch was under way when the shard was cut off has a charge of its own, which waits for the batch:
    that is sent again under its number, and a key has no other batch before it has ended.
    a. The batch admitted it, and so did the policy: the charge is dropped; the request is counted where the store has
-      it, and what it gave back meanwhile is settled there.
+      it, and tokens given back meanwhile are settled there.
    b. The batch rejected it or never ran: the charge stands.
    c. The batch admitted it but the policy did not: it is given back, request and tokens. Until that has arrived, it
       is in the window: on the safe side.

@@ -182,7 +182,7 @@ class EmbeddedStore:
                     raise _PortTaken(f"port {server.port} is in use: {reason}")
                 raise StoreError(f"the store server on port {server.port} ended at start: {reason}")
             with contextlib.suppress(RedisError, OSError, TimeoutError):
-                # Bounded, because what has taken the port may accept and never answer.
+                # Bounded, because another program on the port may accept and never answer.
                 async with asyncio.timeout(_ANSWER_S):
                     info = await client.info("server")
                 if info["process_id"] == server.pid:

@@ -1,4 +1,4 @@
-"""Deciding without the store: a policy decides what the store doesn't decide in time.
+"""Deciding without the store: a policy decides requests that the store doesn't decide in time.
 
 While a shard is cut off (`store.outage.shards`), or while a key's own batch is overdue, a policy (`limiter.fallback`)
 decides the key's requests at once, and nothing of the key is sent. Each admission becomes a charge that waits for the
@@ -128,7 +128,7 @@ class Outage:
         return self._fallback is not None
 
     def _ask_policy(self, queue: KeyQueue, need: Need, reason: str) -> tuple[Decision, int]:
-        """Return the policy's decision, and the bucket of what it admits."""
+        """Return the policy's decision, and the bucket of the admission."""
         known = queue.knowledge.known()  # None, too, if the store's last reply was that there is no such key
         if self._fallback is None or known is None:
             self.note_refused()

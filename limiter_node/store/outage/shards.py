@@ -36,7 +36,7 @@ class _Breaker:
 class Shards:
     """Hold the breakers of one node. `budget_s` is how long a decision may take, `policy` decides meanwhile.
 
-    `on_back` is called when a breaker has closed; it returns what was decided meanwhile, by outcome, for the log.
+    `on_back` is called when a breaker has closed; it returns the decisions meanwhile, by outcome, for the log.
     """
 
     def __init__(self, topology: Topology, budget_s: float, policy: str, on_back: Callable[[], dict[str, int]]) -> None:
@@ -112,7 +112,7 @@ class Shards:
             self._targets.pop(connection, None)
         decided, away_s = self._on_back(), self._loop.time() - breaker.opened_s
         log.warning(
-            "shard %s is back after %.1f s: %s; meanwhile without it: %s",
+            "shard %s is back after %.1f s: %s; decided without it: %s",
             _name(connection),
             away_s,
             reason,

@@ -1,6 +1,6 @@
 """Replies that count only when replicas have the writes: ``--replica-acks`` puts this between connection and commands.
 
-Replication is asynchronous: a master that dies can take along what it has decided last. Here each write to a shard is
+Replication is asynchronous: a master that dies can lose its last decisions. Here each write to a shard is
 followed by one ``WAIT``, and the replies to its commands are held back until that many replicas have taken all of it.
 If they don't in time, the commands count as lost: sent again under their numbers, they are answered from the record,
 not decided twice. The price is a round trip to the replicas, and no decisions while they are too few.

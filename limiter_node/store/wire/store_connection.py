@@ -62,8 +62,8 @@ class ServerConnection(asyncio.Protocol):
         self._backoff_s = 0.0
         self.last_error = "not connected yet"
         self.calls = Latencies()
-        """From a write to the reply to its last command. One write at a time is timed: to time each would cost every
-        call, and what comes meanwhile takes as long."""
+        """Times from a write to the reply to its last command. One write at a time is timed, because timing each would
+        cost every call; writes in between take as long."""
         self._timed_since_s = 0.0
         self._replies_to_timed = 0  # replies still to come to the timed write, 0 if none is timed
 
@@ -189,7 +189,7 @@ class ServerConnection(asyncio.Protocol):
                 self._transport.abort()
 
     def _time(self, replies: int) -> None:
-        """Note the time of the timed write if so many replies complete it."""
+        """Note the time of the timed write if these `replies` complete it."""
         if replies < self._replies_to_timed:
             self._replies_to_timed -= replies
         else:

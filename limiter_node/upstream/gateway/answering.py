@@ -1,4 +1,4 @@
-"""A service's response of status 200 as an answer: whole, or still to come; or as the error that it holds."""
+"""Turns a service's response of status 200 into an answer, whole or still to come, or into the error that it holds."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from limiter_node.upstream.gateway.wire.exchange import HELD_BYTES, Exchange, Fi
 from limiter_node.upstream.requests import EmbeddingRequest, ResponsesApiRequest
 
 _CLOSING_S: Final = 0.5
-"""How long an answer that is whole may take to end, for its connection to be kept."""
+"""Seconds that a complete answer may take to end, so that its connection is kept."""
 _MAX_PACKING_CHARS: Final = 64
 
 _JSON: Final = "application/json"
@@ -43,24 +43,24 @@ async def to_answer(
     hides: Callable[[Account], bool],
     note: Callable[[WholeReader], None],
 ) -> WholeAnswer | AnswerStream:
-    """Return the answer that a response with status 200 is, as soon as it is known to be none but that.
+    """Return the answer in a response with status 200, as soon as it is known not to be an error.
 
-    A stream's first event has come then, and of any other answer all, or `HELD_BYTES`.
+    By then a stream's first event has come, or of any other answer all, or `HELD_BYTES`.
 
     Args:
         who: the address that answers, for our log.
-        note_outcome: is told how it ended, where that is known here or later; not for a whole answer.
-        hold: holds what has to be kept of an answer that passes.
+        note_outcome: called with the outcome of an error or of an answer that passes; not for a whole answer.
+        hold: counts the bytes that are kept of an answer that passes.
         hides: see `PassingStream`.
-        note: is told what a whole answer has told.
+        note: called with the reader of a whole answer.
 
-    Raises `UpstreamError` for an error in the place of an answer, and what the exchange raises.
+    Raises `UpstreamError` for an error in place of an answer, and the exchange's errors.
     """
     fields, outline = exchange.fields, admitted.request
     kind = header(fields, "content-type").lower()
     headers = passed_headers(fields, service.key)
     if is_packed(fields):
-        # Not unpacked: a few bytes may become any number. What it cost nobody can tell.
+        # Not unpacked: a few bytes may become any number. Its cost stays unknown.
         packing = header(fields, "content-encoding")
         is_plain = len(packing) <= _MAX_PACKING_CHARS and packing.isascii() and packing.isprintable()
         if is_plain and not (service.key and service.key in packing):
@@ -126,7 +126,7 @@ async def _beginning(exchange: Exchange) -> tuple[bytes, bool]:
 
 
 async def _begins_as_stream(exchange: Exchange) -> bool:
-    """Whether the answer is an event stream by its first bytes, whatever it is labelled as."""
+    """Whether the answer's first bytes are an event stream, whatever its content type says."""
     begun = 1
     while (looks := looks_like_stream(held := await exchange.read(begun))) is None and not exchange.is_complete:
         begun = len(held) + 1
@@ -154,6 +154,6 @@ def _account(admitted: AdmittedRequest, service: Service) -> Account:
 
 
 def _most_counted(admitted: AdmittedRequest, service: Service) -> int:
-    """Return the bound of a count by our tokenizer: a service that has a cap keeps to it, by its own."""
+    """Return the bound of a count by our tokenizer: a service that has a cap keeps to it, by its own tokenizer."""
     is_capped = service.enforces_cap or admitted.request.cap is not None
     return admitted.reserved_tokens if is_capped else MOST_TOKENS

@@ -1,7 +1,7 @@
-"""JSON as services write it: read strictly where it is JSON, and leniently where a part of it isn't.
+"""Reads JSON as services write it: strictly if it is JSON, and leniently if a part of it isn't.
 
 Python's own servers write ``NaN``, ``Infinity`` and lone surrogates, and text that was cut between two bytes of a
-character. Such an answer is of use to callers, so that its text has to be counted.
+character. Callers can use such an answer, so its text has to be counted.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _DECODER = json.JSONDecoder(strict=False)
 
 
 def read_json(data: bytes) -> Any:
-    """Return what `data` says; strings may hold lone surrogates.
+    """Return the value of `data`; strings may hold lone surrogates.
 
-    Raises `ValueError` for what nobody can read, and for what would take much memory.
+    Raises `ValueError` for data that can't be read, or would take much memory.
     """
     if len(data) > SMALL_BYTES and data.count(b",") + data.count(b"[") + data.count(b"{") > _MAX_VALUES:
         raise ValueError("too many values")
@@ -43,7 +43,7 @@ def read_json(data: bytes) -> Any:
 
 
 def object_at(text: str, start: int) -> Any:
-    """Return the JSON value that begins at `text[start]`, whatever follows it. Raises `ValueError` if none does."""
+    """Return the JSON value at `text[start]`, whatever follows it. Raises `ValueError` if there is none."""
     try:
         return _DECODER.raw_decode(text, start)[0]
     except RecursionError:
@@ -51,7 +51,7 @@ def object_at(text: str, start: int) -> Any:
 
 
 def write_json(fields: Any) -> bytes:
-    """Return `fields`, which `read_json` has read, as JSON. Raises `ValueError` for what is nested too deeply."""
+    """Return `fields`, which `read_json` has read, as JSON. Raises `ValueError` if they are nested too deeply."""
     try:
         return orjson.dumps(fields)
     except TypeError:  # a lone surrogate, a huge number, or too deep for orjson
@@ -63,7 +63,7 @@ def write_json(fields: Any) -> bytes:
 
 
 def to_text(data: bytes) -> str:
-    """Return `data` as text: surrogates that were encoded alone stay, other bytes that are no UTF-8 are replaced."""
+    """Return `data` as text: lone surrogates stay, other bytes that aren't UTF-8 are replaced."""
     text = data.removeprefix(BYTE_ORDER_MARK)
     try:
         return text.decode("utf-8", "surrogatepass")

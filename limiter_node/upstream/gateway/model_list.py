@@ -1,4 +1,4 @@
-"""The list of models: what all services list, under the names that callers use, remembered for a while."""
+"""The list of all services' models, under the names that callers use, remembered for a while."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from limiter_node.upstream.gateway.service_errors.error_response import response
 from limiter_node.upstream.gateway.wire.exchange import Broken
 
 _REMEMBERED_S = 10.0
-"""How long a list is remembered: asking for it costs callers nothing."""
+"""Seconds to remember a list, because asking for it costs callers nothing."""
 _FAILURE_REMEMBERED_S = 1.0
-"""How long a failure is remembered: those who waited for the list needn't ask again, one after the other."""
+"""Seconds to remember a failure, so that callers who waited don't ask again one after the other."""
 _LISTING_S = 5.0
-"""How long a service may take for its list: a model that thinks is worth waiting for, this isn't."""
+"""Seconds that a service may take for its list, less than for an answer."""
 _MAX_LISTING_BYTES = 4 * 1024 * 1024
 
 
@@ -43,7 +43,7 @@ class ModelList:
             return self._names
 
     async def _all_listed(self) -> tuple[str, ...] | UpstreamError:
-        """The names of all services' models, or why there are none."""
+        """Return the names of all services' models, or the error if no service answers."""
         names: dict[str, None] = {}
         failure: UpstreamError | None = None
         for service in self._services.all:
@@ -53,14 +53,14 @@ class ModelList:
             except UpstreamError as error:
                 failure = error
             for name in service.offered(listed):
-                # Another service before this one may be who serves it.
+                # A service before this one may serve the model.
                 if (found := self._services.find(name)) is not None and found.service is service:
                     names[name] = None
         return tuple(names) if names or failure is None else failure
 
     async def _listed(self, service: Service) -> list[str]:
         if service.forwards_key:
-            return []  # it lists them to its own callers only
+            return []  # it lists its models only to callers with their own keys
         headers = {"Accept-Encoding": "identity", "User-Agent": self._user_agent}
         if service.key:
             headers["Authorization"] = f"Bearer {service.key}"

@@ -1,17 +1,17 @@
-"""Patterns of models' names: ``*`` stands for any characters, or none. Nothing is tried twice: O(length × stars)."""
+"""Patterns of models' names: ``*`` stands for any characters, or none. Without backtracking: O(length × stars)."""
 
 from __future__ import annotations
 
 
 def matches(pattern: str, text: str) -> bool:
-    """Whether `pattern` stands for all of `text`."""
+    """Whether `pattern` matches all of `text`."""
     first, *others = pattern.split("*")
     if not others:
         return text == pattern
     last = others.pop()
     if len(text) < len(first) + len(last) or not text.startswith(first) or not text.endswith(last):
         return False
-    # What stands between two stars may as well be where it comes first: that leaves most to what follows.
+    # The text between two stars may match where it first occurs: that leaves most to the rest.
     start, end = len(first), len(text) - len(last)
     for each in others:
         found = text.find(each, start, end)
@@ -22,6 +22,6 @@ def matches(pattern: str, text: str) -> bool:
 
 
 def starred(pattern: str, text: str) -> str:
-    """Return what the one ``*`` of `pattern`, which matches `text`, stands for."""
+    """Return the part of `text` that the one ``*`` of the matching `pattern` stands for."""
     first, _, last = pattern.partition("*")
     return text[len(first) : len(text) - len(last)]

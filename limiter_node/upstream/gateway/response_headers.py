@@ -1,6 +1,6 @@
-"""The headers of a service's response: which of them reach the caller, and what they say of the body.
+"""The headers of a service's response: those that reach the caller, and those that describe the body.
 
-A short list passes; more than callers could do with, or longer, is left out.
+Only known headers pass; too many or too long ones are left out.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 STATUS_HEADER = "x-limiter-upstream-status"
-"""On every error that comes from a service, with its status there: whose limit, whose failure it was."""
+"""The header, on every error that comes from a service, with its status there: the failure or limit isn't ours."""
 
 _PASSED = frozenset(
     [
@@ -33,7 +33,7 @@ _NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}\Z")
 
 
 def passed_headers(fields: Sequence[tuple[str, str]], secret: str) -> str:
-    """Return the lines of a good answer's headers that are passed on, each with its CRLF.
+    """Return the header lines of a good answer that pass on, each with its CRLF.
 
     `fields`: names in lower case. `secret` is in none of the lines, unless it is empty.
     """
@@ -41,9 +41,9 @@ def passed_headers(fields: Sequence[tuple[str, str]], secret: str) -> str:
 
 
 def refusal_headers(status: int, fields: Sequence[tuple[str, str]], secret: str) -> str:
-    """Return the lines of an error's headers that are passed on, each with its CRLF.
+    """Return the header lines of an error that pass on, each with its CRLF.
 
-    These say when to try again, of a 429 which limits it is about, and in the end whose error it is.
+    They say when to try again, which limits a 429 is about, and that the error is the service's.
     """
     wanted = _OF_REFUSALS if status == 429 else ()
 
@@ -56,14 +56,14 @@ def refusal_headers(status: int, fields: Sequence[tuple[str, str]], secret: str)
 
 def _lines(fields: Sequence[tuple[str, str]], passes: Callable[[str], bool], secret: str) -> str:
     named = [value for name, value in fields if name == "connection"]
-    # What it names belongs to the connection, too.
+    # Headers that `Connection` names belong to the connection, too.
     dropped = {each.strip().lower() for value in named for each in value.split(",")} if named else ()
     lines: list[str] = []
     for name, value in fields:
         is_id = name == "x-request-id"
         if not (is_id or passes(name)) or name in dropped:
             continue
-        # What isn't plain must not get into our own head: it is written as it is.
+        # Values go into our own head unescaped, so only plain ones may pass.
         if not 0 < len(value) <= _MAX_VALUE_CHARS or not value.isascii() or not value.isprintable():
             continue
         if secret and secret in value:
@@ -85,12 +85,12 @@ def header(fields: Sequence[tuple[str, str]], name: str) -> str:
 
 
 def is_packed(fields: Sequence[tuple[str, str]]) -> bool:
-    """Whether the body has a content coding, as gzip."""
+    """Whether the body has a content coding, for example gzip."""
     return header(fields, "content-encoding").strip().lower() not in ("", "identity")
 
 
 def body_length(fields: Sequence[tuple[str, str]]) -> int | None:
-    """Return the length of the body in bytes; None where the service doesn't tell it or sends the body in chunks."""
+    """Return the body's length in bytes; None if the service doesn't declare it or sends chunks."""
     if header(fields, "transfer-encoding"):
         return None
     length = header(fields, "content-length").strip()

@@ -1,4 +1,4 @@
-"""The services behind the gateway: addresses, key, and the models that go there, under which names."""
+"""The services behind the gateway: addresses, key, and the models that go there, with their names."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ UNNAMED = "upstream"
 
 _NEWER_CAP_HOSTS = (".openai.com", ".openai.azure.com", ".services.ai.azure.com")
 _MAX_CACHED_MODELS = 1_024
-"""Model names come from callers."""
+"""A bound, because model names come from callers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,25 +27,25 @@ class Service:
     """Describe one OpenAI-compatible service, reached at one or more addresses that answer alike."""
 
     name: str
-    """Its name in logs and metrics."""
+    """The service's name in logs and metrics."""
     urls: tuple[URL, ...]
     """Base URLs: the part before ``/chat/completions``."""
     models: tuple[str, ...] = ("*",)
     """Patterns: ``*`` stands for any characters. Of several services the first that matches a model serves it."""
     rename: tuple[tuple[str, str], ...] = ()
-    """Pattern of a caller's model → the service's name for it; ``*`` there stands for what the pattern's stood for."""
+    """Pattern of a caller's model → the service's name; its ``*`` stands for the pattern's match."""
     key: str = field(default="", repr=False)
-    """Sent as the bearer token; empty for none."""
+    """The bearer token to send; empty for none."""
     forwards_key: bool = False
-    """Whether the caller's own key is sent in its place."""
+    """Whether the caller's own key is sent instead."""
     enforces_cap: bool = True
-    """Whether requests that set no cap are sent with the one that was reserved for them."""
+    """Whether requests without a cap are sent with the cap that was reserved for them."""
     cap_field: str = CAP_FIELDS[0]
     """The name of a chat's cap that we add."""
     asks_usage: bool = True
-    """Whether streams are asked to tell their usage."""
+    """Whether streams are asked for their usage."""
     extra_fields: frozenset[str] = frozenset()
-    """Fields that requests may have though we don't know them: they count for nothing."""
+    """Unknown fields that requests may have; they count for nothing."""
 
     def renamed(self, model: str) -> str:
         """Return the service's own name for `model`."""
@@ -55,11 +55,11 @@ class Service:
         return model
 
     def serves(self, model: str) -> bool:
-        """Whether one of its patterns matches."""
+        """Whether the service serves `model`: one of its patterns matches."""
         return any(matches(pattern, model) for pattern in self.models)
 
     def offered(self, listed: Sequence[str]) -> list[str]:
-        """Return the names under which callers find the models that the service lists as `listed`."""
+        """Return the callers' names of the models that the service lists as `listed`."""
         plain = [model for model in self.models if "*" not in model]
         names = [name for name, _ in self.rename if "*" not in name and self.serves(name)]
         for model in listed:
@@ -74,7 +74,7 @@ class Service:
 
 
 class ModelRoute(NamedTuple):
-    """Hold where a model's requests go."""
+    """Hold the route of a model's requests."""
 
     service: Service
     model: str
@@ -87,7 +87,7 @@ class Services:
     def __init__(self, services: Sequence[Service]) -> None:
         self.all = tuple(services)
         self.find = lru_cache(_MAX_CACHED_MODELS)(self._find)
-        """Return the route of a caller's model, None if no service has it. Remembers what it found."""
+        """Return the route of a caller's model, None if no service has it. Results are cached."""
 
     def _find(self, model: str) -> ModelRoute | None:
         for service in self.all:
@@ -99,7 +99,7 @@ class Services:
 def cap_field_of(urls: Sequence[URL]) -> str:
     """Return the name of a chat's cap at the services at `urls`, as far as that is known.
 
-    OpenAI's newer models refuse ``max_tokens``; all others know it, and some know nothing else.
+    OpenAI's newer models refuse ``max_tokens``; all others accept it, and some know no other.
     """
     newer = all(f".{url.host}".endswith(_NEWER_CAP_HOSTS) for url in urls)
     return CAP_FIELDS[1] if newer else CAP_FIELDS[0]

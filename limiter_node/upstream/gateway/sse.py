@@ -13,9 +13,9 @@ _FIELDS: Final = (b"data:", b"event:", b"id:", b"retry:", b":", b"data\n", b"dat
 
 
 def looks_like_stream(first: bytes) -> bool | None:
-    """Return whether an answer that begins with `first` is an event stream; None if that can't be told yet.
+    """Return whether an answer that begins with `first` is an event stream; None if more bytes are needed.
 
-    By its bytes, because not every service says so in its Content-Type.
+    By its bytes, because not every service has the right Content-Type.
     """
     if BYTE_ORDER_MARK.startswith(first):
         return None

@@ -1,4 +1,4 @@
-"""The gateway: an upstream that asks services over HTTP; `sending` sends, `answering` reads what comes back."""
+"""The gateway: an upstream that asks services over HTTP; `sending` sends, `answering` reads the responses."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ _HELD_BYTES = 268_435_456
 class Gateway:
     """Answer requests by asking `services` over HTTP.
 
-    `clock`: for the ejection of failing addresses, in seconds, monotonic. `held`: counts what has to be kept of answers
-    that pass to know what they cost.
+    `clock`: for the ejection of failing addresses, in seconds, monotonic. `held`: counts the bytes that are kept of
+    passing answers to know their cost.
     """
 
     stops_at_once = True
@@ -54,7 +54,7 @@ class Gateway:
         self._reasoning = ReasoningModels()
 
     def prepared(self, draft: Draft) -> Prepared:
-        """Return the request of which `drafter` made `draft`, ready to be asked."""
+        """Return the request of `draft`, ready to be sent."""
         drafted: DraftedRequest = draft.content
         outline, added, cap_field = drafted
         return _PreparedRequest(self, outline, OutgoingBody(draft.body, added, cap_field))
@@ -62,7 +62,7 @@ class Gateway:
     async def ask(
         self, admitted: AdmittedRequest, outgoing: OutgoingBody, on_sent: Callable[[], None]
     ) -> WholeAnswer | AnswerStream:
-        """Return the service's answer, as it is. `on_sent` is called when the service may begin to work on it."""
+        """Return the service's answer. `on_sent` is called when the service may begin to work on it."""
         found = self._services.find(admitted.request.model)
         assert found is not None, "found when it was prepared"
         service, model = found
@@ -70,7 +70,7 @@ class Gateway:
         body = outgoing.with_cap(admitted.cap_per_choice)
         del outgoing
         exchange, address = await self._sender.send(service, "POST", path, body, headers, on_sent)
-        del body  # an answer that passes has no use for it
+        del body  # a passing answer doesn't need it
         note_outcome = self._sender.outcome_recorder(service, address)
         try:
             if exchange.status != 200:
@@ -104,21 +104,21 @@ class Gateway:
         return answer
 
     def hides_output(self, model: str) -> bool:
-        """Whether callers' model `model` is known to produce output that nobody is shown."""
+        """Whether the callers' model `model` is known to produce output that they don't see."""
         found = self._services.find(model)
         return found is not None and self._reasoning.has(found.service.name, found.model)
 
     async def models(self) -> tuple[str, ...]:
-        """Return what services list, under the names that callers use. Raises `UpstreamError` if none answers."""
+        """Return the services' models, under the names that callers use. Raises `UpstreamError` if none answers."""
         return await self._model_list.names()
 
     async def close(self) -> None:
-        """Let go of all connections."""
+        """Close all connections."""
         await self._sender.close()
 
 
 class _PreparedRequest:
-    """A request and its body, until it is asked."""
+    """Hold a request and its body until it is sent."""
 
     __slots__ = ("_body", "_gateway", "_outline", "is_sent")
 
@@ -129,7 +129,7 @@ class _PreparedRequest:
 
     @property
     def is_uncertain(self) -> bool:
-        """Whole answers tell nothing until they come; streams would have begun, unless their models reason."""
+        """Whether output may have been produced unseen: a whole answer, or a stream whose model reasons."""
         return not self._outline.stream or self._gateway.hides_output(self._outline.model)
 
     def _on_sent(self) -> None:
@@ -138,7 +138,7 @@ class _PreparedRequest:
     async def ask(
         self, reserved_tokens: int, request_id: str, headers: Mapping[str, str]
     ) -> WholeAnswer | AnswerStream:
-        """Ask, and hold the body no longer than that needs it."""
+        """Send the request; hold its body no longer than that needs it."""
         body, self._body = self._body, None
         assert body is not None, "asked twice"
         admitted = AdmittedRequest(self._outline, reserved_tokens, request_id, headers)

@@ -23,7 +23,7 @@ _MAX_CACHED = 16
 def embedding(text: str | list[int], model: str, dimensions: int | None, *, base64: bool) -> bytes:
     """Return the vector of `text`: a JSON array of numbers, or a JSON string of base64 little-endian float32.
 
-    `dimensions`: by default as many as OpenAI's model of that name has.
+    `dimensions`: if None, those of OpenAI's model of that name.
     """
     if dimensions is None:
         dimensions = _DIMENSIONS.get(model, DEFAULT_DIMENSIONS)
@@ -32,21 +32,21 @@ def embedding(text: str | list[int], model: str, dimensions: int | None, *, base
     if base64:
         packed = b"".join(map(_packed(dimensions).__getitem__, signs))
         return b'"%b"' % b64encode(packed[: 4 * dimensions])
-    # Every number is as wide as the others, its comma included, since a plus is written as a space.
+    # All numbers have the same width, comma included, because a plus is written as a space.
     width, pieces = _rendered(dimensions)
     return b"[%b]" % b"".join(map(pieces.__getitem__, signs))[: width * dimensions - 1]
 
 
 @lru_cache(_MAX_CACHED)
 def _packed(dimensions: int) -> list[bytes]:
-    """For each byte of signs its eight components as float32."""
+    """Return for each byte of signs its eight components as float32."""
     size = 1 / math.sqrt(dimensions)
     return [struct.pack("<8f", *[-size if byte >> bit & 1 else size for bit in range(8)]) for byte in range(256)]
 
 
 @lru_cache(_MAX_CACHED)
 def _rendered(dimensions: int) -> tuple[int, list[bytes]]:
-    """The width of a number with its comma, and for each byte of signs its eight components as text."""
+    """Return the width of a number with its comma, and for each byte of signs its eight components as text."""
     # More digits than a float32 holds: both encodings give the same number.
     size = f"{1 / math.sqrt(dimensions):.12f}"
     numbers = f" {size},".encode(), f"-{size},".encode()

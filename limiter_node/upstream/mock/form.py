@@ -1,7 +1,7 @@
-"""Brings the mock's prose into the form that a request asks for: stop sequences, a tool call, JSON.
+"""Puts the mock's prose into the form that a request asks for: stop sequences, a tool call, JSON.
 
-The counts stay exact: a text is what the tokenizer counts, a call what it counts for the name and for the payload. What
-would be longer than the cap is cut to it, with finish reason ``length``.
+The counts stay exact: they are the tokenizer's count of the text, or of a call's name and payload. A longer answer is
+cut to the cap, with finish reason ``length``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ANY_OBJECT = {"type": "object"}
 OBJECT_TOKENS = 6
 """The tokens that the object around its text may have."""
 _MOST_WORDS = 4_000
-"""Of an object's text: it is tokenized, which prose is not, and a length may be a million tokens."""
+"""The most words of an object's text: it is tokenized, which prose isn't, and a length may be a million tokens."""
 
 
 def shaped(prose: Completion, form: AnswerForm, model: str, cap: int) -> Completion:
@@ -49,7 +49,7 @@ def shaped(prose: Completion, form: AnswerForm, model: str, cap: int) -> Complet
 
 
 def any_object(prose: str, tokens: int) -> str:
-    """Return a JSON object of about `tokens` tokens, the length of `prose`, whose beginning is in it."""
+    """Return a JSON object of about `tokens` tokens, the length of `prose`, with the beginning of `prose` in it."""
     words = min(max(0, tokens - OBJECT_TOKENS), _MOST_WORDS)
     return '{"answer":"' + "".join(islice(pieces(prose), words)) + '"}'
 
@@ -72,7 +72,7 @@ def stopped(text: str, reason: str, tokens: int, stop: tuple[str, ...], model: s
 def fit(text: str, model: str, cap: int) -> tuple[str, int]:
     """Return a long prefix of `text` of at most `cap` tokens, and its tokens. O(length × log length)."""
     low, high = 0, len(text)
-    # A longer prefix can have fewer tokens; then this ends at a shorter one than could be, but never at too long a one.
+    # A longer prefix can have fewer tokens; then the result may be shorter than possible, but never too long.
     while low < high:
         middle = (low + high + 1) // 2
         if count(text[:middle], model) <= cap:
@@ -83,7 +83,7 @@ def fit(text: str, model: str, cap: int) -> tuple[str, int]:
 
 
 def _call(tool: CallableTool, model: str, cap: int) -> tuple[ToolCall | None, int, str]:
-    """The call of `tool`, its tokens and the finish reason; no call where not even the name fits."""
+    """Return the call of `tool`, its tokens and the finish reason; no call if not even the name fits."""
     payload = CUSTOM_INPUT if tool.kind == "custom" else fitting_json(tool.parameters or {"type": "object"})
     name_tokens = count(tool.name, model)
     if name_tokens > cap:

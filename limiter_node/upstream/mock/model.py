@@ -29,16 +29,16 @@ from limiter_node.upstream.source import Completion, Deltas, Embeddings
 DEFAULT_MODELS = ("gpt-4o", "gpt-4o-mini", "gpt-4", "gpt-3.5-turbo")
 _FINGERPRINT = "fp_mock"
 _VECTORS_PER_TURN = 32
-"""Some ms of work; then other requests have their turn."""
+"""Vectors to make before other requests have their turn: some ms of work."""
 
 
 class MockModel:
     """Make answers with lengths drawn from `length` by a generator seeded with `seed`.
 
     Whole answers come after `latency_ms`. Streams begin after `ttft_ms` and go on at `tokens_per_s` in each choice, or
-    without any pause where that is 0. `length` is described at `parse_length`. `tool_rate`: the share, from 0 to 1, of
+    without any pause if that is 0. `length` is described at `parse_length`. `tool_rate`: the share, from 0 to 1, of
     requests that are answered with a call of one of the tools that they offer and don't force. Raises `ConfigError` for
-    a length that is not understood, a time or rate below 0, or a share beyond 1.
+    an invalid length, a time or rate below 0, or a share above 1.
     """
 
     system_fingerprint: str | None = _FINGERPRINT
@@ -66,24 +66,24 @@ class MockModel:
         self._tokens_per_s = tokens_per_s
         self._draw = parse_length(length, random.Random(seed))
         self._tool_rate = tool_rate
-        self._tool_draw = random.Random(seed).random  # its own, so that lengths are the same at any rate
+        self._tool_draw = random.Random(seed).random  # a generator of its own, so that lengths are the same at any rate
         self._models = tuple(models)
         self._text = MockText()
 
     async def chat(self, request: ChatRequest, cap_per_choice: int, request_id: str) -> Completion:
-        """Answer; a drawn length above the cap is cut, with finish reason ``length``. Never fails."""
+        """Answer `request`. A drawn length above the cap is cut, with finish reason ``length``. Never fails."""
         return await self._whole(request, cap_per_choice)
 
     async def complete(self, request: CompletionRequest, cap_per_choice: int, request_id: str) -> Completion:
-        """As `chat`, with `request.n` choices."""
+        """Answer as `chat`, with `request.n` choices."""
         return await self._whole(request, cap_per_choice)
 
     async def respond(self, request: ResponsesApiRequest, cap: int, request_id: str) -> Completion:
-        """As `chat`, with one choice."""
+        """Answer as `chat`, with one choice."""
         return await self._whole(request, cap)
 
     async def _whole(self, request: TextRequest, cap_per_choice: int) -> Completion:
-        # Lengths are drawn before the wait: in the order of the requests, whatever the event loop does.
+        # Lengths are drawn before the wait, so in the order of the requests, whatever the event loop does.
         completion = self._compose(request, cap_per_choice)
         # Without a latency nothing is awaited, so the caller goes on in the same turn of the event loop.
         if self._latency_s:
@@ -102,18 +102,18 @@ class MockModel:
         return Embeddings(tuple(vectors))
 
     def stream(self, request: TextRequest, cap_per_choice: int, request_id: str) -> Deltas:
-        """Give the whole answer piece by piece; a piece is a token, or several at once where there is no pause."""
+        """Yield the answer piece by piece; a piece is a token, or several if there is no pause."""
         return paced(self._compose(request, cap_per_choice), self._ttft_s, self._tokens_per_s)
 
     async def models(self) -> tuple[str, ...]:
-        """Return the names that were given; every other name is answered as well."""
+        """Return the given names; requests for other names are answered, too."""
         return self._models
 
     async def close(self) -> None:
         """Do nothing: the mock holds nothing."""
 
     def _compose(self, request: TextRequest, cap_per_choice: int) -> Completion:
-        """What is answered, whole or as a stream."""
+        """Return the answer, to be sent whole or as a stream."""
         n, form = request.n, request.form
         if n == 1 and form is None:
             drawn = self._draw()

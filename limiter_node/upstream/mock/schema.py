@@ -1,9 +1,9 @@
-"""JSON that fits a simple schema: what the mock answers to a `response_format` and as the arguments of a function.
+"""Makes JSON that fits a simple schema, for a `response_format` and for the arguments of a function.
 
 Understood: `type` (one or several), `properties`, `required`, `items`, `prefixItems`, `minItems`, `enum`, `const`,
 `minimum`, `maximum` and their exclusive forms, `multipleOf`, `minLength`, `maxLength`, the common `format`s, the first
 of `anyOf` and `oneOf`, all of `allOf`, and references within the schema. Anything else is ignored: the answer is JSON
-in any case, but may not fit. It is always the same for the same schema; its size is bounded, whatever that asks for.
+in any case, but may not fit. It is always the same for the same schema; its size is bounded for any schema.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any, TypeGuard
 import orjson
 
 MAX_CHARS = 20_000
-"""About the longest JSON that is made, and what is spent on making it: a schema of some bytes can ask for any size."""
+"""The approximate bound of the JSON and of the work: a schema of a few bytes can ask for any size."""
 MAX_DEPTH = 32
-"""Deeper, only what is required is made: a schema that refers to itself must end."""
+"""Deeper values get required members only: a schema that refers to itself must end."""
 _CHARS_PER_VALUE = 8
 _LARGEST_NUMBER = 1e15
 _SMALLEST_STEP = 1e-9
@@ -40,19 +40,19 @@ def fitting_json(schema: dict[str, Any]) -> str:
     """Return compact JSON that fits `schema`. O(the schema's size and `MAX_CHARS`); never fails."""
     try:
         return orjson.dumps(_Maker(schema).value(schema, 0)).decode()
-    except orjson.JSONEncodeError:  # constants that are nested too deeply
+    except orjson.JSONEncodeError:  # constants can be nested too deeply
         return "{}"
 
 
 class _Maker:
-    """Makes one value; `_left` is what is left of `MAX_CHARS`."""
+    """Make one value; `_left` is the rest of `MAX_CHARS`."""
 
     def __init__(self, root: dict[str, Any]) -> None:
         self._root = root
         self._left = MAX_CHARS
 
     def value(self, schema: Any, depth: int) -> Any:
-        """A value for `schema`, which is at `depth` of the answer; null where it can't or mustn't be larger."""
+        """Return a value for `schema`, at `depth` of the answer; null if it can't or mustn't be larger."""
         self._left -= _CHARS_PER_VALUE
         if type(schema) is not dict or depth > 2 * MAX_DEPTH or self._left < 0:
             return None
@@ -81,7 +81,7 @@ class _Maker:
                 return None
 
     def _resolved(self, schema: dict[str, Any]) -> dict[str, Any]:
-        """`schema` with its reference followed and its `allOf` merged into it."""
+        """Return `schema` with its reference followed and its `allOf` merged into it."""
         for _ in range(MAX_DEPTH):
             reference = schema.get("$ref")
             if type(reference) is not str:
@@ -136,7 +136,7 @@ class _Maker:
     def _array(self, schema: dict[str, Any], depth: int) -> list[Any]:
         first, item = _list(schema, "prefixItems") or [], schema.get("items", {"type": "string"})
         length = max(_size(schema, "minItems", 0), len(first))
-        # One item shows more than none, where one is allowed; deep down a schema that refers to itself has to end.
+        # One item shows more than none, if one is allowed; deep down, a schema that refers to itself has to end.
         if not length and depth <= MAX_DEPTH:
             length = min(1, _size(schema, "maxItems", 1))
         made: list[Any] = []
@@ -157,12 +157,12 @@ def _type_of(schema: dict[str, Any], depth: int) -> Any:
 
 
 def _ending(options: list[Any], depth: int) -> Any:
-    """The first of `options`; deep down the last, which is where schemas that refer to themselves put the null."""
+    """Return the first of `options`; deep down the last, where schemas that refer to themselves put the null."""
     return options[-1 if depth > MAX_DEPTH else 0]
 
 
 def _merged(schemas: list[dict[str, Any]]) -> dict[str, Any]:
-    """One schema of all, the first one's word before the others'. O(their size)."""
+    """Return all schemas merged into one; earlier ones take precedence. O(their size)."""
     merged: dict[str, Any] = {}
     properties: dict[str, Any] = {}
     required: list[Any] = []
@@ -187,7 +187,7 @@ def _size(schema: dict[str, Any], name: str, otherwise: int) -> int:
 
 
 def _number(schema: dict[str, Any], *, whole: bool) -> int | float:
-    """A number within the bounds, if there is one; the smallest allowed where there is a lower bound."""
+    """Return a number within the bounds, if there is one; the smallest if there is a lower bound."""
     low, is_low_excluded = _bound(schema, "minimum", "exclusiveMinimum")
     high, is_high_excluded = _bound(schema, "maximum", "exclusiveMaximum")
     multiple = schema.get("multipleOf")
@@ -212,7 +212,7 @@ def _number(schema: dict[str, Any], *, whole: bool) -> int | float:
 
 
 def _bound(schema: dict[str, Any], inclusive: str, exclusive: str) -> tuple[int | float | None, bool]:
-    """A bound, and whether it is itself excluded; the exclusive one where both are given."""
+    """Return a bound, and whether it is itself excluded; the exclusive one if both are given."""
     for name in (exclusive, inclusive):
         if _is_number(bound := schema.get(name)):
             return bound, name == exclusive

@@ -13,15 +13,15 @@ from limiter_node.upstream.mock.text import pieces
 from limiter_node.upstream.source import Completion, Delta, Deltas, ToolCall
 
 _AT_ONCE = 16
-"""Tokens in a piece where nothing waits: one event per token would cost a multiple and show nothing."""
+"""Tokens in a piece if there is no pause: one event per token would cost a multiple and show nothing."""
 _MAX_BATCH = 64
-"""Pieces handed over together, so that what lies between two looks at the reader's buffer is bounded (some 20 KB)."""
+"""The most pieces handed over together: bounds the bytes between two checks of the reader's buffer to some 20 KB."""
 _GRAIN_S = 0.001
 """The event loop's timers come in whole milliseconds: a piece that is due within the next one is due now."""
 
 
 async def paced(completion: Completion, ttft_s: float, tokens_per_s: float) -> Deltas:
-    """Yield the deltas of `completion`, choices interleaved, after `ttft_s` at `tokens_per_s` each; 0: at once."""
+    """Yield the deltas of `completion`, choices interleaved, after `ttft_s` at `tokens_per_s` each; 0: all at once."""
     steps = _steps(completion, 1 if tokens_per_s else _AT_ONCE)
     choices = len(completion.contents)
     if not tokens_per_s:
@@ -32,7 +32,7 @@ async def paced(completion: Completion, ttft_s: float, tokens_per_s: float) -> D
             if batch and len(batch) + choices > _MAX_BATCH:
                 yield batch
                 batch = []
-                await asyncio.sleep(0)  # a long answer to a fast reader is not the only thing to do
+                await asyncio.sleep(0)  # a long answer to a fast reader must not hold up others
             batch += step
         yield batch
         return
@@ -55,7 +55,7 @@ async def paced(completion: Completion, ttft_s: float, tokens_per_s: float) -> D
 
 
 def _steps(completion: Completion, at_once: int) -> Iterator[list[Delta]]:
-    """Each step holds the next piece of every choice that has one."""
+    """Yield steps, each with the next piece of every choice that has one."""
     calls = completion.tool_calls or ((),) * len(completion.contents)
     choices = [
         _pieces(index, content, tokens, reason, made, at_once)
@@ -76,7 +76,7 @@ def _steps(completion: Completion, at_once: int) -> Iterator[list[Delta]]:
 def _pieces(
     index: int, content: str, tokens: int, reason: str, calls: tuple[ToolCall, ...], at_once: int
 ) -> Iterator[Delta]:
-    """One choice. The last piece carries what is left of `tokens`, so the sum is right for any content."""
+    """Yield the pieces of one choice. The last one has the rest of `tokens`, so the sum is right for any content."""
     left_chars, left_tokens = len(content), tokens
     for piece in pieces(content, at_once):
         left_chars -= len(piece)

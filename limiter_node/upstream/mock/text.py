@@ -1,10 +1,10 @@
 """Pseudo-prose of an exact number of tokens, the same in ``o200k_base`` and ``cl100k_base``.
 
 Both vocabularies split text before letters' runs (with the space before them) and around punctuation, and never merge
-across such a split. So a text made of words that are one token each with a leading space, of commas and of full stops
-has as many tokens as pieces, and so has every prefix that ends with a piece: a text of N tokens is a slice. The first
-piece loses its leading space; the words that open sentences are one token without it too. Tests hold all of this
-against the tokenizers.
+across such a split. So a text of commas, full stops, and words that are one token each with a leading space has as
+many tokens as pieces, and so has every prefix that ends with a piece: a text of N tokens is a slice. The first piece
+loses its leading space; the words that open sentences are one token without it, too. Tests check all of this with the
+tokenizers.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _OPENERS = (
 )
 
 PERIOD_TOKENS = 4_096
-"""The prose repeats after so many tokens."""
+"""The period of the prose, in tokens."""
 _BUILT_PERIODS = 8
 _PIECE = r"(?:\s?\w+|\W)"
 _COMMA_PROBABILITY = 0.08
@@ -44,12 +44,12 @@ _SEED = 1
 
 
 def _pieces() -> list[str]:
-    """One period: sentences of 5 to 16 words, ending with a full stop, since a sentence opens the next period."""
+    """Return one period: sentences of 5 to 16 words, ending with a full stop, since a sentence opens the next one."""
     rng = random.Random(_SEED)
     words, openers = _WORDS.split(), _OPENERS.split()
     pieces: list[str] = []
     while (left := PERIOD_TOKENS - len(pieces)) > 0:
-        # The last sentence takes what is left, so that none is shorter than a word and its full stop.
+        # The last sentence takes the rest, so that none is shorter than a word and its full stop.
         length = rng.randint(5, 16) if left > 34 else left - 1
         sentence = [" " + rng.choice(openers).capitalize()]
         while len(sentence) < length:

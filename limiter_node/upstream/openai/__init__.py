@@ -5,9 +5,9 @@
 ``completions``           the body of a text completion
 ``embeddings``            the body of embeddings
 ``responses_api``         the `response` object of the Responses API
-``stream_events``         what every renderer of streamed answers can do
+``stream_events``         the interface of renderers of streamed answers
 ``chunks``                streamed chat and text completions
 ``responses_api_events``  streamed answers of the Responses API
-``offered_tools``         the tools that a request leaves its answer free to call
-``request_kinds``         which of these answers which kind of request
+``offered_tools``         the tools that an answer may call
+``request_kinds``         the renderers of each kind of request
 """

@@ -1,7 +1,7 @@
 """The body of the response of ``POST /v1/chat/completions``, as bytes; its pieces serve streams, too.
 
-Fixed shapes are joined from rendered pieces instead of being serialized from a dict; what comes from outside (model,
-content) is escaped by orjson.
+Fixed shapes are joined from rendered pieces instead of being serialized from a dict; orjson escapes the data from
+outside (model, content).
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def tool_calls(calls: Sequence[ToolCall], choice: int, request_id: str) -> list[
 
 
 def _calling_choice(index: int, completion: Completion, request_id: str) -> bytes:
-    """A choice that calls tools. Rare, so it is serialized from a dict."""
+    """Return a choice that calls tools. Rare, so it is serialized from a dict."""
     calls = tool_calls(completion.tool_calls[index], index, request_id)
     message: dict[str, Any] = {"role": "assistant", "content": None, "refusal": None, "annotations": []}
     if calls:

@@ -1,6 +1,6 @@
 """Streamed answers of the two completion routes: chunks. See `limiter_node.upstream.openai.stream_events`.
 
-What all chunks of a response share is rendered once; per delta only the text is escaped.
+The parts that all chunks of a response share are rendered once; per delta only the text is escaped.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class ChatChunks:
         self._include_usage = include_usage
 
     def start(self) -> bytes:
-        """Return the chunks that tell the role, one for every choice."""
+        """Return the chunks with the role, one for every choice."""
         return b"".join(
             [
                 b'%b{"index":%d,"delta":{"role":"assistant","content":"","refusal":null},"logprobs":null,'
@@ -58,7 +58,7 @@ class ChatChunks:
         )
 
     def delta(self, delta: Delta) -> bytes:
-        """Return a chunk with the text, one with tool calls, one with the finish reason: those that there are."""
+        """Return chunks with the text, the tool calls and the finish reason, as far as `delta` has them."""
         chunk = self._before[delta.choice] + orjson.dumps(delta.text) + self._after if delta.text else b""
         if delta.finish_reason is None:
             return chunk
@@ -117,7 +117,7 @@ class CompletionChunks:
         self._include_usage = include_usage
 
     def start(self) -> bytes:
-        """Return the prompts where they are asked for, else nothing: there is no role to tell."""
+        """Return the prompts if they are asked for, else nothing: these chunks have no role."""
         return b"".join([self._chunk(index, echo, None) for index, echo in enumerate(self._echoes)])
 
     def delta(self, delta: Delta) -> bytes:

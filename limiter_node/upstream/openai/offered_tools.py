@@ -1,4 +1,4 @@
-"""The tools that a request leaves its answer free to call: ``tool_choice`` is ``auto``, or not given.
+"""The tools that an answer may call, but need not: ``tool_choice`` is ``auto``, or not given.
 
 A forced call is part of the form that a request asks for (`limiter_node.upstream.requests.AnswerForm.tool`); a free one
 is the model's own choice. A request that brings a tool's result offers none, so that the loop of an agent ends.
@@ -16,7 +16,7 @@ _ALLOWED = "allowed_tools"
 
 
 def with_offered_tools(request: LimitedRequest) -> LimitedRequest:
-    """Return `request` with the tools that it offers in its form; the same request where it offers none."""
+    """Return `request` with the tools that it offers in its form; the same request if it offers none."""
     if not isinstance(request, ChatRequest | ResponsesApiRequest) or not request.body.get("tools"):
         return request
     offered = _offered(request.body, nested=isinstance(request, ChatRequest))
@@ -26,7 +26,7 @@ def with_offered_tools(request: LimitedRequest) -> LimitedRequest:
 
 
 def _offered(body: Mapping[str, Any], *, nested: bool) -> tuple[CallableTool, ...]:
-    """The functions and custom tools of a checked body. `nested`: in the shape of chat completions."""
+    """Return the functions and custom tools of a checked body. `nested`: in the shape of chat completions."""
     choice = body.get("tool_choice")
     allowed = None
     if type(choice) is dict:

@@ -1,4 +1,4 @@
-"""How each kind of request is answered: what a source is asked, and how its answer is rendered, whole or as events."""
+"""The kinds of requests: for each, the call of a source, and the renderers of its answer, whole or as events."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from limiter_node.upstream.source import Embeddings, Source
 
 
 class RequestKind(NamedTuple):
-    """Hold how one kind of request is answered. `Any` is the kind's request, and its answer."""
+    """Hold the functions that answer one kind of request. `Any` is the kind's request, and its answer."""
 
     make: Callable[[Source, Any, int, str], Awaitable[Any]]
     """Ask a source, with the cap per choice and the request's id."""
@@ -42,7 +42,7 @@ def _render_embeddings(request: EmbeddingRequest, answer: Embeddings, _request_i
 
 
 def _no_events(*_: Any) -> StreamEvents:
-    """For requests that never ask for a stream."""
+    """Fail: these requests never ask for a stream."""
     raise NotImplementedError
 
 

@@ -1,6 +1,6 @@
 """The Responses API's `response` object (``POST /v1/responses``), complete in shape.
 
-It repeats what was asked, with the defaults of what wasn't.
+It repeats the request's fields, with the defaults of missing ones.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import orjson
 from limiter_node.upstream.requests import ResponsesApiRequest
 from limiter_node.upstream.source import Completion, ToolCall
 
-# What is repeated as it was sent, and what it is where it wasn't.
+# The fields repeated as they were sent, with their defaults.
 _REPEATED: dict[str, Any] = {
     "instructions": None,
     "max_output_tokens": None,
@@ -43,7 +43,7 @@ def responses_api_body(request: ResponsesApiRequest, completion: Completion, req
 def responses_api_object(
     request: ResponsesApiRequest, completion: Completion | None, request_id: str, created: int
 ) -> dict[str, Any]:
-    """Return the object of an answer that has ended with `completion`, or is in progress where that is None.
+    """Return the object of an answer that has ended with `completion`, or is in progress if that is None.
 
     Its id is the request's with another prefix; `created` is in seconds since the epoch.
     """
@@ -74,7 +74,7 @@ def responses_api_object(
 
 
 def output_items(completion: Completion, digits: str) -> list[dict[str, Any]]:
-    """Return the items of its `output`: a message, or the calls. `digits` make the ids."""
+    """Return the items of the object's `output`: a message, or the calls. `digits` make the ids."""
     status = "incomplete" if completion.finish_reasons[0] == "length" else "completed"
     calls = completion.tool_calls[0] if completion.tool_calls else ()
     if calls:
@@ -111,7 +111,7 @@ def call_item(call: ToolCall, digits: str, status: str) -> dict[str, Any]:
 
 
 def _sent(value: dict[str, Any] | None, known: dict[str, Any]) -> dict[str, Any]:
-    """Of what was sent, the fields that have a value here."""
+    """Return the sent fields that are among `known` and have a value."""
     return {name: value[name] for name in known if value.get(name) is not None} if value else {}
 
 

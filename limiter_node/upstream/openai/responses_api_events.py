@@ -1,7 +1,7 @@
 """A streamed answer of the Responses API: named events of a message with one text, or of calls, numbered from 0.
 
 `response.created`, `response.in_progress`, the item and its part opened, the text in deltas, part and item closed, and
-`response.completed` with the whole response and its usage, or `response.incomplete` where the cap cut it. The response
+`response.completed` with the whole response and its usage, or `response.incomplete` if the cap cut it. The response
 object itself comes from the caller, since most of it repeats the request.
 """
 
@@ -21,8 +21,8 @@ _PLACE = {"output_index": 0, "content_index": 0}
 class ResponsesApiEvents:
     """Render one streamed answer; see `limiter_node.upstream.openai.stream_events.StreamEvents`.
 
-    `response` is the response object as it is before any output: every member that doesn't depend on the output, its
-    ``status``, ``output``, ``usage`` and ``incomplete_details`` are set here. `message_id` is the output item's id.
+    `response` is the response object before any output. Its ``status``, ``output``, ``usage`` and
+    ``incomplete_details`` are set here. `message_id` is the output item's id.
     """
 
     def __init__(self, response: dict[str, Any], *, message_id: str, input_tokens: int) -> None:
@@ -40,13 +40,13 @@ class ResponsesApiEvents:
         )
 
     def start(self) -> bytes:
-        """Return the `response` object as it is before any output."""
+        """Return the events that open the response, with its object before any output."""
         return self._event("response.created", response=self._response) + self._event(
             "response.in_progress", response=self._response
         )
 
     def delta(self, delta: Delta) -> bytes:
-        """Return the events of the text or the calls, if there are any; that they are the last comes with `finish`."""
+        """Return the events of the text or the calls, if there are any; `finish` closes them."""
         if delta.finish_reason is not None:
             self._reason = delta.finish_reason
         if delta.tool_calls:
@@ -58,13 +58,13 @@ class ResponsesApiEvents:
         return self._text(delta.text)
 
     def _opened(self) -> bytes:
-        """The message and the part in it that the text goes into."""
+        """Return the events that open the message and the part for the text."""
         return self._event(
             "response.output_item.added", output_index=0, item=self._item("in_progress", [])
         ) + self._event("response.content_part.added", item_id=self._message_id, **_PLACE, part=_part(""))
 
     def _called(self, calls: Sequence[ToolCall]) -> bytes:
-        """Each call opened, its payload in one piece, and closed."""
+        """Return the events of each call: opened, its payload in one piece, closed."""
         events = []
         digits = self._message_id.removeprefix("msg_")
         for number, call in enumerate(calls):
@@ -87,7 +87,7 @@ class ResponsesApiEvents:
         return b"".join(events)
 
     def _text(self, text: str) -> bytes:
-        # The closing events repeat the whole text, so it has to be kept: as long as the answer, at most.
+        # Kept because the closing events repeat the whole text.
         self._texts.append(text)
         self._number += 1
         return b'%b%b,"logprobs":[],"sequence_number":%d}\n\n' % (
@@ -97,7 +97,7 @@ class ResponsesApiEvents:
         )
 
     def finish(self, output_tokens: int) -> bytes:
-        """Return the events that close part, item and response, each whole. These streams have no ``[DONE]``."""
+        """Return the events that close part, item and response, each complete. These streams have no ``[DONE]``."""
         text = "".join(self._texts)
         is_cut = self._reason == "length"
         status = "incomplete" if is_cut else "completed"
@@ -148,6 +148,6 @@ def _part(text: str) -> dict[str, Any]:
 
 def responses_api_error_event(body: bytes, number: int) -> bytes:
     """Return the event that breaks off such a stream: `number`, and the members of the error object `body`."""
-    told = orjson.loads(body)["error"]
-    members = {name: told.get(name) for name in ("code", "message", "param")}
+    error = orjson.loads(body)["error"]
+    members = {name: error.get(name) for name in ("code", "message", "param")}
     return b"event: error\ndata: %b\n\n" % orjson.dumps({"type": "error", **members, "sequence_number": number})

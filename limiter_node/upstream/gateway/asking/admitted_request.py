@@ -1,4 +1,4 @@
-"""What is kept of a request to read its answer, when its body has been sent: its outline, and what was reserved."""
+"""The part of a request that reading its answer needs after the body was sent: an outline, and the reservation."""
 
 from __future__ import annotations
 
@@ -20,35 +20,35 @@ PATHS: Final[Mapping[type[LimitedRequest], str]] = {
     ResponsesApiRequest: "responses",
     EmbeddingRequest: "embeddings",
 }
-"""Where each kind of request is sent, below a service's base URL."""
+"""The path of each kind of request, below a service's base URL."""
 
 
 class RequestOutline(NamedTuple):
-    """Hold as much of a request as is needed to read its answer, when its body has been sent."""
+    """Hold the part of a request that reading its answer needs, after its body was sent."""
 
     kind: type[LimitedRequest]
     model: str
-    """As the caller calls it."""
+    """The caller's name for the model."""
     n: int
     """Choices asked for in all; 0 for embeddings."""
     reserved_choices: int
     """Choices that may be produced in all; 0 for embeddings."""
     cap: int | None
-    """The caller's cap on the tokens of each choice; None where it set none."""
+    """The caller's cap on the tokens of each choice; None if it set none."""
     stream: bool
     hides_usage: bool
-    """Whether the service is asked for a usage that the caller isn't to see."""
+    """Whether the service is asked for a usage that the caller must not see."""
 
 
 class AdmittedRequest(NamedTuple):
-    """Hold an admitted request, all but the body that a service is sent."""
+    """Hold an admitted request without its body."""
 
     request: RequestOutline
     reserved_tokens: int
-    """Output tokens that are reserved in all: more may not be produced."""
+    """The output tokens reserved in all; no more may be produced."""
     request_id: str
     headers: Mapping[str, str]
-    """The caller's."""
+    """The caller's headers."""
 
     @property
     def cap_per_choice(self) -> int:
@@ -57,7 +57,7 @@ class AdmittedRequest(NamedTuple):
 
 
 def outline_of(request: LimitedRequest, service: Service) -> RequestOutline:
-    """Return what has to be known of `request` when it has been sent to `service`."""
+    """Return the outline of `request`, which goes to `service`."""
     if isinstance(request, EmbeddingRequest):
         return RequestOutline(EmbeddingRequest, request.model, 0, 0, None, False, False)
     return RequestOutline(
@@ -72,5 +72,5 @@ def outline_of(request: LimitedRequest, service: Service) -> RequestOutline:
 
 
 def wants_usage_asked(request: LimitedRequest) -> bool:
-    """Whether `request` streams chunks whose usage its caller doesn't ask for: services don't tell it by themselves."""
+    """Whether `request` streams chunks without asking for the usage, which services then don't send."""
     return isinstance(request, ChatRequest | CompletionRequest) and request.stream and not request.include_usage

@@ -1,7 +1,7 @@
 """Bodies that a service may read in another way than we did, so that it does more than was admitted.
 
-JSON readers disagree about fields that come twice, about the case of names (Go's takes any), and servers have names of
-their own for a cap. What would get around a limit that way is refused before it is admitted, or written anew:
+JSON readers disagree about fields that come twice and about the case of names (Go's takes any), and servers have names
+of their own for a cap. A body that could get around a limit that way is refused before it is admitted, or written anew:
 
 - another spelling of a field that counts (``Max_Tokens``), in the request, its messages, parts and calls: refused;
 - a field that makes a server do something else (`steering`): refused;
@@ -51,7 +51,7 @@ _COUNTING: Final = frozenset(
 """Names of fields that decide what a request needs."""
 
 _OF_CALLS: Final = frozenset(("function", "custom", "name", "arguments", "input", "output"))
-"""Those of a call of a tool, and of what came of it."""
+"""The fields of a tool's call and of its result."""
 
 _OTHER_NAMES: Final = {
     "n_predict": "max_tokens",
@@ -64,19 +64,19 @@ _OTHER_NAMES: Final = {
     "num_return_sequences": "n",
     "prompt_embeds": "prompt",
 }
-"""What servers call a cap, a number of choices or an input of their own → what says it here."""
+"""Servers' own names of a cap, a number of choices or an input → the name here."""
 
 COUNTING_FIELDS: Final = _COUNTING | frozenset(_OTHER_NAMES)
-"""Fields that no operator can let pass uncounted."""
+"""Fields that `extra_fields` can't let pass uncounted."""
 _WITHIN_CONTAINERS: Final = COUNTING_FIELDS - {"role", "content", "text"}
 _SPELLED: Final = STEERING | CONTAINERS | frozenset(_OTHER_NAMES)
 _REFUSED: Final = frozenset(name.casefold() for name in _SPELLED)
 
 _PLAIN: Final = frozenset(("temperature", "top_p", "seed", "user", "stop", "tool_choice", "parallel_tool_calls"))
-"""Fields that need no second look, because they come often."""
+"""Frequent fields that need no further check."""
 _HOLDERS: Final = ("messages", "input", "prompt", "system")
 _MOST_FIELDS: Final = 32
-"""A body with more of them is written anew rather than looked through for each."""
+"""A body with more fields is written anew rather than searched for each."""
 _COLON: Final = re.compile(rb"\s*:")
 _ESCAPED_ASCII: Final = re.compile(rb"\\u00[2-7]")
 
@@ -84,7 +84,7 @@ _ESCAPED_ASCII: Final = re.compile(rb"\\u00[2-7]")
 def refuse_disguised(request: LimitedRequest, extra_fields: frozenset[str] = frozenset()) -> None:
     """Raise `NotServed` for fields that would be read in another way than they were counted. O(values).
 
-    `extra_fields` steer as the service's operator wants it.
+    `extra_fields`: fields that the service's operator lets pass.
     """
     fields = request.body
     if isinstance(request, ChatRequest) and fields.get("best_of") not in (None, 1):
@@ -112,7 +112,7 @@ def refuse_disguised(request: LimitedRequest, extra_fields: frozenset[str] = fro
 def _check_item(item: Any) -> None:
     """Raise `NotServed` for another spelling of a field that counts in a message or an item, its parts or calls."""
     if type(item) is not dict or (len(item) == 2 and "role" in item and type(item.get("content")) is str):
-        return  # most messages
+        return  # as in most messages
     _check_names(item, _COUNTING)
     if str(item.get("type")).endswith(("_call", "_call_output")):
         _check_names(item, _OF_CALLS)
@@ -151,7 +151,7 @@ def _misspelled(name: str, meant: str) -> NotServed:
 
 
 def is_ambiguous(body: bytes, fields: Mapping[str, Any]) -> bool:
-    """Whether a field of the body comes twice, or may do so unseen. Sometimes true of a body that is all right."""
+    """Whether a field of the body comes twice, or might. Sometimes true of a body in which none does."""
     if len(fields) > _MOST_FIELDS:
         return True
     for name in fields:
@@ -162,9 +162,9 @@ def is_ambiguous(body: bytes, fields: Mapping[str, Any]) -> bool:
 
 
 def _is_before_one_value(quoted: bytes, body: bytes) -> bool:
-    """Whether a name is in front of a value just once; it may be a text elsewhere.
+    """Whether a name is in front of a value just once; elsewhere it may be a text.
 
-    No pattern of its own is made of each name: that takes a microsecond a byte, and callers choose names.
+    Compiles no pattern per name: that takes a microsecond a byte, and callers choose names.
     """
     times, at = 0, body.find(quoted)
     while at >= 0 and times < 2:

@@ -1,4 +1,4 @@
-"""Drafts: what is kept of a checked request until it is admitted. They are made in the process that read it."""
+"""Drafts: the parts of a checked request that are kept until it is admitted. The process that read it makes them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from limiter_node.upstream.interface import Draft
 from limiter_node.upstream.requests import LimitedRequest
 
 DraftedRequest = tuple[RequestOutline, Mapping[str, Any], str]
-"""The content of a draft: the outline, and the body but for its bytes, as `OutgoingBody` has it."""
+"""The content of a draft: the outline, and the fields of `OutgoingBody` without the bytes."""
 
 
 class ServiceDrafter:
-    """Draft requests for `services`. Pickled, it knows neither their keys nor where they are."""
+    """Draft requests for `services`. The pickled form holds neither their keys nor their addresses."""
 
     def __init__(self, services: Sequence[Service]) -> None:
         self.services = Services(services)

@@ -1,9 +1,9 @@
-"""The body that a service is sent: the caller's, with the cap that it was admitted for.
+"""The body that a service gets: the caller's, with the cap that it was admitted for.
 
-A body passes as it came wherever that says what was admitted. What is added (a cap, the wish for a usage) is put behind
-the last field, the rest untouched; a body is written anew only where a field has to change: a model with another name
-there, caps that contradict each other, a field that comes twice. All but the cap is done before the request is
-admitted, so that what it was read from isn't held while it waits.
+A body passes unchanged if it says what was admitted. New fields (a cap, the wish for a usage) are added behind the last
+field, the rest untouched. A body is written anew only if a field has to change: a model with another name there, caps
+that contradict each other, a field that comes twice. All but the cap is done before the request is admitted, so that
+its source isn't held while it waits.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from limiter_node.upstream.requests import CompletionRequest, EmbeddingRequest, 
 
 
 class OutgoingBody(NamedTuple):
-    """Hold a body for a service, all but the cap, which is only known when the request is admitted."""
+    """Hold a body for a service without the cap, which is only known when the request is admitted."""
 
     data: bytes | bytearray
     """An object with at least one field, none of which is among `added` or is `cap_field`."""
     added: Mapping[str, Any]
     """Fields to put behind the last."""
     cap_field: str
-    """The name of the cap to add, too; empty where the caller set one or none is enforced."""
+    """The name of the cap to add as well; empty if the caller set one or none is enforced."""
 
     def with_cap(self, cap: int) -> bytes | bytearray:
-        """Return the body for a request of which each choice may have `cap` tokens."""
+        """Return the body of a request whose choices may have `cap` tokens each."""
         added = {**self.added, self.cap_field: cap} if self.cap_field else self.added
         if not added:
             return self.data
         data = self.data
-        # One copy, because it may be large; behind its end there is nothing but blanks.
+        # One copy, because the body may be large; only blanks follow its end.
         return b"".join((memoryview(data)[: data.rindex(b"}")], b",", orjson.dumps(added)[1:]))
 
 
@@ -45,9 +45,8 @@ def outgoing_parts(
 ) -> tuple[bytes, Mapping[str, Any], str]:
     """Return the parts of an `OutgoingBody` for `service`, which calls the model `model`.
 
-    `body` is what `request` was read from.
-
-    Raises `NotServed` for a body that has to be written anew and can't be. O(length).
+    `body` is the source of `request`. Raises `NotServed` for a body that has to be written anew and can't be.
+    O(length).
     """
     fields, (added, cap_field) = request.body, _caps(request, service)
     if model != request.model:
@@ -66,7 +65,7 @@ def outgoing_parts(
 
 
 def _caps(request: LimitedRequest, service: Service) -> tuple[dict[str, Any], str]:
-    """Return the fields about the cap to add to the caller's, and the name of a cap of our own, if there is one."""
+    """Return the cap's fields to add to the caller's, and the name of a cap of our own, if there is one."""
     if isinstance(request, EmbeddingRequest) or (request.cap is None and not service.enforces_cap):
         return {}, ""
     if isinstance(request, ResponsesApiRequest):
@@ -79,5 +78,5 @@ def _caps(request: LimitedRequest, service: Service) -> tuple[dict[str, Any], st
     given = {name: fields[name] for name in CAP_FIELDS if fields.get(name) is not None}
     wrong = {name: cap for name, value in given.items() if value != cap}
     if service.cap_field not in given and service.cap_field == CAP_FIELDS[0]:
-        wrong[service.cap_field] = cap  # the caller's name for it isn't known everywhere
+        wrong[service.cap_field] = cap  # not every service knows the caller's name for it
     return wrong, ""

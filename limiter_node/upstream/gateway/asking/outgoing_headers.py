@@ -1,7 +1,7 @@
-"""The headers that a service is sent.
+"""The headers that a service gets.
 
-Of the caller's only those pass that say something about the request: none that names a host, a user or a connection,
-none that could make one caller's answer another's.
+Of the caller's headers only those about the request pass: none that names a host, a user or a connection, none that
+could give one caller's answer to another.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ _MAX_VALUE_CHARS = 1_024
 
 
 def outgoing_headers(admitted: AdmittedRequest, service: Service, user_agent: str) -> dict[str, str]:
-    """Return the headers for `service`, but for those that HTTP itself needs."""
+    """Return the headers for `service`, except those that HTTP itself needs."""
     headers = {
         "Content-Type": "application/json",
-        # Usage has to be read, and callers get what they asked us for.
+        # The usage has to be readable, and callers agree on encodings with this node only.
         "Accept-Encoding": "identity",
         "User-Agent": user_agent,
         "x-request-id": admitted.request_id,

@@ -1,8 +1,7 @@
 """Fields that make a service do other work than was counted: another model, more models, stored data, code, a way in.
 
-None of them is OpenAI's. Each is known to some server or gateway that speaks OpenAI's API and reads it from the body:
-there it chooses what is asked, where, with whose key, or what is read beside the request. They are refused by name
-unless a service's `extra_fields` has them.
+None of them is OpenAI's. Some server or gateway that speaks OpenAI's API reads each of them from the body, to choose
+the model, the address, the key, or further input. They are refused by name unless a service's `extra_fields` has them.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ STEERING: Final = frozenset(
         "proxy_server_request", "user_config",
         # Portkey and other gateways
         "config", "targets", "strategy", "virtual_key", "override_params",
-        # Azure, Google: what is stored or searched there
+        # Azure, Google: data stored or searched there
         "data_sources", "dataSources", "enhancements", "cached_content", "cachedContent",
         # vLLM, SGLang, TensorRT-LLM: other weights, other servers, code, more work, others' place in the queue
         "kv_transfer_params", "lora_path", "lora_request", "lora_id", "lora", "custom_logit_processor",
@@ -53,11 +52,11 @@ CONTAINERS: Final = frozenset(
         "optional_params", "model_kwargs",
     )
 )  # fmt: skip
-"""Objects whose fields some servers read as the request's own."""
+"""Objects whose fields some servers treat as fields of the request."""
 
 
 def refuse_steering(fields: Mapping[str, Any], counting: frozenset[str], extra_fields: frozenset[str]) -> None:
-    """Raise `NotServed` for fields that steer, and for fields in a container that steer or are among `counting`."""
+    """Raise `NotServed` for fields that steer, and for fields of containers that steer or are in `counting`."""
     for name, value in fields.items():
         if name in extra_fields or value is None:
             continue
@@ -70,7 +69,7 @@ def refuse_steering(fields: Mapping[str, Any], counting: frozenset[str], extra_f
 
 
 def unsupported(name: str) -> NotServed:
-    """Return the error to raise for a field that a request may not have."""
+    """Return the error to raise for a field that a request must not have."""
     return NotServed(f"Unsupported parameter: '{name}'.", name, "unsupported_parameter")
 
 

@@ -1,7 +1,7 @@
-"""The account of a stream: what it has cost so far, and whether it is whole.
+"""The account of a stream: its cost so far, and whether it is whole.
 
-Until a service tells its usage, an answer costs what its pieces are by our tokenizer, each for itself: exact where each
-is a token, at most a little more where words are cut. What the service tells takes its place, unless it can't be true.
+Until a service reports its usage, an answer costs the tokens of its pieces, each counted by itself with our tokenizer:
+exact if each is a token, a little more if words are cut. The reported usage replaces the count unless it can't be true.
 
 `chunk_account` and `responses_api_account` are the two kinds.
 """
@@ -16,22 +16,22 @@ from limiter_node.upstream.gateway.cost.usage import Usage
 
 
 class Account(Protocol):
-    """Understand the events of one kind of stream, and say what it has cost so far."""
+    """Understand the events of one kind of stream, and know its cost so far."""
 
     is_whole: bool
-    """Whether nothing is missing if the service closes its stream now, in order."""
+    """Whether the stream is complete if the service closes it now, in order."""
     is_done: bool
-    """Whether the service has said so: nothing more is to come."""
+    """Whether the service has marked the end of the stream."""
     is_finished: bool
     """Whether all output has come; the usage may still follow."""
     error: Any
-    """The event that broke it off, as JSON, as `find_event_error` returns it; None as long as nothing did."""
+    """The event that broke the stream off, as `find_event_error` returns it; None if none did."""
     input_tokens: int
-    """The input that the service told; 0 if it told none."""
-    told_reasoning: bool
-    """Whether the service told reasoning tokens: its model produces output that may not be shown."""
+    """The input tokens that the service reported; 0 if it reported none."""
+    reported_reasoning: bool
+    """Whether the service reported reasoning tokens: its model produces output that may not be shown."""
     plain_text: str | None
-    """The text that the event noted last has added, where it did nothing else; such events may come by `add_text`."""
+    """The text that the last event added, if it did nothing else; the next such events may come by `add_text`."""
     plain_name: str
     """The field that holds `plain_text`."""
 
@@ -42,23 +42,23 @@ class Account(Protocol):
 
     @property
     def has_usage(self) -> bool:
-        """Whether the service has told what all output so far costs: nothing has to be waited for."""
+        """Whether the service has reported the cost of all output so far, so that nothing has to be waited for."""
         ...
 
     def note(self, fields: dict[str, Any]) -> dict[str, Any] | None:
-        """Take in one event. Return what the caller is to see: `fields`, another object in its place, or None."""
+        """Take in one event. Return the event for the caller: `fields`, another object in its place, or None."""
         ...
 
     def add_text(self, text: str) -> None:
-        """Take in an event that differs from the one noted last in nothing but its `plain_text`, which is `text`."""
+        """Take in an event that differs from the last one in its `plain_text` only, which is `text`."""
         ...
 
     def note_unread(self, size: int) -> None:
-        """Take in one event of `size` bytes that is no JSON object."""
+        """Take in one event of `size` bytes that isn't a JSON object."""
         ...
 
     def note_named_error(self, data: Any) -> None:
-        """Take in an event that is named ``error``, whatever it says."""
+        """Take in an event that is named ``error``, whatever it holds."""
         ...
 
     def note_done(self) -> None:
@@ -67,9 +67,9 @@ class Account(Protocol):
 
 
 class AccountBase:
-    """Hold what both kinds of accounts share.
+    """Hold the state that both kinds of accounts share.
 
-    `at_most`: the bound of what is counted here, by another tokenizer than the service's.
+    `at_most`: the bound of the count here, by another tokenizer than the service's.
     """
 
     def __init__(self, encoding: str, at_most: int) -> None:
@@ -79,12 +79,12 @@ class AccountBase:
         self.is_whole = self.is_done = self.is_finished = False
         self.error: Any = None
         self.input_tokens = 0
-        self.told_reasoning = False
+        self.reported_reasoning = False
         self.plain_text: str | None = None
         self.plain_name = ""
 
     def add_text(self, text: str) -> None:
-        """Take in an event that says nothing but `text`."""
+        """Take in an event that adds only `text`."""
         self._counted += piece_tokens(self._count, text)
 
     def note_unread(self, size: int) -> None:
@@ -98,6 +98,6 @@ class AccountBase:
         else:
             self.error = {"error": data or "The upstream service broke off."}
 
-    def note_told(self, usage: Usage) -> None:
+    def note_reported(self, usage: Usage) -> None:
         self.input_tokens = max(self.input_tokens, usage.input_tokens)
-        self.told_reasoning |= usage.told_reasoning
+        self.reported_reasoning |= usage.reported_reasoning

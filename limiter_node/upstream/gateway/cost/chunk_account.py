@@ -16,49 +16,49 @@ _ENVELOPE: Final = frozenset(
         *("obfuscation", "provider", "type", "event_id"),
     )
 )
-"""Fields of a chunk that say nothing of their own: a chunk that has no others was sent for its usage."""
+"""Fields of a chunk without content: a chunk that has no others was sent for its usage."""
 _MOST_CHOICES: Final = 2_048
-"""The choices of one chunk that are looked at one by one; chats have 128 at most."""
+"""The choices of one chunk that are read one by one; chats have 128 at most."""
 
 
 class ChunkAccount(AccountBase):
     """Account for the chunks of a chat or a text completion.
 
-    `hides_usage`: the caller hasn't asked for it. `choices`: how many come. `at_most`: what a count is held to,
-    which is by another tokenizer than the service's; what is told isn't.
+    `hides_usage`: the caller hasn't asked for the usage. `choices`: how many come. `at_most`: the bound of a count,
+    which is by another tokenizer than the service's; a reported usage has no bound.
     """
 
     def __init__(self, encoding: str, *, hides_usage: bool, choices: int, at_most: int = MOST_TOKENS) -> None:
         super().__init__(encoding, at_most)
         self._hides_usage, self._choices = hides_usage, choices
         self._usage: Usage | None = None
-        self._counted_when_told = 0
+        self._counted_at_report = 0
         self._open: set[int] = set()
         self._finished: set[int] = set()
         self._is_first = True
 
     @property
     def output_tokens(self) -> int:
-        """Return what was told, unless pieces came since; some services tell one choice's usage for all."""
+        """The reported usage, unless pieces came since; some services report one choice's usage for all."""
         counted, usage = min(self._counted, self._at_most), self._usage
         if usage is None or usage.output_tokens is None:
             return counted
-        is_final = self._counted_when_told == self._counted and self._choices == 1
+        is_final = self._counted_at_report == self._counted and self._choices == 1
         return usage.output_tokens if is_final and usage.is_plausible(counted) else max(usage.output_tokens, counted)
 
     @property
     def has_usage(self) -> bool:
-        """Whether output was told, and nothing came since."""
+        """Whether the output was reported, and nothing came since."""
         usage = self._usage
         return (
             usage is not None
             and bool(usage.output_tokens)
-            and self._counted_when_told == self._counted
+            and self._counted_at_report == self._counted
             and usage.is_plausible(min(self._counted, self._at_most))
         )
 
     def note(self, fields: dict[str, Any]) -> dict[str, Any] | None:
-        """Take in one chunk. Return what the caller is to see of it; None for nothing."""
+        """Take in one chunk. Return the chunk for the caller; None for none."""
         choices = fields.get("choices")
         self.plain_text = None
         if (not choices or "error" in fields) and self._is_error(fields):
@@ -96,14 +96,14 @@ class ChunkAccount(AccountBase):
         return error is not None
 
     def _note_usage(self, fields: dict[str, Any], usage: Any) -> dict[str, Any] | None:
-        told = read_usage(usage)
-        if told is None:
+        reported = read_usage(usage)
+        if reported is None:
             return fields
-        self.note_told(told)
+        self.note_reported(reported)
         before = self._usage
-        # One that tells less than another before it says nothing of what came since.
-        if before is None or (told.output_tokens or 0) >= (before.output_tokens or 0):
-            self._usage, self._counted_when_told = told, self._counted
+        # A usage lower than an earlier one doesn't cover the pieces since.
+        if before is None or (reported.output_tokens or 0) >= (before.output_tokens or 0):
+            self._usage, self._counted_at_report = reported, self._counted
         if not self._hides_usage or fields.get("choices") or "usage" not in fields:
             return fields
         if any(value is not None and name not in _ENVELOPE for name, value in fields.items()):
@@ -111,7 +111,7 @@ class ChunkAccount(AccountBase):
         return None
 
     def _note_choice(self, choice: dict[str, Any]) -> str | None:
-        """Count a choice's text; return it if it is all that the choice says."""
+        """Count a choice's text. Return it if the choice holds nothing else."""
         delta = choice.get("delta")
         plain: str | None = None
         if type(delta) is dict:
@@ -138,12 +138,12 @@ class ChunkAccount(AccountBase):
         return self._note_place(choice, plain)
 
     def _note_place(self, choice: dict[str, Any], plain: str | None) -> str | None:
-        """Note which choice it was, and whether it has ended."""
+        """Note the choice's index, and whether the choice has ended."""
         index = choice.get("index")
         if type(index) is not int:
             index = 0
-        if choice.get("finish_reason"):  # some say "" where there is none yet
-            # Some services end without a word more, and some with fewer choices than were asked for.
+        if choice.get("finish_reason"):  # some services send "" before there is one
+            # Some services end without ``[DONE]``, and some with fewer choices than were asked for.
             self._finished.add(index)
             self._open.discard(index)
             self.is_finished = len(self._finished) >= self._choices and not self._open

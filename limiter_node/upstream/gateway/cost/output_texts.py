@@ -1,8 +1,8 @@
 """The strings of an answer that are output: one rule for whole answers and for the pieces of streams.
 
 Output is the text of a message (a string or a list of parts), a refusal, reasoning, the transcript of audio, and the
-calls of tools with their names. Services that show reasoning often show it under several names; it counts once. What
-only describes an answer (ids, annotations, citations, log probabilities, encrypted reasoning) is no output.
+calls of tools with their names. Services that show reasoning often show it under several names; it counts once. Fields
+that only describe an answer (ids, annotations, citations, log probabilities, encrypted reasoning) aren't output.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from limiter_node.tokens.vocabulary import TokenCounter, counter_of, well_formed
 from limiter_node.upstream.gateway.lenient_json import write_json
 
 BYTES_PER_TOKEN: Final = 4
-"""Bytes per token of what can't be read: English has some four, JSON with its quotes has fewer of text."""
+"""Bytes per token of data that can't be read: English has some four; of JSON, a part is quotes."""
 
 _TEXT, _CONTAINER, _BOTH, _REASONING, _CALLED, _ARGUMENTS, _CALLS, _NAME = range(8)
 _KINDS: Final = {
@@ -28,14 +28,14 @@ _KINDS: Final = {
     "tool_calls": _CALLS,
     "name": _NAME,
 }
-"""What a field of an answer holds: a text, other fields, one or the other; reasoning, as a text or a list of parts (all
-these names are used for the same, so that the longest text counts, else the first list); a call of a tool."""
+"""The content of an answer's field: a text, other fields, or either; reasoning, as a text or a list of parts (several
+names hold the same reasoning, so the longest text counts, else the first list); a call of a tool."""
 _REASONING_TEXTS: Final = ("reasoning_content", "reasoning", "thinking")
 _NO_TEXT_OF_CALLS: Final = frozenset(("id", "type", "index", "status", *_KINDS))
 
 
 MAX_COUNTED_CHARS: Final = 65_536
-"""The most characters that are counted of a text, or of all texts of one answer; the rest is counted in proportion.
+"""The most characters to count of a text, or of all texts of one answer; the rest is extrapolated.
 Counting holds the event loop, some 2 ms for these, at worst 6."""
 _CHARS_PER_TEXT: Final = 16
 """Characters that take as long to count as a text of one: there may be 200,000 such texts."""
@@ -65,7 +65,7 @@ def piece_tokens(counter: TokenCounter, text: str) -> int:
 
 
 class _BoundedCounter:
-    """Counts up to `MAX_COUNTED_CHARS` in all, and the rest in proportion."""
+    """Count up to `MAX_COUNTED_CHARS` in all, and extrapolate the rest."""
 
     __slots__ = ("_chars", "_counter", "_room", "_tokens", "_uncounted")
 
@@ -92,12 +92,12 @@ class _BoundedCounter:
         return tokens
 
     def extrapolated_tokens(self) -> int:
-        """The tokens of what was not counted."""
+        """The estimated tokens of the characters not counted."""
         return -(-self._uncounted * self._tokens // self._chars) if self._uncounted else 0
 
 
 def _walk(answer: Any, count: TokenCounter) -> int:
-    """Not recursive: services may nest as deeply as they like."""
+    """Return the tokens of `answer`. Not recursive: services may nest as deeply as they like."""
     if type(answer) is dict:
         waiting: list[Any] = []
         tokens = _fields_tokens(answer, count, waiting)
@@ -115,7 +115,7 @@ def _walk(answer: Any, count: TokenCounter) -> int:
 
 
 def _fields_tokens(part: dict[str, Any], count: TokenCounter, waiting: list[Any]) -> int:
-    """Count the texts of `part`; what holds others is put into `waiting`."""
+    """Count the texts of `part`; put values that hold others into `waiting`."""
     tokens = 0
     called, reasoning, has_reasoning = "", "", False
     for name, value in part.items():
@@ -150,7 +150,7 @@ def _fields_tokens(part: dict[str, Any], count: TokenCounter, waiting: list[Any]
 
 
 def _bare_name_tokens(call: Any, count: TokenCounter) -> int:
-    """A stream's first piece of a call may have the name and nothing else."""
+    """Return the tokens of a call that is only a name, as in a stream's first piece of a call."""
     if type(call) is not dict or "arguments" in call or "input" in call:
         return 0
     name = call.get("name")
@@ -158,9 +158,9 @@ def _bare_name_tokens(call: Any, count: TokenCounter) -> int:
 
 
 def _calls_tokens(calls: Any, count: TokenCounter, waiting: list[Any]) -> int:
-    """Put calls into `waiting`; count what one of no known kind says.
+    """Put calls into `waiting`; count calls of unknown kinds.
 
-    As ``{"type": "web_search", "web_search": {"query": …}}``: what isn't counted by its name is as JSON.
+    For example ``{"type": "web_search", "web_search": {"query": …}}``: its unknown fields are counted as JSON.
     """
     tokens = 0
     waiting.append(calls)

@@ -16,7 +16,7 @@ _TEXT_DONE = {
     "response.function_call_arguments.done": "arguments",
     "response.custom_tool_call_input.done": "input",
 }
-"""Events that repeat what came in pieces, and the field that has it."""
+"""Events that repeat a text that came in pieces, and the field that holds it."""
 _SAID = frozenset(("message", "function_call", "custom_tool_call"))
 
 
@@ -30,13 +30,13 @@ class ResponsesApiAccount(AccountBase):
         self._counted_items: set[int] = set()
         """The items whose text has come, by their index."""
         self._has_nameless_deltas = False
-        """Whether text came that doesn't say which item it belongs to."""
+        """Whether text came without the index of its item."""
         self.next_number = 0
         """The `sequence_number` of the event that would come next."""
 
     @property
     def output_tokens(self) -> int:
-        """Return the tokens told at the end, else those counted."""
+        """The tokens reported at the end, else those counted."""
         counted, usage = min(self._counted, self._at_most), self._usage
         if usage is None or usage.output_tokens is None:
             return counted
@@ -44,11 +44,11 @@ class ResponsesApiAccount(AccountBase):
 
     @property
     def has_usage(self) -> bool:
-        """Whether output was told."""
+        """Whether the output was reported."""
         return self._usage is not None and bool(self._usage.output_tokens)
 
     def note(self, fields: dict[str, Any]) -> dict[str, Any] | None:
-        """Take in one event. Return what the caller is to see of it; None for nothing."""
+        """Take in one event. Return the event for the caller; None for none."""
         kind, number = fields.get("type"), fields.get("sequence_number")
         if type(number) is int:
             self.next_number = number + 1
@@ -90,14 +90,14 @@ class ResponsesApiAccount(AccountBase):
         self.is_finished = False
 
     def _note_repeated(self, fields: dict[str, Any], said: Any, counted: int = 0) -> None:
-        """Count what is repeated where no piece of it came, as from some services; `counted` tokens of it are."""
+        """Count a repeated text of which no piece came, less the `counted` tokens."""
         index = fields.get("output_index")
         if type(index) is int and index not in self._counted_items and not self._has_nameless_deltas:
             self._counted_items.add(index)
             self._counted += max(0, text_tokens(said, self._encoding) - counted)
 
     def _note_item(self, fields: dict[str, Any], *, is_done: bool) -> None:
-        """An item tells its name when it begins; its text comes in pieces, or, from some services, when it is done."""
+        """Count an item's name when it begins. Its text comes in pieces, or, from some services, when it is done."""
         item = fields.get("item")
         if type(item) is not dict:
             return
@@ -116,7 +116,7 @@ class ResponsesApiAccount(AccountBase):
             return
         self._usage = read_usage(response.get("usage"))
         if self._usage is not None:
-            self.note_told(self._usage)
+            self.note_reported(self._usage)
         else:
             said = text_tokens({"output": response.get("output")}, self._encoding)
             self._counted = max(self._counted, said)

@@ -1,6 +1,6 @@
-"""Events that say one text and nothing else, as most of a stream do: they differ in nothing but that text.
+"""Events that hold one text and nothing else new, as most of a stream: they differ in that text only.
 
-Where one is as the one before was, reading its text is enough, which takes half the time of reading all of it.
+If an event is like the one before, reading its text is enough, and takes half the time of reading all of it.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from typing import Any, Final
 import orjson
 
 _MOST_MISSES = 4
-"""After so many the template gives up: some streams have something new in each event."""
+"""The template gives up after so many misses: some streams have something new in each event."""
 _NAMES: Final = ("content", "refusal", "reasoning_content", "reasoning", "arguments")
 _FIELDS: Final = {name: b'"%b"' % name.encode() for name in _NAMES}
 _BEGINS: Final = {name: re.compile(field + b': ?"') for name, field in _FIELDS.items()}
 
 
 def only_text(delta: dict[str, Any]) -> tuple[str, str] | None:
-    """Return the one text that `delta` says, after the name of its field; None where it says anything else."""
+    """Return the name of the one text field of `delta`, and the text; None if `delta` holds anything else."""
     said = [name for name, value in delta.items() if value and name != "role"]
     if len(said) != 1:
         return None
@@ -29,7 +29,7 @@ def only_text(delta: dict[str, Any]) -> tuple[str, str] | None:
 
 
 def _only_arguments(calls: Any) -> Any:
-    """A piece of one call's arguments, as most pieces of calls are."""
+    """Return the text of a piece of one call's arguments, as most pieces of calls are."""
     if type(calls) is list and len(calls) == 1 and type(call := calls[0]) is dict and "custom" not in call:
         function = call.get("function")
         if type(function) is dict and not function.get("name"):
@@ -44,10 +44,10 @@ class EventTemplate:
 
     def __init__(self) -> None:
         self.before = b""
-        """The bytes before the text; empty while nothing is known."""
+        """The bytes before the text; empty before the first event is learned."""
         self._after = b""
         self._misses = 0
-        """How often something was learned since an event was last like it."""
+        """The number of events learned since one last matched."""
 
     def text_of(self, data: bytes) -> str | None:
         """Return the text if `data`, which begins with `before`, is exactly one event like the template, else None."""
@@ -78,5 +78,5 @@ class EventTemplate:
             self._misses += 1
 
     def forget(self) -> None:
-        """Know nothing, so that the next event is read in full."""
+        """Forget the last event, so that the next one is read in full."""
         self.before = b""

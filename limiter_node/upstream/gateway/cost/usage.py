@@ -1,10 +1,10 @@
-"""The cost of an answer in tokens, as a service's `usage` tells it.
+"""The cost of an answer in tokens, as a service's `usage` reports it.
 
-Output is ``completion_tokens`` (``output_tokens`` of the Responses API). Reasoning is output: services count it among
-these, and where one leaves it out (its ``total_tokens`` is more than prompt and completion together), the difference is
-charged, too. Not so where input explains the difference: some services count what they read from a cache, wrote to it
-or fetched by their own tools beside the prompt. That is input, never output. Of what a service produces and throws away
-(rejected predictions, ``best_of``) what it tells is charged.
+Output is ``completion_tokens`` (``output_tokens`` of the Responses API). Reasoning is output: services count it there,
+and if one leaves it out (its ``total_tokens`` is more than prompt and completion together), the difference is charged,
+too. It is not charged if input explains it: some services count tokens that they read from a cache, wrote to it or
+fetched by their own tools beside the prompt. Those are input, never output. Output that a service produces and throws
+away (rejected predictions, ``best_of``) is charged as reported.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from __future__ import annotations
 from typing import Any, Final, NamedTuple
 
 MOST_TOKENS: Final = 2**31
-"""More than any answer; what a service tells beyond it is its mistake, and must not wrap a counter."""
+"""More than any answer has; a service that reports more is mistaken, and must not wrap a counter."""
 
-_MOST_COUNTED_PER_TOLD = 8
-"""Streams are counted piece by piece. Cut at each character, English has about five pieces a token: a usage that tells
-less than an eighth of what was counted is a mistake (zeros, or what one piece cost), not another tokenizer."""
+_MOST_COUNTED_PER_REPORTED = 8
+"""Streams are counted piece by piece. Cut at each character, English has about five pieces a token: a usage of
+less than an eighth of the count is a mistake (zeros, or the cost of one piece), not another tokenizer."""
 
 _READ, _WRITTEN, _FETCHED = range(3)
 _INPUTS: Final = {
@@ -35,22 +35,22 @@ _OUTPUT_DETAILS: Final = ("completion_tokens_details", "output_tokens_details", 
 
 
 class Usage(NamedTuple):
-    """Hold what a service's `usage` tells."""
+    """Hold the content of a service's `usage`."""
 
     output_tokens: int | None
-    """None where it told input only, as for embeddings."""
+    """The output; None if the service reported input only, as for embeddings."""
     input_tokens: int
-    """Cached input included, whether or not the service counts it in its prompt; 0 where none was told."""
-    told_reasoning: bool
-    """Whether it told reasoning, or a total that only reasoning explains."""
+    """The input, with cached input even if the service counts it beside its prompt; 0 if none was reported."""
+    reported_reasoning: bool
+    """Whether the service reported reasoning, or a total that only reasoning explains."""
 
     def is_plausible(self, counted: int) -> bool:
-        """Whether its output may be what was counted as `counted` tokens, by another tokenizer."""
-        return self.output_tokens is not None and self.output_tokens * _MOST_COUNTED_PER_TOLD >= counted
+        """Whether another tokenizer may have counted `counted` for this output."""
+        return self.output_tokens is not None and self.output_tokens * _MOST_COUNTED_PER_REPORTED >= counted
 
 
 def read_usage(usage: Any) -> Usage | None:
-    """Return what a `usage` object tells, None where it tells nothing. Any JSON is understood."""
+    """Return the content of a `usage` object, None if it has none. Any JSON is accepted."""
     if type(usage) is not dict:
         return None
     output, before = _count(usage.get("completion_tokens")), _count(usage.get("prompt_tokens"))
@@ -61,21 +61,21 @@ def read_usage(usage: Any) -> Usage | None:
     if output is None and before is None:
         return None
     if not output and not before and not usage.get("total_tokens"):
-        return None  # zeros are what a service says that doesn't count
-    told_output, beside, told_reasoning = output, 0, False
+        return None  # a service that doesn't count reports zeros
+    reported_output, beside, reported_reasoning = output, 0, False
     if before is not None:
         beside, unexplained = _beside_the_prompt(usage, before, output)
-        if unexplained:  # Gemini leaves the output out where all of it was reasoning
-            told_output, told_reasoning = (output or 0) + unexplained, True
+        if unexplained:  # Gemini leaves the output out if all of it was reasoning
+            reported_output, reported_reasoning = (output or 0) + unexplained, True
     return Usage(
-        None if told_output is None else min(told_output, MOST_TOKENS),
+        None if reported_output is None else min(reported_output, MOST_TOKENS),
         min((before or 0) + beside, MOST_TOKENS),
-        told_reasoning or _reasoning(usage) > 0,
+        reported_reasoning or _reasoning(usage) > 0,
     )
 
 
 def _beside_the_prompt(usage: dict[str, Any], before: int, output: int | None) -> tuple[int, int]:
-    """Return the input that isn't in the prompt of `before` tokens, and the tokens of the total that it leaves."""
+    """Return the input beside the prompt of `before` tokens, and the tokens of the total that it leaves unexplained."""
     total = _count(usage.get("total_tokens"))
     excess = 0 if total is None else max(0, total - before - (output or 0))
     inputs = [0, 0, 0]
@@ -111,8 +111,8 @@ def _note_inputs(holder: dict[str, Any], inputs: list[int]) -> None:
 def _reasoning(usage: dict[str, Any]) -> int:
     for name in _OUTPUT_DETAILS:
         details = usage.get(name)
-        if type(details) is dict and (told := _count(details.get("reasoning_tokens"))):
-            return told
+        if type(details) is dict and (reported := _count(details.get("reasoning_tokens"))):
+            return reported
     return _count(usage.get("reasoning_tokens")) or 0
 
 

@@ -1,4 +1,4 @@
-"""The cost of a whole answer, known at its end; no more of the answer is kept than can be read."""
+"""The cost of a whole answer, known at its end; only as much of the answer is kept as can be read."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ MAX_READ_BYTES: Final = 1024 * 1024
 """A longer answer isn't read: 1 MiB of JSON holds the event loop for some 10 ms. Chats that long hold pictures, audio
 or log probabilities; 100 MB of embeddings are no output."""
 EDGE_BYTES: Final = 64 * 1024
-"""The bytes at the beginning and at the end of a longer answer in which its usage is looked for."""
+"""The bytes at the beginning and at the end of a longer answer that are searched for its usage."""
 
 _ENVELOPE_BYTES = 512
-_BYTES_PER_TOLD = 24
-"""An answer with no more bytes than these has no text that its usage could not be true of, as texts are usually."""
+_BYTES_PER_REPORTED = 24
+"""Up to so many bytes per reported token, an answer has no text for which its usage would be implausible."""
 _MOST_USAGES = 8
 _USAGE = re.compile(r'"usage"\s*:\s*(?=\{)')
 
 
 class WholeReader:
-    """Learn what a whole answer costs: `feed` what comes, then `finish`.
+    """Learn the cost of a whole answer: `feed` its parts, then `finish`.
 
-    `has_output`: false for embeddings, which cost input only. `choices`: how many come. `at_most`: what a count is held
-    to, which is by another tokenizer than the service's; what is told isn't.
+    `has_output`: false for embeddings, which cost input only. `choices`: how many come. `at_most`: the bound of a
+    count, which is by another tokenizer than the service's; a reported usage has no bound.
 
-    An answer beyond `MAX_READ_BYTES` is charged what its usage tells, and one that can't be read and tells none is
-    charged a token per four bytes, held to `at_most`. So is one of which `hold` has no room for more.
+    An answer beyond `MAX_READ_BYTES` is charged its reported usage. An answer that can't be read and reports none, or
+    for which `hold` has no room, is charged a token per four bytes, up to `at_most`.
     """
 
     def __init__(
@@ -49,24 +49,24 @@ class WholeReader:
         self._parts: list[bytes] = []
         self._size = 0
         self._head = b""
-        """Of an answer too long to be read."""
+        """The beginning of an answer that is too long to be read."""
         self._tail: deque[bytes] = deque()
         self._tail_size = 0
         self._is_long = False
         self._output_tokens: int | None = None
         self.input_tokens = 0
-        """The input that the service told; 0 if it told none."""
-        self.told_reasoning = False
+        """The input tokens that the service reported; 0 if it reported none."""
+        self.reported_reasoning = False
         self.has_usage = False
-        """Whether the service told what the output costs (of embeddings: the input)."""
+        """Whether the service reported the cost of the output (of embeddings: the input)."""
 
     @property
     def output_tokens(self) -> int:
-        """The output tokens of the answer; until it is finished, those that its bytes may be."""
+        """The output tokens of the answer; until it is finished, an estimate by its bytes."""
         return self._unread() if self._output_tokens is None else self._output_tokens
 
     def feed(self, data: bytes) -> None:
-        """Take in what has come."""
+        """Take in the next part of the answer."""
         self._size += len(data)
         if not self._is_long:
             self._parts.append(data)
@@ -93,7 +93,7 @@ class WholeReader:
         return True
 
     def finish(self) -> None:
-        """Read what has been fed: the answer has come to its end, in order or not."""
+        """Read the parts: the answer has ended, in order or not."""
         body = b"".join(self._parts)
         self._parts.clear()
         fields: Any = None
@@ -107,7 +107,7 @@ class WholeReader:
         else:
             usage = _last_usage(b"".join(self._tail)) or _last_usage(self._head)
         if usage is not None:
-            self.input_tokens, self.told_reasoning = usage.input_tokens, usage.told_reasoning
+            self.input_tokens, self.reported_reasoning = usage.input_tokens, usage.reported_reasoning
         self._output_tokens = self._cost(usage, fields, len(body)) if self._has_output else 0
         if usage is not None:
             self.has_usage = not self._has_output or bool(usage.output_tokens)
@@ -115,16 +115,16 @@ class WholeReader:
         self._tail.clear()
 
     def _cost(self, usage: Usage | None, fields: Any, size: int) -> int:
-        told = None if usage is None else usage.output_tokens
+        reported = None if usage is None else usage.output_tokens
         if type(fields) is not dict:
-            return told or self._unread()
-        # Some services tell one choice's usage for all of them.
-        if told and self._choices == 1 and size <= _ENVELOPE_BYTES + told * _BYTES_PER_TOLD:
-            return told  # counting takes longer than all the rest
+            return reported or self._unread()
+        # Some services report one choice's usage for all.
+        if reported and self._choices == 1 and size <= _ENVELOPE_BYTES + reported * _BYTES_PER_REPORTED:
+            return reported  # counting takes longer than all the rest
         counted = min(text_tokens(fields, self._encoding), self._at_most)
-        if usage is not None and told is not None and self._choices == 1 and usage.is_plausible(counted):
-            return told
-        return max(told or 0, counted)
+        if usage is not None and reported is not None and self._choices == 1 and usage.is_plausible(counted):
+            return reported
+        return max(reported or 0, counted)
 
     def _unread(self) -> int:
         return min(unread_tokens(self._size), self._at_most) if self._has_output else 0
@@ -138,7 +138,7 @@ def _usage_of(fields: dict[str, Any]) -> Usage | None:
 
 
 def _last_usage(edge: bytes) -> Usage | None:
-    """The last usage in a part of an answer. Quotes inside of strings are escaped, so that no text looks like one."""
+    """Return the last usage in a part of an answer. Quotes in strings are escaped, so no text looks like a usage."""
     text, last = to_text(edge), None
     for found in deque(_USAGE.finditer(text), _MOST_USAGES):
         try:

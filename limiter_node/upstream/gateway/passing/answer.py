@@ -1,10 +1,9 @@
-"""A service's answer while it passes: bytes go on to the caller in the turn in which they come, and are looked at on
-the way.
+"""A service's answer while it passes: bytes go to the caller in the turn in which they come, and are read on the way.
 
-Nothing is made of a piece here but what it costs: no task is woken, no queue holds it. A caller that reads slowly holds
-its service up: reading pauses while the sink is full.
+A piece costs only its counting: no task is woken, no queue holds it. A caller that reads slowly holds its service up:
+reading pauses while the sink is full.
 
-An answer goes on without its caller, too (`read_on`): until it has told its usage, or has had its time. The two kinds
+An answer can go on without its caller (`read_on`), until the usage is known or its time is over. The two kinds
 of answers are in `stream` and `whole_body`.
 """
 
@@ -25,9 +24,9 @@ log = logging.getLogger(__name__)
 
 
 class PassingAnswer:
-    """Pass an answer of any kind on to its caller. `who` sends it, for our log.
+    """Pass an answer of any kind on to its caller. `who`: the sender's name, for our log.
 
-    `note_outcome` is told how it went: one of `limiter_node.telemetry.UPSTREAM_OUTCOMES`, and what happened.
+    `note_outcome` is called with one of `limiter_node.telemetry.UPSTREAM_OUTCOMES`, and a text.
     """
 
     content_type = ""
@@ -55,30 +54,30 @@ class PassingAnswer:
 
     @property
     def is_uncertain(self) -> bool:
-        """Whether it may have cost more than anybody can tell, if it isn't read any further."""
+        """Whether the answer may cost more than is known, if it isn't read any further."""
         raise NotImplementedError
 
     def error_event(self, error: bytes) -> bytes:
-        """Return the event that tells why the answer ends; empty if its form has no room for one."""
+        """Return the event with `error` that ends the answer; empty if its form has no room for one."""
         raise NotImplementedError
 
     @property
     def _is_cost_known(self) -> bool:
-        """Whether nothing more has to be read to know what it costs."""
+        """Whether the cost is known without reading further."""
         raise NotImplementedError
 
     def _take(self, data: bytes) -> bytes:
-        """Look at what came. Return what of it passes."""
+        """Read the next bytes. Return those that pass."""
         raise NotImplementedError
 
     def _finish(self, failure: Exception | None) -> bytes:
-        """Call `_end` or `_fail`: no more comes, because of `failure` if there is one. Return what still passes."""
+        """Call `_end`, or `_fail` for a `failure`: no more comes. Return the bytes that still pass."""
         raise NotImplementedError
 
     # ---- the way of an answer ----------------------------------------------------------------------------------------
 
     async def begin(self) -> None:
-        """Wait until the first part can pass. Raises `UpstreamError` if there is nothing to pass but an error."""
+        """Wait until the first part can pass. Raises `UpstreamError` if that is an error."""
         self._exchange.pass_to(self._on_data, self._on_end)
         try:
             while not self._first and not self._is_over:
@@ -109,7 +108,7 @@ class PassingAnswer:
         self._raise_failure()
 
     async def read_on(self, seconds: float) -> None:
-        """Read on without the caller until the cost is known, for so many seconds at most."""
+        """Read on without the caller until the cost is known, for at most `seconds`."""
         self._sink, self._first = _NOBODY, []
         self._exchange.resume()
         try:
@@ -120,7 +119,7 @@ class PassingAnswer:
             pass
 
     async def close(self) -> None:
-        """Take no more of the answer; the service notices at once, because its connection is closed."""
+        """Take no more of the answer. Its connection is closed, so that the service notices at once."""
         if not self._is_over:
             self._let_go()
             self._note_outcome("ok" if self._is_cost_known else "gone", "")
@@ -178,13 +177,13 @@ class PassingAnswer:
         self._hold.release()
 
     def _end(self) -> None:
-        """Note that all of it has come."""
+        """Note that the answer is complete."""
         self._let_go()
         self._note_outcome("ok", "")
         self._wakeup.wake()
 
     def _fail(self, outcome: str, what: str, status: int = 502, error: UpstreamError | None = None) -> None:
-        """Break off, and raise `error` where the answer is waited for, or one that says `what`."""
+        """Break off; the waiting `begin` or `deliver` raises `error`, or an error with the text `what`."""
         self._let_go()
         self._note_outcome(outcome, what)
         self._failure = error or UpstreamError(
@@ -209,7 +208,7 @@ class PassingAnswer:
 
 
 class _Nobody:
-    """Takes what comes after the caller has left."""
+    """Take the bytes that come after the caller has left."""
 
     is_full = False
 
@@ -217,7 +216,7 @@ class _Nobody:
         return True
 
     async def drained(self) -> None:
-        """At once."""
+        """Return at once: nothing is kept."""
 
 
 _NOBODY: Final = _Nobody()

@@ -1,7 +1,7 @@
-"""Event streams while they pass: their bytes go on as they came, and an account learns what they say.
+"""Event streams while they pass: their bytes go on unchanged, and an account learns their content.
 
-Bytes pass as soon as they came, in whole events: one that isn't complete yet waits for its end. Only what the caller
-didn't ask for is taken out (the usage), and an error, which is told in its own way.
+Bytes pass as soon as they come, in whole events: an incomplete event waits for its end. Taken out are only a usage that
+the caller didn't ask for, and an error, which is sent in another form.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from limiter_node.upstream.gateway.cost.text_only_events import EventTemplate
 from limiter_node.upstream.gateway.lenient_json import BYTE_ORDER_MARK, read_json, write_json
 
 MAX_EVENT_BYTES: Final = 16 * 1024 * 1024
-"""The most bytes of one event that isn't whole yet."""
+"""The most bytes of an incomplete event."""
 
 _ENDS: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r|\n\r\n|\n\r(?=[^\n])")
 _LONGEST_END = 4
 _MOST_LIKENED_BYTES = 65_536
-"""The longest event that others are compared with: none will be like a picture."""
+"""The longest event that others are compared with: a picture won't repeat."""
 _MOST_LINES = 10_000
 """The most lines of an event that is read: 16 MB of empty lines would hold the event loop for seconds."""
 
@@ -30,11 +30,11 @@ class TooLong(Exception):
 
 
 class EventReader:
-    """Take a stream's bytes and give back those that pass on; `account` learns what they say.
+    """Take a stream's bytes and return those that pass; `account` learns their content.
 
-    `hold` counts what waits for the end of its event, where that is much.
+    `hold` counts the bytes of a long event that wait for its end.
 
-    Most events of a stream differ in nothing but their text: of these only that is read, see `EventTemplate`.
+    Most events of a stream differ in their text only. Of these only the text is read, see `EventTemplate`.
     """
 
     def __init__(self, account: Account, hold: Hold | None = None) -> None:
@@ -42,11 +42,11 @@ class EventReader:
         self._rest = bytearray()
         self._is_first = True
         self._is_cut = False
-        """Whether an event that can't be read may be the beginning of one, which callers' clients drop."""
+        """Whether an unreadable event may be the beginning of one that was cut off, which clients drop."""
         self._template = EventTemplate()
 
     def feed(self, data: bytes) -> bytes:
-        """Return what passes on of `data` and of what had to wait. Raises `TooLong`, and `Overloaded`."""
+        """Return the bytes that pass, of `data` and of bytes that had to wait. Raises `TooLong`, `Overloaded`."""
         waiting = self._rest
         if not waiting:
             template = self._template
@@ -59,7 +59,7 @@ class EventReader:
             waiting += data[end:]
             whole = data[:end]
         else:
-            # What came before may end with a part of an end.
+            # The waiting bytes may end with a part of an event's end.
             start = max(0, len(waiting) - _LONGEST_END)
             waiting += data
             end = _end(waiting, start)
@@ -73,13 +73,13 @@ class EventReader:
         return self._passed(whole) if whole else b""
 
     def rest(self) -> bytes:
-        """Return what is left at the end of the stream: an event without its empty line, which some services forget."""
+        """Return the rest at the end of the stream: an event without its empty line, which some services forget."""
         rest, self._rest = bytes(self._rest), bytearray()
         self._is_cut = not rest.endswith(b"\n\r")
         return self._passed(rest) if rest else b""
 
     def _passed(self, whole: bytes) -> bytes:
-        """`whole`, without what the caller isn't to see."""
+        """Return the bytes of whole events that pass on to the caller."""
         if b"\r" in whole:
             ends = [found.end() for found in _ENDS.finditer(whole)]
             if not ends or ends[-1] < len(whole):
@@ -98,7 +98,7 @@ class EventReader:
         """Return the bytes of one event that pass on."""
         account = self._account
         if account.error is not None:
-            return b""  # what comes after an error is of no use to anybody
+            return b""  # nothing after an error is of use
         template = self._template
         if template.before and event.startswith(template.before) and (text := template.text_of(event)) is not None:
             account.add_text(text)
@@ -159,7 +159,7 @@ class EventReader:
 
 
 def _end(data: bytes | bytearray, start: int) -> int:
-    """Where the last whole event of `data` ends, 0 if none does; none ends before `start`."""
+    """Return the end of the last whole event of `data`, 0 if there is none; none ends before `start`."""
     if data.find(b"\r", start) < 0:
         found_at = data.rfind(b"\n\n", start)
         return found_at + 2 if found_at >= 0 else 0
@@ -170,7 +170,7 @@ def _end(data: bytes | bytearray, start: int) -> int:
 
 
 def _rewritten(event: bytes, fields: object) -> bytes:
-    """`event` with `fields` for its data, all else as it was; the event as it is if that can't be written."""
+    """Return `event` with `fields` as its data; the unchanged event if they can't be written."""
     try:
         data = write_json(fields)
     except ValueError:

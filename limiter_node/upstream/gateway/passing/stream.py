@@ -20,14 +20,14 @@ from limiter_node.upstream.openai.responses_api_events import responses_api_erro
 from limiter_node.upstream.openai.stream_events import error_event
 
 _CLOSING_S: Final = 0.5
-"""How long a stream that has said that it ends may take to do so, for its connection to be kept."""
+"""Seconds that a stream may take to end after its end mark, so that its connection is kept."""
 
 
 class PassingStream(PassingAnswer):
     """Pass an event stream on, which `account` understands.
 
-    `hides`: whether the model is known to produce output that nobody is shown. `to_error`: makes the error to raise of
-    an error event, of whether anything has passed before, and of the tokens so far.
+    `hides`: whether the model is known to produce output that callers don't see. `to_error`: makes the error to raise
+    from an error event, whether anything has passed before, and the tokens so far.
     """
 
     content_type = EVENT_STREAM
@@ -73,7 +73,7 @@ class PassingStream(PassingAnswer):
             self._fail("broken", "sent an event without an end")
             return b""
         except Overloaded:
-            # Nothing against the address.
+            # This isn't the address's fault.
             self._fail("gone", "sent a longer event than the node has room for now", 503)
             return b""
         if account.error is not None:

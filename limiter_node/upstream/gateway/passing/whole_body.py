@@ -12,9 +12,9 @@ from limiter_node.upstream.gateway.wire.exchange import Exchange
 
 
 class PassingBody(PassingAnswer):
-    """Pass an answer on that isn't a stream, and longer than what is held of it; `reader` finds its cost.
+    """Pass on an answer that isn't a stream and is too long to be held; `reader` finds its cost.
 
-    `reader` is None for an answer that can't be read, because it is packed though nobody asked for that.
+    `reader` is None for an answer that can't be read, because it came packed without being asked for.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
-"""Sending requests to services: to which address, within which time, how often.
+"""Sends requests to services: chooses the address, and bounds time and retries.
 
-``timeouts``         how long a service may take
-``service_address``  one address of a service, left alone for a while when it fails
-``rotation``         in which order the addresses of a service are tried
-``outcome``          counts how a request has ended, and notes it for its address
-``service_sender``   sends a request, again only where it cannot have been read
+``timeouts``         the time limits of a service
+``service_address``  one address of a service, which gets no requests for a while after failures
+``rotation``         the order in which the addresses of a service are tried
+``outcome``          counts the outcome of a request, and notes it for the address
+``service_sender``   sends a request, and again only if it cannot have been read
 """

@@ -1,4 +1,4 @@
-"""How a request to a service has ended: counted once, and noted for its address."""
+"""The outcome of a request to a service: counted once, and noted for the address."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ _ANSWERED = frozenset(("ok", "rate_limited", "refused"))
 
 
 class OutcomeRecorder:
-    """Count how a request ended, once, and tell the address.
+    """Count a request's outcome once, and note it for the address.
 
-    Call it with one of `limiter_node.telemetry.UPSTREAM_OUTCOMES`, and what happened.
+    Call it with one of `limiter_node.telemetry.UPSTREAM_OUTCOMES`, and a text for the log.
     """
 
     __slots__ = ("_address", "_counts", "_is_only", "has_ended")

@@ -1,8 +1,8 @@
-"""Which address of a service is asked next: one after the other, those that fail left out for a while.
+"""The rotation of a service's addresses: requests go to one after the other, and failing ones are left out for a while.
 
-An address that failed `EJECT_AFTER` times in a row is left alone for `EJECT_S`; then one request tries it, and the
-others follow if that succeeds. With nobody else left, those that are out are asked all the same: a service with one
-address is never given up. Failing is not answering, breaking off, or a status of 500 and above; refusing is answering.
+An address that failed `EJECT_AFTER` times in a row gets no requests for `EJECT_S`; then one request tries it, and
+others follow if that succeeds. If no other address is left, ejected ones are asked all the same: a service with one
+address is never given up. A failure is no answer, a broken one, or a status of 500 and above; a refusal isn't.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ class Rotation:
 
     @property
     def is_single(self) -> bool:
-        """Whether there is only one."""
+        """Whether the service has only one address."""
         return len(self.addresses) == 1
 
     def order(self, *, may_try: bool = True) -> Sequence[ServiceAddress]:
-        """Return all addresses, in the order in which this request is to try them.
+        """Return all addresses, in the order in which this request has to try them.
 
-        `may_try`: the request may be the one that tries an address that was left alone, and tells what came of it.
+        `may_try`: the request may be the one that tries an ejected address, and notes the outcome.
         """
         addresses = self.addresses
         if len(addresses) == 1:
@@ -46,7 +46,7 @@ class Rotation:
             due = next((address for address in turned if address.is_out and address.out_until_s() <= now_s), None)
         if due is not None:
             due.try_again(now_s)
-            tried = [due]  # first, else it may not be asked at all
+            tried = [due]  # first, else it might not be asked at all
         inside = [address for address in turned if not address.is_out]
         outside = [address for address in turned if address.is_out and address is not due]
         return [*tried, *inside, *sorted(outside, key=ServiceAddress.out_until_s)]

@@ -1,4 +1,4 @@
-"""One address of a service: it is left alone for a while when it has failed several times in a row."""
+"""One address of a service, which gets no requests for a while after several failures in a row."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ EJECT_S: Final = 10.0
 
 
 class ServiceAddress:
-    """Hold one address of a service, and how requests to it have ended of late."""
+    """Hold one address of a service, and the recent outcomes of requests to it."""
 
     __slots__ = ("_clock", "_out_until_s", "failures", "is_out", "name", "service", "url")
 
     def __init__(self, service: str, url: URL, clock: Callable[[], float]) -> None:
         self.service, self.url = service, url
         self.name = f"{url.host}:{url.port}"
-        """For logs and metrics: no path, no query."""
+        """The address for logs and metrics, without path and query."""
         self._clock = clock
         self.failures = 0
-        """In a row."""
+        """The failures in a row."""
         self.is_out = False
         self._out_until_s = 0.0
 
     @property
     def described(self) -> str:
-        """The beginning of log lines: the address, and the service's name where it has one of its own."""
+        """The subject of log lines: the address, and the service's name if it has one."""
         if self.service in (UNNAMED, self.name):
             return f"upstream {self.name}"
         return f"upstream {self.service} ({self.name})"
 
     def note_success(self) -> None:
-        """Note that it answered: it is back in the rotation."""
+        """Note an answer: the address is back in the rotation."""
         self.failures = 0
         if self.is_out:
             self.is_out = False
@@ -47,7 +47,7 @@ class ServiceAddress:
             log.info("%s answers again", self.described, extra=event)
 
     def note_failure(self, *, why: str, is_only: bool) -> None:
-        """Note that it failed. `is_only`: there is no other address to ask, so that it stays in the rotation."""
+        """Note a failure. `is_only`: there is no other address to ask, so this one stays in the rotation."""
         self.failures += 1
         if self.failures < EJECT_AFTER or is_only:
             return
@@ -62,9 +62,9 @@ class ServiceAddress:
             )
 
     def out_until_s(self) -> float:
-        """Return the time until which it is left alone, by the rotation's clock; 0 unless it is."""
+        """Return the time until which the address is ejected, by the rotation's clock; 0 if it isn't."""
         return self._out_until_s if self.is_out else 0.0
 
     def try_again(self, now_s: float) -> None:
-        """Let one request try it now, and nobody else until it is known what comes of that."""
+        """Let one request try the address now, and no other until the outcome is known."""
         self._out_until_s = now_s + EJECT_S

@@ -1,8 +1,8 @@
-"""Sends requests to services: to which address, on which connection, within which time, and how often.
+"""Sends requests to services: chooses address and connection, and bounds time and retries.
 
 A request is sent once. It is sent again in two cases only: no connection was made (then another address of the service
-is tried), or a connection that was kept open turned out to be closed, within `_STALE_S`. One that ends later was open,
-and the service may have read the request and failed over it.
+is tried), or a kept connection turned out to be closed, within `_STALE_S`. A connection that ends later was open, and
+the service may have read the request and failed over it.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from limiter_node.upstream.gateway.wire.exchange import Broken, Exchange, Unread
 from limiter_node.upstream.gateway.wire.request_writing import send_request
 
 _STALE_S: Final = 0.5
-"""A kept connection that the service has closed says so within a round trip."""
+"""A kept connection that the service has closed fails within a round trip."""
 
 
 class ServiceSender:
-    """Send requests to `services`, count them in `telemetry`. `clock` ejects failing addresses, in seconds."""
+    """Send requests to `services`, and count them in `telemetry`. `clock` times ejections, in seconds."""
 
     def __init__(
         self, services: Sequence[Service], telemetry: Telemetry, timeouts: UpstreamTimeouts, clock: Callable[[], float]
@@ -44,7 +44,7 @@ class ServiceSender:
         self._heads: dict[tuple[ServiceAddress, str, str], bytes] = {}
 
     async def close(self) -> None:
-        """Let go of all connections."""
+        """Close all connections."""
         for pool in self._pools.values():
             await pool.close()
 
@@ -57,7 +57,7 @@ class ServiceSender:
         headers: dict[str, str],
         on_sent: Callable[[], None] = lambda: None,
     ) -> tuple[Exchange, ServiceAddress]:
-        """Return the answer, of which the head has come, and the address that gives it. Raises `UpstreamError`.
+        """Return the answer, whose head has come, and the address that gives it. Raises `UpstreamError`.
 
         `on_sent` is called before the first byte is sent: from then on the service may do the work.
         """
@@ -134,7 +134,7 @@ class ServiceSender:
         return exchange
 
     def outcome_recorder(self, service: Service, address: ServiceAddress) -> OutcomeRecorder:
-        """Return what has to be told, once, how a request to `address` ended."""
+        """Return the recorder that has to be called, once, with the outcome of a request to `address`."""
         return OutcomeRecorder(self._counts[service.name], address, is_only=self._rotations[service.name].is_single)
 
     def failure(
@@ -145,7 +145,7 @@ class ServiceSender:
         what: str,
         error: UpstreamError | None = None,
     ) -> UpstreamError:
-        """Count a failure. Return the error to raise, which says in our log who failed."""
+        """Count a failure. Return the error to raise, which names the address in our log."""
         self.outcome_recorder(service, address)(outcome, what)
         message = f"{address.described} {what}"
         if error is None:

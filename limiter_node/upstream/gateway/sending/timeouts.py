@@ -1,4 +1,4 @@
-"""How long a service may take, in seconds."""
+"""The time limits of a service, in seconds."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 
 class UpstreamTimeouts(NamedTuple):
-    """Hold how long a service may take, in seconds."""
+    """Hold the time limits of a service, in seconds."""
 
     connect_s: float = 5.0
-    """For making a connection, DNS and TLS included."""
+    """The limit for making a connection, DNS and TLS included."""
     read_s: float = 300.0
-    """Without a byte: until the head of its answer, and between two parts of it. A whole answer may take any time."""
+    """The limit for silence: until the head of an answer, and between two parts. A whole answer may take any time."""
     keepalive_s: float = 4.0
-    """For keeping an idle connection: less than services do, of which many close after 5."""
+    """The time to keep an idle connection, less than that of services, of which many close after 5 s."""

@@ -1,8 +1,8 @@
-"""Finds the error in a JSON answer or event of status 200, wherever services put it, and the status that it says.
+"""Finds the error in a JSON answer or event of status 200, wherever services put it, and the status that it states.
 
-An error is one that has an ``error``, that calls itself one (``"object": "error"``), or that has a message and nothing
-of an answer. Its ``code`` is its status where it is one: services behind a router, and servers that have begun to
-stream, have no other place for it.
+An object is an error if it has an ``error``, calls itself one (``"object": "error"``), or has a message and no field of
+an answer. Its ``code`` is the status, if it is a number of one: services behind a router, and servers that have begun
+to stream, have no other place for it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _ALONE = frozenset(
         *("error_code", "error_type", "timestamp", "path"),
     )
 )
-"""Fields that an event has that is nothing but an error."""
+"""Fields of an event that is only an error."""
 _STATUSES = ("code", "status_code", "status", "http_status", "error_code")
 _NAMED = {
     "context_length_exceeded": 400,
@@ -32,11 +32,11 @@ _NAMED = {
     "insufficient_quota": 429,
     "overloaded": 503,
 }
-"""OpenAI's codes, which are no numbers, and their statuses there."""
+"""OpenAI's codes, which aren't numbers → their statuses."""
 
 
 def find_event_error(fields: Any, *, is_first: bool) -> Any:
-    """Return the error in an event of a stream, None if there is none. `is_first`: nothing has come before it.
+    """Return the error in an event of a stream, None if there is none. `is_first`: no event came before it.
 
     Later events without an ``error`` are events of some other kind, whatever their fields are called.
     """
@@ -53,9 +53,9 @@ def find_event_error(fields: Any, *, is_first: bool) -> Any:
 
 
 def find_answer_error(said: dict[str, Any]) -> Any:
-    """Return the error in a whole answer, None if there is none: all of it, or what one of its choices says."""
+    """Return the error in a whole answer, None if there is none: the whole answer, or one of its choices."""
     if said.get("object") == "response" and type(said.get("output")) is list:
-        return None  # one that failed says so in the API's own way
+        return None  # a failed response states it in the API's own way
     if said.get("error") or said.get("object") == "error":
         return said
     if choices := said.get("choices"):
@@ -70,7 +70,7 @@ def find_answer_error(said: dict[str, Any]) -> Any:
 
 
 def error_status(error: Any) -> int | None:
-    """Return the status that an error says it has, 400 to 599; None where it says none."""
+    """Return the status that an error states, 400 to 599; None if it states none."""
     inner = error.get("error") if type(error) is dict else None
     holders = [holder for holder in (inner, error) if type(holder) is dict]
     for holder in holders:
@@ -88,7 +88,7 @@ def error_status(error: Any) -> int | None:
 
 
 def _base_error(said: dict[str, Any]) -> Any:
-    """MiniMax tells in each answer how it went; its codes are its own."""
+    """Return the error in MiniMax's form: each answer has a status with codes of its own."""
     base = said.get("base_resp")
     if type(base) is not dict or not base.get("status_code"):
         return None
@@ -96,7 +96,7 @@ def _base_error(said: dict[str, Any]) -> Any:
 
 
 def _choices_error(choices: Any) -> Any:
-    """OpenRouter puts an error of the service behind it into the choice, where there is no text."""
+    """Return the error in OpenRouter's form: that of the service behind it, in a choice without a text."""
     if type(choices) is not list or len(choices) != 1 or type(choices[0]) is not dict:
         return None
     choice = choices[0]

@@ -1,4 +1,4 @@
-"""A response whose status is not 200, as the error to raise."""
+"""Turns a response whose status is not 200 into the error to raise."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from limiter_node.upstream.gateway.wire.exchange import HELD_BYTES, Exchange
 
 MAX_ERROR_BYTES: Final = HELD_BYTES
 _ERROR_S: Final = 5.0
-"""How long an error may take to say what it is: its status has come."""
+"""Seconds that the body of an error may take; its status has come."""
 
 
 async def response_error(exchange: Exchange, service: Service) -> UpstreamError:
-    """Return the error to raise for a response whose status is not 200. Raises what the exchange raises."""
+    """Return the error to raise for a response whose status is not 200. Raises the exchange's errors."""
     status = exchange.status
     if not 400 <= status < 600:
         return UpstreamError(f"answered with status {status}")
@@ -29,14 +29,14 @@ async def response_error(exchange: Exchange, service: Service) -> UpstreamError:
         pass
     body = await exchange.read(0)
     if not exchange.is_complete or len(body) > MAX_ERROR_BYTES or is_packed(exchange.fields):
-        body = b""  # longer than anybody is told (some repeat the whole input), but what it is, its status says
+        body = b""  # too long to pass on (some repeat the whole input); the status says enough
     kind = header(exchange.fields, "content-type")
     if status in OUR_FAULT and not service.forwards_key:
         quoted = quoted_message(status, body, service.key, kind)
         return UpstreamError(f"does not accept this node's key (status {status}){quoted}")
-    told = openai_error(status, body, service.key, kind)
+    passed = openai_error(status, body, service.key, kind)
     headers = refusal_headers(status, exchange.fields, service.key)
     if status < 500:
-        return UpstreamRefusal(f"refused with status {status}", status=status, body=told, headers=headers)
+        return UpstreamRefusal(f"refused with status {status}", status=status, body=passed, headers=headers)
     shown = status if status in KEEPS_STATUS else 502
-    return UpstreamError(f"failed with status {status}", status=shown, body=told, headers=headers)
+    return UpstreamError(f"failed with status {status}", status=shown, body=passed, headers=headers)

@@ -1,6 +1,6 @@
 """In-band errors: those that services send with status 200, as a whole answer or as an event of a stream.
 
-What is no answer at all counts as one, too. `error_finding` says where services put such errors.
+A body that isn't an answer at all counts as one, too. `error_finding` knows where services put such errors.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from limiter_node.upstream.gateway.service_errors.error_finding import error_sta
 from limiter_node.upstream.gateway.service_errors.openai_shape import openai_error, quoted_message
 
 MAX_ERROR_BYTES: Final = 64 * 1024
-"""A longer error repeats the whole input, or isn't one."""
+"""The longest body to search; a longer error repeats the whole input, or isn't one."""
 
 OUR_FAULT: Final = frozenset((401, 403, 407))
-"""The service doesn't take our key: nothing that the caller could mend."""
+"""Statuses by which the service rejects our key: the caller can't correct that."""
 KEEPS_STATUS: Final = frozenset((502, 503, 504))
-"""Others become 502: a 500 of a node is a mistake of its own."""
+"""Statuses from 500 on that pass. Others become 502, because a node's own 500 means a fault of the node."""
 
 _BEGINS_AS_ERROR = re.compile(rb'\s*\{\s*"(?:error"\s*:\s*[{"\[]|object"\s*:\s*"error"|detail"\s*:)')
 _HAS_ANSWER = re.compile(rb'"(?:choices|output|data)"\s*:\s*\[\s*\{')
@@ -31,28 +31,28 @@ _CODE = re.compile(rb'"code"\s*:\s*"?([45]\d\d)[",\s}]')
 
 @dataclass(frozen=True, slots=True)
 class InBandError:
-    """Hold an error that came with status 200; an answer that is none counts as one."""
+    """Hold an error that came with status 200, or a body that isn't an answer."""
 
     what: str
-    """What the service did, for the log."""
+    """The service's action, for the log."""
     code: int | None = None
-    """The status that the error says it is, 400 to 599; None where it says none."""
+    """The status that the error states, 400 to 599; None if it states none."""
     body: bytes | None = None
-    """The service's words, which may hold its key. None where callers are told no more than that it failed."""
+    """The service's error, which may hold its key. None if callers learn only that the service failed."""
 
     @property
     def status(self) -> int:
-        """The status that the error stands for."""
+        """The HTTP status of the error."""
         return self.code or 502
 
     @property
     def is_callers_own(self) -> bool:
-        """Whether it says nothing about the health of the address: a request that the service won't answer."""
+        """Whether the request is at fault, not the address: the service won't answer it."""
         return 400 <= self.status < 500 and self.status not in OUR_FAULT
 
     @property
     def outcome(self) -> str:
-        """One of `limiter_node.telemetry.UPSTREAM_OUTCOMES`."""
+        """The outcome to count, one of `limiter_node.telemetry.UPSTREAM_OUTCOMES`."""
         if not self.is_callers_own:
             return "failed"
         return "rate_limited" if self.status == 429 else "refused"
@@ -66,9 +66,9 @@ class InBandError:
         produced_tokens: int = 0,
         has_begun: bool = False,
     ) -> UpstreamError:
-        """Return the error to raise: an `UpstreamRefusal` where the caller can mend it, unless its answer `has_begun`.
+        """Return the error to raise: an `UpstreamRefusal` if the caller can correct it, unless its answer `has_begun`.
 
-        `secret`: the service's key, which callers aren't told. `fields`: the service's headers. `forwards_key`:
+        `secret`: the service's key, which callers must not see. `fields`: the service's headers. `forwards_key`:
         whether the key was the caller's own, so that 401 and 403 are the caller's own, too.
         """
         status, what = self.status, self.what
@@ -85,7 +85,7 @@ class InBandError:
 
 
 def find_in_band_error(held: bytes, is_complete: bool) -> InBandError | None:
-    """Return the error that a whole answer with status 200 is, None if it is an answer.
+    """Return the error in a whole answer with status 200, None if there is none.
 
     `held`: its beginning; `is_complete`: whether that is all of it. At most `MAX_ERROR_BYTES` are looked at.
     """
@@ -98,11 +98,11 @@ def find_in_band_error(held: bytes, is_complete: bool) -> InBandError | None:
         code = _CODE.search(body, 0, MAX_ERROR_BYTES)
         return InBandError("answered with an error of status 200", int(code[1]) if code else None, b"")
     if b'"error"' not in body and _HAS_ANSWER.search(body) is not None:
-        return None  # without reading it twice; inside of texts, quotes are escaped
+        return None  # without reading it twice; in texts, quotes are escaped
     try:
         said = read_json(body)
     except ValueError:
-        return None  # cut or broken, but begun as an object: what can be read of it is counted
+        return None  # cut or broken, but it begins as an object: its readable part is counted
     if type(said) is list and said and type(said[0]) is dict and said[0].get("error"):
         said = said[0]  # Gemini's way
     if type(said) is not dict:
@@ -112,7 +112,7 @@ def find_in_band_error(held: bytes, is_complete: bool) -> InBandError | None:
 
 
 def to_in_band_error(error: Any, body: bytes | None = None) -> InBandError | None:
-    """Return the error that `find_event_error` has found, None for None. `body`: how the service wrote it."""
+    """Return the in-band error for `error` of `find_event_error`, None for None. `body`: the service's bytes."""
     if error is None:
         return None
     status = error_status(error)
@@ -121,5 +121,5 @@ def to_in_band_error(error: Any, body: bytes | None = None) -> InBandError | Non
         try:
             body = write_json(error)
         except ValueError:
-            body = b""  # what it is, its status says
+            body = b""  # the status says enough
     return InBandError(what, status, body)

@@ -1,6 +1,6 @@
 """Puts the errors of services into OpenAI's shape, without our key in them.
 
-Errors pass as they are where they have that shape, else what they say is put into it.
+Errors of that shape pass unchanged; of others, the message is put into it.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _TYPES = {400: "invalid_request_error", 404: "invalid_request_error", 429: "requ
 
 
 def openai_error(status: int, body: bytes, secret: str, content_type: str = "") -> bytes:
-    """Return the body of a service's error as callers are told it. `secret` is not in it, unless it is empty.
+    """Return the body of a service's error for callers, without `secret` unless that is empty.
 
-    An error that came as an event stream, as its `content_type` or its bytes say, is taken out of its first event.
+    An error in an event stream, by its `content_type` or bytes, is taken out of the first event.
     """
     if secret:
         body = _redacted(body, secret)
@@ -32,7 +32,7 @@ def openai_error(status: int, body: bytes, secret: str, content_type: str = "") 
         said = orjson.loads(body)
     except orjson.JSONDecodeError:
         try:
-            # Said by Python, which writes NaN and lone surrogates.
+            # Written by Python, which writes NaN and lone surrogates.
             body = write_json(said := read_json(body))
         except ValueError:
             said = None
@@ -46,9 +46,9 @@ def openai_error(status: int, body: bytes, secret: str, content_type: str = "") 
 
 
 def quoted_message(status: int, body: bytes, secret: str, content_type: str = "") -> str:
-    """Return ``: "MESSAGE"``, what a service's error says, for the log: on one line, short, and without `secret`.
+    """Return ``: "MESSAGE"`` of a service's error for the log: on one line, short, and without `secret`.
 
-    Return "" where it says nothing.
+    Return "" if it has no message.
     """
     if not body:
         return ""
@@ -60,9 +60,9 @@ def quoted_message(status: int, body: bytes, secret: str, content_type: str = ""
 
 
 def _redacted(body: bytes, secret: str) -> bytes:
-    """`body` without `secret`, as it is, as JSON has it, or as JSON of those who escape slashes has it.
+    """Return `body` without `secret`, plain or in JSON, with or without escaped slashes.
 
-    Before anything is cut short, which might cut the secret.
+    To be called before a text is shortened, which might cut the secret.
     """
     in_json = orjson.dumps(secret)[1:-1]
     for raw in (in_json.replace(b"/", b"\\/"), in_json, secret.encode()):
@@ -76,7 +76,7 @@ def _has_openais_shape(said: Any) -> bool:
 
 
 def _message(said: Any) -> str:
-    """What other servers say: ``{"detail": …}``, ``{"error": "…"}``, ``{"message": "…"}``."""
+    """Return the message in other servers' forms: ``{"detail": …}``, ``{"error": "…"}``, ``{"message": "…"}``."""
     if type(said) is not dict:
         return ""
     for name in ("message", "error", "detail"):

@@ -1,8 +1,8 @@
 """Connections to services, kept alive between requests.
 
-A service may close a connection that nobody uses just when it is used again (llama.cpp closes after every stream, and
-doesn't say so). Such a request was not read, and may be sent again; one on a new connection may have been. An exchange
-tells which it was: `Exchange.was_used`.
+A service may close an idle connection just when it is used again (llama.cpp closes after every stream, without a
+``Connection: close``). Such a request was not read, and may be sent again; one on a new connection may have been read.
+`Exchange.was_used` tells them apart.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from limiter_node.upstream.gateway.wire.dialing import Dialer
 from limiter_node.upstream.gateway.wire.service_connection import ServiceConnection
 
 _LOOK_S: Final = 0.25
-"""How often deadlines are looked at: no request starts a timer, so that one is noticed up to that much later."""
+"""Seconds between two checks of deadlines. No request starts a timer, so a deadline is noticed that much late."""
 
 
 class ConnectionPool:
     """Hold the connections of one node to the address `url`.
 
-    Those that are idle are kept for `keepalive_s`, the newest used first. `read_s`: see `ServiceConnection`.
+    Idle ones are kept for `keepalive_s`, the newest used first. `read_s`: see `ServiceConnection`.
     """
 
     def __init__(self, url: URL, dialer: Dialer, read_s: float, keepalive_s: float) -> None:
@@ -31,7 +31,7 @@ class ConnectionPool:
         self.turns = dialer.turns
         self._read_s, self._keepalive_s = read_s, keepalive_s
         self._idle: dict[ServiceConnection, None] = {}
-        """In the order in which they became idle."""
+        """The idle connections, in the order in which they became idle."""
         self._all: set[ServiceConnection] = set()
         self._look_every_s = min(_LOOK_S, read_s / 4)
         self._looking: asyncio.TimerHandle | None = None
@@ -42,7 +42,7 @@ class ConnectionPool:
         self._loop = loop
 
     async def connection(self, *, is_new: bool = False) -> ServiceConnection:
-        """Return a connection that can carry a request; `is_new`: one that has carried none. Raises `Unreachable`."""
+        """Return a connection for a request; `is_new`: one that has carried none. Raises `Unreachable`."""
         if not is_new:
             oldest_s = self.now_s() - self._keepalive_s
             while self._idle:
@@ -72,7 +72,7 @@ class ConnectionPool:
         self._idle.pop(connection, None)
 
     async def close(self) -> None:
-        """Close all of them, and return when they are closed."""
+        """Close all connections, and return when they are closed."""
         if self._looking is not None:
             self._looking.cancel()
             self._looking = None

@@ -15,15 +15,15 @@ from yarl import URL
 from limiter_node.upstream.gateway.wire.read_turns import ReadTurns
 
 _EYEBALLS_S: Final = 0.25
-"""How long an address of a name may take before the next one is tried beside it (RFC 8305)."""
+"""Seconds that an address of a name may take before the next one is tried beside it (RFC 8305)."""
 _REMEMBERED_S: Final = 10.0
-"""How long the addresses of a name are remembered."""
+"""Seconds to remember the addresses of a name."""
 
 _Protocol = TypeVar("_Protocol", bound=asyncio.Protocol)
 
 
 class Unreachable(Exception):
-    """Raised when no connection can be made. The text says why, without the address."""
+    """Raised when no connection can be made. The text is the reason, without the address."""
 
 
 class Dialer:
@@ -85,7 +85,7 @@ class Dialer:
         return found
 
     def _context(self) -> ssl.SSLContext:
-        """Made once: it reads the system's certificates, some tens of milliseconds."""
+        """Return the TLS context. Made once: reading the system's certificates takes some tens of milliseconds."""
         if self._tls is None:
             self._tls = ssl.create_default_context()
             self._tls.set_alpn_protocols(["http/1.1"])

@@ -1,8 +1,8 @@
-"""One request to a service and its answer, as far as HTTP goes: the head, the bytes of the body as they come, the end.
+"""One request to a service and its answer at the level of HTTP: the head, the body's bytes as they come, the end.
 
-Whoever asks first waits for the head, may then look at the beginning of the body (`read`), and in the end has the rest
+The asking side first waits for the head, may then read the beginning of the body (`read`), and in the end has the rest
 handed on as it comes (`pass_to`): in the same turn of the event loop in which it was received, with no task in between.
-Until somebody takes it, at most `HELD_BYTES` and one read are held, and no more is read from the connection.
+Until it is taken, at most `HELD_BYTES` and one read are held, and no more is read from the connection.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from limiter_node.upstream.gateway.wire.wakeup import Wakeup
 HELD_BYTES: Final = 65_536
 
 Fields = list[tuple[str, str]]
-"""A head's fields in their order; names are lower-cased, values are Latin-1 text."""
+"""A head's fields in order; names are in lower case, values are Latin-1 text."""
 
 
 class Broken(Exception):
-    """Raised when a service breaks off, or answers something that is not HTTP. The text says which, for our log."""
+    """Raised when a service breaks off, or sends something that is not HTTP. The text says which, for our log."""
 
 
 class Unread(Broken):
-    """Raised when a connection turns out to be closed, and nothing of an answer has come."""
+    """Raised when a connection turns out to be closed before any byte of the answer."""
 
 
 class Carrier(Protocol):
-    """Carry an exchange: the connection, as the exchange needs it."""
+    """Carry an exchange: the connection's interface for its exchange."""
 
     was_used: bool
-    """Whether it has carried others before."""
+    """Whether the connection has carried other exchanges before."""
 
     def pause(self) -> None:
         """Read no more for the moment."""
@@ -39,17 +39,17 @@ class Carrier(Protocol):
         """Read on."""
 
     def abort(self) -> None:
-        """Close the connection at once: nothing more is wanted of the answer."""
+        """Close the connection at once: the rest of the answer isn't wanted."""
 
     def end_within(self, seconds: float) -> None:
-        """Give the answer so much time to end, whatever comes of it meanwhile; then its connection is closed."""
+        """Let the answer end within `seconds`, discarding its bytes; otherwise close the connection."""
 
 
 Receive = Callable[[bytes], None]
 
 
 class Exchange:
-    """Hand one answer from its connection to who asked. The connection calls `on_…`, the gateway all else."""
+    """Hand one answer from its connection to the asking side. The connection calls `on_…`, the gateway all else."""
 
     __slots__ = (
         "_carrier",
@@ -68,12 +68,12 @@ class Exchange:
     def __init__(self, carrier: Carrier) -> None:
         self._carrier = carrier
         self.status = 0
-        """0 until the head has come."""
+        """The HTTP status; 0 until the head has come."""
         self.fields: Fields = []
         self.is_complete = False
-        """Whether the answer has come to its end."""
+        """Whether the whole answer has come."""
         self.failure: Exception | None = None
-        """Why it won't: `Broken`, or `TimeoutError` where the service fell silent."""
+        """Why the answer won't be complete: `Broken`, or `TimeoutError` if the service fell silent."""
         self._held: list[bytes] = []
         self._held_bytes = 0
         self._most_held = HELD_BYTES
@@ -83,13 +83,13 @@ class Exchange:
 
     @property
     def was_used(self) -> bool:
-        """Whether its connection has carried other exchanges before."""
+        """Whether the connection has carried other exchanges before."""
         return self._carrier.was_used
 
     # ---- for the connection ----------------------------------------------------------------------------------------
 
     def on_head(self, status: int, fields: Fields) -> None:
-        """Take the head, which is complete."""
+        """Take the complete head."""
         self.status, self.fields = status, fields
         self._wakeup.wake()
 
@@ -105,7 +105,7 @@ class Exchange:
         self._wakeup.wake()
 
     def on_end(self, failure: Exception | None = None) -> None:
-        """Note that the answer is complete, or won't be, for `failure`. Nothing may come after it."""
+        """Note that the answer is complete, or won't be because of `failure`. Nothing may come after that."""
         if self.is_complete or self.failure is not None:
             return
         self.is_complete, self.failure = failure is None, failure
@@ -113,9 +113,9 @@ class Exchange:
         on_end = self._on_end
         if on_end is not None:
             on_end()
-            self._receive, self._on_end = _ignore, None  # whoever has it knows this: a cycle
+            self._receive, self._on_end = _ignore, None  # the receiver refers to this: a cycle
 
-    # ---- for who asks ----------------------------------------------------------------------------------------------
+    # ---- for the asker ----------------------------------------------------------------------------------------------
 
     async def head(self) -> None:
         """Wait for `status` and `fields`. Raises `Broken` and `TimeoutError`."""
@@ -123,7 +123,7 @@ class Exchange:
             await self._more()
 
     async def read(self, at_least: int) -> bytes:
-        """Return the beginning of the body, `at_least` bytes of it unless it is shorter; it stays where it is.
+        """Return the beginning of the body, `at_least` bytes of it unless it is shorter, without consuming it.
 
         Raises `Broken` and `TimeoutError`.
         """
@@ -138,7 +138,7 @@ class Exchange:
         return self._held[0] if self._held else b""
 
     def pass_to(self, receive: Receive, on_end: Callable[[], None]) -> None:
-        """Hand on what is held at once, and the rest as it comes; `on_end` is called when it is over."""
+        """Hand on the held bytes at once, and the rest as it comes; `on_end` is called at the end."""
         self._receive, self._on_end = receive, on_end
         held, self._held, self._held_bytes = self._held, [], 0
         self.resume()
@@ -150,7 +150,7 @@ class Exchange:
 
     def pause(self) -> None:
         """Read no more of the answer for the moment."""
-        # Of one that is complete, the connection may carry another one by now; of one that nobody takes any more, it
+        # After a complete answer, the connection may carry another one by now; of one that nobody takes any more, it
         # has to notice the end.
         if not self.is_complete and self._receive is not _ignore:
             self._carrier.pause()
@@ -161,7 +161,7 @@ class Exchange:
             self._carrier.resume()
 
     def end_within(self, seconds: float) -> None:
-        """Take no more of an answer that has all that was wanted; keep its connection if it ends in so many seconds."""
+        """Take no more of an answer; keep its connection if it ends within `seconds`."""
         self._receive, self._on_end = _ignore, None
         if not self.is_complete:
             self.resume()
@@ -175,11 +175,11 @@ class Exchange:
             self._carrier.abort()
 
     async def _more(self) -> None:
-        """Wait until something has happened. Raises what the answer has failed with."""
+        """Wait until something has happened. Raises the answer's failure."""
         if (failure := self.failure) is not None:
-            raise type(failure)(*failure.args)  # itself it would hold the frames of whoever has this: a cycle
+            raise type(failure)(*failure.args)  # raised itself, it would hold frames that refer to this: a cycle
         await self._wakeup.wait()
 
 
 def _ignore(_: bytes) -> None:
-    """Receives for nobody."""
+    """Discard the bytes."""

@@ -1,9 +1,9 @@
-"""ReadTurns for connections that bring much at once, so that none of them has the event loop for itself.
+"""Turns for connections that bring much at once, so that none of them has the event loop for itself.
 
 uvloop reads a connection up to 32 times in a turn while more is there, 256 KB each time: one fast service could have
 the node read 8 MB of events, half a second's work, while everybody else waits. A connection that brings more than
 `READ_SLICE_BYTES` at once is therefore taken in slice by slice, in turn with others of its kind, for `TURN_S` at most
-in each turn of the event loop. Small pieces, as most are, don't come by here.
+in each turn of the event loop. Small pieces, as most are, skip this.
 
 Large bodies of callers have turns of another kind: `limiter_node.http.bodies.body_turns`.
 """
@@ -16,16 +16,16 @@ from time import monotonic
 from typing import Final, Protocol
 
 READ_SLICE_BYTES: Final = 8_192
-"""Some sixty events, which take about half a millisecond."""
+"""The size of a slice: some sixty events, which take about half a millisecond."""
 TURN_S: Final = 0.001
-"""At least one slice is taken in each turn of the event loop."""
+"""The time for slices in each turn of the event loop; at least one slice is taken."""
 
 
 class SlicedReader(Protocol):
-    """A connection that brought more than a slice at once."""
+    """Describe a connection that brought more than a slice at once."""
 
     def take_slice(self) -> bool:
-        """Take in one slice of what came. Return whether there is more."""
+        """Take in one slice of the received bytes. Return whether there are more."""
 
 
 class ReadTurns:
@@ -36,7 +36,7 @@ class ReadTurns:
         self._is_scheduled = False
 
     def add(self, connection: SlicedReader) -> None:
-        """Have the connection take its slices from the next turn of the event loop on; it must not wait yet."""
+        """Let the connection take its slices from the next turn of the event loop on; it must not wait already."""
         self._waiting.append(connection)
         self._schedule()
 

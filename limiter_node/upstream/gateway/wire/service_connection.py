@@ -1,10 +1,10 @@
-"""One keep-alive connection to a service, on llhttp: hands what comes of an answer on to its `Exchange`.
+"""One keep-alive connection to a service, on llhttp: hands the parts of an answer on to its `Exchange`.
 
 `request_writing` writes requests on it, `connection_pool` keeps it between them.
 
-What a service may do to us is bounded here, whatever it sends: a head and its 1xx responses in size (`MAX_HEAD_BYTES`)
-and in time (`read_s` from the request on, however many 1xx come), silence within a body (`read_s`), framing without a
-body in size, and an answer that has said that it is over in time (`end_within`). Nothing is unpacked.
+A service's effect on the node is bounded here, whatever it sends. The size: of a head and its 1xx responses, and of
+framing without a body (`MAX_HEAD_BYTES`). The time: until the head (`read_s` from the request on, however many 1xx
+come), of silence within a body (`read_s`), and after an answer's end mark (`end_within`). Nothing is unpacked.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from limiter_node.upstream.gateway.wire.exchange import Broken, Exchange, Fields
 from limiter_node.upstream.gateway.wire.read_turns import READ_SLICE_BYTES, ReadTurns
 
 MAX_HEAD_BYTES: Final = 262_144
-"""Of a head and of all 1xx responses before it; of trailers and of chunk headers between two parts of a body, too."""
+"""The bound of a head with all 1xx responses before it, and of trailers and chunk headers between parts of a body."""
 
 
 class ConnectionKeeper(Protocol):
-    """Keep connections: the pool, as a connection needs it."""
+    """Keep connections: the pool's interface for a connection."""
 
     turns: ReadTurns
     now_s: Callable[[], float]
@@ -38,7 +38,7 @@ class ConnectionKeeper(Protocol):
 
 
 class ServiceConnection(asyncio.Protocol):
-    """Carry one exchange at a time. `read_s`: for how many seconds the service may be silent."""
+    """Carry one exchange at a time. `read_s`: the seconds that the service may be silent."""
 
     __slots__ = (
         "_backlog",
@@ -74,20 +74,20 @@ class ServiceConnection(asyncio.Protocol):
         self._parts: list[bytes] = []
         self._is_paused = False
         self._has_turn = False
-        self._backlog: deque[memoryview] = deque()  # what came at once and is still to be taken in
+        self._backlog: deque[memoryview] = deque()  # received bytes that still have to be taken in
         self._writable: asyncio.Future[None] | None = None
         self.was_used = False
         self.deadline_s = 0.0
-        """When the pool fails what is under way, by the event loop's clock."""
+        """The time at which the pool fails the exchange, by the event loop's clock."""
         self.idle_since_s = 0.0
         self.has_unsent = False
         """Whether a part of the request was not written: then the connection can't carry another one."""
 
-    # ---- what the pool, exchanges and writers ask --------------------------------------------------------------------
+    # ---- for the pool, exchanges and writers -------------------------------------------------------------------------
 
     @property
     def is_open(self) -> bool:
-        """Whether a request can be written."""
+        """Whether the connection is open, so that a request can be written."""
         return self._transport is not None and not self._transport.is_closing()
 
     def begin(self, now_s: float) -> Exchange:
@@ -106,12 +106,12 @@ class ServiceConnection(asyncio.Protocol):
         return exchange is self._exchange
 
     def write(self, data: bytes | memoryview) -> None:
-        """Write a part of a request; nothing if the connection is closed, which its exchange has been told."""
+        """Write a part of a request. Does nothing if the connection is closed: its exchange has failed then."""
         if self._transport is not None:
             self._transport.write(data)
 
     async def drained(self) -> None:
-        """Return when the service has taken enough to write more, at the earliest in the loop's next turn."""
+        """Return when the service has taken enough for more, at the earliest in the loop's next turn."""
         if self._writable is not None:
             await asyncio.wait([self._writable])
         else:
@@ -124,7 +124,7 @@ class ServiceConnection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def resume(self) -> None:
-        """Read on."""
+        """Read on after `pause`, with a new deadline."""
         if self._is_paused and self._transport is not None:
             self._is_paused = False
             if not self._is_closing:
@@ -135,17 +135,17 @@ class ServiceConnection(asyncio.Protocol):
                 self._transport.resume_reading()
 
     def abort(self) -> None:
-        """Close at once."""
+        """Close the connection at once."""
         if self._transport is not None:
             self._transport.abort()
 
     def end_within(self, seconds: float) -> None:
-        """Close the connection unless the answer ends in so many seconds."""
+        """Close the connection unless the answer ends within `seconds`."""
         self._is_closing = True
         self.deadline_s = self._keeper.now_s() + seconds
 
     def look(self, now_s: float) -> None:
-        """Fail what is under way if its deadline has passed."""
+        """Fail the exchange under way if its deadline has passed."""
         if now_s >= self.deadline_s and not self._is_paused:
             self._fail(TimeoutError())
 
@@ -157,9 +157,9 @@ class ServiceConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        while self._backlog:  # it came before the end
+        while self._backlog:  # received before the end
             self._take_in(bytes(self._backlog.popleft()))
-        self._parser = None  # it knows this connection: a cycle
+        self._parser = None  # it refers to this connection: a cycle
         self.resume_writing()
         exchange, self._exchange = self._exchange, None
         self._keeper.forget(self)
@@ -194,11 +194,11 @@ class ServiceConnection(asyncio.Protocol):
             self._keeper.turns.add(self)
 
     def take_slice(self) -> bool:
-        """Take in a slice of what came at once. Return whether there is more that somebody waits for."""
+        """Take in a slice of the received bytes. Return whether there are more that somebody waits for."""
         self._has_turn = False
         backlog = self._backlog
         if not backlog or self._is_paused:
-            return False  # it is lost; or its reader is behind, and `resume` comes back
+            return False  # closed; or its reader is behind, and `resume` continues
         first = backlog[0]
         if len(first) > READ_SLICE_BYTES:
             backlog[0] = first[READ_SLICE_BYTES:]
@@ -216,7 +216,7 @@ class ServiceConnection(asyncio.Protocol):
         exchange = self._exchange
         parser = self._parser
         if exchange is None or parser is None:
-            self.abort()  # nobody asked: whatever it is, it must not become the next request's answer
+            self.abort()  # unasked bytes must not become the next request's answer
             return
         error: str | None = None
         try:
@@ -258,7 +258,7 @@ class ServiceConnection(asyncio.Protocol):
             self._has_surplus = True
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        # Of trailers nothing is kept.
+        # Trailers are dropped.
         if self._exchange is not None and not self._exchange.status:
             self._fields.append((name.decode("latin-1").lower(), value.decode("latin-1")))
 
@@ -277,7 +277,7 @@ class ServiceConnection(asyncio.Protocol):
             codings = [value.strip() for name, value in self._fields if name == "transfer-encoding"]
             coding = ", ".join(codings).lower()
         if coding not in ("", "chunked", "identity"):
-            self._refused = "packed its answer for the connection"  # which would have to be unpacked here
+            self._refused = "packed its answer for the connection"  # it would have to be unpacked here
             return
         self._is_whole_at_eof = "content-length" not in named and coding != "chunked"
         self.deadline_s = self._keeper.now_s() + self._read_s
@@ -290,7 +290,7 @@ class ServiceConnection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if not self._is_interim and self._parser is not None:
             self._is_over = True
-            self._keeps_alive = self._parser.should_keep_alive()  # the parser can't tell any more once it has returned
+            self._keeps_alive = self._parser.should_keep_alive()  # the parser forgets this once it has returned
 
     def _fail(self, failure: Exception) -> None:
         exchange, self._exchange = self._exchange, None

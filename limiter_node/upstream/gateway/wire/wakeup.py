@@ -1,4 +1,4 @@
-"""Letting one task wait until something has happened, with no queue and no lock."""
+"""Lets one task wait until something has happened, with no queue and no lock."""
 
 from __future__ import annotations
 
@@ -22,6 +22,6 @@ class Wakeup:
             self._waiter = None
 
     def wake(self) -> None:
-        """Wake whoever waits."""
+        """Wake the waiting task, if there is one."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
