@@ -321,9 +321,17 @@ def serving(app: web.Application, port: int = 0, tls: ssl.SSLContext | None = No
     async def stop() -> None:
         for site in tuple(runner.sites):
             await site.stop()
-        for _ in range(5):  # a connection that has just been accepted is the runner's some turns later
-            await asyncio.sleep(0)
+        await several_turns()  # a connection that has just been accepted is the runner's some turns later
+        assert runner.server is not None
+        transports = [each.transport for each in runner.server.connections if each.transport is not None]
         await runner.cleanup()
+        for transport in transports:
+            transport.abort()  # else one whose client doesn't read would stay open
+        await several_turns()
+
+    async def several_turns() -> None:
+        for _ in range(5):
+            await asyncio.sleep(0)
 
     thread = threading.Thread(target=loop.run_forever)
     thread.start()

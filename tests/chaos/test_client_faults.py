@@ -6,6 +6,7 @@ import asyncio
 import os
 import resource
 import signal
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -114,27 +115,28 @@ async def test_17_clients_leave(directory: Path, binary: str | None, row: Row) -
 @pytest.mark.chaos
 async def test_18_silent_sockets(directory: Path, binary: str | None, row: Row) -> None:
     """Silent ones, half heads, half bodies: honest requests notice little, and the sockets are closed."""
-    async with scene(directory, binary, "--header-timeout", "4", "--body-timeout", "4") as on:
+    timeouts = ("--header-timeout", "4", "--body-timeout", "4")
+    async with scene(directory, binary, *timeouts) as on, AsyncExitStack() as sockets:
         files = open_files(node_pids(on))
-        sockets: list[asyncio.StreamWriter] = []
         kinds = (b"", b"POST /v1/chat", b"POST /v1/embeddings HTTP/1.1\r\nHost: n\r\nContent-Length: 9\r\n\r\n{")
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(10_000, hard), hard))
+
+        def abort(writer: asyncio.StreamWriter) -> None:
+            writer.transport.abort()
 
         async def connect() -> None:
             for number in range(SOCKETS):
                 host, _, port = on.fleet.nodes[number % 2].removeprefix("http://").rpartition(":")
                 _, writer = await asyncio.open_connection(host, int(port))
                 writer.write(kinds[number % 3])
-                sockets.append(writer)
+                sockets.callback(abort, writer)
 
         outcome = await on.under_load(connect, 10, after_s=2)
         row("18", "2,000 silent, half-head and half-body sockets", outcome)
         assert_answered(outcome)
         assert outcome.proved, outcome.audit
         await quiet(on, files)
-        for writer in sockets:
-            writer.transport.abort()
 
 
 @pytest.mark.chaos

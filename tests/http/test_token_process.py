@@ -8,6 +8,7 @@ import random
 import signal
 import sys
 from collections.abc import AsyncIterator
+from functools import cache
 
 import pytest
 
@@ -25,6 +26,7 @@ def noise(length: int, seed: int) -> str:
     return "".join(map(chr, random.Random(seed).choices(range(33, 127), k=length)))
 
 
+@cache
 def prose(length: int, seed: int) -> str:
     """A text that can be sliced."""
     rng = random.Random(seed)
