@@ -306,6 +306,25 @@ def held_until(is_so: Callable[[], bool], chat: Handler) -> Handler:
     return held
 
 
+async def stop(runner: web.AppRunner) -> None:
+    """End a server and leave no connection open, whether its client reads or not."""
+    for site in tuple(runner.sites):
+        await site.stop()
+    await several_turns()  # a connection that has just been accepted is the runner's some turns later
+    connections = [] if runner.server is None else runner.server.connections
+    transports = [each.transport for each in connections if each.transport is not None]
+    await runner.cleanup()
+    for transport in transports:
+        transport.abort()
+    await several_turns()
+
+
+async def several_turns() -> None:
+    """Let the loop do what it has to do by now."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
 @contextmanager
 def serving(app: web.Application, port: int = 0, tls: ssl.SSLContext | None = None) -> Iterator[str]:
     """Serves in a thread of its own, for what brings its own event loop; gives the URL."""
@@ -318,27 +337,12 @@ def serving(app: web.Application, port: int = 0, tls: ssl.SSLContext | None = No
         await site.start()
         return f"{'https' if tls else 'http'}://127.0.0.1:{runner.addresses[0][1]}"
 
-    async def stop() -> None:
-        for site in tuple(runner.sites):
-            await site.stop()
-        await several_turns()  # a connection that has just been accepted is the runner's some turns later
-        assert runner.server is not None
-        transports = [each.transport for each in runner.server.connections if each.transport is not None]
-        await runner.cleanup()
-        for transport in transports:
-            transport.abort()  # else one whose client doesn't read would stay open
-        await several_turns()
-
-    async def several_turns() -> None:
-        for _ in range(5):
-            await asyncio.sleep(0)
-
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     try:
         yield asyncio.run_coroutine_threadsafe(start(), loop).result(20)
     finally:
-        asyncio.run_coroutine_threadsafe(stop(), loop).result(20)
+        asyncio.run_coroutine_threadsafe(stop(runner), loop).result(20)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(10)
         loop.close()

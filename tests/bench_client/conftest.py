@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
-from bench_fakes import Handler, Ledger, application, write_keys
+from bench_fakes import Handler, Ledger, application, stop, write_keys
 
 Serve = Callable[[Handler], Awaitable[str]]
 
@@ -36,4 +36,4 @@ async def serve() -> AsyncIterator[Serve]:
 
     yield start
     for runner in runners:
-        await runner.cleanup()
+        await stop(runner)

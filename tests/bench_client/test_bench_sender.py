@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
-from bench_fakes import T0
+from bench_fakes import T0, several_turns
 from conftest import Serve
 
 from bench_client.clock import clock_ns
@@ -78,11 +78,11 @@ RawHandler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[No
 @asynccontextmanager
 async def raw_server(handler: RawHandler) -> AsyncIterator[tuple[asyncio.Server, str]]:
     """Serves connections one by one as ``handler`` likes, closes each after it, and waits for them at the end."""
-    served: set[asyncio.Event] = set()
+    served: dict[asyncio.Event, asyncio.StreamWriter] = {}
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         done = asyncio.Event()
-        served.add(done)
+        served[done] = writer
         with suppress(asyncio.IncompleteReadError, ConnectionError):
             await handler(reader, writer)
         writer.close()
@@ -91,8 +91,10 @@ async def raw_server(handler: RawHandler) -> AsyncIterator[tuple[asyncio.Server,
     server = await asyncio.start_server(connected, "127.0.0.1", 0)
     async with server:
         yield server, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        for done in served:
+        for done, writer in served.items():
             await done.wait()
+            writer.transport.abort()  # else one whose client doesn't read would stay open
+        await several_turns()
 
 
 async def ok(_: web.Request) -> web.StreamResponse:
