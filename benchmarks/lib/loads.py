@@ -68,6 +68,8 @@ def saturate(
         sys.exit("the load failed")
     result = json.loads(done.stdout)
     answered, (server_s, *store_s) = result["answered"], result["cpu_s"]
+    if not answered:
+        sys.exit("no request was answered")
     if all_admitted and result["ok"] != answered:
         sys.exit(f"{answered - result['ok']} of {answered} requests were not answered by 200")
     return Load(

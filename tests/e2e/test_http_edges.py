@@ -183,4 +183,4 @@ async def test_what_outlasts_the_drain_is_cut_off_in_time_and_refunded(tmp_path:
         usage = await dispatcher.peek(kid)
         assert usage is not None
         assert usage.used == Amounts(3, 0, 0)
-    assert "cut off and refunded" in (tmp_path / "stderr").read_text()
+    assert "the node cuts them off" in (tmp_path / "stderr").read_text()
