@@ -5,7 +5,6 @@ Exit codes: 0 done, 1 failed, 2 wrong usage. The commands themselves are in ``co
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,6 +14,7 @@ import cloup
 
 from bench_client.audit import audit_directory
 from bench_client.command_line.environment import PREFIX, EnvCommand
+from bench_client.command_line.failures import CommandFailed, exit_code_of
 from bench_client.command_line.help import CONTEXT_SETTINGS, EXAMPLES
 from bench_client.command_line.options import (
     FORCE,
@@ -32,7 +32,7 @@ from bench_client.command_line.options import (
 from bench_client.commands.compare import CompareSettings, compare, comparison_text
 from bench_client.commands.find_max import FindMaxSettings, find_max
 from bench_client.commands.run import run
-from bench_client.errors import BenchError, BenchUsageError
+from bench_client.errors import BenchError
 from bench_client.report import report_of_comparison, write_report
 from bench_client.results.histograms import check_available
 from bench_client.results.tables import summary_text
@@ -40,10 +40,6 @@ from bench_client.results.unserved import failure_message
 from bench_client.settings import RunSettings
 
 NAME = "bench-client"
-
-
-class CommandFailed(Exception):
-    """Raised when a command has printed why it failed, so that only the exit code (1) is left."""
 
 
 MEASURE = cloup.Section("Send load")
@@ -275,41 +271,8 @@ def main() -> NoReturn:
 
 
 def _run_cli(arguments: list[str]) -> int:
-    """Run one command and return its exit code. A failure is one line on stderr, never a traceback."""
-    try:
-        code = cli.main(arguments, prog_name=NAME, standalone_mode=False)
-        sys.stdout.flush()
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message(), err=True)
-        return 2
-    except click.UsageError as error:
-        command = error.ctx.command_path if error.ctx else NAME
-        return _fail(f"{error.format_message()} (see {command} --help)", 2)
-    except click.ClickException as error:
-        return _fail(error.format_message(), 1)
-    except BenchUsageError as error:
-        return _fail(str(error), 2)
-    except BenchError as error:
-        return _fail(str(error), 1)
-    except CommandFailed:
-        return 1
-    except (click.Abort, KeyboardInterrupt):
-        return _fail("interrupted", 1)
-    except BrokenPipeError:
-        # The reader has gone (`bench-client audit DIR | head`). The interpreter must not report that once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except Exception as error:
-        if os.environ.get("BENCH_DEBUG"):
-            raise
-        return _fail(f"unexpected {type(error).__name__}: {error} (set BENCH_DEBUG=1 to see where)", 1)
-    return code if isinstance(code, int) else 0  # --help and --version return their exit code
-
-
-def _fail(message: str, code: int) -> int:
-    # One line, whatever a library's message looks like.
-    click.echo(f"error: {' '.join(message.split())}", err=True)
-    return code
+    """Run one command and return its exit code."""
+    return exit_code_of(cli, arguments, NAME)
 
 
 def _say(line: str) -> None:

@@ -27,12 +27,12 @@ import uvloop
 from benchmarks.lib.measuring import Row, parser, row, show
 from benchmarks.lib.servers import KEY_COUNT, OTHER_CORES, pin, pin_apart
 from benchmarks.peers.admit_all import AdmitAll
-from limiter_node.app import _settle_collector
 from limiter_node.credentials import key_id
 from limiter_node.decisions import Need, Outcome
 from limiter_node.limiter.admission import Decider, Limiter
 from limiter_node.limiter.policies import policy
 from limiter_node.limits import MAX_LIMIT, KeyLimits
+from limiter_node.node_process import settle_collector
 from limiter_node.store.admin.store_admin import administering
 from limiter_node.store.decisions.dispatcher import Dispatcher
 from limiter_node.store.embedded.stores import EmbeddedStore
@@ -133,7 +133,7 @@ async def measure(rounds: int, seconds: float) -> list[Row]:
             variants["limits"] = (request_to_limits(single.servers[0].port), kids)
         else:
             print("the package limits is left out, because it isn't installed (pip install limits)")
-        _settle_collector()
+        settle_collector()
         us: dict[str, list[float]] = {name: [] for name in variants}
         for _ in range(rounds):
             for name, (request, asked) in variants.items():

@@ -9,6 +9,7 @@ From the command line to a running node:
 ``commands``        the commands, one module each
 ``supervisor``      node processes: started together, restarted, drained
 ``top``             the live view of nodes, shards and keys
+``node_process``    the process of one node: signals, open files, memory
 ``app``             one node: started, run, drained and stopped; the one module that knows everybody
 ``start``           from listening to ready
 

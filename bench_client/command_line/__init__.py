@@ -3,4 +3,5 @@
 ``options``      each option, declared once
 ``environment``  options from environment variables
 ``help``         how ``--help`` reads
+``failures``     any failure as one line and an exit code
 """

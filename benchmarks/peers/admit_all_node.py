@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from bench_client.servers.procfs import STORE, limiter_processes
 from benchmarks.lib.servers import Server, pin_apart, stop
 from benchmarks.peers.admit_all import AdmitAll
-from limiter_node.app import run_node
+from limiter_node.node_process import run_node
 from limiter_node.processes import free_ports
 from limiter_node.settings import NodeSettings
 from limiter_node.store.admin.preparation import Preparation

@@ -18,7 +18,7 @@ import uvloop
 from aiohttp import web
 
 from benchmarks.lib.servers import Server, pin_apart, stop
-from limiter_node.app import _settle_collector
+from limiter_node.node_process import settle_collector
 from limiter_node.processes import free_ports
 
 _HEAD_BYTES = 148
@@ -54,7 +54,7 @@ async def _serve(port: int, answer_bytes: int) -> None:
     runner = web.ServerRunner(web.Server(answer, access_log=None))
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", port, backlog=1024).start()
-    _settle_collector()
+    settle_collector()
     print("ready", flush=True)
     await asyncio.Event().wait()
 

@@ -58,7 +58,7 @@ def serve(keys: str | None, **options: Any) -> int:
     asyncio.run(preparation.check(_FIRST_CHECK_TIMEOUT_S))
 
     # Late, because a node's imports take most of a second: a mistake in the options shows at once.
-    from limiter_node.app import run_node
+    from limiter_node.node_process import run_node
 
     return run_node(settings, preparation, declared=file)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from limiter_node import app
+from limiter_node import node_process
 from limiter_node.settings import NodeSettings
 from limiter_node.store.admin.preparation import Preparation
 from limiter_node.store.url import parse_store_url
@@ -59,8 +59,8 @@ def test_a_node_does_so_before_it_serves(monkeypatch: pytest.MonkeyPatch) -> Non
         serving.close()
         done.append("served")
 
-    monkeypatch.setattr(app.malloc, "give_memory_back", lambda: done.append("set"))
-    monkeypatch.setattr(app.uvloop, "run", run)
+    monkeypatch.setattr(node_process.malloc, "give_memory_back", lambda: done.append("set"))
+    monkeypatch.setattr(node_process.uvloop, "run", run)
     store = "redis://127.0.0.1:1"
-    app.run_node(NodeSettings(store=store), Preparation(parse_store_url(store), {}))
+    node_process.run_node(NodeSettings(store=store), Preparation(parse_store_url(store), {}))
     assert done == ["set", "served"]
