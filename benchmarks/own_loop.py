@@ -1,4 +1,4 @@
-"""What the own loop of connections saves beside aiohttp's, and what aiohttp's private names save beside its public API.
+"""Compare the own loop of connections with aiohttp's, and aiohttp's private names with its public API.
 
 Nodes that admit everything, so that little but HTTP is left, saturated in turn by the same short prompts; the one under
 load has core 0. They differ in how requests are served (`limiter_node.http.server.aiohttp_private.Way`):

@@ -231,7 +231,7 @@ class _Stream:
             self._settle_surely()  # also where the task is cancelled meanwhile
 
     def _left_to_read_on_s(self) -> float:
-        """It may have left long before its answer began (`limiter_node.http.client_gone`)."""
+        """Return the seconds left to read on; the client may have left long before its answer began."""
         left_s = self._connection.left_s
         return self._read_on_s if left_s is None else max(0.0, left_s + self._read_on_s - self._task.get_loop().time())
 

@@ -146,22 +146,22 @@ def test_an_overload_is_told_when_it_begins_and_when_it_is_over(caplog: pytest.L
         caplog.clear()
         return names
 
-    load.tell(0.0)
+    load.report(0.0)
     assert told() == []
     load.turned_away = 3
-    load.tell(1.0)
+    load.report(1.0)
     assert told() == ["overload_began"]
     load.turned_away = 10
-    load.tell(2.0)
-    load.tell(2.0 + OVER_S - 0.1)
+    load.report(2.0)
+    load.report(2.0 + OVER_S - 0.1)
     assert told() == []
-    load.tell(2.0 + OVER_S)
+    load.report(2.0 + OVER_S)
     assert caplog.records[0].__dict__["turned_away"] == 10
     assert caplog.records[0].__dict__["seconds"] == 1.0
     assert told() == ["overload_over"]
-    load.tell(100.0)
+    load.report(100.0)
     assert told() == []
     load.turned_away = 12
-    load.tell(101.0)
-    load.tell(200.0)
+    load.report(101.0)
+    load.report(200.0)
     assert caplog.records[-1].__dict__["turned_away"] == 2

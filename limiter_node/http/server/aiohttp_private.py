@@ -254,7 +254,7 @@ def forget(content: StreamReader) -> None:
 
 
 class Way(enum.Enum):
-    """How requests are served."""
+    """A way to serve requests."""
 
     OWN_LOOP = "own"
     """By the own loop."""

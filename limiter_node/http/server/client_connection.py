@@ -60,7 +60,7 @@ sent all (httpx's asynchronous one) lose it if the connection is reset before; s
 
 
 class Deadlines(NamedTuple):
-    """How long, in seconds, a client may take."""
+    """Hold the times, in seconds, that a client may take."""
 
     header_s: float = 10.0
     body_s: float = 30.0
@@ -94,7 +94,7 @@ class ClientConnection(PacedConnection):
     """Header lines of what is said to no request; the server sets them."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """It is open."""
+        """Take a new connection."""
         # Of the last request that was begun, also while the rest of it is thrown away: what comes then is no head.
         self.body: StreamReader | None = None
         self._on_gone: Callable[[], None] | None = None
@@ -131,14 +131,14 @@ class ClientConnection(PacedConnection):
         return False
 
     def eof_received(self) -> None:
-        """The client will send nothing more. The transport closes then: what is written from now on is not sent."""
+        """Note that the client sends nothing more. The transport closes then: later writes are not sent."""
         super().eof_received()
         self.left_s = self.loop.time()
         if self._on_gone is not None:
             self._on_gone()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """It is gone, by either side."""
+        """Let go of the request under way; either side may have ended the connection."""
         super().connection_lost(exc)
         if self.left_s is None:
             self.left_s = self.loop.time()
@@ -217,7 +217,8 @@ class ClientConnection(PacedConnection):
         return response
 
     def log_exception(self, *args: Any, **options: Any) -> None:
-        """What aiohttp has to say, unless it is about what a client sent, as a body that is not the gzip it claims."""
+        """Log errors as aiohttp does, except those that a client causes, such as a body that is not the gzip it claims.
+        """
         if not isinstance(options.get("exc_info"), HttpProcessingError | web.RequestPayloadError):
             super().log_exception(*args, **options)
 

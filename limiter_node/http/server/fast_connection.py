@@ -25,7 +25,7 @@ class FastConnection(SlicingConnection):
     __slots__ = ("_head_of", "_head_since")
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """It is open."""
+        """Begin to count the client's time."""
         # The part of a head: of the request after so many, and since when.
         self._head_of = 0
         self._head_since = self.loop.time()
@@ -50,7 +50,7 @@ class FastConnection(SlicingConnection):
             self._part_of_head_came(len(data))
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """It is gone, by either side."""
+        """Forget the requests that wait; either side may have ended the connection."""
         super().connection_lost(exc)
         self.queue.clear()  # those that wait behind the request under way know the connection
 

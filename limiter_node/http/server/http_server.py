@@ -100,7 +100,7 @@ class HttpServer(web.Server):
 
     @property
     def connection_count(self) -> int:
-        """How many connections are open, those with a handshake under way not counted."""
+        """The number of open connections, without those whose handshake is under way."""
         return connection_count(self)
 
     async def shutdown(self, timeout: float | None = None) -> None:

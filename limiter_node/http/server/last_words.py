@@ -1,4 +1,4 @@
-"""What is said to no request in particular: to a connection too many, or one that is ended in the middle of a head."""
+"""Responses to no request in particular: to a connection too many, or one that ends in the middle of a head."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Refused(asyncio.Protocol):
         self._last_lines = last_lines
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """It is open, for the moment."""
+        """Refuse the connection and close it."""
         refused = cast(asyncio.Transport, transport)  # uvloop's doesn't inherit from it
         refused.write(last_words(errors.OVERLOADED, _RETRY + self._last_lines))
         refused.close()

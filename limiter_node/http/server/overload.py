@@ -52,14 +52,14 @@ _ROUNDS, _FULL_ROUNDS = 4, 2
 
 
 class LoopLoad:
-    """How busy the event loop is. `start` it, and `stop` it in the end."""
+    """Measure how busy the event loop is, from `start` to `stop`."""
 
     def __init__(self) -> None:
         self.connections = 0
-        """How many there are, told by the server now and then."""
+        """The number of connections; the server updates it now and then."""
         self.turned_away = 0
-        """Requests, told by the routes."""
-        self._told = self._before = 0
+        """Requests that were turned away; the routes count them."""
+        self._reported = self._before = 0
         self._overload_since_s: float | None = None
         self._last_turned_away_s = 0.0
         self._is_full = False
@@ -86,25 +86,25 @@ class LoopLoad:
         return waited_s > LATE_S and (self._is_full or waited_s > TOO_LATE_S) and not self._is_stopped
 
     def pause_s(self) -> float:
-        """How long a connection that was turned away is left alone."""
+        """The seconds for which a connection that was turned away is not read."""
         return min(MAX_PAUSE_S, self.connections * SHED_COST_S / BUDGET)
 
     def end_round(self, late_s: float = 0.0) -> None:
-        """What was measured until now is one round, which took so much longer than a round has to."""
+        """End a round of measuring, which took that much longer than a round has to."""
         if self._requests or late_s < CALM_S:
             self._means.append(self._waited_s / self._requests if self._requests else 0.0)
         self._waited_s, self._requests = 0.0, 0
         self._is_full = sum(mean > CALM_S for mean in self._means) >= _FULL_ROUNDS
 
-    def tell(self, now_s: float) -> None:
-        """One log line when requests begin to be turned away, and one when that is over."""
-        if self.turned_away > self._told:
+    def report(self, now_s: float) -> None:
+        """Log a line when requests begin to be turned away, and one when that is over."""
+        if self.turned_away > self._reported:
             if self._overload_since_s is None:
-                self._overload_since_s, self._before = now_s, self._told
+                self._overload_since_s, self._before = now_s, self._reported
                 log.warning("overloaded: requests are turned away with 503", extra={"event": "overload_began"})
-            self._told, self._last_turned_away_s = self.turned_away, now_s
+            self._reported, self._last_turned_away_s = self.turned_away, now_s
         elif self._overload_since_s is not None and now_s - self._last_turned_away_s >= OVER_S:
-            seconds, count = self._last_turned_away_s - self._overload_since_s, self._told - self._before
+            seconds, count = self._last_turned_away_s - self._overload_since_s, self._reported - self._before
             event = {"event": "overload_over", "seconds": round(seconds, 3), "turned_away": count}
             log.warning("no longer overloaded: in %.1f s %d requests were turned away", seconds, count, extra=event)
             self._overload_since_s = None
@@ -112,7 +112,7 @@ class LoopLoad:
     def _tick(self, loop: asyncio.AbstractEventLoop, due_s: float) -> None:
         now_s = loop.time()
         self.end_round(now_s - due_s)
-        self.tell(now_s)
+        self.report(now_s)
         due_s = now_s + _MEASURE_EVERY_S
         self._handle = loop.call_at(due_s, self._tick, loop, due_s)
 

@@ -35,7 +35,7 @@ class PublicConnection(ClientConnection):
     __slots__ = ("_came_behind", "_head_since", "_held_bytes", "_is_answered", "_request")
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """It is open."""
+        """Begin to count the client's time."""
         self._request: web.BaseRequest | None = None  # the one under way, until its response has been sent
         self._is_answered = False  # it is, or was: its response is being sent
         # Since when a head is to come; None if none is.
@@ -69,7 +69,7 @@ class PublicConnection(ClientConnection):
             self._count_framing(body, len(data), self._held_bytes if self._is_held_back() else 0)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """It is gone, by either side."""
+        """Forget the request under way; either side may have ended the connection."""
         super().connection_lost(exc)
         self._request = None
 

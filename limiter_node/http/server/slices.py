@@ -32,7 +32,7 @@ DENSE_BYTES: Final = 16
 
 
 class SliceTurns:
-    """Whose slice is parsed next: one in each turn of the event loop, however many connections have some."""
+    """The order in which connections parse their slices: one slice in each turn of the event loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -62,7 +62,7 @@ class SlicingConnection(ClientConnection, OpenConnection):
     """Of all connections; the server sets it."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """It is open."""
+        """Take a new connection, of which nothing waits."""
         self._whole_bytes = WHOLE_BYTES
         self._unparsed = b""  # what waits for its turn, from `_parsed_bytes` on
         self._parsed_bytes = 0
@@ -70,7 +70,7 @@ class SlicingConnection(ClientConnection, OpenConnection):
         super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """It is gone, by either side."""
+        """Drop the bytes that wait; either side may have ended the connection."""
         super().connection_lost(exc)
         self._drop_unparsed()
 
@@ -160,7 +160,9 @@ class SlicingConnection(ClientConnection, OpenConnection):
         return body.exception() is not None or has_unread(body)
 
     def _rest_of_length(self) -> int:
-        """How many bytes are to come of a body whose length was declared: the parser takes those in one piece."""
+        """Return how many bytes of a body with a declared length are still to come: the parser takes those in one
+        piece.
+        """
         if self.queue:
             message, body = self.queue[-1]
             headers = message.headers if isinstance(message, RawRequestMessage) else {}

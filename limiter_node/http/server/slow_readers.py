@@ -21,7 +21,7 @@ class PacedConnection(RequestHandler):
     __slots__ = ("_behind_at", "_behind_s", "_opened", "_taken_bytes", "_unsent_bytes")
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """It is open."""
+        """Take a new connection, of which nothing is unsent."""
         self._opened: asyncio.Transport | None = cast(asyncio.Transport, transport)  # uvloop's doesn't inherit from it
         # Of the answer: how long more of it has waited than the buffer is for, the bytes taken in that time; when that
         # was last so, 0 if the last look saw no such thing; what was unsent then.
@@ -30,18 +30,18 @@ class PacedConnection(RequestHandler):
         super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """It is gone, by either side."""
+        """Forget the transport; either side may have ended the connection."""
         super().connection_lost(exc)
         self._opened = None
 
     def pause_writing(self) -> None:
-        """The client reads more slowly than it is written to."""
+        """Note that the client reads more slowly than it is written to."""
         super().pause_writing()
         if self.transport is not None:
             self._unsent_bytes = self.transport.get_write_buffer_size()
 
     def resume_writing(self) -> None:
-        """The client has taken most of what waited."""
+        """Count the bytes that the client has taken: most of those that waited."""
         if self.transport is not None:
             self._count_taken(self.transport.get_write_buffer_size())
         super().resume_writing()
