@@ -217,8 +217,7 @@ class ClientConnection(PacedConnection):
         return response
 
     def log_exception(self, *args: Any, **options: Any) -> None:
-        """Log errors as aiohttp does, except those that a client causes, such as a body that is not the gzip it claims.
-        """
+        """Log errors as aiohttp does, except those that a client causes, such as a body that is not the gzip it claims."""
         if not isinstance(options.get("exc_info"), HttpProcessingError | web.RequestPayloadError):
             super().log_exception(*args, **options)
 
