@@ -84,7 +84,7 @@ chaos: setup-dev ## each fault of docs/failures.md's table on real servers under
 	CHAOS=1 $(BIN)/python -m pytest tests/chaos
 
 ROUNDS ?= 3
-attack: setup-dev ## attacks on real nodes: others' latency and the node's memory beside each (an hour); results/attack.md
+attack: setup-dev ## attacks on real nodes: others' latency and the node's memory beside each (an hour per round, ROUNDS=3); results/attack.md
 	$(BIN)/python -m tests.attack --rounds $(ROUNDS)
 
 SOAK_MINUTES ?= 30

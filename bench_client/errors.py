@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+from pathlib import Path
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
 
 class BenchError(Exception):
     """Raised when a run or an audit cannot be done or has failed (exit code 1)."""
@@ -17,3 +22,9 @@ def not_installed(library: str, extra: str) -> str:
         f"{library} is not installed; in the project's folder run `make setup-dev`, "
         f"or `pip install '.[{extra}]'` for an environment of your own"
     )
+
+
+def cannot_write(path: Path | str, error: OSError) -> BenchError:
+    """Return the error for a file that could not be written."""
+    advice = "; free some space" if error.errno in _DISK_FULL else ""
+    return BenchError(f"cannot write {path}: {error.strerror}{advice}")

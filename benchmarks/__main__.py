@@ -1,6 +1,6 @@
 """`make bench`: every figure of docs/measurements.md, one benchmark after the other; JSON into results/bench/.
 
-A quarter of an hour. Nothing else should run beside it.
+Half an hour. Nothing else should run beside it.
 """
 
 from __future__ import annotations

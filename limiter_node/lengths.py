@@ -43,7 +43,7 @@ def parse_length(spec: str, rng: random.Random) -> LengthDraw:
             return lambda: min(MAX_LENGTH, max(1, round(rng.lognormvariate(mu, sigma))))
     except ValueError:
         pass
-    raise ConfigError(f"the mock's length {spec!r} is not understood: use {_SHAPES}, lengths from 0 to {MAX_LENGTH}")
+    raise ConfigError(f"{spec!r} is not a length distribution: use {_SHAPES}, lengths from 0 to {MAX_LENGTH}")
 
 
 def _length(text: str) -> int:

@@ -70,7 +70,8 @@ class NodeSettings:
     decision_timeout_ms: int = setting(
         100,
         STORE,
-        "Longest wait for a decision of the store, in ms. Then --on-store-failure applies: the shard is cut off.",
+        "Time the store has for a decision, in ms. If it takes longer, the node stops asking that shard and "
+        "--on-store-failure applies.",
     )
     on_store_failure: str = setting(
         "local",
@@ -82,7 +83,8 @@ class NodeSettings:
     replica_acks: int = setting(
         0,
         STORE,
-        "Replicas that must hold each decision before it counts, so that a failover loses none. Costs a round trip.",
+        "Replicas that must hold each decision before it counts, so that a failover loses none. More than halves the "
+        "decisions per second of a saturated node.",
     )
     cors_origins: tuple[str, ...] = setting(
         (),
@@ -232,7 +234,7 @@ class NodeSettings:
         try:
             parse_length(self.mock_length, random.Random(0))
         except ConfigError as error:
-            raise ConfigError(f"--mock-length: {error}") from None
+            raise ConfigError(f"--mock-length {error}") from None
         _check_models(self.models)
         logs.check(self.log_format, self.log_level)
         _between("--drain-delay", self.drain_delay_s, 0, 3_600)

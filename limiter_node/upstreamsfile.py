@@ -156,21 +156,21 @@ def _key_from_file(path: str) -> str:
 
 def _checked_key(key: str, where: str) -> str:
     if not key.isascii() or any(c.isspace() or not c.isprintable() for c in key) or len(key) > _MAX_KEY_CHARS:
-        raise ConfigError(f"{where}: a key is printable ASCII without spaces")
+        raise ConfigError(f"{where}: a key is printable ASCII without spaces, at most {_MAX_KEY_CHARS:,} characters")
     return key
 
 
 def _text(entry: Mapping[str, Any], name: str) -> str:
     value = entry[name]
     if type(value) is not str or not value or not value.isprintable():
-        raise ConfigError(f"{name} must be a text of printable characters")
+        raise ConfigError(f"{name} must be a non-empty string of printable characters")
     return value
 
 
 def _texts(entry: Mapping[str, Any], name: str, default: list[str]) -> list[str]:
     values = entry.get(name, default)
     if type(values) is not list or not values or not all(type(each) is str and each for each in values):
-        raise ConfigError(f"{name} must be a list of texts")
+        raise ConfigError(f"{name} must be a non-empty list of non-empty strings")
     return values
 
 

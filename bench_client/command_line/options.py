@@ -68,7 +68,8 @@ def warmup(default_s: float) -> Callable[[F], F]:
         metavar="SECONDS",
         type=click.FloatRange(0, 3600),
         default=default_s,
-        help="Send the first seconds of the schedule once before it; audited, but left out of the figures.",
+        help="Before the run, send the first SECONDS of its schedule as warm-up; these requests are audited but "
+        "not in the figures.",
     )
 
 

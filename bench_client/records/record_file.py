@@ -21,7 +21,7 @@ from typing import IO, Any
 
 import orjson
 
-from bench_client.errors import BenchError
+from bench_client.errors import BenchError, cannot_write
 from bench_client.records.record import Record
 
 REQUESTS_NAME = "requests.jsonl"
@@ -46,7 +46,7 @@ def write_records(path: Path, records: Iterable[Record]) -> int:
                 lines_of.add(b"\n".join(lines) + b"\n", len(lines))
             lines_of.end()
     except OSError as error:
-        raise BenchError(f"cannot write {path}: {error.strerror}") from None
+        raise cannot_write(path, error) from None
     return lines_of.records
 
 
@@ -124,7 +124,8 @@ class RecordReader:
             if header == {"format": FORMAT, "columns": list(Record._fields[: len(Record._fields) - missing])}:
                 return missing
         raise BenchError(
-            f"{self.path} is not a file of bench-client's records, or of another version; make the run again"
+            f"{self.path} is not a file of bench-client's records, or was written by another version; "
+            "make the run again"
         )
 
 

@@ -23,7 +23,7 @@ from weakref import finalize
 
 import orjson
 
-from bench_client.errors import BenchError
+from bench_client.errors import BenchError, cannot_write
 from bench_client.records.process_report import ProcessReport
 from bench_client.records.record import Record
 from bench_client.records.record_file import REQUESTS_NAME, RecordReader, join_records, write_records
@@ -108,7 +108,7 @@ def write_json(path: Path, document: object) -> None:
     try:
         path.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2) + b"\n")
     except OSError as error:
-        raise BenchError(f"cannot write {path}: {error.strerror}") from None
+        raise cannot_write(path, error) from None
 
 
 def read_info(directory: Path) -> RunInfo:
@@ -118,7 +118,9 @@ def read_info(directory: Path) -> RunInfo:
     try:
         document = orjson.loads((directory / RUN_NAME).read_bytes())
         if document.pop("format") != RUN_FORMAT:
-            raise BenchError(f"{directory / RUN_NAME} is of another version of bench-client; make the run again")
+            raise BenchError(
+                f"{directory / RUN_NAME} was written by another version of bench-client; make the run again"
+            )
         document.pop("machine")
         document["keys"] = [(key_id, name) for key_id, name in document["keys"]]
         document["processes"] = [ProcessReport(**report) for report in document.get("processes", ())]
@@ -152,7 +154,7 @@ def finish(directory: Path, info: RunInfo) -> None:
         for part in parts:
             part.unlink()
     except OSError as error:
-        raise BenchError(f"cannot write {whole}: {error.strerror}; free some space") from None
+        raise cannot_write(whole, error) from None
 
 
 def open_records(directory: Path, info: RunInfo) -> RecordReader:

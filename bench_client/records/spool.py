@@ -15,7 +15,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import NamedTuple
 
-from bench_client.errors import BenchError
+from bench_client.errors import BenchError, cannot_write
 from bench_client.load.workload import Workload
 
 SPOOL_NAMES = "responses.*.spool"
@@ -81,7 +81,7 @@ class SpoolWriter:
         self._queue.put(None)
         self._thread.join()
         if self._failure is not None:
-            raise BenchError(f"cannot write {self._file.name}: {self._failure.strerror}; free some space")
+            raise cannot_write(self._file.name, self._failure)
 
     def _write_all(self) -> None:
         with self._file:

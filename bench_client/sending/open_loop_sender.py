@@ -198,5 +198,5 @@ class OpenLoopSender:
                 reason = str(error.strerror or error or "no answer in time").lower()
                 raise BenchError(
                     f"cannot open {self._first_connections} connections to {target.url} ({reason}); "
-                    "start it, or lower --connections"
+                    "start the server, or lower --connections"
                 ) from None

@@ -96,7 +96,7 @@ def read_servers(directory: Path) -> Servers | None:
     try:
         document = orjson.loads(path.read_bytes())
         if document["format"] != FORMAT:
-            raise BenchError(f"{path} is of another version of bench-client; make the run again")
+            raise BenchError(f"{path} was written by another version of bench-client; make the run again")
         return Servers(
             period_s=_number(document["period_s"]),
             targets=tuple(_target(target) for target in _items(document["targets"])),

@@ -38,9 +38,9 @@ _T = TypeVar("_T")
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 _HELP = {
-    "rpm": "Requests per minute.",
-    "input_tpm": "Input tokens per minute.",
-    "output_tpm": "Output tokens per minute.",
+    "rpm": "Requests in any 60 s.",
+    "input_tpm": "Input tokens in any 60 s.",
+    "output_tpm": "Output tokens in any 60 s.",
     "output_reserve": "Output tokens reserved for a request that sets no cap.",
 }
 

@@ -1,8 +1,7 @@
 """Noticing that a client has left while its request is in the upstream's hands.
 
-aiohttp lets handlers run on when a connection ends. Here the work goes on for a while, so that what it costs is known
-(leaving early is never cheaper than staying), and then is cancelled; the cancellation is taken back where the block
-ends, as `asyncio.timeout` does it.
+aiohttp lets handlers run on when a connection ends. Here the work goes on for a while, so that what it costs can be
+charged, and then is cancelled; the cancellation is taken back where the block ends, as `asyncio.timeout` does it.
 """
 
 from __future__ import annotations

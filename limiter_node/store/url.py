@@ -6,6 +6,7 @@ through `store.wire` instead, because these clients may retry.
 
 from __future__ import annotations
 
+import re
 import ssl
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,6 +34,7 @@ _CERT_REQS = {"required": ssl.CERT_REQUIRED, "optional": ssl.CERT_OPTIONAL, "non
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _TLS_OPTIONS = ("ssl_ca_certs", "ssl_cert_reqs", "ssl_check_hostname", "ssl_certfile", "ssl_keyfile")
 _OPTIONS = (*_TLS_OPTIONS, "db")
+_OPTION_LIKE = re.compile(r"[a-z]+(_[a-z]+)*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +192,9 @@ def _options(query: str, secure: bool) -> dict[str, str]:
         raise ConfigError("--store: options are written ?name=value&name=value") from None
     for name, value in pairs:
         if name not in _OPTIONS:
-            raise ConfigError(f"--store: unknown option; known are db, {', '.join(_TLS_OPTIONS)}")
+            # Named only if it looks like an option: a URL with a typing error may have a password here.
+            named = f" {name}" if _OPTION_LIKE.fullmatch(name) else ""
+            raise ConfigError(f"--store: unknown option{named} after the ?; known are db, {', '.join(_TLS_OPTIONS)}")
         if name in options:
             raise ConfigError(f"--store: {name} is given twice")
         if name in _TLS_OPTIONS and not secure:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from array import array
 from collections.abc import Callable
 from hashlib import sha256
@@ -11,7 +13,7 @@ import orjson
 import pytest
 from bench_fakes import KEY, Ledger, run_info
 
-from bench_client.errors import BenchError
+from bench_client.errors import BenchError, cannot_write
 from bench_client.load.workload import Workload
 from bench_client.records.process_report import ProcessReport
 from bench_client.records.record import Record
@@ -379,3 +381,15 @@ def test_foreign_run_files_are_refused_in_one_line(tmp_path: Path, content: str)
     with pytest.raises(BenchError, match=RUN_NAME) as caught:
         read_info(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (errno.ENOSPC, "cannot write a: No space left on device; free some space"),
+        (errno.EDQUOT, "cannot write a: Disk quota exceeded; free some space"),
+        (errno.EACCES, "cannot write a: Permission denied"),
+    ],
+)
+def test_only_a_full_disk_is_to_be_freed(number: int, message: str) -> None:
+    assert str(cannot_write("a", OSError(number, os.strerror(number)))) == message

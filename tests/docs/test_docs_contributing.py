@@ -51,3 +51,12 @@ def test_the_selection_for_the_newest_python_is_there() -> None:
 
 def test_it_is_short() -> None:
     assert len(TEXT.splitlines()) <= 150
+
+
+def test_the_next_number_of_a_fault_is_free() -> None:
+    page = (ROOT / "docs" / "failures.md").read_text("utf-8")
+    faults = page.partition("## Faults, as tested")[2].partition("\n## ")[0]
+    cells = re.findall(r"(?m)^\| ([\d, –]+) \|", faults)
+    taken = {int(number) for cell in cells for number in re.findall(r"\d+", cell)}
+    (following,) = re.findall(r"The next fault gets number (\d+)\.", faults)
+    assert int(following) == max(taken) + 1

@@ -1,4 +1,4 @@
-"""Callers who leave before their answer is complete: leaving early is never cheaper than staying."""
+"""Callers who leave before their answer is complete pay for what the service reports or sends within ``--read-on``."""
 
 from __future__ import annotations
 

@@ -146,7 +146,7 @@ async def test_a_port_in_use_shows_at_once(limiter_node: StartCommand) -> None:
         (["--port", "65535"], 2, "--port 65535 is too high: 2 nodes need ports up to 65536"),
         (["--host", "no.such.host.invalid"], 2, "cannot listen on no.such.host.invalid"),
         (["--host", "192.0.2.1"], 2, "cannot listen on 192.0.2.1: this machine has no such address"),
-        (["--mock-length", "none"], 2, "--mock-length: "),
+        (["--mock-length", "none"], 2, "--mock-length 'none' is not a length distribution: use "),
         (["--nodes", "0"], 2, "Invalid value for '--nodes'"),
         (["--server-binary", "/nowhere"], 2, "--server-binary /nowhere: there is no such program"),
     ],
