@@ -308,14 +308,24 @@ def held_until(is_so: Callable[[], bool], chat: Handler) -> Handler:
 
 async def stop(runner: web.AppRunner) -> None:
     """End a server and leave no connection open, whether its client reads or not."""
+    ports = {address[1] for address in runner.addresses}
     for site in tuple(runner.sites):
         await site.stop()
     await several_turns()  # a connection that has just been accepted is the runner's some turns later
-    connections = [] if runner.server is None else runner.server.connections
-    transports = [each.transport for each in connections if each.transport is not None]
     await runner.cleanup()
-    for transport in transports:
-        transport.abort()
+    await abort_connections(ports)
+
+
+async def abort_connections(ports: set[int]) -> None:
+    """Abort the connections that servers on these ports have accepted in this loop.
+
+    Asked of the loop, because no server knows all of its connections: not those of which it has let go while their
+    clients don't read, and not those whose TLS handshake is under way.
+    """
+    loop: Any = asyncio.get_running_loop()
+    for transport in list(loop._transports.values()):
+        if (transport.get_extra_info("sockname") or ("", 0))[1] in ports:
+            transport.abort()
     await several_turns()
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
-from bench_fakes import T0, several_turns
+from bench_fakes import T0, abort_connections, several_turns
 from conftest import Serve
 
 from bench_client.clock import clock_ns
@@ -78,23 +78,25 @@ RawHandler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[No
 @asynccontextmanager
 async def raw_server(handler: RawHandler) -> AsyncIterator[tuple[asyncio.Server, str]]:
     """Serves connections one by one as ``handler`` likes, closes each after it, and waits for them at the end."""
-    served: dict[asyncio.Event, asyncio.StreamWriter] = {}
+    served: set[asyncio.Event] = set()
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         done = asyncio.Event()
-        served[done] = writer
+        served.add(done)
         with suppress(asyncio.IncompleteReadError, ConnectionError):
             await handler(reader, writer)
         writer.close()
         done.set()
 
     server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
     async with server:
-        yield server, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        for done, writer in served.items():
+        yield server, f"http://127.0.0.1:{port}"
+        server.close()
+        await several_turns()  # a connection that has just been accepted is served some turns later
+        for done in tuple(served):
             await done.wait()
-            writer.transport.abort()  # else one whose client doesn't read would stay open
-        await several_turns()
+        await abort_connections({port})  # else one whose client doesn't read would stay open
 
 
 async def ok(_: web.Request) -> web.StreamResponse:

@@ -114,7 +114,7 @@ async def test_36_the_previous_version_beside_this_one(
         # While a port has no node its clients find nobody: a load balancer would have sent them to the other one. A
         # request may meet the moment in which the node closes its idle connection.
         # The node that is gone cannot tell what it turned away where its machine had no time.
-        assert_answered(outcome, "connect", "closed", *([] if IS_TIMED else ["503"]))
+        assert_answered(outcome, "connect", "closed", "reset", *([] if IS_TIMED else ["503"]))
         assert not IS_TIMED or outcome.last_s < 2 + 4, "the port has a node again"
         assert outcome.rejected > 0, "limits were reached"
         assert_exact(outcome)
