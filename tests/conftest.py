@@ -1,4 +1,4 @@
-"""What runs beside all tests: a minute of waiting, once, whichever of pytest's workers asks for what came of it."""
+"""Run a minute of waiting beside all tests, once, whichever of pytest's workers asks for its result."""
 
 from __future__ import annotations
 

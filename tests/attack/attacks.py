@@ -28,7 +28,7 @@ SIZE = MIB - 1_024
 HELD_MB = 268
 """What nodes may hold of bodies and answers by default (``--max-held-bytes``)."""
 HEAP_MB = 150.0
-"""What may stay with a node after hundreds of bodies of known keys at a time: see `limiter_node.malloc`."""
+"""The memory that a node may keep after hundreds of bodies of known keys at a time: see `limiter_node.malloc`."""
 
 
 class Then(Enum):

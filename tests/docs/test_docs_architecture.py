@@ -24,7 +24,7 @@ NAMES = sorted(set(re.findall(r"(?<!`)`([^`\n]+)`(?!`)", PROSE)) - NO_NAMES)
 
 
 def found(name: str) -> object:
-    """What `name` names below `limiter_node`: a module, or something in one. Raises AttributeError."""
+    """Return the module, or the thing in one, that `name` names below `limiter_node`. Raises AttributeError."""
     module, rest = importlib.import_module("limiter_node"), name.split(".")
     while rest:
         try:

@@ -11,6 +11,7 @@ from limiter_node.decisions import Need
 from limiter_node.http.requests.fields import (
     MAX_CHOICES,
     MAX_TOKENS,
+    SAMPLING_FIELDS,
     Check,
     check_model,
     check_optional,
@@ -18,14 +19,11 @@ from limiter_node.http.requests.fields import (
     integer_between,
     is_array,
     is_boolean,
-    is_integer,
     is_logit_bias,
     is_metadata,
     is_object,
-    is_stop,
     is_string,
     is_string_or_object,
-    number_between,
 )
 from limiter_node.http.requests.json_body import check_depth, parse_object
 from limiter_node.http.requests.known_fields import (
@@ -51,13 +49,7 @@ _CHAT_FIELDS: dict[str, Check] = {
     "n": integer_between(1, MAX_CHOICES),
     "stream": is_boolean,
     "stream_options": is_object,
-    "temperature": number_between(0, 2),
-    "top_p": number_between(0, 1),
-    "presence_penalty": number_between(-2, 2),
-    "frequency_penalty": number_between(-2, 2),
-    "stop": is_stop,
-    "seed": is_integer,
-    "user": is_string,
+    **SAMPLING_FIELDS,
     "logprobs": is_boolean,
     "top_logprobs": integer_between(0, 20),
     "logit_bias": is_logit_bias,

@@ -12,6 +12,7 @@ from limiter_node.decisions import Need
 from limiter_node.http.requests.fields import (
     MAX_CHOICES,
     MAX_TOKENS,
+    SAMPLING_FIELDS,
     Check,
     InvalidRequest,
     check_model,
@@ -19,12 +20,9 @@ from limiter_node.http.requests.fields import (
     includes_usage,
     integer_between,
     is_boolean,
-    is_integer,
     is_logit_bias,
     is_object,
-    is_stop,
     is_string,
-    number_between,
 )
 from limiter_node.http.requests.inputs import Inputs, sum_inputs, texts_or_tokens
 from limiter_node.http.requests.json_body import parse_object
@@ -46,13 +44,7 @@ _FIELDS: dict[str, Check] = {
     "echo": is_boolean,
     "suffix": is_string,
     "logprobs": integer_between(0, 5),
-    "temperature": number_between(0, 2),
-    "top_p": number_between(0, 1),
-    "presence_penalty": number_between(-2, 2),
-    "frequency_penalty": number_between(-2, 2),
-    "stop": is_stop,
-    "seed": is_integer,
-    "user": is_string,
+    **SAMPLING_FIELDS,
     "logit_bias": is_logit_bias,
 }
 _PLAIN = (OF_COMPLETION | _FIELDS.keys()) - SHORT

@@ -8,7 +8,7 @@ None. orjson decides what a number is: NaN and 1e400 never get here, integers fr
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from limiter_node.errors import LimiterError
 
@@ -163,6 +163,18 @@ def is_stop(value: Any, param: str) -> None:
         raise array_too_long(param, 4, len(value))
     for index, each in enumerate(value):
         is_string(each, f"{param}[{index}]")
+
+
+SAMPLING_FIELDS: Final[dict[str, Check]] = {
+    "temperature": number_between(0, 2),
+    "top_p": number_between(0, 1),
+    "presence_penalty": number_between(-2, 2),
+    "frequency_penalty": number_between(-2, 2),
+    "stop": is_stop,
+    "seed": is_integer,
+    "user": is_string,
+}
+"""The fields that chats and text completions share about how an answer is drawn, in the order of their checks."""
 
 
 def is_logit_bias(value: Any, param: str) -> None:

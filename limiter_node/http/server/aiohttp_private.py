@@ -109,7 +109,7 @@ class OpenConnection(RequestHandler):
     resume_if_drained: ClassVar[Callable[..., None]] = _attribute(RequestHandler, "_resume_reading_if_drained", "self")
 
     loop: asyncio.AbstractEventLoop
-    """What it runs in; the server sets it."""
+    """The event loop of the connection; the server sets it."""
 
     def _resume_reading_if_drained(self) -> None:
         """Call `resume_if_drained`, which may be overridden; aiohttp calls this one."""

@@ -89,7 +89,7 @@ class ClientConnection(PacedConnection):
     )
 
     loop: asyncio.AbstractEventLoop
-    """What it runs in; the server sets it."""
+    """The event loop of the connection; the server sets it."""
     last_lines: str
     """Header lines of what is said to no request; the server sets them."""
 
