@@ -72,7 +72,7 @@ def stages(reply: bytes) -> dict[str, Callable[[], object]]:
     return {
         "the key: read and digested": lambda: key_id(bearer_key("Bearer sk-0123456789abcdef0123456789abcdef") or ""),
         "the body: parsed, checked, tokens counted": lambda: need_of_chat(parse_chat(BODY)),
-        "the batch: packed": lambda: codec.pack_batch(1, [codec.pack_admit(*need)], resent=False),
+        "the batch: packed": lambda: codec.pack_batch(1, [codec.pack_admit(*need[:3])], resent=False),
         "the verdict: unpacked": lambda: codec.unpack_decisions(reply, 1, [need], WINDOW_BUCKETS),
         "the mock's answer": lambda: _finished(upstream.chat(request, 128, "req_1")),
         "the answer's body": lambda: chat_completion(request, completion, request_id, 1),

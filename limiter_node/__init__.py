@@ -30,7 +30,10 @@ The path of a request:
 The ground, which imports nothing but the ground:
 
 ``decisions``       a request's need, its decision, its key's usage
-``limits``          a key's limits, and the window in which they hold
+``limits``          a plain key's limits, and the window in which they hold
+``policy``          the limits of accounts, teams and their keys, as they are stored
+``plans``           the windows that one request touches, by the policies on its key's path
+``model_patterns``  patterns of models' names
 ``credentials``     the API key in a request's headers, and its digest
 ``errors``          the errors that a caller or an operator may meet
 ``telemetry``       a node's counts about itself

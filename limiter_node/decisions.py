@@ -9,6 +9,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from limiter_node.limits import Amounts
+from limiter_node.plans import Plan
 
 
 class Need(NamedTuple):
@@ -21,6 +22,8 @@ class Need(NamedTuple):
     input_tokens: int
     output_tokens: int
     default_choices: int = 0
+    models: tuple[str, ...] = ()
+    """The names of the request's model: the caller's, and the service's if it differs."""
 
 
 class Outcome(IntEnum):
@@ -36,12 +39,26 @@ Receipt = object
 """The hold of an admission in the store. Only the store's side makes receipts and reads them."""
 
 
+class PathUsage(NamedTuple):
+    """The usage of all windows that a request touches, in the order of its plan's windows."""
+
+    plan: Plan
+    used: tuple[Amounts, ...]
+    reset_ms: tuple[Amounts, ...]
+    """Per window the time until each dimension is wholly free if nothing else happened."""
+    exceeded: int = -1
+    """The index of the window that rejected; -1 if none did."""
+
+
 class Decision(NamedTuple):
-    """One decided request. For ``UNKNOWN_KEY`` only ``outcome`` means anything."""
+    """One decided request. For ``UNKNOWN_KEY`` only ``outcome`` means anything.
+
+    `path` is given for a key of an account; then `limits`, `used` and `reset_ms` are zeros, and mean nothing.
+    """
 
     outcome: Outcome
     dimension: int
-    """Index into ``DIMENSIONS`` of the limit that rejected (the one that frees last), -1 when admitted."""
+    """Index into ``policy.UNITS`` of the limit that rejected (the one that frees last), -1 when admitted."""
     retry_after_ms: int
     """Exact time until this request would be admitted if nothing else happened; 0 unless ``REJECTED``."""
     limits: Amounts
@@ -60,6 +77,8 @@ class Decision(NamedTuple):
     degraded: str = ""
     """The policy that decided because the store could not be asked: `limits` are by its last reply, `time_ms` is its
     estimated clock. Empty if the store decided."""
+    path: PathUsage | None = None
+    """The windows of an account's key; None for a plain key, which has one."""
 
 
 UNKNOWN_KEY = Decision(
@@ -88,3 +107,5 @@ class Usage(NamedTuple):
     buckets: tuple[WindowBucket, ...]
     degraded: str = ""
     """The policy that gave this usage from the node's own knowledge; empty if the store gave it."""
+    path: PathUsage | None = None
+    """The windows of an account's key; `limits`, `used`, `reset_ms` and `buckets` then mean nothing."""

@@ -113,7 +113,8 @@ class KeyQueue:
             taken += 1
             if not admit.future.done():  # else its caller has given up, and it is never sent
                 admits.append(admit)
-                operations.append(pack_admit(*admit.need))
+                input_tokens, output_tokens, choices, _ = admit.need
+                operations.append(pack_admit(input_tokens, output_tokens, choices))
         del waiting[:taken]
         return admits
 

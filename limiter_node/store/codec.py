@@ -156,7 +156,7 @@ def unpack_decisions(
     if len(needs) == 1 and len(reply) == REPLY_SIZE:
         # The usual one, alone and admitted, at half the cost.
         _, time_ms, recorded, limits, used, reset_ms, reserve = _head(reply, window_buckets)
-        need_input, need_output, choices = needs[0]
+        need_input, need_output, choices, _ = needs[0]
         need = _new(Amounts, (1, need_input, need_output + choices * reserve))
         receipt = time_ms // BUCKET_MS
         return recorded, [_new(Decision, (ADMITTED, -1, 0, limits, used, reset_ms, need, time_ms, "", receipt, ""))]
@@ -174,7 +174,7 @@ def _decisions_of(batch: BatchReply, needs: Sequence[Need]) -> list[Decision]:
     requests, input_tokens, output_tokens = used
     decisions = []
     result = len(results)
-    for need_input, need_output, choices in reversed(needs):
+    for need_input, need_output, choices, _ in reversed(needs):
         result -= 1
         verdict, retry_after_ms = results[result]
         reserved = need_output + choices * reserve

@@ -13,10 +13,10 @@ from yarl import URL
 
 from limiter_node.http.requests import known_fields
 from limiter_node.http.requests.limited_routes import LIMITED_ROUTES
+from limiter_node.model_patterns import matches, starred
 from limiter_node.upstream.errors import NotServed
 from limiter_node.upstream.gateway.asking.drafting import ServiceDrafter
 from limiter_node.upstream.gateway.asking.steering import CONTAINERS, STEERING
-from limiter_node.upstream.gateway.model_patterns import matches, starred
 from limiter_node.upstream.gateway.service import Service
 from limiter_node.upstream.rendered import RequestDrafter
 

@@ -110,8 +110,8 @@ def parse_chat(body: bytes, count: Count | None = None, extra_fields: ExtraField
 def need_of_chat(request: ChatRequest) -> Need:
     """Return the need of `request`: its input, and for every choice its cap or the key's default."""
     if request.cap is None:
-        return Need(request.input_tokens, 0, request.n)
-    return Need(request.input_tokens, request.n * request.cap, 0)
+        return Need(request.input_tokens, 0, request.n, (request.model,))
+    return Need(request.input_tokens, request.n * request.cap, 0, (request.model,))
 
 
 def _shaping_total(fields: dict[str, Any], form: AnswerForm | None, model: str, unknown: list[str]) -> Total:

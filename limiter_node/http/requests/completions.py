@@ -91,8 +91,8 @@ def parse_completion(
 def need_of_completion(request: CompletionRequest) -> Need:
     """Return the need of `request`: its input, and for every possible choice its cap or the key's default."""
     if request.cap is None:
-        return Need(request.input_tokens, 0, request.reserved_choices)
-    return Need(request.input_tokens, request.reserved_choices * request.cap, 0)
+        return Need(request.input_tokens, 0, request.reserved_choices, (request.model,))
+    return Need(request.input_tokens, request.reserved_choices * request.cap, 0, (request.model,))
 
 
 def _sum_suffix(suffix: str | None, prompts: Inputs, counter: TokenCounter) -> int:

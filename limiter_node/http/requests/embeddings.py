@@ -58,4 +58,4 @@ def parse_embedding(
 
 def need_of_embedding(request: EmbeddingRequest) -> Need:
     """Return the need of `request`: its input, and no output."""
-    return Need(request.input_tokens, 0, 0)
+    return Need(request.input_tokens, 0, 0, (request.model,))

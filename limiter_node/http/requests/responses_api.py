@@ -131,8 +131,8 @@ def parse_responses_api(
 def need_of_responses_api(request: ResponsesApiRequest) -> Need:
     """Return the need of `request`: its input, and its cap or the key's default."""
     if request.cap is None:
-        return Need(request.input_tokens, 0, 1)
-    return Need(request.input_tokens, request.cap, 0)
+        return Need(request.input_tokens, 0, 1, (request.model,))
+    return Need(request.input_tokens, request.cap, 0, (request.model,))
 
 
 def _refuse_stored(fields: dict[str, Any]) -> None:

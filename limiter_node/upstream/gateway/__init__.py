@@ -1,7 +1,6 @@
 """The upstream over HTTP: passes admitted requests to OpenAI-compatible services, and their answers back as they are.
 
 ``service``           the services, and the service of each model
-``model_patterns``    patterns of models' names
 ``asking``            the request that a service gets: the caller's, as it was counted and admitted
 ``wire``              HTTP/1.1 to services: connections that are kept, one request and its answer at a time
 ``sending``           chooses the address of a request, its time limits, its retries

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from yarl import URL
 
-from limiter_node.upstream.gateway.model_patterns import matches, starred
+from limiter_node.model_patterns import matches, starred
 
 CAP_FIELDS = ("max_tokens", "max_completion_tokens")
 """The names of a chat's cap; a service may know only one of them."""
