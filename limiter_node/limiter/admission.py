@@ -131,7 +131,7 @@ class Limiter:
         """
         exists = await self._decider.find(kid)
         if not exists:
-            self.telemetry.decisions.counts[4 * Outcome.UNKNOWN_KEY] += 1
+            self.telemetry.decisions.count(Outcome.UNKNOWN_KEY)
         return exists
 
     async def admit(self, kid: str, need: Need) -> Decision:

@@ -54,7 +54,7 @@ class Replies:
     ) -> None:
         self._router, self._queues, self._reconciliation = router, queues, reconciliation
         self._losses, self._redeclarer, self._lookups = losses, redeclarer, LimitsWhileMoving(router, queues)
-        self._decision_counts, self._waited = telemetry.decisions.counts, telemetry.decision_latency.note
+        self._count_decision, self._waited = telemetry.decisions.count, telemetry.decision_latency.note
         self.window_buckets = window_buckets
         self._due_s, self._on_ended = due_s, on_ended
         self.failed = 0
@@ -121,11 +121,11 @@ class Replies:
             self._queues.meet(queue)
         if batch.charges:
             self._reconciliation.on_charged(batch, codec.unpack_reply(reply, len(batch.operations)).time_ms)
-        counts, waited, asked_to_now_s = self._decision_counts, self._waited, heard_s + self._due_s
+        count, waited, asked_to_now_s = self._count_decision, self._waited, heard_s + self._due_s
         for admit, decision in zip(batch.admits, decisions, strict=True):
             if not admit.future.done():
                 admit.future.set_result(decision)
-                counts[4 * decision[0] + decision[1] + 1] += 1
+                count(decision[0], decision[1])
                 waited(asked_to_now_s - admit.deadline_s)
             else:
                 self._reconciliation.on_late_verdict(batch, admit, decision)
@@ -175,7 +175,7 @@ class Replies:
         for admit in batch.admits:
             if not admit.future.done():
                 admit.future.set_result(UNKNOWN_KEY_DECISION)
-                self._decision_counts[4 * UNKNOWN_KEY_DECISION.outcome] += 1
+                self._count_decision(UNKNOWN_KEY_DECISION.outcome)
             else:
                 self._reconciliation.on_late_verdict(batch, admit, UNKNOWN_KEY_DECISION)
 
