@@ -63,7 +63,8 @@ class PlannedWindow(NamedTuple):
 class Plan:
     """The windows that a request touches, and the tokens reserved per choice without a cap. `who`: the key's name.
 
-    `ends_ms`: when one of the windows stops to count, so that the plan has to be made again; 0 if none does.
+    `ends_ms`: when one of the windows stops to count, so that the plan has to be made again; 0 if none does. `is_flat`:
+    whether the key is an account of its own.
     """
 
     who: str
@@ -71,6 +72,7 @@ class Plan:
     output_reserve: int
     show: str
     ends_ms: int
+    is_flat: bool = False
 
 
 def plan_of(account: AccountPolicy, key: KeyPolicy, models: Sequence[str], now_ms: int) -> Plan:
@@ -84,7 +86,14 @@ def plan_of(account: AccountPolicy, key: KeyPolicy, models: Sequence[str], now_m
         if _counts(window, names, now_ms)
     ]
     ends = [each.ends_ms for each in windows if each.ends_ms]
-    return Plan(who(account, key), tuple(windows), _reserve(account, key), account.show, min(ends, default=0))
+    return Plan(
+        who(account, key),
+        tuple(windows),
+        _reserve(account, key),
+        account.show,
+        min(ends, default=0),
+        account.key is not None,
+    )
 
 
 def patterns_of(account: AccountPolicy, key: KeyPolicy) -> frozenset[str]:

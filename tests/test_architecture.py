@@ -154,7 +154,10 @@ ALLOWED: dict[str, set[str]] = {
         *("decisions", "errors", "held", "tokens", "second_process"),
         *("upstream.errors", "upstream.interface", "upstream.requests"),
     },
-    "http.responses": {"limits", "decisions", "upstream.errors", "upstream.openai", "http.requests"},
+    "http.responses": {
+        *("limits", "decisions", "plans", "policy"),
+        *("upstream.errors", "upstream.openai", "http.requests"),
+    },
     "http.server": {"addresses", "errors", "http.responses"},
     "http.bodies": {"held", "http.server"},
     "http": {
