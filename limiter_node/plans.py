@@ -110,7 +110,9 @@ def who(account: AccountPolicy, key: KeyPolicy) -> str:
 
 
 def per_text(per_ms: int) -> str:
-    """Return a length as operators write it: ``1m``, ``90s``, ``7d``."""
+    """Return a length as operators write it: ``1m``, ``90s``, ``7d``; in ms if it isn't in whole seconds."""
+    if per_ms % 1000:
+        return f"{per_ms}ms"
     for letter, ms in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000)):
         if per_ms % ms == 0:
             return f"{per_ms // ms}{letter}"

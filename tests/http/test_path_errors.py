@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 import pytest
-from paths import DAY_MS, KID, MINUTE_MS, RESET_MS, USED, acme_plan, flat_plan, on_path
+from path_decisions import DAY_MS, KID, MINUTE_MS, RESET_MS, USED, acme_plan, flat_plan, on_path
 
 from limiter_node.decisions import Outcome
 from limiter_node.http.responses import errors

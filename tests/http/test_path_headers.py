@@ -9,7 +9,7 @@ from urllib.parse import unquote
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from paths import DAY_MS, MINUTE_MS, RESET_MS, USED, acme_plan, flat_plan, on_path
+from path_decisions import DAY_MS, MINUTE_MS, RESET_MS, USED, acme_plan, flat_plan, on_path
 
 from limiter_node.decisions import Decision, Outcome
 from limiter_node.http.responses.caller_view import header_text

@@ -179,7 +179,7 @@ class Dispatcher:
         """See `Decider`. A key that the store has is known from now on."""
         return await self._finder.find(kid)
 
-    async def peek(self, kid: str) -> Usage | None:
+    async def peek(self, kid: str, models: tuple[str, ...] | None = None) -> Usage | None:
         """See `Decider`. If the store can't be asked, the policy returns the usage that it knows."""
         return await self._reader.peek(kid)
 
