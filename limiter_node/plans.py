@@ -63,7 +63,8 @@ class PlannedWindow(NamedTuple):
 class Plan:
     """The windows that a request touches, and the tokens reserved per choice without a cap. `who`: the key's name.
 
-    `ends_ms`: when one of the windows stops to count, so that the plan has to be made again; 0 if none does.
+    `ends_ms`: when one of the windows stops to count, so that the plan has to be made again; 0 if none does. `is_flat`:
+    whether the key is an account of its own.
     """
 
     who: str
@@ -71,6 +72,7 @@ class Plan:
     output_reserve: int
     show: str
     ends_ms: int
+    is_flat: bool = False
 
 
 def plan_of(
@@ -89,7 +91,14 @@ def plan_of(
         if (is_whole or _matches(window, names)) and not 0 < window.until_ms <= now_ms
     ]
     ends = [each.ends_ms for each in windows if each.ends_ms]
-    return Plan(who(account, key), tuple(windows), _reserve(account, key), account.show, min(ends, default=0))
+    return Plan(
+        who(account, key),
+        tuple(windows),
+        _reserve(account, key),
+        account.show,
+        min(ends, default=0),
+        account.key is not None,
+    )
 
 
 def patterns_of(account: AccountPolicy, key: KeyPolicy) -> frozenset[str]:
@@ -106,7 +115,9 @@ def who(account: AccountPolicy, key: KeyPolicy) -> str:
 
 
 def per_text(per_ms: int) -> str:
-    """Return a length as operators write it: ``1m``, ``90s``, ``7d``."""
+    """Return a length as operators write it: ``1m``, ``90s``, ``7d``; in ms if it isn't in whole seconds."""
+    if per_ms % 1000:
+        return f"{per_ms}ms"
     for letter, ms in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000)):
         if per_ms % ms == 0:
             return f"{per_ms // ms}{letter}"

@@ -55,7 +55,7 @@ ALLOWED: dict[str, set[str]] = {
     "policy": {"limits"},
     "plans": {"limits", "model_patterns", "policy"},
     "decisions": {"limits", "plans"},
-    "telemetry": {"limits", "decisions"},
+    "telemetry": {"limits", "decisions", "policy"},
     "tokens": {"second_process"},
     "limiter": {"errors", "limits", "decisions", "plans", "telemetry"},
     # The store. Its own ground first; `wire` carries script calls, which `batch` and `fleet` are.
@@ -170,7 +170,10 @@ ALLOWED: dict[str, set[str]] = {
         *("decisions", "errors", "held", "tokens", "second_process"),
         *("upstream.errors", "upstream.interface", "upstream.requests"),
     },
-    "http.responses": {"limits", "decisions", "upstream.errors", "upstream.openai", "http.requests"},
+    "http.responses": {
+        *("limits", "decisions", "plans", "policy"),
+        *("upstream.errors", "upstream.openai", "http.requests"),
+    },
     "http.server": {"addresses", "errors", "http.responses"},
     "http.bodies": {"held", "http.server"},
     "http": {
@@ -185,7 +188,7 @@ ALLOWED: dict[str, set[str]] = {
     "upstreamsfile": {"addresses", "errors", "settings", "upstream.gateway.asking", "upstream.gateway.service"},
     "start": {"errors", "limiter", "store.admin"},
     "supervisor": {"errors", "processes"},
-    "top": {"chart", "errors", "limits", "reasons", "store.admin", "store.url"},
+    "top": {"chart", "errors", "limits", "policy", "reasons", "store.admin", "store.url"},
 }
 
 

@@ -33,7 +33,7 @@ class BatchEnds:
         on_ended: Callable[[Batch], None],
     ) -> None:
         self._reconciliation = reconciliation
-        self._decision_counts, self._waited = telemetry.decisions.counts, telemetry.decision_latency.note
+        self._count_decision, self._waited = telemetry.decisions.count, telemetry.decision_latency.note
         self._due_s, self._on_ended = due_s, on_ended
         self.failed = 0
         """Batches that were given up."""
@@ -59,11 +59,11 @@ class BatchEnds:
 
     def _deliver(self, batch: Batch, admits: Sequence[Admit], decisions: Sequence[Decision], heard_s: float) -> None:
         """Give requests their decisions."""
-        counts, waited, asked_to_now_s = self._decision_counts, self._waited, heard_s + self._due_s
+        count, waited, asked_to_now_s = self._count_decision, self._waited, heard_s + self._due_s
         for admit, decision in zip(admits, decisions, strict=True):
             if not admit.future.done():
                 admit.future.set_result(decision)
-                counts[4 * decision[0] + decision[1] + 1] += 1
+                count(decision[0], decision[1])
                 waited(asked_to_now_s - admit.deadline_s)
             else:
                 self._reconciliation.on_late_verdict(batch, admit, decision)

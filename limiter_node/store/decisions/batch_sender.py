@@ -1,7 +1,7 @@
 """Makes the batches of scheduled queues and sends them: one of each queue under way at a time, one write per shard.
 
-Neighbours: `store.decisions.schedule` holds the queues whose batch leaves in this turn, `store.decisions.batch_ends` ends
-batches and calls `BatchSender.on_ended`.
+Neighbours: `store.decisions.schedule` holds the queues whose batch leaves in this turn, `store.decisions.batch_ends`
+ends batches and calls `BatchSender.on_ended`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from limiter_node.telemetry import BatchSizes
 
 
 class BatchSender:
-    """Send batches for one node. `replies` owns those of plain keys, `path_replies` those of accounts: set both first."""
+    """Send batches for one node. `replies` owns those of plain keys, `path_replies` accounts': set both first."""
 
     replies: BatchOwner
     path_replies: BatchOwner

@@ -151,6 +151,6 @@ class Replies(BatchEnds):
         for admit in batch.admits:
             if not admit.future.done():
                 admit.future.set_result(UNKNOWN_KEY_DECISION)
-                self._decision_counts[4 * UNKNOWN_KEY_DECISION.outcome] += 1
+                self._count_decision(UNKNOWN_KEY_DECISION.outcome)
             else:
                 self._reconciliation.on_late_verdict(batch, admit, UNKNOWN_KEY_DECISION)
