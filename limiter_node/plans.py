@@ -75,15 +75,20 @@ class Plan:
     is_flat: bool = False
 
 
-def plan_of(account: AccountPolicy, key: KeyPolicy, models: Sequence[str], now_ms: int) -> Plan:
-    """Return the plan of a request. `models`: the caller's name of the model, and the service's if it differs."""
+def plan_of(
+    account: AccountPolicy, key: KeyPolicy, models: Sequence[str], now_ms: int, *, is_whole: bool = False
+) -> Plan:
+    """Return the plan of a request. `models`: the caller's name of the model, and the service's if it differs.
+
+    `is_whole`: return all windows on the key's path instead, whatever their models.
+    """
     names = [each.lower() for each in models]
     path = _path(account, key)
     windows = [
         _planned(subject, shown, window, is_own)
         for subject, shown, found, is_own in path
         for window in found
-        if _counts(window, names, now_ms)
+        if (is_whole or _matches(window, names)) and not 0 < window.until_ms <= now_ms
     ]
     ends = [each.ends_ms for each in windows if each.ends_ms]
     return Plan(
@@ -139,9 +144,7 @@ def _teams(team: str) -> list[str]:
     return ["/".join(parts[: depth + 1]) for depth in range(len(parts))]
 
 
-def _counts(window: PolicyWindow, names: Sequence[str], now_ms: int) -> bool:
-    if window.until_ms and window.until_ms <= now_ms:
-        return False
+def _matches(window: PolicyWindow, names: Sequence[str]) -> bool:
     return not window.models or any(matches(pattern.lower(), name) for pattern in window.models for name in names)
 
 

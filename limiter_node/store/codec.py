@@ -54,6 +54,12 @@ def settled_bucket(settle: bytes) -> int:
     return bucket
 
 
+def settled_amounts(settle: bytes) -> tuple[int, int, int, int]:
+    """Return the bucket of a settle that `pack_settle` has packed, and its input tokens, output tokens and requests."""
+    _, bucket, input_tokens, output_tokens, requests = _OPERATION.unpack(settle)
+    return bucket, input_tokens, output_tokens, requests
+
+
 def pack_charge(bucket: int, requests: int, input_tokens: int, output_tokens: int) -> bytes:
     """Pack an operation that counts in `bucket` usage admitted without the store, limit or not."""
     return _OPERATION.pack(_CHARGE, bucket, requests, input_tokens, output_tokens)
