@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 from bench_fakes import Ledger, run_info
+from click.testing import CliRunner
 
 from bench_client.audit.judge import audit_directory, audit_records
 from bench_client.audit.report import AuditReport
+from bench_client.cli import cli
 from bench_client.records.record import Record
 from bench_client.records.record_file import REQUESTS_NAME, write_records
 from bench_client.records.run_directory import write_info
@@ -80,3 +82,20 @@ def test_it_is_saved_and_can_be_read_again(tmp_path: Path) -> None:
     write_records(tmp_path / REQUESTS_NAME, records_of(10))
     assert audit_directory(tmp_path).verdict.startswith("audit: INCOMPLETE ")
     assert '"keys_not_judged": 1' in (tmp_path / "audit.json").read_text("utf-8")
+
+
+def test_a_report_of_such_a_run_shows_what_was_recorded(tmp_path: Path) -> None:
+    """Once without the usual three limits, once with three that may be of shared windows."""
+    for name, absent in (("absent", True), ("shared", False)):
+        records = [
+            each._replace(has_other_limits=True) for each in records_of(10, has_other_limits=absent, key="0123456789ab")
+        ]
+        rejected = Ledger(key="0123456789ab").reject(2_000, 0, exceeded="tokens", has_other_limits=True)
+        (tmp_path / name).mkdir()
+        write_info(tmp_path / name, run_info())
+        write_records(tmp_path / name / REQUESTS_NAME, [*records, rejected._replace(request=10)])
+        written = CliRunner().invoke(cli, ["report", str(tmp_path / name), "--html", str(tmp_path / f"{name}.html")])
+        assert written.exit_code == 0, written.output
+        page = (tmp_path / f"{name}.html").read_text("utf-8")
+        assert "not judged: 11 requests of 1 key" in page
+        assert "rejected: tokens" in page
