@@ -73,9 +73,12 @@ class Plan:
     ends_ms: int
 
 
-def plan_of(account: AccountPolicy, key: KeyPolicy, models: Sequence[str], now_ms: int) -> Plan:
-    """Return the plan of a request. `models`: the caller's name of the model, and the service's if it differs."""
-    names = [each.lower() for each in models]
+def plan_of(account: AccountPolicy, key: KeyPolicy, models: Sequence[str] | None, now_ms: int) -> Plan:
+    """Return the plan of a request. `models`: the caller's name of the model, and the service's if it differs.
+
+    With None for `models`, the plan has the windows of all models.
+    """
+    names = None if models is None else [each.lower() for each in models]
     path = _path(account, key)
     windows = [
         _planned(subject, shown, window, is_own)
@@ -116,22 +119,26 @@ def limit_text(window: PlannedWindow, unit: int) -> str:
 def _path(account: AccountPolicy, key: KeyPolicy) -> Iterator[tuple[str, str, Sequence[PolicyWindow], bool]]:
     """Yield subject (as in `window_id`), its name for people, its windows, and whether they are stored with the key."""
     subjects: dict[str, Subject] = {each.name: each for each in account.subjects}
-    for name in ("", *_teams(key.team)):
+    for name in ("", *teams_of(key.team)):
         if (found := subjects.get(name)) is not None:
             yield name, f"{account.name}/{name}" if name else account.name, found.windows, False
     yield KEY_SUBJECT, who(account, key), key.windows, account.key is None
 
 
-def _teams(team: str) -> list[str]:
+def teams_of(team: str) -> list[str]:
     """Return a team and the teams above it, from the top."""
     parts = team.split("/") if team else []
     return ["/".join(parts[: depth + 1]) for depth in range(len(parts))]
 
 
-def _counts(window: PolicyWindow, names: Sequence[str], now_ms: int) -> bool:
+def _counts(window: PolicyWindow, names: Sequence[str] | None, now_ms: int) -> bool:
     if window.until_ms and window.until_ms <= now_ms:
         return False
-    return not window.models or any(matches(pattern.lower(), name) for pattern in window.models for name in names)
+    return (
+        not window.models
+        or names is None
+        or any(matches(pattern.lower(), name) for pattern in window.models for name in names)
+    )
 
 
 def _planned(subject: str, shown: str, window: PolicyWindow, is_own: bool) -> PlannedWindow:
@@ -160,7 +167,7 @@ def _reserve(account: AccountPolicy, key: KeyPolicy) -> int:
     if key.output_reserve is not None:
         return key.output_reserve
     subjects = {each.name: each.output_reserve for each in account.subjects}
-    for name in (*reversed(_teams(key.team)), ""):
+    for name in (*reversed(teams_of(key.team)), ""):
         if (found := subjects.get(name)) is not None:
             return found
     return DEFAULT_OUTPUT_RESERVE

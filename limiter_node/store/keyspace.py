@@ -56,3 +56,22 @@ def decision_keys(kid: str) -> tuple[bytes, bytes, bytes]:
 def deleted_key(kid: str) -> str:
     """Return the name of the mark that a key was deleted on purpose, so that no node declares it again."""
     return f"rl:{{{kid}}}:deleted"
+
+
+ACCOUNT_FIELD = "account"
+"""The field of ``rl:{kid}:limits`` of a key of an account: the hash tag of the account."""
+
+
+def policy_key(tag: str) -> str:
+    """Return the name of the hash of the policies of an account and its keys; `tag` is the account's hash tag."""
+    return f"rl:{{{tag}}}:policy"
+
+
+def shared_key(tag: str) -> str:
+    """Return the name of the hash of the account's clock, its nodes' records, and the windows of account and teams."""
+    return f"rl:{{{tag}}}:shared"
+
+
+def own_key(tag: str, kid: str) -> str:
+    """Return the name of the hash of the windows of one key of an account."""
+    return f"rl:{{{tag}}}:key:{kid}"
