@@ -46,7 +46,7 @@ def _line_of_names(lines: Sequence[str], path: tuple[str, ...]) -> tuple[int | N
         if not is_header and table != path[: len(table)]:
             continue
         # Headers of other tables of the same one, as those of other keys, are most of a file.
-        names = path[1:] if is_header and "." in stripped else path[0 if is_header else len(table) :]
+        names = path[1:] or path if is_header and "." in stripped else path[0 if is_header else len(table) :]
         if not any(name in stripped for name in names) and "\\" not in stripped:
             table = _NO_TABLE if is_header else table
             continue
