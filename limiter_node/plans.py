@@ -63,7 +63,8 @@ class PlannedWindow(NamedTuple):
 class Plan:
     """The windows that a request touches, and the tokens reserved per choice without a cap. `who`: the key's name.
 
-    `ends_ms`: when one of the windows stops to count, so that the plan has to be made again; 0 if none does.
+    `ends_ms`: when one of the windows stops to count, so that the plan has to be made again; 0 if none does. `is_flat`:
+    whether the key is an account of its own.
     """
 
     who: str
@@ -71,23 +72,33 @@ class Plan:
     output_reserve: int
     show: str
     ends_ms: int
+    is_flat: bool = False
 
 
-def plan_of(account: AccountPolicy, key: KeyPolicy, models: Sequence[str] | None, now_ms: int) -> Plan:
+def plan_of(
+    account: AccountPolicy, key: KeyPolicy, models: Sequence[str], now_ms: int, *, is_whole: bool = False
+) -> Plan:
     """Return the plan of a request. `models`: the caller's name of the model, and the service's if it differs.
 
-    With None for `models`, the plan has the windows of all models.
+    `is_whole`: return all windows on the key's path instead, whatever their models.
     """
-    names = None if models is None else [each.lower() for each in models]
+    names = [each.lower() for each in models]
     path = _path(account, key)
     windows = [
         _planned(subject, shown, window, is_own)
         for subject, shown, found, is_own in path
         for window in found
-        if _counts(window, names, now_ms)
+        if (is_whole or _matches(window, names)) and not 0 < window.until_ms <= now_ms
     ]
     ends = [each.ends_ms for each in windows if each.ends_ms]
-    return Plan(who(account, key), tuple(windows), _reserve(account, key), account.show, min(ends, default=0))
+    return Plan(
+        who(account, key),
+        tuple(windows),
+        _reserve(account, key),
+        account.show,
+        min(ends, default=0),
+        account.key is not None,
+    )
 
 
 def patterns_of(account: AccountPolicy, key: KeyPolicy) -> frozenset[str]:
@@ -104,7 +115,9 @@ def who(account: AccountPolicy, key: KeyPolicy) -> str:
 
 
 def per_text(per_ms: int) -> str:
-    """Return a length as operators write it: ``1m``, ``90s``, ``7d``."""
+    """Return a length as operators write it: ``1m``, ``90s``, ``7d``; in ms if it isn't in whole seconds."""
+    if per_ms % 1000:
+        return f"{per_ms}ms"
     for letter, ms in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000)):
         if per_ms % ms == 0:
             return f"{per_ms // ms}{letter}"
@@ -131,14 +144,8 @@ def teams_of(team: str) -> list[str]:
     return ["/".join(parts[: depth + 1]) for depth in range(len(parts))]
 
 
-def _counts(window: PolicyWindow, names: Sequence[str] | None, now_ms: int) -> bool:
-    if window.until_ms and window.until_ms <= now_ms:
-        return False
-    return (
-        not window.models
-        or names is None
-        or any(matches(pattern.lower(), name) for pattern in window.models for name in names)
-    )
+def _matches(window: PolicyWindow, names: Sequence[str]) -> bool:
+    return not window.models or any(matches(pattern.lower(), name) for pattern in window.models for name in names)
 
 
 def _planned(subject: str, shown: str, window: PolicyWindow, is_own: bool) -> PlannedWindow:

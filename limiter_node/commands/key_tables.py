@@ -89,7 +89,7 @@ def _row(kid: str, limits: KeyLimits | AccountKey) -> tuple[str, ...]:
         who(account, key),
         kid[:8],
         *(str(minute.get(PER_MINUTE[field], "-")) for field in _PLAIN_FIELDS),
-        str(plan_of(account, key, None, 0).output_reserve),
+        str(plan_of(account, key, (), 0).output_reserve),
         key.team or "-",
         ", ".join(further) or "-",
     )

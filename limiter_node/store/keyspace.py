@@ -58,20 +58,20 @@ def deleted_key(kid: str) -> str:
     return f"rl:{{{kid}}}:deleted"
 
 
-ACCOUNT_FIELD = "account"
-"""The field of ``rl:{kid}:limits`` of a key of an account: the hash tag of the account."""
-
-
 def policy_key(tag: str) -> str:
-    """Return the name of the hash of the policies of an account and its keys; `tag` is the account's hash tag."""
+    """Return the name of the hash of an account's policies: its own, and those of its keys."""
     return f"rl:{{{tag}}}:policy"
 
 
 def shared_key(tag: str) -> str:
-    """Return the name of the hash of the account's clock, its nodes' records, and the windows of account and teams."""
+    """Return the name of the hash of an account's clock, its nodes' last batches, and the windows its keys share."""
     return f"rl:{{{tag}}}:shared"
 
 
-def own_key(tag: str, kid: str) -> str:
+def member_key(tag: str, kid: str) -> str:
     """Return the name of the hash of the windows of one key of an account."""
     return f"rl:{{{tag}}}:key:{kid}"
+
+
+ACCOUNT_FIELD = "account"
+"""The field of ``rl:{kid}:limits`` that leads from a key to its account's hash tag, where it is no plain key."""

@@ -7,7 +7,15 @@ from redis.asyncio import Redis
 from limiter_node.store.admin.masters import Masters
 from limiter_node.store.admin.pointers import Pointers
 from limiter_node.store.admin.policies import Policies
-from limiter_node.store.keyspace import META_FIELD, deleted_key, limits_key, own_key, past_key, shared_key, window_key
+from limiter_node.store.keyspace import (
+    META_FIELD,
+    deleted_key,
+    limits_key,
+    member_key,
+    past_key,
+    shared_key,
+    window_key,
+)
 
 _DELETED_S = 30 * 86_400
 _WINDOW_FIELD_LENGTHS = (6, 7)
@@ -29,7 +37,7 @@ class Deleter:
             await self._delete_windows(self._masters.owner(shared_key(kid)), kid)
         elif isinstance(pointer, str):
             await self._policies.delete_key(pointer, kid)
-            await self._masters.owner(own_key(pointer, kid)).delete(own_key(pointer, kid))
+            await self._masters.owner(member_key(pointer, kid)).delete(member_key(pointer, kid))
         async with self._masters.owner(limits_key(kid)).pipeline(transaction=True) as pipeline:
             pipeline.delete(limits_key(kid))
             pipeline.delete(past_key(kid))
