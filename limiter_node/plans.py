@@ -139,13 +139,13 @@ def limit_text(window: PlannedWindow, unit: int) -> str:
 def _path(account: AccountPolicy, key: KeyPolicy) -> Iterator[tuple[str, str, Sequence[PolicyWindow], bool]]:
     """Yield subject (as in `window_id`), its name for people, its windows, and whether they are stored with the key."""
     subjects: dict[str, Subject] = {each.name: each for each in account.subjects}
-    for name in ("", *_teams(key.team)):
+    for name in ("", *teams_of(key.team)):
         if (found := subjects.get(name)) is not None:
             yield name, f"{account.name}/{name}" if name else account.name, found.windows, False
     yield KEY_SUBJECT, who(account, key), key.windows, account.key is None
 
 
-def _teams(team: str) -> list[str]:
+def teams_of(team: str) -> list[str]:
     """Return a team and the teams above it, from the top."""
     parts = team.split("/") if team else []
     return ["/".join(parts[: depth + 1]) for depth in range(len(parts))]
@@ -181,7 +181,7 @@ def _reserve(account: AccountPolicy, key: KeyPolicy) -> int:
     if key.output_reserve is not None:
         return key.output_reserve
     subjects = {each.name: each.output_reserve for each in account.subjects}
-    for name in (*reversed(_teams(key.team)), ""):
+    for name in (*reversed(teams_of(key.team)), ""):
         if (found := subjects.get(name)) is not None:
             return found
     return DEFAULT_OUTPUT_RESERVE

@@ -55,6 +55,7 @@ ALLOWED: dict[str, set[str]] = {
     "policy": {"limits"},
     "plans": {"limits", "model_patterns", "policy"},
     "decisions": {"limits", "plans"},
+    "declarations": {"limits", "policy"},
     "telemetry": {"limits", "decisions", "policy"},
     "tokens": {"second_process"},
     "limiter": {"errors", "limits", "decisions", "plans", "telemetry"},
@@ -106,8 +107,17 @@ ALLOWED: dict[str, set[str]] = {
         ),
     },
     "store.admin": {
-        *("addresses", "errors", "limits", "decisions", "reasons"),
-        *("store.errors", "store.fleet", "store.keyspace", "store.scripts", "store.slots", "store.url", "store.values"),
+        *("addresses", "declarations", "errors", "limits", "decisions", "plans", "policy", "reasons"),
+        *(
+            "store.accounts",
+            "store.errors",
+            "store.fleet",
+            "store.keyspace",
+            "store.scripts",
+            "store.slots",
+            "store.url",
+            "store.values",
+        ),
     },
     "store.embedded": {"errors", "processes", "store.keyspace"},
     # Upstreams.
@@ -184,7 +194,9 @@ ALLOWED: dict[str, set[str]] = {
     # Settings and files.
     "settings": {"addresses", "errors", "lengths", "limits", "logs", "store.url"},
     "tomllines": set(),
-    "keysfile": {"credentials", "errors", "limits", "tomllines"},
+    "keysfile": {
+        *("credentials", "declarations", "errors", "limits", "model_patterns", "plans", "policy", "tomllines"),
+    },
     "upstreamsfile": {"addresses", "errors", "settings", "upstream.gateway.asking", "upstream.gateway.service"},
     "start": {"errors", "limiter", "store.admin"},
     "supervisor": {"errors", "processes"},

@@ -22,7 +22,8 @@ from test_losses import frozen, lose_window
 from limiter_node.credentials import key_id
 from limiter_node.decisions import Need, Outcome
 from limiter_node.errors import Overloaded, StoreUnavailable
-from limiter_node.keysfile import KeysFile, read_keys
+from limiter_node.keysfile.reading import read_keys
+from limiter_node.keysfile.watching import KeysFile
 from limiter_node.limiter.admission import Limiter
 from limiter_node.limits import KeyLimits
 from limiter_node.store.admin.preparation import Preparation
@@ -252,7 +253,7 @@ async def test_a_key_revoked_as_readme_says_stays_revoked_after_a_loss(tmp_path:
     ):
         await eventually(lambda: dispatcher._redeclarer._reading is None)
         path.write_text('[keys."sk-old"]\n[keys."sk-new"]\n')
-        await admin.load_limits(read_keys(path))
+        await admin.load(read_keys(path))
         await asyncio.sleep(1.1)
         if was_read_between:
             assert await ask(dispatcher, key_id("sk-invented")) is Outcome.UNKNOWN_KEY
@@ -276,13 +277,13 @@ async def test_a_nodes_clock_that_steps_back_does_not_put_the_file_before_the_st
         administering(parse_store_url(store.url)) as admin,
         dispatching(store.url, policy=local(1), declared=KeysFile(path)) as dispatcher,
     ):
-        await admin.load_limits(read_keys(path))
+        await admin.load(read_keys(path))
         assert await ask(dispatcher, kid) is Outcome.ADMITTED
         await asyncio.sleep(1.5)
         await admin.delete(kid)
         assert await ask(dispatcher, kid) is Outcome.UNKNOWN_KEY
         now_s = time.time
-        monkeypatch.setattr("limiter_node.keysfile.time.time", lambda: now_s() + step_s)
+        monkeypatch.setattr("limiter_node.keysfile.watching.time.time", lambda: now_s() + step_s)
         lose_all(store.url)
         assert await ask(dispatcher, kid) is Outcome.UNKNOWN_KEY
 

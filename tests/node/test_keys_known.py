@@ -20,7 +20,7 @@ from test_degraded import ONE, behind_proxy, local, outcomes
 from limiter_node.credentials import key_id
 from limiter_node.decisions import Need, Outcome
 from limiter_node.errors import StoreUnavailable
-from limiter_node.keysfile import KeysFile
+from limiter_node.keysfile.watching import KeysFile
 from limiter_node.limiter.admission import Limiter
 from limiter_node.limits import Amounts, KeyLimits
 from limiter_node.store.admin.store_admin import administering
