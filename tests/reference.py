@@ -201,8 +201,9 @@ class Reference:
         return self._rejected(need, now_ms)
 
     def _fits(self, need: Triple, dimension: int, bucket: int) -> bool:
+        """A need of 0 fits even where more is used than the limit: it was lowered, or an answer was longer."""
         assert self.limits
-        return self.used(bucket)[dimension] + need[dimension] <= self.limits.amounts[dimension]
+        return need[dimension] == 0 or self.used(bucket)[dimension] + need[dimension] <= self.limits.amounts[dimension]
 
     def _rejected(self, need: Triple, now_ms: int) -> tuple[int, int]:
         """The dimension that frees last (the first of those that free together), and the time until then."""
