@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from reference_calls import (
-    DECIDED,
     LOST,
     NO_LIMIT,
     NOTHING,
@@ -102,29 +101,6 @@ class Answer(NamedTuple):
 class PlainKey(Account):
     """An account in the plain form of a key. It differs from others where this form can hold less."""
 
-    def decide_plain(
-        self,
-        node: str,
-        number: int,
-        call: Call,
-        operations: Sequence[OperationOn],
-        clock_ms: int,
-        *,
-        resent: bool,
-        expected: int,
-    ) -> AnswerOn:
-        """Decide, and forget for good what has left: it doesn't come back if the clock steps back a little.
-
-        An account needs no such rule, because its time never goes back before what it last counted. A window that is
-        empty by now is left as it is, since deciding nothing in it writes nothing.
-        """
-        answer = self.decide(node, number, call, operations, clock_ms, resent=resent, expected=expected)
-        if answer.state == DECIDED:
-            for window in call.windows:
-                if counting := self.counting(window, answer.time_ms):
-                    self.buckets[window.owner, window.id] = {k: list(counters) for k, counters in counting.items()}
-        return answer
-
     def _count_until(self, now_ms: int) -> None:
         """No tick is stored: after a step back of the clock, time goes on from the newest bucket."""
 
@@ -199,7 +175,7 @@ class Reference:
         reserve = self.reserves[node] if record and record.number == number else self.limits.reserve
         self.key.policy = Policy(b"", b"")
         call = Call((self._window,), (PathOn(windows=(0,)),))
-        answer = self.key.decide_plain(
+        answer = self.key.decide(
             node,
             number,
             call,

@@ -145,6 +145,7 @@ class Account:
             result, is_counted = self._apply(operation, call, now_ms)
             results.append(result)
             has_changed |= is_counted
+        self._forget(call.windows, now_ms)
         if has_changed:
             self._count_until(now_ms)
         if has_changed or resent:  # a batch in which nothing was counted has nothing to count twice
@@ -260,6 +261,17 @@ class Account:
     # ---- remembering -----------------------------------------------------------------------------------------
     def _count_until(self, now_ms: int) -> None:
         self.last_ms = max(self.last_ms, now_ms // TICK_MS * TICK_MS)
+
+    def _forget(self, windows: Sequence[Window], now_ms: int) -> None:
+        """What has left is forgotten for good: it doesn't come back if the clock steps back a little.
+
+        A window that is empty by now is left as it is, since deciding nothing in it writes nothing.
+        """
+        for window in windows:
+            counting = self.counting(window, now_ms)
+            if counting and len(counting) < len(self.stored(window)):
+                self.buckets[window.owner, window.id] = {k: list(counters) for k, counters in counting.items()}
+                self._count_until(now_ms)
 
     def _record_life_ms(self, windows: Sequence[Window]) -> int:
         """How long a record is needed: as long as what was counted under it."""
