@@ -1,0 +1,646 @@
+#!lua
+-- Decides a batch of operations of one account: admits, settles and charges, each on the windows of its own path.
+--
+-- Guarantee: an admit is counted in every window of its path, or in none. The operations take effect in order, each as if
+-- it had come alone; on an error none does. A batch sent again under its number (retry after a lost reply) is answered
+-- from the record, never applied twice. At bucket b a window counts the buckets b-W .. b: everything admitted in the last
+-- W buckets' time counts and nothing older than W+1 buckets does.
+--
+-- KEYS  1 rl:{TAG}:policy     hash, read: the versions of the account's policy and of its keys' policies
+--       2 rl:{TAG}:shared     hash: the clock, nodes' records, the windows of account and teams
+--       3.. rl:{TAG}:key:KID  hashes: the windows of one key each (layouts in README.md of this folder)
+-- ARGV  1 node   8 bytes, the calling process, new at each start        3.. the KID of each of KEYS 3..
+--       2 batch  packed, little endian: I8 number (rises with every batch of the node), I1 flags: 1 = sent before,
+--                I8 the lowest number that the node's record can have, by this script's last reply (0 = none),
+--                I8 clock in ms (0 = this server's; tests set it), c8 version of the account's policy that the call was
+--                made under, I1 paths, I2 settles and charges, I2 admits; then
+--                per KEYS 3..  c8 version of the key's policy
+--                per KEYS 2..  I1 windows, and each window: c6 id, I4 width of a bucket in ms, I2 W, 4 × I7 limits of
+--                              requests, input, output and input + output (2^53-1 = none). Numbered 1.. over all hashes
+--                per path      I1 which of KEYS 3.. its key is (1 = KEYS[3], 0 = none), I1 windows, I1 number of each
+--                per settle (2) or charge (3), before all admits: I1 kind, I1 path (from 1), I6 time in ms of the
+--                              admission, 3 × i8 requests, input, output: a settle gives them back (negative: adds), a
+--                              charge counts them, limit or not. Policies' versions don't matter to either
+--                per admit     I1 path, I8 input, I8 output, as reserved
+-- Reply packed, little endian: I1 state (0 decided, 1 answered from the record, 2 number too old, 3 no such account,
+--       4 the store has lost what it had counted: nothing was decided; then I8 number of the node's record, 0 = none);
+--       for 0 and 1 also: I8 time in ms (1: of the recorded decision), I8 number of the node's record after this batch,
+--       per window its meta after the batch as it is stored (zero bytes: nothing counts); and if an admit was not
+--       admitted: per admit I1 verdict, I1 window, I5 retry in ms, then per policy found old: I1 which (0 = the account's,
+--       1 = that of KEYS[3]'s key), I4 length, body.
+--       Verdicts: 0 admitted; 1 to 4 rejected by requests, input, output, input + output of the window that frees last;
+--       9 to 12 the same, but more than the limit named; 16 made under an old policy; 17 no such key in the account.
+--       A need of 0 fits always. A reply from the record has that batch's verdicts and windows; all else is as it is now.
+-- Cost  amortized O(1) per operation and window. One read per hash and one write per hash that changes, TIME; per window
+--       one more read when its bucket changes, when its oldest bucket leaves, and for each settle of an earlier bucket.
+--       A rejection reads one group of buckets if the oldest bucket frees enough, none if only the newest does, all in
+--       three calls if need be, and writes nothing but the buckets that have left and the clock.
+--
+-- Everything is read and decided first and written at the end: a script is not rolled back. Groups of buckets are changed
+-- in their packed form. Windows are flat arrays, admits in a row on one path are checked against the least room on it, and
+-- there are few functions: a variable that a function shares with the rest costs whenever the function is made, in each call.
+
+local call, sunpack, spack, floor, max, min = redis.call, struct.unpack, struct.pack, math.floor, math.max, math.min
+local sub, byte = string.sub, string.byte
+
+local ADMIT, SETTLE, CHARGE = 1, 2, 3
+local NEVER, OLD_POLICY, UNKNOWN_KEY = 8, 16, 17 -- verdicts; NEVER is added to the unit
+local TICK_MS, GROUP, RING = 100, 24, 32 -- a group's field ends on char(group % RING); a window spans at most 26 groups
+local HEADER_FORMAT, WINDOW_FORMAT, WINDOW_SIZE = '<I8I1I8I8c8I1I2I2', '<I4I2I7I7I7I7', 40
+local OTHER_FORMAT, ADMIT_FORMAT = '<I1I1I6i8i8i8', '<I1I8I8'
+local CLOCK, CLOCK_FORMAT, NODES = 'c', '<I6I6', 'n'
+local RECORD_FORMAT, VERDICTS_AT = '<I8I6', 15
+local META_FORMAT = '<I5I5I5I5I5I6I7I7I4I7I7'
+local GROUP_FORMAT, CELLS_AT = '<I3I1', 5 -- mask, kind
+local SUMS_FORMAT, SUMS_SIZE, SUMS_FROM = '<I7I7I7', 21, 6 -- SUMS_FROM: the least cells of a group with sums
+local CELL_FORMAT, CELL_SIZE = { [0] = '<I4I4I4', '<I4I7I7' }, { [0] = 12, 18 } -- by a group's kind
+local REQUESTS_MAX, NARROW_MAX, AMOUNT_MAX = 4294967295, 4294967295, 9007199254740991 -- of a cell; of a window
+local TTL_SLACK_MS, RECORD_LIFE_MS, RECORD_STEP_MS = 30000, 90000, 10000
+local TTL_STEP = 100 -- buckets between two refreshes of the time to live
+local ADMITTED, NO_META = '\0\0\0\0\0\0\0', string.rep('\0', 63)
+local FIELDS_MAX, NODES_READ = 4000, 1000 -- in one call: unpack fails at 8,000
+
+-- The slots of a window. Those with three or four units are also used as the slot before the first, plus the unit.
+local ID, KEY, BUCKET_MS, WIDTH, LIMIT_R, LIMIT_I, LIMIT_O, LIMIT_T, NUMBER = 1, 2, 3, 4, 5, 6, 7, 8, 9
+local META, BUCKET = 10, 11 -- as stored, or false; the current bucket
+local HEAD, NEWEST, NEWEST_R, NEWEST_I, NEWEST_O = 12, 13, 14, 15, 16 -- the oldest and the newest bucket in use; 0 = none
+local USED_R, USED_I, USED_O, CELL_R, CELL_I, CELL_O = 17, 18, 19, 20, 21, 22 -- the sums; the newest bucket in use
+local READABLE = 23 -- the newest bucket when the window was read, which tells the groups that fields belong to; 0 = none
+local GROUPS, TOUCHED = 24, 25 -- group -> value (false = none), of groups read or changed; group -> true, of those changed
+local SUMS, CHANGED, EMPTIED, GONE_FROM, GONE_TO = 26, 27, 28, 29, 30
+local LIMIT, USED, CELL = LIMIT_R - 1, USED_R - 1, CELL_R - 1
+
+local node, batch = ARGV[1], ARGV[2]
+local number, flags, expected, clock_ms, version, path_count, other_count, admit_count, at = sunpack(HEADER_FORMAT, batch)
+local key_count = #KEYS - 2
+local versions_at = at
+at = at + 8 * key_count
+
+-- ---- reading: one call per hash -------------------------------------------------------------------------------------------
+local policies = call('HMGET', KEYS[1], 'version', unpack(ARGV, 3))
+if not policies[1] then return '\3' end
+
+local windows, window_count = { false, false, false, false, false, false, false, false }, 0
+local clock, record
+local latest_ms = 0 -- the beginning of the newest bucket of all windows
+local ids = { false, false, false, false }
+for h = 2, key_count + 2 do
+    local key, count, found, skip = KEYS[h], byte(batch, at), nil, 0
+    at = at + 1
+    for j = 1, count do
+        local from = at + (j - 1) * WINDOW_SIZE
+        ids[j] = sub(batch, from, from + 5)
+    end
+    if h == 2 then
+        found, skip = call('HMGET', key, CLOCK, node, unpack(ids, 1, count)), 2
+        clock, record = found[1], found[2]
+    elseif count > 0 then found = call('HMGET', key, unpack(ids, 1, count)) end
+    for j = 1, count do
+        local bucket_ms, width, limit_r, limit_i, limit_o, limit_t
+        bucket_ms, width, limit_r, limit_i, limit_o, limit_t, at = sunpack(WINDOW_FORMAT, batch, at + 6)
+        window_count = window_count + 1
+        local meta = found[skip + j]
+        if meta then
+            local head, newest, newest_r, newest_i, newest_o, used_r, used_i, used_o, cell_r, cell_i, cell_o =
+                sunpack(META_FORMAT, meta)
+            if newest * bucket_ms > latest_ms then latest_ms = newest * bucket_ms end
+            windows[window_count] = {
+                ids[j], key, bucket_ms, width, limit_r, limit_i, limit_o, limit_t, window_count, meta, 0,
+                head, newest, newest_r, newest_i, newest_o, used_r, used_i, used_o, cell_r, cell_i, cell_o, newest,
+                false, false, false, false, false, false, false,
+            }
+        else
+            windows[window_count] = {
+                ids[j], key, bucket_ms, width, limit_r, limit_i, limit_o, limit_t, window_count, false, 0,
+                0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, false, false, false, false, false, false, false,
+            }
+        end
+    end
+end
+
+local recorded, record_ms = 0, 0
+local replayed = false -- this batch was decided before
+if record then
+    recorded, record_ms = sunpack(RECORD_FORMAT, record)
+    if number < recorded then return '\2' end
+    replayed = number == recorded
+end
+if recorded < expected then return '\4' .. spack('<I8', recorded) end
+
+-- ---- time: one clock for all windows, which never goes back ---------------------------------------------------------------
+if clock_ms == 0 then
+    local time = call('TIME')
+    clock_ms = time[1] * 1000 + floor(time[2] / 1000)
+end
+local last_ms, skew_ms, stepped = 0, 0, false
+if clock then last_ms, skew_ms = sunpack(CLOCK_FORMAT, clock) end
+local now, tick_ms = clock_ms + skew_ms, last_ms
+if now < last_ms or now < latest_ms then
+    -- The clock stepped back. Time goes on from where it was: history stays in the windows (never over a limit) and leaves
+    -- them within their length (never blocked for longer). The skew has to be stored even if nothing is counted: else time
+    -- would stand still until the clock has caught up.
+    now = max(last_ms, latest_ms)
+    skew_ms, stepped = now - clock_ms, true
+end
+last_ms = now - now % TICK_MS
+
+-- ---- groups of older buckets: read as needed --------------------------------------------------------------------------------
+local function read(w, g) -- a group's value
+    local groups = w[GROUPS]
+    if not groups then
+        groups = {}
+        w[GROUPS], w[TOUCHED] = groups, {}
+    end
+    local value = groups[g]
+    if value == nil then
+        value = g <= floor(w[READABLE] / 24) and redis.call('HGET', w[KEY], w[ID] .. string.char(g % 32))
+        groups[g] = value
+    end
+    return value
+end
+
+local function read_all(w) -- in one call; for when a third group is needed: most that is searched lies in two or in many
+    local groups, fields, missing, size = w[GROUPS], {}, {}, 0
+    for g = floor(w[HEAD] / 24), floor(w[READABLE] / 24) do
+        if groups[g] == nil then
+            size = size + 1
+            fields[size], missing[size] = w[ID] .. string.char(g % 32), g
+        end
+    end
+    if size == 0 then return end
+    local found = redis.call('HMGET', w[KEY], unpack(fields, 1, size))
+    for i = 1, size do groups[missing[i]] = found[i] end
+end
+
+local function widen(cells) -- the cells of a group of kind 0 as those of kind 1
+    local wide, from = {}, 1
+    for i = 1, #cells / 12 do
+        local r, t, o
+        r, t, o, from = struct.unpack('<I4I4I4', cells, from)
+        wide[i] = struct.pack('<I4I7I7', r, t, o)
+    end
+    return table.concat(wide)
+end
+
+-- ---- what has left ------------------------------------------------------------------------------------------------------------
+local expired = false
+for k = 1, window_count do
+    local w = windows[k]
+    local bucket = floor(now / w[BUCKET_MS])
+    local oldest, newest, head = bucket - w[WIDTH], w[NEWEST], w[HEAD]
+    w[BUCKET] = bucket
+    if newest > 0 and newest < oldest then
+        -- Nothing counts any more. The groups are deleted when something is counted, without being read.
+        w[GONE_FROM], w[GONE_TO], w[META] = floor(head / GROUP), floor(newest / GROUP), false
+        for slot = HEAD, READABLE do w[slot] = 0 end
+    elseif head < oldest and newest > 0 then
+        -- Each bucket is subtracted once, when it leaves the window. The head ends on the oldest bucket still in use, so that
+        -- each gap is walked once, too.
+        local used_r, used_i, used_o = w[USED_R], w[USED_I], w[USED_O]
+        local first, from_bucket = floor(head / GROUP), head
+        head = newest
+        for g = first, floor(newest / GROUP) do
+            if g == first + 2 then read_all(w) end
+            local value = read(w, g)
+            if value then
+                local mask, kind, from = sunpack(GROUP_FORMAT, value)
+                local format, sums_size = CELL_FORMAT[kind], 0
+                if (#value - CELLS_AT + 1) % CELL_SIZE[kind] > 0 then sums_size = SUMS_SIZE end
+                local b = g == first and from_bucket or g * GROUP
+                if sums_size > 0 and (g + 1) * GROUP <= oldest then -- all of it at once
+                    local r, i, o = sunpack(SUMS_FORMAT, value, #value - SUMS_SIZE + 1)
+                    used_r, used_i, used_o, mask, from = used_r - r, used_i - i, used_o - o, 0, #value
+                else
+                    local bit_ = 2 ^ (b % GROUP)
+                    while mask >= bit_ do
+                        if mask % (2 * bit_) >= bit_ then
+                            if b >= oldest then break end
+                            local r, i, o
+                            r, i, o, from = sunpack(format, value, from)
+                            used_r, used_i, used_o = used_r - r, used_i - i, used_o - o
+                            mask = mask - bit_
+                        end
+                        b, bit_ = b + 1, bit_ * 2
+                    end
+                end
+                if from > CELLS_AT then
+                    w[GROUPS][g] = mask > 0 and spack(GROUP_FORMAT, mask, kind) .. sub(value, from, #value - sums_size)
+                    w[TOUCHED][g] = true
+                end
+                if mask > 0 then
+                    head = b
+                    break
+                end
+            end
+        end
+        w[HEAD], w[USED_R], w[USED_I], w[USED_O] = head, used_r, used_i, used_o
+        if w[NEWEST_R] < oldest then w[NEWEST_R] = 0 end
+        if w[NEWEST_I] < oldest then w[NEWEST_I] = 0 end
+        if w[NEWEST_O] < oldest then w[NEWEST_O] = 0 end
+        w[CHANGED], expired = true, true
+    end
+end
+
+-- ---- paths ----------------------------------------------------------------------------------------------------------------------
+local paths, refusals, key_of = {}, {}, {} -- windows; verdict on the policies it was made by, and which of KEYS 3.. is its key
+for p = 1, path_count do
+    local k, count = byte(batch, at, at + 1)
+    local path = { byte(batch, at + 2, at + 1 + count) }
+    for j = 1, count do path[j] = windows[path[j]] end
+    at = at + 2 + count
+    local refusal = 0
+    if version ~= policies[1] then refusal, k = OLD_POLICY, 0
+    elseif k > 0 then
+        local of_key, from = policies[k + 1], versions_at + 8 * (k - 1)
+        if not of_key then refusal = UNKNOWN_KEY
+        elseif of_key ~= sub(batch, from, from + 7) then refusal = OLD_POLICY end
+    end
+    paths[p], refusals[p], key_of[p] = path, refusal, k
+end
+
+-- ---- deciding -------------------------------------------------------------------------------------------------------------------
+local changed = false -- something was counted: it has to be recorded under this number
+local verdicts, places, retries -- per admit, as soon as one is not admitted
+local waits, wait_count = {}, 0 -- per limit in the way of an admit: which admit, window, unit, how much is missing
+local told_old -- which policies were found old
+local current, path = 0, nil -- the path of the last admit
+local room_r, room_i, room_o, room_t = 0, 0, 0, 0 -- the least room of all its windows
+local row_r, row_i, row_o = 0, 0, 0 -- admitted on it in a row, but not counted yet
+local operations = other_count + admit_count
+
+for i = 1, operations + 1 do
+    local kind, p, time_ms, requests, input, output = ADMIT, 0, 0, 0, 0, 0
+    if i <= other_count then kind, p, time_ms, requests, input, output, at = sunpack(OTHER_FORMAT, batch, at)
+    elseif i <= operations then p, input, output, at = sunpack(ADMIT_FORMAT, batch, at) end
+
+    if p == current and room_r > 0 and input <= room_i and output <= room_o and input + output <= room_t then
+        row_r, row_i, row_o = row_r + 1, row_i + input, row_o + output
+        room_r, room_i, room_o, room_t = room_r - 1, room_i - input, room_o - output, room_t - input - output
+    else
+        -- Count: a settle or charge at once, admits when their row ends.
+        local counted
+        local add_r, add_i, add_o = row_r, row_i, row_o
+        if kind ~= ADMIT then
+            counted = not replayed and (kind == SETTLE or requests ~= 0 or input ~= 0 or output ~= 0) and paths[p]
+            add_r, add_i, add_o = requests, input, output
+            if kind == SETTLE then add_r, add_i, add_o = -requests, -input, -output end
+        elseif row_r > 0 then
+            counted = path
+            row_r, row_i, row_o = 0, 0, 0
+        end
+        for j = 1, counted and #counted or 0 do
+            local w = counted[j]
+            local into, newest = w[BUCKET], w[NEWEST]
+            if kind ~= ADMIT then
+                local current_bucket, oldest = into, into - w[WIDTH]
+                into = floor(time_ms / w[BUCKET_MS])
+                if kind == CHARGE then into = min(into, current_bucket)
+                elseif into < w[HEAD] or into > newest then into = 0 end
+                if into < oldest then into = 0 end
+            end
+
+            if into > newest then -- it becomes the newest; the former newest goes to the end of its group
+                if newest == 0 then w[HEAD] = into
+                else
+                    local g, bit_, r, t, o = floor(newest / GROUP), 2 ^ (newest % GROUP), w[CELL_R], w[CELL_I], w[CELL_O]
+                    local value, kind_of_group = read(w, g), (t > NARROW_MAX or o > NARROW_MAX) and 1 or 0
+                    local mask, cells = bit_, ''
+                    if value then
+                        local before, has_kind = sunpack(GROUP_FORMAT, value)
+                        mask, cells = before + bit_, sub(value, CELLS_AT)
+                        if has_kind < kind_of_group then cells = widen(cells) else kind_of_group = has_kind end
+                    end
+                    local format, size = CELL_FORMAT[kind_of_group], CELL_SIZE[kind_of_group]
+                    cells = cells .. spack(format, r, t, o)
+                    if #cells >= SUMS_FROM * size and floor(into / GROUP) > g then
+                        local sum_r, sum_i, sum_o, from = 0, 0, 0, 1
+                        for _ = 1, #cells / size do
+                            r, t, o, from = sunpack(format, cells, from)
+                            sum_r, sum_i, sum_o = sum_r + r, sum_i + t, sum_o + o
+                        end
+                        cells = cells .. spack(SUMS_FORMAT, sum_r, sum_i, sum_o)
+                    end
+                    w[GROUPS][g], w[TOUCHED][g], w[SUMS] = spack(GROUP_FORMAT, mask, kind_of_group) .. cells, true, false
+                end
+                w[NEWEST], w[CELL_R], w[CELL_I], w[CELL_O] = into, 0, 0, 0
+                newest = into
+            end
+
+            if kind == ADMIT then
+                local r, t, o = add_r, add_i, add_o
+                if w[CELL_R] + r > REQUESTS_MAX then r = REQUESTS_MAX - w[CELL_R] end
+                w[CELL_R], w[CELL_I], w[CELL_O] = w[CELL_R] + r, w[CELL_I] + t, w[CELL_O] + o
+                w[USED_R], w[USED_I], w[USED_O] = w[USED_R] + r, w[USED_I] + t, w[USED_O] + o
+                w[NEWEST_R], w[CHANGED], changed = into, true, true
+                if t > 0 then w[NEWEST_I] = into end
+                if o > 0 then w[NEWEST_O] = into end
+            elseif into > 0 then
+                local old_r, old_i, old_o = w[CELL_R], w[CELL_I], w[CELL_O]
+                local g, value, mask, kind_of_group, from, bit_, is_present
+                if into < newest then
+                    g, bit_, mask, kind_of_group, from = floor(into / GROUP), 2 ^ (into % GROUP), 0, 0, CELLS_AT
+                    value = read(w, g)
+                    if value then
+                        mask, kind_of_group = sunpack(GROUP_FORMAT, value)
+                        local before, size = mask % bit_, CELL_SIZE[kind_of_group]
+                        while before > 0 do
+                            from, before = from + before % 2 * size, floor(before / 2)
+                        end
+                    end
+                    is_present = mask % (2 * bit_) >= bit_
+                    old_r, old_i, old_o = 0, 0, 0
+                    if is_present then old_r, old_i, old_o = sunpack(CELL_FORMAT[kind_of_group], value, from) end
+                end
+                if kind == CHARGE or old_r > 0 then -- nothing to settle if nothing was admitted
+                    local r = max(min(add_r, REQUESTS_MAX - old_r), -old_r)
+                    local t = max(min(add_i, AMOUNT_MAX - w[USED_I]), -old_i)
+                    local o = max(min(add_o, AMOUNT_MAX - w[USED_O]), -old_o)
+                    local new_r, new_i, new_o = old_r + r, old_i + t, old_o + o
+                    w[USED_R], w[USED_I], w[USED_O] = w[USED_R] + r, w[USED_I] + t, w[USED_O] + o
+                    if into == newest then w[CELL_R], w[CELL_I], w[CELL_O] = new_r, new_i, new_o
+                    else
+                        local size = CELL_SIZE[kind_of_group]
+                        local before, after = '', ''
+                        if value then before, after = sub(value, CELLS_AT, from - 1), sub(value, is_present and from + size or from) end
+                        local sums = ''
+                        if #after % size > 0 then
+                            local sum_r, sum_i, sum_o = sunpack(SUMS_FORMAT, after, #after - SUMS_SIZE + 1)
+                            after = sub(after, 1, -SUMS_SIZE - 1)
+                            sums = spack(SUMS_FORMAT, sum_r + r, sum_i + t, sum_o + o)
+                        end
+                        if kind_of_group == 0 and (new_i > NARROW_MAX or new_o > NARROW_MAX) then
+                            before, after, kind_of_group = widen(before), widen(after), 1
+                        end
+                        w[GROUPS][g] = spack(GROUP_FORMAT, is_present and mask or mask + bit_, kind_of_group)
+                            .. before .. spack(CELL_FORMAT[kind_of_group], new_r, new_i, new_o) .. after .. sums
+                        w[TOUCHED][g], w[SUMS], w[HEAD] = true, false, min(w[HEAD], into)
+                    end
+                    if new_r > 0 then w[NEWEST_R] = max(w[NEWEST_R], into) elseif into == w[NEWEST_R] then w[EMPTIED] = true end
+                    if new_i > 0 then w[NEWEST_I] = max(w[NEWEST_I], into) elseif into == w[NEWEST_I] then w[EMPTIED] = true end
+                    if new_o > 0 then w[NEWEST_O] = max(w[NEWEST_O], into) elseif into == w[NEWEST_O] then w[EMPTIED] = true end
+                    w[CHANGED], changed = true, true
+                end
+            end
+        end
+
+        if i > other_count and i <= operations then
+            local verdict, which, retry_ms = refusals[p], 0, 0
+            if replayed then
+                local from = VERDICTS_AT + 2 * (i - other_count - 1)
+                verdict = byte(record, from) or 0
+                which = byte(record, from + 1) or 0
+            elseif verdict == 0 then
+                if p ~= current then
+                    current, path = p, paths[p]
+                    room_r, room_i, room_o, room_t = math.huge, math.huge, math.huge, math.huge
+                    for j = 1, #path do
+                        local w = path[j]
+                        local t, o = w[USED_I], w[USED_O]
+                        if w[LIMIT_R] - w[USED_R] < room_r then room_r = w[LIMIT_R] - w[USED_R] end
+                        if w[LIMIT_I] - t < room_i then room_i = w[LIMIT_I] - t end
+                        if w[LIMIT_O] - o < room_o then room_o = w[LIMIT_O] - o end
+                        if w[LIMIT_T] - t - o < room_t then room_t = w[LIMIT_T] - t - o end
+                    end
+                end
+                -- What isn't needed fits, even where more than the limit is used.
+                if room_r > 0 and (input <= room_i or input == 0) and (output <= room_o or output == 0)
+                    and (input + output <= room_t or input + output == 0) then
+                    row_r, row_i, row_o = 1, input, output
+                    room_r, room_i, room_o, room_t = room_r - 1, room_i - input, room_o - output, room_t - input - output
+                else verdict = 1 end -- or another unit: see below
+            end
+            if verdict > 0 and verdict < NEVER then
+                local on, smallest = paths[p], nil
+                for j = 1, #on do
+                    local w = on[j]
+                    for unit = 1, 4 do
+                        local need = unit == 1 and 1 or unit == 2 and input or unit == 3 and output or input + output
+                        local limit = w[LIMIT + unit]
+                        local over = (unit < 4 and w[USED + unit] or w[USED_I] + w[USED_O]) + need - limit
+                        if need > limit and not replayed then -- it would never fit: the smallest such limit is named
+                            if not smallest or limit < smallest then
+                                smallest, verdict, which = limit, NEVER + unit, w[NUMBER]
+                            end
+                        elseif over > 0 and need > 0 and not smallest then
+                            wait_count = wait_count + 1
+                            waits[wait_count] = { i - other_count, w, unit, over }
+                        end
+                    end
+                end
+            elseif verdict == OLD_POLICY and refusals[p] == OLD_POLICY then
+                told_old = told_old or {}
+                told_old[key_of[p]] = true
+            end
+            if verdict > 0 then
+                if not verdicts then verdicts, places, retries = {}, {}, {} end
+                verdicts[i - other_count], places[i - other_count], retries[i - other_count] = verdict, which, 0
+            end
+        end
+    end
+end
+
+-- ---- retry times: the latest time at which one of the limits in the way has room for it alone ------------------------------
+-- They are found after all admits, because these changed none of the buckets before the one that a rejection waits for.
+for n = 1, wait_count do
+    local wait = waits[n]
+    local i, w, unit, over = wait[1], wait[2], wait[3], wait[4]
+    local head, last = w[HEAD], w[NEWEST] -- last: the bucket whose leaving frees enough
+    local before_newest = unit < 4 and w[USED + unit] - w[CELL + unit] or w[USED_I] + w[USED_O] - w[CELL_I] - w[CELL_O]
+    if over <= before_newest and verdicts[i] < NEVER then
+        local first, newest_group = floor(head / GROUP), floor(last / GROUP)
+        local value = read(w, first)
+        local mask, kind_of_group, from, r, t, o = 0, 0, 0, 0, 0, 0
+        if value then
+            mask, kind_of_group, from = sunpack(GROUP_FORMAT, value)
+            r, t, o = sunpack(CELL_FORMAT[kind_of_group], value, from)
+        end
+        if over <= (unit == 1 and r or unit == 2 and t or unit == 3 and o or t + o) then last = head
+        else
+            local sums = w[SUMS] -- over the first groups, by unit; kept for the rejections that follow
+            if not sums then
+                sums = { { [0] = 0 }, { [0] = 0 }, { [0] = 0 }, { [0] = 0 } }
+                w[SUMS] = sums
+            end
+            local sum, size = sums[unit], #sums[1]
+            while sum[size] < over and first + size <= newest_group do
+                if size == 2 then read_all(w) end
+                value = read(w, first + size)
+                local sum_r, sum_i, sum_o = 0, 0, 0
+                if value then
+                    mask, kind_of_group, from = sunpack(GROUP_FORMAT, value)
+                    local format = CELL_FORMAT[kind_of_group]
+                    if (#value - CELLS_AT + 1) % CELL_SIZE[kind_of_group] > 0 then
+                        sum_r, sum_i, sum_o = sunpack(SUMS_FORMAT, value, #value - SUMS_SIZE + 1)
+                    else
+                        while from < #value do
+                            r, t, o, from = sunpack(format, value, from)
+                            sum_r, sum_i, sum_o = sum_r + r, sum_i + t, sum_o + o
+                        end
+                    end
+                end
+                sum_r, sum_i, sum_o = sum_r + sums[1][size], sum_i + sums[2][size], sum_o + sums[3][size]
+                size = size + 1
+                sums[1][size], sums[2][size], sums[3][size], sums[4][size] = sum_r, sum_i, sum_o, sum_i + sum_o
+            end
+            local g = 1
+            while g < size and sum[g] < over do g = g + 1 end
+            local left, b = over - sum[g - 1], (first + g - 1) * GROUP
+            value, mask = read(w, first + g - 1), 0
+            if value then mask, kind_of_group, from = sunpack(GROUP_FORMAT, value) end
+            while left > 0 and mask > 0 do
+                if mask % 2 == 1 then
+                    r, t, o, from = sunpack(CELL_FORMAT[kind_of_group], value, from)
+                    left = left - (unit == 1 and r or unit == 2 and t or unit == 3 and o or t + o)
+                    last = b
+                end
+                mask, b = floor(mask / 2), b + 1
+            end
+        end
+    end
+    local retry_ms = (last + w[WIDTH] + 1) * w[BUCKET_MS] - now
+    if verdicts[i] < NEVER and retry_ms > retries[i] then
+        if not replayed then verdicts[i], places[i] = unit, w[NUMBER] end
+        retries[i] = retry_ms
+    end
+end
+
+-- ---- the newest bucket of each counter, where settles have emptied it -----------------------------------------------------
+for k = 1, window_count do
+    local w = windows[k]
+    for counter = 1, w[EMPTIED] and 3 or 0 do
+        local newest, first = w[NEWEST + counter], floor(w[HEAD] / GROUP)
+        if w[USED + counter] == 0 then newest = 0
+        elseif newest < w[NEWEST] or w[CELL + counter] == 0 then
+            local from_group, found = floor(newest / GROUP), nil
+            for g = from_group, first, -1 do
+                if g == from_group - 2 then read_all(w) end
+                local value = read(w, g)
+                if value then
+                    local mask, kind_of_group, from = sunpack(GROUP_FORMAT, value)
+                    local b = g * GROUP
+                    while mask > 0 do
+                        if mask % 2 == 1 then
+                            local cell = { sunpack(CELL_FORMAT[kind_of_group], value, from) }
+                            from = cell[4]
+                            if cell[counter] > 0 then found = b end
+                        end
+                        mask, b = floor(mask / 2), b + 1
+                    end
+                end
+                if found then break end
+            end
+            newest = found or 0
+        end
+        w[NEWEST + counter] = newest
+    end
+end
+
+-- ---- writing: one call per hash -------------------------------------------------------------------------------------------
+local is_recorded = not replayed and (changed or flags == 1)
+if is_recorded and not record then
+    -- A node's first record: forget the nodes whose batches no longer matter.
+    local names = call('HGET', KEYS[2], NODES) or ''
+    local life_ms = RECORD_LIFE_MS
+    for k = 1, window_count do life_ms = max(life_ms, (windows[k][WIDTH] + 1) * windows[k][BUCKET_MS] + TTL_SLACK_MS) end
+    local kept = { node }
+    for first = 1, #names, NODES_READ * #node do
+        local some = {}
+        for from = first, min(#names, first + NODES_READ * #node - 1), #node do some[#some + 1] = sub(names, from, from + #node - 1) end
+        for i, other in ipairs(call('HMGET', KEYS[2], unpack(some))) do
+            local seen_ms = 0
+            if other then seen_ms = select(2, sunpack(RECORD_FORMAT, other)) end
+            if some[i] ~= node then
+                if seen_ms >= now - 2 * life_ms then kept[#kept + 1] = some[i]
+                elseif other then call('HDEL', KEYS[2], some[i]) end
+            end
+        end
+    end
+    call('HSET', KEYS[2], NODES, table.concat(kept))
+end
+local fields = { false, false, false, false, false, false, false, false, false, false, false, false, false, false, false, false }
+local shared_ttl_ms = 0
+local k = 1
+for h = 2, key_count + 2 do
+    local key, size, ttl_ms = KEYS[h], 0, 0
+    if h == 2 then
+        if replayed then
+            -- The record is written again, so that a following WAIT for replicas covers the batch, too.
+            fields[1], fields[2], size = node, record, 2
+        elseif is_recorded then
+            local kept = spack(RECORD_FORMAT, number, now)
+            if verdicts then
+                local both = {}
+                for i = 1, admit_count do both[i] = string.char(verdicts[i] or 0, places[i] or 0) end
+                kept = kept .. table.concat(both)
+            end
+            recorded = number
+            fields[1], fields[2], size = node, kept, 2
+            if floor(now / RECORD_STEP_MS) ~= floor(tick_ms / RECORD_STEP_MS) then shared_ttl_ms = RECORD_LIFE_MS + RECORD_STEP_MS end
+        end
+        if stepped or not replayed and (changed or expired) and last_ms > tick_ms then
+            fields[size + 1], fields[size + 2], size = CLOCK, spack(CLOCK_FORMAT, last_ms, skew_ms), size + 2
+            if not clock then shared_ttl_ms = RECORD_LIFE_MS + RECORD_STEP_MS end
+        end
+    end
+    while k <= window_count do
+        local w = windows[k]
+        if w[KEY] ~= key then break end
+        local meta = w[META] or NO_META
+        if w[CHANGED] then
+            meta = spack(META_FORMAT, w[HEAD], w[NEWEST], w[NEWEST_R], w[NEWEST_I], w[NEWEST_O],
+                w[USED_R], w[USED_I], w[USED_O], w[CELL_R], w[CELL_I], w[CELL_O])
+            if not replayed then
+                local id, groups, gone, gone_size = w[ID], w[GROUPS], nil, 0
+                fields[size + 1], fields[size + 2], size = id, meta, size + 2
+                if w[GONE_FROM] then
+                    gone = {}
+                    for g = w[GONE_FROM], w[GONE_TO] do
+                        gone_size = gone_size + 1
+                        gone[gone_size] = id .. string.char(g % RING)
+                    end
+                end
+                if groups then
+                    for g in pairs(w[TOUCHED]) do
+                        local value, field = groups[g], id .. string.char(g % RING)
+                        if value then fields[size + 1], fields[size + 2], size = field, value, size + 2
+                        else
+                            gone, gone_size = gone or {}, gone_size + 1
+                            gone[gone_size] = field
+                        end
+                    end
+                end
+                if gone then call('HDEL', key, unpack(gone, 1, gone_size)) end -- first, because a new group may take the field
+                if changed and floor(w[BUCKET] / TTL_STEP) ~= floor(w[READABLE] / TTL_STEP) then
+                    local life_ms = (w[WIDTH] + 1 + TTL_STEP) * w[BUCKET_MS] + TTL_SLACK_MS
+                    ttl_ms, shared_ttl_ms = max(ttl_ms, life_ms), max(shared_ttl_ms, life_ms)
+                end
+                if size > FIELDS_MAX then
+                    call('HSET', key, unpack(fields, 1, size))
+                    size = 0
+                end
+            end
+        end
+        windows[k] = meta
+        k = k + 1
+    end
+    if size > 0 then call('HSET', key, unpack(fields, 1, size)) end
+    if ttl_ms > 0 and h > 2 and call('PEXPIRE', key, ttl_ms, 'GT') == 0 then call('PEXPIRE', key, ttl_ms, 'NX') end
+end
+-- The hash holds records and windows of several lengths: the longest counts. (Without GT where no life is set yet.)
+if shared_ttl_ms > 0 and call('PEXPIRE', KEYS[2], shared_ttl_ms, 'GT') == 0 then call('PEXPIRE', KEYS[2], shared_ttl_ms, 'NX') end
+
+local reply = spack('<I1I8I8', replayed and 1 or 0, replayed and record_ms or now, recorded)
+    .. table.concat(windows, '', 1, window_count)
+if not verdicts then return reply end
+local results = {}
+for i = 1, admit_count do
+    results[i] = verdicts[i] and spack('<I1I1I5', verdicts[i], places[i], retries[i]) or ADMITTED
+end
+reply = reply .. table.concat(results)
+for k = 0, told_old and key_count or -1 do
+    if told_old[k] then
+        local body = call('HGET', KEYS[1], k == 0 and 'account' or 'k:' .. ARGV[k + 2]) or ''
+        reply = reply .. spack('<I1I4', k, #body) .. body
+    end
+end
+return reply
