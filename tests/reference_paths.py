@@ -206,9 +206,8 @@ class Account:
 
     def _fits(self, need: Need, on: LaidOn, now_ms: int) -> bool:
         """A need of 0 fits even where more is used than the limit: it was lowered, or an answer was longer."""
-        requests, input_tokens, output_tokens = self.used(on.window, now_ms)
-        used = (requests, input_tokens, output_tokens, input_tokens + output_tokens)
-        return need[on.unit] == 0 or used[on.unit] + need[on.unit] <= on.limit
+        used = _in_units(self.used(on.window, now_ms))[on.unit]
+        return need[on.unit] == 0 or used + need[on.unit] <= on.limit
 
     def _rejecting(self, need: Need, windows: Numbered, now_ms: int) -> list[LaidOn]:
         return [each for each in _laid_on(windows) if not self._fits(need, each, now_ms)]
@@ -228,10 +227,10 @@ class Account:
         last bucket.
         """
         retry_ms = 0
-        for leaving in sorted(self.counting(on.window, now_ms)):
-            gone_ms = leaving * on.window.bucket_ms + on.window.life_ms
-            retry_ms = gone_ms - now_ms
-            if self._fits(need, on, gone_ms):
+        amounts = {k: _in_units(counters)[on.unit] for k, counters in self.counting(on.window, now_ms).items()}
+        for leaving in sorted(amounts):
+            retry_ms = leaving * on.window.bucket_ms + on.window.life_ms - now_ms
+            if sum(amount for k, amount in amounts.items() if k > leaving) + need[on.unit] <= on.limit:
                 break
         return retry_ms
 
@@ -322,8 +321,13 @@ class Account:
             self.records = {}
 
 
+def _in_units(counters: Triple) -> Need:
+    requests, input_tokens, output_tokens = counters
+    return (requests, input_tokens, output_tokens, input_tokens + output_tokens)
+
+
 def _need(admit: AdmitOn) -> Need:
-    return (1, admit.input, admit.output, admit.input + admit.output)
+    return _in_units((1, admit.input, admit.output))
 
 
 def _laid_on(windows: Numbered) -> list[LaidOn]:

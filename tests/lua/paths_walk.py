@@ -35,14 +35,14 @@ RING = 24 * 32
 """So many buckets later, a field of a hash comes round again."""
 LARGEST = 999_999_999_999_999
 SCALES: dict[str, tuple[int, ...]] = {
-    "small": (0, 0, 1, 20, 61),
-    "wide": (0, 1, 2**32 - 1, 2**32, 30_000_000_000, 270_000_000_000),
-    "mixed": (0, 1, 20, 61, 2**32 - 30, 2**32, 270_000_000_000),
+    "small": (0, 0, 1, 1, 5, 20, 20, 61),
+    "wide": (0, 1, 2**32 - 1, 2**32, 30_000_000_000, 30_000_000_000, 270_000_000_000),
+    "mixed": (0, 0, 1, 1, 20, 20, 61, 2**32 - 30, 2**32, 270_000_000_000),
 }
 LIMITS: dict[str, tuple[int, ...]] = {
-    "small": (60, 100, 400, 3_000),
-    "wide": (2**32, 300_000_000_000, 2_000_000_000_000, LARGEST),
-    "mixed": (60, 400, 2**33, 600_000_000_000, LARGEST),
+    "small": (60, 100, 400, 400, 3_000),
+    "wide": (2**34, 300_000_000_000, 300_000_000_000, 2_000_000_000_000, LARGEST),
+    "mixed": (60, 400, 2**33, 2**33, 600_000_000_000, LARGEST),
 }
 
 
@@ -135,7 +135,7 @@ class PathsWalk:
                 self._change()
             elif action < 0.12:
                 self.pair.lose(self.rng.choice(["", *self.keys]))
-            elif action < 0.15:
+            elif action < 0.17:
                 self._fill()
             self._batch()
 
@@ -164,19 +164,20 @@ class PathsWalk:
     def _change(self) -> None:
         """Change a policy: a limit, a window taken away or given back, a key, or nothing but a version."""
         rng = self.rng
+        if rng.random() < 0.5:
+            self.present = self.keys
         action = rng.random()
         if action < 0.5:
             place = rng.randrange(len(self.tree))
             changed = replace(self.tree[place].window, limits=self._some_limits())
             self.tree[place] = replace(self.tree[place], window=changed)
-        elif action < 0.65 and len(self.tree) > 1:
+        elif action < 0.6 and len(self.tree) > 1:
             self.absent.append(self.tree.pop(rng.randrange(len(self.tree))))
         elif action < 0.85 and self.absent:
             self.tree.append(self.absent.pop(rng.randrange(len(self.absent))))
-        elif action < 0.92 and self.keys:
-            key = rng.choice(self.keys)
-            self.present = [each for each in self.keys if (each in self.present and each != key) or rng.random() < 0.5]
-        elif action < 0.95:
+        elif 0.85 <= action < 0.92 and self.keys:  # a key is deleted; with one of the next changes it is there again
+            self.present = rng.sample(self.keys, len(self.keys) - 1)
+        elif 0.92 <= action < 0.95:
             self.version = b""
         self._declare(rng.choice(["", *self.keys]))
 
@@ -276,7 +277,7 @@ class PathsWalk:
 
     def _some_batch(self, node: str) -> tuple[Call, list[OperationOn]]:
         rng = self.rng
-        if node not in self.known or rng.random() < 0.2:
+        if node not in self.known or rng.random() < 0.5:
             self._read(node)
         batch = Batch(self.known[node])
         for _ in range(rng.choice((1, 1, 2, 3, 6))):
@@ -337,8 +338,9 @@ class PathsWalk:
             return
         window = rng.choice(windows)
         now_ms = self.pair.now_ms(windows)
-        every, begin = rng.choice((1, 1, 2, 7)), rng.choice((0, 0, 100, window.width // 2))
-        for ago in range(begin + rng.choice((30, 60, 120)), begin, -every):
+        every, begin = rng.choice((1, 1, 2, 7)), rng.choice((0, 0, 1, window.width // 2))
+        for ago in range(begin + rng.choice((30, 60, 120, 120, window.width)), begin, -every):
             time_ms = max(now_ms - ago * window.bucket_ms, 0)
-            batch.others.append(ChargeOn(batch.path(key, windows), time_ms, 1, rng.choice((0, 1, 3)), self._amount()))
+            amounts = rng.choice((0, 1, 3)), rng.choice((0, 1, self._amount()))
+            batch.others.append(ChargeOn(batch.path(key, windows), time_ms, rng.choice((0, 1)), *amounts))
         self._decide(node, batch.to_call(rng), batch.others)
