@@ -21,9 +21,11 @@ from reference_calls import (
     SettleOn,
     Window,
 )
-from reference_paths import Account
+from reference_paths import RECORDS_LEAST_MS, RECORDS_SLACK_MS, Account
 from script_driver import EPOCH_MS
 
+PASSED_MS = 10_000
+"""The real time that a walk may take, while its clock stands still."""
 NONE = Filled((0, 0, 0), (0, 0, 0))
 
 
@@ -75,6 +77,8 @@ class PathsPair:
         self._compare(call, operations, reply, answer)
         self._compare_peek(call)
         self._compare_records()
+        if answer.state == DECIDED and answer.recorded == number:
+            self._check_lives(call, answer.time_ms)
         return answer
 
     def _ask(
@@ -157,6 +161,16 @@ class PathsPair:
         for window, found in zip(call.windows, peek.windows, strict=True):
             filled = self.model.filled(window, now_ms)
             assert (found.used, found.newest_in) == filled, f"{window} adds up to {found}, by the rules {filled}"
+
+    def _check_lives(self, call: Call, now_ms: int) -> None:
+        """What was counted, and the record of it, outlives the window; the server's own time has passed by little."""
+        client: redis.Redis = self.driver.client
+        assert int(client.pttl(self.driver.shared_key)) > RECORDS_LEAST_MS - PASSED_MS
+        for window in call.windows:
+            if max(self.model.stored(window), default=0) == now_ms // window.bucket_ms:
+                key = self.driver.key_hash(window.owner) if window.owner else self.driver.shared_key
+                life_ms = int(client.pttl(key))
+                assert life_ms > window.life_ms + RECORDS_SLACK_MS - PASSED_MS, f"{window} lives for {life_ms} ms"
 
     def _compare_records(self) -> None:
         """The nodes that have a record, by their fields and by the list of their names."""

@@ -250,8 +250,18 @@ class PathsWalk:
             other = rng.choice([each for each in NODES if each != node])
             self._decide(other, *self._some_batch(other))
         self.pair.numbers[node] = number
+        if rng.random() < 0.4:  # made anew, by what the node has learned meanwhile
+            call = self._with_present_policies(call)
         for _ in range(rng.choice((1, 1, 2))):
             self._decide(node, call, operations, number, resent=True)
+
+    def _with_present_policies(self, call: Call) -> Call:
+        limits = {(each.window.owner, each.window.id): each.window.limits for each in self.tree}
+        if self.rng.random() < 0.5:
+            limits = {place: self._some_limits() for place in limits}
+        windows = [replace(each, limits=limits.get((each.owner, each.id), each.limits)) for each in call.windows]
+        keys = tuple((key, self.versions.get(key, version)) for key, version in call.keys)
+        return replace(call, windows=tuple(windows), version=self.version or call.version, keys=keys)
 
     def _decide(
         self, node: str, call: Call, operations: list[OperationOn], number: int | None = None, *, resent: bool = False
@@ -285,7 +295,7 @@ class PathsWalk:
                 key, windows = self._some_path(batch.known)
                 run = rng.choice((1, 1, 1, 2, 5))  # requests of one path in a row
                 for _ in range(run):
-                    amounts = self._amount(), self._amount()
+                    amounts = self._amount(windows), self._amount(windows)
                     batch.admits.append(AdmitOn(batch.path(key, windows), *amounts))
             elif self.admissions and rng.random() < 0.7:
                 batch.others.append(self._settle(batch))
@@ -298,8 +308,16 @@ class PathsWalk:
         key, model = rng.choice(self.keys or [""]), rng.choice(MODELS)
         return key, tuple(each.window for each in known.windows if key in each.keys and model in each.models)
 
-    def _amount(self) -> int:
-        return self.rng.choice(SCALES[self.scale])
+    def _amount(self, windows: tuple[Window, ...] = ()) -> int:
+        """Some tokens; at times as many as a window of these has room for, or one more."""
+        rng = self.rng
+        if windows and rng.random() < 0.2:
+            window, unit = rng.choice(windows), rng.randint(1, 3)
+            _, *used = self.pair.model.used(window, self.pair.now_ms(windows))
+            room = window.limits[unit] - (*used, sum(used))[unit - 1]
+            if 0 <= room < 2**40:
+                return room + rng.choice((0, 0, 0, 1))
+        return rng.choice(SCALES[self.scale])
 
     def _settle(self, batch: Batch) -> OperationOn:
         rng = self.rng

@@ -3,8 +3,8 @@
 After each batch all that can be seen is compared: verdicts, windows named, retry times, usage, the newest buckets, the
 policies told, by peek what the buckets add up to, and which nodes have a record. Time is what the tests say it is.
 
-The suite takes some walks and a few examples of hypothesis. ``PATHS_WALKS=2000`` takes that many walks, and as many times
-more examples.
+The suite takes some walks and a few examples of hypothesis. ``PATHS_WALKS=2000`` takes that many walks, and as many
+times more examples.
 """
 
 from __future__ import annotations
