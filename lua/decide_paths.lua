@@ -338,8 +338,9 @@ for i = 1, operations + 1 do
             end
 
             if kind == ADMIT then
-                local r = min(add_r, REQUESTS_MAX - w[CELL_R])
-                w[CELL_R], w[CELL_I], w[CELL_O] = w[CELL_R] + r, w[CELL_I] + add_i, w[CELL_O] + add_o
+                local r, cell_r = add_r, w[CELL_R]
+                if cell_r + r > REQUESTS_MAX then r = REQUESTS_MAX - cell_r end
+                w[CELL_R], w[CELL_I], w[CELL_O] = cell_r + r, w[CELL_I] + add_i, w[CELL_O] + add_o
                 w[USED_R], w[USED_I], w[USED_O] = w[USED_R] + r, w[USED_I] + add_i, w[USED_O] + add_o
                 w[NEWEST_R], w[CHANGED], changed = into, true, true
                 if add_i > 0 then w[NEWEST_I] = into end
@@ -408,11 +409,12 @@ for i = 1, operations + 1 do
                     room_r, room_i, room_o, room_t = math.huge, math.huge, math.huge, math.huge
                     for j = FIRST, #path do
                         local w = path[j]
-                        local t, o = w[USED_I], w[USED_O]
-                        if w[LIMIT_R] - w[USED_R] < room_r then room_r = w[LIMIT_R] - w[USED_R] end
-                        if w[LIMIT_I] - t < room_i then room_i = w[LIMIT_I] - t end
-                        if w[LIMIT_O] - o < room_o then room_o = w[LIMIT_O] - o end
-                        if w[LIMIT_T] - t - o < room_t then room_t = w[LIMIT_T] - t - o end
+                        local used_i, used_o = w[USED_I], w[USED_O]
+                        local r, t, o, both = w[LIMIT_R] - w[USED_R], w[LIMIT_I] - used_i, w[LIMIT_O] - used_o, w[LIMIT_T] - used_i - used_o
+                        if r < room_r then room_r = r end
+                        if t < room_i then room_i = t end
+                        if o < room_o then room_o = o end
+                        if both < room_t then room_t = both end
                     end
                 end
                 -- What isn't needed fits, even where more than the limit is used.
