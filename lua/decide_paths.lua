@@ -356,8 +356,12 @@ for i = 1, operations + 1 do
                         mask, kind_of_group = sunpack(GROUP_FORMAT, value)
                         local before = mask % bit_
                         format, size = shape(kind_of_group)
-                        while before > 0 do
-                            from, before = from + before % 2 * size, floor(before / 2)
+                        if before == bit_ - 1 then from = from + into % GROUP * size -- in a busy window all are in use
+                        else
+                            while before > 0 do
+                                local odd = before % 2
+                                from, before = from + odd * size, (before - odd) / 2
+                            end
                         end
                     end
                     is_present = mask % (2 * bit_) >= bit_
@@ -513,7 +517,7 @@ for n = 1, wait_count do
                     left = left - (unit == 1 and r or unit == 2 and t or unit == 3 and o or t + o)
                     last = b
                 end
-                mask, b = floor(mask / 2), b + 1
+                mask, b = (mask - mask % 2) / 2, b + 1
             end
         end
     end
@@ -544,7 +548,7 @@ for k = 1, window_count do
                             from = cell[4]
                             if cell[counter] > 0 then found = b end
                         end
-                        mask, b = floor(mask / 2), b + 1
+                        mask, b = (mask - mask % 2) / 2, b + 1
                     end
                 end
                 if found then break end
