@@ -24,6 +24,8 @@ from limiter_node.policy import (
     window_id,
 )
 
+_UNNAMED_KEY_DIGITS: Final = 12
+
 NO_LIMIT: Final = 2**53 - 1
 """Stands for a unit without a limit in a window."""
 
@@ -110,8 +112,13 @@ def patterns_of(account: AccountPolicy, key: KeyPolicy) -> frozenset[str]:
 
 def who(account: AccountPolicy, key: KeyPolicy) -> str:
     """Return the key's name in messages: ``acme/alice``, or its own name if it is a flat key."""
-    name = key.name or key.kid[:12]
+    name = key_name(key.name, key.kid)
     return f"{account.name}/{name}" if account.name else name
+
+
+def key_name(name: str, kid: str) -> str:
+    """Return a key's name in messages; of one that has none, the first digits of its digest."""
+    return name or kid[:_UNNAMED_KEY_DIGITS]
 
 
 def per_text(per_ms: int) -> str:

@@ -188,7 +188,9 @@ for i = 1, operations do
     if kind == ADMIT then
         output = b + c * reserve
         if replayed then verdict = string.byte(record, verdicts_at + i - 1) or 0
-        elseif used_r < limit_r and used_i + a <= limit_i and used_o + output <= limit_o then into = bucket
+        -- What needs nothing of a dimension fits, also while that is overrun or its limit was lowered.
+        elseif used_r < limit_r and (used_i + a <= limit_i or a == 0) and (used_o + output <= limit_o or output == 0) then
+            into = bucket
         elseif limit_r < 1 then verdict = NEVER + 1 -- too much even for an empty window
         elseif a > limit_i then verdict = NEVER + 2
         elseif output > limit_o then verdict = NEVER + 3
@@ -278,7 +280,8 @@ for i = 1, operations do
         if verdict < NEVER then
             -- When each dimension is free: now (-1) if nothing is missing; with the newest bucket if all others together
             -- don't free enough; with the oldest if it frees enough alone; else somewhere between.
-            local over_r, over_i, over_o = used_r + 1 - limit_r, used_i + a - limit_i, used_o + output - limit_o
+            local over_r = used_r + 1 - limit_r
+            local over_i, over_o = a > 0 and used_i + a - limit_i or 0, output > 0 and used_o + output - limit_o or 0
             if not first_r then
                 local value = head < newest and read(groups, floor(head / GROUP), unread)
                 first_r, first_i, first_o = 0, 0, 0

@@ -1,8 +1,7 @@
-"""The accounting rules as a plain model, against which the scripts are held.
+"""The accounting rules of a flat key: the model of accounts (`reference_paths`), with one window and three limits.
 
-Written from the rules of the contract, not from the scripts: it keeps nothing but the buckets, adds them up anew for
-each question, and finds a retry time by trying the moments at which a bucket leaves, one after the other. Slow and
-without cleverness on purpose. It knows no store: the caller says what time the store's clock shows.
+`PlainKey` holds what differs for the plain form of a key, which nodes of earlier versions share; `Reference` speaks in
+the words of its script: buckets instead of times, default choices, one reservation for the whole key.
 """
 
 from __future__ import annotations
@@ -11,17 +10,31 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from reference_calls import (
+    LOST,
+    NO_LIMIT,
+    NOTHING,
+    STALE,
+    AdmitOn,
+    AnswerOn,
+    Call,
+    ChargeOn,
+    OperationOn,
+    Policy,
+    SettleOn,
+    Triple,
+    Window,
+)
+from reference_calls import NEVER as NEVER_ON
+from reference_calls import UNKNOWN as UNKNOWN_KEY
+from reference_calls import Path as PathOn
+from reference_paths import Account, LaidOn, Record
+
 BUCKET_MS = 100
 COUNTER_MAX = 2**32 - 1
 """A bucket's counters are 32 bits wide; what a charge or a settle adds beyond that is dropped."""
 RECORDS_SLACK_MS = 30_000
-
-DECIDED, REPLAYED, STALE, UNKNOWN_KEY, LOST = 0, 1, 2, 3, 4
 NEVER = 4
-
-Triple = tuple[int, int, int]
-"""Requests, input tokens, output tokens."""
-NOTHING: Triple = (0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -85,14 +98,17 @@ class Answer(NamedTuple):
     name: str
 
 
-@dataclass(frozen=True)
-class Record:
-    """What is remembered of a node: its last batch."""
+class PlainKey(Account):
+    """An account in the plain form of a key. It differs from others where this form can hold less."""
 
-    number: int
-    time_ms: int
-    reserve: int
-    verdicts: tuple[int, ...]
+    def _count_until(self, now_ms: int) -> None:
+        """No tick is stored: after a step back of the clock, time goes on from the newest bucket."""
+
+    def _smallest(self, limits: list[LaidOn]) -> LaidOn:
+        return limits[0]
+
+    def _record_life_ms(self, windows: Sequence[Window]) -> int:
+        return max(window.width * window.bucket_ms + RECORDS_SLACK_MS for window in windows)
 
 
 @dataclass
@@ -102,36 +118,40 @@ class Reference:
     limits: Limits | None
     width: int = 600
     """W: at bucket b, the buckets b-W .. b count."""
-    buckets: dict[int, list[int]] = field(default_factory=dict)
-    skew_ms: int = 0
-    records: dict[str, Record] = field(default_factory=dict)
+    key: PlainKey = field(default_factory=lambda: PlainKey(counters_max=(COUNTER_MAX,) * 3))
+    reserves: dict[str, int] = field(default_factory=dict)
+    """By node: the reservation without a cap that applied to its recorded batch."""
 
     # ---- reading ---------------------------------------------------------------------------------------------
-    def time_ms(self, clock_ms: int) -> int:
-        """The window's time when the store's clock shows ``clock_ms``.
+    @property
+    def _window(self) -> Window:
+        limits = self.limits.amounts if self.limits else NOTHING
+        return Window("", b"", BUCKET_MS, self.width, (*limits, NO_LIMIT))
 
-        It is the clock, and where that has stepped back to before the newest bucket in use, it goes on from there.
-        """
-        newest = max(self.buckets, default=0)
-        return max(clock_ms + self.skew_ms, newest * BUCKET_MS)
+    @property
+    def buckets(self) -> dict[int, list[int]]:
+        return self.key.stored(self._window)
+
+    @property
+    def records(self) -> dict[str, Record]:
+        return self.key.records
+
+    def time_ms(self, clock_ms: int) -> int:
+        """The window's time when the store's clock shows ``clock_ms``."""
+        return self.key.time_ms(clock_ms, [self._window])
 
     def window(self, bucket: int) -> dict[int, Triple]:
-        """The buckets that count at ``bucket``. (None is younger: a charge goes to the current bucket at most.)"""
-        return {k: (r, i, o) for k, (r, i, o) in self.buckets.items() if k >= bucket - self.width}
+        """The buckets that count at ``bucket``."""
+        return self.key.counting(self._window, bucket * BUCKET_MS)
 
     def used(self, bucket: int) -> Triple:
         """What counts at ``bucket`` if nothing else happened until then."""
-        columns = zip(*self.window(bucket).values(), strict=True)
-        requests, input_tokens, output_tokens = [sum(column) for column in columns] or NOTHING
-        return (requests, input_tokens, output_tokens)
+        return self.key.used(self._window, bucket * BUCKET_MS)
 
     def reset_ms(self, now_ms: int) -> Triple:
         """For each dimension the time until nothing of it counts any more."""
-        window = self.window(now_ms // BUCKET_MS)
-        ends = [
-            max(((k + self.width + 1) * BUCKET_MS - now_ms for k in window if window[k][d]), default=0)
-            for d in range(3)
-        ]
+        newest = self.key.filled(self._window, now_ms).newest
+        ends = [k * BUCKET_MS + self._window.life_ms - now_ms if k else 0 for k in newest]
         return (ends[0], ends[1], ends[2])
 
     # ---- deciding --------------------------------------------------------------------------------------------
@@ -152,142 +172,50 @@ class Reference:
         if self.limits is None:
             return Answer(UNKNOWN_KEY, 0, 0, NOTHING, NOTHING, NOTHING, 0, [], "")
         record = self.records.get(node)
-        recorded = record.number if record else 0
-        if number < recorded:
-            return Answer(STALE, 0, 0, NOTHING, NOTHING, NOTHING, 0, [], "")
-        if recorded < expected:
-            return Answer(LOST, 0, recorded, NOTHING, NOTHING, NOTHING, 0, [], "")
+        reserve = self.reserves[node] if record and record.number == number else self.limits.reserve
+        self.key.policy = Policy(b"", b"")
+        call = Call((self._window,), (PathOn(windows=(0,)),))
+        answer = self.key.decide(
+            node,
+            number,
+            call,
+            [_on_path(each, reserve) for each in operations],
+            clock_ms,
+            resent=resent,
+            expected=expected,
+        )
+        if answer.state in (STALE, LOST):
+            return Answer(answer.state, 0, answer.recorded, NOTHING, NOTHING, NOTHING, 0, [], "")
+        if answer.recorded == number:
+            self.reserves[node] = reserve
+        return self._answer(answer, reserve, is_named=record is None, now_ms=self.time_ms(clock_ms))
 
-        now_ms = self.time_ms(clock_ms)
-        self.skew_ms = now_ms - clock_ms
-        if record and number == record.number:
-            return self._replay(record, operations, now_ms)
-        is_named = record is None
-
-        results = []
-        remember = resent  # a batch in which nothing was counted has nothing to count twice
-        for operation in operations:
-            match operation:
-                case Admit():
-                    verdict, retry_ms = self._admit(operation, now_ms)
-                    remember |= verdict == 0
-                    results.append((verdict, retry_ms))
-                case Settle():
-                    remember |= self._settle(operation, now_ms)
-                    results.append((0, 0))
-                case Charge():
-                    remember |= self._charge(operation, now_ms)
-                    results.append((0, 0))
-        if remember:
-            self._remember(node, Record(number, now_ms, self.limits.reserve, tuple(v for v, _ in results)))
-            recorded = number
-        self._forget(now_ms)
-        answer = self._answer(DECIDED, now_ms, now_ms, recorded, self.limits.reserve, results)
-        return answer._replace(name=self.limits.name) if is_named else answer
-
-    def _need(self, admit: Admit, reserve: int) -> Triple:
-        return (1, admit.input, admit.output + admit.choices * reserve)
-
-    def _admit(self, admit: Admit, now_ms: int) -> tuple[int, int]:
+    def _answer(self, answer: AnswerOn, reserve: int, *, is_named: bool, now_ms: int) -> Answer:
         assert self.limits
-        need = self._need(admit, self.limits.reserve)
-        for dimension in range(3):
-            if need[dimension] > self.limits.amounts[dimension]:
-                return (NEVER + dimension + 1, 0)
-        bucket = now_ms // BUCKET_MS
-        if all(self._fits(need, dimension, bucket) for dimension in range(3)):
-            self._add(bucket, need)
-            return (0, 0)
-        return self._rejected(need, now_ms)
-
-    def _fits(self, need: Triple, dimension: int, bucket: int) -> bool:
-        assert self.limits
-        return self.used(bucket)[dimension] + need[dimension] <= self.limits.amounts[dimension]
-
-    def _rejected(self, need: Triple, now_ms: int) -> tuple[int, int]:
-        """The dimension that frees last (the first of those that free together), and the time until then."""
-        frees = [self._frees(need, dimension, now_ms) for dimension in range(3)]
-        return (frees.index(max(frees)) + 1, max(frees))
-
-    def _frees(self, need: Triple, dimension: int, now_ms: int) -> int:
-        """The time until one dimension alone would admit. It can only change when a bucket leaves the window.
-
-        What doesn't fit into an empty window either (the limit was lowered under a recorded verdict) frees with the
-        last bucket.
-        """
-        bucket = now_ms // BUCKET_MS
-        if self._fits(need, dimension, bucket):
-            return 0
-        retry_ms = 0
-        for leaving in sorted(self.window(bucket)):
-            gone = leaving + self.width + 1
-            retry_ms = gone * BUCKET_MS - now_ms
-            if self._fits(need, dimension, gone):
-                break
-        return retry_ms
-
-    def _settle(self, settle: Settle, now_ms: int) -> bool:
-        """Whether there was anything to be settled: a request in that bucket, if it is in the window."""
-        requests = self.window(now_ms // BUCKET_MS).get(settle.bucket, NOTHING)[0]
-        if not requests:
-            return False
-        self._add(settle.bucket, (-settle.requests, -settle.input, -settle.output))
-        return True
-
-    def _charge(self, charge: Charge, now_ms: int) -> bool:
-        amounts = (charge.requests, charge.input, charge.output)
-        current = now_ms // BUCKET_MS
-        bucket = min(charge.bucket, current)
-        if bucket < current - self.width or not any(amounts):
-            return False
-        self._add(bucket, amounts)
-        return True
-
-    def _add(self, bucket: int, amounts: Triple) -> None:
-        counters = self.buckets.setdefault(bucket, [0, 0, 0])
-        for dimension in range(3):
-            counters[dimension] = min(max(counters[dimension] + amounts[dimension], 0), COUNTER_MAX)
-
-    def _remember(self, node: str, record: Record) -> None:
-        if node not in self.records:  # a new node: forget those whose last batch can't matter any more
-            lifetime_ms = 2 * (self.width * BUCKET_MS + RECORDS_SLACK_MS)
-            for other, seen in list(self.records.items()):
-                if seen.time_ms < record.time_ms - lifetime_ms:
-                    del self.records[other]
-        self.records[node] = record
-
-    def _forget(self, now_ms: int) -> None:
-        """What has left is forgotten for good: it doesn't come back if the clock steps back a little.
-
-        A window that is empty by now is left as it is, since deciding nothing in it writes nothing.
-        """
-        window = self.window(now_ms // BUCKET_MS)
-        if window:
-            self.buckets = {k: list(counters) for k, counters in window.items()}
-
-    def _replay(self, record: Record, operations: Sequence[Operation], now_ms: int) -> Answer:
-        """The verdicts as they were, with retry times, usage and limits as they are now."""
-        results = []
-        for operation, verdict in zip(operations, record.verdicts, strict=True):
-            retry_ms = 0
-            if isinstance(operation, Admit) and 0 < verdict < NEVER:
-                _, retry_ms = self._rejected(self._need(operation, record.reserve), now_ms)
-            results.append((verdict, retry_ms))
-        return self._answer(REPLAYED, record.time_ms, now_ms, record.number, record.reserve, results)
-
-    def _answer(
-        self, state: int, time_ms: int, now_ms: int, recorded: int, reserve: int, results: list[tuple[int, int]]
-    ) -> Answer:
-        assert self.limits
-        requests, input_tokens, output_tokens = (min(n, COUNTER_MAX) for n in self.used(now_ms // BUCKET_MS))
+        results = [
+            (result.verdict - NEVER_ON + NEVER if result.verdict >= NEVER_ON else result.verdict, result.retry_ms)
+            for result in answer.results
+        ]
+        requests, input_tokens, output_tokens = (min(n, COUNTER_MAX) for n in answer.windows[0].used)
         return Answer(
-            state,
-            time_ms,
-            recorded,
+            answer.state,
+            answer.time_ms,
+            answer.recorded,
             self.limits.amounts,
             (requests, input_tokens, output_tokens),
             self.reset_ms(now_ms),
             reserve,
             results,
-            self.limits.name if any(verdict for verdict, _ in results) else "",
+            self.limits.name if is_named or any(verdict for verdict, _ in results) else "",
         )
+
+
+def _on_path(operation: Operation, reserve: int) -> OperationOn:
+    """The operation in the words of accounts."""
+    match operation:
+        case Admit():
+            return AdmitOn(0, operation.input, operation.output + operation.choices * reserve)
+        case Settle():
+            return SettleOn(0, operation.bucket * BUCKET_MS, operation.requests, operation.input, operation.output)
+        case Charge():
+            return ChargeOn(0, operation.bucket * BUCKET_MS, operation.requests, operation.input, operation.output)

@@ -81,8 +81,9 @@ def test_what_frees_when() -> None:
     ]  # fmt: skip
 
 
-def chart_lines(*buckets: tuple[int, int, int, int], limits: tuple[int, int, int]) -> list[str]:
-    return [line.strip() for line in usage_chart(usage(*buckets, limits=limits), BLOCKS)]
+def chart_lines(*buckets: tuple[int, int, int, int], limits: tuple[int, int, int], reserve: int = 100) -> list[str]:
+    window = usage(*buckets, limits=limits)._replace(output_reserve=reserve)
+    return [line.strip() for line in usage_chart(window, BLOCKS)]
 
 
 def test_a_full_key_is_told_when_it_has_room_again() -> None:
@@ -97,6 +98,7 @@ def test_a_key_with_room_says_nothing_of_it_and_a_limit_too_small_that_it_never_
     lines = chart_lines((1, 1, 1, 1), limits=(0, 1_000, 99))
     assert "never room: the limit is 0" in lines
     assert "never room for a request that sets no cap (100): the limit is 99" in lines
+    assert not any("full" in line for line in chart_lines((1, 1, 1, 99), limits=(50, 1_000, 98), reserve=0))
     assert "full: frees 1 request in 60.0 s" in chart_lines((1, 1, 1, 1), limits=(1, 1_000, 500))
 
 

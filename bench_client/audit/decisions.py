@@ -4,7 +4,7 @@ A rejection is justified when its binding dimension's upper bound plus its need 
 100 ms too late. The counters (limit - remaining) must lie between the bounds: a counter above the upper one holds usage
 that is not of this run (rejected requests, lost settles, failed requests' tokens, other clients); a counter below the
 lower one has lost usage, which leads to over-admission. No request may be admitted before an earlier overrun has been
-paid off: the lower bound plus the request's need must fit in the limit.
+paid off: the lower bound plus the request's need must fit in the limit. A need of 0 always fits.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def _check_paid_off(key: str, record: Record, bounds: UsageBounds, findings: Fin
     limits, lower, overruns = limits_of(record), bounds.lower(record), bounds.overrun(record)
     needs = (record.prompt_tokens or 0, record.reserved_output or 0)
     for dimension, need, overrun in zip((INPUT, OUTPUT), needs, overruns, strict=True):
-        if overrun and lower[dimension] + need > limits[dimension]:
+        if overrun and need and lower[dimension] + need > limits[dimension]:
             findings.add(
                 "admitted before an overrun was paid off",
                 key,

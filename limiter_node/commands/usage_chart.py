@@ -72,7 +72,7 @@ def _room(usage: Usage, dimension: int) -> list[str]:
     need = usage.output_reserve if dimension == 2 else 1
     of_what = f" for a request that sets no cap ({need:,})" if dimension == 2 else ""
     missing = usage.used[dimension] + need - limit
-    if missing <= 0:
+    if missing <= 0 or not need:
         return []
     free = frees(usage.buckets, usage.time_ms, dimension, missing) if need <= limit else None
     if free is None:

@@ -68,7 +68,7 @@ class LocalPolicy:
         binding, retry_ms = -1, 0
         for dimension in range(3):
             excess = own[dimension] + needed[dimension] - share[dimension]
-            if excess > 0:
+            if excess > 0 and needed[dimension]:  # a need of 0 fits, also where the share was lowered
                 frees_ms = window.frees_in_ms(dimension, excess, now_ms)
                 free_ms = RETRY_MS if frees_ms is None else frees_ms
                 if binding < 0 or free_ms > retry_ms:

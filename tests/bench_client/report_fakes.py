@@ -36,7 +36,7 @@ class ExactKey:
                 self.used[dimension] -= amount
 
     def over(self, need: tuple[int, int, int]) -> list[int]:
-        return [d for d in range(3) if self.used[d] + need[d] > self.limits[d]]
+        return [d for d in range(3) if need[d] and self.used[d] + need[d] > self.limits[d]]
 
     def free_at(self, dimension: int, need: int) -> int:
         """The first bucket in which so much of the dimension is free."""
@@ -91,6 +91,7 @@ class Simulation:
             "input_tokens": inputs,
             "max_tokens": cap,
             "never_fits": False,
+            "has_other_limits": False,
         }
         if draw.random() < self.error_share:
             values |= {"error": "timeout", "done_us": due_us + 10_000_000}

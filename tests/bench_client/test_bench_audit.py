@@ -139,6 +139,16 @@ def test_a_window_is_held_against_the_limit_at_its_newest_admission(ledger: Ledg
     assert audit(ledger).findings.counts[WINDOW] == 1
 
 
+def test_what_needs_no_output_is_admitted_after_its_limit_was_lowered(ledger: Ledger) -> None:
+    for at_ms in range(0, 8000, 1000):
+        ledger.admit(at_ms)
+    ledger.limits = (10, 1000, 100)
+    ledger.admit(9_000, cap=0, output=0)
+    assert found(ledger) == {}
+    ledger.admit(10_000, cap=1, output=1)
+    assert audit(ledger).findings.counts[WINDOW] == 1
+
+
 def test_within_one_millisecond_the_order_is_unknown_and_the_sum_counts_once(ledger: Ledger) -> None:
     for _ in range(11):
         ledger.admit(5)

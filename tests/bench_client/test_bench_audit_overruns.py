@@ -75,6 +75,14 @@ def test_nothing_is_admitted_before_an_overrun_is_paid_off(
 
 
 @pytest.mark.parametrize("dimension", DIMENSIONS)
+def test_a_need_of_nothing_does_not_wait_until_an_overrun_is_paid_off(ledger: Ledger, dimension: int) -> None:
+    overrun(ledger, dimension, 5_000)
+    inputs, output = (0, 20) if dimension == 1 else (20, 0)
+    ledger.admit(2_000, inputs=inputs, cap=output, output=output)
+    assert audit(ledger).findings.counts == {}
+
+
+@pytest.mark.parametrize("dimension", DIMENSIONS)
 def test_an_overrun_holds_nothing_back_before_its_settle_nor_after_its_bucket_has_gone(
     ledger: Ledger, dimension: int
 ) -> None:

@@ -171,7 +171,7 @@ def _judge_group(
             for limit in _largest(record.keys[key])
         ]
         for dimension, name in enumerate(DIMENSIONS):
-            if total[dimension] > bounds[dimension]:
+            if total[dimension] > bounds[dimension] and any(op.need[dimension] for op in group):
                 yield Violation(
                     "ceiling", key, at_ms, f"{total[dimension]} {name}, {bounds[dimension]} at most in all faults"
                 )

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import redis
+from paths_driver import DECIDE_PATHS, PEEK_PATHS, PathsDriver
+from paths_pair import PathsPair
 from reference import Limits, Reference
 from script_driver import DECIDE, PEEK, Pair, Window, running_server, server_binary
 
@@ -24,6 +26,8 @@ def store(request: pytest.FixtureRequest) -> Iterator[redis.Redis]:
     with running_server(binary) as client:
         client.script_load(DECIDE.source.decode())
         client.script_load(PEEK.source.decode())
+        client.script_load(DECIDE_PATHS.source.decode())
+        client.script_load(PEEK_PATHS.source.decode())
         yield client
 
 
@@ -37,6 +41,17 @@ def make_pair() -> MakePair:
         pair = Pair(window, Reference(limits, width))
         pair.set_limits(limits)
         return pair
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_paths_pair() -> Callable[..., PathsPair]:
+    """Make a new account, beside its model."""
+    count = itertools.count()
+
+    def make(client: redis.Redis, *, decide_sha: str = "") -> PathsPair:
+        return PathsPair(PathsDriver(client, f"@walk-{next(count)}", decide_sha or DECIDE_PATHS.sha.decode()))
 
     return make
 

@@ -13,7 +13,7 @@ from script_driver import Pair
 
 BUCKET_MS = 100
 NODES = ("a", "b", "c")
-RING = 640
+RING = 24 * 32
 """So many buckets later, a field of the hash comes round again."""
 
 

@@ -202,7 +202,7 @@ class WindowMachine(RuleBasedStateMachine):
         """Almost, just, or just over a window later."""
         self.pair.window.clock_ms += (self.width + buckets) * BUCKET_MS + ms
 
-    @rule(buckets=st.sampled_from([300, 635, 640, 645, 1280, 100_000]))
+    @rule(buckets=st.sampled_from([300, 744, 763, 768, 773, 1536, 100_000]))
     def clock_by_far(self, buckets: int) -> None:
         """Also by as many buckets as it takes for a field of the hash to come round again."""
         self.pair.window.clock_ms += buckets * BUCKET_MS

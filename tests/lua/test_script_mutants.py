@@ -33,11 +33,14 @@ MUTANTS = [
     # The decision.
     Mutant("one request too many", "used_r < limit_r and", "used_r <= limit_r and"),
     Mutant("one request too few", "used_r < limit_r and", "used_r + 1 < limit_r and"),
-    Mutant("input is not limited", "and used_i + a <= limit_i and", "and"),
-    Mutant("output is not limited", " and used_o + output <= limit_o then", " then"),
+    Mutant("input is not limited", "and (used_i + a <= limit_i or a == 0)", ""),
+    Mutant("output is not limited", "and (used_o + output <= limit_o or output == 0)", ""),
     Mutant("input has to stay below", "used_i + a <= limit_i", "used_i + a < limit_i"),
     Mutant("output has to stay below", "used_o + output <= limit_o", "used_o + output < limit_o"),
     Mutant("limits compare with what is used, need left out", "used_i + a <= limit_i", "used_i <= limit_i"),
+    Mutant("no input has to fit, too", "used_i + a <= limit_i or a == 0", "used_i + a <= limit_i"),
+    Mutant("no output has to fit, too", "used_o + output <= limit_o or output == 0", "used_o + output <= limit_o"),
+    Mutant("some input fits as none does", "limit_i or a == 0", "limit_i or a <= 1"),
     Mutant("one default choice only", "output = b + c * reserve", "output = b + min(c, 1) * reserve"),
     Mutant("default choices forgotten", "output = b + c * reserve", "output = b"),
     Mutant(
@@ -141,8 +144,14 @@ MUTANTS = [
     # The same where the sums or the oldest bucket tell it.
     Mutant(
         "quick retry without the own request",
-        "over_r, over_i, over_o = used_r + 1 -",
-        "over_r, over_i, over_o = used_r -",
+        "local over_r = used_r + 1 -",
+        "local over_r = used_r -",
+    ),
+    Mutant("what needs no input waits for some", "a > 0 and used_i + a - limit_i or 0", "used_i + a - limit_i"),
+    Mutant(
+        "what needs no output waits for some",
+        "output > 0 and used_o + output - limit_o or 0",
+        "used_o + output - limit_o",
     ),
     Mutant("quick retry forgets input", "local last_i = over_i <= 0 and -1", "local last_i = -1"),
     Mutant("quick retry forgets output", "local last_o = over_o <= 0 and -1", "local last_o = -1"),

@@ -283,20 +283,20 @@ def test_a_charge_to_a_new_bucket_before_an_admit_of_the_same_batch(open_window:
 
 
 def test_a_charge_and_an_admit_into_a_window_that_has_emptied(open_window: OpenWindow) -> None:
-    # 640 buckets later, the new buckets take the very fields of the old ones.
+    # 768 buckets later, the new buckets take the very fields of the old ones.
     window = open_window()
     for ms in (0, 100, 200, 300):
         at(window, ms).admit(7, 7)
-    at(window, 64_400).decide(Charge(EPOCH + 642, 1, 2, 2), Charge(EPOCH + 643, 1, 2, 2), Admit(3, 3))
-    assert buckets(window) == {642: (1, 2, 2), 643: (1, 2, 2), 644: (1, 3, 3)}
+    at(window, 77_200).decide(Charge(EPOCH + 770, 1, 2, 2), Charge(EPOCH + 771, 1, 2, 2), Admit(3, 3))
+    assert buckets(window) == {770: (1, 2, 2), 771: (1, 2, 2), 772: (1, 3, 3)}
 
 
 def test_a_new_bucket_takes_the_field_of_one_that_has_just_left(open_window: OpenWindow) -> None:
     window = open_window()
     for bucket in (0, 1, 2, 3, 4, 300):
         at(window, bucket * 100).admit(7, 7)
-    at(window, 64_400).decide(Charge(EPOCH + 641, 1, 2, 2), Charge(EPOCH + 643, 1, 2, 2), Admit(3, 3))
-    assert buckets(window) == {300: (1, 7, 7), 641: (1, 2, 2), 643: (1, 2, 2), 644: (1, 3, 3)}
+    at(window, 77_200).decide(Charge(EPOCH + 769, 1, 2, 2), Charge(EPOCH + 771, 1, 2, 2), Admit(3, 3))
+    assert buckets(window) == {300: (1, 7, 7), 769: (1, 2, 2), 771: (1, 2, 2), 772: (1, 3, 3)}
     assert window.decide().used == window.used()
 
 
@@ -325,10 +325,10 @@ def test_buckets_leave_one_by_one(open_window: OpenWindow, width: int) -> None:
         assert window.used() == (width + 1,) * 3
 
 
-@pytest.mark.parametrize("idle_ms", [60_000, 60_099, 60_100, 60_101, 63_900, 64_000, 64_100, 128_000, 640_000, 10**9])
+@pytest.mark.parametrize("idle_ms", [60_000, 60_099, 60_100, 60_101, 76_700, 76_800, 76_900, 153_600, 768_000, 10**9])
 @pytest.mark.parametrize("first", [0, 3, 4])
 def test_idle_for_long(open_window: OpenWindow, idle_ms: int, first: int) -> None:
-    # A bucket's field in the hash comes round again after 128 groups of 5 buckets: 64 s.
+    # A bucket's field in the hash comes round again after 32 groups of 24 buckets: 76.8 s.
     window = open_window()
     expected = {}
     for bucket in (first, first + 1, first + 7):
@@ -530,6 +530,42 @@ def test_changed_limits_hold_at_the_next_decision_and_keep_the_history(open_wind
     window.set_limits(Limits(3, 26, 30, reserve=10))
     assert window.verdict(6, 0, choices=1) == DONE
     assert window.used() == (3, 26, 30)
+
+
+@pytest.mark.parametrize(
+    ("limits", "need", "verdict"),
+    [
+        pytest.param(Limits(9, 400, 5), (1, 0), DONE, id="no output, its limit lowered"),
+        pytest.param(Limits(9, 5, 400), (0, 1), DONE, id="no input, its limit lowered"),
+        pytest.param(Limits(9, 5, 5), (0, 0), DONE, id="no tokens at all"),
+        pytest.param(Limits(9, 5, 0), (6, 0), (6, 0), id="never fits the other limit"),
+        pytest.param(Limits(9, 400, 0), (0, 1), (7, 0), id="a limit of 0 blocks what needs it"),
+        pytest.param(Limits(9, 5, 5), (0, 1), (3, 60_100), id="only what is needed rejects: output"),
+        pytest.param(Limits(9, 5, 5), (1, 0), (2, 60_100), id="only what is needed rejects: input"),
+        pytest.param(Limits(1, 5, 5), (0, 0), (1, 60_100), id="each request needs a request"),
+        pytest.param(Limits(1, 5, 5), (1, 0), (1, 60_100), id="the first of those that free together"),
+    ],
+)
+def test_a_need_of_nothing_always_fits(
+    open_window: OpenWindow, limits: Limits, need: tuple[int, int], verdict: tuple[int, int]
+) -> None:
+    window = open_window(9, 400, 400)
+    assert window.verdict(100, 100) == DONE
+    window.set_limits(limits)
+    assert window.verdict(*need) == verdict
+
+
+def test_a_need_of_nothing_fits_an_overrun_and_its_retry_time_ignores_it(open_window: OpenWindow) -> None:
+    window = open_window(2, 1000, 100)
+    window.admit(1, 50)
+    bucket = window.bucket
+    at(window, 1_000).decide(Settle(bucket, 0, -500))
+    assert window.verdict(1, 0) == DONE
+    assert window.verdict(1, 0, number=4) == (1, 59_100)
+    assert window.verdict(1, 0, number=4, resent=True) == (1, 59_100)
+    window.numbers["node"] = 4
+    window.set_limits(Limits(3, 1000, 100))
+    assert window.verdict(1, 1) == (3, 59_100)
 
 
 def test_lowered_far_below_the_usage(open_window: OpenWindow) -> None:

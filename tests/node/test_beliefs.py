@@ -50,7 +50,7 @@ async def test_what_is_given_back_of_a_late_verdict_is_taken_off_where_the_node_
                 early = await limiter.admit(kid, Need(1, 500, 0))
                 assert (early.outcome, early.degraded) == (Outcome.ADMITTED, "local")
                 await asyncio.sleep(1.5)
-            await eventually(lambda: not dispatcher._in_flight and not dispatcher.outage.is_on)
+            await eventually(lambda: not dispatcher._batches.in_flight and not dispatcher.outage.is_on)
             late = await limiter.admit(kid, Need(1, 400, 0))
             late_s = time.monotonic()
             assert (late.outcome, late.degraded) == (Outcome.ADMITTED, "")
@@ -77,7 +77,7 @@ async def test_what_is_given_back_of_a_late_verdict_is_given_back_after_a_loss()
                 early = await limiter.admit(kid, Need(1, 500, 0))
                 assert early.degraded == "local"
                 await asyncio.sleep(0.7)
-            await eventually(lambda: not dispatcher._in_flight and not dispatcher.outage.is_on)
+            await eventually(lambda: not dispatcher._batches.in_flight and not dispatcher.outage.is_on)
             limiter.reservation(kid, early).settle(0)
             assert await dispatcher.drain(5)
             lose_window(store.url, kid)
@@ -332,7 +332,7 @@ async def test_an_invented_key_that_is_refused_for_overload_leaves_nothing(embed
         proxy.pass_requests = True
         proxy.reset_all()
         await asyncio.wait(waiting)
-        await eventually(lambda: not dispatcher._in_flight)
+        await eventually(lambda: not dispatcher._batches.in_flight)
         await asyncio.sleep(0.1)
         assert not dispatcher._queues.unmet
 

@@ -175,6 +175,15 @@ async def test_usage_is_told_from_what_the_node_knows(embedded_single: str) -> N
         assert usage.used == Amounts(20 - 8, 1_000 - 490, 1_000 - 488)
 
 
+async def test_a_need_of_nothing_fits_where_more_than_the_share_is_used(embedded_single: str) -> None:
+    kid = declare(embedded_single, new_api_key(), input_tpm=1_000, output_tpm=100)
+    async with behind_proxy(embedded_single, policy=local(2)) as (proxy, dispatcher):
+        await dispatcher.admit(kid, Need(1, 80, 0))
+        proxy.pass_requests = False
+        assert await outcomes(dispatcher, kid, 2, Need(1, 0, 0)) == {(Outcome.ADMITTED, "local"): 2}
+        assert await outcomes(dispatcher, kid, 1, ONE) == {(Outcome.REJECTED, "local"): 1}
+
+
 async def test_a_request_larger_than_any_share_waits_for_the_store(embedded_single: str) -> None:
     kid = declare(embedded_single, new_api_key(), output_tpm=100)
     async with behind_proxy(embedded_single, policy=local(2)) as (proxy, dispatcher):
@@ -228,11 +237,11 @@ async def test_a_shard_that_is_slow_is_not_waited_for(embedded_single: str) -> N
         await dispatcher.admit(kid, ONE)
         proxy.delay_s = 2.5 * BUDGET_MS / 1000
         assert await outcomes(dispatcher, kid, 1) == {(Outcome.ADMITTED, "local"): 1}
-        batches = dispatcher._batch_sizes.batches
-        await eventually(lambda: not dispatcher._in_flight)  # its reply has come, too late
+        batches = dispatcher._batches._batch_sizes.batches
+        await eventually(lambda: not dispatcher._batches.in_flight)  # its reply has come, too late
         assert dispatcher.outage.is_on, "an answer is no reason to ask again; one in time is"
         assert dispatcher.admit(kid, ONE).done()
-        assert dispatcher._batch_sizes.batches == batches
+        assert dispatcher._batches._batch_sizes.batches == batches
         proxy.delay_s = 0
         await recovered(dispatcher)
         assert (await used(dispatcher, kid)).requests == 3

@@ -12,13 +12,13 @@ from limiter_node.decisions import Decision, Outcome
 from limiter_node.http.requests.fields import InvalidRequest
 from limiter_node.http.responses.durations import duration_text
 from limiter_node.http.responses.path_errors import PER_MINUTE, rejection_message
+from limiter_node.plans import key_name
 from limiter_node.policy import REQUESTS
 from limiter_node.upstream.errors import NotServed, UnknownModel, UpstreamError
 from limiter_node.upstream.openai.error import error_body
 
 _INVALID_REQUEST = "invalid_request_error"
 _SERVER_ERROR = "server_error"
-_UNNAMED_KEY_DIGITS = 12
 _MAX_PATH_CHARS = 128
 
 
@@ -151,7 +151,7 @@ def rate_limited(decision: Decision, kid: str) -> ErrorResponse:
 
 def _plain_rejection(decision: Decision, kid: str) -> str:
     dimension = decision.dimension
-    who = decision.name or kid[:_UNNAMED_KEY_DIGITS]
+    who = key_name(decision.name, kid)
     on = f"{who} on {PER_MINUTE[dimension]}: Limit {decision.limits[dimension]}"
     if decision.outcome is Outcome.NEVER_FITS:
         return f"Request too large for {on}, Requested {decision.need[dimension]}."

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any
 
 import orjson
 
 from limiter_node.decisions import PathUsage, Usage
 from limiter_node.http.responses.caller_view import reset_ms_of, sees, shown_subject, used_of
 from limiter_node.limits import DIMENSIONS, WINDOW_MS
-from limiter_node.plans import PlannedWindow, per_text
+from limiter_node.plans import PlannedWindow, key_name, per_text
 from limiter_node.policy import ENFORCE, UNITS, Limit
 
-_UNNAMED_KEY_DIGITS: Final = 12
 _State = tuple[int, int, int, int]
 """Remainder, limit, time until nothing is used in ms, and usage; the smallest tuple is the tightest limit."""
 
@@ -32,7 +31,7 @@ def rate_limits(usage: Usage, window_ms: int, kid: str, *, is_of_model: bool = F
     states: Sequence[_State | None]
     if usage.path is None:
         plain = [_state(*each) for each in zip(usage.limits, usage.used, usage.reset_ms, strict=True)]
-        who, window = usage.name or kid[:_UNNAMED_KEY_DIGITS], per_text(window_ms)
+        who, window = key_name(usage.name, kid), per_text(window_ms)
         on_path = [_to_json(Limit(unit, state[1]), who, window, (), state, 0) for unit, state in enumerate(plain)]
         states = plain
     else:

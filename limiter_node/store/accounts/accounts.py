@@ -11,6 +11,7 @@ from limiter_node.decisions import PathUsage, Usage
 from limiter_node.limits import Amounts
 from limiter_node.plans import Plan
 from limiter_node.store.accounts.batch import PathAdmits, PathBatch, Versions
+from limiter_node.store.accounts.batch_making import make_batch
 from limiter_node.store.accounts.calls import PathPeek, PathPeekReply, Policies, PolicyRead
 from limiter_node.store.accounts.codec import Layout
 from limiter_node.store.accounts.queue import AccountQueue, Member
@@ -91,7 +92,7 @@ class Accounts:
             expected = account.knowledge.expected
             return PathBatch(owner, self._router, account, target, number, layout, admits, versions, expected, now_s)
 
-        return account.next_batch(unsent, begin)
+        return make_batch(account, unsent, begin)
 
     def _target(self, tag: str, kids: Sequence[str]) -> ScriptTarget:
         found = self._targets.get((tag, *kids))

@@ -17,7 +17,7 @@ from limiter_node.store.codec import UNKNOWN_KEY as NO_ACCOUNT
 
 _HEADER = struct.Struct("<QBQQ8sBHH")
 _WINDOW = struct.Struct("<6sIH")
-_OTHER = struct.Struct("<BBQqqq")
+_OTHER = struct.Struct("<BBIHqqq")  # the time has 6 bytes
 _ADMIT = struct.Struct("<BQQ")
 _REPLY = struct.Struct("<BQQ")
 _LOST = struct.Struct("<BQ")
@@ -36,6 +36,7 @@ MOST_WINDOWS = 64
 """The windows that one batch may touch: they bound the time of a call."""
 _MOST_PATHS = 255
 _NO_VERSION = bytes(8)
+_M32, _M40, _M48, _M56 = 2**32 - 1, 2**40 - 1, 2**48 - 1, 2**56 - 1
 
 
 class WindowUse(NamedTuple):
@@ -69,12 +70,12 @@ class PathsReply(NamedTuple):
 
 def pack_settle(path: int, time_ms: int, requests: int, input_tokens: int, output_tokens: int) -> bytes:
     """Pack an operation that gives back amounts admitted at `time_ms` in the windows of path number `path`."""
-    return _OTHER.pack(_SETTLE, path, time_ms, requests, input_tokens, output_tokens)
+    return _OTHER.pack(_SETTLE, path, time_ms & _M32, time_ms >> 32, requests, input_tokens, output_tokens)
 
 
 def pack_charge(path: int, time_ms: int, requests: int, input_tokens: int, output_tokens: int) -> bytes:
     """Pack an operation that counts usage of `time_ms` in the windows of a path, limit or not."""
-    return _OTHER.pack(_CHARGE, path, time_ms, requests, input_tokens, output_tokens)
+    return _OTHER.pack(_CHARGE, path, time_ms & _M32, time_ms >> 32, requests, input_tokens, output_tokens)
 
 
 def pack_admit(path: int, input_tokens: int, output_tokens: int) -> bytes:
@@ -194,7 +195,6 @@ def packed_window(window: PlannedWindow) -> bytes:
 
 _NONE = WindowUse(Amounts(0, 0, 0), Amounts(0, 0, 0))
 _NO_META = bytes(_META_SIZE)
-_M40, _M48, _M56 = 2**40 - 1, 2**48 - 1, 2**56 - 1
 
 
 def _use(meta: bytes) -> WindowUse:

@@ -8,22 +8,20 @@ behind itself. A batch ends where it would touch more windows than a call of the
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from limiter_node.decisions import Decision, Need, Usage
 from limiter_node.errors import Overloaded
 from limiter_node.limiter.fallback import Fallback
-from limiter_node.limits import BUCKET_MS, MAX_BATCH
+from limiter_node.limits import BUCKET_MS
 from limiter_node.model_patterns import matches
 from limiter_node.plans import Plan, patterns_of, plan_of
 from limiter_node.policy import AccountPolicy, KeyPolicy, read_account, read_key, version_of
-from limiter_node.store.accounts.batch import PathAdmits, PathBatch
+from limiter_node.store.accounts.batch import PathBatch
 from limiter_node.store.accounts.charges import PathCharge, PathReceipt, PathSettle
-from limiter_node.store.accounts.codec import Layout, pack_charge, pack_settle
 from limiter_node.store.accounts.knowledge import AccountKnowledge, place_of
 from limiter_node.store.batch import Admit, Asker, Batch, SendQueue
 from limiter_node.store.charges import Charge
-from limiter_node.store.unsent_charges import UnsentCharges
 from limiter_node.store.wire.script_target import ScriptTarget
 
 MOST_PER_KEY, MOST_PER_ACCOUNT = 2_000, 5_000
@@ -37,14 +35,14 @@ class AccountQueue(SendQueue):
 
     __slots__ = (
         "__weakref__",
-        "_turn",
-        "_waiting",
-        "_was_rejecting",
         "body",
         "knowledge",
         "policy",
         "settles",
+        "turn",
         "version",
+        "waiting",
+        "was_rejecting",
     )
 
     def __init__(self, tag: str, target: ScriptTarget, body: bytes) -> None:
@@ -52,9 +50,9 @@ class AccountQueue(SendQueue):
         self.is_met = True
         self.knowledge = AccountKnowledge()
         self.settles: list[PathSettle] = []
-        self._turn: deque[Member] = deque()
-        self._waiting = 0
-        self._was_rejecting = False
+        self.turn: deque[Member] = deque()
+        self.waiting = 0
+        self.was_rejecting = False
         self.body, self.version, self.policy = body, version_of(body), read_account(body)
 
     def learn(self, body: bytes) -> None:
@@ -67,7 +65,7 @@ class AccountQueue(SendQueue):
 
     @property
     def has_admits(self) -> bool:
-        return bool(self._turn)
+        return bool(self.turn)
 
     @property
     def has_settles(self) -> bool:
@@ -75,15 +73,15 @@ class AccountQueue(SendQueue):
 
     def wait(self, member: Member) -> None:
         """Note that one more request of a key waits. Raises Overloaded if too many of the account do."""
-        if self._waiting >= MOST_PER_ACCOUNT:
+        if self.waiting >= MOST_PER_ACCOUNT:
             raise Overloaded("too many requests of this account wait for a decision")
-        self._waiting += 1
+        self.waiting += 1
         if not member.is_waiting:
             member.is_waiting = True
-            self._turn.append(member)
+            self.turn.append(member)
 
     def take_unsent(self) -> list[Admit]:
-        turn, self._turn, self._waiting = self._turn, deque(), 0
+        turn, self.turn, self.waiting = self.turn, deque(), 0
         unsent: list[Admit] = []
         for member in turn:
             member.is_waiting = False
@@ -102,10 +100,10 @@ class AccountQueue(SendQueue):
             member = admit.queue
             assert isinstance(member, Member)
             member.admits.appendleft(admit)
-            self._waiting += 1
+            self.waiting += 1
             if not member.is_waiting:
                 member.is_waiting = True
-                self._turn.appendleft(member)
+                self.turn.appendleft(member)
 
     def forget(self, window_buckets: int) -> None:
         now_ms = self.knowledge.now_ms()
@@ -114,68 +112,11 @@ class AccountQueue(SendQueue):
                 each for each in self.settles if any(each.time_ms + w.life_ms > now_ms for w in each.windows)
             ]
 
-    # ---- batches ---------------------------------------------------------------------------------------------------
-
-    def next_batch(self, unsent: UnsentCharges, begin: Callable[[Layout, PathAdmits], PathBatch]) -> PathBatch | None:
-        """Return the next batch, made by `begin`; None if nothing waits."""
-        layout, number = Layout(), 0
-
-        def has_room(charge: Charge) -> bool:
-            assert isinstance(charge, PathCharge)
-            return layout.path(self._kid(charge.kid), charge.windows) > 0
-
-        charges = unsent.take(self, MAX_BATCH, has_room)
-        others = []
-        for charge, amounts in charges:
-            assert isinstance(charge, PathCharge)
-            path = layout.path(self._kid(charge.kid), charge.windows)
-            others.append(pack_charge(path, charge.bucket * BUCKET_MS, *amounts))
-        for settle in self.settles:
-            path = layout.path(self._kid(settle.kid), settle.windows) if len(others) < MAX_BATCH else 0
-            if not path:
-                break
-            others.append(pack_settle(path, settle.time_ms, *settle.amounts))
-            number += 1
-        settles = self.settles[:number]
-        del self.settles[:number]
-        self.lingering_tokens = 0
-        admits = self._take_admits(layout, MAX_BATCH - len(others))
-        if not others and not admits.admits:
-            return None
-        batch = begin(layout, admits)
-        batch.others_packed, batch.settles, batch.charges = others, settles, charges
-        return batch
-
-    def _take_admits(self, layout: Layout, most: int) -> PathAdmits:
-        turn, taken, now_ms = self._turn, PathAdmits(), self.knowledge.now_ms() or 0
-        while turn and len(taken.admits) < most:
-            member = turn.popleft()
-            admits = member.admits
-            while admits and admits[0].future.done():  # its caller has given up, and it is never sent
-                admits.popleft()
-                self._waiting -= 1
-            if admits:
-                plan = member.plan(admits[0].need.models, now_ms)
-                path = layout.path(self._kid(member.kid), plan.windows, is_current=True)
-                if not path:
-                    turn.appendleft(member)
-                    break
-                taken.add(admits.popleft(), plan, path)
-                self._waiting -= 1
-            if admits:
-                turn.append(member)
-            else:
-                member.is_waiting = False
-        # Runs of one path cost the script half as much. But where a limit of the account binds, the order decides.
-        if not self._was_rejecting:
-            taken.sort()
-        return taken
-
     def note_rejections(self, has_rejected: bool) -> None:
         """Note whether the last batch rejected a request."""
-        self._was_rejecting = has_rejected
+        self.was_rejecting = has_rejected
 
-    def _kid(self, kid: str) -> str:
+    def hash_of(self, kid: str) -> str:
         """Return a key as a batch knows it: a flat key, whose windows all are the account's, has no hash of its own."""
         return "" if self.policy.key is not None else kid
 

@@ -121,7 +121,7 @@ class Dispatcher:
             window_buckets=window_buckets,
             due_s=self._due_s,
             on_ended=self._batches.on_ended,
-            on_other_form=self._moved.on_other_form,
+            check_form=self._moved.check_form,
         )
         self._path_replies = self._batches.path_replies = PathReplies(
             reconciliation,

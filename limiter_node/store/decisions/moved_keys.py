@@ -7,10 +7,12 @@ store doesn't decide. Nobody else in that batch waits for this.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 
 from limiter_node.decisions import UNKNOWN_KEY
-from limiter_node.errors import LimiterError, Overloaded, StoreUnavailable
+from limiter_node.errors import Overloaded, StoreUnavailable
+from limiter_node.store.accounts.queue import Member
 from limiter_node.store.batch import Admit, Batch
 from limiter_node.store.codec import settled_amounts
 from limiter_node.store.decisions.key_exists import KeyExistence
@@ -37,8 +39,27 @@ class MovedKeys:
         self._finder, self._decisions = finder, telemetry.decisions
         self._looking: set[asyncio.Task[None]] = set()
 
-    def on_other_form(self, batch: Batch) -> None:
-        """Take a batch of a key that was a plain one, and is an account's now. It has not run."""
+    def check_form(
+        self, batch: Batch, is_moved: Callable[[Callable[[Batch], None]], None], otherwise: Callable[[], None]
+    ) -> None:
+        """Find out whether the key of a batch that has not run is an account's now, and end the batch.
+
+        If it is, by `is_moved`, with a function that lets its requests ask again; if not, by `otherwise`.
+        """
+        self._begin(self._check(batch, is_moved, otherwise))
+
+    async def _check(
+        self, batch: Batch, is_moved: Callable[[Callable[[Batch], None]], None], otherwise: Callable[[], None]
+    ) -> None:
+        kid = batch.queue.kid
+        with suppress(StoreUnavailable):
+            await self._finder().find(kid)
+        if isinstance(self._queues.get(kid), Member):
+            is_moved(self._ask_elsewhere)
+        else:
+            otherwise()
+
+    def _ask_elsewhere(self, batch: Batch) -> None:
         queue = batch.queue
         assert isinstance(queue, KeyQueue)
         assert isinstance(batch, KeyBatch)
@@ -46,10 +67,9 @@ class MovedKeys:
         settles, queue.settles = [*batch.settles, *queue.settles], []
         for charge, _ in batch.charges:
             charge.drop()
-        self._queues.pop(queue.kid, None)
-        self.look_up_again(admits, settles)
+        self._ask(queue.kid, admits, settles)
 
-    def look_up_again(self, admits: Sequence[Admit], settles: Sequence[bytes] = ()) -> None:
+    def look_up_again(self, admits: Sequence[Admit]) -> None:
         """Find the keys of these requests anew, and ask again; requests of keys that are gone are of unknown keys."""
         by_kid: dict[str, list[Admit]] = {}
         for admit in admits:
@@ -57,39 +77,48 @@ class MovedKeys:
                 by_kid.setdefault(admit.queue.kid, []).append(admit)
         for kid, waiting in by_kid.items():
             self._queues.pop(kid, None)
-            task = self._loop.create_task(self._ask_again(kid, waiting, settles))
-            self._looking.add(task)
-            task.add_done_callback(self._looking.discard)
+            self._begin(self._ask_again(kid, waiting))
 
     def close(self) -> None:
         """Stop looking."""
         for task in self._looking:
             task.cancel()
 
-    async def _ask_again(self, kid: str, admits: Sequence[Admit], settles: Sequence[bytes]) -> None:
-        error: LimiterError | None = None
+    def _begin(self, work: Coroutine[None, None, None]) -> None:
+        task = self._loop.create_task(work)
+        self._looking.add(task)
+        task.add_done_callback(self._looking.discard)
+
+    async def _ask_again(self, kid: str, admits: Sequence[Admit]) -> None:
         try:
             is_found = await self._finder().find(kid)
-        except StoreUnavailable as caught:
-            is_found, error = False, caught
-        for settle in settles if is_found else ():
+        except StoreUnavailable as error:
+            for admit in admits:
+                if not admit.future.done():
+                    admit.future.set_exception(error)
+            return
+        if is_found:
+            self._ask(kid, admits, ())
+            return
+        for admit in admits:
+            if not admit.future.done():
+                admit.future.set_result(UNKNOWN_KEY)
+                self._decisions.count(UNKNOWN_KEY.outcome)
+
+    def _ask(self, kid: str, admits: Sequence[Admit], settles: Sequence[bytes]) -> None:
+        """Ask again for a key that was found, and give back what its plain form had counted."""
+        for settle in settles:
             bucket, input_tokens, output_tokens, _ = settled_amounts(settle)
             self._receipts.give_back(kid, bucket, input_tokens, output_tokens)
+        queue = self._queues[kid]
         for admit in admits:
             if admit.future.done():
                 continue
-            if error is not None:
+            admit.queue = queue
+            try:
+                queue.add(admit)
+            except Overloaded as error:
                 admit.future.set_exception(error)
-            elif not is_found:
-                admit.future.set_result(UNKNOWN_KEY)
-                self._decisions.count(UNKNOWN_KEY.outcome)
-            else:
-                admit.queue = self._queues[kid]
-                try:
-                    admit.queue.add(admit)
-                except Overloaded as overloaded:
-                    admit.future.set_exception(overloaded)
-        if is_found:
-            sender = self._queues[kid].sender
-            if sender.has_admits and sender.in_flight is None and not sender.is_scheduled:
-                self._schedule.add(sender)
+        sender = queue.sender
+        if sender.has_admits and sender.in_flight is None and not sender.is_scheduled:
+            self._schedule.add(sender)

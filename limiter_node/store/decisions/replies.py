@@ -31,11 +31,14 @@ ADMITTED = Outcome.ADMITTED  # enum look-ups aren't free
 NO_DECISIONS: Sequence[Decision] = ()
 
 
+CheckForm = Callable[[Batch, Callable[[Callable[[Batch], None]], None], Callable[[], None]], None]
+
+
 class Replies(BatchEnds):
     """A `BatchOwner` of the batches of plain keys, for one node.
 
-    `due_s`: seconds from asking until a request's deadline. `on_ended`: see `BatchEnds`. `on_other_form`: called with a
-    batch of a key that is no longer a plain one; it has not run.
+    `due_s`: seconds from asking until a request's deadline. `on_ended`: see `BatchEnds`. `check_form`: called with a
+    batch that the store refused because of a value's type; see `moved_keys.MovedKeys.check_form`.
     """
 
     def __init__(
@@ -50,12 +53,12 @@ class Replies(BatchEnds):
         window_buckets: int,
         due_s: float,
         on_ended: Callable[[Batch], None],
-        on_other_form: Callable[[Batch], None],
+        check_form: CheckForm,
     ) -> None:
         super().__init__(reconciliation, telemetry, due_s=due_s, on_ended=on_ended)
         self._router, self._queues = router, queues
         self._losses, self._redeclarer, self._lookups = losses, redeclarer, LimitsWhileMoving(router, queues)
-        self._window_buckets, self._on_other_form = window_buckets, on_other_form
+        self._window_buckets, self._check_form = window_buckets, check_form
 
     # ---- BatchOwner ------------------------------------------------------------------------------------------------
 
@@ -87,8 +90,9 @@ class Replies(BatchEnds):
 
     def on_batch_refused(self, batch: Batch, reason: str) -> None:
         """See `BatchOwner`."""
-        if reason.startswith("WRONGTYPE"):
-            self._end(batch, self._on_other_form)
+        if reason.startswith("WRONGTYPE"):  # the key is an account's now, or one of its values is damaged
+            is_moved, is_damaged = partial(self._end, batch), partial(super().on_batch_refused, batch, reason)
+            self._check_form(batch, is_moved, is_damaged)
         else:
             super().on_batch_refused(batch, reason)
 

@@ -1,0 +1,532 @@
+"""Whether the comparison with the model would notice mistakes in the script of paths: each of these has to be caught.
+
+Each mutant is put through seeded random walks until the first difference. The script as it is passes them all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import pytest
+import redis
+from paths_driver import DECIDE_PATHS, PEEK_PATHS
+from paths_pair import PathsPair
+from paths_walk import PathsWalk
+from script_driver import running_server, server_binary
+
+WALKS, STEPS = 150, 60
+
+
+class Mutant(NamedTuple):
+    """A mistake: this text of the script, which occurs once, replaced by that."""
+
+    name: str
+    text: str
+    replacement: str
+
+
+SOURCE = DECIDE_PATHS.source.decode()
+
+MUTANTS = [
+    # Policies, per operation.
+    Mutant("an unknown account is not told", "if not policies[1] then return '\\3' end", ""),
+    Mutant("the account's version is not compared", "if version ~= policies[1] then refusal", "if false then refusal"),
+    Mutant(
+        "the key's version is not compared", "elseif of_key ~= sub(batch, from, from + 7) then", "elseif false then"
+    ),
+    Mutant("the first key's version for all", "versions_at + 8 * (k - 1)", "versions_at"),
+    Mutant("a deleted key goes on", "if not of_key then refusal = UNKNOWN_KEY", "if not of_key then refusal = 0"),
+    Mutant(
+        "a deleted key is an old one",
+        "if not of_key then refusal = UNKNOWN_KEY",
+        "if not of_key then refusal = OLD_POLICY",
+    ),
+    Mutant("settles and charges need the present policy", "and paths[p]\n", "and refusals[p] == 0 and paths[p]\n"),
+    Mutant("the account's policy is told for a key's", "told_old[key_of[p]] = true", "told_old[0] = true"),
+    Mutant("policies are told that didn't refuse", "told_old = told_old or {}\n", "told_old = { [0] = true }\n"),
+    Mutant(
+        "policies are told again on a replay, old or not",
+        "elseif verdict == OLD_POLICY and refusals[p] == OLD_POLICY then",
+        "elseif verdict == OLD_POLICY then",
+    ),
+    # Exactly once.
+    Mutant("a batch sent again counts again", "replayed = number == recorded", "replayed = false"),
+    Mutant("an older batch is decided", "if number < recorded then return '\\2' end", ""),
+    Mutant("a lost record isn't noticed", "if recorded < expected then", "if false then"),
+    Mutant("only a missing record is noticed", "if recorded < expected then", "if not record and expected > 0 then"),
+    Mutant("a record is taken for lost", "if recorded < expected then", "if recorded <= expected and record then"),
+    Mutant(
+        "the record that is left isn't told",
+        "return '\\4' .. spack('<I8', recorded)",
+        "return '\\4' .. spack('<I8', 0)",
+    ),
+    Mutant(
+        "what was counted isn't recorded", "not replayed and (changed or flags == 1)", "not replayed and flags == 1"
+    ),
+    Mutant(
+        "what was resent isn't recorded unless counted",
+        "not replayed and (changed or flags == 1)",
+        "not replayed and changed",
+    ),
+    Mutant("everything is recorded", "not replayed and (changed or flags == 1)", "not replayed"),
+    Mutant("the new record isn't told", "            recorded = number\n", ""),
+    Mutant("one record for all nodes", "local node, batch = ARGV[1],", "local node, batch = 'all-same',"),
+    Mutant("the record's time is now", "replayed and record_ms or now", "now"),
+    Mutant("a settle of a replay counts again", "counted = not replayed and (kind", "counted = (kind"),
+    Mutant(
+        "a replay decides again",
+        "            if replayed then\n                local from = VERD",
+        "            if false then\n                local from = VERD",
+    ),
+    Mutant(
+        "recorded verdicts one off", "VERDICTS_AT + 2 * (i - other_count - 1)", "VERDICTS_AT + 2 * (i - other_count)"
+    ),
+    Mutant(
+        "the window isn't recorded", "string.char(verdicts[i] or 0, places[i] or 0)", "string.char(verdicts[i] or 0, 0)"
+    ),
+    Mutant(
+        "a replay names today's window",
+        "if not replayed then verdicts[i], places[i] = unit",
+        "if true then verdicts[i], places[i] = unit",
+    ),
+    Mutant("what never fits is found on replay, too", "if need > limit and not replayed then", "if need > limit then"),
+    Mutant("records are never forgotten", "if seen_ms >= now - 2 * life_ms then", "if true then"),
+    Mutant(
+        "records are forgotten after one life",
+        "if seen_ms >= now - 2 * life_ms then",
+        "if seen_ms >= now - life_ms then",
+    ),
+    Mutant(
+        "records of long windows are forgotten early",
+        "life_ms = max(life_ms, (windows[k]",
+        "life_ms = max(life_ms, 0 * (windows[k]",
+    ),
+    Mutant("forgotten in the list only", "elseif other then call('HDEL', KEYS[2], some[i]) end", "end"),
+    Mutant("a node's name is lost", "kept[#kept + 1] = some[i]\n", "kept[1] = node\n"),
+    Mutant("a node is listed at each batch", "if is_recorded and not record then", "if is_recorded then"),
+    # The clock.
+    Mutant("a step back is ignored", "if now < last_ms or now < latest_ms then", "if false then"),
+    Mutant("the last tick is ignored", "if now < last_ms or now < latest_ms then", "if now < latest_ms then"),
+    Mutant(
+        "windows newer than the clock are ignored", "if now < last_ms or now < latest_ms then", "if now < last_ms then"
+    ),
+    Mutant("time goes on from the last tick only", "now = max(last_ms, latest_ms)\n", "now = last_ms\n"),
+    Mutant("time goes on from the windows only", "now = max(last_ms, latest_ms)\n", "now = latest_ms\n"),
+    Mutant(
+        "former steps are not added up",
+        "local now, tick_ms = clock_ms + skew_ms, last_ms",
+        "local now, tick_ms = clock_ms, last_ms",
+    ),
+    Mutant(
+        "a step back is forgotten if nothing is counted",
+        "skew_ms, stepped = now - clock_ms, true",
+        "skew_ms = now - clock_ms",
+    ),
+    Mutant("the step is forgotten", "spack(CLOCK_FORMAT, last_ms, skew_ms)", "spack(CLOCK_FORMAT, last_ms, 0)"),
+    Mutant("the clock is stored to the ms", "last_ms = now - now % TICK_MS", "last_ms = now"),
+    Mutant("the tick isn't stored", "(changed or expired) and last_ms > tick_ms then", "false then"),
+    Mutant(
+        "the tick isn't stored where only old buckets leave",
+        "not replayed and (changed or expired)",
+        "not replayed and changed",
+    ),
+    Mutant(
+        "the newest of the last window only",
+        "if newest * bucket_ms > latest_ms then latest_ms",
+        "if true then latest_ms",
+    ),
+    # The window.
+    Mutant(
+        "a bucket too few counts",
+        "local oldest, newest, head = bucket - w[WIDTH],",
+        "local oldest, newest, head = bucket - w[WIDTH] + 1,",
+    ),
+    Mutant(
+        "a bucket too many counts",
+        "local oldest, newest, head = bucket - w[WIDTH],",
+        "local oldest, newest, head = bucket - w[WIDTH] - 1,",
+    ),
+    Mutant(
+        "all windows have the first one's buckets",
+        "local bucket = floor(now / w[BUCKET_MS])",
+        "local bucket = floor(now / windows[1][BUCKET_MS])",
+    ),
+    Mutant(
+        "only the first window expires",
+        "    elseif head < oldest and newest > 0 then",
+        "    elseif k == 1 and head < oldest and newest > 0 then",
+    ),
+    Mutant(
+        "an empty window keeps its sums",
+        "for slot = HEAD, READABLE do w[slot] = 0 end",
+        "for slot = HEAD, NEWEST do w[slot] = 0 end",
+    ),
+    Mutant("an empty window keeps its groups", "if w[GONE_FROM] then", "if false then"),
+    Mutant(
+        "an empty window keeps its last group",
+        "for g = w[GONE_FROM], w[GONE_TO] do",
+        "for g = w[GONE_FROM], w[GONE_TO] - 1 do",
+    ),
+    Mutant("an empty window's old groups are read", "for slot = HEAD, READABLE do", "for slot = HEAD, READABLE - 1 do"),
+    Mutant(
+        "the sums of a group that leaves only in part",
+        "if sums_size > 0 and (g + 1) * GROUP <= oldest then",
+        "if sums_size > 0 and g * GROUP <= oldest then",
+    ),
+    Mutant(
+        "output doesn't expire",
+        "used_r - r, used_i - i, used_o - o\n                            mask",
+        "used_r - r, used_i - i, used_o\n                            mask",
+    ),
+    Mutant(
+        "output doesn't expire with its group",
+        "used_r - r, used_i - i, used_o - o, 0, #value",
+        "used_r - r, used_i - i, used_o, 0, #value",
+    ),
+    Mutant("the sums of a group outlive its oldest bucket", "sub(value, from, #value - sums_size)", "sub(value, from)"),
+    Mutant(
+        "wide groups become narrow when a bucket leaves",
+        "mask > 0 and spack(GROUP_FORMAT, mask, kind)",
+        "mask > 0 and spack(GROUP_FORMAT, mask, 0)",
+    ),
+    Mutant("expired, but the group isn't written", "w[TOUCHED][g] = true\n                end", "end"),
+    Mutant("expired, but the meta isn't written", "w[CHANGED], expired = true, true", "expired = true"),
+    Mutant("gaps lose the oldest bucket", "                    head = b\n", "                    head = b + 1\n"),
+    Mutant("expiry ends too early", "if b >= oldest then break end", "if b >= oldest - 1 then break end"),
+    Mutant("fields of former rounds are taken for new", "value = g <= floor(w[READABLE] / 24) and", "value ="),
+    Mutant(
+        "the ring is too short",
+        "char(g % RING)\n                        if value",
+        "char(g % 25)\n                        if value",
+    ),
+    Mutant(
+        "a removed group takes the new one's field",
+        "if gone then call('HDEL', key, unpack(gone, 1, gone_size)) end",
+        "if gone then call('HSET', key, unpack(fields, 1, size)) call('HDEL', key, unpack(gone, 1, gone_size)) size = 0 end",
+    ),
+    Mutant("newest input of what has expired", "if w[NEWEST_I] < oldest then w[NEWEST_I] = 0 end\n", ""),
+    Mutant("newest requests of what has expired", "if w[NEWEST_R] < oldest then w[NEWEST_R] = 0 end\n", ""),
+    # The decision: all or nothing, each unit of each window.
+    Mutant("only the first window decides", "for j = 1, #path do\n", "for j = 1, min(#path, 1) do\n"),
+    Mutant("the last window doesn't decide", "for j = 1, #path do\n", "for j = 1, #path - 1 do\n"),
+    Mutant(
+        "the last window doesn't count",
+        "for j = 1, counted and #counted or 0 do",
+        "for j = 1, counted and #counted - 1 or 0 do",
+    ),
+    Mutant("requests are not limited", "if w[LIMIT_R] - w[USED_R] < room_r then", "if false then"),
+    Mutant("input is not limited", "if w[LIMIT_I] - t < room_i then", "if false then"),
+    Mutant("output is not limited", "if w[LIMIT_O] - o < room_o then", "if false then"),
+    Mutant("tokens are not limited", "if w[LIMIT_T] - t - o < room_t then", "if false then"),
+    Mutant(
+        "tokens are input only",
+        "if w[LIMIT_T] - t - o < room_t then room_t = w[LIMIT_T] - t - o end",
+        "if w[LIMIT_T] - t < room_t then room_t = w[LIMIT_T] - t end",
+    ),
+    Mutant("one request too few", "if room_r > 0 and (input <= room_i or", "if room_r > 1 and (input <= room_i or"),
+    Mutant("one request too many", "if room_r > 0 and (input <= room_i or", "if room_r >= 0 and (input <= room_i or"),
+    Mutant("input has to stay below", "(input <= room_i or", "(input < room_i or"),
+    Mutant("output has to stay below", "(output <= room_o or", "(output < room_o or"),
+    Mutant("tokens have to stay below", "(input + output <= room_t or", "(input + output < room_t or"),
+    Mutant("no input has to fit, too", "(input <= room_i or input == 0)", "(input <= room_i)"),
+    Mutant("no output has to fit, too", "(output <= room_o or output == 0)", "(output <= room_o)"),
+    Mutant(
+        "no tokens have to fit, too", "(input + output <= room_t or input + output == 0)", "(input + output <= room_t)"
+    ),
+    Mutant("no tokens fit if there is no input", "or input + output == 0)", "or input == 0)"),
+    Mutant("a row of admits goes on for ever", "if p == current and room_r > 0 and", "if p == current and"),
+    Mutant(
+        "a row of admits has one too many", "if p == current and room_r > 0 and", "if p == current and room_r >= 0 and"
+    ),
+    Mutant(
+        "a row of admits isn't limited by tokens",
+        "output <= room_o and input + output <= room_t then",
+        "output <= room_o then",
+    ),
+    Mutant(
+        "a row of admits uses no room",
+        "row_r + 1, row_i + input, row_o + output\n        room_r, room_i, room_o, room_t = room_r - 1, room_i - input, room_o - output, room_t - input - output",
+        "row_r + 1, row_i + input, row_o + output",
+    ),
+    Mutant(
+        "a row begins without using room",
+        "row_r, row_i, row_o = 1, input, output\n                    room_r, room_i, room_o, room_t = room_r - 1, room_i - input, room_o - output, room_t - input - output",
+        "row_r, row_i, row_o = 1, input, output",
+    ),
+    Mutant(
+        "a row is counted as one request",
+        "row_r, row_i, row_o = row_r + 1, row_i + input,",
+        "row_r, row_i, row_o = 1, row_i + input,",
+    ),
+    Mutant("a row is counted twice", "counted = path\n            row_r, row_i, row_o = 0, 0, 0", "counted = path"),
+    Mutant(
+        "the room of the former path",
+        "                if p ~= current then\n",
+        "                if current == 0 then\n",
+    ),
+    Mutant("the last row isn't counted", "for i = 1, operations + 1 do", "for i = 1, operations do"),
+    Mutant(
+        "rejected ones count, too",
+        "else verdict = 1 end -- or",
+        "else verdict, row_r, current, path = 1, 1, p, paths[p] end -- or",
+    ),
+    # Never fits.
+    Mutant(
+        "exactly the limit never fits",
+        "if need > limit and not replayed then",
+        "if need >= limit and not replayed then",
+    ),
+    Mutant("what never fits waits", "if need > limit and not replayed then", "if false then"),
+    Mutant(
+        "the first limit that it is above is named", "if not smallest or limit < smallest then", "if not smallest then"
+    ),
+    Mutant(
+        "the largest limit that it is above is named",
+        "if not smallest or limit < smallest then",
+        "if not smallest or limit > smallest then",
+    ),
+    Mutant(
+        "the last of equal limits is named",
+        "if not smallest or limit < smallest then",
+        "if not smallest or limit <= smallest then",
+    ),
+    Mutant(
+        "a window that frees is named for what never fits",
+        "local retry_ms = (last + w[WIDTH] + 1) * w[BUCKET_MS] - now\n    if verdicts[i] < NEVER and",
+        "local retry_ms = (last + w[WIDTH] + 1) * w[BUCKET_MS] - now\n    if",
+    ),
+    Mutant("the place in the path for the window's number", "NEVER + unit, w[NUMBER]", "NEVER + unit, j"),
+    # Retry times.
+    Mutant("retry a bucket early", "local retry_ms = (last + w[WIDTH] + 1)", "local retry_ms = (last + w[WIDTH])"),
+    Mutant("retry a bucket late", "local retry_ms = (last + w[WIDTH] + 1)", "local retry_ms = (last + w[WIDTH] + 2)"),
+    Mutant("retry at the tick, not to the ms", "* w[BUCKET_MS] - now\n    if", "* w[BUCKET_MS] - last_ms\n    if"),
+    Mutant(
+        "the limit that frees first is named",
+        "and retry_ms > retries[i] then",
+        "and (retries[i] == 0 or retry_ms < retries[i]) then",
+    ),
+    Mutant(
+        "of those that free together the last is named",
+        "and retry_ms > retries[i] then",
+        "and retry_ms >= retries[i] then",
+    ),
+    Mutant(
+        "retry without the own need",
+        "w[USED_I] + w[USED_O]) + need - limit\n",
+        "w[USED_I] + w[USED_O]) + min(need, 1) - limit\n",
+    ),
+    Mutant("what needs nothing waits", "elseif over > 0 and need > 0 and", "elseif over > 0 and"),
+    Mutant("what just fits waits", "elseif over > 0 and need > 0 and", "elseif over >= 0 and need > 0 and"),
+    Mutant(
+        "the newest bucket is asked too early",
+        "if over <= before_newest and verdicts",
+        "if over < before_newest and verdicts",
+    ),
+    Mutant("the oldest bucket frees everything", "then last = head\n", "or true then last = head\n"),
+    Mutant(
+        "the oldest bucket frees more than it has", "if over <= (unit == 1 and r", "if over <= 1 + (unit == 1 and r"
+    ),
+    Mutant("the first group for the right one", "while g < size and sum[g] < over do g = g + 1 end", ""),
+    Mutant(
+        "a group frees just less than it holds",
+        "while g < size and sum[g] < over do",
+        "while g < size and sum[g] <= over do",
+    ),
+    Mutant("the end of the group for the right bucket", "while left > 0 and mask > 0 do", "while mask > 0 do"),
+    Mutant(
+        "tokens free with their input",
+        "sums[4][size] = sum_r, sum_i, sum_o, sum_i + sum_o",
+        "sums[4][size] = sum_r, sum_i, sum_o, sum_i",
+    ),
+    Mutant(
+        "sums that a charge has not changed",
+        "spack(SUMS_FORMAT, sum_r + r, sum_i + t, sum_o + o)",
+        "spack(SUMS_FORMAT, sum_r, sum_i, sum_o)",
+    ),
+    Mutant(
+        "sums before a group is complete",
+        "if #cells >= SUMS_FROM * size and floor(into / GROUP) > g then",
+        "if #cells >= SUMS_FROM * size then",
+    ),
+    Mutant("sums of all but the last bucket", "for _ = 1, #cells / size do", "for _ = 1, #cells / size - 1 do"),
+    # Counting, settling, charging.
+    Mutant(
+        "input isn't counted in the bucket",
+        "w[CELL_R] + r, w[CELL_I] + t, w[CELL_O] + o\n",
+        "w[CELL_R] + r, w[CELL_I], w[CELL_O] + o\n",
+    ),
+    Mutant(
+        "requests aren't counted in the sum",
+        "w[USED_R] + r, w[USED_I] + t, w[USED_O] + o\n                w[NEWEST_R]",
+        "w[USED_R], w[USED_I] + t, w[USED_O] + o\n                w[NEWEST_R]",
+    ),
+    Mutant("newest input without any", "if t > 0 then w[NEWEST_I] = into end", "w[NEWEST_I] = into"),
+    Mutant("newest output isn't told", "if o > 0 then w[NEWEST_O] = into end", ""),
+    Mutant(
+        "settled below zero",
+        "local t = max(min(add_i, AMOUNT_MAX - w[USED_I]), -old_i)",
+        "local t = min(add_i, AMOUNT_MAX - w[USED_I])",
+    ),
+    Mutant(
+        "settled in the first window only",
+        "for j = 1, counted and #counted or 0 do",
+        "for j = 1, counted and (kind == SETTLE and min(#counted, 1) or #counted) or 0 do",
+    ),
+    Mutant(
+        "settled twice",
+        "if kind == SETTLE then add_r, add_i, add_o = -requests, -input, -output end",
+        "if kind == SETTLE then add_r, add_i, add_o = -requests, -2 * input, -2 * output end",
+    ),
+    Mutant(
+        "settled the wrong way",
+        "add_r, add_i, add_o = -requests, -input, -output end",
+        "add_r, add_i, add_o = -requests, input, output end",
+    ),
+    Mutant(
+        "no request is given back",
+        "add_r, add_i, add_o = -requests, -input, -output end",
+        "add_r, add_i, add_o = 0, -input, -output end",
+    ),
+    Mutant(
+        "settled in another bucket where its own has left",
+        "elseif into < w[HEAD] or into > newest then into = 0 end",
+        "elseif into < w[HEAD] then into = w[HEAD] elseif into > newest then into = 0 end",
+    ),
+    Mutant(
+        "settled in a bucket later than the newest",
+        "elseif into < w[HEAD] or into > newest then into = 0 end",
+        "elseif into < w[HEAD] then into = 0 elseif into > newest then into = newest end",
+    ),
+    Mutant(
+        "settled in the current bucket",
+        "into = floor(time_ms / w[BUCKET_MS])\n",
+        "into = kind == SETTLE and current_bucket or floor(time_ms / w[BUCKET_MS])\n",
+    ),
+    Mutant(
+        "settled by the first window's buckets",
+        "into = floor(time_ms / w[BUCKET_MS])\n",
+        "into = floor(time_ms / counted[1][BUCKET_MS])\n",
+    ),
+    Mutant("settled in a bucket without requests", "if kind == CHARGE or old_r > 0 then", "if true then"),
+    Mutant("charged only where there is something", "if kind == CHARGE or old_r > 0 then", "if old_r > 0 then"),
+    Mutant(
+        "a settle is not remembered",
+        "w[CHANGED], changed = true, true\n                end",
+        "w[CHANGED], changed = true, changed or kind == CHARGE\n                end",
+    ),
+    Mutant(
+        "a charge of nothing counts", "(kind == SETTLE or requests ~= 0 or input ~= 0 or output ~= 0) and", "true and"
+    ),
+    Mutant("a charge without requests is lost", "or requests ~= 0 or input ~= 0 or output ~= 0)", "or requests ~= 0)"),
+    Mutant(
+        "charged to the future",
+        "if kind == CHARGE then into = min(into, current_bucket)",
+        "if kind == CHARGE then into = into",
+    ),
+    Mutant(
+        "charged to a bucket that has left",
+        "if into < oldest then into = 0 end",
+        "if into < oldest - 1 then into = 0 end",
+    ),
+    Mutant(
+        "charged to the oldest bucket, which still counts: lost",
+        "if into < oldest then into = 0 end",
+        "if into <= oldest then into = 0 end",
+    ),
+    Mutant(
+        "settled in the wrong cell",
+        "from, before = from + before % 2 * size, floor",
+        "from, before = from + size, floor",
+    ),
+    Mutant("a charge overwrites its neighbour", "is_present and from + size or from)", "from + size)"),
+    Mutant("the oldest bucket isn't lowered", "true, false, min(w[HEAD], into)", "true, false, w[HEAD]"),
+    Mutant("newest input of what was given back", "elseif into == w[NEWEST_I] then w[EMPTIED] = true end", "end"),
+    Mutant("newest output of what was given back", "elseif into == w[NEWEST_O] then w[EMPTIED] = true end", "end"),
+    Mutant("newest requests of what was given back", "elseif into == w[NEWEST_R] then w[EMPTIED] = true end", "end"),
+    Mutant("newest searched for in one group only", "if found then break end\n", "break\n"),
+    # Wide amounts.
+    Mutant("wide cells are lost when the bucket changes", "(t > NARROW_MAX or o > NARROW_MAX) and 1 or 0", "0"),
+    Mutant(
+        "wide output is lost when the bucket changes",
+        "(t > NARROW_MAX or o > NARROW_MAX) and 1 or 0",
+        "t > NARROW_MAX and 1 or 0",
+    ),
+    Mutant(
+        "narrow neighbours of a wide cell are not widened",
+        "if has_kind < kind_of_group then cells = widen(cells) else",
+        "if has_kind < kind_of_group then else",
+    ),
+    Mutant("a narrow cell in a wide group", "else kind_of_group = has_kind end", "end"),
+    Mutant(
+        "wide charges in older buckets are lost",
+        "if kind_of_group == 0 and (new_i > NARROW_MAX or new_o > NARROW_MAX) then",
+        "if false then",
+    ),
+    Mutant(
+        "wide from one token too late",
+        "new_i > NARROW_MAX or new_o > NARROW_MAX) then",
+        "new_i > NARROW_MAX + 1 or new_o > NARROW_MAX + 1) then",
+    ),
+    Mutant("cells after a wide one are not widened", "widen(before), widen(after), 1", "widen(before), after, 1"),
+    # Writing.
+    Mutant(
+        "only the shared hash is written",
+        "if size > 0 then call('HSET', key, unpack(fields, 1, size)) end",
+        "if size > 0 and h == 2 then call('HSET', key, unpack(fields, 1, size)) end",
+    ),
+    Mutant(
+        "windows of keys are stored in the shared hash",
+        "if size > 0 then call('HSET', key, unpack(fields, 1, size)) end",
+        "if size > 0 then call('HSET', KEYS[2], unpack(fields, 1, size)) end",
+    ),
+    Mutant("a key's hash is never refreshed", "if ttl_ms > 0 and h > 2 and", "if false and"),
+    Mutant(
+        "a shorter window shortens the hash's life",
+        "call('PEXPIRE', key, ttl_ms, 'GT') == 0 then call('PEXPIRE', key, ttl_ms, 'NX') end",
+        "call('PEXPIRE', key, ttl_ms) then end",
+    ),
+    Mutant("the shared hash is never refreshed", "if shared_ttl_ms > 0 and call", "if false and call"),
+    Mutant(
+        "a life of one bucket too few, and no slack",
+        "local life_ms = (w[WIDTH] + 1 + TTL_STEP) * w[BUCKET_MS] + TTL_SLACK_MS",
+        "local life_ms = w[WIDTH] * w[BUCKET_MS]",
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def valkey() -> Iterator[redis.Redis]:
+    """One store is enough here: it's the comparison that is tested."""
+    binary = server_binary("valkey")
+    assert binary
+    with running_server(binary) as client:
+        client.script_load(PEEK_PATHS.source.decode())
+        yield client
+
+
+def walk_of(client: redis.Redis, make_paths_pair: Callable[..., PathsPair], source: str, seed: int) -> None:
+    """One walk of a script; raises where it differs from the model."""
+    client.script_load(source)
+    sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+    PathsWalk(make_paths_pair(client, decide_sha=sha), seed).run(STEPS)
+
+
+def caught_by(client: redis.Redis, make_paths_pair: Callable[..., PathsPair], source: str) -> int | None:
+    """The first walk on which a script differs from the model, breaks, or answers what can't be read."""
+    for seed in range(WALKS):
+        try:
+            walk_of(client, make_paths_pair, source, seed)
+        except (AssertionError, redis.exceptions.ResponseError, struct.error, IndexError):
+            return seed
+    return None
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=[mutant.name for mutant in MUTANTS])
+def test_mutant_is_caught(valkey: redis.Redis, make_paths_pair: Callable[..., PathsPair], mutant: Mutant) -> None:
+    assert SOURCE.count(mutant.text) == 1, "the script has changed: the mutation no longer applies"
+    source = SOURCE.replace(mutant.text, mutant.replacement)
+    assert source != SOURCE
+    assert caught_by(valkey, make_paths_pair, source) is not None
