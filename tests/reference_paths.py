@@ -17,6 +17,7 @@ from reference_calls import (
     DECIDED,
     LOST,
     NEVER,
+    NO_LIMIT,
     NOTHING,
     OLD_POLICY,
     REPLAYED,
@@ -333,5 +334,8 @@ def _need(admit: AdmitOn) -> Need:
 def _laid_on(windows: Numbered) -> list[LaidOn]:
     """The limits on a path, in its order."""
     return [
-        LaidOn(number, window, unit, limit) for number, window in windows for unit, limit in enumerate(window.limits)
+        LaidOn(number, window, unit, limit)
+        for number, window in windows
+        for unit, limit in enumerate(window.limits)
+        if limit != NO_LIMIT
     ]

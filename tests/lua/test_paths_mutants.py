@@ -205,7 +205,8 @@ MUTANTS = [
     Mutant(
         "a removed group takes the new one's field",
         "if gone then call('HDEL', key, unpack(gone, 1, gone_size)) end",
-        "if gone then call('HSET', key, unpack(fields, 1, size)) call('HDEL', key, unpack(gone, 1, gone_size)) size = 0 end",
+        "if gone then call('HSET', key, unpack(fields, 1, size)) size = 0\n"
+        "call('HDEL', key, unpack(gone, 1, gone_size)) end",
     ),
     Mutant("newest input of what has expired", "if w[NEWEST_I] < oldest then w[NEWEST_I] = 0 end\n", ""),
     Mutant("newest requests of what has expired", "if w[NEWEST_R] < oldest then w[NEWEST_R] = 0 end\n", ""),
@@ -248,12 +249,14 @@ MUTANTS = [
     ),
     Mutant(
         "a row of admits uses no room",
-        "row_r + 1, row_i + input, row_o + output\n        room_r, room_i, room_o, room_t = room_r - 1, room_i - input, room_o - output, room_t - input - output",
+        "row_r + 1, row_i + input, row_o + output\n        room_r, room_i, room_o, room_t = "
+        "room_r - 1, room_i - input, room_o - output, room_t - input - output",
         "row_r + 1, row_i + input, row_o + output",
     ),
     Mutant(
         "a row begins without using room",
-        "row_r, row_i, row_o = 1, input, output\n                    room_r, room_i, room_o, room_t = room_r - 1, room_i - input, room_o - output, room_t - input - output",
+        "row_r, row_i, row_o = 1, input, output\n                    room_r, room_i, room_o, room_t = "
+        "room_r - 1, room_i - input, room_o - output, room_t - input - output",
         "row_r, row_i, row_o = 1, input, output",
     ),
     Mutant(
