@@ -66,7 +66,7 @@ class Scene:
         admits = [each for each in operations if isinstance(each, Admit)]
         others = [each for each in operations if not isinstance(each, Admit)]
         number = batch.pop("number", None)
-        return self.driver.decide(node, number, self.windows, self.paths, others, admits, EPOCH_MS + ms, **batch)  # type: ignore[arg-type]
+        return self.driver.decide(node, number, self.windows, self.paths, others, admits, EPOCH_MS + ms, **batch)
 
     def admit(self, input: int = 0, output: int = 0, *, ms: int = 0) -> tuple[int, int, int]:
         """Return the result of one request."""
@@ -413,14 +413,14 @@ def test_records_of_old_nodes_are_forgotten_with_a_new_nodes_first(scene: OpenSc
     nodes = [f"node-{i:03d}".encode() for i in range(5)]
     for i, node in enumerate(nodes):
         here.decide(Admit(1), node=node, ms=i * 1_000)
-    assert sorted(store.hget(shared, "n")[i : i + 8] for i in range(0, 40, 8)) == nodes  # type: ignore[index]
+    assert sorted(store.hget(shared, "n")[i : i + 8] for i in range(0, 40, 8)) == nodes
     here.decide(Admit(1), node=nodes[4], ms=183_000)
     assert store.hlen(shared) == 2 + 1 + 5  # clock, names, meta, records: nothing older is left
     here.decide(Admit(1), node=B, ms=183_000)
     known = store.hget(shared, "n")
-    assert sorted(known[i : i + 8] for i in range(0, len(known), 8)) == [*nodes[3:], B]  # type: ignore[index, arg-type]
-    assert store.hexists(shared, nodes[3])  # type: ignore[arg-type]
-    assert not store.hexists(shared, nodes[2])  # type: ignore[arg-type]
+    assert sorted(known[i : i + 8] for i in range(0, len(known), 8)) == [*nodes[3:], B]
+    assert store.hexists(shared, nodes[3])
+    assert not store.hexists(shared, nodes[2])
 
 
 # ---- what is stored ------------------------------------------------------------------------------------------------
@@ -463,7 +463,7 @@ def test_a_full_window_takes_12_kib_at_most(scene: OpenScene, store: redis.Redis
     here = scene([], [window])
     for bucket in range(600):
         here.admit(900_000, 900_000, ms=bucket * window.bucket_ms)
-    assert store.memory_usage(here.driver.key_hash(KID), samples=0) <= 12 * 1024  # type: ignore[operator]
+    assert store.memory_usage(here.driver.key_hash(KID), samples=0) <= 12 * 1024
 
 
 def test_the_stored_form_of_a_window(scene: OpenScene, store: redis.Redis) -> None:
@@ -474,11 +474,11 @@ def test_the_stored_form_of_a_window(scene: OpenScene, store: redis.Redis) -> No
     found = store.hgetall(here.driver.shared_key)
     group = bucket // 24
     mask = (1 << bucket % 24) + (1 << bucket % 24 + 1)
-    assert found[b"minute" + bytes([group % 32])] == (  # type: ignore[index]
+    assert found[b"minute" + bytes([group % 32])] == (
         mask.to_bytes(3, "little") + b"\0" + struct.pack("<III", 1, 5, 7) * 2
     )
     meta = [(bucket, 5), *[(bucket + 3, 5)] * 4, (3, 6), (15, 7), (21, 7), (1, 4), (5, 7), (7, 7)]
-    assert found[b"minute"] == b"".join(n.to_bytes(size, "little") for n, size in meta)  # type: ignore[index]
-    assert found[b"c"] == (EPOCH_MS + 300).to_bytes(6, "little") + bytes(6)  # type: ignore[index]
-    assert found[A] == (3).to_bytes(8, "little") + (EPOCH_MS + 300).to_bytes(6, "little")  # type: ignore[index]
-    assert found[b"n"] == A  # type: ignore[index]
+    assert found[b"minute"] == b"".join(n.to_bytes(size, "little") for n, size in meta)
+    assert found[b"c"] == (EPOCH_MS + 300).to_bytes(6, "little") + bytes(6)
+    assert found[A] == (3).to_bytes(8, "little") + (EPOCH_MS + 300).to_bytes(6, "little")
+    assert found[b"n"] == A
