@@ -171,8 +171,8 @@ def find_max_command(**options: Any) -> None:
 def audit_command(directory: Path, window_ms: int) -> None:
     """Prove or refute, from a run's records, that no limit was exceeded and every rejection justified.
 
-    The last line says PROVED, REFUTED or INCOMPLETE. INCOMPLETE means that records are missing, cut off or doubled, so
-    that nothing is proved. Exit code 1 unless PROVED.
+    The last line says PROVED, REFUTED or INCOMPLETE. INCOMPLETE means that records are missing, cut off or doubled, or
+    that keys have limits that this audit doesn't know, so that nothing is proved. Exit code 1 unless PROVED.
     """
     report = audit_directory(directory, window_ms, warn=_say)
     click.echo(report.text())

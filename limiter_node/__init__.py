@@ -17,6 +17,7 @@ What an operator writes:
 
 ``settings``        the settings of a node, each declared once
 ``keysfile``        the keys file: read, validated, made; ``tomllines``: the line of a mistake in it
+``declarations``    what a keys file declares, ready to be stored
 ``upstreamsfile``   the services behind a gateway, from settings or a file
 
 The path of a request:

@@ -24,6 +24,8 @@ from limiter_node.policy import (
     window_id,
 )
 
+_UNNAMED_KEY_DIGITS: Final = 12
+
 NO_LIMIT: Final = 2**53 - 1
 """Stands for a unit without a limit in a window."""
 
@@ -63,7 +65,8 @@ class PlannedWindow(NamedTuple):
 class Plan:
     """The windows that a request touches, and the tokens reserved per choice without a cap. `who`: the key's name.
 
-    `ends_ms`: when one of the windows stops to count, so that the plan has to be made again; 0 if none does.
+    `ends_ms`: when one of the windows stops to count, so that the plan has to be made again; 0 if none does. `is_flat`:
+    whether the key is an account of its own.
     """
 
     who: str
@@ -71,20 +74,33 @@ class Plan:
     output_reserve: int
     show: str
     ends_ms: int
+    is_flat: bool = False
 
 
-def plan_of(account: AccountPolicy, key: KeyPolicy, models: Sequence[str], now_ms: int) -> Plan:
-    """Return the plan of a request. `models`: the caller's name of the model, and the service's if it differs."""
+def plan_of(
+    account: AccountPolicy, key: KeyPolicy, models: Sequence[str], now_ms: int, *, is_whole: bool = False
+) -> Plan:
+    """Return the plan of a request. `models`: the caller's name of the model, and the service's if it differs.
+
+    `is_whole`: return all windows on the key's path instead, whatever their models.
+    """
     names = [each.lower() for each in models]
     path = _path(account, key)
     windows = [
         _planned(subject, shown, window, is_own)
         for subject, shown, found, is_own in path
         for window in found
-        if _counts(window, names, now_ms)
+        if (is_whole or _matches(window, names)) and not 0 < window.until_ms <= now_ms
     ]
     ends = [each.ends_ms for each in windows if each.ends_ms]
-    return Plan(who(account, key), tuple(windows), _reserve(account, key), account.show, min(ends, default=0))
+    return Plan(
+        who(account, key),
+        tuple(windows),
+        _reserve(account, key),
+        account.show,
+        min(ends, default=0),
+        account.key is not None,
+    )
 
 
 def patterns_of(account: AccountPolicy, key: KeyPolicy) -> frozenset[str]:
@@ -96,12 +112,19 @@ def patterns_of(account: AccountPolicy, key: KeyPolicy) -> frozenset[str]:
 
 def who(account: AccountPolicy, key: KeyPolicy) -> str:
     """Return the key's name in messages: ``acme/alice``, or its own name if it is a flat key."""
-    name = key.name or key.kid[:12]
+    name = key_name(key.name, key.kid)
     return f"{account.name}/{name}" if account.name else name
 
 
+def key_name(name: str, kid: str) -> str:
+    """Return a key's name in messages; of one that has none, the first digits of its digest."""
+    return name or kid[:_UNNAMED_KEY_DIGITS]
+
+
 def per_text(per_ms: int) -> str:
-    """Return a length as operators write it: ``1m``, ``90s``, ``7d``."""
+    """Return a length as operators write it: ``1m``, ``90s``, ``7d``; in ms if it isn't in whole seconds."""
+    if per_ms % 1000:
+        return f"{per_ms}ms"
     for letter, ms in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000)):
         if per_ms % ms == 0:
             return f"{per_ms // ms}{letter}"
@@ -116,21 +139,19 @@ def limit_text(window: PlannedWindow, unit: int) -> str:
 def _path(account: AccountPolicy, key: KeyPolicy) -> Iterator[tuple[str, str, Sequence[PolicyWindow], bool]]:
     """Yield subject (as in `window_id`), its name for people, its windows, and whether they are stored with the key."""
     subjects: dict[str, Subject] = {each.name: each for each in account.subjects}
-    for name in ("", *_teams(key.team)):
+    for name in ("", *teams_of(key.team)):
         if (found := subjects.get(name)) is not None:
             yield name, f"{account.name}/{name}" if name else account.name, found.windows, False
     yield KEY_SUBJECT, who(account, key), key.windows, account.key is None
 
 
-def _teams(team: str) -> list[str]:
+def teams_of(team: str) -> list[str]:
     """Return a team and the teams above it, from the top."""
     parts = team.split("/") if team else []
     return ["/".join(parts[: depth + 1]) for depth in range(len(parts))]
 
 
-def _counts(window: PolicyWindow, names: Sequence[str], now_ms: int) -> bool:
-    if window.until_ms and window.until_ms <= now_ms:
-        return False
+def _matches(window: PolicyWindow, names: Sequence[str]) -> bool:
     return not window.models or any(matches(pattern.lower(), name) for pattern in window.models for name in names)
 
 
@@ -160,7 +181,7 @@ def _reserve(account: AccountPolicy, key: KeyPolicy) -> int:
     if key.output_reserve is not None:
         return key.output_reserve
     subjects = {each.name: each.output_reserve for each in account.subjects}
-    for name in (*reversed(_teams(key.team)), ""):
+    for name in (*reversed(teams_of(key.team)), ""):
         if (found := subjects.get(name)) is not None:
             return found
     return DEFAULT_OUTPUT_RESERVE

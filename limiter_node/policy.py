@@ -145,10 +145,19 @@ def bucket_ms_of(per_ms: int) -> int:
     return max(BUCKET_MS, -(-per_ms // (BUCKETS * BUCKET_MS)) * BUCKET_MS)
 
 
+WindowShape = tuple[int, tuple[str, ...]]
+"""A window's length and its patterns, sorted and in lower case: equal for one window of a subject, however written."""
+
+
+def shape_of(window: PolicyWindow) -> WindowShape:
+    """Return what makes a window of a subject the same one."""
+    return window.per_ms, tuple(sorted(each.lower() for each in window.models))
+
+
 def window_id(subject: str, window: PolicyWindow) -> bytes:
     """Return the 6 bytes by which a subject's window is stored: the same wherever it is computed."""
-    text = "\n".join((subject, str(window.per_ms), *sorted(each.lower() for each in window.models)))
-    return hashlib.sha256(text.encode()).digest()[:6]
+    per_ms, patterns = shape_of(window)
+    return hashlib.sha256("\n".join((subject, str(per_ms), *patterns)).encode()).digest()[:6]
 
 
 def version_of(body: bytes) -> bytes:

@@ -16,14 +16,16 @@ from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from limiter_node.decisions import Outcome
-from limiter_node.limits import DIMENSIONS, MAX_BATCH
+from limiter_node.limits import MAX_BATCH
+from limiter_node.policy import UNITS
 
 LATENCY_BOUNDS_S: Final = tuple(0.0001 * 2**k for k in range(12))
 """0.1 ms to 204.8 ms; above it is the last count."""
 SIZE_BOUNDS: Final = tuple(2**k for k in range(7))
 """1 to 64; above them is the last count."""
 
-_PER_OUTCOME: Final = len(DIMENSIONS) + 1
+_PER_OUTCOME: Final = 8
+"""Counts per outcome: one for no limit, one per unit of `UNITS`, and room for three more units."""
 
 
 class Latencies:
@@ -115,25 +117,29 @@ class BatchSizes(list[int]):
 
 
 class DecisionCounts:
-    """The store's decisions by outcome and limit, in one list, because a look-up by two enums costs as much as the rest
-    of the counting: decision ``(outcome, dimension)`` is at ``4 * outcome + dimension + 1``.
+    """The store's decisions by outcome and unit, in one list, because a look-up by two enums costs as much as the rest
+    of the counting.
     """
 
-    __slots__ = ("counts",)
+    __slots__ = ("_counts",)
 
     def __init__(self) -> None:
-        self.counts = [0] * (_PER_OUTCOME * len(Outcome))
+        self._counts = [0] * (_PER_OUTCOME * len(Outcome))
+
+    def count(self, outcome: Outcome, dimension: int = -1) -> None:
+        """Count a decision. `dimension`: the index into `UNITS` of the limit that rejected, -1 if none did."""
+        self._counts[_PER_OUTCOME * outcome + dimension + 1] += 1
 
     def by_reason(self) -> dict[tuple[str, str], int]:
-        """Return ``(outcome, reason)`` → decisions for all possible pairs. Reasons are limits, or ``none``."""
+        """Return ``(outcome, reason)`` → decisions for all possible pairs. Reasons are units, or ``none``."""
         counts = {}
         for outcome in Outcome:
             at = _PER_OUTCOME * outcome
             if outcome in (Outcome.REJECTED, Outcome.NEVER_FITS):
-                for dimension, name in enumerate(DIMENSIONS):
-                    counts[outcome.name.lower(), name] = self.counts[at + dimension + 1]
+                for dimension, name in enumerate(UNITS):
+                    counts[outcome.name.lower(), name] = self._counts[at + dimension + 1]
             else:
-                counts[outcome.name.lower(), "none"] = self.counts[at]
+                counts[outcome.name.lower(), "none"] = self._counts[at]
         return counts
 
 

@@ -17,7 +17,7 @@ from limiter_node.http.requests.reader import RequestReader
 from limiter_node.http.routes import Routes
 from limiter_node.http.server.client_connection import Deadlines
 from limiter_node.http.server.http_server import HttpServer
-from limiter_node.limiter.admission import Limiter
+from limiter_node.limiter.admission import Decider, Limiter
 from limiter_node.limiter.fallback import Fallback
 from limiter_node.limits import Amounts
 from limiter_node.store.decisions.dispatcher import Dispatcher
@@ -108,8 +108,9 @@ async def serving(
     deadlines: Deadlines = Deadlines(),  # noqa: B008 - a NamedTuple of numbers
     cors: Cors = Cors(),  # noqa: B008 - it doesn't change
     max_body_bytes: int = 10_000,
+    decider: Decider | None = None,
 ) -> AsyncIterator[Node]:
-    """A node in this process. It asks a `ScriptedUpstream` unless another is made."""
+    """A node in this process. It asks a `ScriptedUpstream` unless another is made. `decider` replaces the store."""
     topology = Topology(parse_store_url(store))
     telemetry = Telemetry()
     dispatcher = Dispatcher(topology, timeout_ms=timeout_ms, policy=policy, telemetry=telemetry)
@@ -118,7 +119,7 @@ async def serving(
     upstream = RenderedUpstream(scripted) if upstream_of is None else upstream_of(telemetry)
     reader, held = RequestReader(upstream), HeldBytes(4 * max_body_bytes)
     routes = Routes(
-        limiter=Limiter(dispatcher, telemetry),
+        limiter=Limiter(decider or dispatcher, telemetry),
         upstream=upstream,
         reader=reader,
         node_id="n",

@@ -73,7 +73,7 @@ def _execute(url: str, *command: str | bytes) -> Any:
 
 
 class Declared:
-    """A keys file in memory, as `limiter_node.keysfile.KeysFile` is one on disk; see
+    """A keys file in memory, as `limiter_node.keysfile.watching.KeysFile` is one on disk; see
     `store.decisions.redeclare.DeclaredKeys`.
 
     It is an hour old at first. `keys` may be changed at any time, `error` is raised instead of an answer.

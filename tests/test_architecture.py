@@ -55,9 +55,10 @@ ALLOWED: dict[str, set[str]] = {
     "policy": {"limits"},
     "plans": {"limits", "model_patterns", "policy"},
     "decisions": {"limits", "plans"},
-    "telemetry": {"limits", "decisions"},
+    "declarations": {"limits", "policy"},
+    "telemetry": {"limits", "decisions", "policy"},
     "tokens": {"second_process"},
-    "limiter": {"errors", "limits", "decisions", "telemetry"},
+    "limiter": {"errors", "limits", "decisions", "plans", "telemetry"},
     # The store. Its own ground first; `wire` carries script calls, which `batch` and `fleet` are.
     "store.url": {"errors", "addresses"},
     "store.errors": {"errors", "store.url"},
@@ -66,32 +67,57 @@ ALLOWED: dict[str, set[str]] = {
     "store.scripts": set(),
     "store.values": {"limits", "decisions"},
     "store.codec": {"limits", "decisions"},
-    "store.charges": {"limits"},
+    "store.charges": {"limits", "decisions"},
     "store.knowledge": {"limits", "decisions", "limiter", "store.charges", "store.codec"},
     "store.wire": {
         *("errors", "telemetry"),
         *("store.errors", "store.keyspace", "store.scripts", "store.slots", "store.url"),
     },
-    "store.batch": {
-        *("errors", "limits", "decisions"),
-        *("store.charges", "store.codec", "store.knowledge", "store.values", "store.wire"),
+    "store.batch": {"limits", "decisions", "limiter", "store.charges", "store.wire"},
+    "store.key_queue": {
+        *("errors", "limits", "decisions", "limiter"),
+        *("store.batch", "store.charges", "store.codec", "store.knowledge", "store.unsent_charges", "store.values"),
+        "store.wire",
+    },
+    "store.accounts": {
+        *("errors", "limits", "decisions", "limiter", "model_patterns", "plans", "policy"),
+        *("store.batch", "store.charges", "store.codec", "store.keyspace", "store.scripts", "store.unsent_charges"),
+        "store.wire",
     },
     "store.fleet": {"errors", "store.keyspace", "store.scripts", "store.wire"},
     "store.pending": {"store.batch"},
-    "store.unsent_charges": {"limits", "store.batch", "store.charges", "store.codec"},
+    "store.unsent_charges": {"limits", "store.batch", "store.charges"},
     "store.outage": {
         *("errors", "limits", "decisions", "limiter", "telemetry"),
         *("store.batch", "store.charges", "store.codec", "store.keyspace", "store.pending", "store.scripts"),
         *("store.unsent_charges", "store.wire"),
     },
     "store.decisions": {
-        *("errors", "limits", "decisions", "limiter", "telemetry"),
-        *("store.batch", "store.charges", "store.codec", "store.fleet", "store.keyspace", "store.knowledge"),
-        *("store.outage", "store.pending", "store.scripts", "store.unsent_charges", "store.values", "store.wire"),
+        *("errors", "limits", "decisions", "limiter", "plans", "telemetry"),
+        *("store.accounts", "store.batch", "store.charges", "store.codec", "store.fleet", "store.key_queue"),
+        *(
+            "store.keyspace",
+            "store.knowledge",
+            "store.outage",
+            "store.pending",
+            "store.scripts",
+            "store.unsent_charges",
+            "store.values",
+            "store.wire",
+        ),
     },
     "store.admin": {
-        *("addresses", "errors", "limits", "decisions", "reasons"),
-        *("store.errors", "store.fleet", "store.keyspace", "store.scripts", "store.slots", "store.url", "store.values"),
+        *("addresses", "declarations", "errors", "limits", "decisions", "plans", "policy", "reasons"),
+        *(
+            "store.accounts",
+            "store.errors",
+            "store.fleet",
+            "store.keyspace",
+            "store.scripts",
+            "store.slots",
+            "store.url",
+            "store.values",
+        ),
     },
     "store.embedded": {"errors", "processes", "store.keyspace"},
     # Upstreams.
@@ -154,7 +180,10 @@ ALLOWED: dict[str, set[str]] = {
         *("decisions", "errors", "held", "tokens", "second_process"),
         *("upstream.errors", "upstream.interface", "upstream.requests"),
     },
-    "http.responses": {"limits", "decisions", "upstream.errors", "upstream.openai", "http.requests"},
+    "http.responses": {
+        *("limits", "decisions", "plans", "policy"),
+        *("upstream.errors", "upstream.openai", "http.requests"),
+    },
     "http.server": {"addresses", "errors", "http.responses"},
     "http.bodies": {"held", "http.server"},
     "http": {
@@ -165,11 +194,13 @@ ALLOWED: dict[str, set[str]] = {
     # Settings and files.
     "settings": {"addresses", "errors", "lengths", "limits", "logs", "store.url"},
     "tomllines": set(),
-    "keysfile": {"credentials", "errors", "limits", "tomllines"},
+    "keysfile": {
+        *("credentials", "declarations", "errors", "limits", "model_patterns", "plans", "policy", "tomllines"),
+    },
     "upstreamsfile": {"addresses", "errors", "settings", "upstream.gateway.asking", "upstream.gateway.service"},
     "start": {"errors", "limiter", "store.admin"},
     "supervisor": {"errors", "processes"},
-    "top": {"chart", "errors", "limits", "reasons", "store.admin", "store.url"},
+    "top": {"chart", "errors", "limits", "policy", "reasons", "store.admin", "store.url"},
 }
 
 

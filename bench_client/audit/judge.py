@@ -52,15 +52,20 @@ def audit_records(
 ) -> AuditReport:
     """Audit ``records``: one for each request that was sent, except for those that ``complete`` lists as missing.
 
-    O(n log n). Raises BenchError when no request was decided.
+    Keys with other limits than their own three a minute are not judged: their counters may be of windows that they
+    share with other keys, or of another length. O(n log n). Raises BenchError when no request was decided.
     """
     records = list(records)
+    sent, other_keys = len(records), {record.key for record in records if record.has_other_limits}
+    if other_keys:
+        records = [record for record in records if record.key not in other_keys]
     timelines = build_timelines(records, window_ms)
     report = AuditReport(Findings(), info.key_names, {}, {}, missing=complete.reasons, window_ms=window_ms)
+    report.keys_not_judged, report.requests_not_judged = len(other_keys), sent - len(records)
     held_until_us = _held_until_us(records, complete, float(info.settings.get("timeout_s", 0)))
     for timeline in timelines.values():
         _judge(timeline, report, held_until_us)
-    if not report.admitted + report.rejected + report.degraded.total():
+    if not other_keys and not report.admitted + report.rejected + report.degraded.total():
         raise BenchError(f"nothing to audit: none of {len(records)} requests was decided by a limiter")
     times_ms = [record.time_ms for record in records if record.time_ms is not None]
     report.span_ms = max(times_ms, default=0) - min(times_ms, default=0)

@@ -100,6 +100,10 @@ class AuditReport:
     degraded: Counter[str] = field(default_factory=Counter)
     missing: tuple[str, ...] = ()
     """Reasons why records are missing, in words."""
+    keys_not_judged: int = 0
+    """Keys with other limits than their own three a minute, which this audit doesn't know."""
+    requests_not_judged: int = 0
+    """The requests of these keys."""
     window_ms: int = WINDOW_MS
     span_ms: int = 0
     """Time from the first decision to the last, by the store's clock."""
@@ -116,10 +120,25 @@ class AuditReport:
 
     @property
     def word(self) -> str:
-        """Return the verdict in a word. Incomplete records can refute, by a finding, but never prove."""
+        """Return the verdict in a word. An incomplete audit can refute, by a finding, but never prove."""
         if self.findings.counts:
             return REFUTED
-        return INCOMPLETE if self.missing else PROVED
+        return INCOMPLETE if self.gaps else PROVED
+
+    @property
+    def gaps(self) -> tuple[str, ...]:
+        """Return the reasons why the audit is incomplete, in words."""
+        if not self.keys_not_judged:
+            return self.missing
+        return *self.missing, f"not judged: {self._not_judged}"
+
+    @property
+    def _not_judged(self) -> str:
+        keys = f"{self.keys_not_judged:,} key{'s' if self.keys_not_judged > 1 else ''}"
+        return (
+            f"{self.requests_not_judged:,} requests of {keys} with other limits than requests, input and output tokens "
+            "per minute"
+        )
 
     @property
     def proved(self) -> bool:
@@ -129,7 +148,7 @@ class AuditReport:
     def verdict(self) -> str:
         """Return the last line of an audit."""
         if self.word == INCOMPLETE:
-            return f"audit: INCOMPLETE {'; '.join(self.missing)}"
+            return f"audit: INCOMPLETE {'; '.join(self.gaps)}"
         if self.proved:
             return (
                 f"audit: PROVED no {self.window_ms / 1000:g} s window over its limit "
@@ -187,6 +206,8 @@ class AuditReport:
             "degraded": dict(self.degraded),
             "span_ms": self.span_ms,
             "never_slid": self.never_slid,
+            "keys_not_judged": self.keys_not_judged,
+            "requests_not_judged": self.requests_not_judged,
             "complete": not self.missing,
             "missing": list(self.missing),
             "worst_fill": {dimension: self._fill_dict(fill) for dimension, fill in self.worst.items()},
@@ -214,6 +235,8 @@ class AuditReport:
             )
         if self.never_slid:
             notes.append(f"  {self.never_slid}")
+        if self.keys_not_judged:
+            notes.append(f"  not judged: {self._not_judged}; all figures are of the other keys")
         if self.missing:
             notes.append(
                 f"  the records are not complete ({'; '.join(self.missing)}): {self.rejections_held:,} of "

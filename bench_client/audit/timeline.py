@@ -88,10 +88,12 @@ def remaining_of(record: Record) -> tuple[int, int, int]:
 def is_decided(record: Record) -> bool:
     """Return whether the response carries a decision that can be audited, with the key's limits and counters.
 
-    A 429 of the service behind the limiter carries its own limits and counters, if any, under the same names.
+    If the key has other limits than its own three a minute, those in the response may be of windows that other keys
+    share. A 429 of the service behind the limiter carries its own limits and counters, if any, under the same names.
     """
     return (
         record.time_ms is not None
+        and not record.has_other_limits
         and None not in (*limits_of(record), *remaining_of(record))
         and not (record.status == 429 and failed_upstream(record))
     )

@@ -53,6 +53,9 @@ class Record(NamedTuple):
     """The input in the service's usage. ``prompt_tokens`` is the admitted input, if the limiter says it."""
     told_input_at_most: int | None
     """The same, with cached input and every other part of the usage that may be input."""
+    has_other_limits: bool | None
+    """Whether the response says that the key is subject to other limits than one a minute of its own for requests,
+    input tokens and output tokens. Limits and counters of the response may then be of other keys' usage, too."""
 
 
 def failed_upstream(record: Record) -> bool:

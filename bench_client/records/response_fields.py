@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import orjson
@@ -34,6 +35,7 @@ class ResponseFacts(NamedTuple):
     upstream_status: int | None = None
     told_input: int | None = None
     told_input_at_most: int | None = None
+    has_other_limits: bool = False
 
 
 NOTHING = ResponseFacts()
@@ -54,9 +56,13 @@ _FIELD_OF_HEADER = {
     b"x-limiter-output-tokens": "charged_output",
     b"x-limiter-degraded": "degraded",
     b"x-limiter-upstream-status": "upstream_status",
+    b"ratelimit-policy": "policies",
     b"transfer-encoding": "chunked",
 }
-_TEXT_FIELDS = {"node", "exceeded", "degraded", "chunked"}
+_TEXT_FIELDS = {"node", "exceeded", "degraded", "policies", "chunked"}
+_POLICY_NAME = re.compile(r'"([^"]*)"')
+_USUAL_POLICIES = {"rpm", "input-tpm", "output-tpm"}
+"""The names in `RateLimit-Policy` of a key's own three limits a minute."""
 _REQUESTED = re.compile(r"Limit \d+(?:, Used \d+)?, Requested (\d+)")  # a key may be named anything
 _SPELLINGS_MAX = 1_000
 _spellings: dict[bytes, str | None] = {}
@@ -69,7 +75,8 @@ def parse_response(raw: bytes) -> ResponseFacts:
     if not end_of_head:
         return NOTHING
     status_line, *lines = head.split(b"\r\n")
-    facts: dict[str, int | str | bool | None] = {}
+    status = _integer(status_line[9:12].decode("latin-1"))
+    facts: dict[str, int | str | bool | None] = {"status": status}
     for line in lines:
         name, _, value = line.partition(b":")
         try:
@@ -79,9 +86,8 @@ def parse_response(raw: bytes) -> ResponseFacts:
         if field is not None:
             text = value.strip().decode("latin-1")
             facts[field] = text if field in _TEXT_FIELDS else _integer(text)
+    facts["has_other_limits"] = _has_other_limits(facts.pop("policies", None), facts)
     charged = facts.pop("charged_input", None), facts.pop("charged_output", None)
-    status = _integer(status_line[9:12].decode("latin-1"))
-    facts["status"] = status
     if "chunked" in str(facts.pop("chunked", "")).lower():
         body = _joined_chunks(body)
     if status == 200:
@@ -100,6 +106,18 @@ def _learned(name: bytes) -> str | None:
     if len(_spellings) < _SPELLINGS_MAX:
         _spellings[name] = field
     return field
+
+
+def _has_other_limits(policies: int | str | bool | None, facts: Mapping[str, int | str | bool | None]) -> bool:
+    """Whether a decision names other limits than the usual three, some of them only, or none.
+
+    A 429 of the service behind the limiter may name that service's own limits.
+    """
+    if facts.get("time_ms") is None or (facts["status"] == 429 and "upstream_status" in facts):
+        return False
+    if policies is None:
+        return all(value is None for name, value in facts.items() if name.startswith("limit_"))
+    return set(_POLICY_NAME.findall(str(policies))) != _USUAL_POLICIES
 
 
 def _integer(text: str) -> int | None:

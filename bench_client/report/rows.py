@@ -12,7 +12,7 @@ from bench_client.report.words import DIMENSIONS, OUTCOMES, ms, share
 from bench_client.results.summary import Figures, percentiles_ms
 from bench_client.results.tables import LATENCIES
 
-REASONS = {**DIMENSIONS, "never_fits": "never fits", "other": "by others"}
+REASONS = {**DIMENSIONS, "tokens": "tokens", "never_fits": "never fits", "other": "by others"}
 
 
 @dataclass(frozen=True, slots=True)

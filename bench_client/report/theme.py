@@ -65,6 +65,7 @@ OUTCOMES = {
     "requests": Mark(stand_in("orange")),
     "input_tokens": Mark(stand_in("purple"), hatch="//"),
     "output_tokens": Mark(stand_in("green"), hatch="\\\\"),
+    "tokens": Mark(stand_in("vermilion"), hatch=".."),
     "never_fits": Mark(stand_in("grey"), hatch="xx"),
     "rejected": Mark(stand_in("sky"), hatch="||"),
     "other": Mark(stand_in("muted"), hatch="--"),

@@ -23,10 +23,7 @@ def sentence(runs: Sequence[ReportedRun]) -> str:
     if refuted := [run for run in runs if run.audit.word == REFUTED]:
         return f"The audit refutes {joined(run.label for run in refuted)}: {_found(refuted)}, at {speed}."
     if incomplete := [run for run in runs if run.audit.word == INCOMPLETE]:
-        return (
-            f"The records of {joined(run.label for run in incomplete)} are not complete, so the audit proves nothing, "
-            f"at {speed}."
-        )
+        return f"The audit of {joined(run.label for run in incomplete)} is incomplete and proves nothing, at {speed}."
     audited = [run for run in runs if run.audit.proved]
     if not audited:
         return f"No limiter signed its decisions, so there was nothing to audit, at {speed}."

@@ -18,6 +18,7 @@ OUTCOMES = {
     "requests": "rejected: requests",
     "input_tokens": "rejected: input tokens",
     "output_tokens": "rejected: output tokens",
+    "tokens": "rejected: tokens",
     "never_fits": "rejected: never fits",
     "rejected": "rejected: by others",
     "other": "other statuses",

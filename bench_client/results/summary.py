@@ -17,7 +17,7 @@ from bench_client.results.histograms import MAX_TRACKABLE_US, latency_histogram
 
 PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99_9": 99.9}
 NO_NODE = "(no node)"
-REASONS = ("requests", "input_tokens", "output_tokens")
+REASONS = ("requests", "input_tokens", "output_tokens", "tokens")
 ALL_REASONS = (*REASONS, "never_fits", "other")
 
 

@@ -46,7 +46,7 @@ class AdmitAll:
         """Return True: every key exists."""
         return True
 
-    async def peek(self, kid: str) -> Usage | None:
+    async def peek(self, kid: str, models: tuple[str, ...] | None = None) -> Usage | None:
         """Return an empty window: nothing is counted."""
         now_ms = int(time.time() * 1000)
         return Usage(_LIMITS, Amounts(0, 0, 0), Amounts(0, 0, 0), _OUTPUT_RESERVE, now_ms, "", ())

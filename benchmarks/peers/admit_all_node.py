@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from bench_client.servers.procfs import STORE, limiter_processes
 from benchmarks.lib.servers import Server, pin_apart, stop
 from benchmarks.peers.admit_all import AdmitAll
+from limiter_node.declarations import Declarations
 from limiter_node.node_process import run_node
 from limiter_node.processes import free_ports
 from limiter_node.settings import NodeSettings
@@ -51,7 +52,7 @@ def _run(port: int) -> int:
     asyncio.run(store.start())
     try:
         settings = NodeSettings(port=port, node_id="1", store=store.url)
-        return run_node(settings, Preparation(parse_store_url(store.url), {}), decider=AdmitAll())
+        return run_node(settings, Preparation(parse_store_url(store.url), Declarations()), decider=AdmitAll())
     finally:
         store.stop()
 

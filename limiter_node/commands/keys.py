@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -17,20 +17,19 @@ import cloup
 
 from limiter_node.chart import glyphs_for
 from limiter_node.commands.help import EXAMPLES
+from limiter_node.commands.key_tables import called, listing_lines, path_usage_lines, usage_lines
 from limiter_node.commands.options import grouped, option, store_url
 from limiter_node.commands.usage_chart import usage_chart
 from limiter_node.decisions import Usage
-from limiter_node.errors import LimiterError, StoreUnavailable
-from limiter_node.keysfile import (
-    LIMIT_RANGES,
-    check_declared_key,
-    check_name,
-    generate_keys,
-    key_digest_name,
-    read_keys,
-    write_private,
-)
+from limiter_node.declarations import AccountKey
+from limiter_node.errors import ConfigError, LimiterError, StoreUnavailable
+from limiter_node.keysfile.fields import LIMIT_RANGES, check_name
+from limiter_node.keysfile.key_names import check_declared_key, key_digest_name
+from limiter_node.keysfile.limit_warnings import warnings_of
+from limiter_node.keysfile.making import generate_keys, write_private
+from limiter_node.keysfile.reading import read_keys
 from limiter_node.limits import KeyLimits
+from limiter_node.plans import who
 from limiter_node.store.admin.store_admin import StoreAdmin, administering
 from limiter_node.store.url import parse_store_url
 
@@ -93,8 +92,10 @@ def generate(count: int, out: str, force: bool, **limits: Any) -> None:
 def load(file: str, store: str) -> None:
     """Put the keys of a keys file into the store. Keys that the store has already get the file's limits."""
     declared = read_keys(file)
-    _administer(store, lambda admin: admin.load_limits(declared), changes=True)
-    click.echo(f"{_keys(len(declared))} loaded")
+    for warning in warnings_of(declared):
+        click.echo(f"warning: {warning}", err=True)
+    _administer(store, lambda admin: admin.load(declared), changes=True)
+    click.echo(f"{_keys(declared.key_count)} loaded")
 
 
 @keys.command("set", short_help="Set limits of a key; usage stays.")
@@ -113,26 +114,41 @@ def set_(key: str, name: str | None, store: str, **limits: int | None) -> None:
 
     async def change(admin: StoreAdmin) -> KeyLimits:
         # If two people set different fields of one key at the same moment, the later write wins; that is rare enough.
-        limits = replace(await admin.get(kid) or KeyLimits(), **given)
+        stored = await admin.get(kid)
+        if isinstance(stored, AccountKey):
+            raise ConfigError(
+                f"{called(kid, who(*stored))} has its limits in an account: change them in the keys file, and load it"
+            )
+        limits = replace(stored or KeyLimits(), **given)
         await admin.put_limits(kid, limits)
         return limits
 
     limits_now = _administer(store, change, changes=True)
-    click.echo(f"{_called(kid, limits_now.name)}: " + ", ".join(f"{f} {getattr(limits_now, f)}" for f in LIMIT_RANGES))
+    click.echo(f"{called(kid, limits_now.name)}: " + ", ".join(f"{f} {getattr(limits_now, f)}" for f in LIMIT_RANGES))
 
 
 @keys.command(short_help="Show a key's limits and its window.")
 @click.argument("key")
 @store_url
 def show(key: str, store: str) -> None:
-    """Show a key's limits, its usage now, and the last 60 s of its window as a chart."""
+    """Show a key's limits, its usage now, and the last 60 s of its window as a chart.
+
+    For a key of an account, show all limits on its path: the account's, its teams' and its own, for all models.
+    """
     kid = check_declared_key(key)
-    usage = _administer(store, lambda admin: admin.peek(kid))
+    stored, usage = _administer(store, lambda admin: _limits_and_usage(admin, kid))
     if usage is None:
         raise KeyNotFound(_unknown(kid))
     encoding = sys.stdout.encoding or "ascii"
-    text = "\n".join([_usage_text(kid, usage), *usage_chart(usage, glyphs_for(encoding))])
-    click.echo(text.encode(encoding, "replace").decode(encoding))  # the terminal may lack characters of a key's name
+    if isinstance(stored, AccountKey) and usage.path is not None:
+        lines = path_usage_lines(stored, usage.path)
+    else:
+        lines = [*usage_lines(kid, usage), *usage_chart(usage, glyphs_for(encoding))]
+    click.echo("\n".join(lines).encode(encoding, "replace").decode(encoding))  # the terminal may lack characters
+
+
+async def _limits_and_usage(admin: StoreAdmin, kid: str) -> tuple[KeyLimits | AccountKey | None, Usage | None]:
+    return await admin.get(kid), await admin.peek(kid)
 
 
 @keys.command("list")
@@ -146,14 +162,12 @@ def show(key: str, store: str) -> None:
 def list_(limit: int, store: str) -> None:
     """List the keys in the store, sorted by name."""
     listing = _administer(store, lambda admin: admin.list_keys(limit))
-    rows = [
-        (limits.name or "-", kid[:8], *(str(getattr(limits, field)) for field in LIMIT_RANGES))
-        for kid, limits in listing.entries
-    ]
-    for line in _table(("NAME", "DIGEST", *(field.upper().replace("_", " ") for field in LIMIT_RANGES)), rows, left=2):
+    for line in listing_lines(listing.entries):
         click.echo(line)
-    if listing.total > len(rows):
-        click.echo(f"showing the first {len(rows)} of {listing.total} keys; raise --limit to see more", err=True)
+    if listing.total > len(listing.entries):
+        click.echo(
+            f"showing the first {len(listing.entries)} of {listing.total} keys; raise --limit to see more", err=True
+        )
 
 
 @keys.command(short_help="Delete a key with its usage.")
@@ -178,33 +192,6 @@ def _administer(url: str, action: Callable[[StoreAdmin], Awaitable[_T]], *, chan
             return await action(admin)
 
     return asyncio.run(run())
-
-
-def _usage_text(kid: str, usage: Usage) -> str:
-    rows = [
-        (what, str(limit), str(used), str(max(0, limit - used)), f"{reset / 1000:.1f} s" if reset else "-")
-        for what, limit, used, reset in zip(
-            ("requests", "input tokens", "output tokens"), usage.limits, usage.used, usage.reset_ms, strict=True
-        )
-    ]
-    table = _table(("PER 60 s", "LIMIT", "USED", "REMAINING", "ALL FREE IN"), rows, left=1)
-    return "\n".join([f"{_called(kid, usage.name)}, output reserve {usage.output_reserve}", *table])
-
-
-def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]], *, left: int) -> list[str]:
-    """Return the lines of a table whose first `left` columns are aligned left, the others right."""
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
-    return [
-        "  ".join(
-            cell.ljust(width) if column < left else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in (header, *rows)
-    ]
-
-
-def _called(kid: str, name: str) -> str:
-    return f"{name} ({key_digest_name(kid)})" if name else key_digest_name(kid)
 
 
 def _unknown(kid: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -14,13 +15,17 @@ import cloup
 from limiter_node import logs
 from limiter_node.commands.help import EXAMPLES
 from limiter_node.commands.options import check_certificate, keys_file, node_options, node_settings, store_url
+from limiter_node.declarations import Declarations
 from limiter_node.errors import ConfigError
-from limiter_node.keysfile import KeysFile
+from limiter_node.keysfile.limit_warnings import warnings_of
+from limiter_node.keysfile.watching import KeysFile
 from limiter_node.processes import free_ports
 from limiter_node.settings import STORE
 from limiter_node.store.admin.preparation import Preparation
 from limiter_node.store.url import parse_store_url
 from limiter_node.upstreamsfile import services_of
+
+log = logging.getLogger(__name__)
 
 _FIRST_CHECK_TIMEOUT_S = 1.0
 
@@ -42,7 +47,7 @@ def serve(keys: str | None, **options: Any) -> int:
         # Chosen here, because the node needs its own address from the start.
         options["port"] = free_ports(1, options["host"], avoid=[options["admin_port"]])[0]
     settings = node_settings({**options, "keys_file": keys or options["keys_file"]})
-    services_of(settings, os.environ)
+    services = services_of(settings, os.environ)
     check_certificate(settings)
     logs.configure(settings.log_format, settings.log_level, settings.node_id)
     # Until the node has its own handlers: process 1 of a container ignores a signal that it has no handler for.
@@ -51,9 +56,10 @@ def serve(keys: str | None, **options: Any) -> int:
     file = KeysFile(settings.keys_file) if settings.keys_file else None
     # A node started by `up` gets --keys-file only: `up` has loaded the keys.
     loaded = file if keys else None
-    preparation = Preparation(
-        parse_store_url(settings.store), loaded.read() if loaded else {}, loaded.read if loaded else None
-    )
+    declared = loaded.declarations() if loaded else Declarations()
+    for warning in warnings_of(declared, () if services else settings.models):
+        log.warning("%s: %s", settings.keys_file, warning)
+    preparation = Preparation(parse_store_url(settings.store), declared, loaded.declarations if loaded else None)
     # A store that must not be used fails here, before anything listens; one that is away is tried again later.
     asyncio.run(preparation.check(_FIRST_CHECK_TIMEOUT_S))
 

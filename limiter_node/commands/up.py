@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -32,8 +32,11 @@ from limiter_node.commands.options import (
 from limiter_node.commands.ports import check_ports, chosen_ports, shared
 from limiter_node.commands.runtime import Stopped, StopSignals, watch_servers
 from limiter_node.credentials import key_id
+from limiter_node.declarations import Declarations
 from limiter_node.errors import ConfigError, LimiterError
-from limiter_node.keysfile import new_key, read_keys
+from limiter_node.keysfile.limit_warnings import warnings_of
+from limiter_node.keysfile.making import new_key
+from limiter_node.keysfile.reading import read_keys
 from limiter_node.limits import KeyLimits
 from limiter_node.settings import LISTENING, STORE, NodeSettings
 from limiter_node.store.admin.store_admin import administering
@@ -117,7 +120,9 @@ def up(
     logs.configure(first.log_format, first.log_level)
     services = services_of(first, os.environ)
     check_certificate(first)
-    declared = read_keys(keys) if keys else {}
+    declared = read_keys(keys) if keys else Declarations()
+    for warning in warnings_of(declared, () if services else first.models):
+        log.warning("%s: %s", keys, warning)
     file = str(Path(keys).absolute()) if keys else ""
     with ExitStack() as held:
         admin_ports = [0] * nodes
@@ -139,7 +144,7 @@ def up(
 async def _run(
     settings: Sequence[NodeSettings],
     embedded: EmbeddedStore | None,
-    declared: Mapping[str, KeyLimits],
+    declared: Declarations,
     *,
     with_demo_key: bool,
 ) -> None:
@@ -160,11 +165,11 @@ async def _run(
                 embedded.stop()
 
 
-async def _load(url: str, keys: Mapping[str, KeyLimits]) -> None:
+async def _load(url: str, declared: Declarations) -> None:
     async with administering(parse_store_url(url)) as admin:
         for warning in await admin.check_store():
             log.warning("%s", warning)
-        await admin.load_limits(keys)
+        await admin.load(declared)
 
 
 @asynccontextmanager

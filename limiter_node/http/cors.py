@@ -24,6 +24,8 @@ EXPOSED = (
     "retry-after",
     "x-should-retry",
     "x-limiter-exceeded",
+    "x-limiter-limit",
+    "x-limiter-audit",
     "x-limiter-time-ms",
     "x-limiter-degraded",
     "x-limiter-upstream-status",

@@ -87,7 +87,7 @@ class LimitedRequests:
             if decision.outcome is Outcome.UNKNOWN_KEY:
                 return self._error(errors.INVALID_API_KEY, request_id)
             rejection = errors.rate_limited(decision, kid)
-            return WholeResponse(rejection.body, self._headers.decided(decision, request_id), rejection.status)
+            return WholeResponse(rejection.body, self._headers.decided(decision, request_id, kid), rejection.status)
 
         reservation = self._limiter.reservation(kid, decision)
         headers = self._headers.decided(decision, request_id)

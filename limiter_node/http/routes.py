@@ -30,6 +30,7 @@ from limiter_node.http.requests.reader import RequestReader
 from limiter_node.http.responses import errors, json_bodies
 from limiter_node.http.responses.errors import ErrorResponse
 from limiter_node.http.responses.headers import RequestIds, ResponseHeaders, degraded, merged
+from limiter_node.http.responses.rate_limits_body import rate_limits
 from limiter_node.http.responses.whole_response import WholeResponse
 from limiter_node.http.server.client_connection import ClientConnection
 from limiter_node.http.server.overload import LoopLoad, TurnedAway
@@ -77,6 +78,7 @@ class Routes:
         self._cors = cors
         self._not_started = not_started
         self._upstream = upstream
+        self._reader = reader
         self._headers = ResponseHeaders(node_id, window_ms)
         self._ids = RequestIds()
         self._max_body_bytes = max_body_bytes
@@ -211,9 +213,10 @@ class Routes:
     async def _caller(self, request: web.BaseRequest) -> Usage | ErrorResponse:
         """Return the usage of the caller's key, or the error for the caller."""
         kid = caller_of(request.headers)
-        if isinstance(kid, ErrorResponse):
-            return kid
-        return await self._limiter.usage(kid) or errors.INVALID_API_KEY
+        return kid if isinstance(kid, ErrorResponse) else await self._usage(kid)
+
+    async def _usage(self, kid: str, models: tuple[str, ...] | None = None) -> Usage | ErrorResponse:
+        return await self._limiter.usage(kid, models) or errors.INVALID_API_KEY
 
     async def _models(self, request: web.BaseRequest, request_id: str) -> WholeResponse:
         caller = await self._caller(request)
@@ -232,13 +235,18 @@ class Routes:
         return WholeResponse(json_bodies.model_object(model, self._started), self._headers.plain(request_id))
 
     async def _rate_limits(self, request: web.BaseRequest, request_id: str) -> WholeResponse:
-        caller = await self._caller(request)
-        if isinstance(caller, ErrorResponse):
-            return self._error(caller, request_id)
+        kid = caller_of(request.headers)
+        if isinstance(kid, ErrorResponse):
+            return self._error(kid, request_id)
+        model = request.query.get("model")
+        usage = await self._usage(kid, None if model is None else self._reader.model_names(model))
+        if isinstance(usage, ErrorResponse):
+            return self._error(usage, request_id)
         headers = self._headers.plain(request_id)
-        if caller.degraded:
-            headers += degraded(caller.degraded)
-        return WholeResponse(json_bodies.rate_limits(caller, self._window_ms), headers)
+        if usage.degraded:
+            headers += degraded(usage.degraded)
+        body = rate_limits(usage, self._window_ms, kid, is_of_model=model is not None)
+        return WholeResponse(body, headers)
 
     # ---- errors ----------------------------------------------------------------------------------------------------
 

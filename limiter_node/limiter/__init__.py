@@ -2,6 +2,6 @@
 
 ``admission``   the limiter, its reservations, and the protocol of the decider behind it
 ``fallback``    the protocol of a policy for when the store can't be asked, and the knowledge it decides by
-``policies``    the policies of ``--on-store-failure``
+``policies``    the policies of ``--on-store-failure``; ``path_policies``: for requests that touch several windows
 ``own_window``  a node's own admissions of a key, which it knows without the store
 """

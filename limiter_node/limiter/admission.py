@@ -40,8 +40,11 @@ class Decider(Protocol):
             StoreUnavailable: the store did not reply in time.
         """
 
-    async def peek(self, kid: str) -> Usage | None:
+    async def peek(self, kid: str, models: tuple[str, ...] | None = None) -> Usage | None:
         """Return the key's limits and usage, without counting anything; None if there is no such key.
+
+        `models`: the names of a model, whose requests touch the windows to read; None for all windows on the key's
+        path. A plain key has one window, for all models.
 
         Raises:
             StoreUnavailable: the store did not reply in time, and the node knows nothing of the key.
@@ -131,7 +134,7 @@ class Limiter:
         """
         exists = await self._decider.find(kid)
         if not exists:
-            self.telemetry.decisions.counts[4 * Outcome.UNKNOWN_KEY] += 1
+            self.telemetry.decisions.count(Outcome.UNKNOWN_KEY)
         return exists
 
     async def admit(self, kid: str, need: Need) -> Decision:
@@ -160,13 +163,15 @@ class Limiter:
         telemetry.reserved_output_tokens += output_tokens
         return Reservation(self._decider, telemetry, kid, decision)
 
-    async def usage(self, kid: str) -> Usage | None:
+    async def usage(self, kid: str, models: tuple[str, ...] | None = None) -> Usage | None:
         """Return the key's limits and usage now, without counting anything; None if there is no such key.
+
+        `models`: the names of one model, so that only the limits on its requests count; None for all limits.
 
         Raises:
             StoreUnavailable: the store did not reply in time.
         """
-        return await self._decider.peek(kid)
+        return await self._decider.peek(kid, models)
 
     def state(self) -> StoreState:
         """Return how the node and its store get along."""

@@ -16,11 +16,9 @@ from collections.abc import Callable
 
 from limiter_node.decisions import Decision, Need, Outcome, Usage
 from limiter_node.errors import StoreUnavailable
-from limiter_node.limiter.fallback import Fallback, KnownKey
+from limiter_node.limiter.fallback import Fallback, KnownKey, KnownPath
+from limiter_node.limiter.path_policies import RETRY_MS, admit_path, decide_path, path_usage
 from limiter_node.limits import Amounts
-
-_RETRY_MS = 1_000
-"""The ``retry-after`` of a request that fits the limit but no node's share of it: the store may be back by then."""
 
 
 class OpenPolicy:
@@ -34,9 +32,17 @@ class OpenPolicy:
         known.window.add(known.latest_ms, needed, known.now_ms)
         return _decision(self.name, known, Outcome.ADMITTED, -1, 0, known.window.used(known.now_ms), needed)
 
+    def decide_path(self, known: KnownPath, need: Need) -> Decision:
+        """Admit the request, and add it to the node's own windows."""
+        return admit_path(self.name, known, need)
+
     def usage(self, known: KnownKey) -> Usage:
         """Return what this node itself admitted."""
         return _usage(self.name, known, known.window.used(known.now_ms))
+
+    def usage_of_path(self, known: KnownPath) -> Usage:
+        """Return what this node itself admitted."""
+        return path_usage(self.name, known)
 
 
 class LocalPolicy:
@@ -64,7 +70,7 @@ class LocalPolicy:
             excess = own[dimension] + needed[dimension] - share[dimension]
             if excess > 0 and needed[dimension]:  # a need of 0 fits, also where the share was lowered
                 frees_ms = window.frees_in_ms(dimension, excess, now_ms)
-                free_ms = _RETRY_MS if frees_ms is None else frees_ms
+                free_ms = RETRY_MS if frees_ms is None else frees_ms
                 if binding < 0 or free_ms > retry_ms:
                     binding, retry_ms = dimension, free_ms
         if binding >= 0:
@@ -73,14 +79,26 @@ class LocalPolicy:
         window.add(known.latest_ms, needed, now_ms)
         return _decision(self.name, known, Outcome.ADMITTED, -1, 0, self._used(known, share), needed)
 
+    def decide_path(self, known: KnownPath, need: Need) -> Decision:
+        """Decide by this node's share of each window; see `limiter.path_policies`."""
+        return decide_path(self.name, known, need, self._nodes())
+
+    def usage_of_path(self, known: KnownPath) -> Usage:
+        """Return the usage by which `decide_path` decides."""
+        return path_usage(self.name, known)
+
     def usage(self, known: KnownKey) -> Usage:
         """Return the usage by which `decide` decides. Raises `StoreUnavailable` if the share isn't known."""
         return _usage(self.name, known, self._used(known, self._share(known)))
 
-    def _share(self, known: KnownKey) -> Amounts:
+    def _nodes(self) -> int:
         nodes = self._live_nodes()
         if not nodes:
             raise StoreUnavailable("the store has not reported the number of nodes yet")
+        return nodes
+
+    def _share(self, known: KnownKey) -> Amounts:
+        nodes = self._nodes()
         return Amounts(*(limit // nodes for limit in known.limits))
 
     def _used(self, known: KnownKey, share: Amounts) -> Amounts:

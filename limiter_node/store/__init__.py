@@ -14,12 +14,14 @@ A node's state of each key:
 
 ``charges``         usage that was admitted without the store and still has to be counted there
 ``knowledge``       what the node knows of a key
-``batch``           a key's queue, and the batches that leave it
+``batch``           requests, the queues in which they wait, and the batches that leave these
+``key_queue``       the queue of a plain key
 ``pending``         the requests that wait for a verdict
 ``unsent_charges``  the charges that wait in the queues
 
 The rooms, in the order in which a decision passes them:
 
+``accounts``        the queues of accounts, whose keys share windows
 ``decisions``       from a request to its verdict, and the corrections afterwards
 ``outage``          shards that don't decide, and deciding without them
 ``wire``            connections, and calls on their way to the shard that owns their slot

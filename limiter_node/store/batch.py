@@ -1,31 +1,27 @@
-"""The queue where one key's requests wait, the batches that leave it, and reads of a key's window."""
+"""Requests that wait for a verdict, the queues that hold them, and the batches in which they leave.
+
+A queue has at most one batch under way. There are two kinds: `store.key_queue` has the queue of a plain key,
+`store.accounts` that of an account. The rooms `store.decisions` and `store.outage` know only what they have in common.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
 from typing import Protocol
 
 from limiter_node.decisions import Decision, Need, Usage
-from limiter_node.errors import StoreUnavailable
+from limiter_node.limiter.fallback import Fallback
 from limiter_node.limits import Amounts
 from limiter_node.store.charges import Charge
-from limiter_node.store.codec import pack_admit, pack_batch
-from limiter_node.store.knowledge import KeyKnowledge
-from limiter_node.store.values import unpack_usage
-from limiter_node.store.wire.commands import bulk
 from limiter_node.store.wire.routing_and_retries import RoutedCall, Router
 from limiter_node.store.wire.script_target import ScriptTarget
 
 
 class BatchOwner(Protocol):
     """Handle the end of batches: reply, refusal or failure, once per batch, unless `on_batch_reply` raises."""
-
-    @property
-    def window_buckets(self) -> int:
-        """The window's length in buckets, which every batch carries."""
-        ...
 
     def on_batch_reply(self, batch: Batch, reply: bytes) -> None:
         """Take the script's reply. Raises, before it does anything, if `reply` can't be the script's."""
@@ -49,38 +45,32 @@ class Admit:
 
     __slots__ = ("charge", "deadline_s", "future", "need", "queue")
 
-    def __init__(self, queue: KeyQueue, need: Need, future: asyncio.Future[Decision], deadline_s: float) -> None:
+    def __init__(self, queue: Asker, need: Need, future: asyncio.Future[Decision], deadline_s: float) -> None:
         self.queue, self.need, self.future, self.deadline_s = queue, need, future, deadline_s
         self.charge: Charge | None = None
         """Its charge, if a policy admitted it while the store's verdict was still to come."""
 
 
-class KeyQueue:
-    """Hold the requests and settles that wait for one API key, its batch under way, and the node's knowledge of it."""
+class SendQueue(ABC):
+    """Hold what waits for one key or account, and its batch under way."""
 
     __slots__ = (
-        "admits",
         "charges",
         "in_flight",
         "is_lingering",
         "is_met",
         "is_scheduled",
         "kid",
-        "knowledge",
         "lingering_tokens",
-        "settles",
         "target",
     )
 
-    def __init__(self, kid: str, target: ScriptTarget, knowledge: KeyKnowledge) -> None:
+    def __init__(self, kid: str, target: ScriptTarget) -> None:
         self.kid = kid
+        """The key's digest, or the account's hash tag."""
         self.target = target
-        self.knowledge = knowledge
         self.is_met = False
         """Whether the store has replied anything about the key; see `store.decisions.queues`."""
-        # Lists, because there is one of each per key: an empty deque takes 600 bytes.
-        self.admits: list[Admit] = []
-        self.settles: list[bytes] = []
         self.in_flight: Batch | None = None
         self.is_scheduled = False
         """Whether its next batch leaves in this turn of the event loop."""
@@ -91,84 +81,131 @@ class KeyQueue:
         self.is_lingering = False
         """Whether the waiting settles linger."""
 
-    def take(self, operations: list[bytes], most: int) -> list[Admit]:
-        """Add settles, then admits, to `operations` until it holds `most`. Return the admits."""
-        settles, waiting = self.settles, self.admits
-        if settles:
-            room = most - len(operations)
-            if len(settles) <= room:
-                operations.extend(settles)
-                settles.clear()
-            else:
-                operations.extend(settles[:room])
-                del settles[:room]
-            self.lingering_tokens = 0
-        if not waiting:
-            return []
-        admits: list[Admit] = []
-        room, taken = most - len(operations), 0
-        for admit in waiting:
-            if len(admits) >= room:
-                break
-            taken += 1
-            if not admit.future.done():  # else its caller has given up, and it is never sent
-                admits.append(admit)
-                input_tokens, output_tokens, choices, _ = admit.need
-                operations.append(pack_admit(input_tokens, output_tokens, choices))
-        del waiting[:taken]
-        return admits
+    @property
+    @abstractmethod
+    def has_admits(self) -> bool:
+        """Whether requests wait to be sent."""
+
+    @property
+    @abstractmethod
+    def has_settles(self) -> bool:
+        """Whether settles wait to be sent."""
+
+    @abstractmethod
+    def take_unsent(self) -> list[Admit]:
+        """Take all requests that wait to be sent."""
+
+    @abstractmethod
+    def put_back(self, batch: Batch, unsent: list[Admit]) -> None:
+        """Put back the settles of a batch that hasn't run, and those of its requests that still wait."""
+
+    @abstractmethod
+    def forget(self, window_buckets: int) -> None:
+        """Forget settles that have left their windows."""
+
+    @abstractmethod
+    def now_bucket(self) -> int | None:
+        """Return the store's time, as estimated and never ahead of it, in buckets; None if no reply has told it."""
+
+    @abstractmethod
+    def tokens_left(self) -> int:
+        """Return the tokens that the last reply leaves in the tightest limit; -1 if there was none."""
+
+    @abstractmethod
+    def mark_counted(self, charge: Charge, number: int) -> None:
+        """Note in the node's own windows that batch `number` has counted a charge."""
+
+    @abstractmethod
+    def lose(self, recorded: int) -> list[Charge]:
+        """Learn that the store has lost the counts of this node's batches after `recorded`; return charges for them.
+
+        Settles of lost counts are dropped: the charges are already less by them.
+        """
+
+    @abstractmethod
+    def forget_recharges(self) -> None:
+        """Forget the charges made after a loss that have left their windows."""
 
     @property
     def is_idle(self) -> bool:
-        """Whether the key has nothing waiting and no batch under way."""
-        return not (self.in_flight is not None or self.is_scheduled or self.admits or self.settles or self.charges)
+        """Whether nothing waits and no batch is under way."""
+        return not (
+            self.in_flight is not None or self.is_scheduled or self.has_admits or self.has_settles or self.charges
+        )
+
+
+class Asker(ABC):
+    """The queue that one key's requests join: a plain key's own, or the key's place in its account."""
+
+    __slots__ = ()
+
+    kid: str
+    """The key's digest."""
+
+    @property
+    @abstractmethod
+    def sender(self) -> SendQueue:
+        """The queue in whose batches the requests leave."""
+
+    @abstractmethod
+    def add(self, admit: Admit) -> None:
+        """Add a request. Raises Overloaded if too many of this key wait."""
+
+    @abstractmethod
+    def decide_alone(self, fallback: Fallback, need: Need) -> tuple[Decision, int] | None:
+        """Let a policy decide; return the decision and the bucket of the admission, None if the key isn't known.
+
+        Raises:
+            StoreUnavailable: the policy can't decide.
+        """
+
+    @abstractmethod
+    def usage_alone(self, fallback: Fallback) -> Usage | None:
+        """Return the usage by which a policy would decide; None if the key isn't known."""
+
+    @abstractmethod
+    def new_charge(self, need: Need, decision: Decision, bucket: int) -> Charge:
+        """Return the charge of a request that a policy admitted in `bucket`."""
 
 
 class Batch(RoutedCall):
-    """Operations of one key under one number: charges first, which are history; settles, which make room; admits.
+    """Operations of one queue under one number: charges first, which are history; settles, which make room; admits.
 
     `charges` are those among the operations, with the amounts they were sent with.
     """
 
-    __slots__ = ("_owner", "admits", "charges", "number", "operations", "queue", "was_cut_off", "was_redeclared")
+    __slots__ = ("_owner", "admits", "charges", "number", "queue", "was_cut_off", "was_redeclared")
 
     def __init__(
         self,
         owner: BatchOwner,
         router: Router,
-        queue: KeyQueue,
+        queue: SendQueue,
+        target: ScriptTarget,
         number: int,
-        operations: list[bytes],
         admits: list[Admit],
         charges: Sequence[tuple[Charge, Amounts]],
         now_s: float,
     ) -> None:
-        RoutedCall.__init__(self, router, queue.target, now_s)  # `super()` costs as much again
+        RoutedCall.__init__(self, router, target, now_s)  # `super()` costs as much again
         self._owner, self.queue, self.number = owner, queue, number
-        self.operations, self.admits, self.charges = operations, admits, charges
+        self.admits, self.charges = admits, charges
         self.was_cut_off = False  # its requests were decided without it
         self.was_redeclared = False  # its key was missing, and has been declared again
 
     @property
-    def settles(self) -> list[bytes]:
-        """The settles among the operations."""
-        return self.operations[len(self.charges) : len(self.operations) - len(self.admits)]
+    @abstractmethod
+    def others(self) -> int:
+        """The number of its settles and charges."""
 
-    def arguments(self) -> bytes:
-        window_buckets, knowledge = self._owner.window_buckets, self.queue.knowledge
-        packed = pack_batch(
-            self.number,
-            self.operations,
-            resent=self.resent,
-            expected=knowledge.recorded if self._router.loop.time() < knowledge.recorded_until_s else 0,
-            window_buckets=window_buckets,
-        )
-        return b"$%d\r\n%b\r\n" % (len(packed), packed)
+    @property
+    def size(self) -> int:
+        """The number of its operations."""
+        return self.others + len(self.admits)
 
     def is_wanted(self) -> bool:
         # A batch that may have run has to be resolved even if nobody waits: it may have counted requests.
-        others = len(self.operations) > len(self.admits)
-        return self.resent or others or any(not admit.future.done() for admit in self.admits)
+        return self.resent or self.others > 0 or any(not admit.future.done() for admit in self.admits)
 
     def on_result(self, reply: bytes) -> None:
         self._owner.on_batch_reply(self, reply)
@@ -185,29 +222,3 @@ class Batch(RoutedCall):
 
     def on_failed(self, reason: str) -> None:
         self._owner.on_batch_failed(self, reason)
-
-
-class Peek(RoutedCall):
-    """A read of one key's window; `future` brings its usage, None if there is no such key."""
-
-    __slots__ = ("_arguments", "future", "window_buckets")
-
-    def __init__(
-        self, router: Router, target: ScriptTarget, window_buckets: int, future: asyncio.Future[Usage | None]
-    ) -> None:
-        super().__init__(router, target, router.loop.time())
-        self.window_buckets, self.future = window_buckets, future
-
-    def arguments(self) -> bytes:
-        return bulk((b"%d" % self.window_buckets, b"0"))
-
-    def is_wanted(self) -> bool:
-        return not self.future.done()
-
-    def on_result(self, reply: list[object] | None) -> None:
-        if not self.future.done():
-            self.future.set_result(unpack_usage(reply, self.window_buckets))
-
-    def on_failed(self, reason: str) -> None:
-        if not self.future.done():
-            self.future.set_exception(StoreUnavailable(reason))

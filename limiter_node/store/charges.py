@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from enum import Enum, auto
 
+from limiter_node.decisions import Receipt
 from limiter_node.limits import Amounts
 
 
@@ -35,15 +36,19 @@ class Charge:
         self.requests, self.input_tokens, self.output_tokens = needed
         self._state = _State.UNSENT
 
-    def join(self, bucket: int, needed: Amounts, width: int) -> bool:
-        """Add an admission of `bucket` to an unsent charge less than `width` buckets older. Return whether it did."""
-        if self._state is not _State.UNSENT or not 0 <= bucket - self._since < width:
+    def absorb(self, other: Charge, width: int) -> bool:
+        """Add a new charge to this one if it is unsent and less than `width` buckets older. Return whether it did."""
+        if self._state is not _State.UNSENT or not 0 <= other.bucket - self._since < width:
             return False
-        self.bucket = max(self.bucket, bucket)
-        self.requests += needed[0]
-        self.input_tokens += needed[1]
-        self.output_tokens += needed[2]
+        self.bucket = max(self.bucket, other.bucket)
+        self.requests += other.requests
+        self.input_tokens += other.input_tokens
+        self.output_tokens += other.output_tokens
         return True
+
+    def has_left(self, now_bucket: int, window_buckets: int) -> bool:
+        """Whether the charge has left a window of `window_buckets` buckets by `now_bucket`."""
+        return self.bucket < now_bucket - window_buckets
 
     @property
     def amounts(self) -> Amounts:
@@ -54,6 +59,11 @@ class Charge:
     def is_counted(self) -> bool:
         """Whether the store has counted the charge."""
         return self._state is _State.COUNTED
+
+    @property
+    def receipt(self) -> Receipt:
+        """The hold of its admissions, once the store has counted it."""
+        return self.counted_in
 
     @property
     def since(self) -> int:

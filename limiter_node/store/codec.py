@@ -28,7 +28,9 @@ _RESULT = struct.Struct("<BI")
 _ADMIT, _SETTLE, _CHARGE = 1, 2, 3
 _NO_USE = 65535
 ADMITTED, REJECTED, NEVER_FITS = Outcome.ADMITTED, Outcome.REJECTED, Outcome.NEVER_FITS  # enum look-ups aren't free
-_new = tuple.__new__  # a named tuple's own constructor is a Python function, and costs twice as much
+_new = tuple.__new__
+"""Makes a named tuple of all its fields; the own constructor is a Python function, and costs twice as much. It fills in
+no defaults: a tuple that is short of a field fails where that field is read."""
 DECIDED, REPLAYED, STALE, UNKNOWN_KEY, LOST = 0, 1, 2, 3, 4
 """The states of a reply."""
 
@@ -50,6 +52,12 @@ def settled_bucket(settle: bytes) -> int:
     """Return the bucket of a settle that `pack_settle` has packed."""
     bucket: int = _OPERATION.unpack(settle)[1]
     return bucket
+
+
+def settled_amounts(settle: bytes) -> tuple[int, int, int, int]:
+    """Return the bucket of a settle that `pack_settle` has packed, and its input tokens, output tokens and requests."""
+    _, bucket, input_tokens, output_tokens, requests = _OPERATION.unpack(settle)
+    return bucket, input_tokens, output_tokens, requests
 
 
 def pack_charge(bucket: int, requests: int, input_tokens: int, output_tokens: int) -> bytes:
@@ -159,7 +167,9 @@ def unpack_decisions(
         need_input, need_output, choices, _ = needs[0]
         need = _new(Amounts, (1, need_input, need_output + choices * reserve))
         receipt = time_ms // BUCKET_MS
-        return recorded, [_new(Decision, (ADMITTED, -1, 0, limits, used, reset_ms, need, time_ms, "", receipt, ""))]
+        return recorded, [
+            _new(Decision, (ADMITTED, -1, 0, limits, used, reset_ms, need, time_ms, "", receipt, "", None))
+        ]
     batch = unpack_reply(reply, operations, window_buckets)
     return batch.recorded, _decisions_of(batch, needs)
 
@@ -180,19 +190,18 @@ def _decisions_of(batch: BatchReply, needs: Sequence[Need]) -> list[Decision]:
         reserved = need_output + choices * reserve
         need = _new(Amounts, (1, need_input, reserved))
         if verdict == 0:
-            decision = _new(Decision, (ADMITTED, -1, 0, limits, used, reset_ms, need, time_ms, "", receipt, ""))
+            decision = _new(Decision, (ADMITTED, -1, 0, limits, used, reset_ms, need, time_ms, "", receipt, "", None))
             if result and requests:  # a reply from the record has the usage of now, which may be empty again
                 requests -= 1
                 input_tokens = input_tokens - need_input if input_tokens > need_input else 0
                 output_tokens = output_tokens - reserved if output_tokens > reserved else 0
                 used = _new(Amounts, (requests, input_tokens, output_tokens))
         elif verdict < NEVER:
-            rejected = (REJECTED, verdict - 1, retry_after_ms, limits, used, reset_ms, need, time_ms, name, None, "")
-            decision = _new(Decision, rejected)
+            numbers = (limits, used, reset_ms, need, time_ms, name)
+            decision = _new(Decision, (REJECTED, verdict - 1, retry_after_ms, *numbers, None, "", None))
         else:
-            dimension = verdict - NEVER - 1
-            never = (NEVER_FITS, dimension, 0, limits, used, reset_ms, need, time_ms, name, None, "")
-            decision = _new(Decision, never)
+            numbers = (limits, used, reset_ms, need, time_ms, name)
+            decision = _new(Decision, (NEVER_FITS, verdict - NEVER - 1, 0, *numbers, None, "", None))
         decisions.append(decision)
     decisions.reverse()
     return decisions

@@ -56,3 +56,22 @@ def decision_keys(kid: str) -> tuple[bytes, bytes, bytes]:
 def deleted_key(kid: str) -> str:
     """Return the name of the mark that a key was deleted on purpose, so that no node declares it again."""
     return f"rl:{{{kid}}}:deleted"
+
+
+def policy_key(tag: str) -> str:
+    """Return the name of the hash of an account's policies: its own, and those of its keys."""
+    return f"rl:{{{tag}}}:policy"
+
+
+def shared_key(tag: str) -> str:
+    """Return the name of the hash of an account's clock, its nodes' last batches, and the windows its keys share."""
+    return f"rl:{{{tag}}}:shared"
+
+
+def member_key(tag: str, kid: str) -> str:
+    """Return the name of the hash of the windows of one key of an account."""
+    return f"rl:{{{tag}}}:key:{kid}"
+
+
+ACCOUNT_FIELD = "account"
+"""The field of ``rl:{kid}:limits`` that leads from a key to its account's hash tag, where it is no plain key."""

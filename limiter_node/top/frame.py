@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from limiter_node.limits import DIMENSIONS
+from limiter_node.policy import UNITS
 from limiter_node.store.admin.hottest import NOT_WALKED, KeyHeat, Walk
 from limiter_node.store.admin.watch import ShardReading, StoreReading
 from limiter_node.top.rates import NodeRates, Quantile, mean, quantile, rates, together
@@ -211,7 +211,7 @@ def _totals(found: Iterable[NodeRates]) -> Totals:
     return Totals(
         sum(each.requests for each in found),
         {outcome: decisions(0, outcome) for outcome in OUTCOMES},
-        {reason: decisions(1, reason) for reason in DIMENSIONS},
+        {reason: decisions(1, reason) for reason in UNITS},
         {outcome: sum(each.degraded.get(outcome, 0) for each in found) for outcome in DEGRADED},
         {what: sum(each.tokens.get(what, 0) for each in found) for what in TOKENS},
         sum(each.shed for each in found),

@@ -21,6 +21,8 @@ class Draft(NamedTuple):
     """The upstream's own data; small, and can be pickled."""
     body: bytes | bytearray = b""
     """The bytes to send, if they are many; the received object itself if it is sent unchanged."""
+    models: tuple[str, ...] = ()
+    """All names of the request's model, if the upstream calls it otherwise than the caller; else empty."""
 
 
 class Drafter(Protocol):
@@ -28,6 +30,10 @@ class Drafter(Protocol):
 
     def extra_fields(self, model: str) -> frozenset[str]:
         """Return the unknown fields that requests for `model` may have; they count for nothing."""
+        ...
+
+    def model_names(self, model: str) -> tuple[str, ...]:
+        """Return the caller's name of a model, and the upstream's if it differs: limits may be for either."""
         ...
 
     def draft(self, request: LimitedRequest, body: bytes) -> Draft:

@@ -57,6 +57,10 @@ class RequestDrafter:
         """Return none: the mock knows no fields but OpenAI's."""
         return frozenset()
 
+    def model_names(self, model: str) -> tuple[str, ...]:
+        """Return `model` alone: the mock serves every model under its own name."""
+        return (model,)
+
     def draft(self, request: LimitedRequest, body: bytes) -> Draft:
         """Return `request` without what the mock doesn't read. Raises `NotServed` for tokens to echo as text."""
         if isinstance(request, CompletionRequest) and request.body.get("echo") is True and not request.echoes:

@@ -196,6 +196,7 @@ class Ledger:
                 "upstream_status": None,
                 "told_input": None,
                 "told_input_at_most": None,
+                "has_other_limits": False,
                 **values,
             },
         )

@@ -91,6 +91,7 @@ class Simulation:
             "input_tokens": inputs,
             "max_tokens": cap,
             "never_fits": False,
+            "has_other_limits": False,
         }
         if draw.random() < self.error_share:
             values |= {"error": "timeout", "done_us": due_us + 10_000_000}

@@ -244,9 +244,9 @@ def test_files_from_before_a_column_was_added_are_read(tmp_path: Path, records: 
     path = tmp_path / REQUESTS_NAME
     write_records(path, records)
     header, *rows, _ = (orjson.loads(line) for line in path.read_bytes().splitlines())
-    added = [header["columns"].pop() for _ in range(3)]
-    assert added == ["told_input_at_most", "told_input", "upstream_status"]
-    old = [header, *(row[:-3] for row in rows)]
+    added = [header["columns"].pop() for _ in range(4)]
+    assert added == ["has_other_limits", "told_input_at_most", "told_input", "upstream_status"]
+    old = [header, *(row[:-4] for row in rows)]
     path.write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in old))
     assert list(RecordReader(path)) == [record._replace(**dict.fromkeys(added)) for record in records]
     path.write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in (header, *rows)))
@@ -393,3 +393,52 @@ def test_foreign_run_files_are_refused_in_one_line(tmp_path: Path, content: str)
 )
 def test_only_a_full_disk_is_to_be_freed(number: int, message: str) -> None:
     assert str(cannot_write("a", OSError(number, os.strerror(number)))) == message
+
+
+POLICIES = b'RateLimit-Policy: "rpm";q=60;w=60, "input-tpm";q=1000;w=60, "output-tpm";q=500;w=60'
+OTHER_POLICY = b'RateLimit-Policy: "acme/research requests/1d";q=1000;w=86400'
+
+
+@pytest.mark.parametrize(
+    ("head", "has_other_limits"),
+    [
+        (b"x-limiter-time-ms: 5\r\n" + POLICIES, False),
+        (b'x-limiter-time-ms: 5\r\nratelimit-policy: "output-tpm";q=1, "rpm";q=2, "input-tpm";q=3', False),
+        (b"x-limiter-time-ms: 5\r\nx-ratelimit-limit-requests: 60", False),
+        (b"x-limiter-time-ms: 5\r\n" + POLICIES + b', "alice tokens/1m";q=5;w=60', True),
+        (b"x-limiter-time-ms: 5\r\n" + OTHER_POLICY, True),
+        (b'x-limiter-time-ms: 5\r\nRateLimit-Policy: "rpm";q=60;w=60', True),
+        (b'x-limiter-time-ms: 5\r\nRateLimit-Policy: "alice requests/1m";q=60;w=60', True),
+        (b"x-limiter-time-ms: 5", True),
+        (b"x-limiter-time-ms: 5\r\nx-ratelimit-limit-requests: null", True),
+        (POLICIES, False),
+        (OTHER_POLICY, False),
+        (b"x-request-id: 1", False),
+    ],
+)
+@pytest.mark.parametrize("status", [200, 429, 502])
+def test_other_limits_than_the_usual_three_are_noticed(head: bytes, has_other_limits: bool, status: int) -> None:
+    facts = parse_response(b"HTTP/1.1 %d X\r\n%b\r\n\r\n{}" % (status, head))
+    assert facts.has_other_limits is has_other_limits
+
+
+def test_a_services_429_says_nothing_about_a_keys_limits() -> None:
+    head = b"HTTP/1.1 429 X\r\nx-limiter-upstream-status: 429\r\nx-limiter-time-ms: 5\r\n" + OTHER_POLICY
+    assert not parse_response(head + b"\r\n\r\n{}").has_other_limits
+
+
+@pytest.mark.parametrize("told", [b"", b"x-ratelimit-limit-requests: null\r\nx-ratelimit-remaining-requests:\r\n"])
+def test_limits_that_are_not_there_are_recorded_as_such(told: bytes) -> None:
+    facts = parse_response(b"HTTP/1.1 200 OK\r\nx-limiter-time-ms: 5\r\n" + told + b"\r\n{}")
+    assert facts == NOTHING._replace(status=200, time_ms=5, has_other_limits=True)
+
+
+def test_the_message_of_a_limit_on_a_path_has_its_numbers() -> None:
+    message = (
+        "Rate limit reached for acme/alice on requests per 1d of acme/research: Limit 1000, Used 1000, Requested 1. "
+        "Please try again in 12m3.4s."
+    )
+    raw = b"HTTP/1.1 429 X\r\n\r\n" + orjson.dumps({"error": {"message": message}})
+    assert parse_response(raw) == NOTHING._replace(status=429, requested=1)
+    raw = raw.replace(b": Limit 1000, Used 1000, Requested 1", b": Requested 1")  # one that the caller must not see
+    assert parse_response(raw) == NOTHING._replace(status=429)

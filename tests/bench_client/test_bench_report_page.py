@@ -169,7 +169,7 @@ def test_what_is_missing_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert report(tmp_path / "run", "--html", tmp_path / "page.html") == 0
     assert capsys.readouterr().out.endswith("run: INCOMPLETE\n")
     page = Page((tmp_path / "page.html").read_text("utf-8"))
-    assert "The records of run are not complete, so the audit proves nothing" in page.text
+    assert "The audit of run is incomplete and proves nothing" in page.text
     assert "Records are missing or doubled" in page.text
     assert "? INCOMPLETE" in page.text
     assert "audit: INCOMPLETE" not in page.text

@@ -26,6 +26,7 @@ def mixed(ledger: Ledger) -> list[Record]:
     ledger.reject(400, 2, requested=40)
     ledger.reject(500, 2, requested=4000, never_fits=True)
     ledger.reject(600, 0, exceeded=None)
+    ledger.reject(650, 0, exceeded="tokens")
     ledger.lose(700, error=None, status=503)
     ledger.lose(800)
     ledger.lose(900, error="connect", sent_us=None)
@@ -38,10 +39,10 @@ def test_counts_by_status_reason_and_error(mixed: list[Record]) -> None:
     assert isinstance(total, dict)
     del total["latency_ms"]
     assert total == {
-        "requests": 11,
+        "requests": 12,
         "admitted": 3,
-        "rejected": {"requests": 1, "input_tokens": 1, "output_tokens": 1, "never_fits": 1, "other": 1},
-        "rejected_total": 5,
+        "rejected": {"requests": 1, "input_tokens": 1, "output_tokens": 1, "tokens": 1, "never_fits": 1, "other": 1},
+        "rejected_total": 6,
         "other_statuses": {"503": 1},
         "upstream_failures": {},
         "errors": {"connect": 1, "timeout": 1},
@@ -71,9 +72,9 @@ def test_failures_of_the_upstream_are_not_rejections(ledger: Ledger) -> None:
 def test_each_node_has_its_own_figures(mixed: list[Record]) -> None:
     summary = summary_of(mixed)
     assert list(summary.nodes) == ["n1", "n2", "(no node)"]
-    assert [figures.requests for figures in summary.nodes.values()] == [7, 1, 3]
+    assert [figures.requests for figures in summary.nodes.values()] == [8, 1, 3]
     assert sum(figures.requests for figures in summary.nodes.values()) == summary.total.requests
-    assert summary.sent == 10
+    assert summary.sent == 11
 
 
 def test_latency_counts_from_the_due_time_and_lateness_apart(ledger: Ledger) -> None:

@@ -27,7 +27,7 @@ from bench_client.records.record import Record
 from bench_client.records.run_directory import open_records, read_info
 from limiter_node.credentials import key_id
 from limiter_node.decisions import Usage
-from limiter_node.keysfile import read_keys
+from limiter_node.keysfile.reading import read_keys
 from limiter_node.limits import BUCKET_MS
 from limiter_node.store.admin.store_admin import administering
 from limiter_node.store.embedded.server import EmbeddedServer
@@ -122,7 +122,7 @@ class Scene:
     async def declare(self, keys: Path) -> None:
         """Make the keys of that file known."""
         async with administering(parse_store_url(self.store.url)) as admin:
-            await admin.load_limits(read_keys(keys))
+            await admin.load(read_keys(keys))
 
     async def under_load(
         self,

@@ -22,7 +22,7 @@ from test_client_faults import resident_mb
 from test_store_faults import assert_answered, ready
 
 from limiter_node.credentials import key_id
-from limiter_node.keysfile import read_keys
+from limiter_node.keysfile.reading import read_keys
 from limiter_node.limits import KeyLimits
 from limiter_node.store.admin.store_admin import StoreAdmin, administering
 from limiter_node.store.embedded.server import EmbeddedServer
@@ -67,7 +67,7 @@ async def test_29_limits_are_lost_after_they_had_changed(directory: Path, binary
             async with admin_of(on) as admin:
                 for name in ("revoked", "revoked-in-store"):
                     assert await admin.delete(key_id(f"sk-{name}"))
-                await admin.put_limits(key_id("sk-changed"), read_keys(file)[key_id("sk-changed")])
+                await admin.put_limits(key_id("sk-changed"), read_keys(file).plain[key_id("sk-changed")])
                 await admin.put_limits(key_id("sk-changed-in-store"), KeyLimits(rpm=35))
             before = {"revoked": 401, "changed": 30, "revoked-in-store": 401, "changed-in-store": 35, "steady": 40}
             assert {name: await told(on, f"sk-{name}") for name in special} == before, "both nodes have learned it"

@@ -49,18 +49,27 @@ ALWAYS = {
 }
 
 
+KID = "0123456789abcdef0123456789abcdef"
+
+
 def header_fields(block: str) -> CIMultiDict[str]:
     """A block's lines as fields."""
     return CIMultiDict((name, value) for name, _, value in (line.partition(": ") for line in block.splitlines()))
 
 
 def decided(**changes: Any) -> dict[str, str]:
-    block = HEADERS.decided(ADMITTED._replace(**changes), "req_1")
+    block = HEADERS.decided(ADMITTED._replace(**changes), "req_1", KID)
     assert block.endswith("\r\n")
     headers = header_fields(block)
     assert len(headers) == block.count("\r\n") == block.count(": ")
     assert len({name.lower() for name in headers}) == len(headers), "a header is there twice"
     return dict(headers)
+
+
+def test_the_limit_that_rejected_is_named_by_its_key() -> None:
+    """In what a header can hold, whatever an operator calls a key."""
+    rejected = decided(outcome=Outcome.REJECTED, dimension=0, retry_after_ms=1, name="älice, 1")
+    assert rejected["x-limiter-limit"] == "%C3%A4lice%2C 1 requests/1m"
 
 
 def test_admitted() -> None:
@@ -73,6 +82,7 @@ def test_rejected(dimension: int, exceeded: str) -> None:
         "retry-after-ms": "3890",
         "retry-after": "4",
         "x-limiter-exceeded": exceeded,
+        "x-limiter-limit": f"0123456789ab {exceeded}/1m",
     }
 
 
@@ -80,6 +90,7 @@ def test_never_fits() -> None:
     assert decided(outcome=Outcome.NEVER_FITS, dimension=1) == ALWAYS | {
         "x-should-retry": "false",
         "x-limiter-exceeded": "input_tokens",
+        "x-limiter-limit": "0123456789ab input_tokens/1m",
     }
 
 

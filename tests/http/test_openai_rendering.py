@@ -9,10 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from limiter_node.decisions import Usage
 from limiter_node.http.requests.chat import parse_chat
-from limiter_node.http.responses.json_bodies import models_list, rate_limits
-from limiter_node.limits import Amounts
+from limiter_node.http.responses.json_bodies import models_list
 from limiter_node.tokens.vocabulary import count
 from limiter_node.upstream.mock.model import MockModel
 from limiter_node.upstream.openai.chat import chat_completion
@@ -88,14 +86,3 @@ def test_models_list() -> None:
             {"id": "b", "object": "model", "created": 5, "owned_by": "limiter-node"},
         ],
     }
-
-
-def test_rate_limits() -> None:
-    usage = Usage(Amounts(60, 1_000, 500), Amounts(61, 999, 0), Amounts(60_100, 12, 0), 256, 5, "alice", ())
-    assert rate_limits(usage, 60_000) == (
-        b'{"object":"rate_limits","window_ms":60000,'
-        b'"limits":{"requests":60,"input_tokens":1000,"output_tokens":500},'
-        b'"used":{"requests":61,"input_tokens":999,"output_tokens":0},'
-        b'"remaining":{"requests":0,"input_tokens":1,"output_tokens":500},'
-        b'"reset_ms":{"requests":60100,"input_tokens":12,"output_tokens":0}}'
-    )

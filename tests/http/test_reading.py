@@ -66,7 +66,8 @@ async def read_here(reader: RequestReader, path: str, body: bytes) -> tuple[Need
     """As a small request is read."""
     route, upstream = LIMITED_ROUTES[path], reader._upstream
     asked = route.parse(body)
-    return route.need_of(asked), facts(upstream.prepared(upstream.drafter.draft(asked, body)))
+    draft = upstream.drafter.draft(asked, body)
+    return route.need(asked, draft), facts(upstream.prepared(draft))
 
 
 PARTS = [{"type": "text", "text": noise(9_000, 21)}, {"type": "text", "text": "hello"}]
@@ -362,3 +363,23 @@ async def test_a_suffix_is_looked_up_once_for_all_prompts(
     need, _ = await reader.read(LIMITED_ROUTES[COMPLETION], body)
     assert need.input_tokens == 100 * (1 + exact(suffix, "gpt-4o"))
     assert len(digests) <= 2
+
+
+@pytest.mark.parametrize(("model", "names"), [("gpt-4", ("gpt-4", "other")), ("gpt-4o", ("gpt-4o",))])
+@pytest.mark.parametrize("size", [1, INLINE_CHARS, SMALL_BYTES])
+async def test_a_need_has_all_names_of_the_model(
+    reader: RequestReader, model: str, names: tuple[str, ...], size: int
+) -> None:
+    """Read at once, in slices, and by the second process."""
+    need, _ = await reader.read(LIMITED_ROUTES[CHAT], chat("word " * size, model=model))
+    assert need.models == names
+    assert reader.model_names(model) == names
+    assert reader.model_names("served-by-nobody") == ("served-by-nobody",)
+
+
+async def test_the_mock_calls_models_as_callers_do() -> None:
+    upstream = RenderedUpstream(MockModel(latency_ms=0, length="fixed:4", seed=0))
+    reader = RequestReader(upstream)
+    need, _ = await reader.read(LIMITED_ROUTES[CHAT], chat("hello", model="gpt-4"))
+    assert need.models == reader.model_names("gpt-4") == ("gpt-4",)
+    await reader.close()

@@ -17,12 +17,13 @@ from in_process import api_key_on
 from node_commands import eventually
 
 from limiter_node.app import running_node
+from limiter_node.declarations import Declarations
 from limiter_node.errors import ConfigError, LimiterError
 from limiter_node.http.requests.reader import RequestReader
 from limiter_node.http.routes import Routes
 from limiter_node.http.server.listening import Listener
 from limiter_node.http.server.overload import LoopLoad
-from limiter_node.keysfile import KeysFile
+from limiter_node.keysfile.watching import KeysFile
 from limiter_node.processes import free_ports
 from limiter_node.settings import NodeSettings
 from limiter_node.start import Start
@@ -75,7 +76,7 @@ async def nothing_stays() -> AsyncIterator[None]:
 @asynccontextmanager
 async def node(store: str = NO_STORE, declared: KeysFile | None = None, **settings: Any) -> AsyncIterator[int]:
     """A node in this process; its port."""
-    start = Start(Preparation(parse_store_url(store), {}))
+    start = Start(Preparation(parse_store_url(store), Declarations()))
     told = NodeSettings(store=store, port=0, drain_timeout_s=0.0, **settings)
     async with running_node(told, start, declared=declared) as running:
         yield running.port
@@ -112,7 +113,7 @@ class TestAStartThatFails:
     async def test_at_the_port(self) -> None:
         with taken_port() as port:
             told = NodeSettings(store=NO_STORE, port=port, admin_port=free_ports(1)[0])
-            start = Start(Preparation(parse_store_url(NO_STORE), {}))
+            start = Start(Preparation(parse_store_url(NO_STORE), Declarations()))
             with pytest.raises(LimiterError, match=f"cannot listen on 127.0.0.1:{port}: .* another --port"):
                 async with running_node(told, start):
                     pytest.fail("it must not start")

@@ -22,7 +22,8 @@ from test_losses import frozen, lose_window
 from limiter_node.credentials import key_id
 from limiter_node.decisions import Need, Outcome
 from limiter_node.errors import Overloaded, StoreUnavailable
-from limiter_node.keysfile import KeysFile, read_keys
+from limiter_node.keysfile.reading import read_keys
+from limiter_node.keysfile.watching import KeysFile
 from limiter_node.limiter.admission import Limiter
 from limiter_node.limits import KeyLimits
 from limiter_node.store.admin.preparation import Preparation
@@ -49,7 +50,7 @@ async def test_what_is_given_back_of_a_late_verdict_is_taken_off_where_the_node_
                 early = await limiter.admit(kid, Need(1, 500, 0))
                 assert (early.outcome, early.degraded) == (Outcome.ADMITTED, "local")
                 await asyncio.sleep(1.5)
-            await eventually(lambda: not dispatcher._in_flight and not dispatcher.outage.is_on)
+            await eventually(lambda: not dispatcher._batches.in_flight and not dispatcher.outage.is_on)
             late = await limiter.admit(kid, Need(1, 400, 0))
             late_s = time.monotonic()
             assert (late.outcome, late.degraded) == (Outcome.ADMITTED, "")
@@ -76,7 +77,7 @@ async def test_what_is_given_back_of_a_late_verdict_is_given_back_after_a_loss()
                 early = await limiter.admit(kid, Need(1, 500, 0))
                 assert early.degraded == "local"
                 await asyncio.sleep(0.7)
-            await eventually(lambda: not dispatcher._in_flight and not dispatcher.outage.is_on)
+            await eventually(lambda: not dispatcher._batches.in_flight and not dispatcher.outage.is_on)
             limiter.reservation(kid, early).settle(0)
             assert await dispatcher.drain(5)
             lose_window(store.url, kid)
@@ -252,7 +253,7 @@ async def test_a_key_revoked_as_readme_says_stays_revoked_after_a_loss(tmp_path:
     ):
         await eventually(lambda: dispatcher._redeclarer._reading is None)
         path.write_text('[keys."sk-old"]\n[keys."sk-new"]\n')
-        await admin.load_limits(read_keys(path))
+        await admin.load(read_keys(path))
         await asyncio.sleep(1.1)
         if was_read_between:
             assert await ask(dispatcher, key_id("sk-invented")) is Outcome.UNKNOWN_KEY
@@ -276,13 +277,13 @@ async def test_a_nodes_clock_that_steps_back_does_not_put_the_file_before_the_st
         administering(parse_store_url(store.url)) as admin,
         dispatching(store.url, policy=local(1), declared=KeysFile(path)) as dispatcher,
     ):
-        await admin.load_limits(read_keys(path))
+        await admin.load(read_keys(path))
         assert await ask(dispatcher, kid) is Outcome.ADMITTED
         await asyncio.sleep(1.5)
         await admin.delete(kid)
         assert await ask(dispatcher, kid) is Outcome.UNKNOWN_KEY
         now_s = time.time
-        monkeypatch.setattr("limiter_node.keysfile.time.time", lambda: now_s() + step_s)
+        monkeypatch.setattr("limiter_node.keysfile.watching.time.time", lambda: now_s() + step_s)
         lose_all(store.url)
         assert await ask(dispatcher, kid) is Outcome.UNKNOWN_KEY
 
@@ -331,7 +332,7 @@ async def test_an_invented_key_that_is_refused_for_overload_leaves_nothing(embed
         proxy.pass_requests = True
         proxy.reset_all()
         await asyncio.wait(waiting)
-        await eventually(lambda: not dispatcher._in_flight)
+        await eventually(lambda: not dispatcher._batches.in_flight)
         await asyncio.sleep(0.1)
         assert not dispatcher._queues.unmet
 

@@ -8,7 +8,8 @@ from limiter_node.decisions import Decision, Outcome
 from limiter_node.limiter.own_window import OwnWindow
 from limiter_node.limits import Amounts
 from limiter_node.store import unsent_charges
-from limiter_node.store.batch import KeyQueue
+from limiter_node.store.charges import Charge
+from limiter_node.store.key_queue import KeyQueue
 from limiter_node.store.knowledge import KeyKnowledge
 from limiter_node.store.scripts import load_script
 from limiter_node.store.unsent_charges import UnsentCharges
@@ -91,28 +92,30 @@ def buckets(queue: KeyQueue) -> list[int]:
 
 def test_admissions_of_a_bucket_are_one_charge_and_what_they_give_back_lessens_it() -> None:
     unsent, queue = UnsentCharges(600), a_queue()
-    first = unsent.charge(queue, 1_000, Amounts(1, 10, 100), 1_000)
-    assert unsent.charge(queue, 1_000, Amounts(1, 10, 100), 1_000) is first
-    second = unsent.charge(queue, 1_001, Amounts(1, 1, 1), 1_001)
+    first = unsent.charge(queue, Charge(1_000, Amounts(1, 10, 100)), 1_000)
+    assert unsent.charge(queue, Charge(1_000, Amounts(1, 10, 100)), 1_000) is first
+    second = unsent.charge(queue, Charge(1_001, Amounts(1, 1, 1)), 1_001)
     assert second is not first
     assert not first.give_back(0, 150)
     assert unsent.size == 2
-    operations, taken = unsent.take(queue, 1)
-    assert (len(operations), taken, unsent.size) == (1, [(first, Amounts(2, 20, 50))], 1)
+    taken = unsent.take(queue, 1)
+    assert (taken, unsent.size) == ([(first, Amounts(2, 20, 50))], 1)
     # Under way: what is given back now is settled once the store has answered.
     assert not first.give_back(5, 20)
     assert first.mark_counted(999, Amounts(2, 20, 50)) == (0, 5, 20)
     assert (first.counted_in, first.bucket) == (999, 1_000)
     assert first.give_back(1, 1), "and from then on at once, by the caller"
-    third = unsent.charge(queue, 1_001, Amounts(1, 1, 1), 1_001)
+    third = unsent.charge(queue, Charge(1_001, Amounts(1, 1, 1)), 1_001)
     assert third is second
-    assert unsent.charge(queue, 1_000, Amounts(1, 1, 1), 1_000) is not second, "a clock that steps back begins another"
+    assert unsent.charge(queue, Charge(1_000, Amounts(1, 1, 1)), 1_000) is not second, (
+        "a clock that steps back begins another"
+    )
 
 
 def test_what_has_left_the_window_is_forgotten() -> None:
     unsent, queue = UnsentCharges(600), a_queue()
     for bucket in (1_000, 1_100, 1_601):
-        unsent.charge(queue, bucket, Amounts(1, 1, 1), bucket)
+        unsent.charge(queue, Charge(bucket, Amounts(1, 1, 1)), bucket)
     assert buckets(queue) == [1_100, 1_601]
     unsent.forget(queue, 1_701)
     assert (buckets(queue), unsent.size) == ([1_601], 1)
@@ -123,7 +126,7 @@ def test_a_node_that_owes_too_much_widens_its_charges(monkeypatch: pytest.Monkey
     monkeypatch.setattr(unsent_charges, "MANY", 10)
     unsent, queue = UnsentCharges(600), a_queue()
     for bucket in range(1_000, 1_200):
-        unsent.charge(queue, bucket, Amounts(1, 2, 3), bucket)
+        unsent.charge(queue, Charge(bucket, Amounts(1, 2, 3)), bucket)
     owed = queue.charges
     assert owed is not None
     assert len(owed) <= 10 + 200 // unsent_charges.WIDE + 1

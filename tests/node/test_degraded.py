@@ -237,11 +237,11 @@ async def test_a_shard_that_is_slow_is_not_waited_for(embedded_single: str) -> N
         await dispatcher.admit(kid, ONE)
         proxy.delay_s = 2.5 * BUDGET_MS / 1000
         assert await outcomes(dispatcher, kid, 1) == {(Outcome.ADMITTED, "local"): 1}
-        batches = dispatcher._batch_sizes.batches
-        await eventually(lambda: not dispatcher._in_flight)  # its reply has come, too late
+        batches = dispatcher._batches._batch_sizes.batches
+        await eventually(lambda: not dispatcher._batches.in_flight)  # its reply has come, too late
         assert dispatcher.outage.is_on, "an answer is no reason to ask again; one in time is"
         assert dispatcher.admit(kid, ONE).done()
-        assert dispatcher._batch_sizes.batches == batches
+        assert dispatcher._batches._batch_sizes.batches == batches
         proxy.delay_s = 0
         await recovered(dispatcher)
         assert (await used(dispatcher, kid)).requests == 3

@@ -66,7 +66,7 @@ async def test_a_key_has_one_batch_in_flight_and_the_rest_joins_the_next(store_u
     kid = declare(store_url, new_api_key())
     async with dispatching(store_url) as dispatcher:
         await dispatcher.admit(kid, Need(1, 1, 0))
-        sizes = dispatcher._batch_sizes
+        sizes = dispatcher._batches._batch_sizes
         before = sizes.batches
         first = [dispatcher.admit(kid, Need(1, 1, 0)) for _ in range(10)]
         await asyncio.sleep(0)  # they leave in this turn of the loop: one batch

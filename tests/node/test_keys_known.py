@@ -20,14 +20,15 @@ from test_degraded import ONE, behind_proxy, local, outcomes
 from limiter_node.credentials import key_id
 from limiter_node.decisions import Need, Outcome
 from limiter_node.errors import StoreUnavailable
-from limiter_node.keysfile import KeysFile
+from limiter_node.keysfile.watching import KeysFile
 from limiter_node.limiter.admission import Limiter
 from limiter_node.limits import Amounts, KeyLimits
 from limiter_node.store.admin.store_admin import administering
-from limiter_node.store.batch import Batch, KeyQueue
+from limiter_node.store.batch import Batch
 from limiter_node.store.decisions import queues
 from limiter_node.store.decisions.dispatcher import Dispatcher
 from limiter_node.store.embedded.stores import EmbeddedStore
+from limiter_node.store.key_queue import KeyQueue
 from limiter_node.store.keyspace import limits_key, past_key, window_key
 from limiter_node.store.url import parse_store_url
 

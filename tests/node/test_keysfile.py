@@ -12,8 +12,11 @@ import pytest
 
 from limiter_node.credentials import bearer_key
 from limiter_node.errors import ConfigError, LimiterError
-from limiter_node.keysfile import check_declared_key, generate_keys, new_key, read_keys, write_private
+from limiter_node.keysfile.key_names import check_declared_key
+from limiter_node.keysfile.making import generate_keys, new_key, write_private
+from limiter_node.keysfile.reading import read_keys
 from limiter_node.limits import MAX_LIMIT, KeyLimits
+from limiter_node.policy import MAX_AMOUNT
 
 SECRET = "sk-secret-1234"
 DIGEST = hashlib.sha256(SECRET.encode()).hexdigest()
@@ -23,7 +26,10 @@ KID = DIGEST[:32]
 def read(tmp_path: Path, text: str | bytes) -> dict[str, KeyLimits]:
     path = tmp_path / "keys.toml"
     path.write_bytes(text.encode() if isinstance(text, str) else text)
-    return read_keys(path)
+    declared = read_keys(path)
+    assert not declared.accounts
+    assert not declared.keys
+    return dict(declared.plain)
 
 
 def test_a_file_is_understood(tmp_path: Path) -> None:
@@ -56,7 +62,7 @@ def test_an_empty_file_has_no_keys(tmp_path: Path) -> None:
     ("text", "message"),
     [
         (f'[defaults]\nname = "x"\n[keys."{SECRET}"]', "[defaults]: unknown field 'name': there are rpm, input_tpm"),
-        ("[defaults]\nrpm = -1", "[defaults]: rpm must be an integer from 0 to 4000000000"),
+        ("[defaults]\nrpm = -1", '[defaults]: rpm must be an integer from 0 to 999999999999999, or "none"'),
         ("defaults = 1", "[defaults]: must be a section"),
         ("keys = 1", 'keys must be sections, as [keys."KEY"]'),
         ("[default]", "unknown section 'default'"),
@@ -65,9 +71,9 @@ def test_an_empty_file_has_no_keys(tmp_path: Path) -> None:
         (f'[keys."{SECRET}"]\nrpm = true', f"key {KID[:8]}…: rpm must be an integer"),
         (f'[keys."{SECRET}"]\nrpm = 1.0', f"key {KID[:8]}…: rpm must be an integer"),
         (f'[keys."{SECRET}"]\nrpm = "1"', f"key {KID[:8]}…: rpm must be an integer"),
-        (f'[keys."{SECRET}"]\ninput_tpm = {MAX_LIMIT + 1}', f"key {KID[:8]}…: input_tpm must be an integer from 0 to"),
+        (f'[keys."{SECRET}"]\ninput_tpm = {MAX_AMOUNT + 1}', f"key {KID[:8]}…: input_tpm must be an integer from 0 to"),
         (f'[keys."{SECRET}"]\noutput_reserve = 0', f"key {KID[:8]}…: output_reserve must be an integer from 1 to"),
-        (f'[keys."{SECRET}"]\nname = "alice"\ntpm = 0', "key 'alice': unknown field 'tpm': there are rpm,"),
+        (f'[keys."{SECRET}"]\nname = "alice"\ntpd = 0', "key 'alice': unknown field 'tpd': there are rpm,"),
         (f'[keys."{SECRET}"]\n"{SECRET}" = 0', f"key {KID[:8]}…: unknown field:"),
         (f"[keys.{SECRET}.x]", f"key {KID[:8]}…: unknown sub-section: a key with a dot must be in quotes"),
         (f'[keys."{SECRET}"]\nname = 1', f"key {KID[:8]}…: name must be a text"),
@@ -112,7 +118,7 @@ def test_a_wrong_file_is_refused_in_one_line_without_the_key(tmp_path: Path, tex
         (f'[keys]\na.rpm = 1\n"{SECRET}".rpm = -1', 3),
         (f'[keys]\na = {{rpm = 1}}\n"{SECRET}" = {{name = "x", rpm = -1}}', 3),
         (f'keys."{SECRET}".rpm = 1\nkeys."{SECRET}".name = 1', 2),
-        (f'[keys."a"]\n[ keys . "{SECRET}" ]  # here\ntpm = 1', 3),
+        (f'[keys."a"]\n[ keys . "{SECRET}" ]  # here\ntpd = 1', 3),
         (f'[keys."a"]\n[keys."{SECRET}é"]', 2),
         (f'[keys."a"]\n[keys."{SECRET}\\u00e9"]\nrpm = 1', 2),
         (f'[keys."a"]\n[keys."{SECRET}"]\n[keys."sha256:{DIGEST}"]', 3),
@@ -120,7 +126,7 @@ def test_a_wrong_file_is_refused_in_one_line_without_the_key(tmp_path: Path, tex
         ("\nkeys = 1", 2),
         (f'[keys."a"]\nname = """\\\n  [keys."b"]"""\n[keys."{SECRET}"]\nrpm = "x"', 5),
         (f'[keys."a"]\r\n[keys."{SECRET}"]\r\nrpm = -1', 3),
-        (f'[keys."{SECRET}"]\nrpm = [\n  1,\n]', 1),
+        (f'[keys."{SECRET}"]\nrpm = [\n  1,\n]', 2),
     ],
 )
 def test_what_is_wrong_is_named_by_its_line(tmp_path: Path, text: str, line: int) -> None:

@@ -14,9 +14,9 @@ from limiter_node.decisions import Need, Outcome
 from limiter_node.limiter.admission import Limiter, Reservation
 from limiter_node.limits import Amounts, KeyLimits
 from limiter_node.store import codec
-from limiter_node.store.batch import KeyQueue
 from limiter_node.store.decisions.dispatcher import Dispatcher
 from limiter_node.store.decisions.linger import LINGER_S, LingeringSettles
+from limiter_node.store.key_queue import KeyQueue
 from limiter_node.store.knowledge import KeyKnowledge
 from limiter_node.store.scripts import load_script
 from limiter_node.store.wire.script_target import ScriptTarget

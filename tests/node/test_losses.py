@@ -81,7 +81,7 @@ async def test_a_batch_that_is_decided_late_does_not_put_the_clock_forward() -> 
             async with frozen(store.servers[0]):
                 assert (await dispatcher.admit(kid, ONE)).degraded == "local"
                 await asyncio.sleep(2.5)
-            await eventually(lambda: not dispatcher._in_flight)
+            await eventually(lambda: not dispatcher._batches.in_flight)
             async with frozen(store.servers[0]):
                 decisions = await asyncio.gather(*(dispatcher.admit(kid, ONE) for _ in range(5)))
             assert time.monotonic() - begun_s < 3.9, "the machine is too slow for this test"
@@ -345,7 +345,7 @@ async def test_a_late_reply_makes_a_node_forget_nothing_of_what_it_admitted() ->
                 decided = await outcomes(dispatcher, kid, 3)
                 assert decided == {(Outcome.ADMITTED, "local"): 3}
                 await asyncio.sleep(2.5)
-            await eventually(lambda: not dispatcher._in_flight)
+            await eventually(lambda: not dispatcher._batches.in_flight)
             async with frozen(store.servers[0]):
                 for left in (1, 1, 0, 0):
                     assert (await outcomes(dispatcher, kid, 1))[Outcome.ADMITTED, "local"] == left

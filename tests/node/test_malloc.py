@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from limiter_node import node_process
+from limiter_node.declarations import Declarations
 from limiter_node.settings import NodeSettings
 from limiter_node.store.admin.preparation import Preparation
 from limiter_node.store.url import parse_store_url
@@ -62,5 +63,5 @@ def test_a_node_does_so_before_it_serves(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(node_process.malloc, "give_memory_back", lambda: done.append("set"))
     monkeypatch.setattr(node_process.uvloop, "run", run)
     store = "redis://127.0.0.1:1"
-    node_process.run_node(NodeSettings(store=store), Preparation(parse_store_url(store), {}))
+    node_process.run_node(NodeSettings(store=store), Preparation(parse_store_url(store), Declarations()))
     assert done == ["set", "served"]

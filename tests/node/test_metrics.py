@@ -11,7 +11,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from store_tools import declare, new_api_key
 
 from limiter_node.credentials import key_id
-from limiter_node.telemetry import LATENCY_BOUNDS_S, SIZE_BOUNDS, BatchSizes, Latencies
+from limiter_node.decisions import Outcome
+from limiter_node.policy import UNITS
+from limiter_node.telemetry import LATENCY_BOUNDS_S, SIZE_BOUNDS, BatchSizes, DecisionCounts, Latencies
 from limiter_node.upstream.errors import UpstreamError
 from limiter_node.upstream.requests import ChatRequest
 from limiter_node.upstream.source import Completion
@@ -56,7 +58,7 @@ async def test_what_happens_is_counted_once(embedded_single: str) -> None:
             *(
                 (outcome, reason)
                 for outcome in ("rejected", "never_fits")
-                for reason in ("requests", "input_tokens", "output_tokens")
+                for reason in ("requests", "input_tokens", "output_tokens", "tokens")
             ),
         }
         assert (await node.chat(api_key, max_tokens=50))[0] == 200
@@ -153,3 +155,16 @@ def test_long_times_are_above_all_bounds_and_sizes_below_theirs() -> None:
         1: 1, 2: 1, 4: 2, 8: 1, 16: 0, 32: 0, 64: 1, "more": 2,
     }  # fmt: skip
     assert (sizes.batches, sizes.operations) == (8, 1 + 2 + 3 + 4 + 5 + 64 + 65 + 100)
+
+
+def test_decisions_of_each_outcome_and_unit_are_told_apart() -> None:
+    decisions = DecisionCounts()
+    possible = [(outcome, -1) for outcome in (Outcome.ADMITTED, Outcome.UNKNOWN_KEY)]
+    possible += [(each, unit) for each in (Outcome.REJECTED, Outcome.NEVER_FITS) for unit in range(len(UNITS))]
+    for times, (outcome, unit) in enumerate(possible, start=1):
+        for _ in range(times):
+            decisions.count(outcome, unit)
+    assert decisions.by_reason() == {
+        (outcome.name.lower(), "none" if unit < 0 else UNITS[unit]): times
+        for times, (outcome, unit) in enumerate(possible, start=1)
+    }

@@ -15,6 +15,7 @@ from ports import free_ports
 from store_tools import store_client
 
 from limiter_node.credentials import key_id
+from limiter_node.declarations import Declarations
 from limiter_node.errors import StoreUnavailable
 from limiter_node.limiter.admission import Limiter
 from limiter_node.start import Start
@@ -265,7 +266,7 @@ async def test_a_start_that_takes_long_is_told_once_and_so_is_its_end(
     ((_, store_port),) = parse_store_url(embedded_single).endpoints
     async with FaultProxy(store_port) as proxy, dispatching(f"redis://127.0.0.1:{proxy.port}") as dispatcher:
         proxy.pass_requests = False
-        start = Start(Preparation(parse_store_url(embedded_single), {}))
+        start = Start(Preparation(parse_store_url(embedded_single), Declarations()))
         completing = asyncio.create_task(start.complete(Limiter(dispatcher)))
         await eventually(lambda: f"store 127.0.0.1:{proxy.port}" in start.problem)
         assert not completing.done()

@@ -332,7 +332,7 @@ async def test_an_outage_leaves_nothing_of_the_requests_that_it_failed(
             return_exceptions=True,
         )
         assert {type(answer) for answer in answers} == {StoreUnavailable}
-        await eventually(lambda: (dispatcher._in_flight, unsent(dispatcher)) == (1, 1))
+        await eventually(lambda: (dispatcher._batches.in_flight, unsent(dispatcher)) == (1, 1))
         proxy.target_port = port
         await eventually(lambda: connected_to(dispatcher) and not dispatcher.outage.is_on)
         assert await dispatcher.drain(20)
@@ -388,7 +388,7 @@ async def test_nothing_runs_after_the_end() -> None:
             server.process.send_signal(signal.SIGSTOP)  # ended with the store, which kills
             decision = dispatcher.admit(key_id("x"), ONE)
             dispatcher.give_back(key_id("y"), 1, 1, 1)
-            await eventually(lambda: dispatcher._in_flight == 2)
+            await eventually(lambda: dispatcher._batches.in_flight == 2)
             assert not await dispatcher.drain(0.01)
         assert asyncio.all_tasks() == before
         with pytest.raises(StoreUnavailable):

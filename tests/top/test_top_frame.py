@@ -56,7 +56,7 @@ def test_totals_are_of_all_nodes_that_can_be_compared() -> None:
     _, frame = frames(first, second)
     assert frame.totals is not None
     assert frame.totals.outcomes == {"admitted": 180, "rejected": 60, "never_fits": 0, "unknown_key": 0}
-    assert frame.totals.reasons == {"requests": 60, "input_tokens": 0, "output_tokens": 0}
+    assert frame.totals.reasons == {"requests": 60, "input_tokens": 0, "output_tokens": 0, "tokens": 0}
     assert (frame.totals.decisions, frame.totals.requests, frame.history) == (240, 240, (240,))
     assert frame.totals.p50_s == Quantile(pytest.approx(0.00005))
     assert frame.nodes is not None

@@ -35,7 +35,7 @@ FRAME = Frame(
     totals=Totals(
         3_214,
         {"admitted": 2_300.4, "rejected": 761, "never_fits": 0.5, "unknown_key": 9},
-        {"requests": 700, "input_tokens": 61.5, "output_tokens": 0},
+        {"requests": 700, "input_tokens": 61.5, "output_tokens": 0, "tokens": 0},
         {"admitted": 0, "rejected": 0, "refused": 0},
         {"input": 1_640_000, "reserved": 12_760, "output": 4_020},
         0,
@@ -173,7 +173,7 @@ SCREEN = """
 limiter-node top   nodes 1/2 up   shards 1/2 up   1 cut off         14:13:20 UTC
 decisions/s     3,071   p50 ms 0.41  p99 ms >205   ▃▅█
 admitted 2,300 (74%)   rejected 761 (24%)   never fits 0.5   unknown key 9
-rejected by   requests 700   input tokens 62   output tokens 0
+rejected by   requests 700   input tokens 62   output tokens 0   tokens 0
 tokens/s   input 1,640,000   output reserved 12,760   output produced 4,020
 
 NODES                req/s  dec/s p50ms p99ms batch in fl  wait  CPU  mem shed/s
@@ -210,7 +210,7 @@ seen 1,200 keys in use, 40% of the store looked through
 LINES = """
 top time=2026-09-21T14:13:20Z nodes=1/2 shards=1/2 cut_off=1 requests/s=3214 decisions/s=3070.9 \
 admitted/s=2300.4 rejected/s=761 never_fits/s=0.5 unknown_key/s=9 \
-by_requests/s=700 by_input_tokens/s=61.5 by_output_tokens/s=0 degraded/s=0 shed/s=0 \
+by_requests/s=700 by_input_tokens/s=61.5 by_output_tokens/s=0 by_tokens/s=0 degraded/s=0 shed/s=0 \
 p50_ms=0.41 p99_ms=>205 in_flight=41 waiting=2 seen_keys=1200 walked=40%
 down node=10.0.0.2:8080 reason="connection refused"
 down shard=10.0.0.8:7000 reason="no answer within 1 s"

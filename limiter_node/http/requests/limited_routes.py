@@ -11,6 +11,7 @@ from limiter_node.http.requests.chat import need_of_chat, parse_chat
 from limiter_node.http.requests.completions import need_of_completion, parse_completion
 from limiter_node.http.requests.embeddings import need_of_embedding, parse_embedding
 from limiter_node.http.requests.responses_api import need_of_responses_api, parse_responses_api
+from limiter_node.upstream.interface import Draft
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,12 @@ class LimitedRoute:
     parse: Callable[..., Any]
     """Takes the body and, optionally, a `Count` and `ExtraFields`. Raises `InvalidRequest` and nothing else."""
     need_of: Callable[[Any], Need]
-    """Takes the request and returns its need."""
+    """Takes the request and returns its need, with the caller's name of the model only."""
+
+    def need(self, request: Any, draft: Draft) -> Need:
+        """Return the need of a request, with all names of its model."""
+        need = self.need_of(request)
+        return need._replace(models=draft.models) if draft.models else need
 
 
 LIMITED_ROUTES = {

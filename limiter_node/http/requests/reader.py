@@ -54,19 +54,27 @@ class RequestReader:
         asked = route.parse(body, postpone, upstream.drafter.extra_fields)
         model, total = later.pop()
         asked = asked._replace(input_tokens=await self._counting.count(model, total))
-        return route.need_of(asked), upstream.prepared(upstream.drafter.draft(asked, body))
+        draft = upstream.drafter.draft(asked, body)
+        return route.need(asked, draft), upstream.prepared(draft)
 
     def read_small(self, route: LimitedRoute, body: bytes) -> tuple[Need, Prepared]:
         """Do the same as `read`, at once, for a body of up to `INLINE_CHARS` bytes (and so no more characters)."""
         upstream = self._upstream
         asked = route.parse(body, extra_fields=upstream.drafter.extra_fields)
-        return route.need_of(asked), upstream.prepared(upstream.drafter.draft(asked, body))
+        draft = upstream.drafter.draft(asked, body)
+        # Most upstreams rename nothing; that saves them a call.
+        need = route.need(asked, draft) if draft.models else route.need_of(asked)
+        return need, upstream.prepared(draft)
 
     async def _read_apart(self, route: LimitedRoute, body: bytes | bytearray) -> tuple[Need, Prepared]:
         answer = await self.worker.ask(Frame(READ, route.path.encode(), body))
         read = read_of(answer)
         draft = Draft(read.content, body if read.is_body_as_sent else answer.body)
         return read.need, self._upstream.prepared(draft)
+
+    def model_names(self, model: str) -> tuple[str, ...]:
+        """Return all names of a caller's model, as requests for it have them."""
+        return self._upstream.drafter.model_names(model)
 
     async def close(self) -> None:
         """End the second process, if it was started."""

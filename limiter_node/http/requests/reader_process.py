@@ -40,7 +40,7 @@ class _Program:
         check_values(body)
         asked = route.parse(body, extra_fields=self._drafter.extra_fields)
         draft = self._drafter.draft(asked, body)
-        return read_frame(Read(route.need_of(asked), draft.content, draft.body is body), draft.body)
+        return read_frame(Read(route.need(asked, draft), draft.content, draft.body is body), draft.body)
 
 
 def main() -> None:

@@ -11,19 +11,14 @@ from typing import NamedTuple
 from limiter_node.decisions import Decision, Outcome
 from limiter_node.http.requests.fields import InvalidRequest
 from limiter_node.http.responses.durations import duration_text
+from limiter_node.http.responses.path_errors import PER_MINUTE, rejection_message
+from limiter_node.plans import key_name
+from limiter_node.policy import REQUESTS
 from limiter_node.upstream.errors import NotServed, UnknownModel, UpstreamError
 from limiter_node.upstream.openai.error import error_body
 
-DIMENSION_PHRASES = (
-    "requests per min (RPM)",
-    "input tokens per min (input TPM)",
-    "output tokens per min (output TPM)",
-)
-"""The names of the limits in messages, in the order of `limiter_node.limits.DIMENSIONS`."""
-
 _INVALID_REQUEST = "invalid_request_error"
 _SERVER_ERROR = "server_error"
-_UNNAMED_KEY_DIGITS = 12
 _MAX_PATH_CHARS = 128
 
 
@@ -147,20 +142,23 @@ def not_served(error: NotServed) -> ErrorResponse:
 def rate_limited(decision: Decision, kid: str) -> ErrorResponse:
     """Return the 429 for a request that `decision` rejected: it names the binding limit and its numbers.
 
-    The key is called by its name, or by the first 12 hex digits of its digest `kid` where it has none.
+    A plain key is called by its name, or by the first 12 hex digits of its digest `kid` where it has none.
     """
-    dimension = decision.dimension
-    who = decision.name or kid[:_UNNAMED_KEY_DIGITS]
-    on = f"{who} on {DIMENSION_PHRASES[dimension]}: Limit {decision.limits[dimension]}"
-    if decision.outcome is Outcome.NEVER_FITS:
-        message = f"Request too large for {on}, Requested {decision.need[dimension]}."
-    else:
-        message = (
-            f"Rate limit reached for {on}, Used {decision.used[dimension]}, Requested {decision.need[dimension]}. "
-            f"Please try again in {duration_text(decision.retry_after_ms)}."
-        )
-    kind = "requests" if dimension == 0 else "tokens"
+    message = _plain_rejection(decision, kid) if decision.path is None else rejection_message(decision)
+    kind = "requests" if decision.dimension == REQUESTS else "tokens"
     return ErrorResponse(429, error_body(message, kind, code="rate_limit_exceeded"))
+
+
+def _plain_rejection(decision: Decision, kid: str) -> str:
+    dimension = decision.dimension
+    who = key_name(decision.name, kid)
+    on = f"{who} on {PER_MINUTE[dimension]}: Limit {decision.limits[dimension]}"
+    if decision.outcome is Outcome.NEVER_FITS:
+        return f"Request too large for {on}, Requested {decision.need[dimension]}."
+    return (
+        f"Rate limit reached for {on}, Used {decision.used[dimension]}, Requested {decision.need[dimension]}. "
+        f"Please try again in {duration_text(decision.retry_after_ms)}."
+    )
 
 
 def _shown(text: str) -> str:

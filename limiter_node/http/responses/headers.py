@@ -3,6 +3,7 @@
 `x-ratelimit-*-tokens`, which OpenAI's clients read and which knows one token dimension only, repeats the tighter of our
 two: the one with fewer tokens remaining, input where they are equal. `RateLimit` and `RateLimit-Policy` say the same in
 the form of the IETF's draft (draft-ietf-httpapi-ratelimit-headers-10): quota, remainder and times in whole seconds.
+The limits of keys of accounts are rendered by `path_headers`.
 """
 
 from __future__ import annotations
@@ -11,8 +12,12 @@ import itertools
 import secrets
 
 from limiter_node.decisions import Decision, Outcome
+from limiter_node.http.responses.caller_view import header_text
 from limiter_node.http.responses.durations import duration_text
-from limiter_node.limits import DIMENSIONS, Amounts
+from limiter_node.http.responses.path_headers import PathHeaders, binding_limit
+from limiter_node.limits import Amounts
+from limiter_node.plans import key_name, per_text
+from limiter_node.policy import UNITS
 
 SERVER = "limiter-node"
 """The `Server` header of every response, without a version, which would only help attackers."""
@@ -49,13 +54,14 @@ class ResponseHeaders:
     `window_ms` is only shown, as the policies' window.
     """
 
-    __slots__ = ("_limit_lines", "_node", "_plain", "_window_s")
+    __slots__ = ("_limit_lines", "_node", "_path", "_per", "_plain", "_window_s")
 
     def __init__(self, node_id: str, window_ms: int = 60_000) -> None:
         self._node = f"x-limiter-node: {node_id}\r\n"
         self._plain = f"{SERVER_LINE}Content-Type: application/json\r\n{self._node}"
-        self._window_s = -(-window_ms // 1_000)
+        self._window_s, self._per = -(-window_ms // 1_000), per_text(window_ms)
         self._limit_lines: dict[Amounts, tuple[str, str, str]] = {}
+        self._path = PathHeaders()
 
     def plain(self, request_id: str) -> str:
         """Return the headers of a JSON response without a decision: a list of models, a 400, a 401."""
@@ -73,8 +79,13 @@ class ResponseHeaders:
         """Return the headers of a 503, which say how long to wait."""
         return self.plain(request_id) + _retry_after(retry_after_ms)
 
-    def decided(self, decision: Decision, request_id: str) -> str:
-        """Return the headers of a 200 or 429 that `decision` led to. On a 429 the reservation is the one asked for."""
+    def decided(self, decision: Decision, request_id: str, kid: str = "") -> str:
+        """Return the headers of a 200 or 429 that `decision` led to. On a 429 the reservation is the one asked for.
+
+        `kid` names a rejected key that has no name.
+        """
+        if decision.path is not None:
+            return self._decided_on_path(decision, request_id)
         # Written out by dimension, because every request pays for this (2 µs).
         limits = decision.limits
         lines = self._limit_lines.get(limits)
@@ -113,14 +124,19 @@ class ResponseHeaders:
             f"x-limiter-reserved-output: {decision.need[2]}\r\n"
             f"x-request-id: {request_id}\r\n"
         )
-        if decision.degraded:
-            block += degraded(decision.degraded)
-        if decision.outcome is Outcome.ADMITTED:
+        if decision.outcome is Outcome.ADMITTED and not decision.degraded:
             return block
-        exceeded = f"{block}x-limiter-exceeded: {DIMENSIONS[decision.dimension]}\r\n"
-        if decision.outcome is Outcome.NEVER_FITS:
-            return f"{exceeded}x-should-retry: false\r\n"
-        return exceeded + _retry_after(decision.retry_after_ms)
+        return block + _rest(decision, key_name(decision.name, kid), self._per)
+
+    def _decided_on_path(self, decision: Decision, request_id: str) -> str:
+        return (
+            f"{self._plain}{self._path.lines(decision)}"
+            f"x-limiter-time-ms: {decision.time_ms}\r\n"
+            f"x-limiter-input-tokens: {decision.need[1]}\r\n"
+            f"x-limiter-reserved-output: {decision.need[2]}\r\n"
+            f"x-request-id: {request_id}\r\n"
+            f"{_rest(decision, '', '')}"
+        )
 
     def _render_limits(self, limits: Amounts) -> tuple[str, str, str]:
         """Return the lines that all decisions under `limits` share, and those with the limits of input and output."""
@@ -153,6 +169,24 @@ def produced(output_tokens: int) -> str:
 def degraded(policy: str) -> str:
     """Return the header that names the policy that decided while the store could not be reached."""
     return f"x-limiter-degraded: {policy}\r\n"
+
+
+def _rest(decision: Decision, who: str, per: str) -> str:
+    """Return the lines of a decision that a policy made, or that rejected; "" for an admission by the store.
+
+    `who` and `per`: a plain key and its window.
+    """
+    block = degraded(decision.degraded) if decision.degraded else ""
+    if decision.outcome is Outcome.ADMITTED:
+        return block
+    block += f"x-limiter-exceeded: {UNITS[decision.dimension]}\r\n"
+    if decision.path is not None:
+        block += binding_limit(decision)
+    else:
+        block += f"x-limiter-limit: {header_text(who)} {UNITS[decision.dimension]}/{per}\r\n"
+    if decision.outcome is Outcome.NEVER_FITS:
+        return f"{block}x-should-retry: false\r\n"
+    return block + _retry_after(decision.retry_after_ms)
 
 
 def _retry_after(retry_after_ms: int) -> str:

@@ -1,6 +1,12 @@
 """Keys and stores, for commands, the node's start and ``limiter-node top``; nothing here is on the path of a decision.
 
-``store_admin``   puts, reads, lists and deletes keys; checks the store
+``store_admin``   puts, loads, reads, lists and deletes keys; checks the store
+``loading``       declarations into the store; ``merging``: a stored policy and a declared one
+``policies``      the policies of an account, written over the version that was read
+``pointers``      a key's plain limits, or the way to its account
+``key_reader``    limits, usage and the list of keys; ``path_usage``: of a key of an account
+``deleting``      a key with its usage
+``script_calls``  scripts called one by one or in pipelines
 ``server_check``  checks whether a server can be trusted with counters
 ``preparation``   prepares the store for a node that starts
 ``masters``       the client of each master, found by slot

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
+from limiter_node.declarations import Declarations
 from limiter_node.errors import ConfigError, StoreUnavailable
-from limiter_node.limits import KeyLimits
 from limiter_node.store.admin.store_admin import administering
 from limiter_node.store.url import StoreAddress
 
@@ -24,7 +24,7 @@ _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.05, 0.5
 
 
 class Preparation:
-    """Prepare one store with `keys`, by ``kid``; `read_again` reads the keys file again if the store comes late.
+    """Prepare one store with what is `declared`; `read_again` reads the keys file again if the store comes late.
 
     `problem` says why preparation isn't done yet, and is empty once it is. `was_away`: whether the store, or a part of
     it, couldn't be reached at some attempt.
@@ -33,10 +33,10 @@ class Preparation:
     def __init__(
         self,
         address: StoreAddress,
-        keys: Mapping[str, KeyLimits],
-        read_again: Callable[[], Mapping[str, KeyLimits]] | None = None,
+        declared: Declarations,
+        read_again: Callable[[], Declarations] | None = None,
     ) -> None:
-        self._address, self._keys, self._read_again = address, keys, read_again
+        self._address, self._declared, self._read_again = address, declared, read_again
         self._is_checked = self._is_late = False
         self.problem = "the store has not been checked yet"
         self.was_away = False
@@ -59,7 +59,7 @@ class Preparation:
         for warning in warnings:
             log.warning("%s", warning)
         self._is_checked = True
-        self.problem = "the keys have not been loaded yet" if self._keys else ""
+        self.problem = "the keys have not been loaded yet" if self._declared else ""
         return True
 
     async def complete(self) -> None:
@@ -76,21 +76,22 @@ class Preparation:
             timeout_s, delay_s = min(2 * timeout_s, _LONGEST_TIMEOUT_S), min(2 * delay_s, _LONGEST_DELAY_S)
 
     async def _load(self) -> bool:
-        if not self._keys:
+        if not self._declared:
             return True
         if self._is_late and self._read_again is not None:
             # Read again: a key that was revoked meanwhile must not come back from a file of hours ago.
             try:
-                self._keys = await asyncio.to_thread(self._read_again)
+                self._declared = await asyncio.to_thread(self._read_again)
             except ConfigError as error:
                 self.problem = f"the keys have not been loaded yet: {error}"
                 return False
         try:
             async with administering(self._address) as admin:
-                await admin.load_limits(self._keys)
+                await admin.load(self._declared)
         except StoreUnavailable as error:
             self.problem, self.was_away = f"the keys have not been loaded yet: {error}", True
             return False
-        log.info("loaded %d keys", len(self._keys), extra={"event": "keys_loaded", "keys": len(self._keys)})
-        self._keys, self.problem = {}, ""
+        count = self._declared.key_count
+        log.info("loaded %d keys", count, extra={"event": "keys_loaded", "keys": count})
+        self._declared, self.problem = Declarations(), ""
         return True

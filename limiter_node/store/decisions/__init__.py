@@ -1,9 +1,13 @@
-"""From a request to its verdict, by batches of one key each, and the corrections afterwards.
+"""From a request to its verdict, by batches of one key or account each, and the corrections afterwards.
 
 ``dispatcher``           the way in, and the parts put together
 ``queues``               the queues of the keys that the node has met, and of keys that may not exist
 ``schedule``             keys whose next batch leaves in this turn
-``replies``              the end of a batch: verdicts for the requests that wait
+``batch_sender``         makes batches and sends them
+``batch_ends``           the end of a batch, whatever its kind
+``replies``              the replies about plain keys: verdicts for the requests that wait
+``path_replies``         the replies about accounts
+``moved_keys``           keys that are not where the node looked for them
 ``receipts``             the hold of an admission, given back when its request ends
 ``linger``               settles that wait to join their key's next batch
 ``deadlines``            bounds how many requests wait, and for how long

@@ -67,7 +67,7 @@ class Deadlines:
 
     def _is_stalled(self, admit: Admit, now_s: float) -> bool:
         """Return whether the key's batch is overdue. If it is, all of the key's requests have been decided."""
-        batch = admit.queue.in_flight
+        batch = admit.queue.sender.in_flight
         if batch is None or now_s - batch.since_s < self._budget_s * _STALLED_PART:
             return False
         self._outage.on_overdue(batch)

@@ -17,12 +17,16 @@ from time import monotonic
 from limiter_node.decisions import Decision, Need, Usage
 from limiter_node.errors import OtherFormat, Overloaded, StoreUnavailable
 from limiter_node.limiter.fallback import Fallback
-from limiter_node.limits import MAX_BATCH, WINDOW_BUCKETS, bucket_life_ms
-from limiter_node.store.batch import Admit, Batch, KeyQueue
+from limiter_node.limits import WINDOW_BUCKETS, bucket_life_ms
+from limiter_node.store.accounts.accounts import Accounts
+from limiter_node.store.batch import Admit, Asker
+from limiter_node.store.decisions.batch_sender import BatchSender
 from limiter_node.store.decisions.deadlines import Deadlines
 from limiter_node.store.decisions.key_exists import KeyExistence
 from limiter_node.store.decisions.linger import LingeringSettles
 from limiter_node.store.decisions.losses import Losses
+from limiter_node.store.decisions.moved_keys import MovedKeys
+from limiter_node.store.decisions.path_replies import PathReplies
 from limiter_node.store.decisions.queues import KeyQueues
 from limiter_node.store.decisions.reading import StoreReader
 from limiter_node.store.decisions.receipts import Receipts
@@ -65,7 +69,6 @@ class Dispatcher:
         self._loop = asyncio.get_running_loop()
         self._topology = topology
         telemetry = telemetry or Telemetry()
-        self._batch_sizes = telemetry.batch_sizes
         # A batch older than the window no longer counts, whether it was applied or not.
         self._router = Router(topology, give_up_s=bucket_life_ms(window_buckets) / 1000)
         timeout_s = timeout_ms / 1000
@@ -75,11 +78,12 @@ class Dispatcher:
         self.incarnation = secrets.token_hex(4).encode()
         self.fleet = Fleet(self._router, self.incarnation, on_other_format)
         # From here on each part knows those above it; the schedule and the sweeper call back into this object.
-        self._schedule = Schedule(self._send_scheduled)
-        self._linger = LingeringSettles(self._schedule.release, self._batch_sizes)
+        self._schedule = Schedule(lambda: self._batches.send_scheduled())
+        self._linger = LingeringSettles(self._schedule.release, telemetry.batch_sizes)
         self._sweeper = Sweeper(self._sweep, self._linger.note_operations)
         self._pending, self._charges = PendingAdmits(max_waiting), UnsentCharges(window_buckets)
         self._queues = KeyQueues(load_script("decide"), self.incarnation, window_buckets)
+        self._accounts = Accounts(self._router, self.incarnation)
         self._receipts = Receipts(self._queues, self._charges, self._linger, self._schedule)
         self.outage = Outage(
             topology,
@@ -91,12 +95,23 @@ class Dispatcher:
             due_s=self._due_s,
             start_sweeping=self._sweeper.start,
         )
+        self._batches = BatchSender(
+            self._router,
+            self._schedule,
+            self._queues,
+            self._accounts,
+            self.outage,
+            self._charges,
+            telemetry.batch_sizes,
+            window_buckets,
+        )
         self._deadlines = Deadlines(self._pending, self.outage, timeout_s)
         reconciliation = Reconciliation(self.outage, self._charges, self._receipts, window_buckets)
+        self._moved = MovedKeys(self._queues, self._receipts, self._schedule, lambda: self._finder, telemetry)
         self._losses = Losses(reconciliation, self._charges, window_buckets)
         self._redeclarer = Redeclarer(self._router, declared)
         self._redeclarer.start()
-        self._replies = Replies(
+        self._replies = self._batches.replies = Replies(
             self._router,
             self._queues,
             reconciliation,
@@ -105,7 +120,25 @@ class Dispatcher:
             telemetry,
             window_buckets=window_buckets,
             due_s=self._due_s,
-            on_ended=self._on_ended,
+            on_ended=self._batches.on_ended,
+            check_form=self._moved.check_form,
+        )
+        self._path_replies = self._batches.path_replies = PathReplies(
+            reconciliation,
+            self._losses,
+            telemetry,
+            due_s=self._due_s,
+            on_ended=self._batches.on_ended,
+            on_gone=self._moved.look_up_again,
+        )
+        self._finder = KeyExistence(
+            self._router,
+            self._queues,
+            self.outage,
+            self._redeclarer,
+            self._accounts,
+            timeout_s=timeout_s,
+            due_s=self._due_s,
         )
         self._reader = StoreReader(
             topology,
@@ -113,14 +146,12 @@ class Dispatcher:
             self._queues,
             self.outage,
             self._redeclarer,
-            flush=self._flush,
+            self._accounts,
+            find=self._finder.find,
+            flush=self._batches.flush,
             timeout_s=timeout_s,
             window_buckets=window_buckets,
         )
-        self._finder = KeyExistence(
-            self._router, self._queues, self.outage, self._redeclarer, timeout_s=timeout_s, due_s=self._due_s
-        )
-        self._number = self._in_flight = 0
         # Bound here, to spare each request a call and a look-up.
         self._admits, self._schedule_queue = self._pending.admits, self._schedule.add
         self.give_back = self._receipts.give_back
@@ -144,44 +175,45 @@ class Dispatcher:
         queue = queues[kid]
         if queue.is_met:
             queues.move_to_end(kid)
-        if self.outage.is_on and self.outage.cuts_off(queue):
+        sender = queue.sender
+        if self.outage.is_on and self.outage.cuts_off(sender):
             return self._decided_without_store(queue, need)
         if len(self._admits) >= self._pending.most:
             try:
                 self._deadlines.make_room()
             except Overloaded:
-                self._queues.drop_unmet(queue)
+                self._queues.drop_unmet(sender)
                 raise
         admit = Admit(queue, need, self._loop.create_future(), monotonic() + self._due_s)
-        queue.admits.append(admit)
+        queue.add(admit)
         self._admits.append(admit)
         if not self._sweeper.is_running:
             self._sweeper.start()
-        if queue.in_flight is None and not queue.is_scheduled:
-            self._schedule_queue(queue)
+        if sender.in_flight is None and not sender.is_scheduled:
+            self._schedule_queue(sender)
         return admit.future
 
-    def _decided_without_store(self, queue: KeyQueue, need: Need) -> asyncio.Future[Decision]:
+    def _decided_without_store(self, queue: Asker, need: Need) -> asyncio.Future[Decision]:
         verdict: asyncio.Future[Decision] = self._loop.create_future()
         try:
             verdict.set_result(self.outage.decide(queue, need))
         except StoreUnavailable as error:
             verdict.set_exception(error)
-            self._queues.drop_unmet(queue)
+            self._queues.drop_unmet(queue.sender)
         return verdict
 
     def knows(self, kid: str) -> bool:
         """See `Decider`. The store's last reply to this node counts."""
         queue = self._queues.get(kid)
-        return queue is not None and queue.knowledge.exists is True
+        return queue is not None and queue.exists
 
     async def find(self, kid: str) -> bool:
         """See `Decider`. A key that the store has is known from now on."""
         return await self._finder.find(kid)
 
-    async def peek(self, kid: str) -> Usage | None:
+    async def peek(self, kid: str, models: tuple[str, ...] | None = None) -> Usage | None:
         """See `Decider`. If the store can't be asked, the policy returns the usage that it knows."""
-        return await self._reader.peek(kid)
+        return await self._reader.peek(kid, models)
 
     def decides_alone(self) -> bool:
         """See `Decider`."""
@@ -192,13 +224,13 @@ class Dispatcher:
         masters, shards = self._topology.masters(), self.outage.shards
         return StoreState(
             len(self._pending.unanswered()),
-            self._in_flight,
+            self._batches.in_flight,
             self.fleet.nodes,
             [ShardState(each.address, shards.is_cut_off(each), each.calls) for each in masters],
             len(shards.open_addresses()),
             shards.openings,
             self.outage.counts,
-            {**self._router.errors, "failed": self._replies.failed},
+            {**self._router.errors, "failed": self._replies.failed + self._path_replies.failed},
             {"counts": self._losses.recharged, "keys": self._redeclarer.counts.total()},
         )
 
@@ -227,6 +259,7 @@ class Dispatcher:
     async def close(self) -> None:
         """Stop. Requests without a verdict fail."""
         self.outage.close()
+        self._moved.close()
         self._redeclarer.close()
         self._router.close()
         self._sweeper.close()
@@ -234,54 +267,6 @@ class Dispatcher:
         for admit in self._pending.unanswered():
             admit.future.set_exception(StoreUnavailable("the node is stopping"))
         self._admits.clear()
-
-    # ---- batches ---------------------------------------------------------------------------------------------------
-
-    def _flush(self, queue: KeyQueue) -> None:
-        self._schedule.release(queue)
-        self._send_scheduled()
-
-    def _send_scheduled(self) -> None:
-        schedule, batches = self._schedule, []
-        scheduled, schedule.queues = schedule.queues, []
-        now_s = monotonic()  # uvloop's own time has whole ms and is that of the turn's beginning
-        for queue in scheduled:
-            queue.is_scheduled = False
-            if self.outage.is_on and self.outage.cuts_off(queue):
-                self.outage.cut_off(queue)
-            elif (batch := self._next_batch(queue, now_s)) is not None:
-                queue.in_flight = batch
-                batches.append(batch)
-                continue
-            self._queues.drop_unmet(queue)
-        self._in_flight += len(batches)
-        self._router.send(batches)
-        self._note_quiet()
-
-    def _next_batch(self, queue: KeyQueue, now_s: float) -> Batch | None:
-        operations, charges = self._charges.take(queue, MAX_BATCH) if queue.charges else ([], [])
-        admits = queue.take(operations, MAX_BATCH)
-        if not operations:
-            return None
-        self._number += 1
-        self._batch_sizes[len(operations)] += 1
-        return Batch(self._replies, self._router, queue, self._number, operations, admits, charges, now_s)
-
-    def _on_ended(self, batch: Batch) -> None:
-        queue = batch.queue
-        queue.in_flight = None
-        self._in_flight -= 1
-        if self.outage.is_on:
-            self.outage.on_ended(batch)
-        if queue.admits or ((queue.settles or queue.charges) and not self.outage.holds(queue)):
-            self._schedule_queue(queue)
-        elif not queue.is_met:
-            self._queues.drop_unmet(queue)
-        self._note_quiet()
-
-    def _note_quiet(self) -> None:
-        if not self._in_flight and not self._schedule.queues:
-            self._schedule.quiet.set()
 
     # ---- deadlines -------------------------------------------------------------------------------------------------
 

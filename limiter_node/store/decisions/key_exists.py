@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import asyncio
 from time import monotonic
+from typing import NamedTuple
 
 from limiter_node.errors import StoreUnavailable
 from limiter_node.limits import KeyLimits
+from limiter_node.store.accounts.accounts import Accounts
+from limiter_node.store.accounts.queue import Member
 from limiter_node.store.decisions.queues import KeyQueues
 from limiter_node.store.decisions.redeclare import Redeclared, Redeclarer
+from limiter_node.store.key_queue import KeyQueue
 from limiter_node.store.keyspace import limits_key, slot_of
 from limiter_node.store.outage.outage import Outage
 from limiter_node.store.scripts import load_script
@@ -25,10 +29,18 @@ _LATE_S = 0.02
 """A wait that ends this much too late means that this node stood still; the reply may have come, unread."""
 
 
+class _Found(NamedTuple):
+    """A key that the store has: the hash tag of its account, or if that is empty its limits; the store's time in ms."""
+
+    tag: str
+    limits: KeyLimits
+    time_ms: int
+
+
 class _LimitsRead(RoutedCall):
     """A read of one key's limits, for all requests of the key that wait for it.
 
-    `reply`: the limits (None if there are none) and the store's time in ms; or the reason why there is no reply.
+    `reply`: what was found, None if there is no such key; or the reason why there is no reply.
     """
 
     __slots__ = ("_finder", "kid", "reply", "waiting")
@@ -37,7 +49,7 @@ class _LimitsRead(RoutedCall):
         super().__init__(router, target, monotonic())
         self._finder, self.kid = finder, kid
         self.waiting = 0
-        self.reply: asyncio.Future[tuple[KeyLimits | None, int] | str] = router.loop.create_future()
+        self.reply: asyncio.Future[_Found | str | None] = router.loop.create_future()
 
     def arguments(self) -> bytes:
         return b""
@@ -46,7 +58,10 @@ class _LimitsRead(RoutedCall):
         return self.waiting > 0
 
     def on_result(self, reply: list[bytes] | None) -> None:
-        found = (None, 0) if reply is None else (unpack_limits(reply[0]), int(reply[1]))
+        found = None
+        if reply is not None:
+            tag = reply[2].decode() if len(reply) > 2 else ""
+            found = _Found(tag, KeyLimits() if tag else unpack_limits(reply[0]), int(reply[1]))
         self._finder.on_ended(self)
         if not self.reply.done():
             self.reply.set_result(found)
@@ -69,11 +84,13 @@ class KeyExistence:
         queues: KeyQueues,
         outage: Outage,
         redeclarer: Redeclarer,
+        accounts: Accounts,
         *,
         timeout_s: float,
         due_s: float,
     ) -> None:
         self._router, self._queues, self._outage, self._redeclarer = router, queues, outage, redeclarer
+        self._accounts = accounts
         self._timeout_s, self._due_s = timeout_s, due_s
         self._script = load_script("limits")
         self._under_way: dict[str, _LimitsRead] = {}
@@ -108,13 +125,36 @@ class KeyExistence:
         reply = read.reply.result()
         if isinstance(reply, str):
             raise StoreUnavailable(reply)
-        limits, time_ms = reply
-        if limits is None:
+        if reply is None:
             return False
-        queue = self._queues[kid]
+        if reply.tag:
+            return await self._is_in_account(kid, reply.tag)
+        queue = self._plain(kid)
         if not queue.knowledge.exists:
-            queue.knowledge.learn_limits(limits, time_ms, read.since_s, monotonic())
+            queue.knowledge.learn_limits(reply.limits, reply.time_ms, read.since_s, monotonic())
         self._queues.meet(queue)
+        return True
+
+    def _plain(self, kid: str) -> KeyQueue:
+        """Return the queue of a plain key, which may have left its account."""
+        queue = self._queues[kid]
+        if isinstance(queue, Member):
+            del self._queues[kid]
+            queue = self._queues[kid]
+        assert isinstance(queue, KeyQueue)
+        return queue
+
+    async def _is_in_account(self, kid: str, tag: str) -> bool:
+        known = self._queues.get(kid)
+        if isinstance(known, Member) and known.account.kid == tag:
+            return True  # found by another request meanwhile
+        async with asyncio.timeout(self._timeout_s):
+            member = await self._accounts.open(kid, tag)
+        if member is None:
+            return False
+        known = self._queues.get(kid)
+        if not (isinstance(known, Member) and known.account is member.account):
+            self._queues.meet_member(member)
         return True
 
     def _read_of(self, kid: str) -> _LimitsRead:
@@ -149,11 +189,13 @@ class KeyExistence:
     async def _was_lost(self, kid: str) -> bool:
         """Return whether the store had lost the key, and it has been declared again. Raises `StoreUnavailable`."""
         queue = self._queues.find(kid)
+        if isinstance(queue, Member):
+            queue = None
         redeclared, reason = await self._redeclarer.resolve(kid, None if queue is None else queue.knowledge)
         if redeclared is Redeclared.FAILED:
             raise StoreUnavailable(reason)
         if redeclared is Redeclared.DELETED:
-            queue = self._queues[kid]
+            queue = self._plain(kid)
             if not queue.is_met:
                 self._queues.meet(queue)  # so that the deletion is remembered
         if redeclared is not Redeclared.DECLARED and queue is not None and queue.is_met:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from time import monotonic
 
-from limiter_node.store.batch import KeyQueue
 from limiter_node.store.decisions.queues import KeyQueues
+from limiter_node.store.key_queue import KeyQueue
 from limiter_node.store.keyspace import limits_key
 from limiter_node.store.scripts import load_script
 from limiter_node.store.values import unpack_limits

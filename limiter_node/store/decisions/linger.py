@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from limiter_node.store.batch import KeyQueue
+from limiter_node.store.batch import SendQueue
 from limiter_node.telemetry import BatchSizes
 
 LINGER_S = 0.075
@@ -26,9 +26,9 @@ class LingeringSettles:
     `batch_sizes` shows how busy the node is.
     """
 
-    def __init__(self, release: Callable[[KeyQueue], None], batch_sizes: BatchSizes) -> None:
+    def __init__(self, release: Callable[[SendQueue], None], batch_sizes: BatchSizes) -> None:
         self._release, self._batch_sizes = release, batch_sizes
-        self._keys: deque[tuple[float, KeyQueue]] = deque()
+        self._keys: deque[tuple[float, SendQueue]] = deque()
         self._operations = 0
         self.is_busy = False
         """Whether settles may linger at all."""
@@ -42,12 +42,12 @@ class LingeringSettles:
         self.is_busy = operations - self._operations >= _BUSY_OPERATIONS
         self._operations = operations
 
-    def add(self, queue: KeyQueue, input_tokens: int, output_tokens: int, now_s: float) -> bool:
+    def add(self, queue: SendQueue, input_tokens: int, output_tokens: int, now_s: float) -> bool:
         """Let a settle that was put into `queue` linger, if it may. Return whether it does."""
         if input_tokens < 0 or output_tokens < 0:
             return False  # it charges, which must not wait
         queue.lingering_tokens += input_tokens + output_tokens
-        if queue.lingering_tokens << _SHARE_BITS > queue.knowledge.tokens_left():
+        if queue.lingering_tokens << _SHARE_BITS > queue.tokens_left():
             return False
         if not queue.is_lingering:
             queue.is_lingering = True

@@ -9,7 +9,6 @@ import asyncio
 import logging
 
 from limiter_node.limits import bucket_life_ms
-from limiter_node.store import codec
 from limiter_node.store.batch import Batch
 from limiter_node.store.decisions.reconciliation import Reconciliation
 from limiter_node.store.unsent_charges import UnsentCharges
@@ -38,16 +37,12 @@ class Losses:
         """
         queue = batch.queue
         self._reconciliation.on_not_run(batch)
-        recharged, lost = queue.knowledge.lose(recorded, queue.charges or ())
+        recharged = queue.lose(recorded)
         for charge in recharged:
             self._charges.add(queue, charge)
-        # Settles of a lost cell are dropped: the charge that counts the cell again is already less by them. Settles of
-        # other cells are still sent.
-        cell_of = queue.knowledge.own.cell_of
-        queue.settles = [each for each in queue.settles if cell_of(codec.settled_bucket(each)) not in lost]
         if recharged:
             self.recharged += 1
-            self._loop.call_later(self._window_s, queue.knowledge.forget_recharges)  # many, of use for one window
+            self._loop.call_later(self._window_s, queue.forget_recharges)  # many, of use for one window
             self._log()
 
     def _log(self) -> None:

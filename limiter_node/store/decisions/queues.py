@@ -14,7 +14,9 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from limiter_node.limits import bucket_life_ms
-from limiter_node.store.batch import KeyQueue
+from limiter_node.store.accounts.queue import Member
+from limiter_node.store.batch import SendQueue
+from limiter_node.store.key_queue import KeyQueue
 from limiter_node.store.keyspace import decision_keys, slot_of
 from limiter_node.store.knowledge import KeyKnowledge
 from limiter_node.store.scripts import Script
@@ -25,7 +27,7 @@ _LOOKED_AT = 64
 """The number of least recently used keys to check when a new one is met."""
 
 
-class KeyQueues(OrderedDict[str, KeyQueue]):
+class KeyQueues(OrderedDict[str, "KeyQueue | Member"]):
     """The met keys by `kid`, the least recently used first; looking one up with ``[]`` makes the queue of any key.
 
     `incarnation` is this process's name in the store's records.
@@ -51,7 +53,13 @@ class KeyQueues(OrderedDict[str, KeyQueue]):
             queue = self.unmet[kid] = KeyQueue(kid, target, KeyKnowledge(self._window_buckets))
         return queue
 
-    def find(self, kid: str) -> KeyQueue | None:
+    def meet_member(self, member: Member) -> None:
+        """Keep a key of an account from now on."""
+        self.unmet.pop(member.kid, None)
+        self[member.kid] = member
+        self._make_room()
+
+    def find(self, kid: str) -> KeyQueue | Member | None:
         """Return the queue of a key if there is one."""
         return self.get(kid) or self.unmet.get(kid)
 
@@ -70,16 +78,16 @@ class KeyQueues(OrderedDict[str, KeyQueue]):
             kid, queue = next(iter(self.items()))
             if not queue.is_idle:
                 self.move_to_end(kid)
-            elif len(self) > MOST_OF_ALL or queue.knowledge.heard_s_ago() > self._window_s:
+            elif len(self) > MOST_OF_ALL or queue.heard_s_ago() > self._window_s:
                 del self[kid]
             else:
                 break  # this node may have used up the key's limit, and that of all keys used later
 
-    def drop_unmet(self, queue: KeyQueue) -> None:
+    def drop_unmet(self, queue: SendQueue) -> None:
         """Forget an unmet key once nothing of it waits."""
         if not queue.is_met and queue.is_idle:
             self.unmet.pop(queue.kid, None)
 
     def knows_any(self) -> bool:
         """Whether some key can be decided without the store."""
-        return any(queue.knowledge.exists for queue in self.values())
+        return any(queue.exists for queue in self.values())

@@ -6,14 +6,17 @@ If the store can't be asked, a policy returns the usage that the node knows.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from limiter_node.decisions import Usage
 from limiter_node.errors import StoreUnavailable
-from limiter_node.store.batch import KeyQueue, Peek
+from limiter_node.store.accounts.accounts import Accounts
+from limiter_node.store.accounts.queue import Member
+from limiter_node.store.batch import Asker, SendQueue
 from limiter_node.store.decisions.first import FirstDecisions
 from limiter_node.store.decisions.queues import KeyQueues
 from limiter_node.store.decisions.redeclare import Redeclared, Redeclarer
+from limiter_node.store.key_queue import KeyQueue, Peek
 from limiter_node.store.keyspace import decision_keys, slot_of
 from limiter_node.store.outage.outage import Outage
 from limiter_node.store.scripts import load_script
@@ -22,8 +25,16 @@ from limiter_node.store.wire.script_target import ScriptTarget
 from limiter_node.store.wire.topology import Topology
 
 
+class _OtherForm(Exception):
+    """Raised when a key that the node knew as a plain one is an account's now."""
+
+
 class StoreReader:
-    """Read the store for one node. `flush` sends what waits of a key, so that a read follows it on its connection."""
+    """Read the store for one node.
+
+    `find` looks for a key that the node hasn't met. `flush` sends what waits of a key, so that a read follows it on its
+    connection.
+    """
 
     def __init__(
         self,
@@ -32,34 +43,51 @@ class StoreReader:
         queues: KeyQueues,
         outage: Outage,
         redeclarer: Redeclarer,
+        accounts: Accounts,
         *,
-        flush: Callable[[KeyQueue], None],
+        find: Callable[[str], Awaitable[bool]],
+        flush: Callable[[SendQueue], None],
         timeout_s: float,
         window_buckets: int,
     ) -> None:
         self._topology, self._router, self._queues = topology, router, queues
-        self._outage, self._redeclarer = outage, redeclarer
-        self._flush, self._timeout_s, self._window_buckets = flush, timeout_s, window_buckets
+        self._outage, self._redeclarer, self._accounts = outage, redeclarer, accounts
+        self._find, self._flush, self._timeout_s, self._window_buckets = find, flush, timeout_s, window_buckets
         self._script = load_script("peek")
         self._first = FirstDecisions(topology, load_script("decide"), timeout_s)
 
-    async def peek(self, kid: str) -> Usage | None:
+    async def peek(self, kid: str, models: tuple[str, ...] | None = None) -> Usage | None:
         """See `Decider.peek`."""
+        try:
+            return await self._peek_now(kid, models)
+        except _OtherForm:
+            self._queues.pop(kid, None)
+            return await self._peek_now(kid, models)
+
+    async def _peek_now(self, kid: str, models: tuple[str, ...] | None) -> Usage | None:
         queue = self._queues.find(kid)
         try:
+            if queue is None:
+                if not await self._find(kid):
+                    return None
+                queue = self._queues.find(kid)
             if queue is not None:
-                if self._outage.is_on and self._outage.cuts_off(queue):
+                if self._outage.is_on and self._outage.cuts_off(queue.sender):
                     raise StoreUnavailable("the key's shard is cut off")
-                self._flush(queue)
+                self._flush(queue.sender)
             async with asyncio.timeout(self._timeout_s):
+                if isinstance(queue, Member):
+                    return await self._accounts.peek(queue, models)
                 usage = await self._peek_store(kid)
                 return usage if usage is not None else await self._peek_missing(kid)
         except TimeoutError:
             return self._known_usage(queue, StoreUnavailable("the store did not reply in time"))
         except StoreUnavailable as error:
+            if str(error).startswith("WRONGTYPE") and isinstance(queue, KeyQueue):
+                raise _OtherForm from None
             return self._known_usage(queue, error)
 
-    def _known_usage(self, queue: KeyQueue | None, error: StoreUnavailable) -> Usage | None:
+    def _known_usage(self, queue: Asker | None, error: StoreUnavailable) -> Usage | None:
         """Return the policy's usage of a key. Raises `error` if the policy knows none."""
         usage = None if queue is None else self._outage.usage(queue)
         if usage is None:
@@ -69,6 +97,7 @@ class StoreReader:
     async def _peek_missing(self, kid: str) -> Usage | None:
         """Read a key that isn't in the store, unless the store has lost it: then it is declared again."""
         queue = self._queues.find(kid)
+        assert not isinstance(queue, Member)
         redeclared, reason = await self._redeclarer.resolve(kid, None if queue is None else queue.knowledge)
         if redeclared is Redeclared.DECLARED:
             return await self._peek_store(kid)
@@ -76,6 +105,7 @@ class StoreReader:
             raise StoreUnavailable(reason)
         if redeclared is Redeclared.DELETED:
             queue = self._queues[kid]
+            assert isinstance(queue, KeyQueue)
             if not queue.is_met:
                 self._queues.meet(queue)
         if queue is not None and queue.is_met:

@@ -9,13 +9,16 @@ from __future__ import annotations
 import asyncio
 
 from limiter_node.decisions import Receipt
-from limiter_node.limits import Amounts
-from limiter_node.store.batch import KeyQueue
+from limiter_node.limits import BUCKET_MS, Amounts
+from limiter_node.store.accounts.charges import PathCharge, PathReceipt, PathSettle
+from limiter_node.store.accounts.queue import AccountQueue, Member
+from limiter_node.store.batch import SendQueue
 from limiter_node.store.charges import Charge
 from limiter_node.store.codec import pack_settle
 from limiter_node.store.decisions.linger import LingeringSettles
 from limiter_node.store.decisions.queues import KeyQueues
 from limiter_node.store.decisions.schedule import Schedule
+from limiter_node.store.key_queue import KeyQueue
 from limiter_node.store.unsent_charges import UnsentCharges
 
 
@@ -31,18 +34,30 @@ class Receipts:
 
         The tokens join the key's next batch, or start one.
         """
+        if isinstance(receipt, PathReceipt | PathCharge):
+            self._take_back_path(receipt, Amounts(0, input_tokens, output_tokens))
+            return
         queue = self._queues[kid]
+        if isinstance(queue, Member):
+            if (adopted := queue.adopted(receipt)) is not None:
+                self._take_back_path(adopted, Amounts(0, input_tokens, output_tokens))
+            return
         knowledge = queue.knowledge
-        if receipt.__class__ is int and knowledge.recharges is None:  # usually: counted by the store, and never lost
+        if knowledge.recharges is None and receipt.__class__ is int:  # usually: counted by the store, and never lost
             knowledge.own.give_back(receipt, input_tokens, output_tokens)
             self.settle(queue, receipt, input_tokens, output_tokens)
         else:
             self.take_back(queue, receipt, input_tokens, output_tokens)
 
     def take_back(
-        self, queue: KeyQueue, receipt: Receipt, input_tokens: int, output_tokens: int, requests: int = 0
+        self, queue: SendQueue, receipt: Receipt, input_tokens: int, output_tokens: int, requests: int = 0
     ) -> None:
         """Give back where the receipt is counted now, including `requests` whose callers were refused."""
+        if isinstance(receipt, PathReceipt | PathCharge):
+            self._take_back_path(receipt, Amounts(requests, input_tokens, output_tokens))
+            return
+        if not isinstance(queue, KeyQueue):  # a plain key has become an account's since
+            return
         charge = receipt if isinstance(receipt, Charge) else None
         bucket = receipt if isinstance(receipt, int) else charge.bucket if charge is not None else 0
         knowledge = queue.knowledge
@@ -52,22 +67,63 @@ class Receipts:
         if charge is None:
             self.settle(queue, bucket, input_tokens, output_tokens, requests)
         elif charge.give_back(input_tokens, output_tokens, requests):
-            self.settle(queue, charge.counted_in, input_tokens, output_tokens, requests)
+            self.settle(queue, charge.receipt, input_tokens, output_tokens, requests)
         else:
             self._queues.drop_unmet(queue)
 
-    def settle(self, queue: KeyQueue, bucket: int, input_tokens: int, output_tokens: int, requests: int = 0) -> None:
-        """Give back in the store, after the node's own window has; negative numbers charge."""
+    def _take_back_path(self, receipt: PathReceipt | PathCharge, amounts: Amounts) -> None:
+        """Do the same for a request of an account's key."""
+        account, kid, windows = receipt.account, receipt.kid, receipt.windows
+        assert isinstance(account, AccountQueue)
+        requests, input_tokens, output_tokens = amounts
+        counted = receipt.receipt if isinstance(receipt, PathCharge) else receipt
+        assert isinstance(counted, PathReceipt)
+        tick = receipt.bucket if isinstance(receipt, PathCharge) else receipt.time_ms // BUCKET_MS
+        account.knowledge.give_back(kid, windows, tick, amounts)
+        if isinstance(receipt, PathCharge) and not receipt.give_back(input_tokens, output_tokens, requests):
+            return
+        kept = []
+        for window in windows:  # after a loss, each window has a charge of its own
+            recharged = account.knowledge.recharged(kid, window, tick)
+            if recharged is None:
+                kept.append(window)
+            elif recharged.give_back(input_tokens, output_tokens, requests):
+                self.settle(account, recharged.receipt, input_tokens, output_tokens, requests)
+        if len(kept) < len(windows):
+            counted = counted._replace(windows=tuple(kept))
+        if kept:
+            self.settle(account, counted, input_tokens, output_tokens, requests)
+
+    def settle(
+        self, queue: SendQueue, receipt: Receipt, input_tokens: int, output_tokens: int, requests: int = 0
+    ) -> None:
+        """Give back what the store has counted, after the node's own window has; negative numbers charge."""
         if input_tokens < 0 or output_tokens < 0:
             # A charge, as for usage admitted elsewhere: if the store loses it, the node notices and charges again.
-            self._charges.add(queue, Charge(bucket, Amounts(0, max(-input_tokens, 0), max(-output_tokens, 0))))
+            self._charges.add(queue, _charge(receipt, Amounts(0, max(-input_tokens, 0), max(-output_tokens, 0))))
             input_tokens, output_tokens = max(input_tokens, 0), max(output_tokens, 0)
             if not (input_tokens or output_tokens or requests):
                 if queue.in_flight is None and not queue.is_scheduled:
                     self._schedule(queue)
                 return
-        queue.settles.append(pack_settle(bucket, input_tokens, output_tokens, requests))
+        if receipt.__class__ is int:
+            assert isinstance(queue, KeyQueue)
+            queue.settles.append(pack_settle(receipt, input_tokens, output_tokens, requests))
+        else:
+            assert isinstance(queue, AccountQueue)
+            assert isinstance(receipt, PathReceipt)
+            amounts = Amounts(requests, input_tokens, output_tokens)
+            queue.settles.append(PathSettle(receipt.kid, receipt.windows, receipt.time_ms, amounts))
         if queue.in_flight is None and not queue.is_scheduled:
             if self._linger.is_busy and self._linger.add(queue, input_tokens, output_tokens, self._loop.time()):
                 return
             self._schedule(queue)
+
+
+def _charge(receipt: Receipt, amounts: Amounts) -> Charge:
+    """Return a charge in the bucket, or the windows, of a receipt."""
+    if isinstance(receipt, PathReceipt):
+        account, kid, windows, time_ms = receipt
+        return PathCharge(account, kid, windows, time_ms // BUCKET_MS, amounts)
+    assert isinstance(receipt, int)
+    return Charge(receipt, amounts)

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 from limiter_node.decisions import Decision, Outcome
 from limiter_node.limits import BUCKET_MS, Amounts
-from limiter_node.store import codec
 from limiter_node.store.batch import Admit, Batch
 from limiter_node.store.charges import Charge
 from limiter_node.store.decisions.receipts import Receipts
@@ -59,12 +58,12 @@ class Reconciliation:
                 self._receipts.take_back(batch.queue, decision.receipt, input_tokens, output_tokens, requests)
         elif decision.outcome is Outcome.ADMITTED:
             bucket = decision.time_ms // BUCKET_MS
-            if bucket - charge.bucket <= self._window_buckets:
+            if not charge.has_left(bucket, self._window_buckets):
                 self._on_counted(batch, charge, bucket, decision.need)
             else:
                 charge.drop()
                 requests, input_tokens, output_tokens = decision.need
-                self._receipts.settle(batch.queue, bucket, input_tokens, output_tokens, requests)
+                self._receipts.settle(batch.queue, decision.receipt, input_tokens, output_tokens, requests)
         elif decision.outcome is Outcome.UNKNOWN_KEY:
             charge.drop()
         else:
@@ -75,24 +74,25 @@ class Reconciliation:
         queue = batch.queue
         if batch.charges:
             self._charges.put_back(queue, [charge for charge, _ in batch.charges])
-        queue.settles[:0] = batch.settles
         unsent = []
         for admit in batch.admits:
             if admit.charge is not None:
                 self._charges.add(queue, admit.charge)
             elif not admit.future.done():
                 unsent.append(admit)
-        queue.admits[:0] = unsent
+        queue.put_back(batch, unsent)
+
+    def on_not_counted(self, batch: Batch, charge: Charge) -> None:
+        """Take the charge of a request that a policy admitted, and that the store has left undecided."""
+        self._charges.add(batch.queue, charge)
 
     def on_refused(self, batch: Batch, reason: str) -> None:
         """Decide the requests of a batch that the store refuses to run; send the rest of it again later."""
         queue = batch.queue
         self.on_not_run(batch)
         self._outage.decide_unsent(queue, reason)
-        if (known := queue.knowledge.known()) is not None:
-            oldest = known.now_ms // BUCKET_MS - self._window_buckets
-            queue.settles = [each for each in queue.settles if codec.settled_bucket(each) >= oldest]
-        if queue.settles or queue.charges:
+        queue.forget(self._window_buckets)
+        if queue.has_settles or queue.charges:
             self._outage.hold(queue, _REFUSED_AGAIN_S)
 
     def on_given_up(self, batch: Batch, reason: str) -> None:
@@ -107,7 +107,7 @@ class Reconciliation:
 
     def _on_counted(self, batch: Batch, charge: Charge, bucket: int, amounts: Amounts) -> None:
         """Note that the store has counted a charge, or the request that it stands for, in `bucket`."""
-        batch.queue.knowledge.own.mark_counted(charge.since, charge.bucket, batch.number)
+        batch.queue.mark_counted(charge, batch.number)
         requests, input_tokens, output_tokens = charge.mark_counted(bucket, amounts)
         if requests or input_tokens or output_tokens:
-            self._receipts.settle(batch.queue, bucket, input_tokens, output_tokens, requests)
+            self._receipts.settle(batch.queue, charge.receipt, input_tokens, output_tokens, requests)

@@ -8,35 +8,37 @@ were decided too late or never, `store.decisions.redeclare` keys that the store 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from time import monotonic
 
 from limiter_node.decisions import UNKNOWN_KEY as UNKNOWN_KEY_DECISION
 from limiter_node.decisions import Decision, Outcome
-from limiter_node.errors import StoreUnavailable
 from limiter_node.store import codec
 from limiter_node.store.batch import Batch
 from limiter_node.store.codec import REPLAYED, UnreadableReply
+from limiter_node.store.decisions.batch_ends import BatchEnds
 from limiter_node.store.decisions.limits_while_moving import LimitsWhileMoving
 from limiter_node.store.decisions.losses import Losses
 from limiter_node.store.decisions.queues import KeyQueues
 from limiter_node.store.decisions.reconciliation import Reconciliation
 from limiter_node.store.decisions.redeclare import Redeclared, Redeclarer
+from limiter_node.store.key_queue import KeyBatch, KeyQueue
 from limiter_node.store.wire.routing_and_retries import Router
 from limiter_node.telemetry import Telemetry
-
-log = logging.getLogger(__name__)
 
 ADMITTED = Outcome.ADMITTED  # enum look-ups aren't free
 NO_DECISIONS: Sequence[Decision] = ()
 
 
-class Replies:
-    """A `BatchOwner` for one node. `on_ended` is called with each batch that has ended.
+CheckForm = Callable[[Batch, Callable[[Callable[[Batch], None]], None], Callable[[], None]], None]
 
-    `due_s`: seconds from asking until a request's deadline.
+
+class Replies(BatchEnds):
+    """A `BatchOwner` of the batches of plain keys, for one node.
+
+    `due_s`: seconds from asking until a request's deadline. `on_ended`: see `BatchEnds`. `check_form`: called with a
+    batch that the store refused because of a value's type; see `moved_keys.MovedKeys.check_form`.
     """
 
     def __init__(
@@ -51,14 +53,12 @@ class Replies:
         window_buckets: int,
         due_s: float,
         on_ended: Callable[[Batch], None],
+        check_form: CheckForm,
     ) -> None:
-        self._router, self._queues, self._reconciliation = router, queues, reconciliation
+        super().__init__(reconciliation, telemetry, due_s=due_s, on_ended=on_ended)
+        self._router, self._queues = router, queues
         self._losses, self._redeclarer, self._lookups = losses, redeclarer, LimitsWhileMoving(router, queues)
-        self._decision_counts, self._waited = telemetry.decisions.counts, telemetry.decision_latency.note
-        self.window_buckets = window_buckets
-        self._due_s, self._on_ended = due_s, on_ended
-        self.failed = 0
-        """Batches that were given up."""
+        self._window_buckets, self._check_form = window_buckets, check_form
 
     # ---- BatchOwner ------------------------------------------------------------------------------------------------
 
@@ -71,7 +71,7 @@ class Replies:
         recorded, decisions = 0, NO_DECISIONS
         if admits or batch.charges:
             needs = [admit.need for admit in admits]
-            recorded, decisions = codec.unpack_decisions(reply, len(batch.operations), needs, self.window_buckets)
+            recorded, decisions = codec.unpack_decisions(reply, batch.size, needs, self._window_buckets)
             # What is counted is recorded, and no batch is recorded before it is sent.
             number = batch.number
             if recorded != number and (recorded > number or any(each[0] is ADMITTED for each in decisions)):
@@ -90,58 +90,38 @@ class Replies:
 
     def on_batch_refused(self, batch: Batch, reason: str) -> None:
         """See `BatchOwner`."""
-        self._end(batch, self._reconciliation.on_refused, reason)
-
-    def on_batch_failed(self, batch: Batch, reason: str) -> None:
-        """See `BatchOwner`."""
-        self._end(batch, self._give_up, reason)
+        if reason.startswith("WRONGTYPE"):  # the key is an account's now, or one of its values is damaged
+            is_moved, is_damaged = partial(self._end, batch), partial(super().on_batch_refused, batch, reason)
+            self._check_form(batch, is_moved, is_damaged)
+        else:
+            super().on_batch_refused(batch, reason)
 
     def on_batch_held_up(self, batch: Batch) -> None:
         """See `BatchOwner`."""
-        if batch.admits and not batch.queue.knowledge.exists:
-            self._lookups.look_up(batch.queue)
-
-    # ---- the end of a batch: what goes wrong in one must keep nothing else from ending -------------------------------
-
-    def _end(self, batch: Batch, finish: Callable[..., None], *arguments: object) -> None:
-        """End a batch by ``finish(batch, *arguments)``."""
-        try:
-            finish(batch, *arguments)
-        except Exception:
-            self._end_badly(batch)
-        finally:
-            self._on_ended(batch)
+        queue = batch.queue
+        assert isinstance(queue, KeyQueue)
+        if batch.admits and not queue.knowledge.exists:
+            self._lookups.look_up(queue)
 
     def _on_decided(self, batch: Batch, reply: bytes, recorded: int, decisions: Sequence[Decision]) -> None:
         queue, noted, heard_s = batch.queue, decisions, monotonic()
+        assert isinstance(batch, KeyBatch)
+        assert isinstance(queue, KeyQueue)
         if batch.was_cut_off:  # what was admitted without the store is already in the node's own window
             noted = [each for admit, each in zip(batch.admits, decisions, strict=True) if admit.charge is None]
         queue.knowledge.learn(reply, batch, heard_s, recorded, noted)
         if not queue.is_met:
             self._queues.meet(queue)
         if batch.charges:
-            self._reconciliation.on_charged(batch, codec.unpack_reply(reply, len(batch.operations)).time_ms)
-        counts, waited, asked_to_now_s = self._decision_counts, self._waited, heard_s + self._due_s
-        for admit, decision in zip(batch.admits, decisions, strict=True):
-            if not admit.future.done():
-                admit.future.set_result(decision)
-                counts[4 * decision[0] + decision[1] + 1] += 1
-                waited(asked_to_now_s - admit.deadline_s)
-            else:
-                self._reconciliation.on_late_verdict(batch, admit, decision)
-
-    @staticmethod
-    def _end_badly(batch: Batch) -> None:
-        log.exception("failed to end batch %d", batch.number, extra={"event": "batch_failed"})
-        for admit in batch.admits:
-            if not admit.future.done():
-                admit.future.set_exception(StoreUnavailable("the node failed to read the store's reply"))
+            self._reconciliation.on_charged(batch, codec.unpack_reply(reply, batch.size).time_ms)
+        self._deliver(batch, batch.admits, decisions, heard_s)
 
     def _on_not_decided(self, batch: Batch, reply: codec.BatchReply) -> None:
         if reply.state == codec.LOST:
             self._end(batch, self._losses.on_loss, reply.recorded)
         elif reply.state == codec.UNKNOWN_KEY:
             queue = batch.queue
+            assert isinstance(queue, KeyQueue)
             if batch.was_redeclared:  # lost again, which doesn't say whether the key exists
                 self._end(batch, self._reconciliation.on_refused, "the store has lost the key again")
             elif self._redeclarer.begin(queue.kid, queue.knowledge, partial(self._on_redeclared, batch)):
@@ -149,10 +129,7 @@ class Replies:
             else:
                 self._end(batch, self._on_unknown_key)
         else:
-            # The record holds a later batch of this process, though only one is ever in flight.
-            kid, event = batch.queue.kid[:12], {"event": "batch_lost", "key": batch.queue.kid[:12]}
-            log.error("batch %d of key %s is older than the store's record", batch.number, kid, extra=event)
-            self._end(batch, self._give_up, "the store has lost track of this node's batches")
+            self._lost_track(batch)
 
     def _on_redeclared(self, batch: Batch, result: Redeclared, reason: str) -> None:
         if result is Redeclared.DECLARED:
@@ -161,13 +138,16 @@ class Replies:
         elif result is Redeclared.FAILED:
             self._end(batch, self._reconciliation.on_refused, reason)
         else:
-            if result is Redeclared.DELETED and not batch.queue.is_met:
-                self._queues.meet(batch.queue)  # so that the deletion is remembered
+            queue = batch.queue
+            assert isinstance(queue, KeyQueue)
+            if result is Redeclared.DELETED and not queue.is_met:
+                self._queues.meet(queue)  # so that the deletion is remembered
             self._end(batch, self._on_unknown_key)
 
     def _on_unknown_key(self, batch: Batch) -> None:
         """Decide that the key is unknown: it is not in the store, and this node may not declare it."""
         queue = batch.queue
+        assert isinstance(queue, KeyQueue)
         if queue.is_met:
             queue.knowledge.forget()
         for charge, _ in batch.charges:
@@ -175,16 +155,6 @@ class Replies:
         for admit in batch.admits:
             if not admit.future.done():
                 admit.future.set_result(UNKNOWN_KEY_DECISION)
-                self._decision_counts[4 * UNKNOWN_KEY_DECISION.outcome] += 1
+                self._count_decision(UNKNOWN_KEY_DECISION.outcome)
             else:
                 self._reconciliation.on_late_verdict(batch, admit, UNKNOWN_KEY_DECISION)
-
-    def _give_up(self, batch: Batch, reason: str) -> None:
-        self.failed += 1
-        others = len(batch.operations) - len(batch.admits)
-        if others:
-            kid, event = batch.queue.kid[:12], {"event": "settles_lost", "operations": others}
-            log.warning(
-                "%d settles and charges of key %s were lost: %s", others, kid, reason, extra={**event, "key": kid}
-            )
-        self._reconciliation.on_given_up(batch, reason)

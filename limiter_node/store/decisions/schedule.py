@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from limiter_node.store.batch import KeyQueue
+from limiter_node.store.batch import SendQueue
 
 
 class Schedule:
@@ -19,11 +19,11 @@ class Schedule:
     def __init__(self, send: Callable[[], None]) -> None:
         self._loop = asyncio.get_running_loop()
         self._send = send
-        self.queues: list[KeyQueue] = []
+        self.queues: list[SendQueue] = []
         self.quiet = asyncio.Event()
         self.quiet.set()
 
-    def add(self, queue: KeyQueue) -> None:
+    def add(self, queue: SendQueue) -> None:
         """Schedule a key, which must have no batch in flight and not be scheduled."""
         queue.is_scheduled = True
         if not self.queues:
@@ -31,7 +31,7 @@ class Schedule:
             self.quiet.clear()
         self.queues.append(queue)
 
-    def release(self, queue: KeyQueue) -> None:
+    def release(self, queue: SendQueue) -> None:
         """Schedule a key if it has settles or charges that could be sent now."""
-        if (queue.settles or queue.charges) and queue.in_flight is None and not queue.is_scheduled:
+        if (queue.has_settles or queue.charges) and queue.in_flight is None and not queue.is_scheduled:
             self.add(queue)

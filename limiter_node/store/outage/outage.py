@@ -20,8 +20,7 @@ from limiter_node.decisions import Decision, Need, Outcome, Usage
 from limiter_node.errors import StoreUnavailable
 from limiter_node.limiter.fallback import Fallback
 from limiter_node.limits import BUCKET_MS
-from limiter_node.store.batch import Admit, Batch, KeyQueue
-from limiter_node.store.charges import Charge
+from limiter_node.store.batch import Admit, Asker, Batch, SendQueue
 from limiter_node.store.outage.shards import Shards
 from limiter_node.store.pending import PendingAdmits
 from limiter_node.store.unsent_charges import UnsentCharges
@@ -59,7 +58,7 @@ class Outage:
         self._latency, self._due_s, self._start_sweeping = telemetry.decision_latency, due_s, start_sweeping
         self.shards = Shards(topology, budget_s, fallback.name if fallback else "closed", self._on_shard_back)
         self._overdue: dict[Batch, None] = {}
-        self._held: dict[KeyQueue, float] = {}
+        self._held: dict[SendQueue, float] = {}
         self.is_on = False
         self.counts: Counter[str] = Counter()
         """Requests decided without the store: "admitted", "rejected", "refused"."""
@@ -67,20 +66,19 @@ class Outage:
 
     # ---- requests --------------------------------------------------------------------------------------------------
 
-    def usage(self, queue: KeyQueue) -> Usage | None:
+    def usage(self, queue: Asker) -> Usage | None:
         """Return the policy's usage of a key; None if there is no policy, or the key isn't known."""
-        known = queue.knowledge.known()
-        return None if self._fallback is None or known is None else self._fallback.usage(known)
+        return None if self._fallback is None else queue.usage_alone(self._fallback)
 
-    def cuts_off(self, queue: KeyQueue) -> bool:
-        """Whether the store isn't asked about this key now."""
+    def cuts_off(self, queue: SendQueue) -> bool:
+        """Whether the store isn't asked about this key or account now."""
         return queue.in_flight in self._overdue or self.shards.is_open(queue.target.slot)
 
     def cuts_off_slot(self, slot: int) -> bool:
         """Whether the shard of `slot` is cut off."""
         return self.is_on and self.shards.is_open(slot)
 
-    def decide(self, queue: KeyQueue, need: Need, reason: str = "the key's shard is cut off") -> Decision:
+    def decide(self, queue: Asker, need: Need, reason: str = "the key's shard is cut off") -> Decision:
         """Decide a request that is never sent.
 
         Raises:
@@ -89,9 +87,10 @@ class Outage:
         decision, bucket = self._ask_policy(queue, need, reason)
         if decision.outcome is not Outcome.ADMITTED:
             return decision
-        charge = self._charges.charge(queue, bucket, decision.need, decision.time_ms // BUCKET_MS)
+        charge = queue.new_charge(need, decision, bucket)
+        charge = self._charges.charge(queue.sender, charge, decision.time_ms // BUCKET_MS)
         if self.is_on:
-            self.hold(queue)
+            self.hold(queue.sender)
         return decision._replace(receipt=charge)
 
     def decide_pending(self, admit: Admit, reason: str, *, is_sent: bool) -> None:
@@ -102,7 +101,7 @@ class Outage:
             if is_sent:
                 decision, bucket = self._ask_policy(admit.queue, admit.need, reason)
                 if decision.outcome is Outcome.ADMITTED:
-                    admit.charge = Charge(bucket, decision.need)
+                    admit.charge = admit.queue.new_charge(admit.need, decision, bucket)
                     decision = decision._replace(receipt=admit.charge)
             else:
                 decision = self.decide(admit.queue, admit.need, reason)
@@ -112,10 +111,9 @@ class Outage:
             admit.future.set_result(decision)
             self._latency.note(monotonic() + self._due_s - admit.deadline_s)
 
-    def decide_unsent(self, queue: KeyQueue, reason: str) -> None:
-        """Decide the requests of a key that wait to be sent."""
-        unsent, queue.admits = queue.admits, []
-        for admit in unsent:
+    def decide_unsent(self, queue: SendQueue, reason: str) -> None:
+        """Decide the requests that wait in `queue` to be sent."""
+        for admit in queue.take_unsent():
             self.decide_pending(admit, reason, is_sent=False)
 
     def note_refused(self) -> None:
@@ -127,15 +125,14 @@ class Outage:
         """Whether a policy decides; without one, requests are refused."""
         return self._fallback is not None
 
-    def _ask_policy(self, queue: KeyQueue, need: Need, reason: str) -> tuple[Decision, int]:
+    def _ask_policy(self, queue: Asker, need: Need, reason: str) -> tuple[Decision, int]:
         """Return the policy's decision, and the bucket of the admission."""
-        known = queue.knowledge.known()  # None, too, if the store's last reply was that there is no such key
-        if self._fallback is None or known is None:
+        decided = None if self._fallback is None else queue.decide_alone(self._fallback, need)
+        if decided is None:
             self.note_refused()
             raise StoreUnavailable(reason)
-        decision = self._fallback.decide(known, need)
-        self.counts["admitted" if decision.outcome is Outcome.ADMITTED else "rejected"] += 1
-        return decision, known.latest_ms // BUCKET_MS
+        self.counts["admitted" if decided[0].outcome is Outcome.ADMITTED else "rejected"] += 1
+        return decided
 
     # ---- batches and reads -----------------------------------------------------------------------------------------
 
@@ -157,7 +154,7 @@ class Outage:
         if self._overdue.pop(batch, batch) is None:
             self._note_state()
 
-    def cut_off(self, queue: KeyQueue) -> None:
+    def cut_off(self, queue: SendQueue) -> None:
         """Decide all requests of a key that is cut off; its settles and charges wait for its shard."""
         reason = "the store did not reply in time"
         if queue.in_flight is not None:
@@ -165,7 +162,7 @@ class Outage:
             for admit in queue.in_flight.admits:
                 self.decide_pending(admit, reason, is_sent=True)
         self.decide_unsent(queue, reason)
-        if queue.settles or queue.charges:
+        if queue.has_settles or queue.charges:
             self.hold(queue)
 
     def _blame_shard_of(self, call: RoutedCall) -> None:
@@ -173,17 +170,17 @@ class Outage:
         if not call.tries or call.trouble or not self.shards.answers(call.target.slot):
             self.shards.open_breaker(call.target.slot, call.trouble or "no decision in time")
         for admit in self._pending.unanswered():
-            if not admit.future.done() and self.cuts_off(admit.queue):
-                self.cut_off(admit.queue)
+            if not admit.future.done() and self.cuts_off(admit.queue.sender):
+                self.cut_off(admit.queue.sender)
 
     # ---- the way back ----------------------------------------------------------------------------------------------
 
-    def hold(self, queue: KeyQueue, seconds: float = 0.0) -> None:
+    def hold(self, queue: SendQueue, seconds: float = 0.0) -> None:
         """Keep a key's settles and charges until its shard is back, and for at least `seconds`."""
         self._held[queue] = self._loop.time() + seconds
         self._start_sweeping()
 
-    def holds(self, queue: KeyQueue) -> bool:
+    def holds(self, queue: SendQueue) -> bool:
         """Whether settles or charges of this key wait for its shard."""
         return queue in self._held
 
@@ -192,7 +189,7 @@ class Outage:
         """Whether any key waits for a shard."""
         return bool(self._held)
 
-    def tick(self) -> list[KeyQueue]:
+    def tick(self) -> list[SendQueue]:
         """Probe the shards that are cut off; return some keys that need not wait any longer, to be sent."""
         self.shards.tick()
         self._note_state()
@@ -202,8 +199,8 @@ class Outage:
             until_s = self._held.pop(queue)
             if until_s > now_s or (self.is_on and self.cuts_off(queue)):
                 self._held[queue] = until_s  # moves to the end of the queue
-                if queue.charges and (known := queue.knowledge.known()) is not None:
-                    self._charges.forget(queue, known.now_ms // BUCKET_MS)
+                if queue.charges and (now_bucket := queue.now_bucket()) is not None:
+                    self._charges.forget(queue, now_bucket)
             else:
                 released.append(queue)
         return released

@@ -32,6 +32,11 @@ class ServiceDrafter:
         found = self.services.find(model)
         return frozenset() if found is None else found.service.extra_fields
 
+    def model_names(self, model: str) -> tuple[str, ...]:
+        """Return the caller's name of a model, and its service's if that differs."""
+        found = self.services.find(model)
+        return (model,) if found is None or found.model == model else (model, found.model)
+
     def draft(self, request: LimitedRequest, body: bytes) -> Draft:
         """Return the draft of `request`.
 
@@ -42,4 +47,5 @@ class ServiceDrafter:
             raise UnknownModel(request.model)
         refuse_disguised(request, found.service.extra_fields)
         data, added, cap_field = outgoing_parts(request, body, found.service, found.model)
-        return Draft((outline_of(request, found.service), added, cap_field), data)
+        models = () if found.model == request.model else (request.model, found.model)
+        return Draft((outline_of(request, found.service), added, cap_field), data, models)

@@ -1,0 +1,85 @@
+"""The sections of accounts and their teams: ``[accounts.NAME]`` and ``[accounts.NAME.teams."TEAM"]``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from limiter_node.errors import ConfigError
+from limiter_node.keysfile.fields import (
+    Misdeclared,
+    check_fields,
+    check_output_reserve,
+    choice,
+    is_path_name,
+    section_of,
+    within,
+)
+from limiter_node.keysfile.limit_fields import LIMIT_FIELDS, PER_MINUTE, minute_amounts, read_windows
+from limiter_node.policy import AccountPolicy, Subject
+
+NAME_RULE: Final = "1 to 64 of the characters A-Z a-z 0-9 . _ -"
+
+_TEAM_FIELDS = (*LIMIT_FIELDS, "output_reserve")
+_ACCOUNT_FIELDS = (*_TEAM_FIELDS, "show", "key_defaults", "teams")
+_MAX_DEPTH = 4
+_DOTTED_ACCOUNT = 'an account with a dot must be in quotes, as [accounts."a.b"]'
+_NESTED_TEAM = 'a team below a team must be in quotes, as [accounts.NAME.teams."a/b"]'
+_check_show = choice("path", "own")
+
+
+def read_accounts(value: object) -> dict[str, AccountPolicy]:
+    """Return the accounts by name. Raises Misdeclared."""
+    if type(value) is not dict:
+        raise Misdeclared("accounts must be sections, as [accounts.NAME]", "accounts")
+    accounts = {}
+    for name, section in value.items():
+        if not is_path_name(name):
+            raise Misdeclared(f"the name of an account is {NAME_RULE}", "accounts", name)
+        try:
+            accounts[name] = _account(name, section_of(section))
+        except ConfigError as error:
+            raise within(f"account '{name}'", error, "accounts", name) from None
+    return accounts
+
+
+def _account(name: str, section: Mapping[str, Any]) -> AccountPolicy:
+    check_fields(section, _ACCOUNT_FIELDS, _DOTTED_ACCOUNT)
+    key_defaults = _key_defaults(section.get("key_defaults", {}))
+    show = _check_show("show", section.get("show", "path"))
+    subjects = (_subject("", section), *_teams(section.get("teams", {})))
+    return AccountPolicy(name, subjects, show, key_defaults)
+
+
+def _subject(name: str, section: Mapping[str, Any]) -> Subject:
+    return Subject(name, read_windows(section, {}), check_output_reserve(section))
+
+
+def _key_defaults(value: object) -> tuple[tuple[str, int], ...]:
+    try:
+        section = section_of(value)
+        check_fields(section, tuple(PER_MINUTE), "a table of single values")
+        amounts = minute_amounts(section)
+    except ConfigError as error:
+        raise within("key_defaults", error, "key_defaults") from None
+    return tuple((field, amount) for field, amount in amounts.items() if amount is not None)
+
+
+def _teams(value: object) -> list[Subject]:
+    if type(value) is not dict:
+        raise Misdeclared("teams must be sections, as [accounts.NAME.teams.TEAM]", "teams")
+    teams = []
+    for name, section in value.items():
+        parts = name.split("/")
+        if len(parts) > _MAX_DEPTH or not all(is_path_name(part) for part in parts):
+            raise Misdeclared(f"a team is up to {_MAX_DEPTH} names with a / between, each {NAME_RULE}", "teams", name)
+        try:
+            parent = "/".join(parts[:-1])
+            if parent and parent not in value:
+                raise Misdeclared(f"its parent '{parent}' must be declared, too")
+            content = section_of(section)
+            check_fields(content, _TEAM_FIELDS, _NESTED_TEAM)
+            teams.append(_subject(name, content))
+        except ConfigError as error:
+            raise within(f"team '{name}'", error, "teams", name) from None
+    return teams

@@ -1,0 +1,62 @@
+"""From a keys file to what it declares, or to one message that names the file, the line, the key and the field.
+
+Neighbours: the commands read files here, `store.admin.store_admin` puts the result into the store.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from limiter_node.declarations import Declarations
+from limiter_node.errors import ConfigError
+from limiter_node.keysfile.accounts import read_accounts
+from limiter_node.keysfile.fields import Misdeclared, unknown_section
+from limiter_node.keysfile.keys import KeyReader, read_defaults
+from limiter_node.tomllines import line_of
+
+_SECTIONS = ("defaults", "accounts", "keys")
+
+
+def read_keys(path: str | Path) -> Declarations:
+    """Return what a file declares. Raises ConfigError naming file, line, key (by name or digest) and field."""
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or 'cannot be read'}") from None
+    try:
+        text = content.decode("utf-8")
+        document = tomllib.loads(text)
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not a TOML file: it is not UTF-8 text") from None
+    except tomllib.TOMLDecodeError as error:
+        # Only the place: the parser's message on a key declared twice contains the key.
+        place = re.search(r"\((at [^()]*)\)\Z", str(error))
+        problem = (
+            "something is declared twice" if "twice" in str(error) or "overwrite" in str(error) else "syntax error"
+        )
+        raise ConfigError(f"{path}: {problem}{f' {place.group(1)}' if place else ''}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: its values are nested too deeply") from None
+    try:
+        return _read_document(document)
+    except Misdeclared as error:
+        line = line_of(text, error.place)
+        raise ConfigError(f"{path}{f', line {line}' if line else ''}: {error}") from None
+
+
+def _read_document(document: dict[str, Any]) -> Declarations:
+    for section in document:
+        if section not in _SECTIONS:
+            raise unknown_section(section, '[defaults], [accounts.NAME] and [keys."KEY"]')
+    defaults = read_defaults(document.get("defaults", {}))
+    accounts = read_accounts(document.get("accounts", {}))
+    sections = document.get("keys", {})
+    if type(sections) is not dict:
+        raise Misdeclared('keys must be sections, as [keys."KEY"]', "keys")
+    reader = KeyReader(defaults, accounts)
+    for declared, section in sections.items():
+        reader.read(declared, section)
+    return reader.result

@@ -1,0 +1,12 @@
+"""Accounts: keys, teams and models whose limits share a slot, so that one call of the script decides them all.
+
+``charges``       receipts, settles and charges that name the windows they belong to
+``codec``         a batch of an account and its reply, packed
+``knowledge``     what the node knows of an account's windows
+``batch``         the batches
+``queue``         the queue of an account, where its keys take turns
+``batch_making``  makes the next batch of what waits
+``verdicts``      from a reply to decisions
+``calls``         reads that count nothing
+``accounts``      all accounts of a node: meeting a key, making batches, reading usage
+"""

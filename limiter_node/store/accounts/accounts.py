@@ -1,0 +1,154 @@
+"""The accounts that a node deals with: how it meets their keys, makes their batches and reads their usage."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from time import monotonic
+from weakref import WeakValueDictionary
+
+from limiter_node.decisions import PathUsage, Usage
+from limiter_node.limits import Amounts
+from limiter_node.plans import Plan
+from limiter_node.store.accounts.batch import PathAdmits, PathBatch, Versions
+from limiter_node.store.accounts.batch_making import make_batch
+from limiter_node.store.accounts.calls import PathPeek, PathPeekReply, Policies, PolicyRead
+from limiter_node.store.accounts.codec import Layout
+from limiter_node.store.accounts.queue import AccountQueue, Member
+from limiter_node.store.accounts.verdicts import reset_ms
+from limiter_node.store.batch import BatchOwner
+from limiter_node.store.keyspace import member_key, policy_key, shared_key, slot_of
+from limiter_node.store.scripts import load_script
+from limiter_node.store.unsent_charges import UnsentCharges
+from limiter_node.store.wire.routing_and_retries import Router
+from limiter_node.store.wire.script_target import ScriptTarget
+
+_MOST_TARGETS = 10_000
+_MOST_TRIES = 3
+_NO_VERSION = bytes(8)
+_NOTHING = Amounts(0, 0, 0)
+
+
+class Accounts:
+    """Hold the accounts of one node; an account is kept as long as one of its keys or requests is."""
+
+    def __init__(self, router: Router, incarnation: bytes) -> None:
+        self._router, self._incarnation = router, incarnation
+        self._decide, self._peek, self._policy = (
+            load_script("decide_paths"),
+            load_script("peek_paths"),
+            load_script("policy"),
+        )
+        self._accounts: WeakValueDictionary[str, AccountQueue] = WeakValueDictionary()
+        self._targets: dict[tuple[str, ...], ScriptTarget] = {}
+        self._reading: dict[tuple[str, str], PolicyRead] = {}
+
+    # ---- meeting a key ---------------------------------------------------------------------------------------------
+
+    async def open(self, kid: str, tag: str) -> Member | None:
+        """Return the place of a key in the account with the hash tag `tag`; None if the account doesn't have it.
+
+        Raises:
+            StoreUnavailable: the store could not be asked.
+        """
+        asked_s = monotonic()
+        found = await self._read(kid, tag)
+        if found is None:
+            return None
+        account = self._accounts.get(tag)
+        if account is None:
+            target = ScriptTarget(self._policy, slot_of(tag), (policy_key(tag).encode(),), (), 1)
+            account = self._accounts[tag] = AccountQueue(tag, target, found.account)
+        account.learn(found.account)
+        if account.knowledge.now_ms() is None:
+            account.knowledge.learn_time(found.time_ms, asked_s, monotonic())
+        if account.policy.key is not None:
+            return Member(account, kid, None) if account.policy.key.kid == kid else None
+        return None if found.key is None else Member(account, kid, found.key)
+
+    async def _read(self, kid: str, tag: str) -> Policies | None:
+        read = self._reading.get((kid, tag))
+        if read is None:
+            target = ScriptTarget(self._policy, slot_of(tag), (policy_key(tag).encode(),), (), 1)
+            read = self._reading[kid, tag] = PolicyRead(self._router, target, kid, monotonic())
+            read.future.add_done_callback(lambda _: self._reading.pop((kid, tag), None))
+            self._router.send([read])
+        return await asyncio.shield(read.future)
+
+    # ---- batches ---------------------------------------------------------------------------------------------------
+
+    def next_batch(
+        self, account: AccountQueue, number: int, owner: BatchOwner, unsent: UnsentCharges, now_s: float
+    ) -> PathBatch | None:
+        """Return the next batch of an account; None if nothing waits."""
+
+        def begin(layout: Layout, admits: PathAdmits) -> PathBatch:
+            keys = {}
+            for admit in admits.admits:
+                assert isinstance(admit.queue, Member)
+                keys[admit.queue.kid] = admit.queue.version
+            versions = Versions(account.version, [keys.get(kid, _NO_VERSION) for kid in layout.kids])
+            target = self._target(account.kid, layout.kids)
+            expected = account.knowledge.expected
+            return PathBatch(owner, self._router, account, target, number, layout, admits, versions, expected, now_s)
+
+        return make_batch(account, unsent, begin)
+
+    def _target(self, tag: str, kids: Sequence[str]) -> ScriptTarget:
+        found = self._targets.get((tag, *kids))
+        if found is None:
+            if len(self._targets) >= _MOST_TARGETS:
+                self._targets.clear()
+            found = ScriptTarget(self._decide, slot_of(tag), _keys(tag, kids), (self._incarnation,), 1 + len(kids))
+            self._targets[tag, *kids] = found
+        return found
+
+    # ---- reading ---------------------------------------------------------------------------------------------------
+
+    async def peek(self, member: Member, models: tuple[str, ...] | None) -> Usage | None:
+        """Return the usage of the windows of a request for a model, of all on the key's path if `models` is None.
+
+        Return None if the account doesn't have the key any more.
+
+        Raises:
+            StoreUnavailable: the store could not be asked.
+        """
+        account, tries = member.account, 0
+        while True:
+            plan = member.whole_plan() if models is None else member.plan(models, account.knowledge.now_ms() or 0)
+            layout = Layout()
+            is_flat = account.policy.key is not None
+            layout.path("" if is_flat else member.kid, plan.windows)
+            found = await self._peek_windows(account.kid, layout)
+            if found is None:
+                return None
+            key_version = b"" if is_flat else found.key_versions[0]
+            tries += 1
+            is_current = found.account_version == account.version and key_version == member.version
+            if is_current or tries >= _MOST_TRIES:
+                places = layout.places()[0]
+                return _usage(plan, [found.windows[place].used for place in places], found, places)
+            fresh = await self.open(member.kid, account.kid)
+            if fresh is None:
+                return None
+            member.learn(fresh.body)
+
+    async def _peek_windows(self, tag: str, layout: Layout) -> PathPeekReply | None:
+        target = ScriptTarget(self._peek, slot_of(tag), _keys(tag, layout.kids), (), 1 + len(layout.kids))
+        call = PathPeek(self._router, target, layout, monotonic())
+        self._router.send([call])
+        return await call.future
+
+
+def _keys(tag: str, kids: Sequence[str]) -> list[bytes]:
+    names = [policy_key(tag), shared_key(tag), *(member_key(tag, kid) for kid in kids)]
+    return [each.encode() for each in names]
+
+
+def _usage(plan: Plan, used: list[Amounts], found: PathPeekReply, places: list[int]) -> Usage:
+    resets = [
+        reset_ms(window, found.windows[place], found.time_ms)
+        for window, place in zip(plan.windows, places, strict=True)
+    ]
+    path = PathUsage(plan, tuple(used), tuple(resets))
+    return Usage(_NOTHING, _NOTHING, _NOTHING, plan.output_reserve, found.time_ms, plan.who, (), "", path)

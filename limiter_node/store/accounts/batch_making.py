@@ -1,0 +1,81 @@
+"""Makes an account's next batch of what waits: charges, which are history; settles, which make room; then requests.
+
+The keys of the account take turns: each batch takes one request of each key that waits, then the next of each. A batch
+ends where it would touch more windows than a call of the script may.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from limiter_node.limits import BUCKET_MS, MAX_BATCH
+from limiter_node.store.accounts.batch import PathAdmits, PathBatch
+from limiter_node.store.accounts.charges import PathCharge, PathSettle
+from limiter_node.store.accounts.codec import Layout, pack_charge, pack_settle
+from limiter_node.store.accounts.queue import AccountQueue
+from limiter_node.store.charges import Charge
+from limiter_node.store.unsent_charges import UnsentCharges
+
+
+def make_batch(
+    account: AccountQueue, unsent: UnsentCharges, begin: Callable[[Layout, PathAdmits], PathBatch]
+) -> PathBatch | None:
+    """Return the next batch, made by `begin`; None if nothing waits."""
+    layout = Layout()
+
+    def has_room(charge: Charge) -> bool:
+        assert isinstance(charge, PathCharge)
+        return layout.path(account.hash_of(charge.kid), charge.windows) > 0
+
+    others = []
+    charges = unsent.take(account, MAX_BATCH, has_room)
+    for charge, amounts in charges:
+        assert isinstance(charge, PathCharge)
+        path = layout.path(account.hash_of(charge.kid), charge.windows)
+        others.append(pack_charge(path, charge.bucket * BUCKET_MS, *amounts))
+    settles = _take_settles(account, layout, MAX_BATCH - len(others), others)
+    admits = _take_admits(account, layout, MAX_BATCH - len(others))
+    if not others and not admits.admits:
+        return None
+    batch = begin(layout, admits)
+    batch.others_packed, batch.settles, batch.charges = others, settles, charges
+    return batch
+
+
+def _take_settles(account: AccountQueue, layout: Layout, most: int, packed: list[bytes]) -> list[PathSettle]:
+    taken: list[PathSettle] = []
+    for settle in account.settles[:most]:
+        path = layout.path(account.hash_of(settle.kid), settle.windows)
+        if not path:
+            break
+        packed.append(pack_settle(path, settle.time_ms, *settle.amounts))
+        taken.append(settle)
+    del account.settles[: len(taken)]
+    account.lingering_tokens = 0
+    return taken
+
+
+def _take_admits(account: AccountQueue, layout: Layout, most: int) -> PathAdmits:
+    turn, taken, now_ms = account.turn, PathAdmits(), account.knowledge.now_ms() or 0
+    while turn and len(taken.admits) < most:
+        member = turn.popleft()
+        admits = member.admits
+        while admits and admits[0].future.done():  # its caller has given up, and it is never sent
+            admits.popleft()
+            account.waiting -= 1
+        if admits:
+            plan = member.plan(admits[0].need.models, now_ms)
+            path = layout.path(account.hash_of(member.kid), plan.windows, is_current=True)
+            if not path:
+                turn.appendleft(member)
+                break
+            taken.add(admits.popleft(), plan, path)
+            account.waiting -= 1
+        if admits:
+            turn.append(member)
+        else:
+            member.is_waiting = False
+    # Runs of one path cost the script half as much. But where a limit of the account binds, the order decides.
+    if not account.was_rejecting:
+        taken.sort()
+    return taken

@@ -1,0 +1,94 @@
+"""Reads of an account that count nothing: its policies, and the usage of windows."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from limiter_node.errors import StoreUnavailable
+from limiter_node.store.accounts.codec import Layout, WindowUse, pack_peek, unpack_peek
+from limiter_node.store.wire.commands import bulk
+from limiter_node.store.wire.routing_and_retries import RoutedCall, Router
+from limiter_node.store.wire.script_target import ScriptTarget
+
+
+class Policies(NamedTuple):
+    """The stored policies of an account and of one of its keys; `key` is None if the account doesn't have the key."""
+
+    time_ms: int
+    account: bytes
+    key: bytes | None
+
+
+class PolicyRead(RoutedCall):
+    """A read of an account's policy and of one key's; `future` brings them, None if there is no such account."""
+
+    __slots__ = ("_kid", "future")
+
+    def __init__(self, router: Router, target: ScriptTarget, kid: str, now_s: float) -> None:
+        super().__init__(router, target, now_s)
+        self._kid = kid
+        self.future: asyncio.Future[Policies | None] = router.loop.create_future()
+
+    def arguments(self) -> bytes:
+        return bulk((self._kid.encode(),))
+
+    def is_wanted(self) -> bool:
+        return not self.future.done()
+
+    def on_result(self, reply: list[object] | None) -> None:
+        found = None
+        if reply is not None:
+            time_ms, _, account, _, key = reply
+            assert isinstance(time_ms, int)
+            assert isinstance(account, bytes)
+            found = Policies(time_ms, account, key if isinstance(key, bytes) else None)
+        if not self.future.done():
+            self.future.set_result(found)
+
+    def on_failed(self, reason: str) -> None:
+        if not self.future.done():
+            self.future.set_exception(StoreUnavailable(reason))
+
+
+class PathPeekReply(NamedTuple):
+    """The usage of windows, and the versions of the policies in force."""
+
+    account_version: bytes
+    key_versions: list[bytes | None]
+    time_ms: int
+    windows: list[WindowUse]
+
+
+class PathPeek(RoutedCall):
+    """A read of the windows of a layout; `future` brings their usage, None if there is no such account."""
+
+    __slots__ = ("_layout", "future")
+
+    def __init__(self, router: Router, target: ScriptTarget, layout: Layout, now_s: float) -> None:
+        super().__init__(router, target, now_s)
+        self._layout = layout
+        self.future: asyncio.Future[PathPeekReply | None] = router.loop.create_future()
+
+    def arguments(self) -> bytes:
+        return bulk((pack_peek(self._layout), *(kid.encode() for kid in self._layout.kids)))
+
+    def is_wanted(self) -> bool:
+        return not self.future.done()
+
+    def on_result(self, reply: Sequence[object] | None) -> None:
+        found = None
+        if reply is not None:
+            version, *keys, packed = reply
+            assert isinstance(version, bytes)
+            assert isinstance(packed, bytes)
+            time_ms, windows = unpack_peek(packed)
+            versions = [each if isinstance(each, bytes) else None for each in keys]
+            found = PathPeekReply(version, versions, time_ms, windows)
+        if not self.future.done():
+            self.future.set_result(found)
+
+    def on_failed(self, reason: str) -> None:
+        if not self.future.done():
+            self.future.set_exception(StoreUnavailable(reason))

@@ -1,0 +1,268 @@
+"""The packed form of a batch of one account and of its reply, as ``lua/decide_paths.lua`` reads and writes them.
+
+A batch names each window once, however many of its operations touch it; an operation names its path, which is a list of
+windows. The layouts are documented in the script's header; tests hold the two together.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from limiter_node.limits import Amounts
+from limiter_node.plans import NO_LIMIT, PlannedWindow
+from limiter_node.store.codec import DECIDED, LOST, REPLAYED, STALE, UnreadableReply
+from limiter_node.store.codec import UNKNOWN_KEY as NO_ACCOUNT
+
+_HEADER = struct.Struct("<QBQQ8sBHH")
+_WINDOW = struct.Struct("<6sIH")
+_OTHER = struct.Struct("<BBIHqqq")  # the time has 6 bytes
+_ADMIT = struct.Struct("<BQQ")
+_REPLY = struct.Struct("<BQQ")
+_LOST = struct.Struct("<BQ")
+_SETTLE, _CHARGE = 2, 3
+_LIMIT_BYTES = 7
+_META_SIZE = 63
+_RESULT_SIZE = 7
+_NO_LIMITS = NO_LIMIT.to_bytes(_LIMIT_BYTES, "little") * 4
+
+NEVER = 8
+"""Added to a verdict's unit (1 to 4) if the request can never fit."""
+POLICY_OLD, NO_SUCH_KEY = 16, 17
+"""Verdicts on requests that weren't decided: made under an old policy, or of a key that the account doesn't have."""
+
+MOST_WINDOWS = 64
+"""The windows that one batch may touch: they bound the time of a call."""
+_MOST_PATHS = 255
+_NO_VERSION = bytes(8)
+_M32, _M40, _M48, _M56 = 2**32 - 1, 2**40 - 1, 2**48 - 1, 2**56 - 1
+
+
+class WindowUse(NamedTuple):
+    """A window's counters after a batch; `newest`: the newest bucket in use in each dimension, 0 = none."""
+
+    used: Amounts
+    newest: Amounts
+
+
+class PathResult(NamedTuple):
+    """The verdict on one admit: 0 admitted; 1 to 4 rejected by that unit; 9 to 12 never fits; `window` from 0."""
+
+    verdict: int
+    window: int
+    retry_ms: int
+
+
+class PathsReply(NamedTuple):
+    """The script's reply. Of `STALE` and `NO_ACCOUNT` only `state` means anything, of `LOST` also `recorded`."""
+
+    state: int
+    time_ms: int
+    recorded: int
+    windows: list[WindowUse]
+    """In the order of the batch's windows."""
+    results: list[PathResult]
+    """Per admit."""
+    policies: list[tuple[int, bytes]]
+    """The bodies of policies that the batch was too old for: 0 and the account's, or the number of a key and its."""
+
+
+def pack_settle(path: int, time_ms: int, requests: int, input_tokens: int, output_tokens: int) -> bytes:
+    """Pack an operation that gives back amounts admitted at `time_ms` in the windows of path number `path`."""
+    return _OTHER.pack(_SETTLE, path, time_ms & _M32, time_ms >> 32, requests, input_tokens, output_tokens)
+
+
+def pack_charge(path: int, time_ms: int, requests: int, input_tokens: int, output_tokens: int) -> bytes:
+    """Pack an operation that counts usage of `time_ms` in the windows of a path, limit or not."""
+    return _OTHER.pack(_CHARGE, path, time_ms & _M32, time_ms >> 32, requests, input_tokens, output_tokens)
+
+
+def pack_admit(path: int, input_tokens: int, output_tokens: int) -> bytes:
+    """Pack an operation that admits one request if each window of its path has room."""
+    return _ADMIT.pack(path, input_tokens, output_tokens)
+
+
+class Layout:
+    """The windows and paths of one batch, numbered as its operations refer to them.
+
+    `kids` are the keys whose hashes the batch touches. A path belongs to one of them; the paths of a flat key, whose
+    `kid` is given as "", to none.
+    """
+
+    __slots__ = ("_entries", "_hashes", "_paths", "_windows", "kids")
+
+    def __init__(self) -> None:
+        self.kids: list[str] = []
+        self._hashes: list[dict[bytes, PlannedWindow]] = [{}]
+        self._paths: dict[tuple[str, int], int] = {}
+        self._entries: list[tuple[int, Sequence[PlannedWindow]]] = []
+        self._windows = 0
+
+    def path(
+        self, kid: str, windows: Sequence[PlannedWindow], *, is_current: bool = False, most: int = MOST_WINDOWS
+    ) -> int:
+        """Return the number of the path of these windows, from 1; 0 if the batch has no room for it.
+
+        An empty batch has room for any path. Windows are the same if they have the same id in the same hash; their
+        limits are those of the path that `is_current`: a settle may bring windows of an older policy.
+        """
+        known = self._paths.get((kid, id(windows)))
+        if known is None:
+            known = self._add(kid, windows, most)
+        if is_current and known:
+            shared, own = self._hashes[0], self._hashes[self._entries[known - 1][0]]
+            for each in windows:
+                (own if each.is_own else shared)[each.id] = each
+        return known
+
+    def _add(self, kid: str, windows: Sequence[PlannedWindow], most: int) -> int:
+        at = self.kids.index(kid) + 1 if kid in self.kids else 0
+        own, shared = self._hashes[at] if at else {}, self._hashes[0]
+        new = [each for each in windows if each.id not in (own if each.is_own else shared)]
+        if self._entries and (self._windows + len(new) > most or len(self._entries) >= _MOST_PATHS):
+            return 0
+        if not at and kid:
+            self.kids.append(kid)
+            self._hashes.append(own)
+            at = len(self.kids)
+        for each in new:
+            (own if each.is_own else shared)[each.id] = each
+        self._windows += len(new)
+        self._entries.append((at, windows))
+        self._paths[kid, id(windows)] = len(self._entries)
+        return len(self._entries)
+
+    def places(self) -> list[list[int]]:
+        """Return the positions, in the batch's windows, of the windows of each path."""
+        position: list[dict[bytes, int]] = []
+        count = 0
+        for found in self._hashes:
+            position.append({id_: count + at for at, id_ in enumerate(found)})
+            count += len(found)
+        return [[position[at if each.is_own else 0][each.id] for each in windows] for at, windows in self._entries]
+
+    def hashes(self) -> list[list[PlannedWindow]]:
+        """Return the windows of each hash: the shared one first, then those of `kids`."""
+        return [list(found.values()) for found in self._hashes]
+
+    def all_places(self) -> list[tuple[str, bytes]]:
+        """Return the key that each window belongs to, empty for the account's own, and its id, in the batch's order."""
+        return [(kid, id_) for kid, found in zip(("", *self.kids), self._hashes, strict=True) for id_ in found]
+
+    def windows(self) -> list[PlannedWindow]:
+        """Return the windows in the batch's order."""
+        return [window for found in self._hashes for window in found.values()]
+
+    def pack(
+        self,
+        number: int,
+        others: Sequence[bytes],
+        admits: Sequence[bytes],
+        *,
+        resent: bool,
+        expected: int = 0,
+        version: bytes = _NO_VERSION,
+        key_versions: Sequence[bytes] = (),
+        clock_ms: int = 0,
+    ) -> bytes:
+        """Pack the batch. `key_versions` are those of `kids`; `clock_ms`: 0 for the store's own clock."""
+        head = _HEADER.pack(number, resent, expected, clock_ms, version, len(self._entries), len(others), len(admits))
+        words = [head, *key_versions]
+        for found in self._hashes:
+            words.append(bytes((len(found),)))
+            words += [packed_window(each) for each in found.values()]
+        for (at, _), places in zip(self._entries, self.places(), strict=True):
+            words.append(bytes((at, len(places), *(place + 1 for place in places))))
+        return b"".join((*words, *others, *admits))
+
+
+_packed: dict[tuple[bytes, int, int, int, int], bytes] = {}
+_MOST_PACKED = 20_000
+
+
+def packed_window(window: PlannedWindow) -> bytes:
+    """Return a window and its limits as a batch has them. Cached, because batches repeat them."""
+    found = _packed.get((window.id, *window.enforced))
+    if found is None:
+        if len(_packed) >= _MOST_PACKED:
+            _packed.clear()
+        head = _WINDOW.pack(window.id, window.bucket_ms, window.buckets)
+        found = head + b"".join(each.to_bytes(_LIMIT_BYTES, "little") for each in window.enforced)
+        _packed[(window.id, *window.enforced)] = found
+    return found
+
+
+_NONE = WindowUse(Amounts(0, 0, 0), Amounts(0, 0, 0))
+_NO_META = bytes(_META_SIZE)
+
+
+def _use(meta: bytes) -> WindowUse:
+    """Read a window's stored meta: see lua/README.md for its layout."""
+    if meta == _NO_META:
+        return _NONE
+    newest = int.from_bytes(meta[10:25], "little")
+    used = int.from_bytes(meta[25:45], "little")
+    return WindowUse(
+        Amounts(used & _M48, used >> 48 & _M56, used >> 104),
+        Amounts(newest & _M40, newest >> 40 & _M40, newest >> 80),
+    )
+
+
+def unpack_reply(reply: bytes, windows: int, admits: int) -> PathsReply:
+    """Read the reply to a batch with that many windows and admits.
+
+    Raises:
+        UnreadableReply: `reply` is not such a reply.
+    """
+    size, state = len(reply), reply[0] if reply else -1
+    if size == 1 and state in (STALE, NO_ACCOUNT):
+        return PathsReply(state, 0, 0, [], [], [])
+    if size == _LOST.size and state == LOST:
+        return PathsReply(state, 0, _LOST.unpack(reply)[1], [], [], [])
+    end = _REPLY.size + windows * _META_SIZE
+    if state not in (DECIDED, REPLAYED) or not (size == end or size >= end + admits * _RESULT_SIZE):
+        raise UnreadableReply(f"{size} bytes, state {state}, for {windows} windows and {admits} admits")
+    _, time_ms, recorded = _REPLY.unpack_from(reply)
+    metas = [_use(reply[at : at + _META_SIZE]) for at in range(_REPLY.size, end, _META_SIZE)]
+    if size == end:
+        return PathsReply(state, time_ms, recorded, metas, [PathResult(0, 0, 0)] * admits, [])
+    results = []
+    for _ in range(admits):
+        results.append(PathResult(reply[end], reply[end + 1] - 1, int.from_bytes(reply[end + 2 : end + 7], "little")))
+        end += _RESULT_SIZE
+    policies = []
+    while end < size:
+        length = int.from_bytes(reply[end + 1 : end + 5], "little")
+        policies.append((reply[end], reply[end + 5 : end + 5 + length]))
+        end += 5 + length
+    if end != size or not all(0 <= each.window < max(windows, 1) for each in results if 0 < each.verdict < POLICY_OLD):
+        raise UnreadableReply(f"{size} bytes, for {windows} windows and {admits} admits")
+    return PathsReply(state, time_ms, recorded, metas, results, policies)
+
+
+_PEEK_HEAD = struct.Struct("<Q")
+_PEEKED = struct.Struct("<QQQ15s")
+
+
+def pack_peek(layout: Layout, clock_ms: int = 0) -> bytes:
+    """Pack ARGV[1] of ``peek_paths.lua``: the windows of a layout, without limits."""
+    words = [_PEEK_HEAD.pack(clock_ms)]
+    for found in layout.hashes():
+        words.append(bytes((len(found),)))
+        words += [_WINDOW.pack(each.id, each.bucket_ms, each.buckets) for each in found]
+    return b"".join(words)
+
+
+def unpack_peek(packed: bytes) -> tuple[int, list[WindowUse]]:
+    """Read the counters in the reply of ``peek_paths.lua``: the time in ms, and each window's usage."""
+    (time_ms,) = _PEEK_HEAD.unpack_from(packed)
+    windows = []
+    for requests, input_tokens, output_tokens, newest in _PEEKED.iter_unpack(packed[_PEEK_HEAD.size :]):
+        each = int.from_bytes(newest, "little")
+        windows.append(
+            WindowUse(
+                Amounts(requests, input_tokens, output_tokens), Amounts(each & _M40, each >> 40 & _M40, each >> 80)
+            )
+        )
+    return time_ms, windows

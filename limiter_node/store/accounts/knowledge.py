@@ -1,0 +1,231 @@
+"""A node's knowledge of one account: its own admissions in each window, and what the store has last told of them.
+
+As `store.knowledge` for a plain key, but by window, because the requests of many keys meet in the windows of their
+account and teams. A window of any length has sixty cells here, so a node can charge again all that it admitted in it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from time import monotonic
+
+from limiter_node.decisions import Decision
+from limiter_node.limiter.fallback import KnownPath, KnownWindow
+from limiter_node.limiter.own_window import OwnWindow
+from limiter_node.limits import BUCKET_MS, Amounts
+from limiter_node.plans import NO_LIMIT, Plan, PlannedWindow
+from limiter_node.store.accounts.charges import PathCharge
+from limiter_node.store.accounts.codec import WindowUse
+from limiter_node.store.batch import SendQueue
+from limiter_node.store.charges import Charge
+
+_FORGET_EVERY = 1_000
+_LEAST_LIFE_S = 60.0
+
+Place = tuple[str, bytes]
+"""A window of an account: the key that it belongs to, empty for the account's and teams' windows; and its id."""
+
+
+def place_of(kid: str, window: PlannedWindow) -> Place:
+    """Return where a window of a key's path is."""
+    return (kid if window.is_own else "", window.id)
+
+
+class _Known(KnownWindow):
+    """Hold a node's knowledge of one window. `recharges`: a cell of `own` → the charge that counts it again."""
+
+    __slots__ = ("recharges", "window")
+
+    def __init__(self, window: PlannedWindow) -> None:
+        super().__init__(OwnWindow(max(window.per_ms // BUCKET_MS, 1)))
+        self.window = window
+        self.recharges: dict[int, PathCharge] = {}
+
+
+class AccountKnowledge:
+    """Hold what one node knows of one account. Seconds are `time.monotonic`'s, times in ms the account's."""
+
+    __slots__ = (
+        "_asked_s",
+        "_heard_s",
+        "_life_s",
+        "_new",
+        "_time_ms",
+        "_windows",
+        "recorded",
+        "recorded_until_s",
+        "tokens_left",
+    )
+
+    def __init__(self) -> None:
+        self._windows: dict[Place, _Known] = {}
+        self._new = 0
+        self._time_ms = -1
+        self._asked_s = self._heard_s = 0.0
+        self._life_s = _LEAST_LIFE_S
+        self.recorded = 0
+        """The number that this node's record in the store has at least until `recorded_until_s`; 0 if there is none."""
+        self.recorded_until_s = 0.0
+        self.tokens_left = -1
+        """The tokens that the last reply left in the tightest of its limits; -1 if there was none."""
+
+    # ---- learning --------------------------------------------------------------------------------------------------
+
+    def learn_time(self, time_ms: int, asked_s: float, heard_s: float) -> None:
+        """Learn the store's time from a reply to something asked at `asked_s`."""
+        self._time_ms, self._asked_s, self._heard_s = time_ms, asked_s, heard_s
+
+    def learn(self, windows: Iterable[tuple[Place, PlannedWindow, WindowUse]], time_ms: int, asked_s: float) -> None:
+        """Learn from the reply to a batch that the store has decided just now."""
+        self.learn_time(time_ms, asked_s, monotonic())
+        left = NO_LIMIT
+        for place, window, (used, newest) in windows:
+            known = self._of(place, window)
+            known.told, known.since_told = used, [0, 0, 0]
+            known.ends_ms = (max(newest) + window.buckets + 1) * window.bucket_ms
+            _, limit_input, limit_output, limit_tokens = window.enforced
+            left = min(left, limit_input - used[1], limit_output - used[2], limit_tokens - used[1] - used[2])
+        self.tokens_left = left
+
+    def learn_record(self, recorded: int) -> None:
+        """Learn the number of this node's record, which the store keeps at least as long as the longest window."""
+        if recorded and recorded != self.recorded:
+            self.recorded, self.recorded_until_s = recorded, monotonic() + self._life_s
+
+    def expected(self) -> int:
+        """Return the lowest number that this node's record can have now; 0 if there may be none."""
+        return self.recorded if monotonic() < self.recorded_until_s else 0
+
+    def note(self, paths: Iterable[tuple[str, Plan, Sequence[Decision]]], number: int) -> None:
+        """Remember the decisions of batch `number`, by key and plan."""
+        is_earlier = False
+        for kid, plan, decisions in paths:
+            for window in plan.windows:
+                known = self._of(place_of(kid, window), window)
+                is_earlier |= known.own.note(decisions, number)
+        if is_earlier:  # a clock may have stepped back: admissions that it left in the future are moved
+            self._bring_back()
+
+    def give_back(self, kid: str, windows: Sequence[PlannedWindow], tick: int, amounts: Amounts) -> None:
+        """Take amounts that were admitted at `tick` off the node's own windows."""
+        requests, input_tokens, output_tokens = amounts
+        for window in windows:
+            if (known := self._windows.get(place_of(kid, window))) is not None:
+                known.own.give_back(tick, input_tokens, output_tokens, requests)
+
+    def mark_counted(self, charge: PathCharge, number: int) -> None:
+        """Remember that batch `number` has counted a charge."""
+        for window in charge.windows:
+            if (known := self._windows.get(place_of(charge.kid, window))) is not None:
+                known.own.mark_counted(charge.since, charge.bucket, number)
+
+    # ---- knowing ---------------------------------------------------------------------------------------------------
+
+    def now_ms(self) -> int | None:
+        """Return the account's time, as estimated: never ahead of it; None before the first reply."""
+        return None if self._time_ms < 0 else self._time_ms + int((monotonic() - self._heard_s) * 1000)
+
+    def latest_ms(self) -> int:
+        """Return the account's time at the latest: never behind it."""
+        return self._time_ms + math.ceil((monotonic() - self._asked_s) * 1000)
+
+    def known(self, kid: str, plan: Plan) -> KnownPath | None:
+        """Return the knowledge by which a policy decides a request; None before the first reply."""
+        now_ms = self.now_ms()
+        if now_ms is None:
+            return None
+        latest_ms = self.latest_ms()
+        windows = [self._of(place_of(kid, each), each) for each in plan.windows]
+        for known in windows:
+            known.own.bring_back(latest_ms)
+        return KnownPath(plan, now_ms, latest_ms, windows)
+
+    def heard_s_ago(self) -> float:
+        """Return the seconds since the store's last reply."""
+        return monotonic() - self._heard_s
+
+    # ---- a loss ----------------------------------------------------------------------------------------------------
+
+    def lose(
+        self, account: SendQueue, recorded: int, unsent: Iterable[Charge]
+    ) -> tuple[list[PathCharge], set[tuple[Place, int]]]:
+        """Learn that the store has lost the counts of this node's batches after `recorded`.
+
+        Return the charges to send, each of one window, for what isn't in an unsent charge anyway; and the cells that
+        were lost.
+        """
+        self.recorded = recorded
+        now_ms = self.now_ms()
+        if now_ms is None:
+            return [], set()
+        self._bring_back()
+        latest = self.latest_ms() // BUCKET_MS
+        beside: dict[tuple[Place, int], list[int]] = {}
+        for charge in unsent:
+            assert isinstance(charge, PathCharge)
+            for window in charge.windows:
+                if (known := self._windows.get(place := place_of(charge.kid, window))) is not None:
+                    sums = beside.setdefault((place, known.own.cell_of(charge.bucket)), [0, 0, 0])
+                    for dimension, amount in enumerate(charge.amounts):
+                        sums[dimension] += amount
+        charges, lost = [], set()
+        for place, known in self._windows.items():
+            for bucket, counted in known.own.counted_after(recorded, now_ms):
+                cell = known.own.cell_of(bucket)
+                lost.add((place, cell))
+                others = beside.get((place, cell), (0, 0, 0))
+                left = Amounts(*(max(amount - other, 0) for amount, other in zip(counted, others, strict=True)))
+                if any(left):
+                    charge = PathCharge(account, place[0], (known.window,), min(bucket, latest), left)
+                    known.recharges[cell] = charge
+                    charges.append(charge)
+        return charges, lost
+
+    def cell_of(self, place: Place, tick: int) -> int:
+        """Return the cell of a tick in a window; -1 if the node doesn't know the window."""
+        known = self._windows.get(place)
+        return -1 if known is None else known.own.cell_of(tick)
+
+    def recharged(self, kid: str, window: PlannedWindow, tick: int) -> PathCharge | None:
+        """Return the charge that counts the admissions of `tick` in a window again after a loss; usually None."""
+        known = self._windows.get(place_of(kid, window))
+        if known is None or not known.recharges:
+            return None
+        charge = known.recharges.get(known.own.cell_of(tick))
+        # Later admissions of the same cell are counted at their own time.
+        return charge if charge is not None and tick <= charge.bucket else None
+
+    def forget_recharges(self) -> None:
+        """Forget the recharges that have left their windows."""
+        now_ms = self.now_ms() or 0
+        for known in self._windows.values():
+            gone = [cell for cell, each in known.recharges.items() if each.has_left(now_ms // BUCKET_MS, 0)]
+            for cell in gone:
+                del known.recharges[cell]
+
+    # ---- memory ----------------------------------------------------------------------------------------------------
+
+    def _of(self, place: Place, window: PlannedWindow) -> _Known:
+        known = self._windows.get(place)
+        if known is None:
+            self._new += 1
+            if self._new >= _FORGET_EVERY:
+                self._forget()
+            known = self._windows[place] = _Known(window)
+            self._life_s = max(self._life_s, window.life_ms / 1000)
+        known.window = window
+        return known
+
+    def _forget(self) -> None:
+        """Forget the windows in which nothing counts any more."""
+        self._new = 0
+        now_ms = self.now_ms() or 0
+        for place, known in list(self._windows.items()):
+            if known.ends_ms <= now_ms and not any(known.own.used(now_ms)):
+                del self._windows[place]
+
+    def _bring_back(self) -> None:
+        latest_ms = self.latest_ms()
+        for known in self._windows.values():
+            known.own.bring_back(latest_ms)

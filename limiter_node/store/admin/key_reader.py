@@ -1,0 +1,135 @@
+"""Reads keys from the store: their limits, their usage, and the list of all of them. Writes nothing."""
+
+from __future__ import annotations
+
+import heapq
+import re
+from collections import defaultdict
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from typing import NamedTuple
+
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from limiter_node.decisions import Usage
+from limiter_node.declarations import AccountKey
+from limiter_node.errors import ConfigError
+from limiter_node.limits import KeyLimits
+from limiter_node.plans import who
+from limiter_node.store import keyspace
+from limiter_node.store.admin.masters import Masters
+from limiter_node.store.admin.path_usage import read_path_usage
+from limiter_node.store.admin.pointers import limits_of
+from limiter_node.store.admin.policies import Policies, StoredAccount
+from limiter_node.store.admin.script_calls import CHUNK, ScriptCall, call_script
+from limiter_node.store.scripts import load_script
+from limiter_node.store.url import StoreAddress
+from limiter_node.store.values import unpack_limits, unpack_usage
+
+_LIMITS_KEY = re.compile(rb"rl:\{([0-9a-f]{32})\}:limits\Z")
+_SCANNED = 1_000
+
+
+class Listing(NamedTuple):
+    """The first keys by name (then by ``kid``), and how many there are in all."""
+
+    entries: list[tuple[str, KeyLimits | AccountKey]]
+    total: int
+
+
+def name_of(limits: KeyLimits | AccountKey) -> str:
+    """Return the name by which people know a key, such as ``acme/alice``; it may be empty for a plain key."""
+    return limits.name if isinstance(limits, KeyLimits) else who(limits.account, limits.key)
+
+
+class KeyReader:
+    """Read keys of one store. Methods raise redis-py's errors, and ConfigError for values that nobody can read."""
+
+    def __init__(self, address: StoreAddress, masters: Masters, policies: Policies) -> None:
+        self._address, self._masters, self._policies = address, masters, policies
+        self._peek = load_script("peek")
+
+    async def get(self, kid: str) -> KeyLimits | AccountKey | None:
+        """Return a plain key's limits, or the policies of a key of an account; None if there is no such key."""
+        found = await self._get_all(self._masters.owner(keyspace.limits_key(kid)), [kid])
+        return found.get(kid)
+
+    async def peek(self, kid: str, window_buckets: int) -> Usage | None:
+        """Return a key's limits and usage; None if there is no such key."""
+        client = self._masters.owner(keyspace.limits_key(kid))
+        [value] = await limits_of(client, [kid])
+        if isinstance(value, str):
+            stored = await self._policies.read(value, [kid])
+            key = _key_in(stored, kid)
+            return None if key is None else await read_path_usage(self._masters, key, stored.time_ms)
+        if self._plain(kid, value) is None:
+            return None
+        keys = (keyspace.limits_key(kid), keyspace.window_key(kid), keyspace.past_key(kid))
+        reply = await call_script(client, self._peek, ScriptCall(keys, (window_buckets, 0)))
+        return unpack_usage(reply, window_buckets)
+
+    async def list_keys(self, limit: int) -> Listing:
+        """Return the first `limit` keys by name; memory grows with `limit`, and a few bytes for each further key."""
+        seen: set[bytes] = set()
+        kept: list[tuple[str, KeyLimits | AccountKey]] = []
+        total = 0
+        for client in self._masters.all():
+            async for kids in _scan(client, seen):
+                found = await self._get_all(client, kids)
+                total += len(found)
+                kept = heapq.nsmallest(limit, [*kept, *found.items()], key=lambda entry: (name_of(entry[1]), entry[0]))
+        return Listing(kept, total)
+
+    async def _get_all(self, client: Redis, kids: Sequence[str]) -> dict[str, KeyLimits | AccountKey]:
+        """Return what there is of keys of one master."""
+        found: dict[str, KeyLimits | AccountKey] = {}
+        by_tag: dict[str, list[str]] = defaultdict(list)
+        for kid, value in zip(kids, await limits_of(client, kids), strict=True):
+            if isinstance(value, str):
+                by_tag[value].append(kid)
+            elif (limits := self._plain(kid, value)) is not None:
+                found[kid] = limits
+        for tag, members in by_tag.items():
+            for start in range(0, len(members), CHUNK):
+                chunk = members[start : start + CHUNK]
+                stored = await self._policies.read(tag, chunk)
+                found.update((kid, key) for kid in chunk if (key := _key_in(stored, kid)) is not None)
+        return found
+
+    def _plain(self, kid: str, value: bytes | ResponseError | None) -> KeyLimits | None:
+        if value is None:
+            return None
+        if isinstance(value, bytes):
+            with suppress(ValueError):
+                return unpack_limits(value)
+        raise ConfigError(
+            f"{keyspace.limits_key(kid)} in {self._address.describe()} is damaged: set the key's limits again"
+        )
+
+
+def _key_in(stored: StoredAccount, kid: str) -> AccountKey | None:
+    """Return a key of an account; None if the account has let go of it, or isn't there."""
+    if stored.policy is None:
+        return None
+    if stored.policy.key is not None:
+        return AccountKey(stored.policy, stored.policy.key)
+    return AccountKey(stored.policy, stored.keys[kid].policy) if kid in stored.keys else None
+
+
+async def _scan(client: Redis, seen: set[bytes]) -> AsyncIterator[list[str]]:
+    # SCAN may name a key twice; and during a resharding two masters may name it.
+    cursor = 0
+    while True:
+        cursor, keys = await client.scan(cursor, match=keyspace.limits_key("*"), count=_SCANNED)
+        kids = []
+        for key in keys:
+            assert isinstance(key, bytes)
+            match = _LIMITS_KEY.match(key)
+            if match and (raw := bytes.fromhex(match[1].decode())) not in seen:
+                seen.add(raw)
+                kids.append(match[1].decode())
+        if kids:
+            yield kids
+        if cursor == 0:
+            return

@@ -1,0 +1,54 @@
+"""Scripts called through redis-py, for administration: one at a time, or many of one server in pipelines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from redis.asyncio import Redis
+from redis.exceptions import NoScriptError
+
+from limiter_node.store.scripts import Script
+
+CHUNK = 500
+"""Calls or commands per pipeline."""
+
+
+class ScriptCall(NamedTuple):
+    """The keys and the arguments of one call."""
+
+    keys: Sequence[str]
+    arguments: Sequence[str | bytes | int]
+
+
+async def call_script(client: Redis, script: Script, call: ScriptCall) -> Any:
+    """Return the reply to one call."""
+    [reply] = await call_scripts(client, script, [call])
+    return reply
+
+
+async def call_scripts(client: Redis, script: Script, calls: Sequence[ScriptCall]) -> list[Any]:
+    """Return the replies to many calls of one script on one server; raise the first error."""
+    replies: list[Any] = []
+    for start in range(0, len(calls), CHUNK):
+        chunk = calls[start : start + CHUNK]
+        found = await _call(client, "EVALSHA", script.sha, chunk)
+        missing = [at for at, reply in enumerate(found) if isinstance(reply, NoScriptError)]
+        again = await _call(client, "EVAL", script.source, [chunk[at] for at in missing])
+        for at, reply in zip(missing, again, strict=True):
+            found[at] = reply
+        for reply in found:
+            if isinstance(reply, Exception):
+                raise reply
+        replies += found
+    return replies
+
+
+async def _call(client: Redis, command: str, script: bytes, calls: Sequence[ScriptCall]) -> list[Any]:
+    if not calls:
+        return []
+    async with client.pipeline(transaction=False) as pipeline:
+        for keys, arguments in calls:
+            pipeline.execute_command(command, script, len(keys), *keys, *arguments)
+        replies: list[Any] = await pipeline.execute(raise_on_error=False)
+    return replies

@@ -1,0 +1,136 @@
+"""The end of an account's batch: its reply goes to the node's knowledge and to the requests that wait.
+
+As `store.decisions.replies` for plain keys, and with what only accounts have: policies that changed since the batch was
+made. The reply then brings the new ones, and the requests concerned go into the account's next batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from time import monotonic
+
+from limiter_node.decisions import UNKNOWN_KEY, Decision, Outcome
+from limiter_node.plans import Plan
+from limiter_node.store.accounts.batch import PathBatch
+from limiter_node.store.accounts.codec import PathsReply, unpack_reply
+from limiter_node.store.accounts.queue import AccountQueue, Member
+from limiter_node.store.accounts.verdicts import decisions_of
+from limiter_node.store.batch import Admit, Batch
+from limiter_node.store.codec import DECIDED, LOST, REPLAYED, UnreadableReply
+from limiter_node.store.codec import UNKNOWN_KEY as NO_ACCOUNT
+from limiter_node.store.decisions.batch_ends import BatchEnds
+from limiter_node.store.decisions.losses import Losses
+from limiter_node.store.decisions.reconciliation import Reconciliation
+from limiter_node.telemetry import Telemetry
+
+
+class PathReplies(BatchEnds):
+    """A `BatchOwner` of the batches of accounts, for one node.
+
+    `due_s`: seconds from asking until a request's deadline. `on_ended`: see `BatchEnds`. `on_gone`: called with the
+    requests whose key, or account, the store doesn't have where this node looked for it.
+    """
+
+    def __init__(
+        self,
+        reconciliation: Reconciliation,
+        losses: Losses,
+        telemetry: Telemetry,
+        *,
+        due_s: float,
+        on_ended: Callable[[Batch], None],
+        on_gone: Callable[[list[Admit]], None],
+    ) -> None:
+        super().__init__(reconciliation, telemetry, due_s=due_s, on_ended=on_ended)
+        self._losses, self._on_gone = losses, on_gone
+
+    def on_batch_reply(self, batch: Batch, reply: bytes) -> None:
+        """See `BatchOwner`. The whole reply is read before anything is done."""
+        assert isinstance(batch, PathBatch)
+        found = unpack_reply(reply, len(batch.layout.windows()), len(batch.admits))
+        if found.state > REPLAYED:
+            self._on_not_decided(batch, found)
+            return
+        decisions, number = decisions_of(batch, found), batch.number
+        is_counted = any(each is not None and each.outcome is Outcome.ADMITTED for each in decisions)
+        # What is counted is recorded, and no batch is recorded before it is sent.
+        if found.recorded != number and (found.recorded > number or is_counted):
+            raise UnreadableReply(f"batch {number} was decided, and {found.recorded} recorded")
+        self._end(batch, self._on_decided, found, decisions)
+
+    def on_batch_held_up(self, batch: Batch) -> None:
+        """See `BatchOwner`. The node knows the account's policies, so that a policy decides if it takes too long."""
+
+    def _on_decided(self, batch: PathBatch, reply: PathsReply, decisions: list[Decision | None]) -> None:
+        account, heard_s = batch.queue, monotonic()
+        assert isinstance(account, AccountQueue)
+        knowledge = account.knowledge
+        if reply.state == DECIDED:
+            windows = batch.layout.windows()
+            places = batch.layout.all_places()
+            knowledge.learn(zip(places, windows, reply.windows, strict=True), reply.time_ms, batch.since_s)
+        knowledge.learn_record(reply.recorded)
+        knowledge.note(_admitted(batch, decisions), batch.number)
+        account.note_rejections(any(each is not None and each.outcome is not Outcome.ADMITTED for each in decisions))
+        if reply.policies:
+            _learn_policies(account, batch, reply.policies)
+        if batch.charges:
+            self._reconciliation.on_charged(batch, reply.time_ms)
+        decided: list[Admit] = []
+        verdicts: list[Decision] = []
+        gone: list[Admit] = []
+        again: list[Admit] = []
+        for admit, decision in zip(batch.admits, decisions, strict=True):
+            if decision is None:
+                self._on_not_counted(batch, admit, again)
+            elif decision is UNKNOWN_KEY:
+                self._on_not_counted(batch, admit, gone)
+            else:
+                decided.append(admit)
+                verdicts.append(decision)
+        self._deliver(batch, decided, verdicts, heard_s)
+        account.put_admits_back(again)
+        if gone:
+            self._on_gone(gone)
+
+    def _on_not_counted(self, batch: Batch, admit: Admit, waiting: list[Admit]) -> None:
+        """Take a request that the store hasn't decided: it waits on, unless it was decided meanwhile."""
+        if admit.charge is not None:
+            self._reconciliation.on_not_counted(batch, admit.charge)
+        elif not admit.future.done():
+            waiting.append(admit)
+
+    def _on_not_decided(self, batch: PathBatch, reply: PathsReply) -> None:
+        if reply.state == LOST:
+            self._end(batch, self._losses.on_loss, reply.recorded)
+        elif reply.state == NO_ACCOUNT:
+            self._end(batch, self._on_no_account)
+        else:
+            self._lost_track(batch)
+
+    def _on_no_account(self, batch: PathBatch) -> None:
+        self._reconciliation.on_not_run(batch)
+        self._on_gone(batch.queue.take_unsent())
+
+
+def _admitted(batch: PathBatch, decisions: Sequence[Decision | None]) -> Iterable[tuple[str, Plan, list[Decision]]]:
+    """Return the admissions by path: key, plan, decisions."""
+    by_path: dict[int, tuple[str, Plan, list[Decision]]] = {}
+    taken = batch.path_admits
+    for at, decision in enumerate(decisions):
+        admit = taken.admits[at]
+        # Requests admitted without the store are already in the node's own windows.
+        if decision is not None and decision.outcome is Outcome.ADMITTED and admit.charge is None:
+            by_path.setdefault(taken.paths[at], (admit.queue.kid, taken.plans[at], []))[2].append(decision)
+    return by_path.values()
+
+
+def _learn_policies(account: AccountQueue, batch: PathBatch, policies: Sequence[tuple[int, bytes]]) -> None:
+    """Learn the policies for which a batch was too old."""
+    members = {admit.queue.kid: admit.queue for admit in batch.admits}
+    for which, body in policies:
+        if which == 0:
+            account.learn(body)
+        elif (member := members.get(batch.layout.kids[which - 1])) is not None:
+            assert isinstance(member, Member)
+            member.learn(body)

@@ -1,0 +1,25 @@
+"""Accounts put into a store as bytes, for tests that need one without a keys file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from store_tools import store_client
+
+from limiter_node.policy import AccountPolicy, KeyPolicy, version_of
+from limiter_node.store.keyspace import ACCOUNT_FIELD, limits_key, policy_key
+
+
+def put_account(url: str, account: AccountPolicy, keys: Sequence[KeyPolicy] = ()) -> None:
+    """Store an account and its keys, in the place of what is stored of them, with the keys' pointers to it."""
+    fields = {"version": version_of(account.to_body()), "account": account.to_body()}
+    for key in keys:
+        fields[key.kid] = version_of(key.to_body())
+        fields[f"k:{key.kid}"] = key.to_body()
+    kids = [key.kid for key in keys] if account.key is None else [account.key.kid]
+    with store_client(url) as client:
+        client.hset(policy_key(account.tag), mapping=fields)
+        for kid in kids:
+            if client.type(limits_key(kid)) != b"hash":
+                client.delete(limits_key(kid))
+            client.hset(limits_key(kid), ACCOUNT_FIELD, account.tag)
