@@ -338,8 +338,9 @@ for i = 1, operations + 1 do
             end
 
             if kind == ADMIT then
-                local r = min(add_r, REQUESTS_MAX - w[CELL_R])
-                w[CELL_R], w[CELL_I], w[CELL_O] = w[CELL_R] + r, w[CELL_I] + add_i, w[CELL_O] + add_o
+                local r, cell_r = add_r, w[CELL_R]
+                if cell_r + r > REQUESTS_MAX then r = REQUESTS_MAX - cell_r end
+                w[CELL_R], w[CELL_I], w[CELL_O] = cell_r + r, w[CELL_I] + add_i, w[CELL_O] + add_o
                 w[USED_R], w[USED_I], w[USED_O] = w[USED_R] + r, w[USED_I] + add_i, w[USED_O] + add_o
                 w[NEWEST_R], w[CHANGED], changed = into, true, true
                 if add_i > 0 then w[NEWEST_I] = into end
@@ -355,8 +356,12 @@ for i = 1, operations + 1 do
                         mask, kind_of_group = sunpack(GROUP_FORMAT, value)
                         local before = mask % bit_
                         format, size = shape(kind_of_group)
-                        while before > 0 do
-                            from, before = from + before % 2 * size, floor(before / 2)
+                        if before == bit_ - 1 then from = from + into % GROUP * size -- in a busy window all are in use
+                        else
+                            while before > 0 do
+                                local odd = before % 2
+                                from, before = from + odd * size, (before - odd) / 2
+                            end
                         end
                     end
                     is_present = mask % (2 * bit_) >= bit_
@@ -408,11 +413,12 @@ for i = 1, operations + 1 do
                     room_r, room_i, room_o, room_t = math.huge, math.huge, math.huge, math.huge
                     for j = FIRST, #path do
                         local w = path[j]
-                        local t, o = w[USED_I], w[USED_O]
-                        if w[LIMIT_R] - w[USED_R] < room_r then room_r = w[LIMIT_R] - w[USED_R] end
-                        if w[LIMIT_I] - t < room_i then room_i = w[LIMIT_I] - t end
-                        if w[LIMIT_O] - o < room_o then room_o = w[LIMIT_O] - o end
-                        if w[LIMIT_T] - t - o < room_t then room_t = w[LIMIT_T] - t - o end
+                        local used_i, used_o = w[USED_I], w[USED_O]
+                        local r, t, o, both = w[LIMIT_R] - w[USED_R], w[LIMIT_I] - used_i, w[LIMIT_O] - used_o, w[LIMIT_T] - used_i - used_o
+                        if r < room_r then room_r = r end
+                        if t < room_i then room_i = t end
+                        if o < room_o then room_o = o end
+                        if both < room_t then room_t = both end
                     end
                 end
                 -- What isn't needed fits, even where more than the limit is used.
@@ -511,7 +517,7 @@ for n = 1, wait_count do
                     left = left - (unit == 1 and r or unit == 2 and t or unit == 3 and o or t + o)
                     last = b
                 end
-                mask, b = floor(mask / 2), b + 1
+                mask, b = (mask - mask % 2) / 2, b + 1
             end
         end
     end
@@ -542,7 +548,7 @@ for k = 1, window_count do
                             from = cell[4]
                             if cell[counter] > 0 then found = b end
                         end
-                        mask, b = floor(mask / 2), b + 1
+                        mask, b = (mask - mask % 2) / 2, b + 1
                     end
                 end
                 if found then break end
