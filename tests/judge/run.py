@@ -59,7 +59,8 @@ class Result:
         for (rule, key), violations in list(kinds.items())[:_SHOWN]:
             first = min(violations, key=lambda violation: violation.at_ms)
             more = f" (and {len(violations) - 1} more)" if len(violations) > 1 else ""
-            lines.append(f"  {rule}: key {key[:6]} at {self._at(first.at_ms)}: {first.what}{more}")
+            name = key if " " in key else f"key {key[:6]}"
+            lines.append(f"  {rule}: {name} at {self._at(first.at_ms)}: {first.what}{more}")
         if len(kinds) > _SHOWN:
             lines.append(f"  and {len(kinds) - _SHOWN} more kinds")
         if self.verdict.violations:
@@ -81,7 +82,8 @@ class Result:
             lines.append("  what was asked of the key before, but for rejections:")
         return lines + [
             f"    {self._at(op.told_ms)} node {op.node} asked {self._at(op.asked_ms)} {op.outcome} {op.degraded} "
-            f"time {self._at(op.time_ms)} need {op.need} used {op.used} of {op.limits}"
+            f"time {self._at(op.time_ms)} need {op.need} "
+            + (f"models {op.models}" if op.path else f"used {op.used} of {op.limits}")
             + (f" settled {self._at(op.settled_ms)} to {op.settled}" if op.settled_ms else "")
             for op in ops[-20:]
         ]
