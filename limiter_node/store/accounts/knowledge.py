@@ -7,7 +7,7 @@ account and teams. A window of any length has sixty cells here, so a node can ch
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from time import monotonic
 
 from limiter_node.decisions import Decision
@@ -76,9 +76,8 @@ class AccountKnowledge:
         """Learn the store's time from a reply to something asked at `asked_s`."""
         self._time_ms, self._asked_s, self._heard_s = time_ms, asked_s, heard_s
 
-    def learn(self, windows: Iterable[tuple[Place, PlannedWindow, WindowUse]], time_ms: int, asked_s: float) -> None:
-        """Learn from the reply to a batch that the store has decided just now."""
-        self.learn_time(time_ms, asked_s, monotonic())
+    def learn(self, windows: Iterable[tuple[Place, PlannedWindow, WindowUse]]) -> None:
+        """Learn the usage that the reply to a batch tells: as of now, also if the batch was decided before."""
         left = NO_LIMIT
         for place, window, (used, newest) in windows:
             known = self._of(place, window)
@@ -87,6 +86,19 @@ class AccountKnowledge:
             _, limit_input, limit_output, limit_tokens = window.enforced
             left = min(left, limit_input - used[1], limit_output - used[2], limit_tokens - used[1] - used[2])
         self.tokens_left = left
+
+    def learn_unsent(self, places: Collection[Place], unsent: Iterable[Charge]) -> None:
+        """Learn which admissions are not in what a reply has told of these windows, because they are still to be sent.
+
+        A batch that was under way when its shard was cut off brings a reply without what was admitted since.
+        """
+        for charge in unsent:
+            assert isinstance(charge, PathCharge)
+            for window in charge.windows:
+                if (place := place_of(charge.kid, window)) in places:
+                    since_told = self._of(place, window).since_told
+                    for dimension, amount in enumerate(charge.amounts):
+                        since_told[dimension] += amount
 
     def learn_record(self, recorded: int) -> None:
         """Learn the number of this node's record, which the store keeps at least as long as the longest window."""

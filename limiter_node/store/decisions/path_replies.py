@@ -65,10 +65,10 @@ class PathReplies(BatchEnds):
         account, heard_s = batch.queue, monotonic()
         assert isinstance(account, AccountQueue)
         knowledge = account.knowledge
-        if reply.state == DECIDED:
-            windows = batch.layout.windows()
-            places = batch.layout.all_places()
-            knowledge.learn(zip(places, windows, reply.windows, strict=True), reply.time_ms, batch.since_s)
+        if reply.state == DECIDED:  # else the time is that of the decision, which was before
+            knowledge.learn_time(reply.time_ms, batch.since_s, heard_s)
+        places = batch.layout.all_places()
+        knowledge.learn(zip(places, batch.layout.windows(), reply.windows, strict=True))
         knowledge.learn_record(reply.recorded)
         knowledge.note(_admitted(batch, decisions), batch.number)
         account.note_rejections(any(each is not None and each.outcome is not Outcome.ADMITTED for each in decisions))
@@ -89,6 +89,8 @@ class PathReplies(BatchEnds):
                 decided.append(admit)
                 verdicts.append(decision)
         self._deliver(batch, decided, verdicts, heard_s)
+        if account.charges:
+            knowledge.learn_unsent(set(places), account.charges)
         account.put_admits_back(again)
         if gone:
             self._on_gone(gone)
