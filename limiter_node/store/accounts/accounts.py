@@ -8,6 +8,7 @@ from time import monotonic
 from weakref import WeakValueDictionary
 
 from limiter_node.decisions import PathUsage, Usage
+from limiter_node.errors import StoreUnavailable
 from limiter_node.limits import Amounts
 from limiter_node.plans import Plan
 from limiter_node.store.accounts.batch import PathAdmits, PathBatch, Versions
@@ -49,12 +50,18 @@ class Accounts:
         """Return the place of a key in the account with the hash tag `tag`; None if the account doesn't have it.
 
         Raises:
-            StoreUnavailable: the store could not be asked.
+            StoreUnavailable: the store could not be asked, or a policy can't be read.
         """
         asked_s = monotonic()
         found = await self._read(kid, tag)
         if found is None:
             return None
+        try:
+            return self._met(kid, tag, found, asked_s)
+        except ValueError as error:
+            raise StoreUnavailable(f"a policy of account {tag} can't be read: {error}") from error
+
+    def _met(self, kid: str, tag: str, found: Policies, asked_s: float) -> Member | None:
         account = self._accounts.get(tag)
         if account is None:
             target = ScriptTarget(self._policy, slot_of(tag), (policy_key(tag).encode(),), (), 1)
@@ -71,9 +78,14 @@ class Accounts:
         if read is None:
             target = ScriptTarget(self._policy, slot_of(tag), (policy_key(tag).encode(),), (), 1)
             read = self._reading[kid, tag] = PolicyRead(self._router, target, kid, monotonic())
-            read.future.add_done_callback(lambda _: self._reading.pop((kid, tag), None))
+            read.future.add_done_callback(lambda _: self._on_read(kid, tag))
             self._router.send([read])
         return await asyncio.shield(read.future)
+
+    def _on_read(self, kid: str, tag: str) -> None:
+        read = self._reading.pop((kid, tag))
+        if not read.future.cancelled():
+            read.future.exception()  # seen, also if everybody who waited for it has left
 
     # ---- batches ---------------------------------------------------------------------------------------------------
 
@@ -131,7 +143,7 @@ class Accounts:
             fresh = await self.open(member.kid, account.kid)
             if fresh is None:
                 return None
-            member.learn(fresh.body)
+            member.learn(fresh.body)  # it has been read
 
     async def _peek_windows(self, tag: str, layout: Layout) -> PathPeekReply | None:
         target = ScriptTarget(self._peek, slot_of(tag), _keys(tag, layout.kids), (), 1 + len(layout.kids))

@@ -40,6 +40,7 @@ class AccountQueue(SendQueue):
         "policy",
         "settles",
         "turn",
+        "unreadable",
         "version",
         "waiting",
         "was_rejecting",
@@ -53,10 +54,16 @@ class AccountQueue(SendQueue):
         self.turn: deque[Member] = deque()
         self.waiting = 0
         self.was_rejecting = False
+        self.unreadable = ""
+        """Why the last policy that the store sent can't be read; kept so that it is logged once."""
         self.body, self.version, self.policy = body, version_of(body), read_account(body)
 
     def learn(self, body: bytes) -> None:
-        """Learn the account's policy. Its keys make their plans anew."""
+        """Learn the account's policy. Its keys make their plans anew.
+
+        Raises:
+            ValueError: the policy can't be read; then nothing is learnt.
+        """
         if body != self.body:
             self.policy = read_account(body)
             self.body, self.version = body, version_of(body)
@@ -182,10 +189,14 @@ class Member(Asker):
         self.learn(body)
 
     def learn(self, body: bytes | None) -> None:
-        """Learn the key's own policy; None for a flat key, whose policy is its account's."""
+        """Learn the key's own policy; None for a flat key, whose policy is its account's.
+
+        Raises:
+            ValueError: the policy can't be read; then nothing is learnt.
+        """
+        self.policy = None if body is None else read_key(body)
         self.body, self._plans_of = body, None
         self.version = b"" if body is None else version_of(body)
-        self.policy = None if body is None else read_key(body)
 
     def plan(self, models: tuple[str, ...], now_ms: int) -> Plan:
         """Return the plan of a request for a model with these names."""
