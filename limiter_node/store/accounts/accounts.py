@@ -15,7 +15,8 @@ from limiter_node.store.accounts.batch import PathAdmits, PathBatch, Versions
 from limiter_node.store.accounts.batch_making import make_batch
 from limiter_node.store.accounts.calls import PathPeek, PathPeekReply, Policies, PolicyRead
 from limiter_node.store.accounts.codec import Layout
-from limiter_node.store.accounts.queue import AccountQueue, Member
+from limiter_node.store.accounts.member import Member
+from limiter_node.store.accounts.queue import AccountQueue
 from limiter_node.store.accounts.verdicts import reset_ms
 from limiter_node.store.batch import BatchOwner
 from limiter_node.store.keyspace import member_key, policy_key, shared_key, slot_of
@@ -24,7 +25,8 @@ from limiter_node.store.unsent_charges import UnsentCharges
 from limiter_node.store.wire.routing_and_retries import Router
 from limiter_node.store.wire.script_target import ScriptTarget
 
-_MOST_TARGETS = 10_000
+_MOST_TARGETS = 1_000
+"""The targets kept, some KiB each: batches of many keys rarely repeat them."""
 _MOST_TRIES = 3
 _NO_VERSION = bytes(8)
 _NOTHING = Amounts(0, 0, 0)

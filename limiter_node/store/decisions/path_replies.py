@@ -15,7 +15,8 @@ from limiter_node.errors import StoreUnavailable
 from limiter_node.plans import Plan
 from limiter_node.store.accounts.batch import PathBatch
 from limiter_node.store.accounts.codec import PathsReply, unpack_reply
-from limiter_node.store.accounts.queue import AccountQueue, Member
+from limiter_node.store.accounts.member import Member
+from limiter_node.store.accounts.queue import AccountQueue
 from limiter_node.store.accounts.verdicts import decisions_of
 from limiter_node.store.batch import Admit, Batch
 from limiter_node.store.codec import DECIDED, LOST, REPLAYED, UnreadableReply
@@ -70,14 +71,17 @@ class PathReplies(BatchEnds):
     def _on_decided(self, batch: PathBatch, reply: PathsReply, decisions: list[Decision | None]) -> None:
         account, heard_s = batch.queue, monotonic()
         assert isinstance(account, AccountQueue)
+        account.missing_since_s = None
         knowledge = account.knowledge
         if reply.state == DECIDED:
             windows = batch.layout.windows()
             places = batch.layout.all_places()
-            knowledge.learn(zip(places, windows, reply.windows, strict=True), reply.time_ms, batch.since_s)
+            is_complete = not account.charges and not batch.was_cut_off
+            found = zip(places, windows, reply.windows, strict=True)
+            knowledge.learn(found, reply.time_ms, batch.since_s, is_complete=is_complete)
         knowledge.learn_record(reply.recorded)
         knowledge.note(_admitted(batch, decisions), batch.number)
-        account.note_rejections(any(each is not None and each.outcome is not Outcome.ADMITTED for each in decisions))
+        account.note_decisions(decisions)
         unreadable = _learn_policies(account, batch, reply.policies) if reply.policies else ""
         if batch.charges:
             self._reconciliation.on_charged(batch, reply.time_ms)
@@ -103,6 +107,10 @@ class PathReplies(BatchEnds):
         else:
             account.put_admits_back(again)
         if gone:
+            # All of a key that is gone is asked again together: what waits was put there for the account's old key.
+            for asker in {each.queue for each in gone}:
+                assert isinstance(asker, Member)
+                gone += account.take_unsent_of(asker)
             self._on_gone(gone)
 
     def _on_not_counted(self, batch: Batch, admit: Admit, waiting: list[Admit]) -> None:
@@ -121,8 +129,10 @@ class PathReplies(BatchEnds):
             self._lost_track(batch)
 
     def _on_no_account(self, batch: PathBatch) -> None:
-        self._reconciliation.on_not_run(batch)
-        self._on_gone(batch.queue.take_unsent())
+        account = batch.queue
+        assert isinstance(account, AccountQueue)
+        self._reconciliation.on_no_account(batch, account)
+        self._on_gone(account.take_unsent())
 
 
 def _is_counted(decision: Decision) -> bool:
