@@ -444,6 +444,7 @@ MUTANTS = [
         "if into < oldest then into = 0 end",
         "if into <= oldest then into = 0 end",
     ),
+    Mutant("all buckets before it are taken to be in use", "if before == bit_ - 1 then", "if true then"),
     Mutant(
         "settled in the wrong cell",
         "from, before = from + odd * size,",
