@@ -134,14 +134,15 @@ class KeyQueue(SendQueue, Asker):
         self.settles = [each for each in self.settles if cell_of(settled_bucket(each)) not in lost]
         return recharged
 
-    def forget_recharges(self) -> None:
+    def forget_recharges(self) -> bool:
         self.knowledge.forget_recharges()
+        return self.knowledge.recharges is not None
 
     def decide_alone(self, fallback: Fallback, need: Need) -> tuple[Decision, int] | None:
         known = self.knowledge.known()  # None, too, if the store's last reply was that there is no such key
         return None if known is None else (fallback.decide(known, need), known.latest_ms // BUCKET_MS)
 
-    def usage_alone(self, fallback: Fallback) -> Usage | None:
+    def usage_alone(self, fallback: Fallback, models: tuple[str, ...] | None) -> Usage | None:
         known = self.knowledge.known()
         return None if known is None else fallback.usage(known)
 

@@ -6,14 +6,17 @@ made. The reply then brings the new ones, and the requests concerned go into the
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from time import monotonic
 
 from limiter_node.decisions import UNKNOWN_KEY, Decision, Outcome
+from limiter_node.errors import StoreUnavailable
 from limiter_node.plans import Plan
 from limiter_node.store.accounts.batch import PathBatch
 from limiter_node.store.accounts.codec import PathsReply, unpack_reply
-from limiter_node.store.accounts.queue import AccountQueue, Member
+from limiter_node.store.accounts.member import Member
+from limiter_node.store.accounts.queue import AccountQueue
 from limiter_node.store.accounts.verdicts import decisions_of
 from limiter_node.store.batch import Admit, Batch
 from limiter_node.store.codec import DECIDED, LOST, REPLAYED, UnreadableReply
@@ -22,6 +25,10 @@ from limiter_node.store.decisions.batch_ends import BatchEnds
 from limiter_node.store.decisions.losses import Losses
 from limiter_node.store.decisions.reconciliation import Reconciliation
 from limiter_node.telemetry import Telemetry
+
+log = logging.getLogger(__name__)
+
+_UNREADABLE = {"event": "policy_unreadable"}
 
 
 class PathReplies(BatchEnds):
@@ -47,12 +54,12 @@ class PathReplies(BatchEnds):
     def on_batch_reply(self, batch: Batch, reply: bytes) -> None:
         """See `BatchOwner`. The whole reply is read before anything is done."""
         assert isinstance(batch, PathBatch)
-        found = unpack_reply(reply, len(batch.layout.windows()), len(batch.admits))
+        found = unpack_reply(reply, len(batch.layout.windows()), len(batch.admits), len(batch.layout.kids))
         if found.state > REPLAYED:
             self._on_not_decided(batch, found)
             return
         decisions, number = decisions_of(batch, found), batch.number
-        is_counted = any(each is not None and each.outcome is Outcome.ADMITTED for each in decisions)
+        is_counted = any(each is not None and _is_counted(each) for each in decisions)
         # What is counted is recorded, and no batch is recorded before it is sent.
         if found.recorded != number and (found.recorded > number or is_counted):
             raise UnreadableReply(f"batch {number} was decided, and {found.recorded} recorded")
@@ -64,16 +71,16 @@ class PathReplies(BatchEnds):
     def _on_decided(self, batch: PathBatch, reply: PathsReply, decisions: list[Decision | None]) -> None:
         account, heard_s = batch.queue, monotonic()
         assert isinstance(account, AccountQueue)
+        account.missing_since_s = None
         knowledge = account.knowledge
-        if reply.state == DECIDED:
-            windows = batch.layout.windows()
-            places = batch.layout.all_places()
-            knowledge.learn(zip(places, windows, reply.windows, strict=True), reply.time_ms, batch.since_s)
+        if reply.state == DECIDED:  # else the time is that of the decision, which was before
+            knowledge.learn_time(reply.time_ms, batch.since_s, heard_s)
+        places = batch.layout.all_places()
+        knowledge.learn(zip(places, batch.layout.windows(), reply.windows, strict=True))
         knowledge.learn_record(reply.recorded)
         knowledge.note(_admitted(batch, decisions), batch.number)
-        account.note_rejections(any(each is not None and each.outcome is not Outcome.ADMITTED for each in decisions))
-        if reply.policies:
-            _learn_policies(account, batch, reply.policies)
+        account.note_decisions(decisions)
+        unreadable = _learn_policies(account, batch, reply.policies) if reply.policies else ""
         if batch.charges:
             self._reconciliation.on_charged(batch, reply.time_ms)
         decided: list[Admit] = []
@@ -89,8 +96,21 @@ class PathReplies(BatchEnds):
                 decided.append(admit)
                 verdicts.append(decision)
         self._deliver(batch, decided, verdicts, heard_s)
-        account.put_admits_back(again)
+        if account.charges:
+            knowledge.learn_unsent(set(places), account.charges)
+        if unreadable:  # asked again, they would only be too old again
+            if unreadable != account.unreadable:
+                log.error("a policy of account %s can't be read: %s", account.kid, unreadable, extra=_UNREADABLE)
+            account.unreadable = unreadable
+            for admit in again:
+                admit.future.set_exception(StoreUnavailable(f"a policy of the account can't be read: {unreadable}"))
+        else:
+            account.put_admits_back(again)
         if gone:
+            # All of a key that is gone is asked again together: what waits was put there for the account's old key.
+            for asker in {each.queue for each in gone}:
+                assert isinstance(asker, Member)
+                gone += account.take_unsent_of(asker)
             self._on_gone(gone)
 
     def _on_not_counted(self, batch: Batch, admit: Admit, waiting: list[Admit]) -> None:
@@ -109,8 +129,15 @@ class PathReplies(BatchEnds):
             self._lost_track(batch)
 
     def _on_no_account(self, batch: PathBatch) -> None:
-        self._reconciliation.on_not_run(batch)
-        self._on_gone(batch.queue.take_unsent())
+        account = batch.queue
+        assert isinstance(account, AccountQueue)
+        self._reconciliation.on_no_account(batch, account)
+        self._on_gone(account.take_unsent())
+
+
+def _is_counted(decision: Decision) -> bool:
+    """Return whether the store has counted a request: if it was admitted, and there is a window to count it in."""
+    return decision.outcome is Outcome.ADMITTED and decision.path is not None and bool(decision.path.plan.windows)
 
 
 def _admitted(batch: PathBatch, decisions: Sequence[Decision | None]) -> Iterable[tuple[str, Plan, list[Decision]]]:
@@ -125,12 +152,16 @@ def _admitted(batch: PathBatch, decisions: Sequence[Decision | None]) -> Iterabl
     return by_path.values()
 
 
-def _learn_policies(account: AccountQueue, batch: PathBatch, policies: Sequence[tuple[int, bytes]]) -> None:
-    """Learn the policies for which a batch was too old."""
-    members = {admit.queue.kid: admit.queue for admit in batch.admits}
+def _learn_policies(account: AccountQueue, batch: PathBatch, policies: Sequence[tuple[int, bytes]]) -> str:
+    """Learn the policies for which a batch was too old. Return why one of them can't be read, "" if all can."""
+    unreadable, members = "", {admit.queue.kid: admit.queue for admit in batch.admits}
     for which, body in policies:
-        if which == 0:
-            account.learn(body)
-        elif (member := members.get(batch.layout.kids[which - 1])) is not None:
-            assert isinstance(member, Member)
-            member.learn(body)
+        try:
+            if which == 0:
+                account.learn(body)
+            elif (member := members.get(batch.layout.kids[which - 1])) is not None:
+                assert isinstance(member, Member)
+                member.learn(body)
+        except ValueError as error:
+            unreadable = str(error)
+    return unreadable
