@@ -551,7 +551,7 @@ for k = 1, window_count do
                         if mask % 2 == 1 then
                             local cell = { sunpack(format, value, from) }
                             from = cell[4]
-                            if cell[counter] > 0 and b >= w[HEAD] then found = b end
+                            if cell[counter] > 0 then found = b end
                         end
                         mask, b = (mask - mask % 2) / 2, b + 1
                     end
