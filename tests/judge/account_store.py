@@ -167,5 +167,6 @@ def _buckets(fields: dict[bytes, bytes], id_: bytes) -> dict[int, Triple]:
                 requests, input_tokens, output_tokens = _numbers(value[at:], *_CELL_BYTES[kind])
                 at += sum(_CELL_BYTES[kind])
                 where = group * _GROUP + bucket
-                buckets[where] = plus(buckets.get(where, NOTHING), (requests, input_tokens, output_tokens))
+                if where >= head:  # else it has left, and goes with its group
+                    buckets[where] = plus(buckets.get(where, NOTHING), (requests, input_tokens, output_tokens))
     return buckets
