@@ -538,9 +538,10 @@ end
 -- ---- writing: one call per hash -------------------------------------------------------------------------------------------
 local is_recorded = not replayed and (changed or flags == 1)
 if is_recorded and not record then
-    -- A node's first record: forget the nodes whose batches no longer matter.
+    -- A node's first record: forget the nodes whose batches no longer matter. Others may have counted in longer windows
+    -- than this batch names: the hash outlives all of them, so a record is kept for two thirds of its longest window.
     local names = call('HGET', KEYS[2], NODES) or ''
-    local life_ms = RECORD_LIFE_MS
+    local life_ms = max(RECORD_LIFE_MS, call('PTTL', KEYS[2]))
     for k = 1, window_count do life_ms = max(life_ms, (windows[k][WIDTH] + 1) * windows[k][BUCKET_MS] + TTL_SLACK_MS) end
     local kept = { node }
     for first = 1, #names, NODES_READ * #node do

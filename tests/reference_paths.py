@@ -119,10 +119,12 @@ class Account:
         *,
         resent: bool = False,
         expected: int = 0,
+        shared_life_ms: int = 0,
     ) -> AnswerOn:
         """Decide a batch, or answer it from the record if it is the node's last one.
 
         The node expects its record to be of batch `expected` or a later one: else what it stands for has been lost.
+        `shared_life_ms`: how long the shared hash lives from now, which covers every window that anybody counts in.
         """
         if self.policy is None:
             return AnswerOn(UNKNOWN)
@@ -149,7 +151,8 @@ class Account:
         if has_changed:
             self._count_until(now_ms)
         if has_changed or resent:  # a batch in which nothing was counted has nothing to count twice
-            self._remember(node, Record(number, now_ms, tuple(results)), call.windows)
+            life_ms = max(self._record_life_ms(call.windows), shared_life_ms)
+            self._remember(node, Record(number, now_ms, tuple(results)), life_ms)
             recorded = number
         filled = tuple(self.filled(window, now_ms) for window in call.windows)
         return AnswerOn(DECIDED, now_ms, recorded, tuple(results), filled, self._told(call, operations, results))
@@ -276,11 +279,10 @@ class Account:
         """How long a record is needed: as long as what was counted under it."""
         return max(RECORDS_LEAST_MS, *(window.life_ms + RECORDS_SLACK_MS for window in windows), 0)
 
-    def _remember(self, node: str, record: Record, windows: Sequence[Window]) -> None:
+    def _remember(self, node: str, record: Record, life_ms: int) -> None:
         if node not in self.records:  # a new node: forget those whose last batch can't matter any more
-            lives_ms = 2 * self._record_life_ms(windows)
             for other, seen in list(self.records.items()):
-                if seen.time_ms < record.time_ms - lives_ms:
+                if seen.time_ms < record.time_ms - 2 * life_ms:
                     del self.records[other]
         self.records[node] = record
 

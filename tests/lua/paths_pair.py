@@ -72,8 +72,11 @@ class PathsPair:
             expected = record.number if record else 0
         if number is None:
             number = self.numbers[node] = max(self.numbers.get(node, 0), record.number if record else 0) + 1
+        life_ms = int(self.driver.client.pttl(self.driver.shared_key))
         reply = self._ask(call, operations, node, number, resent=resent, expected=expected)
-        answer = self.model.decide(node, number, call, operations, self.clock_ms, resent=resent, expected=expected)
+        answer = self.model.decide(
+            node, number, call, operations, self.clock_ms, resent=resent, expected=expected, shared_life_ms=life_ms
+        )
         self._compare(call, operations, reply, answer)
         self._compare_peek(call)
         self._compare_records()
