@@ -50,24 +50,24 @@ local HEADER_FORMAT, WINDOW_FORMAT, WINDOW_SIZE = '<I8I1I8I8c8I1I2I2', '<I4I2I7I
 local OTHER_FORMAT, ADMIT_FORMAT = '<I1I1I6i8i8i8', '<I1I8I8'
 local CLOCK, CLOCK_FORMAT, NODES = 'c', '<I6I6', 'n'
 local RECORD_FORMAT, VERDICTS_AT = '<I8I6', 15
-local META_FORMAT = '<I5I5I5I5I5I6I7I7I4I7I7'
-local GROUP_FORMAT, CELLS_AT = '<I3I1', 5 -- mask, kind
+local META_FORMAT, META_SIZE = '<I5I5I5I5I5I6I7I7I4I7I7', 63
+local GROUP_FORMAT, CELLS_AT = '<I3I1', 5 -- mask of the buckets that have a cell, kind
 local SUMS_FORMAT, SUMS_SIZE, SUMS_FROM = '<I7I7I7', 21, 6 -- SUMS_FROM: the least cells of a group with sums
-local CELL_FORMAT, CELL_SIZE = { [0] = '<I4I4I4', '<I4I7I7' }, { [0] = 12, 18 } -- by a group's kind
 local REQUESTS_MAX, NARROW_MAX, AMOUNT_MAX = 4294967295, 4294967295, 9007199254740991 -- of a cell; of a window
 local TTL_SLACK_MS, RECORD_LIFE_MS, RECORD_STEP_MS = 30000, 90000, 10000
 local TTL_STEP = 100 -- buckets between two refreshes of the time to live
-local ADMITTED, NO_META = '\0\0\0\0\0\0\0', string.rep('\0', 63)
+local ADMITTED = '\0\0\0\0\0\0\0'
 local FIELDS_MAX, NODES_READ = 4000, 1000 -- in one call: unpack fails at 8,000
 
 -- The slots of a window. Those with three or four units are also used as the slot before the first, plus the unit.
-local ID, KEY, BUCKET_MS, WIDTH, LIMIT_R, LIMIT_I, LIMIT_O, LIMIT_T, NUMBER = 1, 2, 3, 4, 5, 6, 7, 8, 9
-local META, BUCKET = 10, 11 -- as stored, or false; the current bucket
-local HEAD, NEWEST, NEWEST_R, NEWEST_I, NEWEST_O = 12, 13, 14, 15, 16 -- the oldest and the newest bucket in use; 0 = none
-local USED_R, USED_I, USED_O, CELL_R, CELL_I, CELL_O = 17, 18, 19, 20, 21, 22 -- the sums; the newest bucket in use
-local READABLE = 23 -- the newest bucket when the window was read, which tells the groups that fields belong to; 0 = none
-local GROUPS, TOUCHED = 24, 25 -- group -> value (false = none), of groups read or changed; group -> true, of those changed
-local SUMS, CHANGED, EMPTIED, GONE_FROM, GONE_TO = 26, 27, 28, 29, 30
+local ID, KEY, BUCKET_MS, WIDTH, LIMIT_R, LIMIT_I, LIMIT_O, LIMIT_T = 1, 2, 3, 4, 5, 6, 7, 8
+local META, BUCKET = 9, 10 -- as stored, or false; the current bucket
+local HEAD, NEWEST, NEWEST_R, NEWEST_I, NEWEST_O = 11, 12, 13, 14, 15 -- the oldest and the newest bucket in use; 0 = none
+local USED_R, USED_I, USED_O, CELL_R, CELL_I, CELL_O = 16, 17, 18, 19, 20, 21 -- the sums; the newest bucket in use
+local READABLE = 22 -- the newest bucket when the window was read, which tells the groups that fields belong to; 0 = none
+local GROUPS, TOUCHED = 23, 24 -- group -> value (false = none), of groups read or changed; group -> true, of those changed
+local CHANGED = 25
+local SUMS, EMPTIED, GONE_FROM, GONE_TO = 26, 27, 28, 29 -- seldom needed: not made with the others, so nil
 local LIMIT, USED, CELL = LIMIT_R - 1, USED_R - 1, CELL_R - 1
 
 local node, batch = ARGV[1], ARGV[2]
@@ -105,14 +105,14 @@ for h = 2, key_count + 2 do
                 sunpack(META_FORMAT, meta)
             if newest * bucket_ms > latest_ms then latest_ms = newest * bucket_ms end
             windows[window_count] = {
-                ids[j], key, bucket_ms, width, limit_r, limit_i, limit_o, limit_t, window_count, meta, 0,
+                ids[j], key, bucket_ms, width, limit_r, limit_i, limit_o, limit_t, meta, 0,
                 head, newest, newest_r, newest_i, newest_o, used_r, used_i, used_o, cell_r, cell_i, cell_o, newest,
-                false, false, false, false, false, false, false,
+                false, false, false,
             }
         else
             windows[window_count] = {
-                ids[j], key, bucket_ms, width, limit_r, limit_i, limit_o, limit_t, window_count, false, 0,
-                0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, false, false, false, false, false, false, false,
+                ids[j], key, bucket_ms, width, limit_r, limit_i, limit_o, limit_t, false, 0,
+                0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, false, false, false,
             }
         end
     end
@@ -172,6 +172,22 @@ local function read_all(w) -- in one call; for when a third group is needed: mos
     for i = 1, size do groups[missing[i]] = found[i] end
 end
 
+local function shape(kind) -- format and size of the cells of a group of that kind
+    if kind == 0 then return '<I4I4I4', 12 end
+    return '<I4I7I7', 18
+end
+
+local function cell_at(mask, nth, size) -- where the cell of the group's nth bucket (from 0) is, or belongs, in its value
+    local bit_ = 2 ^ nth
+    local from, before = 5, mask % bit_
+    if before == bit_ - 1 then return from + nth * size end -- in a busy window all before it are in use
+    while before > 0 do
+        local odd = before % 2
+        from, before = from + odd * size, (before - odd) / 2
+    end
+    return from
+end
+
 local function widen(cells) -- the cells of a group of kind 0 as those of kind 1
     local wide, from = {}, 1
     for i = 1, #cells / 12 do
@@ -184,9 +200,13 @@ end
 
 -- ---- what has left ------------------------------------------------------------------------------------------------------------
 local expired = false
+local bucket, of_ms = 0, 0
 for k = 1, window_count do
     local w = windows[k]
-    local bucket = floor(now / w[BUCKET_MS])
+    if w[BUCKET_MS] ~= of_ms then
+        of_ms = w[BUCKET_MS]
+        bucket = floor(now / of_ms)
+    end
     local oldest, newest, head = bucket - w[WIDTH], w[NEWEST], w[HEAD]
     w[BUCKET] = bucket
     if newest > 0 and newest < oldest then
@@ -195,44 +215,36 @@ for k = 1, window_count do
         for slot = HEAD, READABLE do w[slot] = 0 end
     elseif head < oldest and newest > 0 then
         -- Each bucket is subtracted once, when it leaves the window. The head ends on the oldest bucket still in use, so that
-        -- each gap is walked once, too.
+        -- each gap is walked once, too. Cells before the head stay in its group until all of the group has left.
         local used_r, used_i, used_o = w[USED_R], w[USED_I], w[USED_O]
-        local first, from_bucket = floor(head / GROUP), head
-        head = newest
+        local b, first, stays = head, floor(head / GROUP), false
         for g = first, floor(newest / GROUP) do
             if g == first + 2 then read_all(w) end
             local value = read(w, g)
             if value then
-                local mask, kind, from = sunpack(GROUP_FORMAT, value)
-                local format, sums_size = CELL_FORMAT[kind], 0
-                if (#value - CELLS_AT + 1) % CELL_SIZE[kind] > 0 then sums_size = SUMS_SIZE end
-                local b = g == first and from_bucket or g * GROUP
-                if sums_size > 0 and (g + 1) * GROUP <= oldest then -- all of it at once
+                local mask, kind = sunpack(GROUP_FORMAT, value)
+                local format, size = shape(kind)
+                if g > first then b = g * GROUP end
+                local from, bit_ = cell_at(mask, b % GROUP, size), 2 ^ (b % GROUP)
+                if (g + 1) * GROUP <= oldest and from == CELLS_AT and (#value - CELLS_AT + 1) % size > 0 then -- all at once
                     local r, i, o = sunpack(SUMS_FORMAT, value, #value - SUMS_SIZE + 1)
-                    used_r, used_i, used_o, mask, from = used_r - r, used_i - i, used_o - o, 0, #value
-                else
-                    local bit_ = 2 ^ (b % GROUP)
-                    while mask >= bit_ do
-                        if mask % (2 * bit_) >= bit_ then
-                            if b >= oldest then break end
-                            local r, i, o
-                            r, i, o, from = sunpack(format, value, from)
-                            used_r, used_i, used_o = used_r - r, used_i - i, used_o - o
-                            mask = mask - bit_
-                        end
-                        b, bit_ = b + 1, bit_ * 2
+                    used_r, used_i, used_o, mask = used_r - r, used_i - i, used_o - o, 0
+                end
+                while mask >= bit_ do
+                    if mask % (2 * bit_) >= bit_ then
+                        stays = b >= oldest
+                        if stays then break end
+                        local r, i, o
+                        r, i, o, from = sunpack(format, value, from)
+                        used_r, used_i, used_o = used_r - r, used_i - i, used_o - o
                     end
+                    b, bit_ = b + 1, bit_ * 2
                 end
-                if from > CELLS_AT then
-                    w[GROUPS][g] = mask > 0 and spack(GROUP_FORMAT, mask, kind) .. sub(value, from, #value - sums_size)
-                    w[TOUCHED][g] = true
-                end
-                if mask > 0 then
-                    head = b
-                    break
-                end
+                if stays then break end
+                w[GROUPS][g], w[TOUCHED][g] = false, true
             end
         end
+        head = stays and b or newest
         w[HEAD], w[USED_R], w[USED_I], w[USED_O] = head, used_r, used_i, used_o
         if w[NEWEST_R] < oldest then w[NEWEST_R] = 0 end
         if w[NEWEST_I] < oldest then w[NEWEST_I] = 0 end
@@ -242,26 +254,28 @@ for k = 1, window_count do
 end
 
 -- ---- paths ----------------------------------------------------------------------------------------------------------------------
-local paths, refusals, key_of = {}, {}, {} -- windows; verdict on the policies it was made by, and which of KEYS 3.. is its key
+-- A path: the verdict on the policies it was made under, which of KEYS 3.. is its key (0 where the account's policy is old),
+-- where the batch has the numbers of its windows, and the windows.
+local VERDICT, WHOSE, NUMBERS, FIRST = 1, 2, 3, 4
+local paths = { false, false, false, false }
 for p = 1, path_count do
     local k, count = byte(batch, at, at + 1)
-    local path = { byte(batch, at + 2, at + 1 + count) }
-    for j = 1, count do path[j] = windows[path[j]] end
+    local path = { 0, k, at + 2, byte(batch, at + 2, at + 1 + count) }
+    for j = FIRST, count + FIRST - 1 do path[j] = windows[path[j]] end
     at = at + 2 + count
-    local refusal = 0
-    if version ~= policies[1] then refusal, k = OLD_POLICY, 0
+    if version ~= policies[1] then path[VERDICT], path[WHOSE] = OLD_POLICY, 0
     elseif k > 0 then
         local of_key, from = policies[k + 1], versions_at + 8 * (k - 1)
-        if not of_key then refusal = UNKNOWN_KEY
-        elseif of_key ~= sub(batch, from, from + 7) then refusal = OLD_POLICY end
+        if not of_key then path[VERDICT] = UNKNOWN_KEY
+        elseif of_key ~= sub(batch, from, from + 7) then path[VERDICT] = OLD_POLICY end
     end
-    paths[p], refusals[p], key_of[p] = path, refusal, k
+    paths[p] = path
 end
 
 -- ---- deciding -------------------------------------------------------------------------------------------------------------------
 local changed = false -- something was counted: it has to be recorded under this number
 local verdicts, places, retries -- per admit, as soon as one is not admitted
-local waits, wait_count = {}, 0 -- per limit in the way of an admit: which admit, window, unit, how much is missing
+local waits, wait_count = nil, 0 -- per limit in the way of an admit: which admit, window, unit, how much is missing
 local told_old -- which policies were found old
 local current, path = 0, nil -- the path of the last admit
 local room_r, room_i, room_o, room_t = 0, 0, 0, 0 -- the least room of all its windows
@@ -288,7 +302,7 @@ for i = 1, operations + 1 do
             counted = path
             row_r, row_i, row_o = 0, 0, 0
         end
-        for j = 1, counted and #counted or 0 do
+        for j = FIRST, counted and #counted or 0 do
             local w = counted[j]
             local into, newest = w[BUCKET], w[NEWEST]
             if kind ~= ADMIT then
@@ -310,7 +324,7 @@ for i = 1, operations + 1 do
                         mask, cells = before + bit_, sub(value, CELLS_AT)
                         if has_kind < kind_of_group then cells = widen(cells) else kind_of_group = has_kind end
                     end
-                    local format, size = CELL_FORMAT[kind_of_group], CELL_SIZE[kind_of_group]
+                    local format, size = shape(kind_of_group)
                     cells = cells .. spack(format, r, t, o)
                     if #cells >= SUMS_FROM * size and floor(into / GROUP) > g then
                         local sum_r, sum_i, sum_o, from = 0, 0, 0, 1
@@ -327,29 +341,28 @@ for i = 1, operations + 1 do
             end
 
             if kind == ADMIT then
-                local r, t, o = add_r, add_i, add_o
-                if w[CELL_R] + r > REQUESTS_MAX then r = REQUESTS_MAX - w[CELL_R] end
-                w[CELL_R], w[CELL_I], w[CELL_O] = w[CELL_R] + r, w[CELL_I] + t, w[CELL_O] + o
-                w[USED_R], w[USED_I], w[USED_O] = w[USED_R] + r, w[USED_I] + t, w[USED_O] + o
+                local r, cell_r = add_r, w[CELL_R]
+                if cell_r + r > REQUESTS_MAX then r = REQUESTS_MAX - cell_r end
+                w[CELL_R], w[CELL_I], w[CELL_O] = cell_r + r, w[CELL_I] + add_i, w[CELL_O] + add_o
+                w[USED_R], w[USED_I], w[USED_O] = w[USED_R] + r, w[USED_I] + add_i, w[USED_O] + add_o
                 w[NEWEST_R], w[CHANGED], changed = into, true, true
-                if t > 0 then w[NEWEST_I] = into end
-                if o > 0 then w[NEWEST_O] = into end
+                if add_i > 0 then w[NEWEST_I] = into end
+                if add_o > 0 then w[NEWEST_O] = into end
             elseif into > 0 then
                 local old_r, old_i, old_o = w[CELL_R], w[CELL_I], w[CELL_O]
                 local g, value, mask, kind_of_group, from, bit_, is_present
+                local format, size = '<I4I4I4', 12
                 if into < newest then
                     g, bit_, mask, kind_of_group, from = floor(into / GROUP), 2 ^ (into % GROUP), 0, 0, CELLS_AT
                     value = read(w, g)
                     if value then
                         mask, kind_of_group = sunpack(GROUP_FORMAT, value)
-                        local before, size = mask % bit_, CELL_SIZE[kind_of_group]
-                        while before > 0 do
-                            from, before = from + before % 2 * size, floor(before / 2)
-                        end
+                        format, size = shape(kind_of_group)
+                        from = cell_at(mask, into % GROUP, size)
                     end
                     is_present = mask % (2 * bit_) >= bit_
                     old_r, old_i, old_o = 0, 0, 0
-                    if is_present then old_r, old_i, old_o = sunpack(CELL_FORMAT[kind_of_group], value, from) end
+                    if is_present then old_r, old_i, old_o = sunpack(format, value, from) end
                 end
                 if kind == CHARGE or old_r > 0 then -- nothing to settle if nothing was admitted
                     local r = max(min(add_r, REQUESTS_MAX - old_r), -old_r)
@@ -359,7 +372,6 @@ for i = 1, operations + 1 do
                     w[USED_R], w[USED_I], w[USED_O] = w[USED_R] + r, w[USED_I] + t, w[USED_O] + o
                     if into == newest then w[CELL_R], w[CELL_I], w[CELL_O] = new_r, new_i, new_o
                     else
-                        local size = CELL_SIZE[kind_of_group]
                         local before, after = '', ''
                         if value then before, after = sub(value, CELLS_AT, from - 1), sub(value, is_present and from + size or from) end
                         local sums = ''
@@ -370,9 +382,10 @@ for i = 1, operations + 1 do
                         end
                         if kind_of_group == 0 and (new_i > NARROW_MAX or new_o > NARROW_MAX) then
                             before, after, kind_of_group = widen(before), widen(after), 1
+                            format = shape(1)
                         end
                         w[GROUPS][g] = spack(GROUP_FORMAT, is_present and mask or mask + bit_, kind_of_group)
-                            .. before .. spack(CELL_FORMAT[kind_of_group], new_r, new_i, new_o) .. after .. sums
+                            .. before .. spack(format, new_r, new_i, new_o) .. after .. sums
                         w[TOUCHED][g], w[SUMS], w[HEAD] = true, false, min(w[HEAD], into)
                     end
                     if new_r > 0 then w[NEWEST_R] = max(w[NEWEST_R], into) elseif into == w[NEWEST_R] then w[EMPTIED] = true end
@@ -384,22 +397,24 @@ for i = 1, operations + 1 do
         end
 
         if i > other_count and i <= operations then
-            local verdict, which, retry_ms = refusals[p], 0, 0
+            local on = paths[p]
+            local verdict, which = on[VERDICT], 0
             if replayed then
                 local from = VERDICTS_AT + 2 * (i - other_count - 1)
                 verdict = byte(record, from) or 0
                 which = byte(record, from + 1) or 0
             elseif verdict == 0 then
                 if p ~= current then
-                    current, path = p, paths[p]
+                    current, path = p, on
                     room_r, room_i, room_o, room_t = math.huge, math.huge, math.huge, math.huge
-                    for j = 1, #path do
+                    for j = FIRST, #path do
                         local w = path[j]
-                        local t, o = w[USED_I], w[USED_O]
-                        if w[LIMIT_R] - w[USED_R] < room_r then room_r = w[LIMIT_R] - w[USED_R] end
-                        if w[LIMIT_I] - t < room_i then room_i = w[LIMIT_I] - t end
-                        if w[LIMIT_O] - o < room_o then room_o = w[LIMIT_O] - o end
-                        if w[LIMIT_T] - t - o < room_t then room_t = w[LIMIT_T] - t - o end
+                        local used_i, used_o = w[USED_I], w[USED_O]
+                        local r, t, o, both = w[LIMIT_R] - w[USED_R], w[LIMIT_I] - used_i, w[LIMIT_O] - used_o, w[LIMIT_T] - used_i - used_o
+                        if r < room_r then room_r = r end
+                        if t < room_i then room_i = t end
+                        if o < room_o then room_o = o end
+                        if both < room_t then room_t = both end
                     end
                 end
                 -- What isn't needed fits, even where more than the limit is used.
@@ -410,8 +425,8 @@ for i = 1, operations + 1 do
                 else verdict = 1 end -- or another unit: see below
             end
             if verdict > 0 and verdict < NEVER then
-                local on, smallest = paths[p], nil
-                for j = 1, #on do
+                local smallest
+                for j = FIRST, #on do
                     local w = on[j]
                     for unit = 1, 4 do
                         local need = unit == 1 and 1 or unit == 2 and input or unit == 3 and output or input + output
@@ -419,17 +434,18 @@ for i = 1, operations + 1 do
                         local over = (unit < 4 and w[USED + unit] or w[USED_I] + w[USED_O]) + need - limit
                         if need > limit and not replayed then -- it would never fit: the smallest such limit is named
                             if not smallest or limit < smallest then
-                                smallest, verdict, which = limit, NEVER + unit, w[NUMBER]
+                                smallest, verdict, which = limit, NEVER + unit, byte(batch, on[NUMBERS] + j - FIRST)
                             end
                         elseif over > 0 and need > 0 and not smallest then
                             wait_count = wait_count + 1
-                            waits[wait_count] = { i - other_count, w, unit, over }
+                            waits = waits or {}
+                            waits[wait_count] = { i - other_count, w, unit, over, byte(batch, on[NUMBERS] + j - FIRST) }
                         end
                     end
                 end
-            elseif verdict == OLD_POLICY and refusals[p] == OLD_POLICY then
+            elseif verdict == OLD_POLICY and on[VERDICT] == OLD_POLICY then
                 told_old = told_old or {}
-                told_old[key_of[p]] = true
+                told_old[on[WHOSE]] = true
             end
             if verdict > 0 then
                 if not verdicts then verdicts, places, retries = {}, {}, {} end
@@ -449,10 +465,12 @@ for n = 1, wait_count do
     if over <= before_newest and verdicts[i] < NEVER then
         local first, newest_group = floor(head / GROUP), floor(last / GROUP)
         local value = read(w, first)
-        local mask, kind_of_group, from, r, t, o = 0, 0, 0, 0, 0, 0
+        local mask, kind_of_group, from, head_at, r, t, o, format, size_of_cell = 0, 0, 0, 0, 0, 0, 0
         if value then
-            mask, kind_of_group, from = sunpack(GROUP_FORMAT, value)
-            r, t, o = sunpack(CELL_FORMAT[kind_of_group], value, from)
+            mask, kind_of_group = sunpack(GROUP_FORMAT, value)
+            format, size_of_cell = shape(kind_of_group)
+            head_at = cell_at(mask, head % GROUP, size_of_cell)
+            r, t, o = sunpack(format, value, head_at)
         end
         if over <= (unit == 1 and r or unit == 2 and t or unit == 3 and o or t + o) then last = head
         else
@@ -468,11 +486,13 @@ for n = 1, wait_count do
                 local sum_r, sum_i, sum_o = 0, 0, 0
                 if value then
                     mask, kind_of_group, from = sunpack(GROUP_FORMAT, value)
-                    local format = CELL_FORMAT[kind_of_group]
-                    if (#value - CELLS_AT + 1) % CELL_SIZE[kind_of_group] > 0 then
+                    format, size_of_cell = shape(kind_of_group)
+                    local sums_size = (#value - CELLS_AT + 1) % size_of_cell > 0 and SUMS_SIZE or 0
+                    if size == 0 then from = head_at end
+                    if sums_size > 0 and from == CELLS_AT then
                         sum_r, sum_i, sum_o = sunpack(SUMS_FORMAT, value, #value - SUMS_SIZE + 1)
                     else
-                        while from < #value do
+                        while from <= #value - sums_size do
                             r, t, o, from = sunpack(format, value, from)
                             sum_r, sum_i, sum_o = sum_r + r, sum_i + t, sum_o + o
                         end
@@ -486,20 +506,26 @@ for n = 1, wait_count do
             while g < size and sum[g] < over do g = g + 1 end
             local left, b = over - sum[g - 1], (first + g - 1) * GROUP
             value, mask = read(w, first + g - 1), 0
-            if value then mask, kind_of_group, from = sunpack(GROUP_FORMAT, value) end
+            if value then
+                mask, kind_of_group, from = sunpack(GROUP_FORMAT, value)
+                format = shape(kind_of_group)
+                if g == 1 then
+                    mask, b, from = floor(mask / 2 ^ (head % GROUP)), head, head_at
+                end
+            end
             while left > 0 and mask > 0 do
                 if mask % 2 == 1 then
-                    r, t, o, from = sunpack(CELL_FORMAT[kind_of_group], value, from)
+                    r, t, o, from = sunpack(format, value, from)
                     left = left - (unit == 1 and r or unit == 2 and t or unit == 3 and o or t + o)
                     last = b
                 end
-                mask, b = floor(mask / 2), b + 1
+                mask, b = (mask - mask % 2) / 2, b + 1
             end
         end
     end
     local retry_ms = (last + w[WIDTH] + 1) * w[BUCKET_MS] - now
     if verdicts[i] < NEVER and retry_ms > retries[i] then
-        if not replayed then verdicts[i], places[i] = unit, w[NUMBER] end
+        if not replayed then verdicts[i], places[i] = unit, wait[5] end
         retries[i] = retry_ms
     end
 end
@@ -517,14 +543,14 @@ for k = 1, window_count do
                 local value = read(w, g)
                 if value then
                     local mask, kind_of_group, from = sunpack(GROUP_FORMAT, value)
-                    local b = g * GROUP
+                    local b, format = g * GROUP, shape(kind_of_group)
                     while mask > 0 do
                         if mask % 2 == 1 then
-                            local cell = { sunpack(CELL_FORMAT[kind_of_group], value, from) }
+                            local cell = { sunpack(format, value, from) }
                             from = cell[4]
-                            if cell[counter] > 0 then found = b end
+                            if cell[counter] > 0 and b >= w[HEAD] then found = b end
                         end
-                        mask, b = floor(mask / 2), b + 1
+                        mask, b = (mask - mask % 2) / 2, b + 1
                     end
                 end
                 if found then break end
@@ -586,10 +612,9 @@ for h = 2, key_count + 2 do
     while k <= window_count do
         local w = windows[k]
         if w[KEY] ~= key then break end
-        local meta = w[META] or NO_META
+        local meta = w[META]
         if w[CHANGED] then
-            meta = spack(META_FORMAT, w[HEAD], w[NEWEST], w[NEWEST_R], w[NEWEST_I], w[NEWEST_O],
-                w[USED_R], w[USED_I], w[USED_O], w[CELL_R], w[CELL_I], w[CELL_O])
+            meta = spack(META_FORMAT, unpack(w, HEAD, CELL_O))
             if not replayed then
                 local id, groups, gone, gone_size = w[ID], w[GROUPS], nil, 0
                 fields[size + 1], fields[size + 2], size = id, meta, size + 2
@@ -611,7 +636,8 @@ for h = 2, key_count + 2 do
                     end
                 end
                 if gone then call('HDEL', key, unpack(gone, 1, gone_size)) end -- first, because a new group may take the field
-                if changed and floor(w[BUCKET] / TTL_STEP) ~= floor(w[READABLE] / TTL_STEP) then
+                local bucket, before = w[BUCKET], w[READABLE]
+                if changed and bucket > before and floor(bucket / TTL_STEP) > floor(before / TTL_STEP) then
                     local life_ms = (w[WIDTH] + 1 + TTL_STEP) * w[BUCKET_MS] + TTL_SLACK_MS
                     ttl_ms, shared_ttl_ms = max(ttl_ms, life_ms), max(shared_ttl_ms, life_ms)
                 end
@@ -621,7 +647,7 @@ for h = 2, key_count + 2 do
                 end
             end
         end
-        windows[k] = meta
+        windows[k] = meta or string.rep('\0', META_SIZE)
         k = k + 1
     end
     if size > 0 then call('HSET', key, unpack(fields, 1, size)) end

@@ -17,6 +17,7 @@ from reference_calls import (
     DECIDED,
     LOST,
     NEVER,
+    NO_LIMIT,
     NOTHING,
     OLD_POLICY,
     REPLAYED,
@@ -119,12 +120,10 @@ class Account:
         *,
         resent: bool = False,
         expected: int = 0,
-        shared_life_ms: int = 0,
     ) -> AnswerOn:
         """Decide a batch, or answer it from the record if it is the node's last one.
 
         The node expects its record to be of batch `expected` or a later one: else what it stands for has been lost.
-        `shared_life_ms`: how long the shared hash lives from now, which covers every window that anybody counts in.
         """
         if self.policy is None:
             return AnswerOn(UNKNOWN)
@@ -151,8 +150,7 @@ class Account:
         if has_changed:
             self._count_until(now_ms)
         if has_changed or resent:  # a batch in which nothing was counted has nothing to count twice
-            life_ms = max(self._record_life_ms(call.windows), shared_life_ms)
-            self._remember(node, Record(number, now_ms, tuple(results)), life_ms)
+            self._remember(node, Record(number, now_ms, tuple(results)), call.windows)
             recorded = number
         filled = tuple(self.filled(window, now_ms) for window in call.windows)
         return AnswerOn(DECIDED, now_ms, recorded, tuple(results), filled, self._told(call, operations, results))
@@ -275,15 +273,12 @@ class Account:
                 self.buckets[window.owner, window.id] = {k: list(counters) for k, counters in counting.items()}
                 self._count_until(now_ms)
 
-    def _record_life_ms(self, windows: Sequence[Window]) -> int:
-        """How long a record is needed: as long as what was counted under it."""
+    def record_life_ms(self, windows: Sequence[Window]) -> int:
+        """How long a record is needed at least: as long as what was counted in these windows."""
         return max(RECORDS_LEAST_MS, *(window.life_ms + RECORDS_SLACK_MS for window in windows), 0)
 
-    def _remember(self, node: str, record: Record, life_ms: int) -> None:
-        if node not in self.records:  # a new node: forget those whose last batch can't matter any more
-            for other, seen in list(self.records.items()):
-                if seen.time_ms < record.time_ms - 2 * life_ms:
-                    del self.records[other]
+    def _remember(self, node: str, record: Record, windows: Sequence[Window]) -> None:
+        """Remember a node's last batch. Nothing is forgotten here, because a store may keep records for longer."""
         self.records[node] = record
 
     def _replay(self, record: Record, call: Call, operations: Sequence[OperationOn], now_ms: int) -> AnswerOn:
@@ -335,5 +330,8 @@ def _need(admit: AdmitOn) -> Need:
 def _laid_on(windows: Numbered) -> list[LaidOn]:
     """The limits on a path, in its order."""
     return [
-        LaidOn(number, window, unit, limit) for number, window in windows for unit, limit in enumerate(window.limits)
+        LaidOn(number, window, unit, limit)
+        for number, window in windows
+        for unit, limit in enumerate(window.limits)
+        if limit != NO_LIMIT
     ]

@@ -58,7 +58,7 @@ def serve(keys: str | None, **options: Any) -> int:
     loaded = file if keys else None
     declared = loaded.declarations() if loaded else Declarations()
     for warning in warnings_of(declared, () if services else settings.models):
-        log.warning("%s: %s", settings.keys_file, warning)
+        log.warning("%s: %s", settings.keys_file, warning, extra={"event": "keys_file_warning"})
     preparation = Preparation(parse_store_url(settings.store), declared, loaded.declarations if loaded else None)
     # A store that must not be used fails here, before anything listens; one that is away is tried again later.
     asyncio.run(preparation.check(_FIRST_CHECK_TIMEOUT_S))

@@ -122,7 +122,7 @@ def up(
     check_certificate(first)
     declared = read_keys(keys) if keys else Declarations()
     for warning in warnings_of(declared, () if services else first.models):
-        log.warning("%s: %s", keys, warning)
+        log.warning("%s: %s", keys, warning, extra={"event": "keys_file_warning"})
     file = str(Path(keys).absolute()) if keys else ""
     with ExitStack() as held:
         admin_ports = [0] * nodes

@@ -32,6 +32,15 @@ from limiter_node.store.url import parse_store_url
 SERVERS = [None, *(["redis-server"] if shutil.which("redis-server") else [])]
 PASSWORD = "correct horse"
 MOVED_KEY = "sk-moved"
+ORGANISATION = """
+[accounts.acme]
+rpm = 1_000
+[keys.sk-alice]
+name = "alice"
+account = "acme"
+[keys.sk-own]
+tpm = 10_000
+"""
 KEYS = [MOVED_KEY, *(f"sk-{number}" for number in range(12))]
 
 
@@ -84,7 +93,8 @@ def limiter_node(*arguments: str) -> str:
 
 async def test_nodes_keys_and_top_need_these_rights_and_no_others(store: EmbeddedStore, tmp_path: Path) -> None:
     keys = tmp_path / "keys.toml"
-    keys.write_text("".join(f'[keys."{key}"]\nrpm = 1_000\n' for key in KEYS))
+    plain = "".join(f'[keys."{key}"]\nrpm = 1_000\n' for key in KEYS)
+    keys.write_text(f"{plain}{ORGANISATION}")
     url = login(store)
     with clients(store) as servers:
         for server in servers:
@@ -96,8 +106,9 @@ async def test_nodes_keys_and_top_need_these_rights_and_no_others(store: Embedde
             limiter_node("keys", "set", "sk-new", "--rpm", "5", "--store", url)
             assert "sk-new" not in limiter_node("keys", "list", "--store", url), "a listing names no key"
             async with ClientSession() as session, asyncio.timeout(60):
-                for key in (*KEYS, "sk-new"):
+                for key in (*KEYS, "sk-new", "sk-alice", "sk-own"):
                     await ask(session, fleet, key)
+                become_accounts(keys, url)
                 limiter_node("keys", "show", MOVED_KEY, "--store", url)
                 limiter_node("top", "--store", url, "--target", fleet.nodes[0], "--once")
                 for server in servers:
@@ -106,11 +117,22 @@ async def test_nodes_keys_and_top_need_these_rights_and_no_others(store: Embedde
                 await lose(session, fleet, servers, KEYS[2])
                 await move(session, fleet, servers, MOVED_KEY)
                 await fail_over(session, fleet, servers, KEYS)
-            limiter_node("keys", "delete", "sk-new", "--store", url)
+            for key in ("sk-new", "sk-alice", "sk-own"):
+                limiter_node("keys", "delete", key, "--store", url)
         refused = [entry for server in servers for entry in server.acl_log() if entry["reason"] != "auth"]
         assert [(entry["object"], entry["username"]) for entry in refused] == []
         used = {name.removeprefix("cmdstat_") for server in servers for name in server.info("commandstats")}
         assert allowed() - used == set(), "rights that nothing needs"
+
+
+def become_accounts(keys: Path, url: str) -> None:
+    """A plain key with usage becomes an account of its own, and one of its own another's; all are shown."""
+    later = keys.with_name("later.toml")
+    later.write_text(f'{ORGANISATION}account = "acme"\n[keys.sk-new]\ntpm = 10_000\n')
+    limiter_node("keys", "load", str(later), "--store", url)
+    assert "acme/alice" in limiter_node("keys", "list", "--store", url)
+    for key in ("sk-new", "sk-alice", "sk-own"):
+        assert "requests/1m" in limiter_node("keys", "show", key, "--store", url)
 
 
 async def ask(session: ClientSession, fleet: Fleet, key: str) -> None:

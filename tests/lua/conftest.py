@@ -24,10 +24,8 @@ def store(request: pytest.FixtureRequest) -> Iterator[redis.Redis]:
     if binary is None:
         pytest.skip("no redis-server on PATH")
     with running_server(binary) as client:
-        client.script_load(DECIDE.source.decode())
-        client.script_load(PEEK.source.decode())
-        client.script_load(DECIDE_PATHS.source.decode())
-        client.script_load(PEEK_PATHS.source.decode())
+        for script in (DECIDE, PEEK, DECIDE_PATHS, PEEK_PATHS):
+            client.script_load(script.source.decode())
         yield client
 
 
@@ -66,3 +64,15 @@ def open_window(store: redis.Redis, make_pair: MakePair) -> Callable[..., Window
         return make_pair(store, Limits(requests, input, output, reserve), width=width).window
 
     return make
+
+
+@pytest.fixture(scope="session")
+def account_tags() -> Iterator[str]:
+    """Yield a new hash tag each time."""
+    return (f"@account-{i}" for i in itertools.count())
+
+
+@pytest.fixture
+def account(store: redis.Redis, account_tags: Iterator[str]) -> PathsDriver:
+    """Return a new account on the server; its policy isn't stored yet."""
+    return PathsDriver(store, next(account_tags))

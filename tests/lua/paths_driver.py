@@ -166,7 +166,7 @@ class PathsDriver:
         fields: dict[str, bytes] = {"version": version, "account": body_of(version)}
         for kid, key_version in self.versions.items():
             fields |= {kid: key_version, f"k:{kid}": body_of(key_version)}
-        self.client.hset(self.policy_key, mapping=fields)  # type: ignore[arg-type]
+        self.client.hset(self.policy_key, mapping=fields)
 
     def decide(
         self,
@@ -323,6 +323,6 @@ def unpack_paths_peek(reply: list[bytes | None], kids: Sequence[str], windows: i
     for at in range(8, len(packed), 39):
         used = struct.unpack_from("<QQQ", packed, at)
         newest = tuple(int.from_bytes(packed[i : i + 5], "little") for i in range(at + 24, at + 39, 5))
-        usages.append(PathUsage(used, newest))  # type: ignore[arg-type]
+        usages.append(PathUsage(used, newest))
     versions = dict(zip(kids, key_versions, strict=True))
     return PathsPeek(int.from_bytes(packed[:8], "little"), account_version, versions, usages)

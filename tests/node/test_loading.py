@@ -454,6 +454,9 @@ async def test_damaged_policies_are_named(admin: StoreAdmin, client: Any, names:
             ConfigError, match=rf"{names.account}\}}:policy is damaged, or was written by a later version"
         ):
             await action
+    client.delete(policy_key(names.tag))
+    await admin.load(names.read(ORGANISATION))
+    assert await admin.get(names.alice) is not None
 
 
 async def test_many_keys_of_one_account_are_loaded(admin: StoreAdmin, client: Any, names: Names) -> None:
@@ -469,3 +472,38 @@ async def test_many_keys_of_one_account_are_loaded(admin: StoreAdmin, client: An
     }
     await admin.load(names.read(text))
     assert client.hgetall(policy_key(names.tag)) == before
+
+
+@pytest.mark.parametrize("change", ["tpm = 5_000_000", 'account = "acme"'])
+async def test_a_plain_key_is_taken_over_under_load(url: str, client: Any, names: Names, change: str) -> None:
+    """As an account of its own it takes its window along: no more is admitted than the limit, and none is refused."""
+    limit = 400
+    await load_from(url, names.read(f"[keys.carol]\nrpm = {limit}\n"))
+    changed = names.read(f"[accounts.acme]\n[keys.carol]\nrpm = {limit}\n{change}\n")
+    takes_window_along = "acme" not in change
+    async with dispatching(url) as one, dispatching(url) as other:
+        for node in (one, other):
+            assert await node.find(names.carol)
+
+        async def ask() -> list[int]:
+            found = []
+            for number in range(20):
+                decision = await (one, other)[number % 2].admit(names.carol, Need(1, 1))
+                found.append(int(decision.outcome))
+            return found
+
+        asking = [asyncio.create_task(ask()) for _ in range(30)]
+        while not client.hexists(window_key(names.carol), "m"):
+            await asyncio.sleep(0)
+        await load_from(url, changed)
+        outcomes = [outcome for found in await asyncio.gather(*asking) for outcome in found]
+    assert set(outcomes) <= {0, 1}
+    if takes_window_along:
+        assert outcomes.count(0) == limit
+    else:
+        assert limit <= outcomes.count(0) <= 2 * limit
+
+
+async def load_from(url: str, declared: Declarations) -> None:
+    async with administering(parse_store_url(url)) as admin:
+        await admin.load(declared)

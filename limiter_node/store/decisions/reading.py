@@ -16,7 +16,7 @@ from limiter_node.store.batch import Asker, SendQueue
 from limiter_node.store.decisions.first import FirstDecisions
 from limiter_node.store.decisions.queues import KeyQueues
 from limiter_node.store.decisions.redeclare import Redeclared, Redeclarer
-from limiter_node.store.key_queue import KeyQueue, Peek
+from limiter_node.store.key_queue import WRONG_TYPE, KeyQueue, Peek
 from limiter_node.store.keyspace import decision_keys, slot_of
 from limiter_node.store.outage.outage import Outage
 from limiter_node.store.scripts import load_script
@@ -90,7 +90,7 @@ class StoreReader:
         except TimeoutError:
             return self._known_usage(queue, models, StoreUnavailable("the store did not reply in time"))
         except StoreUnavailable as error:
-            if str(error).startswith("WRONGTYPE") and isinstance(queue, KeyQueue):
+            if str(error).startswith(WRONG_TYPE) and isinstance(queue, KeyQueue):
                 raise _Elsewhere from None
             return self._known_usage(queue, models, error)
 
