@@ -6,6 +6,7 @@ import asyncio
 import gc
 import weakref
 from collections import Counter
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -300,7 +301,8 @@ def test_windows_in_which_nothing_counts_are_forgotten_a_few_at_a_time() -> None
         time_ms = 1_763_900_000_000 + 100 * number
         newest = time_ms // 100
         use = WindowUse(Amounts(1, 1, 1), Amounts(newest, newest, newest))
-        knowledge.learn([((f"{number:032x}", own.id), own, use)], time_ms, 0.0)
+        knowledge.learn_time(time_ms, 0.0, monotonic())
+        knowledge.learn([((f"{number:032x}", own.id), own, use)], is_complete=True)
     assert 600 <= len(knowledge._windows) <= 1_300
 
 
