@@ -567,10 +567,9 @@ end
 -- ---- writing: one call per hash -------------------------------------------------------------------------------------------
 local is_recorded = not replayed and (changed or flags == 1)
 if is_recorded and not record then
-    -- A node's first record: forget the nodes whose batches no longer matter.
+    -- A node's first record: forget the nodes whose batches no longer matter. Others may have counted in longer windows
+    -- than this batch names: the hash outlives all of them, so a record is kept for two thirds of its longest window.
     local names = call('HGET', KEYS[2], NODES) or ''
-    -- A record is kept for as long as what was counted under it: the hash's life covers all windows that were used, where this
-    -- batch may touch none of the long ones.
     local life_ms = max(RECORD_LIFE_MS, call('PTTL', KEYS[2]))
     for k = 1, window_count do life_ms = max(life_ms, (windows[k][WIDTH] + 1) * windows[k][BUCKET_MS] + TTL_SLACK_MS) end
     local kept = { node }

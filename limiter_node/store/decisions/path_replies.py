@@ -76,7 +76,8 @@ class PathReplies(BatchEnds):
         if reply.state == DECIDED:  # else the time is that of the decision, which was before
             knowledge.learn_time(reply.time_ms, batch.since_s, heard_s)
         places = batch.layout.all_places()
-        knowledge.learn(zip(places, batch.layout.windows(), reply.windows, strict=True))
+        is_complete = not account.charges and not batch.was_cut_off
+        knowledge.learn(zip(places, batch.layout.windows(), reply.windows, strict=True), is_complete=is_complete)
         knowledge.learn_record(reply.recorded)
         knowledge.note(_admitted(batch, decisions), batch.number)
         account.note_decisions(decisions)
@@ -96,8 +97,6 @@ class PathReplies(BatchEnds):
                 decided.append(admit)
                 verdicts.append(decision)
         self._deliver(batch, decided, verdicts, heard_s)
-        if account.charges:
-            knowledge.learn_unsent(set(places), account.charges)
         if unreadable:  # asked again, they would only be too old again
             if unreadable != account.unreadable:
                 log.error("a policy of account %s can't be read: %s", account.kid, unreadable, extra=_UNREADABLE)
