@@ -9,7 +9,7 @@ import pytest
 FAKETIME = next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))), None)
 """Debian's package libfaketime."""
 
-needs_faketime = pytest.mark.skipif(FAKETIME is None, reason="no libfaketime on this machine: apt-get install libfaketime")
+needs_faketime = pytest.mark.skipif(FAKETIME is None, reason="no libfaketime here: apt-get install libfaketime")
 CLOCK_FILE = "clock"
 
 # Only the time of day is faked: what a server waits for goes on as it does here.
