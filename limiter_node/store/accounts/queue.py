@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
+from time import monotonic
 
 from limiter_node.decisions import Decision, Need, Usage
 from limiter_node.errors import Overloaded
@@ -26,6 +27,8 @@ from limiter_node.store.wire.script_target import ScriptTarget
 
 MOST_PER_KEY, MOST_PER_ACCOUNT = 2_000, 5_000
 """The most requests of a key, and of an account, that may wait on one node."""
+CHECK_POINTER_EVERY_S = 30.0
+"""The pointer of a key that is used is checked this often: a node that knows the key never follows it."""
 _MOST_PLANS = 256
 """The plans kept of a key. Models come from callers, so there may be many names; few of them match different limits."""
 
@@ -36,6 +39,7 @@ class AccountQueue(SendQueue):
     __slots__ = (
         "__weakref__",
         "body",
+        "confirmed_s",
         "knowledge",
         "policy",
         "settles",
@@ -54,9 +58,12 @@ class AccountQueue(SendQueue):
         self.waiting = 0
         self.was_rejecting = False
         self.body, self.version, self.policy = body, version_of(body), read_account(body)
+        self.confirmed_s = monotonic()
+        """When the store confirmed last that this is the account's policy, by `time.monotonic`."""
 
     def learn(self, body: bytes) -> None:
         """Learn the account's policy. Its keys make their plans anew."""
+        self.confirmed_s = monotonic()
         if body != self.body:
             self.policy = read_account(body)
             self.body, self.version = body, version_of(body)
@@ -160,6 +167,8 @@ class Member(Asker):
         "account",
         "admits",
         "body",
+        "check_pointer_s",
+        "confirmed_s",
         "is_waiting",
         "kid",
         "policy",
@@ -180,9 +189,13 @@ class Member(Asker):
         self.body, self.version = body, b""
         self.policy: KeyPolicy | None = None
         self.learn(body)
+        self.check_pointer_s = self.confirmed_s + CHECK_POINTER_EVERY_S
+        """When to check next that the way to the account isn't lost."""
 
     def learn(self, body: bytes | None) -> None:
         """Learn the key's own policy; None for a flat key, whose policy is its account's."""
+        self.confirmed_s = monotonic()
+        """When the store confirmed last that this is the key's policy, by `time.monotonic`."""
         self.body, self._plans_of = body, None
         self.version = b"" if body is None else version_of(body)
         self.policy = None if body is None else read_key(body)
