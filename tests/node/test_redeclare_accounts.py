@@ -31,6 +31,7 @@ from limiter_node.policy import (
 from limiter_node.store.accounts import queue as account_queue
 from limiter_node.store.accounts.queue import Member
 from limiter_node.store.admin.store_admin import administering
+from limiter_node.store.decisions import declared_file
 from limiter_node.store.decisions.dispatcher import Dispatcher
 from limiter_node.store.embedded.stores import EmbeddedStore
 from limiter_node.store.keyspace import ACCOUNT_FIELD, deleted_key, limits_key, policy_key
@@ -277,6 +278,29 @@ async def test_a_deleted_key_of_an_account_stays_deleted() -> None:
             assert stored(store.url, flat.kid, "version") is None
 
 
+@pytest.mark.parametrize("kind", ["of an account", "flat"])
+async def test_a_key_that_is_just_being_deleted_is_not_taken_for_lost(
+    kind: str, embedded_cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request finds it missing between two steps of the deletion."""
+    key = a_key("alice", window(9, DAY))
+    account = an_account(a_name()) if kind == "of an account" else AccountPolicy(key=key)
+    put_account(embedded_cluster, account, [key] if kind == "of an account" else [])
+    async with administering(parse_store_url(embedded_cluster)) as admin, dispatching(embedded_cluster) as dispatcher:
+        assert await ask(dispatcher, key.kid) is Outcome.ADMITTED
+        policies = admin._deleter._policies
+        delete, told = policies._delete, []
+
+        async def delete_and_ask(tag: str, field: str) -> None:
+            await delete(tag, field)
+            told.append(await ask(dispatcher, key.kid))
+
+        monkeypatch.setattr(policies, "_delete", delete_and_ask)
+        await admin.delete(key.kid)
+        assert [*told, await ask(dispatcher, key.kid)] == [Outcome.UNKNOWN_KEY] * 2
+        assert stored(embedded_cluster, account.tag, key.kid if account.key is None else "version") is None
+
+
 async def test_a_deleted_key_with_settles_under_way_keeps_nobody_busy(embedded_single: str) -> None:
     flat = a_key("flat", window(4, DAY))
     put_account(embedded_single, AccountPolicy(key=flat))
@@ -369,8 +393,11 @@ async def test_a_key_that_is_taken_out_while_it_is_declared_is_taken_out_again(
 # ---- which word counts ----------------------------------------------------------------------------------------------
 
 
-async def test_the_file_counts_where_it_changed_later_and_the_store_where_it_told_later() -> None:
+async def test_the_file_counts_where_it_changed_later_and_the_store_where_it_told_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """By key and by account, each for itself."""
+    monkeypatch.setattr(declared_file, "_FILE_FIRST_S", 0.0)
     account = an_account(a_name(), window(50))
     alice, bob, carol = a_key("alice", window(3)), a_key("bob", window(3)), a_key("carol", window(3))
     file = file_of(account, [alice, bob, carol])
