@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from accounts_in_store import put_account
 from dispatching import dispatching
 from node_commands import eventually
 from store_tools import Declared, new_api_key, store_client
+from test_degraded import behind_proxy, local
 
 from limiter_node.credentials import key_id
 from limiter_node.decisions import Need, Outcome
@@ -27,6 +29,7 @@ from limiter_node.policy import (
     Subject,
     read_account,
     read_key,
+    version_of,
 )
 from limiter_node.store.accounts import queue as account_queue
 from limiter_node.store.accounts.queue import Member
@@ -109,6 +112,10 @@ def lose_key(url: str, tag: str, *kids: str) -> None:
 
 def file_of(account: AccountPolicy, keys: Sequence[KeyPolicy]) -> Declared:
     return Declared(accounts=[account], members=[AccountKey(account, key) for key in keys])
+
+
+def fields_of(account: AccountPolicy) -> dict[str, bytes]:
+    return {"version": version_of(account.to_body()), "account": account.to_body()}
 
 
 def look_again(dispatcher: Dispatcher) -> None:
@@ -245,6 +252,88 @@ async def test_a_pointer_that_leads_to_an_account_without_the_key_is_mended_by_t
     async with dispatching(embedded_cluster, declared=file_of(account, [alice])) as dispatcher:
         assert await ask(dispatcher, alice.kid) is Outcome.ADMITTED
         assert pointer(embedded_cluster, alice.kid) == account.tag.encode()
+
+
+# ---- within the budget of a decision --------------------------------------------------------------------------------
+
+
+class Stuck(Declared):
+    """A keys file on a disk that doesn't answer from some time on, until it is let go."""
+
+    is_stuck = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.let_go = threading.Event()
+
+    def declarations(self) -> Declarations:
+        if self.is_stuck:
+            self.let_go.wait(10)
+        return super().declarations()
+
+
+@pytest.mark.parametrize("lost", ["the account", "the key"])
+async def test_a_policy_decides_while_it_is_unknown_what_to_declare(lost: str, embedded_single: str) -> None:
+    account, alice = an_account(a_name(), window(9)), a_key("alice")
+    put_account(embedded_single, account, [alice])
+    file = Stuck()
+    async with dispatching(embedded_single, policy=local(1), declared=file) as dispatcher:
+        assert await ask(dispatcher, alice.kid) is Outcome.ADMITTED
+        await eventually(lambda: dispatcher._declared._reading is None)
+        file.is_stuck = True
+        look_again(dispatcher)
+        with store_client(embedded_single) as client:
+            client.delete(limits_key(alice.kid))
+            if lost == "the account":
+                client.delete(policy_key(account.tag))
+            else:
+                client.hdel(policy_key(account.tag), alice.kid, f"k:{alice.kid}")
+        try:
+            decision = await dispatcher.admit(alice.kid, ONE)
+            assert (decision.outcome, decision.degraded) == (Outcome.ADMITTED, "local")
+            assert stored(embedded_single, account.tag, alice.kid) is None
+        finally:
+            file.is_stuck = False
+            file.let_go.set()
+        await eventually(lambda: dispatcher._declared._reading is None)
+        decision = await dispatcher.admit(alice.kid, ONE)
+        assert (decision.outcome, decision.degraded) == (Outcome.ADMITTED, "")
+        assert await dispatcher.drain(5)
+        assert await used(dispatcher, alice.kid) == [3]
+
+
+@pytest.mark.parametrize("lost", ["the account", "the key"])
+async def test_a_store_that_stops_answering_meanwhile_costs_no_more_than_the_budget(
+    lost: str, embedded_single: str
+) -> None:
+    account, alice = an_account(a_name(), window(9)), a_key("alice")
+    put_account(embedded_single, account, [alice])
+    async with behind_proxy(embedded_single, policy=local(1)) as (proxy, dispatcher):
+        assert await ask(dispatcher, alice.kid) is Outcome.ADMITTED
+        redeclarer = dispatcher._account_redeclarer
+        declare = redeclarer._declare
+
+        async def stop_first(tag: str, field: str, body: bytes) -> bool:
+            proxy.pass_requests = False
+            return await declare(tag, field, body)
+
+        redeclarer._declare = stop_first  # type: ignore[method-assign]
+        with store_client(embedded_single) as client:
+            client.delete(policy_key(account.tag))
+            if lost == "the key":
+                client.hset(policy_key(account.tag), mapping=fields_of(account))
+        async with asyncio.timeout(3):
+            decision = await dispatcher.admit(alice.kid, ONE)
+        assert (decision.outcome, decision.degraded) == (Outcome.ADMITTED, "local")
+        redeclarer._declare = declare  # type: ignore[method-assign]
+        proxy.pass_requests = True
+        proxy.reset_all()
+        await eventually(lambda: not dispatcher.outage.is_on)
+        assert await dispatcher.drain(20)
+        decision = await dispatcher.admit(alice.kid, ONE)
+        assert (decision.outcome, decision.degraded) == (Outcome.ADMITTED, "")
+        assert await dispatcher.drain(20)
+        assert await used(dispatcher, alice.kid) == [3]
 
 
 # ---- what must not come back ----------------------------------------------------------------------------------------
