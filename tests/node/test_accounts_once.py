@@ -20,6 +20,7 @@ from limiter_node.limiter.policies import policy
 from limiter_node.limits import Amounts
 from limiter_node.policy import OUTPUT_TOKENS, REQUESTS, AccountPolicy, KeyPolicy, Limit, PolicyWindow, Subject
 from limiter_node.store.decisions.dispatcher import Dispatcher
+from limiter_node.store.decisions.redeclare_accounts import AccountRedeclarer
 from limiter_node.store.keyspace import member_key, policy_key, shared_key
 
 ONE = Need(1, 1, 0, ("gpt-4o",))
@@ -333,6 +334,8 @@ async def test_settles_of_an_account_that_is_gone_are_kept_for_a_while(
 ) -> None:
     alice = a_key("alice")
     account = an_account(embedded_single, alice)
+    # The account was revoked: no node declares it again.
+    monkeypatch.setattr(AccountRedeclarer, "_account_word", lambda *_: None)
     async with dispatching(embedded_single) as dispatcher:
         limiter = Limiter(dispatcher)
         holds = [
