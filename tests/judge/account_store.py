@@ -167,7 +167,6 @@ def _buckets(fields: dict[bytes, bytes], id_: bytes) -> dict[int, Triple]:
                 requests, input_tokens, output_tokens = _numbers(value[at:], *_CELL_BYTES[kind])
                 at += sum(_CELL_BYTES[kind])
                 where = group * _GROUP + bucket
-                if where < head:
-                    continue  # it has left, and stays in its group until all of that has
-                buckets[where] = plus(buckets.get(where, NOTHING), (requests, input_tokens, output_tokens))
+                if where >= head:  # else it has left, and goes with its group
+                    buckets[where] = plus(buckets.get(where, NOTHING), (requests, input_tokens, output_tokens))
     return buckets

@@ -82,6 +82,7 @@ def _draw_member(kid: str, declared: Declared, rng: random.Random) -> KeyPlan:
         sizes=rng.choice(("small", "small", "mixed", "large")),
         cancels=rng.choice((0.0, 0.0, 0.05)),
         models=MODELS,
+        pace=len(declared.keys),
     )
 
 

@@ -29,6 +29,8 @@ class KeyPlan:
     """The part of the requests whose caller goes."""
     models: tuple[tuple[str, ...], ...] = ()
     """What requests of an account's key ask for: the names of a model each."""
+    pace: float = 1.0
+    """How many times longer it pauses than a plain key does: the keys of an account share what one machine can do."""
 
 
 def draw_key(rng: random.Random) -> KeyPlan:
@@ -89,12 +91,12 @@ class Traffic:
                 count, pause_s = 1, 1 / rate
             for _ in range(count):
                 self._ask(position, plan, rng)
-            await asyncio.sleep(pause_s)
+            await asyncio.sleep(pause_s * plan.pace)
 
     async def _rush(self, position: int, plan: KeyPlan, rng: random.Random) -> None:
         while True:
             await asyncio.wait([self._ask(position, plan, rng)])
-            await asyncio.sleep(rng.choice((0.001, 0.002, 0.005)))
+            await asyncio.sleep(rng.choice((0.001, 0.002, 0.005)) * plan.pace)
 
     def _ask(self, position: int, plan: KeyPlan, rng: random.Random) -> asyncio.Task[None]:
         need, most = draw_need(plan, rng)
