@@ -76,6 +76,8 @@ class Waiting:
 class _Made:
     """Takes what a batch is told."""
 
+    size = 0
+
 
 def key(number: int, *windows: PolicyWindow) -> KeyPolicy:
     return KeyPolicy(f"{number:032x}", f"k{number}", "", windows)
