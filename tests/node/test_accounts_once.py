@@ -151,6 +151,12 @@ async def test_a_node_goes_on_within_its_shares_and_all_is_counted_once(embedded
         refused = await dispatcher.admit(bob.kid, ONE)
         assert refused.path is not None
         assert (refused.degraded, refused.path.plan.windows[refused.path.exceeded].per) == ("local", "1h")
+        assert refused.path.used[-1].requests == 9, "nothing is left for its callers here"
+        usage = await dispatcher.peek(alice.kid)
+        assert usage is not None
+        assert usage.path is not None
+        # Of shares of 15, 15 and 6 it has admitted 2 + 9, 9 since the store told 2, and all.
+        assert [each.requests for each in usage.path.used] == [26, 25, 12]
         assert await admitted(dispatcher, [alice.kid, bob.kid], 1, Need(0, 0, 0)) == 0
         setattr(proxy, lost, True)
         await recovered(dispatcher)

@@ -79,7 +79,7 @@ class Dispatcher:
         self.incarnation = new_node_id()
         self.fleet = Fleet(self._router, self.incarnation, on_other_format)
         # From here on each part knows those above it; the schedule and the sweeper call back into this object.
-        self._schedule = Schedule(lambda: self._batches.send_scheduled())
+        self._schedule = Schedule()
         self._linger = LingeringSettles(self._schedule.release, telemetry.batch_sizes)
         self._sweeper = Sweeper(self._sweep, self._linger.note_operations)
         self._pending, self._charges = PendingAdmits(max_waiting), UnsentCharges(window_buckets)
@@ -106,6 +106,7 @@ class Dispatcher:
             telemetry.batch_sizes,
             window_buckets,
         )
+        self._schedule.send = self._batches.send_scheduled
         self._deadlines = Deadlines(self._pending, self.outage, timeout_s)
         reconciliation = Reconciliation(self.outage, self._charges, self._receipts, window_buckets)
         self._moved = MovedKeys(
