@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,11 +45,11 @@ def script_of(commit: str) -> bytes:
 
 @contextmanager
 def code_of(commit: str) -> Iterator[Path]:
-    """Check the whole commit out into a directory, as long as the context lasts."""
-    with tempfile.TemporaryDirectory() as parent:
-        directory = Path(parent) / commit
-        _git("worktree", "add", "--detach", str(directory), commit)
-        try:
-            yield directory
-        finally:
-            _git("worktree", "remove", "--force", str(directory))
+    """Write the whole commit into a directory, which exists as long as the context."""
+    # An archive and not a work tree: nothing of it stays in the repository if we are killed.
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        zipfile.ZipFile(io.BytesIO(_git("archive", "--format=zip", commit))) as archive,
+    ):
+        archive.extractall(directory)
+        yield Path(directory)

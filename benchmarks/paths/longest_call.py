@@ -70,7 +70,10 @@ def longest_rows(shard: Shard, script: Script, now_ms: int, trials: int) -> list
 
 def _most(sizes: Sequence[int], us: Sequence[Sequence[float]]) -> float:
     """Return the size at which the line through the times of these sizes reaches `LONGEST_US`; 0 if none is below."""
-    line = statistics.linear_regression(sizes, [statistics.median(each) for each in us])
+    medians = [statistics.median(each) for each in us]
+    line = statistics.linear_regression(sizes, medians)
+    if line.slope <= 0:  # the size isn't what takes the time
+        return sizes[-1] if max(medians) < LONGEST_US else 0
     return max((LONGEST_US - line.intercept) / line.slope, 0)
 
 

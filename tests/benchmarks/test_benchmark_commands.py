@@ -17,7 +17,7 @@ from benchmarks.__main__ import BENCHMARKS, DERIVED
 from benchmarks.lib.azure_sizes import ANSWER_TOKENS, PROMPT_TOKENS, draw
 from benchmarks.lib.measuring import row
 from benchmarks.long_prompts import conversation
-from benchmarks.paths.earlier import NoEarlierCode, commit_before
+from benchmarks.paths.earlier import NoEarlierCode, code_of, commit_before, script_of
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
@@ -112,6 +112,16 @@ def test_limits_on_paths_are_measured_against_each_aim(tmp_path: Path) -> None:
 def test_a_commit_that_git_doesnt_know_is_told() -> None:
     with pytest.raises(NoEarlierCode):
         commit_before("no-such-commit")
+
+
+def test_the_code_of_a_commit_is_whole() -> None:
+    try:
+        commit = commit_before("HEAD")
+    except NoEarlierCode:
+        pytest.skip("this is no repository of git")
+    with code_of(commit) as directory:
+        assert (directory / "lua" / "decide.lua").read_bytes() == script_of(commit)
+        assert (directory / "limiter_node" / "app.py").exists()
 
 
 def test_the_middle_half_of_a_rows_rounds() -> None:
