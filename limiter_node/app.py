@@ -26,8 +26,8 @@ from limiter_node.limiter.policies import policy
 from limiter_node.limits import BUCKET_MS
 from limiter_node.settings import NodeSettings
 from limiter_node.start import Start
+from limiter_node.store.decisions.declared_file import DeclaredKeys
 from limiter_node.store.decisions.dispatcher import Dispatcher
-from limiter_node.store.decisions.redeclare import DeclaredKeys
 from limiter_node.store.url import parse_store_url
 from limiter_node.store.wire.topology import Topology
 from limiter_node.telemetry import Telemetry

@@ -5,12 +5,21 @@ Neighbours: `keysfile` reads them from a file, `store.admin` puts them into the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from limiter_node.limits import WINDOW_MS, KeyLimits
-from limiter_node.policy import INPUT_TOKENS, OUTPUT_TOKENS, REQUESTS, AccountPolicy, KeyPolicy, Limit, PolicyWindow
+from limiter_node.policy import (
+    ACCOUNT_MARK,
+    INPUT_TOKENS,
+    OUTPUT_TOKENS,
+    REQUESTS,
+    AccountPolicy,
+    KeyPolicy,
+    Limit,
+    PolicyWindow,
+)
 
 MAX_WINDOWS: Final = 32
 """The most windows of an account, a team or a key: a path of six subjects must fit into one call of the script."""
@@ -42,6 +51,23 @@ class Declarations:
     def key_count(self) -> int:
         """The number of keys of all kinds."""
         return len(self.plain) + len(self.keys)
+
+    def entry(self, name: str) -> object:
+        """Return what is declared under a key's ``kid`` or an account's hash tag, to be compared; None if nothing is.
+
+        A named account counts apart from its keys: a change of it is none of theirs.
+        """
+        if (plain := self.plain.get(name)) is not None:
+            return plain
+        if (found := self.keys.get(name)) is not None:
+            return found.account.tag, found.key
+        return self.accounts.get(name.removeprefix(ACCOUNT_MARK)) if name.startswith(ACCOUNT_MARK) else None
+
+    def names(self) -> Iterator[str]:
+        """Yield the names of all entries."""
+        yield from self.plain
+        yield from self.keys
+        yield from (each.tag for each in self.accounts.values())
 
 
 def to_account(kid: str, limits: KeyLimits, *, since_ms: int = 0) -> AccountPolicy:

@@ -22,7 +22,7 @@ from limiter_node.limiter.admission import Decider
 from limiter_node.settings import NodeSettings
 from limiter_node.start import Start
 from limiter_node.store.admin.preparation import Preparation
-from limiter_node.store.decisions.redeclare import DeclaredKeys
+from limiter_node.store.decisions.declared_file import DeclaredKeys
 
 log = logging.getLogger(__name__)
 

@@ -136,9 +136,13 @@ class AccountPolicy:
         )
 
 
+ACCOUNT_MARK: Final = "@"
+"""Begins the hash tags of named accounts, and keeps them apart from the digests that are keys' tags."""
+
+
 def account_tag(name: str) -> str:
-    """Return the hash tag of a named account; the ``@`` keeps it apart from the digests that are keys' tags."""
-    return f"@{name}"
+    """Return the hash tag of a named account."""
+    return ACCOUNT_MARK + name
 
 
 def bucket_ms_of(per_ms: int) -> int:

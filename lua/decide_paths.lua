@@ -198,7 +198,7 @@ local function widen(cells) -- the cells of a group of kind 0 as those of kind 1
     return table.concat(wide)
 end
 
--- ---- what has left ------------------------------------------------------------------------------------------------------------
+-- ---- what has left ---------------------------------------------------------------------------------------------------------
 local expired = false
 local bucket, of_ms = 0, 0
 for k = 1, window_count do
@@ -253,7 +253,7 @@ for k = 1, window_count do
     end
 end
 
--- ---- paths ----------------------------------------------------------------------------------------------------------------------
+-- ---- paths ----------------------------------------------------------------------------------------------------------------
 -- A path: the verdict on the policies it was made under, which of KEYS 3.. is its key (0 where the account's policy is old),
 -- where the batch has the numbers of its windows, and the windows.
 local VERDICT, WHOSE, NUMBERS, FIRST = 1, 2, 3, 4
@@ -272,7 +272,7 @@ for p = 1, path_count do
     paths[p] = path
 end
 
--- ---- deciding -------------------------------------------------------------------------------------------------------------------
+-- ---- deciding -------------------------------------------------------------------------------------------------------------
 local changed = false -- something was counted: it has to be recorded under this number
 local verdicts, places, retries -- per admit, as soon as one is not admitted
 local waits, wait_count = nil, 0 -- per limit in the way of an admit: which admit, window, unit, how much is missing
@@ -334,7 +334,7 @@ for i = 1, operations + 1 do
                         end
                         cells = cells .. spack(SUMS_FORMAT, sum_r, sum_i, sum_o)
                     end
-                    w[GROUPS][g], w[TOUCHED][g], w[SUMS] = spack(GROUP_FORMAT, mask, kind_of_group) .. cells, true, false
+                    w[GROUPS][g], w[TOUCHED][g] = spack(GROUP_FORMAT, mask, kind_of_group) .. cells, true
                 end
                 w[NEWEST], w[CELL_R], w[CELL_I], w[CELL_O] = into, 0, 0, 0
                 newest = into
@@ -373,7 +373,9 @@ for i = 1, operations + 1 do
                     if into == newest then w[CELL_R], w[CELL_I], w[CELL_O] = new_r, new_i, new_o
                     else
                         local before, after = '', ''
-                        if value then before, after = sub(value, CELLS_AT, from - 1), sub(value, is_present and from + size or from) end
+                        if value then
+                            before, after = sub(value, CELLS_AT, from - 1), sub(value, is_present and from + size or from)
+                        end
                         local sums = ''
                         if #after % size > 0 then
                             local sum_r, sum_i, sum_o = sunpack(SUMS_FORMAT, after, #after - SUMS_SIZE + 1)
@@ -386,7 +388,7 @@ for i = 1, operations + 1 do
                         end
                         w[GROUPS][g] = spack(GROUP_FORMAT, is_present and mask or mask + bit_, kind_of_group)
                             .. before .. spack(format, new_r, new_i, new_o) .. after .. sums
-                        w[TOUCHED][g], w[SUMS], w[HEAD] = true, false, min(w[HEAD], into)
+                        w[TOUCHED][g], w[HEAD] = true, min(w[HEAD], into)
                     end
                     if new_r > 0 then w[NEWEST_R] = max(w[NEWEST_R], into) elseif into == w[NEWEST_R] then w[EMPTIED] = true end
                     if new_i > 0 then w[NEWEST_I] = max(w[NEWEST_I], into) elseif into == w[NEWEST_I] then w[EMPTIED] = true end
@@ -410,7 +412,8 @@ for i = 1, operations + 1 do
                     for j = FIRST, #path do
                         local w = path[j]
                         local used_i, used_o = w[USED_I], w[USED_O]
-                        local r, t, o, both = w[LIMIT_R] - w[USED_R], w[LIMIT_I] - used_i, w[LIMIT_O] - used_o, w[LIMIT_T] - used_i - used_o
+                        local r, both = w[LIMIT_R] - w[USED_R], w[LIMIT_T] - used_i - used_o
+                        local t, o = w[LIMIT_I] - used_i, w[LIMIT_O] - used_o
                         if r < room_r then room_r = r end
                         if t < room_i then room_i = t end
                         if o < room_o then room_o = o end
@@ -548,7 +551,7 @@ for k = 1, window_count do
                         if mask % 2 == 1 then
                             local cell = { sunpack(format, value, from) }
                             from = cell[4]
-                            if cell[counter] > 0 and b >= w[HEAD] then found = b end
+                            if cell[counter] > 0 then found = b end
                         end
                         mask, b = (mask - mask % 2) / 2, b + 1
                     end
@@ -564,14 +567,17 @@ end
 -- ---- writing: one call per hash -------------------------------------------------------------------------------------------
 local is_recorded = not replayed and (changed or flags == 1)
 if is_recorded and not record then
-    -- A node's first record: forget the nodes whose batches no longer matter.
+    -- A node's first record: forget the nodes whose batches no longer matter. Others may have counted in longer windows
+    -- than this batch names: the hash outlives all of them, so a record is kept for two thirds of its longest window.
     local names = call('HGET', KEYS[2], NODES) or ''
-    local life_ms = RECORD_LIFE_MS
+    local life_ms = max(RECORD_LIFE_MS, call('PTTL', KEYS[2]))
     for k = 1, window_count do life_ms = max(life_ms, (windows[k][WIDTH] + 1) * windows[k][BUCKET_MS] + TTL_SLACK_MS) end
     local kept = { node }
     for first = 1, #names, NODES_READ * #node do
         local some = {}
-        for from = first, min(#names, first + NODES_READ * #node - 1), #node do some[#some + 1] = sub(names, from, from + #node - 1) end
+        for from = first, min(#names, first + NODES_READ * #node - 1), #node do
+            some[#some + 1] = sub(names, from, from + #node - 1)
+        end
         for i, other in ipairs(call('HMGET', KEYS[2], unpack(some))) do
             local seen_ms = 0
             if other then seen_ms = select(2, sunpack(RECORD_FORMAT, other)) end
@@ -583,7 +589,7 @@ if is_recorded and not record then
     end
     call('HSET', KEYS[2], NODES, table.concat(kept))
 end
-local fields = { false, false, false, false, false, false, false, false, false, false, false, false, false, false, false, false }
+local fields = { false, false, false, false, false, false, false, false, false, false, false, false, false, false }
 local shared_ttl_ms = 0
 local k = 1
 for h = 2, key_count + 2 do
@@ -601,7 +607,9 @@ for h = 2, key_count + 2 do
             end
             recorded = number
             fields[1], fields[2], size = node, kept, 2
-            if floor(now / RECORD_STEP_MS) ~= floor(tick_ms / RECORD_STEP_MS) then shared_ttl_ms = RECORD_LIFE_MS + RECORD_STEP_MS end
+            if floor(now / RECORD_STEP_MS) ~= floor(tick_ms / RECORD_STEP_MS) then
+                shared_ttl_ms = RECORD_LIFE_MS + RECORD_STEP_MS
+            end
         end
         if stepped or not replayed and (changed or expired) and last_ms > tick_ms then
             fields[size + 1], fields[size + 2], size = CLOCK, spack(CLOCK_FORMAT, last_ms, skew_ms), size + 2
@@ -636,7 +644,8 @@ for h = 2, key_count + 2 do
                 end
                 if gone then call('HDEL', key, unpack(gone, 1, gone_size)) end -- first, because a new group may take the field
                 local bucket, before = w[BUCKET], w[READABLE]
-                if changed and bucket > before and floor(bucket / TTL_STEP) > floor(before / TTL_STEP) then
+                -- Without a clock the shared hash is new, and its records stand for what is counted in a key's hash, too.
+                if changed and (not clock or bucket > before and floor(bucket / TTL_STEP) > floor(before / TTL_STEP)) then
                     local life_ms = (w[WIDTH] + 1 + TTL_STEP) * w[BUCKET_MS] + TTL_SLACK_MS
                     ttl_ms, shared_ttl_ms = max(ttl_ms, life_ms), max(shared_ttl_ms, life_ms)
                 end
@@ -653,7 +662,9 @@ for h = 2, key_count + 2 do
     if ttl_ms > 0 and h > 2 and call('PEXPIRE', key, ttl_ms, 'GT') == 0 then call('PEXPIRE', key, ttl_ms, 'NX') end
 end
 -- The hash holds records and windows of several lengths: the longest counts. (Without GT where no life is set yet.)
-if shared_ttl_ms > 0 and call('PEXPIRE', KEYS[2], shared_ttl_ms, 'GT') == 0 then call('PEXPIRE', KEYS[2], shared_ttl_ms, 'NX') end
+if shared_ttl_ms > 0 and call('PEXPIRE', KEYS[2], shared_ttl_ms, 'GT') == 0 then
+    call('PEXPIRE', KEYS[2], shared_ttl_ms, 'NX')
+end
 
 local reply = spack('<I1I8I8', replayed and 1 or 0, replayed and record_ms or now, recorded)
     .. table.concat(windows, '', 1, window_count)

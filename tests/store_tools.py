@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +13,9 @@ from redis.cluster import RedisCluster
 from redis.exceptions import MovedError
 
 from limiter_node.credentials import key_id
+from limiter_node.declarations import AccountKey, Declarations
 from limiter_node.limits import KeyLimits
+from limiter_node.policy import AccountPolicy
 from limiter_node.store.keyspace import limits_key, past_key, window_key
 from limiter_node.store.url import parse_store_url
 from limiter_node.store.values import pack_limits
@@ -74,29 +76,40 @@ def _execute(url: str, *command: str | bytes) -> Any:
 
 class Declared:
     """A keys file in memory, as `limiter_node.keysfile.watching.KeysFile` is one on disk; see
-    `store.decisions.redeclare.DeclaredKeys`.
+    `store.decisions.declared_file.DeclaredKeys`.
 
-    It is an hour old at first. `keys` may be changed at any time, `error` is raised instead of an answer.
+    It is an hour old at first. `keys` are plain ones, `members` those of accounts, `accounts` the named ones; all may
+    be changed at any time. `error` is raised instead of an answer.
     """
 
-    def __init__(self, keys: Mapping[str, KeyLimits] | None = None, error: Exception | None = None) -> None:
+    def __init__(
+        self,
+        keys: Mapping[str, KeyLimits] | None = None,
+        error: Exception | None = None,
+        *,
+        accounts: Sequence[AccountPolicy] = (),
+        members: Sequence[AccountKey] = (),
+    ) -> None:
         self.keys, self.error = dict(keys or {}), error
+        self.accounts = {each.name: each for each in accounts}
+        self.members = {each.key.kid: each for each in members}
         self.reads = 0
-        self._read: dict[str, KeyLimits] = {}
+        self._read = Declarations()
         self._changed_s: dict[str, float] = {}
 
-    def read(self) -> Mapping[str, KeyLimits]:
+    def declarations(self) -> Declarations:
         self.reads += 1
         if self.error is not None:
             raise self.error
-        for kid, limits in self.keys.items():
-            if self._read.get(kid) != limits:
-                self._changed_s[kid] = time.monotonic() - (3_600 if self.reads == 1 else 0)
-        self._read = dict(self.keys)
-        return self._read
+        now = Declarations(dict(self.keys), dict(self.accounts), dict(self.members))
+        for name in now.names():
+            if self._read.entry(name) != now.entry(name):
+                self._changed_s[name] = time.monotonic() - (3_600 if self.reads == 1 else 0)
+        self._read = now
+        return now
 
-    def changed_s_ago(self, kid: str) -> float:
-        return time.monotonic() - self._changed_s[kid]
+    def changed_s_ago(self, name: str) -> float:
+        return time.monotonic() - self._changed_s[name]
 
-    def was_declared(self, kid: str) -> bool:
-        return kid in self._changed_s
+    def was_declared(self, name: str) -> bool:
+        return name in self._changed_s

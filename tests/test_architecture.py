@@ -93,9 +93,10 @@ ALLOWED: dict[str, set[str]] = {
         *("store.unsent_charges", "store.wire"),
     },
     "store.decisions": {
-        *("errors", "limits", "decisions", "limiter", "plans", "telemetry"),
+        *("declarations", "errors", "limits", "decisions", "limiter", "plans", "policy", "telemetry"),
         *("store.accounts", "store.batch", "store.charges", "store.codec", "store.fleet", "store.key_queue"),
         *(
+            "store.admin.merging",
             "store.keyspace",
             "store.knowledge",
             "store.outage",
@@ -106,10 +107,12 @@ ALLOWED: dict[str, set[str]] = {
             "store.wire",
         ),
     },
+    "store.admin.merging": {"declarations", "policy"},
     "store.admin": {
         *("addresses", "declarations", "errors", "limits", "decisions", "plans", "policy", "reasons"),
         *(
             "store.accounts",
+            "store.admin.merging",
             "store.errors",
             "store.fleet",
             "store.keyspace",

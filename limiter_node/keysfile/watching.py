@@ -5,19 +5,17 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 from limiter_node.declarations import Declarations
 from limiter_node.errors import ConfigError
 from limiter_node.keysfile.reading import read_keys
-from limiter_node.limits import KeyLimits
 
 _AT_REST_S = 0.1
 
 
 class KeysFile:
-    """Read a keys file again when it has changed; a `store.decisions.redeclare.DeclaredKeys`.
+    """Read a keys file again when it has changed; a `store.decisions.declared_file.DeclaredKeys`.
 
     A file counts as unchanged while its size and times are the same. Several threads may read it.
     """
@@ -30,10 +28,6 @@ class KeysFile:
         self._known: set[str] = set()
         self._first_s = 0.0
         self._changed_s: dict[str, float] = {}
-
-    def read(self) -> Mapping[str, KeyLimits]:
-        """Return the plain keys by `kid`: the same object as before if the file hasn't changed. See `declarations`."""
-        return self.declarations().plain
 
     def declarations(self) -> Declarations:
         """Return all that the file declares: the same object as before if the file hasn't changed.
@@ -62,10 +56,10 @@ class KeysFile:
             changed_s = time.monotonic() - max(age_s, 0.0)
             if not self._signature:
                 self._first_s = changed_s
-            before = self._declared.plain
-            changed = [kid for kid, limits in declared.plain.items() if before.get(kid) != limits]
+            before = self._declared
+            changed = [name for name in declared.names() if before.entry(name) != declared.entry(name)]
             self._changed_s.update(dict.fromkeys(changed if self._signature else (), changed_s))
-            self._known.update(declared.plain)
+            self._known.update(declared.names())
             self._declared, self._signature = declared, signature
             return declared
         raise ConfigError(f"{self._path}: the file keeps changing while it is read")
@@ -76,10 +70,10 @@ class KeysFile:
         except OSError as error:
             raise ConfigError(f"{self._path}: {error.strerror or 'cannot be read'}") from None
 
-    def changed_s_ago(self, kid: str) -> float:
-        """Return the seconds since the file last changed its entry of `kid`, which it must have."""
-        return time.monotonic() - self._changed_s.get(kid, self._first_s)
+    def changed_s_ago(self, name: str) -> float:
+        """Return the seconds since the file last changed an entry, which it must have: a `kid` or an account's tag."""
+        return time.monotonic() - self._changed_s.get(name, self._first_s)
 
-    def was_declared(self, kid: str) -> bool:
-        """Whether any reading of the file so far had this key."""
-        return kid in self._known
+    def was_declared(self, name: str) -> bool:
+        """Whether any reading of the file so far had this entry."""
+        return name in self._known

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
 from typing import Any
 
 from limiter_node.decisions import Need, Outcome
+from limiter_node.declarations import Declarations
 from limiter_node.errors import Overloaded, StoreUnavailable
 from limiter_node.limiter.admission import Limiter, Reservation
 from limiter_node.limiter.policies import policy
@@ -44,11 +44,9 @@ class DeclaredKeys:
         """Declare a key no longer."""
         self._limits = {other: limits for other, limits in self._limits.items() if other != kid}
 
-    def read(self) -> Mapping[str, KeyLimits]:
-        """Return what is declared: the same object as long as that is the same."""
-        return self._limits
-
-    __call__ = read
+    def declarations(self) -> Declarations:
+        """Return what is declared."""
+        return Declarations(plain=self._limits)
 
     def changed_s_ago(self, kid: str) -> float:
         """Return how many seconds ago a key was declared last."""

@@ -7,7 +7,6 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from unittest import mock
 
@@ -21,6 +20,7 @@ from test_losses import frozen, lose_window
 
 from limiter_node.credentials import key_id
 from limiter_node.decisions import Need, Outcome
+from limiter_node.declarations import Declarations
 from limiter_node.errors import Overloaded, StoreUnavailable
 from limiter_node.keysfile.reading import read_keys
 from limiter_node.keysfile.watching import KeysFile
@@ -144,10 +144,10 @@ LONGER_BUDGET_MS = 1_000
 class SlowFile(Declared):
     """A keys file that takes a while to be read: it is large, or its disk is slow."""
 
-    def read(self) -> Mapping[str, KeyLimits]:
+    def declarations(self) -> Declarations:
         if self.reads:
             time.sleep(1.6)
-        return super().read()
+        return super().declarations()
 
 
 async def test_a_keys_file_that_is_read_slowly_cuts_no_shard_off(embedded_single: str) -> None:
@@ -155,8 +155,8 @@ async def test_a_keys_file_that_is_read_slowly_cuts_no_shard_off(embedded_single
     file = SlowFile({kid: KeyLimits()})
     async with dispatching(embedded_single, timeout_ms=LONGER_BUDGET_MS, policy=local(1), declared=file) as dispatcher:
         assert await ask(dispatcher, kid) is Outcome.ADMITTED
-        await eventually(lambda: dispatcher._redeclarer._reading is None)
-        dispatcher._redeclarer._fresh_until_s = 0.0
+        await eventually(lambda: dispatcher._declared._reading is None)
+        dispatcher._declared._fresh_until_s = 0.0
         invented = asyncio.ensure_future(dispatcher.admit(key_id(new_api_key()), ONE))
         degraded = []
         for _ in range(20):
@@ -173,12 +173,12 @@ async def test_a_peek_ends_whenever_the_store_stops_answering(embedded_single: s
         kid = key_id(new_api_key())
 
         class Stops(Declared):
-            def read(self) -> Mapping[str, KeyLimits]:
+            def declarations(self) -> Declarations:
                 proxy.pass_requests = False
-                return super().read()
+                return super().declarations()
 
         assert await dispatcher.peek(kid) is None
-        dispatcher._redeclarer._file = Stops({kid: KeyLimits()})
+        dispatcher._declared._file = Stops({kid: KeyLimits()})
         with pytest.raises(StoreUnavailable):
             async with asyncio.timeout(3):
                 await dispatcher.peek(kid)
@@ -251,7 +251,7 @@ async def test_a_key_revoked_as_readme_says_stays_revoked_after_a_loss(tmp_path:
         administering(parse_store_url(store.url)) as admin,
         dispatching(store.url, policy=local(1), declared=KeysFile(path)) as dispatcher,
     ):
-        await eventually(lambda: dispatcher._redeclarer._reading is None)
+        await eventually(lambda: dispatcher._declared._reading is None)
         path.write_text('[keys."sk-old"]\n[keys."sk-new"]\n')
         await admin.load(read_keys(path))
         await asyncio.sleep(1.1)
@@ -306,12 +306,12 @@ def test_a_keys_file_that_is_written_in_place_says_nothing_new_of_a_key(tmp_path
     path.write_text('[keys."sk-a"]\n')
     file = KeysFile(path)
     file._path.touch()
-    assert kid in file.read()
+    assert kid in file.declarations().plain
     time.sleep(1.2)
     path.write_text("")
     writing = threading.Timer(0.03, path.write_text, ('[keys."sk-a"]\n',))
     writing.start()
-    assert kid in file.read(), "it waits until the file is at rest"
+    assert kid in file.declarations().plain, "it waits until the file is at rest"
     writing.join()
     assert file.changed_s_ago(kid) > 1
 
@@ -410,8 +410,8 @@ async def test_invented_keys_cut_no_shard_off_while_the_keys_file_is_read(embedd
     file = SlowFile({kid: KeyLimits()})
     async with dispatching(embedded_single, timeout_ms=LONGER_BUDGET_MS, policy=local(1), declared=file) as dispatcher:
         assert await ask(dispatcher, kid) is Outcome.ADMITTED
-        await eventually(lambda: dispatcher._redeclarer._reading is None)
-        dispatcher._redeclarer._fresh_until_s = 0.0
+        await eventually(lambda: dispatcher._declared._reading is None)
+        dispatcher._declared._fresh_until_s = 0.0
         invented, known = [], []
         for _ in range(500):
             invented.append(asyncio.ensure_future(dispatcher.admit(key_id(new_api_key()), ONE)))

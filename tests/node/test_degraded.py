@@ -379,8 +379,8 @@ async def test_a_store_that_lost_its_data_is_told_what_nodes_had_admitted(
         assert await used(first, kid) == Amounts(10, 19, 49)
         assert await outcomes(second, kid, 9) == {(Outcome.ADMITTED, ""): 5, (Outcome.REJECTED, ""): 4}
         assert await used(first, kid) == Amounts(20, 29, 59)
-        assert first._redeclarer.counts == {"store": 1}
-        assert not second._redeclarer.counts, "the key was there again"
+        assert first._redeclared.counts == {"store": 1}
+        assert not second._redeclared.counts, "the key was there again"
     told = [record.message for record in caplog.records]
     assert sum("lost keys" in message for message in told) == 1
     assert sum("lost counts" in message for message in told) == 2

@@ -145,7 +145,7 @@ async def test_a_key_revoked_in_file_and_store_stays_revoked_after_a_loss(tmp_pa
             for name in ("revoked", "changed", "same"):
                 assert await ask(dispatcher, kids[name]) is Outcome.ADMITTED
             write(changed=3, added=4, same=5)
-            await eventually(lambda: kids["added"] in dispatcher._redeclarer._in_file)
+            await eventually(lambda: kids["added"] in dispatcher._declared._now.plain)
             await admin.delete(kids["revoked"])
             await admin.put_limits(kids["changed"], KeyLimits(rpm=3))
             await admin.put_limits(kids["added"], KeyLimits(rpm=4))
@@ -180,7 +180,7 @@ async def test_what_the_store_told_last_counts_where_the_file_is_older() -> None
             decided = await outcomes(dispatcher, kids[name], 6)
             assert decided == {(Outcome.ADMITTED, ""): 4, (Outcome.REJECTED, ""): 2}
             assert await admin.get(kids[name]) == KeyLimits(rpm=5, name="by hand")
-        assert dispatcher._redeclarer.counts == {"store": 2}
+        assert dispatcher._redeclared.counts == {"store": 2}
 
 
 async def test_a_key_that_is_lost_again_while_it_is_declared_is_not_taken_for_deleted(
@@ -221,11 +221,11 @@ async def test_a_key_that_the_file_has_again_is_declared_after_a_loss() -> None:
         assert await ask(dispatcher, kid) is Outcome.ADMITTED
         await admin.delete(kid)
         file.keys.clear()
-        dispatcher._redeclarer._fresh_until_s = 0.0
+        dispatcher._declared._fresh_until_s = 0.0
         assert await ask(dispatcher, kid) is Outcome.UNKNOWN_KEY
         assert await ask(dispatcher, kid) is Outcome.UNKNOWN_KEY
         file.keys[kid] = LIMITS
-        dispatcher._redeclarer._fresh_until_s = 0.0
+        dispatcher._declared._fresh_until_s = 0.0
         lose_all(store.url)
         assert await ask(dispatcher, kid) is Outcome.ADMITTED
 
@@ -258,7 +258,7 @@ async def test_a_file_that_cannot_be_read_any_more_is_known_as_it_was(
         assert await ask(dispatcher, kid) is Outcome.ADMITTED
         file.error = OSError("gone")
         for _ in range(2):
-            dispatcher._redeclarer._fresh_until_s = 0.0
+            dispatcher._declared._fresh_until_s = 0.0
             with store_client(embedded_single) as client:
                 client.delete(limits_key(kid), window_key(kid), past_key(kid))
             assert await ask(dispatcher, kid) is Outcome.ADMITTED
@@ -270,18 +270,18 @@ def test_a_keys_file_is_read_again_when_it_has_changed(tmp_path: Path) -> None:
     path = tmp_path / "keys.toml"
     path.write_text('[keys."sk-a"]\nrpm = 1\n[keys."sk-b"]\nrpm = 1\n')
     file, a, b = KeysFile(path), key_id("sk-a"), key_id("sk-b")
-    first = file.read()
-    assert file.read() is first
+    first = file.declarations()
+    assert file.declarations() is first
     os.utime(path, (1, 1))
     old_s = file.changed_s_ago(a)
     path.write_text('[keys."sk-a"]\nrpm = 2\n')
-    assert file.read() == {a: KeyLimits(rpm=2)}
+    assert file.declarations().plain == {a: KeyLimits(rpm=2)}
     assert (file.was_declared(a), file.was_declared(b), file.was_declared(key_id("sk-c"))) == (True, True, False)
     assert file.changed_s_ago(a) < 10 + old_s
     path.write_text("[keys")
     for _ in range(2):
         with pytest.raises(Exception, match="syntax error"):
-            file.read()
+            file.declarations()
 
 
 # ---- keys that can't be decided ------------------------------------------------------------------------------------

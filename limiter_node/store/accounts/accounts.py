@@ -75,6 +75,10 @@ class Accounts:
             return Member(account, kid, None) if account.policy.key.kid == kid else None
         return None if found.key is None else Member(account, kid, found.key)
 
+    def known(self, tag: str) -> AccountQueue | None:
+        """Return the account with that hash tag, if the node has met one of its keys and still holds it."""
+        return self._accounts.get(tag)
+
     async def _read(self, kid: str, tag: str) -> Policies | None:
         read = self._reading.get((kid, tag))
         if read is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from time import monotonic
 
 from limiter_node.decisions import Decision
@@ -78,31 +78,26 @@ class AccountKnowledge:
         """Learn the store's time from a reply to something asked at `asked_s`."""
         self._time_ms, self._asked_s, self._heard_s = time_ms, asked_s, heard_s
 
-    def learn(self, windows: Iterable[tuple[Place, PlannedWindow, WindowUse]]) -> None:
-        """Learn the usage that the reply to a batch tells: as of now, also if the batch was decided before."""
+    def learn(self, windows: Iterable[tuple[Place, PlannedWindow, WindowUse]], *, is_complete: bool) -> None:
+        """Learn the usage that the reply to a batch tells: as of now, also if the batch was decided before.
+
+        `is_complete`: whether it tells all that this node has admitted. It doesn't if the batch was under way when its
+        shard was cut off, or if charges wait: then what was admitted without the store still counts beside it. Some of
+        that may be in both, until the last charge has been sent; adding up the charges instead would cost O(charges)
+        for each reply.
+        """
         left = NO_LIMIT
         for place, window, (used, newest) in windows:
             known = self._of(place, window)
-            known.told, known.since_told = used, [0, 0, 0]
+            known.told = used
+            if is_complete:
+                known.since_told = [0, 0, 0]
             known.ends_ms = (max(newest) + window.buckets + 1) * window.bucket_ms
             _, limit_input, limit_output, limit_tokens = window.enforced
             left = min(left, limit_input - used[1], limit_output - used[2], limit_tokens - used[1] - used[2])
         self.tokens_left = left
         if self._new:
             self._forget()
-
-    def learn_unsent(self, places: Collection[Place], unsent: Iterable[Charge]) -> None:
-        """Learn which admissions are not in what a reply has told of these windows, because they are still to be sent.
-
-        A batch that was under way when its shard was cut off brings a reply without what was admitted since.
-        """
-        for charge in unsent:
-            assert isinstance(charge, PathCharge)
-            for window in charge.windows:
-                if (place := place_of(charge.kid, window)) in places:
-                    since_told = self._of(place, window).since_told
-                    for dimension, amount in enumerate(charge.amounts):
-                        since_told[dimension] += amount
 
     def learn_record(self, recorded: int) -> None:
         """Learn the number of this node's record in the store."""

@@ -18,6 +18,8 @@ from limiter_node.store.charges import Charge
 
 MOST_PER_KEY = 2_000
 """The requests of a key that may wait on one node."""
+CHECK_POINTER_EVERY_S = 30.0
+"""The pointer of a key that is used is checked this often: a node that knows the key never follows it."""
 _MOST_PLANS = 256
 """The plans kept of a key. Models come from callers, so there may be many names; few of them match different limits."""
 
@@ -34,6 +36,8 @@ class Member(KeyInTurn):
         "_used_s",
         "account",
         "body",
+        "check_pointer_s",
+        "confirmed_s",
         "kid",
         "policy",
         "version",
@@ -54,6 +58,8 @@ class Member(KeyInTurn):
         self.body, self.version = body, b""
         self.policy: KeyPolicy | None = None
         self.learn(body)
+        self.check_pointer_s = self.confirmed_s + CHECK_POINTER_EVERY_S
+        """When to check next that the way to the account isn't lost."""
 
     def learn(self, body: bytes | None) -> None:
         """Learn the key's own policy; None for a flat key, whose policy is its account's.
@@ -62,6 +68,8 @@ class Member(KeyInTurn):
             ValueError: the policy can't be read; then nothing is learnt.
         """
         self.policy = None if body is None else read_key(body)
+        self.confirmed_s = monotonic()
+        """When the store confirmed last that this is the key's policy, by `time.monotonic`."""
         self.body, self._plans_of = body, None
         self.version = b"" if body is None else version_of(body)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
+from time import monotonic
 
 from limiter_node.decisions import Decision, Outcome
 from limiter_node.errors import Overloaded
@@ -43,6 +44,7 @@ class AccountQueue(SendQueue):
         "__weakref__",
         "_latest_charges",
         "body",
+        "confirmed_s",
         "knowledge",
         "missing_since_s",
         "policy",
@@ -68,6 +70,8 @@ class AccountQueue(SendQueue):
         self.unreadable = ""
         """Why the last policy that the store sent can't be read; kept so that it is logged once."""
         self.body, self.version, self.policy = body, version_of(body), read_account(body)
+        self.confirmed_s = monotonic()
+        """When the store confirmed last that this is the account's policy, by `time.monotonic`."""
 
     def learn(self, body: bytes) -> None:
         """Learn the account's policy. Its keys make their plans anew.
@@ -78,6 +82,7 @@ class AccountQueue(SendQueue):
         if body != self.body:
             self.policy = read_account(body)
             self.body, self.version = body, version_of(body)
+        self.confirmed_s = monotonic()
 
     # ---- what waits ------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from redis.asyncio import Redis
 
 from limiter_node.store.admin.masters import Masters
-from limiter_node.store.admin.pointers import Pointers
+from limiter_node.store.admin.pointers import DELETED_S, Pointers
 from limiter_node.store.admin.policies import Policies
 from limiter_node.store.keyspace import (
     META_FIELD,
@@ -17,7 +17,6 @@ from limiter_node.store.keyspace import (
     window_key,
 )
 
-_DELETED_S = 30 * 86_400
 _WINDOW_FIELD_LENGTHS = (6, 7)
 """Of the names of fields that hold a window: its id, and that with a letter for a group of its buckets."""
 
@@ -30,6 +29,7 @@ class Deleter:
 
     async def delete(self, kid: str) -> bool:
         """Delete a key. Return whether it existed."""
+        await self._pointers.mark_deleted(kid)
         pointer = (await self._pointers.read([kid]))[kid]
         # First in the account, which then decides nothing for the key any more; the way there leads to nothing then.
         if isinstance(pointer, str) and pointer == kid:
@@ -42,7 +42,7 @@ class Deleter:
             pipeline.delete(limits_key(kid))
             pipeline.delete(past_key(kid))
             pipeline.hdel(window_key(kid), META_FIELD)
-            pipeline.set(deleted_key(kid), b"", ex=_DELETED_S)
+            pipeline.set(deleted_key(kid), b"", ex=DELETED_S)
             existed, *_ = await pipeline.execute()
         return bool(existed)
 

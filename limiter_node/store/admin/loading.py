@@ -69,7 +69,11 @@ class Loader:
         await self._pointers.point({kid: account.tag for kid, (account, _) in keys.items()})
 
     async def _take_out(self, tag: str, kid: str) -> None:
-        """Take a key out of an account: from then on the account doesn't decide for it."""
+        """Take a key out of an account: from then on the account doesn't decide for it.
+
+        Until it is written where it belongs, it is marked as deleted: else nodes would take it for lost.
+        """
+        await self._pointers.mark_deleted(kid)
         if tag == kid:
             await self._policies.delete_account(tag)
         else:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
@@ -18,6 +18,9 @@ from limiter_node.store.admin.script_calls import CHUNK, ScriptCall, call_script
 from limiter_node.store.keyspace import ACCOUNT_FIELD, deleted_key, limits_key
 from limiter_node.store.scripts import load_script
 from limiter_node.store.values import pack_limits
+
+DELETED_S: Final = 30 * 86_400
+"""The life of the mark that a key was deleted on purpose."""
 
 Pointer = bytes | str | ResponseError | None
 """A plain key's limits, packed, or the hash tag of a key's account; None if there is no such key, an error if the value
@@ -84,6 +87,13 @@ class Pointers:
         """Write the limits of a key that its account has let go of."""
         client = self._masters.owner(limits_key(kid))
         await _pipelined(client, [("SET", limits_key(kid), pack_limits(limits)), ("DEL", deleted_key(kid))])
+
+    async def mark_deleted(self, kid: str) -> None:
+        """Leave the mark that a key is taken out of its account on purpose; to write the key takes it away again.
+
+        Leave it before anything is taken out: a node that finds the key missing then does not declare it again.
+        """
+        await self._masters.owner(deleted_key(kid)).set(deleted_key(kid), b"", ex=DELETED_S)
 
     async def _per_owner(self, kids: Iterable[str], action: Callable[[Redis, Sequence[str]], Awaitable[None]]) -> None:
         by_owner = self._masters.by_owner(kids, limits_key)

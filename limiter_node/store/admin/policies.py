@@ -134,7 +134,10 @@ def _stored(tag: str, reply: Sequence[Any], kids: Sequence[str]) -> StoredAccoun
         }
         return StoredAccount(time_ms, version, read_account(body), keys)
     except (ValueError, LookupError, TypeError):
-        raise ConfigError(f"{policy_key(tag)} is damaged, or was written by a later version") from None
+        raise ConfigError(
+            f"{policy_key(tag)} is damaged, or was written by a later version: use that version, or delete this value "
+            "and load the keys file"
+        ) from None
 
 
 async def _time_ms(client: Redis) -> int:

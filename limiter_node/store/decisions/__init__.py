@@ -14,7 +14,9 @@
 ``sweeper``              the timer of all deadlines
 ``reconciliation``       admissions made without the store, counted there exactly once
 ``losses``               counts that the store has lost, charged again
-``redeclare``            keys that the store has lost, declared again
+``declared_file``        what the keys file declares now, and whether that is later than the store's word
+``redeclare``            plain keys that the store has lost, declared again
+``redeclare_accounts``   accounts and their keys that the store has lost, declared again
 ``limits_while_moving``  limits of keys that can't be decided while their slot moves
 ``key_exists``           whether a key exists, asked before its request's body is read
 ``reading``              usage, and whether the shards decide

@@ -22,6 +22,7 @@ from limiter_node.store.accounts.accounts import Accounts
 from limiter_node.store.batch import Admit, Asker
 from limiter_node.store.decisions.batch_sender import BatchSender
 from limiter_node.store.decisions.deadlines import Deadlines
+from limiter_node.store.decisions.declared_file import DeclaredFile, DeclaredKeys
 from limiter_node.store.decisions.key_exists import KeyExistence
 from limiter_node.store.decisions.linger import LingeringSettles
 from limiter_node.store.decisions.losses import Losses
@@ -31,7 +32,8 @@ from limiter_node.store.decisions.queues import KeyQueues
 from limiter_node.store.decisions.reading import StoreReader
 from limiter_node.store.decisions.receipts import Receipts
 from limiter_node.store.decisions.reconciliation import Reconciliation
-from limiter_node.store.decisions.redeclare import DeclaredKeys, Redeclarer
+from limiter_node.store.decisions.redeclare import RedeclaredCounts, Redeclarer
+from limiter_node.store.decisions.redeclare_accounts import AccountRedeclarer
 from limiter_node.store.decisions.replies import Replies
 from limiter_node.store.decisions.schedule import Schedule
 from limiter_node.store.decisions.sweeper import SWEEP_EVERY_S, Sweeper
@@ -107,15 +109,20 @@ class Dispatcher:
         )
         self._deadlines = Deadlines(self._pending, self.outage, timeout_s)
         reconciliation = Reconciliation(self.outage, self._charges, self._receipts, window_buckets)
-        self._moved = MovedKeys(self._queues, self._receipts, self._schedule, lambda: self._finder, telemetry)
+        self._moved = MovedKeys(
+            self._queues, self._receipts, self._schedule, self.outage, lambda: self._finder, telemetry
+        )
         self._losses = Losses(reconciliation, self._charges, window_buckets)
-        self._redeclarer = Redeclarer(self._router, declared)
-        self._redeclarer.start()
+        self._redeclared, self._declared = RedeclaredCounts(), DeclaredFile(declared)
+        self._declared.start()
+        self._redeclarer = Redeclarer(self._router, self._declared, self._redeclared)
+        self._account_redeclarer = AccountRedeclarer(self._router, self._declared, self._accounts, self._redeclared)
         self._replies = self._batches.replies = Replies(
             self._router,
             self._queues,
             reconciliation,
             self._losses,
+            self._declared,
             self._redeclarer,
             telemetry,
             window_buckets=window_buckets,
@@ -124,8 +131,10 @@ class Dispatcher:
             check_form=self._moved.check_form,
         )
         self._path_replies = self._batches.path_replies = PathReplies(
+            self._router,
             reconciliation,
             self._losses,
+            self._account_redeclarer,
             telemetry,
             due_s=self._due_s,
             on_ended=self._batches.on_ended,
@@ -136,6 +145,7 @@ class Dispatcher:
             self._queues,
             self.outage,
             self._redeclarer,
+            self._account_redeclarer,
             self._accounts,
             timeout_s=timeout_s,
             due_s=self._due_s,
@@ -145,9 +155,8 @@ class Dispatcher:
             self._router,
             self._queues,
             self.outage,
-            self._redeclarer,
             self._accounts,
-            find=self._finder.find,
+            finder=self._finder,
             flush=self._batches.flush,
             timeout_s=timeout_s,
             window_buckets=window_buckets,
@@ -231,7 +240,7 @@ class Dispatcher:
             shards.openings,
             self.outage.counts,
             {**self._router.errors, "failed": self._replies.failed + self._path_replies.failed},
-            {"counts": self._losses.recharged, "keys": self._redeclarer.counts.total()},
+            {"counts": self._losses.recharged, "keys": self._redeclared.counts.total()},
         )
 
     async def check(self) -> None:
@@ -260,7 +269,8 @@ class Dispatcher:
         """Stop. Requests without a verdict fail."""
         self.outage.close()
         self._moved.close()
-        self._redeclarer.close()
+        self._declared.close()
+        self._account_redeclarer.close()
         self._router.close()
         self._sweeper.close()
         await self._topology.close()

@@ -17,6 +17,7 @@ from limiter_node.store.accounts.accounts import Accounts
 from limiter_node.store.accounts.member import Member
 from limiter_node.store.decisions.queues import KeyQueues
 from limiter_node.store.decisions.redeclare import Redeclared, Redeclarer
+from limiter_node.store.decisions.redeclare_accounts import AccountRedeclarer
 from limiter_node.store.key_queue import KeyQueue
 from limiter_node.store.keyspace import limits_key, slot_of
 from limiter_node.store.outage.outage import Outage
@@ -84,25 +85,30 @@ class KeyExistence:
         queues: KeyQueues,
         outage: Outage,
         redeclarer: Redeclarer,
+        account_redeclarer: AccountRedeclarer,
         accounts: Accounts,
         *,
         timeout_s: float,
         due_s: float,
     ) -> None:
         self._router, self._queues, self._outage, self._redeclarer = router, queues, outage, redeclarer
-        self._accounts = accounts
+        self._account_redeclarer, self._accounts = account_redeclarer, accounts
         self._timeout_s, self._due_s = timeout_s, due_s
         self._script = load_script("limits")
         self._under_way: dict[str, _LimitsRead] = {}
         self._to_send: list[_LimitsRead] = []
 
-    async def find(self, kid: str) -> bool:
-        """See `Decider.find`."""
+    async def find(self, kid: str, *, is_missed: bool = False) -> bool:
+        """See `Decider.find`. `is_missed`: the account that the node knows the key in doesn't have it, or is gone."""
         try:
-            if await self._is_in_store(kid):
+            tag = await self._look_up(kid)
+            if tag is not None and await self._is_in_account(kid, tag, is_missed=is_missed):
                 return True
             async with asyncio.timeout(self._timeout_s):
-                return await self._was_lost(kid) and await self._is_in_store(kid)
+                if not await self._was_lost(kid, tag or ""):
+                    return False
+                tag = await self._look_up(kid)
+                return tag is not None and await self._is_in_account(kid, tag, is_missed=True)
         except TimeoutError:
             self._outage.note_refused()
             raise StoreUnavailable("the store did not reply in time") from None
@@ -115,7 +121,8 @@ class KeyExistence:
         if self._under_way.get(read.kid) is read:
             del self._under_way[read.kid]
 
-    async def _is_in_store(self, kid: str) -> bool:
+    async def _look_up(self, kid: str) -> str | None:
+        """Return the hash tag of the key's account; empty if it is a plain key, which is met; None if there is none."""
         read = self._read_of(kid)
         read.waiting += 1
         try:
@@ -126,14 +133,13 @@ class KeyExistence:
         if isinstance(reply, str):
             raise StoreUnavailable(reply)
         if reply is None:
-            return False
-        if reply.tag:
-            return await self._is_in_account(kid, reply.tag)
-        queue = self._plain(kid)
-        if not queue.knowledge.exists:
-            queue.knowledge.learn_limits(reply.limits, reply.time_ms, read.since_s, monotonic())
-        self._queues.meet(queue)
-        return True
+            return None
+        if not reply.tag:
+            queue = self._plain(kid)
+            if not queue.knowledge.exists:
+                queue.knowledge.learn_limits(reply.limits, reply.time_ms, read.since_s, monotonic())
+            self._queues.meet(queue)
+        return reply.tag
 
     def _plain(self, kid: str) -> KeyQueue:
         """Return the queue of a plain key, which may have left its account."""
@@ -144,9 +150,12 @@ class KeyExistence:
         assert isinstance(queue, KeyQueue)
         return queue
 
-    async def _is_in_account(self, kid: str, tag: str) -> bool:
+    async def _is_in_account(self, kid: str, tag: str, *, is_missed: bool) -> bool:
+        """Whether the account with that hash tag has the key, which is met then. A plain key is in none, but exists."""
+        if not tag:
+            return True
         known = self._queues.get(kid)
-        if isinstance(known, Member) and known.account.kid == tag:
+        if isinstance(known, Member) and known.account.kid == tag and not is_missed:
             return True  # found by another request meanwhile
         if self._outage.cuts_off_slot(slot_of(tag)):
             raise StoreUnavailable("the account's shard is cut off")
@@ -155,7 +164,9 @@ class KeyExistence:
         if member is None:
             return False
         known = self._queues.get(kid)
-        if not (isinstance(known, Member) and known.account is member.account):
+        if isinstance(known, Member) and known.account is member.account:
+            known.learn(member.body)
+        else:
             self._queues.meet_member(member)
         return True
 
@@ -188,18 +199,23 @@ class KeyExistence:
             self._outage.on_read_overdue(read)
             raise StoreUnavailable("the store did not reply in time")
 
-    async def _was_lost(self, kid: str) -> bool:
-        """Return whether the store had lost the key, and it has been declared again. Raises `StoreUnavailable`."""
-        queue = self._queues.find(kid)
-        if isinstance(queue, Member):
-            queue = None
-        redeclared, reason = await self._redeclarer.resolve(kid, None if queue is None else queue.knowledge)
+    async def _was_lost(self, kid: str, stale_tag: str) -> bool:
+        """Return whether the store had lost the key, and it has been declared again. Raises `StoreUnavailable`.
+
+        `stale_tag`: the hash tag of an account that the key leads to, and that doesn't have it; empty if there is none.
+        """
+        known = self._queues.find(kid)
+        redeclared, reason = await self._account_redeclarer.resolve(kid, known, stale_tag)
+        if redeclared is Redeclared.UNKNOWN:
+            knowledge = known.knowledge if isinstance(known, KeyQueue) else None
+            redeclared, reason = await self._redeclarer.resolve(kid, knowledge)
         if redeclared is Redeclared.FAILED:
             raise StoreUnavailable(reason)
-        if redeclared is Redeclared.DELETED:
+        if redeclared is Redeclared.DECLARED:
+            return True
+        if redeclared is Redeclared.DELETED or (known is not None and known.is_met):
             queue = self._plain(kid)
             if not queue.is_met:
                 self._queues.meet(queue)  # so that the deletion is remembered
-        if redeclared is not Redeclared.DECLARED and queue is not None and queue.is_met:
             queue.knowledge.forget()
-        return redeclared is Redeclared.DECLARED
+        return False

@@ -1,7 +1,7 @@
 """Keys that are not where the node looked for them: they are found anew, and their requests are asked again.
 
-A plain key becomes an account's, a key moves to another account or is deleted: the node learns it by a batch that the
-store doesn't decide. Nobody else in that batch waits for this.
+A plain key becomes an account's, a key moves to another account or is deleted, or the store has lost it: the node
+learns it by a batch that the store doesn't decide. Nobody else in that batch waits for this.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from limiter_node.store.decisions.queues import KeyQueues
 from limiter_node.store.decisions.receipts import Receipts
 from limiter_node.store.decisions.schedule import Schedule
 from limiter_node.store.key_queue import KeyBatch, KeyQueue
+from limiter_node.store.outage.outage import Outage
 from limiter_node.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
@@ -32,12 +33,13 @@ class MovedKeys:
         queues: KeyQueues,
         receipts: Receipts,
         schedule: Schedule,
+        outage: Outage,
         finder: Callable[[], KeyExistence],
         telemetry: Telemetry,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._queues, self._receipts, self._schedule = queues, receipts, schedule
-        self._finder, self._decisions = finder, telemetry.decisions
+        self._outage, self._finder, self._decisions = outage, finder, telemetry.decisions
         self._looking: set[asyncio.Task[None]] = set()
 
     def check_form(
@@ -83,9 +85,7 @@ class MovedKeys:
             if not admit.future.done():
                 by_asker.setdefault(admit.queue, []).append(admit)
         for asker, waiting in by_asker.items():
-            if self._queues.get(asker.kid) is asker:  # else the key has been found anew already
-                del self._queues[asker.kid]
-            self._begin(self._ask_again(asker.kid, waiting))
+            self._begin(self._ask_again(asker, waiting))
 
     def close(self) -> None:
         """Stop looking."""
@@ -97,16 +97,15 @@ class MovedKeys:
         self._looking.add(task)
         task.add_done_callback(self._looking.discard)
 
-    async def _ask_again(self, kid: str, admits: Sequence[Admit]) -> None:
+    async def _ask_again(self, asker: Asker, admits: Sequence[Admit]) -> None:
         try:
-            is_found = await self._finder().find(kid)
-        except StoreUnavailable as error:
+            is_found = await self._finder().find(asker.kid, is_missed=True)
+        except StoreUnavailable as error:  # the node knows the key, so a policy can decide
             for admit in admits:
-                if not admit.future.done():
-                    admit.future.set_exception(error)
+                self._outage.decide_pending(admit, str(error), is_sent=False)
             return
         if is_found:
-            self._ask(kid, admits)
+            self._ask(asker.kid, admits)
             return
         for admit in admits:
             if not admit.future.done():

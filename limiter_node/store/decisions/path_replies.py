@@ -1,13 +1,15 @@
 """The end of an account's batch: its reply goes to the node's knowledge and to the requests that wait.
 
 As `store.decisions.replies` for plain keys, and with what only accounts have: policies that changed since the batch was
-made. The reply then brings the new ones, and the requests concerned go into the account's next batch.
+made. The reply then brings the new ones, and the requests concerned go into the account's next batch. An account that
+the store has lost is declared again by `store.decisions.redeclare_accounts`.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from time import monotonic
 
 from limiter_node.decisions import UNKNOWN_KEY, Decision, Outcome
@@ -15,15 +17,18 @@ from limiter_node.errors import StoreUnavailable
 from limiter_node.plans import Plan
 from limiter_node.store.accounts.batch import PathBatch
 from limiter_node.store.accounts.codec import PathsReply, unpack_reply
-from limiter_node.store.accounts.member import Member
+from limiter_node.store.accounts.member import CHECK_POINTER_EVERY_S, Member
 from limiter_node.store.accounts.queue import AccountQueue
 from limiter_node.store.accounts.verdicts import decisions_of
-from limiter_node.store.batch import Admit, Batch
+from limiter_node.store.batch import Admit, Asker, Batch
 from limiter_node.store.codec import DECIDED, LOST, REPLAYED, UnreadableReply
 from limiter_node.store.codec import UNKNOWN_KEY as NO_ACCOUNT
 from limiter_node.store.decisions.batch_ends import BatchEnds
 from limiter_node.store.decisions.losses import Losses
 from limiter_node.store.decisions.reconciliation import Reconciliation
+from limiter_node.store.decisions.redeclare import Redeclared
+from limiter_node.store.decisions.redeclare_accounts import AccountRedeclarer
+from limiter_node.store.wire.routing_and_retries import Router
 from limiter_node.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
@@ -40,8 +45,10 @@ class PathReplies(BatchEnds):
 
     def __init__(
         self,
+        router: Router,
         reconciliation: Reconciliation,
         losses: Losses,
+        redeclarer: AccountRedeclarer,
         telemetry: Telemetry,
         *,
         due_s: float,
@@ -49,7 +56,7 @@ class PathReplies(BatchEnds):
         on_gone: Callable[[list[Admit]], None],
     ) -> None:
         super().__init__(reconciliation, telemetry, due_s=due_s, on_ended=on_ended)
-        self._losses, self._on_gone = losses, on_gone
+        self._router, self._losses, self._redeclarer, self._on_gone = router, losses, redeclarer, on_gone
 
     def on_batch_reply(self, batch: Batch, reply: bytes) -> None:
         """See `BatchOwner`. The whole reply is read before anything is done."""
@@ -76,7 +83,8 @@ class PathReplies(BatchEnds):
         if reply.state == DECIDED:  # else the time is that of the decision, which was before
             knowledge.learn_time(reply.time_ms, batch.since_s, heard_s)
         places = batch.layout.all_places()
-        knowledge.learn(zip(places, batch.layout.windows(), reply.windows, strict=True))
+        is_complete = not account.charges and not batch.was_cut_off
+        knowledge.learn(zip(places, batch.layout.windows(), reply.windows, strict=True), is_complete=is_complete)
         knowledge.learn_record(reply.recorded)
         knowledge.note(_admitted(batch, decisions), batch.number)
         account.note_decisions(decisions)
@@ -95,9 +103,10 @@ class PathReplies(BatchEnds):
             else:
                 decided.append(admit)
                 verdicts.append(decision)
+                self._on_confirmed(admit.queue, heard_s)
+        if decided:
+            account.confirmed_s = heard_s
         self._deliver(batch, decided, verdicts, heard_s)
-        if account.charges:
-            knowledge.learn_unsent(set(places), account.charges)
         if unreadable:  # asked again, they would only be too old again
             if unreadable != account.unreadable:
                 log.error("a policy of account %s can't be read: %s", account.kid, unreadable, extra=_UNREADABLE)
@@ -113,6 +122,14 @@ class PathReplies(BatchEnds):
                 gone += account.take_unsent_of(asker)
             self._on_gone(gone)
 
+    def _on_confirmed(self, member: Asker, heard_s: float) -> None:
+        """Note that the store has decided by the key's policy as the node knows it."""
+        assert isinstance(member, Member)
+        member.confirmed_s = heard_s
+        if heard_s >= member.check_pointer_s:
+            member.check_pointer_s = heard_s + CHECK_POINTER_EVERY_S
+            self._redeclarer.check_pointer(member)
+
     def _on_not_counted(self, batch: Batch, admit: Admit, waiting: list[Admit]) -> None:
         """Take a request that the store hasn't decided: it waits on, unless it was decided meanwhile."""
         if admit.charge is not None:
@@ -124,14 +141,29 @@ class PathReplies(BatchEnds):
         if reply.state == LOST:
             self._end(batch, self._losses.on_loss, reply.recorded)
         elif reply.state == NO_ACCOUNT:
-            self._end(batch, self._on_no_account)
+            if batch.was_redeclared:  # lost again, which doesn't say whether the account exists
+                self._end(batch, self._reconciliation.on_refused, "the store has lost the account again")
+                return
+            account = batch.queue
+            assert isinstance(account, AccountQueue)
+            batch.tries += 1  # its shard has replied: a delay is not its fault
+            self._redeclarer.begin_account(account, partial(self._on_redeclared, batch))
         else:
             self._lost_track(batch)
 
-    def _on_no_account(self, batch: PathBatch) -> None:
+    def _on_redeclared(self, batch: PathBatch, result: Redeclared, reason: str) -> None:
+        if result is Redeclared.DECLARED:
+            batch.was_redeclared = True
+            self._router.send([batch])  # the reply shows whether the store has lost the account's windows, too
+        elif result is Redeclared.FAILED:
+            self._end(batch, self._reconciliation.on_refused, reason)
+        else:
+            self._end(batch, self._on_no_account, result is Redeclared.DELETED)
+
+    def _on_no_account(self, batch: PathBatch, is_deleted: bool) -> None:
         account = batch.queue
         assert isinstance(account, AccountQueue)
-        self._reconciliation.on_no_account(batch, account)
+        self._reconciliation.on_no_account(batch, account, is_deleted=is_deleted)
         self._on_gone(account.take_unsent())
 
 

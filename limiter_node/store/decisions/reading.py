@@ -6,7 +6,7 @@ If the store can't be asked, a policy returns the usage that the node knows.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 from limiter_node.decisions import Usage
 from limiter_node.errors import StoreUnavailable
@@ -14,9 +14,9 @@ from limiter_node.store.accounts.accounts import Accounts
 from limiter_node.store.accounts.member import Member
 from limiter_node.store.batch import Asker, SendQueue
 from limiter_node.store.decisions.first import FirstDecisions
+from limiter_node.store.decisions.key_exists import KeyExistence
 from limiter_node.store.decisions.queues import KeyQueues
-from limiter_node.store.decisions.redeclare import Redeclared, Redeclarer
-from limiter_node.store.key_queue import KeyQueue, Peek
+from limiter_node.store.key_queue import WRONG_TYPE, KeyQueue, Peek
 from limiter_node.store.keyspace import decision_keys, slot_of
 from limiter_node.store.outage.outage import Outage
 from limiter_node.store.scripts import load_script
@@ -34,8 +34,8 @@ class _Elsewhere(Exception):
 class StoreReader:
     """Read the store for one node.
 
-    `find` looks for a key that the node hasn't met. `flush` sends what waits of a key, so that a read follows it on its
-    connection.
+    `finder` looks for keys that the node hasn't met, or that are not where it knows them. `flush` sends what waits of a
+    key, so that a read follows it on its connection.
     """
 
     def __init__(
@@ -44,17 +44,16 @@ class StoreReader:
         router: Router,
         queues: KeyQueues,
         outage: Outage,
-        redeclarer: Redeclarer,
         accounts: Accounts,
         *,
-        find: Callable[[str], Awaitable[bool]],
+        finder: KeyExistence,
         flush: Callable[[SendQueue], None],
         timeout_s: float,
         window_buckets: int,
     ) -> None:
         self._topology, self._router, self._queues = topology, router, queues
-        self._outage, self._redeclarer, self._accounts = outage, redeclarer, accounts
-        self._find, self._flush, self._timeout_s, self._window_buckets = find, flush, timeout_s, window_buckets
+        self._outage, self._accounts = outage, accounts
+        self._finder, self._flush, self._timeout_s, self._window_buckets = finder, flush, timeout_s, window_buckets
         self._script = load_script("peek")
         self._first = FirstDecisions(topology, load_script("decide"), timeout_s)
 
@@ -73,7 +72,7 @@ class StoreReader:
         queue = self._queues.find(kid)
         try:
             if queue is None:
-                if not await self._find(kid):
+                if not await self._finder.find(kid):
                     return None
                 queue = self._queues.find(kid)
             if queue is not None:
@@ -82,15 +81,14 @@ class StoreReader:
                 self._flush(queue.sender)
             async with asyncio.timeout(self._timeout_s):
                 if isinstance(queue, Member):
-                    if (usage := await self._accounts.peek(queue, models)) is None:
-                        raise _Elsewhere
-                    return usage
+                    usage = await self._accounts.peek(queue, models)
+                    return usage if usage is not None else await self._peek_missed(kid, models)
                 usage = await self._peek_store(kid)
-                return usage if usage is not None else await self._peek_missing(kid)
+                return usage if usage is not None else await self._peek_missed(kid, models)
         except TimeoutError:
             return self._known_usage(queue, models, StoreUnavailable("the store did not reply in time"))
         except StoreUnavailable as error:
-            if str(error).startswith("WRONGTYPE") and isinstance(queue, KeyQueue):
+            if str(error).startswith(WRONG_TYPE) and isinstance(queue, KeyQueue):
                 raise _Elsewhere from None
             return self._known_usage(queue, models, error)
 
@@ -103,23 +101,12 @@ class StoreReader:
             raise error
         return usage
 
-    async def _peek_missing(self, kid: str) -> Usage | None:
-        """Read a key that isn't in the store, unless the store has lost it: then it is declared again."""
+    async def _peek_missed(self, kid: str, models: tuple[str, ...] | None) -> Usage | None:
+        """Read a key that isn't where the node knows it: it is elsewhere, or the store has lost it."""
+        if not await self._finder.find(kid, is_missed=True):
+            return None
         queue = self._queues.find(kid)
-        assert not isinstance(queue, Member)
-        redeclared, reason = await self._redeclarer.resolve(kid, None if queue is None else queue.knowledge)
-        if redeclared is Redeclared.DECLARED:
-            return await self._peek_store(kid)
-        if redeclared is Redeclared.FAILED:
-            raise StoreUnavailable(reason)
-        if redeclared is Redeclared.DELETED:
-            queue = self._queues[kid]
-            assert isinstance(queue, KeyQueue)
-            if not queue.is_met:
-                self._queues.meet(queue)
-        if queue is not None and queue.is_met:
-            queue.knowledge.forget()
-        return None
+        return await (self._accounts.peek(queue, models) if isinstance(queue, Member) else self._peek_store(kid))
 
     async def _peek_store(self, kid: str) -> Usage | None:
         target = ScriptTarget(

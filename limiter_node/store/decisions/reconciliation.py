@@ -97,17 +97,17 @@ class Reconciliation:
         self._outage.decide_unsent(batch.queue, reason)
         self._send_later(batch.queue)
 
-    def on_no_account(self, batch: Batch, queue: AccountQueue) -> None:
+    def on_no_account(self, batch: Batch, queue: AccountQueue, *, is_deleted: bool) -> None:
         """Keep the content of a batch whose account the store doesn't have, and send its settles and charges later.
 
-        An account that was lost is declared again; one that isn't back within a window's time was deleted, and nothing
-        of it counts any more.
+        Another node may declare an account that was lost. One that `is_deleted`, or isn't back within a window's time,
+        was deleted, and nothing of it counts any more.
         """
         now_s = monotonic()
         self.on_not_run(batch)
         if queue.missing_since_s is None:
             queue.missing_since_s = now_s
-        if now_s - queue.missing_since_s < _MISSING_S:
+        if not is_deleted and now_s - queue.missing_since_s < _MISSING_S:
             self._send_later(queue)
         else:
             self._charges.drop_all(queue)

@@ -10,6 +10,8 @@ knows of a key:
   of the deletion since.
 
 Weakness: a change that was made in the store alone, and that no living node has seen, is lost with the store.
+
+This module does it for plain keys, `store.decisions.redeclare_accounts` for accounts and their keys.
 """
 
 from __future__ import annotations
@@ -17,13 +19,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from enum import Enum, auto
-from functools import partial
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any
 
 from limiter_node.limits import KeyLimits
+from limiter_node.store.decisions.declared_file import DeclaredFile
 from limiter_node.store.keyspace import deleted_key, limits_key, slot_of
 from limiter_node.store.knowledge import KeyKnowledge
 from limiter_node.store.scripts import load_script
@@ -34,33 +36,7 @@ from limiter_node.store.wire.script_target import ScriptTarget
 
 log = logging.getLogger(__name__)
 
-_LOOK_EVERY_S = 1.0
-"""The keys file is checked at least this often."""
-_FRESH_S = 0.02
-"""The node's view of the file may be this old when a key is missing."""
-_READ_PATIENCE_S = 0.05
-"""A request waits this long for a large file to be read again. Then the file as read before decides about unknown keys;
-known keys stay undecided."""
-_FILE_FIRST_S = 1.0
-"""A change reaches the file first: a reply of the store so soon after it may lack the change."""
 _LOG_EVERY_S = 60.0
-
-
-class DeclaredKeys(Protocol):
-    """The keys file, as far as a dispatcher needs it."""
-
-    def read(self) -> Mapping[str, KeyLimits]:
-        """Return the file's keys by `kid`: the same object as before if the file hasn't changed. Called in a thread.
-
-        Raises:
-            LimiterError: it can't be read.
-        """
-
-    def changed_s_ago(self, kid: str) -> float:
-        """Return the seconds since the file last changed its entry of `kid`, which it must have."""
-
-    def was_declared(self, kid: str) -> bool:
-        """Whether any reading of the file so far had this key."""
 
 
 class Redeclared(Enum):
@@ -78,6 +54,27 @@ class Redeclared(Enum):
 
 Done = Callable[[Redeclared, str], None]
 """Called with the outcome, and with the reason if that is `FAILED`."""
+
+
+class RedeclaredCounts:
+    """Count and log what one node declares again."""
+
+    def __init__(self) -> None:
+        self._logged_s = float("-inf")
+        self.counts: Counter[str] = Counter()
+        """Keys and accounts declared again by the store's last reply ("store") and by the keys file ("file")."""
+
+    def add(self, source: str) -> None:
+        """Count a key or an account that was declared again."""
+        self.counts[source] += 1
+        if monotonic() - self._logged_s > _LOG_EVERY_S:
+            self._logged_s = monotonic()
+            log.warning(
+                "the store has lost keys, which are declared again: %d so far by its last reply, %d by the keys file",
+                self.counts["store"],
+                self.counts["file"],
+                extra={"event": "keys_redeclared", **self.counts},
+            )
 
 
 class _Redeclaration(RoutedCall):
@@ -103,43 +100,27 @@ class _Redeclaration(RoutedCall):
 
 
 class Redeclarer:
-    """Declare missing keys for one node. `file`: its keys file, if it has one."""
+    """Declare missing plain keys for one node."""
 
-    def __init__(self, router: Router, file: DeclaredKeys | None) -> None:
-        self._router, self._file = router, file
-        self._in_file: Mapping[str, KeyLimits] = {}
-        self._fresh_until_s = float("-inf")
-        self._reading: asyncio.Task[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._waiting: list[Callable[[], None]] = []
+    def __init__(self, router: Router, declared: DeclaredFile, counts: RedeclaredCounts) -> None:
+        self._router, self._declared, self._counts = router, declared, counts
         self._script = load_script("redeclare")
-        self._logged_s = self._logged_unreadable_s = float("-inf")
-        self.counts: Counter[str] = Counter()
-        """Keys declared again by the store's last reply ("store") and by the keys file ("file")."""
 
     def begin(self, kid: str, knowledge: KeyKnowledge | None, done: Done) -> bool:
         """Begin to declare a missing key. Return False, without beginning, if nobody declared it or it was revoked.
 
         `done` is called with the outcome. `knowledge` is the node's own, if it has met the key.
         """
-        if self._file is None or monotonic() < self._fresh_until_s:
+        if self._declared.is_fresh:
             return self._declare(kid, knowledge, done)
 
-        is_open = True
-
-        def go_on(*, was_read: bool = True) -> None:
-            nonlocal is_open
-            if not is_open:
-                return
-            is_open = False
+        def go_on(was_read: bool) -> None:
             if not was_read and knowledge is not None and knowledge.exists:
                 done(Redeclared.FAILED, "the keys file is being read")
             elif not self._declare(kid, knowledge, done):
                 done(Redeclared.UNKNOWN, "")
 
-        self._waiting.append(go_on)
-        self._router.loop.call_later(_READ_PATIENCE_S, partial(go_on, was_read=False))
-        self._start_reading(self._file)
+        self._declared.when_read(go_on)
         return True
 
     async def resolve(self, kid: str, knowledge: KeyKnowledge | None) -> tuple[Redeclared, str]:
@@ -152,48 +133,17 @@ class Redeclarer:
 
         return await result if self.begin(kid, knowledge, done) else (Redeclared.UNKNOWN, "")
 
-    def start(self) -> None:
-        """Check the file from now on, so that a key that leaves it later is known to have been there."""
-        if self._file is not None:
-            self._timer = self._router.loop.call_later(_LOOK_EVERY_S, self.start)
-            self._start_reading(self._file)
-
-    def close(self) -> None:
-        """Stop checking the file."""
-        if self._timer is not None:
-            self._timer.cancel()
-        if self._reading is not None:
-            self._reading.cancel()
-
-    def _start_reading(self, file: DeclaredKeys) -> None:
-        if self._reading is None:
-            self._reading = self._router.loop.create_task(self._read(file))
-
-    async def _read(self, file: DeclaredKeys) -> None:
-        try:
-            self._in_file = await asyncio.to_thread(file.read)
-        except Exception as error:  # whatever is wrong with the file now, the node keeps what it read before
-            if monotonic() - self._logged_unreadable_s > _LOG_EVERY_S:
-                self._logged_unreadable_s = monotonic()
-                event = {"event": "keys_file_unreadable"}
-                log.error("the keys file can no longer be read; its last content stays in use: %s", error, extra=event)
-        self._fresh_until_s = monotonic() + _FRESH_S
-        self._reading = None
-        waiting, self._waiting = self._waiting, []
-        for go_on in waiting:
-            self._router.loop.call_soon(go_on)
-
     def _latest_word(self, kid: str, knowledge: KeyKnowledge | None) -> tuple[KeyLimits, str] | None:
-        """Return the limits to declare, and their source; None if the key was revoked or nobody declared it."""
-        in_file = self._in_file.get(kid)
+        """Return the limits to declare, and their source; None if it was revoked or nobody declared it as plain."""
+        in_file = self._declared.key(kid)
+        by_file = (in_file, "file") if isinstance(in_file, KeyLimits) else None
         if knowledge is None or knowledge.exists is None:
-            return None if in_file is None else (in_file, "file")
+            return by_file
+        if in_file is not None and self._declared.is_later(kid, knowledge.heard_s_ago()):
+            return by_file
+        if self._declared.is_revoked(kid):
+            return None
         limits = knowledge.last_limits()  # None: it was deleted
-        if self._file is not None:
-            if in_file is not None and self._file.changed_s_ago(kid) < knowledge.heard_s_ago() + _FILE_FIRST_S:
-                return in_file, "file"
-            if in_file is None and self._file.was_declared(kid):
-                return None
         return None if limits is None else (limits, "store")
 
     def _declare(self, kid: str, knowledge: KeyKnowledge | None, done: Done) -> bool:
@@ -201,27 +151,16 @@ class Redeclarer:
         if word is None:
             return False
         limits, source = word
-        in_file = self._in_file.get(kid)
-        if not limits.name and in_file is not None:
+        in_file = self._declared.key(kid)
+        if not limits.name and isinstance(in_file, KeyLimits):
             limits = KeyLimits(limits.rpm, limits.input_tpm, limits.output_tpm, limits.output_reserve, in_file.name)
 
         def ended(result: Redeclared, reason: str) -> None:
             if result is Redeclared.DECLARED:
-                self._count(source)
+                self._counts.add(source)
             done(result, reason)
 
         keys = (limits_key(kid).encode(), deleted_key(kid).encode())
         target = ScriptTarget(self._script, slot_of(kid), keys, (), 1)
         self._router.send([_Redeclaration(self._router, target, pack_limits(limits), ended)])
         return True
-
-    def _count(self, source: str) -> None:
-        self.counts[source] += 1
-        if monotonic() - self._logged_s > _LOG_EVERY_S:
-            self._logged_s = monotonic()
-            log.warning(
-                "the store has lost keys, which are declared again: %d so far by its last reply, %d by the keys file",
-                self.counts["store"],
-                self.counts["file"],
-                extra={"event": "keys_redeclared", **self.counts},
-            )

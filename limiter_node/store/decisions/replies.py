@@ -14,16 +14,18 @@ from time import monotonic
 
 from limiter_node.decisions import UNKNOWN_KEY as UNKNOWN_KEY_DECISION
 from limiter_node.decisions import Decision, Outcome
+from limiter_node.declarations import AccountKey
 from limiter_node.store import codec
 from limiter_node.store.batch import Batch
 from limiter_node.store.codec import REPLAYED, UnreadableReply
 from limiter_node.store.decisions.batch_ends import BatchEnds
+from limiter_node.store.decisions.declared_file import DeclaredFile
 from limiter_node.store.decisions.limits_while_moving import LimitsWhileMoving
 from limiter_node.store.decisions.losses import Losses
 from limiter_node.store.decisions.queues import KeyQueues
 from limiter_node.store.decisions.reconciliation import Reconciliation
 from limiter_node.store.decisions.redeclare import Redeclared, Redeclarer
-from limiter_node.store.key_queue import KeyBatch, KeyQueue
+from limiter_node.store.key_queue import WRONG_TYPE, KeyBatch, KeyQueue
 from limiter_node.store.wire.routing_and_retries import Router
 from limiter_node.telemetry import Telemetry
 
@@ -47,6 +49,7 @@ class Replies(BatchEnds):
         queues: KeyQueues,
         reconciliation: Reconciliation,
         losses: Losses,
+        declared: DeclaredFile,
         redeclarer: Redeclarer,
         telemetry: Telemetry,
         *,
@@ -58,7 +61,7 @@ class Replies(BatchEnds):
         super().__init__(reconciliation, telemetry, due_s=due_s, on_ended=on_ended)
         self._router, self._queues = router, queues
         self._losses, self._redeclarer, self._lookups = losses, redeclarer, LimitsWhileMoving(router, queues)
-        self._window_buckets, self._check_form = window_buckets, check_form
+        self._declared, self._window_buckets, self._check_form = declared, window_buckets, check_form
 
     # ---- BatchOwner ------------------------------------------------------------------------------------------------
 
@@ -90,11 +93,14 @@ class Replies(BatchEnds):
 
     def on_batch_refused(self, batch: Batch, reason: str) -> None:
         """See `BatchOwner`."""
-        if reason.startswith("WRONGTYPE"):  # the key is an account's now, or one of its values is damaged
-            is_moved, is_damaged = partial(self._end, batch), partial(super().on_batch_refused, batch, reason)
-            self._check_form(batch, is_moved, is_damaged)
+        if reason.startswith(WRONG_TYPE):
+            self._check_form(batch, partial(self._end, batch), partial(self._on_damaged, batch, reason))
         else:
             super().on_batch_refused(batch, reason)
+
+    def _on_damaged(self, batch: Batch, reason: str) -> None:
+        self._router.note_refused(reason)
+        super().on_batch_refused(batch, reason)
 
     def on_batch_held_up(self, batch: Batch) -> None:
         """See `BatchOwner`."""
@@ -127,7 +133,7 @@ class Replies(BatchEnds):
             elif self._redeclarer.begin(queue.kid, queue.knowledge, partial(self._on_redeclared, batch)):
                 batch.tries += 1  # its shard has replied: a delay is not its fault
             else:
-                self._end(batch, self._on_unknown_key)
+                self._on_undeclared(batch)
         else:
             self._lost_track(batch)
 
@@ -137,12 +143,31 @@ class Replies(BatchEnds):
             self._router.send([batch])  # the reply shows whether the store has lost the key's window, too
         elif result is Redeclared.FAILED:
             self._end(batch, self._reconciliation.on_refused, reason)
-        else:
+        elif result is Redeclared.DELETED:
             queue = batch.queue
             assert isinstance(queue, KeyQueue)
-            if result is Redeclared.DELETED and not queue.is_met:
+            if not queue.is_met:
                 self._queues.meet(queue)  # so that the deletion is remembered
             self._end(batch, self._on_unknown_key)
+        else:
+            self._on_undeclared(batch)
+
+    def _on_undeclared(self, batch: Batch) -> None:
+        """End the batch of a key that nobody declares as a plain one; the file may have it in an account by now."""
+        queue = batch.queue
+        assert isinstance(queue, KeyQueue)
+        if isinstance(self._declared.key(queue.kid), AccountKey) and queue.knowledge.exists is not False:
+            self._check_form(batch, partial(self._end, batch), partial(self._on_not_in_account, batch))
+        else:
+            self._end(batch, self._on_unknown_key)
+
+    def _on_not_in_account(self, batch: Batch) -> None:
+        queue = batch.queue
+        assert isinstance(queue, KeyQueue)
+        if queue.knowledge.exists is False:
+            self._end(batch, self._on_unknown_key)
+        else:  # the store could not be asked
+            self._end(batch, self._reconciliation.on_refused, "the key has not been found")
 
     def _on_unknown_key(self, batch: Batch) -> None:
         """Decide that the key is unknown: it is not in the store, and this node may not declare it."""
