@@ -478,6 +478,7 @@ async def test_a_true_record_that_is_tampered_with_is_refuted(store: JudgedStore
         ("loss", 5),
         ("rollback", 7),
         ("keys", 4),
+        ("accounts", 3),
         ("mixed", 6),
     ],
 )
