@@ -382,7 +382,7 @@ async def test_an_unused_key_is_decided_while_its_slot_moves(moved: str) -> None
             ids = {port: each.execute_command("CLUSTER", "MYID").decode() for port, each in clients.items()}
             clients[target].execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[source])
             clients[source].execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[target])
-            async with dispatching(store.url, timeout_ms=100, policy=local(2)) as dispatcher:
+            async with dispatching(store.url, timeout_ms=500, policy=local(2)) as dispatcher:
                 if moved == "limits":
                     clients[source].execute_command("MIGRATE", "127.0.0.1", target, key, 0, 5_000)
                 decided = await outcomes(dispatcher, kid, 12, Need(1, 0, 1))
