@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from limiter_node.limits import BUCKET_MS
 
@@ -29,6 +29,7 @@ BUCKETS: Final = 600
 KEY_SUBJECT: Final = "="
 """Stands for a key in the id of its windows: a key keeps them when it is renamed or moves to another team."""
 ENFORCE, AUDIT = "enforce", "audit"
+_Policy = TypeVar("_Policy")
 
 
 class Limit(NamedTuple):
@@ -171,7 +172,15 @@ def version_of(body: bytes) -> bytes:
 
 def read_account(body: bytes) -> AccountPolicy:
     """Read a stored account. Raises ValueError if `body` isn't one."""
-    found = _read(body)
+    return _read(body, _account_from)
+
+
+def read_key(body: bytes) -> KeyPolicy:
+    """Read a stored key of an account. Raises ValueError if `body` isn't one."""
+    return _read(body, _key_from)
+
+
+def _account_from(found: dict[str, Any]) -> AccountPolicy:
     subjects = tuple(
         Subject(each["name"], _windows_from_json(each["windows"]), each["output_reserve"]) for each in found["subjects"]
     )
@@ -183,11 +192,6 @@ def read_account(body: bytes) -> AccountPolicy:
         tuple(found["key_defaults"].items()),
         None if key is None else _key_from(key),
     )
-
-
-def read_key(body: bytes) -> KeyPolicy:
-    """Read a stored key of an account. Raises ValueError if `body` isn't one."""
-    return _key_from(_read(body))
 
 
 def _key_from(found: dict[str, Any]) -> KeyPolicy:
@@ -205,11 +209,12 @@ def _to_body(content: dict[str, Any]) -> bytes:
     return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def _read(body: bytes) -> dict[str, Any]:
-    found = json.loads(body)
-    if type(found) is not dict:
-        raise ValueError("a stored policy is a JSON object")
-    return found
+def _read(body: bytes, convert: Callable[[dict[str, Any]], _Policy]) -> _Policy:
+    """Return the policy in `body`. Raises ValueError for whatever isn't one, such as one of a later version."""
+    try:
+        return convert(json.loads(body))
+    except (LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"not a stored policy: {error!r}") from error
 
 
 def _windows_to_json(windows: Sequence[PolicyWindow]) -> list[dict[str, Any]]:

@@ -58,14 +58,13 @@ local function convert(meta)
         local value = groups[g]
         if value then
             local mask, at = sunpack('<I3', value)
-            local kept, cells, is_whole = 0, {}, true
+            local kept, cells = 0, {}
             local sum_r, sum_i, sum_o = 0, 0, 0
             for place = 0, GROUP - 1 do
                 if mask % 2 == 1 then
                     local bucket, packed = g * GROUP + place, string.sub(value, at, at + 11)
                     at = at + 12
-                    if bucket < oldest then is_whole = false
-                    else
+                    if bucket >= oldest then
                         local r, i, o = count(bucket, packed)
                         sum_r, sum_i, sum_o = sum_r + r, sum_i + i, sum_o + o
                         kept, cells[#cells + 1] = kept + 2 ^ place, packed
@@ -74,7 +73,7 @@ local function convert(meta)
                 mask = floor(mask / 2)
             end
             if #cells > 0 then
-                local has_sums = is_whole and #cells > MANY and g < newest_group
+                local has_sums = #cells > MANY and g < newest_group
                 local sums = has_sums and spack('<I7I7I7', sum_r, sum_i, sum_o) or ''
                 call('HSET', KEYS[5], id .. string.char(g % RING), spack('<I3', kept) .. KIND .. table.concat(cells) .. sums)
             end

@@ -51,7 +51,7 @@ local OTHER_FORMAT, ADMIT_FORMAT = '<I1I1I6i8i8i8', '<I1I8I8'
 local CLOCK, CLOCK_FORMAT, NODES = 'c', '<I6I6', 'n'
 local RECORD_FORMAT, VERDICTS_AT = '<I8I6', 15
 local META_FORMAT, META_SIZE = '<I5I5I5I5I5I6I7I7I4I7I7', 63
-local GROUP_FORMAT, CELLS_AT = '<I3I1', 5 -- mask, kind
+local GROUP_FORMAT, CELLS_AT = '<I3I1', 5 -- mask of the buckets that have a cell, kind
 local SUMS_FORMAT, SUMS_SIZE, SUMS_FROM = '<I7I7I7', 21, 6 -- SUMS_FROM: the least cells of a group with sums
 local REQUESTS_MAX, NARROW_MAX, AMOUNT_MAX = 4294967295, 4294967295, 9007199254740991 -- of a cell; of a window
 local TTL_SLACK_MS, RECORD_LIFE_MS, RECORD_STEP_MS = 30000, 90000, 10000
@@ -177,6 +177,17 @@ local function shape(kind) -- format and size of the cells of a group of that ki
     return '<I4I7I7', 18
 end
 
+local function cell_at(mask, nth, size) -- where the cell of the group's nth bucket (from 0) is, or belongs, in its value
+    local bit_ = 2 ^ nth
+    local from, before = 5, mask % bit_
+    if before == bit_ - 1 then return from + nth * size end -- in a busy window all before it are in use
+    while before > 0 do
+        local odd = before % 2
+        from, before = from + odd * size, (before - odd) / 2
+    end
+    return from
+end
+
 local function widen(cells) -- the cells of a group of kind 0 as those of kind 1
     local wide, from = {}, 1
     for i = 1, #cells / 12 do
@@ -187,7 +198,7 @@ local function widen(cells) -- the cells of a group of kind 0 as those of kind 1
     return table.concat(wide)
 end
 
--- ---- what has left ------------------------------------------------------------------------------------------------------------
+-- ---- what has left ---------------------------------------------------------------------------------------------------------
 local expired = false
 local bucket, of_ms = 0, 0
 for k = 1, window_count do
@@ -204,44 +215,36 @@ for k = 1, window_count do
         for slot = HEAD, READABLE do w[slot] = 0 end
     elseif head < oldest and newest > 0 then
         -- Each bucket is subtracted once, when it leaves the window. The head ends on the oldest bucket still in use, so that
-        -- each gap is walked once, too.
+        -- each gap is walked once, too. Cells before the head stay in its group until all of the group has left.
         local used_r, used_i, used_o = w[USED_R], w[USED_I], w[USED_O]
-        local first, from_bucket = floor(head / GROUP), head
-        head = newest
+        local b, first, stays = head, floor(head / GROUP), false
         for g = first, floor(newest / GROUP) do
             if g == first + 2 then read_all(w) end
             local value = read(w, g)
             if value then
-                local mask, kind, from = sunpack(GROUP_FORMAT, value)
+                local mask, kind = sunpack(GROUP_FORMAT, value)
                 local format, size = shape(kind)
-                local sums_size = (#value - CELLS_AT + 1) % size > 0 and SUMS_SIZE or 0
-                local b = g == first and from_bucket or g * GROUP
-                if sums_size > 0 and (g + 1) * GROUP <= oldest then -- all of it at once
+                if g > first then b = g * GROUP end
+                local from, bit_ = cell_at(mask, b % GROUP, size), 2 ^ (b % GROUP)
+                if (g + 1) * GROUP <= oldest and from == CELLS_AT and (#value - CELLS_AT + 1) % size > 0 then -- all at once
                     local r, i, o = sunpack(SUMS_FORMAT, value, #value - SUMS_SIZE + 1)
-                    used_r, used_i, used_o, mask, from = used_r - r, used_i - i, used_o - o, 0, #value
-                else
-                    local bit_ = 2 ^ (b % GROUP)
-                    while mask >= bit_ do
-                        if mask % (2 * bit_) >= bit_ then
-                            if b >= oldest then break end
-                            local r, i, o
-                            r, i, o, from = sunpack(format, value, from)
-                            used_r, used_i, used_o = used_r - r, used_i - i, used_o - o
-                            mask = mask - bit_
-                        end
-                        b, bit_ = b + 1, bit_ * 2
+                    used_r, used_i, used_o, mask = used_r - r, used_i - i, used_o - o, 0
+                end
+                while mask >= bit_ do
+                    if mask % (2 * bit_) >= bit_ then
+                        stays = b >= oldest
+                        if stays then break end
+                        local r, i, o
+                        r, i, o, from = sunpack(format, value, from)
+                        used_r, used_i, used_o = used_r - r, used_i - i, used_o - o
                     end
+                    b, bit_ = b + 1, bit_ * 2
                 end
-                if from > CELLS_AT then
-                    w[GROUPS][g] = mask > 0 and spack(GROUP_FORMAT, mask, kind) .. sub(value, from, #value - sums_size)
-                    w[TOUCHED][g] = true
-                end
-                if mask > 0 then
-                    head = b
-                    break
-                end
+                if stays then break end
+                w[GROUPS][g], w[TOUCHED][g] = false, true
             end
         end
+        head = stays and b or newest
         w[HEAD], w[USED_R], w[USED_I], w[USED_O] = head, used_r, used_i, used_o
         if w[NEWEST_R] < oldest then w[NEWEST_R] = 0 end
         if w[NEWEST_I] < oldest then w[NEWEST_I] = 0 end
@@ -250,7 +253,7 @@ for k = 1, window_count do
     end
 end
 
--- ---- paths ----------------------------------------------------------------------------------------------------------------------
+-- ---- paths ----------------------------------------------------------------------------------------------------------------
 -- A path: the verdict on the policies it was made under, which of KEYS 3.. is its key (0 where the account's policy is old),
 -- where the batch has the numbers of its windows, and the windows.
 local VERDICT, WHOSE, NUMBERS, FIRST = 1, 2, 3, 4
@@ -269,7 +272,7 @@ for p = 1, path_count do
     paths[p] = path
 end
 
--- ---- deciding -------------------------------------------------------------------------------------------------------------------
+-- ---- deciding -------------------------------------------------------------------------------------------------------------
 local changed = false -- something was counted: it has to be recorded under this number
 local verdicts, places, retries -- per admit, as soon as one is not admitted
 local waits, wait_count = nil, 0 -- per limit in the way of an admit: which admit, window, unit, how much is missing
@@ -331,15 +334,16 @@ for i = 1, operations + 1 do
                         end
                         cells = cells .. spack(SUMS_FORMAT, sum_r, sum_i, sum_o)
                     end
-                    w[GROUPS][g], w[TOUCHED][g], w[SUMS] = spack(GROUP_FORMAT, mask, kind_of_group) .. cells, true, false
+                    w[GROUPS][g], w[TOUCHED][g] = spack(GROUP_FORMAT, mask, kind_of_group) .. cells, true
                 end
                 w[NEWEST], w[CELL_R], w[CELL_I], w[CELL_O] = into, 0, 0, 0
                 newest = into
             end
 
             if kind == ADMIT then
-                local r = min(add_r, REQUESTS_MAX - w[CELL_R])
-                w[CELL_R], w[CELL_I], w[CELL_O] = w[CELL_R] + r, w[CELL_I] + add_i, w[CELL_O] + add_o
+                local r, cell_r = add_r, w[CELL_R]
+                if cell_r + r > REQUESTS_MAX then r = REQUESTS_MAX - cell_r end
+                w[CELL_R], w[CELL_I], w[CELL_O] = cell_r + r, w[CELL_I] + add_i, w[CELL_O] + add_o
                 w[USED_R], w[USED_I], w[USED_O] = w[USED_R] + r, w[USED_I] + add_i, w[USED_O] + add_o
                 w[NEWEST_R], w[CHANGED], changed = into, true, true
                 if add_i > 0 then w[NEWEST_I] = into end
@@ -353,11 +357,8 @@ for i = 1, operations + 1 do
                     value = read(w, g)
                     if value then
                         mask, kind_of_group = sunpack(GROUP_FORMAT, value)
-                        local before = mask % bit_
                         format, size = shape(kind_of_group)
-                        while before > 0 do
-                            from, before = from + before % 2 * size, floor(before / 2)
-                        end
+                        from = cell_at(mask, into % GROUP, size)
                     end
                     is_present = mask % (2 * bit_) >= bit_
                     old_r, old_i, old_o = 0, 0, 0
@@ -372,7 +373,9 @@ for i = 1, operations + 1 do
                     if into == newest then w[CELL_R], w[CELL_I], w[CELL_O] = new_r, new_i, new_o
                     else
                         local before, after = '', ''
-                        if value then before, after = sub(value, CELLS_AT, from - 1), sub(value, is_present and from + size or from) end
+                        if value then
+                            before, after = sub(value, CELLS_AT, from - 1), sub(value, is_present and from + size or from)
+                        end
                         local sums = ''
                         if #after % size > 0 then
                             local sum_r, sum_i, sum_o = sunpack(SUMS_FORMAT, after, #after - SUMS_SIZE + 1)
@@ -385,7 +388,7 @@ for i = 1, operations + 1 do
                         end
                         w[GROUPS][g] = spack(GROUP_FORMAT, is_present and mask or mask + bit_, kind_of_group)
                             .. before .. spack(format, new_r, new_i, new_o) .. after .. sums
-                        w[TOUCHED][g], w[SUMS], w[HEAD] = true, false, min(w[HEAD], into)
+                        w[TOUCHED][g], w[HEAD] = true, min(w[HEAD], into)
                     end
                     if new_r > 0 then w[NEWEST_R] = max(w[NEWEST_R], into) elseif into == w[NEWEST_R] then w[EMPTIED] = true end
                     if new_i > 0 then w[NEWEST_I] = max(w[NEWEST_I], into) elseif into == w[NEWEST_I] then w[EMPTIED] = true end
@@ -408,11 +411,13 @@ for i = 1, operations + 1 do
                     room_r, room_i, room_o, room_t = math.huge, math.huge, math.huge, math.huge
                     for j = FIRST, #path do
                         local w = path[j]
-                        local t, o = w[USED_I], w[USED_O]
-                        if w[LIMIT_R] - w[USED_R] < room_r then room_r = w[LIMIT_R] - w[USED_R] end
-                        if w[LIMIT_I] - t < room_i then room_i = w[LIMIT_I] - t end
-                        if w[LIMIT_O] - o < room_o then room_o = w[LIMIT_O] - o end
-                        if w[LIMIT_T] - t - o < room_t then room_t = w[LIMIT_T] - t - o end
+                        local used_i, used_o = w[USED_I], w[USED_O]
+                        local r, both = w[LIMIT_R] - w[USED_R], w[LIMIT_T] - used_i - used_o
+                        local t, o = w[LIMIT_I] - used_i, w[LIMIT_O] - used_o
+                        if r < room_r then room_r = r end
+                        if t < room_i then room_i = t end
+                        if o < room_o then room_o = o end
+                        if both < room_t then room_t = both end
                     end
                 end
                 -- What isn't needed fits, even where more than the limit is used.
@@ -463,11 +468,12 @@ for n = 1, wait_count do
     if over <= before_newest and verdicts[i] < NEVER then
         local first, newest_group = floor(head / GROUP), floor(last / GROUP)
         local value = read(w, first)
-        local mask, kind_of_group, from, r, t, o, format, size_of_cell = 0, 0, 0, 0, 0, 0
+        local mask, kind_of_group, from, head_at, r, t, o, format, size_of_cell = 0, 0, 0, 0, 0, 0, 0
         if value then
-            mask, kind_of_group, from = sunpack(GROUP_FORMAT, value)
-            format = shape(kind_of_group)
-            r, t, o = sunpack(format, value, from)
+            mask, kind_of_group = sunpack(GROUP_FORMAT, value)
+            format, size_of_cell = shape(kind_of_group)
+            head_at = cell_at(mask, head % GROUP, size_of_cell)
+            r, t, o = sunpack(format, value, head_at)
         end
         if over <= (unit == 1 and r or unit == 2 and t or unit == 3 and o or t + o) then last = head
         else
@@ -484,10 +490,12 @@ for n = 1, wait_count do
                 if value then
                     mask, kind_of_group, from = sunpack(GROUP_FORMAT, value)
                     format, size_of_cell = shape(kind_of_group)
-                    if (#value - CELLS_AT + 1) % size_of_cell > 0 then
+                    local sums_size = (#value - CELLS_AT + 1) % size_of_cell > 0 and SUMS_SIZE or 0
+                    if size == 0 then from = head_at end
+                    if sums_size > 0 and from == CELLS_AT then
                         sum_r, sum_i, sum_o = sunpack(SUMS_FORMAT, value, #value - SUMS_SIZE + 1)
                     else
-                        while from < #value do
+                        while from <= #value - sums_size do
                             r, t, o, from = sunpack(format, value, from)
                             sum_r, sum_i, sum_o = sum_r + r, sum_i + t, sum_o + o
                         end
@@ -504,6 +512,9 @@ for n = 1, wait_count do
             if value then
                 mask, kind_of_group, from = sunpack(GROUP_FORMAT, value)
                 format = shape(kind_of_group)
+                if g == 1 then
+                    mask, b, from = floor(mask / 2 ^ (head % GROUP)), head, head_at
+                end
             end
             while left > 0 and mask > 0 do
                 if mask % 2 == 1 then
@@ -511,7 +522,7 @@ for n = 1, wait_count do
                     left = left - (unit == 1 and r or unit == 2 and t or unit == 3 and o or t + o)
                     last = b
                 end
-                mask, b = floor(mask / 2), b + 1
+                mask, b = (mask - mask % 2) / 2, b + 1
             end
         end
     end
@@ -542,7 +553,7 @@ for k = 1, window_count do
                             from = cell[4]
                             if cell[counter] > 0 then found = b end
                         end
-                        mask, b = floor(mask / 2), b + 1
+                        mask, b = (mask - mask % 2) / 2, b + 1
                     end
                 end
                 if found then break end
@@ -556,14 +567,17 @@ end
 -- ---- writing: one call per hash -------------------------------------------------------------------------------------------
 local is_recorded = not replayed and (changed or flags == 1)
 if is_recorded and not record then
-    -- A node's first record: forget the nodes whose batches no longer matter.
+    -- A node's first record: forget the nodes whose batches no longer matter. Others may have counted in longer windows
+    -- than this batch names: the hash outlives all of them, so a record is kept for two thirds of its longest window.
     local names = call('HGET', KEYS[2], NODES) or ''
-    local life_ms = RECORD_LIFE_MS
+    local life_ms = max(RECORD_LIFE_MS, call('PTTL', KEYS[2]))
     for k = 1, window_count do life_ms = max(life_ms, (windows[k][WIDTH] + 1) * windows[k][BUCKET_MS] + TTL_SLACK_MS) end
     local kept = { node }
     for first = 1, #names, NODES_READ * #node do
         local some = {}
-        for from = first, min(#names, first + NODES_READ * #node - 1), #node do some[#some + 1] = sub(names, from, from + #node - 1) end
+        for from = first, min(#names, first + NODES_READ * #node - 1), #node do
+            some[#some + 1] = sub(names, from, from + #node - 1)
+        end
         for i, other in ipairs(call('HMGET', KEYS[2], unpack(some))) do
             local seen_ms = 0
             if other then seen_ms = select(2, sunpack(RECORD_FORMAT, other)) end
@@ -575,7 +589,7 @@ if is_recorded and not record then
     end
     call('HSET', KEYS[2], NODES, table.concat(kept))
 end
-local fields = { false, false, false, false, false, false, false, false, false, false, false, false, false, false, false, false }
+local fields = { false, false, false, false, false, false, false, false, false, false, false, false, false, false }
 local shared_ttl_ms = 0
 local k = 1
 for h = 2, key_count + 2 do
@@ -593,7 +607,9 @@ for h = 2, key_count + 2 do
             end
             recorded = number
             fields[1], fields[2], size = node, kept, 2
-            if floor(now / RECORD_STEP_MS) ~= floor(tick_ms / RECORD_STEP_MS) then shared_ttl_ms = RECORD_LIFE_MS + RECORD_STEP_MS end
+            if floor(now / RECORD_STEP_MS) ~= floor(tick_ms / RECORD_STEP_MS) then
+                shared_ttl_ms = RECORD_LIFE_MS + RECORD_STEP_MS
+            end
         end
         if stepped or not replayed and (changed or expired) and last_ms > tick_ms then
             fields[size + 1], fields[size + 2], size = CLOCK, spack(CLOCK_FORMAT, last_ms, skew_ms), size + 2
@@ -628,7 +644,8 @@ for h = 2, key_count + 2 do
                 end
                 if gone then call('HDEL', key, unpack(gone, 1, gone_size)) end -- first, because a new group may take the field
                 local bucket, before = w[BUCKET], w[READABLE]
-                if changed and bucket > before and floor(bucket / TTL_STEP) > floor(before / TTL_STEP) then
+                -- Without a clock the shared hash is new, and its records stand for what is counted in a key's hash, too.
+                if changed and (not clock or bucket > before and floor(bucket / TTL_STEP) > floor(before / TTL_STEP)) then
                     local life_ms = (w[WIDTH] + 1 + TTL_STEP) * w[BUCKET_MS] + TTL_SLACK_MS
                     ttl_ms, shared_ttl_ms = max(ttl_ms, life_ms), max(shared_ttl_ms, life_ms)
                 end
@@ -645,7 +662,9 @@ for h = 2, key_count + 2 do
     if ttl_ms > 0 and h > 2 and call('PEXPIRE', key, ttl_ms, 'GT') == 0 then call('PEXPIRE', key, ttl_ms, 'NX') end
 end
 -- The hash holds records and windows of several lengths: the longest counts. (Without GT where no life is set yet.)
-if shared_ttl_ms > 0 and call('PEXPIRE', KEYS[2], shared_ttl_ms, 'GT') == 0 then call('PEXPIRE', KEYS[2], shared_ttl_ms, 'NX') end
+if shared_ttl_ms > 0 and call('PEXPIRE', KEYS[2], shared_ttl_ms, 'GT') == 0 then
+    call('PEXPIRE', KEYS[2], shared_ttl_ms, 'NX')
+end
 
 local reply = spack('<I1I8I8', replayed and 1 or 0, replayed and record_ms or now, recorded)
     .. table.concat(windows, '', 1, window_count)

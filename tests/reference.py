@@ -107,8 +107,13 @@ class PlainKey(Account):
     def _smallest(self, limits: list[LaidOn]) -> LaidOn:
         return limits[0]
 
-    def _record_life_ms(self, windows: Sequence[Window]) -> int:
-        return max(window.width * window.bucket_ms + RECORDS_SLACK_MS for window in windows)
+    def _remember(self, node: str, record: Record, windows: Sequence[Window]) -> None:
+        if node not in self.records:  # a new node: forget those whose last batch can't matter any more
+            lives_ms = 2 * max(window.width * window.bucket_ms + RECORDS_SLACK_MS for window in windows)
+            for other, seen in list(self.records.items()):
+                if seen.time_ms < record.time_ms - lives_ms:
+                    del self.records[other]
+        super()._remember(node, record, windows)
 
 
 @dataclass

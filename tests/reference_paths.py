@@ -17,6 +17,7 @@ from reference_calls import (
     DECIDED,
     LOST,
     NEVER,
+    NO_LIMIT,
     NOTHING,
     OLD_POLICY,
     REPLAYED,
@@ -272,16 +273,12 @@ class Account:
                 self.buckets[window.owner, window.id] = {k: list(counters) for k, counters in counting.items()}
                 self._count_until(now_ms)
 
-    def _record_life_ms(self, windows: Sequence[Window]) -> int:
-        """How long a record is needed: as long as what was counted under it."""
+    def record_life_ms(self, windows: Sequence[Window]) -> int:
+        """How long a record is needed at least: as long as what was counted in these windows."""
         return max(RECORDS_LEAST_MS, *(window.life_ms + RECORDS_SLACK_MS for window in windows), 0)
 
     def _remember(self, node: str, record: Record, windows: Sequence[Window]) -> None:
-        if node not in self.records:  # a new node: forget those whose last batch can't matter any more
-            lives_ms = 2 * self._record_life_ms(windows)
-            for other, seen in list(self.records.items()):
-                if seen.time_ms < record.time_ms - lives_ms:
-                    del self.records[other]
+        """Remember a node's last batch. Nothing is forgotten here, because a store may keep records for longer."""
         self.records[node] = record
 
     def _replay(self, record: Record, call: Call, operations: Sequence[OperationOn], now_ms: int) -> AnswerOn:
@@ -333,5 +330,8 @@ def _need(admit: AdmitOn) -> Need:
 def _laid_on(windows: Numbered) -> list[LaidOn]:
     """The limits on a path, in its order."""
     return [
-        LaidOn(number, window, unit, limit) for number, window in windows for unit, limit in enumerate(window.limits)
+        LaidOn(number, window, unit, limit)
+        for number, window in windows
+        for unit, limit in enumerate(window.limits)
+        if limit != NO_LIMIT
     ]

@@ -123,8 +123,16 @@ class SendQueue(ABC):
         """
 
     @abstractmethod
-    def forget_recharges(self) -> None:
-        """Forget the charges made after a loss that have left their windows."""
+    def forget_recharges(self) -> bool:
+        """Forget the charges made after a loss that have left their windows. Return whether others are left."""
+
+    keeps_charges = False
+    """Whether charges may stay for longer than a window of a minute, so that their number has to be bounded."""
+
+    def join(self, charge: Charge, width: int) -> Charge | None:
+        """Add a new charge to one that waits, by `Charge.absorb`. Return the one that it has joined, None if none."""
+        latest = self.charges[-1] if self.charges else None
+        return latest if latest is not None and latest.absorb(charge, width) else None
 
     @property
     def is_idle(self) -> bool:
@@ -160,8 +168,11 @@ class Asker(ABC):
         """
 
     @abstractmethod
-    def usage_alone(self, fallback: Fallback) -> Usage | None:
-        """Return the usage by which a policy would decide; None if the key isn't known."""
+    def usage_alone(self, fallback: Fallback, models: tuple[str, ...] | None) -> Usage | None:
+        """Return the usage by which a policy would decide requests for a model; None if the key isn't known.
+
+        `models`: see `limiter.admission.Decider.peek`.
+        """
 
     @abstractmethod
     def new_charge(self, need: Need, decision: Decision, bucket: int) -> Charge:

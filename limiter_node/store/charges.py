@@ -29,12 +29,14 @@ class Charge:
     `counted_in`: the bucket in which the store has counted the charge, later than `bucket` if the store decided later.
     """
 
-    __slots__ = ("_since", "_state", "bucket", "counted_in", "input_tokens", "output_tokens", "requests")
+    __slots__ = ("_since", "_state", "bucket", "counted_in", "input_tokens", "output_tokens", "requests", "successor")
 
     def __init__(self, bucket: int, needed: Amounts) -> None:
         self.bucket = self.counted_in = self._since = bucket
         self.requests, self.input_tokens, self.output_tokens = needed
         self._state = _State.UNSENT
+        self.successor: Charge | None = None
+        """The charge that took its place when its key became an account of its own; usually None."""
 
     def absorb(self, other: Charge, width: int) -> bool:
         """Add a new charge to this one if it is unsent and less than `width` buckets older. Return whether it did."""

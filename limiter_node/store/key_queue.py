@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Final
 
 from limiter_node.decisions import Decision, Need, Usage
 from limiter_node.errors import StoreUnavailable
@@ -18,6 +19,9 @@ from limiter_node.store.values import unpack_usage
 from limiter_node.store.wire.commands import bulk
 from limiter_node.store.wire.routing_and_retries import RoutedCall, Router
 from limiter_node.store.wire.script_target import ScriptTarget
+
+WRONG_TYPE: Final = "WRONGTYPE"
+"""The error reply about a plain key that has become an account's, or of which a value is damaged."""
 
 
 class KeyQueue(SendQueue, Asker):
@@ -134,14 +138,15 @@ class KeyQueue(SendQueue, Asker):
         self.settles = [each for each in self.settles if cell_of(settled_bucket(each)) not in lost]
         return recharged
 
-    def forget_recharges(self) -> None:
+    def forget_recharges(self) -> bool:
         self.knowledge.forget_recharges()
+        return self.knowledge.recharges is not None
 
     def decide_alone(self, fallback: Fallback, need: Need) -> tuple[Decision, int] | None:
         known = self.knowledge.known()  # None, too, if the store's last reply was that there is no such key
         return None if known is None else (fallback.decide(known, need), known.latest_ms // BUCKET_MS)
 
-    def usage_alone(self, fallback: Fallback) -> Usage | None:
+    def usage_alone(self, fallback: Fallback, models: tuple[str, ...] | None) -> Usage | None:
         known = self.knowledge.known()
         return None if known is None else fallback.usage(known)
 
@@ -182,6 +187,9 @@ class KeyBatch(Batch):
         """The settles among the operations."""
         return self.operations[len(self.charges) : len(self.operations) - len(self.admits)]
 
+    def expects_error(self, kind: str) -> bool:
+        return kind == WRONG_TYPE
+
     def arguments(self) -> bytes:
         knowledge = self._knowledge
         packed = pack_batch(
@@ -207,6 +215,9 @@ class Peek(RoutedCall):
 
     def arguments(self) -> bytes:
         return bulk((b"%d" % self.window_buckets, b"0"))
+
+    def expects_error(self, kind: str) -> bool:
+        return kind == WRONG_TYPE
 
     def is_wanted(self) -> bool:
         return not self.future.done()

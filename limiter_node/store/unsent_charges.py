@@ -2,7 +2,8 @@
 
 Bounded: a charge that has left the window is forgotten, because it no longer counts. A node with very many
 charges widens them: later admissions then join a charge of up to `WIDE` buckets before, which moves on with them. A
-charge is never counted in an older bucket than it was made in, so it leaves the window late, never early.
+charge is never counted in an older bucket than it was made in, so it leaves the window late, never early. Charges of an
+account may count for a month: beyond `MOST`, no further ones are made, and requests are refused instead.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from limiter_node.store.charges import Charge
 MANY = 100_000
 """The charges of a node, some 30 MB, from which on it widens them."""
 WIDE = 50
+MOST = 300_000
+"""The charges of a node from which on requests of accounts are refused while the store is away."""
 
 HasRoom = Callable[[Charge], bool]
 
@@ -33,12 +36,16 @@ class UnsentCharges:
 
         `now_bucket` may be earlier than the charge's bucket: charges that had left the window by then are forgotten.
         """
-        charges = queue.charges
-        if charges and charges[-1].absorb(charge, 1 if self.size < MANY else WIDE):
-            return charges[-1]
+        joined = queue.join(charge, 1 if self.size < MANY else WIDE)
+        if joined is not None:
+            return joined
         self.add(queue, charge)
         self.forget(queue, now_bucket)
         return charge
+
+    def is_full_for(self, queue: SendQueue) -> bool:
+        """Whether a queue can't have one more charge."""
+        return self.size >= MOST and queue.keeps_charges
 
     def add(self, queue: SendQueue, charge: Charge) -> None:
         """Add a charge, to be sent with the key's next batch."""
@@ -51,6 +58,13 @@ class UnsentCharges:
         while charges and charges[0].has_left(now_bucket, self._window_buckets):
             charges.popleft().drop()
             self.size -= 1
+
+    def drop_all(self, queue: SendQueue) -> None:
+        """Forget all charges of a queue: they will never be counted."""
+        self.size -= len(queue.charges or ())
+        for charge in queue.charges or ():
+            charge.drop()
+        queue.charges = None
 
     def put_back(self, queue: SendQueue, charges: Iterable[Charge]) -> None:
         """Add charges before all others: they were sent, and the store has not counted them."""

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from aiohttp import ClientSession
 from chaos_scene import IS_TIMED, RPM, Outcome, Row, Scene, eventually, scene
+from faketime import CLOCK_FILE, needs_faketime, skip_for_jemalloc, stepped_clock
 from redis import Redis
 
 from limiter_node.store.embedded.server import EmbeddedServer
@@ -33,8 +34,6 @@ end
 local begun = clock()
 repeat until clock() - begun > 2
 """
-FAKETIME = next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))), None)
-"""Debian's package libfaketime: a clock that a test can step."""
 
 
 def assert_answered(outcome: Outcome, *allowed: str) -> None:
@@ -245,19 +244,12 @@ async def test_9_memory_is_full(directory: Path, binary: str | None, row: Row) -
 
 
 @pytest.mark.chaos
-@pytest.mark.skipif(FAKETIME is None, reason="no libfaketime on this machine")
+@needs_faketime
 @pytest.mark.parametrize("step_s", [-90, 90])
 async def test_11_a_clock_steps(directory: Path, binary: str | None, row: Row, step_s: int) -> None:
     """Back: no limit is exceeded, no key is blocked for longer than a window. Forward: windows end early."""
-    if binary is not None:
-        pytest.skip("libfaketime does not get along with Debian's jemalloc, which this server uses")
-    faked = {
-        "LD_PRELOAD": str(FAKETIME),
-        "FAKETIME_TIMESTAMP_FILE": "clock",  # each server has a directory of its own
-        "FAKETIME_NO_CACHE": "1",
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-    }
-    async with scene(directory, binary, server_environment=faked) as on:
+    skip_for_jemalloc(binary)
+    async with scene(directory, binary, server_environment=stepped_clock()) as on:
         master = on.masters[0]
 
         def time_s() -> float:
@@ -267,7 +259,7 @@ async def test_11_a_clock_steps(directory: Path, binary: str | None, row: Row, s
 
         async def step() -> None:
             before_s = time_s()
-            (master.directory / "clock").write_text(f"{step_s:+d}")
+            (master.directory / CLOCK_FILE).write_text(f"{step_s:+d}")
             assert abs(time_s() - before_s - step_s) < 5, "the clock has stepped"
 
         outcome = await on.under_load(step, 14, after_s=1)

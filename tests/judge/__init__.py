@@ -2,6 +2,8 @@
 
 ``python -m tests.judge --seconds 60 --seed 1`` drives one short run after the other, each drawn wholly from its seed.
 
-`records` says what is written down, `bounds` what a window may hold, `windows`, `counted` and `told` judge a record,
-`node`, `proxy`, `traffic` and `faults` make one, `scenarios` draws a run and `run` carries it out.
+`records` says what is written down, and `policies` what an account is; `bounds` says what a window may hold. `ledgers`
+takes a record apart by window; `windows`, `own_share`, `counted`, `told` and `told_paths` judge it, with `times`.
+`node`, `proxy`, `store`, `account_store`, `traffic`, `drawing`, `faults` and `account_faults` make a record.
+`scenarios` draws a run, `run` carries it out, and `at_rest` asks when nothing else happens.
 """

@@ -21,9 +21,9 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from .ledgers import Ledger, ledgers
 from .records import (
     ADMITTED,
-    BUCKET_MS,
     CANCELLED,
     DIMENSIONS,
     EXACT_CLOCK,
@@ -32,6 +32,7 @@ from .records import (
     OVERLOADED,
     REJECTED,
     UNAVAILABLE,
+    KeyHistory,
     Op,
     Peek,
     Record,
@@ -43,7 +44,10 @@ from .records import (
 )
 
 COUNTERS: Triple = (2**32 - 1, 2**32 - 1, 2**32 - 1)
-"""The most that a bucket holds; without a limit (policy `open`) callers may be told more than that."""
+"""The most that a plain key's bucket holds; without a limit (policy `open`) callers may be told more than that."""
+
+WIDE_COUNTERS: Triple = (2**32 - 1, 2**53 - 1, 2**53 - 1)
+"""The same for an account's windows."""
 
 
 class Share(NamedTuple):
@@ -59,49 +63,47 @@ def judge_counted(record: Record) -> Iterator[Violation]:
     """Return the keys whose windows hold more or less than callers were told."""
     if record.clock != EXACT_CLOCK:
         return
-    by_key: defaultdict[str, list[Op]] = defaultdict(list)
-    for op in record.ops:
-        by_key[op.key].append(op)
-    doubts = {key: _doubts(ops) for key, ops in by_key.items()}
-    for count in record.counts:
-        for key, peek in count.peeks.items():
-            if peek is not None:
-                known = (op for op in by_key[key] if op.asked_ms <= count.drained_ms)
-                shares = [share_of(record, op, count.drained_ms, doubts[key].get(id(op), 0.0)) for op in known]
-                yield from _compare(record, key, peek, [share for share in shares if share is not None])
+    doubts = _doubts(record)
+    for ledger in ledgers(record):
+        for count in record.counts:
+            if (peek := count.peeks.get(ledger.place)) is not None:
+                known = (op for op in ledger.ops if op.asked_ms <= count.drained_ms)
+                shares = [share_of(record, ledger, op, count.drained_ms, doubts.get(id(op), 0.0)) for op in known]
+                yield from _compare(ledger, peek, [share for share in shares if share is not None])
 
 
-def _doubts(ops: list[Op]) -> dict[int, float]:
+def _doubts(record: Record) -> dict[int, float]:
     """Return, for each request that a node decided alone and at once, how uncertain it was of the store's clock, in ms.
 
     A reply tells the store's clock at some moment between asking and hearing. That is no longer than the request waited
     that it answered; and a reply that came too late for its requests may have come any time until now.
     """
     doubts: dict[int, float] = {}
-    heard: dict[int, float] = {}
-    late_since: dict[int, float] = {}
-    for op in sorted(ops, key=lambda op: op.told_ms):
+    heard: dict[tuple[int, str], float] = {}
+    late_since: dict[tuple[int, str], float] = {}
+    for op in sorted(record.ops, key=lambda op: op.told_ms):
+        of = op.node, record.owner(op.key)
         if op.at_once:
-            since_ms = late_since.get(op.node)
+            since_ms = late_since.get(of)
             late_ms = op.told_ms - since_ms if since_ms is not None else 0.0
-            doubts[id(op)] = max(heard.get(op.node, 0.0), late_ms)
+            doubts[id(op)] = max(heard.get(of, 0.0), late_ms)
         elif op.outcome in (ADMITTED, REJECTED, NEVER) and not op.degraded:
-            heard[op.node] = op.told_ms - op.asked_ms
-            late_since.pop(op.node, None)
+            heard[of] = op.told_ms - op.asked_ms
+            late_since.pop(of, None)
         else:
-            late_since.setdefault(op.node, op.asked_ms)
+            late_since.setdefault(of, op.asked_ms)
     return doubts
 
 
-def share_of(record: Record, op: Op, drained_ms: float, doubt_ms: float = 0.0) -> Share | None:
+def share_of(record: Record, ledger: Ledger, op: Op, drained_ms: float, doubt_ms: float = 0.0) -> Share | None:
     """Return how the operation may be counted when all nodes were drained; None if it isn't.
 
     `doubt_ms`: how far behind the bucket in which its node charged it may lie.
     """
-    history = record.keys[op.key]
+    history, bucket_ms = ledger.history, ledger.bucket_ms
     died = record.deaths.get(op.node, drained_ms) < drained_ms
-    end = int(drained_ms) // BUCKET_MS
-    asked = int(op.asked_ms) // BUCKET_MS
+    end = int(drained_ms) // bucket_ms
+    asked = int(op.asked_ms) // bucket_ms
     rollbacks = [each for each in history.rollbacks if each.ended_ms <= drained_ms]
     dumps = sum(op.asked_ms <= each.dump_ended_ms for each in rollbacks)
     if op.outcome == CANCELLED:
@@ -114,18 +116,19 @@ def share_of(record: Record, op: Op, drained_ms: float, doubt_ms: float = 0.0) -
     at_least = at_most = op.counts
     larger = most(op.need, op.counts)
     if op.degraded:
-        first = int(min(op.time_ms, op.asked_ms)) // BUCKET_MS
-        last = min(int(op.told_ms + doubt_ms) // BUCKET_MS + 1, end) if op.at_once else end
+        first = int(min(op.time_ms, op.asked_ms)) // bucket_ms
+        last = min(int(op.told_ms + doubt_ms) // bucket_ms + 1, end) if op.at_once else end
     else:
-        first = last = op.time_ms // BUCKET_MS
+        first = last = op.time_ms // bucket_ms
     since_ms = op.asked_ms if op.degraded else op.time_ms
     lost = any(since_ms <= each.ended_ms <= drained_ms for each in (*history.losses, *rollbacks))
     if died:
         at_least, at_most = least(op.need, at_least), larger
         if op.degraded or lost:
             at_least = NOTHING
-    if lost:
-        last += 1
+    if lost:  # it is counted again at the end of its cell of the node's own window
+        cell = ((last + 1) * bucket_ms - 1) // ledger.cell_ms
+        last = ((cell + 1) * ledger.cell_ms - 1) // bucket_ms + 1
     if dumps:
         at_most = larger[0] * (1 + dumps), larger[1] * (1 + dumps), larger[2] * (1 + dumps)
         last = max(last, end) if op.degraded else last
@@ -134,25 +137,26 @@ def share_of(record: Record, op: Op, drained_ms: float, doubt_ms: float = 0.0) -
     return Share(first, last, at_least, at_most)
 
 
-def _compare(record: Record, key: str, peek: Peek, shares: list[Share]) -> Iterator[Violation]:
-    now = peek.time_ms // BUCKET_MS
-    oldest = now - record.window_buckets
+def _compare(ledger: Ledger, peek: Peek, shares: list[Share]) -> Iterator[Violation]:
+    now = peek.time_ms // ledger.bucket_ms
+    oldest = now - ledger.buckets
     at_least: defaultdict[int, Triple] = defaultdict(lambda: NOTHING)
     at_most: defaultdict[int, Triple] = defaultdict(lambda: NOTHING)
     for count in shares:
         at_least[min(count.first, now)] = plus(at_least[min(count.first, now)], count.at_least)
         at_most[min(count.last, now)] = plus(at_most[min(count.last, now)], count.at_most)
+    counters = COUNTERS if isinstance(ledger.history, KeyHistory) else WIDE_COUNTERS
     low = high = held = NOTHING
     for bucket in range(now, oldest - 1, -1):
-        low, high = plus(low, least(at_least[bucket], COUNTERS)), plus(high, at_most[bucket])
+        low, high = plus(low, least(at_least[bucket], counters)), plus(high, at_most[bucket])
         held = plus(held, peek.buckets.get(bucket, NOTHING))
         for dimension, name in enumerate(DIMENSIONS):
             if not low[dimension] <= held[dimension] <= high[dimension]:
                 told = str(low[dimension]) if low == high else f"{low[dimension]} to {high[dimension]}"
                 yield Violation(
                     "not counted once",
-                    key,
-                    bucket * BUCKET_MS,
+                    ledger.place.text,
+                    bucket * ledger.bucket_ms,
                     f"the store counts {held[dimension]} {name} in the last {now - bucket + 1} buckets, "
                     f"callers were told {told}",
                 )

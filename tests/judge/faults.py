@@ -9,8 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+from .account_faults import lose_account
+from .account_store import all_names
+from .drawing import AccountPlan
 from .records import STEPPED_BACK
 from .scene import Scene
+from .store import names
+from .traffic import KeyPlan
 
 Fault = Callable[[Scene], Awaitable[None]]
 
@@ -178,7 +183,11 @@ async def lose_limits(scene: Scene) -> None:
 
 async def _lose(scene: Scene, *, with_limits: bool) -> None:
     rng = scene.rng
-    kid = rng.choice(scene.plans).kid
+    chosen = _choose(scene)
+    if isinstance(chosen, AccountPlan):
+        await lose_account(scene, chosen, with_policies=with_limits)
+        return
+    kid = chosen.kid
     for _ in range(rng.choice((1, 1, 2, 3))):
         async with scene.key_locks[kid], scene.store.commands:
             if not (with_limits and _is_deleted(scene, kid)):
@@ -191,6 +200,7 @@ async def lose_everything(scene: Scene) -> None:
     if scene.declared is None:
         return
     locks = [scene.key_locks[plan.kid] for plan in scene.plans]
+    locks += [scene.key_locks[plan.tag] for plan in scene.accounts]
     for lock in locks:
         await lock.acquire()
     try:
@@ -203,9 +213,19 @@ async def lose_everything(scene: Scene) -> None:
 
 async def roll_back(scene: Scene) -> None:
     """What is counted of a key is what it was a while ago."""
-    kid = scene.rng.choice(scene.plans).kid
-    async with scene.key_locks[kid]:
-        await scene.roll_back(kid, scene.rng.choice((0.02, 0.2, 0.5, 1.0)) * scene.window_s)
+    chosen, after_s = _choose(scene), scene.rng.choice((0.02, 0.2, 0.5, 1.0)) * scene.window_s
+    if isinstance(chosen, AccountPlan):
+        async with scene.key_locks[chosen.tag]:
+            await scene.roll_account_back(chosen, after_s)
+        return
+    async with scene.key_locks[chosen.kid]:
+        await scene.roll_back(chosen.kid, after_s)
+
+
+def _choose(scene: Scene) -> KeyPlan | AccountPlan:
+    """Draw what is lost or rolled back: a plain key, or an account."""
+    all_of_them: list[KeyPlan | AccountPlan] = [*scene.plans, *scene.accounts]
+    return scene.rng.choice(all_of_them)
 
 
 # ---- keys ------------------------------------------------------------------------------------------------------------
@@ -266,7 +286,12 @@ async def step_clock(scene: Scene) -> None:
 
 async def move_slot(scene: Scene) -> None:
     """The slot of a key moves to another master, key by key, with a pause at each step."""
-    rng, kid = scene.rng, scene.rng.choice(scene.plans).kid
-    async with scene.key_locks[kid], scene.store.commands:
-        await scene.store.move_slot(kid, rng)
-        scene.record.note(f"the slot of key {kid[:6]} has moved")
+    rng, chosen = scene.rng, _choose(scene)
+    owner, keys = (
+        (chosen.tag, all_names(chosen.declared))
+        if isinstance(chosen, AccountPlan)
+        else (chosen.kid, [*names(chosen.kid)])
+    )
+    async with scene.key_locks[owner], scene.store.commands:
+        await scene.store.move_slot(keys, rng)
+        scene.record.note(f"the slot of {owner[:8]} has moved")

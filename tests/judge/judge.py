@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from .counted import judge_counted
 from .records import Record, Violation
 from .told import judge_told
+from .told_paths import judge_told_paths
 from .windows import Worst, judge_windows
 
 
@@ -21,7 +22,7 @@ class Verdict:
 def judge(record: Record) -> Verdict:
     """Judge a run by its record alone."""
     violations, worst = judge_windows(record)
-    violations += [*judge_told(record), *judge_counted(record)]
+    violations += [*judge_told(record), *judge_told_paths(record), *judge_counted(record)]
     violations += [Violation("something was left", "", _last_ms(record), leak) for leak in record.leaks]
     return Verdict(violations, worst)
 

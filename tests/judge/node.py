@@ -12,12 +12,13 @@ from limiter_node.errors import Overloaded, StoreUnavailable
 from limiter_node.limiter.admission import Limiter, Reservation
 from limiter_node.limiter.policies import policy
 from limiter_node.limits import KeyLimits
+from limiter_node.plans import Plan
 from limiter_node.store.decisions.dispatcher import Dispatcher
 from limiter_node.store.url import parse_store_url
 from limiter_node.store.wire.topology import Topology
 
 from . import records
-from .records import Op, Record, Triple, clock_ms
+from .records import Op, Place, Record, Touched, Triple, clock_ms
 
 _OUTCOMES = {
     Outcome.ADMITTED: records.ADMITTED,
@@ -125,12 +126,18 @@ class JudgedNode:
         await dispatcher.start()
         return cls(record, incarnation, dispatcher)
 
-    async def ask(self, key: str, need: Need, most: Triple) -> tuple[Op, Reservation | None]:
-        """Ask for one request; the operation, and what it holds if it was admitted. A cancellation ends it quietly."""
-        op = Op(self.incarnation, key, clock_ms(), most)
+    async def ask(self, key: str, need: Need, most: Triple, *, finds: bool = False) -> tuple[Op, Reservation | None]:
+        """Ask for one request; the operation, and what it holds if it was admitted. A cancellation ends it quietly.
+
+        `finds`: look the key up first if the node doesn't know it, as its HTTP side does.
+        """
+        op = Op(self.incarnation, key, clock_ms(), most, models=need.models)
         self.record.ops.append(op)
         self._observed.was_done = False
         try:
+            if finds and not self._limiter.knows(key) and not await self._limiter.find(key):
+                op.told_ms, op.outcome = clock_ms(), records.UNKNOWN
+                return op, None
             decision = await self._limiter.admit(key, need)
             # The dispatcher was called, and this set, before anything else could run; a done future isn't waited for.
             was_done = self._observed.was_done and clock_ms() - op.asked_ms < 1
@@ -150,8 +157,21 @@ class JudgedNode:
         op.degraded, op.time_ms = decision.degraded, decision.time_ms
         op.limits, op.need, op.used = (*decision.limits,), (*decision.need,), (*decision.used,)
         op.at_once = was_done
+        op.unit, op.retry_ms = decision.dimension, decision.retry_after_ms
+        if decision.path is not None:
+            op.exceeded, op.path = decision.path.exceeded, self._touched(key, decision.path.plan)
         reservation = self._limiter.reservation(key, decision) if decision.outcome is Outcome.ADMITTED else None
         return op, reservation
+
+    def _touched(self, key: str, plan: Plan) -> tuple[Touched, ...]:
+        tag = self.record.account_of[key]
+        touched = []
+        for window in plan.windows:
+            # A flat key's windows are its own, though they are stored as an account's are.
+            team = window.subject.partition("/")[2]
+            subject = f"={key}" if window.is_own or plan.is_flat else team
+            touched.append(Touched(Place(tag, subject, window.per_ms, window.models), window.enforced))
+        return tuple(touched)
 
     def settle(self, op: Op, reservation: Reservation, output: int | None) -> None:
         """End the request with so much output; None refunds it."""

@@ -8,13 +8,49 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from .policies import Declared
 
 BUCKET_MS = 100
 DIMENSIONS = ("requests", "input", "output")
+UNITS = (*DIMENSIONS, "tokens")
+"""The units of limits; tokens are input and output together."""
 
 Triple = tuple[int, int, int]
 """Requests, input tokens, output tokens."""
 NOTHING: Triple = (0, 0, 0)
+Limits = tuple[int, int, int, int]
+"""By unit of `UNITS`."""
+NO_LIMIT = 2**53 - 1
+
+
+class Place(NamedTuple):
+    """A window: of a plain key, whose kid is the `owner`, or of the account with that hash tag.
+
+    `subject`: empty for the account itself, a team's name, or ``=`` and a key's kid. The rest is empty for a plain key.
+    """
+
+    owner: str
+    subject: str = ""
+    per_ms: int = 0
+    models: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """Its name in verdicts: of a plain key the kid."""
+        if not self.per_ms:
+            return self.owner
+        return f"{self.owner[:8]} {self.subject[:8]} {self.per_ms / 1000:g} s {','.join(self.models)}"
+
+
+class Touched(NamedTuple):
+    """A window on a request's path, with the limits that may reject, as the decision told them."""
+
+    place: Place
+    limits: Limits
+
 
 ADMITTED, REJECTED, NEVER, UNKNOWN = "admitted", "rejected", "never fits", "unknown key"
 UNAVAILABLE, OVERLOADED, CANCELLED = "unavailable", "overloaded", "cancelled"
@@ -52,6 +88,14 @@ class Op:
     settled_ms: float | None = None
     settled: Triple = NOTHING
     """What it counts from `settled_ms` on."""
+    models: tuple[str, ...] = ()
+    path: tuple[Touched, ...] = ()
+    """The windows of a decided request of an account's key; a plain key has one, with `limits`."""
+    exceeded: int = -1
+    """Which window of `path` rejected it."""
+    unit: int = -1
+    """Index into `UNITS` of the limit that rejected it."""
+    retry_ms: int = 0
 
     @property
     def counts(self) -> Triple:
@@ -122,8 +166,34 @@ class KeyHistory:
 
 
 @dataclass(frozen=True, slots=True)
+class AccountPut:
+    """The policy of an account, or of one of its keys, was written: the account is `declared` so from then on."""
+
+    begun_ms: float
+    ended_ms: float
+    declared: Declared
+
+
+@dataclass(slots=True)
+class AccountHistory:
+    """What was done to one account. A loss of its policies is also a put of an account without keys."""
+
+    puts: list[AccountPut] = field(default_factory=list)
+    losses: list[Loss] = field(default_factory=list)
+    rollbacks: list[Rollback] = field(default_factory=list)
+    forgotten_ms: list[float] = field(default_factory=list)
+    """Always empty: what was counted of an account's key stays counted when the key is taken out."""
+
+    def in_force(self, since_ms: float, until_ms: float) -> list[Declared]:
+        """Return what was, or may have been, declared at some time between the two."""
+        ends = [*(put.ended_ms for put in self.puts[1:]), float("inf")]
+        puts = zip(self.puts, ends, strict=True)
+        return [put.declared for put, end_ms in puts if put.begun_ms <= until_ms and end_ms >= since_ms]
+
+
+@dataclass(frozen=True, slots=True)
 class Peek:
-    """What the store counts of a key: amounts by bucket."""
+    """What the store counts in a window: amounts by bucket."""
 
     time_ms: int
     buckets: dict[int, Triple]
@@ -131,10 +201,10 @@ class Peek:
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """What the store counted when all nodes had been drained, by key; None where the key doesn't exist."""
+    """What the store counted when all nodes had been drained, by window; None where the key doesn't exist."""
 
     drained_ms: float
-    peeks: dict[str, Peek | None]
+    peeks: dict[Place, Peek | None]
 
 
 EXACT_CLOCK, STEPPED_BACK, STEPPED_FORWARD = "exact", "back", "forward"
@@ -150,6 +220,11 @@ class Record:
     timeout_ms: int
     clock: str = EXACT_CLOCK
     keys: dict[str, KeyHistory] = field(default_factory=dict)
+    """The plain keys."""
+    accounts: dict[str, AccountHistory] = field(default_factory=dict)
+    """By hash tag."""
+    account_of: dict[str, str] = field(default_factory=dict)
+    """The hash tags of the accounts' keys."""
     ops: list[Op] = field(default_factory=list)
     deaths: dict[int, float] = field(default_factory=dict)
     """Incarnations that ended without draining, and when."""
@@ -166,6 +241,10 @@ class Record:
     def window_ms(self) -> int:
         """The length of a true window."""
         return self.window_buckets * BUCKET_MS
+
+    def owner(self, kid: str) -> str:
+        """Return the hash tag of the key's account; the kid of a plain key."""
+        return self.account_of.get(kid, kid)
 
     def note(self, what: str) -> None:
         """Write down in words what is done."""
@@ -185,6 +264,11 @@ class Violation:
 def plus(a: Triple, b: Triple) -> Triple:
     """Return the sum, dimension by dimension."""
     return a[0] + b[0], a[1] + b[1], a[2] + b[2]
+
+
+def by_unit(amounts: Triple) -> Limits:
+    """Return amounts by unit of `UNITS`."""
+    return *amounts, amounts[1] + amounts[2]
 
 
 def minus(a: Triple, b: Triple) -> Triple:

@@ -13,10 +13,12 @@ from limiter_node.decisions import Need
 from limiter_node.store.admin.store_admin import administering
 from limiter_node.store.url import parse_store_url
 
+from .at_rest import ask_at_rest, peek_account
+from .drawing import draw_account
 from .judge import Verdict, judge
 from .node import DeclaredKeys, left_over
 from .proxy import LyingProxy
-from .records import REJECTED, Count, Record, Violation, clock_ms
+from .records import REJECTED, Count, Place, Record, Violation, clock_ms
 from .scenarios import Plan
 from .scene import Scene
 from .store import JudgedStore
@@ -57,7 +59,8 @@ class Result:
         for (rule, key), violations in list(kinds.items())[:_SHOWN]:
             first = min(violations, key=lambda violation: violation.at_ms)
             more = f" (and {len(violations) - 1} more)" if len(violations) > 1 else ""
-            lines.append(f"  {rule}: key {key[:6]} at {self._at(first.at_ms)}: {first.what}{more}")
+            name = key if " " in key else f"key {key[:6]}"
+            lines.append(f"  {rule}: {name} at {self._at(first.at_ms)}: {first.what}{more}")
         if len(kinds) > _SHOWN:
             lines.append(f"  and {len(kinds) - _SHOWN} more kinds")
         if self.verdict.violations:
@@ -68,13 +71,19 @@ class Result:
         until_ms = violation.at_ms + 200
         done = [event for event in self.record.events if event[0] <= until_ms] or self.record.events
         lines = ["  what was done before:", *(f"    {self._at(at_ms)} {what}" for at_ms, what in done[-15:])]
-        ops = [op for op in self.record.ops if op.key == violation.key and op.told_ms <= until_ms]
+        ops = [
+            op
+            for op in self.record.ops
+            if op.told_ms <= until_ms
+            and (op.key == violation.key or any(each.place.text == violation.key for each in op.path))
+        ]
         ops = sorted((op for op in ops if op.outcome != REJECTED), key=lambda op: op.told_ms)
         if ops:
             lines.append("  what was asked of the key before, but for rejections:")
         return lines + [
             f"    {self._at(op.told_ms)} node {op.node} asked {self._at(op.asked_ms)} {op.outcome} {op.degraded} "
-            f"time {self._at(op.time_ms)} need {op.need} used {op.used} of {op.limits}"
+            f"time {self._at(op.time_ms)} need {op.need} "
+            + (f"models {op.models}" if op.path else f"used {op.used} of {op.limits}")
             + (f" settled {self._at(op.settled_ms)} to {op.settled}" if op.settled_ms else "")
             for op in ops[-20:]
         ]
@@ -119,10 +128,13 @@ async def _scene(plan: Plan, record: Record, store: JudgedStore) -> AsyncIterato
         scene = Scene(record, store, admin, proxies, declared, rng)
         scene.stall_timeout_s = rng.choice((0.2, 0.3, 1.0))
         scene.plans = [draw_key(rng) for _ in range(plan.keys)]
+        scene.accounts = [draw_account(rng) for _ in range(plan.accounts)]
         try:
             record.note("begun")
             for each in scene.plans:
                 await scene.put(each.kid, each.limits, each.reserve)
+            for account in scene.accounts:
+                await scene.put_account(account.declared)
             for position in range(plan.nodes):
                 await scene.start_node(position)
             yield scene
@@ -137,7 +149,7 @@ async def _play(plan: Plan, scene: Scene) -> None:
     try:
         for number in range(plan.rounds):
             traffic = Traffic(lambda position: scene.nodes[position], scene.window_s)
-            for key, each in enumerate(scene.plans):
+            for key, each in enumerate(scene.all_keys()):
                 for position in range(plan.nodes):
                     traffic.start(position, each, f"traffic {plan.seed} {number} {key} {position}")
             await _let_faults_happen(plan, scene)
@@ -161,8 +173,12 @@ async def _count(scene: Scene) -> None:
         if not await node.dispatcher.drain(_DRAINED_S):
             record.leaks.append(f"node {node.incarnation} doesn't drain")
     drained_ms = clock_ms()
-    peeks = {plan.kid: await scene.store.peek(plan.kid, record.window_buckets) for plan in scene.plans}
+    peeks = {Place(plan.kid): await scene.store.peek(plan.kid, record.window_buckets) for plan in scene.plans}
+    for account in scene.accounts:
+        peeks |= await peek_account(scene, account)
     record.counts.append(Count(drained_ms, peeks))
+    for account in scene.accounts:
+        await ask_at_rest(scene, account)
     for node in scene.nodes:
         record.leaks += [f"node {node.incarnation} has {left} after draining" for left in left_over(node.dispatcher)]
     for position, proxy in enumerate(scene.proxies):
@@ -204,7 +220,12 @@ async def _recover(scene: Scene) -> None:
 
 async def _ask_once_more(scene: Scene) -> None:
     """Each node asks once for each key, so that it learns of every loss before the store is looked at."""
-    asking = [node.ask(plan.kid, Need(1, 0, 0), (1, 1, 0)) for node in scene.nodes for plan in scene.plans]
+    asking = [
+        node.ask(plan.kid, Need(1, 0, 0, models), (1, 1, 0), finds=bool(plan.models))
+        for node in scene.nodes
+        for plan in scene.all_keys()
+        for models in plan.models[:1] or ((),)
+    ]
     await asyncio.wait([asyncio.ensure_future(each) for each in asking], timeout=5.0)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from . import faults
+from . import account_faults, faults
 from .faults import Fault
 from .records import EXACT_CLOCK, STEPPED_BACK, STEPPED_FORWARD
 from .store import FAKETIME
@@ -22,6 +22,7 @@ NETWORK: tuple[Fault, ...] = (
 SERVER: tuple[Fault, ...] = (faults.freeze, faults.flush_scripts, faults.kill_clients, faults.out_of_memory)
 DATA: tuple[Fault, ...] = (faults.lose_window, faults.lose_limits, faults.lose_everything, faults.roll_back)
 KEYS: tuple[Fault, ...] = (faults.delete_key, faults.change_limits)
+ACCOUNTS: tuple[Fault, ...] = (account_faults.change_policy, account_faults.change_policy, account_faults.take_key_out)
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Scenario:
     together: int = 1
     weight: int = 2
     steps_clock: bool = False
+    always_accounts: bool = False
     keeps_data: bool = True
     """Whether nothing is lost, so that each operation is found counted once without any tolerance."""
 
@@ -49,6 +51,7 @@ SCENARIOS = {
         Scenario("loss", (faults.lose_window, faults.lose_limits, faults.lose_everything), keeps_data=False),
         Scenario("rollback", (faults.roll_back,), keeps_data=False),
         Scenario("keys", KEYS, together=2),
+        Scenario("accounts", ACCOUNTS, together=2, always_accounts=True),
         Scenario("death", (faults.death, faults.freeze, faults.lose_requests), weight=1),
         Scenario("clock", (faults.step_clock,), weight=1, steps_clock=True),
         Scenario(
@@ -57,8 +60,10 @@ SCENARIOS = {
             "cluster",
             weight=1,
         ),
-        Scenario("cluster", (faults.move_slot, *SERVER, *DATA, *KEYS), "cluster", 2, 1, keeps_data=False),
-        Scenario("mixed", (*NETWORK, *SERVER, *DATA, *KEYS, faults.death), together=3, weight=4, keeps_data=False),
+        Scenario("cluster", (faults.move_slot, *SERVER, *DATA, *KEYS, *ACCOUNTS), "cluster", 2, 1, keeps_data=False),
+        Scenario(
+            "mixed", (*NETWORK, *SERVER, *DATA, *KEYS, *ACCOUNTS, faults.death), together=3, weight=4, keeps_data=False
+        ),
     )
 }
 
@@ -79,6 +84,8 @@ class Plan:
     rounds: int
     """All is healed, drained and counted after each of them."""
     clock: str
+    accounts: int
+    """Accounts beside the plain keys."""
 
 
 def draw_plan(seed: int, only: str | None = None, binary: str | None = None) -> Plan:
@@ -93,7 +100,7 @@ def draw_plan(seed: int, only: str | None = None, binary: str | None = None) -> 
     return Plan(
         scenario=scenario,
         seed=seed,
-        nodes=rng.choice((1, 1, 2, 2, 3)),
+        nodes=rng.choice((1, 1, 2, 2, 3, 4)),
         window_buckets=rng.choice((10, 20, 20, 20, 30)),
         timeout_ms=rng.choice((60, 100, 100, 200)),
         policy=rng.choice(("local",) * 7 + ("closed", "closed", "open")),
@@ -102,4 +109,5 @@ def draw_plan(seed: int, only: str | None = None, binary: str | None = None) -> 
         seconds=rng.uniform(1.5, 5.0),
         rounds=rng.choice((1, 2, 3)),
         clock=clock,
+        accounts=rng.choice((1, 1, 2) if scenario.always_accounts else (0, 1, 1, 2)),
     )

@@ -20,6 +20,7 @@ from redis.asyncio.cluster import RedisCluster
 from limiter_node.store.embedded.server import EmbeddedServer
 from limiter_node.store.embedded.stores import EmbeddedStore
 
+from .account_store import AccountStore
 from .records import NOTHING, Peek, Triple, plus
 
 _PEEK = (files("lua") / "peek.lua").read_text()
@@ -112,6 +113,11 @@ class JudgedStore:
             if client["name"] != _NAME and client["cmd"] != _MIGRATE
         ]
 
+    @property
+    def accounts(self) -> AccountStore:
+        """The accounts in it."""
+        return AccountStore(self.client)
+
     async def peek(self, kid: str, window_buckets: int) -> Peek | None:
         """Return what the store counts of a key."""
         reply = await self.client.eval(_PEEK, 3, *names(kid), window_buckets, 0)
@@ -155,9 +161,8 @@ class JudgedStore:
         """Put window and past back, at one moment."""
         await self.client.eval(_RESTORE, 2, *names(kid)[1:], *(each or b"" for each in dumped), _KEPT_MS)
 
-    async def move_slot(self, kid: str, rng: random.Random) -> None:
-        """Move a key's slot to another master: a key at a time, in any order, with pauses."""
-        keys = list(names(kid))
+    async def move_slot(self, keys: list[str], rng: random.Random) -> None:
+        """Move the slot of these names to another master: a name at a time, in any order, with pauses."""
         clients = [self.server_client(number) for number in range(len(self.servers))]
         slot = await clients[0].execute_command("CLUSTER", "KEYSLOT", keys[0])
         ids = [(await client.execute_command("CLUSTER", "MYID")).decode() for client in clients]

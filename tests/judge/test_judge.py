@@ -24,6 +24,7 @@ from judge.records import (
     Loss,
     Op,
     Peek,
+    Place,
     Put,
     Record,
     Rollback,
@@ -73,7 +74,7 @@ class MadeUp:
         """Say what the store counts at that time; buckets are relative to the beginning's."""
         first = START // 100
         peek = Peek(START + at_ms, {first + number: amounts for number, amounts in buckets.items()})
-        self.record.counts = [Count(START + at_ms, {KEY: peek})]
+        self.record.counts = [Count(START + at_ms, {Place(KEY): peek})]
 
     def lose(self, at_ms: int, **changes: Any) -> None:
         self.history.losses.append(Loss(START + at_ms, START + at_ms + 0.5, **changes))

@@ -31,12 +31,13 @@ MARGIN_MS = 300
 
 
 def judge_told(record: Record) -> Iterator[Violation]:
-    """Return what callers must not have been told."""
+    """Return what callers must not have been told; `told_paths` judges what only accounts have."""
     for op in record.ops:
         yield from _end(record, op)
         if op.outcome in DECIDED:
             yield from _time(record, op)
-            yield from _limits(record, op)
+            if op.key in record.keys:
+                yield from _limits(record, op)
     by_key: defaultdict[str, list[Op]] = defaultdict(list)
     for op in sorted(record.ops, key=lambda op: op.told_ms):
         by_key[op.key].append(op)

@@ -27,6 +27,10 @@ class KeyPlan:
     """``small``, ``mixed`` or ``large``, as parts of the token limits."""
     cancels: float
     """The part of the requests whose caller goes."""
+    models: tuple[tuple[str, ...], ...] = ()
+    """What requests of an account's key ask for: the names of a model each."""
+    pace: float = 1.0
+    """How many times longer it pauses than a plain key does: the keys of an account share what one machine can do."""
 
 
 def draw_key(rng: random.Random) -> KeyPlan:
@@ -87,12 +91,12 @@ class Traffic:
                 count, pause_s = 1, 1 / rate
             for _ in range(count):
                 self._ask(position, plan, rng)
-            await asyncio.sleep(pause_s)
+            await asyncio.sleep(pause_s * plan.pace)
 
     async def _rush(self, position: int, plan: KeyPlan, rng: random.Random) -> None:
         while True:
             await asyncio.wait([self._ask(position, plan, rng)])
-            await asyncio.sleep(rng.choice((0.001, 0.002, 0.005)))
+            await asyncio.sleep(rng.choice((0.001, 0.002, 0.005)) * plan.pace)
 
     def _ask(self, position: int, plan: KeyPlan, rng: random.Random) -> asyncio.Task[None]:
         need, most = draw_need(plan, rng)
@@ -104,7 +108,7 @@ class Traffic:
         return task
 
     async def _request(self, node: JudgedNode, kid: str, need: Need, most: Triple, draw: float) -> None:
-        op, reservation = await node.ask(kid, need, most)
+        op, reservation = await node.ask(kid, need, most, finds=bool(need.models) and draw < 0.95)
         if reservation is not None:
             self._end(node, op, reservation, random.Random(draw))
 
@@ -143,4 +147,6 @@ def draw_need(plan: KeyPlan, rng: random.Random) -> tuple[Need, Triple]:
         output_tokens, choices = 0, rng.choice((1, 2))
     if rng.random() < 0.005:
         input_tokens = min(plan.limits[1] + 1, 2_000_000_000)  # it can never fit
-    return Need(input_tokens, output_tokens, choices), (1, input_tokens, output_tokens + choices * plan.reserve)
+    models = rng.choice(plan.models) if plan.models else ()
+    need = Need(input_tokens, output_tokens, choices, models)
+    return need, (1, input_tokens, output_tokens + choices * plan.reserve)

@@ -72,11 +72,13 @@ class PathsPair:
             expected = record.number if record else 0
         if number is None:
             number = self.numbers[node] = max(self.numbers.get(node, 0), record.number if record else 0) + 1
+        shared_life_ms = int(self.driver.client.pttl(self.driver.shared_key))
         reply = self._ask(call, operations, node, number, resent=resent, expected=expected)
         answer = self.model.decide(node, number, call, operations, self.clock_ms, resent=resent, expected=expected)
         self._compare(call, operations, reply, answer)
         self._compare_peek(call)
-        self._compare_records()
+        is_first = record is None and node in self.model.records
+        self._compare_records(call, is_first=is_first, shared_life_ms=shared_life_ms)
         if answer.state == DECIDED and answer.recorded == number:
             self._check_lives(call, answer.time_ms)
         return answer
@@ -172,12 +174,26 @@ class PathsPair:
                 life_ms = int(client.pttl(key))
                 assert life_ms > window.life_ms + RECORDS_SLACK_MS - PASSED_MS, f"{window} lives for {life_ms} ms"
 
-    def _compare_records(self) -> None:
-        """The nodes that have a record, by their fields and by the list of their names."""
+    def _compare_records(self, call: Call, *, is_first: bool, shared_life_ms: int) -> None:
+        """The nodes that have a record, by their fields and by the list of their names.
+
+        With a node's first record old ones are forgotten. Those of windows that this call doesn't name may be kept for
+        longer, up to twice the time that the shared hash had left to live: that depends on real time.
+        """
         client: redis.Redis = self.driver.client
         fields = client.hkeys(self.driver.shared_key)
         names = client.hget(self.driver.shared_key, "n") or b""
         listed = sorted(names[at : at + 8] for at in range(0, len(names), 8))
-        by_rules = sorted(node.encode() for node in self.model.records)
-        assert sorted(each for each in fields if len(each) == 8) == by_rules, f"{fields}, by the rules {by_rules}"
-        assert listed == by_rules, f"listed {listed}, by the rules {by_rules}"
+        kept = sorted(each for each in fields if len(each) == 8)
+        assert kept == listed, f"{fields}, listed are {listed}"
+        assert {each.decode() for each in kept} <= set(self.model.records), f"{kept}, by the rules {self.model.records}"
+        needed_ms = 2 * self.model.record_life_ms(call.windows)
+        now_ms = self.now_ms(call.windows)
+        for node, record in list(self.model.records.items()):
+            age_ms = now_ms - record.time_ms
+            if node.encode() not in kept:
+                assert is_first, f"{node} is forgotten without need"
+                assert age_ms > needed_ms, f"{node} is forgotten after {age_ms} ms"
+                del self.model.records[node]
+            else:
+                assert not is_first or age_ms <= max(needed_ms, 2 * shared_life_ms), f"{node} is kept for {age_ms} ms"

@@ -177,14 +177,16 @@ class PathsWalk:
             self.tree.append(self.absent.pop(rng.randrange(len(self.absent))))
         elif 0.85 <= action < 0.92 and self.keys:  # a key is deleted; with one of the next changes it is there again
             self.present = rng.sample(self.keys, len(self.keys) - 1)
-        elif 0.92 <= action < 0.95:
+        elif 0.92 <= action < 0.96:  # the account is unknown until the next change
             self.version = b""
+            self.pair.set_policy(b"", {})
+            return
         self._declare(rng.choice(["", *self.keys]))
 
     def _declare(self, owner: str | None = None) -> None:
         """Store new versions: of one owner, or of all."""
         if owner in (None, "") or not self.version:
-            self.version = b"" if owner == "" and self.rng.random() < 0.02 else self.rng.randbytes(8)
+            self.version = self.rng.randbytes(8)
         for key in self.present:
             if owner in (None, key) or key not in self.versions:
                 self.versions[key] = self.rng.randbytes(8)

@@ -10,6 +10,7 @@ times more examples.
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Callable
 
 import pytest
@@ -31,8 +32,8 @@ from reference_calls import (
     Window,
 )
 
-WALKS = int(os.environ.get("PATHS_WALKS", "24"))
-IN_THE_SUITE = 24
+WALKS = int(os.environ.get("PATHS_WALKS", "20"))
+IN_THE_SUITE = 20
 STEPS = 80
 PARTS = 4
 KEY, OTHER_KEY = f"{1:032x}", f"{2:032x}"
@@ -58,6 +59,33 @@ which = st.integers(0, 2**16)
 def test_walks(store: redis.Redis, make_paths_pair: Callable[..., PathsPair], part: int) -> None:
     for seed in range(part, WALKS, PARTS):
         PathsWalk(make_paths_pair(store), seed).run(STEPS)
+
+
+def test_a_batch_as_large_as_it_may_be(store: redis.Redis, make_paths_pair: Callable[..., PathsPair]) -> None:
+    """250 windows on three hashes, 255 paths, one of them through all windows."""
+    rng = random.Random(1)
+    pair, keys = make_paths_pair(store), [KEY, OTHER_KEY]
+    pair.set_policy(b"version0", dict.fromkeys(keys, b"of-key-0"))
+    lengths = [(100, 600), (100, 5), (6_000, 600), (144_000, 600)]
+    windows = []
+    for number in range(250):
+        owner = ["", KEY, OTHER_KEY][number // 84]
+        limits = (rng.choice((3, NO_LIMIT)), NO_LIMIT, rng.choice((200, NO_LIMIT)), NO_LIMIT)
+        windows.append(Window(owner, number.to_bytes(6, "big"), *rng.choice(lengths), limits))
+    paths = [Path(rng.randint(0, 2), tuple(rng.sample(range(250), rng.choice((1, 5, 9))))) for _ in range(254)]
+    call = Call(
+        tuple(windows), (*paths, Path(1, tuple(range(250)))), b"version0", tuple((k, b"of-key-0") for k in keys)
+    )
+    verdicts = set()
+    for step_ms in (0, 700, 59_000, 90_000_000):
+        pair.clock_ms += step_ms
+        times_ms = [pair.now_ms(windows) - rng.randrange(60_000) for _ in range(60)]
+        charges = [ChargeOn(rng.randrange(255), time_ms, 1, 5, 5) for time_ms in times_ms]
+        settles = [SettleOn(rng.randrange(255), time_ms, 0, 1, 1) for time_ms in times_ms]
+        admits = [AdmitOn(rng.choice((rng.randrange(254), 7)), 3, rng.choice((0, 70))) for _ in range(200)]
+        answer = pair.decide(call, [*charges, *settles, *admits, AdmitOn(254, 3, 0)])
+        verdicts |= {result.verdict for result in answer.results}
+    assert verdicts == {0, 1, 3}
 
 
 class PathsMachine(RuleBasedStateMachine):

@@ -33,23 +33,31 @@ SOURCE = DECIDE_PATHS.source.decode()
 MUTANTS = [
     # Policies, per operation.
     Mutant("an unknown account is not told", "if not policies[1] then return '\\3' end", ""),
-    Mutant("the account's version is not compared", "if version ~= policies[1] then refusal", "if false then refusal"),
+    Mutant("the account's version is not compared", "if version ~= policies[1] then path", "if false then path"),
     Mutant(
         "the key's version is not compared", "elseif of_key ~= sub(batch, from, from + 7) then", "elseif false then"
     ),
     Mutant("the first key's version for all", "versions_at + 8 * (k - 1)", "versions_at"),
-    Mutant("a deleted key goes on", "if not of_key then refusal = UNKNOWN_KEY", "if not of_key then refusal = 0"),
+    Mutant(
+        "a deleted key goes on",
+        "if not of_key then path[VERDICT] = UNKNOWN_KEY",
+        "if not of_key then path[VERDICT] = 0",
+    ),
     Mutant(
         "a deleted key is an old one",
-        "if not of_key then refusal = UNKNOWN_KEY",
-        "if not of_key then refusal = OLD_POLICY",
+        "if not of_key then path[VERDICT] = UNKNOWN_KEY",
+        "if not of_key then path[VERDICT] = OLD_POLICY",
     ),
-    Mutant("settles and charges need the present policy", "and paths[p]\n", "and refusals[p] == 0 and paths[p]\n"),
-    Mutant("the account's policy is told for a key's", "told_old[key_of[p]] = true", "told_old[0] = true"),
+    Mutant(
+        "settles and charges need the present policy",
+        "and paths[p]\n            add_r",
+        "and paths[p][VERDICT] == 0 and paths[p]\n            add_r",
+    ),
+    Mutant("the account's policy is told for a key's", "told_old[on[WHOSE]] = true", "told_old[0] = true"),
     Mutant("policies are told that didn't refuse", "told_old = told_old or {}\n", "told_old = { [0] = true }\n"),
     Mutant(
         "policies are told again on a replay, old or not",
-        "elseif verdict == OLD_POLICY and refusals[p] == OLD_POLICY then",
+        "elseif verdict == OLD_POLICY and on[VERDICT] == OLD_POLICY then",
         "elseif verdict == OLD_POLICY then",
     ),
     # Exactly once.
@@ -149,11 +157,7 @@ MUTANTS = [
         "local oldest, newest, head = bucket - w[WIDTH],",
         "local oldest, newest, head = bucket - w[WIDTH] - 1,",
     ),
-    Mutant(
-        "all windows have the first one's buckets",
-        "local bucket = floor(now / w[BUCKET_MS])",
-        "local bucket = floor(now / windows[1][BUCKET_MS])",
-    ),
+    Mutant("all windows have the first one's buckets", "if w[BUCKET_MS] ~= of_ms then", "if of_ms == 0 then"),
     Mutant(
         "only the first window expires",
         "    elseif head < oldest and newest > 0 then",
@@ -170,32 +174,55 @@ MUTANTS = [
         "for g = w[GONE_FROM], w[GONE_TO] do",
         "for g = w[GONE_FROM], w[GONE_TO] - 1 do",
     ),
-    Mutant("an empty window's old groups are read", "for slot = HEAD, READABLE do", "for slot = HEAD, READABLE - 1 do"),
     Mutant(
         "the sums of a group that leaves only in part",
-        "if sums_size > 0 and (g + 1) * GROUP <= oldest then",
-        "if sums_size > 0 and g * GROUP <= oldest then",
+        "if (g + 1) * GROUP <= oldest and from == CELLS_AT",
+        "if g * GROUP <= oldest and from == CELLS_AT",
     ),
     Mutant(
         "output doesn't expire",
-        "used_r - r, used_i - i, used_o - o\n                            mask",
-        "used_r - r, used_i - i, used_o\n                            mask",
+        "used_r - r, used_i - i, used_o - o\n                    end\n                    b,",
+        "used_r - r, used_i - i, used_o\n                    end\n                    b,",
     ),
     Mutant(
         "output doesn't expire with its group",
-        "used_r - r, used_i - i, used_o - o, 0, #value",
-        "used_r - r, used_i - i, used_o, 0, #value",
+        "used_r - r, used_i - i, used_o - o, 0\n",
+        "used_r - r, used_i - i, used_o, 0\n",
     ),
-    Mutant("the sums of a group outlive its oldest bucket", "sub(value, from, #value - sums_size)", "sub(value, from)"),
+    Mutant("the sums of a group outlive its oldest bucket", "<= oldest and from == CELLS_AT and", "<= oldest and"),
     Mutant(
-        "wide groups become narrow when a bucket leaves",
-        "mask > 0 and spack(GROUP_FORMAT, mask, kind)",
-        "mask > 0 and spack(GROUP_FORMAT, mask, 0)",
+        "the oldest bucket of a wide group is searched as in a narrow one",
+        "local from, bit_ = cell_at(mask, b % GROUP, size)",
+        "local from, bit_ = cell_at(mask, b % GROUP, 12)",
     ),
-    Mutant("expired, but the group isn't written", "w[TOUCHED][g] = true\n                end", "end"),
+    Mutant(
+        "expired, but the group isn't written",
+        "                w[GROUPS][g], w[TOUCHED][g] = false, true\n",
+        "                w[GROUPS][g] = false\n",
+    ),
     Mutant("expired, but the meta isn't written", "w[CHANGED], expired = true, true", "expired = true"),
-    Mutant("gaps lose the oldest bucket", "                    head = b\n", "                    head = b + 1\n"),
-    Mutant("expiry ends too early", "if b >= oldest then break end", "if b >= oldest - 1 then break end"),
+    Mutant(
+        "sums count what has left of the oldest group",
+        "if sums_size > 0 and from == CELLS_AT then",
+        "if sums_size > 0 then",
+    ),
+    Mutant(
+        "the oldest group's first cell is taken for the oldest bucket",
+        "sunpack(format, value, head_at)",
+        "sunpack(format, value, CELLS_AT)",
+    ),
+    Mutant(
+        "what frees is searched from the oldest group's first cell",
+        "= floor(mask / 2 ^ (head % GROUP)), head, head_at",
+        "= mask, b, from",
+    ),
+    Mutant(
+        "a dense group's cells are one off",
+        "return from + nth * size end",
+        "return from + math.max(nth - 1, 0) * size end",
+    ),
+    Mutant("gaps lose the oldest bucket", "head = stays and b or newest", "head = stays and b + 1 or newest"),
+    Mutant("expiry ends too early", "stays = b >= oldest\n", "stays = b >= oldest - 1\n"),
     Mutant("fields of former rounds are taken for new", "value = g <= floor(w[READABLE] / 24) and", "value ="),
     Mutant(
         "the ring is too short",
@@ -205,27 +232,24 @@ MUTANTS = [
     Mutant(
         "a removed group takes the new one's field",
         "if gone then call('HDEL', key, unpack(gone, 1, gone_size)) end",
-        "if gone then call('HSET', key, unpack(fields, 1, size)) call('HDEL', key, unpack(gone, 1, gone_size)) size = 0 end",
+        "if gone then call('HSET', key, unpack(fields, 1, size)) size = 0\n"
+        "call('HDEL', key, unpack(gone, 1, gone_size)) end",
     ),
     Mutant("newest input of what has expired", "if w[NEWEST_I] < oldest then w[NEWEST_I] = 0 end\n", ""),
     Mutant("newest requests of what has expired", "if w[NEWEST_R] < oldest then w[NEWEST_R] = 0 end\n", ""),
     # The decision: all or nothing, each unit of each window.
-    Mutant("only the first window decides", "for j = 1, #path do\n", "for j = 1, min(#path, 1) do\n"),
-    Mutant("the last window doesn't decide", "for j = 1, #path do\n", "for j = 1, #path - 1 do\n"),
+    Mutant("only the first window decides", "for j = FIRST, #path do\n", "for j = FIRST, min(#path, FIRST) do\n"),
+    Mutant("the last window doesn't decide", "for j = FIRST, #path do\n", "for j = FIRST, #path - 1 do\n"),
     Mutant(
         "the last window doesn't count",
-        "for j = 1, counted and #counted or 0 do",
-        "for j = 1, counted and #counted - 1 or 0 do",
+        "for j = FIRST, counted and #counted or 0 do",
+        "for j = FIRST, counted and #counted - 1 or 0 do",
     ),
-    Mutant("requests are not limited", "if w[LIMIT_R] - w[USED_R] < room_r then", "if false then"),
-    Mutant("input is not limited", "if w[LIMIT_I] - t < room_i then", "if false then"),
-    Mutant("output is not limited", "if w[LIMIT_O] - o < room_o then", "if false then"),
-    Mutant("tokens are not limited", "if w[LIMIT_T] - t - o < room_t then", "if false then"),
-    Mutant(
-        "tokens are input only",
-        "if w[LIMIT_T] - t - o < room_t then room_t = w[LIMIT_T] - t - o end",
-        "if w[LIMIT_T] - t < room_t then room_t = w[LIMIT_T] - t end",
-    ),
+    Mutant("requests are not limited", "if r < room_r then", "if false then"),
+    Mutant("input is not limited", "if t < room_i then", "if false then"),
+    Mutant("output is not limited", "if o < room_o then", "if false then"),
+    Mutant("tokens are not limited", "if both < room_t then", "if false then"),
+    Mutant("tokens are input only", "w[LIMIT_T] - used_i - used_o", "w[LIMIT_T] - used_i"),
     Mutant("one request too few", "if room_r > 0 and (input <= room_i or", "if room_r > 1 and (input <= room_i or"),
     Mutant("one request too many", "if room_r > 0 and (input <= room_i or", "if room_r >= 0 and (input <= room_i or"),
     Mutant("input has to stay below", "(input <= room_i or", "(input < room_i or"),
@@ -248,12 +272,14 @@ MUTANTS = [
     ),
     Mutant(
         "a row of admits uses no room",
-        "row_r + 1, row_i + input, row_o + output\n        room_r, room_i, room_o, room_t = room_r - 1, room_i - input, room_o - output, room_t - input - output",
+        "row_r + 1, row_i + input, row_o + output\n        room_r, room_i, room_o, room_t = "
+        "room_r - 1, room_i - input, room_o - output, room_t - input - output",
         "row_r + 1, row_i + input, row_o + output",
     ),
     Mutant(
         "a row begins without using room",
-        "row_r, row_i, row_o = 1, input, output\n                    room_r, room_i, room_o, room_t = room_r - 1, room_i - input, room_o - output, room_t - input - output",
+        "row_r, row_i, row_o = 1, input, output\n                    room_r, room_i, room_o, room_t = "
+        "room_r - 1, room_i - input, room_o - output, room_t - input - output",
         "row_r, row_i, row_o = 1, input, output",
     ),
     Mutant(
@@ -298,8 +324,17 @@ MUTANTS = [
         "local retry_ms = (last + w[WIDTH] + 1) * w[BUCKET_MS] - now\n    if verdicts[i] < NEVER and",
         "local retry_ms = (last + w[WIDTH] + 1) * w[BUCKET_MS] - now\n    if",
     ),
-    Mutant("the place in the path for the window's number", "NEVER + unit, w[NUMBER]", "NEVER + unit, j"),
+    Mutant(
+        "the place in the path for the window's number",
+        "NEVER + unit, byte(batch, on[NUMBERS] + j - FIRST)",
+        "NEVER + unit, j - FIRST + 1",
+    ),
     # Retry times.
+    Mutant(
+        "the place in the path for the number of the window that frees",
+        "over, byte(batch, on[NUMBERS] + j - FIRST) }",
+        "over, j - FIRST + 1 }",
+    ),
     Mutant("retry a bucket early", "local retry_ms = (last + w[WIDTH] + 1)", "local retry_ms = (last + w[WIDTH])"),
     Mutant("retry a bucket late", "local retry_ms = (last + w[WIDTH] + 1)", "local retry_ms = (last + w[WIDTH] + 2)"),
     Mutant("retry at the tick, not to the ms", "* w[BUCKET_MS] - now\n    if", "* w[BUCKET_MS] - last_ms\n    if"),
@@ -353,18 +388,10 @@ MUTANTS = [
     ),
     Mutant("sums of all but the last bucket", "for _ = 1, #cells / size do", "for _ = 1, #cells / size - 1 do"),
     # Counting, settling, charging.
-    Mutant(
-        "input isn't counted in the bucket",
-        "w[CELL_R] + r, w[CELL_I] + t, w[CELL_O] + o\n",
-        "w[CELL_R] + r, w[CELL_I], w[CELL_O] + o\n",
-    ),
-    Mutant(
-        "requests aren't counted in the sum",
-        "w[USED_R] + r, w[USED_I] + t, w[USED_O] + o\n                w[NEWEST_R]",
-        "w[USED_R], w[USED_I] + t, w[USED_O] + o\n                w[NEWEST_R]",
-    ),
-    Mutant("newest input without any", "if t > 0 then w[NEWEST_I] = into end", "w[NEWEST_I] = into"),
-    Mutant("newest output isn't told", "if o > 0 then w[NEWEST_O] = into end", ""),
+    Mutant("input isn't counted in the bucket", "cell_r + r, w[CELL_I] + add_i,", "cell_r + r, w[CELL_I],"),
+    Mutant("requests aren't counted in the sum", "w[USED_R] + r, w[USED_I] + add_i,", "w[USED_R], w[USED_I] + add_i,"),
+    Mutant("newest input without any", "if add_i > 0 then w[NEWEST_I] = into end", "w[NEWEST_I] = into"),
+    Mutant("newest output isn't told", "if add_o > 0 then w[NEWEST_O] = into end", ""),
     Mutant(
         "settled below zero",
         "local t = max(min(add_i, AMOUNT_MAX - w[USED_I]), -old_i)",
@@ -372,8 +399,8 @@ MUTANTS = [
     ),
     Mutant(
         "settled in the first window only",
-        "for j = 1, counted and #counted or 0 do",
-        "for j = 1, counted and (kind == SETTLE and min(#counted, 1) or #counted) or 0 do",
+        "for j = FIRST, counted and #counted or 0 do",
+        "for j = FIRST, counted and (kind == SETTLE and min(#counted, FIRST) or #counted) or 0 do",
     ),
     Mutant(
         "settled twice",
@@ -408,7 +435,7 @@ MUTANTS = [
     Mutant(
         "settled by the first window's buckets",
         "into = floor(time_ms / w[BUCKET_MS])\n",
-        "into = floor(time_ms / counted[1][BUCKET_MS])\n",
+        "into = floor(time_ms / counted[FIRST][BUCKET_MS])\n",
     ),
     Mutant("settled in a bucket without requests", "if kind == CHARGE or old_r > 0 then", "if true then"),
     Mutant("charged only where there is something", "if kind == CHARGE or old_r > 0 then", "if old_r > 0 then"),
@@ -436,13 +463,10 @@ MUTANTS = [
         "if into < oldest then into = 0 end",
         "if into <= oldest then into = 0 end",
     ),
-    Mutant(
-        "settled in the wrong cell",
-        "from, before = from + before % 2 * size, floor",
-        "from, before = from + size, floor",
-    ),
+    Mutant("all buckets before it are taken to be in use", "if before == bit_ - 1 then", "if true then"),
+    Mutant("settled in the wrong cell", "from, before = from + odd * size,", "from, before = from + size,"),
     Mutant("a charge overwrites its neighbour", "is_present and from + size or from)", "from + size)"),
-    Mutant("the oldest bucket isn't lowered", "true, false, min(w[HEAD], into)", "true, false, w[HEAD]"),
+    Mutant("the oldest bucket isn't lowered", "true, min(w[HEAD], into)", "true, w[HEAD]"),
     Mutant("newest input of what was given back", "elseif into == w[NEWEST_I] then w[EMPTIED] = true end", "end"),
     Mutant("newest output of what was given back", "elseif into == w[NEWEST_O] then w[EMPTIED] = true end", "end"),
     Mutant("newest requests of what was given back", "elseif into == w[NEWEST_R] then w[EMPTIED] = true end", "end"),

@@ -407,20 +407,42 @@ def test_what_counts_nothing_is_recorded_only_if_it_was_sent_before(scene: OpenS
     assert here.decide(Admit(1), number=6, resent=True).state == REPLAYED
 
 
+def names(store: redis.Redis, driver: PathsDriver) -> list[bytes]:
+    """Return the nodes that have a record."""
+    found = store.hget(driver.shared_key, "n")
+    return sorted(found[i : i + 8] for i in range(0, len(found), 8))
+
+
 def test_records_of_old_nodes_are_forgotten_with_a_new_nodes_first(scene: OpenScene, store: redis.Redis) -> None:
     here = scene([limits()])
     shared = here.driver.shared_key
     nodes = [f"node-{i:03d}".encode() for i in range(5)]
     for i, node in enumerate(nodes):
-        here.decide(Admit(1), node=node, ms=i * 1_000)
-    assert sorted(store.hget(shared, "n")[i : i + 8] for i in range(0, 40, 8)) == nodes
-    here.decide(Admit(1), node=nodes[4], ms=183_000)
+        here.decide(Admit(1), node=node, ms=i * 20_000)
+    assert names(store, here.driver) == nodes
+    here.decide(Admit(1), node=nodes[4], ms=250_000)
     assert store.hlen(shared) == 2 + 1 + 5  # clock, names, meta, records: nothing older is left
-    here.decide(Admit(1), node=B, ms=183_000)
-    known = store.hget(shared, "n")
-    assert sorted(known[i : i + 8] for i in range(0, len(known), 8)) == [*nodes[3:], B]
+    here.decide(Admit(1), node=B, ms=250_000)
+    assert names(store, here.driver) == [*nodes[3:], B]
     assert store.hexists(shared, nodes[3])
     assert not store.hexists(shared, nodes[2])
+
+
+def test_a_record_outlives_a_new_node_that_touches_shorter_windows_only(scene: OpenScene, store: redis.Redis) -> None:
+    here = scene([limits()], [day()])
+    here.decide(Admit(1), node=A)
+    windows, paths = {SHARED: [limits()]}, [Path("", (1,))]
+    here.driver.decide(B, 1, windows, paths, (), [Admit(1)], EPOCH_MS + 3_600_000)
+    assert names(store, here.driver) == [A, B]
+    assert here.decide(Admit(1), node=A, ms=3_600_100, expected=1).state == DECIDED
+
+
+def test_a_shared_hash_made_anew_lives_as_long_as_the_keys_windows(scene: OpenScene, store: redis.Redis) -> None:
+    here = scene([limits()], [day()])
+    here.admit()
+    store.delete(here.driver.shared_key)
+    here.admit(ms=200)
+    assert store.pttl(here.driver.shared_key) > 601 * 144_000 + 30_000
 
 
 # ---- what is stored ------------------------------------------------------------------------------------------------

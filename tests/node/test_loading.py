@@ -454,6 +454,9 @@ async def test_damaged_policies_are_named(admin: StoreAdmin, client: Any, names:
             ConfigError, match=rf"{names.account}\}}:policy is damaged, or was written by a later version"
         ):
             await action
+    client.delete(policy_key(names.tag))
+    await admin.load(names.read(ORGANISATION))
+    assert await admin.get(names.alice) is not None
 
 
 async def test_many_keys_of_one_account_are_loaded(admin: StoreAdmin, client: Any, names: Names) -> None:

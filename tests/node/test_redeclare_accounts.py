@@ -31,8 +31,8 @@ from limiter_node.policy import (
     read_key,
     version_of,
 )
-from limiter_node.store.accounts import queue as account_queue
-from limiter_node.store.accounts.queue import Member
+from limiter_node.store.accounts import member as account_member
+from limiter_node.store.accounts.member import Member
 from limiter_node.store.admin.store_admin import administering
 from limiter_node.store.decisions import declared_file
 from limiter_node.store.decisions.dispatcher import Dispatcher
@@ -225,7 +225,7 @@ async def test_a_lost_key_of_an_account_is_declared_again(url: str, told_by: str
 async def test_a_lost_pointer_is_mended_by_a_node_that_knows_the_key(
     embedded_cluster: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(account_queue, "CHECK_POINTER_EVERY_S", 0.0)
+    monkeypatch.setattr(account_member, "CHECK_POINTER_EVERY_S", 0.0)
     account, alice = an_account(a_name()), a_key("alice")
     put_account(embedded_cluster, account, [alice])
     async with dispatching(embedded_cluster) as dispatcher, dispatching(embedded_cluster) as other:

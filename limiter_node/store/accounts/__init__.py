@@ -5,6 +5,7 @@
 ``knowledge``     what the node knows of an account's windows
 ``batch``         the batches
 ``queue``         the queue of an account, where its keys take turns
+``member``        the place of one key in its account: its policy and plans
 ``batch_making``  makes the next batch of what waits
 ``verdicts``      from a reply to decisions
 ``calls``         reads that count nothing

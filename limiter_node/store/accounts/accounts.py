@@ -8,13 +8,15 @@ from time import monotonic
 from weakref import WeakValueDictionary
 
 from limiter_node.decisions import PathUsage, Usage
+from limiter_node.errors import StoreUnavailable
 from limiter_node.limits import Amounts
 from limiter_node.plans import Plan
 from limiter_node.store.accounts.batch import PathAdmits, PathBatch, Versions
 from limiter_node.store.accounts.batch_making import make_batch
 from limiter_node.store.accounts.calls import PathPeek, PathPeekReply, Policies, PolicyRead
 from limiter_node.store.accounts.codec import Layout
-from limiter_node.store.accounts.queue import AccountQueue, Member
+from limiter_node.store.accounts.member import Member
+from limiter_node.store.accounts.queue import AccountQueue
 from limiter_node.store.accounts.verdicts import reset_ms
 from limiter_node.store.batch import BatchOwner
 from limiter_node.store.keyspace import member_key, policy_key, shared_key, slot_of
@@ -23,7 +25,8 @@ from limiter_node.store.unsent_charges import UnsentCharges
 from limiter_node.store.wire.routing_and_retries import Router
 from limiter_node.store.wire.script_target import ScriptTarget
 
-_MOST_TARGETS = 10_000
+_MOST_TARGETS = 1_000
+"""The targets kept, some KiB each: batches of many keys rarely repeat them."""
 _MOST_TRIES = 3
 _NO_VERSION = bytes(8)
 _NOTHING = Amounts(0, 0, 0)
@@ -49,12 +52,18 @@ class Accounts:
         """Return the place of a key in the account with the hash tag `tag`; None if the account doesn't have it.
 
         Raises:
-            StoreUnavailable: the store could not be asked.
+            StoreUnavailable: the store could not be asked, or a policy can't be read.
         """
         asked_s = monotonic()
         found = await self._read(kid, tag)
         if found is None:
             return None
+        try:
+            return self._met(kid, tag, found, asked_s)
+        except ValueError as error:
+            raise StoreUnavailable(f"a policy of account {tag} can't be read: {error}") from error
+
+    def _met(self, kid: str, tag: str, found: Policies, asked_s: float) -> Member | None:
         account = self._accounts.get(tag)
         if account is None:
             target = ScriptTarget(self._policy, slot_of(tag), (policy_key(tag).encode(),), (), 1)
@@ -75,9 +84,14 @@ class Accounts:
         if read is None:
             target = ScriptTarget(self._policy, slot_of(tag), (policy_key(tag).encode(),), (), 1)
             read = self._reading[kid, tag] = PolicyRead(self._router, target, kid, monotonic())
-            read.future.add_done_callback(lambda _: self._reading.pop((kid, tag), None))
+            read.future.add_done_callback(lambda _: self._on_read(kid, tag))
             self._router.send([read])
         return await asyncio.shield(read.future)
+
+    def _on_read(self, kid: str, tag: str) -> None:
+        read = self._reading.pop((kid, tag))
+        if not read.future.cancelled():
+            read.future.exception()  # seen, also if everybody who waited for it has left
 
     # ---- batches ---------------------------------------------------------------------------------------------------
 
@@ -135,7 +149,7 @@ class Accounts:
             fresh = await self.open(member.kid, account.kid)
             if fresh is None:
                 return None
-            member.learn(fresh.body)
+            member.learn(fresh.body)  # it has been read
 
     async def _peek_windows(self, tag: str, layout: Layout) -> PathPeekReply | None:
         target = ScriptTarget(self._peek, slot_of(tag), _keys(tag, layout.kids), (), 1 + len(layout.kids))

@@ -1,7 +1,9 @@
 """Makes an account's next batch of what waits: charges, which are history; settles, which make room; then requests.
 
 The keys of the account take turns: each batch takes one request of each key that waits, then the next of each. A batch
-ends where it would touch more windows than a call of the script may.
+ends where it would touch more windows than a call of the script may. No request leaves before all charges have left:
+they are admissions, and the request might take the room that they have used. Settles leave half of the windows to
+requests that wait.
 """
 
 from __future__ import annotations
@@ -11,7 +13,8 @@ from collections.abc import Callable
 from limiter_node.limits import BUCKET_MS, MAX_BATCH
 from limiter_node.store.accounts.batch import PathAdmits, PathBatch
 from limiter_node.store.accounts.charges import PathCharge, PathSettle
-from limiter_node.store.accounts.codec import Layout, pack_charge, pack_settle
+from limiter_node.store.accounts.codec import MOST_WINDOWS, Layout, pack_charge, pack_settle
+from limiter_node.store.accounts.member import Member
 from limiter_node.store.accounts.queue import AccountQueue
 from limiter_node.store.charges import Charge
 from limiter_node.store.unsent_charges import UnsentCharges
@@ -34,7 +37,7 @@ def make_batch(
         path = layout.path(account.hash_of(charge.kid), charge.windows)
         others.append(pack_charge(path, charge.bucket * BUCKET_MS, *amounts))
     settles = _take_settles(account, layout, MAX_BATCH - len(others), others)
-    admits = _take_admits(account, layout, MAX_BATCH - len(others))
+    admits = _take_admits(account, layout, 0 if account.charges else MAX_BATCH - len(others))
     if not others and not admits.admits:
         return None
     batch = begin(layout, admits)
@@ -44,8 +47,9 @@ def make_batch(
 
 def _take_settles(account: AccountQueue, layout: Layout, most: int, packed: list[bytes]) -> list[PathSettle]:
     taken: list[PathSettle] = []
+    most_windows = MOST_WINDOWS // 2 if account.has_admits else MOST_WINDOWS
     for settle in account.settles[:most]:
-        path = layout.path(account.hash_of(settle.kid), settle.windows)
+        path = layout.path(account.hash_of(settle.kid), settle.windows, most=most_windows)
         if not path:
             break
         packed.append(pack_settle(path, settle.time_ms, *settle.amounts))
@@ -59,6 +63,7 @@ def _take_admits(account: AccountQueue, layout: Layout, most: int) -> PathAdmits
     turn, taken, now_ms = account.turn, PathAdmits(), account.knowledge.now_ms() or 0
     while turn and len(taken.admits) < most:
         member = turn.popleft()
+        assert isinstance(member, Member)
         admits = member.admits
         while admits and admits[0].future.done():  # its caller has given up, and it is never sent
             admits.popleft()

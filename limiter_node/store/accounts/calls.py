@@ -84,6 +84,8 @@ class PathPeek(RoutedCall):
             assert isinstance(version, bytes)
             assert isinstance(packed, bytes)
             time_ms, windows = unpack_peek(packed)
+            if len(windows) != len(self._layout.windows()) or len(keys) != len(self._layout.kids):
+                raise ValueError(f"{len(windows)} windows of {len(keys)} keys")
             versions = [each if isinstance(each, bytes) else None for each in keys]
             found = PathPeekReply(version, versions, time_ms, windows)
         if not self.future.done():

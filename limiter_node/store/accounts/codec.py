@@ -31,6 +31,8 @@ NEVER = 8
 """Added to a verdict's unit (1 to 4) if the request can never fit."""
 POLICY_OLD, NO_SUCH_KEY = 16, 17
 """Verdicts on requests that weren't decided: made under an old policy, or of a key that the account doesn't have."""
+_WITHOUT_WINDOW = frozenset((0, POLICY_OLD, NO_SUCH_KEY))
+_VERDICTS = _WITHOUT_WINDOW | {1, 2, 3, 4} | {NEVER + 1, NEVER + 2, NEVER + 3, NEVER + 4}
 
 MOST_WINDOWS = 64
 """The windows that one batch may touch: they bound the time of a call."""
@@ -120,7 +122,8 @@ class Layout:
         at = self.kids.index(kid) + 1 if kid in self.kids else 0
         own, shared = self._hashes[at] if at else {}, self._hashes[0]
         new = [each for each in windows if each.id not in (own if each.is_own else shared)]
-        if self._entries and (self._windows + len(new) > most or len(self._entries) >= _MOST_PATHS):
+        has_room = not new or self._windows + len(new) <= most
+        if self._entries and not (has_room and len(self._entries) < _MOST_PATHS):
             return 0
         if not at and kid:
             self.kids.append(kid)
@@ -193,6 +196,7 @@ def packed_window(window: PlannedWindow) -> bytes:
     return found
 
 
+_ADMITTED = PathResult(0, 0, 0)
 _NONE = WindowUse(Amounts(0, 0, 0), Amounts(0, 0, 0))
 _NO_META = bytes(_META_SIZE)
 
@@ -209,8 +213,8 @@ def _use(meta: bytes) -> WindowUse:
     )
 
 
-def unpack_reply(reply: bytes, windows: int, admits: int) -> PathsReply:
-    """Read the reply to a batch with that many windows and admits.
+def unpack_reply(reply: bytes, windows: int, admits: int, keys: int = 0) -> PathsReply:
+    """Read the reply to a batch with that many windows, admits and keys.
 
     Raises:
         UnreadableReply: `reply` is not such a reply.
@@ -221,24 +225,33 @@ def unpack_reply(reply: bytes, windows: int, admits: int) -> PathsReply:
     if size == _LOST.size and state == LOST:
         return PathsReply(state, 0, _LOST.unpack(reply)[1], [], [], [])
     end = _REPLY.size + windows * _META_SIZE
-    if state not in (DECIDED, REPLAYED) or not (size == end or size >= end + admits * _RESULT_SIZE):
+    if state not in (DECIDED, REPLAYED) or not (size == end or (admits and size >= end + admits * _RESULT_SIZE)):
         raise UnreadableReply(f"{size} bytes, state {state}, for {windows} windows and {admits} admits")
     _, time_ms, recorded = _REPLY.unpack_from(reply)
     metas = [_use(reply[at : at + _META_SIZE]) for at in range(_REPLY.size, end, _META_SIZE)]
     if size == end:
-        return PathsReply(state, time_ms, recorded, metas, [PathResult(0, 0, 0)] * admits, [])
+        return PathsReply(state, time_ms, recorded, metas, [_ADMITTED] * admits, [])
     results = []
     for _ in range(admits):
-        results.append(PathResult(reply[end], reply[end + 1] - 1, int.from_bytes(reply[end + 2 : end + 7], "little")))
+        verdict, place = reply[end], reply[end + 1] - 1
+        if verdict not in _VERDICTS or not (0 <= place < windows or verdict in _WITHOUT_WINDOW):
+            raise UnreadableReply(f"verdict {verdict} by window {place + 1} of {windows}")
+        results.append(PathResult(verdict, place, int.from_bytes(reply[end + 2 : end + _RESULT_SIZE], "little")))
         end += _RESULT_SIZE
-    policies = []
-    while end < size:
-        length = int.from_bytes(reply[end + 1 : end + 5], "little")
-        policies.append((reply[end], reply[end + 5 : end + 5 + length]))
-        end += 5 + length
-    if end != size or not all(0 <= each.window < max(windows, 1) for each in results if 0 < each.verdict < POLICY_OLD):
-        raise UnreadableReply(f"{size} bytes, for {windows} windows and {admits} admits")
-    return PathsReply(state, time_ms, recorded, metas, results, policies)
+    return PathsReply(state, time_ms, recorded, metas, results, _policies(reply, end, keys))
+
+
+def _policies(reply: bytes, at: int, keys: int) -> list[tuple[int, bytes]]:
+    """Read the policies at the end of a reply: the account's, or those of some of `keys` keys, each once."""
+    policies: list[tuple[int, bytes]] = []
+    while at < len(reply):
+        which, length = reply[at], int.from_bytes(reply[at + 1 : at + 5], "little")
+        end = at + 5 + length
+        if end > len(reply) or which > keys or (policies and which <= policies[-1][0]):
+            raise UnreadableReply(f"policy {which} of {keys} at {at}, {length} bytes, in {len(reply)} bytes")
+        policies.append((which, reply[at + 5 : end]))
+        at = end
+    return policies
 
 
 _PEEK_HEAD = struct.Struct("<Q")
@@ -255,7 +268,11 @@ def pack_peek(layout: Layout, clock_ms: int = 0) -> bytes:
 
 
 def unpack_peek(packed: bytes) -> tuple[int, list[WindowUse]]:
-    """Read the counters in the reply of ``peek_paths.lua``: the time in ms, and each window's usage."""
+    """Read the counters in the reply of ``peek_paths.lua``: the time in ms, and each window's usage.
+
+    Raises:
+        struct.error: `packed` is not such a reply.
+    """
     (time_ms,) = _PEEK_HEAD.unpack_from(packed)
     windows = []
     for requests, input_tokens, output_tokens, newest in _PEEKED.iter_unpack(packed[_PEEK_HEAD.size :]):

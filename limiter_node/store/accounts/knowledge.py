@@ -7,6 +7,7 @@ account and teams. A window of any length has sixty cells here, so a node can ch
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from time import monotonic
 
@@ -20,7 +21,8 @@ from limiter_node.store.accounts.codec import WindowUse
 from limiter_node.store.batch import SendQueue
 from limiter_node.store.charges import Charge
 
-_FORGET_EVERY = 1_000
+_LOOKED_AT = 2
+"""The number of windows to check for each new one, in turn, whether anything counts in them."""
 _LEAST_LIFE_S = 60.0
 
 Place = tuple[str, bytes]
@@ -59,7 +61,7 @@ class AccountKnowledge:
     )
 
     def __init__(self) -> None:
-        self._windows: dict[Place, _Known] = {}
+        self._windows: OrderedDict[Place, _Known] = OrderedDict()
         self._new = 0
         self._time_ms = -1
         self._asked_s = self._heard_s = 0.0
@@ -76,22 +78,34 @@ class AccountKnowledge:
         """Learn the store's time from a reply to something asked at `asked_s`."""
         self._time_ms, self._asked_s, self._heard_s = time_ms, asked_s, heard_s
 
-    def learn(self, windows: Iterable[tuple[Place, PlannedWindow, WindowUse]], time_ms: int, asked_s: float) -> None:
-        """Learn from the reply to a batch that the store has decided just now."""
-        self.learn_time(time_ms, asked_s, monotonic())
+    def learn(self, windows: Iterable[tuple[Place, PlannedWindow, WindowUse]], *, is_complete: bool) -> None:
+        """Learn the usage that the reply to a batch tells: as of now, also if the batch was decided before.
+
+        `is_complete`: whether it tells all that this node has admitted. It doesn't if the batch was under way when its
+        shard was cut off, or if charges wait: then what was admitted without the store still counts beside it. Some of
+        that may be in both, until the last charge has been sent; adding up the charges instead would cost O(charges)
+        for each reply.
+        """
         left = NO_LIMIT
         for place, window, (used, newest) in windows:
             known = self._of(place, window)
-            known.told, known.since_told = used, [0, 0, 0]
+            known.told = used
+            if is_complete:
+                known.since_told = [0, 0, 0]
             known.ends_ms = (max(newest) + window.buckets + 1) * window.bucket_ms
             _, limit_input, limit_output, limit_tokens = window.enforced
             left = min(left, limit_input - used[1], limit_output - used[2], limit_tokens - used[1] - used[2])
         self.tokens_left = left
+        if self._new:
+            self._forget()
 
     def learn_record(self, recorded: int) -> None:
-        """Learn the number of this node's record, which the store keeps at least as long as the longest window."""
+        """Learn the number of this node's record in the store."""
         if recorded and recorded != self.recorded:
-            self.recorded, self.recorded_until_s = recorded, monotonic() + self._life_s
+            # The script keeps a record for two thirds of its longest window: other nodes clean up by the remaining life
+            # of the account's hash, see `decide_paths.lua`. For a minute's window, it keeps it longer than the window.
+            self.recorded = recorded
+            self.recorded_until_s = monotonic() + max(_LEAST_LIFE_S, self._life_s * 2 / 3)
 
     def expected(self) -> int:
         """Return the lowest number that this node's record can have now; 0 if there may be none."""
@@ -196,34 +210,37 @@ class AccountKnowledge:
         # Later admissions of the same cell are counted at their own time.
         return charge if charge is not None and tick <= charge.bucket else None
 
-    def forget_recharges(self) -> None:
-        """Forget the recharges that have left their windows."""
-        now_ms = self.now_ms() or 0
+    def forget_recharges(self) -> bool:
+        """Forget the recharges that have left their windows. Return whether others are left."""
+        now_ms, are_left = self.now_ms() or 0, False
         for known in self._windows.values():
             gone = [cell for cell, each in known.recharges.items() if each.has_left(now_ms // BUCKET_MS, 0)]
             for cell in gone:
                 del known.recharges[cell]
+            are_left |= bool(known.recharges)
+        return are_left
 
     # ---- memory ----------------------------------------------------------------------------------------------------
 
     def _of(self, place: Place, window: PlannedWindow) -> _Known:
         known = self._windows.get(place)
         if known is None:
-            self._new += 1
-            if self._new >= _FORGET_EVERY:
-                self._forget()
+            self._new += _LOOKED_AT
             known = self._windows[place] = _Known(window)
             self._life_s = max(self._life_s, window.life_ms / 1000)
         known.window = window
         return known
 
     def _forget(self) -> None:
-        """Forget the windows in which nothing counts any more."""
-        self._new = 0
+        """Forget windows in which nothing counts any more; look at a few for each new one."""
         now_ms = self.now_ms() or 0
-        for place, known in list(self._windows.items()):
-            if known.ends_ms <= now_ms and not any(known.own.used(now_ms)):
+        for _ in range(min(self._new, len(self._windows))):
+            place, known = next(iter(self._windows.items()))
+            if known.ends_ms <= now_ms and not any(known.own.used(now_ms)) and not known.recharges:
                 del self._windows[place]
+            else:
+                self._windows.move_to_end(place)
+        self._new = 0
 
     def _bring_back(self) -> None:
         latest_ms = self.latest_ms()

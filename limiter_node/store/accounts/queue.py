@@ -1,4 +1,4 @@
-"""The queue of one account, and the places of its keys in it.
+"""The queue of one account, where its keys take turns.
 
 All keys of an account share its slot, so one batch at a time carries the requests of many keys. They take turns: each
 batch takes one request of each key that waits, then the next of each, so that a key that floods its account waits
@@ -11,26 +11,30 @@ from collections import deque
 from collections.abc import Iterable
 from time import monotonic
 
-from limiter_node.decisions import Decision, Need, Usage
+from limiter_node.decisions import Decision, Outcome
 from limiter_node.errors import Overloaded
-from limiter_node.limiter.fallback import Fallback
 from limiter_node.limits import BUCKET_MS
-from limiter_node.model_patterns import matches
-from limiter_node.plans import Plan, patterns_of, plan_of
-from limiter_node.policy import AccountPolicy, KeyPolicy, read_account, read_key, version_of
+from limiter_node.policy import read_account, version_of
 from limiter_node.store.accounts.batch import PathBatch
-from limiter_node.store.accounts.charges import PathCharge, PathReceipt, PathSettle
+from limiter_node.store.accounts.charges import PathCharge, PathSettle
 from limiter_node.store.accounts.knowledge import AccountKnowledge, place_of
 from limiter_node.store.batch import Admit, Asker, Batch, SendQueue
 from limiter_node.store.charges import Charge
 from limiter_node.store.wire.script_target import ScriptTarget
 
-MOST_PER_KEY, MOST_PER_ACCOUNT = 2_000, 5_000
-"""The most requests of a key, and of an account, that may wait on one node."""
-CHECK_POINTER_EVERY_S = 30.0
-"""The pointer of a key that is used is checked this often: a node that knows the key never follows it."""
-_MOST_PLANS = 256
-"""The plans kept of a key. Models come from callers, so there may be many names; few of them match different limits."""
+MOST_PER_ACCOUNT = 5_000
+"""The requests of an account that may wait on one node; beyond that, each key may still have its share of as many."""
+
+
+class KeyInTurn(Asker):
+    """The requests of one key of an account that wait to be sent; the rest of a key is in `store.accounts.member`."""
+
+    __slots__ = ("admits", "is_waiting")
+
+    def __init__(self) -> None:
+        self.admits: deque[Admit] = deque()
+        self.is_waiting = False
+        """Whether the key has its turn in its account's next batch."""
 
 
 class AccountQueue(SendQueue):
@@ -38,12 +42,15 @@ class AccountQueue(SendQueue):
 
     __slots__ = (
         "__weakref__",
+        "_latest_charges",
         "body",
         "confirmed_s",
         "knowledge",
+        "missing_since_s",
         "policy",
         "settles",
         "turn",
+        "unreadable",
         "version",
         "waiting",
         "was_rejecting",
@@ -53,20 +60,29 @@ class AccountQueue(SendQueue):
         super().__init__(tag, target)
         self.is_met = True
         self.knowledge = AccountKnowledge()
+        self._latest_charges: dict[tuple[str, int], PathCharge] = {}
+        self.missing_since_s: float | None = None
+        """The time, by `time.monotonic`, since when the store hasn't had the account; None if it has it."""
         self.settles: list[PathSettle] = []
-        self.turn: deque[Member] = deque()
+        self.turn: deque[KeyInTurn] = deque()
         self.waiting = 0
         self.was_rejecting = False
+        self.unreadable = ""
+        """Why the last policy that the store sent can't be read; kept so that it is logged once."""
         self.body, self.version, self.policy = body, version_of(body), read_account(body)
         self.confirmed_s = monotonic()
         """When the store confirmed last that this is the account's policy, by `time.monotonic`."""
 
     def learn(self, body: bytes) -> None:
-        """Learn the account's policy. Its keys make their plans anew."""
-        self.confirmed_s = monotonic()
+        """Learn the account's policy. Its keys make their plans anew.
+
+        Raises:
+            ValueError: the policy can't be read; then nothing is learnt.
+        """
         if body != self.body:
             self.policy = read_account(body)
             self.body, self.version = body, version_of(body)
+        self.confirmed_s = monotonic()
 
     # ---- what waits ------------------------------------------------------------------------------------------------
 
@@ -78,9 +94,13 @@ class AccountQueue(SendQueue):
     def has_settles(self) -> bool:
         return bool(self.settles)
 
-    def wait(self, member: Member) -> None:
-        """Note that one more request of a key waits. Raises Overloaded if too many of the account do."""
-        if self.waiting >= MOST_PER_ACCOUNT:
+    def wait(self, member: KeyInTurn) -> None:
+        """Note that one more request of a key waits.
+
+        Raises:
+            Overloaded: too many of the account wait, and this key already has its share of them.
+        """
+        if self.waiting >= MOST_PER_ACCOUNT and len(member.admits) >= MOST_PER_ACCOUNT // max(len(self.turn), 1):
             raise Overloaded("too many requests of this account wait for a decision")
         self.waiting += 1
         if not member.is_waiting:
@@ -96,6 +116,16 @@ class AccountQueue(SendQueue):
             member.admits.clear()
         return unsent
 
+    def take_unsent_of(self, member: KeyInTurn) -> list[Admit]:
+        """Take the requests of one key that wait to be sent. O(keys that wait)."""
+        unsent = list(member.admits)
+        member.admits.clear()
+        self.waiting -= len(unsent)
+        if member.is_waiting:
+            member.is_waiting = False
+            self.turn.remove(member)
+        return unsent
+
     def put_back(self, batch: Batch, unsent: list[Admit]) -> None:
         assert isinstance(batch, PathBatch)
         self.settles[:0] = batch.settles
@@ -105,7 +135,7 @@ class AccountQueue(SendQueue):
         """Let requests that were in a batch wait again, before all others of their keys."""
         for admit in reversed(list(unsent)):
             member = admit.queue
-            assert isinstance(member, Member)
+            assert isinstance(member, KeyInTurn)
             member.admits.appendleft(admit)
             self.waiting += 1
             if not member.is_waiting:
@@ -119,9 +149,20 @@ class AccountQueue(SendQueue):
                 each for each in self.settles if any(each.time_ms + w.life_ms > now_ms for w in each.windows)
             ]
 
-    def note_rejections(self, has_rejected: bool) -> None:
-        """Note whether the last batch rejected a request."""
-        self.was_rejecting = has_rejected
+    def drop_settles(self) -> None:
+        """Forget all settles that wait."""
+        self.settles.clear()
+        self.lingering_tokens = 0
+
+    def note_decisions(self, decisions: Iterable[Decision | None]) -> None:
+        """Note whether a limit of the account or a team was in the way of a request of the last batch."""
+        self.was_rejecting = any(
+            each is not None
+            and each.outcome is Outcome.REJECTED
+            and each.path is not None
+            and not each.path.plan.windows[each.path.exceeded].is_own
+            for each in decisions
+        )
 
     def hash_of(self, kid: str) -> str:
         """Return a key as a batch knows it: a flat key, whose windows all are the account's, has no hash of its own."""
@@ -153,129 +194,19 @@ class AccountQueue(SendQueue):
         self.settles = kept
         return list(charges)
 
-    def forget_recharges(self) -> None:
-        self.knowledge.forget_recharges()
+    def forget_recharges(self) -> bool:
+        return self.knowledge.forget_recharges()
 
+    keeps_charges = True
 
-class Member(Asker):
-    """A key's place in its account: its policy, its plans, and its requests that wait."""
-
-    __slots__ = (
-        "_patterns",
-        "_plans",
-        "_plans_of",
-        "account",
-        "admits",
-        "body",
-        "check_pointer_s",
-        "confirmed_s",
-        "is_waiting",
-        "kid",
-        "policy",
-        "version",
-    )
-
-    is_met = True
-    exists = True
-
-    def __init__(self, account: AccountQueue, kid: str, body: bytes | None) -> None:
-        self.account, self.kid = account, kid
-        self.admits: deque[Admit] = deque()
-        self.is_waiting = False
-        """Whether the key has its turn in its account's next batch."""
-        self._plans: dict[object, Plan] = {}
-        self._plans_of: AccountPolicy | None = None
-        self._patterns: frozenset[str] = frozenset()
-        self.body, self.version = body, b""
-        self.policy: KeyPolicy | None = None
-        self.learn(body)
-        self.check_pointer_s = self.confirmed_s + CHECK_POINTER_EVERY_S
-        """When to check next that the way to the account isn't lost."""
-
-    def learn(self, body: bytes | None) -> None:
-        """Learn the key's own policy; None for a flat key, whose policy is its account's."""
-        self.confirmed_s = monotonic()
-        """When the store confirmed last that this is the key's policy, by `time.monotonic`."""
-        self.body, self._plans_of = body, None
-        self.version = b"" if body is None else version_of(body)
-        self.policy = None if body is None else read_key(body)
-
-    def plan(self, models: tuple[str, ...], now_ms: int) -> Plan:
-        """Return the plan of a request for a model with these names."""
-        account = self.account.policy
-        if self._plans_of is not account:
-            self._plans_of = account
-            self._patterns = patterns_of(account, self._key())
-            self._plans.clear()
-        # Where no limit is for certain models, all have one plan.
-        of: object = models if self._patterns else None
-        plan = self._plans.get(of)
-        if plan is not None and not 0 < plan.ends_ms <= now_ms:
-            return plan
-        matched: object = None
-        if self._patterns:
-            names = [each.lower() for each in models]
-            matched = frozenset(each for each in self._patterns if any(matches(each, name) for name in names))
-            plan = self._plans.get(matched)
-        if plan is None or 0 < plan.ends_ms <= now_ms:
-            plan = plan_of(account, self._key(), models, now_ms)
-        if len(self._plans) >= _MOST_PLANS:
-            self._plans.clear()
-        self._plans[of] = self._plans[matched] = plan
-        return plan
-
-    def whole_plan(self) -> Plan:
-        """Return a plan of all windows on the key's path, whatever their models."""
-        return plan_of(self.account.policy, self._key(), (), self.account.knowledge.now_ms() or 0, is_whole=True)
-
-    def adopted(self, receipt: object) -> PathReceipt | None:
-        """Return the receipt of a request that was counted while this flat key was a plain one; None if it is gone.
-
-        The key's minute window was taken over with its buckets.
-        """
-        if self.account.policy.key is None or type(receipt) is not int:
-            return None
-        windows = tuple(w for w in self.whole_plan().windows if w.per_ms == 60_000 and not w.models)
-        return PathReceipt(self.account, self.kid, windows, receipt * BUCKET_MS) if windows else None
-
-    def _key(self) -> KeyPolicy:
-        key = self.policy or self.account.policy.key
-        if key is None:
-            raise ValueError("a key of an account without a policy")
-        return key
-
-    # ---- Asker -----------------------------------------------------------------------------------------------------
-
-    @property
-    def sender(self) -> AccountQueue:
-        return self.account
-
-    def add(self, admit: Admit) -> None:
-        if len(self.admits) >= MOST_PER_KEY:
-            raise Overloaded("too many requests of this key wait for a decision")
-        self.account.wait(self)
-        self.admits.append(admit)
-
-    def decide_alone(self, fallback: Fallback, need: Need) -> tuple[Decision, int] | None:
-        knowledge = self.account.knowledge
-        known = knowledge.known(self.kid, self.plan(need.models, knowledge.now_ms() or 0))
-        return None if known is None else (fallback.decide_path(known, need), known.latest_ms // BUCKET_MS)
-
-    def usage_alone(self, fallback: Fallback) -> Usage | None:
-        known = self.account.knowledge.known(self.kid, self.whole_plan())
-        return None if known is None else fallback.usage_of_path(known)
-
-    def new_charge(self, need: Need, decision: Decision, bucket: int) -> Charge:
-        assert decision.path is not None
-        return PathCharge(self.account, self.kid, decision.path.plan.windows, bucket, decision.need)
-
-    # ---- as a key's queue in `store.decisions.queues` ----------------------------------------------------------------
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether nothing of the key or its account waits."""
-        return not self.admits and self.account.is_idle
-
-    def heard_s_ago(self) -> float:
-        """Return the seconds since the store's last reply about the account."""
-        return self.account.knowledge.heard_s_ago()
+    def join(self, charge: Charge, width: int) -> Charge | None:
+        """See `SendQueue`. Keys and models are asked for in any order, so each path has a charge of its own to join."""
+        assert isinstance(charge, PathCharge)
+        if not self.charges:
+            self._latest_charges.clear()
+        path = (charge.kid, id(charge.windows))  # which its charge keeps alive
+        latest = self._latest_charges.get(path)
+        if latest is not None and latest.absorb(charge, width):
+            return latest
+        self._latest_charges[path] = charge
+        return None

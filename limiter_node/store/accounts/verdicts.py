@@ -8,7 +8,8 @@ from limiter_node.plans import PlannedWindow
 from limiter_node.store.accounts.batch import PathBatch
 from limiter_node.store.accounts.charges import PathReceipt
 from limiter_node.store.accounts.codec import NEVER, NO_SUCH_KEY, POLICY_OLD, PathsReply, WindowUse
-from limiter_node.store.accounts.queue import AccountQueue, Member
+from limiter_node.store.accounts.member import Member
+from limiter_node.store.accounts.queue import AccountQueue
 
 _NOTHING = Amounts(0, 0, 0)
 

@@ -90,6 +90,11 @@ class KeyReader:
                 by_tag[value].append(kid)
             elif (limits := self._plain(kid, value)) is not None:
                 found[kid] = limits
+        own = [tag for tag, members in by_tag.items() if members == [tag]]
+        for kid, stored in (await self._policies.read_all(own)).items():
+            if (key := _key_in(stored, kid)) is not None:
+                found[kid] = key
+            del by_tag[kid]
         for tag, members in by_tag.items():
             for start in range(0, len(members), CHUNK):
                 chunk = members[start : start + CHUNK]

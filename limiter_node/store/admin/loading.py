@@ -7,7 +7,6 @@ behind.
 
 from __future__ import annotations
 
-import asyncio
 from collections import defaultdict
 from collections.abc import Mapping
 
@@ -19,13 +18,11 @@ from limiter_node.store.admin.masters import Masters
 from limiter_node.store.admin.merging import merge_account, merge_key
 from limiter_node.store.admin.pointers import Pointer, Pointers
 from limiter_node.store.admin.policies import Policies, StoredAccount
-from limiter_node.store.admin.script_calls import ScriptCall, call_script
+from limiter_node.store.admin.script_calls import ScriptCall, call_scripts
 from limiter_node.store.scripts import load_script
 from limiter_node.store.values import unpack_limits
 
 _MINUTE_ID = window_id(KEY_SUBJECT, PolicyWindow(WINDOW_MS))
-_AT_ONCE = 20
-"""Keys that are accounts of their own, loaded at a time: each takes a connection and two calls."""
 
 
 class Loader:
@@ -46,8 +43,8 @@ class Loader:
         for kid, (account, _) in declared.keys.items():
             if account.key is None:
                 kids[account.tag].append(kid)
+        await self._declare({account.tag: account for account in declared.accounts.values()})
         for account in declared.accounts.values():
-            await self._declare(account)
 
             def merged(kid: str, stored: StoredAccount) -> KeyPolicy:
                 before = stored.keys.get(kid)
@@ -55,9 +52,9 @@ class Loader:
 
             await self._policies.declare_keys(account.tag, kids[account.tag], merged)
 
-    async def _declare(self, account: AccountPolicy) -> None:
-        await self._policies.declare_account(
-            account.tag, lambda stored: merge_account(stored.policy, account, stored.time_ms)
+    async def _declare(self, accounts: Mapping[str, AccountPolicy]) -> None:
+        await self._policies.declare_accounts(
+            accounts, lambda tag, stored: merge_account(stored.policy, accounts[tag], stored.time_ms)
         )
 
     async def _load_keys(self, keys: Mapping[str, AccountKey]) -> None:
@@ -66,10 +63,9 @@ class Loader:
         for kid, pointer in found.items():
             if isinstance(pointer, str) and pointer != keys[kid].account.tag:
                 await self._take_out(pointer, kid)
-        own = [(kid, account) for kid, (account, _) in keys.items() if account.key is not None]
-        for start in range(0, len(own), _AT_ONCE):
-            chunk = own[start : start + _AT_ONCE]
-            await asyncio.gather(*(self._load_own_account(kid, account, found[kid]) for kid, account in chunk))
+        own = {kid: account for kid, (account, _) in keys.items() if account.key is not None}
+        await self._adopt_keys({kid: account for kid, account in own.items() if found[kid] != kid}, found)
+        await self._declare(own)
         await self._pointers.point({kid: account.tag for kid, (account, _) in keys.items()})
 
     async def _take_out(self, tag: str, kid: str) -> None:
@@ -83,31 +79,31 @@ class Loader:
         else:
             await self._policies.delete_key(tag, kid)
 
-    async def _load_own_account(self, kid: str, account: AccountPolicy, found: Pointer) -> None:
-        if found != kid and await self._adopt_key(kid, account, found):
-            return
-        await self._declare(account)
+    async def _adopt_keys(self, accounts: Mapping[str, AccountPolicy], found: Mapping[str, Pointer]) -> None:
+        """Make keys accounts of their own, with what their plain windows hold.
 
-    async def _adopt_key(self, kid: str, account: AccountPolicy, found: Pointer) -> bool:
-        """Make a key an account of its own, with what its plain window holds. Return False if it is one already."""
-        stored = await self._policies.read(kid)
-        before = stored.policy
-        if isinstance(found, bytes):
-            # A plain window has counted all of the last minute.
-            before = to_account(kid, unpack_limits(found), since_ms=stored.time_ms - WINDOW_MS)
-        body = merge_account(before, account, stored.time_ms).to_body()
-        keys = (
-            *(keyspace.limits_key(kid), keyspace.window_key(kid), keyspace.past_key(kid)),
-            *(keyspace.policy_key(kid), keyspace.shared_key(kid), keyspace.deleted_key(kid)),
-        )
-        call = ScriptCall(keys, (kid, version_of(body), body, _MINUTE_ID, 0))
-        return bool(await call_script(self._masters.owner(keys[0]), self._adopt, call))
+        A key that another process has made one meanwhile stays as it is.
+        """
+        calls = {}
+        for kid, stored in (await self._policies.read_all(accounts)).items():
+            before, limits = stored.policy, found[kid]
+            if isinstance(limits, bytes):
+                # A plain window has counted all of the last minute.
+                before = to_account(kid, unpack_limits(limits), since_ms=stored.time_ms - WINDOW_MS)
+            body = merge_account(before, accounts[kid], stored.time_ms).to_body()
+            keys = (
+                *(keyspace.limits_key(kid), keyspace.window_key(kid), keyspace.past_key(kid)),
+                *(keyspace.policy_key(kid), keyspace.shared_key(kid), keyspace.deleted_key(kid)),
+            )
+            calls[kid] = ScriptCall(keys, (kid, version_of(body), body, _MINUTE_ID, 0))
+        for client, kids in self._masters.by_owner(calls, keyspace.limits_key).items():
+            await call_scripts(client, self._adopt, [calls[kid] for kid in kids])
 
     async def _load_plain(self, keys: Mapping[str, KeyLimits]) -> None:
         in_accounts = await self._pointers.put_plain(keys)
         for kid, pointer in (await self._pointers.read(in_accounts)).items():
             if pointer == kid:  # its windows go on counting, which the plain form can't hold
-                await self._declare(to_account(kid, keys[kid]))
+                await self._declare({kid: to_account(kid, keys[kid])})
                 continue
             if isinstance(pointer, str):
                 await self._take_out(pointer, kid)

@@ -7,6 +7,8 @@ in pipelines. A single store is a cluster of one master here. Decisions take ano
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from redis.asyncio import Redis
@@ -52,6 +54,13 @@ class Masters:
             if first <= slot <= last:
                 return self._client(endpoint)
         raise StoreUnavailable(f"{self._address.describe()}: no server owns slot {slot}: look at CLUSTER SLOTS there")
+
+    def by_owner(self, items: Iterable[str], key_of: Callable[[str], str]) -> dict[Redis, list[str]]:
+        """Return the items by the client of the master that owns the key of each."""
+        found: dict[Redis, list[str]] = defaultdict(list)
+        for each in items:
+            found[self.owner(key_of(each))].append(each)
+        return found
 
     def all(self) -> list[Redis]:
         """Return each master once, in the order of their slots."""

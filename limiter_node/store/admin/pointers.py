@@ -6,7 +6,6 @@ Read and written for many keys at once, in pipelines per master. Methods raise r
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -97,9 +96,7 @@ class Pointers:
         await self._masters.owner(deleted_key(kid)).set(deleted_key(kid), b"", ex=DELETED_S)
 
     async def _per_owner(self, kids: Iterable[str], action: Callable[[Redis, Sequence[str]], Awaitable[None]]) -> None:
-        by_owner: dict[Redis, list[str]] = defaultdict(list)
-        for kid in kids:
-            by_owner[self._masters.owner(limits_key(kid))].append(kid)
+        by_owner = self._masters.by_owner(kids, limits_key)
 
         async def in_chunks(client: Redis, kids: Sequence[str]) -> None:
             for start in range(0, len(kids), CHUNK):

@@ -6,7 +6,7 @@ write, `loading` and `store_admin` say when.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from redis.asyncio import Redis
@@ -53,28 +53,38 @@ class Policies:
         client = self._owner(tag)
         reply = await call_script(client, self._read, ScriptCall([policy_key(tag)], kids))
         if reply is None:
-            return StoredAccount(await time_ms_of(client), NO_VERSION, None, {})
-        time_ms, version, body, *found = reply
-        try:
-            keys = {
-                kid: StoredKey(key_version, read_key(key_body))
-                for kid, key_version, key_body in zip(kids, found[::2], found[1::2], strict=True)
-                if key_version is not None
-            }
-            return StoredAccount(time_ms, version, read_account(body), keys)
-        except (ValueError, LookupError, TypeError):
-            raise ConfigError(f"{policy_key(tag)} is damaged, or was written by a later version") from None
+            return StoredAccount(await _time_ms(client), NO_VERSION, None, {})
+        return _stored(tag, reply, kids)
 
-    async def declare_account(self, tag: str, merged: Callable[[StoredAccount], AccountPolicy]) -> bool:
-        """Write what `merged` makes of the stored account. Return whether that was a change."""
+    async def read_all(self, tags: Iterable[str]) -> dict[str, StoredAccount]:
+        """Return the policies of many accounts, without those of their keys."""
+        found: dict[str, StoredAccount] = {}
+        for client, owned in self._masters.by_owner(tags, policy_key).items():
+            time_ms = await _time_ms(client)
+            calls = [ScriptCall([policy_key(tag)], ()) for tag in owned]
+            for tag, reply in zip(owned, await call_scripts(client, self._read, calls), strict=True):
+                nothing = StoredAccount(time_ms, NO_VERSION, None, {})
+                found[tag] = nothing if reply is None else _stored(tag, reply, ())
+        return found
+
+    async def declare_accounts(
+        self, tags: Iterable[str], merged: Callable[[str, StoredAccount], AccountPolicy]
+    ) -> None:
+        """Write what `merged` makes of each stored account."""
+        left = list(tags)
         for _ in range(_ATTEMPTS):
-            stored = await self.read(tag)
-            body = merged(stored).to_body()
-            if version_of(body) == stored.version:
-                return False
-            if (await self._declare_all(tag, [("", stored.version, body)])) == [1]:
-                return True
-        raise _contended(tag)
+            changes = {}
+            for tag, stored in (await self.read_all(left)).items():
+                body = merged(tag, stored).to_body()
+                if version_of(body) != stored.version:
+                    changes[tag] = ScriptCall([policy_key(tag)], ["", stored.version, version_of(body), body])
+            left = []
+            for client, owned in self._masters.by_owner(changes, policy_key).items():
+                replies = await call_scripts(client, self._declare, [changes[tag] for tag in owned])
+                left += [tag for tag, reply in zip(owned, replies, strict=True) if reply != 1]
+            if not left:
+                return
+        raise _contended(left[0])
 
     async def declare_keys(
         self, tag: str, kids: Sequence[str], merged: Callable[[str, StoredAccount], KeyPolicy]
@@ -89,42 +99,48 @@ class Policies:
                     before = stored.keys[kid].version if kid in stored.keys else NO_VERSION
                     body = merged(kid, stored).to_body()
                     if version_of(body) != before:
-                        changes.append((kid, before, body))
-                replies = await self._declare_all(tag, changes)
-                left = [kid for (kid, _, _), reply in zip(changes, replies, strict=True) if reply != 1]
+                        changes.append((kid, before, version_of(body), body))
+                calls = [ScriptCall([policy_key(tag)], change) for change in changes]
+                replies = await call_scripts(self._owner(tag), self._declare, calls)
+                left = [change[0] for change, reply in zip(changes, replies, strict=True) if reply != 1]
                 if not left:
                     break
             else:
                 raise _contended(tag)
 
-    async def delete_account(self, tag: str) -> bool:
-        """Delete the account's policy with those of its keys. Return whether it existed."""
-        existed = (await self.read(tag)).policy is not None
+    async def delete_account(self, tag: str) -> None:
+        """Delete the account's policy with those of its keys."""
         await self._delete(tag, "")
-        return existed
 
-    async def delete_key(self, tag: str, kid: str) -> bool:
-        """Delete the policy of a key of an account. Return whether it existed."""
-        existed = kid in (await self.read(tag, [kid])).keys
+    async def delete_key(self, tag: str, kid: str) -> None:
+        """Delete the policy of a key of an account."""
         await self._delete(tag, kid)
-        return existed
 
     async def _delete(self, tag: str, kid: str) -> None:
         call = ScriptCall([policy_key(tag)], [kid, _ANY_VERSION, NO_VERSION, b""])
         await call_script(self._owner(tag), self._declare, call)
 
-    async def _declare_all(self, tag: str, changes: Sequence[tuple[str, bytes, bytes]]) -> list[Any]:
-        calls = [
-            ScriptCall([policy_key(tag)], [kid, expected, version_of(body), body]) for kid, expected, body in changes
-        ]
-        return await call_scripts(self._owner(tag), self._declare, calls)
-
     def _owner(self, tag: str) -> Redis:
         return self._masters.owner(policy_key(tag))
 
 
-async def time_ms_of(client: Redis) -> int:
-    """Return the server's clock in ms."""
+def _stored(tag: str, reply: Sequence[Any], kids: Sequence[str]) -> StoredAccount:
+    time_ms, version, body, *found = reply
+    try:
+        keys = {
+            kid: StoredKey(key_version, read_key(key_body))
+            for kid, key_version, key_body in zip(kids, found[::2], found[1::2], strict=True)
+            if key_version is not None
+        }
+        return StoredAccount(time_ms, version, read_account(body), keys)
+    except (ValueError, LookupError, TypeError):
+        raise ConfigError(
+            f"{policy_key(tag)} is damaged, or was written by a later version: use that version, or delete this value "
+            "and load the keys file"
+        ) from None
+
+
+async def _time_ms(client: Redis) -> int:
     seconds, micros = await client.time()
     return int(seconds) * 1000 + int(micros) // 1000
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from limiter_node.errors import StoreUnavailable
 from limiter_node.limits import KeyLimits
 from limiter_node.store.accounts.accounts import Accounts
-from limiter_node.store.accounts.queue import Member
+from limiter_node.store.accounts.member import Member
 from limiter_node.store.decisions.queues import KeyQueues
 from limiter_node.store.decisions.redeclare import Redeclared, Redeclarer
 from limiter_node.store.decisions.redeclare_accounts import AccountRedeclarer
@@ -157,6 +157,8 @@ class KeyExistence:
         known = self._queues.get(kid)
         if isinstance(known, Member) and known.account.kid == tag and not is_missed:
             return True  # found by another request meanwhile
+        if self._outage.cuts_off_slot(slot_of(tag)):
+            raise StoreUnavailable("the account's shard is cut off")
         async with asyncio.timeout(self._timeout_s):
             member = await self._accounts.open(kid, tag)
         if member is None:

@@ -62,7 +62,7 @@ class LimitsWhileMoving:
     def on_ended(self, lookup: _Lookup, reply: list[bytes] | None) -> None:
         """Learn the limits that a look-up found; `reply` is None where it found none, or was given up."""
         self._under_way.discard(lookup.queue.kid)
-        if reply is None:
+        if reply is None or not reply[0]:  # an account's key has no limits there: its batch will be refused
             return
         limits, time_ms = unpack_limits(reply[0]), int(reply[1])
         lookup.queue.knowledge.learn_limits(limits, time_ms, lookup.since_s, monotonic())

@@ -9,7 +9,7 @@ import asyncio
 import logging
 
 from limiter_node.limits import bucket_life_ms
-from limiter_node.store.batch import Batch
+from limiter_node.store.batch import Batch, SendQueue
 from limiter_node.store.decisions.reconciliation import Reconciliation
 from limiter_node.store.unsent_charges import UnsentCharges
 
@@ -42,8 +42,17 @@ class Losses:
             self._charges.add(queue, charge)
         if recharged:
             self.recharged += 1
-            self._loop.call_later(self._window_s, queue.forget_recharges)  # many, of use for one window
+            self._forget_later(queue)
             self._log()
+
+    def _forget_later(self, queue: SendQueue) -> None:
+        """Forget the recharges once they have left their windows: there may be many, each of use for one window."""
+
+        def forget() -> None:
+            if queue.forget_recharges():
+                self._forget_later(queue)
+
+        self._loop.call_later(self._window_s, forget)
 
     def _log(self) -> None:
         if self._loop.time() - self._logged_s > _LOG_EVERY_S:

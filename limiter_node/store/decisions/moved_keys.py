@@ -7,14 +7,13 @@ learns it by a batch that the store doesn't decide. Nobody else in that batch wa
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine, Sequence
-from contextlib import suppress
 
 from limiter_node.decisions import UNKNOWN_KEY
 from limiter_node.errors import Overloaded, StoreUnavailable
-from limiter_node.store.accounts.queue import Member
-from limiter_node.store.batch import Admit, Batch
-from limiter_node.store.codec import settled_amounts
+from limiter_node.store.accounts.member import Member
+from limiter_node.store.batch import Admit, Asker, Batch
 from limiter_node.store.decisions.key_exists import KeyExistence
 from limiter_node.store.decisions.queues import KeyQueues
 from limiter_node.store.decisions.receipts import Receipts
@@ -22,6 +21,8 @@ from limiter_node.store.decisions.schedule import Schedule
 from limiter_node.store.key_queue import KeyBatch, KeyQueue
 from limiter_node.store.outage.outage import Outage
 from limiter_node.telemetry import Telemetry
+
+log = logging.getLogger(__name__)
 
 
 class MovedKeys:
@@ -54,8 +55,12 @@ class MovedKeys:
         self, batch: Batch, is_moved: Callable[[Callable[[Batch], None]], None], otherwise: Callable[[], None]
     ) -> None:
         kid = batch.queue.kid
-        with suppress(StoreUnavailable):
+        try:
             await self._finder().find(kid)
+        except StoreUnavailable:
+            pass  # it is refused below, and asked again later
+        except Exception:  # a batch that never ended would block its key for good
+            log.exception("failed to look for key %s", kid[:12], extra={"event": "key_not_found", "key": kid[:12]})
         if isinstance(self._queues.get(kid), Member):
             is_moved(self._ask_elsewhere)
         else:
@@ -65,20 +70,23 @@ class MovedKeys:
         queue = batch.queue
         assert isinstance(queue, KeyQueue)
         assert isinstance(batch, KeyBatch)
+        member = self._queues[queue.kid]
+        assert isinstance(member, Member)
         admits = [*batch.admits, *queue.take_unsent()]
         settles, queue.settles = [*batch.settles, *queue.settles], []
-        for charge, _ in batch.charges:
-            charge.drop()
-        self._ask(queue.kid, admits, settles)
+        alone = [admit.charge for admit in batch.admits if admit.charge is not None]
+        self._receipts.move(queue, member, settles, [*(charge for charge, _ in batch.charges), *alone])
+        self._ask(queue.kid, admits)
 
     def look_up_again(self, admits: Sequence[Admit]) -> None:
         """Find the keys of these requests anew, and ask again; requests of keys that are gone are of unknown keys."""
-        by_kid: dict[str, list[Admit]] = {}
+        by_asker: dict[Asker, list[Admit]] = {}
         for admit in admits:
             if not admit.future.done():
-                by_kid.setdefault(admit.queue.kid, []).append(admit)
-        for kid, waiting in by_kid.items():
-            self._begin(self._ask_again(kid, waiting))
+                by_asker.setdefault(admit.queue, []).append(admit)
+        for asker, waiting in by_asker.items():
+            is_missed = self._queues.get(asker.kid) is asker  # else the key has been found anew already
+            self._begin(self._ask_again(asker.kid, waiting, is_missed=is_missed))
 
     def close(self) -> None:
         """Stop looking."""
@@ -90,26 +98,23 @@ class MovedKeys:
         self._looking.add(task)
         task.add_done_callback(self._looking.discard)
 
-    async def _ask_again(self, kid: str, admits: Sequence[Admit]) -> None:
+    async def _ask_again(self, kid: str, admits: Sequence[Admit], *, is_missed: bool) -> None:
         try:
-            is_found = await self._finder().find(kid, is_missed=True)
+            is_found = await self._finder().find(kid, is_missed=is_missed)
         except StoreUnavailable as error:  # the node knows the key, so a policy can decide
             for admit in admits:
                 self._outage.decide_pending(admit, str(error), is_sent=False)
             return
         if is_found:
-            self._ask(kid, admits, ())
+            self._ask(kid, admits)
             return
         for admit in admits:
             if not admit.future.done():
                 admit.future.set_result(UNKNOWN_KEY)
                 self._decisions.count(UNKNOWN_KEY.outcome)
 
-    def _ask(self, kid: str, admits: Sequence[Admit], settles: Sequence[bytes]) -> None:
-        """Ask again for a key that was found, and give back what its plain form had counted."""
-        for settle in settles:
-            bucket, input_tokens, output_tokens, _ = settled_amounts(settle)
-            self._receipts.give_back(kid, bucket, input_tokens, output_tokens)
+    def _ask(self, kid: str, admits: Sequence[Admit]) -> None:
+        """Ask again for a key that was found."""
         queue = self._queues[kid]
         for admit in admits:
             if admit.future.done():
@@ -120,5 +125,5 @@ class MovedKeys:
             except Overloaded as error:
                 admit.future.set_exception(error)
         sender = queue.sender
-        if sender.has_admits and sender.in_flight is None and not sender.is_scheduled:
+        if (sender.has_admits or sender.charges) and sender.in_flight is None and not sender.is_scheduled:
             self._schedule.add(sender)

@@ -7,15 +7,18 @@ the store has lost is declared again by `store.decisions.redeclare_accounts`.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from time import monotonic
 
 from limiter_node.decisions import UNKNOWN_KEY, Decision, Outcome
+from limiter_node.errors import StoreUnavailable
 from limiter_node.plans import Plan
 from limiter_node.store.accounts.batch import PathBatch
 from limiter_node.store.accounts.codec import PathsReply, unpack_reply
-from limiter_node.store.accounts.queue import CHECK_POINTER_EVERY_S, AccountQueue, Member
+from limiter_node.store.accounts.member import CHECK_POINTER_EVERY_S, Member
+from limiter_node.store.accounts.queue import AccountQueue
 from limiter_node.store.accounts.verdicts import decisions_of
 from limiter_node.store.batch import Admit, Asker, Batch
 from limiter_node.store.codec import DECIDED, LOST, REPLAYED, UnreadableReply
@@ -27,6 +30,10 @@ from limiter_node.store.decisions.redeclare import Redeclared
 from limiter_node.store.decisions.redeclare_accounts import AccountRedeclarer
 from limiter_node.store.wire.routing_and_retries import Router
 from limiter_node.telemetry import Telemetry
+
+log = logging.getLogger(__name__)
+
+_UNREADABLE = {"event": "policy_unreadable"}
 
 
 class PathReplies(BatchEnds):
@@ -54,12 +61,12 @@ class PathReplies(BatchEnds):
     def on_batch_reply(self, batch: Batch, reply: bytes) -> None:
         """See `BatchOwner`. The whole reply is read before anything is done."""
         assert isinstance(batch, PathBatch)
-        found = unpack_reply(reply, len(batch.layout.windows()), len(batch.admits))
+        found = unpack_reply(reply, len(batch.layout.windows()), len(batch.admits), len(batch.layout.kids))
         if found.state > REPLAYED:
             self._on_not_decided(batch, found)
             return
         decisions, number = decisions_of(batch, found), batch.number
-        is_counted = any(each is not None and each.outcome is Outcome.ADMITTED for each in decisions)
+        is_counted = any(each is not None and _is_counted(each) for each in decisions)
         # What is counted is recorded, and no batch is recorded before it is sent.
         if found.recorded != number and (found.recorded > number or is_counted):
             raise UnreadableReply(f"batch {number} was decided, and {found.recorded} recorded")
@@ -71,16 +78,17 @@ class PathReplies(BatchEnds):
     def _on_decided(self, batch: PathBatch, reply: PathsReply, decisions: list[Decision | None]) -> None:
         account, heard_s = batch.queue, monotonic()
         assert isinstance(account, AccountQueue)
+        account.missing_since_s = None
         knowledge = account.knowledge
-        if reply.state == DECIDED:
-            windows = batch.layout.windows()
-            places = batch.layout.all_places()
-            knowledge.learn(zip(places, windows, reply.windows, strict=True), reply.time_ms, batch.since_s)
+        if reply.state == DECIDED:  # else the time is that of the decision, which was before
+            knowledge.learn_time(reply.time_ms, batch.since_s, heard_s)
+        places = batch.layout.all_places()
+        is_complete = not account.charges and not batch.was_cut_off
+        knowledge.learn(zip(places, batch.layout.windows(), reply.windows, strict=True), is_complete=is_complete)
         knowledge.learn_record(reply.recorded)
         knowledge.note(_admitted(batch, decisions), batch.number)
-        account.note_rejections(any(each is not None and each.outcome is not Outcome.ADMITTED for each in decisions))
-        if reply.policies:
-            _learn_policies(account, batch, reply.policies)
+        account.note_decisions(decisions)
+        unreadable = _learn_policies(account, batch, reply.policies) if reply.policies else ""
         if batch.charges:
             self._reconciliation.on_charged(batch, reply.time_ms)
         decided: list[Admit] = []
@@ -99,8 +107,19 @@ class PathReplies(BatchEnds):
         if decided:
             account.confirmed_s = heard_s
         self._deliver(batch, decided, verdicts, heard_s)
-        account.put_admits_back(again)
+        if unreadable:  # asked again, they would only be too old again
+            if unreadable != account.unreadable:
+                log.error("a policy of account %s can't be read: %s", account.kid, unreadable, extra=_UNREADABLE)
+            account.unreadable = unreadable
+            for admit in again:
+                admit.future.set_exception(StoreUnavailable(f"a policy of the account can't be read: {unreadable}"))
+        else:
+            account.put_admits_back(again)
         if gone:
+            # All of a key that is gone is asked again together: what waits was put there for the account's old key.
+            for asker in {each.queue for each in gone}:
+                assert isinstance(asker, Member)
+                gone += account.take_unsent_of(asker)
             self._on_gone(gone)
 
     def _on_confirmed(self, member: Asker, heard_s: float) -> None:
@@ -139,19 +158,18 @@ class PathReplies(BatchEnds):
         elif result is Redeclared.FAILED:
             self._end(batch, self._reconciliation.on_refused, reason)
         else:
-            self._end(batch, self._on_no_account)
+            self._end(batch, self._on_no_account, result is Redeclared.DELETED)
 
-    def _on_no_account(self, batch: PathBatch) -> None:
-        """Drop what the account had counted, and look for its keys elsewhere: nobody declares the account."""
-        for charge, _ in batch.charges:
-            charge.drop()
-        gone = batch.queue.take_unsent()
-        for admit in batch.admits:
-            if admit.charge is not None:
-                self._reconciliation.on_late_verdict(batch, admit, UNKNOWN_KEY)
-            else:
-                gone.append(admit)
-        self._on_gone(gone)
+    def _on_no_account(self, batch: PathBatch, is_deleted: bool) -> None:
+        account = batch.queue
+        assert isinstance(account, AccountQueue)
+        self._reconciliation.on_no_account(batch, account, is_deleted=is_deleted)
+        self._on_gone(account.take_unsent())
+
+
+def _is_counted(decision: Decision) -> bool:
+    """Return whether the store has counted a request: if it was admitted, and there is a window to count it in."""
+    return decision.outcome is Outcome.ADMITTED and decision.path is not None and bool(decision.path.plan.windows)
 
 
 def _admitted(batch: PathBatch, decisions: Sequence[Decision | None]) -> Iterable[tuple[str, Plan, list[Decision]]]:
@@ -166,12 +184,16 @@ def _admitted(batch: PathBatch, decisions: Sequence[Decision | None]) -> Iterabl
     return by_path.values()
 
 
-def _learn_policies(account: AccountQueue, batch: PathBatch, policies: Sequence[tuple[int, bytes]]) -> None:
-    """Learn the policies for which a batch was too old."""
-    members = {admit.queue.kid: admit.queue for admit in batch.admits}
+def _learn_policies(account: AccountQueue, batch: PathBatch, policies: Sequence[tuple[int, bytes]]) -> str:
+    """Learn the policies for which a batch was too old. Return why one of them can't be read, "" if all can."""
+    unreadable, members = "", {admit.queue.kid: admit.queue for admit in batch.admits}
     for which, body in policies:
-        if which == 0:
-            account.learn(body)
-        elif (member := members.get(batch.layout.kids[which - 1])) is not None:
-            assert isinstance(member, Member)
-            member.learn(body)
+        try:
+            if which == 0:
+                account.learn(body)
+            elif (member := members.get(batch.layout.kids[which - 1])) is not None:
+                assert isinstance(member, Member)
+                member.learn(body)
+        except ValueError as error:
+            unreadable = str(error)
+    return unreadable

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from limiter_node.limits import bucket_life_ms
-from limiter_node.store.accounts.queue import Member
+from limiter_node.store.accounts.member import Member
 from limiter_node.store.batch import SendQueue
 from limiter_node.store.key_queue import KeyQueue
 from limiter_node.store.keyspace import decision_keys, slot_of

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from limiter_node.decisions import Usage
 from limiter_node.errors import StoreUnavailable
 from limiter_node.store.accounts.accounts import Accounts
-from limiter_node.store.accounts.queue import Member
+from limiter_node.store.accounts.member import Member
 from limiter_node.store.batch import Asker, SendQueue
 from limiter_node.store.decisions.first import FirstDecisions
 from limiter_node.store.decisions.key_exists import KeyExistence
 from limiter_node.store.decisions.queues import KeyQueues
-from limiter_node.store.key_queue import KeyQueue, Peek
+from limiter_node.store.key_queue import WRONG_TYPE, KeyQueue, Peek
 from limiter_node.store.keyspace import decision_keys, slot_of
 from limiter_node.store.outage.outage import Outage
 from limiter_node.store.scripts import load_script
@@ -24,9 +24,11 @@ from limiter_node.store.wire.routing_and_retries import Router
 from limiter_node.store.wire.script_target import ScriptTarget
 from limiter_node.store.wire.topology import Topology
 
+_MOST_TRIES = 3
 
-class _OtherForm(Exception):
-    """Raised when a key that the node knew as a plain one is an account's now."""
+
+class _Elsewhere(Exception):
+    """Raised when a key is not where the node knew it: a plain key is an account's now, or an account lacks its key."""
 
 
 class StoreReader:
@@ -57,11 +59,14 @@ class StoreReader:
 
     async def peek(self, kid: str, models: tuple[str, ...] | None = None) -> Usage | None:
         """See `Decider.peek`."""
-        try:
-            return await self._peek_now(kid, models)
-        except _OtherForm:
-            self._queues.pop(kid, None)
-            return await self._peek_now(kid, models)
+        for _ in range(_MOST_TRIES):
+            known = self._queues.find(kid)
+            try:
+                return await self._peek_now(kid, models)
+            except _Elsewhere:
+                if isinstance(known, KeyQueue) and self._queues.get(kid) is known:
+                    del self._queues[kid]
+        raise StoreUnavailable("the key is being moved")
 
     async def _peek_now(self, kid: str, models: tuple[str, ...] | None) -> Usage | None:
         queue = self._queues.find(kid)
@@ -77,19 +82,21 @@ class StoreReader:
             async with asyncio.timeout(self._timeout_s):
                 if isinstance(queue, Member):
                     usage = await self._accounts.peek(queue, models)
-                    return usage if usage is not None else await self._peek_missed(kid, models)
-                usage = await self._peek_store(kid)
+                else:
+                    usage = await self._peek_store(kid)
                 return usage if usage is not None else await self._peek_missed(kid, models)
         except TimeoutError:
-            return self._known_usage(queue, StoreUnavailable("the store did not reply in time"))
+            return self._known_usage(queue, models, StoreUnavailable("the store did not reply in time"))
         except StoreUnavailable as error:
-            if str(error).startswith("WRONGTYPE") and isinstance(queue, KeyQueue):
-                raise _OtherForm from None
-            return self._known_usage(queue, error)
+            if str(error).startswith(WRONG_TYPE) and isinstance(queue, KeyQueue):
+                raise _Elsewhere from None
+            return self._known_usage(queue, models, error)
 
-    def _known_usage(self, queue: Asker | None, error: StoreUnavailable) -> Usage | None:
+    def _known_usage(
+        self, queue: Asker | None, models: tuple[str, ...] | None, error: StoreUnavailable
+    ) -> Usage | None:
         """Return the policy's usage of a key. Raises `error` if the policy knows none."""
-        usage = None if queue is None else self._outage.usage(queue)
+        usage = None if queue is None else self._outage.usage(queue, models)
         if usage is None:
             raise error
         return usage
@@ -99,7 +106,10 @@ class StoreReader:
         if not await self._finder.find(kid, is_missed=True):
             return None
         queue = self._queues.find(kid)
-        return await (self._accounts.peek(queue, models) if isinstance(queue, Member) else self._peek_store(kid))
+        usage = await (self._accounts.peek(queue, models) if isinstance(queue, Member) else self._peek_store(kid))
+        if usage is None:
+            raise _Elsewhere
+        return usage
 
     async def _peek_store(self, kid: str) -> Usage | None:
         target = ScriptTarget(

@@ -7,14 +7,16 @@ one that was made without the store. After a loss (`store.decisions.losses`) bot
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable, Sequence
 
 from limiter_node.decisions import Receipt
 from limiter_node.limits import BUCKET_MS, Amounts
 from limiter_node.store.accounts.charges import PathCharge, PathReceipt, PathSettle
-from limiter_node.store.accounts.queue import AccountQueue, Member
+from limiter_node.store.accounts.member import Member
+from limiter_node.store.accounts.queue import AccountQueue
 from limiter_node.store.batch import SendQueue
 from limiter_node.store.charges import Charge
-from limiter_node.store.codec import pack_settle
+from limiter_node.store.codec import pack_settle, settled_amounts
 from limiter_node.store.decisions.linger import LingeringSettles
 from limiter_node.store.decisions.queues import KeyQueues
 from limiter_node.store.decisions.schedule import Schedule
@@ -39,8 +41,7 @@ class Receipts:
             return
         queue = self._queues[kid]
         if isinstance(queue, Member):
-            if (adopted := queue.adopted(receipt)) is not None:
-                self._take_back_path(adopted, Amounts(0, input_tokens, output_tokens))
+            self._take_back_adopted(queue, receipt, Amounts(0, input_tokens, output_tokens))
             return
         knowledge = queue.knowledge
         if knowledge.recharges is None and receipt.__class__ is int:  # usually: counted by the store, and never lost
@@ -70,6 +71,34 @@ class Receipts:
             self.settle(queue, charge.receipt, input_tokens, output_tokens, requests)
         else:
             self._queues.drop_unmet(queue)
+
+    def move(self, queue: KeyQueue, member: Member, settles: Sequence[bytes], charges: Iterable[Charge]) -> None:
+        """Let an account of its own take over what a plain key still had to settle and to charge.
+
+        Without a minute window in the account, nothing of the plain key counts any more.
+        """
+        left = [charge for charge, _ in self._charges.take(queue, len(queue.charges or ()))]
+        for charge in (*charges, *left):
+            adopted = member.adopted(charge.bucket)
+            charge.drop()
+            if adopted is not None:
+                account, kid, windows, _ = adopted
+                charge.successor = PathCharge(account, kid, windows, charge.bucket, charge.amounts)
+                self._charges.add(account, charge.successor)
+        for settle in settles:
+            bucket, input_tokens, output_tokens, requests = settled_amounts(settle)
+            self._take_back_adopted(member, bucket, Amounts(requests, input_tokens, output_tokens))
+
+    def _take_back_adopted(self, member: Member, receipt: Receipt, amounts: Amounts) -> None:
+        """Give back what was counted, or charged, while the account was a plain key."""
+        if isinstance(receipt, Charge):
+            moved = receipt.successor
+            if isinstance(moved, PathCharge):
+                self._take_back_path(moved, amounts)
+                return
+            receipt = receipt.receipt if receipt.is_counted else None
+        if isinstance(receipt, int) and (adopted := member.adopted(receipt)) is not None:
+            self._take_back_path(adopted, amounts)
 
     def _take_back_path(self, receipt: PathReceipt | PathCharge, amounts: Amounts) -> None:
         """Do the same for a request of an account's key."""

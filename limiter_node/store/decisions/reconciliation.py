@@ -22,9 +22,12 @@ Neighbours: `store.decisions.replies` says how batches ended, `store.unsent_char
 
 from __future__ import annotations
 
+from time import monotonic
+
 from limiter_node.decisions import Decision, Outcome
 from limiter_node.limits import BUCKET_MS, Amounts
-from limiter_node.store.batch import Admit, Batch
+from limiter_node.store.accounts.queue import AccountQueue
+from limiter_node.store.batch import Admit, Batch, SendQueue
 from limiter_node.store.charges import Charge
 from limiter_node.store.decisions.receipts import Receipts
 from limiter_node.store.outage.outage import Outage
@@ -32,6 +35,8 @@ from limiter_node.store.unsent_charges import UnsentCharges
 
 _REFUSED_AGAIN_S = 0.5
 """Delay before a refused batch's settles and charges are sent again: people have to mend the cause, say a login."""
+_MISSING_S = 60.0
+"""How long the settles and charges of an account that the store doesn't have are kept."""
 
 
 class Reconciliation:
@@ -88,9 +93,27 @@ class Reconciliation:
 
     def on_refused(self, batch: Batch, reason: str) -> None:
         """Decide the requests of a batch that the store refuses to run; send the rest of it again later."""
-        queue = batch.queue
         self.on_not_run(batch)
-        self._outage.decide_unsent(queue, reason)
+        self._outage.decide_unsent(batch.queue, reason)
+        self._send_later(batch.queue)
+
+    def on_no_account(self, batch: Batch, queue: AccountQueue, *, is_deleted: bool) -> None:
+        """Keep the content of a batch whose account the store doesn't have, and send its settles and charges later.
+
+        Nothing of an account that was deleted counts any more. Another may be declared again by somebody else, so it
+        counts as deleted only if it isn't back within a window's time.
+        """
+        now_s = monotonic()
+        self.on_not_run(batch)
+        if queue.missing_since_s is None:
+            queue.missing_since_s = now_s
+        if not is_deleted and now_s - queue.missing_since_s < _MISSING_S:
+            self._send_later(queue)
+        else:
+            self._charges.drop_all(queue)
+            queue.drop_settles()
+
+    def _send_later(self, queue: SendQueue) -> None:
         queue.forget(self._window_buckets)
         if queue.has_settles or queue.charges:
             self._outage.hold(queue, _REFUSED_AGAIN_S)

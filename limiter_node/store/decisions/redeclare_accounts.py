@@ -15,6 +15,7 @@ the key reaches such a node, the others take the key for unknown.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from time import monotonic
@@ -24,7 +25,8 @@ from limiter_node.declarations import AccountKey
 from limiter_node.errors import StoreUnavailable
 from limiter_node.policy import KeyPolicy, version_of
 from limiter_node.store.accounts.accounts import Accounts
-from limiter_node.store.accounts.queue import AccountQueue, Member
+from limiter_node.store.accounts.member import Member
+from limiter_node.store.accounts.queue import AccountQueue
 from limiter_node.store.admin.merging import merge_account, merge_key
 from limiter_node.store.decisions.declared_file import DeclaredFile
 from limiter_node.store.decisions.redeclare import Done, Redeclared, RedeclaredCounts
@@ -34,6 +36,8 @@ from limiter_node.store.scripts import Script, load_script
 from limiter_node.store.wire.commands import bulk
 from limiter_node.store.wire.routing_and_retries import RoutedCall, Router
 from limiter_node.store.wire.script_target import ScriptTarget
+
+log = logging.getLogger(__name__)
 
 _DELETED, _POINTED, _WAS_POINTED, _ELSEWHERE = range(4)
 """The replies of ``redeclare.lua`` about a key of an account."""
@@ -122,6 +126,9 @@ class AccountRedeclarer:
                 result = await self._resolve_account(account)
             except StoreUnavailable as error:
                 done(Redeclared.FAILED, str(error))
+            except Exception:  # a batch that never ended would block its account for good
+                log.exception("failed to declare account %s", account.kid, extra={"event": "account_not_declared"})
+                done(Redeclared.FAILED, "the node failed to declare the account")
             else:
                 done(result, _BEING_READ if result is Redeclared.FAILED else "")
 

@@ -25,7 +25,7 @@ from limiter_node.store.decisions.losses import Losses
 from limiter_node.store.decisions.queues import KeyQueues
 from limiter_node.store.decisions.reconciliation import Reconciliation
 from limiter_node.store.decisions.redeclare import Redeclared, Redeclarer
-from limiter_node.store.key_queue import KeyBatch, KeyQueue
+from limiter_node.store.key_queue import WRONG_TYPE, KeyBatch, KeyQueue
 from limiter_node.store.wire.routing_and_retries import Router
 from limiter_node.telemetry import Telemetry
 
@@ -93,11 +93,14 @@ class Replies(BatchEnds):
 
     def on_batch_refused(self, batch: Batch, reason: str) -> None:
         """See `BatchOwner`."""
-        if reason.startswith("WRONGTYPE"):  # the key is an account's now, or one of its values is damaged
-            is_moved, is_damaged = partial(self._end, batch), partial(super().on_batch_refused, batch, reason)
-            self._check_form(batch, is_moved, is_damaged)
+        if reason.startswith(WRONG_TYPE):
+            self._check_form(batch, partial(self._end, batch), partial(self._on_damaged, batch, reason))
         else:
             super().on_batch_refused(batch, reason)
+
+    def _on_damaged(self, batch: Batch, reason: str) -> None:
+        self._router.note_refused(reason)
+        super().on_batch_refused(batch, reason)
 
     def on_batch_held_up(self, batch: Batch) -> None:
         """See `BatchOwner`."""

@@ -66,9 +66,12 @@ class Outage:
 
     # ---- requests --------------------------------------------------------------------------------------------------
 
-    def usage(self, queue: Asker) -> Usage | None:
-        """Return the policy's usage of a key; None if there is no policy, or the key isn't known."""
-        return None if self._fallback is None else queue.usage_alone(self._fallback)
+    def usage(self, queue: Asker, models: tuple[str, ...] | None) -> Usage | None:
+        """Return the policy's usage of a key; None if there is no policy, or the key isn't known.
+
+        `models`: see `limiter.admission.Decider.peek`.
+        """
+        return None if self._fallback is None else queue.usage_alone(self._fallback, models)
 
     def cuts_off(self, queue: SendQueue) -> bool:
         """Whether the store isn't asked about this key or account now."""
@@ -127,6 +130,9 @@ class Outage:
 
     def _ask_policy(self, queue: Asker, need: Need, reason: str) -> tuple[Decision, int]:
         """Return the policy's decision, and the bucket of the admission."""
+        if self._charges.is_full_for(queue.sender):
+            self.note_refused()
+            raise StoreUnavailable("too many admissions wait to be counted in the store")
         decided = None if self._fallback is None else queue.decide_alone(self._fallback, need)
         if decided is None:
             self.note_refused()

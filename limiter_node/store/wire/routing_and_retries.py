@@ -75,6 +75,10 @@ class RoutedCall:
         """End: the server refused the call itself. Nothing ran, and sending it again at once won't help."""
         self.on_failed(reason)
 
+    def expects_error(self, kind: str) -> bool:
+        """Whether an error reply of that kind tells this call something; `on_refused` then says what is wrong."""
+        return False
+
     def on_unreadable(self) -> None:
         """Take a reply that isn't this script's: `on_result` couldn't read it and did nothing."""
         self.on_failed("the store's reply is not one of this script")
@@ -141,6 +145,9 @@ class Router:
     def on_error(self, call: RoutedCall, error: str) -> None:
         """Take an error reply: the script did not run, or changed nothing. What follows depends on the kind."""
         kind, _, rest = error.partition(" ")
+        if call.expects_error(kind):
+            call.on_refused(error[:200])
+            return
         self.errors[_ERROR_KINDS.get(kind, "refused")] += 1
         if kind == "NOSCRIPT":
             call.with_source = True
@@ -164,7 +171,7 @@ class Router:
             else:
                 call.on_failed(call.trouble)
         else:
-            self._log(f"store refused a script: {kind}", "store_refused", error)
+            self._log_refused(kind, error)
             call.on_refused(error[:200])
 
     def ask_again(self, call: RoutedCall) -> None:
@@ -176,6 +183,14 @@ class Router:
         """Count and log a reply that none of our scripts can have sent."""
         self.errors["unreadable"] += 1
         self._log("the store's reply is not one of the script", "store_reply_unreadable", f"{reply!r:.100} ({error})")
+
+    def note_refused(self, error: str) -> None:
+        """Count and log an error that a call expected, once it has turned out to be one."""
+        self.errors["refused"] += 1
+        self._log_refused(error.partition(" ")[0], error)
+
+    def _log_refused(self, kind: str, error: str) -> None:
+        self._log(f"store refused a script: {kind}", "store_refused", error)
 
     def _log(self, what: str, event: str, why: str) -> None:
         """Log an error, unless the same was logged within the last minute: each call could repeat it."""

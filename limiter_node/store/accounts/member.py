@@ -1,0 +1,175 @@
+"""The place of one key in its account: its policy, the plans of its requests, and what a policy decides alone."""
+
+from __future__ import annotations
+
+from time import monotonic
+
+from limiter_node.decisions import Decision, Need, Usage
+from limiter_node.errors import Overloaded
+from limiter_node.limiter.fallback import Fallback
+from limiter_node.limits import BUCKET_MS, WINDOW_MS
+from limiter_node.model_patterns import matches
+from limiter_node.plans import Plan, PlannedWindow, patterns_of, plan_of
+from limiter_node.policy import AccountPolicy, KeyPolicy, read_key, version_of
+from limiter_node.store.accounts.charges import PathCharge, PathReceipt
+from limiter_node.store.accounts.queue import AccountQueue, KeyInTurn
+from limiter_node.store.batch import Admit
+from limiter_node.store.charges import Charge
+
+MOST_PER_KEY = 2_000
+"""The requests of a key that may wait on one node."""
+CHECK_POINTER_EVERY_S = 30.0
+"""The pointer of a key that is used is checked this often: a node that knows the key never follows it."""
+_MOST_PLANS = 256
+"""The plans kept of a key. Models come from callers, so there may be many names; few of them match different limits."""
+
+
+class Member(KeyInTurn):
+    """A key's place in its account: its policy, its plans, and its requests that wait."""
+
+    __slots__ = (
+        "_adopted",
+        "_patterns",
+        "_plans",
+        "_plans_by_patterns",
+        "_plans_of",
+        "_used_s",
+        "account",
+        "body",
+        "check_pointer_s",
+        "confirmed_s",
+        "kid",
+        "policy",
+        "version",
+    )
+
+    is_met = True
+    exists = True
+
+    def __init__(self, account: AccountQueue, kid: str, body: bytes | None) -> None:
+        self.account, self.kid = account, kid
+        super().__init__()
+        self._used_s = monotonic()
+        self._plans: dict[object, Plan] = {}
+        self._plans_by_patterns: dict[frozenset[str], Plan] = {}
+        self._adopted: tuple[PlannedWindow, ...] | None = None
+        self._plans_of: AccountPolicy | None = None
+        self._patterns: frozenset[str] = frozenset()
+        self.body, self.version = body, b""
+        self.policy: KeyPolicy | None = None
+        self.learn(body)
+        self.check_pointer_s = self.confirmed_s + CHECK_POINTER_EVERY_S
+        """When to check next that the way to the account isn't lost."""
+
+    def learn(self, body: bytes | None) -> None:
+        """Learn the key's own policy; None for a flat key, whose policy is its account's.
+
+        Raises:
+            ValueError: the policy can't be read; then nothing is learnt.
+        """
+        self.policy = None if body is None else read_key(body)
+        self.body, self._plans_of = body, None
+        self.version = b"" if body is None else version_of(body)
+        self.confirmed_s = monotonic()
+        """When the store confirmed last that this is the key's policy, by `time.monotonic`."""
+
+    def plan(self, models: tuple[str, ...], now_ms: int) -> Plan:
+        """Return the plan of a request for a model with these names."""
+        account = self._current_policy()
+        # Where no limit is for certain models, all have one plan.
+        of: object = models if self._patterns else None
+        plan = self._plans.get(of)
+        if plan is not None and not 0 < plan.ends_ms <= now_ms:
+            return plan
+        names = [each.lower() for each in models]
+        matched = frozenset(each for each in self._patterns if any(matches(each, name) for name in names))
+        plan = self._plans_by_patterns.get(matched)
+        if plan is None or 0 < plan.ends_ms <= now_ms:
+            if len(self._plans_by_patterns) >= _MOST_PLANS:
+                self._plans_by_patterns.clear()
+            plan = self._plans_by_patterns[matched] = plan_of(account, self._key(), models, now_ms)
+        if len(self._plans) >= _MOST_PLANS:
+            self._plans.clear()
+        self._plans[of] = plan
+        return plan
+
+    def _current_policy(self) -> AccountPolicy:
+        """Return the account's policy; the plans of an earlier one are forgotten."""
+        account = self.account.policy
+        if self._plans_of is not account:
+            self._plans_of, self._adopted = account, None
+            self._patterns = patterns_of(account, self._key())
+            self._plans.clear()
+            self._plans_by_patterns.clear()
+        return account
+
+    def whole_plan(self) -> Plan:
+        """Return a plan of all windows on the key's path, whatever their models."""
+        return plan_of(self.account.policy, self._key(), (), self.account.knowledge.now_ms() or 0, is_whole=True)
+
+    def adopted(self, bucket: int) -> PathReceipt | None:
+        """Return the receipt of usage that was counted in `bucket` while this flat key was a plain one.
+
+        The key's minute window was taken over with its buckets. None if it was not: the usage is gone.
+        """
+        if self._current_policy().key is None:
+            return None
+        if self._adopted is None:
+            self._adopted = tuple(w for w in self.whole_plan().windows if w.per_ms == WINDOW_MS and not w.models)
+        windows = self._adopted
+        return PathReceipt(self.account, self.kid, windows, bucket * BUCKET_MS) if windows else None
+
+    def _key(self) -> KeyPolicy:
+        key = self.policy or self.account.policy.key
+        if key is None:
+            raise ValueError("a key of an account without a policy")
+        return key
+
+    # ---- Asker -----------------------------------------------------------------------------------------------------
+
+    @property
+    def sender(self) -> AccountQueue:
+        return self.account
+
+    def add(self, admit: Admit) -> None:
+        if len(self.admits) >= MOST_PER_KEY:
+            self._forget_answered()
+            if len(self.admits) >= MOST_PER_KEY:
+                raise Overloaded("too many requests of this key wait for a decision")
+        self.account.wait(self)
+        self.admits.append(admit)
+        self._used_s = admit.deadline_s
+
+    def _forget_answered(self) -> None:
+        """Forget the oldest requests if their callers have left."""
+        admits = self.admits
+        while admits and admits[0].future.done():
+            admits.popleft()
+            self.account.waiting -= 1
+
+    def decide_alone(self, fallback: Fallback, need: Need) -> tuple[Decision, int] | None:
+        knowledge = self.account.knowledge
+        known = knowledge.known(self.kid, self.plan(need.models, knowledge.now_ms() or 0))
+        return None if known is None else (fallback.decide_path(known, need), known.latest_ms // BUCKET_MS)
+
+    def usage_alone(self, fallback: Fallback, models: tuple[str, ...] | None) -> Usage | None:
+        knowledge = self.account.knowledge
+        plan = self.whole_plan() if models is None else self.plan(models, knowledge.now_ms() or 0)
+        known = knowledge.known(self.kid, plan)
+        return None if known is None else fallback.usage_of_path(known)
+
+    def new_charge(self, need: Need, decision: Decision, bucket: int) -> Charge:
+        assert decision.path is not None
+        return PathCharge(self.account, self.kid, decision.path.plan.windows, bucket, decision.need)
+
+    # ---- as a key's queue in `store.decisions.queues` ----------------------------------------------------------------
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request of the key waits or is under way; a busy account may have keys that nobody uses."""
+        under_way = self.account.in_flight
+        return not self.admits and (under_way is None or all(each.queue is not self for each in under_way.admits))
+
+    def heard_s_ago(self) -> float:
+        """Return the seconds since the last request of the key, or since the key was met."""
+        return monotonic() - self._used_s
