@@ -3,6 +3,7 @@
 A node and its parts:
 
 `script_speed`         a decision in the store
+`policies`             limits on paths, and plain keys beside an earlier commit's
 `decision_cpu`         a decision in the node's process
 `stages`               each stage of a request, in one process
 `node_ratios`          a node on one core, beside its peers
@@ -27,5 +28,5 @@ Fleets, and the client:
 Not measurements: `demo` (`make demo`), `report` (`make report`), `top_figure` (a picture for docs/operations.md).
 
 `lib` has the shared parts; `peers` the servers that a node is compared with; `scale` the parts of `scaling` and
-`capacity`. A benchmark imports these, never another benchmark.
+`capacity`, `paths` those of `policies`. A benchmark imports these, never another benchmark.
 """

@@ -12,6 +12,7 @@ from pathlib import Path
 OUT = Path("results") / "bench"
 BENCHMARKS = (
     "script_speed",
+    "policies",
     "stages",
     "node_ratios",
     "decision_cpu",

@@ -1,7 +1,6 @@
 """The cost of a decision in the store: decisions per second of one shard core, their flatness, and a key's memory.
 
-One server, one connection, commands sent in pipelines of 64 as a busy node does. The figures are per second of the
-*server's* CPU time (INFO cpu), so that the speed of this client doesn't count.
+One server, one connection; the figures are per second of the *server's* CPU time (`benchmarks.lib.shard`).
 
     python -m benchmarks.script_speed [--server-binary PATH] [--json FILE]
 """
@@ -11,84 +10,16 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
-import socket
 import time
 
-import hiredis
-from redis import Redis
-
 from benchmarks.lib.measuring import Row, interleaved, row, show
+from benchmarks.lib.shard import INPUT_TOKENS, OUTPUT_TOKENS, Shard
 from limiter_node.credentials import key_id
-from limiter_node.limits import KeyLimits
-from limiter_node.store.codec import pack_admit, pack_batch, pack_settle
+from limiter_node.store.codec import pack_admit, pack_settle
 from limiter_node.store.embedded.stores import EmbeddedStore
-from limiter_node.store.keyspace import limits_key, past_key, window_key
-from limiter_node.store.scripts import load_script
-from limiter_node.store.values import pack_limits
 
-PIPELINE = 64
 KEYS = 1000
 COALESCED = 32
-UNLIMITED = 4_000_000_000
-INPUT_TOKENS, OUTPUT_TOKENS = 25, 129
-NODE = "0a1b2c3d"
-_KEYS = (limits_key, window_key, past_key)
-
-
-class Shard:
-    """Hold a server and make the commands that decide on it."""
-
-    def __init__(self, port: int) -> None:
-        self.redis = Redis(port=port)
-        self._socket = socket.create_connection(("127.0.0.1", port))
-        self._reader = hiredis.Reader()
-        self._script = load_script("decide")
-        self.redis.script_load(self._script.source.decode())
-        self._number = itertools.count(1)
-
-    def declare(self, kid: str, rpm: int = UNLIMITED, tpm: int = UNLIMITED) -> None:
-        """Set the limits of the key `kid` in the store."""
-        self.redis.set(limits_key(kid), pack_limits(KeyLimits(rpm, tpm, UNLIMITED, 256, "a-key")))
-
-    def memory(self, kid: str) -> float:
-        """Return the bytes that all of a key takes: limits, window, past."""
-        return float(sum(self.redis.memory_usage(key(kid), samples=0) or 0 for key in _KEYS))
-
-    def command(self, kid: str, operations: list[bytes], clock_ms: int = 0) -> bytes:
-        """Return one call that decides a batch."""
-        batch = pack_batch(next(self._number), operations, resent=False, clock_ms=clock_ms)
-        keys = (key(kid) for key in _KEYS)
-        command: bytes = hiredis.pack_command(("EVALSHA", self._script.sha, "3", *keys, NODE, batch))  # type: ignore[arg-type]
-        return command
-
-    def run(self, commands: list[bytes]) -> float:
-        """Run them in pipelines; the server's CPU seconds."""
-        before = self._cpu_s()
-        for start in range(0, len(commands), PIPELINE):
-            chunk = commands[start : start + PIPELINE]
-            self._socket.sendall(b"".join(chunk))
-            answered = 0
-            while answered < len(chunk):
-                self._reader.feed(self._socket.recv(1 << 20))
-                while (reply := self._reader.gets()) is not False:
-                    if isinstance(reply, Exception):
-                        raise reply
-                    answered += 1
-        return self._cpu_s() - before
-
-    def _cpu_s(self) -> float:
-        cpu = self.redis.info("cpu")
-        return float(cpu["used_cpu_user"]) + float(cpu["used_cpu_sys"])
-
-
-def _fill(shard: Shard, kid: str, requests: int, end_ms: int) -> None:
-    """Admit so many requests, spread over the 60 s that end at `end_ms`."""
-    batches = min(requests, 600)
-    for i in range(batches):
-        size = requests // batches
-        clock_ms = end_ms - 60_000 + i * 60_000 // batches
-        operations = [pack_admit(INPUT_TOKENS, OUTPUT_TOKENS, 0)] * size
-        shard.run([shard.command(kid, operations[at : at + 2000], clock_ms) for at in range(0, size, 2000)])
 
 
 def measure(port: int, rounds: int) -> list[Row]:
@@ -111,7 +42,7 @@ def measure(port: int, rounds: int) -> list[Row]:
     filled = [key_id(f"filled-{size}") for size in sizes]
     for kid, size in zip(filled, sizes, strict=True):
         shard.declare(kid)
-        _fill(shard, kid, size, now_ms)
+        shard.fill(kid, size, now_ms)
 
     def at_fill(kid: str) -> float:
         return shard.run([shard.command(kid, one, now_ms) for _ in range(20_000)]) / 20_000 * 1e6
@@ -125,7 +56,7 @@ def measure(port: int, rounds: int) -> list[Row]:
     # A full window in which each call begins a bucket, lets one leave, and settles what was admitted two seconds ago.
     steady = key_id("steady")
     shard.declare(steady)
-    _fill(shard, steady, 600, now_ms)
+    shard.fill(steady, 600, now_ms)
     clock_ms = itertools.count(now_ms, 100)
 
     def moving() -> float:
@@ -140,7 +71,7 @@ def measure(port: int, rounds: int) -> list[Row]:
 
     limited = key_id("limited")
     shard.declare(limited)
-    _fill(shard, limited, 600, now_ms)
+    shard.fill(limited, 600, now_ms)
     shard.declare(limited, rpm=600, tpm=600 * INPUT_TOKENS)
     some, half, whole = ([pack_admit(buckets * INPUT_TOKENS, 1, 0)] for buckets in (20, 300, 600))
     rejects = interleaved(
@@ -154,7 +85,7 @@ def measure(port: int, rounds: int) -> list[Row]:
     )
     slow = key_id("ten-a-minute")
     shard.declare(slow)
-    _fill(shard, slow, 10, now_ms)
+    shard.fill(slow, 10, now_ms)
     return [
         row(f"decisions/s of a shard core, {KEYS} keys, one per call", "1/s", speeds[0], "≥ 80,000"),
         row(f"decisions/s of a shard core, one key, {COALESCED} per call", "1/s", speeds[1], "≥ 900,000"),

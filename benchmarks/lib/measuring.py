@@ -34,6 +34,14 @@ class Row:
     at_most: float | None = None
 
     @property
+    def quartiles(self) -> tuple[float, float]:
+        """The first and the third quartile of the rounds: half of them lie between."""
+        if len(self.rounds) < 2:
+            return self.low, self.high
+        first, _, third = statistics.quantiles(self.rounds, n=4, method="inclusive")
+        return first, third
+
+    @property
     def met(self) -> bool | None:
         """Return whether the median meets the target; None if the target is not a number."""
         if self.at_least is None and self.at_most is None:
@@ -95,14 +103,14 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-def show(title: str, rows: Sequence[Row], *, json_path: str | None = None) -> None:
-    """Print the rows as a table (and write them as JSON)."""
+def show(title: str, rows: Sequence[Row], *, quartiles: bool = False, json_path: str | None = None) -> None:
+    """Print the rows as a table (and write them as JSON), with their ranges or, if `quartiles`, the middle halves."""
     facts = machine()
     print(f"\n{title}   [{facts['cpu']}, {facts['cores']} cores, Python {facts['python']}]")
-    cells = [("figure", "median", "min", "max", "unit", "target", "met")]
-    cells += [
-        (r.name, number(r.median), number(r.low), number(r.high), r.unit, r.target, _VERDICTS[r.met]) for r in rows
-    ]
+    cells = [("figure", "median", *(("quartile 1", "3") if quartiles else ("min", "max")), "unit", "target", "met")]
+    for r in rows:
+        low, high = r.quartiles if quartiles else (r.low, r.high)
+        cells.append((r.name, number(r.median), number(low), number(high), r.unit, r.target, _VERDICTS[r.met]))
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for line in cells:
         print(

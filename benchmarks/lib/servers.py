@@ -72,12 +72,17 @@ def stop(process: subprocess.Popen[str]) -> None:
 
 
 @contextmanager
-def running_node(keys: Path, *arguments: str) -> Iterator[Server]:
-    """Run `limiter-node up` with one node and, unless the arguments say otherwise, an embedded cluster."""
+def running_node(keys: Path, *arguments: str, code: Path | None = None) -> Iterator[Server]:
+    """Run `limiter-node up` with one node and, unless the arguments say otherwise, an embedded cluster.
+
+    `code`: the directory of another checkout of this project, whose node is run instead.
+    """
     process = subprocess.Popen(
         [sys.executable, "-m", "limiter_node", "up", "--nodes", "1", "--port", "0", "--keys", str(keys), *arguments],
         stdout=subprocess.PIPE,
         text=True,
+        cwd=code,
+        env=os.environ | ({"PYTHONPATH": str(code)} if code else {}),
     )
     try:
         assert process.stdout is not None

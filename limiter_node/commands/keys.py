@@ -94,7 +94,8 @@ def load(file: str, store: str) -> None:
     declared = read_keys(file)
     for warning in warnings_of(declared):
         click.echo(f"warning: {warning}", err=True)
-    _administer(store, lambda admin: admin.load(declared), changes=True)
+    for warning in _administer(store, lambda admin: admin.load(declared), changes=True):
+        click.echo(f"warning: {warning}", err=True)
     click.echo(f"{_keys(declared.key_count)} loaded")
 
 

@@ -169,7 +169,8 @@ async def _load(url: str, declared: Declarations) -> None:
     async with administering(parse_store_url(url)) as admin:
         for warning in await admin.check_store():
             log.warning("%s", warning)
-        await admin.load(declared)
+        for warning in await admin.load(declared):
+            log.warning("%s", warning)
 
 
 @asynccontextmanager

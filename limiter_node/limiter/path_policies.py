@@ -20,14 +20,14 @@ RETRY_MS = 1_000
 _NOTHING = Amounts(0, 0, 0)
 
 
-def admit_path(policy: str, known: KnownPath, need: Need) -> Decision:
-    """Admit a request, and add it to the node's own windows."""
+def admit_path(policy: str, known: KnownPath, need: Need, nodes: int = 0) -> Decision:
+    """Admit a request, and add it to the node's own windows. `nodes`: see `path_usage`."""
     needed = needed_on(known, need)
     for window in known.windows:
         window.own.add(known.latest_ms, needed, known.now_ms)
         for dimension in range(3):
             window.since_told[dimension] += needed[dimension]
-    return decision_on(policy, known, Outcome.ADMITTED, needed)
+    return decision_on(policy, known, Outcome.ADMITTED, needed, nodes)
 
 
 def decide_path(policy: str, known: KnownPath, need: Need, nodes: int) -> Decision:
@@ -44,7 +44,7 @@ def decide_path(policy: str, known: KnownPath, need: Need, nodes: int) -> Decisi
             if by_unit[unit] > limit and limit < smallest[0]:
                 smallest = (limit, at, unit)
     if smallest[1] >= 0:
-        return decision_on(policy, known, Outcome.NEVER_FITS, needed, smallest[1], smallest[2])
+        return decision_on(policy, known, Outcome.NEVER_FITS, needed, nodes, smallest[1], smallest[2])
     binding, retry_ms = (-1, -1), 0
     for at, (planned, window) in enumerate(zip(known.plan.windows, known.windows, strict=True)):
         for unit, limit in enumerate(planned.enforced):
@@ -59,13 +59,17 @@ def decide_path(policy: str, known: KnownPath, need: Need, nodes: int) -> Decisi
                 if binding[0] < 0 or free_ms > retry_ms:
                     binding, retry_ms = (at, unit), free_ms
     if binding[0] >= 0:
-        return decision_on(policy, known, Outcome.REJECTED, needed, *binding, retry_ms)
-    return admit_path(policy, known, need)
+        return decision_on(policy, known, Outcome.REJECTED, needed, nodes, *binding, retry_ms)
+    return admit_path(policy, known, need, nodes)
 
 
-def path_usage(policy: str, known: KnownPath) -> Usage:
-    """Return the usage that this node knows of each window."""
-    path = _usage(known, -1)
+def path_usage(policy: str, known: KnownPath, nodes: int = 0) -> Usage:
+    """Return the usage that this node knows of each window.
+
+    `nodes`: how many nodes share what is left. Then the usage is the limits less what this node will still admit:
+    callers see what is left for them here. 0: the node admits all.
+    """
+    path = _usage(known, -1, nodes)
     return Usage(_NOTHING, _NOTHING, _NOTHING, known.plan.output_reserve, known.now_ms, "", (), policy, path)
 
 
@@ -79,12 +83,13 @@ def decision_on(
     known: KnownPath,
     outcome: Outcome,
     needed: Amounts,
+    nodes: int,
     window: int = -1,
     unit: int = -1,
     retry_ms: int = 0,
 ) -> Decision:
     """Return a decision of the policy."""
-    path, name = _usage(known, window), "" if window < 0 else known.plan.who
+    path, name = _usage(known, window, nodes), "" if window < 0 else known.plan.who
     return Decision(
         outcome,
         unit,
@@ -115,12 +120,31 @@ def _of_unit(amounts: Amounts, unit: int) -> int:
     return amounts[unit] if unit < len(amounts) else amounts.input_tokens + amounts.output_tokens
 
 
-def _usage(known: KnownPath, exceeded: int) -> PathUsage:
-    used, resets = [], []
-    for planned, window in zip(known.plan.windows, known.windows, strict=True):
-        own = window.own.used(known.now_ms)
-        if planned.per_ms > WINDOW_MS and window.told is not None and window.ends_ms > known.now_ms:
-            own = Amounts(*(told + since for told, since in zip(window.told, window.since_told, strict=True)))
-        used.append(own)
-        resets.append(window.own.reset_ms(known.now_ms))
+def _usage(known: KnownPath, exceeded: int, nodes: int) -> PathUsage:
+    used = [
+        _used(planned, window, nodes, known.now_ms)
+        for planned, window in zip(known.plan.windows, known.windows, strict=True)
+    ]
+    resets = [window.own.reset_ms(known.now_ms) for window in known.windows]
     return PathUsage(known.plan, tuple(used), tuple(resets), exceeded)
+
+
+def _used(planned: PlannedWindow, window: KnownWindow, nodes: int, now_ms: int) -> Amounts:
+    """Return the usage of a window as callers see it; see `path_usage`.
+
+    A limit of `tokens` is left as it is, since the two kinds of tokens have limits of their own.
+    """
+    used = window.own.used(now_ms)
+    if planned.per_ms > WINDOW_MS and window.told is not None and window.ends_ms > now_ms:
+        used = Amounts(*(told + since for told, since in zip(window.told, window.since_told, strict=True)))
+    if not nodes:
+        return used
+    is_known = planned.per_ms <= WINDOW_MS or window.told is not None
+    return Amounts(
+        *(
+            amount
+            if limit == NO_LIMIT
+            else limit - (max(_room(planned, window, unit, limit, nodes, now_ms), 0) if is_known else 0)
+            for unit, (amount, limit) in enumerate(zip(used, planned.enforced[:3], strict=True))
+        )
+    )

@@ -84,8 +84,8 @@ class LocalPolicy:
         return decide_path(self.name, known, need, self._nodes())
 
     def usage_of_path(self, known: KnownPath) -> Usage:
-        """Return the usage by which `decide_path` decides."""
-        return path_usage(self.name, known)
+        """Return the usage by which `decide_path` decides. Raises `StoreUnavailable` if the share isn't known."""
+        return path_usage(self.name, known, self._nodes())
 
     def usage(self, known: KnownKey) -> Usage:
         """Return the usage by which `decide` decides. Raises `StoreUnavailable` if the share isn't known."""

@@ -185,7 +185,7 @@ class Batch(RoutedCall):
     `charges` are those among the operations, with the amounts they were sent with.
     """
 
-    __slots__ = ("_owner", "admits", "charges", "number", "queue", "was_cut_off", "was_redeclared")
+    __slots__ = ("_owner", "admits", "charges", "number", "queue", "size", "was_cut_off", "was_redeclared")
 
     def __init__(
         self,
@@ -201,6 +201,8 @@ class Batch(RoutedCall):
         RoutedCall.__init__(self, router, target, now_s)  # `super()` costs as much again
         self._owner, self.queue, self.number = owner, queue, number
         self.admits, self.charges = admits, charges
+        self.size = len(admits)
+        """The number of its operations; whoever adds others sets it."""
         self.was_cut_off = False  # its requests were decided without it
         self.was_redeclared = False  # its key was missing, and has been declared again
 
@@ -208,11 +210,6 @@ class Batch(RoutedCall):
     @abstractmethod
     def others(self) -> int:
         """The number of its settles and charges."""
-
-    @property
-    def size(self) -> int:
-        """The number of its operations."""
-        return self.others + len(self.admits)
 
     def is_wanted(self) -> bool:
         # A batch that may have run has to be resolved even if nobody waits: it may have counted requests.

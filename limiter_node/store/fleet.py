@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +27,18 @@ log = logging.getLogger(__name__)
 
 EVERY_S = 1.0
 OLDEST_MS = 5_000
+_KNOWS_ACCOUNTS = b"n"
+"""The first byte of the id of a node that can decide keys of accounts; the ids of older versions are hex digits."""
+
+
+def new_node_id() -> bytes:
+    """Return 8 bytes that stand for a process, new at each start."""
+    return _KNOWS_ACCOUNTS + secrets.token_urlsafe(6)[:7].encode()
+
+
+def knows_accounts(node_id: bytes) -> bool:
+    """Whether a node's version can decide keys of accounts."""
+    return node_id.startswith(_KNOWS_ACCOUNTS)
 
 
 class _Announcement(RoutedCall):

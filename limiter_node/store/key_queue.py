@@ -173,14 +173,11 @@ class KeyBatch(Batch):
     ) -> None:
         Batch.__init__(self, owner, router, queue, queue.target, number, admits, charges, now_s)
         self.operations, self._knowledge, self._window_buckets = operations, queue.knowledge, window_buckets
+        self.size = len(operations)
 
     @property
     def others(self) -> int:
         return len(self.operations) - len(self.admits)
-
-    @property
-    def size(self) -> int:
-        return len(self.operations)
 
     @property
     def settles(self) -> list[bytes]:

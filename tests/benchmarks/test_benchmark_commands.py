@@ -17,6 +17,7 @@ from benchmarks.__main__ import BENCHMARKS, DERIVED
 from benchmarks.lib.azure_sizes import ANSWER_TOKENS, PROMPT_TOKENS, draw
 from benchmarks.lib.measuring import row
 from benchmarks.long_prompts import conversation
+from benchmarks.paths.earlier import NoEarlierCode, code_of, commit_before, script_of
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
@@ -89,3 +90,40 @@ def test_a_conversation_grows_by_an_answer_and_a_question() -> None:
     for before, after in pairwise(requests):
         assert after[:-2] == before
         assert [message["role"] for message in after[-2:]] == ["assistant", "user"]
+
+
+def test_limits_on_paths_are_measured_against_each_aim(tmp_path: Path) -> None:
+    written = tmp_path / "rows.json"
+    command = [sys.executable, "-m", "benchmarks.policies", "--quick", "--json", str(written)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert "quartile" in done.stdout
+    rows = {each["name"]: each for each in json.loads(written.read_text())["rows"]}
+    minute, day = rows["memory of a full window of 1m"], rows["memory of a full window of 1d"]
+    assert minute["at_most"] == day["at_most"] == 12 * 1024
+    assert 600 * 12 < minute["median"] < 16 * 1024
+    for path in (2, 5, 8):
+        for kind in ("the bucket stays", "the bucket changes", "the bucket changes and one leaves"):
+            assert rows[f"path of {path}, {kind}: time"]["median"] > 0
+    aims = {each["at_most"] for each in rows.values()} | {each["at_least"] for each in rows.values()}
+    assert {3.0, 3.5, 0.16, 2, 700, 1_000} <= aims
+
+
+def test_a_commit_that_git_doesnt_know_is_told() -> None:
+    with pytest.raises(NoEarlierCode):
+        commit_before("no-such-commit")
+
+
+def test_the_code_of_a_commit_is_whole() -> None:
+    try:
+        commit = commit_before("HEAD")
+    except NoEarlierCode:
+        pytest.skip("this is no repository of git")
+    with code_of(commit) as directory:
+        assert (directory / "lua" / "decide.lua").read_bytes() == script_of(commit)
+        assert (directory / "limiter_node" / "app.py").exists()
+
+
+def test_the_middle_half_of_a_rows_rounds() -> None:
+    assert row("a", "", [5, 1, 2, 3, 4]).quartiles == (2, 4)
+    assert row("a", "", [7]).quartiles == (7, 7)

@@ -192,6 +192,7 @@ async def test_36_keys_of_accounts_beside_the_previous_version(
     plain, accounts = directory / "plain.toml", directory / "accounts.toml"
     plain.write_text(PLAIN)
     accounts.write_text(IN_ACCOUNTS)
+    plain.with_name("unused.toml").write_text("[keys.sk-unused]\n")
     ports = free_ports(3)
     async with EmbeddedStore("single", binary=binary) as store, AsyncExitStack() as nodes:
         options = ("--store", store.url, "--keys", str(plain), "--mock-length", "fixed:5")
@@ -205,7 +206,9 @@ async def test_36_keys_of_accounts_beside_the_previous_version(
             assert await ask(each, "sk-met", 4) == {(200, None): 4}
             assert await ask(each, "sk-plain", 1) == {(200, None): 1}
         async with administering(parse_store_url(store.url)) as admin:
-            await admin.load(read_keys(accounts))
+            (warning,) = await admin.load(read_keys(accounts))
+            assert warning.startswith("2 nodes of an older version can't decide keys of accounts")
+            assert await admin.load(read_keys(plain.with_name("unused.toml"))) == []
 
         for each in (local, closed):
             for key in ("sk-fresh", "sk-unmet"):

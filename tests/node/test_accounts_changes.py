@@ -58,7 +58,7 @@ def an_account(name: str, limit: int) -> AccountPolicy:
 
 
 def take_out(url: str, account: AccountPolicy, kid: str) -> None:
-    """Delete a key from its account, on purpose; what leads from the key to the account stays."""
+    """Delete a key from its account on purpose, which leaves a mark; what leads from the key to the account stays."""
     with store_client(url) as client:
         client.set(deleted_key(kid), b"")
         client.hdel(policy_key(account.tag), kid, f"k:{kid}")

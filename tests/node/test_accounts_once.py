@@ -9,18 +9,18 @@ import pytest
 from accounts_in_store import put_account
 from dispatching import dispatching
 from node_commands import eventually
-from store_tools import Declared, store_client
+from store_tools import store_client
 from test_accounts import DAY, a_key, a_name, decide, minute
 from test_degraded import behind_proxy, local, recovered
 
 from limiter_node.decisions import Need, Outcome
-from limiter_node.declarations import AccountKey
 from limiter_node.errors import StoreUnavailable
 from limiter_node.limiter.admission import Limiter
 from limiter_node.limiter.policies import policy
 from limiter_node.limits import Amounts
 from limiter_node.policy import OUTPUT_TOKENS, REQUESTS, AccountPolicy, KeyPolicy, Limit, PolicyWindow, Subject
 from limiter_node.store.decisions.dispatcher import Dispatcher
+from limiter_node.store.decisions.redeclare_accounts import AccountRedeclarer
 from limiter_node.store.keyspace import member_key, policy_key, shared_key
 
 ONE = Need(1, 1, 0, ("gpt-4o",))
@@ -151,6 +151,12 @@ async def test_a_node_goes_on_within_its_shares_and_all_is_counted_once(embedded
         refused = await dispatcher.admit(bob.kid, ONE)
         assert refused.path is not None
         assert (refused.degraded, refused.path.plan.windows[refused.path.exceeded].per) == ("local", "1h")
+        assert refused.path.used[-1].requests == 9, "nothing is left for its callers here"
+        usage = await dispatcher.peek(alice.kid)
+        assert usage is not None
+        assert usage.path is not None
+        # Of shares of 15, 15 and 6 it has admitted 2 + 9, 9 since the store told 2, and all.
+        assert [each.requests for each in usage.path.used] == [26, 25, 12]
         assert await admitted(dispatcher, [alice.kid, bob.kid], 1, Need(0, 0, 0)) == 0
         setattr(proxy, lost, True)
         await recovered(dispatcher)
@@ -332,19 +338,15 @@ async def test_nothing_is_charged_again_where_nothing_was_lost(embedded_single: 
 async def test_settles_of_an_account_that_is_gone_are_kept_for_a_while(
     embedded_single: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The keys file doesn't have it any more, so this node doesn't declare it; others may."""
     alice = a_key("alice")
     account = an_account(embedded_single, alice)
-    file = Declared(accounts=[account], members=[AccountKey(account, alice)])
-    async with dispatching(embedded_single, declared=file) as dispatcher:
+    # The account was revoked: no node declares it again.
+    monkeypatch.setattr(AccountRedeclarer, "_account_word", lambda *_: None)
+    async with dispatching(embedded_single) as dispatcher:
         limiter = Limiter(dispatcher)
         holds = [
             limiter.reservation(alice.kid, await decide(dispatcher, alice.kid, Need(10, 100, 0))) for _ in range(2)
         ]
-        await eventually(lambda: file.was_declared(account.tag) and dispatcher._declared._reading is None)
-        file.accounts.clear()
-        file.members.clear()
-        dispatcher._declared._fresh_until_s = 0.0
         with store_client(embedded_single) as client:
             client.delete(policy_key(account.tag))
         holds[0].settle(5)

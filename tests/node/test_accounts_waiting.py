@@ -18,10 +18,11 @@ from test_accounts_once import HOUR, ONE, admitted, used
 from test_degraded import behind_proxy
 
 from limiter_node.credentials import key_id
-from limiter_node.decisions import Need, Outcome
+from limiter_node.decisions import Decision, Need, Outcome
 from limiter_node.errors import Overloaded
 from limiter_node.limiter.admission import Limiter
 from limiter_node.limits import MAX_BATCH, Amounts
+from limiter_node.plans import Plan
 from limiter_node.policy import REQUESTS, AccountPolicy, KeyPolicy, Limit, PolicyWindow, Subject
 from limiter_node.store.accounts import member as member_module
 from limiter_node.store.accounts import queue as queue_module
@@ -74,6 +75,8 @@ class Waiting:
 
 class _Made:
     """Takes what a batch is told."""
+
+    size = 0
 
 
 def key(number: int, *windows: PolicyWindow) -> KeyPolicy:
@@ -324,3 +327,34 @@ async def test_a_long_stream_keeps_its_account_and_nothing_else_does(embedded_si
         dispatcher._pending.admits.clear()
         gc.collect()
         assert of_account() is None
+
+
+@pytest.mark.parametrize(("keys", "most"), [(10, 3), (2_000, 1)])
+def test_many_windows_are_charged_again_in_few_charges(keys: int, most: int) -> None:
+    """Each key was admitted once in each of three cells."""
+    waiting = Waiting(key(0, PolicyWindow(60_000, (), (Limit(REQUESTS, 9),))))
+    knowledge = AccountKnowledge()
+    window = waiting.members[0].plan((), 1).windows[-1]
+    plan = Plan("", (window,), 0, "path", 0)
+    time_ms = 1_763_900_000_000
+    for at in range(3):
+        knowledge.learn_time(time_ms + 1_000 * at, monotonic(), monotonic())
+        decision = Decision(
+            Outcome.ADMITTED, -1, 0, *[Amounts(0, 0, 0)] * 3, Amounts(1, 2, 3), time_ms + 1_000 * at, ""
+        )
+        knowledge.note([(f"{n:032x}", plan, [decision]) for n in range(keys)], 7)
+    charges, lost = knowledge.lose(waiting.account, 6, ())
+    assert len(lost) == 3 * keys
+    assert Counter(each.kid for each in charges) == {f"{n:032x}": most for n in range(keys)}
+    assert {kid: sum(each.requests for each in charges if each.kid == kid) for kid in ("0" * 32,)} == {"0" * 32: 3}
+    assert sum(each.output_tokens for each in charges) == 9 * keys
+    latest = (time_ms + 2_000) // 100
+    assert max(each.bucket for each in charges) >= latest
+    for at in range(3):
+        charge = knowledge.recharged("0" * 32, window, time_ms // 100 + 10 * at)
+        assert charge is not None
+        assert charge.bucket >= time_ms // 100 + 10 * at
+    assert knowledge.lose(waiting.account, 7, ()) == ([], set())
+    for charge in charges:  # counted again, and lost again
+        knowledge.mark_counted(charge, 9)
+    assert knowledge.lose(waiting.account, 8, ())[1] == lost

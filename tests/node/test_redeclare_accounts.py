@@ -34,7 +34,7 @@ from limiter_node.policy import (
 from limiter_node.store.accounts import member as account_member
 from limiter_node.store.accounts.member import Member
 from limiter_node.store.admin.store_admin import administering
-from limiter_node.store.decisions import declared_file
+from limiter_node.store.decisions import declared_file, path_replies
 from limiter_node.store.decisions.dispatcher import Dispatcher
 from limiter_node.store.embedded.stores import EmbeddedStore
 from limiter_node.store.keyspace import ACCOUNT_FIELD, deleted_key, limits_key, policy_key
@@ -226,6 +226,7 @@ async def test_a_lost_pointer_is_mended_by_a_node_that_knows_the_key(
     embedded_cluster: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(account_member, "CHECK_POINTER_EVERY_S", 0.0)
+    monkeypatch.setattr(path_replies, "CHECK_POINTER_EVERY_S", 0.0)
     account, alice = an_account(a_name()), a_key("alice")
     put_account(embedded_cluster, account, [alice])
     async with dispatching(embedded_cluster) as dispatcher, dispatching(embedded_cluster) as other:

@@ -42,6 +42,7 @@ def make_batch(
         return None
     batch = begin(layout, admits)
     batch.others_packed, batch.settles, batch.charges = others, settles, charges
+    batch.size += len(others)
     return batch
 
 

@@ -24,6 +24,9 @@ from limiter_node.store.charges import Charge
 _LOOKED_AT = 2
 """The number of windows to check for each new one, in turn, whether anything counts in them."""
 _LEAST_LIFE_S = 60.0
+_ANY_WIDTH = 2**53
+_MOST_CELLS, _MOST_RECHARGES = 61, 10_000
+"""The cells of a window in which anything counts; the charges after a loss, unless there are more windows."""
 
 Place = tuple[str, bytes]
 """A window of an account: the key that it belongs to, empty for the account's and teams' windows; and its id."""
@@ -167,7 +170,8 @@ class AccountKnowledge:
         """Learn that the store has lost the counts of this node's batches after `recorded`.
 
         Return the charges to send, each of one window, for what isn't in an unsent charge anyway; and the cells that
-        were lost.
+        were lost. No request is decided before all of them are sent, so if there are very many windows, several cells
+        share one in the latest of their buckets: what counts there leaves late, never early.
         """
         self.recorded = recorded
         now_ms = self.now_ms()
@@ -176,24 +180,31 @@ class AccountKnowledge:
         self._bring_back()
         latest = self.latest_ms() // BUCKET_MS
         beside: dict[tuple[Place, int], list[int]] = {}
-        for charge in unsent:
-            assert isinstance(charge, PathCharge)
-            for window in charge.windows:
-                if (known := self._windows.get(place := place_of(charge.kid, window))) is not None:
-                    sums = beside.setdefault((place, known.own.cell_of(charge.bucket)), [0, 0, 0])
-                    for dimension, amount in enumerate(charge.amounts):
+        for other in unsent:
+            assert isinstance(other, PathCharge)
+            for window in other.windows:
+                if (known := self._windows.get(place := place_of(other.kid, window))) is not None:
+                    sums = beside.setdefault((place, known.own.cell_of(other.bucket)), [0, 0, 0])
+                    for dimension, amount in enumerate(other.amounts):
                         sums[dimension] += amount
         charges, lost = [], set()
+        width = -(-_MOST_CELLS * len(self._windows) // _MOST_RECHARGES)
         for place, known in self._windows.items():
+            recharge: PathCharge | None = None
+            windows, joined = (known.window,), 0
             for bucket, counted in known.own.counted_after(recorded, now_ms):
                 cell = known.own.cell_of(bucket)
                 lost.add((place, cell))
                 others = beside.get((place, cell), (0, 0, 0))
                 left = Amounts(*(max(amount - other, 0) for amount, other in zip(counted, others, strict=True)))
-                if any(left):
-                    charge = PathCharge(account, place[0], (known.window,), min(bucket, latest), left)
-                    known.recharges[cell] = charge
+                if not any(left):
+                    continue
+                charge = PathCharge(account, place[0], windows, min(bucket, latest), left)
+                if recharge is None or joined == width or not recharge.absorb(charge, _ANY_WIDTH):
+                    recharge, joined = charge, 0
                     charges.append(charge)
+                joined += 1
+                known.recharges[cell] = recharge
         return charges, lost
 
     def cell_of(self, place: Place, tick: int) -> int:

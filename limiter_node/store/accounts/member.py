@@ -68,10 +68,10 @@ class Member(KeyInTurn):
             ValueError: the policy can't be read; then nothing is learnt.
         """
         self.policy = None if body is None else read_key(body)
-        self.body, self._plans_of = body, None
-        self.version = b"" if body is None else version_of(body)
         self.confirmed_s = monotonic()
         """When the store confirmed last that this is the key's policy, by `time.monotonic`."""
+        self.body, self._plans_of = body, None
+        self.version = b"" if body is None else version_of(body)
 
     def plan(self, models: tuple[str, ...], now_ms: int) -> Plan:
         """Return the plan of a request for a model with these names."""

@@ -8,6 +8,7 @@
 ``deleting``      a key with its usage
 ``script_calls``  scripts called one by one or in pipelines
 ``server_check``  checks whether a server can be trusted with counters
+``older_nodes``   finds nodes that can't decide keys of accounts
 ``preparation``   prepares the store for a node that starts
 ``masters``       the client of each master, found by slot
 ``watch``         reads a working store's figures

@@ -53,14 +53,14 @@ class Policies:
         client = self._owner(tag)
         reply = await call_script(client, self._read, ScriptCall([policy_key(tag)], kids))
         if reply is None:
-            return StoredAccount(await _time_ms(client), NO_VERSION, None, {})
+            return StoredAccount(await time_ms_of(client), NO_VERSION, None, {})
         return _stored(tag, reply, kids)
 
     async def read_all(self, tags: Iterable[str]) -> dict[str, StoredAccount]:
         """Return the policies of many accounts, without those of their keys."""
         found: dict[str, StoredAccount] = {}
         for client, owned in self._masters.by_owner(tags, policy_key).items():
-            time_ms = await _time_ms(client)
+            time_ms = await time_ms_of(client)
             calls = [ScriptCall([policy_key(tag)], ()) for tag in owned]
             for tag, reply in zip(owned, await call_scripts(client, self._read, calls), strict=True):
                 nothing = StoredAccount(time_ms, NO_VERSION, None, {})
@@ -140,7 +140,7 @@ def _stored(tag: str, reply: Sequence[Any], kids: Sequence[str]) -> StoredAccoun
         ) from None
 
 
-async def _time_ms(client: Redis) -> int:
+async def time_ms_of(client: Redis) -> int:
     seconds, micros = await client.time()
     return int(seconds) * 1000 + int(micros) // 1000
 

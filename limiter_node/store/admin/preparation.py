@@ -87,10 +87,12 @@ class Preparation:
                 return False
         try:
             async with administering(self._address) as admin:
-                await admin.load(self._declared)
+                warnings = await admin.load(self._declared)
         except StoreUnavailable as error:
             self.problem, self.was_away = f"the keys have not been loaded yet: {error}", True
             return False
+        for warning in warnings:
+            log.warning("%s", warning)
         count = self._declared.key_count
         log.info("loaded %d keys", count, extra={"event": "keys_loaded", "keys": count})
         self._declared, self.problem = Declarations(), ""

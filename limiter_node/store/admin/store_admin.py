@@ -25,6 +25,7 @@ from limiter_node.store.admin.deleting import Deleter
 from limiter_node.store.admin.key_reader import KeyReader, Listing
 from limiter_node.store.admin.loading import Loader
 from limiter_node.store.admin.masters import Masters
+from limiter_node.store.admin.older_nodes import older_nodes
 from limiter_node.store.admin.pointers import Pointers
 from limiter_node.store.admin.policies import Policies
 from limiter_node.store.admin.script_calls import ScriptCall, call_script
@@ -77,9 +78,19 @@ class StoreAdmin:
 
         await self._with_fresh_owners(put)
 
-    async def load(self, declared: Declarations) -> None:
-        """Load keys and accounts. Those that aren't declared stay as they are. Loading twice changes nothing."""
-        await self._with_fresh_owners(lambda: self._loader.load(declared))
+    async def load(self, declared: Declarations) -> list[str]:
+        """Load keys and accounts. Return warnings. Loading twice changes nothing.
+
+        What isn't declared stays as it is.
+        """
+
+        async def load() -> list[str]:
+            await self._loader.load(declared)
+            if not declared.keys:
+                return []
+            return await older_nodes(self._masters.owner(keyspace.NODES_KEY))
+
+        return await self._with_fresh_owners(load)
 
     async def load_limits(self, keys: Mapping[str, KeyLimits]) -> None:
         """Replace the limits of many plain keys. Keys that are not named stay as they are."""

@@ -10,7 +10,6 @@ decided without its shard: see `store.outage.outage`.
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import Callable
 from time import monotonic
 
@@ -37,7 +36,7 @@ from limiter_node.store.decisions.redeclare_accounts import AccountRedeclarer
 from limiter_node.store.decisions.replies import Replies
 from limiter_node.store.decisions.schedule import Schedule
 from limiter_node.store.decisions.sweeper import SWEEP_EVERY_S, Sweeper
-from limiter_node.store.fleet import Fleet
+from limiter_node.store.fleet import Fleet, new_node_id
 from limiter_node.store.outage.outage import Outage
 from limiter_node.store.pending import PendingAdmits
 from limiter_node.store.scripts import load_script
@@ -77,10 +76,10 @@ class Dispatcher:
         # Sweeps are periodic: to be noticed in time, a request has to be due one sweep earlier.
         self._due_s = max(timeout_s - SWEEP_EVERY_S, timeout_s / 2)
         # New at each start: the store's record of a node's last batch must never answer for another process.
-        self.incarnation = secrets.token_hex(4).encode()
+        self.incarnation = new_node_id()
         self.fleet = Fleet(self._router, self.incarnation, on_other_format)
         # From here on each part knows those above it; the schedule and the sweeper call back into this object.
-        self._schedule = Schedule(lambda: self._batches.send_scheduled())
+        self._schedule = Schedule()
         self._linger = LingeringSettles(self._schedule.release, telemetry.batch_sizes)
         self._sweeper = Sweeper(self._sweep, self._linger.note_operations)
         self._pending, self._charges = PendingAdmits(max_waiting), UnsentCharges(window_buckets)
@@ -107,6 +106,7 @@ class Dispatcher:
             telemetry.batch_sizes,
             window_buckets,
         )
+        self._schedule.send = self._batches.send_scheduled
         self._deadlines = Deadlines(self._pending, self.outage, timeout_s)
         reconciliation = Reconciliation(self.outage, self._charges, self._receipts, window_buckets)
         self._moved = MovedKeys(

@@ -85,8 +85,7 @@ class MovedKeys:
             if not admit.future.done():
                 by_asker.setdefault(admit.queue, []).append(admit)
         for asker, waiting in by_asker.items():
-            is_missed = self._queues.get(asker.kid) is asker  # else the key has been found anew already
-            self._begin(self._ask_again(asker.kid, waiting, is_missed=is_missed))
+            self._begin(self._ask_again(asker, waiting))
 
     def close(self) -> None:
         """Stop looking."""
@@ -98,15 +97,15 @@ class MovedKeys:
         self._looking.add(task)
         task.add_done_callback(self._looking.discard)
 
-    async def _ask_again(self, kid: str, admits: Sequence[Admit], *, is_missed: bool) -> None:
+    async def _ask_again(self, asker: Asker, admits: Sequence[Admit]) -> None:
         try:
-            is_found = await self._finder().find(kid, is_missed=is_missed)
+            is_found = await self._finder().find(asker.kid, is_missed=True)
         except StoreUnavailable as error:  # the node knows the key, so a policy can decide
             for admit in admits:
                 self._outage.decide_pending(admit, str(error), is_sent=False)
             return
         if is_found:
-            self._ask(kid, admits)
+            self._ask(asker.kid, admits)
             return
         for admit in admits:
             if not admit.future.done():

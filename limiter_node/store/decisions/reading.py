@@ -64,7 +64,7 @@ class StoreReader:
             try:
                 return await self._peek_now(kid, models)
             except _Elsewhere:
-                if isinstance(known, KeyQueue) and self._queues.get(kid) is known:
+                if known is not None and self._queues.get(kid) is known:
                     del self._queues[kid]
         raise StoreUnavailable("the key is being moved")
 
@@ -82,8 +82,8 @@ class StoreReader:
             async with asyncio.timeout(self._timeout_s):
                 if isinstance(queue, Member):
                     usage = await self._accounts.peek(queue, models)
-                else:
-                    usage = await self._peek_store(kid)
+                    return usage if usage is not None else await self._peek_missed(kid, models)
+                usage = await self._peek_store(kid)
                 return usage if usage is not None else await self._peek_missed(kid, models)
         except TimeoutError:
             return self._known_usage(queue, models, StoreUnavailable("the store did not reply in time"))
@@ -106,10 +106,7 @@ class StoreReader:
         if not await self._finder.find(kid, is_missed=True):
             return None
         queue = self._queues.find(kid)
-        usage = await (self._accounts.peek(queue, models) if isinstance(queue, Member) else self._peek_store(kid))
-        if usage is None:
-            raise _Elsewhere
-        return usage
+        return await (self._accounts.peek(queue, models) if isinstance(queue, Member) else self._peek_store(kid))
 
     async def _peek_store(self, kid: str) -> Usage | None:
         target = ScriptTarget(

@@ -100,8 +100,8 @@ class Reconciliation:
     def on_no_account(self, batch: Batch, queue: AccountQueue, *, is_deleted: bool) -> None:
         """Keep the content of a batch whose account the store doesn't have, and send its settles and charges later.
 
-        Nothing of an account that was deleted counts any more. Another may be declared again by somebody else, so it
-        counts as deleted only if it isn't back within a window's time.
+        Another node may declare an account that was lost. One that `is_deleted`, or isn't back within a window's time,
+        was deleted, and nothing of it counts any more.
         """
         now_s = monotonic()
         self.on_not_run(batch)

@@ -9,16 +9,17 @@ from limiter_node.store.batch import SendQueue
 
 
 class Schedule:
-    """Hold the scheduled keys of one node. `send` is called once they are all there; it empties `queues`.
+    """Hold the scheduled keys of one node. `send`, set first, is called once they are all there; it empties `queues`.
 
     `quiet` is cleared with the first of them; whoever sends sets it when nothing is scheduled or in flight any more.
     """
 
-    __slots__ = ("_loop", "_send", "queues", "quiet")
+    __slots__ = ("_loop", "queues", "quiet", "send")
 
-    def __init__(self, send: Callable[[], None]) -> None:
+    send: Callable[[], None]
+
+    def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._send = send
         self.queues: list[SendQueue] = []
         self.quiet = asyncio.Event()
         self.quiet.set()
@@ -27,7 +28,7 @@ class Schedule:
         """Schedule a key, which must have no batch in flight and not be scheduled."""
         queue.is_scheduled = True
         if not self.queues:
-            self._loop.call_soon(self._send)
+            self._loop.call_soon(self.send)
             self.quiet.clear()
         self.queues.append(queue)
 
