@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from importlib.resources import files
 from typing import Any
 
@@ -35,15 +35,22 @@ class AccountStore:
     def __init__(self, client: Any) -> None:
         self._client = client
 
-    async def write(self, declared: Declared, before: Declared | None) -> None:
-        """Write the policies that differ from those before (all if there are none), then the keys' pointers."""
+    async def write(self, declared: Declared, before: Declared | None, gone: Collection[str] = ()) -> None:
+        """Write the policies that differ from those before (all if there are none), then the keys' pointers.
+
+        `gone`: keys that the account doesn't have, and that nodes may have declared again. Keys that are taken out are
+        marked as deleted first, as the limiter's own commands do it.
+        """
         old, new = {} if before is None else before.bodies(), declared.bodies()
-        for kid in {**old, **new}:
-            if (body := new.get(kid, b"")) != old.get(kid, b""):
+        for kid in {**dict.fromkeys(gone, b""), **old, **new}:
+            if (body := new.get(kid, b"")) != old.get(kid, b"") or kid in gone:
+                if not body:
+                    await self._client.set(_mark(kid), b"")
                 version = hashlib.sha256(body).digest()[:8] if body else b""
                 await self._client.eval(_DECLARE, 1, _policy(declared.tag), kid, "*", version, body)
         for kid in declared.keys:
             await self._client.hset(_pointer(kid), "account", declared.tag)
+            await self._client.delete(_mark(kid))
 
     async def forget_pointer(self, kid: str) -> None:
         """Delete what leads from a key to its account."""
@@ -122,6 +129,10 @@ def _policy(tag: str) -> str:
 
 def _shared(tag: str) -> str:
     return f"rl:{{{tag}}}:shared"
+
+
+def _mark(kid: str) -> str:
+    return f"rl:{{{kid}}}:deleted"
 
 
 def _pointer(kid: str) -> str:

@@ -190,6 +190,17 @@ class AccountHistory:
         puts = zip(self.puts, ends, strict=True)
         return [put.declared for put, end_ms in puts if put.begun_ms <= until_ms and end_ms >= since_ms]
 
+    def may_be_redeclared(self, since_ms: float, until_ms: float) -> bool:
+        """Whether nodes may have declared it again, as any of them knew it: it was lost, and not put again since."""
+        return any(
+            loss.with_limits
+            and loss.begun_ms <= until_ms
+            and not any(
+                put.declared.keys and loss.begun_ms <= put.begun_ms and put.ended_ms < since_ms for put in self.puts
+            )
+            for loss in self.losses
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Peek:

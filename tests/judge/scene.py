@@ -111,7 +111,7 @@ class Scene:
         self.record.note(f"key {kid[:6]} is lost{', its limits too' * with_limits}")
 
     async def lose_all(self) -> None:
-        """Everything is lost; accounts, which nodes don't declare again, are put again at once."""
+        """Everything is lost; accounts are put again at once, if no node is faster."""
         begun_ms = clock_ms()
         await self.store.lose_all()
         for history in self.record.keys.values():
@@ -129,13 +129,17 @@ class Scene:
         history = self.record.accounts.setdefault(tag, AccountHistory())
         self.record.account_of.update(dict.fromkeys(declared.keys, tag))
         begun_ms = clock_ms()
-        await self.store.accounts.write(declared, None if is_lost else self.current.get(tag))
+        if is_lost:
+            gone = {kid for kid, of in self.record.account_of.items() if of == tag} - set(declared.keys)
+            await self.store.accounts.write(declared, None, gone)
+        else:
+            await self.store.accounts.write(declared, self.current.get(tag))
         history.puts.append(AccountPut(begun_ms, clock_ms(), declared))
         self.current[tag] = declared
         self.record.note(f"account {tag[:8]} has keys {[kid[:6] for kid in declared.keys]}, {_told(declared)}")
 
     async def lose_account(self, plan: AccountPlan, *, with_policies: bool, until_put_s: float = 0.0) -> None:
-        """All that was counted of an account is lost; its policies, too, until they are put again."""
+        """All that was counted of an account is lost; its policies, too, until they are put again, or by a node."""
         begun_ms = clock_ms()
         await self.store.accounts.lose(plan.declared, with_policies=with_policies)
         self._note_loss(plan.tag, begun_ms, with_policies=with_policies)

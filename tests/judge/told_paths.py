@@ -65,16 +65,20 @@ def _by_key(record: Record) -> dict[str, list[Op]]:
 
 
 def _path(record: Record, history: AccountHistory, op: Op) -> Iterator[Violation]:
-    """The store decides by the policies of that moment, a node alone by any that it can have been told."""
+    """The store decides by the policies of that moment, a node alone by any that it can have been told.
+
+    After a loss the store has what nodes have declared again, until the policies are put again.
+    """
     since_ms, until_ms = (0.0, op.told_ms) if op.degraded else (op.asked_ms, op.told_ms)
     if record.clock == EXACT_CLOCK and not op.degraded:
         since_ms, until_ms = op.time_ms - STORE_TOLERANCE_MS, op.time_ms + STORE_TOLERANCE_MS
     found = history.in_force(since_ms, until_ms)
     if any(_is_path_of(each, op, record.clock != EXACT_CLOCK) for each in found):
         return
-    if op.degraded:
-        # The node may know the account as it was at one time, and the key as it was at another.
-        known = {Touched(each.place(rule), rule.limits) for each in found for rule in each.rules}
+    if op.degraded or history.may_be_redeclared(since_ms, until_ms):
+        # A node may know the account as it was at one time, and the key as it was at another.
+        told = history.in_force(0.0, until_ms)
+        known = {Touched(each.place(rule), rule.limits) for each in told for rule in each.rules}
         if all(touched in known for touched in op.path):
             return
     yield Violation(
