@@ -9,9 +9,13 @@ what it produced. Neighbours: `store.unsent_charges` keeps charges until they ar
 from __future__ import annotations
 
 from enum import Enum, auto
+from itertools import count
 
 from limiter_node.decisions import Receipt
 from limiter_node.limits import Amounts
+
+number_of_loss = count(1).__next__
+"""Return the number of a loss of the store that is noticed now: higher than all before."""
 
 
 class _State(Enum):
@@ -29,12 +33,24 @@ class Charge:
     `counted_in`: the bucket in which the store has counted the charge, later than `bucket` if the store decided later.
     """
 
-    __slots__ = ("_since", "_state", "bucket", "counted_in", "input_tokens", "output_tokens", "requests", "successor")
+    __slots__ = (
+        "_since",
+        "_state",
+        "bucket",
+        "counted_in",
+        "input_tokens",
+        "losses",
+        "output_tokens",
+        "requests",
+        "successor",
+    )
 
     def __init__(self, bucket: int, needed: Amounts) -> None:
         self.bucket = self.counted_in = self._since = bucket
         self.requests, self.input_tokens, self.output_tokens = needed
         self._state = _State.UNSENT
+        self.losses = 0
+        """The number of the last loss at which the charge was unsent, or for which it was made; 0 if there was none."""
         self.successor: Charge | None = None
         """The charge that took its place when its key became an account of its own; usually None."""
 

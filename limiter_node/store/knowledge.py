@@ -23,7 +23,7 @@ from limiter_node.limiter.fallback import KnownKey
 from limiter_node.limiter.own_window import OwnWindow
 from limiter_node.limits import BUCKET_MS, Amounts, KeyLimits
 from limiter_node.store import codec
-from limiter_node.store.charges import Charge
+from limiter_node.store.charges import Charge, number_of_loss
 from limiter_node.store.codec import DECIDED, unpack_limits_and_used
 
 
@@ -158,8 +158,10 @@ class KeyKnowledge:
         known = self.known()
         if known is None:
             return [], set()
+        loss = number_of_loss()
         unsent_of: dict[int, list[int]] = {}
         for charge in unsent:
+            charge.losses = loss
             amounts = unsent_of.setdefault(self.own.cell_of(charge.bucket), [0, 0, 0])
             for dimension, amount in enumerate(charge.amounts):
                 amounts[dimension] += amount
@@ -172,6 +174,7 @@ class KeyKnowledge:
             left = Amounts(*(max(amount - other, 0) for amount, other in zip(counted, beside, strict=True)))
             if any(left):
                 recharged[cell] = Charge(min(bucket, known.latest_ms // BUCKET_MS), left)
+                recharged[cell].losses = loss
         self.recharges = {**(self.recharges or {}), **recharged} or None
         self.forget_recharges()
         return list(recharged.values()), lost
@@ -184,10 +187,13 @@ class KeyKnowledge:
             kept = {cell: charge for cell, charge in self.recharges.items() if charge.bucket >= oldest}
             self.recharges = kept or None
 
-    def recharged(self, bucket: int) -> Charge | None:
-        """Return the charge that counts the admissions of `bucket` again after a loss; usually None."""
+    def recharged(self, bucket: int, losses: int = 0) -> Charge | None:
+        """Return the charge that counts the admissions of `bucket` again after a loss; usually None.
+
+        `losses`: that of the charge that has counted them (`Charge.losses`): it may have outlasted the loss.
+        """
         if self.recharges is None:
             return None
         charge = self.recharges.get(self.own.cell_of(bucket))
         # Later admissions of the same cell are counted in their own buckets.
-        return charge if charge is not None and bucket <= charge.bucket else None
+        return charge if charge is not None and bucket <= charge.bucket and losses < charge.losses else None

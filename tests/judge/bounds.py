@@ -1,4 +1,4 @@
-"""The most that any true window of a key may hold, and why.
+"""The most that any true window of a key or an account may hold, and why.
 
 N nodes (incarnations, to be exact: one that dies and its successor are two), limit L, policy `local`, share S = L // N.
 A true window is W x 100 ms long. It *holds* what was admitted in it: each admission with its reservation, and from the
@@ -34,6 +34,23 @@ counts it. All bounds follow from three rules, and the judge checks these, at ea
 - A limit that changes: L is the one that the admission was decided with, which has to be one in force then.
 - A clock step forward ends windows early: nothing is promised. A step back keeps history for as long as before, so L;
   the judge then has no exact time of an admission and takes only windows that are one at any rate.
+
+**Accounts.** The same in each window of a request's path, by the window's own length and limits: of the account, its
+teams, the key, and for the model; tokens are input and output together. A window is what counted requests whose path it
+was on: one that was declared, or whose limits were taken away less than its length ago. What differs:
+
+- Rule 2: a reply about any key of an account tells what its node owes in all windows of the account, since charges of
+  the account come before all else in it. A limit that is only audited, or none, bounds nothing.
+- Rule 1 holds for windows of up to a minute. In a longer one, a node knows too little of itself after a restart, and
+  forgets most of the usage where it goes by its own alone. So there it admits up to ``(L - U) // N`` since the store
+  last told it U, the usage then, and nothing if it was never told. Of what it admits so, ``unknown(j) <= L // N``; the
+  judge checks that for each node, since the last reply to a request that it asked after all of these.
+- The ceiling is the same, for this reason: each U may be of another time. The worst is told U = 0 before the others use
+  up L through the store: ``L + (N - 1) x (L // N)``. If all N are alone, the one told last knew all U that the store
+  had: ``U + (L - U) // N + (N - 1) x (L // N)``, which is most at U = L. U counts a node's charges, so that a further
+  outage in the same window has that much less to give, or nothing: outages don't add up, however long the window.
+- Where U is more than L, by charges or by what was produced beyond reservations, a node alone admits nothing.
+- Taking a key out of its account forgets nothing: its requests stay in all windows that they were counted in.
 
 **Times.** The store tells the time of its decision, exactly. When a node decided alone, the judge sees by the machine's
 clock: not before it was asked, not after it told. It is held from the later one until a window after the earlier one,

@@ -179,7 +179,8 @@ def _rejections(record: Record, ledger: Ledger) -> Iterator[Violation]:
 
 
 def _may_count(op: Op) -> bool:
-    return op.outcome == ADMITTED or op.outcome not in (*DECIDED, UNKNOWN)
+    # One that a node rejected alone may have been admitted by the store, and counts until it is given back.
+    return op.outcome == ADMITTED or bool(op.degraded and not op.at_once) or op.outcome not in (*DECIDED, UNKNOWN)
 
 
 def _counted(record: Record, ledger: Ledger, op: Op, end_ms: float) -> tuple[float, float, Triple]:

@@ -38,7 +38,7 @@ from .records import (
 )
 from .times import enters_ms, holds, leaves_ms
 
-_LEAVE, _SETTLE, _DUMP, _BEGUN, _DONE, _ENTER, _TOLD = range(7)
+_LEAVE, _SETTLE, _BEGUN, _DONE, _DUMP, _ENTER, _TOLD = range(7)
 """The order of events of one millisecond; it is judged before what nodes told the store in it."""
 
 
@@ -89,11 +89,15 @@ def _events(ledger: Ledger) -> list[tuple[float, int, Op | Loss | Rollback | Non
         if op.settled_ms is not None:
             events.append((int(op.settled_ms), _SETTLE, op))
     events += [(at_ms, _DONE, None) for at_ms in history.forgotten_ms]
+    ends = [done.ended_ms for done in (*history.losses, *history.rollbacks)]
     for done in (*history.losses, *history.rollbacks):
         events.append((done.ended_ms, _DONE, done))
         events.append((int(done.begun_ms), _BEGUN, done))
         if isinstance(done, Rollback):
-            events.append((int(done.dump_begun_ms), _DUMP, done))
+            # What was lost in that millisecond, but before, is not in the dump.
+            begun_ms = int(done.dump_begun_ms)
+            before = [end_ms for end_ms in ends if begun_ms <= end_ms <= done.dump_begun_ms]
+            events.append((max([begun_ms, *before]), _DUMP, done))
     events.sort(key=itemgetter(0, 1))
     return events
 

@@ -55,7 +55,8 @@ async def test_a_damaged_value_is_counted_and_logged(url: str, caplog: pytest.Lo
         with store_client(url) as client:
             client.delete(limits_key(kid))
             client.lpush(limits_key(kid), b"?")
-        with pytest.raises(StoreUnavailable, match="WRONGTYPE"):
-            await dispatcher.admit(kid, ONE)
+            with pytest.raises(StoreUnavailable, match="WRONGTYPE"):
+                await dispatcher.admit(kid, ONE)
+            client.delete(limits_key(kid))  # other tests list the keys of this store
         assert dispatcher.state().errors["refused"] >= 1
     assert [each for each in caplog.records if "store refused a script: WRONGTYPE" in each.getMessage()]

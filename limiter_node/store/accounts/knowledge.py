@@ -19,7 +19,7 @@ from limiter_node.plans import NO_LIMIT, Plan, PlannedWindow
 from limiter_node.store.accounts.charges import PathCharge
 from limiter_node.store.accounts.codec import WindowUse
 from limiter_node.store.batch import SendQueue
-from limiter_node.store.charges import Charge
+from limiter_node.store.charges import Charge, number_of_loss
 
 _LOOKED_AT = 2
 """The number of windows to check for each new one, in turn, whether anything counts in them."""
@@ -179,9 +179,11 @@ class AccountKnowledge:
             return [], set()
         self._bring_back()
         latest = self.latest_ms() // BUCKET_MS
+        loss = number_of_loss()
         beside: dict[tuple[Place, int], list[int]] = {}
         for other in unsent:
             assert isinstance(other, PathCharge)
+            other.losses = loss
             for window in other.windows:
                 if (known := self._windows.get(place := place_of(other.kid, window))) is not None:
                     sums = beside.setdefault((place, known.own.cell_of(other.bucket)), [0, 0, 0])
@@ -200,6 +202,7 @@ class AccountKnowledge:
                 if not any(left):
                     continue
                 charge = PathCharge(account, place[0], windows, min(bucket, latest), left)
+                charge.losses = loss
                 if recharge is None or joined == width or not recharge.absorb(charge, _ANY_WIDTH):
                     recharge, joined = charge, 0
                     charges.append(charge)
@@ -212,14 +215,17 @@ class AccountKnowledge:
         known = self._windows.get(place)
         return -1 if known is None else known.own.cell_of(tick)
 
-    def recharged(self, kid: str, window: PlannedWindow, tick: int) -> PathCharge | None:
-        """Return the charge that counts the admissions of `tick` in a window again after a loss; usually None."""
+    def recharged(self, kid: str, window: PlannedWindow, tick: int, losses: int) -> PathCharge | None:
+        """Return the charge that counts the admissions of `tick` in a window again after a loss; usually None.
+
+        `losses`: that of the charge that has counted them (`Charge.losses`), which may have outlasted the loss; else 0.
+        """
         known = self._windows.get(place_of(kid, window))
         if known is None or not known.recharges:
             return None
         charge = known.recharges.get(known.own.cell_of(tick))
         # Later admissions of the same cell are counted at their own time.
-        return charge if charge is not None and tick <= charge.bucket else None
+        return charge if charge is not None and tick <= charge.bucket and losses < charge.losses else None
 
     def forget_recharges(self) -> bool:
         """Forget the recharges that have left their windows. Return whether others are left."""

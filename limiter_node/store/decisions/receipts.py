@@ -67,8 +67,8 @@ class Receipts:
         bucket = receipt if isinstance(receipt, int) else charge.bucket if charge is not None else 0
         knowledge = queue.knowledge
         knowledge.own.give_back(bucket, input_tokens, output_tokens, requests)
-        if (charge is None or charge.is_counted) and (recharged := knowledge.recharged(bucket)) is not None:
-            charge = recharged
+        if charge is None or charge.is_counted:
+            charge = knowledge.recharged(bucket, 0 if charge is None else charge.losses) or charge
         if charge is None:
             self.settle(queue, bucket, input_tokens, output_tokens, requests)
         elif charge.give_back(input_tokens, output_tokens, requests):
@@ -115,9 +115,9 @@ class Receipts:
         account.knowledge.give_back(kid, windows, tick, amounts)
         if isinstance(receipt, PathCharge) and not receipt.give_back(input_tokens, output_tokens, requests):
             return
-        kept = []
+        kept, losses = [], receipt.losses if isinstance(receipt, PathCharge) else 0
         for window in windows:  # after a loss, each window has a charge of its own
-            recharged = account.knowledge.recharged(kid, window, tick)
+            recharged = account.knowledge.recharged(kid, window, tick, losses)
             if recharged is None:
                 kept.append(window)
             elif recharged.give_back(input_tokens, output_tokens, requests):

@@ -11,7 +11,8 @@ from limiter_node.store.batch import SendQueue
 class Schedule:
     """Hold the scheduled keys of one node. `send`, set first, is called once they are all there; it empties `queues`.
 
-    `quiet` is cleared with the first of them; whoever sends sets it when nothing is scheduled or in flight any more.
+    It empties `queues`. `quiet` is cleared with the first of them; whoever sends sets it when nothing is scheduled or
+    in flight any more.
     """
 
     __slots__ = ("_loop", "queues", "quiet", "send")

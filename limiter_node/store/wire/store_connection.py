@@ -153,6 +153,10 @@ class ServerConnection(asyncio.Protocol):
                 await self._loop.create_connection(lambda: self, self.host, self.port, ssl=self._tls)
         except (OSError, TimeoutError, ssl.SSLError) as error:
             self.last_error = f"cannot connect: {error or 'timed out'}"
+            if self._transport is not None:
+                # It came up in the very turn in which its time was over, as after this process stood still. uvloop then
+                # closes it without telling its protocol, which would wait for its replies for ever.
+                self.connection_lost(error)
         self._connecting = None
         # Also after a success: the server may have hung up before this task resumed.
         if self._waiting:
