@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from store_tools import store_client
 
 from limiter_node.policy import AccountPolicy, KeyPolicy, version_of
-from limiter_node.store.keyspace import ACCOUNT_FIELD, limits_key, policy_key
+from limiter_node.store.keyspace import ACCOUNT_FIELD, deleted_key, limits_key, policy_key
 
 
 def put_account(url: str, account: AccountPolicy, keys: Sequence[KeyPolicy] = ()) -> None:
@@ -20,6 +20,7 @@ def put_account(url: str, account: AccountPolicy, keys: Sequence[KeyPolicy] = ()
     with store_client(url) as client:
         client.hset(policy_key(account.tag), mapping=fields)
         for kid in kids:
+            client.delete(deleted_key(kid))
             if client.type(limits_key(kid)) != b"hash":
                 client.delete(limits_key(kid))
             client.hset(limits_key(kid), ACCOUNT_FIELD, account.tag)

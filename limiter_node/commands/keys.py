@@ -86,17 +86,22 @@ def generate(count: int, out: str, force: bool, **limits: Any) -> None:
     click.echo(f"{_keys(count)} in {out}")
 
 
-@keys.command(short_help="Put the keys of a keys file into the store.")
+@keys.command(short_help="Put a keys file into the store.")
 @click.argument("file")
 @store_url
 def load(file: str, store: str) -> None:
-    """Put the keys of a keys file into the store. Keys that the store has already get the file's limits."""
+    """Put the keys and accounts of a keys file into the store.
+
+    Those that the store has already get the file's limits and keep their usage; those that aren't in the file stay.
+    """
     declared = read_keys(file)
     for warning in warnings_of(declared):
         click.echo(f"warning: {warning}", err=True)
     for warning in _administer(store, lambda admin: admin.load(declared), changes=True):
         click.echo(f"warning: {warning}", err=True)
-    click.echo(f"{_keys(declared.key_count)} loaded")
+    accounts = len(declared.accounts)
+    also = f" and {accounts} account{'' if accounts == 1 else 's'}" if accounts else ""
+    click.echo(f"{_keys(declared.key_count)}{also} loaded")
 
 
 @keys.command("set", short_help="Set limits of a key; usage stays.")
@@ -106,7 +111,8 @@ def load(file: str, store: str) -> None:
 def set_(key: str, name: str | None, store: str, **limits: int | None) -> None:
     """Set limits of a key, from its next request on. Usage stays.
 
-    Limits that are not given stay as they are; a new key gets the defaults.
+    Limits that are not given stay as they are; a new key gets the defaults. For keys of accounts, and keys with other
+    limits, change the keys file and load it.
     """
     kid = check_declared_key(key)
     given: dict[str, Any] = {field: value for field, value in limits.items() if value is not None}
@@ -118,7 +124,7 @@ def set_(key: str, name: str | None, store: str, **limits: int | None) -> None:
         stored = await admin.get(kid)
         if isinstance(stored, AccountKey):
             raise ConfigError(
-                f"{called(kid, who(*stored))} has its limits in an account: change them in the keys file, and load it"
+                f"{called(kid, who(*stored))} {_why_not_plain(stored)}: change its limits in the keys file, and load it"
             )
         limits = replace(stored or KeyLimits(), **given)
         await admin.put_limits(kid, limits)
@@ -134,7 +140,8 @@ def set_(key: str, name: str | None, store: str, **limits: int | None) -> None:
 def show(key: str, store: str) -> None:
     """Show a key's limits, its usage now, and the last 60 s of its window as a chart.
 
-    For a key of an account, show all limits on its path: the account's, its teams' and its own, for all models.
+    For a key of an account, show a table of all limits on its path instead: the account's, its teams' and its own, for
+    all models. So too for a key with other limits than the three per minute.
     """
     kid = check_declared_key(key)
     stored, usage = _administer(store, lambda admin: _limits_and_usage(admin, kid))
@@ -193,6 +200,12 @@ def _administer(url: str, action: Callable[[StoreAdmin], Awaitable[_T]], *, chan
             return await action(admin)
 
     return asyncio.run(run())
+
+
+def _why_not_plain(stored: AccountKey) -> str:
+    if stored.account.key is None:
+        return f"is a key of account {stored.account.name}"
+    return "has, or once had, other limits than rpm, input_tpm and output_tpm"
 
 
 def _unknown(kid: str) -> str:

@@ -199,7 +199,7 @@ class _NodeCollector(Collector):
         )
         yield _counter(
             "limiter_store_losses",
-            "What the store had lost and this node made good: windows charged again, keys declared again.",
+            "What the store had lost and this node made good: windows charged again, keys and accounts declared again.",
             "what",
             {what: state.losses.get(what, 0) for what in _STORE_LOSSES},
         )

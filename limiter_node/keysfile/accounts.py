@@ -7,11 +7,13 @@ from typing import Any, Final
 
 from limiter_node.errors import ConfigError
 from limiter_node.keysfile.fields import (
+    MAX_TEAM_DEPTH,
     Misdeclared,
     check_fields,
     check_output_reserve,
     choice,
     is_path_name,
+    is_team_name,
     section_of,
     within,
 )
@@ -22,7 +24,6 @@ NAME_RULE: Final = "1 to 64 of the characters A-Z a-z 0-9 . _ -"
 
 _TEAM_FIELDS = (*LIMIT_FIELDS, "output_reserve")
 _ACCOUNT_FIELDS = (*_TEAM_FIELDS, "show", "key_defaults", "teams")
-_MAX_DEPTH = 4
 _DOTTED_ACCOUNT = 'an account with a dot must be in quotes, as [accounts."a.b"]'
 _NESTED_TEAM = 'a team below a team must be in quotes, as [accounts.NAME.teams."a/b"]'
 _check_show = choice("path", "own")
@@ -70,11 +71,12 @@ def _teams(value: object) -> list[Subject]:
         raise Misdeclared("teams must be sections, as [accounts.NAME.teams.TEAM]", "teams")
     teams = []
     for name, section in value.items():
-        parts = name.split("/")
-        if len(parts) > _MAX_DEPTH or not all(is_path_name(part) for part in parts):
-            raise Misdeclared(f"a team is up to {_MAX_DEPTH} names with a / between, each {NAME_RULE}", "teams", name)
+        if not is_team_name(name):
+            raise Misdeclared(
+                f"a team is up to {MAX_TEAM_DEPTH} names with a / between, each {NAME_RULE}", "teams", name
+            )
         try:
-            parent = "/".join(parts[:-1])
+            parent = name.rpartition("/")[0]
             if parent and parent not in value:
                 raise Misdeclared(f"its parent '{parent}' must be declared, too")
             content = section_of(section)

@@ -12,6 +12,8 @@ from limiter_node.policy import MAX_AMOUNT
 
 MAX_NAME_LENGTH: Final = 128
 MAX_OUTPUT_RESERVE: Final = 1_000_000
+MAX_TEAM_DEPTH: Final = 4
+"""The most names in a team's name, from the team below the account down to the team itself."""
 
 LIMIT_RANGES: Final = {
     "rpm": (0, MAX_LIMIT),
@@ -108,6 +110,14 @@ def check_name(value: object) -> str:
 def is_path_name(value: object) -> bool:
     """Whether `value` can name an account, a team or a key of an account."""
     return type(value) is str and _NAME.match(value) is not None
+
+
+def is_team_name(value: object) -> bool:
+    """Whether `value` can name a team: names of the teams from the top, with a ``/`` between."""
+    if type(value) is not str:
+        return False
+    parts = value.split("/")
+    return len(parts) <= MAX_TEAM_DEPTH and all(is_path_name(part) for part in parts)
 
 
 def choice(*values: str) -> Callable[[str, object], str]:

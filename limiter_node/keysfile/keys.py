@@ -19,6 +19,7 @@ from limiter_node.keysfile.fields import (
     check_name,
     check_output_reserve,
     is_path_name,
+    is_team_name,
     section_of,
     within,
 )
@@ -145,7 +146,8 @@ class KeyReader:
             raise Misdeclared(f"account{named} is not declared: there must be an [accounts.NAME] for it", "account")
         team = section.get("team", "")
         if type(team) is not str or team not in self._teams[account] or ("team" in section and not team):
-            raise Misdeclared(f"team is not declared: account '{account}' must have a section for it", "team")
+            named = f" '{team}'" if is_team_name(team) else ""
+            raise Misdeclared(f"team{named} is not declared: account '{account}' must have a section for it", "team")
         if name:
             self._take_path(account, name, kid)
         weight = section.get("weight", 1)

@@ -1,4 +1,4 @@
-"""The table of the hottest keys: three gauges each.
+"""The table of the hottest plain keys: three gauges each. Keys of accounts have no three limits to compare them by.
 
 Pure.
 """
@@ -41,7 +41,7 @@ def key_lines(frame: Frame, width: int, most: int, glyphs: Glyphs) -> list[Text]
 def seen(frame: Frame) -> str:
     """Return the note on the share of the store that has been searched for the hottest keys."""
     walk = frame.walk
-    keys = f"seen {walk.seen:,} key{'' if walk.seen == 1 else 's'} in use"
+    keys = f"seen {walk.seen:,} plain key{'' if walk.seen == 1 else 's'}"
     return f"{keys}, all there are" if walk.is_whole else f"{keys}, {percent(walk.share)} of the store looked through"
 
 

@@ -14,6 +14,9 @@ from chaos_scene import KEYS, RPM, Row, Scene, eventually, no_fault, scene, writ
 from test_store_faults import assert_answered
 
 from bench_client.servers.procfs import NODE, limiter_processes
+from limiter_node.credentials import key_id
+from limiter_node.store.admin.store_admin import administering
+from limiter_node.store.url import parse_store_url
 
 SOCKETS = 2_000
 
@@ -158,6 +161,38 @@ async def test_25_a_key_floods(directory: Path, binary: str | None, row: Row) ->
         flooded = await on.judged(out)
         assert flooded.proved, flooded.audit
         assert (flooded.admitted, flooded.rejected) == (600, flooded.requests - 600)
+
+
+@pytest.mark.chaos
+async def test_25_a_key_of_an_account_floods(directory: Path, binary: str | None, row: Row) -> None:
+    """One at a hundred times its limit; the other keys of its account, whose limits have room, don't notice."""
+    async with scene(directory, binary, rpm=100_000) as on:
+        in_account = 'account = "one"\n'
+        account = "[accounts.one]\nrpm = 100_000\n"
+        others = [f'[keys."sk-chaos-{number}"]\n{in_account}rpm = 10_000\n' for number in range(KEYS)]
+        on.keys.write_text(account + "".join(others))
+        flooding, out = directory / "flooding.toml", directory / "flood"
+        flooding.write_text(f'{account}[keys."sk-flooding"]\n{in_account}rpm = 600\n')
+        await on.declare(on.keys)
+        await on.declare(flooding)
+
+        async def flood() -> None:
+            async with on.load(flooding, out, 1_000, 6):
+                pass
+
+        outcome = await on.under_load(flood, 10, after_s=1)
+        row("25", "one key of an account floods at 100 × its limit, beside the other keys of the account", outcome)
+        assert_answered(outcome)
+        assert (outcome.admitted, outcome.degraded) == (outcome.requests, 0)
+        flooded = await on.judged(out)
+        assert (flooded.admitted, flooded.rejected) == (600, flooded.requests - 600)
+        assert not flooded.errors
+        async with administering(parse_store_url(on.store.url)) as admin:
+            usage = await admin.peek(key_id("sk-flooding"))
+        assert usage is not None
+        assert usage.path is not None
+        whole, own = usage.path.used
+        assert (whole.requests, own.requests) == (outcome.admitted + 600, 600)
 
 
 @pytest.mark.chaos

@@ -35,15 +35,22 @@ class AccountStore:
     def __init__(self, client: Any) -> None:
         self._client = client
 
-    async def write(self, declared: Declared, before: Declared | None) -> None:
-        """Write the policies that differ from those before (all if there are none), then the keys' pointers."""
+    async def write(self, declared: Declared, before: Declared | None, all_kids: Iterable[str]) -> None:
+        """Write the policies that differ from those before (all if there are none), then the keys' pointers.
+
+        Whichever of `all_kids` is not declared is deleted on purpose, and marked so: no node declares it again.
+        """
         old, new = {} if before is None else before.bodies(), declared.bodies()
-        for kid in {**old, **new}:
-            if (body := new.get(kid, b"")) != old.get(kid, b""):
+        out = [] if declared.is_flat else [kid for kid in all_kids if kid not in declared.keys]
+        for kid in out:
+            await self._client.set(_mark(kid), b"")
+        for kid in {**old, **new, **dict.fromkeys(out)}:
+            if (body := new.get(kid, b"")) != old.get(kid, b"") or kid in out:
                 version = hashlib.sha256(body).digest()[:8] if body else b""
                 await self._client.eval(_DECLARE, 1, _policy(declared.tag), kid, "*", version, body)
         for kid in declared.keys:
             await self._client.hset(_pointer(kid), "account", declared.tag)
+            await self._client.delete(_mark(kid))
 
     async def forget_pointer(self, kid: str) -> None:
         """Delete what leads from a key to its account."""
@@ -126,6 +133,10 @@ def _shared(tag: str) -> str:
 
 def _pointer(kid: str) -> str:
     return f"rl:{{{kid}}}:limits"
+
+
+def _mark(kid: str) -> str:
+    return f"rl:{{{kid}}}:deleted"
 
 
 def _key_of(declared: Declared, place: Place) -> str:

@@ -167,16 +167,20 @@ class KeyHistory:
 
 @dataclass(frozen=True, slots=True)
 class AccountPut:
-    """The policy of an account, or of one of its keys, was written: the account is `declared` so from then on."""
+    """The policy of an account, or of one of its keys, was written: the account is `declared` so from then on.
+
+    `is_loss`: its policies were lost instead. Nodes may declare again what they know, until it is put again.
+    """
 
     begun_ms: float
     ended_ms: float
     declared: Declared
+    is_loss: bool = False
 
 
 @dataclass(slots=True)
 class AccountHistory:
-    """What was done to one account. A loss of its policies is also a put of an account without keys."""
+    """What was done to one account. A loss of its policies is also a put, of an account without keys."""
 
     puts: list[AccountPut] = field(default_factory=list)
     losses: list[Loss] = field(default_factory=list)
@@ -187,8 +191,12 @@ class AccountHistory:
     def in_force(self, since_ms: float, until_ms: float) -> list[Declared]:
         """Return what was, or may have been, declared at some time between the two."""
         ends = [*(put.ended_ms for put in self.puts[1:]), float("inf")]
-        puts = zip(self.puts, ends, strict=True)
-        return [put.declared for put, end_ms in puts if put.begun_ms <= until_ms and end_ms >= since_ms]
+        found: list[Declared] = []
+        for number, (put, end_ms) in enumerate(zip(self.puts, ends, strict=True)):
+            if put.begun_ms <= until_ms and end_ms >= since_ms:
+                found += [each.declared for each in self.puts[: number if put.is_loss else 0]]
+                found.append(put.declared)
+        return found
 
 
 @dataclass(frozen=True, slots=True)

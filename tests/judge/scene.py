@@ -111,7 +111,7 @@ class Scene:
         self.record.note(f"key {kid[:6]} is lost{', its limits too' * with_limits}")
 
     async def lose_all(self) -> None:
-        """Everything is lost; accounts, which nodes don't declare again, are put again at once."""
+        """Everything is lost, also the marks of keys that were taken out; accounts are put again at once."""
         begun_ms = clock_ms()
         await self.store.lose_all()
         for history in self.record.keys.values():
@@ -129,7 +129,8 @@ class Scene:
         history = self.record.accounts.setdefault(tag, AccountHistory())
         self.record.account_of.update(dict.fromkeys(declared.keys, tag))
         begun_ms = clock_ms()
-        await self.store.accounts.write(declared, None if is_lost else self.current.get(tag))
+        all_kids = [kid for kid, of in self.record.account_of.items() if of == tag]
+        await self.store.accounts.write(declared, None if is_lost else self.current.get(tag), all_kids)
         history.puts.append(AccountPut(begun_ms, clock_ms(), declared))
         self.current[tag] = declared
         self.record.note(f"account {tag[:8]} has keys {[kid[:6] for kid in declared.keys]}, {_told(declared)}")
@@ -148,7 +149,7 @@ class Scene:
         history, ended_ms = self.record.accounts[tag], clock_ms()
         history.losses.append(Loss(begun_ms, ended_ms, with_limits=with_policies))
         if with_policies:
-            history.puts.append(AccountPut(begun_ms, ended_ms, Declared(tag)))
+            history.puts.append(AccountPut(begun_ms, ended_ms, Declared(tag), is_loss=True))
 
     async def roll_account_back(self, plan: AccountPlan, after_s: float) -> None:
         """What is counted of an account now comes back later."""

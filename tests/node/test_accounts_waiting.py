@@ -351,7 +351,7 @@ def test_many_windows_are_charged_again_in_few_charges(keys: int, most: int) -> 
     latest = (time_ms + 2_000) // 100
     assert max(each.bucket for each in charges) >= latest
     for at in range(3):
-        charge = knowledge.recharged("0" * 32, window, time_ms // 100 + 10 * at)
+        charge = knowledge.recharged("0" * 32, window, time_ms // 100 + 10 * at, 0)
         assert charge is not None
         assert charge.bucket >= time_ms // 100 + 10 * at
     assert knowledge.lose(waiting.account, 7, ()) == ([], set())

@@ -72,8 +72,8 @@ def test_keys_of_accounts_are_loaded_listed_shown_and_deleted(cli: Run) -> None:
     with running_store("single") as store:
         end = ("--store", store.url)
         warning = "warning: acme/research: requests/1m 60 is above the 50 of acme, which rejects first\n"
-        assert cli("keys", "load", "organisation.toml", *end) == (0, "4 keys loaded\n", warning)
-        assert cli("keys", "load", "organisation.toml", *end) == (0, "4 keys loaded\n", warning)
+        assert cli("keys", "load", "organisation.toml", *end) == (0, "4 keys and 1 account loaded\n", warning)
+        assert cli("keys", "load", "organisation.toml", *end) == (0, "4 keys and 1 account loaded\n", warning)
 
         code, out, err = cli("keys", "list", *end)
         assert (code, err) == (0, "")
@@ -109,11 +109,11 @@ def test_keys_of_accounts_are_loaded_listed_shown_and_deleted(cli: Run) -> None:
         own, *_ = cli("keys", "show", "sk-own", *end)[1].splitlines()
         assert own == f"own (key {digest('sk-own')}…), output reserve 256"
 
-        for key, name in (("sk-alice", "acme/alice"), ("sk-own", "own")):
-            message = (
-                f"error: {name} (key {digest(key)}…) has its limits in an account: change them in the keys file, "
-                "and load it\n"
-            )
+        for key, name, why in (
+            ("sk-alice", "acme/alice", "is a key of account acme"),
+            ("sk-own", "own", "has, or once had, other limits than rpm, input_tpm and output_tpm"),
+        ):
+            message = f"error: {name} (key {digest(key)}…) {why}: change its limits in the keys file, and load it\n"
             assert cli("keys", "set", key, "--rpm", 7, *end) == (2, "", message)
 
         for key in ("sk-alice", "sk-own"):

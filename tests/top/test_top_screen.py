@@ -188,7 +188,7 @@ HOTTEST KEYS   requests              input tokens          output tokens
 alice          █████████       60/60 █████▉░░░  65.6k/100k ▏░░░░░░░░     1/50.0k
 key 01234567…  ██▎░░░░░░       15/60 ░░░░░░░░░      0/100k ██████▊░░ 37.5k/50.0k
 batch …er team ▏░░░░░░░░        1/60 ███▋░░░░░  40.0k/100k ░░░░░░░░░     0/50.0k
-seen 1,200 keys in use, 40% of the store looked through
+seen 1,200 plain keys, 40% of the store looked through
 """
 
 NARROW = """
@@ -204,7 +204,7 @@ HOTTEST KEYS    requests       input tokens   output tokens
 alice           ########  100% #####...   65% #.......    0%
 key 01234567~   ##......   25% ........    0% ######..   75%
 batch j~er team #.......    1% ###.....   40% ........    0%
-seen 1,200 keys in use, 40% of the store looked through
+seen 1,200 plain keys, 40% of the store looked through
 """
 
 LINES = """

@@ -70,7 +70,8 @@ class RedeclaredCounts:
         if monotonic() - self._logged_s > _LOG_EVERY_S:
             self._logged_s = monotonic()
             log.warning(
-                "the store has lost keys, which are declared again: %d so far by its last reply, %d by the keys file",
+                "the store has lost keys or accounts, which are declared again: "
+                "%d so far by its last reply, %d by the keys file",
                 self.counts["store"],
                 self.counts["file"],
                 extra={"event": "keys_redeclared", **self.counts},

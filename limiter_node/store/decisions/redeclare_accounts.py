@@ -15,6 +15,7 @@ the key reaches such a node, the others take the key for unknown.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from time import monotonic
@@ -35,6 +36,8 @@ from limiter_node.store.scripts import Script, load_script
 from limiter_node.store.wire.commands import bulk
 from limiter_node.store.wire.routing_and_retries import RoutedCall, Router
 from limiter_node.store.wire.script_target import ScriptTarget
+
+log = logging.getLogger(__name__)
 
 _DELETED, _POINTED, _WAS_POINTED, _ELSEWHERE = range(4)
 """The replies of ``redeclare.lua`` about a key of an account."""
@@ -123,6 +126,9 @@ class AccountRedeclarer:
                 result = await self._resolve_account(account)
             except StoreUnavailable as error:
                 done(Redeclared.FAILED, str(error))
+            except Exception:  # a batch that never ended would block its account for good
+                log.exception("failed to declare account %s", account.kid, extra={"event": "account_not_declared"})
+                done(Redeclared.FAILED, "the node failed to declare the account")
             else:
                 done(result, _BEING_READ if result is Redeclared.FAILED else "")
 
