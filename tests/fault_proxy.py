@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import Callable
+from typing import Any
+
+from raw_server import RawServer
 
 
 class FaultProxy:
@@ -15,12 +19,13 @@ class FaultProxy:
     `delay_s` is how much later each piece of a reply is passed on.
     `replace_bulk` is called with the content of each bulk string that is a whole reply, and returns what is passed on
     instead, or None: the reply itself. Set it before the connections that it is for are made.
+    `tls`: take TLS, and pass on what is in it.
     `target_port` is where the next connections lead; where nothing listens, they are broken as soon as they are made.
     """
 
-    def __init__(self, target_port: int) -> None:
+    def __init__(self, target_port: int, tls: ssl.SSLContext | None = None) -> None:
         self.target_port = target_port
-        self._server: asyncio.Server | None = None
+        self._server = RawServer(self._relay, tls=tls)
         self._writers: set[asyncio.StreamWriter] = set()
         self.pass_requests = True
         self.pass_replies = True
@@ -30,18 +35,17 @@ class FaultProxy:
         self.replace_bulk: Callable[[bytes], bytes | None] | None = None
         self.connections = 0
         self.swallowed = asyncio.Event()
-        self.port = 0
+
+    @property
+    def port(self) -> int:
+        return self._server.port
 
     async def __aenter__(self) -> FaultProxy:
-        self._server = await asyncio.start_server(self._relay, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
+        await self._server.__aenter__()
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        assert self._server is not None
-        self._server.close()
-        self.reset_all()
-        await self._server.wait_closed()
+    async def __aexit__(self, *raised: Any) -> None:
+        await self._server.__aexit__(*raised)
 
     def reset_all(self) -> None:
         """Break every connection at once, in both directions."""

@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import socket
 from array import array
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
 
 import pytest
 from aiohttp import web
-from bench_fakes import T0, abort_connections, several_turns
+from bench_fakes import T0
 from conftest import Serve
+from raw_server import RawServer
 
 from bench_client.clock import clock_ns
 from bench_client.errors import BenchError
@@ -70,33 +70,6 @@ class Bench:
 
 def latency_ms(entry: SpoolEntry) -> float:
     return (entry.done_ns - entry.due_ns) / MS
-
-
-RawHandler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-
-
-@asynccontextmanager
-async def raw_server(handler: RawHandler) -> AsyncIterator[tuple[asyncio.Server, str]]:
-    """Serves connections one by one as ``handler`` likes, closes each after it, and waits for them at the end."""
-    served: set[asyncio.Event] = set()
-
-    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        done = asyncio.Event()
-        served.add(done)
-        with suppress(asyncio.IncompleteReadError, ConnectionError):
-            await handler(reader, writer)
-        writer.close()
-        done.set()
-
-    server = await asyncio.start_server(connected, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    async with server:
-        yield server, f"http://127.0.0.1:{port}"
-        server.close()
-        await several_turns()  # a connection that has just been accepted is served some turns later
-        for done in tuple(served):
-            await done.wait()
-        await abort_connections({port})  # else one whose client doesn't read would stay open
 
 
 async def ok(_: web.Request) -> web.StreamResponse:
@@ -203,8 +176,8 @@ async def test_a_broken_response_is_an_error_and_the_run_goes_on(tmp_path: Path,
             if broken:
                 return
 
-    async with raw_server(answer_all) as (_, url):
-        bench = Bench(tmp_path, [url], [0.0, 30.0, 60.0], max_connections=1)
+    async with RawServer(answer_all) as server:
+        bench = Bench(tmp_path, [server.url], [0.0, 30.0, 60.0], max_connections=1)
         await bench.run()
     entries = bench.entries()
     assert [ERRORS[entry.error] for entry in entries] == ["", error, ""]
@@ -224,8 +197,8 @@ async def test_a_response_in_pieces_is_kept_whole(tmp_path: Path) -> None:
                 await writer.drain()
                 await asyncio.sleep(0.01)  # nothing tells the server that the piece was read by itself
 
-    async with raw_server(drip) as (_, url):
-        bench = Bench(tmp_path, [url], [0.0, 100.0], max_connections=1)
+    async with RawServer(drip) as server:
+        bench = Bench(tmp_path, [server.url], [0.0, 100.0], max_connections=1)
         await bench.run()
     assert [entry.raw for entry in bench.entries()] == [b"".join(pieces)] * 2
     assert bench.sender.requests.statuses == {200: 2}
@@ -256,8 +229,8 @@ async def test_a_reset_is_told_from_an_orderly_close(tmp_path: Path) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
 
-    async with raw_server(reset) as (_, url):
-        bench = Bench(tmp_path, [url], [0.0])
+    async with RawServer(reset) as server:
+        bench = Bench(tmp_path, [server.url], [0.0])
         await bench.run()
     assert bench.sender.requests.errors == {"reset": 1}
 
@@ -265,11 +238,11 @@ async def test_a_reset_is_told_from_an_orderly_close(tmp_path: Path) -> None:
 async def test_a_server_that_goes_away_costs_errors_not_the_run(tmp_path: Path, serve: Serve) -> None:
     async def close_all(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
-        server.close()
+        server.stop_listening()
 
-    async with raw_server(close_all) as (server, url):
+    async with RawServer(close_all) as server:
         due_ms = [0.0, 0.0, 100.0, 100.0, 120.0, 120.0, 120.0, 120.0]
-        bench = Bench(tmp_path, [await serve(ok), url], due_ms, max_connections=2)
+        bench = Bench(tmp_path, [await serve(ok), server.url], due_ms, max_connections=2)
         await bench.run()
     assert bench.sender.requests.statuses == {200: 4}
     assert bench.sender.requests.errors == {"closed": 1, "connect": 3}

@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from raw_server import RawServer
+
 USAGE = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
 
 
@@ -50,48 +52,30 @@ class ScriptedService:
         self.asked: list[Asked] = []
         self.connections = 0
         self.base_url = ""
-        self._serving: set[asyncio.Task[Any]] = set()
-
-    async def stop(self) -> None:
-        """End what is still served, and leave no connection behind."""
-        for task in self._serving:
-            task.cancel()
-        while self._serving:
-            await asyncio.wait(self._serving)
-        await asyncio.sleep(0)  # connections are closed a turn later
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._serving.add(task)
-        task.add_done_callback(self._serving.discard)
         self.connections += 1
         number = self.connections
-        try:
-            while (head := await reader.readuntil(b"\r\n\r\n")) and not writer.is_closing():
-                line, *lines = head.decode("latin-1").removesuffix("\r\n\r\n").split("\r\n")
-                method, path, _ = line.split(" ")
-                headers: dict[str, str] = {}
-                for each in lines:
-                    name, _, value = each.partition(":")
-                    assert name.lower() not in headers, f"{name} came twice"
-                    headers[name.lower()] = value.strip()
-                body = await reader.readexactly(int(headers.get("content-length", 0)))
-                asked = Asked(method, path, headers, body, number)
-                self.asked.append(asked)
-                watching = asyncio.create_task(self._watch(reader, asked))
-                try:
-                    await self.script(asked, writer)
-                    await writer.drain()
-                except ConnectionError:  # it noticed while it wrote
-                    asked.left.set()
-                    raise
-                finally:
-                    watching.cancel()
-        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
-            pass
-        finally:
-            writer.close()
+        while (head := await reader.readuntil(b"\r\n\r\n")) and not writer.is_closing():
+            line, *lines = head.decode("latin-1").removesuffix("\r\n\r\n").split("\r\n")
+            method, path, _ = line.split(" ")
+            headers: dict[str, str] = {}
+            for each in lines:
+                name, _, value = each.partition(":")
+                assert name.lower() not in headers, f"{name} came twice"
+                headers[name.lower()] = value.strip()
+            body = await reader.readexactly(int(headers.get("content-length", 0)))
+            asked = Asked(method, path, headers, body, number)
+            self.asked.append(asked)
+            watching = asyncio.create_task(self._watch(reader, asked))
+            try:
+                await self.script(asked, writer)
+                await writer.drain()
+            except ConnectionError:  # it noticed while it wrote
+                asked.left.set()
+                raise
+            finally:
+                watching.cancel()
 
     async def _watch(self, reader: asyncio.StreamReader, asked: Asked) -> None:
         while not reader.at_eof() and reader.exception() is None:  # nothing is read away from the next request
@@ -103,15 +87,9 @@ class ScriptedService:
 async def running_service(port: int = 0) -> AsyncIterator[ScriptedService]:
     """On a free port of loopback, or on that one."""
     service = ScriptedService()
-    server = await asyncio.start_server(service.serve, "127.0.0.1", port)
-    service.base_url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
-    try:
+    async with RawServer(service.serve, port) as server:
+        service.base_url = f"{server.url}/v1"
         yield service
-    finally:
-        server.close()
-        server.close_clients() if hasattr(server, "close_clients") else None
-        await service.stop()
-        await server.wait_closed()
 
 
 def http(body: bytes, status: int = 200, content_type: str = "application/json", **headers: str) -> bytes:

@@ -18,6 +18,7 @@ import pytest
 import uvloop
 from gateway_node import gateway, service_at
 from in_process import Node, api_key_on
+from raw_server import RawServer
 from scripted_service import DONE, chunk, completion
 
 from limiter_node.upstream.gateway.sending.timeouts import UpstreamTimeouts
@@ -106,23 +107,15 @@ class Service:
     def __init__(self, seed: int) -> None:
         self.plans: list[Planned] = []
         self.seed = seed
-        self.writers: set[asyncio.StreamWriter] = set()
         self.url = ""
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.writers.add(writer)
-        try:
-            while True:
-                head = await reader.readuntil(b"\r\n\r\n")
-                length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
-                number = int(json.loads(await reader.readexactly(length))["user"])
-                if not await self._answer(self.plans[number], number, writer):
-                    return
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
-        finally:
-            self.writers.discard(writer)
-            writer.close()
+        while True:
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+            number = int(json.loads(await reader.readexactly(length))["user"])
+            if not await self._answer(self.plans[number], number, writer):
+                return
 
     async def _answer(self, planned: Planned, number: int, writer: asyncio.StreamWriter) -> bool:
         random = Random(f"{self.seed} {number}")
@@ -144,15 +137,9 @@ class Service:
 @asynccontextmanager
 async def running(seed: int) -> AsyncIterator[Service]:
     service = Service(seed)
-    server = await asyncio.start_server(service.serve, "127.0.0.1", 0)
-    service.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
-    try:
+    async with RawServer(service.serve) as server:
+        service.url = f"{server.url}/v1"
         yield service
-    finally:
-        server.close()
-        for writer in tuple(service.writers):
-            writer.transport.abort()
-        await server.wait_closed()
 
 
 async def ask(node: Node, api_key: str, number: int, planned: Planned) -> bytes | None:

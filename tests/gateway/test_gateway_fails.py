@@ -7,7 +7,6 @@ import json
 import logging
 import socket
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -15,6 +14,7 @@ from gateway_caller import INPUT, body, post, raw_request
 from gateway_node import KEY, gateway, service_at
 from in_process import api_key_on
 from ports import free_ports
+from raw_server import RawServer
 from scripted_service import (
     DONE,
     STREAM_END,
@@ -521,21 +521,17 @@ async def test_a_service_that_does_not_read_is_given_up(service: ScriptedService
 
     async def never(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.transport.pause_reading()  # type: ignore[attr-defined]
-        with suppress(asyncio.CancelledError):
-            await asyncio.Event().wait()
-        writer.close()
+        await asyncio.Event().wait()
 
-    server = await asyncio.start_server(never, "127.0.0.1", 0)
-    stuck = service_at(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1")
-    gateway = Gateway([stuck], Telemetry(), UpstreamTimeouts(connect_s=0.2, read_s=0.2))
     data = body(messages=[{"role": "user", "content": "x " * 10_000_000}], max_tokens=1)
     request = ChatRequest("m", 1, 1, False, False, 1, json.loads(data))
-    try:
-        with pytest.raises(UpstreamError) as caught:
-            async with asyncio.timeout(20):
-                await gateway.prepared(gateway.drafter.draft(request, data)).ask(1, "req_1", {})
-        assert caught.value.status == 504
-    finally:
-        await gateway.close()
-        server.close()
-        await server.wait_closed()
+    async with RawServer(never) as server:
+        stuck = service_at(f"{server.url}/v1")
+        gateway = Gateway([stuck], Telemetry(), UpstreamTimeouts(connect_s=0.2, read_s=0.2))
+        try:
+            with pytest.raises(UpstreamError) as caught:
+                async with asyncio.timeout(20):
+                    await gateway.prepared(gateway.drafter.draft(request, data)).ask(1, "req_1", {})
+            assert caught.value.status == 504
+        finally:
+            await gateway.close()

@@ -18,6 +18,7 @@ import trustme
 from gateway_caller import INPUT, body, post, raw_request
 from gateway_node import gateway, service_at
 from in_process import Node, api_key_on
+from raw_server import RawServer
 from scripted_service import (
     DONE,
     STREAM_END,
@@ -354,13 +355,14 @@ async def test_a_service_may_answer_before_it_has_read_everything(single_store: 
         with suppress(ConnectionError):
             while await reader.read(65_536):
                 pass
-        writer.close()
         is_over.set()
 
-    server = await asyncio.start_server(refuses, "127.0.0.1", 0)
-    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
     api_key = api_key_on(single_store)
-    async with server, gateway(single_store, service_at(url), max_body_bytes=16_000_000) as node, asyncio.timeout(20):
+    async with (
+        RawServer(refuses) as server,
+        gateway(single_store, service_at(f"{server.url}/v1"), max_body_bytes=16_000_000) as node,
+        asyncio.timeout(20),
+    ):
         status, _, answer = await post(node, api_key, body(user="x" * 8_000_000))
         assert (status, json.loads(answer)["error"]["message"]) == (413, "Too long.")
         await is_over.wait()
@@ -388,10 +390,12 @@ async def test_services_are_reached_by_tls_under_their_own_name_only(
     authority.issue_cert("localhost", **dates).configure_cert(context)
     service = ScriptedService()
     service.script = says(http(completion()))
-    server = await asyncio.start_server(service.serve, "127.0.0.1", 0, ssl=context)
-    port = server.sockets[0].getsockname()[1]
     api_key = api_key_on(single_store)
-    async with server, gateway(single_store, service_at(f"https://{name}:{port}/v1")) as node, asyncio.timeout(20):
+    async with (
+        RawServer(service.serve, tls=context) as server,
+        gateway(single_store, service_at(f"https://{name}:{server.port}/v1")) as node,
+        asyncio.timeout(20),
+    ):
         for _ in range(2):
             assert (await post(node, api_key, body()))[0] == status
     if status == 502:

@@ -14,6 +14,7 @@ from aiohttp import ClientError
 from gateway_caller import CHAT, body, post
 from gateway_node import KEY, gateway, service_at
 from in_process import api_key_on
+from raw_server import RawServer
 from scripted_service import (
     DONE,
     STREAM_END,
@@ -375,20 +376,20 @@ async def test_the_name_of_a_packing_passes_only_if_it_may_be_one(
 
 async def test_a_service_that_begins_to_answer_is_still_sent_the_rest(single_store: str) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(asyncio.IncompleteReadError):
-            while head := (await reader.readuntil(b"\r\n\r\n")).lower():
-                writer.write(STREAM_HEAD)  # before it has read anything of the body
-                await writer.drain()
-                await asyncio.sleep(0.05)
-                came = await reader.readexactly(int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0]))
-                writer.write(framed(chunk(f"{len(came)} bytes", "stop") + DONE) + STREAM_END)
-        writer.close()
+        while head := (await reader.readuntil(b"\r\n\r\n")).lower():
+            writer.write(STREAM_HEAD)  # before it has read anything of the body
+            await writer.drain()
+            await asyncio.sleep(0.05)
+            came = await reader.readexactly(int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0]))
+            writer.write(framed(chunk(f"{len(came)} bytes", "stop") + DONE) + STREAM_END)
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
     headers = {"Authorization": f"Bearer {api_key_on(single_store)}"}
     asked = body(user="x" * 8_000_000, stream=True)
-    async with server, gateway(single_store, service_at(url), max_body_bytes=16_000_000) as node, asyncio.timeout(20):
+    async with (
+        RawServer(serve) as server,
+        gateway(single_store, service_at(f"{server.url}/v1"), max_body_bytes=16_000_000) as node,
+        asyncio.timeout(20),
+    ):
         for _ in range(2):
             async with node.session.post(node.url + CHAT, data=io.BytesIO(asked), headers=headers) as response:
                 assert response.status == 200

@@ -32,8 +32,8 @@ from reference_calls import (
     Window,
 )
 
-WALKS = int(os.environ.get("PATHS_WALKS", "20"))
-IN_THE_SUITE = 20
+IN_THE_SUITE = 12
+WALKS = int(os.environ.get("PATHS_WALKS", IN_THE_SUITE))
 STEPS = 80
 PARTS = 4
 KEY, OTHER_KEY = f"{1:032x}", f"{2:032x}"
@@ -300,7 +300,7 @@ def test_the_script_decides_as_the_rules_say(store: redis.Redis, make_paths_pair
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=max(40 * WALKS // IN_THE_SUITE, 1),
+            max_examples=2 * WALKS,
             stateful_step_count=30,
             derandomize=WALKS == IN_THE_SUITE,  # the same on each run of the suite
             database=None,

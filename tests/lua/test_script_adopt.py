@@ -1,11 +1,13 @@
 """``adopt.lua``: a plain key with usage becomes an account of its own, and decides on as the plain key would have.
 
 Random windows are filled by ``decide.lua``, and copied; one of the two is adopted. Then both get the same operations.
+The suite takes some of them; ``PATHS_WALKS=240`` takes that many.
 """
 
 from __future__ import annotations
 
 import itertools
+import os
 import random
 from collections.abc import Iterator
 from dataclasses import replace
@@ -33,6 +35,7 @@ VERSION, BODY, NODE = b"\x01" * 8, b"body", b"nodename"
 LIMITS = Limits(300, 5_000, 20_000, 100)
 WINDOW = PathWindow(MINUTE_ID, limits=(LIMITS.requests, LIMITS.input, LIMITS.output, 2**53 - 1))
 WINDOWS, PATHS = {"": [WINDOW]}, [Path("", (1,))]
+WALKS = int(os.environ.get("PATHS_WALKS", "12"))
 
 _count = itertools.count()
 
@@ -128,7 +131,7 @@ def compare(window: Window, driver: PathsDriver) -> None:
     assert tuple(each if number else 0 for each, number in zip(newest_in, used, strict=True)) == newest
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(WALKS))
 def test_an_adopted_window_decides_on(store: redis.Redis, seed: int) -> None:
     rng = random.Random(seed)
     window = new_window(store)

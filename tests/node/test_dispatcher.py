@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from dispatching import dispatching
 from fault_proxy import FaultProxy
+from raw_server import RawServer
 from redis import Redis
 from store_tools import declare, new_api_key, raw_counters, store_client
 
@@ -288,20 +289,19 @@ async def test_a_silent_store_is_given_up_and_what_it_admitted_gets_its_tokens_b
         assert (await dispatcher.admit(kid, Need(1, 1, 0))).outcome is Outcome.ADMITTED
 
 
-async def test_garbage_breaks_the_connection_not_the_node(unused_tcp_port_factory: Any) -> None:
+async def test_garbage_breaks_the_connection_not_the_node() -> None:
     async def babble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(100)
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-        writer.close()
 
-    server = await asyncio.start_server(babble, "127.0.0.1", 0)
-    async with server:
-        port = server.sockets[0].getsockname()[1]
-        async with dispatching(f"redis://127.0.0.1:{port}", timeout_ms=200) as dispatcher:
-            with pytest.raises(StoreUnavailable):
-                await dispatcher.admit(key_id("x"), Need(1, 1, 0))
-            with pytest.raises(StoreUnavailable):
-                await dispatcher.check()
+    async with (
+        RawServer(babble) as server,
+        dispatching(f"redis://127.0.0.1:{server.port}", timeout_ms=200) as dispatcher,
+    ):
+        with pytest.raises(StoreUnavailable):
+            await dispatcher.admit(key_id("x"), Need(1, 1, 0))
+        with pytest.raises(StoreUnavailable):
+            await dispatcher.check()
 
 
 async def test_a_store_that_comes_up_late_is_found(free_port: int) -> None:

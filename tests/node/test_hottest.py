@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 import pytest
 import pytest_asyncio
 from node_commands import eventually
+from raw_server import RawServer
 from redis.asyncio import Redis
 
 from limiter_node.credentials import key_id
@@ -240,11 +241,9 @@ async def test_the_wrong_kind_of_store_is_told(embedded_cluster: str, embedded_s
 async def test_a_silent_server_of_a_cluster_does_not_hide_the_others(embedded_cluster: str) -> None:
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
-        writer.close()
 
-    async with await asyncio.start_server(silent, "127.0.0.1", 0) as server:
-        port = server.sockets[0].getsockname()[1]
-        url = embedded_cluster.replace("://", f"://127.0.0.1:{port},")
+    async with RawServer(silent) as server:
+        url = embedded_cluster.replace("://", f"://127.0.0.1:{server.port},")
         watch = StoreWatch(parse_store_url(url), most_keys=1, timeout_s=20)
         reading = await watch.look()
         await watch.close()

@@ -15,6 +15,7 @@ import pytest
 import pytest_asyncio
 import trustme
 from dispatching import dispatching
+from fault_proxy import FaultProxy
 from redis.asyncio import Redis
 from redis.exceptions import MovedError, ReadOnlyError
 
@@ -299,30 +300,6 @@ def _slot(kid: str) -> int:
     return int(key_slot(keyspace.limits_key(kid).encode()))
 
 
-@asynccontextmanager
-async def tls_relay(port: int, context: ssl.SSLContext) -> AsyncIterator[int]:
-    """A TLS server in front of a plain one; yields its port."""
-
-    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError):
-            while data := await reader.read(65536):
-                writer.write(data)
-                await writer.drain()
-        writer.close()
-
-    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        upstream_reader, upstream_writer = await asyncio.open_connection("127.0.0.1", port)
-        await asyncio.gather(copy(reader, upstream_writer), copy(upstream_reader, writer))
-
-    server = await asyncio.start_server(relay, "127.0.0.1", 0, ssl=context)
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
-        # The connections, too: redis-py closes without waiting for the other side.
-        await asyncio.sleep(0)
-
-
 async def test_tls_with_a_password_and_a_client_certificate(tmp_path: Path) -> None:
     authority, stranger = trustme.CA(), trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
@@ -332,10 +309,10 @@ async def test_tls_with_a_password_and_a_client_certificate(tmp_path: Path) -> N
     authority.issue_cert("127.0.0.1").configure_cert(context)
     authority.configure_trust(context)
     context.verify_mode = ssl.CERT_REQUIRED
-    async with EmbeddedStore("single") as store, tls_relay(store.servers[0].port, context) as port:
+    async with EmbeddedStore("single") as store, FaultProxy(store.servers[0].port, tls=context) as proxy:
         async with client_of(store.url, "") as client:
             await client.config_set("requirepass", "p@ss")
-        base = f"rediss://:p%40ss@127.0.0.1:{port}?ssl_certfile={tmp_path}/client.pem"
+        base = f"rediss://:p%40ss@127.0.0.1:{proxy.port}?ssl_certfile={tmp_path}/client.pem"
         async with administering(parse_store_url(f"{base}&ssl_ca_certs={tmp_path}/ca.pem")) as admin:
             assert await admin.check_store() == []
             await admin.put_limits("0" * 32, LIMITS)
@@ -354,7 +331,7 @@ async def test_tls_with_a_password_and_a_client_certificate(tmp_path: Path) -> N
         async with administering(parse_store_url(f"{base}&ssl_cert_reqs=none")) as admin:
             assert await admin.get("0" * 32) == LIMITS
         with pytest.raises(StoreUnavailable, match=r"cannot reach the store at redis://127\.0\.0\.1:"):
-            async with administering(parse_store_url(f"redis://127.0.0.1:{port}")) as admin:
+            async with administering(parse_store_url(f"redis://127.0.0.1:{proxy.port}")) as admin:
                 await admin.check_store()
 
 

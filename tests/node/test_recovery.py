@@ -19,6 +19,7 @@ from dispatching import dispatching
 from fault_proxy import FaultProxy
 from node_commands import eventually
 from ports import free_ports
+from raw_server import RawServer
 from redis import Redis
 from store_tools import declare, new_api_key
 
@@ -270,11 +271,10 @@ async def test_a_refused_login_is_tried_again_ever_later(to_ping: bytes, caplog:
         await reader.readuntil(b"PING\r\n")
         writer.write(b"-WRONGPASS invalid username-password pair\r\n" + to_ping + b"\r\n")  # in one packet
         await reader.read()
-        writer.close()
 
-    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+    async with RawServer(refuse) as server:
         command = Unsent()
-        connection = ServerConnection(*server.sockets[0].getsockname(), handshake=(("AUTH", "secret"),))
+        connection = ServerConnection("127.0.0.1", server.port, handshake=(("AUTH", "secret"),))
         connection.send([command])
         await eventually(lambda: len(times) == 6)
         told = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
