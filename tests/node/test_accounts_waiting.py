@@ -356,5 +356,5 @@ def test_many_windows_are_charged_again_in_few_charges(keys: int, most: int) -> 
         assert charge.bucket >= time_ms // 100 + 10 * at
     assert knowledge.lose(waiting.account, 7, ()) == ([], set())
     for charge in charges:  # counted again, and lost again
-        knowledge.mark_counted(charge, 9)
+        knowledge.mark_counted(charge, charge.bucket, 9)
     assert knowledge.lose(waiting.account, 8, ())[1] == lost
