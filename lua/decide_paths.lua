@@ -41,7 +41,7 @@
 -- there are few functions: a variable that a function shares with the rest costs whenever the function is made, in each call.
 
 local call, sunpack, spack, floor, max, min = redis.call, struct.unpack, struct.pack, math.floor, math.max, math.min
-local sub, byte = string.sub, string.byte
+local sub, byte, char = string.sub, string.byte, string.char
 
 local ADMIT, SETTLE, CHARGE = 1, 2, 3
 local NEVER, OLD_POLICY, UNKNOWN_KEY = 8, 16, 17 -- verdicts; NEVER is added to the unit
@@ -80,42 +80,26 @@ at = at + 8 * key_count
 local policies = call('HMGET', KEYS[1], 'version', unpack(ARGV, 3))
 if not policies[1] then return '\3' end
 
-local windows, window_count = { false, false, false, false, false, false, false, false }, 0
+-- By number of a window: its id and its meta. By number of a hash (1: KEYS[2]): the number of its last window.
+local ids, metas = { false, false, false, false, false, false, false, false }, { false, false, false, false, false, false, false, false }
+local lasts, window_count = { [0] = 0, 0, 0 }, 0
+local windows_at = at -- window k of hash h is at windows_at + h + (k - 1) * WINDOW_SIZE: a byte begins each hash
 local clock, record
-local latest_ms = 0 -- the beginning of the newest bucket of all windows
-local ids = { false, false, false, false }
-for h = 2, key_count + 2 do
-    local key, count, found, skip = KEYS[h], byte(batch, at), nil, 0
+for h = 1, key_count + 1 do
+    local key, first, skip, found = KEYS[h + 1], window_count + 1, 0, nil
+    window_count = window_count + byte(batch, at)
+    lasts[h] = window_count
     at = at + 1
-    for j = 1, count do
-        local from = at + (j - 1) * WINDOW_SIZE
-        ids[j] = sub(batch, from, from + 5)
+    for k = first, window_count do
+        ids[k] = sub(batch, at, at + 5)
+        at = at + WINDOW_SIZE
     end
-    if h == 2 then
-        found, skip = call('HMGET', key, CLOCK, node, unpack(ids, 1, count)), 2
+    if h == 1 then
+        found, skip = call('HMGET', key, CLOCK, node, unpack(ids, 1, window_count)), 2
         clock, record = found[1], found[2]
-    elseif count > 0 then found = call('HMGET', key, unpack(ids, 1, count)) end
-    for j = 1, count do
-        local bucket_ms, width, limit_r, limit_i, limit_o, limit_t
-        bucket_ms, width, limit_r, limit_i, limit_o, limit_t, at = sunpack(WINDOW_FORMAT, batch, at + 6)
-        window_count = window_count + 1
-        local meta = found[skip + j]
-        if meta then
-            local head, newest, newest_r, newest_i, newest_o, used_r, used_i, used_o, cell_r, cell_i, cell_o =
-                sunpack(META_FORMAT, meta)
-            if newest * bucket_ms > latest_ms then latest_ms = newest * bucket_ms end
-            windows[window_count] = {
-                ids[j], key, bucket_ms, width, limit_r, limit_i, limit_o, limit_t, meta, 0,
-                head, newest, newest_r, newest_i, newest_o, used_r, used_i, used_o, cell_r, cell_i, cell_o, newest,
-                false, false, false,
-            }
-        else
-            windows[window_count] = {
-                ids[j], key, bucket_ms, width, limit_r, limit_i, limit_o, limit_t, false, 0,
-                0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, false, false, false,
-            }
-        end
-    end
+    elseif first <= window_count then found = call('HMGET', key, unpack(ids, first, window_count)) end
+    skip = skip - first + 1
+    for k = first, window_count do metas[k] = found[skip + k] end
 end
 
 local recorded, record_ms = 0, 0
@@ -135,6 +119,87 @@ end
 local last_ms, skew_ms, stepped = 0, 0, false
 if clock then last_ms, skew_ms = sunpack(CLOCK_FORMAT, clock) end
 local now, tick_ms = clock_ms + skew_ms, last_ms
+
+-- ---- the usual call: admits on one path, in the tick of the last call, which all fit ---------------------------------------
+-- It is decided here, each window in locals: below, an access to a window's table takes as long as ten. If anything is not
+-- as expected, nothing has been changed yet, and the general rules decide.
+if now - now % TICK_MS == last_ms and path_count == 1 and other_count == 0 and record and not replayed and version == policies[1] then
+    local of_key, count = byte(batch, at, at + 1)
+    local from, add_i, add_o = versions_at + 8 * (of_key - 1), 0, 0
+    -- A path has no window twice: one of as many windows as the batch has all of them.
+    local fits = admit_count > 0 and count > 0 and count == window_count and (of_key == 0 or policies[of_key + 1] == sub(batch, from, from + 7))
+    from = at + 2 + count
+    for _ = 1, admit_count do
+        local _, input, output, after = sunpack(ADMIT_FORMAT, batch, from)
+        add_i, add_o, from = add_i + input, add_o + output, after
+    end
+    local bucket, of_ms = 0, 0
+    local written, sizes = { false, false }, { false, false }
+    for h = 1, fits and key_count + 1 or 0 do
+        local fields, size = { false, false, false, false, false, false, false, false, false, false }, 0
+        if h == 1 then fields[1], fields[2], size = node, spack(RECORD_FORMAT, number, now), 2 end
+        for k = lasts[h - 1] + 1, lasts[h] do
+            local meta = metas[k]
+            fits = meta
+            if not fits then break end
+            local bucket_ms, width, limit_r, limit_i, limit_o, limit_t =
+                sunpack(WINDOW_FORMAT, batch, windows_at + h + (k - 1) * WINDOW_SIZE + 6)
+            local head, newest, newest_r, newest_i, newest_o, used_r, used_i, used_o, cell_r, cell_i, cell_o =
+                sunpack(META_FORMAT, meta)
+            if bucket_ms ~= of_ms then bucket, of_ms = floor(now / bucket_ms), bucket_ms end
+            newest_r = bucket
+            used_r, used_i, used_o = used_r + admit_count, used_i + add_i, used_o + add_o
+            cell_r, cell_i, cell_o = cell_r + admit_count, cell_i + add_i, cell_o + add_o
+            if add_i > 0 then newest_i = bucket end
+            if add_o > 0 then newest_o = bucket end
+            fits = newest == bucket and head >= bucket - width and cell_r <= REQUESTS_MAX and used_r <= limit_r
+                and (used_i <= limit_i or add_i == 0) and (used_o <= limit_o or add_o == 0)
+                and (used_i + used_o <= limit_t or add_i + add_o == 0)
+            if not fits then break end
+            fields[size + 1], fields[size + 2], size = ids[k], spack(META_FORMAT, head, newest, newest_r, newest_i, newest_o,
+                used_r, used_i, used_o, cell_r, cell_i, cell_o), size + 2
+        end
+        if not fits then break end
+        written[h], sizes[h] = fields, size
+    end
+    if fits then
+        local reply = spack('<I1I8I8', 0, now, number)
+        for h = 1, key_count + 1 do
+            local fields, size = written[h], sizes[h]
+            if size > 0 then call('HSET', KEYS[h + 1], unpack(fields, 1, size)) end
+            for i = h == 1 and 4 or 2, size, 2 do reply = reply .. fields[i] end
+        end
+        return reply
+    end
+end
+
+-- ---- windows -----------------------------------------------------------------------------------------------------------------
+local windows = { false, false, false, false, false, false, false, false }
+local latest_ms = 0 -- the beginning of the newest bucket of all windows
+for h = 1, key_count + 1 do
+    local key = KEYS[h + 1]
+    for k = lasts[h - 1] + 1, lasts[h] do
+        local bucket_ms, width, limit_r, limit_i, limit_o, limit_t =
+            sunpack(WINDOW_FORMAT, batch, windows_at + h + (k - 1) * WINDOW_SIZE + 6)
+        local meta = metas[k]
+        if meta then
+            local head, newest, newest_r, newest_i, newest_o, used_r, used_i, used_o, cell_r, cell_i, cell_o =
+                sunpack(META_FORMAT, meta)
+            if newest * bucket_ms > latest_ms then latest_ms = newest * bucket_ms end
+            windows[k] = {
+                ids[k], key, bucket_ms, width, limit_r, limit_i, limit_o, limit_t, meta, 0,
+                head, newest, newest_r, newest_i, newest_o, used_r, used_i, used_o, cell_r, cell_i, cell_o, newest,
+                false, false, false,
+            }
+        else
+            windows[k] = {
+                ids[k], key, bucket_ms, width, limit_r, limit_i, limit_o, limit_t, false, 0,
+                0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, false, false, false,
+            }
+        end
+    end
+end
+
 if now < last_ms or now < latest_ms then
     -- The clock stepped back. Time goes on from where it was: history stays in the windows (never over a limit) and leaves
     -- them within their length (never blocked for longer). The skew has to be stored even if nothing is counted: else time
@@ -199,16 +264,50 @@ local function widen(cells) -- the cells of a group of kind 0 as those of kind 1
 end
 
 -- ---- what has left ---------------------------------------------------------------------------------------------------------
-local expired = false
+-- Two groups are needed of most windows: the one that their oldest bucket leaves, and the one that the newest joins when
+-- another begins. They are read in one call per hash.
 local bucket, of_ms = 0, 0
+for h = 1, key_count + 1 do
+    local fields, size = { false, false, false, false, false, false, false, false, false, false }, 0
+    for k = lasts[h - 1] + 1, lasts[h] do
+        local w = windows[k]
+        local bucket_ms, newest, id = w[BUCKET_MS], w[NEWEST], ids[k]
+        if bucket_ms ~= of_ms then bucket, of_ms = floor(now / bucket_ms), bucket_ms end
+        w[BUCKET] = bucket
+        local oldest, head = bucket - w[WIDTH], w[HEAD]
+        if newest < bucket and newest >= oldest and newest > 0 and not replayed then
+            local first, last = floor(head / GROUP), floor(newest / GROUP)
+            size = size + 1
+            fields[size] = id .. char(last % RING)
+            if head < oldest and first < last then
+                size = size + 1
+                fields[size] = id .. char(first % RING)
+            end
+        end
+    end
+    if size > 1 then
+        local found, i = call('HMGET', KEYS[h + 1], unpack(fields, 1, size)), 0
+        for k = lasts[h - 1] + 1, lasts[h] do
+            local w = windows[k]
+            local newest, oldest, head = w[NEWEST], w[BUCKET] - w[WIDTH], w[HEAD]
+            if newest < w[BUCKET] and newest >= oldest and newest > 0 then
+                local first, last = floor(head / GROUP), floor(newest / GROUP)
+                if head < oldest and first < last then
+                    w[GROUPS], w[TOUCHED] = { [last] = found[i + 1], [first] = found[i + 2] }, { [last] = false, [first] = false }
+                    i = i + 2
+                else
+                    w[GROUPS], w[TOUCHED] = { [last] = found[i + 1] }, { [last] = false }
+                    i = i + 1
+                end
+            end
+        end
+    end
+end
+
+local expired = false
 for k = 1, window_count do
     local w = windows[k]
-    if w[BUCKET_MS] ~= of_ms then
-        of_ms = w[BUCKET_MS]
-        bucket = floor(now / of_ms)
-    end
-    local oldest, newest, head = bucket - w[WIDTH], w[NEWEST], w[HEAD]
-    w[BUCKET] = bucket
+    local oldest, newest, head = w[BUCKET] - w[WIDTH], w[NEWEST], w[HEAD]
     if newest > 0 and newest < oldest then
         -- Nothing counts any more. The groups are deleted when something is counted, without being read.
         w[GONE_FROM], w[GONE_TO], w[META] = floor(head / GROUP), floor(newest / GROUP), false
@@ -633,9 +732,10 @@ for h = 2, key_count + 2 do
                     end
                 end
                 if groups then
-                    for g in pairs(w[TOUCHED]) do
-                        local value, field = groups[g], id .. string.char(g % RING)
-                        if value then fields[size + 1], fields[size + 2], size = field, value, size + 2
+                    for g, is_touched in pairs(w[TOUCHED]) do
+                        local value, field = groups[g], id .. char(g % RING)
+                        if not is_touched then -- only read
+                        elseif value then fields[size + 1], fields[size + 2], size = field, value, size + 2
                         else
                             gone, gone_size = gone or {}, gone_size + 1
                             gone[gone_size] = field
