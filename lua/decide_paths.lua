@@ -120,26 +120,132 @@ local last_ms, skew_ms, stepped = 0, 0, false
 if clock then last_ms, skew_ms = sunpack(CLOCK_FORMAT, clock) end
 local now, tick_ms = clock_ms + skew_ms, last_ms
 
--- ---- the usual call: admits on one path, in the tick of the last call, which all fit ---------------------------------------
+-- ---- groups of older buckets, packed -----------------------------------------------------------------------------------------
+local function shape(kind) -- format and size of the cells of a group of that kind
+    if kind == 0 then return '<I4I4I4', 12 end
+    return '<I4I7I7', 18
+end
+
+local function cell_at(mask, nth, size) -- where the cell of the group's nth bucket (from 0) is, or belongs, in its value
+    local bit_ = 2 ^ nth
+    local from, before = 5, mask % bit_
+    if before == bit_ - 1 then return from + nth * size end -- in a busy window all before it are in use
+    while before > 0 do
+        local odd = before % 2
+        from, before = from + odd * size, (before - odd) / 2
+    end
+    return from
+end
+
+local function widen(cells) -- the cells of a group of kind 0 as those of kind 1
+    local wide, from = {}, 1
+    for i = 1, #cells / 12 do
+        local r, t, o
+        r, t, o, from = struct.unpack('<I4I4I4', cells, from)
+        wide[i] = struct.pack('<I4I7I7', r, t, o)
+    end
+    return table.concat(wide)
+end
+
+local function leave(value, g, head, oldest) -- what leaves with the buckets before `oldest`, and the group's next one in use
+    local mask, kind = struct.unpack('<I3I1', value)
+    local format, size = shape(kind)
+    local b = math.max(head, g * 24)
+    local from, bit_ = cell_at(mask, b % 24, size), 2 ^ (b % 24)
+    if (g + 1) * 24 <= oldest and from == 5 and (#value - 4) % size > 0 then -- all at once
+        local r, i, o = struct.unpack('<I7I7I7', value, #value - 20)
+        return r, i, o, nil
+    end
+    local sum_r, sum_i, sum_o = 0, 0, 0
+    while mask >= bit_ do
+        if mask % (2 * bit_) >= bit_ then
+            if b >= oldest then return sum_r, sum_i, sum_o, b end
+            local r, i, o
+            r, i, o, from = struct.unpack(format, value, from)
+            sum_r, sum_i, sum_o = sum_r + r, sum_i + i, sum_o + o
+        end
+        b, bit_ = b + 1, bit_ * 2
+    end
+    return sum_r, sum_i, sum_o, nil
+end
+
+local function append(value, newest, into, r, i, o) -- the cell of the former newest bucket goes to the end of its group
+    local bit_, kind = 2 ^ (newest % 24), (i > 4294967295 or o > 4294967295) and 1 or 0
+    local mask, cells = bit_, ''
+    if value then
+        local before, has_kind = struct.unpack('<I3I1', value)
+        mask, cells = before + bit_, string.sub(value, 5)
+        if has_kind < kind then cells = widen(cells) else kind = has_kind end
+    end
+    local format, size = shape(kind)
+    cells = cells .. struct.pack(format, r, i, o)
+    if #cells >= 6 * size and math.floor(into / 24) > math.floor(newest / 24) then -- the group is complete: it gets its sums
+        local sum_r, sum_i, sum_o, from = 0, 0, 0, 1
+        for _ = 1, #cells / size do
+            r, i, o, from = struct.unpack(format, cells, from)
+            sum_r, sum_i, sum_o = sum_r + r, sum_i + i, sum_o + o
+        end
+        cells = cells .. struct.pack('<I7I7I7', sum_r, sum_i, sum_o)
+    end
+    return struct.pack('<I3I1', mask, kind) .. cells
+end
+
+-- ---- the usual call: admits on one path, which all fit in windows that are in use ------------------------------------------
 -- It is decided here, each window in locals: below, an access to a window's table takes as long as ten. If anything is not
 -- as expected, nothing has been changed yet, and the general rules decide.
-if now - now % TICK_MS == last_ms and path_count == 1 and other_count == 0 and record and not replayed and version == policies[1] then
+local new_last_ms = now - now % TICK_MS
+if new_last_ms >= last_ms and floor(new_last_ms / RECORD_STEP_MS) == floor(last_ms / RECORD_STEP_MS) and path_count == 1
+    and other_count == 0 and record and not replayed and version == policies[1] then
     local of_key, count = byte(batch, at, at + 1)
     local from, add_i, add_o = versions_at + 8 * (of_key - 1), 0, 0
     -- A path has no window twice: one of as many windows as the batch has all of them.
-    local fits = admit_count > 0 and count > 0 and count == window_count and (of_key == 0 or policies[of_key + 1] == sub(batch, from, from + 7))
+    local fits = admit_count > 0 and count > 0 and count == window_count
+        and (of_key == 0 or policies[of_key + 1] == sub(batch, from, from + 7))
     from = at + 2 + count
     for _ = 1, admit_count do
         local _, input, output, after = sunpack(ADMIT_FORMAT, batch, from)
         add_i, add_o, from = add_i + input, add_o + output, after
     end
     local bucket, of_ms = 0, 0
-    local written, sizes = { false, false }, { false, false }
+    local writes, sizes, leavers = { false, false }, { false, false }, { false, false }
+    local told = { false, false, false, false, false, false, false, false }
     for h = 1, fits and key_count + 1 or 0 do
-        local fields, size = { false, false, false, false, false, false, false, false, false, false }, 0
-        if h == 1 then fields[1], fields[2], size = node, spack(RECORD_FORMAT, number, now), 2 end
-        for k = lasts[h - 1] + 1, lasts[h] do
-            local meta = metas[k]
+        local key, first, last = KEYS[h + 1], lasts[h - 1] + 1, lasts[h]
+        -- The groups of all windows that change, in one call.
+        local groups, size, gone = false, 0, nil
+        if new_last_ms > last_ms then
+            local fields = { false, false, false, false, false, false, false, false, false, false, false, false }
+            for k = first, last do
+                if not metas[k] then
+                    fits = false
+                    break
+                end
+                local bucket_ms, width = sunpack('<I4I2', batch, windows_at + h + (k - 1) * WINDOW_SIZE + 6)
+                local head, newest = sunpack('<I5I5', metas[k])
+                if bucket_ms ~= of_ms then bucket, of_ms = floor(now / bucket_ms), bucket_ms end
+                local oldest, id = bucket - width, ids[k]
+                if newest < bucket then
+                    fields[size + 1], size = id .. char(floor(newest / GROUP) % RING), size + 1
+                end
+                if head < oldest then
+                    local g = floor(head / GROUP)
+                    fields[size + 1], fields[size + 2], size = id .. char(g % RING), id .. char((g + 1) % RING), size + 2
+                end
+            end
+            groups = size > 0 and call('HMGET', key, unpack(fields, 1, size))
+        end
+        if not fits then break end
+        local fields, i = { false, false, false, false, false, false, false, false, false, false, false, false, false, false,
+            false, false, false, false, false, false, false, false, false, false, false, false, false, false }, 0
+        size = 0
+        if h == 1 then
+            fields[1], fields[2], size = node, spack(RECORD_FORMAT, number, now), 2
+            if new_last_ms > last_ms then
+                fields[3], fields[4], size = CLOCK, spack(CLOCK_FORMAT, new_last_ms, skew_ms), 4
+            end
+        end
+        for k = first, last do
+            local meta, id = metas[k], ids[k]
             fits = meta
             if not fits then break end
             local bucket_ms, width, limit_r, limit_i, limit_o, limit_t =
@@ -147,29 +253,57 @@ if now - now % TICK_MS == last_ms and path_count == 1 and other_count == 0 and r
             local head, newest, newest_r, newest_i, newest_o, used_r, used_i, used_o, cell_r, cell_i, cell_o =
                 sunpack(META_FORMAT, meta)
             if bucket_ms ~= of_ms then bucket, of_ms = floor(now / bucket_ms), bucket_ms end
+            local oldest, joined = bucket - width, nil
+            fits = newest <= bucket and newest >= oldest and floor(bucket / TTL_STEP) == floor(newest / TTL_STEP)
+                and (newest == bucket and head >= oldest or groups)
+            if not fits then break end
+            if newest < bucket then -- another begins
+                local g = floor(newest / GROUP)
+                fields[size + 1], fields[size + 2] = id .. char(g % RING), append(groups[i + 1], newest, bucket, cell_r, cell_i, cell_o)
+                joined, i, size, newest, cell_r, cell_i, cell_o = g, i + 1, size + 2, bucket, 0, 0, 0
+            end
+            if head < oldest then -- some leave: if they are in two groups, and others stay in these
+                local g = floor(head / GROUP)
+                local value, following = groups[i + 1], groups[i + 2]
+                fits = value and joined and joined > g + 1
+                if not fits then break end
+                i = i + 2
+                local r, t, o, stays = leave(value, g, head, oldest)
+                used_r, used_i, used_o = used_r - r, used_i - t, used_o - o
+                if not stays then
+                    gone = gone or {}
+                    gone[#gone + 1] = id .. char(g % RING)
+                    fits = following
+                    if not fits then break end
+                    r, t, o, stays = leave(following, g + 1, head, oldest)
+                    used_r, used_i, used_o = used_r - r, used_i - t, used_o - o
+                    fits = stays
+                    if not fits then break end
+                end
+                head = stays
+                if newest_i < oldest then newest_i = 0 end
+                if newest_o < oldest then newest_o = 0 end
+            end
             newest_r = bucket
-            used_r, used_i, used_o = used_r + admit_count, used_i + add_i, used_o + add_o
-            cell_r, cell_i, cell_o = cell_r + admit_count, cell_i + add_i, cell_o + add_o
             if add_i > 0 then newest_i = bucket end
             if add_o > 0 then newest_o = bucket end
-            fits = newest == bucket and head >= bucket - width and cell_r <= REQUESTS_MAX and used_r <= limit_r
-                and (used_i <= limit_i or add_i == 0) and (used_o <= limit_o or add_o == 0)
-                and (used_i + used_o <= limit_t or add_i + add_o == 0)
+            used_r, used_i, used_o = used_r + admit_count, used_i + add_i, used_o + add_o
+            cell_r, cell_i, cell_o = cell_r + admit_count, cell_i + add_i, cell_o + add_o
+            fits = cell_r <= REQUESTS_MAX and used_r <= limit_r and (used_i <= limit_i or add_i == 0)
+                and (used_o <= limit_o or add_o == 0) and (used_i + used_o <= limit_t or add_i + add_o == 0)
             if not fits then break end
-            fields[size + 1], fields[size + 2], size = ids[k], spack(META_FORMAT, head, newest, newest_r, newest_i, newest_o,
-                used_r, used_i, used_o, cell_r, cell_i, cell_o), size + 2
+            meta = spack(META_FORMAT, head, newest, newest_r, newest_i, newest_o, used_r, used_i, used_o, cell_r, cell_i, cell_o)
+            told[k], fields[size + 1], fields[size + 2], size = meta, id, meta, size + 2
         end
         if not fits then break end
-        written[h], sizes[h] = fields, size
+        writes[h], sizes[h], leavers[h] = fields, size, gone or false
     end
     if fits then
-        local reply = spack('<I1I8I8', 0, now, number)
         for h = 1, key_count + 1 do
-            local fields, size = written[h], sizes[h]
-            if size > 0 then call('HSET', KEYS[h + 1], unpack(fields, 1, size)) end
-            for i = h == 1 and 4 or 2, size, 2 do reply = reply .. fields[i] end
+            if leavers[h] then call('HDEL', KEYS[h + 1], unpack(leavers[h])) end
+            if sizes[h] > 0 then call('HSET', KEYS[h + 1], unpack(writes[h], 1, sizes[h])) end
         end
-        return reply
+        return spack('<I1I8I8', 0, now, number) .. table.concat(told, '', 1, window_count)
     end
 end
 
@@ -237,32 +371,6 @@ local function read_all(w) -- in one call; for when a third group is needed: mos
     for i = 1, size do groups[missing[i]] = found[i] end
 end
 
-local function shape(kind) -- format and size of the cells of a group of that kind
-    if kind == 0 then return '<I4I4I4', 12 end
-    return '<I4I7I7', 18
-end
-
-local function cell_at(mask, nth, size) -- where the cell of the group's nth bucket (from 0) is, or belongs, in its value
-    local bit_ = 2 ^ nth
-    local from, before = 5, mask % bit_
-    if before == bit_ - 1 then return from + nth * size end -- in a busy window all before it are in use
-    while before > 0 do
-        local odd = before % 2
-        from, before = from + odd * size, (before - odd) / 2
-    end
-    return from
-end
-
-local function widen(cells) -- the cells of a group of kind 0 as those of kind 1
-    local wide, from = {}, 1
-    for i = 1, #cells / 12 do
-        local r, t, o
-        r, t, o, from = struct.unpack('<I4I4I4', cells, from)
-        wide[i] = struct.pack('<I4I7I7', r, t, o)
-    end
-    return table.concat(wide)
-end
-
 -- ---- what has left ---------------------------------------------------------------------------------------------------------
 -- Two groups are needed of most windows: the one that their oldest bucket leaves, and the one that the newest joins when
 -- another begins. They are read in one call per hash.
@@ -316,34 +424,19 @@ for k = 1, window_count do
         -- Each bucket is subtracted once, when it leaves the window. The head ends on the oldest bucket still in use, so that
         -- each gap is walked once, too. Cells before the head stay in its group until all of the group has left.
         local used_r, used_i, used_o = w[USED_R], w[USED_I], w[USED_O]
-        local b, first, stays = head, floor(head / GROUP), false
+        local first, stays = floor(head / GROUP), nil
         for g = first, floor(newest / GROUP) do
             if g == first + 2 then read_all(w) end
             local value = read(w, g)
             if value then
-                local mask, kind = sunpack(GROUP_FORMAT, value)
-                local format, size = shape(kind)
-                if g > first then b = g * GROUP end
-                local from, bit_ = cell_at(mask, b % GROUP, size), 2 ^ (b % GROUP)
-                if (g + 1) * GROUP <= oldest and from == CELLS_AT and (#value - CELLS_AT + 1) % size > 0 then -- all at once
-                    local r, i, o = sunpack(SUMS_FORMAT, value, #value - SUMS_SIZE + 1)
-                    used_r, used_i, used_o, mask = used_r - r, used_i - i, used_o - o, 0
-                end
-                while mask >= bit_ do
-                    if mask % (2 * bit_) >= bit_ then
-                        stays = b >= oldest
-                        if stays then break end
-                        local r, i, o
-                        r, i, o, from = sunpack(format, value, from)
-                        used_r, used_i, used_o = used_r - r, used_i - i, used_o - o
-                    end
-                    b, bit_ = b + 1, bit_ * 2
-                end
+                local r, i, o
+                r, i, o, stays = leave(value, g, head, oldest)
+                used_r, used_i, used_o = used_r - r, used_i - i, used_o - o
                 if stays then break end
                 w[GROUPS][g], w[TOUCHED][g] = false, true
             end
         end
-        head = stays and b or newest
+        head = stays or newest
         w[HEAD], w[USED_R], w[USED_I], w[USED_O] = head, used_r, used_i, used_o
         if w[NEWEST_R] < oldest then w[NEWEST_R] = 0 end
         if w[NEWEST_I] < oldest then w[NEWEST_I] = 0 end
@@ -415,25 +508,9 @@ for i = 1, operations + 1 do
             if into > newest then -- it becomes the newest; the former newest goes to the end of its group
                 if newest == 0 then w[HEAD] = into
                 else
-                    local g, bit_, r, t, o = floor(newest / GROUP), 2 ^ (newest % GROUP), w[CELL_R], w[CELL_I], w[CELL_O]
-                    local value, kind_of_group = read(w, g), (t > NARROW_MAX or o > NARROW_MAX) and 1 or 0
-                    local mask, cells = bit_, ''
-                    if value then
-                        local before, has_kind = sunpack(GROUP_FORMAT, value)
-                        mask, cells = before + bit_, sub(value, CELLS_AT)
-                        if has_kind < kind_of_group then cells = widen(cells) else kind_of_group = has_kind end
-                    end
-                    local format, size = shape(kind_of_group)
-                    cells = cells .. spack(format, r, t, o)
-                    if #cells >= SUMS_FROM * size and floor(into / GROUP) > g then
-                        local sum_r, sum_i, sum_o, from = 0, 0, 0, 1
-                        for _ = 1, #cells / size do
-                            r, t, o, from = sunpack(format, cells, from)
-                            sum_r, sum_i, sum_o = sum_r + r, sum_i + t, sum_o + o
-                        end
-                        cells = cells .. spack(SUMS_FORMAT, sum_r, sum_i, sum_o)
-                    end
-                    w[GROUPS][g], w[TOUCHED][g] = spack(GROUP_FORMAT, mask, kind_of_group) .. cells, true
+                    local g = floor(newest / GROUP)
+                    local value = read(w, g)
+                    w[GROUPS][g], w[TOUCHED][g] = append(value, newest, into, w[CELL_R], w[CELL_I], w[CELL_O]), true
                 end
                 w[NEWEST], w[CELL_R], w[CELL_I], w[CELL_O] = into, 0, 0, 0
                 newest = into
