@@ -50,7 +50,7 @@ local HEADER_FORMAT, WINDOW_FORMAT, WINDOW_SIZE = '<I8I1I8I8c8I1I2I2', '<I4I2I7I
 local OTHER_FORMAT, ADMIT_FORMAT = '<I1I1I6i8i8i8', '<I1I8I8'
 local CLOCK, CLOCK_FORMAT, NODES = 'c', '<I6I6', 'n'
 local RECORD_FORMAT, VERDICTS_AT = '<I8I6', 15
-local META_FORMAT, META_SIZE = '<I5I5I5I5I5I6I7I7I4I7I7', 63
+local META_FORMAT, META_SIZE, USED_AT = '<I5I5I5I5I5I6I7I7I4I7I7', 63, 26
 local GROUP_FORMAT, CELLS_AT = '<I3I1', 5 -- mask of the buckets that have a cell, kind
 local SUMS_FORMAT, SUMS_SIZE, SUMS_FROM = '<I7I7I7', 21, 6 -- SUMS_FROM: the least cells of a group with sums
 local REQUESTS_MAX, NARROW_MAX, AMOUNT_MAX = 4294967295, 4294967295, 9007199254740991 -- of a cell; of a window
@@ -81,8 +81,15 @@ local policies = call('HMGET', KEYS[1], 'version', unpack(ARGV, 3))
 if not policies[1] then return '\3' end
 
 -- By number of a window: its id and its meta. By number of a hash (1: KEYS[2]): the number of its last window.
-local ids, metas = { false, false, false, false, false, false, false, false }, { false, false, false, false, false, false, false, false }
-local lasts, window_count = { [0] = 0, 0, 0 }, 0
+local ids = {
+    false, false, false, false, false, false, false, false, false, false, false, false,
+    false, false, false, false, false, false, false, false, false, false, false, false,
+} -- of a usual batch: growing a table costs more
+local metas = {
+    false, false, false, false, false, false, false, false, false, false, false, false,
+    false, false, false, false, false, false, false, false, false, false, false, false,
+}
+local lasts, window_count = { [0] = 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }, 0
 local windows_at = at -- window k of hash h is at windows_at + h + (k - 1) * WINDOW_SIZE: a byte begins each hash
 local clock, record
 for h = 1, key_count + 1 do
@@ -119,6 +126,10 @@ end
 local last_ms, skew_ms, stepped = 0, 0, false
 if clock then last_ms, skew_ms = sunpack(CLOCK_FORMAT, clock) end
 local now, tick_ms = clock_ms + skew_ms, last_ms
+
+local function prolong(key, ttl_ms) -- a hash has windows of several lengths: the longest counts. Without GT where it has no life yet
+    if redis.call('PEXPIRE', key, ttl_ms, 'GT') == 0 then redis.call('PEXPIRE', key, ttl_ms, 'NX') end
+end
 
 -- ---- groups of older buckets, packed -----------------------------------------------------------------------------------------
 local function shape(kind) -- format and size of the cells of a group of that kind
@@ -194,8 +205,7 @@ end
 -- It is decided here, each window in locals: below, an access to a window's table takes as long as ten. If anything is not
 -- as expected, nothing has been changed yet, and the general rules decide.
 local new_last_ms = now - now % TICK_MS
-if new_last_ms >= last_ms and floor(new_last_ms / RECORD_STEP_MS) == floor(last_ms / RECORD_STEP_MS) and path_count == 1
-    and other_count == 0 and record and not replayed and version == policies[1] then
+if clock and new_last_ms >= last_ms and path_count == 1 and other_count == 0 and record and not replayed and version == policies[1] then
     local of_key, count = byte(batch, at, at + 1)
     local from, add_i, add_o = versions_at + 8 * (of_key - 1), 0, 0
     -- A path has no window twice: one of as many windows as the batch has all of them.
@@ -207,34 +217,40 @@ if new_last_ms >= last_ms and floor(new_last_ms / RECORD_STEP_MS) == floor(last_
         add_i, add_o, from = add_i + input, add_o + output, after
     end
     local bucket, of_ms = 0, 0
-    local writes, sizes, leavers = { false, false }, { false, false }, { false, false }
+    local writes, sizes, leavers, ttls_ms = { false, false }, { false, false }, { false, false }, { 0, 0 }
+    if floor(now / RECORD_STEP_MS) ~= floor(last_ms / RECORD_STEP_MS) then ttls_ms[1] = RECORD_LIFE_MS + RECORD_STEP_MS end
     local told = { false, false, false, false, false, false, false, false }
-    for h = 1, fits and key_count + 1 or 0 do
-        local key, first, last = KEYS[h + 1], lasts[h - 1] + 1, lasts[h]
-        -- The groups of all windows that change, in one call.
-        local groups, size, gone = false, 0, nil
-        if new_last_ms > last_ms then
-            local fields = { false, false, false, false, false, false, false, false, false, false, false, false }
-            for k = first, last do
-                if not metas[k] then
-                    fits = false
-                    break
-                end
-                local bucket_ms, width = sunpack('<I4I2', batch, windows_at + h + (k - 1) * WINDOW_SIZE + 6)
-                local head, newest = sunpack('<I5I5', metas[k])
-                if bucket_ms ~= of_ms then bucket, of_ms = floor(now / bucket_ms), bucket_ms end
-                local oldest, id = bucket - width, ids[k]
-                if newest < bucket then
-                    fields[size + 1], size = id .. char(floor(newest / GROUP) % RING), size + 1
-                end
-                if head < oldest then
-                    local g = floor(head / GROUP)
-                    fields[size + 1], fields[size + 2], size = id .. char(g % RING), id .. char((g + 1) % RING), size + 2
-                end
+    -- Where buckets may change, a first look: whatever has no room needs no groups. Those that are needed are read at once.
+    local groups_of = { false, false }
+    for h = 1, fits and new_last_ms > last_ms and key_count + 1 or 0 do
+        local fields, size = { false, false, false, false, false, false, false, false, false, false, false, false }, 0
+        for k = lasts[h - 1] + 1, lasts[h] do
+            local meta = metas[k]
+            fits = meta
+            if not fits then break end
+            local bucket_ms, width, limit_r, limit_i, limit_o, limit_t =
+                sunpack(WINDOW_FORMAT, batch, windows_at + h + (k - 1) * WINDOW_SIZE + 6)
+            local head, newest = sunpack('<I5I5', meta)
+            if bucket_ms ~= of_ms then bucket, of_ms = floor(now / bucket_ms), bucket_ms end
+            local oldest, id = bucket - width, ids[k]
+            if newest < bucket then fields[size + 1], size = id .. char(floor(newest / GROUP) % RING), size + 1 end
+            if head < oldest then
+                local g = floor(head / GROUP)
+                fields[size + 1], fields[size + 2], size = id .. char(g % RING), id .. char((g + 1) % RING), size + 2
+            else
+                local used_r, used_i, used_o = sunpack('<I6I7I7', meta, USED_AT)
+                fits = used_r < limit_r and (used_i + add_i <= limit_i or add_i == 0) and (used_o + add_o <= limit_o or add_o == 0)
+                    and (used_i + used_o + add_i + add_o <= limit_t or add_i + add_o == 0)
             end
-            groups = size > 0 and call('HMGET', key, unpack(fields, 1, size))
+            if not fits then break end
         end
         if not fits then break end
+        groups_of[h] = size > 0 and { fields, size }
+    end
+    for h = 1, fits and key_count + 1 or 0 do
+        local key, first, last = KEYS[h + 1], lasts[h - 1] + 1, lasts[h]
+        local asked, groups, size, gone = groups_of[h], false, 0, nil
+        if asked then groups = call('HMGET', key, unpack(asked[1], 1, asked[2])) end
         local fields, i = { false, false, false, false, false, false, false, false, false, false, false, false, false, false,
             false, false, false, false, false, false, false, false, false, false, false, false, false, false }, 0
         size = 0
@@ -254,10 +270,14 @@ if new_last_ms >= last_ms and floor(new_last_ms / RECORD_STEP_MS) == floor(last_
                 sunpack(META_FORMAT, meta)
             if bucket_ms ~= of_ms then bucket, of_ms = floor(now / bucket_ms), bucket_ms end
             local oldest, joined = bucket - width, nil
-            fits = newest <= bucket and newest >= oldest and floor(bucket / TTL_STEP) == floor(newest / TTL_STEP)
+            fits = newest <= bucket and newest >= oldest
                 and (newest == bucket and head >= oldest or groups)
             if not fits then break end
             if newest < bucket then -- another begins
+                if floor(bucket / TTL_STEP) > floor(newest / TTL_STEP) then
+                    local life_ms = (width + 1 + TTL_STEP) * bucket_ms + TTL_SLACK_MS
+                    ttls_ms[1], ttls_ms[h] = max(ttls_ms[1], life_ms), max(ttls_ms[h] or 0, life_ms)
+                end
                 local g = floor(newest / GROUP)
                 fields[size + 1], fields[size + 2] = id .. char(g % RING), append(groups[i + 1], newest, bucket, cell_r, cell_i, cell_o)
                 joined, i, size, newest, cell_r, cell_i, cell_o = g, i + 1, size + 2, bucket, 0, 0, 0
@@ -302,13 +322,17 @@ if new_last_ms >= last_ms and floor(new_last_ms / RECORD_STEP_MS) == floor(last_
         for h = 1, key_count + 1 do
             if leavers[h] then call('HDEL', KEYS[h + 1], unpack(leavers[h])) end
             if sizes[h] > 0 then call('HSET', KEYS[h + 1], unpack(writes[h], 1, sizes[h])) end
+            if ttls_ms[h] > 0 then prolong(KEYS[h + 1], ttls_ms[h]) end
         end
         return spack('<I1I8I8', 0, now, number) .. table.concat(told, '', 1, window_count)
     end
 end
 
 -- ---- windows -----------------------------------------------------------------------------------------------------------------
-local windows = { false, false, false, false, false, false, false, false }
+local windows = {
+    false, false, false, false, false, false, false, false, false, false, false, false,
+    false, false, false, false, false, false, false, false, false, false, false, false,
+}
 local latest_ms = 0 -- the beginning of the newest bucket of all windows
 for h = 1, key_count + 1 do
     local key = KEYS[h + 1]
@@ -372,50 +396,16 @@ local function read_all(w) -- in one call; for when a third group is needed: mos
 end
 
 -- ---- what has left ---------------------------------------------------------------------------------------------------------
--- Two groups are needed of most windows: the one that their oldest bucket leaves, and the one that the newest joins when
--- another begins. They are read in one call per hash.
-local bucket, of_ms = 0, 0
-for h = 1, key_count + 1 do
-    local fields, size = { false, false, false, false, false, false, false, false, false, false }, 0
-    for k = lasts[h - 1] + 1, lasts[h] do
-        local w = windows[k]
-        local bucket_ms, newest, id = w[BUCKET_MS], w[NEWEST], ids[k]
-        if bucket_ms ~= of_ms then bucket, of_ms = floor(now / bucket_ms), bucket_ms end
-        w[BUCKET] = bucket
-        local oldest, head = bucket - w[WIDTH], w[HEAD]
-        if newest < bucket and newest >= oldest and newest > 0 and not replayed then
-            local first, last = floor(head / GROUP), floor(newest / GROUP)
-            size = size + 1
-            fields[size] = id .. char(last % RING)
-            if head < oldest and first < last then
-                size = size + 1
-                fields[size] = id .. char(first % RING)
-            end
-        end
-    end
-    if size > 1 then
-        local found, i = call('HMGET', KEYS[h + 1], unpack(fields, 1, size)), 0
-        for k = lasts[h - 1] + 1, lasts[h] do
-            local w = windows[k]
-            local newest, oldest, head = w[NEWEST], w[BUCKET] - w[WIDTH], w[HEAD]
-            if newest < w[BUCKET] and newest >= oldest and newest > 0 then
-                local first, last = floor(head / GROUP), floor(newest / GROUP)
-                if head < oldest and first < last then
-                    w[GROUPS], w[TOUCHED] = { [last] = found[i + 1], [first] = found[i + 2] }, { [last] = false, [first] = false }
-                    i = i + 2
-                else
-                    w[GROUPS], w[TOUCHED] = { [last] = found[i + 1] }, { [last] = false }
-                    i = i + 1
-                end
-            end
-        end
-    end
-end
-
 local expired = false
+local bucket, of_ms = 0, 0
 for k = 1, window_count do
     local w = windows[k]
-    local oldest, newest, head = w[BUCKET] - w[WIDTH], w[NEWEST], w[HEAD]
+    if w[BUCKET_MS] ~= of_ms then
+        of_ms = w[BUCKET_MS]
+        bucket = floor(now / of_ms)
+    end
+    local oldest, newest, head = bucket - w[WIDTH], w[NEWEST], w[HEAD]
+    w[BUCKET] = bucket
     if newest > 0 and newest < oldest then
         -- Nothing counts any more. The groups are deleted when something is counted, without being read.
         w[GONE_FROM], w[GONE_TO], w[META] = floor(head / GROUP), floor(newest / GROUP), false
@@ -809,10 +799,9 @@ for h = 2, key_count + 2 do
                     end
                 end
                 if groups then
-                    for g, is_touched in pairs(w[TOUCHED]) do
+                    for g in pairs(w[TOUCHED]) do
                         local value, field = groups[g], id .. char(g % RING)
-                        if not is_touched then -- only read
-                        elseif value then fields[size + 1], fields[size + 2], size = field, value, size + 2
+                        if value then fields[size + 1], fields[size + 2], size = field, value, size + 2
                         else
                             gone, gone_size = gone or {}, gone_size + 1
                             gone[gone_size] = field
@@ -836,12 +825,9 @@ for h = 2, key_count + 2 do
         k = k + 1
     end
     if size > 0 then call('HSET', key, unpack(fields, 1, size)) end
-    if ttl_ms > 0 and h > 2 and call('PEXPIRE', key, ttl_ms, 'GT') == 0 then call('PEXPIRE', key, ttl_ms, 'NX') end
+    if ttl_ms > 0 and h > 2 then prolong(key, ttl_ms) end
 end
--- The hash holds records and windows of several lengths: the longest counts. (Without GT where no life is set yet.)
-if shared_ttl_ms > 0 and call('PEXPIRE', KEYS[2], shared_ttl_ms, 'GT') == 0 then
-    call('PEXPIRE', KEYS[2], shared_ttl_ms, 'NX')
-end
+if shared_ttl_ms > 0 then prolong(KEYS[2], shared_ttl_ms) end
 
 local reply = spack('<I1I8I8', replayed and 1 or 0, replayed and record_ms or now, recorded)
     .. table.concat(windows, '', 1, window_count)
