@@ -458,6 +458,7 @@ end
 local changed = false -- something was counted: it has to be recorded under this number
 local verdicts, places, retries -- per admit, as soon as one is not admitted
 local waits, wait_count = nil, 0 -- per limit in the way of an admit: which admit, window, unit, how much is missing
+local longest -- per admit not admitted: when all has left of the window in the way that takes longest, in ms
 local told_old -- which policies were found old
 local current, path = 0, nil -- the path of the last admit
 local room_r, room_i, room_o, room_t = 0, 0, 0, 0 -- the least room of all its windows
@@ -608,7 +609,10 @@ for i = 1, operations + 1 do
                         elseif over > 0 and need > 0 and not smallest then
                             wait_count = wait_count + 1
                             waits = waits or {}
-                            waits[wait_count] = { i - other_count, w, unit, over, byte(batch, on[NUMBERS] + j - FIRST) }
+                            local until_ms = (w[NEWEST] + w[WIDTH] + 1) * w[BUCKET_MS] -- when all of it has left
+                            waits[wait_count] = { i - other_count, w, unit, over, byte(batch, on[NUMBERS] + j - FIRST), until_ms }
+                            longest = longest or {}
+                            longest[i - other_count] = max(longest[i - other_count] or 0, until_ms)
                         end
                     end
                 end
@@ -626,12 +630,18 @@ end
 
 -- ---- retry times: the latest time at which one of the limits in the way has room for it alone ------------------------------
 -- They are found after all admits, because these changed none of the buckets before the one that a rejection waits for.
-for n = 1, wait_count do
+-- A day's window frees later than a minute's nearly always: the windows that can take longest are searched first, and those
+-- not at all that have left before the time found. `named`: per admit, the one of `waits` that is named.
+local named = {}
+for n = 1, 2 * wait_count do
+    local is_second = n > wait_count
+    n = is_second and n - wait_count or n
     local wait = waits[n]
-    local i, w, unit, over = wait[1], wait[2], wait[3], wait[4]
+    local i, w, unit, over, until_ms = wait[1], wait[2], wait[3], wait[4], wait[6]
+    local is_searched = verdicts[i] < NEVER and is_second ~= (until_ms == longest[i]) and until_ms - now >= retries[i]
     local head, last = w[HEAD], w[NEWEST] -- last: the bucket whose leaving frees enough
     local before_newest = unit < 4 and w[USED + unit] - w[CELL + unit] or w[USED_I] + w[USED_O] - w[CELL_I] - w[CELL_O]
-    if over <= before_newest and verdicts[i] < NEVER then
+    if is_searched and over <= before_newest then
         local first, newest_group = floor(head / GROUP), floor(last / GROUP)
         local value = read(w, first)
         local mask, kind_of_group, from, head_at, r, t, o, format, size_of_cell = 0, 0, 0, 0, 0, 0, 0
@@ -693,9 +703,9 @@ for n = 1, wait_count do
         end
     end
     local retry_ms = (last + w[WIDTH] + 1) * w[BUCKET_MS] - now
-    if verdicts[i] < NEVER and retry_ms > retries[i] then
+    if is_searched and (retry_ms > retries[i] or retry_ms == retries[i] and n < (named[i] or 0)) then
         if not replayed then verdicts[i], places[i] = unit, wait[5] end
-        retries[i] = retry_ms
+        retries[i], named[i] = retry_ms, n
     end
 end
 
