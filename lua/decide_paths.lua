@@ -18,6 +18,7 @@
 --                per KEYS 2..  I1 windows, and each window: c6 id, I4 width of a bucket in ms, I2 W, 4 × I7 limits of
 --                              requests, input, output and input + output (2^53-1 = none). Numbered 1.. over all hashes
 --                per path      I1 which of KEYS 3.. its key is (1 = KEYS[3], 0 = none), I1 windows, I1 number of each
+--                              (none twice)
 --                per settle (2) or charge (3), before all admits: I1 kind, I1 path (from 1), I6 time in ms of the
 --                              admission, 3 × i8 requests, input, output: a settle gives them back (negative: adds), a
 --                              charge counts them, limit or not. Policies' versions don't matter to either
@@ -32,9 +33,11 @@
 --       9 to 12 the same, but more than the limit named; 16 made under an old policy; 17 no such key in the account.
 --       A need of 0 fits always. A reply from the record has that batch's verdicts and windows; all else is as it is now.
 -- Cost  amortized O(1) per operation and window. One read per hash and one write per hash that changes, TIME; per window
---       one more read when its bucket changes, when its oldest bucket leaves, and for each settle of an earlier bucket.
+--       one more read when its bucket changes, when its oldest bucket leaves, and for each settle of an earlier bucket. (In
+--       the usual call one per hash, for all windows whose buckets change or leave.)
 --       A rejection reads one group of buckets if the oldest bucket frees enough, none if only the newest does, all in
---       three calls if need be, and writes nothing but the buckets that have left and the clock.
+--       three calls if need be, mostly of one window on the path, and writes nothing but the buckets that have left and the
+--       clock.
 --
 -- Everything is read and decided first and written at the end: a script is not rolled back. Groups of buckets are changed
 -- in their packed form. Windows are flat arrays, admits in a row on one path are checked against the least room on it, and
@@ -52,7 +55,7 @@ local CLOCK, CLOCK_FORMAT, NODES = 'c', '<I6I6', 'n'
 local RECORD_FORMAT, VERDICTS_AT = '<I8I6', 15
 local META_FORMAT, META_SIZE, USED_AT = '<I5I5I5I5I5I6I7I7I4I7I7', 63, 26
 local GROUP_FORMAT, CELLS_AT = '<I3I1', 5 -- mask of the buckets that have a cell, kind
-local SUMS_FORMAT, SUMS_SIZE, SUMS_FROM = '<I7I7I7', 21, 6 -- SUMS_FROM: the least cells of a group with sums
+local SUMS_FORMAT, SUMS_SIZE = '<I7I7I7', 21 -- of a group of six cells and more
 local REQUESTS_MAX, NARROW_MAX, AMOUNT_MAX = 4294967295, 4294967295, 9007199254740991 -- of a cell; of a window
 local TTL_SLACK_MS, RECORD_LIFE_MS, RECORD_STEP_MS = 30000, 90000, 10000
 local TTL_STEP = 100 -- buckets between two refreshes of the time to live
@@ -76,7 +79,7 @@ local key_count = #KEYS - 2
 local versions_at = at
 at = at + 8 * key_count
 
--- ---- reading: one call per hash -------------------------------------------------------------------------------------------
+-- ---- reading: one call per hash ------------------------------------------------------------------------------------------
 local policies = call('HMGET', KEYS[1], 'version', unpack(ARGV, 3))
 if not policies[1] then return '\3' end
 
@@ -118,7 +121,7 @@ if record then
 end
 if recorded < expected then return '\4' .. spack('<I8', recorded) end
 
--- ---- time: one clock for all windows, which never goes back ---------------------------------------------------------------
+-- ---- time: one clock for all windows, which never goes back --------------------------------------------------------------
 if clock_ms == 0 then
     local time = call('TIME')
     clock_ms = time[1] * 1000 + floor(time[2] / 1000)
@@ -127,11 +130,11 @@ local last_ms, skew_ms, stepped = 0, 0, false
 if clock then last_ms, skew_ms = sunpack(CLOCK_FORMAT, clock) end
 local now, tick_ms = clock_ms + skew_ms, last_ms
 
-local function prolong(key, ttl_ms) -- a hash has windows of several lengths: the longest counts. Without GT where it has no life yet
+local function prolong(key, ttl_ms) -- a hash has windows of several lengths: the longest counts; NX where it has no life yet
     if redis.call('PEXPIRE', key, ttl_ms, 'GT') == 0 then redis.call('PEXPIRE', key, ttl_ms, 'NX') end
 end
 
--- ---- groups of older buckets, packed -----------------------------------------------------------------------------------------
+-- ---- groups of older buckets, packed -------------------------------------------------------------------------------------
 local function shape(kind) -- format and size of the cells of a group of that kind
     if kind == 0 then return '<I4I4I4', 12 end
     return '<I4I7I7', 18
@@ -190,7 +193,7 @@ local function append(value, newest, into, r, i, o) -- the cell of the former ne
     end
     local format, size = shape(kind)
     cells = cells .. struct.pack(format, r, i, o)
-    if #cells >= 6 * size and math.floor(into / 24) > math.floor(newest / 24) then -- the group is complete: it gets its sums
+    if #cells >= 6 * size and math.floor(into / 24) > math.floor(newest / 24) then -- the group is complete
         local sum_r, sum_i, sum_o, from = 0, 0, 0, 1
         for _ = 1, #cells / size do
             r, i, o, from = struct.unpack(format, cells, from)
@@ -201,11 +204,12 @@ local function append(value, newest, into, r, i, o) -- the cell of the former ne
     return struct.pack('<I3I1', mask, kind) .. cells
 end
 
--- ---- the usual call: admits on one path, which all fit in windows that are in use ------------------------------------------
+-- ---- the usual call: admits on one path, which all fit in windows that are in use ----------------------------------------
 -- It is decided here, each window in locals: below, an access to a window's table takes as long as ten. If anything is not
 -- as expected, nothing has been changed yet, and the general rules decide.
 local new_last_ms = now - now % TICK_MS
-if clock and new_last_ms >= last_ms and path_count == 1 and other_count == 0 and record and not replayed and version == policies[1] then
+if clock and new_last_ms >= last_ms and path_count == 1 and other_count == 0
+    and record and not replayed and version == policies[1] then
     local of_key, count = byte(batch, at, at + 1)
     local from, add_i, add_o = versions_at + 8 * (of_key - 1), 0, 0
     -- A path has no window twice: one of as many windows as the batch has all of them.
@@ -239,7 +243,8 @@ if clock and new_last_ms >= last_ms and path_count == 1 and other_count == 0 and
                 fields[size + 1], fields[size + 2], size = id .. char(g % RING), id .. char((g + 1) % RING), size + 2
             else
                 local used_r, used_i, used_o = sunpack('<I6I7I7', meta, USED_AT)
-                fits = used_r < limit_r and (used_i + add_i <= limit_i or add_i == 0) and (used_o + add_o <= limit_o or add_o == 0)
+                fits = used_r < limit_r and (used_i + add_i <= limit_i or add_i == 0)
+                    and (used_o + add_o <= limit_o or add_o == 0)
                     and (used_i + used_o + add_i + add_o <= limit_t or add_i + add_o == 0)
             end
             if not fits then break end
@@ -269,9 +274,8 @@ if clock and new_last_ms >= last_ms and path_count == 1 and other_count == 0 and
             local head, newest, newest_r, newest_i, newest_o, used_r, used_i, used_o, cell_r, cell_i, cell_o =
                 sunpack(META_FORMAT, meta)
             if bucket_ms ~= of_ms then bucket, of_ms = floor(now / bucket_ms), bucket_ms end
-            local oldest, joined = bucket - width, nil
-            fits = newest <= bucket and newest >= oldest
-                and (newest == bucket and head >= oldest or groups)
+            local oldest = bucket - width
+            fits = newest <= bucket and (newest == bucket and head >= oldest or groups)
             if not fits then break end
             if newest < bucket then -- another begins
                 if floor(bucket / TTL_STEP) > floor(newest / TTL_STEP) then
@@ -279,13 +283,14 @@ if clock and new_last_ms >= last_ms and path_count == 1 and other_count == 0 and
                     ttls_ms[1], ttls_ms[h] = max(ttls_ms[1], life_ms), max(ttls_ms[h] or 0, life_ms)
                 end
                 local g = floor(newest / GROUP)
-                fields[size + 1], fields[size + 2] = id .. char(g % RING), append(groups[i + 1], newest, bucket, cell_r, cell_i, cell_o)
-                joined, i, size, newest, cell_r, cell_i, cell_o = g, i + 1, size + 2, bucket, 0, 0, 0
+                fields[size + 1] = id .. char(g % RING)
+                fields[size + 2] = append(groups[i + 1], newest, bucket, cell_r, cell_i, cell_o)
+                i, size, newest, cell_r, cell_i, cell_o = i + 1, size + 2, bucket, 0, 0, 0
             end
-            if head < oldest then -- some leave: if they are in two groups, and others stay in these
+            if head < oldest then -- some leave: of two groups at most, where others stay
                 local g = floor(head / GROUP)
                 local value, following = groups[i + 1], groups[i + 2]
-                fits = value and joined and joined > g + 1
+                fits = value
                 if not fits then break end
                 i = i + 2
                 local r, t, o, stays = leave(value, g, head, oldest)
@@ -312,7 +317,8 @@ if clock and new_last_ms >= last_ms and path_count == 1 and other_count == 0 and
             fits = cell_r <= REQUESTS_MAX and used_r <= limit_r and (used_i <= limit_i or add_i == 0)
                 and (used_o <= limit_o or add_o == 0) and (used_i + used_o <= limit_t or add_i + add_o == 0)
             if not fits then break end
-            meta = spack(META_FORMAT, head, newest, newest_r, newest_i, newest_o, used_r, used_i, used_o, cell_r, cell_i, cell_o)
+            meta = spack(META_FORMAT, head, newest, newest_r, newest_i, newest_o, used_r, used_i, used_o,
+                cell_r, cell_i, cell_o)
             told[k], fields[size + 1], fields[size + 2], size = meta, id, meta, size + 2
         end
         if not fits then break end
@@ -328,7 +334,7 @@ if clock and new_last_ms >= last_ms and path_count == 1 and other_count == 0 and
     end
 end
 
--- ---- windows -----------------------------------------------------------------------------------------------------------------
+-- ---- windows -------------------------------------------------------------------------------------------------------------
 local windows = {
     false, false, false, false, false, false, false, false, false, false, false, false,
     false, false, false, false, false, false, false, false, false, false, false, false,
@@ -367,7 +373,7 @@ if now < last_ms or now < latest_ms then
 end
 last_ms = now - now % TICK_MS
 
--- ---- groups of older buckets: read as needed --------------------------------------------------------------------------------
+-- ---- groups of older buckets: read as needed -----------------------------------------------------------------------------
 local function read(w, g) -- a group's value
     local groups = w[GROUPS]
     if not groups then
@@ -395,7 +401,7 @@ local function read_all(w) -- in one call; for when a third group is needed: mos
     for i = 1, size do groups[missing[i]] = found[i] end
 end
 
--- ---- what has left ---------------------------------------------------------------------------------------------------------
+-- ---- what has left -------------------------------------------------------------------------------------------------------
 local expired = false
 local bucket, of_ms = 0, 0
 for k = 1, window_count do
@@ -435,7 +441,7 @@ for k = 1, window_count do
     end
 end
 
--- ---- paths ----------------------------------------------------------------------------------------------------------------
+-- ---- paths ---------------------------------------------------------------------------------------------------------------
 -- A path: the verdict on the policies it was made under, which of KEYS 3.. is its key (0 where the account's policy is old),
 -- where the batch has the numbers of its windows, and the windows.
 local VERDICT, WHOSE, NUMBERS, FIRST = 1, 2, 3, 4
@@ -454,7 +460,7 @@ for p = 1, path_count do
     paths[p] = path
 end
 
--- ---- deciding -------------------------------------------------------------------------------------------------------------
+-- ---- deciding ------------------------------------------------------------------------------------------------------------
 local changed = false -- something was counted: it has to be recorded under this number
 local verdicts, places, retries -- per admit, as soon as one is not admitted
 local waits, wait_count = nil, 0 -- per limit in the way of an admit: which admit, window, unit, how much is missing
@@ -628,7 +634,7 @@ for i = 1, operations + 1 do
     end
 end
 
--- ---- retry times: the latest time at which one of the limits in the way has room for it alone ------------------------------
+-- ---- retry times: the latest time at which one of the limits in the way has room for it alone ----------------------------
 -- They are found after all admits, because these changed none of the buckets before the one that a rejection waits for.
 -- A day's window frees later than a minute's nearly always: the windows that can take longest are searched first, and those
 -- not at all that have left before the time found. `named`: per admit, the one of `waits` that is named.
@@ -709,7 +715,7 @@ for n = 1, 2 * wait_count do
     end
 end
 
--- ---- the newest bucket of each counter, where settles have emptied it -----------------------------------------------------
+-- ---- the newest bucket of each counter, where settles have emptied it ----------------------------------------------------
 for k = 1, window_count do
     local w = windows[k]
     for counter = 1, w[EMPTIED] and 3 or 0 do
@@ -740,7 +746,7 @@ for k = 1, window_count do
     end
 end
 
--- ---- writing: one call per hash -------------------------------------------------------------------------------------------
+-- ---- writing: one call per hash ------------------------------------------------------------------------------------------
 local is_recorded = not replayed and (changed or flags == 1)
 if is_recorded and not record then
     -- A node's first record: forget the nodes whose batches no longer matter. Others may have counted in longer windows
