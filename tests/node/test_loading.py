@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -37,8 +38,12 @@ from limiter_node.store.values import pack_limits
 MINUTE, DAY = 60_000, 86_400_000
 
 
-@pytest.fixture(params=["embedded_cluster", "embedded_single", "system_cluster"])
+A_CLUSTER = "system_cluster" if shutil.which("redis-server") else "embedded_cluster"
+
+
+@pytest.fixture(params=["embedded_single", A_CLUSTER])
 def url(request: pytest.FixtureRequest) -> str:
+    """A single store and a cluster; the one is Valkey, the other Redis, where that is there."""
     value = request.getfixturevalue(request.param)
     assert isinstance(value, str)
     return value
