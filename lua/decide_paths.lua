@@ -18,6 +18,7 @@
 --                per KEYS 2..  I1 windows, and each window: c6 id, I4 width of a bucket in ms, I2 W, 4 × I7 limits of
 --                              requests, input, output and input + output (2^53-1 = none). Numbered 1.. over all hashes
 --                per path      I1 which of KEYS 3.. its key is (1 = KEYS[3], 0 = none), I1 windows, I1 number of each
+--                              (none twice)
 --                per settle (2) or charge (3), before all admits: I1 kind, I1 path (from 1), I6 time in ms of the
 --                              admission, 3 × i8 requests, input, output: a settle gives them back (negative: adds), a
 --                              charge counts them, limit or not. Policies' versions don't matter to either
@@ -32,16 +33,18 @@
 --       9 to 12 the same, but more than the limit named; 16 made under an old policy; 17 no such key in the account.
 --       A need of 0 fits always. A reply from the record has that batch's verdicts and windows; all else is as it is now.
 -- Cost  amortized O(1) per operation and window. One read per hash and one write per hash that changes, TIME; per window
---       one more read when its bucket changes, when its oldest bucket leaves, and for each settle of an earlier bucket.
+--       one more read when its bucket changes, when its oldest bucket leaves, and for each settle of an earlier bucket. (In
+--       the usual call one per hash, for all windows whose buckets change or leave.)
 --       A rejection reads one group of buckets if the oldest bucket frees enough, none if only the newest does, all in
---       three calls if need be, and writes nothing but the buckets that have left and the clock.
+--       three calls if need be, mostly of one window on the path, and writes nothing but the buckets that have left and the
+--       clock.
 --
 -- Everything is read and decided first and written at the end: a script is not rolled back. Groups of buckets are changed
 -- in their packed form. Windows are flat arrays, admits in a row on one path are checked against the least room on it, and
 -- there are few functions: a variable that a function shares with the rest costs whenever the function is made, in each call.
 
 local call, sunpack, spack, floor, max, min = redis.call, struct.unpack, struct.pack, math.floor, math.max, math.min
-local sub, byte = string.sub, string.byte
+local sub, byte, char = string.sub, string.byte, string.char
 
 local ADMIT, SETTLE, CHARGE = 1, 2, 3
 local NEVER, OLD_POLICY, UNKNOWN_KEY = 8, 16, 17 -- verdicts; NEVER is added to the unit
@@ -50,9 +53,9 @@ local HEADER_FORMAT, WINDOW_FORMAT, WINDOW_SIZE = '<I8I1I8I8c8I1I2I2', '<I4I2I7I
 local OTHER_FORMAT, ADMIT_FORMAT = '<I1I1I6i8i8i8', '<I1I8I8'
 local CLOCK, CLOCK_FORMAT, NODES = 'c', '<I6I6', 'n'
 local RECORD_FORMAT, VERDICTS_AT = '<I8I6', 15
-local META_FORMAT, META_SIZE = '<I5I5I5I5I5I6I7I7I4I7I7', 63
+local META_FORMAT, META_SIZE, USED_AT = '<I5I5I5I5I5I6I7I7I4I7I7', 63, 26
 local GROUP_FORMAT, CELLS_AT = '<I3I1', 5 -- mask of the buckets that have a cell, kind
-local SUMS_FORMAT, SUMS_SIZE, SUMS_FROM = '<I7I7I7', 21, 6 -- SUMS_FROM: the least cells of a group with sums
+local SUMS_FORMAT, SUMS_SIZE = '<I7I7I7', 21 -- of a group of six cells and more
 local REQUESTS_MAX, NARROW_MAX, AMOUNT_MAX = 4294967295, 4294967295, 9007199254740991 -- of a cell; of a window
 local TTL_SLACK_MS, RECORD_LIFE_MS, RECORD_STEP_MS = 30000, 90000, 10000
 local TTL_STEP = 100 -- buckets between two refreshes of the time to live
@@ -76,46 +79,37 @@ local key_count = #KEYS - 2
 local versions_at = at
 at = at + 8 * key_count
 
--- ---- reading: one call per hash -------------------------------------------------------------------------------------------
+-- ---- reading: one call per hash ------------------------------------------------------------------------------------------
 local policies = call('HMGET', KEYS[1], 'version', unpack(ARGV, 3))
 if not policies[1] then return '\3' end
 
-local windows, window_count = { false, false, false, false, false, false, false, false }, 0
+-- By number of a window: its id and its meta. By number of a hash (1: KEYS[2]): the number of its last window.
+local ids = {
+    false, false, false, false, false, false, false, false, false, false, false, false,
+    false, false, false, false, false, false, false, false, false, false, false, false,
+} -- of a usual batch: growing a table costs more
+local metas = {
+    false, false, false, false, false, false, false, false, false, false, false, false,
+    false, false, false, false, false, false, false, false, false, false, false, false,
+}
+local lasts, window_count = { [0] = 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }, 0
+local windows_at = at -- window k of hash h is at windows_at + h + (k - 1) * WINDOW_SIZE: a byte begins each hash
 local clock, record
-local latest_ms = 0 -- the beginning of the newest bucket of all windows
-local ids = { false, false, false, false }
-for h = 2, key_count + 2 do
-    local key, count, found, skip = KEYS[h], byte(batch, at), nil, 0
+for h = 1, key_count + 1 do
+    local key, first, skip, found = KEYS[h + 1], window_count + 1, 0, nil
+    window_count = window_count + byte(batch, at)
+    lasts[h] = window_count
     at = at + 1
-    for j = 1, count do
-        local from = at + (j - 1) * WINDOW_SIZE
-        ids[j] = sub(batch, from, from + 5)
+    for k = first, window_count do
+        ids[k] = sub(batch, at, at + 5)
+        at = at + WINDOW_SIZE
     end
-    if h == 2 then
-        found, skip = call('HMGET', key, CLOCK, node, unpack(ids, 1, count)), 2
+    if h == 1 then
+        found, skip = call('HMGET', key, CLOCK, node, unpack(ids, 1, window_count)), 2
         clock, record = found[1], found[2]
-    elseif count > 0 then found = call('HMGET', key, unpack(ids, 1, count)) end
-    for j = 1, count do
-        local bucket_ms, width, limit_r, limit_i, limit_o, limit_t
-        bucket_ms, width, limit_r, limit_i, limit_o, limit_t, at = sunpack(WINDOW_FORMAT, batch, at + 6)
-        window_count = window_count + 1
-        local meta = found[skip + j]
-        if meta then
-            local head, newest, newest_r, newest_i, newest_o, used_r, used_i, used_o, cell_r, cell_i, cell_o =
-                sunpack(META_FORMAT, meta)
-            if newest * bucket_ms > latest_ms then latest_ms = newest * bucket_ms end
-            windows[window_count] = {
-                ids[j], key, bucket_ms, width, limit_r, limit_i, limit_o, limit_t, meta, 0,
-                head, newest, newest_r, newest_i, newest_o, used_r, used_i, used_o, cell_r, cell_i, cell_o, newest,
-                false, false, false,
-            }
-        else
-            windows[window_count] = {
-                ids[j], key, bucket_ms, width, limit_r, limit_i, limit_o, limit_t, false, 0,
-                0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, false, false, false,
-            }
-        end
-    end
+    elseif first <= window_count then found = call('HMGET', key, unpack(ids, first, window_count)) end
+    skip = skip - first + 1
+    for k = first, window_count do metas[k] = found[skip + k] end
 end
 
 local recorded, record_ms = 0, 0
@@ -127,7 +121,7 @@ if record then
 end
 if recorded < expected then return '\4' .. spack('<I8', recorded) end
 
--- ---- time: one clock for all windows, which never goes back ---------------------------------------------------------------
+-- ---- time: one clock for all windows, which never goes back --------------------------------------------------------------
 if clock_ms == 0 then
     local time = call('TIME')
     clock_ms = time[1] * 1000 + floor(time[2] / 1000)
@@ -135,6 +129,241 @@ end
 local last_ms, skew_ms, stepped = 0, 0, false
 if clock then last_ms, skew_ms = sunpack(CLOCK_FORMAT, clock) end
 local now, tick_ms = clock_ms + skew_ms, last_ms
+
+local function prolong(key, ttl_ms) -- a hash has windows of several lengths: the longest counts; NX where it has no life yet
+    if redis.call('PEXPIRE', key, ttl_ms, 'GT') == 0 then redis.call('PEXPIRE', key, ttl_ms, 'NX') end
+end
+
+-- ---- groups of older buckets, packed -------------------------------------------------------------------------------------
+local function shape(kind) -- format and size of the cells of a group of that kind
+    if kind == 0 then return '<I4I4I4', 12 end
+    return '<I4I7I7', 18
+end
+
+local function cell_at(mask, nth, size) -- where the cell of the group's nth bucket (from 0) is, or belongs, in its value
+    local bit_ = 2 ^ nth
+    local from, before = 5, mask % bit_
+    if before == bit_ - 1 then return from + nth * size end -- in a busy window all before it are in use
+    while before > 0 do
+        local odd = before % 2
+        from, before = from + odd * size, (before - odd) / 2
+    end
+    return from
+end
+
+local function widen(cells) -- the cells of a group of kind 0 as those of kind 1
+    local wide, from = {}, 1
+    for i = 1, #cells / 12 do
+        local r, t, o
+        r, t, o, from = struct.unpack('<I4I4I4', cells, from)
+        wide[i] = struct.pack('<I4I7I7', r, t, o)
+    end
+    return table.concat(wide)
+end
+
+local function leave(value, g, head, oldest) -- what leaves with the buckets before `oldest`, and the group's next one in use
+    local mask, kind = struct.unpack('<I3I1', value)
+    local format, size = shape(kind)
+    local b = math.max(head, g * 24)
+    local from, bit_ = cell_at(mask, b % 24, size), 2 ^ (b % 24)
+    if (g + 1) * 24 <= oldest and from == 5 and (#value - 4) % size > 0 then -- all at once
+        local r, i, o = struct.unpack('<I7I7I7', value, #value - 20)
+        return r, i, o, nil
+    end
+    local sum_r, sum_i, sum_o = 0, 0, 0
+    while mask >= bit_ do
+        if mask % (2 * bit_) >= bit_ then
+            if b >= oldest then return sum_r, sum_i, sum_o, b end
+            local r, i, o
+            r, i, o, from = struct.unpack(format, value, from)
+            sum_r, sum_i, sum_o = sum_r + r, sum_i + i, sum_o + o
+        end
+        b, bit_ = b + 1, bit_ * 2
+    end
+    return sum_r, sum_i, sum_o, nil
+end
+
+local function append(value, newest, into, r, i, o) -- the cell of the former newest bucket goes to the end of its group
+    local bit_, kind = 2 ^ (newest % 24), (i > 4294967295 or o > 4294967295) and 1 or 0
+    local mask, cells = bit_, ''
+    if value then
+        local before, has_kind = struct.unpack('<I3I1', value)
+        mask, cells = before + bit_, string.sub(value, 5)
+        if has_kind < kind then cells = widen(cells) else kind = has_kind end
+    end
+    local format, size = shape(kind)
+    cells = cells .. struct.pack(format, r, i, o)
+    if #cells >= 6 * size and math.floor(into / 24) > math.floor(newest / 24) then -- the group is complete
+        local sum_r, sum_i, sum_o, from = 0, 0, 0, 1
+        for _ = 1, #cells / size do
+            r, i, o, from = struct.unpack(format, cells, from)
+            sum_r, sum_i, sum_o = sum_r + r, sum_i + i, sum_o + o
+        end
+        cells = cells .. struct.pack('<I7I7I7', sum_r, sum_i, sum_o)
+    end
+    return struct.pack('<I3I1', mask, kind) .. cells
+end
+
+-- ---- the usual call: admits on one path, which all fit in windows that are in use ----------------------------------------
+-- It is decided here, each window in locals: below, an access to a window's table takes as long as ten. If anything is not
+-- as expected, nothing has been changed yet, and the general rules decide.
+local new_last_ms = now - now % TICK_MS
+if clock and new_last_ms >= last_ms and path_count == 1 and other_count == 0
+    and record and not replayed and version == policies[1] then
+    local of_key, count = byte(batch, at, at + 1)
+    local from, add_i, add_o = versions_at + 8 * (of_key - 1), 0, 0
+    -- A path has no window twice: one of as many windows as the batch has all of them.
+    local fits = admit_count > 0 and count > 0 and count == window_count
+        and (of_key == 0 or policies[of_key + 1] == sub(batch, from, from + 7))
+    from = at + 2 + count
+    for _ = 1, admit_count do
+        local _, input, output, after = sunpack(ADMIT_FORMAT, batch, from)
+        add_i, add_o, from = add_i + input, add_o + output, after
+    end
+    local bucket, of_ms = 0, 0
+    local writes, sizes, leavers, ttls_ms = { false, false }, { false, false }, { false, false }, { 0, 0 }
+    if floor(now / RECORD_STEP_MS) ~= floor(last_ms / RECORD_STEP_MS) then ttls_ms[1] = RECORD_LIFE_MS + RECORD_STEP_MS end
+    local told = { false, false, false, false, false, false, false, false }
+    -- Where buckets may change, a first look: whatever has no room needs no groups. Those that are needed are read at once.
+    local groups_of = { false, false }
+    for h = 1, fits and new_last_ms > last_ms and key_count + 1 or 0 do
+        local fields, size = { false, false, false, false, false, false, false, false, false, false, false, false }, 0
+        for k = lasts[h - 1] + 1, lasts[h] do
+            local meta = metas[k]
+            fits = meta
+            if not fits then break end
+            local bucket_ms, width, limit_r, limit_i, limit_o, limit_t =
+                sunpack(WINDOW_FORMAT, batch, windows_at + h + (k - 1) * WINDOW_SIZE + 6)
+            local head, newest = sunpack('<I5I5', meta)
+            if bucket_ms ~= of_ms then bucket, of_ms = floor(now / bucket_ms), bucket_ms end
+            local oldest, id = bucket - width, ids[k]
+            if newest < bucket then fields[size + 1], size = id .. char(floor(newest / GROUP) % RING), size + 1 end
+            if head < oldest then
+                local g = floor(head / GROUP)
+                fields[size + 1], fields[size + 2], size = id .. char(g % RING), id .. char((g + 1) % RING), size + 2
+            else
+                local used_r, used_i, used_o = sunpack('<I6I7I7', meta, USED_AT)
+                fits = used_r < limit_r and (used_i + add_i <= limit_i or add_i == 0)
+                    and (used_o + add_o <= limit_o or add_o == 0)
+                    and (used_i + used_o + add_i + add_o <= limit_t or add_i + add_o == 0)
+            end
+            if not fits then break end
+        end
+        if not fits then break end
+        groups_of[h] = size > 0 and { fields, size }
+    end
+    for h = 1, fits and key_count + 1 or 0 do
+        local key, first, last = KEYS[h + 1], lasts[h - 1] + 1, lasts[h]
+        local asked, groups, size, gone = groups_of[h], false, 0, nil
+        if asked then groups = call('HMGET', key, unpack(asked[1], 1, asked[2])) end
+        local fields, i = { false, false, false, false, false, false, false, false, false, false, false, false, false, false,
+            false, false, false, false, false, false, false, false, false, false, false, false, false, false }, 0
+        size = 0
+        if h == 1 then
+            fields[1], fields[2], size = node, spack(RECORD_FORMAT, number, now), 2
+            if new_last_ms > last_ms then
+                fields[3], fields[4], size = CLOCK, spack(CLOCK_FORMAT, new_last_ms, skew_ms), 4
+            end
+        end
+        for k = first, last do
+            local meta, id = metas[k], ids[k]
+            fits = meta
+            if not fits then break end
+            local bucket_ms, width, limit_r, limit_i, limit_o, limit_t =
+                sunpack(WINDOW_FORMAT, batch, windows_at + h + (k - 1) * WINDOW_SIZE + 6)
+            local head, newest, newest_r, newest_i, newest_o, used_r, used_i, used_o, cell_r, cell_i, cell_o =
+                sunpack(META_FORMAT, meta)
+            if bucket_ms ~= of_ms then bucket, of_ms = floor(now / bucket_ms), bucket_ms end
+            local oldest = bucket - width
+            fits = newest <= bucket and (newest == bucket and head >= oldest or groups)
+            if not fits then break end
+            if newest < bucket then -- another begins
+                if floor(bucket / TTL_STEP) > floor(newest / TTL_STEP) then
+                    local life_ms = (width + 1 + TTL_STEP) * bucket_ms + TTL_SLACK_MS
+                    ttls_ms[1], ttls_ms[h] = max(ttls_ms[1], life_ms), max(ttls_ms[h] or 0, life_ms)
+                end
+                local g = floor(newest / GROUP)
+                fields[size + 1] = id .. char(g % RING)
+                fields[size + 2] = append(groups[i + 1], newest, bucket, cell_r, cell_i, cell_o)
+                i, size, newest, cell_r, cell_i, cell_o = i + 1, size + 2, bucket, 0, 0, 0
+            end
+            if head < oldest then -- some leave: of two groups at most, where others stay
+                local g = floor(head / GROUP)
+                local value, following = groups[i + 1], groups[i + 2]
+                fits = value
+                if not fits then break end
+                i = i + 2
+                local r, t, o, stays = leave(value, g, head, oldest)
+                used_r, used_i, used_o = used_r - r, used_i - t, used_o - o
+                if not stays then
+                    gone = gone or {}
+                    gone[#gone + 1] = id .. char(g % RING)
+                    fits = following
+                    if not fits then break end
+                    r, t, o, stays = leave(following, g + 1, head, oldest)
+                    used_r, used_i, used_o = used_r - r, used_i - t, used_o - o
+                    fits = stays
+                    if not fits then break end
+                end
+                head = stays
+                if newest_i < oldest then newest_i = 0 end
+                if newest_o < oldest then newest_o = 0 end
+            end
+            newest_r = bucket
+            if add_i > 0 then newest_i = bucket end
+            if add_o > 0 then newest_o = bucket end
+            used_r, used_i, used_o = used_r + admit_count, used_i + add_i, used_o + add_o
+            cell_r, cell_i, cell_o = cell_r + admit_count, cell_i + add_i, cell_o + add_o
+            fits = cell_r <= REQUESTS_MAX and used_r <= limit_r and (used_i <= limit_i or add_i == 0)
+                and (used_o <= limit_o or add_o == 0) and (used_i + used_o <= limit_t or add_i + add_o == 0)
+            if not fits then break end
+            meta = spack(META_FORMAT, head, newest, newest_r, newest_i, newest_o, used_r, used_i, used_o,
+                cell_r, cell_i, cell_o)
+            told[k], fields[size + 1], fields[size + 2], size = meta, id, meta, size + 2
+        end
+        if not fits then break end
+        writes[h], sizes[h], leavers[h] = fields, size, gone or false
+    end
+    if fits then
+        for h = 1, key_count + 1 do
+            if leavers[h] then call('HDEL', KEYS[h + 1], unpack(leavers[h])) end
+            if sizes[h] > 0 then call('HSET', KEYS[h + 1], unpack(writes[h], 1, sizes[h])) end
+            if ttls_ms[h] > 0 then prolong(KEYS[h + 1], ttls_ms[h]) end
+        end
+        return spack('<I1I8I8', 0, now, number) .. table.concat(told, '', 1, window_count)
+    end
+end
+
+-- ---- windows -------------------------------------------------------------------------------------------------------------
+local windows = {
+    false, false, false, false, false, false, false, false, false, false, false, false,
+    false, false, false, false, false, false, false, false, false, false, false, false,
+}
+local latest_ms = 0 -- the beginning of the newest bucket of all windows
+for h = 1, key_count + 1 do
+    local key = KEYS[h + 1]
+    for k = lasts[h - 1] + 1, lasts[h] do
+        local bucket_ms, width, limit_r, limit_i, limit_o, limit_t =
+            sunpack(WINDOW_FORMAT, batch, windows_at + h + (k - 1) * WINDOW_SIZE + 6)
+        local meta = metas[k]
+        if meta then
+            local head, newest, newest_r, newest_i, newest_o, used_r, used_i, used_o, cell_r, cell_i, cell_o =
+                sunpack(META_FORMAT, meta)
+            if newest * bucket_ms > latest_ms then latest_ms = newest * bucket_ms end
+            windows[k] = {
+                ids[k], key, bucket_ms, width, limit_r, limit_i, limit_o, limit_t, meta, 0,
+                head, newest, newest_r, newest_i, newest_o, used_r, used_i, used_o, cell_r, cell_i, cell_o, newest,
+                false, false, false,
+            }
+        else
+            windows[k] = {
+                ids[k], key, bucket_ms, width, limit_r, limit_i, limit_o, limit_t, false, 0,
+                0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, false, false, false,
+            }
+        end
+    end
+end
+
 if now < last_ms or now < latest_ms then
     -- The clock stepped back. Time goes on from where it was: history stays in the windows (never over a limit) and leaves
     -- them within their length (never blocked for longer). The skew has to be stored even if nothing is counted: else time
@@ -144,7 +373,7 @@ if now < last_ms or now < latest_ms then
 end
 last_ms = now - now % TICK_MS
 
--- ---- groups of older buckets: read as needed --------------------------------------------------------------------------------
+-- ---- groups of older buckets: read as needed -----------------------------------------------------------------------------
 local function read(w, g) -- a group's value
     local groups = w[GROUPS]
     if not groups then
@@ -172,33 +401,7 @@ local function read_all(w) -- in one call; for when a third group is needed: mos
     for i = 1, size do groups[missing[i]] = found[i] end
 end
 
-local function shape(kind) -- format and size of the cells of a group of that kind
-    if kind == 0 then return '<I4I4I4', 12 end
-    return '<I4I7I7', 18
-end
-
-local function cell_at(mask, nth, size) -- where the cell of the group's nth bucket (from 0) is, or belongs, in its value
-    local bit_ = 2 ^ nth
-    local from, before = 5, mask % bit_
-    if before == bit_ - 1 then return from + nth * size end -- in a busy window all before it are in use
-    while before > 0 do
-        local odd = before % 2
-        from, before = from + odd * size, (before - odd) / 2
-    end
-    return from
-end
-
-local function widen(cells) -- the cells of a group of kind 0 as those of kind 1
-    local wide, from = {}, 1
-    for i = 1, #cells / 12 do
-        local r, t, o
-        r, t, o, from = struct.unpack('<I4I4I4', cells, from)
-        wide[i] = struct.pack('<I4I7I7', r, t, o)
-    end
-    return table.concat(wide)
-end
-
--- ---- what has left ---------------------------------------------------------------------------------------------------------
+-- ---- what has left -------------------------------------------------------------------------------------------------------
 local expired = false
 local bucket, of_ms = 0, 0
 for k = 1, window_count do
@@ -217,34 +420,19 @@ for k = 1, window_count do
         -- Each bucket is subtracted once, when it leaves the window. The head ends on the oldest bucket still in use, so that
         -- each gap is walked once, too. Cells before the head stay in its group until all of the group has left.
         local used_r, used_i, used_o = w[USED_R], w[USED_I], w[USED_O]
-        local b, first, stays = head, floor(head / GROUP), false
+        local first, stays = floor(head / GROUP), nil
         for g = first, floor(newest / GROUP) do
             if g == first + 2 then read_all(w) end
             local value = read(w, g)
             if value then
-                local mask, kind = sunpack(GROUP_FORMAT, value)
-                local format, size = shape(kind)
-                if g > first then b = g * GROUP end
-                local from, bit_ = cell_at(mask, b % GROUP, size), 2 ^ (b % GROUP)
-                if (g + 1) * GROUP <= oldest and from == CELLS_AT and (#value - CELLS_AT + 1) % size > 0 then -- all at once
-                    local r, i, o = sunpack(SUMS_FORMAT, value, #value - SUMS_SIZE + 1)
-                    used_r, used_i, used_o, mask = used_r - r, used_i - i, used_o - o, 0
-                end
-                while mask >= bit_ do
-                    if mask % (2 * bit_) >= bit_ then
-                        stays = b >= oldest
-                        if stays then break end
-                        local r, i, o
-                        r, i, o, from = sunpack(format, value, from)
-                        used_r, used_i, used_o = used_r - r, used_i - i, used_o - o
-                    end
-                    b, bit_ = b + 1, bit_ * 2
-                end
+                local r, i, o
+                r, i, o, stays = leave(value, g, head, oldest)
+                used_r, used_i, used_o = used_r - r, used_i - i, used_o - o
                 if stays then break end
                 w[GROUPS][g], w[TOUCHED][g] = false, true
             end
         end
-        head = stays and b or newest
+        head = stays or newest
         w[HEAD], w[USED_R], w[USED_I], w[USED_O] = head, used_r, used_i, used_o
         if w[NEWEST_R] < oldest then w[NEWEST_R] = 0 end
         if w[NEWEST_I] < oldest then w[NEWEST_I] = 0 end
@@ -253,7 +441,7 @@ for k = 1, window_count do
     end
 end
 
--- ---- paths ----------------------------------------------------------------------------------------------------------------
+-- ---- paths ---------------------------------------------------------------------------------------------------------------
 -- A path: the verdict on the policies it was made under, which of KEYS 3.. is its key (0 where the account's policy is old),
 -- where the batch has the numbers of its windows, and the windows.
 local VERDICT, WHOSE, NUMBERS, FIRST = 1, 2, 3, 4
@@ -272,10 +460,11 @@ for p = 1, path_count do
     paths[p] = path
 end
 
--- ---- deciding -------------------------------------------------------------------------------------------------------------
+-- ---- deciding ------------------------------------------------------------------------------------------------------------
 local changed = false -- something was counted: it has to be recorded under this number
 local verdicts, places, retries -- per admit, as soon as one is not admitted
 local waits, wait_count = nil, 0 -- per limit in the way of an admit: which admit, window, unit, how much is missing
+local longest -- per admit not admitted: when all has left of the window in the way that takes longest, in ms
 local told_old -- which policies were found old
 local current, path = 0, nil -- the path of the last admit
 local room_r, room_i, room_o, room_t = 0, 0, 0, 0 -- the least room of all its windows
@@ -316,25 +505,9 @@ for i = 1, operations + 1 do
             if into > newest then -- it becomes the newest; the former newest goes to the end of its group
                 if newest == 0 then w[HEAD] = into
                 else
-                    local g, bit_, r, t, o = floor(newest / GROUP), 2 ^ (newest % GROUP), w[CELL_R], w[CELL_I], w[CELL_O]
-                    local value, kind_of_group = read(w, g), (t > NARROW_MAX or o > NARROW_MAX) and 1 or 0
-                    local mask, cells = bit_, ''
-                    if value then
-                        local before, has_kind = sunpack(GROUP_FORMAT, value)
-                        mask, cells = before + bit_, sub(value, CELLS_AT)
-                        if has_kind < kind_of_group then cells = widen(cells) else kind_of_group = has_kind end
-                    end
-                    local format, size = shape(kind_of_group)
-                    cells = cells .. spack(format, r, t, o)
-                    if #cells >= SUMS_FROM * size and floor(into / GROUP) > g then
-                        local sum_r, sum_i, sum_o, from = 0, 0, 0, 1
-                        for _ = 1, #cells / size do
-                            r, t, o, from = sunpack(format, cells, from)
-                            sum_r, sum_i, sum_o = sum_r + r, sum_i + t, sum_o + o
-                        end
-                        cells = cells .. spack(SUMS_FORMAT, sum_r, sum_i, sum_o)
-                    end
-                    w[GROUPS][g], w[TOUCHED][g] = spack(GROUP_FORMAT, mask, kind_of_group) .. cells, true
+                    local g = floor(newest / GROUP)
+                    local value = read(w, g)
+                    w[GROUPS][g], w[TOUCHED][g] = append(value, newest, into, w[CELL_R], w[CELL_I], w[CELL_O]), true
                 end
                 w[NEWEST], w[CELL_R], w[CELL_I], w[CELL_O] = into, 0, 0, 0
                 newest = into
@@ -442,7 +615,10 @@ for i = 1, operations + 1 do
                         elseif over > 0 and need > 0 and not smallest then
                             wait_count = wait_count + 1
                             waits = waits or {}
-                            waits[wait_count] = { i - other_count, w, unit, over, byte(batch, on[NUMBERS] + j - FIRST) }
+                            local until_ms = (w[NEWEST] + w[WIDTH] + 1) * w[BUCKET_MS] -- when all of it has left
+                            waits[wait_count] = { i - other_count, w, unit, over, byte(batch, on[NUMBERS] + j - FIRST), until_ms }
+                            longest = longest or {}
+                            longest[i - other_count] = max(longest[i - other_count] or 0, until_ms)
                         end
                     end
                 end
@@ -458,14 +634,20 @@ for i = 1, operations + 1 do
     end
 end
 
--- ---- retry times: the latest time at which one of the limits in the way has room for it alone ------------------------------
+-- ---- retry times: the latest time at which one of the limits in the way has room for it alone ----------------------------
 -- They are found after all admits, because these changed none of the buckets before the one that a rejection waits for.
-for n = 1, wait_count do
+-- A day's window frees later than a minute's nearly always: the windows that can take longest are searched first, and those
+-- not at all that have left before the time found. `named`: per admit, the one of `waits` that is named.
+local named = {}
+for n = 1, 2 * wait_count do
+    local is_second = n > wait_count
+    n = is_second and n - wait_count or n
     local wait = waits[n]
-    local i, w, unit, over = wait[1], wait[2], wait[3], wait[4]
+    local i, w, unit, over, until_ms = wait[1], wait[2], wait[3], wait[4], wait[6]
+    local is_searched = verdicts[i] < NEVER and is_second ~= (until_ms == longest[i]) and until_ms - now >= retries[i]
     local head, last = w[HEAD], w[NEWEST] -- last: the bucket whose leaving frees enough
     local before_newest = unit < 4 and w[USED + unit] - w[CELL + unit] or w[USED_I] + w[USED_O] - w[CELL_I] - w[CELL_O]
-    if over <= before_newest and verdicts[i] < NEVER then
+    if is_searched and over <= before_newest then
         local first, newest_group = floor(head / GROUP), floor(last / GROUP)
         local value = read(w, first)
         local mask, kind_of_group, from, head_at, r, t, o, format, size_of_cell = 0, 0, 0, 0, 0, 0, 0
@@ -527,13 +709,13 @@ for n = 1, wait_count do
         end
     end
     local retry_ms = (last + w[WIDTH] + 1) * w[BUCKET_MS] - now
-    if verdicts[i] < NEVER and retry_ms > retries[i] then
+    if is_searched and (retry_ms > retries[i] or retry_ms == retries[i] and n < (named[i] or 0)) then
         if not replayed then verdicts[i], places[i] = unit, wait[5] end
-        retries[i] = retry_ms
+        retries[i], named[i] = retry_ms, n
     end
 end
 
--- ---- the newest bucket of each counter, where settles have emptied it -----------------------------------------------------
+-- ---- the newest bucket of each counter, where settles have emptied it ----------------------------------------------------
 for k = 1, window_count do
     local w = windows[k]
     for counter = 1, w[EMPTIED] and 3 or 0 do
@@ -564,7 +746,7 @@ for k = 1, window_count do
     end
 end
 
--- ---- writing: one call per hash -------------------------------------------------------------------------------------------
+-- ---- writing: one call per hash ------------------------------------------------------------------------------------------
 local is_recorded = not replayed and (changed or flags == 1)
 if is_recorded and not record then
     -- A node's first record: forget the nodes whose batches no longer matter. Others may have counted in longer windows
@@ -634,7 +816,7 @@ for h = 2, key_count + 2 do
                 end
                 if groups then
                     for g in pairs(w[TOUCHED]) do
-                        local value, field = groups[g], id .. string.char(g % RING)
+                        local value, field = groups[g], id .. char(g % RING)
                         if value then fields[size + 1], fields[size + 2], size = field, value, size + 2
                         else
                             gone, gone_size = gone or {}, gone_size + 1
@@ -659,12 +841,9 @@ for h = 2, key_count + 2 do
         k = k + 1
     end
     if size > 0 then call('HSET', key, unpack(fields, 1, size)) end
-    if ttl_ms > 0 and h > 2 and call('PEXPIRE', key, ttl_ms, 'GT') == 0 then call('PEXPIRE', key, ttl_ms, 'NX') end
+    if ttl_ms > 0 and h > 2 then prolong(key, ttl_ms) end
 end
--- The hash holds records and windows of several lengths: the longest counts. (Without GT where no life is set yet.)
-if shared_ttl_ms > 0 and call('PEXPIRE', KEYS[2], shared_ttl_ms, 'GT') == 0 then
-    call('PEXPIRE', KEYS[2], shared_ttl_ms, 'NX')
-end
+if shared_ttl_ms > 0 then prolong(KEYS[2], shared_ttl_ms) end
 
 local reply = spack('<I1I8I8', replayed and 1 or 0, replayed and record_ms or now, recorded)
     .. table.concat(windows, '', 1, window_count)

@@ -1,7 +1,8 @@
-"""The longest call: batches that touch as many windows as a batch may, all of them full, on groups not read before.
+"""The longest calls: batches that cost all that one may (``store/accounts/costs.py``), on full windows not read before.
 
 One account with full windows is filled once. Each call runs on a copy of its hashes, because it can change them once
-only. A call's time is the server's CPU for this call alone, less that of asking for it.
+only. A call's time is the server's CPU for this call alone, less that of asking for it. A batch is made of few windows
+or of many: the more windows, the fewer operations have room beside them.
 """
 
 from __future__ import annotations
@@ -14,15 +15,16 @@ from benchmarks.lib.measuring import Row, row
 from benchmarks.lib.shard import INPUT_TOKENS, Shard
 from benchmarks.paths.measured_account import DAY_MS, MINUTE_MS, Admit, MeasuredAccount, Settle
 from limiter_node.limits import MAX_BATCH
-from limiter_node.store.accounts.codec import MOST_WINDOWS
+from limiter_node.store.accounts import costs
 from limiter_node.store.keyspace import policy_key
 from limiter_node.store.scripts import Script
 
 LONGEST_US = 1_000
 _TEAMS, _SHARED, _OWN = 2, 4, 2
 """Of the measured path: the account's two windows and the teams' are shared by keys that have two of their own each."""
-_WINDOWS, _OPERATIONS = (16, 40, MOST_WINDOWS), (32, 48, MAX_BATCH)
-"""Sizes from whose times follows which takes `LONGEST_US`. Fewer operations than keys would touch fewer windows."""
+_KEYS = (1, 4, 99)
+"""Of how many keys a batch is made, at most."""
+_PATH = 5
 _COPY = "@copy"
 
 
@@ -46,35 +48,27 @@ _FORMS = {
 
 
 def longest_rows(shard: Shard, script: Script, now_ms: int, trials: int) -> list[Row]:
-    """Return for each form of batch its time, and the windows or operations with which it would be short enough."""
-    keys = (MOST_WINDOWS - _SHARED) // _OWN
+    """Return for each form of batch, and for batches of few and of many keys, the time of a call."""
+    keys = max(_size(form, costs.BUDGET)[0] for form in _FORMS.values())
     account = MeasuredAccount(shard, script, "longest", keys=keys, teams=_TEAMS)
     account.fill_all(range(keys), now_ms)
     asking_us = statistics.median(shard.run([]) for _ in range(20)) * 1e6
     rows = []
     for name, form in _FORMS.items():
         account.limit({MINUTE_MS: 600, DAY_MS: 1_200} if form.is_limited else {})
-
-        def times(windows: int, operations: int, form: _Form = form) -> list[float]:
-            some = range((windows - _SHARED) // _OWN)
-            return [_one(account, form, some, operations, now_ms) - asking_us for _ in range(trials)]
-
-        title = f"a call of {MAX_BATCH} operations on {MOST_WINDOWS} windows, {name}"
-        rows.append(row(title, "µs", times(MOST_WINDOWS, MAX_BATCH), at_most=LONGEST_US))
-        windows = _most(_WINDOWS, [times(size, MAX_BATCH) for size in _WINDOWS])
-        operations = _most(_OPERATIONS, [times(MOST_WINDOWS, size) for size in _OPERATIONS])
-        rows.append(row("… so many windows take 1 ms with as many operations", "windows", [windows]))
-        rows.append(row("… so many operations take 1 ms on as many windows", "operations", [operations]))
+        for most in _KEYS:
+            some, operations = _size(form, min(most, keys))
+            title = f"a call of {operations} operations on {_SHARED + _OWN * some} windows, {name}"
+            us = [_one(account, form, range(some), operations, now_ms) - asking_us for _ in range(trials)]
+            rows.append(row(title, "µs", us, at_most=LONGEST_US))
     return rows
 
 
-def _most(sizes: Sequence[int], us: Sequence[Sequence[float]]) -> float:
-    """Return the size at which the line through the times of these sizes reaches `LONGEST_US`; 0 if none is below."""
-    medians = [statistics.median(each) for each in us]
-    line = statistics.linear_regression(sizes, medians)
-    if line.slope <= 0:  # the size isn't what takes the time
-        return sizes[-1] if max(medians) < LONGEST_US else 0
-    return max((LONGEST_US - line.intercept) / line.slope, 0)
+def _size(form: _Form, most: int) -> tuple[int, int]:
+    """Return the keys, `most` at most, and the operations of a batch of this form that costs all that it may."""
+    each = _PATH * (form.settles * costs.OTHER + (1 - form.settles) * costs.ADMIT)
+    keys = min(most, int((costs.BUDGET - _SHARED * costs.WINDOW) / (_OWN * costs.WINDOW + each)))
+    return keys, min(MAX_BATCH, int((costs.BUDGET - (_SHARED + _OWN * keys) * costs.WINDOW) / each))
 
 
 def _one(account: MeasuredAccount, form: _Form, keys: Sequence[int], operations: int, now_ms: int) -> float:

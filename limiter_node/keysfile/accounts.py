@@ -29,8 +29,8 @@ _NESTED_TEAM = 'a team below a team must be in quotes, as [accounts.NAME.teams."
 _check_show = choice("path", "own")
 
 
-def read_accounts(value: object) -> dict[str, AccountPolicy]:
-    """Return the accounts by name. Raises Misdeclared."""
+def read_accounts(value: object, output_reserve: int | None) -> dict[str, AccountPolicy]:
+    """Return the accounts by name. `output_reserve`: that of accounts that set none. Raises Misdeclared."""
     if type(value) is not dict:
         raise Misdeclared("accounts must be sections, as [accounts.NAME]", "accounts")
     accounts = {}
@@ -38,18 +38,20 @@ def read_accounts(value: object) -> dict[str, AccountPolicy]:
         if not is_path_name(name):
             raise Misdeclared(f"the name of an account is {NAME_RULE}", "accounts", name)
         try:
-            accounts[name] = _account(name, section_of(section))
+            accounts[name] = _account(name, section_of(section), output_reserve)
         except ConfigError as error:
             raise within(f"account '{name}'", error, "accounts", name) from None
     return accounts
 
 
-def _account(name: str, section: Mapping[str, Any]) -> AccountPolicy:
+def _account(name: str, section: Mapping[str, Any], output_reserve: int | None) -> AccountPolicy:
     check_fields(section, _ACCOUNT_FIELDS, _DOTTED_ACCOUNT)
     key_defaults = _key_defaults(section.get("key_defaults", {}))
     show = _check_show("show", section.get("show", "path"))
-    subjects = (_subject("", section), *_teams(section.get("teams", {})))
-    return AccountPolicy(name, subjects, show, key_defaults)
+    account = _subject("", section)
+    if account.output_reserve is None:
+        account = account._replace(output_reserve=output_reserve)
+    return AccountPolicy(name, (account, *_teams(section.get("teams", {}))), show, key_defaults)
 
 
 def _subject(name: str, section: Mapping[str, Any]) -> Subject:

@@ -54,6 +54,8 @@ class KeyDefaults:
 
     amounts: MinuteAmounts
     output_reserve: int
+    is_reserve_set: bool
+    """Whether the file sets `output_reserve`; then it counts for accounts that set none, too."""
 
 
 def read_defaults(value: object) -> KeyDefaults:
@@ -62,7 +64,8 @@ def read_defaults(value: object) -> KeyDefaults:
         section = section_of(value)
         check_fields(section, _DEFAULTS_FIELDS, _DOTTED_KEY)
         amounts = {**_BUILT_IN, **minute_amounts(section)}
-        return KeyDefaults(amounts, check_output_reserve(section) or DEFAULT_OUTPUT_RESERVE)
+        reserve = check_output_reserve(section)
+        return KeyDefaults(amounts, reserve or DEFAULT_OUTPUT_RESERVE, reserve is not None)
     except ConfigError as error:
         raise within("[defaults]", error, "defaults") from None
 

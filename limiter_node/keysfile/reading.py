@@ -52,7 +52,7 @@ def _read_document(document: dict[str, Any]) -> Declarations:
         if section not in _SECTIONS:
             raise unknown_section(section, '[defaults], [accounts.NAME] and [keys."KEY"]')
     defaults = read_defaults(document.get("defaults", {}))
-    accounts = read_accounts(document.get("accounts", {}))
+    accounts = read_accounts(document.get("accounts", {}), defaults.output_reserve if defaults.is_reserve_set else None)
     sections = document.get("keys", {})
     if type(sections) is not dict:
         raise Misdeclared('keys must be sections, as [keys."KEY"]', "keys")

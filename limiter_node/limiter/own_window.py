@@ -25,7 +25,7 @@ class OwnWindow:
     one array of numbers, which keeps a key that is always busy at some 2.5 KB.
     """
 
-    __slots__ = ("_cell", "_cell_buckets", "_cell_ms", "_key", "_past", "_window_ms")
+    __slots__ = ("_cell", "_cell_buckets", "_cell_ms", "_key", "_past", "_seen_ms", "_window_ms")
 
     def __init__(self, window_buckets: int) -> None:
         self._window_ms = window_buckets * BUCKET_MS
@@ -34,6 +34,7 @@ class OwnWindow:
         # The cell written last is usually the next one written, too: every request passes here twice.
         self._key, self._cell = -1, [0, 0, 0, 0]
         self._past = array("q")  # the other cells, the oldest first
+        self._seen_ms = 0  # a time that the clock is known to have reached
 
     def note(self, decisions: Sequence[Decision], number: int) -> bool:
         """Remember the admissions of batch `number`. Return whether they are older than the cell written last."""
@@ -46,6 +47,7 @@ class OwnWindow:
             is_earlier = key < self._key
             self._turn_to(key)
             self._forget_past(time_ms)  # a key that is used keeps no more than a window's cells
+            self._seen_ms = max(self._seen_ms, time_ms)
         cell = self._cell
         for decision in decisions:
             if decision[0] is _ADMITTED:
@@ -58,6 +60,7 @@ class OwnWindow:
 
     def add(self, latest_ms: int, needed: Amounts, now_ms: int) -> None:
         """Remember an admission, made between `now_ms` and `latest_ms`, that the store hasn't counted yet."""
+        self._seen_ms = max(self._seen_ms, now_ms)
         self._forget_past(now_ms)
         self._turn_to(latest_ms // self._cell_ms)
         for dimension in range(3):
@@ -83,14 +86,41 @@ class OwnWindow:
 
     def mark_counted(self, first: int, last: int, number: int) -> None:
         """Remember that batch `number` counted in the store the admissions of the buckets `first` to `last`."""
-        for key in range(first // self._cell_buckets, last // self._cell_buckets + 1):
-            if key == self._key:
-                self._cell[3] = max(self._cell[3], number)
-            elif (at := self._find(key)) >= 0:
-                self._past[at + 4] = max(self._past[at + 4], number)
+        first, last = first // self._cell_buckets, last // self._cell_buckets
+        if first <= self._key <= last:
+            self._cell[3] = max(self._cell[3], number)
+        past, at = self._past, self._find_from(first)
+        while at < len(past) and past[at] <= last:
+            past[at + 4] = max(past[at + 4], number)
+            at += _WIDTH
+
+    def move(self, first: int, last: int, into: int, amounts: Amounts) -> None:
+        """Move amounts that were added in the buckets `first` to `last` to `into`, where the store has counted them.
+
+        A node that doesn't know the store's clock for sure adds them at the latest that it can be, and the store may
+        still count them in an earlier bucket, or later than that. No more is moved than there is.
+        """
+        first, last, into = (bucket // self._cell_buckets for bucket in (first, last, into))
+        if first <= into <= last:
+            return
+        self._turn_to(into)  # all others are in `_past` then
+        left, past, at = list(amounts), self._past, self._find_from(last + 1) - _WIDTH
+        while at >= 0 and past[at] >= first and any(left):
+            for dimension in range(3):
+                moved = min(past[at + 1 + dimension], left[dimension])
+                past[at + 1 + dimension] -= moved
+                self._cell[dimension] += moved
+                left[dimension] -= moved
+            at -= _WIDTH
 
     def bring_back(self, latest_ms: int) -> None:
-        """Move cells later than `latest_ms` back to it: a clock that stepped back left them there."""
+        """Move cells later than `latest_ms` back to it, if a clock that stepped back left them there.
+
+        Those of a node that doesn't know the clock for sure stay: charges and receipts refer to them by their bucket.
+        """
+        if latest_ms + BUCKET_MS >= self._seen_ms:
+            return
+        self._seen_ms = latest_ms
         latest = latest_ms // self._cell_ms
         if self._key <= latest and not (self._past and self._past[-_WIDTH] > latest):
             return
@@ -108,7 +138,7 @@ class OwnWindow:
 
     def clear(self) -> None:
         """Forget all admissions: the key is gone from the store."""
-        self._key, self._cell = -1, [0, 0, 0, 0]
+        self._key, self._cell, self._seen_ms = -1, [0, 0, 0, 0], 0
         del self._past[:]
 
     def cell_of(self, bucket: int) -> int:
@@ -156,7 +186,12 @@ class OwnWindow:
         return sorted([*cells, [self._key, *self._cell]]) if self._key >= 0 else cells
 
     def _find(self, key: int) -> int:
-        """Return the position of a cell in `_past`, -1 if it isn't there. O(log cells)."""
+        """Return the position of a cell in `_past`, -1 if it isn't there."""
+        at = self._find_from(key)
+        return at if at < len(self._past) and self._past[at] == key else -1
+
+    def _find_from(self, key: int) -> int:
+        """Return the position in `_past` of the first cell that isn't before `key`. O(log cells)."""
         past = self._past
         low, high = 0, len(past) // _WIDTH
         while low < high:
@@ -165,8 +200,7 @@ class OwnWindow:
                 low = middle + 1
             else:
                 high = middle
-        at = low * _WIDTH
-        return at if at < len(past) and past[at] == key else -1
+        return low * _WIDTH
 
     def _leaves_ms(self, key: int) -> int:
         return (key + 1) * self._cell_ms + self._window_ms

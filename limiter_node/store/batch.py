@@ -112,8 +112,8 @@ class SendQueue(ABC):
         """Return the tokens that the last reply leaves in the tightest limit; -1 if there was none."""
 
     @abstractmethod
-    def mark_counted(self, charge: Charge, number: int) -> None:
-        """Note in the node's own windows that batch `number` has counted a charge."""
+    def mark_counted(self, charge: Charge, bucket: int, number: int) -> None:
+        """Note in the node's own windows that batch `number` has counted a charge in `bucket`: it moves there."""
 
     @abstractmethod
     def lose(self, recorded: int) -> list[Charge]:

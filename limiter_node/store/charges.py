@@ -30,7 +30,8 @@ class _State(Enum):
 class Charge:
     """Hold the usage of `bucket`, a bucket of the node's own window; settles lessen the amounts.
 
-    `counted_in`: the bucket in which the store has counted the charge, later than `bucket` if the store decided later.
+    `counted_in`: the bucket in which the store has counted the charge. It is another one if the node didn't know the
+    store's clock for sure, or if the store has admitted the request later than the node.
     """
 
     __slots__ = (
@@ -82,6 +83,11 @@ class Charge:
     def receipt(self) -> Receipt:
         """The hold of its admissions, once the store has counted it."""
         return self.counted_in
+
+    @property
+    def held_in(self) -> int:
+        """The bucket of the node's own window that holds its admissions now."""
+        return self.counted_in if self._state is _State.COUNTED else self.bucket
 
     @property
     def since(self) -> int:

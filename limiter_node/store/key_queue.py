@@ -129,8 +129,10 @@ class KeyQueue(SendQueue, Asker):
     def tokens_left(self) -> int:
         return self.knowledge.tokens_left()
 
-    def mark_counted(self, charge: Charge, number: int) -> None:
-        self.knowledge.own.mark_counted(charge.since, charge.bucket, number)
+    def mark_counted(self, charge: Charge, bucket: int, number: int) -> None:
+        own = self.knowledge.own
+        own.move(charge.since, charge.bucket, bucket, charge.amounts)
+        own.mark_counted(min(charge.since, bucket), max(charge.bucket, bucket), number)
 
     def lose(self, recorded: int) -> list[Charge]:
         recharged, lost = self.knowledge.lose(recorded, self.charges or ())

@@ -194,6 +194,9 @@ class KeyKnowledge:
         """
         if self.recharges is None:
             return None
-        charge = self.recharges.get(self.own.cell_of(bucket))
-        # Later admissions of the same cell are counted in their own buckets.
-        return charge if charge is not None and bucket <= charge.bucket and losses < charge.losses else None
+        charge = self.recharges.get(cell := self.own.cell_of(bucket))
+        if charge is None or losses >= charge.losses:
+            return None
+        # Later admissions of the same cell, made after the store had counted the charge, have their own buckets.
+        last = charge.counted_in if self.own.cell_of(charge.counted_in) == cell else charge.bucket
+        return charge if bucket <= last else None

@@ -75,23 +75,20 @@ def judge_counted(record: Record) -> Iterator[Violation]:
 def _doubts(record: Record) -> dict[int, float]:
     """Return, for each request that a node decided alone and at once, how uncertain it was of the store's clock, in ms.
 
-    A reply tells the store's clock at some moment between asking and hearing. That is no longer than the request waited
-    that it answered; and a reply that came too late for its requests may have come any time until now.
+    A reply tells the store's clock at some moment between asking and hearing. Nobody is told when the node heard the
+    last one: its batch may have had settles and charges alone, or came too late for its requests. But it was asked for
+    after the last of the requests that the store is known to have decided by then, because batches leave one by one.
     """
     doubts: dict[int, float] = {}
-    heard: dict[tuple[int, str], float] = {}
-    late_since: dict[tuple[int, str], float] = {}
+    asked_since: dict[tuple[int, str], float] = {}
     for op in sorted(record.ops, key=lambda op: op.told_ms):
         of = op.node, record.owner(op.key)
         if op.at_once:
-            since_ms = late_since.get(of)
-            late_ms = op.told_ms - since_ms if since_ms is not None else 0.0
-            doubts[id(op)] = max(heard.get(of, 0.0), late_ms)
+            doubts[id(op)] = op.told_ms - asked_since.get(of, op.asked_ms)
         elif op.outcome in (ADMITTED, REJECTED, NEVER) and not op.degraded:
-            heard[of] = op.told_ms - op.asked_ms
-            late_since.pop(of, None)
+            asked_since[of] = max(op.asked_ms, asked_since.get(of, 0.0))
         else:
-            late_since.setdefault(of, op.asked_ms)
+            asked_since.setdefault(of, op.asked_ms)
     return doubts
 
 

@@ -49,6 +49,15 @@ class PathsPair:
         self.driver.client.delete(self.driver.key_hash(owner) if owner else self.driver.shared_key)
         self.model.lose(owner)
 
+    def pass_time(self, ms: int, owners: Sequence[str]) -> None:
+        """Let the clock go on, and the hashes of these owners and the shared one grow older with it."""
+        self.clock_ms += ms
+        for owner in {"", *owners}:
+            key = self.driver.key_hash(owner) if owner else self.driver.shared_key
+            left_ms = int(self.driver.client.pttl(key)) - ms
+            if left_ms > 2 * PASSED_MS:  # else it might expire during the walk, which takes real time
+                self.driver.client.pexpire(key, left_ms)
+
     def now_ms(self, windows: Sequence[Window] = ()) -> int:
         """The account's time, for a call that names these windows."""
         return self.model.time_ms(self.clock_ms, windows)

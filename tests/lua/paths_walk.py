@@ -137,6 +137,8 @@ class PathsWalk:
                 self.pair.lose(self.rng.choice(["", *self.keys]))
             elif action < 0.17:
                 self._fill()
+            elif action < 0.20:
+                self._go_on_steadily()
             self._batch()
 
     # ---- the tree ------------------------------------------------------------------------------------------------
@@ -215,6 +217,23 @@ class PathsWalk:
         else:
             step = rng.randint(0, max(window.width // 8, 2)) * window.bucket_ms
         self.pair.clock_ms += step
+
+    def _go_on_steadily(self) -> None:
+        """Admit one by one on one path, so that buckets begin and leave one after the other: the usual use."""
+        rng = self.rng
+        node = rng.choice(NODES)
+        self._read(node)
+        key, windows = self._some_path(self.known[node])
+        if not windows:
+            return
+        window = rng.choice(windows)
+        step_ms = window.bucket_ms * rng.choice((1, 1, 3, 8, 23, max(window.width // 10, 1)))
+        for _ in range(rng.randint(5, 30)):
+            passed_ms = rng.choice((step_ms, step_ms, step_ms + 1, 0))
+            self.pair.pass_time(passed_ms, [window.owner for window in windows])
+            batch = Batch(self.known[node])
+            batch.admits.append(AdmitOn(batch.path(key, windows), rng.choice((0, 1)), rng.choice((0, 1, 1))))
+            self._decide(node, batch.to_call(rng), [*batch.admits])
 
     # ---- batches -------------------------------------------------------------------------------------------------
     def _batch(self) -> None:

@@ -157,9 +157,9 @@ MUTANTS = [
         "skew_ms = now - clock_ms",
         walk=4,
     ),
-    Mutant("the step is forgotten", "spack(CLOCK_FORMAT, last_ms, skew_ms)", "spack(CLOCK_FORMAT, last_ms, 0)", walk=4),
-    Mutant("the clock is stored to the ms", "last_ms = now - now % TICK_MS", "last_ms = now", walk=4),
-    Mutant("the tick isn't stored", "(changed or expired) and last_ms > tick_ms then", "false then", walk=2),
+    Mutant("the step is forgotten", "spack(CLOCK_FORMAT, last_ms, skew_ms)", "spack(CLOCK_FORMAT, last_ms, 0)"),
+    Mutant("the clock is stored to the ms", "\nlast_ms = now - now % TICK_MS", "\nlast_ms = now"),
+    Mutant("the tick isn't stored", "(changed or expired) and last_ms > tick_ms then", "false then"),
     Mutant(
         "the tick isn't stored where only old buckets leave",
         "not replayed and (changed or expired)",
@@ -207,29 +207,24 @@ MUTANTS = [
     ),
     Mutant(
         "the sums of a group that leaves only in part",
-        "if (g + 1) * GROUP <= oldest and from == CELLS_AT",
-        "if g * GROUP <= oldest and from == CELLS_AT",
-        walk=8,
+        "if (g + 1) * 24 <= oldest and from == 5",
+        "if g * 24 <= oldest and from == 5",
     ),
     Mutant(
         "output doesn't expire",
-        "used_r - r, used_i - i, used_o - o\n                    end\n                    b,",
-        "used_r - r, used_i - i, used_o\n                    end\n                    b,",
+        "sum_r + r, sum_i + i, sum_o + o\n        end\n        b,",
+        "sum_r + r, sum_i + i, sum_o\n        end\n        b,",
     ),
     Mutant(
         "output doesn't expire with its group",
-        "used_r - r, used_i - i, used_o - o, 0\n",
-        "used_r - r, used_i - i, used_o, 0\n",
-        walk=10,
+        "return r, i, o, nil\n",
+        "return r, i, 0, nil\n",
     ),
-    Mutant(
-        "the sums of a group outlive its oldest bucket", "<= oldest and from == CELLS_AT and", "<= oldest and", walk=8
-    ),
+    Mutant("the sums of a group outlive its oldest bucket", "<= oldest and from == 5 and", "<= oldest and"),
     Mutant(
         "the oldest bucket of a wide group is searched as in a narrow one",
-        "local from, bit_ = cell_at(mask, b % GROUP, size)",
-        "local from, bit_ = cell_at(mask, b % GROUP, 12)",
-        walk=5,
+        "local from, bit_ = cell_at(mask, b % 24, size)",
+        "local from, bit_ = cell_at(mask, b % 24, 12)",
     ),
     Mutant(
         "expired, but the group isn't written",
@@ -262,9 +257,9 @@ MUTANTS = [
         "return from + math.max(nth - 1, 0) * size end",
         walk=4,
     ),
-    Mutant("gaps lose the oldest bucket", "head = stays and b or newest", "head = stays and b + 1 or newest"),
-    Mutant("expiry ends too early", "stays = b >= oldest\n", "stays = b >= oldest - 1\n", walk=5),
-    Mutant("fields of former rounds are taken for new", "value = g <= floor(w[READABLE] / 24) and", "value =", walk=5),
+    Mutant("gaps lose the oldest bucket", "head = stays or newest", "head = stays and stays + 1 or newest"),
+    Mutant("expiry ends too early", "if b >= oldest then return", "if b >= oldest - 1 then return"),
+    Mutant("fields of former rounds are taken for new", "value = g <= floor(w[READABLE] / 24) and", "value ="),
     Mutant(
         "the ring is too short",
         "char(g % RING)\n                        if value",
@@ -385,9 +380,8 @@ MUTANTS = [
     ),
     Mutant(
         "a window that frees is named for what never fits",
-        "local retry_ms = (last + w[WIDTH] + 1) * w[BUCKET_MS] - now\n    if verdicts[i] < NEVER and",
-        "local retry_ms = (last + w[WIDTH] + 1) * w[BUCKET_MS] - now\n    if",
-        walk=1,
+        "local is_searched = verdicts[i] < NEVER and",
+        "local is_searched =",
     ),
     Mutant(
         "the place in the path for the window's number",
@@ -398,24 +392,21 @@ MUTANTS = [
     # Retry times.
     Mutant(
         "the place in the path for the number of the window that frees",
-        "over, byte(batch, on[NUMBERS] + j - FIRST) }",
-        "over, j - FIRST + 1 }",
-        walk=1,
+        "over, byte(batch, on[NUMBERS] + j - FIRST), until_ms }",
+        "over, j - FIRST + 1, until_ms }",
     ),
     Mutant("retry a bucket early", "local retry_ms = (last + w[WIDTH] + 1)", "local retry_ms = (last + w[WIDTH])"),
     Mutant("retry a bucket late", "local retry_ms = (last + w[WIDTH] + 1)", "local retry_ms = (last + w[WIDTH] + 2)"),
     Mutant("retry at the tick, not to the ms", "* w[BUCKET_MS] - now\n    if", "* w[BUCKET_MS] - last_ms\n    if"),
     Mutant(
         "the limit that frees first is named",
-        "and retry_ms > retries[i] then",
-        "and (retries[i] == 0 or retry_ms < retries[i]) then",
-        walk=2,
+        "and (retry_ms > retries[i] or",
+        "and (retries[i] == 0 or retry_ms < retries[i] or",
     ),
     Mutant(
         "of those that free together the last is named",
-        "and retry_ms > retries[i] then",
-        "and retry_ms >= retries[i] then",
-        walk=2,
+        "and (retry_ms > retries[i] or",
+        "and (retry_ms >= retries[i] or",
     ),
     Mutant(
         "retry without the own need",
@@ -426,9 +417,8 @@ MUTANTS = [
     Mutant("what just fits waits", "elseif over > 0 and need > 0 and", "elseif over >= 0 and need > 0 and", walk=2),
     Mutant(
         "the newest bucket is asked too early",
-        "if over <= before_newest and verdicts",
-        "if over < before_newest and verdicts",
-        walk=6,
+        "and over <= before_newest then",
+        "and over < before_newest then",
     ),
     Mutant("the oldest bucket frees everything", "then last = head\n", "or true then last = head\n"),
     Mutant(
@@ -459,9 +449,8 @@ MUTANTS = [
     ),
     Mutant(
         "sums before a group is complete",
-        "if #cells >= SUMS_FROM * size and floor(into / GROUP) > g then",
-        "if #cells >= SUMS_FROM * size then",
-        walk=3,
+        "if #cells >= 6 * size and math.floor(into / 24) > math.floor(newest / 24) then",
+        "if #cells >= 6 * size then",
     ),
     Mutant("sums of all but the last bucket", "for _ = 1, #cells / size do", "for _ = 1, #cells / size - 1 do", walk=6),
     # Counting, settling, charging.
@@ -573,20 +562,18 @@ MUTANTS = [
     ),
     Mutant("newest searched for in one group only", "if found then break end\n", "break\n", walk=6),
     # Wide amounts.
-    Mutant("wide cells are lost when the bucket changes", "(t > NARROW_MAX or o > NARROW_MAX) and 1 or 0", "0"),
+    Mutant("wide cells are lost when the bucket changes", "(i > 4294967295 or o > 4294967295) and 1 or 0", "0"),
     Mutant(
         "wide output is lost when the bucket changes",
-        "(t > NARROW_MAX or o > NARROW_MAX) and 1 or 0",
-        "t > NARROW_MAX and 1 or 0",
-        walk=7,
+        "(i > 4294967295 or o > 4294967295) and 1 or 0",
+        "i > 4294967295 and 1 or 0",
     ),
     Mutant(
         "narrow neighbours of a wide cell are not widened",
-        "if has_kind < kind_of_group then cells = widen(cells) else",
-        "if has_kind < kind_of_group then else",
-        walk=5,
+        "if has_kind < kind then cells = widen(cells) else",
+        "if has_kind < kind then else",
     ),
-    Mutant("a narrow cell in a wide group", "else kind_of_group = has_kind end", "end"),
+    Mutant("a narrow cell in a wide group", "else kind = has_kind end", "end"),
     Mutant(
         "wide charges in older buckets are lost",
         "if kind_of_group == 0 and (new_i > NARROW_MAX or new_o > NARROW_MAX) then",
@@ -602,6 +589,58 @@ MUTANTS = [
     Mutant(
         "cells after a wide one are not widened", "widen(before), widen(after), 1", "widen(before), after, 1", walk=7
     ),
+    Mutant("cells after a wide one are not widened", "widen(before), widen(after), 1", "widen(before), after, 1"),
+    # Retry times: which windows are searched.
+    Mutant(
+        "the window that is looked at first is named",
+        "or retry_ms == retries[i] and n < (named[i] or 0)) then",
+        ") then",
+    ),
+    Mutant("only what can take longest is searched", "for n = 1, 2 * wait_count do", "for n = 1, wait_count do"),
+    # The usual call.
+    Mutant(
+        "usual: an old policy",
+        "record and not replayed and version == policies[1] then",
+        "record and not replayed then",
+    ),
+    Mutant("usual: a batch sent again", "and record and not replayed and version", "and record and version"),
+    Mutant(
+        "usual: an old policy of the key",
+        "and (of_key == 0 or policies[of_key + 1] == sub(batch, from, from + 7))",
+        "",
+    ),
+    Mutant("usual: nothing is counted, but recorded", "local fits = admit_count > 0 and count > 0 and", "local fits ="),
+    Mutant("usual: settles are left out", "path_count == 1 and other_count == 0\n", "path_count == 1\n"),
+    Mutant("usual: requests are not limited", "cell_r <= REQUESTS_MAX and used_r <= limit_r and", "true and"),
+    Mutant("usual: input is not limited", "and (used_i <= limit_i or add_i == 0)", ""),
+    Mutant("usual: output is not limited", "and (used_o <= limit_o or add_o == 0)", ""),
+    Mutant("usual: tokens are not limited", "and (used_i + used_o <= limit_t or add_i + add_o == 0)", ""),
+    Mutant("usual: the clock isn't stored", "spack(CLOCK_FORMAT, new_last_ms, skew_ms), 4", "clock, 4"),
+    Mutant(
+        "usual: the former bucket is lost", "append(groups[i + 1], newest, bucket,", "append(false, newest, bucket,"
+    ),
+    Mutant(
+        "usual: the next group stays whole",
+        "r, t, o, stays = leave(following,",
+        "r, t, o, stays = 0, 0, 0, g * 24 + 24 or leave(",
+    ),
+    Mutant("usual: a group that has left stays", "if leavers[h] then", "if false then"),
+    Mutant("usual: the oldest bucket isn't raised", "                head = stays\n", ""),
+    Mutant("usual: newest input of what has expired", "if newest_i < oldest then newest_i = 0 end\n", ""),
+    Mutant("usual: newest input without any", "if add_i > 0 then newest_i = bucket end", "newest_i = bucket"),
+    Mutant("usual: newest output isn't told", "if add_o > 0 then newest_o = bucket end", ""),
+    Mutant("usual: newest requests aren't told", "            newest_r = bucket\n", ""),
+    Mutant("usual: the hash's life isn't prolonged", "if ttls_ms[h] > 0 then", "if false then"),
+    Mutant(
+        "usual: the hash's life is too short",
+        "ttls_ms[1], ttls_ms[h] = max(ttls_ms[1], life_ms), max(ttls_ms[h] or 0, life_ms)",
+        "",
+    ),
+    Mutant(
+        "usual: one record for all numbers",
+        "spack(RECORD_FORMAT, number, now), 2\n            if new_last",
+        "record, 2\n            if new_last",
+    ),
     # Writing.
     Mutant(
         "only the shared hash is written",
@@ -613,14 +652,13 @@ MUTANTS = [
         "if size > 0 then call('HSET', key, unpack(fields, 1, size)) end",
         "if size > 0 then call('HSET', KEYS[2], unpack(fields, 1, size)) end",
     ),
-    Mutant("a key's hash is never refreshed", "if ttl_ms > 0 and h > 2 and", "if false and"),
+    Mutant("a key's hash is never refreshed", "if ttl_ms > 0 and h > 2 then", "if false then"),
     Mutant(
         "a shorter window shortens the hash's life",
-        "call('PEXPIRE', key, ttl_ms, 'GT') == 0 then call('PEXPIRE', key, ttl_ms, 'NX') end",
-        "call('PEXPIRE', key, ttl_ms) then end",
-        walk=7,
+        "if redis.call('PEXPIRE', key, ttl_ms, 'GT') == 0 then redis.call('PEXPIRE', key, ttl_ms, 'NX') end",
+        "redis.call('PEXPIRE', key, ttl_ms)",
     ),
-    Mutant("the shared hash is never refreshed", "if shared_ttl_ms > 0 and call", "if false and call"),
+    Mutant("the shared hash is never refreshed", "if shared_ttl_ms > 0 then", "if false then"),
     Mutant(
         "a life of one bucket too few, and no slack",
         "local life_ms = (w[WIDTH] + 1 + TTL_STEP) * w[BUCKET_MS] + TTL_SLACK_MS",

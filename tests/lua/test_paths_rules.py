@@ -504,3 +504,23 @@ def test_the_stored_form_of_a_window(scene: OpenScene, store: redis.Redis) -> No
     assert found[b"c"] == (EPOCH_MS + 300).to_bytes(6, "little") + bytes(6)
     assert found[A] == (3).to_bytes(8, "little") + (EPOCH_MS + 300).to_bytes(6, "little")
     assert found[b"n"] == A
+
+
+# ---- the usual call: what looks like it, and isn't ---------------------------------------------------------------
+
+
+def test_a_window_that_is_not_on_the_path_is_not_counted_in(scene: OpenScene) -> None:
+    here = scene([limits()], [day()])
+    here.admit()
+    here.paths = [Path(KID, (2,))]
+    here.admit()
+    assert [counted[0] for counted in here.used()] == [1, 2]
+
+
+def test_a_clock_that_steps_back_within_a_long_bucket_stands_still(scene: OpenScene) -> None:
+    here = scene([day()])
+    here.admit(ms=100_000)
+    reply = here.decide(Admit(1), ms=50_000)
+    assert reply.time_ms == EPOCH_MS + 100_000
+    assert here.decide(Admit(1), ms=50_100).time_ms == EPOCH_MS + 100_100
+    assert here.used(50_100)[0][0] == 3

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from limiter_node.limits import Amounts
 from limiter_node.plans import NO_LIMIT, PlannedWindow
 from limiter_node.policy import BUCKETS, bucket_ms_of
+from limiter_node.store.accounts import costs
 from limiter_node.store.accounts.codec import (
-    MOST_WINDOWS,
     NEVER,
     NO_SUCH_KEY,
     POLICY_OLD,
@@ -183,17 +183,36 @@ def test_a_batch_is_packed_as_the_script_reads_it(asked: list[tuple[str, list[in
 
 
 def test_an_empty_batch_has_room_for_a_long_path_and_for_nothing_else() -> None:
-    long = tuple(window(b"%06d" % n) for n in range(MOST_WINDOWS + 10))
+    long = tuple(window(b"%06d" % n) for n in range(60))
     layout = Layout()
     assert layout.path("", long) == 1
     assert layout.path("", (window(b"others"),)) == 0
-    assert layout.path("", tuple(long[:5])) == 2  # nothing new
-    assert len(layout.windows()) == MOST_WINDOWS + 10
+    assert layout.path("", long) == 0
+    assert layout.path("", tuple(long[:5])) == 0
+    assert layout.windows() == list(long)
+    assert len(layout.places()) == 1
+
+
+@pytest.mark.parametrize("cost", [costs.ADMIT, costs.OTHER])
+def test_each_operation_takes_of_what_a_batch_may_cost(cost: int) -> None:
+    windows = tuple(window(b"%06d" % n) for n in range(8))
+    layout, operations = Layout(), 0
+    while layout.path("", windows, cost=cost):
+        operations += 1
+    assert operations == (costs.BUDGET - 8 * costs.WINDOW) // (8 * cost)
+    assert layout.path("", windows[:1], cost=costs.BUDGET) == 0
+    assert layout.path("", windows, cost=cost, most=2 * costs.BUDGET) == 1
+
+
+def test_each_new_window_takes_of_what_a_batch_may_cost() -> None:
+    layout, kept = Layout(), [(window(b"%06d" % n),) for n in range(100)]
+    taken = sum(layout.path("", each) > 0 for each in kept)
+    assert taken == costs.BUDGET // (costs.WINDOW + costs.ADMIT) == len(layout.windows())
 
 
 def test_a_refused_path_leaves_nothing_in_the_batch() -> None:
     layout = Layout()
-    assert layout.path("a" * 32, tuple(window(b"%06d" % n) for n in range(MOST_WINDOWS))) == 1
+    assert layout.path("a" * 32, tuple(window(b"%06d" % n) for n in range(29))) == 1
     before = layout.pack(1, [], [], resent=False)
     assert layout.path("b" * 32, (window(b"own 01", is_own=True),)) == 0
     assert layout.kids == ["a" * 32]
@@ -203,7 +222,7 @@ def test_a_refused_path_leaves_nothing_in_the_batch() -> None:
 def test_a_batch_has_at_most_255_paths() -> None:
     layout, one = Layout(), window()
     kept = [(one,) for _ in range(256)]
-    assert [layout.path("", each) for each in kept] == [*range(1, 256), 0]
+    assert [layout.path("", each, cost=1) for each in kept] == [*range(1, 256), 0]
     assert layout.path("", kept[0]) == 1
 
 

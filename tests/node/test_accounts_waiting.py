@@ -24,12 +24,13 @@ from limiter_node.limiter.admission import Limiter
 from limiter_node.limits import MAX_BATCH, Amounts
 from limiter_node.plans import Plan
 from limiter_node.policy import REQUESTS, AccountPolicy, KeyPolicy, Limit, PolicyWindow, Subject
+from limiter_node.store.accounts import costs
 from limiter_node.store.accounts import member as member_module
 from limiter_node.store.accounts import queue as queue_module
 from limiter_node.store.accounts.batch import PathAdmits
 from limiter_node.store.accounts.batch_making import make_batch
 from limiter_node.store.accounts.charges import PathCharge, PathSettle
-from limiter_node.store.accounts.codec import MOST_WINDOWS, Layout, WindowUse
+from limiter_node.store.accounts.codec import Layout, WindowUse
 from limiter_node.store.accounts.knowledge import AccountKnowledge
 from limiter_node.store.accounts.member import Member
 from limiter_node.store.accounts.queue import AccountQueue
@@ -97,8 +98,8 @@ async def test_a_key_that_floods_waits_behind_itself() -> None:
     assert waiting.next_batch() == {flood.kid: MAX_BATCH}
 
 
-async def test_keys_take_turns_where_a_batch_is_full_of_windows() -> None:
-    """Each key has four windows of its own: a batch takes fifteen keys, and goes on where it ended."""
+async def test_keys_take_turns_where_a_batch_costs_all_that_it_may() -> None:
+    """Each key has four windows of its own: a batch takes some keys, and goes on where it ended."""
     windows = tuple(PolicyWindow(per_ms, (), (Limit(REQUESTS, 9),)) for per_ms in (1_000, 60_000, HOUR, 24 * HOUR))
     waiting = Waiting(*(key(n, *windows) for n in range(40)))
     for each in waiting.members:
@@ -106,13 +107,14 @@ async def test_keys_take_turns_where_a_batch_is_full_of_windows() -> None:
     seen: Counter[str] = Counter()
     batches = 0
     while found := waiting.next_batch():
-        assert len(waiting.layout.windows()) <= MOST_WINDOWS
+        own = len(waiting.layout.windows())
+        assert own * costs.WINDOW + found.total() * 5 * costs.ADMIT <= costs.BUDGET
         seen += found
         batches += 1
         least, most = min(seen[each.kid] for each in waiting.members), max(seen.values())
         assert most - least <= 3
     assert seen == {each.kid: 3 for each in waiting.members}
-    assert batches == 40 * 3 // 15
+    assert batches == 40 * 3 // 6
     assert waiting.account.waiting == 0
     assert not waiting.account.has_admits
 
@@ -174,10 +176,12 @@ async def test_charges_leave_before_any_request_and_settles_leave_it_room() -> N
         waiting.unsent.add(account, PathCharge(account, each.kid, plan.windows, 17_639_000_000, Amounts(1, 1, 1)))
         account.settles.append(PathSettle(each.kid, plan.windows, 1_763_900_000_000, Amounts(0, 1, 1)))
     waiting.ask(asking)
-    assert not waiting.next_batch()
-    assert len(account.charges or ()) == 100 - (MOST_WINDOWS - 1)
     found = waiting.next_batch()
-    assert not account.charges
+    most = (costs.BUDGET - costs.WINDOW) // (costs.WINDOW + 2 * costs.OTHER)
+    assert len(account.charges or ()) == 100 - most
+    while account.charges:
+        assert not found
+        found = waiting.next_batch()
     while not found:
         assert account.settles
         found = waiting.next_batch()
@@ -356,5 +360,5 @@ def test_many_windows_are_charged_again_in_few_charges(keys: int, most: int) -> 
         assert charge.bucket >= time_ms // 100 + 10 * at
     assert knowledge.lose(waiting.account, 7, ()) == ([], set())
     for charge in charges:  # counted again, and lost again
-        knowledge.mark_counted(charge, 9)
+        knowledge.mark_counted(charge, charge.bucket, 9)
     assert knowledge.lose(waiting.account, 8, ())[1] == lost

@@ -59,7 +59,8 @@ def test_when_so_much_has_left(excess: int, after_ms: int | None) -> None:
 
 def test_what_lies_in_the_future_is_brought_back_and_nothing_else() -> None:
     window = OwnWindow(600)
-    for second, requests in ((0, 1), (10, 2), (50, 4), (3_600, 8)):
+    window.add(NOW_MS + 3_600_000, Amounts(8, 0, 0), NOW_MS + 3_600_000)  # then the clock steps back
+    for second, requests in ((0, 1), (10, 2), (50, 4)):
         window.add(NOW_MS + 1_000 * second, Amounts(requests, 0, 0), NOW_MS)
     window.bring_back(NOW_MS + 50_999)
     assert window.used(NOW_MS + 50_999).requests == 15

@@ -415,6 +415,18 @@ def test_warnings(tmp_path: Path, text: str, models: tuple[str, ...], expected: 
     assert warnings_of(read(tmp_path, text), models) == expected
 
 
+@pytest.mark.parametrize(
+    ("defaults", "account", "reserve"),
+    [("", "", None), ("output_reserve = 9", "", 9), ("output_reserve = 9", "output_reserve = 8", 8)],
+)
+def test_the_reserve_of_an_account_is_its_own_else_the_defaults(
+    tmp_path: Path, defaults: str, account: str, reserve: int | None
+) -> None:
+    declared = read(tmp_path, f"[defaults]\nrpm = 1\n{defaults}\n[accounts.a]\nrpm = 2\n{account}\n")
+    (subject,) = declared.accounts["a"].subjects
+    assert subject.output_reserve == reserve
+
+
 def test_many_warnings_are_counted(tmp_path: Path) -> None:
     keys = "".join(f'[keys.k{n}]\naccount = "a"\nrpm = 2\n' for n in range(150))
     found = warnings_of(read(tmp_path, f"[accounts.a]\nrpm = 1\n{keys}"))

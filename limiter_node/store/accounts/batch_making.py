@@ -1,8 +1,8 @@
 """Makes an account's next batch of what waits: charges, which are history; settles, which make room; then requests.
 
 The keys of the account take turns: each batch takes one request of each key that waits, then the next of each. A batch
-ends where it would touch more windows than a call of the script may. No request leaves before all charges have left:
-they are admissions, and the request might take the room that they have used. Settles leave half of the windows to
+ends where it would cost more than a call of the script may (``costs``). No request leaves before all charges have left:
+they are admissions, and the request might take the room that they have used. Settles leave half of that to
 requests that wait.
 """
 
@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from limiter_node.limits import BUCKET_MS, MAX_BATCH
+from limiter_node.store.accounts import costs
 from limiter_node.store.accounts.batch import PathAdmits, PathBatch
 from limiter_node.store.accounts.charges import PathCharge, PathSettle
-from limiter_node.store.accounts.codec import MOST_WINDOWS, Layout, pack_charge, pack_settle
+from limiter_node.store.accounts.codec import Layout, pack_charge, pack_settle
 from limiter_node.store.accounts.member import Member
 from limiter_node.store.accounts.queue import AccountQueue
 from limiter_node.store.charges import Charge
@@ -25,16 +26,17 @@ def make_batch(
 ) -> PathBatch | None:
     """Return the next batch, made by `begin`; None if nothing waits."""
     layout = Layout()
+    paths: list[int] = []
 
     def has_room(charge: Charge) -> bool:
         assert isinstance(charge, PathCharge)
-        return layout.path(account.hash_of(charge.kid), charge.windows) > 0
+        paths.append(layout.path(account.hash_of(charge.kid), charge.windows, cost=costs.OTHER))
+        return paths[-1] > 0
 
     others = []
     charges = unsent.take(account, MAX_BATCH, has_room)
-    for charge, amounts in charges:
+    for (charge, amounts), path in zip(charges, paths, strict=False):  # the last path may be of one that has no room
         assert isinstance(charge, PathCharge)
-        path = layout.path(account.hash_of(charge.kid), charge.windows)
         others.append(pack_charge(path, charge.bucket * BUCKET_MS, *amounts))
     settles = _take_settles(account, layout, MAX_BATCH - len(others), others)
     admits = _take_admits(account, layout, 0 if account.charges else MAX_BATCH - len(others))
@@ -48,9 +50,9 @@ def make_batch(
 
 def _take_settles(account: AccountQueue, layout: Layout, most: int, packed: list[bytes]) -> list[PathSettle]:
     taken: list[PathSettle] = []
-    most_windows = MOST_WINDOWS // 2 if account.has_admits else MOST_WINDOWS
+    most_cost = costs.BUDGET // 2 if account.has_admits else costs.BUDGET
     for settle in account.settles[:most]:
-        path = layout.path(account.hash_of(settle.kid), settle.windows, most=most_windows)
+        path = layout.path(account.hash_of(settle.kid), settle.windows, cost=costs.OTHER, most=most_cost)
         if not path:
             break
         packed.append(pack_settle(path, settle.time_ms, *settle.amounts))

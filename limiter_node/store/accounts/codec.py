@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from limiter_node.limits import Amounts
 from limiter_node.plans import NO_LIMIT, PlannedWindow
+from limiter_node.store.accounts import costs
 from limiter_node.store.codec import DECIDED, LOST, REPLAYED, STALE, UnreadableReply
 from limiter_node.store.codec import UNKNOWN_KEY as NO_ACCOUNT
 
@@ -34,8 +35,6 @@ POLICY_OLD, NO_SUCH_KEY = 16, 17
 _WITHOUT_WINDOW = frozenset((0, POLICY_OLD, NO_SUCH_KEY))
 _VERDICTS = _WITHOUT_WINDOW | {1, 2, 3, 4} | {NEVER + 1, NEVER + 2, NEVER + 3, NEVER + 4}
 
-MOST_WINDOWS = 64
-"""The windows that one batch may touch: they bound the time of a call."""
 _MOST_PATHS = 255
 _NO_VERSION = bytes(8)
 _M32, _M40, _M48, _M56 = 2**32 - 1, 2**40 - 1, 2**48 - 1, 2**56 - 1
@@ -92,38 +91,49 @@ class Layout:
     `kid` is given as "", to none.
     """
 
-    __slots__ = ("_entries", "_hashes", "_paths", "_windows", "kids")
+    __slots__ = ("_cost", "_entries", "_hashes", "_paths", "kids")
 
     def __init__(self) -> None:
         self.kids: list[str] = []
         self._hashes: list[dict[bytes, PlannedWindow]] = [{}]
         self._paths: dict[tuple[str, int], int] = {}
         self._entries: list[tuple[int, Sequence[PlannedWindow]]] = []
-        self._windows = 0
+        self._cost = 0
 
     def path(
-        self, kid: str, windows: Sequence[PlannedWindow], *, is_current: bool = False, most: int = MOST_WINDOWS
+        self,
+        kid: str,
+        windows: Sequence[PlannedWindow],
+        *,
+        is_current: bool = False,
+        cost: int = costs.ADMIT,
+        most: int = costs.BUDGET,
     ) -> int:
-        """Return the number of the path of these windows, from 1; 0 if the batch has no room for it.
+        """Return the number of the path of these windows, from 1, for one more operation; 0 if there is no room for it.
 
-        An empty batch has room for any path. Windows are the same if they have the same id in the same hash; their
+        `cost`: of the operation per window, as in ``costs``; all of the batch may cost `most`. An empty batch has room
+        for any path. Windows are the same if they have the same id in the same hash; their
         limits are those of the path that `is_current`: a settle may bring windows of an older policy.
         """
         known = self._paths.get((kid, id(windows)))
         if known is None:
-            known = self._add(kid, windows, most)
+            known = self._add(kid, windows, cost, most)
+        elif self._cost + len(windows) * cost > most:
+            return 0
+        else:
+            self._cost += len(windows) * cost
         if is_current and known:
             shared, own = self._hashes[0], self._hashes[self._entries[known - 1][0]]
             for each in windows:
                 (own if each.is_own else shared)[each.id] = each
         return known
 
-    def _add(self, kid: str, windows: Sequence[PlannedWindow], most: int) -> int:
+    def _add(self, kid: str, windows: Sequence[PlannedWindow], cost: int, most: int) -> int:
         at = self.kids.index(kid) + 1 if kid in self.kids else 0
         own, shared = self._hashes[at] if at else {}, self._hashes[0]
         new = [each for each in windows if each.id not in (own if each.is_own else shared)]
-        has_room = not new or self._windows + len(new) <= most
-        if self._entries and not (has_room and len(self._entries) < _MOST_PATHS):
+        cost = self._cost + len(new) * costs.WINDOW + len(windows) * cost
+        if self._entries and not (cost <= most and len(self._entries) < _MOST_PATHS):
             return 0
         if not at and kid:
             self.kids.append(kid)
@@ -131,7 +141,7 @@ class Layout:
             at = len(self.kids)
         for each in new:
             (own if each.is_own else shared)[each.id] = each
-        self._windows += len(new)
+        self._cost = cost
         self._entries.append((at, windows))
         self._paths[kid, id(windows)] = len(self._entries)
         return len(self._entries)

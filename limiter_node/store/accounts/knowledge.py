@@ -131,11 +131,12 @@ class AccountKnowledge:
             if (known := self._windows.get(place_of(kid, window))) is not None:
                 known.own.give_back(tick, input_tokens, output_tokens, requests)
 
-    def mark_counted(self, charge: PathCharge, number: int) -> None:
-        """Remember that batch `number` has counted a charge."""
+    def mark_counted(self, charge: PathCharge, tick: int, number: int) -> None:
+        """Remember that batch `number` has counted a charge at `tick`."""
         for window in charge.windows:
             if (known := self._windows.get(place_of(charge.kid, window))) is not None:
-                known.own.mark_counted(charge.since, charge.bucket, number)
+                known.own.move(charge.since, charge.bucket, tick, charge.amounts)
+                known.own.mark_counted(min(charge.since, tick), max(charge.bucket, tick), number)
 
     # ---- knowing ---------------------------------------------------------------------------------------------------
 
@@ -223,9 +224,12 @@ class AccountKnowledge:
         known = self._windows.get(place_of(kid, window))
         if known is None or not known.recharges:
             return None
-        charge = known.recharges.get(known.own.cell_of(tick))
-        # Later admissions of the same cell are counted at their own time.
-        return charge if charge is not None and tick <= charge.bucket and losses < charge.losses else None
+        charge = known.recharges.get(cell := known.own.cell_of(tick))
+        if charge is None or losses >= charge.losses:
+            return None
+        # Later admissions of the same cell, made after the store had counted the charge, have their own ticks.
+        last = charge.counted_in if known.own.cell_of(charge.counted_in) == cell else charge.bucket
+        return charge if tick <= last else None
 
     def forget_recharges(self) -> bool:
         """Forget the recharges that have left their windows. Return whether others are left."""

@@ -177,9 +177,9 @@ class AccountQueue(SendQueue):
     def tokens_left(self) -> int:
         return self.knowledge.tokens_left
 
-    def mark_counted(self, charge: Charge, number: int) -> None:
+    def mark_counted(self, charge: Charge, bucket: int, number: int) -> None:
         assert isinstance(charge, PathCharge)
-        self.knowledge.mark_counted(charge, number)
+        self.knowledge.mark_counted(charge, bucket, number)
 
     def lose(self, recorded: int) -> list[Charge]:
         charges, lost = self.knowledge.lose(self, recorded, self.charges or ())

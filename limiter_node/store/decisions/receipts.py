@@ -64,7 +64,7 @@ class Receipts:
         if not isinstance(queue, KeyQueue):  # a plain key has become an account's since
             return
         charge = receipt if isinstance(receipt, Charge) else None
-        bucket = receipt if isinstance(receipt, int) else charge.bucket if charge is not None else 0
+        bucket = receipt if isinstance(receipt, int) else charge.held_in if charge is not None else 0
         knowledge = queue.knowledge
         knowledge.own.give_back(bucket, input_tokens, output_tokens, requests)
         if charge is None or charge.is_counted:
@@ -111,7 +111,7 @@ class Receipts:
         requests, input_tokens, output_tokens = amounts
         counted = receipt.receipt if isinstance(receipt, PathCharge) else receipt
         assert isinstance(counted, PathReceipt)
-        tick = receipt.bucket if isinstance(receipt, PathCharge) else receipt.time_ms // BUCKET_MS
+        tick = receipt.held_in if isinstance(receipt, PathCharge) else receipt.time_ms // BUCKET_MS
         account.knowledge.give_back(kid, windows, tick, amounts)
         if isinstance(receipt, PathCharge) and not receipt.give_back(input_tokens, output_tokens, requests):
             return

@@ -130,7 +130,7 @@ class Reconciliation:
 
     def _on_counted(self, batch: Batch, charge: Charge, bucket: int, amounts: Amounts) -> None:
         """Note that the store has counted a charge, or the request that it stands for, in `bucket`."""
-        batch.queue.mark_counted(charge, batch.number)
+        batch.queue.mark_counted(charge, bucket, batch.number)
         requests, input_tokens, output_tokens = charge.mark_counted(bucket, amounts)
         if requests or input_tokens or output_tokens:
             self._receipts.settle(batch.queue, charge.receipt, input_tokens, output_tokens, requests)

@@ -1,0 +1,19 @@
+"""What a batch of an account costs the store at most, and how much a call may cost, so that none takes over 1 ms.
+
+The unit is 1,000 instructions of the server, of which a core runs some 10,000 in 1 ms. They were counted on the longest
+calls of ``benchmarks/policies.py``: full windows, whose groups of buckets are all read for the first time. A usual call
+costs a fraction of it: a rejection searches one window in depth, and few windows are idle for half of their length.
+
+    cost = 320 × windows + for each operation the windows of its path × (31 for a settle or charge, 21 for an admit)
+"""
+
+from __future__ import annotations
+
+BUDGET = 9_900
+"""What a call may cost; of some 10,000 in 1 ms, 100 are for what each call does."""
+WINDOW = 320
+"""A window half of whose buckets have left: it is read, 13 groups are taken off, and it is written."""
+OTHER = 31
+"""A settle or charge, per window of its path: the group of an earlier bucket is read, changed and written."""
+ADMIT = 21
+"""An admit, per window of its path: it is rejected, and half of each window is searched for the time to try again."""
