@@ -21,7 +21,7 @@ from typing import Protocol
 from limiter_node.decisions import Decision
 from limiter_node.limiter.fallback import KnownKey
 from limiter_node.limiter.own_window import OwnWindow
-from limiter_node.limits import BUCKET_MS, Amounts, KeyLimits
+from limiter_node.limits import BUCKET_MS, Amounts, KeyLimits, bucket_life_ms
 from limiter_node.store import codec
 from limiter_node.store.charges import Charge, number_of_loss
 from limiter_node.store.codec import DECIDED, unpack_limits_and_used
@@ -50,9 +50,9 @@ class KeyKnowledge:
         "_asked_s",
         "_heard_s",
         "_last_reply",
+        "_life_s",
         "_name",
         "_window_buckets",
-        "_window_s",
         "exists",
         "own",
         "recharges",
@@ -61,7 +61,7 @@ class KeyKnowledge:
     )
 
     def __init__(self, window_buckets: int) -> None:
-        self._window_buckets, self._window_s = window_buckets, window_buckets * BUCKET_MS / 1000
+        self._window_buckets, self._life_s = window_buckets, bucket_life_ms(window_buckets) / 1000
         self.exists: bool | None = None
         """Whether the key exists, by the store's last reply; None before the first."""
         self.own = OwnWindow(window_buckets)
@@ -90,7 +90,7 @@ class KeyKnowledge:
             self._last_reply, self._asked_s, self._heard_s, self.exists = reply, batch.since_s, heard_s, True
         if recorded != self.recorded and recorded:
             # A record lives longer than this (see `decide.lua`), and by then its batch has left the window.
-            self.recorded, self.recorded_until_s = recorded, heard_s + self._window_s
+            self.recorded, self.recorded_until_s = recorded, heard_s + self._life_s
         if decisions:
             if self.own.note(decisions, batch.number):
                 self.known()  # a clock may have stepped back: admissions that it left in the future are moved

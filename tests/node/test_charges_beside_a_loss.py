@@ -5,17 +5,30 @@ What was lost of the same cell of the node's own window is charged again in anot
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from time import monotonic
+from typing import NamedTuple
 
-from limiter_node.limits import BUCKET_MS, WINDOW_BUCKETS, Amounts, KeyLimits
+from limiter_node.limits import BUCKET_MS, WINDOW_BUCKETS, Amounts, KeyLimits, bucket_life_ms
 from limiter_node.plans import NO_LIMIT, PlannedWindow
 from limiter_node.policy import AccountPolicy
 from limiter_node.store.accounts.charges import PathCharge
+from limiter_node.store.accounts.knowledge import AccountKnowledge
 from limiter_node.store.accounts.queue import AccountQueue
 from limiter_node.store.charges import Charge
+from limiter_node.store.codec import pack_limits_reply
 from limiter_node.store.knowledge import KeyKnowledge
 from limiter_node.store.scripts import load_script
 from limiter_node.store.wire.script_target import ScriptTarget
+
+
+class Asked(NamedTuple):
+    """The batch of a reply."""
+
+    number: int
+    operations: Sequence[bytes] = ()
+    since_s: float = 100.0
+
 
 NOW_MS = 1_700_000_000_000
 HOUR = PlannedWindow(b"window", False, "acme", 3_600_000, 6_000, 600, (), (), (NO_LIMIT,) * 4, 0, 0)
@@ -62,3 +75,13 @@ def test_of_a_plain_key() -> None:
     knowledge.own.mark_counted(unsent.bucket, unsent.bucket, 9)
     [again], _ = knowledge.lose(0, [])
     assert knowledge.recharged(unsent.bucket, unsent.losses) is again
+
+
+def test_a_record_is_expected_until_its_batch_has_left_the_window() -> None:
+    """A bucket leaves as a whole, up to a bucket after a window's length: until then a loss has to be noticed."""
+    knowledge = KeyKnowledge(10)
+    knowledge.learn(pack_limits_reply(KeyLimits(), NOW_MS), Asked(7), 100.0, 7)
+    assert (knowledge.recorded, knowledge.recorded_until_s) == (7, 100.0 + bucket_life_ms(10) / 1000)
+    account, before_s = AccountKnowledge(), monotonic()
+    account.learn_record(7)
+    assert account.recorded_until_s >= before_s + bucket_life_ms() / 1000

@@ -14,7 +14,7 @@ from time import monotonic
 from limiter_node.decisions import Decision
 from limiter_node.limiter.fallback import KnownPath, KnownWindow
 from limiter_node.limiter.own_window import OwnWindow
-from limiter_node.limits import BUCKET_MS, Amounts
+from limiter_node.limits import BUCKET_MS, Amounts, bucket_life_ms
 from limiter_node.plans import NO_LIMIT, Plan, PlannedWindow
 from limiter_node.store.accounts.charges import PathCharge
 from limiter_node.store.accounts.codec import WindowUse
@@ -23,7 +23,7 @@ from limiter_node.store.charges import Charge, number_of_loss
 
 _LOOKED_AT = 2
 """The number of windows to check for each new one, in turn, whether anything counts in them."""
-_LEAST_LIFE_S = 60.0
+_LEAST_LIFE_S = bucket_life_ms() / 1000
 _ANY_WIDTH = 2**53
 _MOST_CELLS, _MOST_RECHARGES = 61, 10_000
 """The cells of a window in which anything counts; the charges after a loss, unless there are more windows."""
