@@ -18,6 +18,7 @@ from accounts_in_store import put_account
 from aiohttp import ClientSession
 from faketime import CLOCK_FILE, fast_clock, needs_faketime, skip_for_jemalloc, stepped_clock
 from fleet import Fleet, chat, many_connections, rate_limits, running_fleet
+from redis import Redis
 from store_tools import new_api_key, store_client
 
 from limiter_node.credentials import key_id
@@ -45,7 +46,7 @@ class SteppedClock:
     """The clock of a server, which goes forward as it is told."""
 
     def __init__(self, server: EmbeddedServer) -> None:
-        self._file = server.directory / CLOCK_FILE
+        self._file, self._port = server.directory / CLOCK_FILE, server.port
         self._ahead_s = 0
 
     def advance(self, ms: int) -> None:
@@ -54,6 +55,11 @@ class SteppedClock:
         written = self._file.with_suffix(".part")
         written.write_text(f"+{self._ahead_s}")
         written.replace(self._file)
+        with Redis(port=self._port) as client:  # the server looks at the file now and then
+            deadline_s = time.monotonic() + 20
+            while client.time()[0] < int(time.time()) + self._ahead_s - 1:
+                assert time.monotonic() < deadline_s, "the server's clock stays behind"
+                time.sleep(0.005)
 
 
 Stepped = tuple[Fleet, SteppedClock]

@@ -71,7 +71,14 @@ async def recovered(dispatcher: Dispatcher) -> None:
 
 
 async def used(dispatcher: Dispatcher, kid: str) -> Amounts:
-    usage = await dispatcher.peek(kid)
+    """The usage by the store, however long that takes: the node's budget for a read is short here."""
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                usage = await dispatcher.peek(kid)
+            except StoreUnavailable:
+                continue
+            break
     assert usage is not None
     assert not usage.degraded
     return usage.used

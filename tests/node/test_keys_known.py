@@ -125,8 +125,11 @@ async def test_what_a_key_costs_a_node(embedded_single: str) -> None:
 # ---- which word counts -------------------------------------------------------------------------------------------
 
 
-async def test_a_key_revoked_in_file_and_store_stays_revoked_after_a_loss(tmp_path: Path) -> None:
+async def test_a_key_revoked_in_file_and_store_stays_revoked_after_a_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """… another one's change stays changed, a third one is known: also if nobody asked for them since."""
+    monkeypatch.setattr("limiter_node.store.decisions.declared_file._READ_PATIENCE_S", 5.0)  # for a busy machine
     file = tmp_path / "keys.toml"
     names = ("revoked", "changed", "added", "same")
     kids = {name: key_id(f"sk-{name}") for name in names}
