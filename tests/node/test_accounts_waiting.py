@@ -114,7 +114,7 @@ async def test_keys_take_turns_where_a_batch_costs_all_that_it_may() -> None:
         least, most = min(seen[each.kid] for each in waiting.members), max(seen.values())
         assert most - least <= 3
     assert seen == {each.kid: 3 for each in waiting.members}
-    assert batches == 40 * 3 // 5
+    assert batches == 40 * 3 // 3
     assert waiting.account.waiting == 0
     assert not waiting.account.has_admits
 

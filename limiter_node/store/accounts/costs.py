@@ -5,14 +5,14 @@ that size, so the budget is a quarter less. They were counted on the longest
 calls of ``benchmarks/policies.py``: full windows, whose groups of buckets are all read for the first time. A usual call
 costs a fraction of it: a rejection searches one window in depth, and few windows are idle for half of their length.
 
-    cost = 320 × windows + for each operation the windows of its path × (31 for a settle or charge, 21 for an admit)
+    cost = 440 × windows + for each operation the windows of its path × (31 for a settle or charge, 21 for an admit)
 """
 
 from __future__ import annotations
 
 BUDGET = 7_500
 """What a call may cost."""
-WINDOW = 320
+WINDOW = 440
 """A window half of whose buckets have left: it is read, 13 groups are taken off, and it is written."""
 OTHER = 31
 """A settle or charge, per window of its path: the group of an earlier bucket is read, changed and written."""
