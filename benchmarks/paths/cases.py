@@ -1,4 +1,4 @@
-"""What is measured: calls by name, run in turn, and the server's CPU per decision in each round."""
+"""The measured calls by name, run in turn, and the server's CPU per decision in each round."""
 
 from __future__ import annotations
 

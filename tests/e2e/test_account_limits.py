@@ -44,7 +44,7 @@ class Level(NamedTuple):
 
     @property
     def need(self) -> int:
-        """What one request needs of the unit."""
+        """The amount of the unit that one request needs."""
         return {"requests": 1, "input_tokens": PROMPT, "output_tokens": OUTPUT, "tokens": PROMPT + OUTPUT}[self.unit]
 
     @property

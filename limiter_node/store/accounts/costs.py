@@ -1,4 +1,4 @@
-"""What a batch of an account costs the store at most, and how much a call may cost, so that none takes over 1 ms.
+"""The greatest cost of an account's batch for the store, and how much a call may cost, so that none takes over 1 ms.
 
 The unit is 1,000 instructions of the server. A core that runs 10,000 of them in 1 ms took 1.3 ms for the worst batch of
 that size, so the budget is a quarter less. They were counted on the longest
@@ -11,7 +11,7 @@ costs a fraction of it: a rejection searches one window in depth, and few window
 from __future__ import annotations
 
 BUDGET = 7_500
-"""What a call may cost."""
+"""The most that a call may cost."""
 WINDOW = 440
 """A window half of whose buckets have left: it is read, 13 groups are taken off, and it is written."""
 OTHER = 31

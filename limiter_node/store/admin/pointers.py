@@ -1,4 +1,4 @@
-"""What ``rl:{kid}:limits`` holds: the limits of a plain key, or the account in which the limits of any other key are.
+"""The content of ``rl:{kid}:limits``: the limits of a plain key, or the account that has those of any other key.
 
 Read and written for many keys at once, in pipelines per master. Methods raise redis-py's errors.
 """

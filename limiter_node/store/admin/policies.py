@@ -33,7 +33,7 @@ class StoredKey(NamedTuple):
 
 
 class StoredAccount(NamedTuple):
-    """What the store has of an account. `policy` is None if there is no such account; then there are no keys either."""
+    """An account as stored. `policy` is None if there is no such account; then there are no keys either."""
 
     time_ms: int
     version: bytes
