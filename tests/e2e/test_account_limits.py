@@ -164,7 +164,7 @@ async def race(fleet: Fleet, keys: Sequence[str], requests: int, **fields: objec
 
 
 def remaining(response: ClientResponse, limit: str) -> int:
-    """What ``RateLimit`` says is left of the first limit of that name: limits of some models share the name."""
+    """The rest, by ``RateLimit``, of the first limit of that name: limits of some models share the name."""
     found = re.search(rf'"{re.escape(limit)}";r=(\d+);', response.headers["RateLimit"])
     assert found is not None
     return int(found[1])

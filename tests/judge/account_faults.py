@@ -1,4 +1,4 @@
-"""What happens to accounts alone: their policies change, keys are taken out and put back, all of one is lost.
+"""The scenarios of accounts alone: their policies change, keys are taken out and put back, all of one is lost.
 
 As in `faults`; what is done to an account holds its lock.
 """

@@ -180,7 +180,7 @@ class AccountPut:
 
 @dataclass(slots=True)
 class AccountHistory:
-    """What was done to one account. A loss of its policies is also a put, of an account without keys."""
+    """The changes of one account. A loss of its policies is also a put, of an account without keys."""
 
     puts: list[AccountPut] = field(default_factory=list)
     losses: list[Loss] = field(default_factory=list)
@@ -201,7 +201,7 @@ class AccountHistory:
 
 @dataclass(frozen=True, slots=True)
 class Peek:
-    """What the store counts in a window: amounts by bucket."""
+    """The counts of the store in a window: amounts by bucket."""
 
     time_ms: int
     buckets: dict[int, Triple]
@@ -209,7 +209,7 @@ class Peek:
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """What the store counted when all nodes had been drained, by window; None where the key doesn't exist."""
+    """The counts of the store when all nodes had been drained, by window; None where the key doesn't exist."""
 
     drained_ms: float
     peeks: dict[Place, Peek | None]

@@ -66,8 +66,7 @@ class Accounts:
     def _met(self, kid: str, tag: str, found: Policies, asked_s: float) -> Member | None:
         account = self._accounts.get(tag)
         if account is None:
-            target = ScriptTarget(self._policy, slot_of(tag), (policy_key(tag).encode(),), (), 1)
-            account = self._accounts[tag] = AccountQueue(tag, target, found.account)
+            account = self._accounts[tag] = AccountQueue(tag, self._policy_target(tag), found.account)
         account.learn(found.account)
         if account.knowledge.now_ms() is None:
             account.knowledge.learn_time(found.time_ms, asked_s, monotonic())
@@ -82,11 +81,13 @@ class Accounts:
     async def _read(self, kid: str, tag: str) -> Policies | None:
         read = self._reading.get((kid, tag))
         if read is None:
-            target = ScriptTarget(self._policy, slot_of(tag), (policy_key(tag).encode(),), (), 1)
-            read = self._reading[kid, tag] = PolicyRead(self._router, target, kid, monotonic())
+            read = self._reading[kid, tag] = PolicyRead(self._router, self._policy_target(tag), kid, monotonic())
             read.future.add_done_callback(lambda _: self._on_read(kid, tag))
             self._router.send([read])
         return await asyncio.shield(read.future)
+
+    def _policy_target(self, tag: str) -> ScriptTarget:
+        return ScriptTarget(self._policy, slot_of(tag), (policy_key(tag).encode(),), (), 1)
 
     def _on_read(self, kid: str, tag: str) -> None:
         read = self._reading.pop((kid, tag))

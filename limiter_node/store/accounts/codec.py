@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from limiter_node.limits import Amounts
-from limiter_node.plans import NO_LIMIT, PlannedWindow
+from limiter_node.plans import PlannedWindow
 from limiter_node.store.accounts import costs
 from limiter_node.store.codec import DECIDED, LOST, REPLAYED, STALE, UnreadableReply
 from limiter_node.store.codec import UNKNOWN_KEY as NO_ACCOUNT
@@ -26,7 +26,6 @@ _SETTLE, _CHARGE = 2, 3
 _LIMIT_BYTES = 7
 _META_SIZE = 63
 _RESULT_SIZE = 7
-_NO_LIMITS = NO_LIMIT.to_bytes(_LIMIT_BYTES, "little") * 4
 
 NEVER = 8
 """Added to a verdict's unit (1 to 4) if the request can never fit."""
@@ -112,8 +111,8 @@ class Layout:
         """Return the number of the path of these windows, from 1, for one more operation; 0 if there is no room for it.
 
         `cost`: of the operation per window, as in ``costs``; all of the batch may cost `most`. An empty batch has room
-        for any path. Windows are the same if they have the same id in the same hash; their
-        limits are those of the path that `is_current`: a settle may bring windows of an older policy.
+        for any path. Windows are the same if they have the same id in the same hash; their limits are those of the path
+        that `is_current`: a settle may bring windows of an older policy.
         """
         known = self._paths.get((kid, id(windows)))
         if known is None:
