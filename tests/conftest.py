@@ -9,7 +9,7 @@ import gc
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -28,14 +28,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=_takes_a_minute)
 
 
-def pytest_collection_finish() -> None:
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
     """Keep the thousands of tests and their modules out of the collector's rounds: they live until the end.
 
-    Each round would go through 400,000 objects, a quarter of a second in each test that calls `gc.collect`. What
-    tests make is collected and found as ever.
+    Each round would go through 400,000 objects, a quarter of a second in each test that calls `gc.collect`. What tests
+    make is collected and found as ever.
     """
-    gc.collect()
-    gc.freeze()
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
