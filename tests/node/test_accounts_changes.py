@@ -29,9 +29,9 @@ from limiter_node.policy import (
     Limit,
     PolicyWindow,
     Subject,
-    version_of,
     window_id,
 )
+from limiter_node.policy_body import body_of, version_of
 from limiter_node.store.embedded.stores import EmbeddedStore
 from limiter_node.store.keyspace import (
     deleted_key,
@@ -235,7 +235,7 @@ def put_plain(url: str, kid: str, rpm: int) -> None:
 def adopt(url: str, kid: str, limit: int) -> None:
     """Turn a plain key into an account of its own with `limit` requests a minute, and an hour's window."""
     windows = (minute(Limit(REQUESTS, limit)), PolicyWindow(HOUR, (), (Limit(REQUESTS, 1_000_000),)))
-    body = AccountPolicy(key=KeyPolicy(kid, "tester", "", windows)).to_body()
+    body = body_of(AccountPolicy(key=KeyPolicy(kid, "tester", "", windows)))
     script = load_script("adopt")
     keys = [each(kid) for each in (limits_key, window_key, past_key, policy_key, shared_key, deleted_key)]
     with store_client(url) as client:

@@ -24,6 +24,7 @@ from limiter_node.limiter.admission import Limiter
 from limiter_node.limits import MAX_BATCH, Amounts
 from limiter_node.plans import Plan
 from limiter_node.policy import REQUESTS, AccountPolicy, KeyPolicy, Limit, PolicyWindow, Subject
+from limiter_node.policy_body import body_of
 from limiter_node.store.accounts import costs
 from limiter_node.store.accounts import member as member_module
 from limiter_node.store.accounts import queue as queue_module
@@ -47,10 +48,10 @@ class Waiting:
     def __init__(self, *keys: KeyPolicy, limit: int = 100) -> None:
         account = AccountPolicy("acme", (Subject("", (minute(Limit(REQUESTS, limit)),)),))
         self.account = AccountQueue(
-            account.tag, ScriptTarget(load_script("policy"), 0, (b"k",), (), 0), account.to_body()
+            account.tag, ScriptTarget(load_script("policy"), 0, (b"k",), (), 0), body_of(account)
         )
         self.account.knowledge.learn_time(1_763_900_000_000, 0.0, 0.0)
-        self.members = [Member(self.account, each.kid, each.to_body()) for each in keys]
+        self.members = [Member(self.account, each.kid, body_of(each)) for each in keys]
         self.unsent = UnsentCharges(600)
         self.admits: list[Admit] = []
         self.layout = Layout()

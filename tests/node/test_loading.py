@@ -21,7 +21,8 @@ from limiter_node.declarations import AccountKey, Declarations
 from limiter_node.errors import ConfigError
 from limiter_node.keysfile.reading import read_keys
 from limiter_node.limits import KeyLimits
-from limiter_node.policy import AccountPolicy, KeyPolicy, PolicyWindow, Subject, read_account, read_key, version_of
+from limiter_node.policy import AccountPolicy, KeyPolicy, PolicyWindow, Subject
+from limiter_node.policy_body import read_account, read_key, version_of
 from limiter_node.store.admin.store_admin import StoreAdmin, administering
 from limiter_node.store.keyspace import (
     deleted_key,

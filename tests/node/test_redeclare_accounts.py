@@ -20,17 +20,8 @@ from limiter_node.decisions import Need, Outcome
 from limiter_node.declarations import AccountKey, Declarations
 from limiter_node.keysfile.watching import KeysFile
 from limiter_node.limits import KeyLimits
-from limiter_node.policy import (
-    REQUESTS,
-    AccountPolicy,
-    KeyPolicy,
-    Limit,
-    PolicyWindow,
-    Subject,
-    read_account,
-    read_key,
-    version_of,
-)
+from limiter_node.policy import REQUESTS, AccountPolicy, KeyPolicy, Limit, PolicyWindow, Subject
+from limiter_node.policy_body import body_of, read_account, read_key, version_of
 from limiter_node.store.accounts import member as account_member
 from limiter_node.store.accounts.member import Member
 from limiter_node.store.admin.store_admin import administering
@@ -115,7 +106,7 @@ def file_of(account: AccountPolicy, keys: Sequence[KeyPolicy]) -> Declared:
 
 
 def fields_of(account: AccountPolicy) -> dict[str, bytes]:
-    return {"version": version_of(account.to_body()), "account": account.to_body()}
+    return {"version": version_of(body_of(account)), "account": body_of(account)}
 
 
 def look_again(dispatcher: Dispatcher) -> None:
@@ -151,8 +142,8 @@ async def test_a_flushed_store_gets_accounts_and_keys_back_with_what_was_admitte
             await outcomes(dispatcher, alice.kid, 20), await outcomes(dispatcher, bob.kid, 20)
             assert (await used(dispatcher, alice.kid))[:2] == [20, 20]
             assert dispatcher.state().losses["keys"] >= 6
-            assert stored(store.url, account.tag, "account") == account.to_body()
-            assert stored(store.url, account.tag, f"k:{alice.kid}") == alice.to_body()
+            assert stored(store.url, account.tag, "account") == body_of(account)
+            assert stored(store.url, account.tag, f"k:{alice.kid}") == body_of(alice)
             assert pointer(store.url, bob.kid) == account.tag.encode()
 
 
@@ -218,7 +209,7 @@ async def test_a_lost_key_of_an_account_is_declared_again(url: str, told_by: str
         else:
             assert await used(dispatcher, alice.kid) == [2, 1]
             left = 2
-        assert stored(url, account.tag, f"k:{alice.kid}") == alice.to_body()
+        assert stored(url, account.tag, f"k:{alice.kid}") == body_of(alice)
         assert await outcomes(other, alice.kid, 3) == {Outcome.ADMITTED: left, Outcome.REJECTED: 3 - left}
 
 

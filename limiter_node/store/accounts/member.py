@@ -10,7 +10,8 @@ from limiter_node.limiter.fallback import Fallback
 from limiter_node.limits import BUCKET_MS, WINDOW_MS
 from limiter_node.model_patterns import matches
 from limiter_node.plans import Plan, PlannedWindow, patterns_of, plan_of
-from limiter_node.policy import AccountPolicy, KeyPolicy, read_key, version_of
+from limiter_node.policy import AccountPolicy, KeyPolicy
+from limiter_node.policy_body import read_key, version_of
 from limiter_node.store.accounts.charges import PathCharge, PathReceipt
 from limiter_node.store.accounts.queue import AccountQueue, KeyInTurn
 from limiter_node.store.batch import Admit

@@ -14,7 +14,7 @@ from time import monotonic
 from limiter_node.decisions import Decision, Outcome
 from limiter_node.errors import Overloaded
 from limiter_node.limits import BUCKET_MS
-from limiter_node.policy import read_account, version_of
+from limiter_node.policy_body import read_account, version_of
 from limiter_node.store.accounts.batch import PathBatch
 from limiter_node.store.accounts.charges import PathCharge, PathSettle
 from limiter_node.store.accounts.knowledge import AccountKnowledge, place_of

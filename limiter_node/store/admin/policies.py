@@ -12,7 +12,8 @@ from typing import Any, Final, NamedTuple
 from redis.asyncio import Redis
 
 from limiter_node.errors import ConfigError, StoreUnavailable
-from limiter_node.policy import AccountPolicy, KeyPolicy, read_account, read_key, version_of
+from limiter_node.policy import AccountPolicy, KeyPolicy
+from limiter_node.policy_body import body_of, read_account, read_key, version_of
 from limiter_node.store.admin.masters import Masters
 from limiter_node.store.admin.script_calls import CHUNK, ScriptCall, call_script, call_scripts
 from limiter_node.store.keyspace import policy_key
@@ -75,7 +76,7 @@ class Policies:
         for _ in range(_ATTEMPTS):
             changes = {}
             for tag, stored in (await self.read_all(left)).items():
-                body = merged(tag, stored).to_body()
+                body = body_of(merged(tag, stored))
                 if version_of(body) != stored.version:
                     changes[tag] = ScriptCall([policy_key(tag)], ["", stored.version, version_of(body), body])
             left = []
@@ -97,7 +98,7 @@ class Policies:
                 changes = []
                 for kid in left:
                     before = stored.keys[kid].version if kid in stored.keys else NO_VERSION
-                    body = merged(kid, stored).to_body()
+                    body = body_of(merged(kid, stored))
                     if version_of(body) != before:
                         changes.append((kid, before, version_of(body), body))
                 calls = [ScriptCall([policy_key(tag)], change) for change in changes]

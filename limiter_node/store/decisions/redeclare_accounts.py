@@ -23,7 +23,8 @@ from typing import Any, NamedTuple
 
 from limiter_node.declarations import AccountKey
 from limiter_node.errors import StoreUnavailable
-from limiter_node.policy import KeyPolicy, version_of
+from limiter_node.policy import KeyPolicy
+from limiter_node.policy_body import body_of, version_of
 from limiter_node.store.accounts.accounts import Accounts
 from limiter_node.store.accounts.member import Member
 from limiter_node.store.accounts.queue import AccountQueue
@@ -188,10 +189,10 @@ class AccountRedeclarer:
         known, declared = self._accounts.known(tag), self._declared.account(tag)
         if declared is not None:
             if known is None:
-                return _Body(merge_account(None, declared, now_ms).to_body(), "file")
+                return _Body(body_of(merge_account(None, declared, now_ms)), "file")
             if self._declared.is_later(tag, monotonic() - known.confirmed_s):
                 merged = merge_account(known.policy, declared, known.knowledge.now_ms() or now_ms)
-                return _Body(merged.to_body(), "file")
+                return _Body(body_of(merged), "file")
         return None if known is None or self._declared.is_revoked(tag) else _Body(known.body, "store")
 
     def _key_body(self, word: _KeyWord, member: Member | None, now_ms: int) -> bytes:
@@ -200,7 +201,7 @@ class AccountRedeclarer:
             assert member.body is not None
             return member.body
         stored = member.policy if member is not None and member.account.kid == word.tag else None
-        return merge_key(stored, word.declared, now_ms).to_body()
+        return body_of(merge_key(stored, word.declared, now_ms))
 
     # ---- declaring -------------------------------------------------------------------------------------------------
 
