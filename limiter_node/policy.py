@@ -91,8 +91,8 @@ class KeyPolicy:
     """A key of an account. `team` is empty if it belongs to the account itself.
 
     `credentials`: all of the key's, also those that have ended; empty stands for one without an end, whose digest is
-    the `kid`. `expires_ms`: when the key ends, by the store's clock; 0 if it doesn't. `revision`: how often the policy was
-    changed; a flat key has that of its account. `declared`: what keys files said of the key.
+    the `kid`. `expires_ms`: when the key ends, by the store's clock; 0 if it doesn't. `revision`: how often the policy
+    was changed; a flat key has that of its account. `declared`: what keys files said of the key.
     """
 
     kid: str
