@@ -146,8 +146,8 @@ async def test_a_key_that_the_store_has_lost_is_found_in_the_keys_file() -> None
         await admin.put_limits(deleted, KeyLimits(rpm=3))
         await admin.delete(deleted)
         async with dispatching(store.url, declared=file) as dispatcher:
-            assert await find_all(dispatcher) == [True, False, False]
+            assert await find_all(dispatcher) == [CredentialState.VALID, CredentialState.UNKNOWN, CredentialState.UNKNOWN]
             assert (await admin.get(lost)) == KeyLimits(rpm=3, name="declared")
             assert dispatcher.knows(lost)
             assert not dispatcher.knows(deleted)
-            assert await find_all(dispatcher) == [True, False, False]
+            assert await find_all(dispatcher) == [CredentialState.VALID, CredentialState.UNKNOWN, CredentialState.UNKNOWN]
