@@ -74,18 +74,18 @@ class Accounts:
         """
         asked_s = monotonic()
         found = await self._read(kid, tag)
-        if found is None:
+        if found.account is None:
             return None
         try:
-            return self._met(kid, tag, found, asked_s)
+            return self._met(kid, tag, found, found.account, asked_s)
         except ValueError as error:
             raise StoreUnavailable(f"a policy of account {tag} can't be read: {error}") from error
 
-    def _met(self, kid: str, tag: str, found: Policies, asked_s: float) -> Opened | None:
+    def _met(self, kid: str, tag: str, found: Policies, policy: bytes, asked_s: float) -> Opened | None:
         account = self._accounts.get(tag)
         if account is None:
-            account = self._accounts[tag] = AccountQueue(tag, self._policy_target(tag), found.account)
-        account.learn(found.account)
+            account = self._accounts[tag] = AccountQueue(tag, self._policy_target(tag), policy)
+        account.learn(policy)
         if account.knowledge.now_ms() is None:
             account.knowledge.learn_time(found.time_ms, asked_s, monotonic())
         flat = account.policy.key
@@ -103,7 +103,7 @@ class Accounts:
         """Return the account with that hash tag, if the node has met one of its keys and still holds it."""
         return self._accounts.get(tag)
 
-    async def _read(self, kid: str, tag: str) -> Policies | None:
+    async def _read(self, kid: str, tag: str) -> Policies:
         read = self._reading.get((kid, tag))
         if read is None:
             read = self._reading[kid, tag] = PolicyRead(self._router, self._policy_target(tag), kid, monotonic())
