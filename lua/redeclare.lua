@@ -21,7 +21,7 @@ local limits, mark = ARGV[1], redis.call('GET', KEYS[2])
 if limits ~= '' then
     local declared = ARGV[2]
     if mark then return 0 end
-    if redis.call('SET', KEYS[1], limits, 'NX') and declared ~= '' then redis.call('SET', KEYS[3], declared) end
+    if redis.call('SET', KEYS[1], limits, 'NX') and (declared or '') ~= '' then redis.call('SET', KEYS[3], declared) end
     return 1
 end
 

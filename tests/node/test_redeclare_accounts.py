@@ -59,7 +59,7 @@ def a_key(name: str, *windows: PolicyWindow, team: str = "") -> KeyPolicy:
 
 async def ask(dispatcher: Dispatcher, kid: str) -> Outcome:
     """Decide one request as the node's HTTP side does."""
-    if not dispatcher.knows(kid) and not await dispatcher.find(kid):
+    if not dispatcher.knows(kid) and await dispatcher.find(kid) is not CredentialState.VALID:
         return Outcome.UNKNOWN_KEY
     return (await dispatcher.admit(kid, ONE)).outcome
 
