@@ -212,7 +212,7 @@ ALLOWED: dict[str, set[str]] = {
         *("upstream.errors", "upstream.openai", "http.requests"),
     },
     "http.server": {"addresses", "errors", "http.responses"},
-    "http.bodies": {"held", "http.server"},
+    "http.bodies": {"held", "http.requests", "http.responses", "http.server"},
     "http": {
         *("credentials", "decisions", "errors", "held", "limiter", "telemetry", "tokens"),
         *("upstream.answers", "upstream.errors", "upstream.interface", "upstream.openai"),

@@ -26,6 +26,11 @@ def read_keys(path: str | Path) -> Declarations:
         content = Path(path).read_bytes()
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or 'cannot be read'}") from None
+    return declarations_of(content, str(path))
+
+
+def declarations_of(content: bytes, path: str) -> Declarations:
+    """Return what the content of a file declares. Raises ConfigError as `read_keys`; `path` names the file in it."""
     try:
         text = content.decode("utf-8")
         document = tomllib.loads(text)
