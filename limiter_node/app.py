@@ -28,11 +28,13 @@ from limiter_node.http.server.tls import Certificate
 from limiter_node.limiter.admission import Decider, Limiter
 from limiter_node.limiter.policies import policy
 from limiter_node.limits import BUCKET_MS
+from limiter_node.management.manager import Manager
 from limiter_node.settings import NodeSettings
 from limiter_node.start import Start
+from limiter_node.store.admin.store_admin import administering
 from limiter_node.store.decisions.declared_file import DeclaredKeys
 from limiter_node.store.decisions.dispatcher import Dispatcher
-from limiter_node.store.url import parse_store_url
+from limiter_node.store.url import StoreAddress, parse_store_url
 from limiter_node.store.wire.topology import Topology
 from limiter_node.telemetry import Telemetry
 from limiter_node.tokens import vocabulary
@@ -124,7 +126,7 @@ async def running_node(
         )
         api = None
         if settings.admin_token_file:
-            connection = ManagerConnection(partial(managing, address))
+            connection = ManagerConnection(partial(_managing, address))
             stack.push_async_callback(connection.close)
             api = AdminApi(TokenFile(settings.admin_token_file), connection, routes.probes.headers).answer
         listeners = _listeners(settings, routes, load, cors.last_lines, api)
@@ -165,6 +167,12 @@ def _log_started(settings: NodeSettings, port: int, store: str) -> None:
             missing,
             extra={"event": "aiohttp_unknown", "aiohttp": version, "missing": missing},
         )
+
+
+@asynccontextmanager
+async def _managing(address: StoreAddress) -> AsyncIterator[Manager]:
+    async with administering(address) as admin:
+        yield Manager(admin)
 
 
 async def _drain(routes: Routes, timeout_s: float) -> None:

@@ -1,7 +1,7 @@
 """redis-py's errors, translated once into ours; each message says what to do.
 
-StoreMisconfigured for what a person has to correct (login, certificate, kind of store), StoreUnavailable for what may pass.
-Messages name the store without its password.
+StoreMisconfigured for what a person has to correct (login, certificate, kind of store), StoreUnavailable for what may
+pass. Messages name the store without its password.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ def translate(error: BaseException, address: StoreAddress) -> LimiterError:
     """Return our error for `error`, which redis-py or the system raised."""
     where, text = address.describe(), " ".join(str(error).split())
     if "CERTIFICATE_VERIFY_FAILED" in text:
-        return StoreMisconfigured(f"the certificate of {where} is not trusted: give ssl_ca_certs=FILE in --store ({text})")
+        return StoreMisconfigured(
+            f"the certificate of {where} is not trusted: give ssl_ca_certs=FILE in --store ({text})"
+        )
     if isinstance(error, exceptions.AuthenticationError):
         return StoreMisconfigured(f"{where} refuses the login: check user and password in --store")
     if isinstance(error, exceptions.NoPermissionError):

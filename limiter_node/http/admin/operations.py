@@ -8,10 +8,12 @@ from typing import Any
 
 from limiter_node.changes import Change
 from limiter_node.http.admin.calls import Call, Reply
+from limiter_node.keysfile.fields import Misdeclared
 from limiter_node.keysfile.limit_warnings import warnings_of
 from limiter_node.keysfile.reading import declarations_of
 from limiter_node.management.manager import Made, Manager
 from limiter_node.management.views import digest_text
+from limiter_node.policy_fields import time_ms
 
 
 async def list_keys(manager: Manager, call: Call) -> Reply:
@@ -68,7 +70,7 @@ async def enable_key(manager: Manager, call: Call) -> Reply:
 async def expire_key(manager: Manager, call: Call) -> Reply:
     """Set when a key ends."""
     at = call.body["at"]
-    return _changed(await manager.expire(call.path["who"], None if at is None else read_time("at", at)))
+    return _changed(await manager.expire(call.path["who"], None if at is None else _time_ms(at)))
 
 
 async def move_key(manager: Manager, call: Call) -> Reply:
@@ -172,3 +174,14 @@ def _made(made: Made) -> Reply:
 
 def _entries(views: Sequence[Any]) -> Mapping[str, Any]:
     return {"entries": [each.to_json() for each in views]}
+
+
+def _time_ms(at: str) -> int:
+    """Return a time in ms since the epoch. Raises Misdeclared."""
+    try:
+        at_ms = time_ms(at)
+    except ValueError:
+        at_ms = 0
+    if at_ms <= 0:
+        raise Misdeclared("at must be a time with its offset, as 2027-06-30T00:00:00Z, or null", "at")
+    return at_ms

@@ -8,8 +8,9 @@ from __future__ import annotations
 import dataclasses
 import types
 from collections.abc import Mapping
-from typing import Any, Final, Union, get_args, get_origin, get_type_hints
+from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hints
 
+from limiter_node.changes import Change
 from limiter_node.management import views
 from limiter_node.policy import AUDIT, ENFORCE, UNITS
 
@@ -19,6 +20,7 @@ MODE: Final[Schema] = {"type": "string", "enum": [ENFORCE, AUDIT]}
 ANY_FIELDS: Final[Schema] = {"type": "object", "description": "Fields as they are written in requests."}
 
 VIEWS: Final[Mapping[str, type]] = {
+    "Change": Change,
     "Limit": views.LimitView,
     "Credential": views.CredentialView,
     "Key": views.KeyView,
@@ -29,7 +31,7 @@ VIEWS: Final[Mapping[str, type]] = {
     "ExplainedLimit": views.ExplainedLimit,
     "Explanation": views.Explanation,
 }
-"""The views that answers hold, by the name of their schema."""
+"""What replies hold, by the name of its schema."""
 
 _NAMES = {view: name for name, view in VIEWS.items()}
 _SIMPLE: Mapping[object, Schema] = {
@@ -76,7 +78,8 @@ def list_of(schema: Schema, **more: Any) -> Schema:
 
 def or_null(schema: Schema) -> Schema:
     """Return a schema that allows null as well."""
-    return {**schema, "type": [schema["type"], "null"]}
+    values = {"enum": [*schema["enum"], None]} if "enum" in schema else {}
+    return {**schema, "type": [schema["type"], "null"], **values}
 
 
 def view_schema(view: type) -> Schema:
@@ -92,6 +95,8 @@ def _type_schema(hint: Any) -> Schema:
         return ref(_NAMES[hint])
     if hint in _SIMPLE:
         return _SIMPLE[hint]
+    if get_origin(hint) is Literal:
+        return {"type": "string", "enum": list(get_args(hint))}
     if get_origin(hint) is tuple:
         return list_of(_type_schema(get_args(hint)[0]))
     if get_origin(hint) in (Union, types.UnionType):

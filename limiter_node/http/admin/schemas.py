@@ -6,10 +6,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 from limiter_node.http.admin.schema_parts import (
-    ANY_FIELDS,
     MODE,
     VIEWS,
     Schema,
@@ -66,7 +65,7 @@ def _limit(nullable: bool) -> Schema:
 
 _LIMIT_ENTRY = object_of(
     {
-        **{unit: _AMOUNT for unit in UNITS},
+        **dict.fromkeys(UNITS, _AMOUNT),
         "per": _text("The length of the window: 1s to 31d.", examples=["1d"]),
         "models": list_of(_text("A pattern of models' names, with *."), minItems=1, maxItems=64),
         "name": _NAME,
@@ -147,19 +146,6 @@ NAMED: Mapping[str, Schema] = {
             "team": _text("The team there; none if left out."),
         },
         ("account",),
-    ),
-    "Change": all_required(
-        kind={"type": "string", "enum": ["account", "team", "key"]},
-        who={"type": "string"},
-        action={
-            "type": "string",
-            "enum": [
-                *("created", "changed", "deleted", "moved", "rotated"),
-                *("revoked", "disabled", "enabled", "expires"),
-            ],
-        },
-        before=ANY_FIELDS,
-        after=ANY_FIELDS,
     ),
     "Changed": all_required(change=ref("Change")),
     "ChangedAll": all_required(changes=list_of(ref("Change"))),

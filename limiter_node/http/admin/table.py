@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from limiter_node.http.admin import operations
 from limiter_node.http.admin.calls import Call, Reply
@@ -123,9 +123,7 @@ ROUTES: Final = (
         "Rotation",
         is_body_needed=False,
     ),
-    _of_key(
-        "revoke", "Revoke a credential of a key.", operations.revoke_key, "Revocation", is_body_needed=False
-    ),
+    _of_key("revoke", "Revoke a credential of a key.", operations.revoke_key, "Revocation", is_body_needed=False),
     _of_key("disable", "Refuse all requests of a key until it is enabled.", operations.disable_key),
     _of_key("enable", "Enable a key that is disabled.", operations.enable_key),
     _of_key("expire", "Set when a key ends.", operations.expire_key, "Expiry"),
@@ -141,9 +139,7 @@ ROUTES: Final = (
         needed=("model",),
         errors=(400, 404, 409),
     ),
-    Route(
-        "GET", "/accounts", "listAccounts", "List all accounts.", operations.list_accounts, ref("AccountList")
-    ),
+    Route("GET", "/accounts", "listAccounts", "List all accounts.", operations.list_accounts, ref("AccountList")),
     Route(
         "POST",
         "/accounts",

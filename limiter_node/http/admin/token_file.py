@@ -83,7 +83,9 @@ def read_token(path: str) -> tuple[str, int]:
     if "\n" in token:
         raise ConfigError(f"{_OPTION} {path}: the file has several lines; it must hold the token alone")
     if not is_key(token):
-        raise ConfigError(f"{_OPTION} {path}: a token has 1 to {MAX_KEY_CHARS} visible ASCII characters, without spaces")
+        raise ConfigError(
+            f"{_OPTION} {path}: a token has 1 to {MAX_KEY_CHARS} visible ASCII characters, without spaces"
+        )
     return token, mode
 
 
