@@ -10,7 +10,7 @@ from limiter_node.changes import Change
 from limiter_node.http.admin.calls import Call, Reply
 from limiter_node.keysfile.fields import Misdeclared
 from limiter_node.keysfile.limit_warnings import warnings_of
-from limiter_node.keysfile.reading import declarations_of
+from limiter_node.keysfile.reading import read_keys_text
 from limiter_node.management.manager import Made, Manager
 from limiter_node.management.views import digest_text
 from limiter_node.policy_fields import time_ms
@@ -143,7 +143,7 @@ async def delete_team(manager: Manager, call: Call) -> Reply:
 async def apply_file(manager: Manager, call: Call) -> Reply:
     """Apply a keys file."""
     # In a thread, because a large file takes seconds to read.
-    declared = await asyncio.to_thread(declarations_of, call.file, "the keys file")
+    declared = await asyncio.to_thread(read_keys_text, call.file, "the keys file")
     dry_run = call.query.get("dry_run", False)
     applied = await manager.apply(
         declared,
