@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -48,17 +48,13 @@ class AdminClient:
     async def call(self, name: str, *values: str, query: str = "", body: Any = None) -> Response:
         """Call a route with the values of its ``{…}``. `body`: bytes are sent as they are, all else as JSON."""
         route = _ROUTES[name]
-        path = route.path
-        for value in values:
-            start, end = path.index("{"), path.index("}")
-            path = f"{path[:start]}{quote(value, safe='')}{path[end + 1 :]}"
-        assert "{" not in path
+        path = path_of(route.path, values)
         data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
-        url = f"{self.url}{PREFIX}{path}{query and '?'}{query}"
+        url = f"{self.url}{path}{query and '?'}{query}"
         headers = {"Authorization": f"Bearer {TOKEN}"}
         async with self.session.request(route.method, URL(url, encoded=True), data=data, headers=headers) as response:
             found = Response(response.status, await response.json(), response.headers)
-        self.check(f"{PREFIX}{route.path}", route.method, found)
+        check_response(self.document, f"{PREFIX}{route.path}", route.method, found.status, found.content)
         self.called.add(name)
         return found
 
@@ -68,14 +64,15 @@ class AdminClient:
         assert response.status == _ROUTES[name].status, response.content
         return response.content
 
-    def check(self, path: str, method: str, response: Response) -> None:
-        """Hold a response against the document."""
-        responses = self.document["paths"][path][method.lower()]["responses"]
-        assert str(response.status) in responses, f"{method} {path}: undocumented {response.status} {response.content}"
-        place = f"#/paths/{_escaped(path)}/{method.lower()}/responses/{response.status}"
-        registry: Registry[Any] = Registry().with_resource(_ROOT, DRAFT202012.create_resource(self.document))
-        schema = {"$ref": f"{_ROOT}{place}/content/{_escaped('application/json')}/schema"}
-        Draft202012Validator(schema, registry=registry).validate(response.content)
+
+def check_response(document: Mapping[str, Any], path: str, method: str, status: int, content: Any) -> None:
+    """Hold a response against the document."""
+    responses = document["paths"][path][method.lower()]["responses"]
+    assert str(status) in responses, f"{method} {path}: undocumented {status} {content}"
+    place = f"#/paths/{_escaped(path)}/{method.lower()}/responses/{status}"
+    registry: Registry[Any] = Registry().with_resource(_ROOT, DRAFT202012.create_resource(document))
+    schema = {"$ref": f"{_ROOT}{place}/content/{_escaped('application/json')}/schema"}
+    Draft202012Validator(schema, registry=registry).validate(content)
 
 
 @asynccontextmanager
@@ -86,6 +83,16 @@ async def admin_client(url: str) -> AsyncIterator[AdminClient]:
             assert response.status == 200
             document = await response.json()
         yield AdminClient(session, url, document)
+
+
+def path_of(template: str, values: Sequence[str]) -> str:
+    """Return the path of a route of the table with the values of its ``{…}``."""
+    path = template
+    for value in values:
+        start, end = path.index("{"), path.index("}")
+        path = f"{path[:start]}{quote(value, safe='')}{path[end + 1 :]}"
+    assert "{" not in path
+    return PREFIX + path
 
 
 def _escaped(part: str) -> str:

@@ -66,7 +66,9 @@ def test_each_schema_is_one_and_is_used() -> None:
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.name)
 def test_a_path_leads_to_its_route_alone(route: Any) -> None:
-    segments = [f"a%2F{index}" if part.startswith("{") else part for index, part in enumerate(route.path[1:].split("/"))]
+    segments = [
+        f"a%2F{index}" if part.startswith("{") else part for index, part in enumerate(route.path[1:].split("/"))
+    ]
     found = find(segments)
     assert found is not None
     assert found[0][route.method] is route

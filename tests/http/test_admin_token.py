@@ -61,7 +61,7 @@ def test_what_is_no_token_is_refused(tmp_path: Path, text: str, problem: str) ->
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "none", tmp_path):
-        with pytest.raises(ConfigError, match="--admin-token-file .*: (No such file|Is a directory)"):
+        with pytest.raises(ConfigError, match=r"--admin-token-file .*: (No such file|Is a directory)"):
             TokenFile(str(path))
 
 

@@ -20,11 +20,11 @@ def new_name(prefix: str = "acme") -> str:
     return f"{prefix}-{next(_names)}"
 
 
-def token_file(directory: Path, token: str = TOKEN) -> Path:
-    """A private file with the token."""
+def token_file(directory: Path, token: str = TOKEN, mode: int = 0o600) -> Path:
+    """A file with the token; private, unless told otherwise."""
     file = directory / "token"
     file.write_text(f"{token}\n")
-    file.chmod(0o600)
+    file.chmod(mode)
     return file
 
 

@@ -16,6 +16,7 @@ from node_commands import StartCommand
 
 from limiter_node.http.admin.table import ROUTES
 
+
 @pytest_asyncio.fixture
 async def node(limiter_node: StartCommand, embedded_single: str, tmp_path: Path) -> AsyncIterator[AdminNode]:
     async with admin_node(limiter_node, embedded_single, token_file(tmp_path), "--log-format", "json") as running:

@@ -83,10 +83,10 @@ async def test_with_the_token_errors_are_json(node: AdminNode) -> None:
 async def test_another_token_counts_from_the_next_request(node: AdminNode, token: Path) -> None:
     url = f"{node.admin.url}{PREFIX}/accounts"
     assert (await asked(url))[0] == 200
-    token.write_text("another\n")
+    token_file(token.parent, "another")
     assert (await asked(url))[0] == 401
     assert (await asked(url, authorization="Bearer another"))[0] == 200
-    token.write_text("")
+    token_file(token.parent, "")
     assert (await asked(url, authorization="Bearer another"))[0] == 401
     assert await node.command.stop() == 0
     errors = await node.command.errors()
@@ -167,7 +167,7 @@ async def test_a_file_that_cannot_be_used_ends_the_start(
 
 
 async def test_a_file_for_anybody_is_warned_of(limiter_node: StartCommand, embedded_single: str, token: Path) -> None:
-    token.chmod(0o644)
+    token_file(token.parent, mode=0o644)
     async with admin_node(limiter_node, embedded_single, token) as node:
         assert (await asked(f"{node.admin.url}{PREFIX}/accounts"))[0] == 200
         assert await node.command.stop() == 0
