@@ -11,7 +11,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from limiter_node.http.admin.schemas import Schema, resolved
+from limiter_node.http.admin.schema_parts import Schema
+from limiter_node.http.admin.schemas import resolved
 from limiter_node.http.requests.fields import InvalidRequest, missing, wrong_type
 
 _KINDS: Final = {

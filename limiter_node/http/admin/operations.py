@@ -11,7 +11,8 @@ from limiter_node.http.admin.calls import Call, Reply
 from limiter_node.keysfile.fields import Misdeclared
 from limiter_node.keysfile.limit_warnings import warnings_of
 from limiter_node.keysfile.reading import read_keys_text
-from limiter_node.management.manager import Made, Manager
+from limiter_node.management.credentials import Made
+from limiter_node.management.manager import Manager
 from limiter_node.management.views import digest_text
 from limiter_node.policy_fields import time_ms
 

@@ -20,7 +20,7 @@ from limiter_node.http.admin.schema_parts import (
     view_schema,
 )
 from limiter_node.keysfile.fields import MAX_NAME_LENGTH, MAX_OUTPUT_RESERVE
-from limiter_node.keysfile.limit_fields import PER_MINUTE
+from limiter_node.limit_names import PER_MINUTE
 from limiter_node.policy import MAX_AMOUNT, UNITS
 
 _MAX_TEXT = 512
