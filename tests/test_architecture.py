@@ -220,7 +220,17 @@ ALLOWED: dict[str, set[str]] = {
     "http.server": {"addresses", "errors", "http.responses"},
     "http.bodies": {"held", "http.requests", "http.responses", "http.server"},
     "http.admin": {
-        *("changes", "credentials", "errors", "held", "keysfile", "limit_names", "management", "policy", "policy_fields"),
+        *(
+            "changes",
+            "credentials",
+            "errors",
+            "held",
+            "keysfile",
+            "limit_names",
+            "management",
+            "policy",
+            "policy_fields",
+        ),
         *("http.bodies", "http.requests", "http.responses", "upstream.openai"),
     },
     "http": {

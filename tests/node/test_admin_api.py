@@ -124,7 +124,7 @@ async def test_changes_are_logged_once_and_secrets_never(node: AdminNode) -> Non
     events = [json.loads(line) for line in lines]
     changes = [each for each in events if each["event"] == "key_changed"]
     assert [each["action"] for each in changes] == ["created", "rotated", "created"]
-    assert changes[0]["request_id"] == made.headers["x-request-id"]
+    assert changes[0]["by"] == made.headers["x-request-id"]
     assert {"what", "before", "after"} <= changes[0].keys()
     for secret in (*secrets, TOKEN):
         assert not any(secret in line for line in lines)

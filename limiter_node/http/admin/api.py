@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, unquote
 import orjson
 from aiohttp import hdrs, web
 
-from limiter_node.changes import Change
+from limiter_node.changes import changed_by
 from limiter_node.errors import StoreUnavailable
 from limiter_node.held import HeldBytes, Hold
 from limiter_node.http.admin import openapi
@@ -103,9 +103,11 @@ class AdminApi:
             content = bytes(await self._bodies.read(request, hold))
             body = parse_object(content) if content or route.is_body_needed else {}
             check(body, route.body)
-        reply = await route.operation(await self._connection.manager(), Call(path, query, body, file))
-        for change in reply.changes:
-            _log(change, request_id)
+        asking = changed_by.set(request_id)
+        try:
+            reply = await route.operation(await self._connection.manager(), Call(path, query, body, file))
+        finally:
+            changed_by.reset(asking)
         headers = self._headers.plain(request_id) + (_NO_STORE if reply.is_secret else "")
         return WholeResponse(orjson.dumps(reply.content), headers, route.status)
 
@@ -132,16 +134,3 @@ def _query_of(request: web.BaseRequest) -> dict[str, list[str]]:
         return parse_qs(text, keep_blank_values=True, errors="strict", max_num_fields=_MOST_PARAMETERS)
     except (UnicodeDecodeError, ValueError):
         raise InvalidRequest("The query could not be read.", None, "invalid_value") from None
-
-
-def _log(change: Change, request_id: str) -> None:
-    """Log a change, once: what, before, after, and by which request."""
-    event = {
-        "event": f"{change.kind}_changed",
-        "what": change.who,
-        "action": change.action,
-        "before": change.before,
-        "after": change.after,
-        "request_id": request_id,
-    }
-    log.info("admin request %s: %s", request_id, change.line(), extra=event)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-
-from limiter_node.changes import Change
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +22,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What to send as JSON, and the changes that were made, to be logged. `is_secret`: no cache may keep it."""
+    """What to send as JSON. `is_secret`: no cache may keep it."""
 
     content: Mapping[str, Any]
-    changes: Sequence[Change] = ()
     is_secret: bool = False

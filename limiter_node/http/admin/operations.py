@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from limiter_node.changes import Change
+from limiter_node.credentials import key_id
 from limiter_node.http.admin.calls import Call, Reply
 from limiter_node.keysfile.fields import Misdeclared
 from limiter_node.keysfile.limit_warnings import warnings_of
 from limiter_node.keysfile.reading import read_keys_text
-from limiter_node.management.credentials import Made
 from limiter_node.management.manager import Manager
-from limiter_node.management.views import digest_text
+from limiter_node.management.views import Made, digest_text
 from limiter_node.policy_fields import time_ms
 
 
@@ -152,25 +152,27 @@ async def apply_file(manager: Manager, call: Call) -> Reply:
         prune=call.query.get("prune", False),
         prune_keys=call.query.get("prune_keys", False),
     )
-    content = {
-        "changes": [each.to_json() for each in applied.changes],
-        "warnings": [*warnings_of(declared), *applied.warnings],
-        "dry_run": dry_run,
-    }
-    return Reply(content, () if dry_run else applied.changes)
+    changes = [each.to_json() for each in applied.changes]
+    return Reply({"changes": changes, "warnings": [*warnings_of(declared), *applied.warnings], "dry_run": dry_run})
 
 
 def _changed(change: Change) -> Reply:
-    return Reply({"change": change.to_json()}, (change,))
+    return Reply({"change": change.to_json()})
 
 
 def _changed_all(changes: Sequence[Change]) -> Reply:
-    return Reply({"changes": [each.to_json() for each in changes]}, changes)
+    return Reply({"changes": [each.to_json() for each in changes]})
 
 
 def _made(made: Made) -> Reply:
-    content = {"change": made.change.to_json(), "digest": digest_text(made.cid), "secret": made.secret}
-    return Reply(content, (made.change,), is_secret=True)
+    credential = made.kid if made.secret is None else key_id(made.secret)
+    content = {
+        "change": made.change.to_json(),
+        "digest": digest_text(made.kid),
+        "credential": digest_text(credential),
+        "secret": made.secret,
+    }
+    return Reply(content, is_secret=True)
 
 
 def _entries(views: Sequence[Any]) -> Mapping[str, Any]:
@@ -181,7 +183,7 @@ def _time_ms(at: str) -> int:
     """Return a time in ms since the epoch. Raises Misdeclared."""
     try:
         at_ms = time_ms(at)
-    except ValueError:
+    except (ValueError, OverflowError):
         at_ms = 0
     if at_ms <= 0:
         raise Misdeclared("at must be a time with its offset, as 2027-06-30T00:00:00Z, or null", "at")
