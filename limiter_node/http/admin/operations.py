@@ -7,13 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from limiter_node.changes import Change
-from limiter_node.credentials import key_id
 from limiter_node.http.admin.calls import Call, Reply
 from limiter_node.keysfile.fields import Misdeclared
 from limiter_node.keysfile.limit_warnings import warnings_of
 from limiter_node.keysfile.reading import read_keys_text
 from limiter_node.management.manager import Manager
-from limiter_node.management.views import Made, digest_text
+from limiter_node.management.views import Made
 from limiter_node.policy_fields import time_ms
 
 
@@ -165,14 +164,7 @@ def _changed_all(changes: Sequence[Change]) -> Reply:
 
 
 def _made(made: Made) -> Reply:
-    credential = made.kid if made.secret is None else key_id(made.secret)
-    content = {
-        "change": made.change.to_json(),
-        "digest": digest_text(made.kid),
-        "credential": digest_text(credential),
-        "secret": made.secret,
-    }
-    return Reply(content, is_secret=True)
+    return Reply(made.to_json(), is_secret=True)
 
 
 def _entries(views: Sequence[Any]) -> Mapping[str, Any]:

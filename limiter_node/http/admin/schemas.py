@@ -152,7 +152,6 @@ NAMED: Mapping[str, Schema] = {
     "Made": all_required(
         change=ref("Change"),
         digest={"type": "string", "description": "The key's."},
-        credential={"type": "string", "description": "The digest of the secret that was made."},
         secret={"type": ["string", "null"], "description": "Shown here only; null if it was made elsewhere."},
     ),
     "AccountList": all_required(entries=list_of(ref("Account"))),
