@@ -10,11 +10,10 @@ Neighbours: `keysfile` reads what operators declare, `store.admin` stores it, `p
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple
 
+from limiter_node.key_states import Credential, CredentialState
 from limiter_node.limits import BUCKET_MS
 
 UNITS: Final = ("requests", "input_tokens", "output_tokens", "tokens")
@@ -29,7 +28,6 @@ BUCKETS: Final = 600
 KEY_SUBJECT: Final = "="
 """Stands for a key in the id of its windows: a key keeps them when it is renamed or moves to another team."""
 ENFORCE, AUDIT = "enforce", "audit"
-_Policy = TypeVar("_Policy")
 
 
 class Limit(NamedTuple):
@@ -73,9 +71,29 @@ class Subject(NamedTuple):
     output_reserve: int | None = None
 
 
+class Declared(NamedTuple):
+    """The declarations of an item that have been applied.
+
+    `last`: the fields of the last one, as JSON; empty if there was none. `applied`: the digests of those before, the
+    latest first, at most `MAX_APPLIED`.
+    """
+
+    last: str = ""
+    applied: tuple[str, ...] = ()
+
+
+MAX_APPLIED: Final = 32
+NOTHING_DECLARED: Final = Declared()
+
+
 @dataclass(frozen=True, slots=True)
 class KeyPolicy:
-    """A key of an account. `team` is empty if it belongs to the account itself."""
+    """A key of an account. `team` is empty if it belongs to the account itself.
+
+    `credentials`: all of the key's, also those that have ended; empty stands for one without an end, whose digest is
+    the `kid`. `expires_ms`: when the key ends, by the store's clock; 0 if it doesn't. `revision`: how often the policy
+    was changed; a flat key has that of its account. `declared`: what keys files said of the key.
+    """
 
     kid: str
     name: str = ""
@@ -83,19 +101,32 @@ class KeyPolicy:
     windows: tuple[PolicyWindow, ...] = ()
     output_reserve: int | None = None
     weight: int = 1
+    credentials: tuple[Credential, ...] = ()
+    expires_ms: int = 0
+    is_disabled: bool = False
+    revision: int = 0
+    declared: Declared = NOTHING_DECLARED
 
-    def to_body(self) -> bytes:
-        """Return the stored form."""
-        return _to_body(
-            {
-                "kid": self.kid,
-                "name": self.name,
-                "team": self.team,
-                "windows": _windows_to_json(self.windows),
-                "output_reserve": self.output_reserve,
-                "weight": self.weight,
-            }
-        )
+    @property
+    def all_credentials(self) -> tuple[Credential, ...]:
+        """Return the key's credentials; at least one."""
+        return self.credentials or (Credential(self.kid),)
+
+    def credential_state(self, digest: str, now_ms: int) -> CredentialState:
+        """Return whether a credential is good at `now_ms`, by the store's clock."""
+        for credential in self.all_credentials:
+            if credential.digest == digest:
+                if credential.is_revoked:
+                    return CredentialState.REVOKED
+                if self.is_disabled:
+                    return CredentialState.DISABLED
+                return CredentialState.EXPIRED if 0 < self.ends_ms(digest) <= now_ms else CredentialState.VALID
+        return CredentialState.UNKNOWN
+
+    def ends_ms(self, digest: str) -> int:
+        """Return when a credential ends by itself, or with its key; 0 if it doesn't."""
+        ends = [each.ends_ms for each in self.all_credentials if each.digest == digest]
+        return min((each for each in (*ends, self.expires_ms) if each), default=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,29 +142,12 @@ class AccountPolicy:
     show: str = "path"
     key_defaults: tuple[tuple[str, int], ...] = ()
     key: KeyPolicy | None = None
+    revision: int = 0
+    declared: Declared = NOTHING_DECLARED
     tag: str = field(init=False, default="")
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tag", account_tag(self.name) if self.key is None else self.key.kid)
-
-    def to_body(self) -> bytes:
-        """Return the stored form."""
-        return _to_body(
-            {
-                "name": self.name,
-                "subjects": [
-                    {
-                        "name": each.name,
-                        "windows": _windows_to_json(each.windows),
-                        "output_reserve": each.output_reserve,
-                    }
-                    for each in self.subjects
-                ],
-                "show": self.show,
-                "key_defaults": dict(self.key_defaults),
-                "key": None if self.key is None else json.loads(self.key.to_body()),
-            }
-        )
 
 
 ACCOUNT_MARK: Final = "@"
@@ -163,84 +177,3 @@ def window_id(subject: str, window: PolicyWindow) -> bytes:
     """Return the 6 bytes by which a subject's window is stored: the same wherever it is computed."""
     per_ms, patterns = shape_of(window)
     return hashlib.sha256("\n".join((subject, str(per_ms), *patterns)).encode()).digest()[:6]
-
-
-def version_of(body: bytes) -> bytes:
-    """Return the 8 bytes that stand for a stored policy: equal for equal policies."""
-    return hashlib.sha256(body).digest()[:8]
-
-
-def read_account(body: bytes) -> AccountPolicy:
-    """Read a stored account. Raises ValueError if `body` isn't one."""
-    return _read(body, _account_from)
-
-
-def read_key(body: bytes) -> KeyPolicy:
-    """Read a stored key of an account. Raises ValueError if `body` isn't one."""
-    return _read(body, _key_from)
-
-
-def _account_from(found: dict[str, Any]) -> AccountPolicy:
-    subjects = tuple(
-        Subject(each["name"], _windows_from_json(each["windows"]), each["output_reserve"]) for each in found["subjects"]
-    )
-    key = found["key"]
-    return AccountPolicy(
-        found["name"],
-        subjects,
-        found["show"],
-        tuple(found["key_defaults"].items()),
-        None if key is None else _key_from(key),
-    )
-
-
-def _key_from(found: dict[str, Any]) -> KeyPolicy:
-    return KeyPolicy(
-        found["kid"],
-        found["name"],
-        found["team"],
-        _windows_from_json(found["windows"]),
-        found["output_reserve"],
-        found["weight"],
-    )
-
-
-def _to_body(content: dict[str, Any]) -> bytes:
-    return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
-
-
-def _read(body: bytes, convert: Callable[[dict[str, Any]], _Policy]) -> _Policy:
-    """Return the policy in `body`. Raises ValueError for whatever isn't one, such as one of a later version."""
-    try:
-        return convert(json.loads(body))
-    except (LookupError, TypeError, AttributeError) as error:
-        raise ValueError(f"not a stored policy: {error!r}") from error
-
-
-def _windows_to_json(windows: Sequence[PolicyWindow]) -> list[dict[str, Any]]:
-    return [
-        {
-            "per_ms": each.per_ms,
-            "models": each.models,
-            "limits": [limit._asdict() | {"unit": UNITS[limit.unit]} for limit in each.limits],
-            "since_ms": each.since_ms,
-            "until_ms": each.until_ms,
-        }
-        for each in windows
-    ]
-
-
-def _windows_from_json(found: Sequence[dict[str, Any]]) -> tuple[PolicyWindow, ...]:
-    return tuple(
-        PolicyWindow(
-            each["per_ms"],
-            tuple(each["models"]),
-            tuple(
-                Limit(UNITS.index(limit["unit"]), limit["amount"], limit["mode"], limit["name"])
-                for limit in each["limits"]
-            ),
-            each["since_ms"],
-            each["until_ms"],
-        )
-        for each in found
-    )

@@ -15,7 +15,8 @@ from benchmarks.lib.shard import INPUT_TOKENS, NODE, OUTPUT_TOKENS, Shard
 from limiter_node.credentials import key_id
 from limiter_node.plans import Plan, plan_of
 from limiter_node.policy import INPUT_TOKENS as INPUT
-from limiter_node.policy import REQUESTS, AccountPolicy, KeyPolicy, Limit, PolicyWindow, Subject, version_of
+from limiter_node.policy import REQUESTS, AccountPolicy, KeyPolicy, Limit, PolicyWindow, Subject
+from limiter_node.policy_body import body_of, version_of
 from limiter_node.store.accounts.codec import Layout, pack_admit, pack_settle
 from limiter_node.store.keyspace import member_key, policy_key, shared_key
 from limiter_node.store.scripts import Script
@@ -97,17 +98,17 @@ class MeasuredAccount:
         self._teams, self._own = teams, own
         self._account = self._account_policy(name, _NO_LIMITS)
         self.tag = self._account.tag
-        self._version = version_of(self._account.to_body())
+        self._version = version_of(body_of(self._account))
         policies = [self._key_policy(number, _NO_LIMITS) for number in range(keys)]
-        self._key_versions = [version_of(policy.to_body()) for policy in policies]
+        self._key_versions = [version_of(body_of(policy)) for policy in policies]
         self._plans: list[Plan] = [plan_of(self._account, policy, [MODEL], 1) for policy in policies]
         self.declare(self.tag)
 
     def declare(self, tag: str) -> None:
         """Store the policies of the account and its keys under a hash tag."""
-        fields: dict[str | bytes, bytes] = {"version": self._version, "account": self._account.to_body()}
+        fields: dict[str | bytes, bytes] = {"version": self._version, "account": body_of(self._account)}
         for number, (kid, version) in enumerate(zip(self.kids, self._key_versions, strict=True)):
-            fields |= {kid: version, f"k:{kid}": self._key_policy(number, _NO_LIMITS).to_body()}
+            fields |= {kid: version, f"k:{kid}": body_of(self._key_policy(number, _NO_LIMITS))}
         self.shard.redis.hset(policy_key(tag), mapping=fields)  # type: ignore[arg-type]
 
     def limit(self, requests: Mapping[int, int], *, everywhere: bool = False) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from limiter_node.policy import AUDIT, ENFORCE, AccountPolicy, KeyPolicy, Limit, PolicyWindow, Subject
+from limiter_node.policy_body import body_of
 
 from .records import BUCKET_MS, NO_LIMIT, UNITS, Limits, Place
 
@@ -88,11 +89,11 @@ class Declared:
         keys = {kid: KeyPolicy(kid, kid[:8], team, self._windows(f"={kid}")) for kid, team in self.keys.items()}
         if self.is_flat:
             [key] = [KeyPolicy(kid, windows=key.windows, output_reserve=self.reserve) for kid, key in keys.items()]
-            return {"": AccountPolicy(key=key).to_body()}
+            return {"": body_of(AccountPolicy(key=key))}
         subjects = [Subject("", self._windows(""), self.reserve)]
         subjects += [Subject(team, self._windows(team)) for team in self.teams]
         account = AccountPolicy(self.tag.removeprefix("@"), tuple(subjects))
-        return {"": account.to_body(), **{kid: key.to_body() for kid, key in keys.items()}}
+        return {"": body_of(account), **{kid: body_of(key) for kid, key in keys.items()}}
 
     def _windows(self, subject: str) -> tuple[PolicyWindow, ...]:
         return tuple(

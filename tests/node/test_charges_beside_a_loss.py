@@ -12,6 +12,7 @@ from typing import NamedTuple
 from limiter_node.limits import BUCKET_MS, WINDOW_BUCKETS, Amounts, KeyLimits, bucket_life_ms
 from limiter_node.plans import NO_LIMIT, PlannedWindow
 from limiter_node.policy import AccountPolicy
+from limiter_node.policy_body import body_of
 from limiter_node.store.accounts.charges import PathCharge
 from limiter_node.store.accounts.knowledge import AccountKnowledge
 from limiter_node.store.accounts.queue import AccountQueue
@@ -38,7 +39,7 @@ FIRST = NOW_MS // BUCKET_MS
 
 def test_of_an_account() -> None:
     target = ScriptTarget(load_script("policy"), 0, (), (), 0)
-    account = AccountQueue("@acme", target, AccountPolicy("acme").to_body())
+    account = AccountQueue("@acme", target, body_of(AccountPolicy("acme")))
     knowledge = account.knowledge
     knowledge.learn_time(NOW_MS + 30_000, monotonic(), monotonic())
     windows = (HOUR,)

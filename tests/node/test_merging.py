@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from limiter_node.policy import REQUESTS, AccountPolicy, KeyPolicy, Limit, PolicyWindow, Subject, shape_of
-from limiter_node.store.admin.merging import MAX_STORED_WINDOWS, merge_account, merge_key
+from limiter_node.policy_body import body_of
+from limiter_node.store.admin.merging import merge_account, merge_key
+from limiter_node.window_merging import MAX_STORED_WINDOWS
 
 LIMITS = (Limit(REQUESTS, 5),)
 NOW_MS = 1_700_000_000_000
@@ -70,7 +72,7 @@ def test_any_sequence_of_files(files: list[tuple[list[PolicyWindow], int]]) -> N
     for windows, later_ms in files:
         now_ms += later_ms
         stored = merge_key(stored, key(*windows), now_ms)
-        assert merge_key(stored, key(*windows), now_ms).to_body() == stored.to_body()
+        assert body_of(merge_key(stored, key(*windows), now_ms)) == body_of(stored)
         for each in [shape for shape, ends_ms in until.items() if ends_ms <= now_ms]:
             del since[each], until[each]
         shapes = [shape_of(each) for each in windows]

@@ -18,19 +18,11 @@ from test_degraded import behind_proxy, local
 from limiter_node.credentials import key_id
 from limiter_node.decisions import Need, Outcome
 from limiter_node.declarations import AccountKey, Declarations
+from limiter_node.key_states import CredentialState
 from limiter_node.keysfile.watching import KeysFile
 from limiter_node.limits import KeyLimits
-from limiter_node.policy import (
-    REQUESTS,
-    AccountPolicy,
-    KeyPolicy,
-    Limit,
-    PolicyWindow,
-    Subject,
-    read_account,
-    read_key,
-    version_of,
-)
+from limiter_node.policy import REQUESTS, AccountPolicy, KeyPolicy, Limit, PolicyWindow, Subject
+from limiter_node.policy_body import body_of, read_account, read_key, version_of
 from limiter_node.store.accounts import member as account_member
 from limiter_node.store.accounts.member import Member
 from limiter_node.store.admin.store_admin import administering
@@ -67,7 +59,7 @@ def a_key(name: str, *windows: PolicyWindow, team: str = "") -> KeyPolicy:
 
 async def ask(dispatcher: Dispatcher, kid: str) -> Outcome:
     """Decide one request as the node's HTTP side does."""
-    if not dispatcher.knows(kid) and not await dispatcher.find(kid):
+    if not dispatcher.knows(kid) and await dispatcher.find(kid) is not CredentialState.VALID:
         return Outcome.UNKNOWN_KEY
     return (await dispatcher.admit(kid, ONE)).outcome
 
@@ -115,7 +107,7 @@ def file_of(account: AccountPolicy, keys: Sequence[KeyPolicy]) -> Declared:
 
 
 def fields_of(account: AccountPolicy) -> dict[str, bytes]:
-    return {"version": version_of(account.to_body()), "account": account.to_body()}
+    return {"version": version_of(body_of(account)), "account": body_of(account)}
 
 
 def look_again(dispatcher: Dispatcher) -> None:
@@ -151,8 +143,8 @@ async def test_a_flushed_store_gets_accounts_and_keys_back_with_what_was_admitte
             await outcomes(dispatcher, alice.kid, 20), await outcomes(dispatcher, bob.kid, 20)
             assert (await used(dispatcher, alice.kid))[:2] == [20, 20]
             assert dispatcher.state().losses["keys"] >= 6
-            assert stored(store.url, account.tag, "account") == account.to_body()
-            assert stored(store.url, account.tag, f"k:{alice.kid}") == alice.to_body()
+            assert stored(store.url, account.tag, "account") == body_of(account)
+            assert stored(store.url, account.tag, f"k:{alice.kid}") == body_of(alice)
             assert pointer(store.url, bob.kid) == account.tag.encode()
 
 
@@ -218,7 +210,7 @@ async def test_a_lost_key_of_an_account_is_declared_again(url: str, told_by: str
         else:
             assert await used(dispatcher, alice.kid) == [2, 1]
             left = 2
-        assert stored(url, account.tag, f"k:{alice.kid}") == alice.to_body()
+        assert stored(url, account.tag, f"k:{alice.kid}") == body_of(alice)
         assert await outcomes(other, alice.kid, 3) == {Outcome.ADMITTED: left, Outcome.REJECTED: 3 - left}
 
 
@@ -357,7 +349,7 @@ async def test_a_deleted_key_of_an_account_stays_deleted() -> None:
                 for _ in range(2):
                     for kid in (alice.kid, flat.kid):
                         assert await ask(node, kid) is Outcome.UNKNOWN_KEY
-                        assert await node.peek(kid) is None
+                        assert await node.peek(kid) is CredentialState.UNKNOWN
             lose_all(store.url)  # the marks, too
             for node in (dispatcher, other):
                 assert await ask(node, bob.kid) is Outcome.ADMITTED
@@ -395,7 +387,7 @@ async def test_a_deleted_key_with_settles_under_way_keeps_nobody_busy(embedded_s
     flat = a_key("flat", window(4, DAY))
     put_account(embedded_single, AccountPolicy(key=flat))
     async with administering(parse_store_url(embedded_single)) as admin, dispatching(embedded_single) as dispatcher:
-        assert await dispatcher.find(flat.kid)
+        assert await dispatcher.find(flat.kid) is CredentialState.VALID
         decision = await dispatcher.admit(flat.kid, Need(1, 9, 0, ()))
         await admin.delete(flat.kid)
         dispatcher.give_back(flat.kid, decision.receipt, 0, 4)

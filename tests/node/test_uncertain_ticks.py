@@ -25,6 +25,7 @@ from limiter_node.limiter.own_window import OwnWindow
 from limiter_node.limits import BUCKET_MS, WINDOW_BUCKETS, Amounts, KeyLimits
 from limiter_node.plans import NO_LIMIT, PlannedWindow
 from limiter_node.policy import REQUESTS, AccountPolicy, Limit, PolicyWindow, Subject
+from limiter_node.policy_body import body_of
 from limiter_node.store.accounts.charges import PathCharge, PathReceipt
 from limiter_node.store.accounts.codec import Layout, pack_peek, unpack_peek
 from limiter_node.store.accounts.queue import AccountQueue
@@ -100,7 +101,7 @@ def test_it_moves_from_all_the_buckets_of_a_charge() -> None:
 def account_queue(per_ms: int = WINDOW_MS) -> tuple[AccountQueue, PlannedWindow]:
     buckets = per_ms // BUCKET_MS
     window = PlannedWindow(b"window", False, "acme", per_ms, BUCKET_MS, buckets, (), (), (NO_LIMIT,) * 4, 0, 0)
-    queue = AccountQueue("@acme", TARGET, AccountPolicy("acme").to_body())
+    queue = AccountQueue("@acme", TARGET, body_of(AccountPolicy("acme")))
     queue.knowledge.learn_time(NOW_MS, monotonic(), monotonic())
     return queue, window
 
@@ -249,7 +250,7 @@ async def test_an_accounts_admissions_end_where_they_are_counted(embedded_single
     names = [shared_key(account.tag), member_key(account.tag, alice.kid)]
     async with behind_proxy(embedded_single, policy=local(1)) as (proxy, dispatcher):
         limiter = Limiter(dispatcher)
-        assert await limiter.find(alice.kid)
+        assert await limiter.find(alice.kid) is None
         member = dispatcher._queues[alice.kid]
 
         async def ask() -> Reservation:

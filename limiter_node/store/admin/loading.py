@@ -12,7 +12,8 @@ from collections.abc import Mapping
 
 from limiter_node.declarations import AccountKey, Declarations, to_account
 from limiter_node.limits import WINDOW_MS, KeyLimits
-from limiter_node.policy import KEY_SUBJECT, AccountPolicy, KeyPolicy, PolicyWindow, version_of, window_id
+from limiter_node.policy import KEY_SUBJECT, AccountPolicy, KeyPolicy, PolicyWindow, window_id
+from limiter_node.policy_body import body_of, version_of
 from limiter_node.store import keyspace
 from limiter_node.store.admin.masters import Masters
 from limiter_node.store.admin.merging import merge_account, merge_key
@@ -90,7 +91,7 @@ class Loader:
             if isinstance(limits, bytes):
                 # A plain window has counted all of the last minute.
                 before = to_account(kid, unpack_limits(limits), since_ms=stored.time_ms - WINDOW_MS)
-            body = merge_account(before, accounts[kid], stored.time_ms).to_body()
+            body = body_of(merge_account(before, accounts[kid], stored.time_ms))
             keys = (
                 *(keyspace.limits_key(kid), keyspace.window_key(kid), keyspace.past_key(kid)),
                 *(keyspace.policy_key(kid), keyspace.shared_key(kid), keyspace.deleted_key(kid)),
