@@ -28,20 +28,35 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=_takes_a_minute)
 
 
+def _pass_over_what_lives() -> None:
+    """Keep all that is alive now out of the collector's rounds until the end of the session.
+
+    The thousands of tests and their modules, and whatever else stays for good: trees of our sources, matplotlib. Each
+    round would go through up to a million objects, half a second in each test that calls `gc.collect`. What a test
+    makes is collected and found as ever.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Keep the thousands of tests and their modules out of the collector's rounds: they live until the end.
-
-    Each round would go through 400,000 objects, a quarter of a second in each test that calls `gc.collect`. What tests
-    make is collected and found as ever.
-    """
     gc.disable()
     try:
         return (yield)
     finally:
         gc.enable()
-        gc.collect()
-        gc.freeze()
+        _pass_over_what_lives()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def pass_over_what_a_module_leaves() -> Iterator[None]:
+    yield
+    _pass_over_what_lives()
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()  # pytest looks for what nobody closed
 
 
 @pytest.fixture(scope="session", autouse=True)

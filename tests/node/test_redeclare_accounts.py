@@ -349,7 +349,7 @@ async def test_a_deleted_key_of_an_account_stays_deleted() -> None:
                 for _ in range(2):
                     for kid in (alice.kid, flat.kid):
                         assert await ask(node, kid) is Outcome.UNKNOWN_KEY
-                        assert await node.peek(kid) is None
+                        assert await node.peek(kid) is CredentialState.UNKNOWN
             lose_all(store.url)  # the marks, too
             for node in (dispatcher, other):
                 assert await ask(node, bob.kid) is Outcome.ADMITTED
