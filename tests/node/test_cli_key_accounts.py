@@ -163,7 +163,7 @@ async def test_serve_loads_an_organisation(
     assert "loaded 4 keys" in said
 
 
-async def test_top_shows_accounts_teams_and_their_keys(limiter_node: StartCommand, tmp_path: Path, free_port: int) -> None:
+async def test_top_shows_accounts_and_their_keys(limiter_node: StartCommand, tmp_path: Path, free_port: int) -> None:
     write_private(tmp_path / "organisation.toml", ORGANISATION)
     async with EmbeddedStore("single") as store:
         port = free_port
@@ -185,7 +185,7 @@ async def test_top_shows_accounts_teams_and_their_keys(limiter_node: StartComman
         assert ["acme", "requests/1m"] in [line[:2] for line in lines]
         assert ["acme/research", "requests/1m"] in [line[:2] for line in lines]
         assert any(line[:1] == ["plain"] for line in lines)
-        assert "seen 2 keys and 1 account in use, all there are" in out
+        assert "seen 3 keys and 1 account in use, all there are" in out
         assert await command.stop() == 0
 
 

@@ -243,6 +243,8 @@ class Dispatcher:
             self.outage.counts,
             {**self._router.errors, "failed": self._replies.failed + self._path_replies.failed},
             {"counts": self._losses.recharged, "keys": self._redeclared.counts.total()},
+            len(self._queues),
+            self._accounts.count,
         )
 
     async def check(self) -> None:
