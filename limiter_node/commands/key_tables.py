@@ -11,7 +11,7 @@ from limiter_node.decisions import PathUsage, Usage
 from limiter_node.declarations import AccountKey
 from limiter_node.keysfile.fields import LIMIT_RANGES
 from limiter_node.keysfile.key_names import key_digest_name
-from limiter_node.keysfile.limit_fields import PER_MINUTE
+from limiter_node.limit_names import PER_MINUTE
 from limiter_node.limits import WINDOW_MS, KeyLimits
 from limiter_node.plans import limit_text, per_text, plan_of, who
 from limiter_node.policy import ENFORCE, TOKENS, UNITS, Limit, PolicyWindow
