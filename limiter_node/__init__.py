@@ -34,6 +34,9 @@ The ground, which imports nothing but the ground:
 ``limits``          a plain key's limits, and the window in which they hold
 ``policy``          the limits of accounts, teams and their keys, as they are stored
 ``policy_body``     the stored form of policies
+``limit_names``     the name of a limit as a field; ``policy_fields``: policies as fields, and back
+``window_merging``  which windows go on counting when a policy changes
+``changes``         a change of an account, a team or a key, in words and as JSON
 ``key_states``      the credentials of a key, and whether one is good
 ``plans``           the windows that one request touches, by the policies on its key's path
 ``model_patterns``  patterns of models' names

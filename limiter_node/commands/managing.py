@@ -18,7 +18,7 @@ from limiter_node.errors import ConfigError, LimiterError, StoreUnavailable
 from limiter_node.keysfile.key_names import check_declared_key
 from limiter_node.management.manager import Manager
 from limiter_node.management.views import KeyView, digest_text
-from limiter_node.store.admin.store_admin import administering
+from limiter_node.store.admin.store_admin import StoreAdmin, administering
 from limiter_node.store.url import parse_store_url
 
 _T = TypeVar("_T")
@@ -39,12 +39,21 @@ class NotConfirmed(LimiterError):
 def manage(url: str, action: Callable[[Manager], Awaitable[_T]], *, changes: bool = False) -> _T:
     """Return what `action` returns for the store at `url`. `changes`: refuse beside nodes of another format."""
 
+    async def act(admin: StoreAdmin) -> _T:
+        if changes:
+            with suppress(StoreUnavailable):  # the shard with the list of nodes; the key's own may answer
+                await admin.check_format()
+        return await action(Manager(admin))
+
+    return administer(url, act)
+
+
+def administer(url: str, action: Callable[[StoreAdmin], Awaitable[_T]]) -> _T:
+    """Return what `action` returns for the store at `url`, of which it may read more than the manager shows."""
+
     async def run() -> _T:
         async with administering(parse_store_url(url)) as admin:
-            if changes:
-                with suppress(StoreUnavailable):  # the shard with the list of nodes; the key's own may answer
-                    await admin.check_format()
-            return await action(Manager(admin))
+            return await action(admin)
 
     return asyncio.run(run())
 

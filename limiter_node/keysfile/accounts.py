@@ -17,7 +17,8 @@ from limiter_node.keysfile.fields import (
     section_of,
     within,
 )
-from limiter_node.keysfile.limit_fields import LIMIT_FIELDS, PER_MINUTE, minute_amounts, read_windows
+from limiter_node.keysfile.limit_fields import LIMIT_FIELDS, minute_amounts, read_windows
+from limiter_node.limit_names import PER_MINUTE
 from limiter_node.policy import AccountPolicy, Subject
 
 NAME_RULE: Final = "1 to 64 of the characters A-Z a-z 0-9 . _ -"

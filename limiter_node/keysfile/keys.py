@@ -26,11 +26,11 @@ from limiter_node.keysfile.fields import (
 from limiter_node.keysfile.key_names import called, called_in_section, check_declared_key
 from limiter_node.keysfile.limit_fields import (
     LIMIT_FIELDS,
-    PER_MINUTE,
     MinuteAmounts,
     minute_amounts,
     read_windows,
 )
+from limiter_node.limit_names import PER_MINUTE
 from limiter_node.limits import (
     DEFAULT_INPUT_TPM,
     DEFAULT_OUTPUT_RESERVE,

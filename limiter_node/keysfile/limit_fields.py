@@ -21,14 +21,11 @@ from limiter_node.keysfile.fields import (
     section_of,
     unsupported,
 )
+from limiter_node.limit_names import LETTER_MS, PER_MINUTE
 from limiter_node.limits import WINDOW_MS
 from limiter_node.policy import (
     AUDIT,
     ENFORCE,
-    INPUT_TOKENS,
-    OUTPUT_TOKENS,
-    REQUESTS,
-    TOKENS,
     UNITS,
     Limit,
     PolicyWindow,
@@ -36,13 +33,10 @@ from limiter_node.policy import (
     shape_of,
 )
 
-PER_MINUTE: Final = {"rpm": REQUESTS, "input_tpm": INPUT_TOKENS, "output_tpm": OUTPUT_TOKENS, "tpm": TOKENS}
-"""The fields that are short for a limit per minute, and their units."""
 LIMIT_FIELDS: Final = (*PER_MINUTE, "limits")
 
 _ENTRY_FIELDS = (*UNITS, "per", "models", "name", "mode")
 _PER = re.compile(r"([1-9][0-9]{0,7})([smhd])\Z")
-_LETTER_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _MAX_PER_MS = 31 * 86_400_000
 _MAX_PATTERN_LENGTH, _MAX_STARS, _MAX_PATTERNS = 128, 4, 64
 _SUB_SECTION = "an entry of limits is a table of single values"
@@ -144,7 +138,7 @@ def _per_ms(value: object) -> int:
     if value in ("day", "month"):
         raise unsupported(f'per = "{value}"')
     match = _PER.match(value) if type(value) is str else None
-    per_ms = int(match[1]) * _LETTER_MS[match[2]] if match else 0
+    per_ms = int(match[1]) * LETTER_MS[match[2]] if match else 0
     if not 0 < per_ms <= _MAX_PER_MS:
         raise ConfigError('per must be a length from "1s" to "31d", in s, m, h or d')
     return per_ms

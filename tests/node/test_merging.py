@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from limiter_node.policy import REQUESTS, AccountPolicy, KeyPolicy, Limit, PolicyWindow, Subject, shape_of
 from limiter_node.policy_body import body_of
-from limiter_node.store.admin.merging import MAX_STORED_WINDOWS, merge_account, merge_key
+from limiter_node.store.admin.merging import merge_account, merge_key
+from limiter_node.window_merging import MAX_STORED_WINDOWS
 
 LIMITS = (Limit(REQUESTS, 5),)
 NOW_MS = 1_700_000_000_000

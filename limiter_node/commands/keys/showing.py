@@ -9,7 +9,7 @@ import cloup
 
 from limiter_node.chart import glyphs_for
 from limiter_node.commands.key_tables import key_lines, listing_lines
-from limiter_node.commands.managing import addressed, as_json, identified, manage, who_argument
+from limiter_node.commands.managing import addressed, administer, as_json, identified, manage, who_argument
 from limiter_node.commands.options import option, store_url
 from limiter_node.commands.printing import print_json, print_lines
 from limiter_node.commands.tables import number
@@ -17,6 +17,7 @@ from limiter_node.commands.usage_chart import usage_chart
 from limiter_node.decisions import Usage
 from limiter_node.management.manager import Manager
 from limiter_node.management.views import KeyView
+from limiter_node.store.admin.store_admin import StoreAdmin
 
 
 @cloup.command(short_help="Show a key: its state, secrets and limits.")
@@ -31,10 +32,11 @@ def show(who: str, store: str, as_json: bool) -> None:
     """
     who = addressed(who)
 
-    async def read(manager: Manager) -> tuple[KeyView, Usage | None]:
-        return await identified(manager, who), None if as_json else await manager.usage(who)
+    async def read(admin: StoreAdmin) -> tuple[KeyView, Usage | None]:
+        key = await identified(Manager(admin), who)
+        return key, None if as_json or key.account else await admin.peek(key.digest.removeprefix("sha256:"))
 
-    key, usage = manage(store, read)
+    key, usage = administer(store, read)
     if as_json:
         print_json(key)
         return

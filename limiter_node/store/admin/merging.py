@@ -7,15 +7,10 @@ Teams that are no longer declared stay as they are, as keys do.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Final
 
-from limiter_node.declarations import MAX_WINDOWS
-from limiter_node.policy import AccountPolicy, KeyPolicy, PolicyWindow, Subject, shape_of
-
-MAX_STORED_WINDOWS: Final = MAX_WINDOWS + 8
-"""The most windows of a subject, those without limits included: of these, the ones that end first go first."""
+from limiter_node.policy import AccountPolicy, KeyPolicy, Subject
+from limiter_node.window_merging import merge_windows
 
 
 def merge_account(stored: AccountPolicy | None, declared: AccountPolicy, now_ms: int) -> AccountPolicy:
@@ -32,28 +27,8 @@ def merge_account(stored: AccountPolicy | None, declared: AccountPolicy, now_ms:
 
 def merge_key(stored: KeyPolicy | None, declared: KeyPolicy, now_ms: int) -> KeyPolicy:
     """Return the policy to store for a declared key."""
-    return replace(declared, windows=_merge_windows(stored.windows if stored else (), declared.windows, now_ms))
+    return replace(declared, windows=merge_windows(stored.windows if stored else (), declared.windows, now_ms))
 
 
 def _merge_subject(stored: Subject | None, declared: Subject, now_ms: int) -> Subject:
-    return declared._replace(windows=_merge_windows(stored.windows if stored else (), declared.windows, now_ms))
-
-
-def _merge_windows(
-    stored: Sequence[PolicyWindow], declared: Iterable[PolicyWindow], now_ms: int
-) -> tuple[PolicyWindow, ...]:
-    before = {shape_of(each): each for each in stored if not 0 < each.until_ms <= now_ms}
-    merged = []
-    for window in declared:
-        found = before.pop(shape_of(window), None)
-        merged.append(window._replace(since_ms=found.since_ms if found is not None else now_ms))
-    lingering = sorted((_without_limits(each, now_ms) for each in before.values()), key=_ends_last)
-    return (*merged, *lingering[: MAX_STORED_WINDOWS - len(merged)])
-
-
-def _without_limits(window: PolicyWindow, now_ms: int) -> PolicyWindow:
-    return window._replace(limits=(), until_ms=window.until_ms or now_ms + window.per_ms)
-
-
-def _ends_last(window: PolicyWindow) -> tuple[int, tuple[int, tuple[str, ...]]]:
-    return -window.until_ms, shape_of(window)
+    return declared._replace(windows=merge_windows(stored.windows if stored else (), declared.windows, now_ms))

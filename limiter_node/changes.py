@@ -1,0 +1,98 @@
+"""A change of an account, a team or a key: what happened to it, and the fields that differ.
+
+Everybody who changes something says so in this form: to the person who asked for it, and once in the log.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from limiter_node.policy_fields import FIELD_DEFAULTS, Fields
+
+log = logging.getLogger(__name__)
+
+Kind: TypeAlias = Literal["account", "team", "key"]
+Action: TypeAlias = Literal[
+    "created", "changed", "deleted", "moved", "rotated", "revoked", "disabled", "enabled", "expires"
+]
+
+_SHOWN_DIGITS = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One change. `before`, `after`: only the fields that differ; a field that isn't there has its default.
+
+    `who`: the name by which people know the item, such as ``acme/alice``; it never shows a secret.
+    """
+
+    kind: Kind
+    who: str
+    action: Action
+    before: Fields = field(default_factory=dict)
+    after: Fields = field(default_factory=dict)
+
+    def line(self) -> str:
+        """Return the change in words: ``key acme/alice changed: rpm 60 -> 120, weight 1 -> 2``."""
+        head = f"{self.kind} {self.who} {self.action}"
+        if self.action == "deleted":
+            return head
+        parts = [self._part(name) for name in dict.fromkeys((*self.before, *self.after))]
+        return f"{head}: {', '.join(parts)}" if parts else head
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the change as JSON has it."""
+        return {
+            "kind": self.kind,
+            "who": self.who,
+            "action": self.action,
+            "before": self.before,
+            "after": self.after,
+        }
+
+    def _part(self, name: str) -> str:
+        before, after = (_shown(name, fields) for fields in (self.before, self.after))
+        return f"{name} {after}" if self.action == "created" else f"{name} {before} -> {after}"
+
+
+def change_between(kind: Kind, who: str, action: Action, before: Mapping[str, Any], after: Mapping[str, Any]) -> Change:
+    """Return the change from some fields to others, of which it keeps those that differ."""
+    differ = [name for name in dict.fromkeys((*before, *after)) if before.get(name) != after.get(name)]
+    return Change(
+        kind,
+        who,
+        action,
+        {name: before[name] for name in differ if name in before},
+        {name: after[name] for name in differ if name in after},
+    )
+
+
+def log_change(change: Change) -> None:
+    """Log a change that has been made; whoever makes it calls this once."""
+    event = {"event": "key_changed", "what": f"{change.kind} {change.who}", "action": change.action}
+    log.info("%s", change.line(), extra={**event, "before": change.before, "after": change.after})
+
+
+def _shown(name: str, fields: Mapping[str, Any]) -> str:
+    value = fields.get(name, FIELD_DEFAULTS.get(name))
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return f"[{', '.join(_credential_text(each) for each in value)}]"
+    if isinstance(value, dict):
+        name = json.dumps(value["name"], ensure_ascii=False) if "name" in value else ""
+        return " ".join(filter(None, (str(value["amount"]), value.get("mode"), name)))
+    return str(value)
+
+
+def _credential_text(credential: Mapping[str, Any]) -> str:
+    text = f"sha256:{credential['digest'][:_SHOWN_DIGITS]}"
+    if credential.get("revoked"):
+        return f"{text} revoked"
+    return f"{text} until {credential['expires']}" if "expires" in credential else text
