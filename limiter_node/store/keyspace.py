@@ -75,3 +75,9 @@ def member_key(tag: str, kid: str) -> str:
 
 ACCOUNT_FIELD = "account"
 """The field of ``rl:{kid}:limits`` that leads from a key to its account's hash tag, where it is no plain key."""
+
+WAY_FIELDS = ("tag", "kid")
+"""The fields of ``rl:{cid}:limits`` of a further credential: the hash tag of the account of its key, and the key.
+
+Earlier versions find no `ACCOUNT_FIELD` there, can't read the value, and answer 503 instead of a lasting 401.
+"""

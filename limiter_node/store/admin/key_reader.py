@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import heapq
-import re
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
 from redis.asyncio import Redis
-from redis.exceptions import ResponseError
 
 from limiter_node.decisions import Usage
 from limiter_node.declarations import AccountKey
@@ -20,15 +18,13 @@ from limiter_node.plans import who
 from limiter_node.store import keyspace
 from limiter_node.store.admin.masters import Masters
 from limiter_node.store.admin.path_usage import read_path_usage
-from limiter_node.store.admin.pointers import limits_of
+from limiter_node.store.admin.pointers import Pointer, Way, limits_of
 from limiter_node.store.admin.policies import Policies, StoredAccount
 from limiter_node.store.admin.script_calls import CHUNK, ScriptCall, call_script
+from limiter_node.store.admin.search import scan_pointers
 from limiter_node.store.scripts import load_script
 from limiter_node.store.url import StoreAddress
 from limiter_node.store.values import unpack_limits, unpack_usage
-
-_LIMITS_KEY = re.compile(rb"rl:\{([0-9a-f]{32})\}:limits\Z")
-_SCANNED = 1_000
 
 
 class Listing(NamedTuple):
@@ -102,8 +98,8 @@ class KeyReader:
                 found.update((kid, key) for kid in chunk if (key := _key_in(stored, kid)) is not None)
         return found
 
-    def _plain(self, kid: str, value: bytes | ResponseError | None) -> KeyLimits | None:
-        if value is None:
+    def _plain(self, kid: str, value: Pointer) -> KeyLimits | None:
+        if value is None or isinstance(value, Way):  # a further credential is no key
             return None
         if isinstance(value, bytes):
             with suppress(ValueError):
@@ -124,17 +120,8 @@ def _key_in(stored: StoredAccount, kid: str) -> AccountKey | None:
 
 async def _scan(client: Redis, seen: set[bytes]) -> AsyncIterator[list[str]]:
     # SCAN may name a key twice; and during a resharding two masters may name it.
-    cursor = 0
-    while True:
-        cursor, keys = await client.scan(cursor, match=keyspace.limits_key("*"), count=_SCANNED)
-        kids = []
-        for key in keys:
-            assert isinstance(key, bytes)
-            match = _LIMITS_KEY.match(key)
-            if match and (raw := bytes.fromhex(match[1].decode())) not in seen:
-                seen.add(raw)
-                kids.append(match[1].decode())
-        if kids:
-            yield kids
-        if cursor == 0:
-            return
+    async for kids in scan_pointers(client):
+        new = [kid for kid in dict.fromkeys(kids) if bytes.fromhex(kid) not in seen]
+        seen.update(bytes.fromhex(kid) for kid in new)
+        if new:
+            yield new

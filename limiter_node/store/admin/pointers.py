@@ -1,13 +1,14 @@
-"""The content of ``rl:{kid}:limits``: the limits of a plain key, or the account that has those of any other key.
+"""The content of ``rl:{cid}:limits``: the limits of a plain key, or the way from a credential to its key.
 
-Read and written for many keys at once, in pipelines per master. Methods raise redis-py's errors.
+``cid`` is the digest of a credential; that of a key's first one is the key's ``kid``. Read and written for many at
+once, in pipelines per master. Methods raise redis-py's errors.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
@@ -15,16 +16,42 @@ from redis.exceptions import ResponseError
 from limiter_node.limits import KeyLimits
 from limiter_node.store.admin.masters import Masters
 from limiter_node.store.admin.script_calls import CHUNK, ScriptCall, call_scripts
-from limiter_node.store.keyspace import ACCOUNT_FIELD, deleted_key, limits_key
+from limiter_node.store.keyspace import ACCOUNT_FIELD, WAY_FIELDS, deleted_key, limits_key
 from limiter_node.store.scripts import load_script
 from limiter_node.store.values import pack_limits
 
-DELETED_S: Final = 30 * 86_400
-"""The life of the mark that a key was deleted on purpose."""
+_REVOKED = "revoked:"
 
-Pointer = bytes | str | ResponseError | None
-"""A plain key's limits, packed, or the hash tag of a key's account; None if there is no such key, an error if the value
-is neither."""
+
+class Way(NamedTuple):
+    """The way from a further credential of a key to the key, in the account with that hash tag."""
+
+    tag: str
+    kid: str
+
+
+Pointer = bytes | str | Way | ResponseError | None
+"""A plain key's limits, packed; of a key's first credential the hash tag of its account, of any other one its way. None
+if there is nothing, an error if the value is none of these."""
+
+
+class Mark(NamedTuple):
+    """The mark that a credential was taken away on purpose, from the key `kid`."""
+
+    kid: str
+    is_revoked: bool = False
+
+    def to_value(self) -> str:
+        """Return the stored form."""
+        return _REVOKED + self.kid if self.is_revoked else self.kid
+
+
+def mark_from(value: bytes | None, cid: str) -> Mark | None:
+    """Read ``rl:{cid}:deleted``; an empty value is of an earlier version, which marked whole keys only."""
+    if value is None:
+        return None
+    text = value.decode("ascii", "replace")
+    return Mark(text.removeprefix(_REVOKED) or cid, text.startswith(_REVOKED))
 
 
 def is_wrong_type(reply: object) -> bool:
@@ -33,18 +60,22 @@ def is_wrong_type(reply: object) -> bool:
 
 
 async def limits_of(client: Redis, kids: Sequence[str]) -> list[Pointer]:
-    """Return what there is of each of these keys of one master."""
+    """Return where each of these digests leads, all of one master."""
     values: list[Any] = await _pipelined(client, [("GET", limits_key(kid)) for kid in kids])
     hashes = [at for at, value in enumerate(values) if is_wrong_type(value)]
-    tags = await _pipelined(client, [("HGET", limits_key(kids[at]), ACCOUNT_FIELD) for at in hashes])
-    for at, tag in zip(hashes, tags, strict=True):
-        if isinstance(tag, bytes):
-            values[at] = tag.decode("ascii", "replace")
+    ways = await _pipelined(client, [("HMGET", limits_key(kids[at]), ACCOUNT_FIELD, *WAY_FIELDS) for at in hashes])
+    for at, found in zip(hashes, ways, strict=True):
+        if isinstance(found, list):
+            account, tag, kid = (None if each is None else each.decode("ascii", "replace") for each in found)
+            if account is not None:
+                values[at] = account
+            elif tag is not None and kid is not None:
+                values[at] = Way(tag, kid)
     return values
 
 
 class Pointers:
-    """Read and write the values ``rl:{kid}:limits`` of one store."""
+    """Read and write the values ``rl:{cid}:limits`` and ``rl:{cid}:deleted`` of one store."""
 
     def __init__(self, masters: Masters) -> None:
         self._masters = masters
@@ -60,14 +91,61 @@ class Pointers:
         await self._per_owner(kids, read)
         return found
 
-    async def point(self, tags: Mapping[str, str]) -> None:
-        """Point each key to the account with that hash tag, and take the mark of its deletion away."""
+    async def point(self, tags: Mapping[str, str]) -> list[str]:
+        """Point keys by their first credentials to the accounts with these hash tags; the marks there go.
 
-        async def point(client: Redis, kids: Sequence[str]) -> None:
-            calls = [ScriptCall((limits_key(kid), deleted_key(kid)), (tags[kid],)) for kid in kids]
-            await call_scripts(client, self._point, calls)
+        Return those that stay as they are, because they are further credentials of other keys.
+        """
+        return await self.claim({kid: Way(tag, kid) for kid, tag in tags.items()})
 
-        await self._per_owner(tags, point)
+    async def claim(self, ways: Mapping[str, Way], *, only_new: bool = False) -> list[str]:
+        """Point credentials to their keys; the marks there go. Return those that stay as they are: other keys'.
+
+        `only_new`: leave those, too, that were revoked, or lead elsewhere now, also if that is the same key.
+        """
+        refused: list[str] = []
+
+        async def point(client: Redis, cids: Sequence[str]) -> None:
+            calls = [_point_call(cid, *ways[cid], is_new=only_new) for cid in cids]
+            replies = await call_scripts(client, self._point, calls)
+            refused.extend(cid for cid, reply in zip(cids, replies, strict=True) if reply != 1)
+
+        await self._per_owner(ways, point)
+        return refused
+
+    async def release(self, kid: str, cids: Iterable[str]) -> None:
+        """Take the ways from credentials to a deleted key away, where its mark is still there."""
+
+        async def release(client: Redis, cids: Sequence[str]) -> None:
+            await call_scripts(client, self._point, [_point_call(cid, "", kid) for cid in cids])
+
+        await self._per_owner(cids, release)
+
+    async def marks(self, cids: Iterable[str]) -> dict[str, Mark]:
+        """Return the marks of those credentials that have one."""
+        found: dict[str, Mark] = {}
+
+        async def read(client: Redis, cids: Sequence[str]) -> None:
+            values = await _pipelined(client, [("GET", deleted_key(cid)) for cid in cids])
+            found.update(
+                (cid, mark)
+                for cid, value in zip(cids, values, strict=True)
+                if (mark := mark_from(value, cid)) is not None
+            )
+
+        await self._per_owner(cids, read)
+        return found
+
+    async def mark(self, kid: str, cids: Iterable[str], revoked: Collection[str] = ()) -> None:
+        """Leave the mark of a key at its credentials `cids`, of which those in `revoked` had been revoked before.
+
+        Leave it before anything is taken away: a node that finds the key missing then doesn't declare it again.
+        """
+
+        async def mark(client: Redis, cids: Sequence[str]) -> None:
+            await _pipelined(client, [("SET", deleted_key(cid), Mark(kid, cid in revoked).to_value()) for cid in cids])
+
+        await self._per_owner(cids, mark)
 
     async def put_plain(self, keys: Mapping[str, KeyLimits]) -> list[str]:
         """Write the limits of plain keys. Return the keys that are in an account, whose values stay as they are."""
@@ -89,11 +167,8 @@ class Pointers:
         await _pipelined(client, [("SET", limits_key(kid), pack_limits(limits)), ("DEL", deleted_key(kid))])
 
     async def mark_deleted(self, kid: str) -> None:
-        """Leave the mark that a key is taken out of its account on purpose; to write the key takes it away again.
-
-        Leave it before anything is taken out: a node that finds the key missing then does not declare it again.
-        """
-        await self._masters.owner(deleted_key(kid)).set(deleted_key(kid), b"", ex=DELETED_S)
+        """Leave the mark of a key at its first credential; to write the key takes it away again."""
+        await self.mark(kid, [kid])
 
     async def _per_owner(self, kids: Iterable[str], action: Callable[[Redis, Sequence[str]], Awaitable[None]]) -> None:
         by_owner = self._masters.by_owner(kids, limits_key)
@@ -103,6 +178,10 @@ class Pointers:
                 await action(client, kids[start : start + CHUNK])
 
         await asyncio.gather(*(in_chunks(client, found) for client, found in by_owner.items()))
+
+
+def _point_call(cid: str, tag: str, kid: str, *, is_new: bool = False) -> ScriptCall:
+    return ScriptCall((limits_key(cid), deleted_key(cid)), (tag, kid, int(is_new)))
 
 
 async def _pipelined(client: Redis, commands: Sequence[tuple[str | bytes, ...]]) -> list[Any]:

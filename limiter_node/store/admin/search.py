@@ -1,0 +1,154 @@
+"""Finds keys by name or by the beginning of a digest, and the keys of an account. Writes nothing.
+
+The names of an account's keys are in an index in its slot. Flat keys have none: finding one by name, or any key by the
+beginning of a digest, walks through all pointers of the store with SCAN, in pieces, and keeps the matches alone.
+Methods raise redis-py's errors.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from typing import Final, NamedTuple
+
+from redis.asyncio import Redis
+
+from limiter_node.policy import account_tag
+from limiter_node.policy_body import read_key
+from limiter_node.store.admin.masters import Masters
+from limiter_node.store.admin.pointers import Way, limits_of
+from limiter_node.store.admin.policies import Policies
+from limiter_node.store.keyspace import limits_key, policy_key
+from limiter_node.store.values import unpack_limits
+
+SCANNED: Final = 1_000
+"""Keys of the store per piece of a walk."""
+MOST_MATCHES: Final = 20
+"""The most matches that are kept of each kind: enough to see that there are several."""
+
+_POINTER = re.compile(rb"rl:\{([0-9a-f]{32})\}:limits\Z")
+_ACCOUNT = re.compile(rb"rl:\{@([A-Za-z0-9._-]{1,64})\}:policy\Z")
+_KID = re.compile(rb"[0-9a-f]{32}\Z")
+_NAME_FIELD, _KEY_FIELD = "n:", "k:"
+
+
+class Matches(NamedTuple):
+    """Flat keys of a name, by ``kid``, and credentials whose digests begin as wanted, with the way to their keys.
+
+    A way's `tag` is empty if it leads to a plain key.
+    """
+
+    kids: list[str]
+    cids: dict[str, Way]
+
+
+class KeySearch:
+    """Search the keys of one store."""
+
+    def __init__(self, masters: Masters, policies: Policies) -> None:
+        self._masters, self._policies = masters, policies
+
+    async def way(self, cid: str) -> Way | None:
+        """Return the way from a credential to its key, as far as its pointer says; None if it leads nowhere."""
+        [value] = await limits_of(self._masters.owner(limits_key(cid)), [cid])
+        if isinstance(value, str):
+            return Way(value, cid)
+        return value if isinstance(value, Way) else Way("", cid) if isinstance(value, bytes) else None
+
+    async def matches(self, name: str, prefix: str) -> Matches:
+        """Return the flat keys called `name`, and the credentials whose digests begin with `prefix` (none if empty)."""
+        found = Matches([], {})
+        for client in self._masters.all():
+            async for cids in scan_pointers(client):
+                await self._add_matches(client, cids, name, prefix, found)
+        return found
+
+    async def _add_matches(self, client: Redis, cids: Sequence[str], name: str, prefix: str, found: Matches) -> None:
+        own = []
+        for cid, value in zip(cids, await limits_of(client, cids), strict=True):
+            if isinstance(value, bytes):
+                way = Way("", cid)
+                with suppress(ValueError):  # damaged
+                    if unpack_limits(value).name == name:
+                        _keep(found.kids, cid)
+            elif isinstance(value, str):
+                way = Way(value, cid)
+                if value == cid:
+                    own.append(cid)
+            elif isinstance(value, Way):
+                way = value
+            else:
+                continue
+            if prefix and cid.startswith(prefix) and len(found.cids) < MOST_MATCHES:
+                found.cids[cid] = way
+        for kid, stored in (await self._policies.read_all(own)).items():
+            if stored.policy is not None and stored.policy.key is not None and stored.policy.key.name == name:
+                _keep(found.kids, kid)
+
+    async def named(self, account: str, name: str) -> str | None:
+        """Return the ``kid`` of the key of an account with that name.
+
+        The index is checked against the policy. Without an entry all keys of the account are read, because earlier
+        versions write none.
+        """
+        tag = account_tag(account)
+        kid = await self._masters.owner(policy_key(tag)).hget(policy_key(tag), _NAME_FIELD + name)
+        if isinstance(kid, bytes):
+            found = (await self._policies.read(tag, [kid.decode()])).keys.get(kid.decode())
+            if found is not None and found.policy.name == name:
+                return kid.decode()
+        cursor = 0
+        client = self._masters.owner(policy_key(tag))
+        while True:
+            cursor, fields = await client.hscan(policy_key(tag), cursor, match=f"{_KEY_FIELD}*", count=SCANNED)
+            for field, body in fields.items():
+                with suppress(ValueError):
+                    if name in body.decode() and read_key(body).name == name:
+                        return str(field.decode().removeprefix(_KEY_FIELD))
+            if cursor == 0:
+                return None
+
+    async def members(self, account: str) -> AsyncIterator[list[str]]:
+        """Yield the ``kid`` of each key of an account, in pieces."""
+        tag, cursor = account_tag(account), 0
+        seen: set[bytes] = set()
+        client = self._masters.owner(policy_key(tag))
+        while True:
+            # Of a key two fields are stored: its kid, which is 32 characters long, and its body.
+            cursor, fields = await client.hscan(policy_key(tag), cursor, match="?" * 32, count=SCANNED)
+            kids = [field for field in fields if _KID.match(field) and field not in seen]
+            seen.update(kids)
+            if kids:
+                yield [kid.decode() for kid in kids]
+            if cursor == 0:
+                return
+
+    async def accounts(self) -> list[str]:
+        """Return the names of all accounts, sorted."""
+        names = set()
+        for client in self._masters.all():
+            cursor = 0
+            while True:
+                cursor, keys = await client.scan(cursor, match=policy_key("@*"), count=SCANNED)
+                names.update(match[1].decode() for key in keys if (match := _ACCOUNT.match(key)))
+                if cursor == 0:
+                    break
+        return sorted(names)
+
+
+async def scan_pointers(client: Redis) -> AsyncIterator[list[str]]:
+    """Yield the digests that have a pointer on one master, in pieces. SCAN may name one twice."""
+    cursor = 0
+    while True:
+        cursor, keys = await client.scan(cursor, match=limits_key("*"), count=SCANNED)
+        cids = [match[1].decode() for key in keys if (match := _POINTER.match(key))]
+        if cids:
+            yield cids
+        if cursor == 0:
+            return
+
+
+def _keep(kids: list[str], kid: str) -> None:
+    if kid not in kids and len(kids) < MOST_MATCHES:
+        kids.append(kid)
