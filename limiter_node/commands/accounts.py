@@ -91,6 +91,7 @@ accounts = cloup.Group(
     "accounts",
     sections=[cloup.Section("Look", [list_, show]), cloup.Section("Change", [create, set_, delete])],
     help="Make, change and look at accounts: groups of keys with limits that they share.",
+    short_help="Make, show and change accounts.",
     epilog=EXAMPLES["accounts"],
 )
 """The group of commands."""

@@ -15,7 +15,7 @@ from limiter_node.commands.options import ENVIRONMENT_PREFIX, grouped, option
 from limiter_node.commands.times import Time
 from limiter_node.errors import ConfigError
 from limiter_node.keysfile.fields import NONE, check_amount, check_limit
-from limiter_node.keysfile.limit_fields import PER_MINUTE
+from limiter_node.limit_names import PER_MINUTE
 from limiter_node.policy_fields import Fields, time_text
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -95,7 +95,8 @@ _KEY_OPTIONS = (
     option("--expires", type=Time(or_never=True), metavar="TIME", help="End of the key: a time with offset, or never."),
 )
 new_key_options = grouped("Key", *_KEY_OPTIONS)
-key_options = grouped("Key", option("--name", metavar="NAME", help="New name; in an account, without its name."), *_KEY_OPTIONS)
+_new_name = option("--name", metavar="NAME", help="New name, without the account's.")
+key_options = grouped("Key", _new_name, *_KEY_OPTIONS)
 account_options = grouped(
     "Account",
     option("--show", type=click.Choice(["path", "own"]), metavar="WHAT", help="Limits that callers see: path or own."),

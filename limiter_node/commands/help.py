@@ -78,15 +78,18 @@ EXAMPLES = {
   limiter-node apply keys.toml --prune --yes --store redis://127.0.0.1:6379
 """),
     "keys": _examples("""
-  # a key of an account, and its secret in a variable
-  KEY=$(limiter-node keys create acme/alice --rpm 60 --store redis://127.0.0.1:6379)
+  # the store of all commands that follow
+  export LIMITER_STORE=redis://127.0.0.1:6379
 
-  # what it may use, and a higher limit from its next request on
-  limiter-node keys show acme/alice --store redis://127.0.0.1:6379
-  limiter-node keys set acme/alice --rpm 120 --store redis://127.0.0.1:6379
+  # a key of an account, and its secret in a variable
+  KEY=$(limiter-node keys create acme/alice --rpm 60)
+
+  # what it has left, and a higher limit from its next request on
+  limiter-node keys show acme/alice
+  limiter-node keys set acme/alice --rpm 120
 
   # whose secret is this?
-  echo "$KEY" | limiter-node keys show - --store redis://127.0.0.1:6379
+  echo "$KEY" | limiter-node keys show -
 """),
     "keys create": _examples("""
   # a key of a team, with limits per day and for some models
@@ -119,28 +122,33 @@ EXAMPLES = {
       --store redis://127.0.0.1:6379
 
   # to another team of its account
-  limiter-node keys move acme/alice acme --team sales --store redis://127.0.0.1:6379
+  limiter-node keys move acme/alice acme --team sales \\
+      --store redis://127.0.0.1:6379
 """),
     "keys rotate": _examples("""
-  # a new secret; the old one stays valid for a day
-  KEY=$(limiter-node keys rotate acme/alice --grace 24h --store redis://127.0.0.1:6379)
+  # a new secret in a variable; the old one stays valid for a day
+  export LIMITER_STORE=redis://127.0.0.1:6379
+  KEY=$(limiter-node keys rotate acme/alice --grace 24h)
 """),
     "accounts": _examples("""
   # an account, and what its keys have if they say nothing themselves
-  limiter-node accounts create acme --rpm 5000 --limit 'requests=50_000/1d' \\
-      --key-default rpm=120 --store redis://127.0.0.1:6379
+  limiter-node accounts create acme --rpm 5000 \\
+      --limit 'requests=50_000/1d' --key-default rpm=120 \\
+      --store redis://127.0.0.1:6379
 
-  # who is near a limit?
+  # what it has left
   limiter-node accounts show acme --store redis://127.0.0.1:6379
 """),
     "teams": _examples("""
   # a team, and one below it
-  limiter-node teams create acme/research --rpm 1000 --store redis://127.0.0.1:6379
-  limiter-node teams create acme/research/vision --store redis://127.0.0.1:6379
+  export LIMITER_STORE=redis://127.0.0.1:6379
+  limiter-node teams create acme/research --rpm 1000
+  limiter-node teams create acme/research/vision
 """),
     "limits": _examples("""
   # why is alice rejected?
-  limiter-node limits show acme/alice --model gpt-4o --store redis://127.0.0.1:6379
+  limiter-node limits show acme/alice --model gpt-4o \\
+      --store redis://127.0.0.1:6379
 """),
     "top": _examples("""
   # nodes, shards and the hottest keys, live

@@ -10,11 +10,12 @@ from typing import Any
 
 from limiter_node.commands.limit_tables import limit_lines
 from limiter_node.commands.tables import NOTHING, facts, number, table
+from limiter_node.limit_names import PER_MINUTE
 from limiter_node.management.views import CredentialView, KeyEntry, KeyView
 from limiter_node.policy_fields import Fields
 
 _DIGEST_DIGITS = 12
-_PER_MINUTE = {"rpm": "RPM", "input_tpm": "INPUT TPM", "output_tpm": "OUTPUT TPM", "tpm": "TPM"}
+_MINUTE_COLUMNS = tuple(field.upper().replace("_", " ") for field in PER_MINUTE)
 
 
 def short_digest(digest: str) -> str:
@@ -45,20 +46,20 @@ def _credential_lines(credentials: Sequence[CredentialView]) -> list[str]:
 
 def listing_lines(entries: Sequence[KeyEntry]) -> list[str]:
     """Return a line per key under a header; only columns in which a key has something are shown."""
-    header = ("NAME", "DIGEST", "STATE", "EXPIRES", "TEAM", *_PER_MINUTE.values(), "RESERVE", "WEIGHT", "OTHER LIMITS")
+    header = ("NAME", "DIGEST", "STATE", "EXPIRES", "TEAM", *_MINUTE_COLUMNS, "RESERVE", "WEIGHT", "OTHER LIMITS")
     left = ("NAME", "DIGEST", "STATE", "EXPIRES", "TEAM", "OTHER LIMITS")
     return table(header, [_row(each) for each in entries], left=left)
 
 
 def _row(key: KeyEntry) -> tuple[str, ...]:
-    other = [f"{name} {value_text(value)}" for name, value in key.limits.items() if name not in _PER_MINUTE]
+    other = [f"{name} {value_text(value)}" for name, value in key.limits.items() if name not in PER_MINUTE]
     return (
         key.who if key.who != key.digest else NOTHING,
         short_digest(key.digest),
         key.state,
         key.expires or NOTHING,
         key.team or NOTHING,
-        *(value_text(key.limits.get(field)) for field in _PER_MINUTE),
+        *(value_text(key.limits.get(field)) for field in PER_MINUTE),
         number(key.output_reserve),
         number(key.weight) if key.weight != 1 else NOTHING,
         ", ".join(other) or NOTHING,

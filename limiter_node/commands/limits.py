@@ -40,7 +40,7 @@ def show(who: str, model: str, store: str, as_json: bool) -> None:
 limits = cloup.Group(
     "limits",
     commands=[show],
-    help="Explain limits.",
+    help="Explain the limits on a key's requests.",
     epilog=EXAMPLES["limits"],
 )
 """The group of commands."""

@@ -28,7 +28,7 @@ STANDARD_INPUT = "-"
 as_json = option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 confirmed = option("--yes", "is_confirmed", is_flag=True, help="Don't ask for confirmation.")
 who_argument = cloup.argument(
-    "who", help="a name, such as acme/alice; a digest, or its first 8 digits or more; or - for a secret on standard input"
+    "who", help="a name, such as acme/alice; at least 8 digits of a digest; or - for a secret on standard input"
 )
 
 

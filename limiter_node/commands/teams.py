@@ -88,6 +88,7 @@ teams = cloup.Group(
     "teams",
     sections=[cloup.Section("Look", [list_, show]), cloup.Section("Change", [create, set_, delete])],
     help="Make, change and look at teams: groups of an account's keys with limits that they share.",
+    short_help="Make, show and change teams of accounts.",
     epilog=EXAMPLES["teams"],
 )
 """The group of commands."""

@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
+from limiter_node.limit_names import LETTER_MS
+
 _LENGTH = re.compile(r"([0-9]{1,7})([smhd])\Z")
-_LETTER_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _MAX_MS = 10 * 366 * 86_400_000
 _UNITS = (("day", 86_400_000), ("hour", 3_600_000), ("minute", 60_000), ("second", 1_000))
 
@@ -27,7 +28,7 @@ class Length(click.ParamType):
         if isinstance(value, int):
             return value
         match = _LENGTH.match(value)
-        length_ms = int(match[1]) * _LETTER_MS[match[2]] if match else -1
+        length_ms = int(match[1]) * LETTER_MS[match[2]] if match else -1
         if not 0 <= length_ms <= _MAX_MS:
             self.fail(f"{value!r} is not a length of time: use a number and s, m, h or d, such as 24h", param, ctx)
         return length_ms

@@ -72,11 +72,11 @@ def expire(who: str, at_ms: int | None, in_ms: int | None, never: bool, store: s
 @cloup.argument("account", required=False, help="the account that gets the key; its own, for another team")
 @grouped(
     "Where to",
-    option("--team", metavar="TEAM", default="", help="Team of the account, such as research/vision."),
+    option("--team", metavar="TEAM", help="Team of the account, such as research/vision."),
     option("--no-account", is_flag=True, help="Move the key out of its account, to be an account of its own."),
 )
 @grouped("Store", store_url, as_json)
-def move(who: str, account: str | None, team: str, no_account: bool, store: str, as_json: bool) -> None:
+def move(who: str, account: str | None, team: str | None, no_account: bool, store: str, as_json: bool) -> None:
     """Move a key, with its own windows, to another account, or to another team of its account.
 
     While a key moves to another account, its requests wait for up to half a second, then get a 503. If the command is
@@ -84,7 +84,7 @@ def move(who: str, account: str | None, team: str, no_account: bool, store: str,
     """
     if (account is None) != no_account:
         raise ConfigError("give the ACCOUNT that gets the key, or --no-account")
-    _change(who, store, as_json, lambda manager, key: manager.move(key, account or "", team))
+    _change(who, store, as_json, lambda manager, key: manager.move(key, account or "", team or ""))
 
 
 def _change(who: str, store: str, as_json: bool, action: Callable[[Manager, str], Awaitable[Change]]) -> None:

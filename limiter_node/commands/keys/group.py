@@ -25,6 +25,7 @@ keys = cloup.Group(
 
     WHO is a key's name, such as acme/alice; or its digest, at least the first 8 hex digits; or - to read a secret from
     standard input.""",
+    short_help="Make, show and change keys, and their secrets.",
     epilog=EXAMPLES["keys"],
 )
 """The group of commands."""
