@@ -34,6 +34,8 @@ def team_lines(team: TeamView) -> list[str]:
 
 def account_listing_lines(accounts: Sequence[AccountView]) -> list[str]:
     """Return a line per account under a header."""
+    if not accounts:
+        return ["no accounts"]
     rows = [
         (each.name, number(each.keys), number(len(each.teams)), _limits(each.limits) or NOTHING) for each in accounts
     ]
@@ -42,6 +44,8 @@ def account_listing_lines(accounts: Sequence[AccountView]) -> list[str]:
 
 def team_listing_lines(teams: Sequence[TeamView]) -> list[str]:
     """Return a line per team under a header."""
+    if not teams:
+        return ["no teams"]
     rows = [(each.who, number(each.keys), number(each.teams), _limits(each.limits) or NOTHING) for each in teams]
     return table(("NAME", "KEYS", "TEAMS", "LIMITS"), rows, left=("NAME", "LIMITS"))
 

@@ -12,7 +12,7 @@ from limiter_node.commands.limit_tables import limit_lines
 from limiter_node.commands.tables import NOTHING, facts, number, table
 from limiter_node.limit_names import PER_MINUTE
 from limiter_node.management.views import CredentialView, KeyEntry, KeyView
-from limiter_node.policy_fields import Fields
+from limiter_node.policy import ENFORCE
 
 _DIGEST_DIGITS = 12
 _MINUTE_COLUMNS = tuple(field.upper().replace("_", " ") for field in PER_MINUTE)
@@ -46,37 +46,39 @@ def _credential_lines(credentials: Sequence[CredentialView]) -> list[str]:
 
 def listing_lines(entries: Sequence[KeyEntry]) -> list[str]:
     """Return a line per key under a header; only columns in which a key has something are shown."""
+    if not entries:
+        return ["no keys"]
     header = ("NAME", "DIGEST", "STATE", "EXPIRES", "TEAM", *_MINUTE_COLUMNS, "RESERVE", "WEIGHT", "OTHER LIMITS")
     left = ("NAME", "DIGEST", "STATE", "EXPIRES", "TEAM", "OTHER LIMITS")
     return table(header, [_row(each) for each in entries], left=left)
 
 
 def _row(key: KeyEntry) -> tuple[str, ...]:
-    other = [f"{name} {value_text(value)}" for name, value in key.limits.items() if name not in PER_MINUTE]
+    other = [_limit_text(name, value) for name, value in key.limits.items() if not _has_column(name, value)]
     return (
         key.who if key.who != key.digest else NOTHING,
         short_digest(key.digest),
         key.state,
         key.expires or NOTHING,
         key.team or NOTHING,
-        *(value_text(key.limits.get(field)) for field in PER_MINUTE),
+        *(_cell(field, key.limits.get(field)) for field in PER_MINUTE),
         number(key.output_reserve),
         number(key.weight) if key.weight != 1 else NOTHING,
         ", ".join(other) or NOTHING,
     )
 
 
-def limits_text(fields: Fields) -> str:
-    """Return limits in one line: ``rpm 60, input_tokens/1d 1,000,000``."""
-    return ", ".join(f"{name} {value_text(value)}" for name, value in fields.items())
+def _has_column(name: str, value: Any) -> bool:
+    return name in PER_MINUTE and type(value) is int
 
 
-def value_text(value: Any) -> str:
-    """Return the value of a limit's field: ``1,000``, or ``1,000 audit "bursts"``."""
-    if value is None:
-        return NOTHING
-    if not isinstance(value, dict):
-        return number(value)
-    name = f' "{value["name"]}"' if value.get("name") else ""
-    mode = " audit" if value.get("mode") == "audit" else ""
-    return f"{number(value['amount'])}{mode}{name}"
+def _cell(name: str, value: Any) -> str:
+    return number(value) if _has_column(name, value) else NOTHING
+
+
+def _limit_text(name: str, value: Any) -> str:
+    """Return a limit among others: ``1,000,000 input_tokens/1d``, ``10 requests/1s (audit)``."""
+    if type(value) is int:
+        return f"{number(value)} {name}"
+    mode = value.get("mode", ENFORCE)
+    return f"{number(value['amount'])} {name}{'' if mode == ENFORCE else f' ({mode})'}"

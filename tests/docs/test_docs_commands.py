@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -47,7 +48,11 @@ SHORTER = {"--qps": "50", "--duration": "2", "--from": "50", "--slo-p99-ms": "50
 
 
 def own_command(words: list[str]) -> tuple[str, list[str]] | None:
-    """The program and its arguments, if the line runs one of ours."""
+    """The program and its arguments, if the line runs one of ours; also behind a pipe, or for a variable's value."""
+    if "|" in words:
+        words = words[words.index("|") + 1 :]
+    if words and (substituted := re.fullmatch(r"[A-Z]+=\$\((.+)", words[0])):
+        words = [substituted[1], *words[1:-1], words[-1].removesuffix(")")]
     while words and re.fullmatch(r"env|[A-Z_]+=\S*|\$\(grep .*\)", words[0]):
         words = words[1:]
     program = words[0].rpartition("/")[2]
@@ -66,13 +71,16 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("page", PAGES)
 @pytest.mark.usefixtures("scratch")
 def test_each_command_parses(page: str) -> None:
+    is_store_exported = False
     for words in shell_lines(page):
         if (own := own_command(words)) is None:
+            is_store_exported |= words[0] == "export" and any("LIMITER_STORE=" in word for word in words)
             assert words[0].rpartition("/")[2] in FOREIGN, f"{page}: {shlex.join(words)}: whose command is it?"
             continue
         program, arguments = own
         arguments = ["redis://127.0.0.1:6379" if word == "URL" else word for word in arguments]
-        if "LIMITER_STORE=" in words[1]:  # from a file of the environment, behind `env`
+        # From a file of the environment, behind `env`; or from the shell's.
+        if "LIMITER_STORE=" in words[1] or (is_store_exported and "--store" not in arguments):
             arguments += ["--store", "redis://127.0.0.1:6379"]
         command: click.Command = PROGRAMS[program]
         while isinstance(command, click.Group):
@@ -159,11 +167,47 @@ def test_the_readme_shows_what_happens(fleet: Fleet) -> None:
     assert status == 200
     assert headers["x-ratelimit-limit-requests"] == "60"
     assert json.loads(body)["usage"]["completion_tokens"] <= 50
-    ran = [adapted(words, fleet) for words in shell_lines("README.md") if "keys" in words]
-    assert [words[2] for words in ran] == ["set", "show"]
-    for words in ran:
-        run(words)
-    assert asked(curl, fleet, KEY)[1]["x-ratelimit-limit-requests"] == "120"
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the programs, as an installation has them."""
+    folder = tmp_path_factory.mktemp("programs")
+    for program, module in MODULES.items():
+        script = folder / program
+        script.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m {module} "$@"\n')
+        script.chmod(0o755)
+    return folder
+
+
+def typed(text: str, folder: Path, programs: Path) -> list[str]:
+    """Type shell lines one after the other in a shell; what each has printed. Each has to end with exit code 0."""
+    lines = [line.partition("  # ")[0] for line in text.replace("\\\n", " ").splitlines() if line.strip(" #")]
+    script = folder / "typed.sh"
+    script.write_text("".join(f"{line}\necho '--- end of line'\n" for line in lines))
+    environment = {"PATH": f"{programs}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        ["sh", "-eu", str(script)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=environment,
+        check=False,
+    )
+    assert done.returncode == 0, f"{done.stdout}{done.stderr}"
+    return done.stdout.split("--- end of line\n")[:-1]
+
+
+def test_the_readme_manages_an_organisation(fleet: Fleet, programs: Path, tmp_path: Path) -> None:
+    (block,) = [each.text for each in blocks_of("README.md") if "accounts create" in each.text]
+    (keys,) = [each.text for each in blocks_of("README.md") if each.language == "toml"]
+    (tmp_path / "keys.toml").write_text(keys)
+    lines = block[block.index("export ") :].replace("$PWD/.venv/bin:", "")
+    lines = re.sub(r"redis://\S+", fleet.store, lines)
+    assert len(lines.splitlines()) <= 15
+    said = typed(lines, tmp_path, programs)
+    print("\n---\n".join(said))
 
 
 @pytest.mark.parametrize(
