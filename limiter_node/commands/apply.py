@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import click
 import cloup
 
-from limiter_node.changes import Change
+from limiter_node.changes import Change, Kind
 from limiter_node.commands.help import EXAMPLES
 from limiter_node.commands.managing import as_json, confirm, confirmed, manage
 from limiter_node.commands.options import grouped, option, store_url
@@ -22,7 +22,7 @@ from limiter_node.management.manager import Manager
 from limiter_node.store.admin.applying import Applied
 
 _NOTHING = "nothing to change"
-_KINDS = ("account", "team", "key")
+_KINDS: Final[Sequence[Kind]] = ("account", "team", "key")
 
 
 def _options(command: Callable[..., Any]) -> Callable[..., Any]:
