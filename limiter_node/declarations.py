@@ -37,12 +37,14 @@ class Declarations:
     """All that is declared. Its windows have no times yet: the store's clock says since when they count.
 
     `plain`: the limits of plain keys by ``kid``. `accounts`: the named accounts with their teams, by name. `keys`: the
-    keys of accounts, and those that are accounts of their own, by ``kid``.
+    keys of accounts, and those that are accounts of their own, by ``kid``. `exposed_file`: the file with the
+    declarations if it holds secrets and others than its owner may read or change it; else empty.
     """
 
     plain: Mapping[str, KeyLimits] = field(default_factory=dict)
     accounts: Mapping[str, AccountPolicy] = field(default_factory=dict)
     keys: Mapping[str, AccountKey] = field(default_factory=dict)
+    exposed_file: str = field(default="", compare=False)
 
     def __bool__(self) -> bool:
         return bool(self.plain or self.accounts or self.keys)

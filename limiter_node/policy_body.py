@@ -1,4 +1,6 @@
-"""The stored form of policies: JSON, and the version that stands for it.
+"""The stored form of policies, and of what is left where one was deleted or has moved away: JSON.
+
+The version that stands for a policy is made of its stored form.
 
 A key with credentials, an end or a state of its own has a form that earlier versions can't read: they would ignore
 these, and admit a key that is disabled.
@@ -9,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from limiter_node.key_states import Credential
 from limiter_node.policy import (
@@ -23,7 +25,7 @@ from limiter_node.policy import (
     Subject,
 )
 
-_Policy = TypeVar("_Policy")
+_Value = TypeVar("_Value")
 
 
 def body_of(policy: AccountPolicy | KeyPolicy) -> bytes:
@@ -44,6 +46,62 @@ def read_account(body: bytes) -> AccountPolicy:
 def read_key(body: bytes) -> KeyPolicy:
     """Read a stored key of an account. Raises ValueError if `body` isn't one."""
     return _read(body, _key_from)
+
+
+class Tombstone(NamedTuple):
+    """What is kept of an account or a key that was deleted.
+
+    If it comes back, it goes on with its `revision` and the record of its declarations. `revoked`: the digests of a
+    key's credentials that had been revoked.
+    """
+
+    revision: int = 0
+    declared: Declared = NOTHING_DECLARED
+    revoked: tuple[str, ...] = ()
+
+
+def tombstone_of(policy: AccountPolicy | KeyPolicy) -> bytes:
+    """Return the stored form of what is kept of a policy that is deleted; of a flat key, of its account's."""
+    key = policy if isinstance(policy, KeyPolicy) else policy.key
+    content = _history_to_json(policy)
+    if key is not None:
+        if key.declared != NOTHING_DECLARED:
+            content |= {"declared": _declared_to_json(key.declared)}
+        content["revoked"] = [each.digest for each in key.credentials if each.is_revoked]
+    return _to_body(content)
+
+
+def read_tombstone(body: bytes) -> Tombstone:
+    """Read what is kept of a deleted account or key. Raises ValueError if `body` isn't that."""
+
+    def convert(found: dict[str, Any]) -> Tombstone:
+        history = _history_from(found)
+        return Tombstone(history["revision"], history["declared"], tuple(found.get("revoked", ())))
+
+    return _read(body, convert)
+
+
+class Forward(NamedTuple):
+    """The mark of a key that has moved to another account.
+
+    `to`: the account's hash tag. `id`: tells one move from another. `time_ms`: when the key was sealed, by the store's
+    clock. `body`: the policy for the other account.
+    """
+
+    to: str
+    id: str
+    time_ms: int
+    body: str
+
+
+def forward_body(forward: Forward) -> bytes:
+    """Return the stored form of a forward mark."""
+    return _to_body(forward._asdict())
+
+
+def read_forward(body: bytes) -> Forward:
+    """Read a forward mark. Raises ValueError if `body` isn't one."""
+    return _read(body, lambda found: Forward(found["to"], found["id"], found["time_ms"], found["body"]))
 
 
 def _account_from(found: dict[str, Any]) -> AccountPolicy:
@@ -102,8 +160,12 @@ def _key_to_json(key: KeyPolicy) -> dict[str, Any]:
 def _history_to_json(policy: KeyPolicy | AccountPolicy) -> dict[str, Any]:
     content: dict[str, Any] = {"revision": policy.revision} if policy.revision else {}
     if policy.declared != NOTHING_DECLARED:
-        content["declared"] = {"last": policy.declared.last, "applied": policy.declared.applied}
+        content["declared"] = _declared_to_json(policy.declared)
     return content
+
+
+def _declared_to_json(declared: Declared) -> dict[str, Any]:
+    return {"last": declared.last, "applied": declared.applied}
 
 
 def _history_from(found: dict[str, Any]) -> dict[str, Any]:
@@ -134,8 +196,8 @@ def _to_body(content: dict[str, Any]) -> bytes:
     return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def _read(body: bytes, convert: Callable[[dict[str, Any]], _Policy]) -> _Policy:
-    """Return the policy in `body`. Raises ValueError for whatever isn't one, such as one of a later version."""
+def _read(body: bytes, convert: Callable[[dict[str, Any]], _Value]) -> _Value:
+    """Return the value in `body`. Raises ValueError for whatever isn't one, such as one of a later version."""
     try:
         return convert(json.loads(body))
     except (LookupError, TypeError, AttributeError) as error:

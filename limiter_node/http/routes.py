@@ -14,7 +14,7 @@ from typing import cast
 
 from aiohttp import hdrs, web
 
-from limiter_node.decisions import Usage
+from limiter_node.decisions import Decision, Usage
 from limiter_node.errors import Overloaded, StoreUnavailable
 from limiter_node.held import HeldBytes
 from limiter_node.http.auth import caller_of
@@ -216,7 +216,8 @@ class Routes:
         return kid if isinstance(kid, ErrorResponse) else await self._usage(kid)
 
     async def _usage(self, kid: str, models: tuple[str, ...] | None = None) -> Usage | ErrorResponse:
-        return await self._limiter.usage(kid, models) or errors.INVALID_API_KEY
+        found = await self._limiter.usage(kid, models)
+        return errors.UNAUTHORIZED[found.outcome] if isinstance(found, Decision) else found
 
     async def _models(self, request: web.BaseRequest, request_id: str) -> WholeResponse:
         caller = await self._caller(request)

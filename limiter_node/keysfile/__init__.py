@@ -6,6 +6,8 @@
 ``keys``            the sections of keys, and the defaults of keys without an account
 ``limit_fields``    the limits of one section, as windows
 ``fields``          the values of single fields, and errors that know their place
+``identity``        whom the section of a key means
+``credential_fields``  the credentials of a key, and the times at which they end
 ``key_names``       keys as operators write them, and their names in messages
 ``limit_warnings``  declarations that can be loaded, but hardly mean what they say
 ``making``          new keys, and files with them

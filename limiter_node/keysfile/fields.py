@@ -26,7 +26,7 @@ LIMIT_RANGES: Final = {
 NONE: Final = "none"
 """The value of a limit per minute that takes a default away."""
 
-_LATER: Final = frozenset(("in_flight", "max_wait", "cost", "tz", "expires", "credentials", "prices"))
+_LATER: Final = frozenset(("in_flight", "max_wait", "cost", "tz", "prices"))
 # An unknown section or field that a message may quote: a mistyped known one, never a word that could be a key.
 _HARMLESS = re.compile(r"[a-z_]{1,20}\Z")
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")

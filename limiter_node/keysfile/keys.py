@@ -1,29 +1,31 @@
 """The sections of keys, ``[keys."KEY"]``, and the defaults of keys without an account.
 
-A key without an account whose limits are the three per minute that `KeyLimits` can hold is plain. Any other is a key of
-its account, or, without one, an account of its own.
+A key without an account is plain if its limits are the three per minute that `KeyLimits` can hold, and it has one
+credential and no end. Any other is a key of its account, or, without one, an account of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from limiter_node.declarations import AccountKey, Declarations
 from limiter_node.errors import ConfigError
+from limiter_node.key_states import Credential
 from limiter_node.keysfile.accounts import NAME_RULE
+from limiter_node.keysfile.credential_fields import read_expires
 from limiter_node.keysfile.fields import (
     Misdeclared,
     check_fields,
-    check_name,
     check_output_reserve,
     is_path_name,
     is_team_name,
     section_of,
     within,
 )
-from limiter_node.keysfile.key_names import called, called_in_section, check_declared_key
+from limiter_node.keysfile.identity import Identity, called_in_section, read_identity
+from limiter_node.keysfile.key_names import called
 from limiter_node.keysfile.limit_fields import (
     LIMIT_FIELDS,
     MinuteAmounts,
@@ -42,7 +44,7 @@ from limiter_node.limits import (
 from limiter_node.policy import AccountPolicy, KeyPolicy
 
 _DEFAULTS_FIELDS = (*PER_MINUTE, "output_reserve")
-_KEY_FIELDS = (*LIMIT_FIELDS, "output_reserve", "name", "account", "team", "weight")
+_KEY_FIELDS = (*LIMIT_FIELDS, "output_reserve", "name", "account", "team", "weight", "expires", "credentials")
 _BUILT_IN: MinuteAmounts = {"rpm": DEFAULT_RPM, "input_tpm": DEFAULT_INPUT_TPM, "output_tpm": DEFAULT_OUTPUT_TPM}
 _DOTTED_KEY = 'a key with a dot must be in quotes, as [keys."a.b"]'
 _MAX_WEIGHT = 1_000
@@ -80,42 +82,52 @@ class KeyReader:
         self._key_defaults = {name: dict(account.key_defaults) for name, account in accounts.items()}
         self._teams = {name: {each.name for each in account.subjects} for name, account in accounts.items()}
         self._taken: dict[tuple[str, str], str] = {}
+        self._further: dict[str, str] = {}
+        """The kid of the key to which a further credential belongs."""
+        self._has_secrets = False
 
     @property
     def result(self) -> Declarations:
         """All accounts, and the keys read so far."""
         return Declarations(self._plain, self._accounts, self._keys)
 
+    @property
+    def has_secrets(self) -> bool:
+        """Whether a section read so far has a secret in plain text."""
+        return self._has_secrets
+
     def read(self, declared: str, value: object) -> None:
         """Read one section. Raises Misdeclared."""
         place = ("keys", declared)
-        who = called_in_section(declared, value)
         try:
-            kid = check_declared_key(declared)
             section = section_of(value)
             check_fields(section, _KEY_FIELDS, _DOTTED_KEY)
-            try:
-                name = check_name(section.get("name", ""))
-            except ConfigError as error:
-                raise Misdeclared(str(error), "name") from None
-            if name and name == declared:
-                raise Misdeclared("name must not be the key itself: messages show it", "name")
-            other = self._name_of(kid)
+            key = read_identity(declared, section)
+            other = next((kid for each in key.digests if (kid := self._owner_of(each)) is not None), None)
             if other is None:
-                self._read(kid, name, section)
+                self._read(key, section)
         except ConfigError as error:
-            raise within(who, error, *place) from None
+            raise within(called_in_section(declared, value), error, *place) from None
         if other is not None:
-            raise Misdeclared(f"{who} and {called(other, kid)} are the same key", *place)
+            names = f"{called(key.name, key.kid)} and {called(self._name_of(other), other)}"
+            problem = "are the same key" if other == key.kid else "have a credential in common"
+            raise Misdeclared(f"{names} {problem}", *place)
+        self._further.update((each, key.kid) for each in key.digests if each != key.kid)
+        self._has_secrets |= key.has_secrets
 
-    def _name_of(self, kid: str) -> str | None:
-        if kid in self._plain:
-            return self._plain[kid].name
-        return self._keys[kid].key.name if kid in self._keys else None
+    def _owner_of(self, digest: str) -> str | None:
+        is_first = digest in self._plain or digest in self._keys
+        return digest if is_first else self._further.get(digest)
 
-    def _read(self, kid: str, name: str, section: Mapping[str, Any]) -> None:
+    def _name_of(self, kid: str) -> str:
+        return self._plain[kid].name if kid in self._plain else self._keys[kid].key.name
+
+    def _read(self, identity: Identity, section: Mapping[str, Any]) -> None:
+        kid, name, stated, _ = identity
+        expires_ms = read_expires(section)
         if "account" in section:
-            self._keys[kid] = self._key_of_account(kid, name, section)
+            key = self._key_of_account(kid, name, section)
+            self._keys[kid] = key._replace(key=replace(key.key, credentials=stated, expires_ms=expires_ms))
             return
         for field in ("team", "weight"):
             if field in section:
@@ -123,13 +135,13 @@ class KeyReader:
         if name in self._accounts:
             raise Misdeclared("a key without an account can't be called like an account", "name")
         limits = self._plain_limits(name, section)
-        if limits is not None:
+        if limits is not None and not expires_ms and stated in ((), (Credential(kid),)):
             self._plain[kid] = limits
             return
         reserve = check_output_reserve(section) or self._defaults.output_reserve
         windows = read_windows(section, self._defaults.amounts)
-        key = KeyPolicy(kid, name, windows=windows, output_reserve=reserve)
-        self._keys[kid] = AccountKey(AccountPolicy(key=key), key)
+        flat = KeyPolicy(kid, name, windows=windows, output_reserve=reserve, credentials=stated, expires_ms=expires_ms)
+        self._keys[kid] = AccountKey(AccountPolicy(key=flat), flat)
 
     def _plain_limits(self, name: str, section: Mapping[str, Any]) -> KeyLimits | None:
         """Return the limits of a key for which the plain form is enough, None for any other."""

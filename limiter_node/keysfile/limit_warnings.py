@@ -1,7 +1,7 @@
 """Warnings about declarations that can be loaded, but hardly mean what they say.
 
 A limit above its parent's never rejects, a pattern that matches no model limits nothing, and of two keys with one name
-no message can tell which it means.
+no message can tell which it means. A file with secrets that others can read hardly keeps them.
 """
 
 from __future__ import annotations
@@ -33,6 +33,9 @@ def warnings_of(declarations: Declarations, models: Sequence[str] = ()) -> list[
 
 
 def _all_warnings(declarations: Declarations, models: Sequence[str]) -> Iterator[str]:
+    if declarations.exposed_file:
+        file = declarations.exposed_file
+        yield f"others than its owner can read or change {file}, which holds keys in plain text: run chmod 600 {file}"
     for account in declarations.accounts.values():
         for subject in account.subjects:
             *above, own = _path(account, subject.name)

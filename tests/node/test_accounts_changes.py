@@ -18,6 +18,7 @@ from test_degraded import behind_proxy, local, recovered
 
 from limiter_node.decisions import Need, Outcome
 from limiter_node.errors import StoreUnavailable
+from limiter_node.key_states import CredentialState
 from limiter_node.limiter.admission import Limiter
 from limiter_node.limits import Amounts, KeyLimits
 from limiter_node.policy import (
@@ -303,7 +304,7 @@ async def test_keys_that_nobody_has_used_are_decided_while_their_slot_moves() ->
         try:
             async with dispatching(store.url, timeout_ms=100, policy=local(2)) as dispatcher:
                 assert await admitted(dispatcher, [keys[0].kid], 4) == 4
-                assert await dispatcher.find(keys[1].kid)
+                assert await dispatcher.find(keys[1].kid) is CredentialState.VALID
                 with store_client(store.url) as client:
                     source = client.get_node_from_key(policy_key(account.tag)).port
                 target = next(port for port in clients if port != source)

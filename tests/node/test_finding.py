@@ -15,6 +15,7 @@ from test_degraded import ONE, behind_proxy, local
 from limiter_node.credentials import key_id
 from limiter_node.decisions import Outcome
 from limiter_node.errors import StoreUnavailable
+from limiter_node.key_states import CredentialState
 from limiter_node.limiter.admission import Limiter
 from limiter_node.limiter.policies import OpenPolicy
 from limiter_node.limits import KeyLimits
@@ -90,7 +91,7 @@ async def test_one_that_gives_up_waiting_takes_nothing_from_the_others(embedded_
 async def test_without_the_store_nobody_says_that_a_key_is_unknown(embedded_single: str, policy: object) -> None:
     met, unmet = (declare(embedded_single, new_api_key()) for _ in range(2))
     async with behind_proxy(embedded_single, policy=policy) as (proxy, dispatcher):
-        assert await dispatcher.find(met)
+        assert await dispatcher.find(met) is CredentialState.VALID
         proxy.pass_replies = False
         for kid in (unmet, key_id(new_api_key())):
             with pytest.raises(StoreUnavailable):
@@ -105,7 +106,7 @@ async def test_without_the_store_nobody_says_that_a_key_is_unknown(embedded_sing
         assert dispatcher.state().degraded["refused"] == 3
         proxy.pass_replies = True
         await eventually(lambda: not dispatcher.outage.is_on)
-        assert await dispatcher.find(unmet)
+        assert await dispatcher.find(unmet) is CredentialState.VALID
         assert dispatcher.knows(unmet)
 
 
@@ -119,16 +120,16 @@ async def test_a_store_that_decides_nothing_for_now_is_no_word_on_a_key() -> Non
                 await dispatcher.find(kid)
             client.acl_setuser("default", enabled=True, nopass=True, commands=["+evalsha", "+eval"])
         await eventually(lambda: not dispatcher.outage.is_on)
-        assert not await dispatcher.find(kid)
+        assert await dispatcher.find(kid) is CredentialState.UNKNOWN
 
 
 async def test_a_deleted_key_is_unknown_until_it_is_put_again(embedded_single: str) -> None:
     kid = key_id(new_api_key())
     async with administering(parse_store_url(embedded_single)) as admin, dispatching(embedded_single) as dispatcher:
         for _ in range(2):
-            assert not await dispatcher.find(kid)
+            assert await dispatcher.find(kid) is CredentialState.UNKNOWN
             await admin.put_limits(kid, KeyLimits(rpm=5))
-            assert await dispatcher.find(kid)
+            assert await dispatcher.find(kid) is CredentialState.VALID
             await admin.delete(kid)
             assert (await dispatcher.admit(kid, ONE)).outcome is Outcome.UNKNOWN_KEY
             assert not dispatcher.knows(kid)

@@ -9,7 +9,17 @@ import pytest
 
 from limiter_node.key_states import Credential, CredentialState
 from limiter_node.policy import AccountPolicy, Declared, KeyPolicy, Limit, PolicyWindow, Subject
-from limiter_node.policy_body import body_of, read_account, read_key
+from limiter_node.policy_body import (
+    Forward,
+    Tombstone,
+    body_of,
+    forward_body,
+    read_account,
+    read_forward,
+    read_key,
+    read_tombstone,
+    tombstone_of,
+)
 
 KID, OTHER = "a" * 32, "b" * 32
 WINDOW = PolicyWindow(60_000, ("gpt-*",), (Limit(0, 5, "audit", "few"),), since_ms=1, until_ms=0)
@@ -35,6 +45,34 @@ def test_a_key_is_read_as_it_was_written(key: KeyPolicy) -> None:
 def test_an_account_is_read_as_it_was_written() -> None:
     account = AccountPolicy("acme", (Subject("", (WINDOW,), 5),), "own", (("rpm", 1),), None, 2, Declared("{}", ("9",)))
     assert read_account(body_of(account)) == account
+
+
+def test_what_is_kept_of_a_deleted_key() -> None:
+    key = replace(
+        KEY,
+        revision=3,
+        declared=Declared('{"rpm":1}', ("0123",)),
+        credentials=(Credential(KID, is_revoked=True), Credential(OTHER)),
+    )
+    assert read_tombstone(tombstone_of(key)) == Tombstone(3, key.declared, (KID,))
+    # Of a flat key the account has the revision, and the key what was declared.
+    flat = AccountPolicy(key=replace(key, revision=0), revision=4)
+    assert read_tombstone(tombstone_of(flat)) == Tombstone(4, key.declared, (KID,))
+    account = AccountPolicy("acme", revision=5, declared=Declared("{}"))
+    assert read_tombstone(tombstone_of(account)) == Tombstone(5, Declared("{}"))
+    assert read_tombstone(tombstone_of(KeyPolicy(KID))) == Tombstone()
+
+
+def test_a_forward_mark_is_read_as_it_was_written() -> None:
+    forward = Forward("@acme", "0f" * 8, 17, body_of(KEY).decode())
+    assert read_forward(forward_body(forward)) == forward
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"to":"@acme"}', b'{"declared":[]}'])
+def test_what_is_neither_is_refused(body: bytes) -> None:
+    for read in (read_forward, read_tombstone):
+        with pytest.raises(ValueError, match=""):
+            read(body)
 
 
 def test_earlier_versions_read_only_keys_that_have_nothing_new() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from limiter_node.errors import StoreUnavailable
 from limiter_node.store.accounts.codec import Layout, WindowUse, pack_peek, unpack_peek
@@ -14,22 +14,27 @@ from limiter_node.store.wire.script_target import ScriptTarget
 
 
 class Policies(NamedTuple):
-    """The stored policies of an account and of one of its keys; `key` is None if the account doesn't have the key."""
+    """The stored policies of an account and of one of its keys; None where there is none.
+
+    `forward`: the mark of a key that has moved to another account. `tombstone`: what is kept of a key that was deleted.
+    """
 
     time_ms: int
-    account: bytes
+    account: bytes | None
     key: bytes | None
+    forward: bytes | None
+    tombstone: bytes | None
 
 
 class PolicyRead(RoutedCall):
-    """A read of an account's policy and of one key's; `future` brings them, None if there is no such account."""
+    """A read of an account's policy and of one key's; `future` brings them."""
 
     __slots__ = ("_kid", "future")
 
     def __init__(self, router: Router, target: ScriptTarget, kid: str, now_s: float) -> None:
         super().__init__(router, target, now_s)
         self._kid = kid
-        self.future: asyncio.Future[Policies | None] = router.loop.create_future()
+        self.future: asyncio.Future[Policies] = router.loop.create_future()
 
     def arguments(self) -> bytes:
         return bulk((self._kid.encode(),))
@@ -37,13 +42,9 @@ class PolicyRead(RoutedCall):
     def is_wanted(self) -> bool:
         return not self.future.done()
 
-    def on_result(self, reply: list[object] | None) -> None:
-        found = None
-        if reply is not None:
-            time_ms, _, account, _, key = reply
-            assert isinstance(time_ms, int)
-            assert isinstance(account, bytes)
-            found = Policies(time_ms, account, key if isinstance(key, bytes) else None)
+    def on_result(self, reply: list[Any]) -> None:
+        time_ms, _, account, account_tombstone, _, key, forward, key_tombstone = reply
+        found = Policies(time_ms, account, key, forward, key_tombstone or account_tombstone)
         if not self.future.done():
             self.future.set_result(found)
 

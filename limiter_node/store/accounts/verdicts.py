@@ -8,7 +8,6 @@ from limiter_node.plans import PlannedWindow
 from limiter_node.store.accounts.batch import PathBatch
 from limiter_node.store.accounts.charges import PathReceipt
 from limiter_node.store.accounts.codec import NEVER, NO_SUCH_KEY, POLICY_OLD, PathsReply, WindowUse
-from limiter_node.store.accounts.member import Member
 from limiter_node.store.accounts.queue import AccountQueue
 
 _NOTHING = Amounts(0, 0, 0)
@@ -43,9 +42,8 @@ def decisions_of(batch: PathBatch, reply: PathsReply) -> list[Decision | None]:
             exceeded,
         )
         if verdict == 0:
-            member = taken.admits[at].queue
-            assert isinstance(member, Member)
-            outcome, unit, receipt = Outcome.ADMITTED, -1, PathReceipt(account, member.kid, plan.windows, time_ms)
+            receipt = PathReceipt(account, taken.admits[at].queue.kid, plan.windows, time_ms)
+            outcome, unit = Outcome.ADMITTED, -1
             for place in places:
                 sums = used[place]
                 for dimension in range(3):

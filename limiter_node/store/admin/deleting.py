@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from redis.asyncio import Redis
 
+from limiter_node.key_states import Credential
 from limiter_node.store.admin.masters import Masters
-from limiter_node.store.admin.pointers import DELETED_S, Pointers
+from limiter_node.store.admin.pointers import Pointers, Way
 from limiter_node.store.admin.policies import Policies
 from limiter_node.store.keyspace import (
     META_FIELD,
-    deleted_key,
     limits_key,
     member_key,
     past_key,
@@ -28,23 +30,36 @@ class Deleter:
         self._masters, self._policies, self._pointers = masters, policies, pointers
 
     async def delete(self, kid: str) -> bool:
-        """Delete a key. Return whether it existed."""
-        await self._pointers.mark_deleted(kid)
+        """Delete a key with all of its credentials. Return whether it existed."""
         pointer = (await self._pointers.read([kid]))[kid]
+        tag = pointer.tag if isinstance(pointer, Way) else pointer if isinstance(pointer, str) else ""
+        kid = pointer.kid if isinstance(pointer, Way) else kid
+        credentials = await self._credentials(tag, kid)
+        revoked = [each.digest for each in credentials if each.is_revoked]
+        await self._pointers.mark(kid, [each.digest for each in credentials], revoked)
         # First in the account, which then decides nothing for the key any more; the way there leads to nothing then.
-        if isinstance(pointer, str) and pointer == kid:
+        if tag == kid:
             await self._policies.delete_account(kid)
             await self._delete_windows(self._masters.owner(shared_key(kid)), kid)
-        elif isinstance(pointer, str):
-            await self._policies.delete_key(pointer, kid)
-            await self._masters.owner(member_key(pointer, kid)).delete(member_key(pointer, kid))
+        elif tag:
+            await self._policies.delete_key(tag, kid)
+            await self._masters.owner(member_key(tag, kid)).delete(member_key(tag, kid))
+        await self._pointers.release(kid, [each.digest for each in credentials if each.digest != kid])
         async with self._masters.owner(limits_key(kid)).pipeline(transaction=True) as pipeline:
             pipeline.delete(limits_key(kid))
             pipeline.delete(past_key(kid))
             pipeline.hdel(window_key(kid), META_FIELD)
-            pipeline.set(deleted_key(kid), b"", ex=DELETED_S)
             existed, *_ = await pipeline.execute()
         return bool(existed)
+
+    async def _credentials(self, tag: str, kid: str) -> Sequence[Credential]:
+        if tag:
+            stored = await self._policies.read(tag, [kid])
+            found = stored.keys.get(kid)
+            key = stored.policy.key if tag == kid and stored.policy else found.policy if found else None
+            if key is not None:
+                return key.all_credentials
+        return [Credential(kid)]
 
     async def _delete_windows(self, client: Redis, tag: str) -> None:
         """Delete all windows of a key that was an account of its own; clock and records stay."""

@@ -7,13 +7,22 @@ write, `loading` and `store_admin` say when.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from redis.asyncio import Redis
 
 from limiter_node.errors import ConfigError, StoreUnavailable
-from limiter_node.policy import AccountPolicy, KeyPolicy
-from limiter_node.policy_body import body_of, read_account, read_key, version_of
+from limiter_node.policy import ACCOUNT_MARK, AccountPolicy, KeyPolicy
+from limiter_node.policy_body import (
+    Tombstone,
+    body_of,
+    read_account,
+    read_key,
+    read_tombstone,
+    tombstone_of,
+    version_of,
+)
 from limiter_node.store.admin.masters import Masters
 from limiter_node.store.admin.script_calls import CHUNK, ScriptCall, call_script, call_scripts
 from limiter_node.store.keyspace import policy_key
@@ -21,7 +30,6 @@ from limiter_node.store.scripts import load_script
 
 NO_VERSION: Final = b""
 """Expected where nothing may be stored yet; as a new version, it deletes."""
-_ANY_VERSION: Final = b"*"
 _ATTEMPTS = 100
 """Another process wrote in between each of them: of that many, one has succeeded each time."""
 
@@ -34,12 +42,19 @@ class StoredKey(NamedTuple):
 
 
 class StoredAccount(NamedTuple):
-    """An account as stored. `policy` is None if there is no such account; then there are no keys either."""
+    """An account as stored. `policy` is None if there is no such account; then there are no keys either.
+
+    `keys`: those that were asked for and that the account has. `tombstone`: what is kept of the account if it was
+    deleted, `tombstones` the same of its keys. `forwards`: the forward marks of keys that have moved away, as stored.
+    """
 
     time_ms: int
     version: bytes
     policy: AccountPolicy | None
     keys: Mapping[str, StoredKey]
+    tombstone: Tombstone | None = None
+    tombstones: Mapping[str, Tombstone] = MappingProxyType({})
+    forwards: Mapping[str, bytes] = MappingProxyType({})
 
 
 class Policies:
@@ -51,21 +66,19 @@ class Policies:
 
     async def read(self, tag: str, kids: Sequence[str] = ()) -> StoredAccount:
         """Return the account's policy, and those of its keys among `kids`, of which `CHUNK` are possible."""
-        client = self._owner(tag)
-        reply = await call_script(client, self._read, ScriptCall([policy_key(tag)], kids))
-        if reply is None:
-            return StoredAccount(await time_ms_of(client), NO_VERSION, None, {})
+        reply = await call_script(self._owner(tag), self._read, ScriptCall([policy_key(tag)], kids))
         return _stored(tag, reply, kids)
 
     async def read_all(self, tags: Iterable[str]) -> dict[str, StoredAccount]:
-        """Return the policies of many accounts, without those of their keys."""
+        """Return the policies of many accounts, without those of their keys.
+
+        With the marks of a key that was an account of its own, and of which the hash tag is the ``kid``.
+        """
         found: dict[str, StoredAccount] = {}
         for client, owned in self._masters.by_owner(tags, policy_key).items():
-            time_ms = await time_ms_of(client)
-            calls = [ScriptCall([policy_key(tag)], ()) for tag in owned]
+            calls = [ScriptCall([policy_key(tag)], _kids_of(tag)) for tag in owned]
             for tag, reply in zip(owned, await call_scripts(client, self._read, calls), strict=True):
-                nothing = StoredAccount(time_ms, NO_VERSION, None, {})
-                found[tag] = nothing if reply is None else _stored(tag, reply, ())
+                found[tag] = _stored(tag, reply, _kids_of(tag))
         return found
 
     async def declare_accounts(
@@ -97,10 +110,12 @@ class Policies:
                 stored = await self.read(tag, left)
                 changes = []
                 for kid in left:
-                    before = stored.keys[kid].version if kid in stored.keys else NO_VERSION
-                    body = body_of(merged(kid, stored))
-                    if version_of(body) != before:
-                        changes.append((kid, before, version_of(body), body))
+                    before = stored.keys.get(kid)
+                    key = merged(kid, stored)
+                    body, expected = body_of(key), NO_VERSION if before is None else before.version
+                    if version_of(body) != expected:
+                        former = "" if before is None else before.policy.name
+                        changes.append((kid, expected, version_of(body), body, key.name, former))
                 calls = [ScriptCall([policy_key(tag)], change) for change in changes]
                 replies = await call_scripts(self._owner(tag), self._declare, calls)
                 left = [change[0] for change, reply in zip(changes, replies, strict=True) if reply != 1]
@@ -109,31 +124,56 @@ class Policies:
             else:
                 raise _contended(tag)
 
-    async def delete_account(self, tag: str) -> None:
-        """Delete the account's policy with those of its keys."""
-        await self._delete(tag, "")
+    async def delete_account(self, tag: str) -> AccountPolicy | None:
+        """Delete the account's policy with those of its keys, and keep what `Tombstone` holds. Return the policy."""
+        for _ in range(_ATTEMPTS):
+            stored = (await self.read_all([tag]))[tag]
+            if stored.policy is None or await self._delete(tag, "", stored.version, stored.policy):
+                return stored.policy
+        raise _contended(tag)
 
-    async def delete_key(self, tag: str, kid: str) -> None:
-        """Delete the policy of a key of an account."""
-        await self._delete(tag, kid)
+    async def delete_key(self, tag: str, kid: str) -> KeyPolicy | None:
+        """Delete the policy of a key of an account, and keep what `Tombstone` holds. Return the policy."""
+        for _ in range(_ATTEMPTS):
+            found = (await self.read(tag, [kid])).keys.get(kid)
+            if found is None or await self._delete(tag, kid, found.version, found.policy):
+                return None if found is None else found.policy
+        raise _contended(tag)
 
-    async def _delete(self, tag: str, kid: str) -> None:
-        call = ScriptCall([policy_key(tag)], [kid, _ANY_VERSION, NO_VERSION, b""])
-        await call_script(self._owner(tag), self._declare, call)
+    async def _delete(self, tag: str, kid: str, version: bytes, policy: AccountPolicy | KeyPolicy) -> bool:
+        arguments = [kid, version, NO_VERSION, b"", "", policy.name if kid else "", tombstone_of(policy)]
+        return bool(await call_script(self._owner(tag), self._declare, ScriptCall([policy_key(tag)], arguments)) == 1)
 
     def _owner(self, tag: str) -> Redis:
         return self._masters.owner(policy_key(tag))
 
 
+def _kids_of(tag: str) -> Sequence[str]:
+    """Return the key of an account that may be a flat key's."""
+    return () if tag.startswith(ACCOUNT_MARK) else (tag,)
+
+
 def _stored(tag: str, reply: Sequence[Any], kids: Sequence[str]) -> StoredAccount:
-    time_ms, version, body, *found = reply
+    time_ms, version, body, tombstone, *found = reply
+    keys, forwards, tombstones = {}, {}, {}
     try:
-        keys = {
-            kid: StoredKey(key_version, read_key(key_body))
-            for kid, key_version, key_body in zip(kids, found[::2], found[1::2], strict=True)
-            if key_version is not None
-        }
-        return StoredAccount(time_ms, version, read_account(body), keys)
+        for at, kid in enumerate(kids):
+            key_version, key_body, forward, key_tombstone = found[4 * at : 4 * at + 4]
+            if key_version is not None and version is not None:
+                keys[kid] = StoredKey(key_version, read_key(key_body))
+            if forward is not None:
+                forwards[kid] = forward
+            if key_tombstone is not None:
+                tombstones[kid] = read_tombstone(key_tombstone)
+        return StoredAccount(
+            time_ms,
+            version or NO_VERSION,
+            None if version is None else read_account(body),
+            keys,
+            None if tombstone is None else read_tombstone(tombstone),
+            tombstones,
+            forwards,
+        )
     except (ValueError, LookupError, TypeError):
         raise ConfigError(
             f"{policy_key(tag)} is damaged, or was written by a later version: use that version, or delete this value "
