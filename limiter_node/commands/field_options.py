@@ -30,7 +30,7 @@ _RESERVE_HELP: Final = "Output tokens reserved for a request that sets no cap."
 _KEY_DEFAULTS: Final = "key_defaults."
 
 
-class _Amount(click.ParamType):
+class _Amount(click.ParamType[int | str]):
     """A number, or ``none``, which becomes an empty text: click takes None for an option that isn't given."""
 
     name = "amount"
@@ -52,7 +52,7 @@ class _Amount(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
-class _KeyDefault(click.ParamType):
+class _KeyDefault(click.ParamType[tuple[str, int | None]]):
     """``rpm=120`` or ``rpm=none``, converted to a field of `Fields` and its value."""
 
     name = "default"

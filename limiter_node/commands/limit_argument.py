@@ -33,7 +33,7 @@ class LimitChange(NamedTuple):
     value: Any
 
 
-class LimitArgument(click.ParamType):
+class LimitArgument(click.ParamType[LimitChange]):
     """One limit, converted to a `LimitChange`. Several in an environment variable are separated by ``;``."""
 
     name = "limit"

@@ -18,7 +18,7 @@ NEVER = "never"
 """Is typed instead of a time, to take an end away."""
 
 
-class Length(click.ParamType):
+class Length(click.ParamType[int]):
     """A length of time, such as ``24h``, converted to ms."""
 
     name = "length"
@@ -34,7 +34,7 @@ class Length(click.ParamType):
         return length_ms
 
 
-class Time(click.ParamType):
+class Time(click.ParamType[int]):
     """A time with its offset from UTC, converted to ms since the epoch; 0 for ``never`` where that is allowed."""
 
     name = "time"

@@ -10,6 +10,8 @@ import json
 import os
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -175,44 +177,33 @@ def test_the_readme_shows_what_happens(fleet: Fleet) -> None:
     assert json.loads(body)["usage"]["completion_tokens"] <= 50
 
 
-@pytest.fixture(scope="module")
-def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the programs, as an installation has them."""
-    folder = tmp_path_factory.mktemp("programs")
-    for program, module in MODULES.items():
-        script = folder / program
-        script.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m {module} "$@"\n')
-        script.chmod(0o755)
-    return folder
-
-
-def typed(text: str, folder: Path, programs: Path) -> list[str]:
-    """Type shell lines one after the other in a shell; what each has printed. Each has to end with exit code 0."""
-    lines = [line.partition("  # ")[0] for line in text.replace("\\\n", " ").splitlines() if line.strip(" #")]
-    script = folder / "typed.sh"
-    script.write_text("".join(f"{line}\necho '--- end of line'\n" for line in lines))
-    environment = {"PATH": f"{programs}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+def typed(text: str, folder: Path) -> list[str]:
+    """Type lines one after the other into a shell; what each has printed. Each has to end with exit code 0."""
+    program = folder / "bin" / "limiter-node"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m limiter_node "$@"\n')
+    program.chmod(0o755)
+    lines = "".join(f"{line.partition('  # ')[0]}\necho '--- end'\n" for line in text.splitlines())
     done = subprocess.run(
-        ["sh", "-eu", str(script)],
+        ["sh", "-euc", lines],
         cwd=folder,
         capture_output=True,
         text=True,
         timeout=120,
-        env=environment,
+        env={"PATH": f"{program.parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)},
         check=False,
     )
     assert done.returncode == 0, f"{done.stdout}{done.stderr}"
-    return done.stdout.split("--- end of line\n")[:-1]
+    return done.stdout.split("--- end\n")[:-1]
 
 
-def test_the_readme_manages_an_organisation(fleet: Fleet, programs: Path, tmp_path: Path) -> None:
+def test_the_readme_manages_an_organisation(fleet: Fleet, tmp_path: Path) -> None:
     (block,) = [each.text for each in blocks_of("README.md") if "accounts create" in each.text]
     (keys,) = [each.text for each in blocks_of("README.md") if each.language == "toml"]
     (tmp_path / "keys.toml").write_text(keys)
-    lines = block[block.index("export ") :].replace("$PWD/.venv/bin:", "")
-    lines = re.sub(r"redis://\S+", fleet.store, lines)
+    lines = block[block.index("export ") :].replace("PATH=$PWD/.venv/bin:$PATH ", "")
     assert len(lines.splitlines()) <= 15
-    said = typed(lines, tmp_path, programs)
+    said = typed(re.sub(r"redis://\S+", fleet.store, lines), tmp_path)
     print("\n---\n".join(said))
 
 
@@ -235,31 +226,45 @@ def test_the_sdk_is_used_as_shown(fleet: Fleet, capsys: pytest.CaptureFixture[st
 
 
 def shape(text: str) -> list[str]:
-    """A command's output with its figures, names and spaces made alike."""
+    """A command's output with its figures, digests and spaces made alike."""
     return [
-        " ".join(re.sub(r"[0-9a-f]{8}…", "DIGEST", re.sub(r"[\d.,]*\d", "N", line)).split())
-        for line in re.sub(r"\(key [0-9a-f]{8}…\)", "(key …)", text).splitlines()
+        " ".join(
+            re.sub(r"sha256:[0-9a-f]{32}", "DIGEST", re.sub(r"(?<![0-9a-f:])[\d.,]*\d(?![0-9a-f])", "N", line)).split()
+        )
+        for line in text.splitlines()
     ]
 
 
-def test_commands_for_keys_do_what_their_page_shows(fleet: Fleet, tmp_path: Path) -> None:
+def test_commands_for_keys_do_what_their_page_shows(tmp_path: Path) -> None:
     page = "docs/keys-and-limits.md"
-    lines = [words for words in shell_lines(page) if own_command(words)]
-    generate, load, change, *_, delete, shown = lines
-    for words in (generate, load):
-        run(adapted(words, fleet), tmp_path)
     (tmp_path / "keys.toml").write_text(blocks_of(page)[0].text)
-    for words in (load, change):
-        run(adapted(words, fleet), tmp_path)
+    lines = [words for words in shell_lines(page) if own_command(words)]
     (console,) = [block.text for block in blocks_of(page) if block.language == "console"]
-    assert asked(curls(page)[0], fleet, KEY)[0] == 200  # it shows a key that is in use
-    assert shape(run(adapted(shown, fleet)))[:5] == shape(console)[1:]
-    for words in lines[3:-2]:
-        assert "alice" in run(adapted(words, fleet))
-    run(adapted(delete, fleet))
-    assert asked(curls(page)[0], fleet, KEY)[0] == 401
-    # The other tests' key again.
-    run(["limiter-node", "keys", "set", KEY, "--rpm", "60", "--store", fleet.store])
+    secret = digest = ""
+    shown: list[str] = []
+    with running_fleet(tmp_path, "--store", "single") as fleet:
+        for words in lines:
+            typed = adapted(words, fleet)
+            if "--credential" in typed:
+                typed[typed.index("--credential") + 1] = digest[:8]
+            said = run(typed, tmp_path)
+            match typed[1:4]:
+                case ["keys", "create", "acme/alice"]:
+                    secret, digest = said.strip(), hashlib.sha256(said.strip().encode()).hexdigest()
+                case ["keys", "set", "acme/alice"]:
+                    assert asked(curls(page)[0], fleet, secret)[0] == 200
+                case ["keys", "show", "acme/alice"]:
+                    shown.append(said)
+                case ["keys", "rotate", "acme/alice"]:
+                    assert asked(curls(page)[0], fleet, secret)[0] == 200, "its grace"
+                    secret = said.strip()
+                case ["keys", "disable" | "delete", "acme/alice"]:
+                    assert asked(curls(page)[0], fleet, secret)[0] == 401
+                case ["keys", "revoke" | "move" | "enable" | "expire", _]:
+                    assert asked(curls(page)[0], fleet, secret)[0] == 200
+                case ["apply", "keys.toml", "--prune"]:
+                    assert asked(curls(page)[0], fleet, KEY)[0] == 200
+    assert [shape(each) for each in shown] == [shape(console)[1:]] * 2
 
 
 def test_the_page_on_reserves_reserves_what_it_says(fleet: Fleet, tmp_path: Path) -> None:
