@@ -6,8 +6,8 @@
 -- KEYS  1 rl:{cid}:limits    string of a plain key, or hash of a credential of a key of an account
 --       2 rl:{cid}:deleted   exists if the credential's key was deleted on purpose
 --       3 rl:{cid}:declared  only for a plain key
--- ARGV  1 limits  of a plain key, packed, see README.md of this folder. It has one more argument:
---       2 declared  the value of KEYS 3, to be written with the limits; empty: none
+-- ARGV  1 limits  of a plain key, packed, see README.md of this folder. It may have one more argument:
+--       2 declared  the value of KEYS 3, to be written with the limits; empty or left out: none
 -- or    1 empty
 --       2 TAG     of the key's account; empty: the key was deleted, see 4
 --       3 TAG     of an account that doesn't have the key: if the credential leads there, it is lost, too; empty: none
@@ -19,13 +19,13 @@
 
 local limits, mark = ARGV[1], redis.call('GET', KEYS[2])
 if limits ~= '' then
-    local declared = ARGV[2]
+    local declared = ARGV[2] or ''
     if mark then return 0 end
-    if redis.call('SET', KEYS[1], limits, 'NX') and declared ~= '' then redis.call('SET', KEYS[3], declared) end
+    if redis.call('SET', KEYS[1], limits, 'NX') and (declared or '') ~= '' then redis.call('SET', KEYS[3], declared) end
     return 1
 end
 
-local tag, stale, kid = ARGV[2], ARGV[3], ARGV[4]
+local tag, stale, kid = ARGV[2], ARGV[3], ARGV[4] or ''
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 if mark then return { 0, now_ms, mark } end

@@ -16,14 +16,16 @@ from collections.abc import Mapping
 
 from limiter_node.changes import Change
 from limiter_node.management.accounts import Accounts
-from limiter_node.management.credentials import Credentials, Made
-from limiter_node.management.explaining import explain
+from limiter_node.management.credentials import Credentials
+from limiter_node.management.explaining import explanation
 from limiter_node.management.finding import Finder, Found
 from limiter_node.management.keys import Keys
 from limiter_node.management.showing import Shower
 from limiter_node.management.teams import Teams
-from limiter_node.management.views import AccountView, Explanation, KeyList, KeyView, TeamView
+from limiter_node.management.views import AccountView, Explanation, KeyList, KeyView, Made, TeamView
 from limiter_node.store.admin.store_admin import StoreAdmin
+
+__all__ = ["LISTED", "Made", "Manager"]
 
 LISTED = 1_000
 """The keys in a list unless more are asked for."""
@@ -55,7 +57,9 @@ class Manager:
 
     async def explain(self, who: str, model: str) -> Explanation:
         """Return which limits apply to a key's requests for `model`, and which of them would reject."""
-        return await explain(self._shower, who, model)
+        found = await self._finder.find(who)
+        item = await self._finder.read(found)
+        return explanation(found, item, await self._shower.usage(item), model)
 
     async def create_key(self, path: str, fields: Mapping[str, object], *, digest: str | None = None) -> Made:
         """Make a key: ``acme/alice`` in the account acme, ``ci`` without one. Return its secret, known to nobody else.

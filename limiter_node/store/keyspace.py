@@ -58,6 +58,11 @@ def deleted_key(kid: str) -> str:
     return f"rl:{{{kid}}}:deleted"
 
 
+def declared_key(kid: str) -> str:
+    """Return the name of the record of what keys files declared of a plain key."""
+    return f"rl:{{{kid}}}:declared"
+
+
 def policy_key(tag: str) -> str:
     """Return the name of the hash of an account's policies: its own, and those of its keys."""
     return f"rl:{{{tag}}}:policy"

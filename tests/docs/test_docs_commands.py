@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import http.client
-import io
 import json
-import os
 import re
 import shlex
 import subprocess
@@ -21,6 +18,7 @@ import click
 import pytest
 from documents import PAGES, ROOT, blocks_of, shell_lines, tables_of, text_of
 from fleet import Fleet, running_fleet
+from own_commands import output_of
 
 import bench_client.cli
 import limiter_node.cli
@@ -114,26 +112,8 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 
 
 def run(arguments: list[str], folder: Path | None = None) -> str:
-    """What a command of ours writes to stdout; it has to end with exit code 0.
-
-    It runs in this process, in that folder: beginning a process for each would take most of the time.
-    """
-    code_of = {"limiter-node": limiter_node.cli.run, "bench-client": bench_client.cli._run_cli}[arguments[0]]
-    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2))
-    with (
-        contextlib.chdir(folder or "."),
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-        pytest.MonkeyPatch.context() as environment,
-    ):
-        for name in os.environ:
-            if name.startswith(("LIMITER_", "BENCH_")):
-                environment.delenv(name)
-        code = code_of(arguments[1:])
-    out.seek(0)
-    err.seek(0)
-    assert code == 0, f"{shlex.join(arguments)}: {err.read()}"
-    return out.read()
+    """What a command of ours writes to stdout; it has to end with exit code 0."""
+    return output_of(*arguments, folder=folder)
 
 
 def adapted(words: list[str], fleet: Fleet) -> list[str]:

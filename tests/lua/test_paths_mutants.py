@@ -68,6 +68,28 @@ MUTANTS = [
         "elseif verdict == OLD_POLICY then",
         walk=69,
     ),
+    # The end of a credential, in the usual call and by the general rules.
+    Mutant(
+        "the usual call admits after the end",
+        "count == window_count and (ends_ms == 0 or ends_ms > clock_ms)",
+        "count == window_count",
+    ),
+    Mutant(
+        "the usual call admits at the end",
+        "(ends_ms == 0 or ends_ms > clock_ms)",
+        "(ends_ms == 0 or ends_ms >= clock_ms)",
+    ),
+    Mutant("the end is ignored", "path[VERDICT] == 0 then path[VERDICT] = ENDED", "false then path[VERDICT] = ENDED"),
+    Mutant("admitted at the end", "ends_ms > 0 and ends_ms <= clock_ms and", "ends_ms > 0 and ends_ms < clock_ms and"),
+    Mutant(
+        "ended by the account's clock", "ends_ms > 0 and ends_ms <= clock_ms and", "ends_ms > 0 and ends_ms <= now and"
+    ),
+    Mutant("no end is an end", "if ends_ms > 0 and ends_ms <= clock_ms", "if ends_ms <= clock_ms"),
+    Mutant(
+        "the end hides an old policy",
+        "ends_ms <= clock_ms and path[VERDICT] == 0 then",
+        "ends_ms <= clock_ms then",
+    ),
     # Exactly once.
     Mutant("a batch sent again counts again", "replayed = number == recorded", "replayed = false"),
     Mutant("an older batch is decided", "if number < recorded then return '\\2' end", "", walk=2),

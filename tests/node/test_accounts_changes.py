@@ -180,7 +180,7 @@ async def test_a_key_that_was_deleted_is_unknown_and_nobody_else(embedded_single
         hold.settle(5)
         assert await dispatcher.drain(5)
         assert await used(dispatcher, bob.kid) == [Amounts(4, 4, 8)], "settles always apply"
-        assert await dispatcher.peek(alice.kid) is None
+        assert await dispatcher.peek(alice.kid) is CredentialState.UNKNOWN
         assert dispatcher._queues[bob.kid].account.waiting == 0
 
 
@@ -190,7 +190,7 @@ async def test_reading_the_usage_of_a_key_that_was_deleted(embedded_single: str)
     async with dispatching(embedded_single) as dispatcher:
         assert await admitted(dispatcher, [alice.kid], 1) == 1
         take_out(embedded_single, account, alice.kid)
-        assert await dispatcher.peek(alice.kid) is None
+        assert await dispatcher.peek(alice.kid) is CredentialState.UNKNOWN
         assert not dispatcher.knows(alice.kid)
 
 

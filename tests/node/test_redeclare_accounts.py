@@ -59,7 +59,7 @@ def a_key(name: str, *windows: PolicyWindow, team: str = "") -> KeyPolicy:
 
 async def ask(dispatcher: Dispatcher, kid: str) -> Outcome:
     """Decide one request as the node's HTTP side does."""
-    if not dispatcher.knows(kid) and not await dispatcher.find(kid):
+    if not dispatcher.knows(kid) and await dispatcher.find(kid) is not CredentialState.VALID:
         return Outcome.UNKNOWN_KEY
     return (await dispatcher.admit(kid, ONE)).outcome
 
@@ -349,7 +349,7 @@ async def test_a_deleted_key_of_an_account_stays_deleted() -> None:
                 for _ in range(2):
                     for kid in (alice.kid, flat.kid):
                         assert await ask(node, kid) is Outcome.UNKNOWN_KEY
-                        assert await node.peek(kid) is None
+                        assert await node.peek(kid) is CredentialState.UNKNOWN
             lose_all(store.url)  # the marks, too
             for node in (dispatcher, other):
                 assert await ask(node, bob.kid) is Outcome.ADMITTED

@@ -95,8 +95,10 @@ class Loader:
             keys = (
                 *(keyspace.limits_key(kid), keyspace.window_key(kid), keyspace.past_key(kid)),
                 *(keyspace.policy_key(kid), keyspace.shared_key(kid), keyspace.deleted_key(kid)),
+                keyspace.declared_key(kid),
             )
-            calls[kid] = ScriptCall(keys, (kid, version_of(body), body, _MINUTE_ID, 0))
+            known = limits if isinstance(limits, bytes) else b""
+            calls[kid] = ScriptCall(keys, (kid, version_of(body), body, _MINUTE_ID, 0, known))
         for client, kids in self._masters.by_owner(calls, keyspace.limits_key).items():
             await call_scripts(client, self._adopt, [calls[kid] for kid in kids])
 

@@ -6,11 +6,12 @@ write, `loading` and `store_admin` say when.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from redis.asyncio import Redis
+from redis.exceptions import WatchError
 
 from limiter_node.errors import ConfigError, StoreUnavailable
 from limiter_node.policy import ACCOUNT_MARK, AccountPolicy, KeyPolicy
@@ -124,11 +125,22 @@ class Policies:
             else:
                 raise _contended(tag)
 
+    async def put(
+        self, tag: str, kid: str, expected: bytes, policy: AccountPolicy | KeyPolicy, former: str, account: bytes = b""
+    ) -> int:
+        """Write a policy over the version `expected`; return the reply of ``declare.lua``. `kid`: "" for the account.
+
+        `former`: the key's name so far. `account`: the version that the account must have; empty: any.
+        """
+        body, name = body_of(policy), policy.name if isinstance(policy, KeyPolicy) else ""
+        arguments = (kid, expected, version_of(body), body, name, former, b"", b"", account)
+        return int(await call_script(self._owner(tag), self._declare, ScriptCall([policy_key(tag)], arguments)))
+
     async def delete_account(self, tag: str) -> AccountPolicy | None:
         """Delete the account's policy with those of its keys, and keep what `Tombstone` holds. Return the policy."""
         for _ in range(_ATTEMPTS):
             stored = (await self.read_all([tag]))[tag]
-            if stored.policy is None or await self._delete(tag, "", stored.version, stored.policy):
+            if stored.policy is None or await self.delete_version(tag, "", stored.version, stored.policy):
                 return stored.policy
         raise _contended(tag)
 
@@ -136,16 +148,47 @@ class Policies:
         """Delete the policy of a key of an account, and keep what `Tombstone` holds. Return the policy."""
         for _ in range(_ATTEMPTS):
             found = (await self.read(tag, [kid])).keys.get(kid)
-            if found is None or await self._delete(tag, kid, found.version, found.policy):
+            if found is None or await self.delete_version(tag, kid, found.version, found.policy):
                 return None if found is None else found.policy
         raise _contended(tag)
 
-    async def _delete(self, tag: str, kid: str, version: bytes, policy: AccountPolicy | KeyPolicy) -> bool:
-        arguments = [kid, version, NO_VERSION, b"", "", policy.name if kid else "", tombstone_of(policy)]
-        return bool(await call_script(self._owner(tag), self._declare, ScriptCall([policy_key(tag)], arguments)) == 1)
+    async def delete_version(self, tag: str, kid: str, version: bytes, policy: AccountPolicy | KeyPolicy) -> bool:
+        """Delete a policy if that version of it is still stored. Return whether it was. `kid`: "" for the account."""
+        call = ScriptCall([policy_key(tag)], _deletion(kid, version, policy))
+        return bool(await call_script(self._owner(tag), self._declare, call) == 1)
+
+    async def put_if_unchanged(
+        self, tag: str, version: bytes, after: AccountPolicy | None, is_right: Callable[[], Awaitable[bool]]
+    ) -> bool:
+        """Write an account over a version, or delete it (None), if `is_right` says so and none of its keys changes.
+
+        Return whether that was done. `is_right` may read all of the account.
+        """
+        client = self._owner(tag)
+        async with client.pipeline(transaction=True) as pipeline:
+            await pipeline.watch(policy_key(tag))
+            before = await self.read(tag)
+            if before.version != version or before.policy is None or not await is_right():
+                return False
+            arguments = _deletion("", version, before.policy)
+            if after is not None:
+                body = body_of(after)
+                arguments = ["", version, version_of(body), body]
+            pipeline.multi()  # type: ignore[no-untyped-call]
+            pipeline.execute_command("EVAL", self._declare.source, 1, policy_key(tag), *arguments)
+            try:
+                [reply] = await pipeline.execute()
+            except WatchError:
+                return False
+        return bool(reply == 1)
 
     def _owner(self, tag: str) -> Redis:
         return self._masters.owner(policy_key(tag))
+
+
+def _deletion(kid: str, version: bytes, policy: AccountPolicy | KeyPolicy) -> list[str | bytes]:
+    """Return the arguments of ``declare.lua`` to delete a policy, and to keep what `Tombstone` holds."""
+    return [kid, version, NO_VERSION, b"", "", policy.name if kid else "", tombstone_of(policy)]
 
 
 def _kids_of(tag: str) -> Sequence[str]:

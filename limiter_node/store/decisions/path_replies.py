@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from time import monotonic
 
-from limiter_node.decisions import REFUSALS, UNKNOWN_KEY, Decision, Outcome
+from limiter_node.decisions import EXPIRED_KEY, REFUSALS, UNKNOWN_KEY, Decision, Outcome
 from limiter_node.errors import StoreUnavailable
 from limiter_node.plans import Plan
 from limiter_node.store.accounts.batch import PathBatch
@@ -95,9 +95,11 @@ class PathReplies(BatchEnds):
         verdicts: list[Decision] = []
         gone: list[Admit] = []
         again: list[Admit] = []
-        for admit, decision in zip(batch.admits, decisions, strict=True):
+        for admit, decision, ends_ms in zip(batch.admits, decisions, batch.path_admits.ends_ms, strict=True):
             if decision is None:
                 self._on_not_counted(batch, admit, again)
+            elif decision is EXPIRED_KEY:
+                self._on_ended_credential(batch, admit, ends_ms, again)
             elif decision is UNKNOWN_KEY:
                 self._on_not_counted(batch, admit, gone)
             else:
@@ -122,6 +124,13 @@ class PathReplies(BatchEnds):
                 gone += account.take_unsent_of(member)
             self._on_gone(gone)
 
+    def _on_ended_credential(self, batch: Batch, admit: Admit, ends_ms: int, again: list[Admit]) -> None:
+        """Refuse a request, unless the node has learnt meanwhile that its credential has another end."""
+        if admit.charge is None and not admit.future.done() and _member_of(admit).end_of(admit.queue.cid) == ends_ms:
+            self._refuse(admit, EXPIRED_KEY)
+        else:
+            self._on_not_counted(batch, admit, again)
+
     def _is_refused(self, admit: Admit) -> bool:
         """Refuse a request whose credential isn't good, whatever the time, by the policy just told by the store."""
         asker = admit.queue
@@ -129,9 +138,12 @@ class PathReplies(BatchEnds):
         refusal = REFUSALS.get(asker.state(0))
         if refusal is None:
             return False
+        self._refuse(admit, refusal)
+        return True
+
+    def _refuse(self, admit: Admit, refusal: Decision) -> None:
         admit.future.set_result(refusal)
         self._count_decision(refusal.outcome)
-        return True
 
     def _on_confirmed(self, member: Member, heard_s: float) -> None:
         """Note that the store has decided by the key's policy as the node knows it."""
