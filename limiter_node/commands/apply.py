@@ -19,7 +19,7 @@ from limiter_node.declarations import Declarations
 from limiter_node.keysfile.limit_warnings import warnings_of
 from limiter_node.keysfile.reading import read_keys
 from limiter_node.management.manager import Manager
-from limiter_node.store.admin.applying import Applied
+from limiter_node.store.admin.loading import Applied
 
 _NOTHING = "nothing to change"
 _KINDS: Final[Sequence[Kind]] = ("account", "team", "key")

@@ -19,7 +19,7 @@ from limiter_node.limit_names import limits_to_fields
 _SHAPE = re.compile(
     r"""\s*(?P<unit>[a-z_]+)\s*=\s*(?P<amount>[^\s/]+)\s*/\s*(?P<per>[^\s/]+)
     (?:\s+for\s+(?P<models>\S+(?:\s*,\s*\S+)*?))?
-    (?:\s+as\s+(?:"(?P<quoted>[^"]*)"|(?P<name>\S+)))?
+    (?:\s+as\s+(?:"(?P<quoted>[^"]*)"|'(?P<single>[^']*)'|(?P<name>\S+)))?
     (?:\s+(?P<mode>audit|enforce))?\s*\Z""",
     re.VERBOSE,
 )
@@ -62,7 +62,7 @@ def limit_change(text: str) -> LimitChange:
         entry["models"] = [each.strip() for each in match["models"].split(",")]
     if match["mode"]:
         entry["mode"] = match["mode"]
-    entry["name"] = match["quoted"] or match["name"] or ""
+    entry["name"] = match["quoted"] or match["single"] or match["name"] or ""
     try:
         windows = read_windows({"limits": [entry]}, {})
     except ConfigError as error:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from limiter_node.commands.tables import NOTHING, number, table
 from limiter_node.commands.times import length_text
-from limiter_node.management.views import Explanation, LimitView
+from limiter_node.management.views import ExplainedLimit, Explanation, LimitView
 
 _AUDIT = "audit"
 NO_LIMITS = "no limits"
@@ -52,17 +52,19 @@ def explanation_lines(found: Explanation) -> list[str]:
     others = [each for each in found.limits if not each.applies]
     if applying:
         lines += ["", "These limits apply, the tightest first:"]
-        lines += [f"  {limit_text(each.limit)}: {_state(each.limit)}{_why(each.why)}" for each in applying]
+        lines += [f"  {limit_text(each.limit)}: {_left(each.limit)}{_reason(each)}" for each in applying]
     if others:
         lines += ["", "These do not apply:"]
-        lines += [f"  {limit_text(each.limit)}{_why(each.why)}" for each in others]
+        lines += [f"  {limit_text(each.limit)}: {each.why}" for each in others]
     return lines
 
 
-def _state(limit: LimitView) -> str:
+def _left(limit: LimitView) -> str:
     free = f", all free in {length_text(limit.reset_ms)}" if limit.reset_ms else ""
     return f"{number(limit.remaining)} of {number(limit.limit)} left{free}"
 
 
-def _why(why: str) -> str:
-    return f": {why}" if why else ""
+def _reason(found: ExplainedLimit) -> str:
+    """Return why a limit applies, or rejects; nothing if it is for all models and has room."""
+    is_plain = not (found.limit.models or found.rejects or found.limit.mode == _AUDIT)
+    return "" if is_plain else f" ({found.why})"

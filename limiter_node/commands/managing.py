@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 import click
@@ -16,6 +16,7 @@ from limiter_node.commands.printing import warn
 from limiter_node.credentials import key_id
 from limiter_node.errors import ConfigError, LimiterError, StoreUnavailable
 from limiter_node.keysfile.key_names import check_declared_key
+from limiter_node.management.errors import Conflict
 from limiter_node.management.manager import Manager
 from limiter_node.management.views import KeyView, digest_text
 from limiter_node.store.admin.store_admin import StoreAdmin, administering
@@ -80,6 +81,17 @@ async def identified(manager: Manager, who: str) -> KeyView:
     """Return the key that is meant, with a warning on stderr if `who` is a secret. Raises NotFound and Ambiguous."""
     await warn_of_secret(manager, who)
     return await manager.show_key(who)
+
+
+@contextmanager
+def recursion_named(*, recursive: bool) -> Iterator[None]:
+    """Add to the message of a Conflict how members are deleted, too, unless they are."""
+    try:
+        yield
+    except Conflict as error:
+        if recursive:
+            raise
+        raise Conflict(f"{error}: delete them first, or all with --recursive") from None
 
 
 def confirm(what: str, *, is_confirmed: bool) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from limiter_node.changes import Change
-from limiter_node.management.credentials import Made
+from limiter_node.management.views import Made
 
 
 def warn(text: str) -> None:

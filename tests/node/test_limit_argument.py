@@ -25,6 +25,7 @@ from limiter_node.errors import ConfigError
             "output_tokens/1m for gpt-5*,o3*",
             {"amount": 5_000, "name": "big models"},
         ),
+        ("requests=10/1s as 'a b'", "requests/1s", {"amount": 10, "name": "a b"}),
         ("requests=10/1s audit", "requests/1s", {"amount": 10, "mode": "audit"}),
         ("requests=10/1s enforce", "requests/1s", 10),
         (

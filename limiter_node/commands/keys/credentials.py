@@ -19,7 +19,7 @@ from limiter_node.commands.options import grouped, option, store_url
 from limiter_node.commands.printing import print_change, print_made
 from limiter_node.commands.times import Length
 from limiter_node.errors import ConfigError
-from limiter_node.management.credentials import Made
+from limiter_node.management.views import Made
 from limiter_node.management.manager import Manager
 
 
