@@ -1,4 +1,4 @@
-"""Stops, delays and loses single calls of the store's administration, so that tests see what is between any two of them.
+"""Stops, delays and loses single calls to the store, so that tests see what is between any two of them.
 
 A step is one pipeline or transaction that is sent to a server; everything that writes is sent so.
 """

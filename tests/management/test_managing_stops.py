@@ -1,4 +1,4 @@
-"""Changes of keys that stop between any two of their steps, or lose a reply: something right is left, and can be finished.
+"""Changes of keys that stop between any two of their steps, or lose a reply: what is left is right and can be finished.
 
 A key and the pointers of its credentials lie in different slots, so no change of several of them is atomic.
 """

@@ -163,7 +163,7 @@ async def test_serve_loads_an_organisation(
     assert "loaded 4 keys" in said
 
 
-async def test_top_passes_over_accounts(limiter_node: StartCommand, tmp_path: Path, free_port: int) -> None:
+async def test_top_shows_accounts_and_their_keys(limiter_node: StartCommand, tmp_path: Path, free_port: int) -> None:
     write_private(tmp_path / "organisation.toml", ORGANISATION)
     async with EmbeddedStore("single") as store:
         port = free_port
@@ -180,8 +180,12 @@ async def test_top_passes_over_accounts(limiter_node: StartCommand, tmp_path: Pa
         assert shown.process.stdout is not None
         out = (await shown.process.stdout.read()).decode()
         assert await shown.ended() == 0, await shown.errors()
-        assert "plain" in out
-        assert "alice" not in out
+        lines = [line.split() for line in out.splitlines()]
+        assert ["acme/alice", "requests/1d"] in [line[:2] for line in lines]
+        assert ["acme", "requests/1m"] in [line[:2] for line in lines]
+        assert ["acme/research", "requests/1m"] in [line[:2] for line in lines]
+        assert any(line[:1] == ["plain"] for line in lines)
+        assert "seen 3 keys and 1 account in use, all there are" in out
         assert await command.stop() == 0
 
 

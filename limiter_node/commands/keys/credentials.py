@@ -19,8 +19,8 @@ from limiter_node.commands.options import grouped, option, store_url
 from limiter_node.commands.printing import print_change, print_made
 from limiter_node.commands.times import Length
 from limiter_node.errors import ConfigError
-from limiter_node.management.views import Made
 from limiter_node.management.manager import Manager
+from limiter_node.management.views import Made
 
 
 @cloup.command(short_help="Give a key a new secret; prints it once.", epilog=EXAMPLES["keys rotate"])
