@@ -71,6 +71,11 @@ class Accounts:
         self._targets: dict[tuple[str, ...], ScriptTarget] = {}
         self._reading: dict[tuple[str, str], PolicyRead] = {}
 
+    @property
+    def count(self) -> int:
+        """The number of accounts that are held."""
+        return len(self._accounts)
+
     # ---- meeting a key ---------------------------------------------------------------------------------------------
 
     async def open(self, kid: str, tag: str, not_before_s: float = 0.0) -> Opened | Missing:

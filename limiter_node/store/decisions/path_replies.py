@@ -61,7 +61,8 @@ class PathReplies(BatchEnds):
     def on_batch_reply(self, batch: Batch, reply: bytes) -> None:
         """See `BatchOwner`. The whole reply is read before anything is done."""
         assert isinstance(batch, PathBatch)
-        found = unpack_reply(reply, len(batch.layout.windows()), len(batch.admits), len(batch.layout.kids))
+        layout = batch.layout
+        found = unpack_reply(reply, len(layout.windows()), len(batch.admits), len(layout.kids), batch.others)
         if found.state > REPLAYED:
             self._on_not_decided(batch, found)
             return

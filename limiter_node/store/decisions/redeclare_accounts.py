@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 from limiter_node.declarations import AccountKey
 from limiter_node.errors import StoreUnavailable
-from limiter_node.policy import KeyPolicy
+from limiter_node.policy import ACCOUNT_MARK, KeyPolicy
 from limiter_node.policy_body import body_of, read_account, read_key, version_of
 from limiter_node.store.accounts.accounts import Accounts
 from limiter_node.store.accounts.calls import AwaitedCall
@@ -199,7 +199,7 @@ class AccountRedeclarer:
             assert member.body is not None
             return member.body
         stored = member.policy if member is not None and member.account.kid == word.tag else None
-        return body_of(merge_key(stored, word.declared, now_ms))
+        return body_of(merge_key(stored, word.declared, word.tag.removeprefix(ACCOUNT_MARK), now_ms))
 
     # ---- declaring -------------------------------------------------------------------------------------------------
 
