@@ -152,12 +152,12 @@ def test_a_key_that_has_moved_stays_away(
 
 
 @pytest.mark.parametrize(
-    ("stored", "account", "done"), [(V1, V1, 1), (V1, b"", 1), (V2, V1, 0), (None, V1, 0), (None, b"", 1)]
+    ("stored", "known", "done"), [(V1, V1, 1), (V1, b"", 1), (V2, V1, 0), (None, V1, 0), (None, b"", 1)]
 )
 def test_a_key_is_written_into_the_account_that_it_was_made_for(
-    store: redis.Redis, key: str, stored: bytes | None, account: bytes, done: int
+    store: redis.Redis, key: str, stored: bytes | None, known: bytes, done: int
 ) -> None:
     if stored is not None:
         declare(store, key, b"", NONE, stored)
-    assert declare(store, key, KID, NONE, V2, b"{}", b"", b"", b"", b"", account) == done
+    assert declare(store, key, KID, NONE, V2, b"{}", b"", b"", b"", b"", known) == done
     assert store.hexists(key, KID) == bool(done)
