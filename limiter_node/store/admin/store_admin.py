@@ -25,6 +25,7 @@ from limiter_node.store.admin.deleting import Deleter
 from limiter_node.store.admin.key_reader import KeyReader, Listing
 from limiter_node.store.admin.loading import Loader
 from limiter_node.store.admin.masters import Masters
+from limiter_node.store.admin.moving import Mover
 from limiter_node.store.admin.older_nodes import older_nodes
 from limiter_node.store.admin.pointers import Pointers
 from limiter_node.store.admin.policies import Policies
@@ -61,7 +62,8 @@ class StoreAdmin:
         policies, self._pointers = Policies(masters), Pointers(masters)
         self._loader = Loader(masters, policies, self._pointers)
         self._reader = KeyReader(address, masters, policies)
-        self._deleter = Deleter(masters, policies, self._pointers)
+        self._mover = Mover(masters, policies)
+        self._deleter = Deleter(masters, policies, self._pointers, self._mover)
 
     async def put_limits(self, kid: str, limits: KeyLimits) -> None:
         """Replace a plain key's limits, all at once; they count from the next decision of every node.
