@@ -222,9 +222,19 @@ def declaration_of(fields: Mapping[str, Any]) -> str:
     return json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
+def declaration_bytes(declaration: str) -> bytes:
+    """Return the SHA-256 of a declaration."""
+    return hashlib.sha256(declaration.encode()).digest()
+
+
+def digest_text(digest: bytes) -> str:
+    """Return the hex digits that are kept of a declaration's SHA-256, or of its beginning."""
+    return digest.hex()[:_DIGEST_DIGITS]
+
+
 def declaration_digest(declaration: str) -> str:
     """Return the 12 hex digits by which a declaration is known once it is no longer the last one."""
-    return hashlib.sha256(declaration.encode()).hexdigest()[:_DIGEST_DIGITS]
+    return digest_text(declaration_bytes(declaration))
 
 
 def was_applied(declared: Declared, declaration: str) -> bool:

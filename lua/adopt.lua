@@ -6,11 +6,13 @@
 -- KEYS  1 rl:{kid}:limits   2 rl:{kid}:window   3 rl:{kid}:past   of the plain key
 --       4 rl:{kid}:policy   5 rl:{kid}:shared   of the account
 --       6 rl:{kid}:deleted  exists if the key was deleted on purpose
+--       7 rl:{kid}:declared the record of what was declared of the plain key; from now on the policy has it
 -- ARGV  1 TAG      of the account: the kid
 --       2 version  3 body   of the account's policy
 --       4 id       of the account's window of a minute; empty: it has none
 --       5 clock    in ms (0 = this server's; tests set it)
--- Reply 1 done, 0 the key is an account of its own already: nothing was written
+--       6 limits   of the plain key as far as the caller knows, packed; empty: there is no plain key
+-- Reply 1 done; nothing was written: 0 the key is an account of its own already, 2 it has other plain limits now
 -- Cost  O(buckets in use): some 200 µs for a full window
 
 local call, sunpack, spack, floor = redis.call, struct.unpack, struct.pack, math.floor
@@ -19,10 +21,12 @@ local MANY = 5 -- with more cells than these, a group gets sums
 local TTL_MS = (WIDTH + 1) * BUCKET_MS + 30000
 local KIND = '\0' -- cells of 12 bytes, as a plain key's
 
-local tag, version, body, id, clock_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
+local tag, version, body, id, clock_ms, limits = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), ARGV[6]
 
 local pointed = redis.pcall('HGET', KEYS[1], 'account') -- an error table for a plain key
 if pointed == tag then return 0 end
+local is_plain = type(pointed) == 'table'
+if (is_plain and call('GET', KEYS[1]) or '') ~= limits then return 2 end
 
 if clock_ms == 0 then
     local time = call('TIME')
@@ -84,7 +88,7 @@ local function convert(meta)
         used_r, used_i, used_o, r, i, o))
 end
 
-if type(pointed) == 'table' then
+if is_plain then
     local meta = call('HGET', KEYS[2], 'm')
     if meta then
         convert(meta)
@@ -95,5 +99,5 @@ if type(pointed) == 'table' then
 end
 call('HSET', KEYS[1], 'account', tag)
 call('HSET', KEYS[4], 'version', version, 'account', body)
-call('DEL', KEYS[6])
+call('DEL', KEYS[6], KEYS[7])
 return 1

@@ -58,6 +58,11 @@ def deleted_key(kid: str) -> str:
     return f"rl:{{{kid}}}:deleted"
 
 
+def declared_key(kid: str) -> str:
+    """Return the name of the record of what keys files declared of a plain key."""
+    return f"rl:{{{kid}}}:declared"
+
+
 def policy_key(tag: str) -> str:
     """Return the name of the hash of an account's policies: its own, and those of its keys."""
     return f"rl:{{{tag}}}:policy"
@@ -66,6 +71,10 @@ def policy_key(tag: str) -> str:
 def shared_key(tag: str) -> str:
     """Return the name of the hash of an account's clock, its nodes' last batches, and the windows its keys share."""
     return f"rl:{{{tag}}}:shared"
+
+
+CLOCK_FIELD = "c"
+"""The field of the hash of an account's windows that holds its clock."""
 
 
 def member_key(tag: str, kid: str) -> str:

@@ -1,4 +1,5 @@
-"""The packed values that the store keeps of a key: its limits, its window's running sums, the buckets of its window.
+"""The packed values that the store keeps of a plain key: its limits, what was declared of it, its window's running sums
+and buckets.
 
 The layouts are in the glossary of lua/README.md. Neighbours: `store.codec` has those of a batch and its reply.
 """
@@ -6,13 +7,17 @@ The layouts are in the glossary of lua/README.md. Neighbours: `store.codec` has 
 from __future__ import annotations
 
 import struct
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 from limiter_node.decisions import Usage, WindowBucket
 from limiter_node.limits import BUCKET_MS, WINDOW_BUCKETS, Amounts, KeyLimits, bucket_life_ms
 
 _LIMITS = struct.Struct("<4I")
 _BUCKET = struct.Struct("<QIII")
+_LENGTH = struct.Struct("<H")
+
+DECLARATION_BYTES: Final = 8
+"""Of the digest of each earlier declaration of a plain key."""
 
 
 def pack_limits(limits: KeyLimits) -> bytes:
@@ -27,6 +32,33 @@ def unpack_limits(value: bytes) -> KeyLimits:
         raise ValueError(f"limits are {_LIMITS.size} bytes at least, not {len(value)}")
     rpm, input_tpm, output_tpm, output_reserve = _LIMITS.unpack_from(value)
     return KeyLimits(rpm, input_tpm, output_tpm, output_reserve, value[_LIMITS.size :].decode("utf-8", "replace"))
+
+
+class PlainRecord(NamedTuple):
+    """What keys files declared of a plain key, the value of ``rl:{kid}:declared``.
+
+    `last`: the limits of the last declaration that was applied, packed. `applied`: for each of those before, the latest
+    first, the first 8 bytes of `policy_fields.declaration_bytes`.
+    """
+
+    last: bytes = b""
+    applied: tuple[bytes, ...] = ()
+
+
+def pack_record(record: PlainRecord) -> bytes:
+    """Return the value of ``rl:{kid}:declared``."""
+    return _LENGTH.pack(len(record.last)) + record.last + b"".join(record.applied)
+
+
+def unpack_record(value: bytes | None) -> PlainRecord:
+    """Read the value of ``rl:{kid}:declared``; one that is damaged counts as absent."""
+    if value is None or len(value) < _LENGTH.size:
+        return PlainRecord()
+    end = _LENGTH.size + _LENGTH.unpack_from(value)[0]
+    digests = value[end:]
+    whole = len(digests) // DECLARATION_BYTES * DECLARATION_BYTES
+    applied = (digests[at : at + DECLARATION_BYTES] for at in range(0, whole, DECLARATION_BYTES))
+    return PlainRecord(value[_LENGTH.size : end], tuple(applied)) if len(value) >= end else PlainRecord()
 
 
 def unpack_usage(reply: list[Any] | None, window_buckets: int = WINDOW_BUCKETS) -> Usage | None:

@@ -26,7 +26,15 @@ from limiter_node.credentials import key_id
 from limiter_node.limits import WINDOW_MS
 from limiter_node.policy import KEY_SUBJECT, PolicyWindow, window_id
 from limiter_node.store.codec import NEVER as PLAIN_NEVER
-from limiter_node.store.keyspace import deleted_key, limits_key, past_key, policy_key, shared_key, window_key
+from limiter_node.store.keyspace import (
+    declared_key,
+    deleted_key,
+    limits_key,
+    past_key,
+    policy_key,
+    shared_key,
+    window_key,
+)
 from limiter_node.store.scripts import load_script
 
 ADOPT = load_script("adopt")
@@ -52,9 +60,13 @@ def new_window(client: redis.Redis) -> Window:
     return window
 
 
-def adopt(client: redis.Redis, kid: str, clock_ms: int, id_: bytes = MINUTE_ID) -> int:
-    keys = [key(kid) for key in (limits_key, window_key, past_key, policy_key, shared_key, deleted_key)]
-    reply: Any = client.evalsha(ADOPT.sha.decode(), len(keys), *keys, kid, VERSION, BODY, id_, clock_ms)
+def adopt(client: redis.Redis, kid: str, clock_ms: int, id_: bytes = MINUTE_ID, limits: bytes | None = None) -> int:
+    """Adopt a key; `limits` are those that the caller knows, by default the stored ones."""
+    keys = [key(kid) for key in (limits_key, window_key, past_key, policy_key, shared_key, deleted_key, declared_key)]
+    if limits is None:
+        found: Any = client.get(keys[0]) if client.type(keys[0]) == b"string" else b""
+        limits = found or b""
+    reply: Any = client.evalsha(ADOPT.sha.decode(), len(keys), *keys, kid, VERSION, BODY, id_, clock_ms, limits)
     assert isinstance(reply, int)
     return reply
 
@@ -215,3 +227,21 @@ def test_a_key_of_another_account_is_pointed_to_its_own(store: redis.Redis) -> N
     assert adopt(store, kid, EPOCH_MS) == 1
     assert store.hgetall(limits_key(kid)) == {b"account": kid.encode()}
     assert store.hget(policy_key(kid), "version") == VERSION
+
+
+def test_a_plain_key_that_was_changed_meanwhile_stays_plain(store: redis.Redis) -> None:
+    window = new_window(store)
+    before = store.get(limits_key(window.kid))
+    for known in (b"", b"other limits"):
+        assert adopt(store, window.kid, EPOCH_MS, limits=known) == 2
+    assert store.get(limits_key(window.kid)) == before
+    store.delete(limits_key(window.kid))
+    assert adopt(store, window.kid, EPOCH_MS, limits=b"other limits") == 2
+    assert not store.exists(limits_key(window.kid), policy_key(window.kid))
+
+
+def test_the_record_of_declarations_goes_with_the_plain_key(store: redis.Redis) -> None:
+    window = new_window(store)
+    store.set(declared_key(window.kid), b"record")
+    assert adopt(store, window.kid, EPOCH_MS) == 1
+    assert not store.exists(declared_key(window.kid))
