@@ -137,7 +137,13 @@ async def test_a_look_is_bounded(embedded_single: str, stored: Stored, monkeypat
     for number in range(150):
         acme = account(f"hot-{number:03}", 100 + number)
         put(embedded_single, stored, acme)
-        charge(embedded_single, acme, stored_windows(acme), [(7_000, 0, 0, 75), (5_000, 0, 0, 30)], clock_ms=now_ms - 29_000)
+        charge(
+            embedded_single,
+            acme,
+            stored_windows(acme),
+            [(7_000, 0, 0, 75), (5_000, 0, 0, 30)],
+            clock_ms=now_ms - 29_000,
+        )
     async with parse_store_url(embedded_single).node_client(*parse_store_url(embedded_single).endpoints[0]) as client:
         keys, looks, found = HottestKeys(3), 0, Hottest([], [])
         while not keys.walk.is_whole:
