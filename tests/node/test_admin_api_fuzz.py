@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from limiter_node.http.admin.openapi import described
 from limiter_node.http.admin.schemas import NAMED
 from limiter_node.http.admin.table import PREFIX, ROUTES, Route
 
+ROUNDS = int(os.environ.get("FUZZ_ROUNDS", "1"))
 DOCUMENT = json.loads(json.dumps(described()))
 CALLED = {"acme/alice", "acme", "acme/research", "ci", "acme/research/vision", "globex", "bob"}
 TEXTS = [
@@ -105,7 +107,7 @@ def asked(admin: str, method: str, path: str, body: bytes) -> tuple[int, Any]:
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.name)
-@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30 * ROUNDS, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_any_body_gets_a_documented_response(admin: str, route: Route, data: st.DataObject) -> None:
     names = [data.draw(texts.filter(bool)) for _ in range(route.path.count("{"))]
@@ -121,6 +123,7 @@ def test_any_body_gets_a_documented_response(admin: str, route: Route, data: st.
     check_response(DOCUMENT, PREFIX + route.path, route.method, status, content)
 
 
+@settings(deadline=None)
 @given(segments=st.lists(st.binary(max_size=6), max_size=4), query=st.binary(max_size=12))
 @example(segments=[b"keys", b"\xff"], query=b"")
 @example(segments=[b"keys", b"\xed\xa0\x80"], query=b"\xff=%ff")
