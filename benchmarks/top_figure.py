@@ -17,7 +17,9 @@ from rich.terminal_theme import MONOKAI
 
 from limiter_node.chart import BLOCKS
 from limiter_node.limits import Amounts
-from limiter_node.store.admin.hottest import KeyHeat, Walk, hottest
+from limiter_node.store.admin.heat import hottest
+from limiter_node.store.admin.hottest import Walk
+from limiter_node.store.admin.plain_heat import KeyHeat
 from limiter_node.store.admin.watch import ShardReading
 from limiter_node.top.frame import Frame, NodeRow, ShardRow, Totals
 from limiter_node.top.rates import Quantile

@@ -90,16 +90,27 @@ def test_a_full_key_is_told_when_it_has_room_again() -> None:
     lines = chart_lines((480, 37, 400, 250), (100, 13, 600, 160), limits=(50, 1_000, 500))
     assert "full: frees 37 requests in 12.1 s" in lines
     assert "full: frees 400 input tokens in 12.1 s" in lines
-    assert "full for a request that sets no cap (100): frees 250 output tokens in 12.1 s" in lines
+    assert "full without a cap (100): frees 250 output tokens in 12.1 s" in lines
 
 
 def test_a_key_with_room_says_nothing_of_it_and_a_limit_too_small_that_it_never_has() -> None:
     assert not any("full" in line for line in chart_lines((1, 49, 999, 400), limits=(50, 1_000, 500)))
     lines = chart_lines((1, 1, 1, 1), limits=(0, 1_000, 99))
     assert "never room: the limit is 0" in lines
-    assert "never room for a request that sets no cap (100): the limit is 99" in lines
+    assert "never room without a cap (100): the limit is 99" in lines
     assert not any("full" in line for line in chart_lines((1, 1, 1, 99), limits=(50, 1_000, 98), reserve=0))
     assert "full: frees 1 request in 60.0 s" in chart_lines((1, 1, 1, 1), limits=(1, 1_000, 500))
+
+
+def test_a_full_key_with_large_numbers_stays_within_eighty_columns() -> None:
+    limits = (4_000_000_000,) * 3
+    lines = usage_chart(usage((480, *limits), limits=limits)._replace(output_reserve=1_000_000), BLOCKS)
+    assert [line.strip() for line in lines if "full" in line] == [
+        "full: frees 4.00G requests in 12.1 s",
+        "full: frees 4.00G input tokens in 12.1 s",
+        "full without a cap (1.00M): frees 4.00G output tokens in 12.1 s",
+    ]
+    assert max(map(len, lines)) <= 80
 
 
 def test_the_chart_as_it_stands() -> None:

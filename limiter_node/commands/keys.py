@@ -97,7 +97,7 @@ def load(file: str, store: str) -> None:
     declared = read_keys(file)
     for warning in warnings_of(declared):
         click.echo(f"warning: {warning}", err=True)
-    for warning in _administer(store, lambda admin: admin.load(declared), changes=True):
+    for warning in _administer(store, lambda admin: admin.apply(declared), changes=True).warnings:
         click.echo(f"warning: {warning}", err=True)
     accounts = len(declared.accounts)
     also = f" and {accounts} account{'' if accounts == 1 else 's'}" if accounts else ""

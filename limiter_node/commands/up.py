@@ -169,7 +169,7 @@ async def _load(url: str, declared: Declarations) -> None:
     async with administering(parse_store_url(url)) as admin:
         for warning in await admin.check_store():
             log.warning("%s", warning)
-        for warning in await admin.load(declared):
+        for warning in await admin.declare(declared):
             log.warning("%s", warning)
 
 

@@ -70,16 +70,16 @@ def _room(usage: Usage, dimension: int) -> list[str]:
     """
     name, limit = _NAMES[dimension], usage.limits[dimension]
     need = usage.output_reserve if dimension == 2 else 1
-    of_what = f" for a request that sets no cap ({need:,})" if dimension == 2 else ""
+    of_what = f" without a cap ({compact(need, 6)})" if dimension == 2 else ""
     missing = usage.used[dimension] + need - limit
     if missing <= 0 or not need:
         return []
     free = frees(usage.buckets, usage.time_ms, dimension, missing) if need <= limit else None
     if free is None:
-        return [f"never room{of_what}: the limit is {limit:,}"]
+        return [f"never room{of_what}: the limit is {compact(limit, 10)}"]
     amount, in_ms = free
     what = name if amount != 1 else name[:-1]
-    return [f"full{of_what}: frees {amount:,} {what} in {ceil(max(in_ms, 0) / 100) / 10:.1f} s"]
+    return [f"full{of_what}: frees {compact(amount, 6)} {what} in {ceil(max(in_ms, 0) / 100) / 10:.1f} s"]
 
 
 def _columns(values: Sequence[int], glyphs: Glyphs) -> list[str]:

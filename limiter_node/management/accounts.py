@@ -16,7 +16,7 @@ from limiter_node.management.members import Members
 from limiter_node.policy import AccountPolicy, account_tag
 from limiter_node.policy_body import body_of, version_of
 from limiter_node.policy_fields import Fields, account_from, fields_of_account, split_team_field, teams_in
-from limiter_node.store.admin.policies import StoredAccount
+from limiter_node.store.admin.policies import WRITTEN, StoredAccount, Write
 from limiter_node.store.admin.store_admin import StoreAdmin
 
 
@@ -115,7 +115,8 @@ class Accounts:
             return True
 
         if stored.policy is None or not new_teams:
-            return await self._admin.run(lambda: policies.put(account.tag, "", stored.version, account, "")) == 1
+            write = Write(account.tag, "", stored.version, account)
+            return await self._admin.run(lambda: policies.write([write])) == [WRITTEN]
         return await self._admin.run(
             lambda: policies.put_if_unchanged(account.tag, stored.version, account, has_no_such_key)
         )

@@ -122,7 +122,7 @@ class Scene:
     async def declare(self, keys: Path) -> None:
         """Make the keys of that file known."""
         async with administering(parse_store_url(self.store.url)) as admin:
-            await admin.load(read_keys(keys))
+            await admin.apply(read_keys(keys))
 
     async def under_load(
         self,

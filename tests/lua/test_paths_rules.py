@@ -372,8 +372,14 @@ def test_old_policies_are_told_per_admit_and_hold_up_nobody_else(
 def test_a_key_that_the_account_does_not_have(account: PathsDriver) -> None:
     account.policy(V1, {OTHER: V2})
     windows = {SHARED: [limits()], KID: [limits()]}
-    reply = account.decide(A, 1, windows, [Path(KID, (1, 2))], [Charge(1, EPOCH_MS, 1)], [Admit(1)], EPOCH_MS)
-    assert (reply.results, reply.policies, reply.used(2)) == ([(UNKNOWN_KEY, 0, 0)], {}, (1, 0, 0))
+    others = [Charge(1, EPOCH_MS, 1), Charge(2, EPOCH_MS, 1)]
+    paths = [Path(KID, (1, 2)), Path("", (1,))]
+    reply = account.decide(A, 1, windows, paths, others, [Admit(1)], EPOCH_MS)
+    assert (reply.results, reply.policies) == ([(UNKNOWN_KEY, 0, 0)], {})
+    assert (reply.used(1), reply.used(2), reply.skipped) == ((2, 0, 0), NOTHING, (0,))
+    assert not account.client.exists(account.key_hash(KID))
+    again = account.decide(A, 1, windows, paths, others, [Admit(1)], EPOCH_MS, resent=True)
+    assert (again.state, again.skipped, again.used(1)) == (REPLAYED, (0,), (2, 0, 0))
     account.policy(b"")
     assert account.decide(A, 2, windows, [Path(KID, (1, 2))], (), [Admit(1)], EPOCH_MS).state == UNKNOWN_ACCOUNT
     assert account.peek(windows) is None

@@ -254,7 +254,7 @@ async def test_a_key_revoked_as_readme_says_stays_revoked_after_a_loss(tmp_path:
     ):
         await eventually(lambda: dispatcher._declared._reading is None)
         path.write_text('[keys."sk-old"]\n[keys."sk-new"]\n')
-        await admin.load(read_keys(path))
+        await admin.apply(read_keys(path))
         await asyncio.sleep(1.1)
         if was_read_between:
             assert await ask(dispatcher, key_id("sk-invented")) is Outcome.UNKNOWN_KEY
@@ -278,7 +278,7 @@ async def test_a_nodes_clock_that_steps_back_does_not_put_the_file_before_the_st
         administering(parse_store_url(store.url)) as admin,
         dispatching(store.url, policy=local(1), declared=KeysFile(path)) as dispatcher,
     ):
-        await admin.load(read_keys(path))
+        await admin.apply(read_keys(path))
         assert await ask(dispatcher, kid) is Outcome.ADMITTED
         await asyncio.sleep(1.5)
         await admin.delete(kid)

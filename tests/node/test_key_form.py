@@ -35,7 +35,7 @@ async def test_a_key_that_becomes_an_accounts_is_no_error(
         for _ in range(2):
             assert (await dispatcher.admit(kid, ONE)).outcome is Outcome.ADMITTED
         async with administering(parse_store_url(url)) as admin:
-            await admin.load(read_keys(file))
+            await admin.apply(read_keys(file))
         if asks_first == "peek":
             usage = await dispatcher.peek(kid)
             assert usage is not None

@@ -7,6 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from accounts_in_store import put_account
@@ -338,7 +339,7 @@ async def test_a_deleted_key_of_an_account_stays_deleted() -> None:
     file = file_of(account, [alice, bob])
     file.members[flat.kid] = AccountKey(AccountPolicy(key=flat), flat)
     async with EmbeddedStore("single") as store, administering(parse_store_url(store.url)) as admin:
-        await admin.load(file.declarations())
+        await admin.apply(file.declarations())
         async with dispatching(store.url, declared=file) as dispatcher, dispatching(store.url) as other:
             for node in (dispatcher, other):
                 for kid in (alice.kid, bob.kid, flat.kid):
@@ -373,9 +374,10 @@ async def test_a_key_that_is_just_being_deleted_is_not_taken_for_lost(
         policies = admin._deleter._policies
         delete, told = policies._delete, []
 
-        async def delete_and_ask(tag: str, field: str) -> None:
-            await delete(tag, field)
+        async def delete_and_ask(*what: Any) -> bool:
+            is_deleted = await delete(*what)
             told.append(await ask(dispatcher, key.kid))
+            return bool(is_deleted)
 
         monkeypatch.setattr(policies, "_delete", delete_and_ask)
         await admin.delete(key.kid)
@@ -401,7 +403,7 @@ async def test_a_key_that_was_revoked_in_the_file_does_not_come_back() -> None:
     account, alice, bob = an_account(a_name(), window(9)), a_key("alice"), a_key("bob")
     file = file_of(account, [alice, bob])
     async with EmbeddedStore("single") as store, administering(parse_store_url(store.url)) as admin:
-        await admin.load(file.declarations())
+        await admin.apply(file.declarations())
         async with dispatching(store.url, declared=file) as dispatcher:
             for kid in (alice.kid, bob.kid):
                 assert await ask(dispatcher, kid) is Outcome.ADMITTED
@@ -424,7 +426,7 @@ async def test_a_key_that_moves_is_not_brought_back_to_its_former_account(to: st
         "plain": Declarations({alice.kid: KeyLimits()}),
     }[to]
     async with administering(parse_store_url(embedded_cluster)) as admin:
-        await admin.load(Declarations({}, {account.name: account}, {alice.kid: AccountKey(account, alice)}))
+        await admin.apply(Declarations({}, {account.name: account}, {alice.kid: AccountKey(account, alice)}))
         async with dispatching(embedded_cluster) as one, dispatching(embedded_cluster) as two:
             for node in (one, two):
                 assert await ask(node, alice.kid) is Outcome.ADMITTED
@@ -435,7 +437,7 @@ async def test_a_key_that_moves_is_not_brought_back_to_its_former_account(to: st
                     await ask(node, alice.kid)
 
             asking = [asyncio.ensure_future(keep_asking(node)) for node in (one, two) for _ in range(3)]
-            await admin.load(file)
+            await admin.apply(file)
             is_loaded = True
             await asyncio.gather(*asking)
             for node in (one, two):
@@ -463,7 +465,7 @@ async def test_a_key_that_is_taken_out_while_it_is_declared_is_taken_out_again(
                     await admin.delete(alice.kid)
                 else:
                     moved = Declarations({}, {target.name: target}, {alice.kid: AccountKey(target, alice)})
-                    await admin.load(moved)
+                    await admin.apply(moved)
             return await declare(tag, field, body)
 
         redeclarer._declare = take_out_first  # type: ignore[method-assign]
@@ -484,7 +486,7 @@ async def test_the_file_counts_where_it_changed_later_and_the_store_where_it_tol
     alice, bob, carol = a_key("alice", window(3)), a_key("bob", window(3)), a_key("carol", window(3))
     file = file_of(account, [alice, bob, carol])
     async with EmbeddedStore("single") as store, administering(parse_store_url(store.url)) as admin:
-        await admin.load(file.declarations())
+        await admin.apply(file.declarations())
         changed_by_hand = KeyPolicy(bob.kid, "bob", "", (window(7),))
         put_account(store.url, account, [changed_by_hand])
         async with dispatching(store.url, declared=file) as dispatcher:
@@ -510,7 +512,7 @@ async def test_a_changed_account_is_declared_over_what_the_node_was_told() -> No
     account, alice = an_account(a_name(), window(5), window(100, DAY)), a_key("alice")
     file = file_of(account, [alice])
     async with EmbeddedStore("single") as store, administering(parse_store_url(store.url)) as admin:
-        await admin.load(file.declarations())
+        await admin.apply(file.declarations())
         before = stored(store.url, account.tag, "account")
         assert before is not None
         async with dispatching(store.url, declared=file) as dispatcher:
@@ -533,7 +535,7 @@ async def test_a_key_that_the_file_has_moved_is_declared_there(to: str) -> None:
     account, target, alice = an_account(a_name()), an_account(a_name()), a_key("alice")
     file = file_of(account, [alice])
     async with EmbeddedStore("single") as store, administering(parse_store_url(store.url)) as admin:
-        await admin.load(file.declarations())
+        await admin.apply(file.declarations())
         async with dispatching(store.url, declared=file) as dispatcher:
             assert await ask(dispatcher, alice.kid) is Outcome.ADMITTED
             del file.members[alice.kid]
@@ -557,7 +559,7 @@ async def test_a_plain_key_that_the_file_has_in_an_account_by_now_is_declared_th
     account, alice = an_account(a_name()), a_key("alice")
     file = Declared({alice.kid: KeyLimits(rpm=9)})
     async with EmbeddedStore("single") as store, administering(parse_store_url(store.url)) as admin:
-        await admin.load(file.declarations())
+        await admin.apply(file.declarations())
         async with dispatching(store.url, declared=file) as dispatcher:
             assert await ask(dispatcher, alice.kid) is Outcome.ADMITTED
             file.keys.clear()

@@ -1,12 +1,14 @@
 """Accounts: keys, teams and models whose limits share a slot, so that one call of the script decides them all.
 
 ``charges``       receipts, settles and charges that name the windows they belong to
+``sums``          a window's usage by its running sums, for those who look at many
 ``costs``         what a batch costs the store at most
 ``codec``         a batch of an account and its reply, packed
 ``knowledge``     what the node knows of an account's windows
 ``batch``         the batches
 ``queue``         the queue of an account, where its keys take turns
 ``member``        the place of one key in its account: its policy and plans
+``newer_policies``  policies that the node knows by a higher revision than the store tells
 ``batch_making``  makes the next batch of what waits
 ``verdicts``      from a reply to decisions
 ``calls``         reads that count nothing

@@ -27,6 +27,8 @@ _SETTLE, _CHARGE = 2, 3
 _LIMIT_BYTES = 7
 _META_SIZE = 63
 _RESULT_SIZE = 7
+_HAS_SKIPPED = 8
+"""Added to the state of a reply that names settles and charges whose key is not in the account."""
 
 NEVER = 8
 """Added to a verdict's unit (1 to 4) if the request can never fit."""
@@ -68,6 +70,8 @@ class PathsReply(NamedTuple):
     """Per admit."""
     policies: list[tuple[int, bytes]]
     """The bodies of policies that the batch was too old for: 0 and the account's, or the number of a key and its."""
+    skipped: Sequence[int] = ()
+    """The places of settles and charges whose key is not in the account: not counted in the key's own windows."""
 
 
 def pack_settle(path: int, time_ms: int, requests: int, input_tokens: int, output_tokens: int) -> bytes:
@@ -227,12 +231,15 @@ def _use(meta: bytes) -> WindowUse:
     )
 
 
-def unpack_reply(reply: bytes, windows: int, admits: int, keys: int = 0) -> PathsReply:
-    """Read the reply to a batch with that many windows, admits and keys.
+def unpack_reply(reply: bytes, windows: int, admits: int, keys: int = 0, others: int = 0) -> PathsReply:
+    """Read the reply to a batch with that many windows, admits, keys, and settles and charges.
 
     Raises:
         UnreadableReply: `reply` is not such a reply.
     """
+    if reply and reply[0] in (_HAS_SKIPPED + DECIDED, _HAS_SKIPPED + REPLAYED):
+        skipped, rest = _take_skipped(reply, others)
+        return unpack_reply(rest, windows, admits, keys)._replace(skipped=skipped)
     size, state = len(reply), reply[0] if reply else -1
     if size == 1 and state in (STALE, NO_ACCOUNT):
         return PathsReply(state, 0, 0, [], [], [])
@@ -253,6 +260,17 @@ def unpack_reply(reply: bytes, windows: int, admits: int, keys: int = 0) -> Path
         results.append(PathResult(verdict, place, int.from_bytes(reply[end + 2 : end + _RESULT_SIZE], "little")))
         end += _RESULT_SIZE
     return PathsReply(state, time_ms, recorded, metas, results, _policies(reply, end, keys))
+
+
+def _take_skipped(reply: bytes, others: int) -> tuple[list[int], bytes]:
+    """Return the list that follows the header, as places from 0, and the reply without it."""
+    at = _REPLY.size + 2
+    end = at + 2 * int.from_bytes(reply[_REPLY.size : at], "little")
+    skipped = [int.from_bytes(reply[each : each + 2], "little") - 1 for each in range(at, end, 2)]
+    is_rising = all(each < following for each, following in zip([-1, *skipped], skipped, strict=False))
+    if end > len(reply) or not skipped or not is_rising or skipped[-1] >= others:
+        raise UnreadableReply(f"{len(skipped)} of {others} settles and charges skipped, in {len(reply)} bytes")
+    return skipped, bytes((reply[0] - _HAS_SKIPPED,)) + reply[1 : _REPLY.size] + reply[end:]
 
 
 def _policies(reply: bytes, at: int, keys: int) -> list[tuple[int, bytes]]:

@@ -15,5 +15,6 @@
 ``preparation``   prepares the store for a node that starts
 ``masters``       the client of each master, found by slot
 ``watch``         reads a working store's figures
-``hottest``       finds the keys nearest to their limits
+``hottest``       finds the keys, accounts and teams nearest to their limits
+``heat``          compares them; ``plain_heat``, ``limit_heat``: reads them
 """

@@ -29,7 +29,7 @@ from limiter_node.policy_fields import (
 from limiter_node.store.admin.adopting import Adopter, Adoption, plain_account
 from limiter_node.store.admin.masters import Masters
 from limiter_node.store.admin.pointers import Pointers
-from limiter_node.store.admin.policies import NO_VERSION, Policies, time_ms_of
+from limiter_node.store.admin.policies import NO_VERSION, Policies, Write, time_ms_of
 from limiter_node.store.admin.script_calls import ScriptCall, call_script
 from limiter_node.store.keyspace import declared_key, deleted_key, limits_key
 from limiter_node.store.scripts import load_script
@@ -179,7 +179,8 @@ class KeyItems:
         former = before.key.name if before.key is not None else ""
         # A key of an account must not get into a team, or an account, that is being deleted.
         account = before.account_version if kid else NO_VERSION
-        return Written(await self._policies.put(after.tag, kid, before.version, policy, former, account))
+        [reply] = await self._policies.write([Write(after.tag, kid, before.version, policy, former, account=account)])
+        return Written(reply)
 
     async def _write_plain(self, kid: str, expected: bytes, limits: bytes) -> Written:
         keys = (limits_key(kid), deleted_key(kid), declared_key(kid))

@@ -1,113 +1,136 @@
-"""Loads declarations into the store: accounts with their teams, then their keys, then the way from keys to accounts.
+"""Loads declarations into the store: by a file, at a node's start, or by a person's word, with ``limiter-node apply``.
 
-Everything here can be repeated, and changes nothing if nothing has changed. If it is interrupted, a key is found where
-it was, or not at all until it is loaded again; never in two places. A key that leaves an account leaves its usage
-behind.
+`merging` has the rules: who wins, field by field. Accounts with their teams come first, then keys. Everything here can
+be repeated, and changes nothing if nothing has changed, not a byte.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from limiter_node.declarations import AccountKey, Declarations, to_account
-from limiter_node.limits import WINDOW_MS, KeyLimits
-from limiter_node.policy import KEY_SUBJECT, AccountPolicy, KeyPolicy, PolicyWindow, window_id
-from limiter_node.policy_body import body_of, version_of
-from limiter_node.store import keyspace
+from limiter_node.changes import Change, log_change
+from limiter_node.declarations import Declarations
+from limiter_node.errors import ConfigError
+from limiter_node.plans import key_name
+from limiter_node.store.admin.account_loading import (
+    AccountLoader,
+    AccountResults,
+    account_by_file,
+    account_by_word,
+    account_pruned,
+)
+from limiter_node.store.admin.deleting import Deleter
+from limiter_node.store.admin.key_loading import KeyLoader, KeyResults, Mover
+from limiter_node.store.admin.key_plans import Unchanged, Wanted, plan_by_file, plan_by_word, wanted_keys
 from limiter_node.store.admin.masters import Masters
-from limiter_node.store.admin.merging import merge_account, merge_key
-from limiter_node.store.admin.pointers import Pointer, Pointers
-from limiter_node.store.admin.policies import Policies, StoredAccount
-from limiter_node.store.admin.script_calls import ScriptCall, call_scripts
-from limiter_node.store.scripts import load_script
-from limiter_node.store.values import unpack_limits
+from limiter_node.store.admin.pointers import Pointers
+from limiter_node.store.admin.policies import Policies
+from limiter_node.store.admin.pruning import Pruner
 
-_MINUTE_ID = window_id(KEY_SUBJECT, PolicyWindow(WINDOW_MS))
+log = logging.getLogger(__name__)
+
+_MOST_NAMED = 10
+"""The most items that one line of the log names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What a person's word has changed, or would change, and what the person should know."""
+
+    changes: list[Change] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
 
 class Loader:
     """Load declarations into one store. Methods raise redis-py's errors, and ours."""
 
-    def __init__(self, masters: Masters, policies: Policies, pointers: Pointers) -> None:
-        self._masters, self._policies, self._pointers = masters, policies, pointers
-        self._adopt = load_script("adopt")
+    def __init__(
+        self, masters: Masters, policies: Policies, pointers: Pointers, deleter: Deleter, mover: Mover
+    ) -> None:
+        self._accounts = AccountLoader(policies)
+        self._keys = KeyLoader(masters, policies, pointers, mover)
+        self._policies, self._pruner = policies, Pruner(masters, policies, deleter)
 
-    async def load(self, declared: Declarations) -> None:
-        """Load all. Keys that aren't declared stay as they are."""
-        await self._load_accounts(declared)
-        await self._load_keys(declared.keys)
-        await self._load_plain(declared.plain)
+    async def declare(self, declared: Declarations) -> list[str]:
+        """Declare by a file. Return warnings.
 
-    async def _load_accounts(self, declared: Declarations) -> None:
-        kids: dict[str, list[str]] = defaultdict(list)
-        for kid, (account, _) in declared.keys.items():
-            if account.key is None:
-                kids[account.tag].append(kid)
-        await self._declare({account.tag: account for account in declared.accounts.values()})
-        for account in declared.accounts.values():
-
-            def merged(kid: str, stored: StoredAccount) -> KeyPolicy:
-                before = stored.keys.get(kid)
-                return merge_key(before.policy if before is not None else None, declared.keys[kid].key, stored.time_ms)
-
-            await self._policies.declare_keys(account.tag, kids[account.tag], merged)
-
-    async def _declare(self, accounts: Mapping[str, AccountPolicy]) -> None:
-        await self._policies.declare_accounts(
-            accounts, lambda tag, stored: merge_account(stored.policy, accounts[tag], stored.time_ms)
-        )
-
-    async def _load_keys(self, keys: Mapping[str, AccountKey]) -> None:
-        """Make the keys' pointers right, and load those that are accounts of their own."""
-        found = await self._pointers.read(keys)
-        for kid, pointer in found.items():
-            if isinstance(pointer, str) and pointer != keys[kid].account.tag:
-                await self._take_out(pointer, kid)
-        own = {kid: account for kid, (account, _) in keys.items() if account.key is not None}
-        await self._adopt_keys({kid: account for kid, account in own.items() if found[kid] != kid}, found)
-        await self._declare(own)
-        await self._pointers.point({kid: account.tag for kid, (account, _) in keys.items()})
-
-    async def _take_out(self, tag: str, kid: str) -> None:
-        """Take a key out of an account: from then on the account doesn't decide for it.
-
-        Until it is written where it belongs, it is marked as deleted: else nodes would take it for lost.
+        Only what was never declared before counts, nothing that was deleted comes back, and what isn't declared stays.
         """
-        await self._pointers.mark_deleted(kid)
-        if tag == kid:
-            await self._policies.delete_account(tag)
-        else:
-            await self._policies.delete_key(tag, kid)
+        accounts = await self._accounts.load(declared.accounts, account_by_file)
+        wanted = wanted_keys(declared)
+        stored = accounts.stored
+        keys = await self._keys.load(wanted, lambda key, place: plan_by_file(key, place, stored))
+        _log_changes(_changes(accounts, keys))
+        _log_unchanged(accounts.unchanged, {name: _name_of(wanted[name], name) for name in wanted}, keys.unchanged)
+        return [*(each for warnings in keys.warnings.values() for each in warnings), *keys.problems]
 
-    async def _adopt_keys(self, accounts: Mapping[str, AccountPolicy], found: Mapping[str, Pointer]) -> None:
-        """Make keys accounts of their own, with what their plain windows hold.
+    async def apply(
+        self, declared: Declarations, *, dry_run: bool = False, prune: bool = False, prune_keys: bool = False
+    ) -> Applied:
+        """Make everything as it is declared. `dry_run`: change nothing, and return what would be changed.
 
-        A key that another process has made one meanwhile stays as it is.
+        `prune`: remove keys and teams that aren't declared from the declared accounts; `prune_keys`: remove flat keys.
+
+        Raises:
+            ConfigError: some keys can't be as they are declared; all else is.
         """
-        calls = {}
-        for kid, stored in (await self._policies.read_all(accounts)).items():
-            before, limits = stored.policy, found[kid]
-            if isinstance(limits, bytes):
-                # A plain window has counted all of the last minute.
-                before = to_account(kid, unpack_limits(limits), since_ms=stored.time_ms - WINDOW_MS)
-            body = body_of(merge_account(before, accounts[kid], stored.time_ms))
-            keys = (
-                *(keyspace.limits_key(kid), keyspace.window_key(kid), keyspace.past_key(kid)),
-                *(keyspace.policy_key(kid), keyspace.shared_key(kid), keyspace.deleted_key(kid)),
-                keyspace.declared_key(kid),
+        accounts = await self._accounts.load(declared.accounts, account_by_word, dry_run=dry_run)
+        keys = await self._keys.load(wanted_keys(declared), plan_by_word, by_word=True, dry_run=dry_run)
+        changes = _changes(accounts, keys)
+        kept = keys.kids.keys() | declared.plain.keys() | declared.keys.keys()
+        if prune:
+            changes += await self._pruner.prune_accounts(declared.accounts, kept, dry_run=dry_run)
+            pruned = await self._accounts.load(declared.accounts, account_pruned, dry_run=dry_run)
+            changes += [each for found in pruned.changes.values() for each in found if each.action == "deleted"]
+        if prune_keys:
+            changes += await self._pruner.prune_flat(kept, dry_run=dry_run)
+        if not dry_run:
+            _log_changes(changes)
+        if keys.problems:
+            raise ConfigError("; ".join(keys.problems))
+        return Applied(changes, [each for warnings in keys.warnings.values() for each in warnings])
+
+
+def _changes(accounts: AccountResults, keys: KeyResults) -> list[Change]:
+    """Return all changes: the accounts', then the keys' by name."""
+    by_account = [each for found in accounts.changes.values() for each in found]
+    return [*by_account, *sorted(keys.changes.values(), key=lambda each: each.who)]
+
+
+def _log_changes(changes: Iterable[Change]) -> None:
+    for change in changes:
+        log_change(change)
+
+
+def _name_of(wanted: Wanted, kid: str) -> str:
+    name = key_name(str(wanted.fields.get("name", "")), kid)
+    return f"{wanted.account}/{name}" if wanted.account else name
+
+
+def _log_unchanged(accounts: Mapping[str, Unchanged], names: Mapping[str, str], keys: Mapping[str, Unchanged]) -> None:
+    """Log which declarations count for nothing, in one line for each reason."""
+
+    def items(reason: Unchanged) -> list[str]:
+        return [
+            *(f"account {name}" for name, found in accounts.items() if found is reason),
+            *(f"key {names[name]}" for name, found in keys.items() if found is reason),
+        ]
+
+    for reason, event, words in (
+        (Unchanged.OLDER, "declaration_is_older", "declared as it was before a later declaration, so nothing changes"),
+        (Unchanged.DELETED, "declaration_is_deleted", "declared, but deleted on purpose, and stay so"),
+        (Unchanged.NO_ACCOUNT, "declaration_without_account", "declared in accounts or teams that were deleted"),
+    ):
+        if found := items(reason):
+            log.warning(
+                "%d declared items are %s: %s; `limiter-node apply` would make them as the file says",
+                *(len(found), words, _named(found)),
+                extra={"event": event, "items": found[:_MOST_NAMED], "count": len(found)},
             )
-            known = limits if isinstance(limits, bytes) else b""
-            calls[kid] = ScriptCall(keys, (kid, version_of(body), body, _MINUTE_ID, 0, known))
-        for client, kids in self._masters.by_owner(calls, keyspace.limits_key).items():
-            await call_scripts(client, self._adopt, [calls[kid] for kid in kids])
 
-    async def _load_plain(self, keys: Mapping[str, KeyLimits]) -> None:
-        in_accounts = await self._pointers.put_plain(keys)
-        for kid, pointer in (await self._pointers.read(in_accounts)).items():
-            if pointer == kid:  # its windows go on counting, which the plain form can't hold
-                await self._declare({kid: to_account(kid, keys[kid])})
-                continue
-            if isinstance(pointer, str):
-                await self._take_out(pointer, kid)
-            await self._pointers.make_plain(kid, keys[kid])
+
+def _named(items: Sequence[str]) -> str:
+    more = len(items) - _MOST_NAMED
+    return ", ".join(items[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -13,12 +13,10 @@ from typing import Any, NamedTuple
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from limiter_node.limits import KeyLimits
 from limiter_node.store.admin.masters import Masters
 from limiter_node.store.admin.script_calls import CHUNK, ScriptCall, call_scripts
 from limiter_node.store.keyspace import ACCOUNT_FIELD, WAY_FIELDS, deleted_key, limits_key
 from limiter_node.store.scripts import load_script
-from limiter_node.store.values import pack_limits
 
 _REVOKED = "revoked:"
 
@@ -91,13 +89,6 @@ class Pointers:
         await self._per_owner(kids, read)
         return found
 
-    async def point(self, tags: Mapping[str, str]) -> list[str]:
-        """Point keys by their first credentials to the accounts with these hash tags; the marks there go.
-
-        Return those that stay as they are, because they are further credentials of other keys.
-        """
-        return await self.claim({kid: Way(tag, kid) for kid, tag in tags.items()})
-
     async def claim(self, ways: Mapping[str, Way], *, only_new: bool = False) -> list[str]:
         """Point credentials to their keys; the marks there go. Return those that stay as they are: other keys'.
 
@@ -151,29 +142,6 @@ class Pointers:
             await _pipelined(client, [("SET", deleted_key(cid), Mark(kid, cid in revoked).to_value()) for cid in cids])
 
         await self._per_owner(cids, mark)
-
-    async def put_plain(self, keys: Mapping[str, KeyLimits]) -> list[str]:
-        """Write the limits of plain keys. Return the keys that are in an account, whose values stay as they are."""
-        others: list[str] = []
-
-        async def put(client: Redis, kids: Sequence[str]) -> None:
-            # GET makes SET refuse a value of another type.
-            sets = [("SET", limits_key(kid), pack_limits(keys[kid]), "GET") for kid in kids]
-            deletes = [("DEL", deleted_key(kid)) for kid in kids]
-            replies = await _pipelined(client, [*sets, *deletes])
-            others.extend(kid for kid, reply in zip(kids, replies[: len(kids)], strict=True) if is_wrong_type(reply))
-
-        await self._per_owner(keys, put)
-        return others
-
-    async def make_plain(self, kid: str, limits: KeyLimits) -> None:
-        """Write the limits of a key that its account has let go of."""
-        client = self._masters.owner(limits_key(kid))
-        await _pipelined(client, [("SET", limits_key(kid), pack_limits(limits)), ("DEL", deleted_key(kid))])
-
-    async def mark_deleted(self, kid: str) -> None:
-        """Leave the mark of a key at its first credential; to write the key takes it away again."""
-        await self.mark(kid, [kid])
 
     async def _per_owner(self, kids: Iterable[str], action: Callable[[Redis, Sequence[str]], Awaitable[None]]) -> None:
         by_owner = self._masters.by_owner(kids, limits_key)

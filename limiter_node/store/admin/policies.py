@@ -25,7 +25,7 @@ from limiter_node.policy_body import (
     version_of,
 )
 from limiter_node.store.admin.masters import Masters
-from limiter_node.store.admin.script_calls import CHUNK, ScriptCall, call_script, call_scripts
+from limiter_node.store.admin.script_calls import ScriptCall, call_script, call_scripts
 from limiter_node.store.keyspace import policy_key
 from limiter_node.store.scripts import load_script
 
@@ -58,6 +58,32 @@ class StoredAccount(NamedTuple):
     forwards: Mapping[str, bytes] = MappingProxyType({})
 
 
+WRITTEN, CHANGED_MEANWHILE, NAME_TAKEN, MOVED_AWAY = 1, 0, 2, 3
+"""The replies of ``declare.lua``."""
+
+
+class Write(NamedTuple):
+    """A policy to write: of the account with the hash tag `tag`, or of its key `kid`.
+
+    `expected`: the version that was read. `former`: the name of the key as it was read. `forward`: the forward mark of
+    a key that isn't where the mark says, over which it comes back. `account`: the version that a key's account must
+    have, because the key depends on it, say on a team; empty: any.
+    """
+
+    tag: str
+    kid: str
+    expected: bytes
+    policy: AccountPolicy | KeyPolicy
+    former: str = ""
+    forward: bytes = b""
+    account: bytes = b""
+
+    def arguments(self) -> list[str | bytes | int]:
+        """Return the arguments of ``declare.lua``."""
+        body, name = body_of(self.policy), self.policy.name if self.kid else ""
+        return [self.kid, self.expected, version_of(body), body, name, self.former, b"", self.forward, self.account]
+
+
 class Policies:
     """Read and write the policies of accounts, by the hash tag of the account."""
 
@@ -82,59 +108,15 @@ class Policies:
                 found[tag] = _stored(tag, reply, _kids_of(tag))
         return found
 
-    async def declare_accounts(
-        self, tags: Iterable[str], merged: Callable[[str, StoredAccount], AccountPolicy]
-    ) -> None:
-        """Write what `merged` makes of each stored account."""
-        left = list(tags)
-        for _ in range(_ATTEMPTS):
-            changes = {}
-            for tag, stored in (await self.read_all(left)).items():
-                body = body_of(merged(tag, stored))
-                if version_of(body) != stored.version:
-                    changes[tag] = ScriptCall([policy_key(tag)], ["", stored.version, version_of(body), body])
-            left = []
-            for client, owned in self._masters.by_owner(changes, policy_key).items():
-                replies = await call_scripts(client, self._declare, [changes[tag] for tag in owned])
-                left += [tag for tag, reply in zip(owned, replies, strict=True) if reply != 1]
-            if not left:
-                return
-        raise _contended(left[0])
-
-    async def declare_keys(
-        self, tag: str, kids: Sequence[str], merged: Callable[[str, StoredAccount], KeyPolicy]
-    ) -> None:
-        """Write what `merged` makes of each stored key of the account."""
-        for start in range(0, len(kids), CHUNK):
-            left = kids[start : start + CHUNK]
-            for _ in range(_ATTEMPTS):
-                stored = await self.read(tag, left)
-                changes = []
-                for kid in left:
-                    before = stored.keys.get(kid)
-                    key = merged(kid, stored)
-                    body, expected = body_of(key), NO_VERSION if before is None else before.version
-                    if version_of(body) != expected:
-                        former = "" if before is None else before.policy.name
-                        changes.append((kid, expected, version_of(body), body, key.name, former))
-                calls = [ScriptCall([policy_key(tag)], change) for change in changes]
-                replies = await call_scripts(self._owner(tag), self._declare, calls)
-                left = [change[0] for change, reply in zip(changes, replies, strict=True) if reply != 1]
-                if not left:
-                    break
-            else:
-                raise _contended(tag)
-
-    async def put(
-        self, tag: str, kid: str, expected: bytes, policy: AccountPolicy | KeyPolicy, former: str, account: bytes = b""
-    ) -> int:
-        """Write a policy over the version `expected`; return the reply of ``declare.lua``. `kid`: "" for the account.
-
-        `former`: the key's name so far. `account`: the version that the account must have; empty: any.
-        """
-        body, name = body_of(policy), policy.name if isinstance(policy, KeyPolicy) else ""
-        arguments = (kid, expected, version_of(body), body, name, former, b"", b"", account)
-        return int(await call_script(self._owner(tag), self._declare, ScriptCall([policy_key(tag)], arguments)))
+    async def write(self, writes: Sequence[Write]) -> list[int]:
+        """Write policies over those that were read, in pipelines; return the reply of ``declare.lua`` to each."""
+        replies = [0] * len(writes)
+        places = {str(at): write for at, write in enumerate(writes)}
+        for client, owned in self._masters.by_owner(places, lambda at: policy_key(places[at].tag)).items():
+            calls = [ScriptCall([policy_key(places[at].tag)], places[at].arguments()) for at in owned]
+            for at, reply in zip(owned, await call_scripts(client, self._declare, calls), strict=True):
+                replies[int(at)] = reply
+        return replies
 
     async def delete_account(self, tag: str) -> AccountPolicy | None:
         """Delete the account's policy with those of its keys, and keep what `Tombstone` holds. Return the policy."""
@@ -172,21 +154,24 @@ class Policies:
                 return False
             arguments = _deletion("", version, before.policy)
             if after is not None:
-                body = body_of(after)
-                arguments = ["", version, version_of(body), body]
+                arguments = Write(tag, "", version, after).arguments()
             pipeline.multi()  # type: ignore[no-untyped-call]
             pipeline.execute_command("EVAL", self._declare.source, 1, policy_key(tag), *arguments)
             try:
                 [reply] = await pipeline.execute()
             except WatchError:
                 return False
-        return bool(reply == 1)
+        return bool(reply == WRITTEN)
+
+    async def take_out(self, tag: str, kid: str) -> None:
+        """Delete a policy without a trace: that of the account if `kid` is empty."""
+        await call_script(self._owner(tag), self._declare, ScriptCall([policy_key(tag)], [kid, b"*", NO_VERSION, b""]))
 
     def _owner(self, tag: str) -> Redis:
         return self._masters.owner(policy_key(tag))
 
 
-def _deletion(kid: str, version: bytes, policy: AccountPolicy | KeyPolicy) -> list[str | bytes]:
+def _deletion(kid: str, version: bytes, policy: AccountPolicy | KeyPolicy) -> list[str | bytes | int]:
     """Return the arguments of ``declare.lua`` to delete a policy, and to keep what `Tombstone` holds."""
     return [kid, version, NO_VERSION, b"", "", policy.name if kid else "", tombstone_of(policy)]
 

@@ -87,7 +87,7 @@ class Preparation:
                 return False
         try:
             async with administering(self._address) as admin:
-                warnings = await admin.load(self._declared)
+                warnings = await admin.declare(self._declared)
         except StoreUnavailable as error:
             self.problem, self.was_away = f"the keys have not been loaded yet: {error}", True
             return False

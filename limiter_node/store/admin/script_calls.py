@@ -44,6 +44,17 @@ async def call_scripts(client: Redis, script: Script, calls: Sequence[ScriptCall
     return replies
 
 
+async def run_commands(client: Redis, commands: Sequence[tuple[str | bytes, ...]]) -> list[Any]:
+    """Return the replies to many commands on one server; raise the first error."""
+    replies: list[Any] = []
+    for start in range(0, len(commands), CHUNK):
+        async with client.pipeline(transaction=False) as pipeline:
+            for command in commands[start : start + CHUNK]:
+                pipeline.execute_command(*command)
+            replies += await pipeline.execute()
+    return replies
+
+
 async def _call(client: Redis, command: str, script: bytes, calls: Sequence[ScriptCall]) -> list[Any]:
     if not calls:
         return []

@@ -26,12 +26,13 @@ from limiter_node.store.admin.adopting import Adopter
 from limiter_node.store.admin.deleting import Deleter
 from limiter_node.store.admin.key_items import KeyItem, KeyItems
 from limiter_node.store.admin.key_reader import KeyReader, Listing
-from limiter_node.store.admin.loading import Loader
+from limiter_node.store.admin.loading import Applied, Loader
 from limiter_node.store.admin.masters import Masters
 from limiter_node.store.admin.older_nodes import older_nodes
 from limiter_node.store.admin.path_usage import read_path_usage, read_team_usage
 from limiter_node.store.admin.pointers import Pointers
-from limiter_node.store.admin.policies import Policies, time_ms_of
+from limiter_node.store.admin.policies import WRITTEN, Policies, time_ms_of
+from limiter_node.store.admin.policy_moving import PolicyMover
 from limiter_node.store.admin.script_calls import ScriptCall, call_script
 from limiter_node.store.admin.search import KeySearch
 from limiter_node.store.admin.server_check import check_server
@@ -39,6 +40,7 @@ from limiter_node.store.errors import translated
 from limiter_node.store.fleet import OLDEST_MS
 from limiter_node.store.scripts import load_script
 from limiter_node.store.url import StoreAddress
+from limiter_node.store.values import pack_limits
 
 _T = TypeVar("_T")
 
@@ -70,8 +72,10 @@ class StoreAdmin:
         self.search = KeySearch(masters, self.policies)
         self.keys = KeyItems(masters, self.policies, self.pointers, Adopter(masters))
         self.deleter = Deleter(masters, self.policies, self.pointers)
-        self._loader = Loader(masters, self.policies, self.pointers)
+        mover = PolicyMover(self.policies, self.pointers)
+        self._loader = Loader(masters, self.policies, self.pointers, self.deleter, mover)
         self._reader = KeyReader(address, masters, self.policies)
+        self._put_plain = load_script("put_plain")
 
     async def put_limits(self, kid: str, limits: KeyLimits) -> None:
         """Replace a plain key's limits, all at once; they count from the next decision of every node.
@@ -81,30 +85,48 @@ class StoreAdmin:
         """
 
         async def put() -> None:
-            for other, pointer in (await self.pointers.read(await self.pointers.put_plain({kid: limits}))).items():
-                if isinstance(pointer, str):
-                    raise ConfigError("the key's limits are in an account: change them in the keys file and load it")
-                await self.pointers.make_plain(other, limits)
+            keys = (keyspace.limits_key(kid), keyspace.deleted_key(kid), keyspace.declared_key(kid))
+            call = ScriptCall(keys, (b"*", b"*", pack_limits(limits), b"", 1))
+            reply = await call_script(self._masters.owner(keys[0]), self._put_plain, call)
+            if reply != WRITTEN:
+                raise ConfigError("the key's limits are in an account: change them in the keys file and load it")
 
         await self.run(put)
 
-    async def load(self, declared: Declarations) -> list[str]:
-        """Load keys and accounts. Return warnings. Loading twice changes nothing.
+    async def declare(self, declared: Declarations) -> list[str]:
+        """Declare keys and accounts by a file, at a node's start. Return warnings.
 
-        What isn't declared stays as it is.
+        Only what was never declared before counts, and of it the fields that differ from the last declaration. Nothing
+        that was deleted comes back. What isn't declared stays as it is.
         """
 
-        async def load() -> list[str]:
-            await self._loader.load(declared)
-            if not declared.keys:
-                return []
-            return await older_nodes(self._masters.owner(keyspace.NODES_KEY))
+        async def declare() -> list[str]:
+            return [*await self._loader.declare(declared), *await self._older_nodes(declared)]
 
-        return await self.run(load)
+        return await self.run(declare)
+
+    async def apply(
+        self, declared: Declarations, *, dry_run: bool = False, prune: bool = False, prune_keys: bool = False
+    ) -> Applied:
+        """Make keys and accounts as they are declared, by a person's word. Doing it twice changes nothing.
+
+        `dry_run`: change nothing, and return what would be changed. `prune`: remove keys and teams that aren't declared
+        from the declared accounts; `prune_keys`: remove flat keys that aren't. Else what isn't declared stays.
+        """
+
+        async def apply() -> Applied:
+            applied = await self._loader.apply(declared, dry_run=dry_run, prune=prune, prune_keys=prune_keys)
+            applied.warnings.extend(await self._older_nodes(declared))
+            return applied
+
+        return await self.run(apply)
 
     async def load_limits(self, keys: Mapping[str, KeyLimits]) -> None:
         """Replace the limits of many plain keys. Keys that are not named stay as they are."""
-        await self.load(Declarations(plain=keys))
+        await self.apply(Declarations(plain=keys))
+
+    async def _older_nodes(self, declared: Declarations) -> list[str]:
+        return await older_nodes(self._masters.owner(keyspace.NODES_KEY)) if declared.keys else []
 
     async def get(self, kid: str) -> KeyLimits | AccountKey | None:
         """Return a plain key's limits, or the policies of a key of an account; None if there is no such key."""

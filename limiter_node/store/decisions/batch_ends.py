@@ -33,6 +33,7 @@ class BatchEnds:
         on_ended: Callable[[Batch], None],
     ) -> None:
         self._reconciliation = reconciliation
+        self._count_rejection = telemetry.rejections.count
         self._count_decision, self._waited = telemetry.decisions.count, telemetry.decision_latency.note
         self._due_s, self._on_ended = due_s, on_ended
         self.failed = 0
@@ -64,6 +65,8 @@ class BatchEnds:
             if not admit.future.done():
                 admit.future.set_result(decision)
                 count(decision[0], decision[1])
+                if decision[1] >= 0:
+                    self._count_rejection(decision)
                 waited(asked_to_now_s - admit.deadline_s)
             else:
                 self._reconciliation.on_late_verdict(batch, admit, decision)

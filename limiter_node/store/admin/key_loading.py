@@ -1,0 +1,213 @@
+"""Carries out what declarations make of keys: `key_plans` says what, `key_places` finds what is stored.
+
+Each write is made only over what was read, else the key is read and planned again. A key enters an account in this
+order: its credentials lead there, then the account has it. So whatever is interrupted, a key is in one place at most,
+and loading again finishes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Protocol, TypeAlias
+
+from limiter_node.changes import Change
+from limiter_node.errors import StoreUnavailable
+from limiter_node.limits import KeyLimits
+from limiter_node.policy import AccountPolicy
+from limiter_node.store.admin.adopting import Adopter, Adoption, plain_account
+from limiter_node.store.admin.key_places import KeyPlaces, Place
+from limiter_node.store.admin.key_plans import Plan, Unchanged, Wanted
+from limiter_node.store.admin.masters import Masters
+from limiter_node.store.admin.pointers import Pointer, Pointers, Way
+from limiter_node.store.admin.policies import NAME_TAKEN, NO_VERSION, WRITTEN, Policies, Write
+from limiter_node.store.admin.script_calls import ScriptCall, call_scripts
+from limiter_node.store.keyspace import declared_key, deleted_key, limits_key
+from limiter_node.store.scripts import load_script
+from limiter_node.store.values import pack_limits
+
+Planner: TypeAlias = Callable[[Wanted, Place], Plan | Unchanged]
+
+_ATTEMPTS: Final = 100
+"""Another process wrote in between each of them: of that many, one has succeeded each time."""
+_OTHER_KEYS = 3
+"""The reply of ``put_plain.lua`` where the digest was another key's credential."""
+
+
+class Mover(Protocol):
+    """Moves keys between accounts, with their windows."""
+
+    async def move(self, kid: str, source: str, target: str) -> None:
+        """Move a key from the account with the hash tag `source` to `target`; a flat key's tag is its ``kid``."""
+
+    async def finish(self, kid: str, source: str) -> None:
+        """Finish the move of a key away from `source` that was interrupted."""
+
+
+@dataclass
+class KeyResults:
+    """What has become of declared keys, by their first credential. `problems`: why a key is not as it is declared."""
+
+    changes: dict[str, Change] = field(default_factory=dict)
+    unchanged: dict[str, Unchanged] = field(default_factory=dict)
+    warnings: dict[str, Sequence[str]] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    kids: dict[str, str] = field(default_factory=dict)
+    """The first credential in the declaration of each key, by its ``kid``."""
+
+
+class KeyLoader:
+    """Load declared keys into one store. Methods raise redis-py's errors, and ours."""
+
+    def __init__(self, masters: Masters, policies: Policies, pointers: Pointers, mover: Mover) -> None:
+        self._masters, self._policies, self._pointers, self._mover = masters, policies, pointers, mover
+        self._places, self._adopter = KeyPlaces(masters, policies), Adopter(masters)
+        self._put_plain = load_script("put_plain")
+
+    async def load(
+        self, wanted: Mapping[str, Wanted], plan: Planner, *, by_word: bool = False, dry_run: bool = False
+    ) -> KeyResults:
+        """Make of each key what `plan` says. `by_word`: also keys that were deleted, which then come back."""
+        results, left = KeyResults(), dict(wanted)
+        moved: dict[str, Change] = {}
+        for _ in range(_ATTEMPTS):
+            plans = {}
+            for name, place in (await self._places.find({name: each.sought for name, each in left.items()})).items():
+                found = self._plan(left[name], place, plan, results)
+                if found is not None:
+                    plans[name] = found
+            if dry_run:
+                return results
+            again = await self._carry_out(plans, results, by_word=by_word)
+            for name in again:
+                if plans[name].moves and name in results.changes:
+                    moved.setdefault(name, results.changes[name])
+            results.changes |= moved
+            left = {name: left[name] for name in again}
+            if not left:
+                return results
+        raise StoreUnavailable(f"{len(left)} declared keys keep being changed by others: try again")
+
+    def _plan(self, wanted: Wanted, place: Place, plan: Planner, results: KeyResults) -> Plan | None:
+        name = wanted.kid
+        if results.kids.setdefault(place.kid, name) != name:
+            results.problems.append(f"the credential sha256:{name[:12]} is one of another key that is declared, too")
+            return None
+        found = plan(wanted, place)
+        results.changes.pop(name, None)
+        if isinstance(found, Unchanged):
+            results.unchanged[name] = found
+            return None
+        results.warnings.setdefault(name, found.warnings)
+        if found.change is not None:
+            results.changes[name] = found.change
+        return found
+
+    async def _carry_out(self, plans: Mapping[str, Plan], results: KeyResults, *, by_word: bool) -> list[str]:
+        """Carry plans out. Return the keys that have to be planned again."""
+        again = await self._move({name: plan for name, plan in plans.items() if plan.place.sealed or plan.moves})
+        left = {name: plan for name, plan in plans.items() if name not in set(again)}
+        refused = await self._claim(left, results, by_word=by_word)
+        left = {name: plan for name, plan in left.items() if plan.is_written and name not in refused}
+        plain = {name: plan for name, plan in left.items() if isinstance(plan.policy, KeyLimits)}
+        adopted = {name: left[name] for name in left.keys() - plain.keys() if left[name].place.plain is not None}
+        again += await self._put(plain, results, by_word=by_word)
+        again += await self._adopt(adopted)
+        rest = {name: plan for name, plan in left.items() if name not in plain and name not in adopted}
+        return [*again, *await self._write(rest, results)]
+
+    async def _move(self, plans: Mapping[str, Plan]) -> list[str]:
+        """Bring keys to their accounts. Return all of them: then each is planned where it is."""
+        plain = {name: plan for name, plan in plans.items() if plan.place.plain is not None}
+        await self._adopt(plain, is_as_before=True)
+        for name in plans.keys() - plain.keys():
+            place = plans[name].place
+            if place.sealed:
+                await self._mover.finish(place.kid, place.sealed)
+            else:
+                await self._mover.move(place.kid, place.tag, plans[name].tag)
+        return list(plans)
+
+    async def _adopt(self, plans: Mapping[str, Plan], *, is_as_before: bool = False) -> list[str]:
+        """Make plain keys accounts of their own, on the way to another account with the limits that they have."""
+        adoptions, names = {}, {}
+        for name, plan in plans.items():
+            place, account = plan.place, plan.policy
+            assert place.plain is not None
+            if is_as_before:
+                account = plain_account(place.kid, place.plain, place.plain_record, place.time_ms)
+            assert isinstance(account, AccountPolicy)
+            adoptions[place.kid], names[place.kid] = Adoption(account, place.plain), name
+        return [names[kid] for kid in await self._adopter.adopt(adoptions)]
+
+    async def _claim(self, plans: Mapping[str, Plan], results: KeyResults, *, by_word: bool) -> set[str]:
+        """Make the credentials of keys lead to them. Return the keys that must not be written.
+
+        A way that leads there is left alone, and so is the first credential of a plain key, which holds its limits.
+        """
+        pointers = {digest: each for plan in plans.values() for digest, each in plan.place.digests.items()}
+        unread = [each for plan in plans.values() for each in plan.credentials if each not in pointers]
+        pointers |= await self._places.read_digests(unread)
+        ways, owners = {}, {}
+        for name, plan in plans.items():
+            for digest in plan.credentials:
+                if digest == plan.place.kid and (isinstance(plan.policy, KeyLimits) or plan.place.plain is not None):
+                    continue
+                way, found = Way(plan.tag, plan.place.kid), pointers[digest]
+                if found.mark is not None and not by_word:
+                    continue  # it is just being deleted
+                if found.mark is not None or not _leads(digest, found.pointer, way):
+                    ways[digest], owners[digest] = way, name
+        refused = set()
+        for digest in await self._pointers.claim(ways):
+            name = owners[digest]
+            self._fail(name, plans[name], f"the credential sha256:{digest[:12]} is another key's", results)
+            refused.add(name)
+        return refused
+
+    async def _put(self, plans: Mapping[str, Plan], results: KeyResults, *, by_word: bool) -> list[str]:
+        again, names = [], {plan.place.kid: name for name, plan in plans.items()}
+        for client, kids in self._masters.by_owner(names, limits_key).items():
+            calls = [_put_call(plans[names[kid]], by_word=by_word) for kid in kids]
+            for kid, reply in zip(kids, await call_scripts(client, self._put_plain, calls), strict=True):
+                if reply == _OTHER_KEYS:
+                    self._fail(names[kid], plans[names[kid]], "its credential was another key's", results)
+                elif reply != WRITTEN:
+                    again.append(names[kid])
+        return again
+
+    async def _write(self, plans: Mapping[str, Plan], results: KeyResults) -> list[str]:
+        replies = await self._policies.write([_write_of(plan) for plan in plans.values()])
+        found = dict(zip(plans, replies, strict=True))
+        taken = [name for name, reply in found.items() if reply == NAME_TAKEN]
+        again = [name for name, reply in found.items() if reply not in (WRITTEN, NAME_TAKEN)]
+        if len(taken) < len(found):
+            return [*again, *taken]  # a name may be free by now
+        for name in taken:
+            problem = f"another key of account {plans[name].account} has the name: rename or delete that one first"
+            self._fail(name, plans[name], problem, results)
+        return again
+
+    def _fail(self, name: str, plan: Plan, problem: str, results: KeyResults) -> None:
+        results.problems.append(f"{plan.who} is not as it is declared: {problem}")
+        results.changes.pop(name, None)
+
+
+def _leads(digest: str, pointer: Pointer, way: Way) -> bool:
+    return pointer == (way.tag if digest == way.kid else way)
+
+
+def _put_call(plan: Plan, *, by_word: bool) -> ScriptCall:
+    place, limits = plan.place, plan.policy
+    assert isinstance(limits, KeyLimits)
+    keys = (limits_key(place.kid), deleted_key(place.kid), declared_key(place.kid))
+    return ScriptCall(keys, (place.plain or b"", place.record, pack_limits(limits), plan.record, int(by_word)))
+
+
+def _write_of(plan: Plan) -> Write:
+    place, policy = plan.place, plan.policy
+    assert not isinstance(policy, KeyLimits)
+    kid = "" if isinstance(policy, AccountPolicy) else place.kid
+    if place.key is None:
+        return Write(plan.tag, kid, NO_VERSION, policy, forward=place.forward)
+    return Write(plan.tag, kid, place.version, policy, place.key.name if kid else "")

@@ -1,0 +1,279 @@
+"""Where declared keys are: the way to each, what is stored of it, and what is left of one that was deleted or moved.
+
+Reads many keys at once, in pipelines per master; writes nothing. Methods raise redis-py's errors, and ConfigError for
+values that nobody can read.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from limiter_node.errors import ConfigError
+from limiter_node.policy import ACCOUNT_MARK, NOTHING_DECLARED, AccountPolicy, Declared, KeyPolicy
+from limiter_node.policy_body import Forward, Tombstone, read_forward
+from limiter_node.policy_fields import Fields, fields_of_key, fields_of_plain
+from limiter_node.store.admin.adopting import declared_of
+from limiter_node.store.admin.masters import Masters
+from limiter_node.store.admin.pointers import Mark, Pointer, Way, mark_from
+from limiter_node.store.admin.policies import NO_VERSION, Policies, StoredAccount
+from limiter_node.store.admin.script_calls import CHUNK, run_commands
+from limiter_node.store.keyspace import ACCOUNT_FIELD, WAY_FIELDS, declared_key, deleted_key, limits_key
+from limiter_node.store.values import PlainRecord, unpack_limits, unpack_record
+
+
+class Digest(NamedTuple):
+    """What the store has under the digest of a credential; `record` as stored."""
+
+    pointer: Pointer
+    mark: Mark | None
+    record: bytes
+
+
+class Sought(NamedTuple):
+    """A key to look for: the digests of its credentials, the first one first, and the hash tag of its account.
+
+    `tag`: empty if it shall be a flat key. `is_plain`: whether a plain key will do; then nothing else is read of one.
+    """
+
+    digests: tuple[str, ...]
+    tag: str
+    is_plain: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What is stored of one key.
+
+    `tag`: the hash tag of the account that has the key; empty if none does. `account`, `key`, `version`: the policies
+    there, and the version of the one that holds the key's. `plain`: the packed limits of a plain key. `record`: what
+    was declared of a plain key, as stored. `forward`: the forward mark of the key, as stored, in the account where it
+    is sought. `sealed`: the account that the key was to leave when its move was interrupted.
+    """
+
+    kid: str
+    digests: Mapping[str, Digest]
+    tag: str = ""
+    account: AccountPolicy | None = None
+    key: KeyPolicy | None = None
+    version: bytes = NO_VERSION
+    plain: bytes | None = None
+    record: bytes = b""
+    tombstone: Tombstone | None = None
+    forward: bytes = b""
+    sealed: str = ""
+    time_ms: int = 0
+
+    @property
+    def exists(self) -> bool:
+        """Whether the key is stored."""
+        return self.plain is not None or self.key is not None
+
+    @property
+    def is_marked(self) -> bool:
+        """Whether the key was deleted on purpose, or is just being deleted."""
+        marks = (each.mark for each in self.digests.values())
+        return any(each is not None and each.kid == self.kid for each in marks) or (
+            self.tombstone is not None and not self.exists
+        )
+
+    @property
+    def account_name(self) -> str:
+        """The name of the account that has the key; empty for a flat key."""
+        return self.tag.removeprefix(ACCOUNT_MARK) if self.tag.startswith(ACCOUNT_MARK) else ""
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether the key is an account of its own."""
+        return self.key is not None and self.tag == self.kid
+
+    @property
+    def fields(self) -> Fields:
+        """The stored fields of the key, its account among them; none if there is no such key."""
+        if self.plain is not None:
+            return fields_of_plain(unpack_limits(self.plain))
+        if self.key is None:
+            return {}
+        fields = fields_of_key(self.key)
+        return {**fields, "account": self.account_name} if self.account_name else fields
+
+    @property
+    def declared(self) -> Declared:
+        """The record of what was declared of the key, also if it was deleted."""
+        if self.key is not None:
+            return self.key.declared
+        if self.tombstone is not None:
+            return self.tombstone.declared
+        return declared_of(self.plain_record) if self.record else NOTHING_DECLARED
+
+    @property
+    def plain_record(self) -> PlainRecord:
+        """What was declared of the key as a plain one."""
+        return unpack_record(self.record or None)
+
+
+class KeyPlaces:
+    """Find keys of one store."""
+
+    def __init__(self, masters: Masters, policies: Policies) -> None:
+        self._masters, self._policies = masters, policies
+
+    async def find(self, sought: Mapping[str, Sought]) -> dict[str, Place]:
+        """Return where each key is, under the name under which it is sought.
+
+        A key is the one to which any of its credentials leads: so it may have another ``kid`` than its first one here.
+        """
+        digests = await self.read_digests(each for key in sought.values() for each in key.digests)
+        mine = {name: {each: digests[each] for each in key.digests} for name, key in sought.items()}
+        ways = {name: _way(found) for name, found in mine.items()}
+        wanted: dict[str, set[str]] = defaultdict(set)
+        for name, key in sought.items():
+            for tag in self._tags(key, ways[name]):
+                wanted[tag].add(_kid(key, ways[name]))
+        seen = await self._read(wanted)
+        # A key that has moved is where its forward mark says.
+        moved: dict[str, set[str]] = defaultdict(set)
+        for name, key in sought.items():
+            for tag in self._tags(key, ways[name]):
+                kid = _kid(key, ways[name])
+                if (forward := _forward(seen[tag], kid)) is not None and kid not in seen.get(forward.to, _NOTHING).keys:
+                    moved[forward.to].add(kid)
+        seen = _joined(seen, await self._read(moved))
+        return {name: self._place(key, mine[name], ways[name], seen) for name, key in sought.items()}
+
+    def _is_read(self, key: Sought, way: Way | None) -> bool:
+        """Whether anything but the digests is read of a key."""
+        return way is None or bool(way.tag) or not key.is_plain
+
+    def _tags(self, key: Sought, way: Way | None) -> list[str]:
+        """Return the accounts where a key may be, the likeliest first."""
+        if not self._is_read(key, way):
+            return []
+        kid = _kid(key, way)
+        pointed = way.tag if way is not None else ""
+        return list(dict.fromkeys(each for each in (pointed, key.tag, kid) if each))
+
+    def _place(
+        self, key: Sought, digests: Mapping[str, Digest], way: Way | None, seen: Mapping[str, StoredAccount]
+    ) -> Place:
+        kid = _kid(key, way)
+        own = digests.get(kid)
+        record = own.record if own is not None else b""
+        tags = self._tags(key, way)
+        if own is not None and isinstance(own.pointer, bytes):
+            time_ms = seen[tags[0]].time_ms if tags else 0
+            return Place(kid, digests, plain=own.pointer, record=record, time_ms=time_ms)
+        target = seen[key.tag or kid]
+        forward = target.forwards.get(kid, b"")
+        tombstones = [each for tag in tags if (each := _tombstone(seen[tag], tag, kid)) is not None]
+        tombstone = max(tombstones, key=lambda each: each.revision, default=None)
+        forwards = [(tag, found) for tag in tags if (found := _forward(seen[tag], kid)) is not None]
+        for tag in (*tags, *(each.to for _, each in forwards)):
+            if (stored := _found(seen.get(tag), tag, kid)) is not None:
+                policy, version = stored
+                return Place(
+                    *(kid, digests, tag, seen[tag].policy, policy, version, None, record),
+                    forward=forward,
+                    time_ms=seen[tag].time_ms,
+                )
+        sealed = forwards[0][0] if forwards else ""
+        return Place(
+            *(kid, digests), record=record, tombstone=tombstone, forward=forward, sealed=sealed, time_ms=target.time_ms
+        )
+
+    async def _read(self, wanted: Mapping[str, Iterable[str]]) -> dict[str, StoredAccount]:
+        """Return accounts with these keys, by hash tag."""
+        flat = [tag for tag in wanted if not tag.startswith(ACCOUNT_MARK)]
+        found = await self._policies.read_all(flat)
+        for tag, kids in wanted.items():
+            if tag.startswith(ACCOUNT_MARK):
+                found[tag] = await self._read_keys(tag, sorted(kids))
+        return found
+
+    async def _read_keys(self, tag: str, kids: Sequence[str]) -> StoredAccount:
+        stored = await self._policies.read(tag, kids[:CHUNK])
+        for start in range(CHUNK, len(kids), CHUNK):
+            more = await self._policies.read(tag, kids[start : start + CHUNK])
+            stored = _both(more, stored)
+        return stored
+
+    async def read_digests(self, digests: Iterable[str]) -> dict[str, Digest]:
+        """Return what the store has under each digest."""
+        found: dict[str, Digest] = {}
+        for client, owned in self._masters.by_owner(dict.fromkeys(digests), limits_key).items():
+            values = await run_commands(
+                client, [("MGET", limits_key(each), deleted_key(each), declared_key(each)) for each in owned]
+            )
+            # MGET takes a value of another type for none.
+            rest = [digest for digest, (limits, _, _) in zip(owned, values, strict=True) if limits is None]
+            fields = (ACCOUNT_FIELD, *WAY_FIELDS)
+            ways = await run_commands(client, [("HMGET", limits_key(each), *fields) for each in rest])
+            pointers = {digest: _pointer(way) for digest, way in zip(rest, ways, strict=True)}
+            for digest, (limits, mark, record) in zip(owned, values, strict=True):
+                pointer = pointers[digest] if limits is None else limits
+                found[digest] = Digest(pointer, mark_from(mark, digest), record or b"")
+        return found
+
+
+_NOTHING = StoredAccount(0, NO_VERSION, None, {})
+
+
+def _pointer(way: list[Any]) -> Pointer:
+    account, tag, kid = (None if each is None else each.decode("ascii", "replace") for each in way)
+    if account is not None:
+        return str(account)
+    return None if tag is None or kid is None else Way(tag, kid)
+
+
+def _way(digests: Mapping[str, Digest]) -> Way | None:
+    """Return where the first digest that leads anywhere leads; a way without a tag to a plain key."""
+    for digest, found in digests.items():
+        match found.pointer:
+            case bytes():
+                with suppress(ValueError):
+                    unpack_limits(found.pointer)
+                    return Way("", digest)
+                raise ConfigError(f"{limits_key(digest)} is damaged: set the key's limits again")
+            case Way():
+                return found.pointer
+            case str():
+                return Way(found.pointer, digest)
+    return None
+
+
+def _kid(key: Sought, way: Way | None) -> str:
+    return key.digests[0] if way is None else way.kid
+
+
+def _forward(stored: StoredAccount, kid: str) -> Forward | None:
+    return read_forward(stored.forwards[kid]) if kid in stored.forwards else None
+
+
+def _tombstone(stored: StoredAccount, tag: str, kid: str) -> Tombstone | None:
+    return stored.tombstone if tag == kid else stored.tombstones.get(kid)
+
+
+def _found(stored: StoredAccount | None, tag: str, kid: str) -> tuple[KeyPolicy, bytes] | None:
+    """Return a key's policy in an account, and the version of the policy that holds it."""
+    if stored is None or stored.policy is None:
+        return None
+    if tag == kid:
+        return None if stored.policy.key is None else (stored.policy.key, stored.version)
+    key = stored.keys.get(kid)
+    return None if key is None else (key.policy, key.version)
+
+
+def _both(one: StoredAccount, other: StoredAccount) -> StoredAccount:
+    """Return an account that was read last as `one`, with the keys of both."""
+    return one._replace(
+        keys={**other.keys, **one.keys},
+        tombstones={**other.tombstones, **one.tombstones},
+        forwards={**other.forwards, **one.forwards},
+    )
+
+
+def _joined(one: dict[str, StoredAccount], other: Mapping[str, StoredAccount]) -> dict[str, StoredAccount]:
+    return {**one, **{tag: _both(found, one[tag]) if tag in one else found for tag, found in other.items()}}

@@ -1,0 +1,244 @@
+"""What a declaration makes of one key: the fields that it shall have, and where; or the reason why nothing changes.
+
+Pure: `key_places` says what is stored, `key_loading` carries the plans out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import Enum, auto
+from typing import TypeAlias
+
+from limiter_node.changes import Action, Change, change_between
+from limiter_node.declarations import Declarations
+from limiter_node.limits import KeyLimits
+from limiter_node.plans import key_name
+from limiter_node.policy import MAX_APPLIED, AccountPolicy, KeyPolicy, account_tag
+from limiter_node.policy_fields import (
+    Fields,
+    declaration_bytes,
+    declaration_of,
+    fields_of_key,
+    fields_of_plain,
+    plain_from,
+    was_applied,
+)
+from limiter_node.store.admin.adopting import plain_account
+from limiter_node.store.admin.key_places import Place, Sought
+from limiter_node.store.admin.merging import (
+    apply_key_fields,
+    declared_fields,
+    flat_to_store,
+    key_to_store,
+    merge_key_fields,
+)
+from limiter_node.store.values import DECLARATION_BYTES, PlainRecord, pack_limits, pack_record, unpack_limits
+
+
+class Unchanged(Enum):
+    """Why a declaration changes nothing."""
+
+    SAME = auto()
+    OLDER = auto()
+    """A later declaration of the item was applied since."""
+    DELETED = auto()
+    """The item was deleted on purpose."""
+    NO_ACCOUNT = auto()
+    """The account was deleted on purpose, or the team."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A key as it is declared; `limits` if it may be a plain one."""
+
+    kid: str
+    fields: Fields
+    limits: KeyLimits | None
+    digests: tuple[str, ...]
+
+    @property
+    def account(self) -> str:
+        """The name of the account that shall have the key; empty for a flat key."""
+        return str(self.fields.get("account", ""))
+
+    @property
+    def sought(self) -> Sought:
+        """Where to look for the key."""
+        tag = account_tag(self.account) if self.account else ""
+        return Sought(self.digests, tag, self.limits is not None)
+
+
+Stored: TypeAlias = KeyLimits | KeyPolicy | AccountPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A key with the fields that it shall have, in the account called `account` (empty: flat).
+
+    `policy`: to be stored: limits of a plain key, the policy of a key of an account, or the account of a flat key.
+    `record`: to be stored with a plain key, what was declared of it, packed. `change`: None if only that changes, or
+    nothing. `warnings`: for people.
+    """
+
+    wanted: Wanted
+    place: Place
+    account: str
+    policy: Stored
+    record: bytes
+    change: Change | None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def who(self) -> str:
+        """The key's name for people."""
+        return _who(_fields_of(self.policy, self.account), self.place.kid)
+
+    @property
+    def tag(self) -> str:
+        """The hash tag of the account that shall have the key."""
+        return account_tag(self.account) if self.account else self.place.kid
+
+    @property
+    def moves(self) -> bool:
+        """Whether the key has to leave an account, or to enter one, with its windows."""
+        return self.place.exists and (self.place.tag or self.place.kid) != self.tag
+
+    @property
+    def is_written(self) -> bool:
+        """Whether anything differs from what is stored of the key."""
+        if isinstance(self.policy, KeyLimits):
+            is_changed = pack_limits(self.policy) != self.place.plain or self.record != self.place.record
+            return is_changed or self.place.is_marked
+        return self.policy is not (self.place.account if isinstance(self.policy, AccountPolicy) else self.place.key)
+
+    @property
+    def credentials(self) -> tuple[str, ...]:
+        """The digests of all credentials that shall lead to the key."""
+        key = self.policy.key if isinstance(self.policy, AccountPolicy) else self.policy
+        return (
+            (self.place.kid,) if not isinstance(key, KeyPolicy) else tuple(each.digest for each in key.all_credentials)
+        )
+
+
+def wanted_keys(declared: Declarations) -> dict[str, Wanted]:
+    """Return all declared keys by their first credential."""
+    found = {kid: Wanted(kid, fields_of_plain(limits), limits, (kid,)) for kid, limits in declared.plain.items()}
+    for kid, (account, key) in declared.keys.items():
+        digests = tuple(each.digest for each in key.all_credentials)
+        found[kid] = Wanted(kid, declared_fields(key, account.name), None, digests)
+    return found
+
+
+def plan_by_file(wanted: Wanted, place: Place, accounts: Mapping[str, AccountPolicy | None]) -> Plan | Unchanged:
+    """Return what a node's start makes of a key. `accounts`: those that are stored, None for one that isn't."""
+    if place.is_marked:
+        return Unchanged.DELETED
+    limits = wanted.limits
+    if limits is not None and place.plain is not None and place.plain_record.last == pack_limits(limits):
+        return Unchanged.SAME  # as all plain keys are, nearly always
+    record, text = place.declared, declaration_of(wanted.fields)
+    if not place.exists and (record.last or record.applied):
+        return Unchanged.DELETED  # by an earlier version, whose marks expired
+    if was_applied(record, text):
+        return Unchanged.OLDER
+    if record.last == text:
+        return _plan(wanted, place, place.fields, is_recorded=False)
+    fields = merge_key_fields(record, wanted.fields, place.fields) if place.exists else dict(wanted.fields)
+    account, warnings = fields.get("account", ""), []
+    if account and account != place.account_name and accounts.get(account) is None:
+        if not place.exists:
+            return Unchanged.NO_ACCOUNT
+        warnings.append(f"account {account} was deleted, so {_who(place.fields, place.kid)} stays where it is")
+        fields = {**fields, "account": place.account_name, "team": place.fields.get("team", "")}
+    elif fields.get("team", "") != place.fields.get("team", "") or account != place.account_name:
+        policy = accounts.get(account)
+        if fields.get("team") and (policy is None or fields["team"] not in {each.name for each in policy.subjects}):
+            if not place.exists:
+                return Unchanged.NO_ACCOUNT
+            warnings.append(f"{_who(fields, place.kid)}: {account} has no team {fields['team']}, so that is left out")
+            fields["team"] = place.fields.get("team", "") if account == place.account_name else ""
+    return _plan(wanted, place, {name: value for name, value in fields.items() if value != ""}, tuple(warnings))
+
+
+def plan_by_word(wanted: Wanted, place: Place) -> Plan:
+    """Return what a person's word makes of a key."""
+    before = place.fields
+    fields = apply_key_fields(wanted.fields, before)
+    who, warnings = _who(fields, place.kid), []
+    state = {each["digest"]: bool(each.get("revoked")) for each in before.get("credentials", ())}
+    if place.tombstone is not None and not place.exists:
+        state = dict.fromkeys(place.tombstone.revoked, True)
+    listed = wanted.fields.get("credentials")
+    for digest in wanted.digests:
+        if state.get(digest):
+            is_back = listed is not None
+            end = "is valid again" if is_back else "stays revoked: list it in `credentials` to make it valid"
+            warnings.append(f"{who}: the credential sha256:{digest[:12]} was revoked, and {end}")
+    return _plan(wanted, place, fields, tuple(warnings))
+
+
+def _plan(
+    wanted: Wanted, place: Place, fields: Fields, warnings: tuple[str, ...] = (), *, is_recorded: bool = True
+) -> Plan:
+    account = fields.get("account", "")
+    policy = _policy(wanted, place, account, fields, is_recorded=is_recorded)
+    record = _plain_record(wanted, place) if is_recorded else place.record
+    after = _fields_of(policy, account)
+    before = place.fields
+    change = None
+    if not place.exists:
+        change = change_between("key", _who(after, place.kid), "created", {}, after)
+    elif after != before:
+        action: Action = "changed" if before.get("account") == after.get("account") else "moved"
+        change = change_between("key", _who(after, place.kid), action, before, after)
+    return Plan(wanted, place, account, policy, record, change, warnings)
+
+
+def _plain_record(wanted: Wanted, place: Place) -> bytes:
+    """Return the record of a plain key's declarations once `wanted` has been applied, packed."""
+    if wanted.limits is None:
+        return place.record
+    record, last = place.plain_record, pack_limits(wanted.limits)
+    if record.last == last:
+        return place.record
+    former = [_digest(unpack_limits(record.last))] if record.last else []
+    mine = _digest(wanted.limits)
+    applied = dict.fromkeys(each for each in (*former, *record.applied) if each != mine)
+    return pack_record(PlainRecord(last, tuple(applied)[:MAX_APPLIED]))
+
+
+def _digest(limits: KeyLimits) -> bytes:
+    return declaration_bytes(declaration_of(fields_of_plain(limits)))[:DECLARATION_BYTES]
+
+
+def _policy(wanted: Wanted, place: Place, account: str, fields: Fields, *, is_recorded: bool) -> Stored:
+    kid, now_ms, tombstone = place.kid, place.time_ms, place.tombstone
+    if not account and place.key is None and tombstone is None and (limits := plain_from(fields)) is not None:
+        return limits
+    declared = wanted.fields if is_recorded else None
+    stored = place.account if place.is_flat else None
+    if place.plain is not None:
+        stored = plain_account(kid, place.plain, place.plain_record, now_ms)
+    if not account:
+        if place.key is not None and not place.is_flat:
+            stored = AccountPolicy(key=replace(place.key, revision=0), revision=place.key.revision)
+        return flat_to_store(kid, fields, declared, stored, now_ms, tombstone)
+    key = place.key if stored is None else stored.key
+    if key is not None and stored is not None:
+        key = replace(key, revision=stored.revision)
+    return key_to_store(kid, fields, declared, key, now_ms, tombstone)
+
+
+def _fields_of(policy: Stored, account: str) -> Fields:
+    if isinstance(policy, KeyLimits):
+        return fields_of_plain(policy)
+    key = policy.key if isinstance(policy, AccountPolicy) else policy
+    assert key is not None
+    fields = fields_of_key(key)
+    return {**fields, "account": account} if account else fields
+
+
+def _who(fields: Fields, kid: str) -> str:
+    name = key_name(fields.get("name", ""), kid)
+    return f"{fields['account']}/{name}" if fields.get("account") else name
