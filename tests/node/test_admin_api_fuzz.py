@@ -63,11 +63,21 @@ values = st.recursive(
 )
 
 
+keys_files = st.builds(
+    lambda account, team, key, name, rpm: (
+        f"[accounts.{json.dumps(account)}]\nrpm = {rpm}\n[accounts.{json.dumps(account)}.teams.{json.dumps(team)}]\n"
+        f"[keys.{json.dumps(key)}]\naccount = {json.dumps(account)}\nname = {json.dumps(name)}\nrpm = {rpm}\n"
+    ).encode(),
+    *(texts, texts, texts, texts),
+    st.sampled_from(["1", "0", "-1", '"none"', "1_000"]),
+) | texts.map(lambda text: f"[keys.{json.dumps(text)}]\nrpm = 1\n".encode())
+
+
 @st.composite
 def bodies(draw: st.DrawFn, route: Route) -> bytes:
     """Bodies near to what the route takes; some are anything."""
     if route.takes_file:
-        return draw(st.binary(max_size=20) | texts.map(lambda text: f"[keys.{json.dumps(text)}]\nrpm = 1\n".encode()))
+        return draw(st.binary(max_size=20) | keys_files)
     if draw(st.integers(0, 9)) == 0:
         return draw(st.binary(max_size=20) | values.map(lambda value: json.dumps(value).encode()))
     schema = NAMED[route.body["$ref"].rpartition("/")[2]] if route.body else {}
