@@ -106,7 +106,7 @@ def test_keys_of_accounts_are_loaded_listed_shown_and_deleted(cli: Run) -> None:
         assert {re.split(r" {2,}", line)[0] for line in lines[lines.index("") + 2 :]} == {
             "acme requests/1m",
             "acme/research requests/1m",
-            "acme/research output_tokens/1h for o3*,GPT-5",
+            "acme/research output_tokens/1h for gpt-5,o3*",
             "acme/alice requests/1m",
             "acme/alice tokens/1m",
             "acme/alice requests/1d",
