@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from limiter_node.credentials import is_key, key_id
+from limiter_node.errors import ConfigError
 from limiter_node.key_states import CredentialState
 from limiter_node.keysfile.fields import is_path_name
 from limiter_node.management.errors import Ambiguous, NotFound
@@ -48,10 +49,10 @@ class Found:
 
 
 class Finder:
-    """Find the keys of one store."""
+    """Find the keys of one store. `takes_secrets`: whether a secret may name a key."""
 
-    def __init__(self, admin: StoreAdmin) -> None:
-        self._admin = admin
+    def __init__(self, admin: StoreAdmin, *, takes_secrets: bool = True) -> None:
+        self._admin, self._takes_secrets = admin, takes_secrets
 
     async def find(self, who: str) -> Found:
         """Return the key that `who` names.
@@ -59,7 +60,7 @@ class Finder:
         A name without an account, and the beginning of a digest, cost a walk through all keys. A whole digest of an
         existing key counts before names: nobody calls a key like another one's digest by chance.
 
-        Raises NotFound and Ambiguous.
+        Raises NotFound and Ambiguous; ConfigError for a key's secret, unless secrets are taken.
         """
         if "/" in who and (in_account := await self._in_account(who) or await self._nameless(who)) is not None:
             return in_account
@@ -70,6 +71,8 @@ class Finder:
         if found := await self._by_scan(who, prefix if len(prefix) < KID_DIGITS else ""):
             return found
         if is_key(who) and (found := await self._by_credential(key_id(who))) is not None:
+            if not self._takes_secrets:
+                raise ConfigError("that is a key's secret, which must not be here: give the key's name or digest")
             return Found(found.kid, found.cid, found.account, by_secret=True)
         raise NotFound("no key has that name, digest or secret: 'limiter-node keys list' shows all")
 

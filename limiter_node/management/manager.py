@@ -34,10 +34,10 @@ LISTED = 1_000
 
 
 class Manager:
-    """Manage the keys, accounts and teams of one store."""
+    """Manage the keys, accounts and teams of one store. `takes_secrets`: whether WHO may be a secret."""
 
-    def __init__(self, admin: StoreAdmin) -> None:
-        self._admin, self._finder = admin, Finder(admin)
+    def __init__(self, admin: StoreAdmin, *, takes_secrets: bool = True) -> None:
+        self._admin, self._finder = admin, Finder(admin, takes_secrets=takes_secrets)
         self._keys, self._credentials = Keys(admin, self._finder), Credentials(admin, self._finder)
         self._accounts, self._teams = Accounts(admin), Teams(admin)
         self._shower = Shower(admin, self._finder)

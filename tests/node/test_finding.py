@@ -159,9 +159,10 @@ async def test_a_key_that_the_store_has_lost_is_found_in_the_keys_file() -> None
     async with EmbeddedStore("single") as store, administering(parse_store_url(store.url)) as admin:
         await admin.put_limits(deleted, KeyLimits(rpm=3))
         await admin.delete(deleted)
+        expected = [CredentialState.VALID, CredentialState.UNKNOWN, CredentialState.UNKNOWN]
         async with dispatching(store.url, declared=file) as dispatcher:
-            assert await are_found(dispatcher) == [True, False, False]
+            assert await find_all(dispatcher) == expected
             assert (await admin.get(lost)) == KeyLimits(rpm=3, name="declared")
             assert dispatcher.knows(lost)
             assert not dispatcher.knows(deleted)
-            assert await are_found(dispatcher) == [True, False, False]
+            assert await find_all(dispatcher) == expected
