@@ -57,8 +57,8 @@ test-newest: ## a selection (three minutes) on Python 3.13 or else 3.12, in .ven
 
 # What asks a node over HTTP, or its server. The server's ways are those of limiter_node/http/server/aiohttp_private.py.
 HTTP_TESTS := $(addprefix tests/http/test_,answer.py overload.py serving.py slices.py slow_readers.py unpacking.py) \
-	$(addprefix tests/node/test_,admin_port.py bodies_let_go.py cors.py key_first.py response_heads.py routes.py \
-	streaming.py tiny_chunks.py tls.py) \
+	$(addprefix tests/node/test_,admin_api.py admin_api_access.py admin_port.py bodies_let_go.py cors.py key_first.py \
+	response_heads.py routes.py streaming.py tiny_chunks.py tls.py) \
 	$(addprefix tests/e2e/test_,bad_input.py hostile_http.py http_edges.py lifecycle.py limits_of_http.py openai_sdk.py \
 	retry_after.py streaming_sdk.py)
 AIOHTTP_RANGE := $(shell sed -n 's/^ *aiohttp\(>=.*\)/\1/p' setup.cfg)

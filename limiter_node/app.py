@@ -8,11 +8,15 @@ import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from limiter_node.errors import ConfigError, LimiterError, OtherFormat
 from limiter_node.held import HeldBytes
+from limiter_node.http.admin.api import AdminApi
+from limiter_node.http.admin.connection import ManagerConnection
+from limiter_node.http.admin.token_file import TokenFile
 from limiter_node.http.cors import Cors
-from limiter_node.http.probes import AdminRoutes
+from limiter_node.http.probes import AdminRoutes, Handler
 from limiter_node.http.requests.reader import RequestReader
 from limiter_node.http.routes import Routes
 from limiter_node.http.server import aiohttp_private
@@ -24,11 +28,13 @@ from limiter_node.http.server.tls import Certificate
 from limiter_node.limiter.admission import Decider, Limiter
 from limiter_node.limiter.policies import policy
 from limiter_node.limits import BUCKET_MS
+from limiter_node.management.manager import Manager
 from limiter_node.settings import NodeSettings
 from limiter_node.start import Start
+from limiter_node.store.admin.store_admin import administering
 from limiter_node.store.decisions.declared_file import DeclaredKeys
 from limiter_node.store.decisions.dispatcher import Dispatcher
-from limiter_node.store.url import parse_store_url
+from limiter_node.store.url import StoreAddress, parse_store_url
 from limiter_node.store.wire.topology import Topology
 from limiter_node.telemetry import Telemetry
 from limiter_node.tokens import vocabulary
@@ -118,7 +124,12 @@ async def running_node(
             probes_apart=settings.admin_port != 0,
             cors=cors,
         )
-        listeners = _listeners(settings, routes, load, cors.last_lines)
+        api = None
+        if settings.admin_token_file:
+            connection = ManagerConnection(partial(_managing, address))
+            stack.push_async_callback(connection.close)
+            api = AdminApi(TokenFile(settings.admin_token_file), connection, routes.probes.headers).answer
+        listeners = _listeners(settings, routes, load, cors.last_lines, api)
         for listener in reversed(listeners):
             stack.push_async_callback(listener.close, _CLOSE_S)
         callers = listeners[0]
@@ -158,6 +169,12 @@ def _log_started(settings: NodeSettings, port: int, store: str) -> None:
         )
 
 
+@asynccontextmanager
+async def _managing(address: StoreAddress) -> AsyncIterator[Manager]:
+    async with administering(address) as admin:
+        yield Manager(admin)
+
+
 async def _drain(routes: Routes, timeout_s: float) -> None:
     if not await routes.drain(timeout_s):
         log.warning(
@@ -174,7 +191,9 @@ async def _settle(dispatcher: Dispatcher) -> None:
         )
 
 
-def _listeners(settings: NodeSettings, routes: Routes, load: LoopLoad, last_lines: str) -> list[Listener]:
+def _listeners(
+    settings: NodeSettings, routes: Routes, load: LoopLoad, last_lines: str, api: Handler | None
+) -> list[Listener]:
     """Return the listener for callers, and the one for operators if the settings have it. Raises ConfigError."""
     # First, because loading it may fail, and a server starts a timer when it is made.
     certificate = Certificate(settings.tls_cert, settings.tls_key) if settings.tls_cert else None
@@ -200,7 +219,7 @@ def _listeners(settings: NodeSettings, routes: Routes, load: LoopLoad, last_line
     ]
     if settings.admin_port:
         operators = HttpServer(
-            AdminRoutes(routes.probes).answer,
+            AdminRoutes(routes.probes, api).answer,
             keepalive_s=settings.keepalive_timeout_s,
             deadlines=deadlines,
             max_connections=_ADMIN_CONNECTIONS,

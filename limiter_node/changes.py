@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from limiter_node.policy_fields import FIELD_DEFAULTS, Fields
 
@@ -71,10 +72,18 @@ def change_between(kind: Kind, who: str, action: Action, before: Mapping[str, An
     )
 
 
+changed_by: Final[ContextVar[str]] = ContextVar("changed_by", default="")
+"""Who makes the changes of a task, such as the id of a request of the admin API; the log says so."""
+
+
 def log_change(change: Change) -> None:
     """Log a change that has been made; whoever makes it calls this once."""
     event = {"event": "key_changed", "what": f"{change.kind} {change.who}", "action": change.action}
-    log.info("%s", change.line(), extra={**event, "before": change.before, "after": change.after})
+    fields = {**event, "before": change.before, "after": change.after}
+    if who := changed_by.get():
+        log.info("%s (by %s)", change.line(), who, extra={**fields, "by": who})
+    else:
+        log.info("%s", change.line(), extra=fields)
 
 
 def _shown(name: str, fields: Mapping[str, Any]) -> str:

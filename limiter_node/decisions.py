@@ -6,8 +6,9 @@ Tuples where one is made per request (a frozen dataclass costs several times as 
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
+from limiter_node.key_states import CredentialState
 from limiter_node.limits import Amounts
 from limiter_node.plans import Plan
 
@@ -33,6 +34,9 @@ class Outcome(IntEnum):
     REJECTED = 1
     NEVER_FITS = 2
     UNKNOWN_KEY = 3
+    REVOKED_KEY = 4
+    EXPIRED_KEY = 5
+    DISABLED_KEY = 6
 
 
 Receipt = object
@@ -51,7 +55,7 @@ class PathUsage(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """One decided request. For ``UNKNOWN_KEY`` only ``outcome`` means anything.
+    """One decided request. For ``UNKNOWN_KEY`` and what follows it only ``outcome`` means anything.
 
     `path` is given for a key of an account; then `limits`, `used` and `reset_ms` are zeros, and mean nothing.
     """
@@ -84,6 +88,14 @@ class Decision(NamedTuple):
 UNKNOWN_KEY = Decision(
     Outcome.UNKNOWN_KEY, -1, 0, Amounts(0, 0, 0), Amounts(0, 0, 0), Amounts(0, 0, 0), Amounts(0, 0, 0), 0, ""
 )
+REFUSALS: Final = {
+    CredentialState.UNKNOWN: UNKNOWN_KEY,
+    CredentialState.REVOKED: UNKNOWN_KEY._replace(outcome=Outcome.REVOKED_KEY),
+    CredentialState.EXPIRED: UNKNOWN_KEY._replace(outcome=Outcome.EXPIRED_KEY),
+    CredentialState.DISABLED: UNKNOWN_KEY._replace(outcome=Outcome.DISABLED_KEY),
+}
+"""The decisions on requests whose credential isn't good, by its state."""
+EXPIRED_KEY: Final = REFUSALS[CredentialState.EXPIRED]
 
 
 class WindowBucket(NamedTuple):

@@ -27,3 +27,7 @@ class Overloaded(LimiterError):
 
 class ConfigError(LimiterError):
     """Raised for wrong settings, keys files or URLs, which a person has to correct (exit code 2)."""
+
+
+class StoreMisconfigured(ConfigError):
+    """Raised when the store refuses a node or command: its URL, its login or the server has to be corrected."""

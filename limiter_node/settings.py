@@ -56,6 +56,13 @@ class NodeSettings:
     admin_host: str = setting(
         "", LISTENING, "Address for --admin-port; empty means the address of --host.", metavar="ADDRESS"
     )
+    admin_token_file: str = setting(
+        "",
+        LISTENING,
+        "File with the token of the admin API, one line. --admin-port then serves the API, which manages keys and "
+        "accounts; empty for no API.",
+        metavar="FILE",
+    )
     tls_cert: str = setting(
         "",
         LISTENING,
@@ -196,6 +203,8 @@ class NodeSettings:
             raise ConfigError("--admin-port must differ from --port")
         if self.admin_host and not self.admin_port:
             raise ConfigError("--admin-host needs --admin-port")
+        if self.admin_token_file and not self.admin_port:
+            raise ConfigError("--admin-token-file needs --admin-port")
         if bool(self.tls_cert) is not bool(self.tls_key):
             raise ConfigError("--tls-cert and --tls-key need each other: give both or neither")
         parse_store_url(self.store)

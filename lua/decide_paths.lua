@@ -17,8 +17,9 @@
 --                per KEYS 3..  c8 version of the key's policy
 --                per KEYS 2..  I1 windows, and each window: c6 id, I4 width of a bucket in ms, I2 W, 4 × I7 limits of
 --                              requests, input, output and input + output (2^53-1 = none). Numbered 1.. over all hashes
---                per path      I1 which of KEYS 3.. its key is (1 = KEYS[3], 0 = none), I1 windows, I1 number of each
---                              (none twice)
+--                per path      I1 which of KEYS 3.. its key is (1 = KEYS[3], 0 = none), I1 windows, I6 when its
+--                              credential ends, by this server's clock in ms (0 = never), I1 number of each window (none
+--                              twice)
 --                per settle (2) or charge (3), before all admits: I1 kind, I1 path (from 1), I6 time in ms of the
 --                              admission, 3 × i8 requests, input, output: a settle gives them back (negative: adds), a
 --                              charge counts them, limit or not. Policies' versions don't matter to either
@@ -30,7 +31,8 @@
 --       admitted: per admit I1 verdict, I1 window, I5 retry in ms, then per policy found old: I1 which (0 = the account's,
 --       1 = that of KEYS[3]'s key), I4 length, body.
 --       Verdicts: 0 admitted; 1 to 4 rejected by requests, input, output, input + output of the window that frees last;
---       9 to 12 the same, but more than the limit named; 16 made under an old policy; 17 no such key in the account.
+--       9 to 12 the same, but more than the limit named; 16 made under an old policy; 17 no such key in the account; 18
+--       its credential has ended.
 --       A need of 0 fits always. A reply from the record has that batch's verdicts and windows; all else is as it is now.
 -- Cost  amortized O(1) per operation and window. One read per hash and one write per hash that changes, TIME; per window
 --       one more read when its bucket changes, when its oldest bucket leaves, and for each settle of an earlier bucket. (In
@@ -47,10 +49,10 @@ local call, sunpack, spack, floor, max, min = redis.call, struct.unpack, struct.
 local sub, byte, char = string.sub, string.byte, string.char
 
 local ADMIT, SETTLE, CHARGE = 1, 2, 3
-local NEVER, OLD_POLICY, UNKNOWN_KEY = 8, 16, 17 -- verdicts; NEVER is added to the unit
+local NEVER, OLD_POLICY, UNKNOWN_KEY, ENDED = 8, 16, 17, 18 -- verdicts; NEVER is added to the unit
 local TICK_MS, GROUP, RING = 100, 24, 32 -- a group's field ends on char(group % RING); a window spans at most 26 groups
 local HEADER_FORMAT, WINDOW_FORMAT, WINDOW_SIZE = '<I8I1I8I8c8I1I2I2', '<I4I2I7I7I7I7', 40
-local OTHER_FORMAT, ADMIT_FORMAT = '<I1I1I6i8i8i8', '<I1I8I8'
+local PATH_FORMAT, OTHER_FORMAT, ADMIT_FORMAT = '<I1I1I6', '<I1I1I6i8i8i8', '<I1I8I8'
 local CLOCK, CLOCK_FORMAT, NODES = 'c', '<I6I6', 'n'
 local RECORD_FORMAT, VERDICTS_AT = '<I8I6', 15
 local META_FORMAT, META_SIZE, USED_AT = '<I5I5I5I5I5I6I7I7I4I7I7', 63, 26
@@ -210,12 +212,12 @@ end
 local new_last_ms = now - now % TICK_MS
 if clock and new_last_ms >= last_ms and path_count == 1 and other_count == 0
     and record and not replayed and version == policies[1] then
-    local of_key, count = byte(batch, at, at + 1)
+    local of_key, count, ends_ms, numbers_at = sunpack(PATH_FORMAT, batch, at)
     local from, add_i, add_o = versions_at + 8 * (of_key - 1), 0, 0
     -- A path has no window twice: one of as many windows as the batch has all of them.
-    local fits = admit_count > 0 and count > 0 and count == window_count
+    local fits = admit_count > 0 and count > 0 and count == window_count and (ends_ms == 0 or ends_ms > clock_ms)
         and (of_key == 0 or policies[of_key + 1] == sub(batch, from, from + 7))
-    from = at + 2 + count
+    from = numbers_at + count
     for _ = 1, admit_count do
         local _, input, output, after = sunpack(ADMIT_FORMAT, batch, from)
         add_i, add_o, from = add_i + input, add_o + output, after
@@ -442,21 +444,22 @@ for k = 1, window_count do
 end
 
 -- ---- paths ---------------------------------------------------------------------------------------------------------------
--- A path: the verdict on the policies it was made under, which of KEYS 3.. is its key (0 where the account's policy is old),
+-- A path: the verdict on the policies it was made under and on its end, which of KEYS 3.. is its key (0 where the account's policy is old),
 -- where the batch has the numbers of its windows, and the windows.
 local VERDICT, WHOSE, NUMBERS, FIRST = 1, 2, 3, 4
 local paths = { false, false, false, false }
 for p = 1, path_count do
-    local k, count = byte(batch, at, at + 1)
-    local path = { 0, k, at + 2, byte(batch, at + 2, at + 1 + count) }
+    local k, count, ends_ms, numbers_at = sunpack(PATH_FORMAT, batch, at)
+    at = numbers_at + count
+    local path = { 0, k, numbers_at, byte(batch, numbers_at, at - 1) }
     for j = FIRST, count + FIRST - 1 do path[j] = windows[path[j]] end
-    at = at + 2 + count
     if version ~= policies[1] then path[VERDICT], path[WHOSE] = OLD_POLICY, 0
     elseif k > 0 then
         local of_key, from = policies[k + 1], versions_at + 8 * (k - 1)
         if not of_key then path[VERDICT] = UNKNOWN_KEY
         elseif of_key ~= sub(batch, from, from + 7) then path[VERDICT] = OLD_POLICY end
     end
+    if ends_ms > 0 and ends_ms <= clock_ms and path[VERDICT] == 0 then path[VERDICT] = ENDED end
     paths[p] = path
 end
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 NO_LIMIT = 2**53 - 1
 
 DECIDED, REPLAYED, STALE, UNKNOWN, LOST = 0, 1, 2, 3, 4
-NEVER, OLD_POLICY, UNKNOWN_KEY = 8, 16, 17
+NEVER, OLD_POLICY, UNKNOWN_KEY, ENDED = 8, 16, 17, 18
 """Verdicts: 0 admitted; 1 to 4 the unit that frees last, from requests on; `NEVER` + that: it can never fit."""
 
 Triple = tuple[int, int, int]
@@ -38,10 +38,14 @@ class Window:
 
 @dataclass(frozen=True)
 class Path:
-    """The windows of a request, by their place in the call, and the key that asks: 1 for the first; 0 = none."""
+    """The windows of a request, by their place in the call, and the key that asks: 1 for the first; 0 = none.
+
+    `ends_ms`: when the credential that it comes with ends, by the store's clock; 0 if it doesn't.
+    """
 
     key: int = 0
     windows: tuple[int, ...] = ()
+    ends_ms: int = 0
 
 
 @dataclass(frozen=True)

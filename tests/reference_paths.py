@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from reference_calls import (
     DECIDED,
+    ENDED,
     LOST,
     NEVER,
     NO_LIMIT,
@@ -143,7 +144,7 @@ class Account:
 
         results, has_changed = [], False
         for operation in operations:
-            result, is_counted = self._apply(operation, call, now_ms)
+            result, is_counted = self._apply(operation, call, now_ms, clock_ms)
             results.append(result)
             has_changed |= is_counted
         self._forget(call.windows, now_ms)
@@ -155,11 +156,11 @@ class Account:
         filled = tuple(self.filled(window, now_ms) for window in call.windows)
         return AnswerOn(DECIDED, now_ms, recorded, tuple(results), filled, self._told(call, operations, results))
 
-    def _apply(self, operation: OperationOn, call: Call, now_ms: int) -> tuple[Result, bool]:
+    def _apply(self, operation: OperationOn, call: Call, now_ms: int, clock_ms: int) -> tuple[Result, bool]:
         """The result of an operation, and whether anything was counted."""
         windows = self._on_path(operation, call)
         if isinstance(operation, AdmitOn):
-            result = self._admit(operation, call, now_ms)
+            result = self._admit(operation, call, now_ms, clock_ms)
             return result, result.verdict == 0 and bool(windows)
         is_counted = False
         for _, window in windows:
@@ -174,9 +175,11 @@ class Account:
         """The windows of an operation's path, each with its number."""
         return [(place + 1, call.windows[place]) for place in call.paths[operation.path].windows]
 
-    def _admit(self, admit: AdmitOn, call: Call, now_ms: int) -> Result:
+    def _admit(self, admit: AdmitOn, call: Call, now_ms: int, clock_ms: int) -> Result:
         if (verdict := self._verdict_of_policies(admit, call)) != 0:
             return Result(verdict)
+        if 0 < call.paths[admit.path].ends_ms <= clock_ms:  # by the store's own clock, never the account's
+            return Result(ENDED)
         windows = self._on_path(admit, call)
         need = _need(admit)
         if above := [each for each in _laid_on(windows) if need[each.unit] > each.limit]:

@@ -218,7 +218,21 @@ ALLOWED: dict[str, set[str]] = {
         *("upstream.errors", "upstream.openai", "http.requests"),
     },
     "http.server": {"addresses", "errors", "http.responses"},
-    "http.bodies": {"held", "http.server"},
+    "http.bodies": {"held", "http.requests", "http.responses", "http.server"},
+    "http.admin": {
+        *(
+            "changes",
+            "credentials",
+            "errors",
+            "held",
+            "keysfile",
+            "limit_names",
+            "management",
+            "policy",
+            "policy_fields",
+        ),
+        *("http.bodies", "http.requests", "http.responses", "upstream.openai"),
+    },
     "http": {
         *("credentials", "decisions", "errors", "held", "limiter", "telemetry", "tokens"),
         *("upstream.answers", "upstream.errors", "upstream.interface", "upstream.openai"),

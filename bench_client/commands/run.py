@@ -51,7 +51,7 @@ def run(settings: RunSettings, say: Say, servers: Sequence[LocalProcess] = ()) -
     admin_targets = tuple(LoadTarget.parse(url, sending.ca_file) for url in sending.admin_targets)
     ring = read_keys(settings.keys)
     if ring.skipped:
-        say(f"note: {ring.skipped} keys of {settings.keys} are left out: a client cannot send digests")
+        say(f"note: {ring.skipped} keys of {settings.keys} are left out: they have no valid secret in plain text")
     workload = make_workload(settings.workload, targets=len(targets), keys=len(ring.keys))
     if not len(workload):
         raise BenchError("the schedule has no request; raise --qps or --duration")

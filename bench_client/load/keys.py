@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import tomllib
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from bench_client.errors import BenchUsageError
 
@@ -28,7 +30,7 @@ class ApiKey:
 
 @dataclass(frozen=True, slots=True)
 class KeyRing:
-    """Hold the usable keys of one file, in its order, and the number of digests in it, which can't be sent."""
+    """Hold the usable keys of one file, in its order, and the number of others: digests only, or none valid now."""
 
     keys: tuple[ApiKey, ...]
     skipped: int
@@ -54,15 +56,35 @@ def read_keys(path: Path) -> KeyRing:
     if not isinstance(table, dict) or not all(isinstance(entry, dict) for entry in table.values()):
         raise BenchUsageError(f'{path} declares no keys; each needs a table like [keys."sk-alice"]')
     usable: list[ApiKey] = []
-    for secret, entry in table.items():
-        if secret.startswith(DIGEST_PREFIX):
+    for label, entry in table.items():
+        secret = _plain_secret(label, entry)
+        if secret is None:
             continue
         if not secret.isascii() or not secret.isprintable() or " " in secret or not secret:
             raise BenchUsageError(f"{path}: key number {len(usable) + 1} has characters that no HTTP header can carry")
         identity = key_id(secret)
-        usable.append(ApiKey(secret, identity, str(entry.get("name", "")) or identity))
+        name = str(entry.get("name", label if "credentials" in entry else ""))
+        usable.append(ApiKey(secret, identity, name or identity))
     if not usable:
         raise BenchUsageError(
-            f"{path} has no key in plain text: declare one, because a client cannot send sha256:… keys"
+            f"{path} has no key in plain text that is valid: declare one, because a client cannot send sha256:… keys"
         )
     return KeyRing(tuple(usable), len(table) - len(usable))
+
+
+def _plain_secret(label: str, entry: dict[str, Any]) -> str | None:
+    """Return the first secret of a section that is written plain and hasn't ended; None if there is none."""
+    if _has_ended(entry):
+        return None
+    listed = entry.get("credentials", [label])
+    for credential in listed if isinstance(listed, list) else ():
+        section = credential if isinstance(credential, dict) else {"secret": credential}
+        secret = section.get("secret")
+        if isinstance(secret, str) and not secret.startswith(DIGEST_PREFIX) and not _has_ended(section):
+            return secret
+    return None
+
+
+def _has_ended(section: dict[str, Any]) -> bool:
+    ends = section.get("expires")
+    return isinstance(ends, datetime) and ends.tzinfo is not None and ends <= datetime.now(UTC)

@@ -11,6 +11,7 @@ import asyncio
 import time
 
 from limiter_node.decisions import Decision, Need, Outcome, Receipt, Usage
+from limiter_node.key_states import CredentialState
 from limiter_node.limits import MAX_LIMIT, Amounts
 from limiter_node.telemetry import StoreState
 
@@ -42,11 +43,11 @@ class AdmitAll:
         """Return True: every key exists."""
         return True
 
-    async def find(self, kid: str) -> bool:
-        """Return True: every key exists."""
-        return True
+    async def find(self, kid: str) -> CredentialState:
+        """Return that every credential is good."""
+        return CredentialState.VALID
 
-    async def peek(self, kid: str, models: tuple[str, ...] | None = None) -> Usage | None:
+    async def peek(self, kid: str, models: tuple[str, ...] | None = None) -> Usage | CredentialState:
         """Return an empty window: nothing is counted."""
         now_ms = int(time.time() * 1000)
         return Usage(_LIMITS, Amounts(0, 0, 0), Amounts(0, 0, 0), _OUTPUT_RESERVE, now_ms, "", ())

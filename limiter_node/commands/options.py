@@ -13,6 +13,7 @@ from click.core import ParameterSource
 from click.types import OptionHelpExtra
 
 from limiter_node.commands.environment import remember
+from limiter_node.http.admin.token_file import read_token
 from limiter_node.http.server.tls import server_context
 from limiter_node.settings import GROUPS, NodeSettings
 
@@ -172,10 +173,12 @@ def _listed(text: str) -> tuple[str, ...]:
     return tuple(each.strip() for each in text.split(",")) if text.strip() else ()
 
 
-def check_certificate(settings: NodeSettings) -> None:
-    """Raise ConfigError if the settings name a certificate or key that can't be used."""
+def check_files(settings: NodeSettings) -> None:
+    """Raise ConfigError if the settings name a certificate, a key or an admin token that can't be used."""
     if settings.tls_cert:
         server_context(settings.tls_cert, settings.tls_key)
+    if settings.admin_token_file:
+        read_token(settings.admin_token_file)
 
 
 def node_arguments(settings: NodeSettings) -> list[str]:

@@ -14,7 +14,7 @@ import cloup
 
 from limiter_node import logs
 from limiter_node.commands.help import EXAMPLES
-from limiter_node.commands.options import check_certificate, keys_file, node_options, node_settings, store_url
+from limiter_node.commands.options import check_files, keys_file, node_options, node_settings, store_url
 from limiter_node.declarations import Declarations
 from limiter_node.errors import ConfigError
 from limiter_node.keysfile.limit_warnings import warnings_of
@@ -48,7 +48,7 @@ def serve(keys: str | None, **options: Any) -> int:
         options["port"] = free_ports(1, options["host"], avoid=[options["admin_port"]])[0]
     settings = node_settings({**options, "keys_file": keys or options["keys_file"]})
     services = services_of(settings, os.environ)
-    check_certificate(settings)
+    check_files(settings)
     logs.configure(settings.log_format, settings.log_level, settings.node_id)
     # Until the node has its own handlers: process 1 of a container ignores a signal that it has no handler for.
     signal.signal(signal.SIGTERM, _end_at_once)

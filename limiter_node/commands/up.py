@@ -20,7 +20,7 @@ from limiter_node import logs
 from limiter_node.commands.help import EXAMPLES
 from limiter_node.commands.options import (
     ENVIRONMENT_PREFIX,
-    check_certificate,
+    check_files,
     keys_file,
     node_arguments,
     node_options,
@@ -119,7 +119,7 @@ def up(
     first = node_settings({**options, **given, "store": store if embedded is None else "redis://127.0.0.1"})
     logs.configure(first.log_format, first.log_level)
     services = services_of(first, os.environ)
-    check_certificate(first)
+    check_files(first)
     declared = read_keys(keys) if keys else Declarations()
     for warning in warnings_of(declared, () if services else first.models):
         log.warning("%s: %s", keys, warning, extra={"event": "keys_file_warning"})

@@ -10,6 +10,7 @@
 ``client_gone``       notices that a client has left while its request is with the upstream
 ``streaming``         passes an answer on to the caller while it is being produced
 ``responses``         headers, errors and bodies of responses
+``admin``             the admin API: manages keys, accounts and teams, for those who have its token
 ``cors``              the headers that browsers need
 ``probes``            ``/healthz``, ``/readyz``, ``/metrics``; ``metrics``: the page of the last one
 """

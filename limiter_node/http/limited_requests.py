@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from limiter_node.decisions import Need, Outcome
+from limiter_node.decisions import Decision, Need, Outcome
 from limiter_node.held import SMALL_BYTES, HeldBytes, Hold
 from limiter_node.http.auth import caller_of
 from limiter_node.http.bodies.body import BodyReader
@@ -53,12 +53,12 @@ class LimitedRequests:
         self._cors = cors
 
     async def answer(self, route: LimitedRoute, request: web.BaseRequest, request_id: str) -> Written:
-        """Return the response to `request`. For an unknown key only the head is read."""
+        """Return the response to `request`. If its credential isn't good, only the head is read."""
         kid = caller_of(request.headers)
         if isinstance(kid, ErrorResponse):
             return self._error(kid, request_id)
-        if not self._limiter.knows(kid) and not await self._find(kid):
-            return self._error(errors.INVALID_API_KEY, request_id)
+        if not self._limiter.knows(kid) and (refusal := await self._find(kid)) is not None:
+            return self._error(errors.UNAUTHORIZED[refusal.outcome], request_id)
         hold = Hold(self._held)
         try:
             return await self._answer_caller(route, request, request_id, kid, hold)
@@ -84,8 +84,8 @@ class LimitedRequests:
 
         decision = await self._limiter.admit(kid, need)
         if decision.outcome is not Outcome.ADMITTED:
-            if decision.outcome is Outcome.UNKNOWN_KEY:
-                return self._error(errors.INVALID_API_KEY, request_id)
+            if (unauthorized := errors.UNAUTHORIZED.get(decision.outcome)) is not None:
+                return self._error(unauthorized, request_id)
             rejection = errors.rate_limited(decision, kid)
             return WholeResponse(rejection.body, self._headers.decided(decision, request_id, kid), rejection.status)
 
@@ -117,8 +117,8 @@ class LimitedRequests:
         reservation.settle(*answer.cost)
         return WholeResponse(answer.body, headers + produced(answer.cost.output_tokens) + answer.headers)
 
-    async def _find(self, kid: str) -> bool:
-        """Return whether the store has the key `kid`, which this node doesn't know yet."""
+    async def _find(self, kid: str) -> Decision | None:
+        """Return None if the store knows the credential `kid`, which this node doesn't, as good; else the decision."""
         with self._in_flight.uncounted():
             return await self._limiter.find(kid)
 

@@ -1,7 +1,7 @@
 """The routes for operators: ``/healthz``, ``/readyz`` and ``/metrics``.
 
-`Routes` serves these beside the callers' routes, or `AdminRoutes` serves them alone, on a port of their own. No key is
-needed for any of them.
+`Routes` serves these beside the callers' routes, or `AdminRoutes` serves them on a port of their own, with the admin
+API (`http.admin`) if there is one. No key is needed for any of the probes.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 RETRY_UNAVAILABLE_MS = 1_000
 """The ``retry-after`` of a 503: a failing store or an overload lasts about that long, or much longer."""
+
+_ADMIN = "/admin/"
 
 Response = Written
 Handler = Callable[[web.BaseRequest, str], Awaitable[Response]]
@@ -71,19 +73,35 @@ class Probes:
 
 
 class AdminRoutes:
-    """Answer the probes and nothing else, for the server of the admin port.
+    """Answer the probes, and by `api` the requests below ``/admin/``, for the server of the admin port.
 
-    Its responses are in no metric, because `limiter_responses_total` counts callers, and no request is turned away.
+    `api`: None for a node without an admin API. The responses are in no metric, because `limiter_responses_total`
+    counts callers, and no request is turned away.
     """
 
-    def __init__(self, probes: Probes) -> None:
+    def __init__(self, probes: Probes, api: Handler | None = None) -> None:
         self._probes = probes
+        self._api = api
         self._ids = RequestIds()
 
     async def answer(self, request: web.BaseRequest) -> Response:
         """Return the response to any request; every failure becomes a response."""
         request_id = self._ids.next()
         plain = self._probes.headers.plain(request_id)
+        response: Response
+        try:
+            if self._api is not None and request.raw_path.startswith(_ADMIN):
+                response = await self._api(request, request_id)
+            else:
+                response = await self._answer_probe(request, request_id, plain)
+        except Exception:
+            log.exception("request %s failed", request_id, extra={"event": "request_failed", "request_id": request_id})
+            response = WholeResponse(errors.INTERNAL.body, plain, errors.INTERNAL.status)
+        if not request.content.is_eof():
+            response.force_close()
+        return response
+
+    async def _answer_probe(self, request: web.BaseRequest, request_id: str, plain: str) -> Response:
         methods = self._probes.table.get(request.path)
         if methods is None:
             error = errors.not_found(request.method, request.path)
@@ -92,8 +110,4 @@ class AdminRoutes:
         if handler is None:
             error = errors.method_not_allowed(request.method, request.path)
             return WholeResponse(error.body, f"{plain}allow: {', '.join(methods)}\r\n", error.status)
-        try:
-            return await handler(request, request_id)
-        except Exception:
-            log.exception("request %s failed", request_id, extra={"event": "request_failed", "request_id": request_id})
-            return WholeResponse(errors.INTERNAL.body, plain, errors.INTERNAL.status)
+        return await handler(request, request_id)

@@ -14,17 +14,17 @@ from typing import cast
 
 from aiohttp import hdrs, web
 
-from limiter_node.decisions import Usage
+from limiter_node.decisions import Decision, Usage
 from limiter_node.errors import Overloaded, StoreUnavailable
 from limiter_node.held import HeldBytes
 from limiter_node.http.auth import caller_of
-from limiter_node.http.bodies.body import BodyReader, BodyTooLarge, UnsupportedEncoding
+from limiter_node.http.bodies.body import BodyReader
+from limiter_node.http.bodies.body_errors import BODY_ERRORS, body_error
 from limiter_node.http.cors import Cors
 from limiter_node.http.in_flight import InFlight
 from limiter_node.http.limited_requests import LimitedRequests
 from limiter_node.http.metrics import HttpState, Metrics
 from limiter_node.http.probes import RETRY_UNAVAILABLE_MS, Handler, Probes, Response, readable
-from limiter_node.http.requests.fields import InvalidRequest
 from limiter_node.http.requests.limited_routes import LIMITED_ROUTES
 from limiter_node.http.requests.reader import RequestReader
 from limiter_node.http.responses import errors, json_bodies
@@ -34,7 +34,7 @@ from limiter_node.http.responses.rate_limits_body import rate_limits
 from limiter_node.http.responses.whole_response import WholeResponse
 from limiter_node.http.server.client_connection import ClientConnection
 from limiter_node.http.server.overload import LoopLoad, TurnedAway
-from limiter_node.http.server.raw_body import BodyTimeout, UnreadableBody, is_discardable
+from limiter_node.http.server.raw_body import is_discardable
 from limiter_node.http.streaming import READ_ON_S, Streams, log_upstream_failure
 from limiter_node.limiter.admission import Limiter
 from limiter_node.upstream.errors import UpstreamError
@@ -147,17 +147,8 @@ class Routes:
         except UpstreamError as error:
             log_upstream_failure(request_id, error)
             response = self._error(errors.upstream_failed(error), request_id)
-        except BodyTooLarge:
-            response = self._error(errors.too_large(self._max_body_bytes), request_id)
-        except UnsupportedEncoding:
-            response = self._error(errors.UNSUPPORTED_ENCODING, request_id)
-        except BodyTimeout:
-            response = self._error(errors.REQUEST_TIMEOUT, request_id)
-        except UnreadableBody as error:
-            unread = InvalidRequest(error.message, None, None)
-            response = self._error(errors.invalid_request(unread), request_id)
-        except ConnectionError:
-            response = self._error(errors.INTERNAL, request_id)  # never read: the client has left
+        except BODY_ERRORS as error:
+            response = self._error(body_error(error, self._max_body_bytes), request_id)
         except Exception:
             log.exception("request %s failed", request_id, extra={"event": "request_failed", "request_id": request_id})
             response = self._error(errors.INTERNAL, request_id)
@@ -216,7 +207,8 @@ class Routes:
         return kid if isinstance(kid, ErrorResponse) else await self._usage(kid)
 
     async def _usage(self, kid: str, models: tuple[str, ...] | None = None) -> Usage | ErrorResponse:
-        return await self._limiter.usage(kid, models) or errors.INVALID_API_KEY
+        found = await self._limiter.usage(kid, models)
+        return errors.UNAUTHORIZED[found.outcome] if isinstance(found, Decision) else found
 
     async def _models(self, request: web.BaseRequest, request_id: str) -> WholeResponse:
         caller = await self._caller(request)

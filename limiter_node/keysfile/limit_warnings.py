@@ -35,7 +35,7 @@ def warnings_of(declarations: Declarations, models: Sequence[str] = ()) -> list[
 def _all_warnings(declarations: Declarations, models: Sequence[str]) -> Iterator[str]:
     if declarations.exposed_file:
         file = declarations.exposed_file
-        yield f"others than its owner can read or change {file}, which holds keys in plain text: run chmod 600 {file}"
+        yield f"others than its owner can read or change this file, which holds keys in plain text: chmod 600 {file}"
     for account in declarations.accounts.values():
         for subject in account.subjects:
             *above, own = _path(account, subject.name)

@@ -21,19 +21,29 @@ from limiter_node.keysfile.keys import KeyReader, read_defaults
 from limiter_node.tomllines import line_of
 
 _SECTIONS = ("defaults", "accounts", "keys")
-_BY_OTHERS = stat.S_IRGRP | stat.S_IWGRP | stat.S_IROTH | stat.S_IWOTH
+_BY_GROUP, _BY_OTHERS = stat.S_IRGRP | stat.S_IWGRP, stat.S_IROTH | stat.S_IWOTH
 
 
 def read_keys(path: str | Path) -> Declarations:
     """Return what a file declares. Raises ConfigError naming file, line, key (by name or digest) and field."""
     try:
         with open(path, "rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
+            is_exposed = _is_exposed(os.fstat(file.fileno()))
             content = file.read()
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or 'cannot be read'}") from None
     declared, has_secrets = _read(content, str(path))
-    return replace(declared, exposed_file=str(path)) if has_secrets and mode & _BY_OTHERS else declared
+    return replace(declared, exposed_file=str(path)) if has_secrets and is_exposed else declared
+
+
+def _is_exposed(found: os.stat_result) -> bool:
+    """Whether others than the file's owner may read or change it.
+
+    To a user who isn't the owner, as in a container whose secrets are mounted for its group, the group's right is the
+    way to the file, not an oversight.
+    """
+    is_ours = os.geteuid() in (0, found.st_uid)
+    return bool(found.st_mode & (_BY_OTHERS | _BY_GROUP if is_ours else _BY_OTHERS))
 
 
 def read_keys_text(content: bytes, name: str) -> Declarations:

@@ -9,13 +9,17 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
-from limiter_node.decisions import Decision, Need, Outcome, Receipt, Usage
+from limiter_node.decisions import REFUSALS, Decision, Need, Outcome, Receipt, Usage
 from limiter_node.errors import StoreUnavailable
+from limiter_node.key_states import CredentialState
 from limiter_node.telemetry import StoreState, Telemetry
 
 
 class Decider(Protocol):
-    """Decide requests of API keys, identified by `kid`. A node uses `store.decisions.dispatcher`."""
+    """Decide requests of API keys. A node uses `store.decisions.dispatcher`.
+
+    `kid` is the digest of the credential of a request: of a key's only one, or of any that it has.
+    """
 
     def admit(self, kid: str, need: Need) -> asyncio.Future[Decision]:
         """Ask to admit one request of the key.
@@ -31,17 +35,19 @@ class Decider(Protocol):
         """Give back tokens of an admitted request by the receipt of its decision; negative numbers add."""
 
     def knows(self, kid: str) -> bool:
-        """Whether this node knows, without asking the store, that the key exists."""
+        """Whether the credential is good as far as this node knows without asking the store."""
 
-    async def find(self, kid: str) -> bool:
-        """Ask the store whether the key exists.
+    async def find(self, kid: str) -> CredentialState:
+        """Ask the store whether the credential is good.
+
+        If the store can't be asked, what the node knows counts if that is a reason to refuse requests.
 
         Raises:
             StoreUnavailable: the store did not reply in time.
         """
 
-    async def peek(self, kid: str, models: tuple[str, ...] | None = None) -> Usage | None:
-        """Return the key's limits and usage, without counting anything; None if there is no such key.
+    async def peek(self, kid: str, models: tuple[str, ...] | None = None) -> Usage | CredentialState:
+        """Return the key's limits and usage, without counting anything; if the credential isn't good, its state.
 
         `models`: the names of a model, whose requests touch the windows to read; None for all windows on the key's
         path. A plain key has one window, for all models.
@@ -124,18 +130,20 @@ class Limiter:
         self._decider = decider
         self.telemetry = telemetry or Telemetry()
         self.knows = decider.knows
-        """``knows(kid)``: whether the node knows that a key exists. Bound here because each request asks."""
+        """``knows(kid)``: whether a credential is good as far as the node knows. Bound here: each request asks."""
 
-    async def find(self, kid: str) -> bool:
-        """Ask the store whether the key exists, before its request's body is read. Counts nothing.
+    async def find(self, kid: str) -> Decision | None:
+        """Ask the store whether a credential is good, before its request's body is read. Counts nothing there.
+
+        Return None if it is, else the decision on the request.
 
         Raises:
             StoreUnavailable: the store did not reply in time.
         """
-        exists = await self._decider.find(kid)
-        if not exists:
-            self.telemetry.decisions.count(Outcome.UNKNOWN_KEY)
-        return exists
+        decision = REFUSALS.get(await self._decider.find(kid))
+        if decision is not None:
+            self.telemetry.decisions.count(decision.outcome)
+        return decision
 
     async def admit(self, kid: str, need: Need) -> Decision:
         """Decide one request.
@@ -163,15 +171,18 @@ class Limiter:
         telemetry.reserved_output_tokens += output_tokens
         return Reservation(self._decider, telemetry, kid, decision)
 
-    async def usage(self, kid: str, models: tuple[str, ...] | None = None) -> Usage | None:
-        """Return the key's limits and usage now, without counting anything; None if there is no such key.
+    async def usage(self, kid: str, models: tuple[str, ...] | None = None) -> Usage | Decision:
+        """Return the key's limits and usage now, without counting anything.
+
+        If the credential isn't good, return the decision on its requests.
 
         `models`: the names of one model, so that only the limits on its requests count; None for all limits.
 
         Raises:
             StoreUnavailable: the store did not reply in time.
         """
-        return await self._decider.peek(kid, models)
+        found = await self._decider.peek(kid, models)
+        return REFUSALS[found] if isinstance(found, CredentialState) else found
 
     def state(self) -> StoreState:
         """Return how the node and its store get along."""

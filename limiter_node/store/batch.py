@@ -143,12 +143,17 @@ class SendQueue(ABC):
 
 
 class Asker(ABC):
-    """The queue that one key's requests join: a plain key's own, or the key's place in its account."""
+    """The queue that requests with one credential join: a plain key's own, or that of a key of an account."""
 
     __slots__ = ()
 
     kid: str
     """The key's digest."""
+
+    @property
+    @abstractmethod
+    def cid(self) -> str:
+        """The credential's digest: the key's own, unless it is a further credential of the key."""
 
     @property
     @abstractmethod

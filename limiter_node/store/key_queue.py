@@ -92,7 +92,11 @@ class KeyQueue(SendQueue, Asker):
         return admits
 
     @property
-    def exists(self) -> bool:
+    def cid(self) -> str:
+        return self.kid
+
+    @property
+    def is_valid(self) -> bool:
         """Whether the key exists, by the store's last reply."""
         return self.knowledge.exists is True
 

@@ -89,6 +89,26 @@ def test_keys_are_named_by_digest_and_never_shown(tmp_path: Path) -> None:
     assert "sk-a" not in repr(ring)
 
 
+def test_keys_with_credentials_are_sent_by_the_first_secret_that_is_valid(tmp_path: Path) -> None:
+    path = tmp_path / "keys.toml"
+    path.write_text(
+        """
+        [keys.ci]
+        credentials = ["sha256:00", { secret = "sk-old", expires = 2001-01-01T00:00:00Z }, "sk-new", "sk-x"]
+        [keys.named]
+        name = "alice"
+        credentials = [{ secret = "sk-a", expires = 9000-01-01T00:00:00+01:00 }]
+        [keys.digests]
+        credentials = ["sha256:00", { secret = "sha256:01" }]
+        [keys.sk-ended]
+        expires = 2001-01-01T00:00:00Z
+        """
+    )
+    ring = read_keys(path)
+    assert [(key.secret, key.name) for key in ring.keys] == [("sk-new", "ci"), ("sk-a", "alice")]
+    assert ring.skipped == 2
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [
@@ -97,6 +117,9 @@ def test_keys_are_named_by_digest_and_never_shown(tmp_path: Path) -> None:
         ("keys = 5\n", "declares no keys"),
         ("[keys]\na = 5\n", "declares no keys"),
         ('[keys."sha256:00"]\n', "no key in plain text"),
+        ('[keys.ci]\ncredentials = ["sha256:00"]\n', "no key in plain text"),
+        ("[keys.ci]\ncredentials = 1\n", "no key in plain text"),
+        ('[keys.ci]\ncredentials = ["a b"]\n', "no HTTP header"),
         ('[keys."sk-ä"]\n', "no HTTP header"),
         ('[keys."a b"]\n', "no HTTP header"),
         ('[keys."a\\r\\nx: y"]\n', "no HTTP header"),

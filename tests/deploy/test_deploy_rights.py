@@ -18,6 +18,7 @@ import pytest
 from aiohttp import ClientSession
 from balancers import DEPLOY
 from fleet import Fleet, chat, running_fleet
+from own_commands import output_of
 from redis import Redis
 from redis.exceptions import ResponseError
 from stores import running_store
@@ -84,11 +85,13 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[EmbeddedSt
         yield running
 
 
-def limiter_node(*arguments: str) -> str:
-    command = [sys.executable, "-m", "limiter_node", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+async def limiter_node(*arguments: str) -> str:
+    return await asyncio.to_thread(output_of, "limiter-node", *arguments)
+
+
+def own_process(*arguments: str) -> None:
+    """Run a command that waits for signals."""
+    subprocess.run([sys.executable, "-m", "limiter_node", *arguments], capture_output=True, timeout=60, check=True)
 
 
 async def test_nodes_keys_and_top_need_these_rights_and_no_others(store: EmbeddedStore, tmp_path: Path) -> None:
@@ -102,15 +105,15 @@ async def test_nodes_keys_and_top_need_these_rights_and_no_others(store: Embedde
             server.config_resetstat()
         options = ("--keys", str(keys), "--store", url, "--replica-acks", "1", "--decision-timeout-ms", "20000")
         with running_fleet(tmp_path, *options) as fleet:
-            limiter_node("keys", "load", str(keys), "--store", url)
-            limiter_node("keys", "set", "sk-new", "--rpm", "5", "--store", url)
-            assert "sk-new" not in limiter_node("keys", "list", "--store", url), "a listing names no key"
+            await limiter_node("keys", "load", str(keys), "--store", url)
+            await limiter_node("keys", "set", "sk-new", "--rpm", "5", "--store", url)
+            assert "sk-new" not in await limiter_node("keys", "list", "--store", url), "a listing names no key"
             async with ClientSession() as session, asyncio.timeout(60):
                 for key in (*KEYS, "sk-new", "sk-alice", "sk-own"):
                     await ask(session, fleet, key)
-                become_accounts(keys, url)
-                limiter_node("keys", "show", MOVED_KEY, "--store", url)
-                limiter_node("top", "--store", url, "--target", fleet.nodes[0], "--once")
+                await become_accounts(keys, url)
+                await limiter_node("keys", "show", MOVED_KEY, "--store", url)
+                own_process("top", "--store", url, "--target", fleet.nodes[0], "--once")
                 for server in servers:
                     server.execute_command("SCRIPT FLUSH")
                 await watch_old_windows(session, fleet, url, KEYS[0])
@@ -118,21 +121,21 @@ async def test_nodes_keys_and_top_need_these_rights_and_no_others(store: Embedde
                 await move(session, fleet, servers, MOVED_KEY)
                 await fail_over(session, fleet, servers, KEYS)
             for key in ("sk-new", "sk-alice", "sk-own"):
-                limiter_node("keys", "delete", key, "--store", url)
+                await limiter_node("keys", "delete", key, "--store", url)
         refused = [entry for server in servers for entry in server.acl_log() if entry["reason"] != "auth"]
         assert [(entry["object"], entry["username"]) for entry in refused] == []
         used = {name.removeprefix("cmdstat_") for server in servers for name in server.info("commandstats")}
         assert allowed() - used == set(), "rights that nothing needs"
 
 
-def become_accounts(keys: Path, url: str) -> None:
+async def become_accounts(keys: Path, url: str) -> None:
     """A plain key with usage becomes an account of its own, and one of its own another's; all are shown."""
     later = keys.with_name("later.toml")
     later.write_text(f'{ORGANISATION}account = "acme"\n[keys.sk-new]\ntpm = 10_000\n')
-    limiter_node("keys", "load", str(later), "--store", url)
-    assert "acme/alice" in limiter_node("keys", "list", "--store", url)
+    await limiter_node("keys", "load", str(later), "--store", url)
+    assert "acme/alice" in await limiter_node("keys", "list", "--store", url)
     for key in ("sk-new", "sk-alice", "sk-own"):
-        assert "requests/1m" in limiter_node("keys", "show", key, "--store", url)
+        assert "requests/1m" in await limiter_node("keys", "show", key, "--store", url)
 
 
 async def ask(session: ClientSession, fleet: Fleet, key: str) -> None:

@@ -7,8 +7,6 @@ import http.client
 import json
 import re
 import shlex
-import subprocess
-import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,12 +16,12 @@ import click
 import pytest
 from documents import PAGES, ROOT, blocks_of, shell_lines, tables_of, text_of
 from fleet import Fleet, running_fleet
+from own_commands import output_of
 
 import bench_client.cli
 import limiter_node.cli
 
 PROGRAMS = {"limiter-node": limiter_node.cli.cli, "bench-client": bench_client.cli.cli}
-MODULES = {"limiter-node": "limiter_node", "bench-client": "bench_client"}
 FOREIGN = {
     *("make", "vllm", "ollama", "docker", "kubectl", "systemctl", "export", "eval", "curl", "head", "sudo", "git"),
     *(
@@ -104,20 +102,9 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         yield running
 
 
-def run(arguments: list[str], folder: Path | None = None, timeout_s: float = 60) -> str:
+def run(arguments: list[str], folder: Path | None = None) -> str:
     """What a command of ours writes to stdout; it has to end with exit code 0."""
-    command = [sys.executable, "-m", MODULES[arguments[0]], *arguments[1:]]
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-        check=False,
-        env={"PYTHONPATH": str(ROOT)},
-    )
-    assert done.returncode == 0, f"{shlex.join(arguments)}: {done.stderr}"
-    return done.stdout
+    return output_of(*arguments, folder=folder)
 
 
 def adapted(words: list[str], fleet: Fleet) -> list[str]:
@@ -202,6 +189,7 @@ def test_commands_for_keys_do_what_their_page_shows(fleet: Fleet, tmp_path: Path
     for words in (load, change):
         run(adapted(words, fleet), tmp_path)
     (console,) = [block.text for block in blocks_of(page) if block.language == "console"]
+    assert asked(curls(page)[0], fleet, KEY)[0] == 200  # it shows a key that is in use
     assert shape(run(adapted(shown, fleet)))[:5] == shape(console)[1:]
     for words in lines[3:-2]:
         assert "alice" in run(adapted(words, fleet))
@@ -249,5 +237,5 @@ def test_a_comparison_is_made_as_the_readme_shows(tmp_path: Path) -> None:
     command = [own[0]]
     for word in own[1]:
         command.append(SHORTER.get(command[-1], word))
-    run(command, tmp_path, timeout_s=100)
+    run(command, tmp_path)
     assert (tmp_path / "comparison" / "report.html").exists()

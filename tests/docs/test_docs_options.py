@@ -31,8 +31,9 @@ OF_OTHERS = {
     "--no-deps",
     "--no-build-isolation",
     "--strict",
+    "--data-binary",
 }
-"""Options of docker, systemctl, pip and mypy in the commands that are shown."""
+"""Options of docker, systemctl, pip, mypy and curl in the commands that are shown."""
 
 
 def commands(command: click.Command) -> Iterator[click.Command]:

@@ -8,8 +8,6 @@ from __future__ import annotations
 import asyncio
 import random
 import re
-import subprocess
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import Any, NamedTuple
 import pytest
 from aiohttp import ClientResponse, ClientSession
 from fleet import Fleet, chat, many_connections, rate_limits, running_fleet
+from own_commands import output_of
 
 KEYS_PER_ACCOUNT = 4
 OUTPUT = 5
@@ -275,8 +274,7 @@ async def test_audited_limits_are_reported_and_never_reject(fleet: Fleet) -> Non
 
 
 def load(fleet: Fleet, file: Path) -> None:
-    command = (sys.executable, "-m", "limiter_node", "keys", "load", str(file), "--store", fleet.store)
-    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    output_of("limiter-node", "keys", "load", str(file), "--store", fleet.store)
 
 
 async def test_a_loaded_file_counts_from_the_next_decision_on_every_node(fleet: Fleet, directory: Path) -> None:

@@ -135,7 +135,7 @@ class JudgedNode:
         self.record.ops.append(op)
         self._observed.was_done = False
         try:
-            if finds and not self._limiter.knows(key) and not await self._limiter.find(key):
+            if finds and not self._limiter.knows(key) and await self._limiter.find(key) is not None:
                 op.told_ms, op.outcome = clock_ms(), records.UNKNOWN
                 return op, None
             decision = await self._limiter.admit(key, need)

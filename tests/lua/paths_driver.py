@@ -22,7 +22,7 @@ NO_LIMITS = (NO_LIMIT,) * 4
 DECIDED, REPLAYED, STALE, UNKNOWN_ACCOUNT, LOST = 0, 1, 2, 3, 4
 NEVER = 8
 """Added to the unit; a plain rejection has 1 added."""
-OLD_POLICY, UNKNOWN_KEY = 16, 17
+OLD_POLICY, UNKNOWN_KEY, ENDED = 16, 17, 18
 SHARED = ""
 """Stands for the hash of the account and its teams where a key's hash is named by its kid."""
 GROUP_BUCKETS, RING = 24, 32
@@ -41,10 +41,14 @@ class PathWindow(NamedTuple):
 
 
 class Path(NamedTuple):
-    """The windows of one kind of request, by number, and the kid of the key that it belongs to (empty: none)."""
+    """The windows of one kind of request, by number, and the kid of the key that it belongs to (empty: none).
+
+    `ends_ms`: when its credential ends; 0 if it doesn't.
+    """
 
     kid: str
     windows: tuple[int, ...]
+    ends_ms: int = 0
 
 
 class Admit(NamedTuple):
@@ -261,7 +265,7 @@ def pack_paths_batch(
             parts += (limit.to_bytes(7, "little") for limit in each.limits)
     for path in paths:
         k = kids.index(path.kid) + 1 if path.kid else 0
-        parts.append(bytes([k, len(path.windows), *path.windows]))
+        parts += (bytes([k, len(path.windows)]), path.ends_ms.to_bytes(6, "little"), bytes(path.windows))
     for other in others:
         parts.append(bytes([2 if isinstance(other, Settle) else 3, other.path]) + other.time_ms.to_bytes(6, "little"))
         parts.append(struct.pack("<qqq", other.requests, other.input, other.output))

@@ -99,7 +99,9 @@ class PathsPair:
         others = operations[: len(operations) - len(admits)]
         kids = [kid for kid, _ in call.keys]
         paths = [
-            paths_driver.Path(kids[path.key - 1] if path.key else "", tuple(place + 1 for place in path.windows))
+            paths_driver.Path(
+                kids[path.key - 1] if path.key else "", tuple(place + 1 for place in path.windows), path.ends_ms
+            )
             for path in call.paths
         ]
         return self.driver.decide(

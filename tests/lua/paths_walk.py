@@ -80,27 +80,27 @@ class Batch:
     """A batch under construction: windows and paths are numbered when all are known."""
 
     known: Known
-    paths: list[tuple[str, tuple[Window, ...]]] = field(default_factory=list)
+    paths: list[tuple[str, tuple[Window, ...], int]] = field(default_factory=list)
     others: list[OperationOn] = field(default_factory=list)
     admits: list[OperationOn] = field(default_factory=list)
 
-    def path(self, key: str, windows: tuple[Window, ...]) -> int:
-        if (key, windows) not in self.paths:
-            self.paths.append((key, windows))
-        return self.paths.index((key, windows))
+    def path(self, key: str, windows: tuple[Window, ...], ends_ms: int = 0) -> int:
+        if (key, windows, ends_ms) not in self.paths:
+            self.paths.append((key, windows, ends_ms))
+        return self.paths.index((key, windows, ends_ms))
 
     def to_call(self, rng: random.Random) -> Call:
-        keys = list(dict.fromkeys(key for key, _ in self.paths if key))
+        keys = list(dict.fromkeys(key for key, _, _ in self.paths if key))
         rng.shuffle(keys)
         # A window may be on a path as it was and on another as it is: it is named once.
-        named = {(window.owner, window.id): window for _, windows in reversed(self.paths) for window in windows}
+        named = {(window.owner, window.id): window for _, windows, _ in reversed(self.paths) for window in windows}
         found = list(named.values())
         rng.shuffle(found)
         found.sort(key=lambda window: ["", *keys].index(window.owner))
         places = {(window.owner, window.id): place for place, window in enumerate(found)}
         paths = [
-            Path(keys.index(key) + 1 if key else 0, tuple(places[each.owner, each.id] for each in windows))
-            for key, windows in self.paths
+            Path(keys.index(key) + 1 if key else 0, tuple(places[each.owner, each.id] for each in windows), ends_ms)
+            for key, windows, ends_ms in self.paths
         ]
         versions = tuple((key, self.known.keys.get(key, b"nothing!")) for key in keys)
         return Call(tuple(found), tuple(paths), self.known.version, versions)
@@ -112,6 +112,7 @@ class PathsWalk:
     def __init__(self, pair: PathsPair, seed: int) -> None:
         self.pair = pair
         self.rng = rng = random.Random(seed)
+        self.rng_of_ends = random.Random(~seed)
         self.scale = rng.choice(("small", "small", "wide", "mixed"))
         self.keys = [f"{seed:08x}{number:024x}" for number in range(rng.choice((0, 1, 1, 2, 3)))]
         self.present = list(self.keys)
@@ -232,7 +233,9 @@ class PathsWalk:
             passed_ms = rng.choice((step_ms, step_ms, step_ms + 1, 0))
             self.pair.pass_time(passed_ms, [window.owner for window in windows])
             batch = Batch(self.known[node])
-            batch.admits.append(AdmitOn(batch.path(key, windows), rng.choice((0, 1)), rng.choice((0, 1, 1))))
+            batch.admits.append(
+                AdmitOn(batch.path(key, windows, self._some_end()), rng.choice((0, 1)), rng.choice((0, 1, 1)))
+            )
             self._decide(node, batch.to_call(rng), [*batch.admits])
 
     # ---- batches -------------------------------------------------------------------------------------------------
@@ -315,9 +318,10 @@ class PathsWalk:
             if rng.random() < 0.65:
                 key, windows = self._some_path(batch.known)
                 run = rng.choice((1, 1, 1, 2, 5))  # requests of one path in a row
+                ends_ms = self._some_end()
                 for _ in range(run):
                     amounts = self._amount(windows), self._amount(windows)
-                    batch.admits.append(AdmitOn(batch.path(key, windows), *amounts))
+                    batch.admits.append(AdmitOn(batch.path(key, windows, ends_ms), *amounts))
             elif self.admissions and rng.random() < 0.7:
                 batch.others.append(self._settle(batch))
             else:
@@ -328,6 +332,13 @@ class PathsWalk:
         rng = self.rng
         key, model = rng.choice(self.keys or [""]), rng.choice(MODELS)
         return key, tuple(each.window for each in known.windows if key in each.keys and model in each.models)
+
+    def _some_end(self) -> int:
+        """When a credential ends, most often never; else around what the store's clock shows, and not the account's."""
+        rng = self.rng_of_ends
+        if rng.random() < 0.85:
+            return 0
+        return self.pair.clock_ms + rng.choice((-1, 0, 1, 50, 1_000, 100_000, self.pair.model.skew_ms))
 
     def _amount(self, windows: tuple[Window, ...] = ()) -> int:
         """Some tokens; at times as many as a window of these has room for, or one more."""

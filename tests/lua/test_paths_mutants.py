@@ -66,7 +66,29 @@ MUTANTS = [
         "policies are told again on a replay, old or not",
         "elseif verdict == OLD_POLICY and on[VERDICT] == OLD_POLICY then",
         "elseif verdict == OLD_POLICY then",
-        walk=17,
+        walk=69,
+    ),
+    # The end of a credential, in the usual call and by the general rules.
+    Mutant(
+        "the usual call admits after the end",
+        "count == window_count and (ends_ms == 0 or ends_ms > clock_ms)",
+        "count == window_count",
+    ),
+    Mutant(
+        "the usual call admits at the end",
+        "(ends_ms == 0 or ends_ms > clock_ms)",
+        "(ends_ms == 0 or ends_ms >= clock_ms)",
+    ),
+    Mutant("the end is ignored", "path[VERDICT] == 0 then path[VERDICT] = ENDED", "false then path[VERDICT] = ENDED"),
+    Mutant("admitted at the end", "ends_ms > 0 and ends_ms <= clock_ms and", "ends_ms > 0 and ends_ms < clock_ms and"),
+    Mutant(
+        "ended by the account's clock", "ends_ms > 0 and ends_ms <= clock_ms and", "ends_ms > 0 and ends_ms <= now and"
+    ),
+    Mutant("no end is an end", "if ends_ms > 0 and ends_ms <= clock_ms", "if ends_ms <= clock_ms"),
+    Mutant(
+        "the end hides an old policy",
+        "ends_ms <= clock_ms and path[VERDICT] == 0 then",
+        "ends_ms <= clock_ms then",
     ),
     # Exactly once.
     Mutant("a batch sent again counts again", "replayed = number == recorded", "replayed = false"),
@@ -110,15 +132,15 @@ MUTANTS = [
         "a replay names today's window",
         "if not replayed then verdicts[i], places[i] = unit",
         "if true then verdicts[i], places[i] = unit",
-        walk=2,
+        walk=75,
     ),
     Mutant(
         "what never fits is found on replay, too",
         "if need > limit and not replayed then",
         "if need > limit then",
-        walk=15,
+        walk=88,
     ),
-    Mutant("records are never forgotten", "if seen_ms >= now - 2 * life_ms then", "if true then", walk=5),
+    Mutant("records are never forgotten", "if seen_ms >= now - 2 * life_ms then", "if true then", walk=46),
     Mutant(
         "records are forgotten after one life",
         "if seen_ms >= now - 2 * life_ms then",
@@ -129,11 +151,11 @@ MUTANTS = [
         "records of long windows are forgotten early",
         "life_ms = max(life_ms, (windows[k]",
         "life_ms = max(life_ms, 0 * (windows[k]",
-        walk=1,
+        walk=46,
     ),
-    Mutant("forgotten in the list only", "elseif other then call('HDEL', KEYS[2], some[i]) end", "end", walk=5),
+    Mutant("forgotten in the list only", "elseif other then call('HDEL', KEYS[2], some[i]) end", "end", walk=46),
     Mutant("a node's name is lost", "kept[#kept + 1] = some[i]\n", "kept[1] = node\n"),
-    Mutant("a node is listed at each batch", "if is_recorded and not record then", "if is_recorded then"),
+    Mutant("a node is listed at each batch", "if is_recorded and not record then", "if is_recorded then", walk=13),
     # The clock.
     Mutant("a step back is ignored", "if now < last_ms or now < latest_ms then", "if false then", walk=2),
     Mutant("the last tick is ignored", "if now < last_ms or now < latest_ms then", "if now < latest_ms then", walk=2),
@@ -157,14 +179,14 @@ MUTANTS = [
         "skew_ms = now - clock_ms",
         walk=4,
     ),
-    Mutant("the step is forgotten", "spack(CLOCK_FORMAT, last_ms, skew_ms)", "spack(CLOCK_FORMAT, last_ms, 0)"),
-    Mutant("the clock is stored to the ms", "\nlast_ms = now - now % TICK_MS", "\nlast_ms = now"),
-    Mutant("the tick isn't stored", "(changed or expired) and last_ms > tick_ms then", "false then"),
+    Mutant("the step is forgotten", "spack(CLOCK_FORMAT, last_ms, skew_ms)", "spack(CLOCK_FORMAT, last_ms, 0)", walk=4),
+    Mutant("the clock is stored to the ms", "\nlast_ms = now - now % TICK_MS", "\nlast_ms = now", walk=4),
+    Mutant("the tick isn't stored", "(changed or expired) and last_ms > tick_ms then", "false then", walk=2),
     Mutant(
         "the tick isn't stored where only old buckets leave",
         "not replayed and (changed or expired)",
         "not replayed and changed",
-        walk=7,
+        walk=59,
     ),
     Mutant(
         "the newest of the last window only",
@@ -190,25 +212,26 @@ MUTANTS = [
         "only the first window expires",
         "    elseif head < oldest and newest > 0 then",
         "    elseif k == 1 and head < oldest and newest > 0 then",
-        walk=7,
+        walk=1,
     ),
     Mutant(
         "an empty window keeps its sums",
         "for slot = HEAD, READABLE do w[slot] = 0 end",
         "for slot = HEAD, NEWEST do w[slot] = 0 end",
-        walk=1,
+        walk=2,
     ),
     Mutant("an empty window keeps its groups", "if w[GONE_FROM] then", "if false then", walk=2),
     Mutant(
         "an empty window keeps its last group",
         "for g = w[GONE_FROM], w[GONE_TO] do",
         "for g = w[GONE_FROM], w[GONE_TO] - 1 do",
-        walk=1,
+        walk=2,
     ),
     Mutant(
         "the sums of a group that leaves only in part",
         "if (g + 1) * 24 <= oldest and from == 5",
         "if g * 24 <= oldest and from == 5",
+        walk=41,
     ),
     Mutant(
         "output doesn't expire",
@@ -219,12 +242,14 @@ MUTANTS = [
         "output doesn't expire with its group",
         "return r, i, o, nil\n",
         "return r, i, 0, nil\n",
+        walk=17,
     ),
-    Mutant("the sums of a group outlive its oldest bucket", "<= oldest and from == 5 and", "<= oldest and"),
+    Mutant("the sums of a group outlive its oldest bucket", "<= oldest and from == 5 and", "<= oldest and", walk=94),
     Mutant(
         "the oldest bucket of a wide group is searched as in a narrow one",
         "local from, bit_ = cell_at(mask, b % 24, size)",
         "local from, bit_ = cell_at(mask, b % 24, 12)",
+        walk=109,
     ),
     Mutant(
         "expired, but the group isn't written",
@@ -255,11 +280,11 @@ MUTANTS = [
         "a dense group's cells are one off",
         "return from + nth * size end",
         "return from + math.max(nth - 1, 0) * size end",
-        walk=4,
+        walk=60,
     ),
     Mutant("gaps lose the oldest bucket", "head = stays or newest", "head = stays and stays + 1 or newest"),
-    Mutant("expiry ends too early", "if b >= oldest then return", "if b >= oldest - 1 then return"),
-    Mutant("fields of former rounds are taken for new", "value = g <= floor(w[READABLE] / 24) and", "value ="),
+    Mutant("expiry ends too early", "if b >= oldest then return", "if b >= oldest - 1 then return", walk=12),
+    Mutant("fields of former rounds are taken for new", "value = g <= floor(w[READABLE] / 24) and", "value =", walk=5),
     Mutant(
         "the ring is too short",
         "char(g % RING)\n                        if value",
@@ -272,8 +297,8 @@ MUTANTS = [
         "call('HDEL', key, unpack(gone, 1, gone_size)) end",
         walk=2,
     ),
-    Mutant("newest input of what has expired", "if w[NEWEST_I] < oldest then w[NEWEST_I] = 0 end\n", "", walk=11),
-    Mutant("newest requests of what has expired", "if w[NEWEST_R] < oldest then w[NEWEST_R] = 0 end\n", "", walk=12),
+    Mutant("newest input of what has expired", "if w[NEWEST_I] < oldest then w[NEWEST_I] = 0 end\n", "", walk=35),
+    Mutant("newest requests of what has expired", "if w[NEWEST_R] < oldest then w[NEWEST_R] = 0 end\n", "", walk=28),
     # The decision: all or nothing, each unit of each window.
     Mutant(
         "only the first window decides", "for j = FIRST, #path do\n", "for j = FIRST, min(#path, FIRST) do\n", walk=3
@@ -296,26 +321,26 @@ MUTANTS = [
         "one request too many",
         "if room_r > 0 and (input <= room_i or",
         "if room_r >= 0 and (input <= room_i or",
-        walk=1,
+        walk=6,
     ),
     Mutant("input has to stay below", "(input <= room_i or", "(input < room_i or", walk=2),
-    Mutant("output has to stay below", "(output <= room_o or", "(output < room_o or", walk=2),
-    Mutant("tokens have to stay below", "(input + output <= room_t or", "(input + output < room_t or", walk=11),
-    Mutant("no input has to fit, too", "(input <= room_i or input == 0)", "(input <= room_i)", walk=2),
-    Mutant("no output has to fit, too", "(output <= room_o or output == 0)", "(output <= room_o)", walk=1),
+    Mutant("output has to stay below", "(output <= room_o or", "(output < room_o or", walk=13),
+    Mutant("tokens have to stay below", "(input + output <= room_t or", "(input + output < room_t or", walk=14),
+    Mutant("no input has to fit, too", "(input <= room_i or input == 0)", "(input <= room_i)", walk=16),
+    Mutant("no output has to fit, too", "(output <= room_o or output == 0)", "(output <= room_o)", walk=35),
     Mutant(
         "no tokens have to fit, too",
         "(input + output <= room_t or input + output == 0)",
         "(input + output <= room_t)",
-        walk=4,
+        walk=16,
     ),
     Mutant("no tokens fit if there is no input", "or input + output == 0)", "or input == 0)", walk=4),
-    Mutant("a row of admits goes on for ever", "if p == current and room_r > 0 and", "if p == current and", walk=1),
+    Mutant("a row of admits goes on for ever", "if p == current and room_r > 0 and", "if p == current and", walk=6),
     Mutant(
         "a row of admits has one too many",
         "if p == current and room_r > 0 and",
         "if p == current and room_r >= 0 and",
-        walk=1,
+        walk=6,
     ),
     Mutant(
         "a row of admits isn't limited by tokens",
@@ -327,14 +352,14 @@ MUTANTS = [
         "row_r + 1, row_i + input, row_o + output\n        room_r, room_i, room_o, room_t = "
         "room_r - 1, room_i - input, room_o - output, room_t - input - output",
         "row_r + 1, row_i + input, row_o + output",
-        walk=1,
+        walk=2,
     ),
     Mutant(
         "a row begins without using room",
         "row_r, row_i, row_o = 1, input, output\n                    room_r, room_i, room_o, room_t = "
         "room_r - 1, room_i - input, room_o - output, room_t - input - output",
         "row_r, row_i, row_o = 1, input, output",
-        walk=1,
+        walk=6,
     ),
     Mutant(
         "a row is counted as one request",
@@ -376,12 +401,13 @@ MUTANTS = [
         "the last of equal limits is named",
         "if not smallest or limit < smallest then",
         "if not smallest or limit <= smallest then",
-        walk=1,
+        walk=2,
     ),
     Mutant(
         "a window that frees is named for what never fits",
         "local is_searched = verdicts[i] < NEVER and",
         "local is_searched =",
+        walk=3,
     ),
     Mutant(
         "the place in the path for the window's number",
@@ -394,6 +420,7 @@ MUTANTS = [
         "the place in the path for the number of the window that frees",
         "over, byte(batch, on[NUMBERS] + j - FIRST), until_ms }",
         "over, j - FIRST + 1, until_ms }",
+        walk=2,
     ),
     Mutant("retry a bucket early", "local retry_ms = (last + w[WIDTH] + 1)", "local retry_ms = (last + w[WIDTH])"),
     Mutant("retry a bucket late", "local retry_ms = (last + w[WIDTH] + 1)", "local retry_ms = (last + w[WIDTH] + 2)"),
@@ -402,11 +429,13 @@ MUTANTS = [
         "the limit that frees first is named",
         "and (retry_ms > retries[i] or",
         "and (retries[i] == 0 or retry_ms < retries[i] or",
+        walk=4,
     ),
     Mutant(
         "of those that free together the last is named",
         "and (retry_ms > retries[i] or",
         "and (retry_ms >= retries[i] or",
+        walk=2,
     ),
     Mutant(
         "retry without the own need",
@@ -419,13 +448,14 @@ MUTANTS = [
         "the newest bucket is asked too early",
         "and over <= before_newest then",
         "and over < before_newest then",
+        walk=13,
     ),
     Mutant("the oldest bucket frees everything", "then last = head\n", "or true then last = head\n"),
     Mutant(
         "the oldest bucket frees more than it has",
         "if over <= (unit == 1 and r",
         "if over <= 1 + (unit == 1 and r",
-        walk=11,
+        walk=16,
     ),
     Mutant("the first group for the right one", "while g < size and sum[g] < over do g = g + 1 end", "", walk=3),
     Mutant(
@@ -451,6 +481,7 @@ MUTANTS = [
         "sums before a group is complete",
         "if #cells >= 6 * size and math.floor(into / 24) > math.floor(newest / 24) then",
         "if #cells >= 6 * size then",
+        walk=6,
     ),
     Mutant("sums of all but the last bucket", "for _ = 1, #cells / size do", "for _ = 1, #cells / size - 1 do", walk=6),
     # Counting, settling, charging.
@@ -468,63 +499,63 @@ MUTANTS = [
         "settled in the first window only",
         "for j = FIRST, counted and #counted or 0 do",
         "for j = FIRST, counted and (kind == SETTLE and min(#counted, FIRST) or #counted) or 0 do",
-        walk=1,
+        walk=9,
     ),
     Mutant(
         "settled twice",
         "if kind == SETTLE then add_r, add_i, add_o = -requests, -input, -output end",
         "if kind == SETTLE then add_r, add_i, add_o = -requests, -2 * input, -2 * output end",
-        walk=1,
+        walk=2,
     ),
     Mutant(
         "settled the wrong way",
         "add_r, add_i, add_o = -requests, -input, -output end",
         "add_r, add_i, add_o = -requests, input, output end",
-        walk=1,
+        walk=2,
     ),
     Mutant(
         "no request is given back",
         "add_r, add_i, add_o = -requests, -input, -output end",
         "add_r, add_i, add_o = 0, -input, -output end",
-        walk=1,
+        walk=4,
     ),
     Mutant(
         "settled in another bucket where its own has left",
         "elseif into < w[HEAD] or into > newest then into = 0 end",
         "elseif into < w[HEAD] then into = w[HEAD] elseif into > newest then into = 0 end",
-        walk=1,
+        walk=2,
     ),
     Mutant(
         "settled in a bucket later than the newest",
         "elseif into < w[HEAD] or into > newest then into = 0 end",
         "elseif into < w[HEAD] then into = 0 elseif into > newest then into = newest end",
-        walk=8,
+        walk=15,
     ),
     Mutant(
         "settled in the current bucket",
         "into = floor(time_ms / w[BUCKET_MS])\n",
         "into = kind == SETTLE and current_bucket or floor(time_ms / w[BUCKET_MS])\n",
-        walk=1,
+        walk=2,
     ),
     Mutant(
         "settled by the first window's buckets",
         "into = floor(time_ms / w[BUCKET_MS])\n",
         "into = floor(time_ms / counted[FIRST][BUCKET_MS])\n",
-        walk=1,
+        walk=3,
     ),
-    Mutant("settled in a bucket without requests", "if kind == CHARGE or old_r > 0 then", "if true then", walk=8),
+    Mutant("settled in a bucket without requests", "if kind == CHARGE or old_r > 0 then", "if true then", walk=16),
     Mutant("charged only where there is something", "if kind == CHARGE or old_r > 0 then", "if old_r > 0 then"),
     Mutant(
         "a settle is not remembered",
         "w[CHANGED], changed = true, true\n                end",
         "w[CHANGED], changed = true, changed or kind == CHARGE\n                end",
-        walk=1,
+        walk=2,
     ),
     Mutant(
         "a charge of nothing counts",
         "(kind == SETTLE or requests ~= 0 or input ~= 0 or output ~= 0) and",
         "true and",
-        walk=6,
+        walk=65,
     ),
     Mutant("a charge without requests is lost", "or requests ~= 0 or input ~= 0 or output ~= 0)", "or requests ~= 0)"),
     Mutant(
@@ -546,13 +577,13 @@ MUTANTS = [
     ),
     Mutant("all buckets before it are taken to be in use", "if before == bit_ - 1 then", "if true then"),
     Mutant("settled in the wrong cell", "from, before = from + odd * size,", "from, before = from + size,", walk=3),
-    Mutant("a charge overwrites its neighbour", "is_present and from + size or from)", "from + size)", walk=2),
+    Mutant("a charge overwrites its neighbour", "is_present and from + size or from)", "from + size)", walk=3),
     Mutant("the oldest bucket isn't lowered", "true, min(w[HEAD], into)", "true, w[HEAD]"),
     Mutant(
         "newest input of what was given back", "elseif into == w[NEWEST_I] then w[EMPTIED] = true end", "end", walk=4
     ),
     Mutant(
-        "newest output of what was given back", "elseif into == w[NEWEST_O] then w[EMPTIED] = true end", "end", walk=8
+        "newest output of what was given back", "elseif into == w[NEWEST_O] then w[EMPTIED] = true end", "end", walk=9
     ),
     Mutant(
         "newest requests of what was given back",
@@ -567,11 +598,13 @@ MUTANTS = [
         "wide output is lost when the bucket changes",
         "(i > 4294967295 or o > 4294967295) and 1 or 0",
         "i > 4294967295 and 1 or 0",
+        walk=7,
     ),
     Mutant(
         "narrow neighbours of a wide cell are not widened",
         "if has_kind < kind then cells = widen(cells) else",
         "if has_kind < kind then else",
+        walk=13,
     ),
     Mutant("a narrow cell in a wide group", "else kind = has_kind end", "end"),
     Mutant(
@@ -584,62 +617,72 @@ MUTANTS = [
         "wide from one token too late",
         "new_i > NARROW_MAX or new_o > NARROW_MAX) then",
         "new_i > NARROW_MAX + 1 or new_o > NARROW_MAX + 1) then",
-        walk=11,
+        walk=17,
     ),
     Mutant(
-        "cells after a wide one are not widened", "widen(before), widen(after), 1", "widen(before), after, 1", walk=7
+        "cells after a wide one are not widened", "widen(before), widen(after), 1", "widen(before), after, 1", walk=96
     ),
-    Mutant("cells after a wide one are not widened", "widen(before), widen(after), 1", "widen(before), after, 1"),
     # Retry times: which windows are searched.
     Mutant(
         "the window that is looked at first is named",
         "or retry_ms == retries[i] and n < (named[i] or 0)) then",
         ") then",
+        walk=13,
     ),
-    Mutant("only what can take longest is searched", "for n = 1, 2 * wait_count do", "for n = 1, wait_count do"),
+    Mutant(
+        "only what can take longest is searched", "for n = 1, 2 * wait_count do", "for n = 1, wait_count do", walk=13
+    ),
     # The usual call.
     Mutant(
         "usual: an old policy",
         "record and not replayed and version == policies[1] then",
         "record and not replayed then",
+        walk=140,
     ),
-    Mutant("usual: a batch sent again", "and record and not replayed and version", "and record and version"),
+    Mutant("usual: a batch sent again", "and record and not replayed and version", "and record and version", walk=54),
     Mutant(
         "usual: an old policy of the key",
         "and (of_key == 0 or policies[of_key + 1] == sub(batch, from, from + 7))",
         "",
+        walk=103,
     ),
     Mutant("usual: nothing is counted, but recorded", "local fits = admit_count > 0 and count > 0 and", "local fits ="),
-    Mutant("usual: settles are left out", "path_count == 1 and other_count == 0\n", "path_count == 1\n"),
-    Mutant("usual: requests are not limited", "cell_r <= REQUESTS_MAX and used_r <= limit_r and", "true and"),
-    Mutant("usual: input is not limited", "and (used_i <= limit_i or add_i == 0)", ""),
-    Mutant("usual: output is not limited", "and (used_o <= limit_o or add_o == 0)", ""),
-    Mutant("usual: tokens are not limited", "and (used_i + used_o <= limit_t or add_i + add_o == 0)", ""),
-    Mutant("usual: the clock isn't stored", "spack(CLOCK_FORMAT, new_last_ms, skew_ms), 4", "clock, 4"),
+    Mutant("usual: settles are left out", "path_count == 1 and other_count == 0\n", "path_count == 1\n", walk=76),
+    Mutant("usual: requests are not limited", "cell_r <= REQUESTS_MAX and used_r <= limit_r and", "true and", walk=11),
+    Mutant("usual: input is not limited", "and (used_i <= limit_i or add_i == 0)", "", walk=42),
+    Mutant("usual: output is not limited", "and (used_o <= limit_o or add_o == 0)", "", walk=92),
+    Mutant("usual: tokens are not limited", "and (used_i + used_o <= limit_t or add_i + add_o == 0)", "", walk=14),
+    Mutant("usual: the clock isn't stored", "spack(CLOCK_FORMAT, new_last_ms, skew_ms), 4", "clock, 4", walk=74),
     Mutant(
-        "usual: the former bucket is lost", "append(groups[i + 1], newest, bucket,", "append(false, newest, bucket,"
+        "usual: the former bucket is lost",
+        "append(groups[i + 1], newest, bucket,",
+        "append(false, newest, bucket,",
+        walk=8,
     ),
     Mutant(
         "usual: the next group stays whole",
         "r, t, o, stays = leave(following,",
         "r, t, o, stays = 0, 0, 0, g * 24 + 24 or leave(",
+        walk=25,
     ),
-    Mutant("usual: a group that has left stays", "if leavers[h] then", "if false then"),
-    Mutant("usual: the oldest bucket isn't raised", "                head = stays\n", ""),
-    Mutant("usual: newest input of what has expired", "if newest_i < oldest then newest_i = 0 end\n", ""),
-    Mutant("usual: newest input without any", "if add_i > 0 then newest_i = bucket end", "newest_i = bucket"),
-    Mutant("usual: newest output isn't told", "if add_o > 0 then newest_o = bucket end", ""),
-    Mutant("usual: newest requests aren't told", "            newest_r = bucket\n", ""),
-    Mutant("usual: the hash's life isn't prolonged", "if ttls_ms[h] > 0 then", "if false then"),
+    Mutant("usual: a group that has left stays", "if leavers[h] then", "if false then", walk=72),
+    Mutant("usual: the oldest bucket isn't raised", "                head = stays\n", "", walk=79),
+    Mutant("usual: newest input of what has expired", "if newest_i < oldest then newest_i = 0 end\n", "", walk=49),
+    Mutant("usual: newest input without any", "if add_i > 0 then newest_i = bucket end", "newest_i = bucket", walk=8),
+    Mutant("usual: newest output isn't told", "if add_o > 0 then newest_o = bucket end", "", walk=1),
+    Mutant("usual: newest requests aren't told", "            newest_r = bucket\n", "", walk=1),
+    Mutant("usual: the hash's life isn't prolonged", "if ttls_ms[h] > 0 then", "if false then", walk=23),
     Mutant(
         "usual: the hash's life is too short",
         "ttls_ms[1], ttls_ms[h] = max(ttls_ms[1], life_ms), max(ttls_ms[h] or 0, life_ms)",
         "",
+        walk=92,
     ),
     Mutant(
         "usual: one record for all numbers",
         "spack(RECORD_FORMAT, number, now), 2\n            if new_last",
         "record, 2\n            if new_last",
+        walk=1,
     ),
     # Writing.
     Mutant(
@@ -657,6 +700,7 @@ MUTANTS = [
         "a shorter window shortens the hash's life",
         "if redis.call('PEXPIRE', key, ttl_ms, 'GT') == 0 then redis.call('PEXPIRE', key, ttl_ms, 'NX') end",
         "redis.call('PEXPIRE', key, ttl_ms)",
+        walk=3,
     ),
     Mutant("the shared hash is never refreshed", "if shared_ttl_ms > 0 then", "if false then"),
     Mutant(
@@ -677,20 +721,18 @@ def valkey() -> Iterator[redis.Redis]:
         yield client
 
 
-def walk_of(client: redis.Redis, make_paths_pair: Callable[..., PathsPair], source: str, seed: int) -> None:
-    """One walk of a script; raises where it differs from the model."""
+def first_difference(
+    client: redis.Redis, make_paths_pair: Callable[..., PathsPair], source: str, seed: int, steps: int
+) -> int | None:
+    """The step of a walk on which a script differs from the model, breaks, or answers what can't be read."""
     client.script_load(source)
     sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
-    PathsWalk(make_paths_pair(client, decide_sha=sha), seed).run(STEPS)
-
-
-def caught_by(client: redis.Redis, make_paths_pair: Callable[..., PathsPair], source: str, first: int) -> int | None:
-    """The first walk on which a script differs from the model, breaks, or answers what can't be read."""
-    for seed in (first, *range(WALKS)):
+    walk = PathsWalk(make_paths_pair(client, decide_sha=sha), seed)
+    for step in range(steps):
         try:
-            walk_of(client, make_paths_pair, source, seed)
+            walk.run(1)
         except (AssertionError, redis.exceptions.ResponseError, struct.error, IndexError):
-            return seed
+            return step
     return None
 
 
@@ -699,4 +741,9 @@ def test_mutant_is_caught(valkey: redis.Redis, make_paths_pair: Callable[..., Pa
     assert SOURCE.count(mutant.text) == 1, "the script has changed: the mutation no longer applies"
     source = SOURCE.replace(mutant.text, mutant.replacement)
     assert source != SOURCE
-    assert caught_by(valkey, make_paths_pair, source, mutant.walk) is not None
+    for seed in (mutant.walk, *range(WALKS)):
+        if (step := first_difference(valkey, make_paths_pair, source, seed, STEPS)) is not None:
+            # The script itself takes the same steps without a difference: else that walk would show nothing.
+            assert first_difference(valkey, make_paths_pair, SOURCE, seed, step + 1) is None
+            return
+    pytest.fail("no walk notices the mistake")

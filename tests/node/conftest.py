@@ -77,4 +77,5 @@ def keys_file(tmp_path: Path) -> Path:
     """A keys file with the key sk-alice, named alice: 50 requests, otherwise the defaults."""
     path = tmp_path / "keys.toml"
     path.write_text('[defaults]\nrpm = 50\n[keys."sk-alice"]\nname = "alice"\n')
+    path.chmod(0o600)
     return path

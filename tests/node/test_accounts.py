@@ -12,6 +12,7 @@ from store_tools import new_api_key
 
 from limiter_node.credentials import key_id
 from limiter_node.decisions import Decision, Need, Outcome
+from limiter_node.key_states import CredentialState
 from limiter_node.limiter.admission import Limiter
 from limiter_node.policy import (
     INPUT_TOKENS,
@@ -49,7 +50,7 @@ def a_key(name: str, *windows: PolicyWindow, team: str = "") -> KeyPolicy:
 
 async def decide(dispatcher: Dispatcher, kid: str, need: Need = ONE) -> Decision:
     if not dispatcher.knows(kid):
-        assert await dispatcher.find(kid)
+        assert await dispatcher.find(kid) is CredentialState.VALID
     return await dispatcher.admit(kid, need)
 
 

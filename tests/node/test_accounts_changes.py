@@ -18,6 +18,7 @@ from test_degraded import behind_proxy, local, recovered
 
 from limiter_node.decisions import Need, Outcome
 from limiter_node.errors import StoreUnavailable
+from limiter_node.key_states import CredentialState
 from limiter_node.limiter.admission import Limiter
 from limiter_node.limits import Amounts, KeyLimits
 from limiter_node.policy import (
@@ -179,7 +180,7 @@ async def test_a_key_that_was_deleted_is_unknown_and_nobody_else(embedded_single
         hold.settle(5)
         assert await dispatcher.drain(5)
         assert await used(dispatcher, bob.kid) == [Amounts(4, 4, 8)], "settles always apply"
-        assert await dispatcher.peek(alice.kid) is None
+        assert await dispatcher.peek(alice.kid) is CredentialState.UNKNOWN
         assert dispatcher._queues[bob.kid].account.waiting == 0
 
 
@@ -189,7 +190,7 @@ async def test_reading_the_usage_of_a_key_that_was_deleted(embedded_single: str)
     async with dispatching(embedded_single) as dispatcher:
         assert await admitted(dispatcher, [alice.kid], 1) == 1
         take_out(embedded_single, account, alice.kid)
-        assert await dispatcher.peek(alice.kid) is None
+        assert await dispatcher.peek(alice.kid) is CredentialState.UNKNOWN
         assert not dispatcher.knows(alice.kid)
 
 
@@ -303,7 +304,7 @@ async def test_keys_that_nobody_has_used_are_decided_while_their_slot_moves() ->
         try:
             async with dispatching(store.url, timeout_ms=100, policy=local(2)) as dispatcher:
                 assert await admitted(dispatcher, [keys[0].kid], 4) == 4
-                assert await dispatcher.find(keys[1].kid)
+                assert await dispatcher.find(keys[1].kid) is CredentialState.VALID
                 with store_client(store.url) as client:
                     source = client.get_node_from_key(policy_key(account.tag)).port
                 target = next(port for port in clients if port != source)

@@ -13,6 +13,7 @@ from limiter_node.plans import NO_LIMIT, PlannedWindow
 from limiter_node.policy import BUCKETS, bucket_ms_of
 from limiter_node.store.accounts import costs
 from limiter_node.store.accounts.codec import (
+    ENDED,
     NEVER,
     NO_SUCH_KEY,
     POLICY_OLD,
@@ -26,7 +27,7 @@ from limiter_node.store.codec import DECIDED, LOST, REPLAYED, STALE, UNKNOWN_KEY
 
 HEADER, HEADER_SIZE = "<QBQQ8sBHH", 38
 VERSION = b"version8"
-VERDICTS = (0, 1, 2, 3, 4, *(NEVER + unit for unit in (1, 2, 3, 4)), POLICY_OLD, NO_SUCH_KEY)
+VERDICTS = (0, 1, 2, 3, 4, *(NEVER + unit for unit in (1, 2, 3, 4)), POLICY_OLD, NO_SUCH_KEY, ENDED)
 amounts = st.integers(0, 2**53 - 1)
 
 
@@ -74,7 +75,7 @@ def test_counters_of_any_width_are_read(used: tuple[int, int, int], newest: tupl
 
 @pytest.mark.parametrize("verdict", VERDICTS)
 def test_each_verdict_is_read(verdict: int) -> None:
-    of_window = verdict not in (0, POLICY_OLD, NO_SUCH_KEY)
+    of_window = verdict not in (0, POLICY_OLD, NO_SUCH_KEY, ENDED)
     found = unpack_reply(reply_of([bytes(63)] * 2, result(verdict, 2 if of_window else 0, 2**40 - 1)), 2, 1)
     assert found.results == [(verdict, 1 if of_window else -1, 2**40 - 1)]
 
@@ -100,7 +101,7 @@ def test_a_whole_reply_that_is_cut_or_longer_is_unreadable(state: int) -> None:
         (reply_of([bytes(63)], policy(0, b"nobody asked")), 0),
         (reply_of([bytes(63)], result(5, 1)), 1),
         (reply_of([bytes(63)], result(NEVER, 1)), 1),
-        (reply_of([bytes(63)], result(18, 1)), 1),
+        (reply_of([bytes(63)], result(19, 1)), 1),
         (reply_of([bytes(63)], result(255, 1)), 1),
         (reply_of([bytes(63)], result(1, 0)), 1),
         (reply_of([bytes(63)], result(NEVER + 4, 2)), 1),
@@ -133,7 +134,9 @@ def test_any_bytes_are_read_or_refused(reply: bytes, windows: int, admits: int, 
 
 paths = st.lists(
     st.tuples(
-        st.sampled_from(["", "a" * 32, "b" * 32, "c" * 32]), st.lists(st.integers(0, 11), unique=True, max_size=8)
+        st.sampled_from(["", "a" * 32, "b" * 32, "c" * 32]),
+        st.lists(st.integers(0, 11), unique=True, max_size=8),
+        st.sampled_from([0, 0, 1, 2**48 - 1]),
     ),
     min_size=1,
     max_size=12,
@@ -141,16 +144,16 @@ paths = st.lists(
 
 
 @given(paths)
-def test_a_batch_is_packed_as_the_script_reads_it(asked: list[tuple[str, list[int]]]) -> None:
+def test_a_batch_is_packed_as_the_script_reads_it(asked: list[tuple[str, list[int], int]]) -> None:
     """Numbers below 6 are the account's windows, others the key's own: read back with `struct` alone."""
     per_ms = (1_000, 60_000, 3_600_000, 86_400_000, 7 * 86_400_000, 31 * 86_400_000)
     layout, taken = Layout(), []
-    for kid, numbers in asked:
+    for kid, numbers, ends_ms in asked:
         windows = tuple(
             window(b"%06d" % n, is_own=n >= 6, limit=n, per_ms=per_ms[n % 6]) for n in numbers if kid or n < 6
         )
-        if layout.path(kid, windows) > len(taken):  # else the same path again
-            taken.append((kid, windows))
+        if layout.path(kid, windows, ends_ms=ends_ms) > len(taken):  # else the same path again
+            taken.append((kid, windows, ends_ms))
     others = [pack_settle(1, 2**48 - 1, 1, -5, 2**53 - 1), pack_charge(1, 0, 3, 4, 5)]
     admits = [pack_admit(1, 2**53 - 1, 0)]
     keys = [b"%08d" % at for at in range(len(layout.kids))]
@@ -169,8 +172,10 @@ def test_a_batch_is_packed_as_the_script_reads_it(asked: list[tuple[str, list[in
             read.append((kid, id_, bucket_ms, buckets, limits[0]))
             at += 40
     assert len({(kid, id_) for kid, id_, *_ in read}) == len(read)
-    for kid, windows in taken:
+    for kid, windows, ends_ms in taken:
         key, count = packed[at], packed[at + 1]
+        assert int.from_bytes(packed[at + 2 : at + 8], "little") == ends_ms
+        at += 6
         assert kid == ("" if key == 0 else layout.kids[key - 1])
         path = [read[number - 1] for number in packed[at + 2 : at + 2 + count]]
         assert path == [

@@ -15,6 +15,7 @@ from test_degraded import behind_proxy, local, recovered
 
 from limiter_node.decisions import Need, Outcome
 from limiter_node.errors import StoreUnavailable
+from limiter_node.key_states import CredentialState
 from limiter_node.limiter.admission import Limiter
 from limiter_node.limiter.policies import policy
 from limiter_node.limits import Amounts
@@ -170,7 +171,7 @@ async def test_settles_reach_every_window_whoever_admitted_and_whenever_it_ends(
     an_account(embedded_single, alice)
     async with behind_proxy(embedded_single, policy=local(1)) as (proxy, dispatcher):
         limiter = Limiter(dispatcher)
-        assert await limiter.find(alice.kid)
+        assert await limiter.find(alice.kid) is None
 
         async def hold() -> Any:
             return limiter.reservation(alice.kid, await limiter.admit(alice.kid, Need(10, 100, 0)))
@@ -197,8 +198,8 @@ async def test_a_long_window_that_the_store_has_not_told_admits_nothing(embedded
     account = AccountPolicy(a_name(), (Subject("", (minute(Limit(REQUESTS, 100)),)),))
     put_account(embedded_single, account, [alice, bob])
     async with behind_proxy(embedded_single, policy=local(1)) as (proxy, dispatcher):
-        assert await dispatcher.find(alice.kid)
-        assert await dispatcher.find(bob.kid)
+        assert await dispatcher.find(alice.kid) is CredentialState.VALID
+        assert await dispatcher.find(bob.kid) is CredentialState.VALID
         proxy.pass_requests = False
         with pytest.raises(StoreUnavailable):
             await dispatcher.admit(alice.kid, ONE)
@@ -218,7 +219,7 @@ async def test_closed_refuses_and_open_admits_all(embedded_single: str) -> None:
         with pytest.raises(StoreUnavailable):
             await dispatcher.admit(alice.kid, ONE)
     async with behind_proxy(embedded_single, policy=lambda _: policy("open", lambda: 0)) as (proxy, dispatcher):
-        assert await dispatcher.find(alice.kid)
+        assert await dispatcher.find(alice.kid) is CredentialState.VALID
         proxy.pass_requests = False
         assert await admitted(dispatcher, [alice.kid], 9) == 9
         proxy.pass_requests = True
@@ -233,7 +234,7 @@ async def test_charges_join_by_path_and_all_leave_before_the_next_request(embedd
     put_account(embedded_single, AccountPolicy(a_name(), (Subject("", windows),)), keys)
     async with behind_proxy(embedded_single, policy=local(1)) as (proxy, dispatcher):
         for each in keys:
-            assert await dispatcher.find(each.kid)
+            assert await dispatcher.find(each.kid) is CredentialState.VALID
         proxy.pass_requests = False
         await asyncio.gather(dispatcher.admit(keys[0].kid, ONE))
         needs = [Need(1, 1, 0, (model,)) for model in ("gpt-4o", "o3")]
@@ -376,7 +377,7 @@ async def test_stopping_waits_for_settles_and_charges(embedded_single: str) -> N
     an_account(embedded_single, alice)
     async with behind_proxy(embedded_single, policy=local(1)) as (proxy, dispatcher):
         limiter = Limiter(dispatcher)
-        assert await limiter.find(alice.kid)
+        assert await limiter.find(alice.kid) is None
         hold = limiter.reservation(alice.kid, await limiter.admit(alice.kid, Need(10, 100, 0)))
         proxy.pass_requests = False
         assert (await dispatcher.admit(alice.kid, ONE)).degraded == "local"

@@ -20,6 +20,7 @@ from test_degraded import behind_proxy
 from limiter_node.credentials import key_id
 from limiter_node.decisions import Decision, Need, Outcome
 from limiter_node.errors import Overloaded
+from limiter_node.key_states import CredentialState
 from limiter_node.limiter.admission import Limiter
 from limiter_node.limits import MAX_BATCH, Amounts
 from limiter_node.plans import Plan
@@ -270,16 +271,18 @@ async def test_keys_of_accounts_are_forgotten_as_others_are(
     for each, its_key in zip(others, of_others, strict=True):
         put_account(embedded_single, each, [its_key])
     async with dispatching(embedded_single) as dispatcher:
-        busy = [dispatcher.admit(keys[0].kid, ONE)] if await dispatcher.find(keys[0].kid) else []
+        busy = (
+            [dispatcher.admit(keys[0].kid, ONE)] if await dispatcher.find(keys[0].kid) is CredentialState.VALID else []
+        )
         for each in keys[1:]:
             busy.append(dispatcher.admit(keys[0].kid, ONE))
-            assert await dispatcher.find(each.kid)
+            assert await dispatcher.find(each.kid) is CredentialState.VALID
             assert len(dispatcher._queues) <= 6
         await asyncio.gather(*busy)
         busy.clear()
         gone = weakref.ref(dispatcher._queues[keys[-1].kid].account)
         for its_key in of_others:
-            assert await dispatcher.find(its_key.kid)
+            assert await dispatcher.find(its_key.kid) is CredentialState.VALID
         assert len(dispatcher._queues) <= 6
         assert not any(each.kid in dispatcher._queues for each in keys)
         dispatcher._pending.admits.clear()  # the next sweep does the same
@@ -294,7 +297,7 @@ async def test_invented_keys_leave_nothing_beside_known_ones(embedded_single: st
     async with dispatching(embedded_single) as dispatcher:
         assert await admitted(dispatcher, [alice.kid], 1) == 1
         found = await asyncio.gather(*(dispatcher.find(key_id(new_api_key())) for _ in range(3_000)))
-        assert not any(found)
+        assert set(found) == {CredentialState.UNKNOWN}
         assert len(dispatcher._queues) == 1
         assert not dispatcher._queues.unmet
         assert not dispatcher._accounts._reading
@@ -323,7 +326,7 @@ async def test_a_long_stream_keeps_its_account_and_nothing_else_does(embedded_si
         of_account = weakref.ref(dispatcher._queues[alice.kid].account)
         del dispatcher._queues[alice.kid]
         gc.collect()
-        assert await dispatcher.find(alice.kid)
+        assert await dispatcher.find(alice.kid) is CredentialState.VALID
         assert dispatcher._queues[alice.kid].account is of_account(), "one queue for all batches of an account"
         hold.settle(3)
         assert await dispatcher.drain(5)

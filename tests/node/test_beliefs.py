@@ -22,6 +22,7 @@ from limiter_node.credentials import key_id
 from limiter_node.decisions import Need, Outcome
 from limiter_node.declarations import Declarations
 from limiter_node.errors import Overloaded, StoreUnavailable
+from limiter_node.key_states import CredentialState
 from limiter_node.keysfile.reading import read_keys
 from limiter_node.keysfile.watching import KeysFile
 from limiter_node.limiter.admission import Limiter
@@ -177,7 +178,7 @@ async def test_a_peek_ends_whenever_the_store_stops_answering(embedded_single: s
                 proxy.pass_requests = False
                 return super().declarations()
 
-        assert await dispatcher.peek(kid) is None
+        assert await dispatcher.peek(kid) is CredentialState.UNKNOWN
         dispatcher._declared._file = Stops({kid: KeyLimits()})
         with pytest.raises(StoreUnavailable):
             async with asyncio.timeout(3):

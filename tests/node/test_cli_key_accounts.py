@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from stores import running_store
 from limiter_node.cli import run
 from limiter_node.credentials import key_id
 from limiter_node.keysfile.limit_warnings import warnings_of
+from limiter_node.keysfile.making import write_private
 from limiter_node.keysfile.reading import read_keys
 from limiter_node.settings import NodeSettings
 from limiter_node.store.embedded.stores import EmbeddedStore
@@ -54,7 +55,7 @@ def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
     """Runs one command: exit code, stdout, stderr."""
     monkeypatch.delenv("LIMITER_STORE", raising=False)
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "organisation.toml").write_text(ORGANISATION)
+    write_private(tmp_path / "organisation.toml", ORGANISATION)
 
     def call(*arguments: object) -> tuple[int, str, str]:
         code = run([str(each) for each in arguments])
@@ -131,7 +132,7 @@ def test_keys_of_accounts_are_loaded_listed_shown_and_deleted(cli: Run) -> None:
 
 async def test_up_serves_an_organisation(limiter_node: StartCommand, tmp_path: Path) -> None:
     keys = tmp_path / "organisation.toml"
-    keys.write_text(ORGANISATION)
+    write_private(keys, ORGANISATION)
     port, _ = free_ports(2)
     command = await limiter_node("up", "--port", port, "--keys", keys, "--models", "gpt-4o,gpt-5", "--store", "single")
     await command.line("ready")
@@ -152,7 +153,7 @@ async def test_serve_loads_an_organisation(
     limiter_node: StartCommand, tmp_path: Path, embedded_cluster: str, free_port: int
 ) -> None:
     keys = tmp_path / "organisation.toml"
-    keys.write_text(ORGANISATION.replace("acme", "served").replace("sk-", "sk-served-"))
+    write_private(keys, ORGANISATION.replace("acme", "served").replace("sk-", "sk-served-"))
     command = await limiter_node("serve", "--port", free_port, "--keys", keys, "--store", embedded_cluster)
     await command.line(r"node \S+ ready \S+")
     assert [(await ask(f"http://127.0.0.1:{free_port}", "sk-served-alice"))[0] for _ in range(3)] == [200, 200, 429]
@@ -163,7 +164,7 @@ async def test_serve_loads_an_organisation(
 
 
 async def test_top_passes_over_accounts(limiter_node: StartCommand, tmp_path: Path, free_port: int) -> None:
-    (tmp_path / "organisation.toml").write_text(ORGANISATION)
+    write_private(tmp_path / "organisation.toml", ORGANISATION)
     async with EmbeddedStore("single") as store:
         port = free_port
         arguments = ("--keys", tmp_path / "organisation.toml", "--store", store.url)
@@ -185,7 +186,7 @@ async def test_top_passes_over_accounts(limiter_node: StartCommand, tmp_path: Pa
 
 
 def test_the_example_is_an_organisation() -> None:
-    found = read_keys(EXAMPLE)
+    found = replace(read_keys(EXAMPLE), exposed_file="")
     (acme,) = found.accounts.values()
     assert [each.name for each in acme.subjects] == ["", "research"]
     assert [key.name for _, key in found.keys.values()] == ["alice", "bob"]

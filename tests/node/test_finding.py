@@ -13,8 +13,9 @@ from store_tools import Declared, declare, new_api_key, raw_counters, store_clie
 from test_degraded import ONE, behind_proxy, local
 
 from limiter_node.credentials import key_id
-from limiter_node.decisions import Outcome
+from limiter_node.decisions import UNKNOWN_KEY, Outcome
 from limiter_node.errors import StoreUnavailable
+from limiter_node.key_states import CredentialState
 from limiter_node.limiter.admission import Limiter
 from limiter_node.limiter.policies import OpenPolicy
 from limiter_node.limits import KeyLimits
@@ -38,7 +39,7 @@ async def test_a_declared_key_is_met_and_nothing_is_counted(cluster: str) -> Non
     before = [raw_counters(url, kid) for kid in kids]
     async with dispatching(url) as dispatcher:
         assert not any(map(dispatcher.knows, kids))
-        assert all(await asyncio.gather(*map(dispatcher.find, kids)))
+        assert set(await asyncio.gather(*map(dispatcher.find, kids))) == {CredentialState.VALID}
         assert all(map(dispatcher.knows, kids))
         assert [raw_counters(url, kid) for kid in kids] == before
         decided = [(await dispatcher.admit(kids[0], ONE)).outcome for _ in range(3)]
@@ -50,7 +51,7 @@ async def test_an_invented_key_is_counted_and_leaves_nothing_behind(embedded_sin
         limiter = Limiter(dispatcher)
         for _ in range(3):
             invented = [key_id(new_api_key()) for _ in range(200)]
-            assert not any(await asyncio.gather(*map(limiter.find, invented)))
+            assert set(await asyncio.gather(*map(limiter.find, invented))) == {UNKNOWN_KEY}
             assert not any(map(limiter.knows, invented))
         assert limiter.telemetry.decisions.by_reason()["unknown_key", "none"] == 600
         finding = dispatcher._finder
@@ -71,7 +72,7 @@ async def test_requests_of_one_turn_share_a_write_and_those_of_one_key_a_read(
         send = dispatcher._router.send
         monkeypatch.setattr(dispatcher._router, "send", lambda calls: (sent.append(len(calls)), send(calls)))
         found = await asyncio.gather(*(dispatcher.find(kid) for kid in kids * 10))
-    assert found == [True, False] * 10
+    assert found == [CredentialState.VALID, CredentialState.UNKNOWN] * 10
     assert sent == [2]
 
 
@@ -82,7 +83,7 @@ async def test_one_that_gives_up_waiting_takes_nothing_from_the_others(embedded_
         waiting = [asyncio.ensure_future(dispatcher.find(kid)) for _ in range(3)]
         await asyncio.sleep(0)
         waiting[0].cancel()
-        assert await asyncio.gather(*waiting[1:]) == [True, True]
+        assert await asyncio.gather(*waiting[1:]) == [CredentialState.VALID] * 2
         assert waiting[0].cancelled()
 
 
@@ -90,7 +91,7 @@ async def test_one_that_gives_up_waiting_takes_nothing_from_the_others(embedded_
 async def test_without_the_store_nobody_says_that_a_key_is_unknown(embedded_single: str, policy: object) -> None:
     met, unmet = (declare(embedded_single, new_api_key()) for _ in range(2))
     async with behind_proxy(embedded_single, policy=policy) as (proxy, dispatcher):
-        assert await dispatcher.find(met)
+        assert await dispatcher.find(met) is CredentialState.VALID
         proxy.pass_replies = False
         for kid in (unmet, key_id(new_api_key())):
             with pytest.raises(StoreUnavailable):
@@ -105,7 +106,7 @@ async def test_without_the_store_nobody_says_that_a_key_is_unknown(embedded_sing
         assert dispatcher.state().degraded["refused"] == 3
         proxy.pass_replies = True
         await eventually(lambda: not dispatcher.outage.is_on)
-        assert await dispatcher.find(unmet)
+        assert await dispatcher.find(unmet) is CredentialState.VALID
         assert dispatcher.knows(unmet)
 
 
@@ -119,16 +120,16 @@ async def test_a_store_that_decides_nothing_for_now_is_no_word_on_a_key() -> Non
                 await dispatcher.find(kid)
             client.acl_setuser("default", enabled=True, nopass=True, commands=["+evalsha", "+eval"])
         await eventually(lambda: not dispatcher.outage.is_on)
-        assert not await dispatcher.find(kid)
+        assert await dispatcher.find(kid) is CredentialState.UNKNOWN
 
 
 async def test_a_deleted_key_is_unknown_until_it_is_put_again(embedded_single: str) -> None:
     kid = key_id(new_api_key())
     async with administering(parse_store_url(embedded_single)) as admin, dispatching(embedded_single) as dispatcher:
         for _ in range(2):
-            assert not await dispatcher.find(kid)
+            assert await dispatcher.find(kid) is CredentialState.UNKNOWN
             await admin.put_limits(kid, KeyLimits(rpm=5))
-            assert await dispatcher.find(kid)
+            assert await dispatcher.find(kid) is CredentialState.VALID
             await admin.delete(kid)
             assert (await dispatcher.admit(kid, ONE)).outcome is Outcome.UNKNOWN_KEY
             assert not dispatcher.knows(kid)
@@ -138,15 +139,16 @@ async def test_a_key_that_the_store_has_lost_is_found_in_the_keys_file() -> None
     lost, deleted = key_id("sk-lost"), key_id("sk-deleted")
     file = Declared({kid: KeyLimits(rpm=3, name="declared") for kid in (lost, deleted)})
 
-    async def find_all(dispatcher: Dispatcher) -> list[bool]:
-        return await asyncio.gather(*map(dispatcher.find, (lost, deleted, key_id("sk-invented"))))
+    async def are_found(dispatcher: Dispatcher) -> list[bool]:
+        found = await asyncio.gather(*map(dispatcher.find, (lost, deleted, key_id("sk-invented"))))
+        return [each is CredentialState.VALID for each in found]
 
     async with EmbeddedStore("single") as store, administering(parse_store_url(store.url)) as admin:
         await admin.put_limits(deleted, KeyLimits(rpm=3))
         await admin.delete(deleted)
         async with dispatching(store.url, declared=file) as dispatcher:
-            assert await find_all(dispatcher) == [True, False, False]
+            assert await are_found(dispatcher) == [True, False, False]
             assert (await admin.get(lost)) == KeyLimits(rpm=3, name="declared")
             assert dispatcher.knows(lost)
             assert not dispatcher.knows(deleted)
-            assert await find_all(dispatcher) == [True, False, False]
+            assert await are_found(dispatcher) == [True, False, False]

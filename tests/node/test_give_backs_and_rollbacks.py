@@ -20,6 +20,7 @@ from test_accounts import a_key, a_name
 from test_degraded import behind_proxy
 
 from limiter_node.decisions import Need
+from limiter_node.key_states import CredentialState
 from limiter_node.limiter.admission import Limiter, Reservation
 from limiter_node.limits import BUCKET_MS
 from limiter_node.policy import REQUESTS, AccountPolicy, Limit, PolicyWindow, Subject
@@ -103,7 +104,7 @@ async def of_account(url: str) -> AsyncIterator[Scene]:
     put_account(url, account, [alice])
     names = [shared_key(account.tag), member_key(account.tag, alice.kid)]
     async with behind_proxy(url, timeout_ms=20_000) as (proxy, dispatcher):
-        assert await dispatcher.find(alice.kid)
+        assert await dispatcher.find(alice.kid) is CredentialState.VALID
         yield Scene(url, alice.kid, names, proxy, dispatcher)
 
 

@@ -20,6 +20,7 @@ from test_degraded import ONE, behind_proxy, local, outcomes
 from limiter_node.credentials import key_id
 from limiter_node.decisions import Need, Outcome
 from limiter_node.errors import StoreUnavailable
+from limiter_node.key_states import CredentialState
 from limiter_node.keysfile.watching import KeysFile
 from limiter_node.limiter.admission import Limiter
 from limiter_node.limits import Amounts, KeyLimits
@@ -59,7 +60,7 @@ async def test_invented_keys_leave_nothing_behind_and_drive_nothing_out(
             invented = [key_id(new_api_key()) for _ in range(200)]
             answers = await asyncio.gather(*(ask(dispatcher, kid) for kid in invented))
             assert set(answers) == {Outcome.UNKNOWN_KEY}
-            assert [await dispatcher.peek(kid) for kid in invented[:20]] == [None] * 20
+            assert [await dispatcher.peek(kid) for kid in invented[:20]] == [CredentialState.UNKNOWN] * 20
         assert list(dispatcher._queues) == known
         assert not dispatcher._queues.unmet
         proxy.pass_requests = False
@@ -154,7 +155,7 @@ async def test_a_key_revoked_in_file_and_store_stays_revoked_after_a_loss(
             await admin.put_limits(kids["added"], KeyLimits(rpm=4))
             lose_all(store.url)
             assert await ask(dispatcher, kids["revoked"]) is Outcome.UNKNOWN_KEY
-            assert await dispatcher.peek(kids["revoked"]) is None
+            assert await dispatcher.peek(kids["revoked"]) is CredentialState.UNKNOWN
             for name, rpm, left in (("changed", 3, 2), ("added", 4, 4), ("same", 5, 4)):
                 decided = await outcomes(dispatcher, kids[name], 6)
                 assert decided == {(Outcome.ADMITTED, ""): left, (Outcome.REJECTED, ""): 6 - left}, name
@@ -245,7 +246,7 @@ async def test_a_key_that_was_deleted_and_is_put_again_is_a_key(embedded_single:
             assert await ask(dispatcher, kid) is Outcome.ADMITTED
             await admin.delete(kid)
             assert await ask(dispatcher, kid) is Outcome.UNKNOWN_KEY
-            assert await dispatcher.peek(kid) is None
+            assert await dispatcher.peek(kid) is CredentialState.UNKNOWN
         await admin.put_limits(kid, LIMITS)
         usage = await dispatcher.peek(kid)
         assert usage is not None
@@ -304,7 +305,7 @@ async def test_a_key_that_is_known_to_be_deleted_is_not_admitted_without_the_sto
         if told_by == "a request":
             assert await ask(dispatcher, kid) is Outcome.UNKNOWN_KEY
         else:
-            assert await dispatcher.peek(kid) is None
+            assert await dispatcher.peek(kid) is CredentialState.UNKNOWN
         proxy.pass_requests = False
         for _ in range(3):  # nor refused for good: it may have been put again
             with pytest.raises(StoreUnavailable):

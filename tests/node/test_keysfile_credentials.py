@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from node_commands import StartCommand
 
 from limiter_node.credentials import key_id
 from limiter_node.declarations import AccountKey, Declarations
@@ -245,9 +247,20 @@ def test_a_file_with_secrets_that_others_can_read_is_warned_about(tmp_path: Path
     path.write_text(text)
     path.chmod(mode)
     (warning,) = warnings_of(read_keys(path))
-    assert warning == (
-        f"others than its owner can read or change {path}, which holds keys in plain text: run chmod 600 {path}"
-    )
+    reason = "others than its owner can read or change this file, which holds keys in plain text"
+    assert warning == f"{reason}: chmod 600 {path}"
+
+
+@pytest.mark.parametrize(("user", "is_exposed"), [(0, True), (1_000, True), (1_001, False)])
+def test_the_right_of_a_group_is_no_mistake_if_it_is_the_readers_way_to_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, user: int, is_exposed: bool
+) -> None:
+    path = tmp_path / "keys.toml"
+    path.write_text(f'[keys."{SECRET}"]')
+    path.chmod(0o640)
+    owner = path.stat().st_uid
+    monkeypatch.setattr(os, "geteuid", lambda: {0: 0, 1_000: owner, 1_001: owner + 1}[user])
+    assert bool(warnings_of(read_keys(path))) is is_exposed
 
 
 @pytest.mark.parametrize(
@@ -265,3 +278,22 @@ def test_a_private_file_or_one_of_digests_is_not(tmp_path: Path, mode: int, text
     path.write_text(text)
     path.chmod(mode)
     assert warnings_of(read_keys(path)) == []
+
+
+@pytest.mark.parametrize("command", [("keys", "load"), ("serve", "--keys"), ("up", "--keys")])
+async def test_each_command_that_reads_such_a_file_warns(
+    limiter_node: StartCommand, tmp_path: Path, command: tuple[str, str], embedded_single: str, free_port: int
+) -> None:
+    path = tmp_path / "keys.toml"
+    path.write_text(f'[keys."{SECRET}"]\nname = "exposed"')
+    path.chmod(0o644)
+    more = () if command[0] == "keys" else ("--port", free_port)
+    started = await limiter_node(*command, path, "--store", embedded_single, *more)
+    if command[0] == "keys":
+        assert await started.ended() == 0
+    else:
+        await started.line(r"node \S+ ready \S+")
+        assert await started.stop() == 0
+    said = await started.errors()
+    assert said.count(f"chmod 600 {path}") == 1
+    assert SECRET not in said

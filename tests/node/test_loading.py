@@ -20,6 +20,7 @@ from limiter_node.credentials import key_id
 from limiter_node.decisions import Need
 from limiter_node.declarations import AccountKey, Declarations
 from limiter_node.errors import ConfigError
+from limiter_node.key_states import CredentialState
 from limiter_node.keysfile.reading import read_keys
 from limiter_node.limits import KeyLimits
 from limiter_node.policy import AccountPolicy, KeyPolicy, PolicyWindow
@@ -517,7 +518,7 @@ async def test_a_plain_key_is_taken_over_under_load(url: str, client: Any, names
     takes_window_along = "acme" not in change
     async with dispatching(url) as one, dispatching(url) as other:
         for node in (one, other):
-            assert await node.find(names.carol)
+            assert await node.find(names.carol) is CredentialState.VALID
 
         async def ask() -> list[int]:
             found = []

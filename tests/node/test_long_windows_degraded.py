@@ -14,6 +14,7 @@ from store_tools import new_api_key
 
 from limiter_node.credentials import key_id
 from limiter_node.decisions import Need, Outcome
+from limiter_node.key_states import CredentialState
 from limiter_node.limiter.policies import policy
 from limiter_node.policy import REQUESTS, AccountPolicy, KeyPolicy, Limit, PolicyWindow, Subject
 from limiter_node.store.decisions.dispatcher import Dispatcher
@@ -48,7 +49,7 @@ async def test_a_late_reply_does_not_forget_what_was_admitted_since(embedded_sin
             f"redis://127.0.0.1:{proxy.port}", timeout_ms=300, stall_timeout_s=20.0, policy=alone
         ) as dispatcher,
     ):
-        assert await dispatcher.find(kid)
+        assert await dispatcher.find(kid) is CredentialState.VALID
         assert await outcomes(dispatcher, kid, 1) == {(Outcome.ADMITTED, ""): 1}
         proxy.delay_s = 1.0
         assert await outcomes(dispatcher, kid, 1) == {(Outcome.ADMITTED, "local"): 1}
@@ -74,7 +75,7 @@ async def test_a_reply_from_the_record_tells_the_usage_too(embedded_single: str)
         FaultProxy(parse_store_url(embedded_single).endpoints[0][1]) as proxy,
         dispatching(f"redis://127.0.0.1:{proxy.port}", timeout_ms=2_000, policy=alone) as dispatcher,
     ):
-        assert await dispatcher.find(kid)
+        assert await dispatcher.find(kid) is CredentialState.VALID
         assert await outcomes(dispatcher, kid, 1) == {(Outcome.ADMITTED, ""): 1}
         proxy.pass_replies = False
         proxy.swallowed.clear()

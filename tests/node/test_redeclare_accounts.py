@@ -18,6 +18,7 @@ from test_degraded import behind_proxy, local
 from limiter_node.credentials import key_id
 from limiter_node.decisions import Need, Outcome
 from limiter_node.declarations import AccountKey, Declarations
+from limiter_node.key_states import CredentialState
 from limiter_node.keysfile.watching import KeysFile
 from limiter_node.limits import KeyLimits
 from limiter_node.policy import REQUESTS, AccountPolicy, KeyPolicy, Limit, PolicyWindow, Subject
@@ -58,7 +59,7 @@ def a_key(name: str, *windows: PolicyWindow, team: str = "") -> KeyPolicy:
 
 async def ask(dispatcher: Dispatcher, kid: str) -> Outcome:
     """Decide one request as the node's HTTP side does."""
-    if not dispatcher.knows(kid) and not await dispatcher.find(kid):
+    if not dispatcher.knows(kid) and await dispatcher.find(kid) is not CredentialState.VALID:
         return Outcome.UNKNOWN_KEY
     return (await dispatcher.admit(kid, ONE)).outcome
 
@@ -348,7 +349,7 @@ async def test_a_deleted_key_of_an_account_stays_deleted() -> None:
                 for _ in range(2):
                     for kid in (alice.kid, flat.kid):
                         assert await ask(node, kid) is Outcome.UNKNOWN_KEY
-                        assert await node.peek(kid) is None
+                        assert await node.peek(kid) is CredentialState.UNKNOWN
             lose_all(store.url)  # the marks, too
             for node in (dispatcher, other):
                 assert await ask(node, bob.kid) is Outcome.ADMITTED
@@ -386,7 +387,7 @@ async def test_a_deleted_key_with_settles_under_way_keeps_nobody_busy(embedded_s
     flat = a_key("flat", window(4, DAY))
     put_account(embedded_single, AccountPolicy(key=flat))
     async with administering(parse_store_url(embedded_single)) as admin, dispatching(embedded_single) as dispatcher:
-        assert await dispatcher.find(flat.kid)
+        assert await dispatcher.find(flat.kid) is CredentialState.VALID
         decision = await dispatcher.admit(flat.kid, Need(1, 9, 0, ()))
         await admin.delete(flat.kid)
         dispatcher.give_back(flat.kid, decision.receipt, 0, 4)

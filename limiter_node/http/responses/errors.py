@@ -6,7 +6,7 @@ a short value.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from limiter_node.decisions import Decision, Outcome
 from limiter_node.http.requests.fields import InvalidRequest
@@ -32,6 +32,18 @@ class ErrorResponse(NamedTuple):
 INVALID_API_KEY = ErrorResponse(
     401, error_body("Incorrect API key provided.", _INVALID_REQUEST, code="invalid_api_key")
 )
+UNAUTHORIZED: Final = {
+    Outcome.UNKNOWN_KEY: INVALID_API_KEY,
+    **{
+        outcome: ErrorResponse(401, error_body(message, _INVALID_REQUEST, code="invalid_api_key"))
+        for outcome, message in (
+            (Outcome.REVOKED_KEY, "This API key has been revoked."),
+            (Outcome.EXPIRED_KEY, "This API key has expired."),
+            (Outcome.DISABLED_KEY, "This API key is disabled."),
+        )
+    },
+}
+"""The errors for requests whose credential isn't good, by the outcome of their decision."""
 MISSING_API_KEY = ErrorResponse(
     401,
     error_body(

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import monotonic
+from typing import NamedTuple
 from weakref import WeakValueDictionary
 
 from limiter_node.decisions import PathUsage, Usage
 from limiter_node.errors import StoreUnavailable
+from limiter_node.key_states import CredentialState
 from limiter_node.limits import Amounts
 from limiter_node.plans import Plan
 from limiter_node.store.accounts.batch import PathAdmits, PathBatch, Versions
 from limiter_node.store.accounts.batch_making import make_batch
 from limiter_node.store.accounts.calls import PathPeek, PathPeekReply, Policies, PolicyRead
 from limiter_node.store.accounts.codec import Layout
-from limiter_node.store.accounts.member import Member
+from limiter_node.store.accounts.member import FurtherCredential, Member
 from limiter_node.store.accounts.queue import AccountQueue
 from limiter_node.store.accounts.verdicts import reset_ms
-from limiter_node.store.batch import BatchOwner
+from limiter_node.store.batch import Admit, BatchOwner
 from limiter_node.store.keyspace import member_key, policy_key, shared_key, slot_of
 from limiter_node.store.scripts import load_script
 from limiter_node.store.unsent_charges import UnsentCharges
@@ -32,8 +34,21 @@ _NO_VERSION = bytes(8)
 _NOTHING = Amounts(0, 0, 0)
 
 
+class Opened(NamedTuple):
+    """A key in its account, as the store has just told it, and the store's time in ms."""
+
+    member: Member
+    time_ms: int
+
+
 class Accounts:
-    """Hold the accounts of one node; an account is kept as long as one of its keys or requests is."""
+    """Hold the accounts of one node; an account is kept as long as one of its keys or requests is.
+
+    `look_up_again`: called with requests that are not sent because their credential isn't good, as far as the node
+    knows: set it first.
+    """
+
+    look_up_again: Callable[[list[Admit]], None]
 
     def __init__(self, router: Router, incarnation: bytes) -> None:
         self._router, self._incarnation = router, incarnation
@@ -43,13 +58,16 @@ class Accounts:
             load_script("policy"),
         )
         self._accounts: WeakValueDictionary[str, AccountQueue] = WeakValueDictionary()
+        self._members: WeakValueDictionary[tuple[str, str], Member] = WeakValueDictionary()
         self._targets: dict[tuple[str, ...], ScriptTarget] = {}
         self._reading: dict[tuple[str, str], PolicyRead] = {}
 
     # ---- meeting a key ---------------------------------------------------------------------------------------------
 
-    async def open(self, kid: str, tag: str) -> Member | None:
+    async def open(self, kid: str, tag: str) -> Opened | None:
         """Return the place of a key in the account with the hash tag `tag`; None if the account doesn't have it.
+
+        There is one place of each key, however many credentials lead to it.
 
         Raises:
             StoreUnavailable: the store could not be asked, or a policy can't be read.
@@ -63,16 +81,23 @@ class Accounts:
         except ValueError as error:
             raise StoreUnavailable(f"a policy of account {tag} can't be read: {error}") from error
 
-    def _met(self, kid: str, tag: str, found: Policies, body: bytes, asked_s: float) -> Member | None:
+    def _met(self, kid: str, tag: str, found: Policies, policy: bytes, asked_s: float) -> Opened | None:
         account = self._accounts.get(tag)
         if account is None:
-            account = self._accounts[tag] = AccountQueue(tag, self._policy_target(tag), body)
-        account.learn(body)
+            account = self._accounts[tag] = AccountQueue(tag, self._policy_target(tag), policy)
+        account.learn(policy)
         if account.knowledge.now_ms() is None:
             account.knowledge.learn_time(found.time_ms, asked_s, monotonic())
-        if account.policy.key is not None:
-            return Member(account, kid, None) if account.policy.key.kid == kid else None
-        return None if found.key is None else Member(account, kid, found.key)
+        flat = account.policy.key
+        if flat.kid != kid if flat is not None else found.key is None:
+            return None
+        body = None if flat is not None else found.key
+        member = self._members.get((tag, kid))
+        if member is None:
+            member = self._members[tag, kid] = Member(account, kid, body)
+        else:
+            member.learn(body)
+        return Opened(member, found.time_ms)
 
     def known(self, tag: str) -> AccountQueue | None:
         """Return the account with that hash tag, if the node has met one of its keys and still holds it."""
@@ -104,14 +129,18 @@ class Accounts:
         def begin(layout: Layout, admits: PathAdmits) -> PathBatch:
             keys = {}
             for admit in admits.admits:
-                assert isinstance(admit.queue, Member)
-                keys[admit.queue.kid] = admit.queue.version
+                assert isinstance(admit.queue, Member | FurtherCredential)
+                keys[admit.queue.kid] = admit.queue.member.version
             versions = Versions(account.version, [keys.get(kid, _NO_VERSION) for kid in layout.kids])
             target = self._target(account.kid, layout.kids)
             expected = account.knowledge.expected
             return PathBatch(owner, self._router, account, target, number, layout, admits, versions, expected, now_s)
 
-        return make_batch(account, unsent, begin)
+        batch = make_batch(account, unsent, begin)
+        if account.refused:
+            refused, account.refused = account.refused, []
+            self.look_up_again(refused)
+        return batch
 
     def _target(self, tag: str, kids: Sequence[str]) -> ScriptTarget:
         found = self._targets.get((tag, *kids))
@@ -124,15 +153,18 @@ class Accounts:
 
     # ---- reading ---------------------------------------------------------------------------------------------------
 
-    async def peek(self, member: Member, models: tuple[str, ...] | None) -> Usage | None:
+    async def peek(
+        self, asker: Member | FurtherCredential, models: tuple[str, ...] | None
+    ) -> Usage | CredentialState | None:
         """Return the usage of the windows of a request for a model, of all on the key's path if `models` is None.
 
-        Return None if the account doesn't have the key any more.
+        Return the credential's state if it isn't good, None if the account doesn't have the key any more.
 
         Raises:
             StoreUnavailable: the store could not be asked.
         """
-        account, tries = member.account, 0
+        member, tries = asker.member, 0
+        account = member.account
         while True:
             plan = member.whole_plan() if models is None else member.plan(models, account.knowledge.now_ms() or 0)
             layout = Layout()
@@ -145,12 +177,12 @@ class Accounts:
             tries += 1
             is_current = found.account_version == account.version and key_version == member.version
             if is_current or tries >= _MOST_TRIES:
+                if (state := asker.state(found.time_ms)) is not CredentialState.VALID:
+                    return state
                 places = layout.places()[0]
                 return _usage(plan, [found.windows[place].used for place in places], found, places)
-            fresh = await self.open(member.kid, account.kid)
-            if fresh is None:
+            if await self.open(member.kid, account.kid) is None:  # else the key has learnt its policy
                 return None
-            member.learn(fresh.body)  # it has been read
 
     async def _peek_windows(self, tag: str, layout: Layout) -> PathPeekReply | None:
         target = ScriptTarget(self._peek, slot_of(tag), _keys(tag, layout.kids), (), 1 + len(layout.kids))

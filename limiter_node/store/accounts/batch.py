@@ -17,20 +17,22 @@ from limiter_node.store.wire.script_target import ScriptTarget
 
 
 class PathAdmits:
-    """The requests of a batch, each with its plan and the number of its path."""
+    """The requests of a batch, each with its plan, the number of its path, and when its credential ends."""
 
-    __slots__ = ("admits", "paths", "plans")
+    __slots__ = ("admits", "ends_ms", "paths", "plans")
 
     def __init__(self) -> None:
         self.admits: list[Admit] = []
         self.plans: list[Plan] = []
         self.paths: list[int] = []
+        self.ends_ms: list[int] = []
 
-    def add(self, admit: Admit, plan: Plan, path: int) -> None:
+    def add(self, admit: Admit, plan: Plan, path: int, ends_ms: int) -> None:
         """Add a request."""
         self.admits.append(admit)
         self.plans.append(plan)
         self.paths.append(path)
+        self.ends_ms.append(ends_ms)
 
     def sort(self) -> None:
         """Bring requests of the same path together, those of a path in their order."""
@@ -38,6 +40,7 @@ class PathAdmits:
         self.admits = [self.admits[at] for at in order]
         self.plans = [self.plans[at] for at in order]
         self.paths = [self.paths[at] for at in order]
+        self.ends_ms = [self.ends_ms[at] for at in order]
 
     def needed(self, at: int) -> Amounts:
         """Return the amounts that a request asks for, with its reservation worked out."""

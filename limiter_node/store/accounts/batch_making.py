@@ -62,22 +62,40 @@ def _take_settles(account: AccountQueue, layout: Layout, most: int, packed: list
     return taken
 
 
+def _skip_unsent(account: AccountQueue, member: Member) -> int:
+    """Take the oldest requests of a key off its queue as long as they are not to be sent.
+
+    Return when the credential of the first one that is to be sent ends; 0 if it doesn't, or there is none.
+
+    The callers of some have given up. Others have a credential that isn't good by the policy under which the batch is
+    sent: the script doesn't know credentials, and would admit them.
+    """
+    admits = member.admits
+    while admits:
+        is_given_up = admits[0].future.done()
+        if not is_given_up and (ends_ms := member.end_of(admits[0].queue.cid)) is not None:
+            return ends_ms
+        admit = admits.popleft()
+        account.waiting -= 1
+        if not is_given_up:
+            account.refused.append(admit)
+    return 0
+
+
 def _take_admits(account: AccountQueue, layout: Layout, most: int) -> PathAdmits:
     turn, taken, now_ms = account.turn, PathAdmits(), account.knowledge.now_ms() or 0
     while turn and len(taken.admits) < most:
         member = turn.popleft()
         assert isinstance(member, Member)
         admits = member.admits
-        while admits and admits[0].future.done():  # its caller has given up, and it is never sent
-            admits.popleft()
-            account.waiting -= 1
+        ends_ms = _skip_unsent(account, member)
         if admits:
             plan = member.plan(admits[0].need.models, now_ms)
-            path = layout.path(account.hash_of(member.kid), plan.windows, is_current=True)
+            path = layout.path(account.hash_of(member.kid), plan.windows, ends_ms=ends_ms, is_current=True)
             if not path:
                 turn.appendleft(member)
                 break
-            taken.add(admits.popleft(), plan, path)
+            taken.add(admits.popleft(), plan, path, ends_ms)
             account.waiting -= 1
         if admits:
             turn.append(member)

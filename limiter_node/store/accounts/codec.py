@@ -18,7 +18,8 @@ from limiter_node.store.codec import UNKNOWN_KEY as NO_ACCOUNT
 
 _HEADER = struct.Struct("<QBQQ8sBHH")
 _WINDOW = struct.Struct("<6sIH")
-_OTHER = struct.Struct("<BBIHqqq")  # the time has 6 bytes
+_PATH = struct.Struct("<BBIH")  # the time has 6 bytes, as in the next one
+_OTHER = struct.Struct("<BBIHqqq")
 _ADMIT = struct.Struct("<BQQ")
 _REPLY = struct.Struct("<BQQ")
 _LOST = struct.Struct("<BQ")
@@ -29,9 +30,10 @@ _RESULT_SIZE = 7
 
 NEVER = 8
 """Added to a verdict's unit (1 to 4) if the request can never fit."""
-POLICY_OLD, NO_SUCH_KEY = 16, 17
-"""Verdicts on requests that weren't decided: made under an old policy, or of a key that the account doesn't have."""
-_WITHOUT_WINDOW = frozenset((0, POLICY_OLD, NO_SUCH_KEY))
+POLICY_OLD, NO_SUCH_KEY, ENDED = 16, 17, 18
+"""Verdicts on requests that weren't decided: made under an old policy, of a key that the account doesn't have, or with
+a credential that has ended."""
+_WITHOUT_WINDOW = frozenset((0, POLICY_OLD, NO_SUCH_KEY, ENDED))
 _VERDICTS = _WITHOUT_WINDOW | {1, 2, 3, 4} | {NEVER + 1, NEVER + 2, NEVER + 3, NEVER + 4}
 
 _MOST_PATHS = 255
@@ -95,8 +97,8 @@ class Layout:
     def __init__(self) -> None:
         self.kids: list[str] = []
         self._hashes: list[dict[bytes, PlannedWindow]] = [{}]
-        self._paths: dict[tuple[str, int], int] = {}
-        self._entries: list[tuple[int, Sequence[PlannedWindow]]] = []
+        self._paths: dict[tuple[str, int, int], int] = {}
+        self._entries: list[tuple[int, Sequence[PlannedWindow], int]] = []
         self._cost = 0
 
     def path(
@@ -104,19 +106,21 @@ class Layout:
         kid: str,
         windows: Sequence[PlannedWindow],
         *,
+        ends_ms: int = 0,
         is_current: bool = False,
         cost: int = costs.ADMIT,
         most: int = costs.BUDGET,
     ) -> int:
         """Return the number of the path of these windows, from 1, for one more operation; 0 if there is no room for it.
 
+        `ends_ms`: when the credential of a request ends, which belongs to its path; 0 if it doesn't.
         `cost`: of the operation per window, as in ``costs``; all of the batch may cost `most`. An empty batch has room
         for any path. Windows are the same if they have the same id in the same hash; their limits are those of the path
         that `is_current`: a settle may bring windows of an older policy.
         """
-        known = self._paths.get((kid, id(windows)))
+        known = self._paths.get((kid, id(windows), ends_ms))
         if known is None:
-            known = self._add(kid, windows, cost, most)
+            known = self._add(kid, windows, ends_ms, cost, most)
         elif self._cost + len(windows) * cost > most:
             return 0
         else:
@@ -127,7 +131,7 @@ class Layout:
                 (own if each.is_own else shared)[each.id] = each
         return known
 
-    def _add(self, kid: str, windows: Sequence[PlannedWindow], cost: int, most: int) -> int:
+    def _add(self, kid: str, windows: Sequence[PlannedWindow], ends_ms: int, cost: int, most: int) -> int:
         at = self.kids.index(kid) + 1 if kid in self.kids else 0
         own, shared = self._hashes[at] if at else {}, self._hashes[0]
         new = [each for each in windows if each.id not in (own if each.is_own else shared)]
@@ -141,8 +145,8 @@ class Layout:
         for each in new:
             (own if each.is_own else shared)[each.id] = each
         self._cost = cost
-        self._entries.append((at, windows))
-        self._paths[kid, id(windows)] = len(self._entries)
+        self._entries.append((at, windows, ends_ms))
+        self._paths[kid, id(windows), ends_ms] = len(self._entries)
         return len(self._entries)
 
     def places(self) -> list[list[int]]:
@@ -152,7 +156,7 @@ class Layout:
         for found in self._hashes:
             position.append({id_: count + at for at, id_ in enumerate(found)})
             count += len(found)
-        return [[position[at if each.is_own else 0][each.id] for each in windows] for at, windows in self._entries]
+        return [[position[at if each.is_own else 0][each.id] for each in windows] for at, windows, _ in self._entries]
 
     def hashes(self) -> list[list[PlannedWindow]]:
         """Return the windows of each hash: the shared one first, then those of `kids`."""
@@ -184,8 +188,9 @@ class Layout:
         for found in self._hashes:
             words.append(bytes((len(found),)))
             words += [packed_window(each) for each in found.values()]
-        for (at, _), places in zip(self._entries, self.places(), strict=True):
-            words.append(bytes((at, len(places), *(place + 1 for place in places))))
+        for (at, _, ends_ms), places in zip(self._entries, self.places(), strict=True):
+            words.append(_PATH.pack(at, len(places), ends_ms & _M32, ends_ms >> 32))
+            words.append(bytes([place + 1 for place in places]))
         return b"".join((*words, *others, *admits))
 
 

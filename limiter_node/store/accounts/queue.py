@@ -7,6 +7,7 @@ behind itself. A batch ends where it would touch more windows than a call of the
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterable
 from time import monotonic
@@ -26,7 +27,7 @@ MOST_PER_ACCOUNT = 5_000
 """The requests of an account that may wait on one node; beyond that, each key may still have its share of as many."""
 
 
-class KeyInTurn(Asker):
+class KeyInTurn:
     """The requests of one key of an account that wait to be sent; the rest of a key is in `store.accounts.member`."""
 
     __slots__ = ("admits", "is_waiting")
@@ -35,6 +36,17 @@ class KeyInTurn(Asker):
         self.admits: deque[Admit] = deque()
         self.is_waiting = False
         """Whether the key has its turn in its account's next batch."""
+
+
+class MemberAsker(Asker):
+    """The queue that requests with one credential of an account's key join; all of a key wait in its one turn."""
+
+    __slots__ = ()
+
+    @property
+    @abstractmethod
+    def member(self) -> KeyInTurn:
+        """The key."""
 
 
 class AccountQueue(SendQueue):
@@ -48,6 +60,7 @@ class AccountQueue(SendQueue):
         "knowledge",
         "missing_since_s",
         "policy",
+        "refused",
         "settles",
         "turn",
         "unreadable",
@@ -63,6 +76,8 @@ class AccountQueue(SendQueue):
         self._latest_charges: dict[tuple[str, int], PathCharge] = {}
         self.missing_since_s: float | None = None
         """The time, by `time.monotonic`, since when the store hasn't had the account; None if it has it."""
+        self.refused: list[Admit] = []
+        """Requests that are not sent, because their credential isn't good by the policies as the node knows them."""
         self.settles: list[PathSettle] = []
         self.turn: deque[KeyInTurn] = deque()
         self.waiting = 0
@@ -134,8 +149,8 @@ class AccountQueue(SendQueue):
     def put_admits_back(self, unsent: Iterable[Admit]) -> None:
         """Let requests that were in a batch wait again, before all others of their keys."""
         for admit in reversed(list(unsent)):
-            member = admit.queue
-            assert isinstance(member, KeyInTurn)
+            assert isinstance(admit.queue, MemberAsker)
+            member = admit.queue.member
             member.admits.appendleft(admit)
             self.waiting += 1
             if not member.is_waiting:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from limiter_node.decisions import UNKNOWN_KEY, Decision, Outcome, PathUsage
+from limiter_node.decisions import EXPIRED_KEY, UNKNOWN_KEY, Decision, Outcome, PathUsage
 from limiter_node.limits import Amounts
 from limiter_node.plans import PlannedWindow
 from limiter_node.store.accounts.batch import PathBatch
 from limiter_node.store.accounts.charges import PathReceipt
-from limiter_node.store.accounts.codec import NEVER, NO_SUCH_KEY, POLICY_OLD, PathsReply, WindowUse
-from limiter_node.store.accounts.member import Member
+from limiter_node.store.accounts.codec import ENDED, NEVER, NO_SUCH_KEY, POLICY_OLD, PathsReply, WindowUse
 from limiter_node.store.accounts.queue import AccountQueue
 
 _NOTHING = Amounts(0, 0, 0)
@@ -34,6 +33,9 @@ def decisions_of(batch: PathBatch, reply: PathsReply) -> list[Decision | None]:
         if verdict == NO_SUCH_KEY:
             decisions.append(UNKNOWN_KEY)
             continue
+        if verdict == ENDED:
+            decisions.append(EXPIRED_KEY)
+            continue
         plan, places, needed = taken.plans[at], all_places[taken.paths[at] - 1], taken.needed(at)
         exceeded = places.index(window) if verdict else -1
         path = PathUsage(
@@ -43,9 +45,8 @@ def decisions_of(batch: PathBatch, reply: PathsReply) -> list[Decision | None]:
             exceeded,
         )
         if verdict == 0:
-            member = taken.admits[at].queue
-            assert isinstance(member, Member)
-            outcome, unit, receipt = Outcome.ADMITTED, -1, PathReceipt(account, member.kid, plan.windows, time_ms)
+            receipt = PathReceipt(account, taken.admits[at].queue.kid, plan.windows, time_ms)
+            outcome, unit = Outcome.ADMITTED, -1
             for place in places:
                 sums = used[place]
                 for dimension in range(3):

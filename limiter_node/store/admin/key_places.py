@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from limiter_node.errors import ConfigError
 from limiter_node.policy import ACCOUNT_MARK, NOTHING_DECLARED, AccountPolicy, Declared, KeyPolicy
 from limiter_node.policy_body import Forward, Tombstone, read_forward
 from limiter_node.policy_fields import Fields, fields_of_key, fields_of_plain
@@ -20,7 +18,7 @@ from limiter_node.store.admin.adopting import declared_of
 from limiter_node.store.admin.masters import Masters
 from limiter_node.store.admin.pointers import Mark, Pointer, Way, mark_from
 from limiter_node.store.admin.policies import NO_VERSION, Policies, StoredAccount
-from limiter_node.store.admin.script_calls import CHUNK, run_commands
+from limiter_node.store.admin.script_calls import CHUNK, is_wrong_type, run_commands
 from limiter_node.store.keyspace import ACCOUNT_FIELD, WAY_FIELDS, declared_key, deleted_key, limits_key
 from limiter_node.store.values import PlainRecord, unpack_limits, unpack_record
 
@@ -49,9 +47,10 @@ class Place:
     """What is stored of one key.
 
     `tag`: the hash tag of the account that has the key; empty if none does. `account`, `key`, `version`: the policies
-    there, and the version of the one that holds the key's. `plain`: the packed limits of a plain key. `record`: what
-    was declared of a plain key, as stored. `forward`: the forward mark of the key, as stored, in the account where it
-    is sought. `sealed`: the account that the key was to leave when its move was interrupted.
+    there, and the version of the one that holds the key's. `plain`: the packed limits of a plain key; `damaged`: what
+    can't be read as that, and counts as nothing. `record`: what was declared of a plain key, as stored. `forward`: the
+    forward mark of the key, as stored, in the account where it is sought. `sealed`: the account that the key was to
+    leave when its move was interrupted.
     """
 
     kid: str
@@ -61,6 +60,7 @@ class Place:
     key: KeyPolicy | None = None
     version: bytes = NO_VERSION
     plain: bytes | None = None
+    damaged: bytes = b""
     record: bytes = b""
     tombstone: Tombstone | None = None
     forward: bytes = b""
@@ -165,6 +165,8 @@ class KeyPlaces:
         tags = self._tags(key, way)
         if own is not None and isinstance(own.pointer, bytes):
             time_ms = seen[tags[0]].time_ms if tags else 0
+            if not _is_readable(own.pointer):
+                return Place(kid, digests, damaged=own.pointer, record=record, time_ms=time_ms)
             return Place(kid, digests, plain=own.pointer, record=record, time_ms=time_ms)
         target = seen[key.tag or kid]
         forward = target.forwards.get(kid, b"")
@@ -204,24 +206,24 @@ class KeyPlaces:
         """Return what the store has under each digest."""
         found: dict[str, Digest] = {}
         for client, owned in self._masters.by_owner(dict.fromkeys(digests), limits_key).items():
-            values = await run_commands(
-                client, [("MGET", limits_key(each), deleted_key(each), declared_key(each)) for each in owned]
-            )
-            # MGET takes a value of another type for none.
-            rest = [digest for digest, (limits, _, _) in zip(owned, values, strict=True) if limits is None]
+            names = [key(each) for each in owned for key in (limits_key, deleted_key, declared_key)]
+            values = await run_commands(client, [("GET", name) for name in names])
+            rest = [digest for digest, limits in zip(owned, values[::3], strict=True) if is_wrong_type(limits)]
             fields = (ACCOUNT_FIELD, *WAY_FIELDS)
             ways = await run_commands(client, [("HMGET", limits_key(each), *fields) for each in rest])
             pointers = {digest: _pointer(way) for digest, way in zip(rest, ways, strict=True)}
-            for digest, (limits, mark, record) in zip(owned, values, strict=True):
-                pointer = pointers[digest] if limits is None else limits
-                found[digest] = Digest(pointer, mark_from(mark, digest), record or b"")
+            for at, digest in enumerate(owned):
+                limits, mark, record = values[3 * at : 3 * at + 3]
+                found[digest] = Digest(pointers.get(digest, limits), mark_from(mark, digest), record or b"")
         return found
 
 
 _NOTHING = StoredAccount(0, NO_VERSION, None, {})
 
 
-def _pointer(way: list[Any]) -> Pointer:
+def _pointer(way: list[Any] | Exception) -> Pointer:
+    if isinstance(way, Exception):
+        return None  # no hash either
     account, tag, kid = (None if each is None else each.decode("ascii", "replace") for each in way)
     if account is not None:
         return str(account)
@@ -233,15 +235,20 @@ def _way(digests: Mapping[str, Digest]) -> Way | None:
     for digest, found in digests.items():
         match found.pointer:
             case bytes():
-                with suppress(ValueError):
-                    unpack_limits(found.pointer)
-                    return Way("", digest)
-                raise ConfigError(f"{limits_key(digest)} is damaged: set the key's limits again")
+                return Way("", digest)
             case Way():
                 return found.pointer
             case str():
                 return Way(found.pointer, digest)
     return None
+
+
+def _is_readable(limits: bytes) -> bool:
+    try:
+        unpack_limits(limits)
+    except ValueError:
+        return False
+    return True
 
 
 def _kid(key: Sought, way: Way | None) -> str:

@@ -56,6 +56,7 @@ class DeclaredFile:
         self._loop = asyncio.get_running_loop()
         self._file = file
         self._now = Declarations()
+        self._kids: dict[str, str] = {}
         self._fresh_until_s = float("-inf")
         self._reading: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -110,7 +111,7 @@ class DeclaredFile:
 
     async def _read(self, file: DeclaredKeys) -> None:
         try:
-            self._now = await asyncio.to_thread(file.declarations)
+            self._now, self._kids = await asyncio.to_thread(self._read_in_thread, file)
         except Exception as error:  # whatever is wrong with the file now, the node keeps what it read before
             if monotonic() - self._logged_s > _LOG_EVERY_S:
                 self._logged_s = monotonic()
@@ -122,7 +123,18 @@ class DeclaredFile:
         for go_on in waiting:
             self._loop.call_soon(go_on)
 
+    def _read_in_thread(self, file: DeclaredKeys) -> tuple[Declarations, dict[str, str]]:
+        """Return what the file declares, and the `kid` of each credential that a key lists."""
+        found = file.declarations()
+        if found is self._now:
+            return found, self._kids
+        return found, {one.digest: kid for kid, each in found.keys.items() for one in each.key.credentials}
+
     # ---- what it declares ------------------------------------------------------------------------------------------
+
+    def kid_of(self, cid: str) -> str:
+        """Return the `kid` of the key that a credential proves, by the file; of an unknown one, its own digest."""
+        return self._kids.get(cid, cid)
 
     def key(self, kid: str) -> KeyLimits | AccountKey | None:
         """Return the limits of a plain key, or the policies of a key of an account; None if it isn't declared."""

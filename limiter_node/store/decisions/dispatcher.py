@@ -15,6 +15,7 @@ from time import monotonic
 
 from limiter_node.decisions import Decision, Need, Usage
 from limiter_node.errors import OtherFormat, Overloaded, StoreUnavailable
+from limiter_node.key_states import CredentialState
 from limiter_node.limiter.fallback import Fallback
 from limiter_node.limits import WINDOW_BUCKETS, bucket_life_ms
 from limiter_node.store.accounts.accounts import Accounts
@@ -112,6 +113,7 @@ class Dispatcher:
         self._moved = MovedKeys(
             self._queues, self._receipts, self._schedule, self.outage, lambda: self._finder, telemetry
         )
+        self._accounts.look_up_again = self._moved.look_up_again
         self._losses = Losses(reconciliation, self._charges, window_buckets)
         self._redeclared, self._declared = RedeclaredCounts(), DeclaredFile(declared)
         self._declared.start()
@@ -214,13 +216,13 @@ class Dispatcher:
     def knows(self, kid: str) -> bool:
         """See `Decider`. The store's last reply to this node counts."""
         queue = self._queues.get(kid)
-        return queue is not None and queue.exists
+        return queue is not None and queue.is_valid
 
-    async def find(self, kid: str) -> bool:
+    async def find(self, kid: str) -> CredentialState:
         """See `Decider`. A key that the store has is known from now on."""
         return await self._finder.find(kid)
 
-    async def peek(self, kid: str, models: tuple[str, ...] | None = None) -> Usage | None:
+    async def peek(self, kid: str, models: tuple[str, ...] | None = None) -> Usage | CredentialState:
         """See `Decider`. If the store can't be asked, the policy returns the usage that it knows."""
         return await self._reader.peek(kid, models)
 

@@ -12,9 +12,10 @@ from time import monotonic
 from typing import NamedTuple
 
 from limiter_node.errors import StoreUnavailable
+from limiter_node.key_states import CredentialState
 from limiter_node.limits import KeyLimits
 from limiter_node.store.accounts.accounts import Accounts
-from limiter_node.store.accounts.member import Member
+from limiter_node.store.accounts.member import FurtherCredential, Member
 from limiter_node.store.decisions.queues import KeyQueues
 from limiter_node.store.decisions.redeclare import Redeclared, Redeclarer
 from limiter_node.store.decisions.redeclare_accounts import AccountRedeclarer
@@ -31,24 +32,28 @@ _LATE_S = 0.02
 
 
 class _Found(NamedTuple):
-    """A key that the store has: the hash tag of its account, or if that is empty its limits; the store's time in ms."""
+    """The key that a credential leads to.
 
+    `tag`: the hash tag of its account, or empty if it is a plain key, which has `limits`. `time_ms`: the store's time.
+    """
+
+    kid: str
     tag: str
     limits: KeyLimits
     time_ms: int
 
 
 class _LimitsRead(RoutedCall):
-    """A read of one key's limits, for all requests of the key that wait for it.
+    """A read of the limits that a credential leads to, for all its requests that wait for it.
 
     `reply`: what was found, None if there is no such key; or the reason why there is no reply.
     """
 
-    __slots__ = ("_finder", "kid", "reply", "waiting")
+    __slots__ = ("_finder", "cid", "reply", "waiting")
 
-    def __init__(self, finder: KeyExistence, router: Router, target: ScriptTarget, kid: str) -> None:
+    def __init__(self, finder: KeyExistence, router: Router, target: ScriptTarget, cid: str) -> None:
         super().__init__(router, target, monotonic())
-        self._finder, self.kid = finder, kid
+        self._finder, self.cid = finder, cid
         self.waiting = 0
         self.reply: asyncio.Future[_Found | str | None] = router.loop.create_future()
 
@@ -61,8 +66,11 @@ class _LimitsRead(RoutedCall):
     def on_result(self, reply: list[bytes] | None) -> None:
         found = None
         if reply is not None:
-            tag = reply[2].decode() if len(reply) > 2 else ""
-            found = _Found(tag, KeyLimits() if tag else unpack_limits(reply[0]), int(reply[1]))
+            time_ms = int(reply[1])
+            if len(reply) > 2:
+                found = _Found(reply[3].decode(), reply[2].decode(), KeyLimits(), time_ms)
+            else:
+                found = _Found(self.cid, "", unpack_limits(reply[0]), time_ms)
         self._finder.on_ended(self)
         if not self.reply.done():
             self.reply.set_result(found)
@@ -98,32 +106,39 @@ class KeyExistence:
         self._under_way: dict[str, _LimitsRead] = {}
         self._to_send: list[_LimitsRead] = []
 
-    async def find(self, kid: str, *, is_missed: bool = False) -> bool:
-        """See `Decider.find`. `is_missed`: the account that the node knows the key in doesn't have it, or is gone."""
+    async def find(self, cid: str, *, is_missed: bool = False) -> CredentialState:
+        """See `Decider.find`. `is_missed`: what the node knows of the key is wrong, or it is not where that says."""
         try:
-            tag = await self._look_up(kid)
-            if tag is not None and await self._is_in_account(kid, tag, is_missed=is_missed):
-                return True
-            async with asyncio.timeout(self._timeout_s):
-                if not await self._was_lost(kid, tag or ""):
-                    return False
-                tag = await self._look_up(kid)
-                return tag is not None and await self._is_in_account(kid, tag, is_missed=True)
-        except TimeoutError:
-            self._outage.note_refused()
-            raise StoreUnavailable("the store did not reply in time") from None
+            try:
+                return await self._find(cid, is_missed=is_missed)
+            except TimeoutError:
+                raise StoreUnavailable("the store did not reply in time") from None
         except StoreUnavailable:
+            known = self._queues.get(cid)
+            if isinstance(known, Member | FurtherCredential) and (refusal := known.known_refusal()) is not None:
+                return refusal
             self._outage.note_refused()
             raise
 
+    async def _find(self, cid: str, *, is_missed: bool) -> CredentialState:
+        found = await self._look_up(cid)
+        if found is not None and (state := await self._state(cid, found, is_missed=is_missed)) is not None:
+            return state
+        async with asyncio.timeout(self._timeout_s):
+            if not await self._was_lost(cid, found.tag if found is not None else ""):
+                return CredentialState.UNKNOWN
+            found = await self._look_up(cid)
+            state = None if found is None else await self._state(cid, found, is_missed=True)
+            return CredentialState.UNKNOWN if state is None else state
+
     def on_ended(self, read: _LimitsRead) -> None:
         """Forget a read that has its reply or was given up."""
-        if self._under_way.get(read.kid) is read:
-            del self._under_way[read.kid]
+        if self._under_way.get(read.cid) is read:
+            del self._under_way[read.cid]
 
-    async def _look_up(self, kid: str) -> str | None:
-        """Return the hash tag of the key's account; empty if it is a plain key, which is met; None if there is none."""
-        read = self._read_of(kid)
+    async def _look_up(self, cid: str) -> _Found | None:
+        """Return the key that a credential leads to; None if there is none. A plain key is met."""
+        read = self._read_of(cid)
         read.waiting += 1
         try:
             await self._wait_for_reply(read)
@@ -132,53 +147,61 @@ class KeyExistence:
         reply = read.reply.result()
         if isinstance(reply, str):
             raise StoreUnavailable(reply)
-        if reply is None:
-            return None
-        if not reply.tag:
-            queue = self._plain(kid)
+        if reply is not None and not reply.tag:
+            queue = self._plain(cid)
             if not queue.knowledge.exists:
                 queue.knowledge.learn_limits(reply.limits, reply.time_ms, read.since_s, monotonic())
             self._queues.meet(queue)
-        return reply.tag
+        return reply
 
     def _plain(self, kid: str) -> KeyQueue:
         """Return the queue of a plain key, which may have left its account."""
         queue = self._queues[kid]
-        if isinstance(queue, Member):
+        if isinstance(queue, Member | FurtherCredential):
             del self._queues[kid]
             queue = self._queues[kid]
         assert isinstance(queue, KeyQueue)
         return queue
 
-    async def _is_in_account(self, kid: str, tag: str, *, is_missed: bool) -> bool:
-        """Whether the account with that hash tag has the key, which is met then. A plain key is in none, but exists."""
-        if not tag:
-            return True
-        known = self._queues.get(kid)
-        if isinstance(known, Member) and known.account.kid == tag and not is_missed:
-            return True  # found by another request meanwhile
-        if self._outage.cuts_off_slot(slot_of(tag)):
+    async def _state(self, cid: str, found: _Found, *, is_missed: bool) -> CredentialState | None:
+        """Return the state of a credential that leads to `found`; None if the account doesn't have the key.
+
+        A key of which the credential is one is met, whatever its state. A plain key is in no account, but exists.
+        """
+        if not found.tag:
+            return CredentialState.VALID
+        if not is_missed and self._is_known(cid, found):
+            return CredentialState.VALID  # found by another request meanwhile
+        if self._outage.cuts_off_slot(slot_of(found.tag)):
             raise StoreUnavailable("the account's shard is cut off")
         async with asyncio.timeout(self._timeout_s):
-            member = await self._accounts.open(kid, tag)
-        if member is None:
-            return False
-        known = self._queues.get(kid)
-        if isinstance(known, Member) and known.account is member.account:
-            known.learn(member.body)
-        else:
-            self._queues.meet_member(member)
-        return True
+            opened = await self._accounts.open(found.kid, found.tag)
+        if opened is None:
+            return None
+        member, time_ms = opened
+        state = member.key.credential_state(cid, time_ms)
+        known = self._queues.get(cid)
+        is_met = isinstance(known, Member | FurtherCredential) and known.member is member
+        if state is not CredentialState.UNKNOWN and not is_met:
+            self._queues.meet_member(member, cid)
+        return state
 
-    def _read_of(self, kid: str) -> _LimitsRead:
-        read = self._under_way.get(kid)
+    def _is_known(self, cid: str, found: _Found) -> bool:
+        """Whether the node knows a credential as good, and the key where it was found."""
+        known = self._queues.get(cid)
+        if not isinstance(known, Member | FurtherCredential):
+            return False
+        return (known.kid, known.member.account.kid) == (found.kid, found.tag) and known.is_valid
+
+    def _read_of(self, cid: str) -> _LimitsRead:
+        read = self._under_way.get(cid)
         if read is not None:
             return read
-        slot = slot_of(kid)
+        slot = slot_of(cid)
         if self._outage.cuts_off_slot(slot):
             raise StoreUnavailable("the key's shard is cut off")
-        target = ScriptTarget(self._script, slot, (limits_key(kid).encode(),), (), 0)
-        read = self._under_way[kid] = _LimitsRead(self, self._router, target, kid)
+        target = ScriptTarget(self._script, slot, (limits_key(cid).encode(),), (), 0)
+        read = self._under_way[cid] = _LimitsRead(self, self._router, target, cid)
         if not self._to_send:
             self._router.loop.call_soon(self._send)
         self._to_send.append(read)
@@ -199,22 +222,23 @@ class KeyExistence:
             self._outage.on_read_overdue(read)
             raise StoreUnavailable("the store did not reply in time")
 
-    async def _was_lost(self, kid: str, stale_tag: str) -> bool:
+    async def _was_lost(self, cid: str, stale_tag: str) -> bool:
         """Return whether the store had lost the key, and it has been declared again. Raises `StoreUnavailable`.
 
-        `stale_tag`: the hash tag of an account that the key leads to, and that doesn't have it; empty if there is none.
+        `stale_tag`: the hash tag of an account that the credential leads to, and that doesn't have the key; empty if
+        there is none.
         """
-        known = self._queues.find(kid)
-        redeclared, reason = await self._account_redeclarer.resolve(kid, known, stale_tag)
+        known = self._queues.find(cid)
+        redeclared, reason = await self._account_redeclarer.resolve(cid, known, stale_tag)
         if redeclared is Redeclared.UNKNOWN:
             knowledge = known.knowledge if isinstance(known, KeyQueue) else None
-            redeclared, reason = await self._redeclarer.resolve(kid, knowledge)
+            redeclared, reason = await self._redeclarer.resolve(cid, knowledge)
         if redeclared is Redeclared.FAILED:
             raise StoreUnavailable(reason)
         if redeclared is Redeclared.DECLARED:
             return True
         if redeclared is Redeclared.DELETED or (known is not None and known.is_met):
-            queue = self._plain(kid)
+            queue = self._plain(cid)
             if not queue.is_met:
                 self._queues.meet(queue)  # so that the deletion is remembered
             queue.knowledge.forget()

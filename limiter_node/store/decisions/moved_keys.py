@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
 
-from limiter_node.decisions import UNKNOWN_KEY
+from limiter_node.decisions import REFUSALS
 from limiter_node.errors import Overloaded, StoreUnavailable
 from limiter_node.store.accounts.member import Member
 from limiter_node.store.batch import Admit, Asker, Batch
@@ -79,7 +79,7 @@ class MovedKeys:
         self._ask(queue.kid, admits)
 
     def look_up_again(self, admits: Sequence[Admit]) -> None:
-        """Find the keys of these requests anew, and ask again; requests of keys that are gone are of unknown keys."""
+        """Find the keys of these requests anew, and ask again. Those whose credential isn't good are refused."""
         by_asker: dict[Asker, list[Admit]] = {}
         for admit in admits:
             if not admit.future.done():
@@ -99,22 +99,22 @@ class MovedKeys:
 
     async def _ask_again(self, asker: Asker, admits: Sequence[Admit]) -> None:
         try:
-            is_found = await self._finder().find(asker.kid, is_missed=True)
+            state = await self._finder().find(asker.cid, is_missed=True)
         except StoreUnavailable as error:  # the node knows the key, so a policy can decide
             for admit in admits:
                 self._outage.decide_pending(admit, str(error), is_sent=False)
             return
-        if is_found:
-            self._ask(asker.kid, admits)
+        if (refusal := REFUSALS.get(state)) is None:
+            self._ask(asker.cid, admits)
             return
         for admit in admits:
             if not admit.future.done():
-                admit.future.set_result(UNKNOWN_KEY)
-                self._decisions.count(UNKNOWN_KEY.outcome)
+                admit.future.set_result(refusal)
+                self._decisions.count(refusal.outcome)
 
-    def _ask(self, kid: str, admits: Sequence[Admit]) -> None:
+    def _ask(self, cid: str, admits: Sequence[Admit]) -> None:
         """Ask again for a key that was found."""
-        queue = self._queues[kid]
+        queue = self._queues[cid]
         for admit in admits:
             if admit.future.done():
                 continue

@@ -12,15 +12,15 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from time import monotonic
 
-from limiter_node.decisions import UNKNOWN_KEY, Decision, Outcome
+from limiter_node.decisions import EXPIRED_KEY, REFUSALS, UNKNOWN_KEY, Decision, Outcome
 from limiter_node.errors import StoreUnavailable
 from limiter_node.plans import Plan
 from limiter_node.store.accounts.batch import PathBatch
 from limiter_node.store.accounts.codec import PathsReply, unpack_reply
-from limiter_node.store.accounts.member import CHECK_POINTER_EVERY_S, Member
+from limiter_node.store.accounts.member import CHECK_POINTER_EVERY_S, FurtherCredential, Member
 from limiter_node.store.accounts.queue import AccountQueue
 from limiter_node.store.accounts.verdicts import decisions_of
-from limiter_node.store.batch import Admit, Asker, Batch
+from limiter_node.store.batch import Admit, Batch
 from limiter_node.store.codec import DECIDED, LOST, REPLAYED, UnreadableReply
 from limiter_node.store.codec import UNKNOWN_KEY as NO_ACCOUNT
 from limiter_node.store.decisions.batch_ends import BatchEnds
@@ -95,18 +95,21 @@ class PathReplies(BatchEnds):
         verdicts: list[Decision] = []
         gone: list[Admit] = []
         again: list[Admit] = []
-        for admit, decision in zip(batch.admits, decisions, strict=True):
+        for admit, decision, ends_ms in zip(batch.admits, decisions, batch.path_admits.ends_ms, strict=True):
             if decision is None:
                 self._on_not_counted(batch, admit, again)
+            elif decision is EXPIRED_KEY:
+                self._on_ended_credential(batch, admit, ends_ms, again)
             elif decision is UNKNOWN_KEY:
                 self._on_not_counted(batch, admit, gone)
             else:
                 decided.append(admit)
                 verdicts.append(decision)
-                self._on_confirmed(admit.queue, heard_s)
+                self._on_confirmed(_member_of(admit), heard_s)
         if decided:
             account.confirmed_s = heard_s
         self._deliver(batch, decided, verdicts, heard_s)
+        again = [each for each in again if not self._is_refused(each)]
         if unreadable:  # asked again, they would only be too old again
             if unreadable != account.unreadable:
                 log.error("a policy of account %s can't be read: %s", account.kid, unreadable, extra=_UNREADABLE)
@@ -117,18 +120,37 @@ class PathReplies(BatchEnds):
             account.put_admits_back(again)
         if gone:
             # All of a key that is gone is asked again together: what waits was put there for the account's old key.
-            for asker in {each.queue for each in gone}:
-                assert isinstance(asker, Member)
-                gone += account.take_unsent_of(asker)
+            for member in {_member_of(each) for each in gone}:
+                gone += account.take_unsent_of(member)
             self._on_gone(gone)
 
-    def _on_confirmed(self, member: Asker, heard_s: float) -> None:
+    def _on_ended_credential(self, batch: Batch, admit: Admit, ends_ms: int, again: list[Admit]) -> None:
+        """Refuse a request, unless the node has learnt meanwhile that its credential has another end."""
+        if admit.charge is None and not admit.future.done() and _member_of(admit).end_of(admit.queue.cid) == ends_ms:
+            self._refuse(admit, EXPIRED_KEY)
+        else:
+            self._on_not_counted(batch, admit, again)
+
+    def _is_refused(self, admit: Admit) -> bool:
+        """Refuse a request whose credential isn't good, whatever the time, by the policy just told by the store."""
+        asker = admit.queue
+        assert isinstance(asker, Member | FurtherCredential)
+        refusal = REFUSALS.get(asker.state(0))
+        if refusal is None:
+            return False
+        self._refuse(admit, refusal)
+        return True
+
+    def _refuse(self, admit: Admit, refusal: Decision) -> None:
+        admit.future.set_result(refusal)
+        self._count_decision(refusal.outcome)
+
+    def _on_confirmed(self, member: Member, heard_s: float) -> None:
         """Note that the store has decided by the key's policy as the node knows it."""
-        assert isinstance(member, Member)
         member.confirmed_s = heard_s
         if heard_s >= member.check_pointer_s:
             member.check_pointer_s = heard_s + CHECK_POINTER_EVERY_S
-            self._redeclarer.check_pointer(member)
+            self._redeclarer.check_pointers(member)
 
     def _on_not_counted(self, batch: Batch, admit: Admit, waiting: list[Admit]) -> None:
         """Take a request that the store hasn't decided: it waits on, unless it was decided meanwhile."""
@@ -167,6 +189,12 @@ class PathReplies(BatchEnds):
         self._on_gone(account.take_unsent())
 
 
+def _member_of(admit: Admit) -> Member:
+    """Return the key of a request."""
+    assert isinstance(admit.queue, Member | FurtherCredential)
+    return admit.queue.member
+
+
 def _is_counted(decision: Decision) -> bool:
     """Return whether the store has counted a request: if it was admitted, and there is a window to count it in."""
     return decision.outcome is Outcome.ADMITTED and decision.path is not None and bool(decision.path.plan.windows)
@@ -186,13 +214,12 @@ def _admitted(batch: PathBatch, decisions: Sequence[Decision | None]) -> Iterabl
 
 def _learn_policies(account: AccountQueue, batch: PathBatch, policies: Sequence[tuple[int, bytes]]) -> str:
     """Learn the policies for which a batch was too old. Return why one of them can't be read, "" if all can."""
-    unreadable, members = "", {admit.queue.kid: admit.queue for admit in batch.admits}
+    unreadable, members = "", {admit.queue.kid: _member_of(admit) for admit in batch.admits}
     for which, body in policies:
         try:
             if which == 0:
                 account.learn(body)
             elif (member := members.get(batch.layout.kids[which - 1])) is not None:
-                assert isinstance(member, Member)
                 member.learn(body)
         except ValueError as error:
             unreadable = str(error)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from limiter_node.limits import bucket_life_ms
-from limiter_node.store.accounts.member import Member
+from limiter_node.store.accounts.member import FurtherCredential, Member
 from limiter_node.store.batch import SendQueue
 from limiter_node.store.key_queue import KeyQueue
 from limiter_node.store.keyspace import decision_keys, slot_of
@@ -27,8 +27,10 @@ _LOOKED_AT = 64
 """The number of least recently used keys to check when a new one is met."""
 
 
-class KeyQueues(OrderedDict[str, "KeyQueue | Member"]):
-    """The met keys by `kid`, the least recently used first; looking one up with ``[]`` makes the queue of any key.
+class KeyQueues(OrderedDict[str, "KeyQueue | Member | FurtherCredential"]):
+    """The met keys by the digest of the credential that leads to them, the least recently used first.
+
+    Looking one up with ``[]`` makes the queue of any key. A plain key has one credential, whose digest is its `kid`.
 
     `incarnation` is this process's name in the store's records.
     """
@@ -53,15 +55,17 @@ class KeyQueues(OrderedDict[str, "KeyQueue | Member"]):
             queue = self.unmet[kid] = KeyQueue(kid, target, KeyKnowledge(self._window_buckets))
         return queue
 
-    def meet_member(self, member: Member) -> None:
-        """Keep a key of an account from now on."""
-        self.unmet.pop(member.kid, None)
-        self[member.kid] = member
+    def meet_member(self, member: Member, cid: str) -> Member | FurtherCredential:
+        """Keep a key of an account from now on, for requests with the credential `cid`."""
+        asker = member if member.kid == cid else FurtherCredential(member, cid)
+        self.unmet.pop(cid, None)
+        self[cid] = asker
         self._make_room()
+        return asker
 
-    def find(self, kid: str) -> KeyQueue | Member | None:
+    def find(self, cid: str) -> KeyQueue | Member | FurtherCredential | None:
         """Return the queue of a key if there is one."""
-        return self.get(kid) or self.unmet.get(kid)
+        return self.get(cid) or self.unmet.get(cid)
 
     def meet(self, queue: KeyQueue) -> None:
         """Keep a key from now on: the store has replied something about it."""
@@ -75,11 +79,11 @@ class KeyQueues(OrderedDict[str, "KeyQueue | Member"]):
     def _make_room(self) -> None:
         """Forget idle keys, the least recently used first, while there are more than `MOST`."""
         for _ in range(min(len(self) - MOST, _LOOKED_AT)):
-            kid, queue = next(iter(self.items()))
+            cid, queue = next(iter(self.items()))
             if not queue.is_idle:
-                self.move_to_end(kid)
+                self.move_to_end(cid)
             elif len(self) > MOST_OF_ALL or queue.heard_s_ago() > self._window_s:
-                del self[kid]
+                del self[cid]
             else:
                 break  # this node may have used up the key's limit, and that of all keys used later
 
@@ -90,4 +94,4 @@ class KeyQueues(OrderedDict[str, "KeyQueue | Member"]):
 
     def knows_any(self) -> bool:
         """Whether some key can be decided without the store."""
-        return any(queue.exists for queue in self.values())
+        return any(queue.is_valid for queue in self.values())

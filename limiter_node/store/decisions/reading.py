@@ -10,9 +10,10 @@ from collections.abc import Callable
 
 from limiter_node.decisions import Usage
 from limiter_node.errors import StoreUnavailable
+from limiter_node.key_states import CredentialState
 from limiter_node.store.accounts.accounts import Accounts
-from limiter_node.store.accounts.member import Member
-from limiter_node.store.batch import Asker, SendQueue
+from limiter_node.store.accounts.member import FurtherCredential, Member
+from limiter_node.store.batch import SendQueue
 from limiter_node.store.decisions.first import FirstDecisions
 from limiter_node.store.decisions.key_exists import KeyExistence
 from limiter_node.store.decisions.queues import KeyQueues
@@ -25,6 +26,7 @@ from limiter_node.store.wire.script_target import ScriptTarget
 from limiter_node.store.wire.topology import Topology
 
 _MOST_TRIES = 3
+_Queue = KeyQueue | Member | FurtherCredential
 
 
 class _Elsewhere(Exception):
@@ -57,7 +59,7 @@ class StoreReader:
         self._script = load_script("peek")
         self._first = FirstDecisions(topology, load_script("decide"), timeout_s)
 
-    async def peek(self, kid: str, models: tuple[str, ...] | None = None) -> Usage | None:
+    async def peek(self, kid: str, models: tuple[str, ...] | None = None) -> Usage | CredentialState:
         """See `Decider.peek`."""
         for _ in range(_MOST_TRIES):
             known = self._queues.find(kid)
@@ -68,22 +70,19 @@ class StoreReader:
                     del self._queues[kid]
         raise StoreUnavailable("the key is being moved")
 
-    async def _peek_now(self, kid: str, models: tuple[str, ...] | None) -> Usage | None:
+    async def _peek_now(self, kid: str, models: tuple[str, ...] | None) -> Usage | CredentialState:
         queue = self._queues.find(kid)
         try:
             if queue is None:
-                if not await self._finder.find(kid):
-                    return None
+                if (state := await self._finder.find(kid)) is not CredentialState.VALID:
+                    return state
                 queue = self._queues.find(kid)
             if queue is not None:
                 if self._outage.is_on and self._outage.cuts_off(queue.sender):
                     raise StoreUnavailable("the key's shard is cut off")
                 self._flush(queue.sender)
             async with asyncio.timeout(self._timeout_s):
-                if isinstance(queue, Member):
-                    usage = await self._accounts.peek(queue, models)
-                    return usage if usage is not None else await self._peek_missed(kid, models)
-                usage = await self._peek_store(kid)
+                usage = await self._peek_at(kid, queue, models)
                 return usage if usage is not None else await self._peek_missed(kid, models)
         except TimeoutError:
             return self._known_usage(queue, models, StoreUnavailable("the store did not reply in time"))
@@ -93,20 +92,30 @@ class StoreReader:
             return self._known_usage(queue, models, error)
 
     def _known_usage(
-        self, queue: Asker | None, models: tuple[str, ...] | None, error: StoreUnavailable
-    ) -> Usage | None:
-        """Return the policy's usage of a key. Raises `error` if the policy knows none."""
+        self, queue: _Queue | None, models: tuple[str, ...] | None, error: StoreUnavailable
+    ) -> Usage | CredentialState:
+        """Return the policy's usage of a key, or why its credential isn't good. Raises `error` if nothing is known."""
+        if isinstance(queue, Member | FurtherCredential) and (state := queue.known_refusal()) is not None:
+            return state
         usage = None if queue is None else self._outage.usage(queue, models)
         if usage is None:
             raise error
         return usage
 
-    async def _peek_missed(self, kid: str, models: tuple[str, ...] | None) -> Usage | None:
+    async def _peek_missed(self, kid: str, models: tuple[str, ...] | None) -> Usage | CredentialState:
         """Read a key that isn't where the node knows it: it is elsewhere, or the store has lost it."""
-        if not await self._finder.find(kid, is_missed=True):
-            return None
-        queue = self._queues.find(kid)
-        return await (self._accounts.peek(queue, models) if isinstance(queue, Member) else self._peek_store(kid))
+        if (state := await self._finder.find(kid, is_missed=True)) is not CredentialState.VALID:
+            return state
+        usage = await self._peek_at(kid, self._queues.find(kid), models)
+        return CredentialState.UNKNOWN if usage is None else usage
+
+    async def _peek_at(
+        self, kid: str, queue: _Queue | None, models: tuple[str, ...] | None
+    ) -> Usage | CredentialState | None:
+        """Read a key where it is; None if it isn't there."""
+        if isinstance(queue, Member | FurtherCredential):
+            return await self._accounts.peek(queue, models)
+        return await self._peek_store(kid)
 
     async def _peek_store(self, kid: str) -> Usage | None:
         target = ScriptTarget(

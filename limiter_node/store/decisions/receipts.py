@@ -45,7 +45,7 @@ class Receipts:
             return
         queue = self._queues[kid]
         if not isinstance(queue, KeyQueue):
-            self._take_back_adopted(queue, receipt, Amounts(0, input_tokens, output_tokens))
+            self._take_back_adopted(queue.member, receipt, Amounts(0, input_tokens, output_tokens))
             return
         knowledge = queue.knowledge
         if knowledge.recharges is None and receipt.__class__ is int:  # usually: counted by the store, and never lost

@@ -26,10 +26,10 @@ from typing import Any
 
 from limiter_node.limits import KeyLimits
 from limiter_node.store.decisions.declared_file import DeclaredFile
-from limiter_node.store.keyspace import deleted_key, limits_key, slot_of
+from limiter_node.store.keyspace import declared_key, deleted_key, limits_key, slot_of
 from limiter_node.store.knowledge import KeyKnowledge
 from limiter_node.store.scripts import load_script
-from limiter_node.store.values import pack_limits
+from limiter_node.store.values import PlainRecord, pack_limits, pack_record
 from limiter_node.store.wire.commands import bulk
 from limiter_node.store.wire.routing_and_retries import RoutedCall, Router
 from limiter_node.store.wire.script_target import ScriptTarget
@@ -79,14 +79,14 @@ class RedeclaredCounts:
 
 
 class _Redeclaration(RoutedCall):
-    __slots__ = ("_done", "_packed")
+    __slots__ = ("_done", "_packed", "_record")
 
-    def __init__(self, router: Router, target: ScriptTarget, packed: bytes, done: Done) -> None:
+    def __init__(self, router: Router, target: ScriptTarget, packed: bytes, record: bytes, done: Done) -> None:
         super().__init__(router, target, monotonic())
-        self._packed, self._done = packed, done
+        self._packed, self._record, self._done = packed, record, done
 
     def arguments(self) -> bytes:
-        return bulk((self._packed,))
+        return bulk((self._packed, self._record))
 
     def is_wanted(self) -> bool:
         return not self.trouble  # a request waits for this, and must not wait for a store that decides nothing
@@ -152,16 +152,19 @@ class Redeclarer:
         if word is None:
             return False
         limits, source = word
-        in_file = self._declared.key(kid)
-        if not limits.name and isinstance(in_file, KeyLimits):
-            limits = KeyLimits(limits.rpm, limits.input_tpm, limits.output_tpm, limits.output_reserve, in_file.name)
+        in_file, record = self._declared.key(kid), b""
+        if isinstance(in_file, KeyLimits):
+            if not limits.name:
+                limits = KeyLimits(limits.rpm, limits.input_tpm, limits.output_tpm, limits.output_reserve, in_file.name)
+            # The file was applied before the loss: a node that starts with it must not take it for new.
+            record = pack_record(PlainRecord(pack_limits(in_file)))
 
         def ended(result: Redeclared, reason: str) -> None:
             if result is Redeclared.DECLARED:
                 self._counts.add(source)
             done(result, reason)
 
-        keys = (limits_key(kid).encode(), deleted_key(kid).encode())
-        target = ScriptTarget(self._script, slot_of(kid), keys, (), 1)
-        self._router.send([_Redeclaration(self._router, target, pack_limits(limits), ended)])
+        keys = (limits_key(kid).encode(), deleted_key(kid).encode(), declared_key(kid).encode())
+        target = ScriptTarget(self._script, slot_of(kid), keys, (), 2)
+        self._router.send([_Redeclaration(self._router, target, pack_limits(limits), record, ended)])
         return True

@@ -24,9 +24,9 @@ from typing import Any, NamedTuple
 from limiter_node.declarations import AccountKey
 from limiter_node.errors import StoreUnavailable
 from limiter_node.policy import ACCOUNT_MARK, KeyPolicy
-from limiter_node.policy_body import body_of, version_of
+from limiter_node.policy_body import body_of, read_account, read_key, version_of
 from limiter_node.store.accounts.accounts import Accounts
-from limiter_node.store.accounts.member import Member
+from limiter_node.store.accounts.member import FurtherCredential, Member
 from limiter_node.store.accounts.queue import AccountQueue
 from limiter_node.store.admin.merging import merge_account, merge_key
 from limiter_node.store.decisions.declared_file import DeclaredFile
@@ -42,9 +42,12 @@ log = logging.getLogger(__name__)
 
 _DELETED, _POINTED, _WAS_POINTED, _ELSEWHERE = range(4)
 """The replies of ``redeclare.lua`` about a key of an account."""
-_ABSENT = b""
-"""The version of a policy that isn't stored."""
+_LOST = b"!"
+"""Stands for the version of a policy that isn't stored, and was not deleted on purpose."""
 _BEING_READ = "the keys file is being read"
+
+Known = KeyQueue | Member | FurtherCredential | None
+"""The place in the node of the key that a credential leads to, if the node has met it."""
 
 
 class _Call(RoutedCall):
@@ -78,6 +81,7 @@ class _KeyWord(NamedTuple):
     `declared` is None if the store's last reply counts.
     """
 
+    kid: str
     tag: str
     declared: KeyPolicy | None
     source: str
@@ -105,17 +109,20 @@ class AccountRedeclarer:
 
     # ---- what is missing -------------------------------------------------------------------------------------------
 
-    async def resolve(self, kid: str, known: KeyQueue | Member | None, stale_tag: str = "") -> tuple[Redeclared, str]:
-        """Declare a missing key of an account. Return the outcome, and the reason if that is `FAILED`.
+    async def resolve(self, cid: str, known: Known, stale_tag: str = "") -> tuple[Redeclared, str]:
+        """Declare the key of an account that a credential led to, and that is missing.
 
-        The outcome is `UNKNOWN` for a key that is nobody's, or a plain one by the latest word. `known`: the node's own
-        place of the key, if it has met it. `stale_tag`: the hash tag of an account that the key leads to, and that
-        doesn't have it; empty if the key leads nowhere.
+        Return the outcome; with it the reason if that is `FAILED`, the content of the mark if it is `DELETED`. It is
+        `UNKNOWN` for a key that is nobody's, or a plain one by the latest word.
+
+        `known`: the node's own place of the key, if it has met it. `stale_tag`: the hash tag of an account that the
+        credential leads to, and that doesn't have the key; empty if it leads nowhere.
         """
+        is_known = isinstance(known, Member | FurtherCredential) or (known is not None and known.is_valid)
         try:
-            if not await self._declared.read() and known is not None and known.exists:
+            if not await self._declared.read() and is_known:
                 return Redeclared.FAILED, _BEING_READ
-            return await self._declare_key(kid, known, stale_tag), ""
+            return await self._declare_key(cid, known, stale_tag)
         except StoreUnavailable as error:
             return Redeclared.FAILED, str(error)
 
@@ -140,22 +147,33 @@ class AccountRedeclarer:
             return Redeclared.FAILED
         key = account.policy.key
         if key is not None:
-            return await self._declare_key(key.kid, Member(account, key.kid, None), "")
+            result, _ = await self._declare_key(key.kid, Member(account, key.kid, None), "")
+            return result
         if (word := self._account_word(account.kid, 0)) is None:
             return Redeclared.UNKNOWN
         await self._declare_account(account.kid, word)
         return Redeclared.DECLARED
 
-    def check_pointer(self, member: Member) -> None:
-        """Mend the pointer of a key that the store has just decided for, if it is lost."""
+    def check_pointers(self, member: Member) -> None:
+        """Mend the pointers of a key that the store has just decided for, those that are lost."""
+        key = member.key
+        self._begin(self._mend_pointers(key.kid, [each.digest for each in key.all_credentials], member.account.kid))
 
-        async def check() -> None:
-            with suppress(StoreUnavailable):  # the next check comes soon
-                found, _ = await self._point(member.kid, member.account.kid, "")
+    async def _mend_pointers(self, kid: str, cids: Sequence[str], tag: str, stale_tag: str = "") -> None:
+        with suppress(StoreUnavailable):  # the next check comes soon
+            for cid in cids:
+                found, _, _ = await self._point(cid, kid, tag, stale_tag)
                 if found == _POINTED:
                     self._counts.add("store")
 
-        self._begin(check())
+    def mark_again(self, cid: str, mark: str) -> None:
+        """Leave the mark that a credential's key was deleted, unless there is one, or the credential leads to a key."""
+
+        async def leave() -> None:
+            with suppress(StoreUnavailable):
+                await self._call(self._point_script, cid, (limits_key(cid), deleted_key(cid)), ("", "", "", mark))
+
+        self._begin(leave())
 
     def _begin(self, work: Coroutine[None, None, None]) -> None:
         task = self._router.loop.create_task(work)
@@ -164,21 +182,26 @@ class AccountRedeclarer:
 
     # ---- which word counts -----------------------------------------------------------------------------------------
 
-    def _key_word(self, kid: str, known: KeyQueue | Member | None) -> _KeyWord | None:
-        """Return the latest word on a key; None if it was revoked, nobody declared it, or it is a plain key."""
+    def _key_word(self, cid: str, known: Known) -> _KeyWord | None:
+        """Return the latest word on the key that a credential led to.
+
+        None if it was revoked, nobody declared it, or it is a plain key.
+        """
+        member = known.member if isinstance(known, Member | FurtherCredential) else None
+        kid = self._declared.kid_of(cid) if member is None else member.kid
         in_file = self._declared.key(kid)
-        by_file = _KeyWord(in_file.account.tag, in_file.key, "file") if isinstance(in_file, AccountKey) else None
-        if isinstance(known, Member):
-            heard_s_ago = monotonic() - known.confirmed_s
-        elif known is None or known.knowledge.exists is None:
+        by_file = _KeyWord(kid, in_file.account.tag, in_file.key, "file") if isinstance(in_file, AccountKey) else None
+        if member is not None:
+            heard_s_ago = monotonic() - member.confirmed_s
+        elif not isinstance(known, KeyQueue) or known.knowledge.exists is None:
             return by_file
         else:
             heard_s_ago = known.knowledge.heard_s_ago()
         if in_file is not None and self._declared.is_later(kid, heard_s_ago):
             return by_file
-        if not isinstance(known, Member) or self._declared.is_revoked(kid):
+        if member is None or self._declared.is_revoked(kid):
             return None
-        return _KeyWord(known.account.kid, None, "store")
+        return _KeyWord(kid, member.account.kid, None, "store")
 
     def _account_word(self, tag: str, now_ms: int) -> _Body | None:
         """Return the latest word on an account; None if it was revoked or nobody declared it.
@@ -205,30 +228,33 @@ class AccountRedeclarer:
 
     # ---- declaring -------------------------------------------------------------------------------------------------
 
-    async def _declare_key(self, kid: str, known: KeyQueue | Member | None, stale_tag: str) -> Redeclared:
-        word = self._key_word(kid, known)
+    async def _declare_key(self, cid: str, known: Known, stale_tag: str) -> tuple[Redeclared, str]:
+        word = self._key_word(cid, known)
         if word is None or self._account_word(word.tag, 0) is None:
-            return Redeclared.UNKNOWN
-        found, now_ms = await self._point(kid, word.tag, stale_tag)
+            return Redeclared.UNKNOWN, ""
+        kid, tag = word.kid, word.tag
+        found, now_ms, mark = await self._point(cid, kid, tag, stale_tag)
         if found == _DELETED:
-            return Redeclared.DELETED
+            return Redeclared.DELETED, mark
         if found == _ELSEWHERE:  # declared otherwise meanwhile, where it will be found
-            return Redeclared.DECLARED
-        if (account := self._account_word(word.tag, now_ms)) is None:
-            return Redeclared.UNKNOWN
+            return Redeclared.DECLARED, ""
+        if (account := self._account_word(tag, now_ms)) is None:
+            return Redeclared.UNKNOWN, ""
         field, body = "", account.body
-        is_written = await self._declare_account(word.tag, account)
-        if word.tag != kid:
-            field, body = kid, self._key_body(word, known if isinstance(known, Member) else None, now_ms)
-            is_written = await self._declare(word.tag, field, body)
+        is_written = await self._declare_account(tag, account)
+        if tag != kid:
+            member = known.member if isinstance(known, Member | FurtherCredential) else None
+            field, body = kid, self._key_body(word, member, now_ms)
+            is_written = await self._declare(tag, field, body)
             if is_written or found == _POINTED:
                 self._counts.add(word.source)
-        left, _ = await self._point(kid, word.tag, "")
+        left, _, mark = await self._point(cid, kid, tag, "")
         if left in (_POINTED, _WAS_POINTED):
-            return Redeclared.DECLARED
+            self._begin(self._mend_pointers(kid, _others(cid, field, body), tag, stale_tag))
+            return Redeclared.DECLARED, ""
         if is_written:  # it was taken out meanwhile, and must not come back
-            await self._call(self._declare_script, word.tag, (policy_key(word.tag),), (field, version_of(body), "", ""))
-        return Redeclared.DELETED if left == _DELETED else Redeclared.DECLARED
+            await self._call(self._declare_script, tag, (policy_key(tag),), (field, version_of(body), "", ""))
+        return (Redeclared.DELETED, mark) if left == _DELETED else (Redeclared.DECLARED, "")
 
     async def _declare_account(self, tag: str, word: _Body) -> bool:
         is_written = await self._declare(tag, "", word.body)
@@ -238,16 +264,18 @@ class AccountRedeclarer:
 
     async def _declare(self, tag: str, field: str, body: bytes) -> bool:
         """Write a policy that isn't there. Return whether this node did: if not, somebody else was first."""
-        written = await self._call(
-            self._declare_script, tag, (policy_key(tag),), (field, _ABSENT, version_of(body), body)
-        )
-        return bool(written == 1)
+        name = read_key(body).name if field else ""
+        arguments = (field, _LOST, version_of(body), body, name)
+        return bool(await self._call(self._declare_script, tag, (policy_key(tag),), arguments) == 1)
 
-    async def _point(self, kid: str, tag: str, stale_tag: str) -> tuple[int, int]:
-        """Point a key to its account. Return the reply, and the clock of the key's shard in ms."""
-        keys = (limits_key(kid), deleted_key(kid))
-        found, now_ms = await self._call(self._point_script, kid, keys, ("", tag, stale_tag))
-        return int(found), int(now_ms)
+    async def _point(self, cid: str, kid: str, tag: str, stale_tag: str) -> tuple[int, int, str]:
+        """Point a credential to its key in its account.
+
+        Return the reply, the clock of the credential's shard in ms, and the content of the mark of a deletion.
+        """
+        keys = (limits_key(cid), deleted_key(cid))
+        found = await self._call(self._point_script, cid, keys, ("", tag, stale_tag, "" if cid == kid else kid))
+        return int(found[0]), int(found[1]), found[2].decode() if len(found) > 2 else ""
 
     async def _call(self, script: Script, tag: str, keys: Sequence[str], arguments: Sequence[str | bytes]) -> Any:
         target = ScriptTarget(script, slot_of(tag), tuple(each.encode() for each in keys), (), len(arguments))
@@ -256,3 +284,9 @@ class AccountRedeclarer:
         )
         self._router.send([call])
         return await call.future
+
+
+def _others(cid: str, field: str, body: bytes) -> list[str]:
+    """Return the credentials of a key beside `cid`, by its policy or by that of its account, if `field` is empty."""
+    key = read_key(body) if field else read_account(body).key
+    return [] if key is None else [each.digest for each in key.all_credentials if each.digest != cid]

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable
 from itertools import islice
 from time import monotonic
+from typing import Final
 
 from limiter_node.decisions import Decision, Need, Outcome, Usage
 from limiter_node.errors import StoreUnavailable
@@ -30,7 +31,12 @@ from limiter_node.telemetry import Telemetry
 
 _RELEASED_AT_ONCE = 500
 REFUSED = "refused"
-"""In the counts: neither admitted nor rejected, because there is no policy or the key isn't known."""
+"""In the counts: neither admitted nor rejected, because there is no policy, or the key isn't known or not good."""
+_COUNTED_AS: Final = {
+    Outcome.ADMITTED: "admitted",
+    Outcome.REJECTED: "rejected",
+    Outcome.NEVER_FITS: "rejected",
+}
 
 
 class Outage:
@@ -137,7 +143,8 @@ class Outage:
         if decided is None:
             self.note_refused()
             raise StoreUnavailable(reason)
-        self.counts["admitted" if decided[0].outcome is Outcome.ADMITTED else "rejected"] += 1
+        outcome = decided[0].outcome
+        self.counts[_COUNTED_AS.get(outcome, REFUSED)] += 1
         return decided
 
     # ---- batches and reads -----------------------------------------------------------------------------------------
