@@ -112,6 +112,11 @@ class KeyPolicy:
         """Return the key's credentials; at least one."""
         return self.credentials or (Credential(self.kid),)
 
+    @property
+    def has_one_lasting_credential(self) -> bool:
+        """Whether the key has no credential but the first, which is good at any time: as most keys."""
+        return not (self.credentials or self.expires_ms or self.is_disabled)
+
     def credential_state(self, digest: str, now_ms: int) -> CredentialState:
         """Return whether a credential is good at `now_ms`, by the store's clock."""
         for credential in self.all_credentials:

@@ -147,7 +147,7 @@ def _key_to_json(key: KeyPolicy) -> dict[str, Any]:
         "weight": key.weight,
         **_history_to_json(key),
     }
-    if not (key.credentials or key.expires_ms or key.is_disabled):
+    if key.has_one_lasting_credential:
         return content
     content |= {
         "credentials": [each._asdict() for each in key.credentials],

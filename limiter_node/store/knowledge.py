@@ -53,7 +53,9 @@ class KeyKnowledge:
         "_life_s",
         "_name",
         "_window_buckets",
+        "check_mark_s",
         "exists",
+        "mark",
         "own",
         "recharges",
         "recorded",
@@ -64,6 +66,8 @@ class KeyKnowledge:
         self._window_buckets, self._life_s = window_buckets, bucket_life_ms(window_buckets) / 1000
         self.exists: bool | None = None
         """Whether the key exists, by the store's last reply; None before the first."""
+        self.mark, self.check_mark_s = "", 0.0
+        """See `mark_of_deletion`; and when to look for the mark again, by `time.monotonic`."""
         self.own = OwnWindow(window_buckets)
         """The admissions of this node, for a window."""
         self.recorded = 0
@@ -74,6 +78,11 @@ class KeyKnowledge:
         self._last_reply: bytes | None = None
         self._asked_s = self._heard_s = 0.0
         self._name: str | None = None
+
+    @property
+    def mark_of_deletion(self) -> str:
+        """The content of the mark that the key was deleted, by the store's last reply; empty if it told none."""
+        return self.mark if self.exists is False else ""
 
     # ---- learning --------------------------------------------------------------------------------------------------
 
@@ -107,7 +116,7 @@ class KeyKnowledge:
 
     def forget(self) -> None:
         """Learn from the store that the key doesn't exist: its earlier usage no longer counts."""
-        self.exists, self._heard_s = False, time.monotonic()
+        self.exists, self._heard_s, self.mark = False, time.monotonic(), ""
         self._last_reply = self.recharges = None
         self.recorded, self.recorded_until_s = 0, 0.0
         self.own.clear()

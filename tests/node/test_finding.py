@@ -76,6 +76,20 @@ async def test_requests_of_one_turn_share_a_write_and_those_of_one_key_a_read(
     assert sent == [2]
 
 
+async def test_a_key_that_is_made_while_it_is_looked_for_is_found_by_the_next_request(embedded_single: str) -> None:
+    """Which must not share the answer to a read that may have been made before."""
+    async with dispatching(embedded_single) as dispatcher:
+        for _ in range(20):
+            api_key = new_api_key()
+            first = asyncio.ensure_future(dispatcher.find(key_id(api_key)))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # it is on its way
+            kid = declare(embedded_single, api_key)
+            assert not first.done()
+            assert await dispatcher.find(kid) is CredentialState.VALID
+            await first
+
+
 async def test_one_that_gives_up_waiting_takes_nothing_from_the_others(embedded_single: str) -> None:
     kid = declare(embedded_single, new_api_key())
     async with behind_proxy(embedded_single, timeout_ms=20_000) as (proxy, dispatcher):
@@ -139,16 +153,16 @@ async def test_a_key_that_the_store_has_lost_is_found_in_the_keys_file() -> None
     lost, deleted = key_id("sk-lost"), key_id("sk-deleted")
     file = Declared({kid: KeyLimits(rpm=3, name="declared") for kid in (lost, deleted)})
 
-    async def are_found(dispatcher: Dispatcher) -> list[bool]:
-        found = await asyncio.gather(*map(dispatcher.find, (lost, deleted, key_id("sk-invented"))))
-        return [each is CredentialState.VALID for each in found]
+    async def find_all(dispatcher: Dispatcher) -> list[bool]:
+        return await asyncio.gather(*map(dispatcher.find, (lost, deleted, key_id("sk-invented"))))
 
     async with EmbeddedStore("single") as store, administering(parse_store_url(store.url)) as admin:
         await admin.put_limits(deleted, KeyLimits(rpm=3))
         await admin.delete(deleted)
+        expected = [CredentialState.VALID, CredentialState.UNKNOWN, CredentialState.UNKNOWN]
         async with dispatching(store.url, declared=file) as dispatcher:
-            assert await are_found(dispatcher) == [True, False, False]
+            assert await find_all(dispatcher) == expected
             assert (await admin.get(lost)) == KeyLimits(rpm=3, name="declared")
             assert dispatcher.knows(lost)
             assert not dispatcher.knows(deleted)
-            assert await are_found(dispatcher) == [True, False, False]
+            assert await find_all(dispatcher) == expected

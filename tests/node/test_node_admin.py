@@ -140,6 +140,49 @@ async def test_damaged_limits_are_named(admin: StoreAdmin, url: str, request: py
     async with client_of(url, key) as client:
         for damage in (("SET", key, b"x" * 15), ("HSET", key, "rpm", "many")):
             await client.delete(key)
+            await client.execute_command(*damage)
+            with pytest.raises(
+                ConfigError, match=f"{re.escape(key)} in redis.* is damaged: set the key's limits again"
+            ):
+                await admin.get(kid_of(request))
+        await admin.put_limits(kid_of(request), LIMITS)
+        assert await admin.get(kid_of(request)) == LIMITS
+        await client.delete(key)
+
+
+async def test_a_fit_store_passes(admin: StoreAdmin) -> None:
+    assert await admin.check_store() == []
+
+
+async def test_a_store_that_evicts_is_refused() -> None:
+    async with EmbeddedStore("cluster") as store, administering(parse_store_url(store.url)) as admin:
+        async with Redis(port=store.servers[2].port, protocol=2) as client:
+            await client.config_set("maxmemory-policy", "allkeys-lru")
+        with pytest.raises(ConfigError, match="has maxmemory-policy allkeys-lru, which drops counters: CONFIG SET"):
+            await admin.check_store()
+
+
+async def test_an_old_store_is_refused(admin: StoreAdmin, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def old(self: Redis) -> dict[str, str]:
+        return {"redis_version": "6.2.14", "maxmemory_policy": "noeviction"}
+
+    monkeypatch.setattr(Redis, "info", old)
+    with pytest.raises(ConfigError, match=r"runs version 6\.2\.14: 7\.0 or newer is needed"):
+        await admin.check_store()
+
+
+async def test_a_full_store_is_named() -> None:
+    async with EmbeddedStore("single") as store, administering(parse_store_url(store.url)) as admin:
+        async with client_of(store.url, "") as client:
+            await client.config_set("maxmemory", 1)
+        with pytest.raises(StoreUnavailable, match="is out of memory: raise its maxmemory"):
+            await admin.put_limits("0" * 32, LIMITS)
+
+
+async def test_logins_and_rights() -> None:
+    async with EmbeddedStore("single") as store:
+        host = store.url.removeprefix("redis://")
+        async with client_of(store.url, "") as client:
             rights = ("~rl:*", "+@all", "-info", "-multi")
             await client.execute_command("ACL", "SETUSER", "few", "on", ">pw", *rights)
             await client.config_set("requirepass", "secret")

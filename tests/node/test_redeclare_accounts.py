@@ -373,9 +373,10 @@ async def test_a_key_that_is_just_being_deleted_is_not_taken_for_lost(
         policies = admin._deleter._policies
         delete, told = policies._delete, []
 
-        async def delete_and_ask(tag: str, field: str) -> None:
-            await delete(tag, field)
+        async def delete_and_ask(*what: Any) -> bool:
+            is_deleted = await delete(*what)
             told.append(await ask(dispatcher, key.kid))
+            return bool(is_deleted)
 
         monkeypatch.setattr(policies, "_delete", delete_and_ask)
         await admin.delete(key.kid)

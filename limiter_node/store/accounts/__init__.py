@@ -7,6 +7,7 @@
 ``batch``         the batches
 ``queue``         the queue of an account, where its keys take turns
 ``member``        the place of one key in its account: its policy and plans
+``newer_policies``  policies that the node knows by a higher revision than the store tells
 ``batch_making``  makes the next batch of what waits
 ``verdicts``      from a reply to decisions
 ``calls``         reads that count nothing

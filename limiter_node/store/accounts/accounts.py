@@ -13,11 +13,13 @@ from limiter_node.errors import StoreUnavailable
 from limiter_node.key_states import CredentialState
 from limiter_node.limits import Amounts
 from limiter_node.plans import Plan
+from limiter_node.policy_body import read_tombstone
 from limiter_node.store.accounts.batch import PathAdmits, PathBatch, Versions
 from limiter_node.store.accounts.batch_making import make_batch
 from limiter_node.store.accounts.calls import PathPeek, PathPeekReply, Policies, PolicyRead
 from limiter_node.store.accounts.codec import Layout
 from limiter_node.store.accounts.member import FurtherCredential, Member
+from limiter_node.store.accounts.newer_policies import NewerPolicies
 from limiter_node.store.accounts.queue import AccountQueue
 from limiter_node.store.accounts.verdicts import reset_ms
 from limiter_node.store.batch import Admit, BatchOwner
@@ -41,6 +43,12 @@ class Opened(NamedTuple):
     time_ms: int
 
 
+class Missing(NamedTuple):
+    """A key that its account doesn't have. `revision`: that of its policy if it was deleted there, else -1."""
+
+    revision: int
+
+
 class Accounts:
     """Hold the accounts of one node; an account is kept as long as one of its keys or requests is.
 
@@ -57,6 +65,7 @@ class Accounts:
             load_script("peek_paths"),
             load_script("policy"),
         )
+        self._newer = NewerPolicies(router)
         self._accounts: WeakValueDictionary[str, AccountQueue] = WeakValueDictionary()
         self._members: WeakValueDictionary[tuple[str, str], Member] = WeakValueDictionary()
         self._targets: dict[tuple[str, ...], ScriptTarget] = {}
@@ -64,58 +73,93 @@ class Accounts:
 
     # ---- meeting a key ---------------------------------------------------------------------------------------------
 
-    async def open(self, kid: str, tag: str) -> Opened | None:
-        """Return the place of a key in the account with the hash tag `tag`; None if the account doesn't have it.
+    async def open(self, kid: str, tag: str, not_before_s: float = 0.0) -> Opened | Missing:
+        """Return the place of a key in the account with the hash tag `tag`, if the account has it.
 
-        There is one place of each key, however many credentials lead to it.
+        There is one place of each key, however many credentials lead to it. Where the store tells an older policy than
+        the node knows, the node's is declared first. Requests share a read that was begun at `not_before_s` or later.
 
         Raises:
             StoreUnavailable: the store could not be asked, or a policy can't be read.
         """
-        asked_s = monotonic()
-        found = await self._read(kid, tag)
-        if found.account is None:
-            return None
-        try:
-            return self._met(kid, tag, found, found.account, asked_s)
-        except ValueError as error:
-            raise StoreUnavailable(f"a policy of account {tag} can't be read: {error}") from error
+        for _ in range(_MOST_TRIES):
+            asked_s = monotonic()
+            found = await self._read(kid, tag, not_before_s)
+            older: list[tuple[str, bytes, bytes]] = []
+            try:
+                if found.account is None:
+                    return _missing(found)
+                opened = self._met(kid, tag, found, found.account, asked_s, older)
+            except ValueError as error:
+                raise StoreUnavailable(f"a policy of account {tag} can't be read: {error}") from error
+            if not older:
+                return opened
+            for of_kid, told, known in older:
+                await self._newer.declare(tag, of_kid, told, known)
+        raise StoreUnavailable(f"account {tag} has older policies than this node knows")
 
-    def _met(self, kid: str, tag: str, found: Policies, policy: bytes, asked_s: float) -> Opened | None:
+    def _met(
+        self,
+        kid: str,
+        tag: str,
+        found: Policies,
+        policy: bytes,
+        asked_s: float,
+        older: list[tuple[str, bytes, bytes]],
+    ) -> Opened | Missing:
+        """Learn policies that were read; add those that are older than the node knows to `older`, with the known."""
         account = self._accounts.get(tag)
         if account is None:
             account = self._accounts[tag] = AccountQueue(tag, self._policy_target(tag), policy)
-        account.learn(policy)
+        if not account.learn(policy):
+            older.append(("", policy, account.body))
         if account.knowledge.now_ms() is None:
             account.knowledge.learn_time(found.time_ms, asked_s, monotonic())
         flat = account.policy.key
         if flat.kid != kid if flat is not None else found.key is None:
-            return None
+            return _missing(found)
         body = None if flat is not None else found.key
         member = self._members.get((tag, kid))
         if member is None:
             member = self._members[tag, kid] = Member(account, kid, body)
-        else:
-            member.learn(body)
+        elif not member.learn(body):
+            assert body is not None
+            assert member.body is not None
+            older.append((kid, body, member.body))
         return Opened(member, found.time_ms)
+
+    def forget(self, member: Member) -> None:
+        """Forget a key that is gone: one that comes back has a place of its own."""
+        if self._members.get((member.account.kid, member.kid)) is member:
+            del self._members[member.account.kid, member.kid]
+
+    @property
+    def declared(self) -> int:
+        """The number of policies that were declared over older ones of the store."""
+        return self._newer.declared
 
     def known(self, tag: str) -> AccountQueue | None:
         """Return the account with that hash tag, if the node has met one of its keys and still holds it."""
         return self._accounts.get(tag)
 
-    async def _read(self, kid: str, tag: str) -> Policies:
+    def is_reading(self, kid: str, tag: str) -> bool:
+        """Whether a read of a key's policy is under way, which the next one to ask for it shares."""
+        return (kid, tag) in self._reading
+
+    async def _read(self, kid: str, tag: str, not_before_s: float) -> Policies:
         read = self._reading.get((kid, tag))
-        if read is None:
-            read = self._reading[kid, tag] = PolicyRead(self._router, self._policy_target(tag), kid, monotonic())
-            read.future.add_done_callback(lambda _: self._on_read(kid, tag))
+        if read is None or read.since_s < not_before_s:
+            new = read = self._reading[kid, tag] = PolicyRead(self._router, self._policy_target(tag), kid, monotonic())
+            read.future.add_done_callback(lambda _: self._on_read(kid, tag, new))
             self._router.send([read])
         return await asyncio.shield(read.future)
 
     def _policy_target(self, tag: str) -> ScriptTarget:
         return ScriptTarget(self._policy, slot_of(tag), (policy_key(tag).encode(),), (), 1)
 
-    def _on_read(self, kid: str, tag: str) -> None:
-        read = self._reading.pop((kid, tag))
+    def _on_read(self, kid: str, tag: str, read: PolicyRead) -> None:
+        if self._reading.get((kid, tag)) is read:
+            del self._reading[kid, tag]
         if not read.future.cancelled():
             read.future.exception()  # seen, also if everybody who waited for it has left
 
@@ -181,7 +225,7 @@ class Accounts:
                     return state
                 places = layout.places()[0]
                 return _usage(plan, [found.windows[place].used for place in places], found, places)
-            if await self.open(member.kid, account.kid) is None:  # else the key has learnt its policy
+            if isinstance(await self.open(member.kid, account.kid), Missing):  # else the key has learnt its policy
                 return None
 
     async def _peek_windows(self, tag: str, layout: Layout) -> PathPeekReply | None:
@@ -189,6 +233,11 @@ class Accounts:
         call = PathPeek(self._router, target, layout, monotonic())
         self._router.send([call])
         return await call.future
+
+
+def _missing(found: Policies) -> Missing:
+    """Raises ValueError if what is kept of a deleted key can't be read."""
+    return Missing(-1 if found.tombstone is None else read_tombstone(found.tombstone).revision)
 
 
 def _keys(tag: str, kids: Sequence[str]) -> list[bytes]:

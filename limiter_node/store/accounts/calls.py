@@ -1,9 +1,10 @@
-"""Reads of an account that count nothing: its policies, and the usage of windows."""
+"""Calls about an account that count nothing: reads of its policies and of the usage of windows, and other scripts."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from time import monotonic
 from typing import Any, NamedTuple
 
 from limiter_node.errors import StoreUnavailable
@@ -47,6 +48,31 @@ class PolicyRead(RoutedCall):
         found = Policies(time_ms, account, key, forward, key_tombstone or account_tombstone)
         if not self.future.done():
             self.future.set_result(found)
+
+    def on_failed(self, reason: str) -> None:
+        if not self.future.done():
+            self.future.set_exception(StoreUnavailable(reason))
+
+
+class AwaitedCall(RoutedCall):
+    """A call of a script whose reply a request waits for: it must not wait for a store that decides nothing."""
+
+    __slots__ = ("_arguments", "future")
+
+    def __init__(self, router: Router, target: ScriptTarget, arguments: Sequence[str | bytes]) -> None:
+        super().__init__(router, target, monotonic())
+        self._arguments = tuple(each if isinstance(each, bytes) else each.encode() for each in arguments)
+        self.future: asyncio.Future[Any] = router.loop.create_future()
+
+    def arguments(self) -> bytes:
+        return bulk(self._arguments)
+
+    def is_wanted(self) -> bool:
+        return not (self.trouble or self.future.done())
+
+    def on_result(self, reply: Any) -> None:
+        if not self.future.done():
+            self.future.set_result(reply)
 
     def on_failed(self, reason: str) -> None:
         if not self.future.done():

@@ -19,6 +19,7 @@ from limiter_node.plans import Plan, PlannedWindow, patterns_of, plan_of
 from limiter_node.policy import AccountPolicy, KeyPolicy
 from limiter_node.policy_body import read_key, version_of
 from limiter_node.store.accounts.charges import PathCharge, PathReceipt
+from limiter_node.store.accounts.newer_policies import is_older
 from limiter_node.store.accounts.queue import AccountQueue, KeyInTurn, MemberAsker
 from limiter_node.store.batch import Admit
 from limiter_node.store.charges import Charge
@@ -49,9 +50,8 @@ class _MemberAsker(MemberAsker):
 
         The time is never ahead of the store's own, which decides when a credential ends.
         """
-        key = self.member.key
-        if not (key.credentials or key.expires_ms or key.is_disabled):  # most keys: each request asks
-            return True
+        if self.member.key.has_one_lasting_credential:  # each request asks
+            return self.cid == self.kid
         return self.state(self.member.account.knowledge.now_ms() or 0) is CredentialState.VALID
 
     def state(self, now_ms: int) -> CredentialState:
@@ -111,23 +111,33 @@ class Member(_MemberAsker, KeyInTurn):
         self._adopted: tuple[PlannedWindow, ...] | None = None
         self._plans_of: AccountPolicy | None = None
         self._patterns: frozenset[str] = frozenset()
-        self.body, self.version = body, b""
+        self.body: bytes | None = None
+        self.version = b""
         self.policy: KeyPolicy | None = None
         self.learn(body)
         self.check_pointer_s = self.confirmed_s + CHECK_POINTER_EVERY_S
         """When to check next that the way to the account isn't lost."""
 
-    def learn(self, body: bytes | None) -> None:
+    def learn(self, body: bytes | None) -> bool:
         """Learn the key's own policy; None for a flat key, whose policy is its account's.
+
+        Return False, and learn nothing, if the node knows a later one.
 
         Raises:
             ValueError: the policy can't be read; then nothing is learnt.
         """
-        self.policy = None if body is None else read_key(body)
+        policy = None if body is None else self.policy if body == self.body else read_key(body)
+        if policy is not None and self.policy is not None and is_older(policy, self.policy):
+            return False
+        if policy is not self.policy:
+            self._plans_of = None
+        self.policy = policy
         self.confirmed_s = monotonic()
         """When the store confirmed last that this is the key's policy, by `time.monotonic`."""
-        self.body, self._plans_of = body, None
-        self.version = b"" if body is None else version_of(body)
+        if body != self.body or body is None:
+            self.version = b"" if body is None else version_of(body)
+        self.body = body
+        return True
 
     def plan(self, models: tuple[str, ...], now_ms: int) -> Plan:
         """Return the plan of a request for a model with these names."""
@@ -197,7 +207,7 @@ class Member(_MemberAsker, KeyInTurn):
         None if it isn't good, whatever the time.
         """
         key = self.key
-        if not (key.credentials or key.expires_ms or key.is_disabled):
+        if key.has_one_lasting_credential:
             return 0 if cid == self.kid else None
         return key.ends_ms(cid) if key.credential_state(cid, 0) is CredentialState.VALID else None
 

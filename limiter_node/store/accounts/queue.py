@@ -19,6 +19,7 @@ from limiter_node.policy_body import read_account, version_of
 from limiter_node.store.accounts.batch import PathBatch
 from limiter_node.store.accounts.charges import PathCharge, PathSettle
 from limiter_node.store.accounts.knowledge import AccountKnowledge, place_of
+from limiter_node.store.accounts.newer_policies import is_older
 from limiter_node.store.batch import Admit, Asker, Batch, SendQueue
 from limiter_node.store.charges import Charge
 from limiter_node.store.wire.script_target import ScriptTarget
@@ -88,16 +89,22 @@ class AccountQueue(SendQueue):
         self.confirmed_s = monotonic()
         """When the store confirmed last that this is the account's policy, by `time.monotonic`."""
 
-    def learn(self, body: bytes) -> None:
+    def learn(self, body: bytes) -> bool:
         """Learn the account's policy. Its keys make their plans anew.
+
+        Return False, and learn nothing, if the node knows a later one.
 
         Raises:
             ValueError: the policy can't be read; then nothing is learnt.
         """
         if body != self.body:
-            self.policy = read_account(body)
+            policy = read_account(body)
+            if is_older(policy, self.policy):
+                return False
+            self.policy = policy
             self.body, self.version = body, version_of(body)
         self.confirmed_s = monotonic()
+        return True
 
     # ---- what waits ------------------------------------------------------------------------------------------------
 

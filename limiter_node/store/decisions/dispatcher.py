@@ -242,7 +242,10 @@ class Dispatcher:
             shards.openings,
             self.outage.counts,
             {**self._router.errors, "failed": self._replies.failed + self._path_replies.failed},
-            {"counts": self._losses.recharged, "keys": self._redeclared.counts.total()},
+            {
+                "counts": self._losses.recharged,
+                "keys": self._redeclared.counts.total() + self._accounts.declared,
+            },
         )
 
     async def check(self) -> None:

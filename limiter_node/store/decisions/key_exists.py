@@ -14,13 +14,14 @@ from typing import NamedTuple
 from limiter_node.errors import StoreUnavailable
 from limiter_node.key_states import CredentialState
 from limiter_node.limits import KeyLimits
-from limiter_node.store.accounts.accounts import Accounts
-from limiter_node.store.accounts.member import FurtherCredential, Member
+from limiter_node.store.accounts.accounts import Accounts, Missing
+from limiter_node.store.accounts.member import CHECK_POINTER_EVERY_S, FurtherCredential, Member
 from limiter_node.store.decisions.queues import KeyQueues
 from limiter_node.store.decisions.redeclare import Redeclared, Redeclarer
 from limiter_node.store.decisions.redeclare_accounts import AccountRedeclarer
 from limiter_node.store.key_queue import KeyQueue
 from limiter_node.store.keyspace import limits_key, slot_of
+from limiter_node.store.knowledge import KeyKnowledge
 from limiter_node.store.outage.outage import Outage
 from limiter_node.store.scripts import load_script
 from limiter_node.store.values import unpack_limits
@@ -49,12 +50,12 @@ class _LimitsRead(RoutedCall):
     `reply`: what was found, None if there is no such key; or the reason why there is no reply.
     """
 
-    __slots__ = ("_finder", "cid", "reply", "waiting")
+    __slots__ = ("_finder", "cid", "is_sent", "reply", "waiting")
 
     def __init__(self, finder: KeyExistence, router: Router, target: ScriptTarget, cid: str) -> None:
         super().__init__(router, target, monotonic())
         self._finder, self.cid = finder, cid
-        self.waiting = 0
+        self.waiting, self.is_sent = 0, False
         self.reply: asyncio.Future[_Found | str | None] = router.loop.create_future()
 
     def arguments(self) -> bytes:
@@ -108,9 +109,13 @@ class KeyExistence:
 
     async def find(self, cid: str, *, is_missed: bool = False) -> CredentialState:
         """See `Decider.find`. `is_missed`: what the node knows of the key is wrong, or it is not where that says."""
+        since_s = monotonic()
         try:
             try:
-                return await self._find(cid, is_missed=is_missed)
+                state, has_joined = await self._find(cid, is_missed=is_missed)
+                if state is not CredentialState.VALID and has_joined:  # it may have changed before this request
+                    state, _ = await self._find(cid, is_missed=True, not_before_s=since_s)
+                return state
             except TimeoutError:
                 raise StoreUnavailable("the store did not reply in time") from None
         except StoreUnavailable:
@@ -120,25 +125,34 @@ class KeyExistence:
             self._outage.note_refused()
             raise
 
-    async def _find(self, cid: str, *, is_missed: bool) -> CredentialState:
-        found = await self._look_up(cid)
-        if found is not None and (state := await self._state(cid, found, is_missed=is_missed)) is not None:
-            return state
+    async def _find(self, cid: str, *, is_missed: bool, not_before_s: float = 0.0) -> tuple[CredentialState, bool]:
+        """Return a credential's state, and whether it may be older than this call: another one's reads were shared.
+
+        Only reads are shared that were begun at `not_before_s` or later.
+        """
+        read, state = self._under_way.get(cid), None
+        has_joined = read is not None and read.is_sent
+        found = await self._look_up(cid, not_before_s)
+        if found is not None:
+            has_joined |= self._accounts.is_reading(found.kid, found.tag)
+            state = await self._state(cid, found, is_missed=is_missed, not_before_s=not_before_s)
+        if isinstance(state, CredentialState):
+            return state, has_joined
         async with asyncio.timeout(self._timeout_s):
-            if not await self._was_lost(cid, found.tag if found is not None else ""):
-                return CredentialState.UNKNOWN
-            found = await self._look_up(cid)
-            state = None if found is None else await self._state(cid, found, is_missed=True)
-            return CredentialState.UNKNOWN if state is None else state
+            if not await self._was_lost(cid, found, state):
+                return CredentialState.UNKNOWN, has_joined
+            found = await self._look_up(cid, not_before_s)
+            state = None if found is None else await self._state(cid, found, is_missed=True, not_before_s=not_before_s)
+            return state if isinstance(state, CredentialState) else CredentialState.UNKNOWN, has_joined
 
     def on_ended(self, read: _LimitsRead) -> None:
         """Forget a read that has its reply or was given up."""
         if self._under_way.get(read.cid) is read:
             del self._under_way[read.cid]
 
-    async def _look_up(self, cid: str) -> _Found | None:
+    async def _look_up(self, cid: str, not_before_s: float) -> _Found | None:
         """Return the key that a credential leads to; None if there is none. A plain key is met."""
-        read = self._read_of(cid)
+        read = self._read_of(cid, not_before_s)
         read.waiting += 1
         try:
             await self._wait_for_reply(read)
@@ -163,8 +177,10 @@ class KeyExistence:
         assert isinstance(queue, KeyQueue)
         return queue
 
-    async def _state(self, cid: str, found: _Found, *, is_missed: bool) -> CredentialState | None:
-        """Return the state of a credential that leads to `found`; None if the account doesn't have the key.
+    async def _state(
+        self, cid: str, found: _Found, *, is_missed: bool, not_before_s: float
+    ) -> CredentialState | Missing:
+        """Return the state of a credential that leads to `found`, if the account has the key.
 
         A key of which the credential is one is met, whatever its state. A plain key is in no account, but exists.
         """
@@ -175,9 +191,9 @@ class KeyExistence:
         if self._outage.cuts_off_slot(slot_of(found.tag)):
             raise StoreUnavailable("the account's shard is cut off")
         async with asyncio.timeout(self._timeout_s):
-            opened = await self._accounts.open(found.kid, found.tag)
-        if opened is None:
-            return None
+            opened = await self._accounts.open(found.kid, found.tag, not_before_s)
+        if isinstance(opened, Missing):
+            return opened
         member, time_ms = opened
         state = member.key.credential_state(cid, time_ms)
         known = self._queues.get(cid)
@@ -193,9 +209,9 @@ class KeyExistence:
             return False
         return (known.kid, known.member.account.kid) == (found.kid, found.tag) and known.is_valid
 
-    def _read_of(self, cid: str) -> _LimitsRead:
+    def _read_of(self, cid: str, not_before_s: float) -> _LimitsRead:
         read = self._under_way.get(cid)
-        if read is not None:
+        if read is not None and read.since_s >= not_before_s:
             return read
         slot = slot_of(cid)
         if self._outage.cuts_off_slot(slot):
@@ -209,6 +225,8 @@ class KeyExistence:
 
     def _send(self) -> None:
         reads, self._to_send = self._to_send, []
+        for read in reads:
+            read.is_sent = True
         self._router.send(reads)
 
     async def _wait_for_reply(self, read: _LimitsRead) -> None:
@@ -222,17 +240,22 @@ class KeyExistence:
             self._outage.on_read_overdue(read)
             raise StoreUnavailable("the store did not reply in time")
 
-    async def _was_lost(self, cid: str, stale_tag: str) -> bool:
+    async def _was_lost(self, cid: str, found: _Found | None, missing: Missing | None) -> bool:
         """Return whether the store had lost the key, and it has been declared again. Raises `StoreUnavailable`.
 
-        `stale_tag`: the hash tag of an account that the credential leads to, and that doesn't have the key; empty if
-        there is none.
+        `found`: where the credential leads, to an account in which the key is `missing`; None if it leads nowhere.
         """
         known = self._queues.find(cid)
-        redeclared, reason = await self._account_redeclarer.resolve(cid, known, stale_tag)
+        redeclared, reason = Redeclared.UNKNOWN, ""
+        if found is not None and missing is not None and _is_deleted(missing, known):
+            redeclared, reason = Redeclared.DELETED, found.kid
+        else:
+            tag = "" if found is None else found.tag
+            redeclared, reason = await self._account_redeclarer.resolve(cid, known, tag)
         if redeclared is Redeclared.UNKNOWN:
             knowledge = known.knowledge if isinstance(known, KeyQueue) else None
             redeclared, reason = await self._redeclarer.resolve(cid, knowledge)
+            self._look_for_mark(cid, knowledge)
         if redeclared is Redeclared.FAILED:
             raise StoreUnavailable(reason)
         if redeclared is Redeclared.DECLARED:
@@ -241,5 +264,26 @@ class KeyExistence:
             queue = self._plain(cid)
             if not queue.is_met:
                 self._queues.meet(queue)  # so that the deletion is remembered
-            queue.knowledge.forget()
+            knowledge = queue.knowledge
+            mark = (reason or cid) if redeclared is Redeclared.DELETED else knowledge.mark_of_deletion
+            knowledge.forget()
+            knowledge.mark = mark
+            if isinstance(known, Member | FurtherCredential):
+                self._accounts.forget(known.member)
         return False
+
+    def _look_for_mark(self, cid: str, knowledge: KeyKnowledge | None) -> None:
+        """Leave the mark of a deletion again where the store has lost that, too, by what this node was told."""
+        if knowledge is not None and knowledge.mark_of_deletion:
+            now_s = monotonic()
+            if now_s >= knowledge.check_mark_s:
+                knowledge.check_mark_s = now_s + CHECK_POINTER_EVERY_S
+                self._account_redeclarer.mark_again(cid, knowledge.mark)
+
+
+def _is_deleted(missing: Missing, known: KeyQueue | Member | FurtherCredential | None) -> bool:
+    """Whether a key was deleted from its account, and the node knows no later policy of it."""
+    if not isinstance(known, Member | FurtherCredential):
+        return missing.revision >= 0
+    member = known.member
+    return missing.revision >= (member.account.policy if member.policy is None else member.policy).revision

@@ -88,7 +88,7 @@ class PathReplies(BatchEnds):
         knowledge.learn_record(reply.recorded)
         knowledge.note(_admitted(batch, decisions), batch.number)
         account.note_decisions(decisions)
-        unreadable = _learn_policies(account, batch, reply.policies) if reply.policies else ""
+        unreadable, has_older = _learn_policies(account, batch, reply.policies) if reply.policies else ("", False)
         if batch.charges:
             self._reconciliation.on_charged(batch, reply.time_ms)
         decided: list[Admit] = []
@@ -116,6 +116,8 @@ class PathReplies(BatchEnds):
             account.unreadable = unreadable
             for admit in again:
                 admit.future.set_exception(StoreUnavailable(f"a policy of the account can't be read: {unreadable}"))
+        elif has_older:
+            gone += again  # where their keys are looked for, the node declares its own policies over those
         else:
             account.put_admits_back(again)
         if gone:
@@ -212,15 +214,19 @@ def _admitted(batch: PathBatch, decisions: Sequence[Decision | None]) -> Iterabl
     return by_path.values()
 
 
-def _learn_policies(account: AccountQueue, batch: PathBatch, policies: Sequence[tuple[int, bytes]]) -> str:
-    """Learn the policies for which a batch was too old. Return why one of them can't be read, "" if all can."""
+def _learn_policies(account: AccountQueue, batch: PathBatch, policies: Sequence[tuple[int, bytes]]) -> tuple[str, bool]:
+    """Learn the policies for which a batch was too old.
+
+    Return why one of them can't be read, "" if all can; and whether the node knows a later one than one of them.
+    """
+    has_older = False
     unreadable, members = "", {admit.queue.kid: _member_of(admit) for admit in batch.admits}
     for which, body in policies:
         try:
             if which == 0:
-                account.learn(body)
+                has_older |= not account.learn(body)
             elif (member := members.get(batch.layout.kids[which - 1])) is not None:
-                member.learn(body)
+                has_older |= not member.learn(body)
         except ValueError as error:
             unreadable = str(error)
-    return unreadable
+    return unreadable, has_older

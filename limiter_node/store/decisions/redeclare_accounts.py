@@ -26,6 +26,7 @@ from limiter_node.errors import StoreUnavailable
 from limiter_node.policy import ACCOUNT_MARK, KeyPolicy
 from limiter_node.policy_body import body_of, read_account, read_key, version_of
 from limiter_node.store.accounts.accounts import Accounts
+from limiter_node.store.accounts.calls import AwaitedCall
 from limiter_node.store.accounts.member import FurtherCredential, Member
 from limiter_node.store.accounts.queue import AccountQueue
 from limiter_node.store.admin.merging import merge_account, merge_key
@@ -34,8 +35,7 @@ from limiter_node.store.decisions.redeclare import Done, Redeclared, RedeclaredC
 from limiter_node.store.key_queue import KeyQueue
 from limiter_node.store.keyspace import deleted_key, limits_key, policy_key, slot_of
 from limiter_node.store.scripts import Script, load_script
-from limiter_node.store.wire.commands import bulk
-from limiter_node.store.wire.routing_and_retries import RoutedCall, Router
+from limiter_node.store.wire.routing_and_retries import Router
 from limiter_node.store.wire.script_target import ScriptTarget
 
 log = logging.getLogger(__name__)
@@ -48,31 +48,6 @@ _BEING_READ = "the keys file is being read"
 
 Known = KeyQueue | Member | FurtherCredential | None
 """The place in the node of the key that a credential leads to, if the node has met it."""
-
-
-class _Call(RoutedCall):
-    """A call of a script whose reply a request waits for: it must not wait for a store that decides nothing."""
-
-    __slots__ = ("_arguments", "future")
-
-    def __init__(self, router: Router, target: ScriptTarget, arguments: tuple[bytes, ...]) -> None:
-        super().__init__(router, target, monotonic())
-        self._arguments = arguments
-        self.future: asyncio.Future[Any] = router.loop.create_future()
-
-    def arguments(self) -> bytes:
-        return bulk(self._arguments)
-
-    def is_wanted(self) -> bool:
-        return not (self.trouble or self.future.done())
-
-    def on_result(self, reply: Any) -> None:
-        if not self.future.done():
-            self.future.set_result(reply)
-
-    def on_failed(self, reason: str) -> None:
-        if not self.future.done():
-            self.future.set_exception(StoreUnavailable(reason))
 
 
 class _KeyWord(NamedTuple):
@@ -279,9 +254,7 @@ class AccountRedeclarer:
 
     async def _call(self, script: Script, tag: str, keys: Sequence[str], arguments: Sequence[str | bytes]) -> Any:
         target = ScriptTarget(script, slot_of(tag), tuple(each.encode() for each in keys), (), len(arguments))
-        call = _Call(
-            self._router, target, tuple(each if isinstance(each, bytes) else each.encode() for each in arguments)
-        )
+        call = AwaitedCall(self._router, target, arguments)
         self._router.send([call])
         return await call.future
 

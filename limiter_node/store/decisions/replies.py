@@ -149,6 +149,7 @@ class Replies(BatchEnds):
             if not queue.is_met:
                 self._queues.meet(queue)  # so that the deletion is remembered
             self._end(batch, self._on_unknown_key)
+            queue.knowledge.mark = queue.kid
         else:
             self._on_undeclared(batch)
 
