@@ -183,7 +183,7 @@ async def test_logins_and_rights() -> None:
     async with EmbeddedStore("single") as store:
         host = store.url.removeprefix("redis://")
         async with client_of(store.url, "") as client:
-            rights = ("~rl:*", "+@all", "-info", "-multi")
+            rights = ("~rl:*", "+@all", "-info", "-multi", "-exec")
             await client.execute_command("ACL", "SETUSER", "few", "on", ">pw", *rights)
             await client.config_set("requirepass", "secret")
         for login in ("", "few:wrong@", ":wrong@"):
