@@ -7,6 +7,7 @@ From the command line to a running node:
 
 ``cli``             the command line, and the exit code and error line of a failure; ``__main__`` runs it
 ``commands``        the commands, one module each
+``management``      keys, accounts and teams as people manage them: found, changed, shown
 ``supervisor``      node processes: started together, restarted, drained
 ``top``             the live view of nodes, shards and keys
 ``node_process``    the process of one node: signals, open files, memory

@@ -172,7 +172,7 @@ def _log_started(settings: NodeSettings, port: int, store: str) -> None:
 @asynccontextmanager
 async def _managing(address: StoreAddress) -> AsyncIterator[Manager]:
     async with administering(address) as admin:
-        yield Manager(admin)
+        yield Manager(admin, takes_secrets=False)  # they would be in URLs, which end up in logs
 
 
 async def _drain(routes: Routes, timeout_s: float) -> None:

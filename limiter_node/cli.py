@@ -16,11 +16,15 @@ from typing import NoReturn
 import click
 import cloup
 
+from limiter_node.commands.accounts import accounts
+from limiter_node.commands.apply import apply
 from limiter_node.commands.environment import named_by_variable
 from limiter_node.commands.help import CONTEXT_SETTINGS, EXAMPLES
-from limiter_node.commands.keys import keys
+from limiter_node.commands.keys.group import keys
+from limiter_node.commands.limits import limits
 from limiter_node.commands.serve import serve
 from limiter_node.commands.store import store
+from limiter_node.commands.teams import teams
 from limiter_node.commands.top import top
 from limiter_node.commands.up import up
 from limiter_node.errors import ConfigError, LimiterError
@@ -35,7 +39,11 @@ class _Commands(cloup.Group):
 @cloup.group(
     cls=_Commands,
     context_settings=CONTEXT_SETTINGS,
-    sections=[cloup.Section("Run", [up, serve, store]), cloup.Section("Operate", [keys, top])],
+    sections=[
+        cloup.Section("Run", [up, serve, store]),
+        cloup.Section("Manage", [apply, keys, accounts, teams, limits]),
+        cloup.Section("Watch", [top]),
+    ],
     epilog=EXAMPLES[""],
 )
 @click.version_option(version("llm-rate-limiter"), prog_name="limiter-node", message="%(prog)s %(version)s")

@@ -7,7 +7,10 @@ only, in the same form as a key: a ``kid`` is the digest of the key's first cred
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+MAX_CREDENTIALS: Final = 100
+"""The most credentials of a key: a node looks through them for each request with a new secret."""
 
 
 class CredentialState(IntEnum):

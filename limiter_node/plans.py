@@ -103,6 +103,18 @@ def plan_of(
     )
 
 
+def stored_windows(account: AccountPolicy, key: KeyPolicy | None = None) -> list[PlannedWindow]:
+    """Return the windows that are stored in one hash: those of `key`, else the account's own.
+
+    The account's own are those of the account and all its teams, or of the key that is an account of its own.
+    """
+    if key is not None:
+        return [_planned(KEY_SUBJECT, who(account, key), each, True) for each in key.windows]
+    flat = [(KEY_SUBJECT, who(account, account.key), account.key.windows)] if account.key is not None else []
+    subjects = [(each.name, _subject_name(account, each.name), each.windows) for each in account.subjects]
+    return [_planned(name, shown, each, False) for name, shown, windows in (*subjects, *flat) for each in windows]
+
+
 def patterns_of(account: AccountPolicy, key: KeyPolicy) -> frozenset[str]:
     """Return all patterns on the key's path; models that match the same of them have the same plan."""
     return frozenset(
@@ -136,13 +148,23 @@ def limit_text(window: PlannedWindow, unit: int) -> str:
     return f"{window.subject} {UNITS[unit]}/{window.per}"
 
 
+def limit_name(window: PlannedWindow, unit: int) -> str:
+    """Return a limit as one among those of its subject: ``requests/1d``, ``tokens/1m for o3*``."""
+    models = f" for {', '.join(window.models)}" if window.models else ""
+    return f"{UNITS[unit]}/{window.per}{models}"
+
+
 def _path(account: AccountPolicy, key: KeyPolicy) -> Iterator[tuple[str, str, Sequence[PolicyWindow], bool]]:
     """Yield subject (as in `window_id`), its name for people, its windows, and whether they are stored with the key."""
     subjects: dict[str, Subject] = {each.name: each for each in account.subjects}
     for name in ("", *teams_of(key.team)):
         if (found := subjects.get(name)) is not None:
-            yield name, f"{account.name}/{name}" if name else account.name, found.windows, False
+            yield name, _subject_name(account, name), found.windows, False
     yield KEY_SUBJECT, who(account, key), key.windows, account.key is None
+
+
+def _subject_name(account: AccountPolicy, team: str) -> str:
+    return f"{account.name}/{team}" if team else account.name
 
 
 def teams_of(team: str) -> list[str]:

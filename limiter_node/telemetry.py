@@ -13,10 +13,11 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Final, NamedTuple, Protocol
 
-from limiter_node.decisions import Outcome
-from limiter_node.limits import MAX_BATCH
+from limiter_node.decisions import Decision, Outcome
+from limiter_node.limits import MAX_BATCH, WINDOW_MS
 from limiter_node.policy import UNITS
 
 LATENCY_BOUNDS_S: Final = tuple(0.0001 * 2**k for k in range(12))
@@ -143,12 +144,43 @@ class DecisionCounts:
         return counts
 
 
+LEVELS: Final = ("account", "team", "key")
+WINDOW_CLASSES: Final = ("shorter", "1m", "longer")
+"""Lengths of windows: below a minute, just that, and above it."""
+
+
+class RejectionCounts:
+    """The rejections by the limit that rejected: its unit, its level, and the class of its window's length."""
+
+    __slots__ = ("_counts",)
+
+    def __init__(self) -> None:
+        self._counts = [0] * (len(UNITS) * len(LEVELS) * len(WINDOW_CLASSES))
+
+    def count(self, decision: Decision) -> None:
+        """Count a decision that a limit rejected."""
+        level, length = 2, 1
+        path = decision.path
+        if path is not None:
+            window = path.plan.windows[path.exceeded]
+            if not (window.is_own or path.plan.is_flat):
+                level = 1 if "/" in window.subject else 0  # the name of an account has no slash
+            length = (window.per_ms > WINDOW_MS) - (window.per_ms < WINDOW_MS) + 1
+        self._counts[(decision.dimension * len(LEVELS) + level) * len(WINDOW_CLASSES) + length] += 1
+
+    def by_limit(self) -> dict[tuple[str, str, str], int]:
+        """Return ``(unit, level, window)`` → rejections for all possible ones."""
+        names = product(UNITS, LEVELS, WINDOW_CLASSES)
+        return dict(zip(names, self._counts, strict=True))
+
+
 class Telemetry:
     """The counts of one node process, all since its start."""
 
     def __init__(self) -> None:
         # By the store.
         self.decisions = DecisionCounts()
+        self.rejections = RejectionCounts()
         self.decision_latency = Latencies()
         """Times from asking to the verdict of the store, or of a policy in its place."""
         self.batch_sizes = BatchSizes(MAX_BATCH)
@@ -208,3 +240,7 @@ class StoreState(NamedTuple):
     losses: Mapping[str, int]
     """Data that the store had lost and this node restored: windows charged again (``counts``), keys declared again
     (``keys``)."""
+    known_keys: int
+    """Keys that the node has met and remembers; one with several credentials counts for each that was used."""
+    known_accounts: int
+    """Accounts of such keys; a key that is an account of its own is one, too."""

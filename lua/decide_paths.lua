@@ -26,7 +26,9 @@
 --                per admit     I1 path, I8 input, I8 output, as reserved
 -- Reply packed, little endian: I1 state (0 decided, 1 answered from the record, 2 number too old, 3 no such account,
 --       4 the store has lost what it had counted: nothing was decided; then I8 number of the node's record, 0 = none);
---       for 0 and 1 also: I8 time in ms (1: of the recorded decision), I8 number of the node's record after this batch,
+--       for 0 and 1 also: I8 time in ms (1: of the recorded decision), I8 number of the node's record after this batch;
+--       if 8 was added to the state: I2 number of the settles and charges whose key was not in the account, so that they
+--       were counted in the windows of account and teams alone, and I2 each of them (from 1); then
 --       per window its meta after the batch as it is stored (zero bytes: nothing counts); and if an admit was not
 --       admitted: per admit I1 verdict, I1 window, I5 retry in ms, then per policy found old: I1 which (0 = the account's,
 --       1 = that of KEYS[3]'s key), I4 length, body.
@@ -83,7 +85,9 @@ at = at + 8 * key_count
 
 -- ---- reading: one call per hash ------------------------------------------------------------------------------------------
 local policies = call('HMGET', KEYS[1], 'version', unpack(ARGV, 3))
-if not policies[1] then return '\3' end
+-- A key that was its own account, and has moved to another one, leaves the mark that says so: it is decided there.
+local has_left = not policies[1] and call('HEXISTS', KEYS[1], 'f:' .. string.match(KEYS[1], '{(.*)}')) == 1
+if not policies[1] and not has_left then return '\3' end
 
 -- By number of a window: its id and its meta. By number of a hash (1: KEYS[2]): the number of its last window.
 local ids = {
@@ -448,12 +452,22 @@ end
 -- where the batch has the numbers of its windows, and the windows.
 local VERDICT, WHOSE, NUMBERS, FIRST = 1, 2, 3, 4
 local paths = { false, false, false, false }
+local of_gone -- path -> for settles and charges, if its key is not in the account: the same without the key's own windows
 for p = 1, path_count do
     local k, count, ends_ms, numbers_at = sunpack(PATH_FORMAT, batch, at)
     at = numbers_at + count
     local path = { 0, k, numbers_at, byte(batch, numbers_at, at - 1) }
     for j = FIRST, count + FIRST - 1 do path[j] = windows[path[j]] end
-    if version ~= policies[1] then path[VERDICT], path[WHOSE] = OLD_POLICY, 0
+    if has_left or k > 0 and not policies[k + 1] then
+        local left = { 0, 0, 0 }
+        for j = FIRST, has_left and 0 or #path do
+            if path[j][KEY] == KEYS[2] then left[#left + 1] = path[j] end
+        end
+        of_gone = of_gone or {}
+        of_gone[p] = left
+    end
+    if has_left then path[VERDICT] = UNKNOWN_KEY
+    elseif version ~= policies[1] then path[VERDICT], path[WHOSE] = OLD_POLICY, 0
     elseif k > 0 then
         local of_key, from = policies[k + 1], versions_at + 8 * (k - 1)
         if not of_key then path[VERDICT] = UNKNOWN_KEY
@@ -469,6 +483,7 @@ local verdicts, places, retries -- per admit, as soon as one is not admitted
 local waits, wait_count = nil, 0 -- per limit in the way of an admit: which admit, window, unit, how much is missing
 local longest -- per admit not admitted: when all has left of the window in the way that takes longest, in ms
 local told_old -- which policies were found old
+local skipped, skipped_count = nil, 0 -- the numbers of settles and charges whose key is not in the account
 local current, path = 0, nil -- the path of the last admit
 local room_r, room_i, room_o, room_t = 0, 0, 0, 0 -- the least room of all its windows
 local row_r, row_i, row_o = 0, 0, 0 -- admitted on it in a row, but not counted yet
@@ -490,6 +505,12 @@ for i = 1, operations + 1 do
             counted = not replayed and (kind == SETTLE or requests ~= 0 or input ~= 0 or output ~= 0) and paths[p]
             add_r, add_i, add_o = requests, input, output
             if kind == SETTLE then add_r, add_i, add_o = -requests, -input, -output end
+            if of_gone and of_gone[p] then
+                skipped = skipped or {}
+                skipped_count = skipped_count + 1
+                skipped[skipped_count] = spack('<I2', i)
+                counted = counted and of_gone[p]
+            end
         elseif row_r > 0 then
             counted = path
             row_r, row_i, row_o = 0, 0, 0
@@ -785,11 +806,12 @@ for h = 2, key_count + 2 do
             fields[1], fields[2], size = node, record, 2
         elseif is_recorded then
             local kept = spack(RECORD_FORMAT, number, now)
-            if verdicts then
+            if verdicts or skipped then
                 local both = {}
-                for i = 1, admit_count do both[i] = string.char(verdicts[i] or 0, places[i] or 0) end
+                for i = 1, admit_count do both[i] = string.char(verdicts and verdicts[i] or 0, places and places[i] or 0) end
                 kept = kept .. table.concat(both)
             end
+            if skipped then kept = kept .. table.concat(skipped) end
             recorded = number
             fields[1], fields[2], size = node, kept, 2
             if floor(now / RECORD_STEP_MS) ~= floor(tick_ms / RECORD_STEP_MS) then
@@ -848,8 +870,12 @@ for h = 2, key_count + 2 do
 end
 if shared_ttl_ms > 0 then prolong(KEYS[2], shared_ttl_ms) end
 
-local reply = spack('<I1I8I8', replayed and 1 or 0, replayed and record_ms or now, recorded)
-    .. table.concat(windows, '', 1, window_count)
+local reply = spack('<I8I8', replayed and record_ms or now, recorded)
+local all_skipped = skipped and not replayed and table.concat(skipped)
+    or replayed and sub(record, VERDICTS_AT + 2 * admit_count) or ''
+if all_skipped ~= '' then reply = char(replayed and 9 or 8) .. reply .. spack('<I2', #all_skipped / 2) .. all_skipped
+else reply = char(replayed and 1 or 0) .. reply end
+reply = reply .. table.concat(windows, '', 1, window_count)
 if not verdicts then return reply end
 local results = {}
 for i = 1, admit_count do

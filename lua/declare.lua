@@ -12,6 +12,7 @@
 --       6 the key's name as stored before, which leaves the index; empty or left out: none does
 --       7 JSON to keep of a deleted policy; empty or left out: nothing is kept. A new body takes away what was kept
 --       8 the forward mark of a key that has moved away, as far as the caller knows: it may come back over that one
+--       9 the version of the account as far as the caller knows, for a key that depends on it; empty or left out: any
 -- Reply 1 done; nothing was written: 0 another version is stored, 2 another key of the account has the name, 3 the key has
 --       moved to another account, and left a forward mark, 4 it was deleted (for ! alone)
 -- Cost  3 calls, one or two more for names; O(keys) to delete an account
@@ -19,19 +20,20 @@
 local call = redis.call
 local kid, expected, version, body = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local name, former, tombstone, forward = ARGV[5] or '', ARGV[6] or '', ARGV[7] or '', ARGV[8] or ''
+local account = ARGV[9] or ''
 local version_field, body_field, moved = kid, 'k:' .. kid, kid
 if kid == '' then
     version_field, body_field = 'version', 'account'
     moved = string.match(KEYS[1], '{(.-)}') -- of a key that is an account of its own, its kid
 end
 
-local found = call('HMGET', KEYS[1], version_field, 'f:' .. moved, 'n:' .. name, 'x:' .. kid)
+local found = call('HMGET', KEYS[1], version_field, 'f:' .. moved, 'n:' .. name, 'x:' .. kid, 'version')
 if found[2] and found[2] ~= forward then return 3 end
 if expected == '!' then
     if found[4] then return 4 end
     expected = ''
 end
-if expected ~= '*' and (found[1] or '') ~= expected then return 0 end
+if expected ~= '*' and (found[1] or '') ~= expected or account ~= '' and found[5] ~= account then return 0 end
 
 if version ~= '' then
     local other = name ~= '' and found[3]
@@ -45,7 +47,7 @@ else
     local fields, gone = call('HGETALL', KEYS[1]), {}
     for i = 1, #fields, 2 do
         local kind = string.sub(fields[i], 1, 2)
-        if kind ~= 'x:' and kind ~= 'f:' then gone[#gone + 1] = fields[i] end
+        if kind ~= 'x:' and kind ~= 'f:' and kind ~= 'o:' then gone[#gone + 1] = fields[i] end
     end
     for i = 1, #gone, 1000 do call('HDEL', KEYS[1], unpack(gone, i, math.min(i + 999, #gone))) end
 end

@@ -116,7 +116,10 @@ class Result(NamedTuple):
 
 
 class AnswerOn(NamedTuple):
-    """The answer to a batch: a result for each operation. ``policies``: 0 or which key, and the body of its policy."""
+    """The answer to a batch: a result for each operation. ``policies``: 0 or which key, and the body of its policy.
+
+    ``skipped``: the settles and charges whose key is not in the account, by their place.
+    """
 
     state: int
     time_ms: int = 0
@@ -124,3 +127,4 @@ class AnswerOn(NamedTuple):
     results: tuple[Result, ...] = ()
     windows: tuple[Filled, ...] = ()
     policies: tuple[tuple[int, bytes], ...] = ()
+    skipped: tuple[int, ...] = ()

@@ -52,6 +52,7 @@ class Record:
     number: int
     time_ms: int
     results: tuple[Result, ...]
+    skipped: tuple[int, ...] = ()
 
 
 class LaidOn(NamedTuple):
@@ -142,6 +143,7 @@ class Account:
         if record and number == recorded:
             return self._replay(record, call, operations, now_ms)
 
+        skipped = self._skipped(call, operations)
         results, has_changed = [], False
         for operation in operations:
             result, is_counted = self._apply(operation, call, now_ms, clock_ms)
@@ -151,10 +153,23 @@ class Account:
         if has_changed:
             self._count_until(now_ms)
         if has_changed or resent:  # a batch in which nothing was counted has nothing to count twice
-            self._remember(node, Record(number, now_ms, tuple(results)), call.windows)
+            self._remember(node, Record(number, now_ms, tuple(results), skipped), call.windows)
             recorded = number
         filled = tuple(self.filled(window, now_ms) for window in call.windows)
-        return AnswerOn(DECIDED, now_ms, recorded, tuple(results), filled, self._told(call, operations, results))
+        told = self._told(call, operations, results)
+        return AnswerOn(DECIDED, now_ms, recorded, tuple(results), filled, told, skipped)
+
+    def _skipped(self, call: Call, operations: Sequence[OperationOn]) -> tuple[int, ...]:
+        """The settles and charges whose key is not in the account: what it counts by itself is elsewhere."""
+        return tuple(
+            place
+            for place, operation in enumerate(operations)
+            if not isinstance(operation, AdmitOn) and self._lacks_key(operation, call)
+        )
+
+    def _lacks_key(self, operation: OperationOn, call: Call) -> bool:
+        key = call.paths[operation.path].key
+        return key > 0 and call.keys[key - 1][0] not in self.keys
 
     def _apply(self, operation: OperationOn, call: Call, now_ms: int, clock_ms: int) -> tuple[Result, bool]:
         """The result of an operation, and whether anything was counted."""
@@ -163,6 +178,8 @@ class Account:
             result = self._admit(operation, call, now_ms, clock_ms)
             return result, result.verdict == 0 and bool(windows)
         is_counted = False
+        if self._lacks_key(operation, call):
+            windows = [(number, window) for number, window in windows if not window.owner]
         for _, window in windows:
             if isinstance(operation, SettleOn):
                 is_counted |= self._settle(window, operation, now_ms)
@@ -294,7 +311,7 @@ class Account:
             results.append(result._replace(retry_ms=retry_ms))
         filled = tuple(self.filled(window, now_ms) for window in call.windows)
         told = self._told(call, operations, results)
-        return AnswerOn(REPLAYED, record.time_ms, record.number, tuple(results), filled, told)
+        return AnswerOn(REPLAYED, record.time_ms, record.number, tuple(results), filled, told, record.skipped)
 
     def _told(
         self, call: Call, operations: Sequence[OperationOn], results: Sequence[Result]

@@ -223,6 +223,7 @@ ALLOWED: dict[str, set[str]] = {
         *(
             "changes",
             "credentials",
+            "declarations",
             "errors",
             "held",
             "keysfile",
@@ -255,6 +256,10 @@ ALLOWED: dict[str, set[str]] = {
             "policy_body",
             "tomllines",
         ),
+    },
+    "management": {
+        *("changes", "credentials", "decisions", "declarations", "errors", "key_states", "keysfile", "limit_names"),
+        *("limits", "plans", "policy", "policy_body", "policy_fields", "store.admin"),
     },
     "upstreamsfile": {"addresses", "errors", "settings", "upstream.gateway.asking", "upstream.gateway.service"},
     "start": {"errors", "limiter", "store.admin"},

@@ -6,8 +6,11 @@ import pytest
 
 from limiter_node.chart import ASCII, BLOCKS, bar, columns, compact, glyphs_for
 from limiter_node.commands.usage_chart import NO_USE, frees, per_second, usage_chart
-from limiter_node.decisions import Usage, WindowBucket
+from limiter_node.decisions import PathUsage, Usage, WindowBucket
 from limiter_node.limits import Amounts
+from limiter_node.plans import plan_of
+from limiter_node.policy import AUDIT, AccountPolicy, KeyPolicy, Limit, PolicyWindow, Subject
+from limiter_node.store.admin.path_usage import tightest_minute
 
 NOW_MS = 1_790_000_000_050
 NOW = NOW_MS // 100
@@ -90,16 +93,27 @@ def test_a_full_key_is_told_when_it_has_room_again() -> None:
     lines = chart_lines((480, 37, 400, 250), (100, 13, 600, 160), limits=(50, 1_000, 500))
     assert "full: frees 37 requests in 12.1 s" in lines
     assert "full: frees 400 input tokens in 12.1 s" in lines
-    assert "full for a request that sets no cap (100): frees 250 output tokens in 12.1 s" in lines
+    assert "full without a cap (100): frees 250 output tokens in 12.1 s" in lines
 
 
 def test_a_key_with_room_says_nothing_of_it_and_a_limit_too_small_that_it_never_has() -> None:
     assert not any("full" in line for line in chart_lines((1, 49, 999, 400), limits=(50, 1_000, 500)))
     lines = chart_lines((1, 1, 1, 1), limits=(0, 1_000, 99))
     assert "never room: the limit is 0" in lines
-    assert "never room for a request that sets no cap (100): the limit is 99" in lines
+    assert "never room without a cap (100): the limit is 99" in lines
     assert not any("full" in line for line in chart_lines((1, 1, 1, 99), limits=(50, 1_000, 98), reserve=0))
     assert "full: frees 1 request in 60.0 s" in chart_lines((1, 1, 1, 1), limits=(1, 1_000, 500))
+
+
+def test_a_full_key_with_large_numbers_stays_within_eighty_columns() -> None:
+    limits = (4_000_000_000,) * 3
+    lines = usage_chart(usage((480, *limits), limits=limits)._replace(output_reserve=1_000_000), BLOCKS)
+    assert [line.strip() for line in lines if "full" in line] == [
+        "full: frees 4.00G requests in 12.1 s",
+        "full: frees 4.00G input tokens in 12.1 s",
+        "full without a cap (1.00M): frees 4.00G output tokens in 12.1 s",
+    ]
+    assert max(map(len, lines)) <= 80
 
 
 def test_the_chart_as_it_stands() -> None:
@@ -131,3 +145,51 @@ input tokens   ███████████░░░░░░░░░░�
 
 output tokens  ░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░    0 %  0 of 500
 """
+
+
+PLAN = plan_of(
+    AccountPolicy(
+        "acme",
+        (
+            Subject("", (PolicyWindow(60_000, limits=(Limit(0, 60), Limit(1, 9, AUDIT))),)),
+            Subject("r", (PolicyWindow(60_000, ("o3*", "gpt-5"), (Limit(3, 1_000), Limit(2, 400))),)),
+        ),
+    ),
+    KeyPolicy("0" * 32, "alice", "r", (PolicyWindow(1_000, limits=(Limit(0, 1),)), PolicyWindow(60_000))),
+    (),
+    0,
+    is_whole=True,
+)
+
+
+def path_usage(*used: tuple[int, int, int]) -> Usage:
+    """Of acme's minute, the team's, the key's second, and its minute without limits."""
+    zeros = Amounts(0, 0, 0)
+    path = PathUsage(PLAN, tuple(Amounts(*each) for each in used), (zeros,) * 4)
+    at = tightest_minute(path)
+    buckets = (WindowBucket(NOW_MS // 100 - 300, *used[at]),) if any(used[at]) else ()
+    return Usage(zeros, zeros, zeros, 100, NOW_MS, "acme/alice", buckets, path=path, charted=at)
+
+
+def test_the_tightest_minute_of_a_path_is_drawn() -> None:
+    none = (0, 0, 0)
+    assert tightest_minute(path_usage((30, 9, 0), (1, 300, 100), (1, 0, 0), (9, 9, 9)).path) == 0
+    assert tightest_minute(path_usage((30, 9, 0), (1, 500, 100), (1, 0, 0), (9, 9, 9)).path) == 1
+    assert tightest_minute(path_usage(none, none, (1, 0, 0), none).path) == 1, "of equal ones the nearest to the key"
+    lines = usage_chart(path_usage((30, 9, 0), (1, 500, 450), none, none), ASCII)
+    assert lines[0] == "the last 60 s of acme/r for o3*, gpt-5, the tightest minute:"
+    assert [line.split("  ")[0] for line in lines if " of " in line][1:] == ["output tokens", "tokens"]
+    assert "output tokens  ##############################  112 %  450 of 400" in lines
+    assert "               full without a cap (100): frees 450 output tokens in 30.1 s" in lines
+    assert "tokens         ############################..   95 %  950 of 1,000" in lines
+    assert "               full without a cap (101): frees 950 tokens in 30.1 s" in lines
+    assert max(map(len, lines)) <= 80
+
+
+def test_a_path_without_use_or_without_a_minute_says_so() -> None:
+    none = (0, 0, 0)
+    assert usage_chart(path_usage(none, none, (1, 0, 0), none), ASCII)[1:] == [NO_USE]
+    used = path_usage((1, 0, 0), none, none, none)
+    assert usage_chart(used._replace(charted=-1), ASCII) == []
+    flat = plan_of(AccountPolicy(key=KeyPolicy("0" * 32)), KeyPolicy("0" * 32), (), 0)
+    assert tightest_minute(PathUsage(flat, (), ())) == -1

@@ -69,13 +69,86 @@ EXAMPLES = {
   limiter-node store --replicas 1
   limiter-node serve --store redis+cluster://127.0.0.1:7000
 """),
+    "apply": _examples("""
+  # what would change, then the change
+  limiter-node apply keys.toml --dry-run --store redis://127.0.0.1:6379
+  limiter-node apply keys.toml --store redis://127.0.0.1:6379
+
+  # also delete what is no longer in the file, without being asked
+  limiter-node apply keys.toml --prune --yes --store redis://127.0.0.1:6379
+"""),
     "keys": _examples("""
+  # the store of all commands that follow
+  export LIMITER_STORE=redis://127.0.0.1:6379
+
+  # a key of an account, and its secret in a variable
+  KEY=$(limiter-node keys create acme/alice --rpm 60)
+
+  # what it has left, and a higher limit from its next request on
+  limiter-node keys show acme/alice
+  limiter-node keys set acme/alice --rpm 120
+
+  # whose secret is this?
+  echo "$KEY" | limiter-node keys show -
+"""),
+    "keys create": _examples("""
+  # a key of a team, with limits per day and for some models
+  limiter-node keys create acme/alice --team research --rpm 60 \\
+      --limit 'input_tokens=1_000_000/1d' \\
+      --limit 'output_tokens=5000/1m for o3*,gpt-5* as "big models"' \\
+      --store redis://127.0.0.1:6379
+
+  # a key without an account, which ends by itself
+  limiter-node keys create ci --expires 2027-06-30T00:00:00Z \\
+      --store redis://127.0.0.1:6379
+"""),
+    "keys set": _examples("""
+  # another number per minute; no limit per day any more
+  limiter-node keys set acme/alice --rpm 120 \\
+      --limit 'input_tokens=none/1d' --store redis://127.0.0.1:6379
+
+  # a limit that only reports what it would reject
+  limiter-node keys set acme/alice --limit 'requests=10/1s audit' \\
+      --store redis://127.0.0.1:6379
+"""),
+    "keys load": _examples("""
   # a thousand keys for a test
   limiter-node keys generate --count 1000 --rpm 600 --out keys.toml
   limiter-node keys load keys.toml --store redis://127.0.0.1:6379
+"""),
+    "keys move": _examples("""
+  # to another account, into one of its teams
+  limiter-node keys move acme/alice globex --team research \\
+      --store redis://127.0.0.1:6379
 
-  # a higher limit for one key, from its next request on
-  limiter-node keys set sk-alice --rpm 1200 --store redis://127.0.0.1:6379
+  # to another team of its account
+  limiter-node keys move acme/alice acme --team sales \\
+      --store redis://127.0.0.1:6379
+"""),
+    "keys rotate": _examples("""
+  # a new secret in a variable; the old one stays valid for a day
+  export LIMITER_STORE=redis://127.0.0.1:6379
+  KEY=$(limiter-node keys rotate acme/alice --grace 24h)
+"""),
+    "accounts": _examples("""
+  # an account, and what its keys have if they say nothing themselves
+  limiter-node accounts create acme --rpm 5000 \\
+      --limit 'requests=50_000/1d' --key-default rpm=120 \\
+      --store redis://127.0.0.1:6379
+
+  # what it has left
+  limiter-node accounts show acme --store redis://127.0.0.1:6379
+"""),
+    "teams": _examples("""
+  # a team, and one below it
+  export LIMITER_STORE=redis://127.0.0.1:6379
+  limiter-node teams create acme/research --rpm 1000
+  limiter-node teams create acme/research/vision
+"""),
+    "limits": _examples("""
+  # why is alice rejected?
+  limiter-node limits show acme/alice --model gpt-4o \\
+      --store redis://127.0.0.1:6379
 """),
     "top": _examples("""
   # nodes, shards and the hottest keys, live

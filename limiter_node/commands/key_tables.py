@@ -1,117 +1,84 @@
-"""Tables of ``limiter-node keys``: a key's limits with their usage, and the list of keys.
+"""What ``limiter-node keys`` prints of keys: one with its credentials and limits, or a list of them.
 
-Pure: takes what the store has told, returns lines of text.
+Pure: takes views, returns lines. Names and digests are shown as they can be typed back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Sequence
+from typing import Any
 
-from limiter_node.decisions import PathUsage, Usage
-from limiter_node.declarations import AccountKey
-from limiter_node.keysfile.fields import LIMIT_RANGES
-from limiter_node.keysfile.key_names import key_digest_name
+from limiter_node.commands.limit_tables import limit_lines
+from limiter_node.commands.tables import NOTHING, facts, number, table
 from limiter_node.limit_names import PER_MINUTE
-from limiter_node.limits import WINDOW_MS, KeyLimits
-from limiter_node.plans import limit_text, per_text, plan_of, who
-from limiter_node.policy import ENFORCE, TOKENS, UNITS, Limit, PolicyWindow
+from limiter_node.management.views import CredentialView, KeyEntry, KeyView
+from limiter_node.policy import ENFORCE
 
-_PLAIN_FIELDS = tuple(field for field in PER_MINUTE if field in LIMIT_RANGES)
-
-
-def called(kid: str, name: str) -> str:
-    """Return a key's name with its digest, or the digest alone."""
-    return f"{name} ({key_digest_name(kid)})" if name else key_digest_name(kid)
+_DIGEST_DIGITS = 12
+_MINUTE_COLUMNS = tuple(field.upper().replace("_", " ") for field in PER_MINUTE)
 
 
-def usage_lines(kid: str, usage: Usage) -> list[str]:
-    """Return the limits and the usage of a plain key."""
-    rows = [
-        (what, str(limit), str(used), str(max(0, limit - used)), _in_s(reset))
-        for what, limit, used, reset in zip(
-            ("requests", "input tokens", "output tokens"), usage.limits, usage.used, usage.reset_ms, strict=True
-        )
-    ]
-    table = _table(("PER 60 s", "LIMIT", "USED", "REMAINING", "ALL FREE IN"), rows, left={0})
-    return [f"{called(kid, usage.name)}, output reserve {usage.output_reserve}", *table]
+def short_digest(digest: str) -> str:
+    """Return as much of ``sha256:…`` as tells keys apart, without the prefix; it can be typed as it is."""
+    return digest.removeprefix("sha256:")[:_DIGEST_DIGITS]
 
 
-def path_usage_lines(stored: AccountKey, path: PathUsage) -> list[str]:
-    """Return all limits on the path of a key of an account, and their usage."""
-    account, key = stored
-    team = f", team {key.team}" if key.team else ""
-    head = f"{called(key.kid, who(account, key))}{team}, output reserve {path.plan.output_reserve}"
-    rows = list(_path_rows(path))
-    if not rows:
-        return [head, "no limits"]
-    return [head, *_table(("LIMIT", "MODE", "AMOUNT", "USED", "REMAINING", "ALL FREE IN"), rows, left={0, 1})]
+def key_lines(key: KeyView) -> list[str]:
+    """Return a key with its state and end, its credentials, and all limits on its path, the tightest first."""
+    said = facts(
+        ("digest", key.digest),
+        ("state", key.state),
+        ("expires", key.expires or "never"),
+        ("team", key.team or ""),
+        ("weight", number(key.weight) if key.weight != 1 else ""),
+        ("reserve", f"{number(key.output_reserve)} output tokens for a request without a cap"),
+    )
+    lines = [key.who, *said, ""]
+    if len(key.credentials) > 1 or any(each.expires or each.state != key.state for each in key.credentials):
+        lines += [*_credential_lines(key.credentials), ""]
+    return [*lines, *limit_lines(key.limits)]
 
 
-def _path_rows(path: PathUsage) -> Iterator[tuple[str, ...]]:
-    for window, used, reset_ms in zip(path.plan.windows, path.used, path.reset_ms, strict=True):
-        for limit in window.limits:
-            if limit.unit == TOKENS:
-                amount, reset = used.input_tokens + used.output_tokens, max(reset_ms[1:])
-            else:
-                amount, reset = used[limit.unit], reset_ms[limit.unit]
-            text = limit_text(window, limit.unit)
-            if window.models:
-                text += f" for {', '.join(window.models)}"
-            if limit.name:
-                text += f" ({limit.name})"
-            left = str(max(0, limit.amount - amount))
-            yield text, limit.mode, str(limit.amount), str(amount), left, _in_s(reset)
+def _credential_lines(credentials: Sequence[CredentialView]) -> list[str]:
+    rows = [(short_digest(each.digest), each.state, each.expires or "never") for each in credentials]
+    return table(("CREDENTIAL", "STATE", "EXPIRES"), rows, left=("CREDENTIAL", "STATE", "EXPIRES"))
 
 
-def listing_lines(entries: Sequence[tuple[str, KeyLimits | AccountKey]]) -> list[str]:
-    """Return a line per key under a header; with columns for teams and further limits if a key is in an account."""
-    header = ("NAME", "DIGEST", *(field.upper().replace("_", " ") for field in LIMIT_RANGES))
-    rows = [_row(kid, limits) for kid, limits in entries]
-    if all(isinstance(limits, KeyLimits) for _, limits in entries):
-        return _table(header, [row[: len(header)] for row in rows], left={0, 1})
-    further = (len(header), len(header) + 1)
-    return _table((*header, "TEAM", "FURTHER LIMITS"), rows, left={0, 1, *further})
+def listing_lines(entries: Sequence[KeyEntry]) -> list[str]:
+    """Return a line per key under a header; only columns in which a key has something are shown."""
+    if not entries:
+        return ["no keys"]
+    header = ("NAME", "DIGEST", "STATE", "EXPIRES", "TEAM", *_MINUTE_COLUMNS, "RESERVE", "WEIGHT", "OTHER LIMITS")
+    left = ("NAME", "DIGEST", "STATE", "EXPIRES", "TEAM", "OTHER LIMITS")
+    return table(header, [_row(each) for each in entries], left=left)
 
 
-def _row(kid: str, limits: KeyLimits | AccountKey) -> tuple[str, ...]:
-    if isinstance(limits, KeyLimits):
-        return (limits.name or "-", kid[:8], *(str(getattr(limits, field)) for field in LIMIT_RANGES), "-", "-")
-    account, key = limits
-    minute: dict[int, int] = {}
-    further = []
-    for window, limit in ((each, limit) for each in key.windows for limit in each.limits):
-        is_plain = window.per_ms == WINDOW_MS and not window.models and limit.mode == ENFORCE and limit.unit != TOKENS
-        if is_plain:
-            minute[limit.unit] = limit.amount
-        else:
-            further.append(_limit_text(window, limit))
+def _row(key: KeyEntry) -> tuple[str, ...]:
+    other = [_limit_text(name, value) for name, value in key.limits.items() if not _has_column(name, value)]
     return (
-        who(account, key),
-        kid[:8],
-        *(str(minute.get(PER_MINUTE[field], "-")) for field in _PLAIN_FIELDS),
-        str(plan_of(account, key, (), 0).output_reserve),
-        key.team or "-",
-        ", ".join(further) or "-",
+        key.who if key.who != key.digest else NOTHING,
+        short_digest(key.digest),
+        key.state,
+        key.expires or NOTHING,
+        key.team or NOTHING,
+        *(_cell(field, key.limits.get(field)) for field in PER_MINUTE),
+        number(key.output_reserve),
+        number(key.weight) if key.weight != 1 else NOTHING,
+        ", ".join(other) or NOTHING,
     )
 
 
-def _limit_text(window: PolicyWindow, limit: Limit) -> str:
-    models = f" for {' '.join(window.models)}" if window.models else ""
-    mode = "" if limit.mode == ENFORCE else f" {limit.mode}"
-    return f"{limit.amount} {UNITS[limit.unit]}/{per_text(window.per_ms)}{models}{mode}"
+def _has_column(name: str, value: Any) -> bool:
+    return name in PER_MINUTE and type(value) is int
 
 
-def _in_s(reset_ms: int) -> str:
-    return f"{reset_ms / 1000:.1f} s" if reset_ms else "-"
+def _cell(name: str, value: Any) -> str:
+    return number(value) if _has_column(name, value) else NOTHING
 
 
-def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]], *, left: Collection[int]) -> list[str]:
-    """Return the lines of a table whose columns in `left` are aligned left, the others right."""
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
-    return [
-        "  ".join(
-            cell.ljust(width) if column in left else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in (header, *rows)
-    ]
+def _limit_text(name: str, value: Any) -> str:
+    """Return a limit among others: ``1,000,000 input_tokens/1d``, ``10 requests/1s (audit)``."""
+    if type(value) is int:
+        return f"{number(value)} {name}"
+    mode = value.get("mode", ENFORCE)
+    return f"{number(value['amount'])} {name}{'' if mode == ENFORCE else f' ({mode})'}"

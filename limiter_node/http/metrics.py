@@ -87,6 +87,14 @@ class _NodeCollector(Collector):
         for labels, count in telemetry.decisions.by_reason().items():
             decisions.add_metric(labels, count)
         yield decisions
+        rejections = CounterMetricFamily(
+            "limiter_rejections",
+            "Requests that a limit rejected, by its unit, whose it is, and the length of its window.",
+            labels=("unit", "level", "window"),
+        )
+        for limit, count in telemetry.rejections.by_limit().items():
+            rejections.add_metric(limit, count)
+        yield rejections
         yield _latencies(
             "limiter_decision_seconds", "Time from asking for a decision to the verdict.", telemetry.decision_latency
         )
@@ -202,6 +210,16 @@ class _NodeCollector(Collector):
             "What the store had lost and this node made good: windows charged again, keys and accounts declared again.",
             "what",
             {what: state.losses.get(what, 0) for what in _STORE_LOSSES},
+        )
+        yield GaugeMetricFamily(
+            "limiter_known_keys",
+            "Keys that this node has met and remembers, once for each credential in use.",
+            value=state.known_keys,
+        )
+        yield GaugeMetricFamily(
+            "limiter_known_accounts",
+            "Accounts of these keys, those that are keys without an account included.",
+            value=state.known_accounts,
         )
         yield GaugeMetricFamily("limiter_waiting_requests", "Requests that wait for a verdict.", value=state.waiting)
         yield GaugeMetricFamily(

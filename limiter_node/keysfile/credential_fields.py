@@ -8,15 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, time, timedelta
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from limiter_node.errors import ConfigError
-from limiter_node.key_states import Credential
+from limiter_node.key_states import MAX_CREDENTIALS, Credential
 from limiter_node.keysfile.fields import Misdeclared, check_fields
 from limiter_node.keysfile.key_names import check_declared_key, is_digest
-
-MAX_CREDENTIALS: Final = 100
-"""The most credentials that a section may list: a node looks through them for each request with a new secret."""
 
 _ENTRY_FIELDS = ("secret", "expires")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -45,7 +45,8 @@ from limiter_node.policy import AccountPolicy, KeyPolicy
 
 _DEFAULTS_FIELDS = (*PER_MINUTE, "output_reserve")
 _KEY_FIELDS = (*LIMIT_FIELDS, "output_reserve", "name", "account", "team", "weight", "expires", "credentials")
-_BUILT_IN: MinuteAmounts = {"rpm": DEFAULT_RPM, "input_tpm": DEFAULT_INPUT_TPM, "output_tpm": DEFAULT_OUTPUT_TPM}
+BUILT_IN: MinuteAmounts = {"rpm": DEFAULT_RPM, "input_tpm": DEFAULT_INPUT_TPM, "output_tpm": DEFAULT_OUTPUT_TPM}
+"""The limits of keys without an account where nothing else is said."""
 _DOTTED_KEY = 'a key with a dot must be in quotes, as [keys."a.b"]'
 _MAX_WEIGHT = 1_000
 
@@ -65,11 +66,18 @@ def read_defaults(value: object) -> KeyDefaults:
     try:
         section = section_of(value)
         check_fields(section, _DEFAULTS_FIELDS, _DOTTED_KEY)
-        amounts = {**_BUILT_IN, **minute_amounts(section)}
+        amounts = {**BUILT_IN, **minute_amounts(section)}
         reserve = check_output_reserve(section)
         return KeyDefaults(amounts, reserve or DEFAULT_OUTPUT_RESERVE, reserve is not None)
     except ConfigError as error:
         raise within("[defaults]", error, "defaults") from None
+
+
+def check_weight(value: object) -> int:
+    """Return `value` if it is a weight. Raises Misdeclared."""
+    if type(value) is not int or not 1 <= value <= _MAX_WEIGHT:
+        raise Misdeclared(f"weight must be an integer from 1 to {_MAX_WEIGHT}", "weight")
+    return value
 
 
 class KeyReader:
@@ -146,7 +154,7 @@ class KeyReader:
     def _plain_limits(self, name: str, section: Mapping[str, Any]) -> KeyLimits | None:
         """Return the limits of a key for which the plain form is enough, None for any other."""
         amounts = {**self._defaults.amounts, **minute_amounts(section)}
-        rpm, input_tpm, output_tpm = (amounts[field] for field in _BUILT_IN)
+        rpm, input_tpm, output_tpm = (amounts[field] for field in BUILT_IN)
         if "limits" in section or amounts.get("tpm") is not None:
             return None
         if rpm is None or input_tpm is None or output_tpm is None or max(rpm, input_tpm, output_tpm) > MAX_LIMIT:
@@ -165,9 +173,7 @@ class KeyReader:
             raise Misdeclared(f"team{named} is not declared: account '{account}' must have a section for it", "team")
         if name:
             self._take_path(account, name, kid)
-        weight = section.get("weight", 1)
-        if type(weight) is not int or not 1 <= weight <= _MAX_WEIGHT:
-            raise Misdeclared(f"weight must be an integer from 1 to {_MAX_WEIGHT}", "weight")
+        weight = check_weight(section.get("weight", 1))
         windows = read_windows(section, self._key_defaults[account])
         key = KeyPolicy(kid, name, team, windows, check_output_reserve(section), weight)
         return AccountKey(self._accounts[account], key)

@@ -113,13 +113,14 @@ def _entries(section: Mapping[str, object]) -> list[_Entry]:
     for number, value in enumerate(found, 1):
         place = ("limits", number)
         try:
-            entries.append(_Entry(*_entry(section_of(value)), place))
+            entries.append(_Entry(*read_limit(section_of(value)), place))
         except ConfigError as error:
             raise Misdeclared(f"{_place_text(place)}{error}", *place) from None
     return entries
 
 
-def _entry(entry: dict[str, Any]) -> tuple[Limit, PolicyWindow]:
+def read_limit(entry: Mapping[str, Any]) -> tuple[Limit, PolicyWindow]:
+    """Return the limit of an entry of ``limits``, and the window that it lies on. Raises ConfigError."""
     check_fields(entry, _ENTRY_FIELDS, _SUB_SECTION)
     units = [unit for unit in UNITS if unit in entry]
     if len(units) != 1:

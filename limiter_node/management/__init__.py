@@ -6,7 +6,8 @@ or made again; it counts from the next decision of every node, and is logged onc
 ``manager``     all operations
 ``finding``     WHO: by name, by the beginning of a digest, by a secret
 ``keys``        keys made, changed, disabled, deleted; ``credentials``: their secrets rotated, revoked
-``accounts``    accounts made, changed, deleted; ``teams``: their teams
+``changing``    a change of one key, written over what was read
+``accounts``    accounts made, changed, deleted; ``teams``: their teams; ``members``: their keys
 ``fields``      fields as people write them, checked
 ``views``       the forms in which all of these are shown
 ``showing``     views made from what is stored; ``explaining``: the limits of a key for one model, in words

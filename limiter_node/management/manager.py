@@ -15,25 +15,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from limiter_node.changes import Change
+from limiter_node.declarations import Declarations
 from limiter_node.management.accounts import Accounts
-from limiter_node.management.credentials import Credentials, Made
-from limiter_node.management.explaining import explain
+from limiter_node.management.credentials import Credentials
+from limiter_node.management.explaining import explanation
 from limiter_node.management.finding import Finder, Found
 from limiter_node.management.keys import Keys
 from limiter_node.management.showing import Shower
 from limiter_node.management.teams import Teams
-from limiter_node.management.views import AccountView, Explanation, KeyList, KeyView, TeamView
+from limiter_node.management.views import AccountView, Explanation, KeyList, KeyView, Made, TeamView
+from limiter_node.store.admin.loading import Applied
 from limiter_node.store.admin.store_admin import StoreAdmin
+
+__all__ = ["LISTED", "Made", "Manager"]
 
 LISTED = 1_000
 """The keys in a list unless more are asked for."""
 
 
 class Manager:
-    """Manage the keys, accounts and teams of one store."""
+    """Manage the keys, accounts and teams of one store. `takes_secrets`: whether WHO may be a secret."""
 
-    def __init__(self, admin: StoreAdmin) -> None:
-        self._finder = Finder(admin)
+    def __init__(self, admin: StoreAdmin, *, takes_secrets: bool = True) -> None:
+        self._admin, self._finder = admin, Finder(admin, takes_secrets=takes_secrets)
         self._keys, self._credentials = Keys(admin, self._finder), Credentials(admin, self._finder)
         self._accounts, self._teams = Accounts(admin), Teams(admin)
         self._shower = Shower(admin, self._finder)
@@ -55,7 +59,9 @@ class Manager:
 
     async def explain(self, who: str, model: str) -> Explanation:
         """Return which limits apply to a key's requests for `model`, and which of them would reject."""
-        return await explain(self._shower, who, model)
+        found = await self._finder.find(who)
+        item = await self._finder.read(found)
+        return explanation(found, item, await self._shower.usage(item), model)
 
     async def create_key(self, path: str, fields: Mapping[str, object], *, digest: str | None = None) -> Made:
         """Make a key: ``acme/alice`` in the account acme, ``ci`` without one. Return its secret, known to nobody else.
@@ -94,6 +100,12 @@ class Manager:
         valid one. `every`: all of them. Raises Conflict if there are several valid ones, and lists them.
         """
         return await self._credentials.revoke(who, credential, every=every)
+
+    async def apply(
+        self, declared: Declarations, *, dry_run: bool = False, prune: bool = False, prune_keys: bool = False
+    ) -> Applied:
+        """Make keys and accounts as a file declares them; see `StoreAdmin.apply`."""
+        return await self._admin.apply(declared, dry_run=dry_run, prune=prune, prune_keys=prune_keys)
 
     async def create_account(self, name: str, fields: Mapping[str, object]) -> Change:
         """Make an account; its teams may be among the fields. Raises Conflict if there is one of that name."""

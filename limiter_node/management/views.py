@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from datetime import UTC, datetime
 from typing import Any, Final
 
-from limiter_node.policy_fields import Fields
+from limiter_node.changes import Change
+from limiter_node.policy_fields import Fields, time_text
 
 _DIGEST_PREFIX: Final = "sha256:"
 
@@ -16,13 +16,9 @@ def digest_text(cid: str) -> str:
     return _DIGEST_PREFIX + cid
 
 
-def time_text(ms: int) -> str | None:
-    """Return a time in ms since the epoch in the form of RFC 3339, such as ``2027-06-30T00:00:00Z``; None for 0."""
-    if not ms:
-        return None
-    seconds, rest_ms = divmod(ms, 1_000)
-    fraction = f".{rest_ms:03d}" if rest_ms else ""
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}{fraction}Z"
+def utc(ms: int) -> str | None:
+    """Return a time in ms since the epoch as people write it, such as ``2027-06-30T00:00:00Z``; None for 0."""
+    return time_text(ms) if ms else None
 
 
 class _View:
@@ -179,3 +175,20 @@ class Explanation(_View):
     limits: tuple[ExplainedLimit, ...]
     binding: LimitView | None
     summary: str
+
+
+@dataclass(frozen=True, slots=True)
+class Made(_View):
+    """A key or a credential that was made.
+
+    `secret`: shown once, and known to nobody else; None if it was made elsewhere. `kid`: the digest of the key's
+    first credential.
+    """
+
+    change: Change
+    secret: str | None
+    kid: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return values that JSON can hold, by the names of the fields; `kid` as ``digest``."""
+        return {"change": self.change.to_json(), "secret": self.secret, "digest": digest_text(self.kid)}

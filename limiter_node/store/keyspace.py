@@ -73,6 +73,10 @@ def shared_key(tag: str) -> str:
     return f"rl:{{{tag}}}:shared"
 
 
+CLOCK_FIELD = "c"
+"""The field of the hash of an account's windows that holds its clock."""
+
+
 def member_key(tag: str, kid: str) -> str:
     """Return the name of the hash of the windows of one key of an account."""
     return f"rl:{{{tag}}}:key:{kid}"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from limiter_node.chart import Glyphs, compact
-from limiter_node.store.admin.hottest import KeyHeat
+from limiter_node.store.admin.limit_heat import LimitHeat
+from limiter_node.store.admin.plain_heat import KeyHeat
 from limiter_node.top.rates import Quantile
 
 UNKNOWN = "-"
@@ -53,10 +54,15 @@ def size(bytes_: float | None) -> str:
     return f"{bytes_:.1f}{unit}" if bytes_ < 9.95 and unit != "B" else f"{bytes_:.0f}{unit}"
 
 
-def key_name(key: KeyHeat, glyphs: Glyphs) -> str:
+def key_name(key: KeyHeat | LimitHeat, glyphs: Glyphs) -> str:
     """Return the name of a key, never the key. Anybody can choose a name, so unprintable characters become "?"."""
-    name = "".join(each if each.isprintable() else "?" for each in key.name)
+    name = printable(key.name)
     return name or f"key {key.kid[:8]}{glyphs.ellipsis}"
+
+
+def printable(text: str) -> str:
+    """Return the text with "?" for characters that could move the cursor."""
+    return "".join(each if each.isprintable() else "?" for each in text)
 
 
 def shortened(text: str, width: int, glyphs: Glyphs) -> str:

@@ -9,12 +9,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from limiter_node.policy import UNITS
-from limiter_node.store.admin.hottest import NOT_WALKED, KeyHeat, Walk
+from limiter_node.store.admin.hottest import NOT_WALKED, Walk
+from limiter_node.store.admin.limit_heat import LimitHeat
+from limiter_node.store.admin.plain_heat import KeyHeat
 from limiter_node.store.admin.watch import ShardReading, StoreReading
 from limiter_node.top.rates import NodeRates, Quantile, mean, quantile, rates, together
 from limiter_node.top.sample import NodeReading, NodeSample
 
-OUTCOMES = ("admitted", "rejected", "never_fits", "unknown_key")
+OUTCOMES = ("admitted", "rejected", "never_fits", "unknown_key", "revoked_key", "expired_key", "disabled_key")
 DEGRADED = ("admitted", "rejected", "refused")
 TOKENS = ("input", "reserved", "output")
 HISTORY = 240
@@ -101,7 +103,9 @@ class Frame:
     """The largest number that any node reports."""
     live_nodes: int | None = None
     """As the store counts them."""
-    hottest: tuple[KeyHeat, ...] = ()
+    hottest: tuple[KeyHeat | LimitHeat, ...] = ()
+    tightest: tuple[LimitHeat, ...] = ()
+    """Of accounts and teams."""
     walk: Walk = NOT_WALKED
     history: tuple[float, ...] = ()
     """Decisions/s of recent frames, the current one last."""
@@ -153,6 +157,7 @@ def make_frame(before: Before, now: Snapshot) -> Frame:
         int(max((sample.shards_cut_off for sample in samples.values()), default=0)),
         max((int(each.live_nodes) for each in samples.values() if each.live_nodes), default=None),
         store.hottest if store is not None else (),
+        store.tightest if store is not None else (),
         store.walk if store is not None else NOT_WALKED,
         (*before.history, totals.decisions)[-HISTORY:] if totals is not None else before.history,
     )

@@ -1,7 +1,8 @@
 """A frame as plain lines, for files, pipes and dumb terminals: each begins with its kind, and can be grepped.
 
-``top`` has the sums over all nodes and shards; ``down`` and ``cut_off`` lines follow for problems, then ``key`` lines
-for the hottest keys. Numbers are plain, rates per second, times in ms.
+``top`` has the sums over all nodes and shards; ``down`` and ``cut_off`` lines follow for problems, then ``account``
+lines for accounts and teams with their tightest limits, and ``key`` lines for the hottest keys. Numbers are plain,
+rates per second, times in ms.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from datetime import UTC, datetime
 
 from limiter_node.chart import Glyphs
 from limiter_node.limits import DIMENSIONS
-from limiter_node.top.cells import key_name, milliseconds, percent
+from limiter_node.store.admin.limit_heat import LimitHeat
+from limiter_node.top.cells import key_name, milliseconds, percent, printable
 from limiter_node.top.frame import Frame
 
 _BARE = re.compile(r"[\w.,:/@%+>…~-]+\Z")
@@ -21,7 +23,7 @@ _BARE = re.compile(r"[\w.,:/@%+>…~-]+\Z")
 
 def frame_lines(frame: Frame, glyphs: Glyphs) -> list[str]:
     """Return the lines of one frame."""
-    return [_fields("top", _summary(frame)), *_wrong(frame), *_keys(frame, glyphs)]
+    return [_fields("top", _summary(frame)), *_wrong(frame), *_accounts(frame), *_keys(frame, glyphs)]
 
 
 def _summary(frame: Frame) -> Iterator[tuple[str, str]]:
@@ -47,6 +49,7 @@ def _summary(frame: Frame) -> Iterator[tuple[str, str]]:
         yield "waiting", _number(sum(row.waiting or 0 for row in frame.nodes or ()))
     if frame.shards is not None:
         yield "seen_keys", str(frame.walk.seen)
+        yield "seen_accounts", str(frame.walk.accounts)
         yield "walked", "100%" if frame.walk.is_whole else percent(frame.walk.share)
 
 
@@ -63,8 +66,24 @@ def _wrong(frame: Frame) -> Iterator[str]:
             yield _fields("cut_off", [("shard", shard.reading.address), ("by", ",".join(shard.cut_off_by))])
 
 
+def _accounts(frame: Frame) -> Iterator[str]:
+    for each in frame.tightest:
+        yield _fields("account", [("name", printable(each.name)), *_tightest(each)])
+
+
+def _tightest(limit: LimitHeat) -> list[tuple[str, str]]:
+    return [
+        ("heat", percent(limit.heat)),
+        ("limit", printable(limit.limit)),
+        ("used", f"{limit.used}/{limit.amount}"),
+    ]
+
+
 def _keys(frame: Frame, glyphs: Glyphs) -> Iterator[str]:
     for key in frame.hottest:
+        if isinstance(key, LimitHeat):
+            yield _fields("key", [("name", key_name(key, glyphs)), *_tightest(key)])
+            continue
         uses = [(name, f"{used}/{limit}") for name, used, limit in zip(DIMENSIONS, key.used, key.limits, strict=True)]
         yield _fields("key", [("name", key_name(key, glyphs)), ("heat", percent(key.heat)), *uses])
 

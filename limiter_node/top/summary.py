@@ -14,6 +14,8 @@ from limiter_node.top.cells import milliseconds, percent, rate
 from limiter_node.top.frame import Frame, Totals
 from limiter_node.top.table import BAD, FAINT, GOOD, WARN
 
+_RARE = frozenset(("revoked_key", "expired_key", "disabled_key"))
+"""Outcomes that are shown only where there are any, because a narrow terminal has no room for all."""
 _TOKENS = {"input": "input", "reserved": "output reserved", "output": "output produced"}
 
 
@@ -66,6 +68,8 @@ def totals_lines(frame: Frame, width: int, glyphs: Glyphs) -> list[Text]:
 def _outcomes(totals: Totals) -> Iterable[Text]:
     styles = {"admitted": GOOD, "rejected": WARN}
     for outcome, per_second in totals.outcomes.items():
+        if outcome in _RARE and not per_second:
+            continue
         share = per_second / totals.decisions if totals.decisions else 0
         yield _pair(
             outcome.replace("_", " "),

@@ -106,7 +106,8 @@ async def test_nodes_keys_and_top_need_these_rights_and_no_others(store: Embedde
         options = ("--keys", str(keys), "--store", url, "--replica-acks", "1", "--decision-timeout-ms", "20000")
         with running_fleet(tmp_path, *options) as fleet:
             await limiter_node("keys", "load", str(keys), "--store", url)
-            await limiter_node("keys", "set", "sk-new", "--rpm", "5", "--store", url)
+            digest = f"sha256:{hashlib.sha256(b'sk-new').hexdigest()}"
+            await limiter_node("keys", "create", "new", "--digest", digest, "--rpm", "5", "--store", url)
             assert "sk-new" not in await limiter_node("keys", "list", "--store", url), "a listing names no key"
             async with ClientSession() as session, asyncio.timeout(60):
                 for key in (*KEYS, "sk-new", "sk-alice", "sk-own"):
@@ -121,7 +122,7 @@ async def test_nodes_keys_and_top_need_these_rights_and_no_others(store: Embedde
                 await move(session, fleet, servers, MOVED_KEY)
                 await fail_over(session, fleet, servers, KEYS)
             for key in ("sk-new", "sk-alice", "sk-own"):
-                await limiter_node("keys", "delete", key, "--store", url)
+                await limiter_node("keys", "delete", key, "--yes", "--store", url)
         refused = [entry for server in servers for entry in server.acl_log() if entry["reason"] != "auth"]
         assert [(entry["object"], entry["username"]) for entry in refused] == []
         used = {name.removeprefix("cmdstat_") for server in servers for name in server.info("commandstats")}

@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import http.client
 import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,7 +48,11 @@ SHORTER = {"--qps": "50", "--duration": "2", "--from": "50", "--slo-p99-ms": "50
 
 
 def own_command(words: list[str]) -> tuple[str, list[str]] | None:
-    """The program and its arguments, if the line runs one of ours."""
+    """The program and its arguments, if the line runs one of ours; also behind a pipe, or for a variable's value."""
+    if "|" in words:
+        words = words[words.index("|") + 1 :]
+    if words and (substituted := re.fullmatch(r"[A-Z]+=\$\((.+)", words[0])):
+        words = [substituted[1], *words[1:-1], words[-1].removesuffix(")")]
     while words and re.fullmatch(r"env|[A-Z_]+=\S*|\$\(grep .*\)", words[0]):
         words = words[1:]
     program = words[0].rpartition("/")[2]
@@ -64,13 +71,16 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("page", PAGES)
 @pytest.mark.usefixtures("scratch")
 def test_each_command_parses(page: str) -> None:
+    is_store_exported = False
     for words in shell_lines(page):
         if (own := own_command(words)) is None:
+            is_store_exported |= words[0] == "export" and any("LIMITER_STORE=" in word for word in words)
             assert words[0].rpartition("/")[2] in FOREIGN, f"{page}: {shlex.join(words)}: whose command is it?"
             continue
         program, arguments = own
         arguments = ["redis://127.0.0.1:6379" if word == "URL" else word for word in arguments]
-        if "LIMITER_STORE=" in words[1]:  # from a file of the environment, behind `env`
+        # From a file of the environment, behind `env`; or from the shell's.
+        if "LIMITER_STORE=" in words[1] or (is_store_exported and "--store" not in arguments):
             arguments += ["--store", "redis://127.0.0.1:6379"]
         command: click.Command = PROGRAMS[program]
         while isinstance(command, click.Group):
@@ -146,11 +156,54 @@ def test_the_readme_shows_what_happens(fleet: Fleet) -> None:
     assert status == 200
     assert headers["x-ratelimit-limit-requests"] == "60"
     assert json.loads(body)["usage"]["completion_tokens"] <= 50
-    ran = [adapted(words, fleet) for words in shell_lines("README.md") if "keys" in words]
-    assert [words[2] for words in ran] == ["set", "show"]
-    for words in ran:
-        run(words)
-    assert asked(curl, fleet, KEY)[1]["x-ratelimit-limit-requests"] == "120"
+
+
+def typed(text: str, folder: Path) -> list[str]:
+    """Type lines one after the other into a shell; what each has printed. Each has to end with exit code 0."""
+    program = folder / "bin" / "limiter-node"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m limiter_node "$@"\n')
+    program.chmod(0o755)
+    lines = "".join(f"{line.partition('  # ')[0]}\necho '--- end'\n" for line in text.splitlines())
+    done = subprocess.run(
+        ["sh", "-euc", lines],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={"PATH": f"{program.parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)},
+        check=False,
+    )
+    assert done.returncode == 0, f"{done.stdout}{done.stderr}"
+    return done.stdout.split("--- end\n")[:-1]
+
+
+def test_the_readme_manages_an_organisation(fleet: Fleet, tmp_path: Path) -> None:
+    (block,) = [each.text for each in blocks_of("README.md") if "accounts create" in each.text]
+    (keys,) = [each.text for each in blocks_of("README.md") if each.language == "toml"]
+    (tmp_path / "keys.toml").write_text(keys)
+    lines = block[block.index("export ") :].replace("PATH=$PWD/.venv/bin:$PATH ", "")
+    assert len(lines.splitlines()) <= 15
+    said = typed(re.sub(r"redis://\S+", fleet.store, lines), tmp_path)
+    expected = [
+        "",
+        "account globex created: .*\n",
+        "team globex/research created: .*\n",
+        "",
+        r"sk-[\w-]{32}\n",
+        r"NAME .*\nglobex/carol .*\nglobex/dave .*2030-01-01T00:00:00Z.*\n",
+        "globex/carol .*globex/carol requests/1m would reject first.*output_tokens/1m for gpt-5.,o3.: 100,000 of .*",
+        "key globex/carol changed: rpm 60 -> 120, input_tokens/1d none -> .*\n",
+        ".*the file declares 2 keys and 1 account\n",
+        "",
+        "globex/carol\n.*CREDENTIAL .*",
+        "key globex/carol disabled.*\n",
+        "key globex/carol revoked.*\n",
+        "key globex/dave deleted\n",
+        "key globex/carol deleted\nteam globex/research deleted\naccount globex deleted\n",
+    ]
+    for line, pattern, text in zip(lines.splitlines(), expected, said, strict=True):
+        assert re.fullmatch(pattern, text, re.DOTALL), f"{line}: {text}"
 
 
 @pytest.mark.parametrize(
@@ -172,31 +225,45 @@ def test_the_sdk_is_used_as_shown(fleet: Fleet, capsys: pytest.CaptureFixture[st
 
 
 def shape(text: str) -> list[str]:
-    """A command's output with its figures, names and spaces made alike."""
+    """A command's output with its figures, digests and spaces made alike."""
     return [
-        " ".join(re.sub(r"[0-9a-f]{8}…", "DIGEST", re.sub(r"[\d.,]*\d", "N", line)).split())
-        for line in re.sub(r"\(key [0-9a-f]{8}…\)", "(key …)", text).splitlines()
+        " ".join(
+            re.sub(r"sha256:[0-9a-f]{32}", "DIGEST", re.sub(r"(?<![0-9a-f:])[\d.,]*\d(?![0-9a-f])", "N", line)).split()
+        )
+        for line in text.splitlines()
     ]
 
 
-def test_commands_for_keys_do_what_their_page_shows(fleet: Fleet, tmp_path: Path) -> None:
+def test_commands_for_keys_do_what_their_page_shows(tmp_path: Path) -> None:
     page = "docs/keys-and-limits.md"
-    lines = [words for words in shell_lines(page) if own_command(words)]
-    generate, load, change, *_, delete, shown = lines
-    for words in (generate, load):
-        run(adapted(words, fleet), tmp_path)
     (tmp_path / "keys.toml").write_text(blocks_of(page)[0].text)
-    for words in (load, change):
-        run(adapted(words, fleet), tmp_path)
+    lines = [words for words in shell_lines(page) if own_command(words)]
     (console,) = [block.text for block in blocks_of(page) if block.language == "console"]
-    assert asked(curls(page)[0], fleet, KEY)[0] == 200  # it shows a key that is in use
-    assert shape(run(adapted(shown, fleet)))[:5] == shape(console)[1:]
-    for words in lines[3:-2]:
-        assert "alice" in run(adapted(words, fleet))
-    run(adapted(delete, fleet))
-    assert asked(curls(page)[0], fleet, KEY)[0] == 401
-    # The other tests' key again.
-    run(["limiter-node", "keys", "set", KEY, "--rpm", "60", "--store", fleet.store])
+    secret = digest = ""
+    shown: list[str] = []
+    with running_fleet(tmp_path, "--store", "single") as fleet:
+        for words in lines:
+            typed = adapted(words, fleet)
+            if "--credential" in typed:
+                typed[typed.index("--credential") + 1] = digest[:8]
+            said = run(typed, tmp_path)
+            match typed[1:4]:
+                case ["keys", "create", "acme/alice"]:
+                    secret, digest = said.strip(), hashlib.sha256(said.strip().encode()).hexdigest()
+                case ["keys", "set", "acme/alice"]:
+                    assert asked(curls(page)[0], fleet, secret)[0] == 200
+                case ["keys", "show", "acme/alice"]:
+                    shown.append(said)
+                case ["keys", "rotate", "acme/alice"]:
+                    assert asked(curls(page)[0], fleet, secret)[0] == 200, "its grace"
+                    secret = said.strip()
+                case ["keys", "disable" | "delete", "acme/alice"]:
+                    assert asked(curls(page)[0], fleet, secret)[0] == 401
+                case ["keys", "revoke" | "move" | "enable" | "expire", _]:
+                    assert asked(curls(page)[0], fleet, secret)[0] == 200
+                case ["apply", "keys.toml", "--prune"]:
+                    assert asked(curls(page)[0], fleet, KEY)[0] == 200
+    assert [shape(each) for each in shown] == [shape(console)[1:]] * 2
 
 
 def test_the_page_on_reserves_reserves_what_it_says(fleet: Fleet, tmp_path: Path) -> None:

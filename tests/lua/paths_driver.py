@@ -104,6 +104,8 @@ class PathsReply(NamedTuple):
     metas: list[Meta | None]
     results: list[tuple[int, int, int]]
     policies: dict[int, bytes]
+    skipped: tuple[int, ...] = ()
+    """The places, from 0, of settles and charges whose key is not in the account."""
 
     def used(self, window: int) -> Triple:
         """Return what counts in the window of that number."""
@@ -276,6 +278,12 @@ def pack_paths_batch(
 def unpack_paths_reply(reply: bytes, windows: int, admits: int) -> PathsReply:
     """Read a reply of `decide_paths.lua` on that many windows and admits."""
     state = reply[0]
+    if state in (8 + DECIDED, 8 + REPLAYED):
+        (count,) = struct.unpack_from("<H", reply, 17)
+        skipped = struct.unpack_from(f"<{count}H", reply, 19)
+        rest = bytes([state - 8]) + reply[1:17] + reply[19 + 2 * count :]
+        found = unpack_paths_reply(rest, windows, admits)
+        return found._replace(skipped=tuple(each - 1 for each in skipped))
     if state in (STALE, UNKNOWN_ACCOUNT):
         assert len(reply) == 1
         return PathsReply(state, 0, 0, [], [], {})

@@ -148,6 +148,7 @@ class PathsPair:
             if isinstance(operation, AdmitOn)
         ]
         assert reply.results == results, f"decided {reply.results}, by the rules {results}"
+        assert reply.skipped == answer.skipped, f"skipped {reply.skipped}, by the rules {answer.skipped}"
         assert reply.policies == dict(answer.policies), f"policies {reply.policies}, by the rules {answer.policies}"
         now_ms = self.now_ms(call.windows)
         for window, meta, filled in zip(call.windows, reply.metas, answer.windows, strict=True):

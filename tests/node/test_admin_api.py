@@ -130,42 +130,48 @@ async def test_changes_are_logged_once_and_secrets_never(node: AdminNode) -> Non
         assert not any(secret in line for line in lines)
 
 
-@pytest.mark.parametrize(
-    ("name", "values", "body", "status", "param"),
-    [
-        ("createKey", (), {"path": "a/b/c"}, 400, None),
-        ("createKey", (), {"path": "acme", "rpm": 1.5}, 400, "rpm"),
-        ("createKey", (), {"path": "acme", "secret": "sk"}, 400, "secret"),
-        ("createKey", (), {"path": "acme", "limits": [{"requests": 1, "per": "1y"}]}, 400, None),
-        ("createKey", (), {"path": "acme", "requests/1y": 1}, 400, None),
-        ("createKey", (), {"path": "nowhere/alice"}, 404, None),
-        ("createKey", (), {"path": "acme", "digest": "sha256:00"}, 400, None),
-        ("createKey", (), {"path": "acme", "expires": "tomorrow"}, 400, None),
-        ("createKey", (), [], 400, None),
-        ("createKey", (), b"", 400, None),
-        ("createKey", (), b"{", 400, None),
-        ("createKey", (), b"\xff", 400, None),
-        ("changeKey", ("nobody",), {"rpm": 1}, 404, None),
-        ("showKey", ("\n",), None, 400, "who"),
-        ("showKey", ("x" * 513,), None, 400, "who"),
-        ("expireKey", ("nobody",), {"at": "1969-01-01T00:00:00Z"}, 400, "at"),
-        ("expireKey", ("nobody",), {"at": "2027-01-01"}, 400, "at"),
-        ("expireKey", ("nobody",), {}, 400, "at"),
-        ("moveKey", ("nobody",), {"account": 1}, 400, "account"),
-        ("createAccount", (), {"name": "a/b"}, 400, None),
-        ("createAccount", (), {"name": "acme", "show": "all"}, 400, "show"),
-        ("createTeam", (), {"path": "acme"}, 400, None),
-        ("applyKeysFile", (), b"[keys", 400, None),
-        ("applyKeysFile", (), b"\xff", 400, None),
-        ("applyKeysFile", (), b'[keys."sk-x"]\nrpn = 1\n', 400, None),
-    ],
-)
-async def test_wrong_input_is_named(
-    admin: AdminClient, name: str, values: tuple[str, ...], body: Any, status: int, param: str | None
-) -> None:
-    response = await admin.call(name, *values, body=body)
-    assert (response.status, response.error["param"]) == (status, param), response.content
-    assert response.error["message"]
+WRONG: list[tuple[str, tuple[str, ...], Any, int, str | None]] = [
+    ("createKey", (), {"path": "a/b/c"}, 400, None),
+    ("createKey", (), {"path": "acme", "rpm": 1.5}, 400, "rpm"),
+    ("createKey", (), {"path": "acme", "secret": "sk"}, 400, "secret"),
+    ("createKey", (), {"path": "acme", "limits": [{"requests": 1, "per": "1y"}]}, 400, None),
+    ("createKey", (), {"path": "acme", "requests/1y": 1}, 400, None),
+    ("createKey", (), {"path": "nowhere/alice"}, 404, None),
+    ("createKey", (), {"path": "acme", "digest": "sha256:00"}, 400, None),
+    ("createKey", (), {"path": "acme", "expires": "tomorrow"}, 400, None),
+    ("createKey", (), [], 400, None),
+    ("createKey", (), b"", 400, None),
+    ("createKey", (), b"{", 400, None),
+    ("createKey", (), b"\xff", 400, None),
+    ("changeKey", ("nobody",), {"rpm": 1}, 404, None),
+    ("showKey", ("\n",), None, 400, "who"),
+    ("showKey", ("x" * 513,), None, 400, "who"),
+    ("expireKey", ("nobody",), {"at": "1969-01-01T00:00:00Z"}, 400, "at"),
+    ("expireKey", ("nobody",), {"at": "2027-01-01"}, 400, "at"),
+    ("expireKey", ("nobody",), {}, 400, "at"),
+    ("moveKey", ("nobody",), {"account": 1}, 400, "account"),
+    ("createAccount", (), {"name": "a/b"}, 400, None),
+    ("createAccount", (), {"name": "acme", "show": "all"}, 400, "show"),
+    ("createTeam", (), {"path": "acme"}, 400, None),
+    ("applyKeysFile", (), b"[keys", 400, None),
+    ("applyKeysFile", (), b"\xff", 400, None),
+    ("applyKeysFile", (), b'[keys."sk-x"]\nrpn = 1\n', 400, None),
+]
+"""A route, the values in its path, a body, and the response's status and ``param``."""
+
+
+async def test_wrong_input_is_named(admin: AdminClient) -> None:
+    for name, values, body, status, param in WRONG:
+        response = await admin.call(name, *values, body=body)
+        assert (response.status, response.error["param"]) == (status, param), (name, values, body, response.content)
+        assert response.error["message"]
+
+
+async def test_a_secret_in_a_url_is_refused(admin: AdminClient) -> None:
+    secret = (await admin.done("createKey", body={"path": new_name("ci")}))["secret"]
+    for name in ("showKey", "deleteKey", "disableKey"):
+        response = await admin.call(name, secret)
+        assert (response.status, secret in str(response.content)) == (400, False)
 
 
 async def test_what_stands_in_the_way_is_a_conflict(admin: AdminClient) -> None:

@@ -45,19 +45,19 @@ async def asked(
         return response.status, {k.lower(): v for k, v in response.headers.items()}, await response.text()
 
 
-@pytest.mark.parametrize("authorization", ["", "Bearer wrong", f"Basic {TOKEN}", TOKEN, f"Bearer {TOKEN}x"])
-async def test_nothing_without_the_token(node: AdminNode, authorization: str) -> None:
+async def test_nothing_without_the_token(node: AdminNode) -> None:
     url = node.admin.url
-    for route in ROUTES:
-        path = PREFIX + route.path.replace("{", "").replace("}", "")
-        status, headers, text = await asked(url + path, route.method, authorization, data=b"{")
-        assert (status, json.loads(text)["error"]["code"]) == (401, "invalid_admin_token")
-        assert headers["www-authenticate"] == "Bearer"
-    for path in ("/admin/", "/admin/v1", "/admin/v1/nothing", "/admin/v2/keys"):
-        assert (await asked(url + path, authorization=authorization))[0] == 401
-    assert [(await asked(url + path, authorization=authorization))[0] for path in PROBES] == [200] * 3
-    status, _, document = await asked(f"{url}{PREFIX}/openapi.json", authorization=authorization)
-    assert (status, json.loads(document)["openapi"]) == (200, "3.1.0")
+    for authorization in ("", "Bearer wrong", f"Basic {TOKEN}", TOKEN, f"Bearer {TOKEN}x"):
+        for route in ROUTES:
+            path = PREFIX + route.path.replace("{", "").replace("}", "")
+            status, headers, text = await asked(url + path, route.method, authorization, data=b"{")
+            assert (status, json.loads(text)["error"]["code"]) == (401, "invalid_admin_token")
+            assert headers["www-authenticate"] == "Bearer"
+        for path in ("/admin/", "/admin/v1", "/admin/v1/nothing", "/admin/v2/keys"):
+            assert (await asked(url + path, authorization=authorization))[0] == 401
+        assert [(await asked(url + path, authorization=authorization))[0] for path in PROBES] == [200] * 3
+        status, _, document = await asked(f"{url}{PREFIX}/openapi.json", authorization=authorization)
+        assert (status, json.loads(document)["openapi"]) == (200, "3.1.0")
 
 
 async def test_two_tokens_are_none(node: AdminNode) -> None:
@@ -83,16 +83,16 @@ async def test_with_the_token_errors_are_json(node: AdminNode) -> None:
 async def test_another_token_counts_from_the_next_request(node: AdminNode, token: Path) -> None:
     url = f"{node.admin.url}{PREFIX}/accounts"
     assert (await asked(url))[0] == 200
-    token_file(token.parent, "another")
+    token_file(token.parent, "second-token")
     assert (await asked(url))[0] == 401
-    assert (await asked(url, authorization="Bearer another"))[0] == 200
+    assert (await asked(url, authorization="Bearer second-token"))[0] == 200
     token_file(token.parent, "")
-    assert (await asked(url, authorization="Bearer another"))[0] == 401
+    assert (await asked(url, authorization="Bearer second-token"))[0] == 401
     assert await node.command.stop() == 0
     errors = await node.command.errors()
     assert "the admin token was read again" in errors
     assert "accepts no token until this is mended" in errors
-    assert "another" not in errors
+    assert "second-token" not in errors
 
 
 async def test_bodies_are_bounded(node: AdminNode) -> None:
@@ -194,6 +194,27 @@ async def test_a_store_that_is_away_is_a_503_until_it_is_back(
             proxy.target_port = store
             for route, values, body in calls:
                 await admin.done(route, *values, body=body)
+
+
+async def test_it_connects_once_and_not_before_it_is_asked(
+    limiter_node: StartCommand, embedded_single: str, token: Path
+) -> None:
+    (store,) = store_ports(embedded_single)
+    async with (
+        FaultProxy(store) as proxy,
+        admin_node(limiter_node, f"redis://127.0.0.1:{proxy.port}", token) as node,
+    ):
+        before = proxy.connections
+        assert (await asked(f"{node.admin.url}{PREFIX}/keys", authorization="Bearer wrong"))[0] == 401
+        assert (await node.admin.call("createKey", body={})).status == 400
+        assert proxy.connections == before
+        name = new_name()
+        await node.admin.done("createAccount", body={"name": name})
+        opened = proxy.connections
+        assert opened > before
+        for _ in range(5):
+            await node.admin.done("showAccount", name)
+        assert proxy.connections == opened
 
 
 async def test_a_store_that_refuses_the_login_is_no_fault_of_the_request(

@@ -64,4 +64,4 @@ def test_commands_of_groups_name_it_too(monkeypatch: pytest.MonkeyPatch, capsys:
     assert capsys.readouterr().err.startswith("error: LIMITER_COUNT must be from 1 to ")
     monkeypatch.setenv("LIMITER_RPM", "-1")
     assert cli.run(["keys", "set", "sk-a", "--store", "redis://127.0.0.1:1"]) == 2
-    assert capsys.readouterr().err.startswith("error: Invalid value for LIMITER_RPM: -1 is not in the range")
+    assert capsys.readouterr().err.startswith("error: Invalid value for LIMITER_RPM: rpm must be an integer from 0 to ")

@@ -69,7 +69,8 @@ def test_help_fits_the_terminal(capsys: pytest.CaptureFixture[str], monkeypatch:
 @pytest.mark.parametrize("path", ["", *COMMANDS])
 def test_the_examples_parse(capsys: pytest.CaptureFixture[str], path: str) -> None:
     typed = help_of(capsys, path).partition("Examples:")[2].replace("\\\n", " ")
-    examples = re.findall(r"^ *(?:LIMITER_\w+=\S+ )?(limiter-node .*)$", typed, re.MULTILINE)
+    shell = r"^ *(?:LIMITER_\w+=\S+ |\w+=\$\(|.* \| )?(limiter-node .*?)\)?$"
+    examples = re.findall(shell, typed, re.MULTILINE)
     assert examples or (path and COMMANDS[path].epilog is None)
     for example in examples:
         words = shlex.split(example)[1:]

@@ -66,68 +66,67 @@ def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
 
 
 def digest(key: str) -> str:
-    return key_id(key)[:8]
+    return key_id(key)[:12]
 
 
 def test_keys_of_accounts_are_loaded_listed_shown_and_deleted(cli: Run) -> None:
     with running_store("single") as store:
         end = ("--store", store.url)
         warning = "warning: acme/research: requests/1m 60 is above the 50 of acme, which rejects first\n"
-        assert cli("keys", "load", "organisation.toml", *end) == (0, "4 keys and 1 account loaded\n", warning)
-        assert cli("keys", "load", "organisation.toml", *end) == (0, "4 keys and 1 account loaded\n", warning)
+        code, out, err = cli("keys", "load", "organisation.toml", *end)
+        assert (code, err) == (0, warning)
+        assert out.splitlines()[-1].endswith("; the file declares 4 keys and 1 account")
+        unchanged = "nothing to change: the file declares 4 keys and 1 account\n"
+        assert cli("apply", "organisation.toml", *end) == (0, unchanged, warning)
 
         code, out, err = cli("keys", "list", *end)
         assert (code, err) == (0, "")
-        nameless = f"acme/{key_id('sk-nameless')[:12]}"
-        assert [re.split(r" {2,}", line) for line in out.splitlines()] == [
-            ["NAME", "DIGEST", "RPM", "INPUT TPM", "OUTPUT TPM", "OUTPUT RESERVE", "TEAM", "FURTHER LIMITS"],
-            *sorted(
-                [
-                    [nameless, digest("sk-nameless"), "-", "-", "-", "256", "-", "-"],
-                    [
-                        *("acme/alice", digest("sk-alice"), "40", "-", "-", "99", "research"),
-                        "50000 tokens/1m, 2 requests/1d",
-                    ],
-                ]
-            ),
-            ["own", digest("sk-own"), "-", "100000", "50000", "256", "-", "7 tokens/1m"],
-            ["plain", digest("sk-plain"), "600", "100000", "50000", "256", "-", "-"],
+        header, *rows = [re.split(r" {2,}", line) for line in out.splitlines()]
+        assert header == [
+            *("NAME", "DIGEST", "STATE", "TEAM", "RPM", "INPUT TPM", "OUTPUT TPM", "TPM", "RESERVE", "OTHER LIMITS")
         ]
+        plain = ["active", "-", "600", "100,000", "50,000", "-", "256", "-"]
+        day = "2 requests/1d"
+        assert {tuple(row[1:]) for row in rows} == {
+            (digest("sk-nameless"), "active", *"-----", "256", "-"),
+            (digest("sk-alice"), "active", "research", "40", "-", "-", "50,000", "99", day),
+            (digest("sk-own"), "active", "-", "-", "100,000", "50,000", "7", "256", "-"),
+            (digest("sk-plain"), *plain),
+        }
+        assert {row[0] for row in rows} >= {"acme/alice", "own", "plain"}
+        assert all(cli("keys", "show", row[1], *end)[0] == 0 for row in rows), "digests can be typed back"
+        assert all(cli("keys", "show", row[0], *end)[0] == 0 for row in rows if row[0] != "-"), "and so can names"
 
-        code, out, err = cli("keys", "show", "sk-alice", *end)
+        code, out, err = cli("keys", "show", "acme/alice", *end)
         assert (code, err) == (0, "")
-        head, *table = out.splitlines()
-        assert head == f"acme/alice (key {digest('sk-alice')}…), team research, output reserve 99"
-        assert [re.split(r" {2,}", line) for line in table] == [
-            ["LIMIT", "MODE", "AMOUNT", "USED", "REMAINING", "ALL FREE IN"],
-            ["acme requests/1m", "enforce", "50", "0", "50", "-"],
-            ["acme/research requests/1m", "enforce", "60", "0", "60", "-"],
-            ["acme/research output_tokens/1h for o3*, GPT-5 (big ones)", "audit", "9000", "0", "9000", "-"],
-            ["acme/alice requests/1m", "enforce", "40", "0", "40", "-"],
-            ["acme/alice tokens/1m", "enforce", "50000", "0", "50000", "-"],
-            ["acme/alice requests/1d", "enforce", "2", "0", "2", "-"],
-        ]
-        own, *_ = cli("keys", "show", "sk-own", *end)[1].splitlines()
-        assert own == f"own (key {digest('sk-own')}…), output reserve 256"
+        lines = out.splitlines()
+        assert lines[0] == "acme/alice"
+        assert "  team     research" in lines
+        assert "  reserve  99 output tokens for a request without a cap" in lines
+        assert {re.split(r" {2,}", line)[0] for line in lines[lines.index("") + 2 :]} == {
+            "acme requests/1m",
+            "acme/research requests/1m",
+            "acme/research output_tokens/1h for gpt-5,o3*",
+            "acme/alice requests/1m",
+            "acme/alice tokens/1m",
+            "acme/alice requests/1d",
+        }
 
-        for key, name, why in (
-            ("sk-alice", "acme/alice", "is a key of account acme"),
-            ("sk-own", "own", "has, or once had, other limits than rpm, input_tpm and output_tpm"),
-        ):
-            message = f"error: {name} (key {digest(key)}…) {why}: change its limits in the keys file, and load it\n"
-            assert cli("keys", "set", key, "--rpm", 7, *end) == (2, "", message)
+        code, out, err = cli("keys", "set", "acme/alice", "--rpm", 7, *end)
+        assert (code, out, err) == (0, "key acme/alice changed: rpm 40 -> 7\n", "")
+        assert cli("keys", "set", "own", "--tpm", "none", "--rpm", 7, *end)[0] == 0
 
-        for key in ("sk-alice", "sk-own"):
-            assert cli("keys", "delete", key, *end) == (0, f"key {digest(key)}… deleted\n", "")
-            gone = f"error: key {digest(key)}… is not in the store: add it with 'keys set' or 'keys load'\n"
-            assert cli("keys", "delete", key, *end) == (1, "", gone)
-            assert cli("keys", "show", key, *end) == (1, "", gone)
-        assert [line.split()[0] for line in cli("keys", "list", *end)[1].splitlines()[1:]] == [nameless, "plain"]
+        for who in ("acme/alice", "own"):
+            assert cli("keys", "delete", who, "--yes", *end) == (0, f"key {who} deleted\n", "")
+            for command in (("delete", "--yes"), ("show",)):
+                gone = "error: no key has that name, digest or secret: 'limiter-node keys list' shows all\n"
+                assert cli("keys", *command, who, *end) == (1, "", gone)
+        assert len(cli("keys", "list", *end)[1].splitlines()) == 3
         with store_client(store.url) as client:
             assert client.exists(*(deleted_key(key_id(key)) for key in ("sk-alice", "sk-own"))) == 2
-        assert cli("keys", "set", "sk-alice", "--rpm", 7, *end)[0] == 0
-        with store_client(store.url) as client:
-            assert client.type(limits_key(key_id("sk-alice"))) == b"string"
+        code, out, _ = cli("keys", "load", "organisation.toml", *end)
+        assert code == 0
+        assert out.splitlines()[-1] == "2 keys created; the file declares 4 keys and 1 account"
 
 
 async def test_up_serves_an_organisation(limiter_node: StartCommand, tmp_path: Path) -> None:
@@ -163,7 +162,7 @@ async def test_serve_loads_an_organisation(
     assert "loaded 4 keys" in said
 
 
-async def test_top_passes_over_accounts(limiter_node: StartCommand, tmp_path: Path, free_port: int) -> None:
+async def test_top_shows_accounts_and_their_keys(limiter_node: StartCommand, tmp_path: Path, free_port: int) -> None:
     write_private(tmp_path / "organisation.toml", ORGANISATION)
     async with EmbeddedStore("single") as store:
         port = free_port
@@ -180,8 +179,12 @@ async def test_top_passes_over_accounts(limiter_node: StartCommand, tmp_path: Pa
         assert shown.process.stdout is not None
         out = (await shown.process.stdout.read()).decode()
         assert await shown.ended() == 0, await shown.errors()
-        assert "plain" in out
-        assert "alice" not in out
+        lines = [line.split() for line in out.splitlines()]
+        assert ["acme/alice", "requests/1d"] in [line[:2] for line in lines]
+        assert ["acme", "requests/1m"] in [line[:2] for line in lines]
+        assert ["acme/research", "requests/1m"] in [line[:2] for line in lines]
+        assert any(line[:1] == ["plain"] for line in lines)
+        assert "seen 3 keys and 1 account in use, all there are" in out
         assert await command.stop() == 0
 
 

@@ -18,8 +18,8 @@ from redis.asyncio import Redis
 
 from limiter_node.credentials import key_id
 from limiter_node.limits import BUCKET_MS, KeyLimits
-from limiter_node.store.admin import hottest
-from limiter_node.store.admin.hottest import HottestKeys, KeyHeat
+from limiter_node.store.admin import hottest, plain_heat
+from limiter_node.store.admin.hottest import Hottest, HottestKeys
 from limiter_node.store.admin.masters import Masters
 from limiter_node.store.admin.store_admin import administering
 from limiter_node.store.admin.watch import StoreReading, StoreWatch
@@ -135,10 +135,10 @@ async def _first_is(watch: StoreWatch, kid: str) -> bool:
     return kids(await watch.look())[0] == kid
 
 
-async def test_a_look_is_bounded(embedded_single: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_look_is_bounded(own_store: EmbeddedStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hottest, "MAX_SURVEYED", 200)
-    monkeypatch.setattr(hottest, "MAX_PEEKED", 7)
-    async with two_thousand_keys(embedded_single), client_of(embedded_single) as client:
+    monkeypatch.setattr(plain_heat, "MAX_PEEKED", 7)
+    async with two_thousand_keys(own_store.url), client_of(own_store.url) as client:
         keys = HottestKeys(3)
         await client.config_resetstat()
         calls, peeks, looks = 0, 0, 0
@@ -157,10 +157,10 @@ async def test_a_look_is_bounded(embedded_single: str, monkeypatch: pytest.Monke
 async def test_a_store_without_the_script_is_given_it(embedded_single: str) -> None:
     async with two_thousand_keys(embedded_single), client_of(embedded_single) as client:
         await client.script_flush()
-        keys, found = HottestKeys(10), list[KeyHeat]()
+        keys, found = HottestKeys(10), Hottest([], [])
         while not keys.walk.is_whole:
             found = await keys.look(client)
-        assert [each.kid for each in found[:10]] == HOT
+        assert [each.kid for each in found.keys[:10]] == HOT
 
 
 @asynccontextmanager

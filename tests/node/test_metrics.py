@@ -12,7 +12,10 @@ from store_tools import declare, new_api_key
 
 from limiter_node.credentials import key_id
 from limiter_node.decisions import Outcome
+from limiter_node.keysfile.reading import read_keys_text
 from limiter_node.policy import UNITS
+from limiter_node.store.admin.store_admin import administering
+from limiter_node.store.url import parse_store_url
 from limiter_node.telemetry import LATENCY_BOUNDS_S, SIZE_BOUNDS, BatchSizes, DecisionCounts, Latencies
 from limiter_node.upstream.errors import UpstreamError
 from limiter_node.upstream.requests import ChatRequest
@@ -54,7 +57,7 @@ async def test_what_happens_is_counted_once(embedded_single: str) -> None:
         assert not counted(before, "limiter_decisions_total")
         assert {labels for name, labels in before if name == "limiter_decisions_total"} == {
             ("admitted", "none"),
-            ("unknown_key", "none"),
+            *((f"{what}_key", "none") for what in ("unknown", "revoked", "expired", "disabled")),
             *(
                 (outcome, reason)
                 for outcome in ("rejected", "never_fits")
@@ -86,6 +89,12 @@ async def test_what_happens_is_counted_once(embedded_single: str) -> None:
         ("rejected", "input_tokens"): 1,
         ("unknown_key", "none"): 1,
     }
+    assert counted(after, "limiter_rejections_total") == {
+        ("key", "requests", "1m"): 1,
+        ("key", "output_tokens", "1m"): 1,
+        ("key", "input_tokens", "1m"): 1,
+    }
+    assert (after["limiter_known_keys", ()], after["limiter_known_accounts", ()]) == (2, 0)
     # Of the answers only: the page itself is one, and so was the one before.
     assert counted(after, "limiter_responses_total") == {"200": 4, "400": 1, "401": 1, "429": 3, "502": 1}
     assert after["limiter_decision_seconds_count", ()] == 7, "those of known keys"
@@ -107,6 +116,46 @@ async def test_what_happens_is_counted_once(embedded_single: str) -> None:
     assert after["limiter_build_info", ("n", version("llm-rate-limiter"))] == 1
     assert after["process_cpu_seconds_total", ()] > 0
     assert set(before) <= set(after), "what is there once stays"
+
+
+ORGANISATION = """
+[accounts.counted]
+rpm = 3
+[accounts.counted.teams.small]
+limits = [{ requests = 1, per = "1d" }, { tokens = 9, per = "1s", models = ["tiny"] }]
+[keys.sk-counted-1]
+account = "counted"
+[keys.sk-counted-2]
+account = "counted"
+team = "small"
+[keys.sk-counted-3]
+account = "counted"
+limits = [{ output_tokens = 5, per = "10s" }]
+[keys.sk-counted-flat]
+limits = [{ requests = 1, per = "1h" }]
+[keys.sk-counted-over]
+expires = 2001-01-01T00:00:00Z
+"""
+
+
+async def test_rejections_are_told_apart_by_unit_level_and_window(embedded_single: str) -> None:
+    async with administering(parse_store_url(embedded_single)) as admin:
+        await admin.declare(read_keys_text(ORGANISATION.encode(), "keys.toml"))
+    async with serving(embedded_single) as node:
+        asked = ["2", "2", "3", "1", "1", "1", "flat", "flat", "over"]
+        codes = [(await node.chat(f"sk-counted-{each}", max_tokens=6))[0] for each in asked]
+        assert codes == [200, 429, 429, 200, 200, 429, 200, 429, 401]
+        after = await metrics(node)
+    assert counted(after, "limiter_rejections_total") == {
+        ("team", "requests", "longer"): 1,
+        ("key", "output_tokens", "shorter"): 1,
+        ("account", "requests", "1m"): 1,
+        ("key", "requests", "longer"): 1,
+    }
+    assert counted(after, "limiter_decisions_total")["expired_key", "none"] == 1
+    assert len([1 for name, _ in after if name == "limiter_rejections_total"]) == 4 * 3 * 3
+    assert after["limiter_known_keys", ()] >= 4
+    assert after["limiter_known_accounts", ()] >= 2
 
 
 async def test_no_key_is_told(embedded_single: str) -> None:
@@ -159,8 +208,9 @@ def test_long_times_are_above_all_bounds_and_sizes_below_theirs() -> None:
 
 def test_decisions_of_each_outcome_and_unit_are_told_apart() -> None:
     decisions = DecisionCounts()
-    possible = [(outcome, -1) for outcome in (Outcome.ADMITTED, Outcome.UNKNOWN_KEY)]
-    possible += [(each, unit) for each in (Outcome.REJECTED, Outcome.NEVER_FITS) for unit in range(len(UNITS))]
+    by_limit = (Outcome.REJECTED, Outcome.NEVER_FITS)
+    possible = [(outcome, -1) for outcome in Outcome if outcome not in by_limit]
+    possible += [(each, unit) for each in by_limit for unit in range(len(UNITS))]
     for times, (outcome, unit) in enumerate(possible, start=1):
         for _ in range(times):
             decisions.count(outcome, unit)

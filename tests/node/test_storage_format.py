@@ -63,16 +63,14 @@ async def test_up_says_why_it_does_not_start(
     assert await command.errors() == f"error: {WHY}\n"
 
 
-@pytest.mark.parametrize(
-    "arguments", [("load", "keys.toml"), ("set", "sk-new"), ("delete", "sk-old")], ids=lambda arguments: arguments[0]
-)
+@pytest.mark.parametrize("arguments", ["load keys.toml", "create new", "set old --rpm 1", "delete old --yes"])
 async def test_commands_change_no_key(
-    limiter_node: StartCommand, shared_store: SharedStore, keys_file: Path, arguments: tuple[str, str]
+    limiter_node: StartCommand, shared_store: SharedStore, keys_file: Path, arguments: str
 ) -> None:
     shared_store.become_format_2()
     shared_store.client.set(limits_key(key_id("sk-old")), b"of format 2")
-    command, key = arguments
-    started = await limiter_node("keys", command, keys_file if command == "load" else key, "--store", shared_store.url)
+    words = arguments.replace("keys.toml", str(keys_file)).split()
+    started = await limiter_node("keys", *words, "--store", shared_store.url)
     assert await started.ended() == 1
     assert await started.errors() == f"error: {WHY}\n"
     assert shared_store.client.keys("*limits") == [limits_key(key_id("sk-old")).encode()]

@@ -7,7 +7,9 @@ from math import inf
 import pytest
 
 from limiter_node.limits import Amounts
-from limiter_node.store.admin.hottest import KeyHeat, Walk, hottest
+from limiter_node.store.admin.heat import hottest
+from limiter_node.store.admin.hottest import Walk
+from limiter_node.store.admin.plain_heat import KeyHeat
 from limiter_node.store.admin.watch import ShardReading, StoreReading
 from limiter_node.top.frame import HISTORY, Before, Frame, Snapshot, make_frame
 from limiter_node.top.rates import Quantile
@@ -55,7 +57,9 @@ def test_totals_are_of_all_nodes_that_can_be_compared() -> None:
     second = Snapshot(102, (node("a", 3, 800), node("b", 3, 80), node("c", 3, 9_999)), None)
     _, frame = frames(first, second)
     assert frame.totals is not None
-    assert frame.totals.outcomes == {"admitted": 180, "rejected": 60, "never_fits": 0, "unknown_key": 0}
+    assert frame.totals.outcomes == {"admitted": 180, "rejected": 60, "never_fits": 0} | dict.fromkeys(
+        ("unknown_key", "revoked_key", "expired_key", "disabled_key"), 0
+    )
     assert frame.totals.reasons == {"requests": 60, "input_tokens": 0, "output_tokens": 0, "tokens": 0}
     assert (frame.totals.decisions, frame.totals.requests, frame.history) == (240, 240, (240,))
     assert frame.totals.p50_s == Quantile(pytest.approx(0.00005))

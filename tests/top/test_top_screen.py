@@ -11,7 +11,9 @@ from rich.console import Console, Group
 
 from limiter_node.chart import ASCII, BLOCKS, Glyphs
 from limiter_node.limits import Amounts
-from limiter_node.store.admin.hottest import KeyHeat, Walk
+from limiter_node.store.admin.hottest import Walk
+from limiter_node.store.admin.limit_heat import LimitHeat, Place
+from limiter_node.store.admin.plain_heat import KeyHeat
 from limiter_node.store.admin.watch import ShardReading
 from limiter_node.top.cells import key_name, milliseconds, percent, rate, shortened, size
 from limiter_node.top.frame import Frame, NodeRow, ShardRow, Totals
@@ -24,6 +26,10 @@ KID = "0123456789abcdef" * 2
 
 def key(name: str, *used: int) -> KeyHeat:
     return KeyHeat(KID, name, Amounts(60, 100_000, 50_000), Amounts(*used), True)
+
+
+def limit(name: str, text: str, used: int, amount: int, kid: str = "") -> LimitHeat:
+    return LimitHeat(Place("@acme", kid), name, text, used, amount, True)
 
 
 FRAME = Frame(
@@ -55,6 +61,18 @@ FRAME = Frame(
 )
 
 
+WITH_ACCOUNTS = replace(
+    FRAME,
+    tightest=(
+        limit("acme/research", "requests/1d", 49_000, 50_000),
+        limit("acme", "tokens/1m for o3*, gpt-5*", 1_200_000, 2_000_000),
+        limit("acme/research/vision", "output_tokens/1m", 1, 9_000),
+    ),
+    hottest=(*FRAME.hottest[:2], limit("acme/alice", "input_tokens/1d", 99_000, 1_000_000, KID)),
+    walk=Walk(1_200, 0.4, False, 3),
+)
+
+
 def shown(frame: Frame, width: int, height: int | None, glyphs: Glyphs = BLOCKS) -> list[str]:
     """The lines as a terminal without colours shows them."""
     output = io.StringIO()
@@ -65,6 +83,34 @@ def shown(frame: Frame, width: int, height: int | None, glyphs: Glyphs = BLOCKS)
 
 def test_80_columns() -> None:
     assert shown(FRAME, 80, 24) == SCREEN.strip("\n").splitlines()
+
+
+def test_80_columns_with_accounts() -> None:
+    lines = shown(WITH_ACCOUNTS, 80, None)
+    at = lines.index("ACCOUNTS AND TEAMS         tightest limit       used")
+    assert lines[at:] == ACCOUNTS.strip("\n").splitlines()
+    assert len(shown(WITH_ACCOUNTS, 80, 24)) == 24
+    only = replace(WITH_ACCOUNTS, hottest=WITH_ACCOUNTS.hottest[2:], walk=Walk(1, 1, True, 1))
+    assert shown(only, 80, None)[at + 5 :] == ONLY_ACCOUNTS.strip("\n").splitlines()
+
+
+def test_with_little_room_accounts_and_keys_share_it() -> None:
+    many = replace(WITH_ACCOUNTS, tightest=WITH_ACCOUNTS.tightest * 30, hottest=WITH_ACCOUNTS.hottest * 30)
+    for height in (24, 40):
+        lines = shown(many, 80, height)
+        assert len(lines) == height
+        assert sum(line.startswith("acme/research") for line in lines) >= 2
+        assert sum(line.startswith(("alice", "key 0", "acme/alice")) for line in lines) >= 2
+    few = shown(replace(many, tightest=many.tightest[:1]), 80, 30)
+    assert sum(line.startswith(("alice", "key 0", "acme/alice")) for line in few) > 10
+
+
+def test_outcomes_that_are_rare_are_shown_where_there_are_any() -> None:
+    assert FRAME.totals is not None
+    totals = replace(FRAME.totals, outcomes={**FRAME.totals.outcomes, "revoked_key": 3, "disabled_key": 0})
+    lines = shown(replace(FRAME, totals=totals), 80, 24)
+    assert any(line.endswith("unknown key 9   revoked key 3") for line in lines) or "revoked key 3" in lines
+    assert not any("disabled" in line for line in lines)
 
 
 def test_little_room_and_no_blocks() -> None:
@@ -80,7 +126,9 @@ def test_no_size_is_exceeded(width: int, height: int, glyphs: Glyphs) -> None:
     assert FRAME.nodes is not None
     assert FRAME.shards is not None
     many = replace(FRAME, nodes=FRAME.nodes * 20, shards=FRAME.shards * 20, hottest=FRAME.hottest * 30)
-    for frame in (FRAME, many, replace(FRAME, totals=None), replace(FRAME, store_problem="no answer within 1 s " * 9)):
+    away = replace(FRAME, store_problem="no answer within 1 s " * 9)
+    with_many = replace(many, tightest=WITH_ACCOUNTS.tightest * 9)
+    for frame in (FRAME, WITH_ACCOUNTS, many, with_many, replace(FRAME, totals=None), away):
         lines = screen_lines(frame, width, height, glyphs)
         assert len(lines) <= height
         assert max(cell_len(line.plain) for line in lines) <= width
@@ -137,9 +185,16 @@ def test_colours_say_nothing_that_words_do_not() -> None:
 
 def test_lines_can_be_grepped() -> None:
     assert frame_lines(FRAME, BLOCKS) == LINES.strip("\n").splitlines()
+    assert frame_lines(WITH_ACCOUNTS, BLOCKS)[4:] == [
+        "account name=acme/research heat=98% limit=requests/1d used=49000/50000",
+        'account name=acme heat=60% limit="tokens/1m for o3*, gpt-5*" used=1200000/2000000',
+        "account name=acme/research/vision heat=0% limit=output_tokens/1m used=1/9000",
+        *LINES.strip("\n").splitlines()[4:6],
+        "key name=acme/alice heat=9% limit=input_tokens/1d used=99000/1000000",
+    ]
     alone = replace(FRAME, nodes=None, totals=None, shards=(), store_problem="no answer within 1 s", hottest=())
     assert frame_lines(alone, ASCII) == [
-        "top time=2026-09-21T14:13:20Z shards=0/0 seen_keys=1200 walked=40%",
+        "top time=2026-09-21T14:13:20Z shards=0/0 seen_keys=1200 seen_accounts=0 walked=40%",
         'down store=redis+cluster://10.0.0.7:7000 reason="no answer within 1 s"',
     ]
 
@@ -188,7 +243,7 @@ HOTTEST KEYS   requests              input tokens          output tokens
 alice          █████████       60/60 █████▉░░░  65.6k/100k ▏░░░░░░░░     1/50.0k
 key 01234567…  ██▎░░░░░░       15/60 ░░░░░░░░░      0/100k ██████▊░░ 37.5k/50.0k
 batch …er team ▏░░░░░░░░        1/60 ███▋░░░░░  40.0k/100k ░░░░░░░░░     0/50.0k
-seen 1,200 plain keys, 40% of the store looked through
+seen 1,200 keys in use, 40% of the store looked through
 """
 
 NARROW = """
@@ -204,18 +259,37 @@ HOTTEST KEYS    requests       input tokens   output tokens
 alice           ########  100% #####...   65% #.......    0%
 key 01234567~   ##......   25% ........    0% ######..   75%
 batch j~er team #.......    1% ###.....   40% ........    0%
-seen 1,200 plain keys, 40% of the store looked through
+seen 1,200 keys in use, 40% of the store looked through
 """
 
 LINES = """
 top time=2026-09-21T14:13:20Z nodes=1/2 shards=1/2 cut_off=1 requests/s=3214 decisions/s=3070.9 \
 admitted/s=2300.4 rejected/s=761 never_fits/s=0.5 unknown_key/s=9 \
 by_requests/s=700 by_input_tokens/s=61.5 by_output_tokens/s=0 by_tokens/s=0 degraded/s=0 shed/s=0 \
-p50_ms=0.41 p99_ms=>205 in_flight=41 waiting=2 seen_keys=1200 walked=40%
+p50_ms=0.41 p99_ms=>205 in_flight=41 waiting=2 seen_keys=1200 seen_accounts=0 walked=40%
 down node=10.0.0.2:8080 reason="connection refused"
 down shard=10.0.0.8:7000 reason="no answer within 1 s"
 cut_off shard=10.0.0.8:7000 by=10.0.0.1:8080
 key name=alice heat=100% requests=60/60 input_tokens=65565/100000 output_tokens=1/50000
 key name="key 01234567…" heat=75% requests=15/60 input_tokens=0/100000 output_tokens=37500/50000
 key name="batch jobs of the other team" heat=40% requests=1/60 input_tokens=40000/100000 output_tokens=0/50000
+"""
+
+ACCOUNTS = """
+ACCOUNTS AND TEAMS         tightest limit       used
+acme/research              requests/1d          ███████████████▋   49,000/50,000
+acme                       tokens/1m…3*, gpt-5* █████████▋░░░░░░     1.20M/2.00M
+acme/research/vision       output_tokens/1m     ▏░░░░░░░░░░░░░░░         1/9,000
+
+HOTTEST KEYS   requests              input tokens          output tokens
+alice          █████████       60/60 █████▉░░░  65.6k/100k ▏░░░░░░░░     1/50.0k
+key 01234567…  ██▎░░░░░░       15/60 ░░░░░░░░░      0/100k ██████▊░░ 37.5k/50.0k
+acme/alice     input_tokens/1d       ██▋░░░░░░░░░░░░░░░░░░░░░░░░    99,000/1.00M
+seen 1,200 keys and 3 accounts in use, 40% of the store looked through
+"""
+
+ONLY_ACCOUNTS = """
+HOTTEST KEYS               tightest limit       used
+acme/alice                 input_tokens/1d      █▋░░░░░░░░░░░░░░    99,000/1.00M
+seen 1 key and 1 account in use, all there are
 """

@@ -17,7 +17,8 @@ from limiter_node.store.codec import DECIDED, LOST, REPLAYED, STALE, UnreadableR
 from limiter_node.store.codec import UNKNOWN_KEY as NO_ACCOUNT
 
 _HEADER = struct.Struct("<QBQQ8sBHH")
-_WINDOW = struct.Struct("<6sIH")
+WINDOW_HEAD = struct.Struct("<6sIH")
+"""A window: its id, the width of a bucket in ms, the number of buckets."""
 _PATH = struct.Struct("<BBIH")  # the time has 6 bytes, as in the next one
 _OTHER = struct.Struct("<BBIHqqq")
 _ADMIT = struct.Struct("<BQQ")
@@ -27,6 +28,8 @@ _SETTLE, _CHARGE = 2, 3
 _LIMIT_BYTES = 7
 _META_SIZE = 63
 _RESULT_SIZE = 7
+_HAS_SKIPPED = 8
+"""Added to the state of a reply that names settles and charges whose key is not in the account."""
 
 NEVER = 8
 """Added to a verdict's unit (1 to 4) if the request can never fit."""
@@ -68,6 +71,8 @@ class PathsReply(NamedTuple):
     """Per admit."""
     policies: list[tuple[int, bytes]]
     """The bodies of policies that the batch was too old for: 0 and the account's, or the number of a key and its."""
+    skipped: Sequence[int] = ()
+    """The places of settles and charges whose key is not in the account: not counted in the key's own windows."""
 
 
 def pack_settle(path: int, time_ms: int, requests: int, input_tokens: int, output_tokens: int) -> bytes:
@@ -204,7 +209,7 @@ def packed_window(window: PlannedWindow) -> bytes:
     if found is None:
         if len(_packed) >= _MOST_PACKED:
             _packed.clear()
-        head = _WINDOW.pack(window.id, window.bucket_ms, window.buckets)
+        head = WINDOW_HEAD.pack(window.id, window.bucket_ms, window.buckets)
         found = head + b"".join(each.to_bytes(_LIMIT_BYTES, "little") for each in window.enforced)
         _packed[(window.id, *window.enforced)] = found
     return found
@@ -227,12 +232,15 @@ def _use(meta: bytes) -> WindowUse:
     )
 
 
-def unpack_reply(reply: bytes, windows: int, admits: int, keys: int = 0) -> PathsReply:
-    """Read the reply to a batch with that many windows, admits and keys.
+def unpack_reply(reply: bytes, windows: int, admits: int, keys: int = 0, others: int = 0) -> PathsReply:
+    """Read the reply to a batch with that many windows, admits, keys, and settles and charges.
 
     Raises:
         UnreadableReply: `reply` is not such a reply.
     """
+    if reply and reply[0] in (_HAS_SKIPPED + DECIDED, _HAS_SKIPPED + REPLAYED):
+        skipped, rest = _take_skipped(reply, others)
+        return unpack_reply(rest, windows, admits, keys)._replace(skipped=skipped)
     size, state = len(reply), reply[0] if reply else -1
     if size == 1 and state in (STALE, NO_ACCOUNT):
         return PathsReply(state, 0, 0, [], [], [])
@@ -255,6 +263,17 @@ def unpack_reply(reply: bytes, windows: int, admits: int, keys: int = 0) -> Path
     return PathsReply(state, time_ms, recorded, metas, results, _policies(reply, end, keys))
 
 
+def _take_skipped(reply: bytes, others: int) -> tuple[list[int], bytes]:
+    """Return the list that follows the header, as places from 0, and the reply without it."""
+    at = _REPLY.size + 2
+    end = at + 2 * int.from_bytes(reply[_REPLY.size : at], "little")
+    skipped = [int.from_bytes(reply[each : each + 2], "little") - 1 for each in range(at, end, 2)]
+    is_rising = all(each < following for each, following in zip([-1, *skipped], skipped, strict=False))
+    if end > len(reply) or not skipped or not is_rising or skipped[-1] >= others:
+        raise UnreadableReply(f"{len(skipped)} of {others} settles and charges skipped, in {len(reply)} bytes")
+    return skipped, bytes((reply[0] - _HAS_SKIPPED,)) + reply[1 : _REPLY.size] + reply[end:]
+
+
 def _policies(reply: bytes, at: int, keys: int) -> list[tuple[int, bytes]]:
     """Read the policies at the end of a reply: the account's, or those of some of `keys` keys, each once."""
     policies: list[tuple[int, bytes]] = []
@@ -266,34 +285,3 @@ def _policies(reply: bytes, at: int, keys: int) -> list[tuple[int, bytes]]:
         policies.append((which, reply[at + 5 : end]))
         at = end
     return policies
-
-
-_PEEK_HEAD = struct.Struct("<Q")
-_PEEKED = struct.Struct("<QQQ15s")
-
-
-def pack_peek(layout: Layout, clock_ms: int = 0) -> bytes:
-    """Pack ARGV[1] of ``peek_paths.lua``: the windows of a layout, without limits."""
-    words = [_PEEK_HEAD.pack(clock_ms)]
-    for found in layout.hashes():
-        words.append(bytes((len(found),)))
-        words += [_WINDOW.pack(each.id, each.bucket_ms, each.buckets) for each in found]
-    return b"".join(words)
-
-
-def unpack_peek(packed: bytes) -> tuple[int, list[WindowUse]]:
-    """Read the counters in the reply of ``peek_paths.lua``: the time in ms, and each window's usage.
-
-    Raises:
-        struct.error: `packed` is not such a reply.
-    """
-    (time_ms,) = _PEEK_HEAD.unpack_from(packed)
-    windows = []
-    for requests, input_tokens, output_tokens, newest in _PEEKED.iter_unpack(packed[_PEEK_HEAD.size :]):
-        each = int.from_bytes(newest, "little")
-        windows.append(
-            WindowUse(
-                Amounts(requests, input_tokens, output_tokens), Amounts(each & _M40, each >> 40 & _M40, each >> 80)
-            )
-        )
-    return time_ms, windows

@@ -8,13 +8,17 @@
 ``adopting``      plain keys that become accounts of their own; ``pruning``: keys that a file no longer has
 ``policies``        the policies of an account, written over the version that was read
 ``pointers``      a key's plain limits, or the way to its account
+``key_items``     single keys, of whichever form, and changes of them
+``adopting``      plain keys made accounts of their own
+``search``        finds keys by name, by digest, by account
 ``key_reader``    limits, usage and the list of keys; ``path_usage``: of a key of an account
-``deleting``      a key with its usage
+``deleting``      a key with its usage; ``moving``: to another account, with what its windows hold
 ``script_calls``  scripts called one by one or in pipelines
 ``server_check``  checks whether a server can be trusted with counters
 ``older_nodes``   finds nodes that can't decide keys of accounts
 ``preparation``   prepares the store for a node that starts
 ``masters``       the client of each master, found by slot
 ``watch``         reads a working store's figures
-``hottest``       finds the keys nearest to their limits
+``hottest``       finds the keys, accounts and teams nearest to their limits
+``heat``          compares them; ``plain_heat``, ``limit_heat``: reads them
 """

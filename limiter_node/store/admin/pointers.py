@@ -107,6 +107,11 @@ class Pointers:
 
         await self._per_owner(cids, release)
 
+    async def withdraw(self, kid: str, cid: str) -> None:
+        """Take back the way from a credential to a key that doesn't get it after all."""
+        await self.mark(kid, [cid])
+        await self.release(kid, [cid])
+
     async def marks(self, cids: Iterable[str]) -> dict[str, Mark]:
         """Return the marks of those credentials that have one."""
         found: dict[str, Mark] = {}

@@ -6,14 +6,15 @@ write, `loading` and `store_admin` say when.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from redis.asyncio import Redis
+from redis.exceptions import WatchError
 
 from limiter_node.errors import ConfigError, StoreUnavailable
-from limiter_node.policy import ACCOUNT_MARK, AccountPolicy, KeyPolicy
+from limiter_node.policy import ACCOUNT_MARK, AccountPolicy, KeyPolicy, tag_text
 from limiter_node.policy_body import (
     Tombstone,
     body_of,
@@ -65,7 +66,8 @@ class Write(NamedTuple):
     """A policy to write: of the account with the hash tag `tag`, or of its key `kid`.
 
     `expected`: the version that was read. `former`: the name of the key as it was read. `forward`: the forward mark of
-    a key that isn't where the mark says, over which it comes back.
+    a key that isn't where the mark says, over which it comes back. `account`: the version that a key's account must
+    have, because the key depends on it, say on a team; empty: any.
     """
 
     tag: str
@@ -74,11 +76,12 @@ class Write(NamedTuple):
     policy: AccountPolicy | KeyPolicy
     former: str = ""
     forward: bytes = b""
+    account: bytes = b""
 
     def arguments(self) -> list[str | bytes | int]:
         """Return the arguments of ``declare.lua``."""
         body, name = body_of(self.policy), self.policy.name if self.kid else ""
-        return [self.kid, self.expected, version_of(body), body, name, self.former, b"", self.forward]
+        return [self.kid, self.expected, version_of(body), body, name, self.former, b"", self.forward, self.account]
 
 
 class Policies:
@@ -119,7 +122,7 @@ class Policies:
         """Delete the account's policy with those of its keys, and keep what `Tombstone` holds. Return the policy."""
         for _ in range(_ATTEMPTS):
             stored = (await self.read_all([tag]))[tag]
-            if stored.policy is None or await self._delete(tag, "", stored.version, stored.policy):
+            if stored.policy is None or await self.delete_version(tag, "", stored.version, stored.policy):
                 return stored.policy
         raise _contended(tag)
 
@@ -127,21 +130,50 @@ class Policies:
         """Delete the policy of a key of an account, and keep what `Tombstone` holds. Return the policy."""
         for _ in range(_ATTEMPTS):
             found = (await self.read(tag, [kid])).keys.get(kid)
-            if found is None or await self._delete(tag, kid, found.version, found.policy):
+            if found is None or await self.delete_version(tag, kid, found.version, found.policy):
                 return None if found is None else found.policy
         raise _contended(tag)
+
+    async def delete_version(self, tag: str, kid: str, version: bytes, policy: AccountPolicy | KeyPolicy) -> bool:
+        """Delete a policy if that version of it is still stored. Return whether it was. `kid`: "" for the account."""
+        call = ScriptCall([policy_key(tag)], _deletion(kid, version, policy))
+        return bool(await call_script(self._owner(tag), self._declare, call) == 1)
+
+    async def put_if_unchanged(
+        self, tag: str, version: bytes, after: AccountPolicy | None, is_right: Callable[[], Awaitable[bool]]
+    ) -> bool:
+        """Write an account over a version, or delete it (None), if `is_right` says so and none of its keys changes.
+
+        Return whether that was done. `is_right` may read all of the account.
+        """
+        client = self._owner(tag)
+        async with client.pipeline(transaction=True) as pipeline:
+            await pipeline.watch(policy_key(tag))
+            before = await self.read(tag)
+            if before.version != version or before.policy is None or not await is_right():
+                return False
+            arguments = _deletion("", version, before.policy)
+            if after is not None:
+                arguments = Write(tag, "", version, after).arguments()
+            pipeline.multi()  # type: ignore[no-untyped-call]
+            pipeline.execute_command("EVAL", self._declare.source, 1, policy_key(tag), *arguments)
+            try:
+                [reply] = await pipeline.execute()
+            except WatchError:
+                return False
+        return bool(reply == WRITTEN)
 
     async def take_out(self, tag: str, kid: str) -> None:
         """Delete a policy without a trace: that of the account if `kid` is empty."""
         await call_script(self._owner(tag), self._declare, ScriptCall([policy_key(tag)], [kid, b"*", NO_VERSION, b""]))
 
-    async def _delete(self, tag: str, kid: str, version: bytes, policy: AccountPolicy | KeyPolicy) -> bool:
-        name = policy.name if kid else ""
-        call = ScriptCall([policy_key(tag)], (kid, version, NO_VERSION, b"", "", name, tombstone_of(policy)))
-        return bool(await call_script(self._owner(tag), self._declare, call) == 1)
-
     def _owner(self, tag: str) -> Redis:
         return self._masters.owner(policy_key(tag))
+
+
+def _deletion(kid: str, version: bytes, policy: AccountPolicy | KeyPolicy) -> list[str | bytes | int]:
+    """Return the arguments of ``declare.lua`` to delete a policy, and to keep what `Tombstone` holds."""
+    return [kid, version, NO_VERSION, b"", "", policy.name if kid else "", tombstone_of(policy)]
 
 
 def _kids_of(tag: str) -> Sequence[str]:
@@ -183,4 +215,4 @@ async def time_ms_of(client: Redis) -> int:
 
 
 def _contended(tag: str) -> StoreUnavailable:
-    return StoreUnavailable(f"the policy of account {tag} keeps being changed by others: try again")
+    return StoreUnavailable(f"the policy of {tag_text(tag)} keeps being changed by others: try again")

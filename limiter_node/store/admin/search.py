@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from redis.asyncio import Redis
 
@@ -98,53 +98,56 @@ class KeySearch:
             found = (await self._policies.read(tag, [kid.decode()])).keys.get(kid.decode())
             if found is not None and found.policy.name == name:
                 return kid.decode()
-        cursor = 0
-        client = self._masters.owner(policy_key(tag))
-        while True:
-            cursor, fields = await client.hscan(policy_key(tag), cursor, match=f"{_KEY_FIELD}*", count=SCANNED)
+        async for fields in _fields(self._masters.owner(policy_key(tag)), policy_key(tag), f"{_KEY_FIELD}*"):
             for field, body in fields.items():
                 with suppress(ValueError):
                     if name in body.decode() and read_key(body).name == name:
-                        return str(field.decode().removeprefix(_KEY_FIELD))
-            if cursor == 0:
-                return None
+                        return field.decode().removeprefix(_KEY_FIELD)
+        return None
 
     async def members(self, account: str) -> AsyncIterator[list[str]]:
         """Yield the ``kid`` of each key of an account, in pieces."""
-        tag, cursor = account_tag(account), 0
+        key = policy_key(account_tag(account))
         seen: set[bytes] = set()
-        client = self._masters.owner(policy_key(tag))
-        while True:
-            # Of a key two fields are stored: its kid, which is 32 characters long, and its body.
-            cursor, fields = await client.hscan(policy_key(tag), cursor, match="?" * 32, count=SCANNED)
+        # Of a key two fields are stored: its kid, which is 32 characters long, and its body.
+        async for fields in _fields(self._masters.owner(key), key, "?" * 32):
             kids = [field for field in fields if _KID.match(field) and field not in seen]
             seen.update(kids)
             if kids:
                 yield [kid.decode() for kid in kids]
-            if cursor == 0:
-                return
 
     async def accounts(self) -> list[str]:
         """Return the names of all accounts, sorted."""
-        names = set()
+        names: set[str] = set()
         for client in self._masters.all():
-            cursor = 0
-            while True:
-                cursor, keys = await client.scan(cursor, match=policy_key("@*"), count=SCANNED)
+            async for keys in _keys(client, policy_key("@*")):
                 names.update(match[1].decode() for key in keys if (match := _ACCOUNT.match(key)))
-                if cursor == 0:
-                    break
         return sorted(names)
 
 
 async def scan_pointers(client: Redis) -> AsyncIterator[list[str]]:
     """Yield the digests that have a pointer on one master, in pieces. SCAN may name one twice."""
+    async for keys in _keys(client, limits_key("*")):
+        if cids := [match[1].decode() for key in keys if (match := _POINTER.match(key))]:
+            yield cids
+
+
+async def _keys(client: Redis, pattern: str) -> AsyncIterator[list[bytes]]:
     cursor = 0
     while True:
-        cursor, keys = await client.scan(cursor, match=limits_key("*"), count=SCANNED)
-        cids = [match[1].decode() for key in keys if (match := _POINTER.match(key))]
-        if cids:
-            yield cids
+        found: Any = await client.scan(cursor, match=pattern, count=SCANNED)
+        cursor, keys = found
+        yield keys
+        if cursor == 0:
+            return
+
+
+async def _fields(client: Redis, key: str, pattern: str) -> AsyncIterator[dict[bytes, bytes]]:
+    cursor = 0
+    while True:
+        found: Any = await client.hscan(key, cursor, match=pattern, count=SCANNED)
+        cursor, fields = found
+        yield fields
         if cursor == 0:
             return
 

@@ -20,16 +20,21 @@ from limiter_node.decisions import Usage
 from limiter_node.declarations import AccountKey, Declarations
 from limiter_node.errors import ConfigError, OtherFormat, StoreUnavailable
 from limiter_node.limits import WINDOW_BUCKETS, KeyLimits
+from limiter_node.policy import AccountPolicy
 from limiter_node.store import keyspace
+from limiter_node.store.admin.adopting import Adopter
 from limiter_node.store.admin.deleting import Deleter
+from limiter_node.store.admin.key_items import KeyItem, KeyItems
 from limiter_node.store.admin.key_reader import KeyReader, Listing
 from limiter_node.store.admin.loading import Applied, Loader
 from limiter_node.store.admin.masters import Masters
+from limiter_node.store.admin.moving import Mover
 from limiter_node.store.admin.older_nodes import older_nodes
+from limiter_node.store.admin.path_usage import read_path_usage, read_team_usage
 from limiter_node.store.admin.pointers import Pointers
-from limiter_node.store.admin.policies import WRITTEN, Policies
-from limiter_node.store.admin.policy_moving import PolicyMover
+from limiter_node.store.admin.policies import WRITTEN, Policies, time_ms_of
 from limiter_node.store.admin.script_calls import ScriptCall, call_script
+from limiter_node.store.admin.search import KeySearch
 from limiter_node.store.admin.server_check import check_server
 from limiter_node.store.errors import translated
 from limiter_node.store.fleet import OLDEST_MS
@@ -54,16 +59,22 @@ async def administering(address: StoreAddress) -> AsyncIterator[StoreAdmin]:
 
 
 class StoreAdmin:
-    """Administer one store; `administering` makes it. ``kid`` is as in `limiter_node.store.keyspace`."""
+    """Administer one store; `administering` makes it. ``kid`` is as in `limiter_node.store.keyspace`.
+
+    `policies`, `pointers`, `search`, `keys` and `deleter` are for `limiter_node.management`, which calls them by `run`.
+    """
 
     def __init__(self, address: StoreAddress, masters: Masters) -> None:
         self._address = address
         self._masters = masters
         self._announce = load_script("announce")
-        policies, pointers = Policies(masters), Pointers(masters)
-        self._deleter = Deleter(masters, policies, pointers)
-        self._loader = Loader(masters, policies, pointers, self._deleter, PolicyMover(policies, pointers))
-        self._reader = KeyReader(address, masters, policies)
+        self.policies, self.pointers = Policies(masters), Pointers(masters)
+        self.search = KeySearch(masters, self.policies)
+        self.keys = KeyItems(masters, self.policies, self.pointers, Adopter(masters))
+        self.mover = Mover(masters, self.policies)
+        self.deleter = Deleter(masters, self.policies, self.pointers, self.mover)
+        self._loader = Loader(masters, self.policies, self.pointers, self.deleter, self.mover)
+        self._reader = KeyReader(address, masters, self.policies)
         self._put_plain = load_script("put_plain")
 
     async def put_limits(self, kid: str, limits: KeyLimits) -> None:
@@ -80,7 +91,7 @@ class StoreAdmin:
             if reply != WRITTEN:
                 raise ConfigError("the key's limits are in an account: change them in the keys file and load it")
 
-        await self._with_fresh_owners(put)
+        await self.run(put)
 
     async def declare(self, declared: Declarations) -> list[str]:
         """Declare keys and accounts by a file, at a node's start. Return warnings.
@@ -92,7 +103,7 @@ class StoreAdmin:
         async def declare() -> list[str]:
             return [*await self._loader.declare(declared), *await self._older_nodes(declared)]
 
-        return await self._with_fresh_owners(declare)
+        return await self.run(declare)
 
     async def apply(
         self, declared: Declarations, *, dry_run: bool = False, prune: bool = False, prune_keys: bool = False
@@ -108,7 +119,7 @@ class StoreAdmin:
             applied.warnings.extend(await self._older_nodes(declared))
             return applied
 
-        return await self._with_fresh_owners(apply)
+        return await self.run(apply)
 
     async def load_limits(self, keys: Mapping[str, KeyLimits]) -> None:
         """Replace the limits of many plain keys. Keys that are not named stay as they are."""
@@ -119,7 +130,7 @@ class StoreAdmin:
 
     async def get(self, kid: str) -> KeyLimits | AccountKey | None:
         """Return a plain key's limits, or the policies of a key of an account; None if there is no such key."""
-        return await self._with_fresh_owners(lambda: self._reader.get(kid))
+        return await self.run(lambda: self._reader.get(kid))
 
     async def delete(self, kid: str) -> bool:
         """Delete a key and its usage. Return whether it existed. Nodes refuse the key from the next decision on.
@@ -128,7 +139,7 @@ class StoreAdmin:
         records, without which they would take the usage for lost and count it again if the key came back. Usage in
         windows of an account and its teams stays, too.
         """
-        return await self._with_fresh_owners(lambda: self._deleter.delete(kid))
+        return await self.run(lambda: self.deleter.delete(kid))
 
     async def list_keys(self, limit: int = 1_000) -> Listing:
         """Return the first `limit` keys by name; memory grows with `limit`, and a few bytes for each further key."""
@@ -137,7 +148,7 @@ class StoreAdmin:
 
     async def peek(self, kid: str, window_buckets: int = WINDOW_BUCKETS) -> Usage | None:
         """Return a key's limits and usage now, without counting anything; None if there is no such key."""
-        return await self._with_fresh_owners(lambda: self._reader.peek(kid, window_buckets))
+        return await self.run(lambda: self._reader.peek(kid, window_buckets))
 
     async def check_format(self) -> None:
         """Raise OtherFormat if live nodes use another storage format than this version.
@@ -151,7 +162,7 @@ class StoreAdmin:
             with suppress(NoPermissionError):
                 return await call_script(self._masters.owner(keys[0]), self._announce, ScriptCall(keys, arguments))
 
-        reply = await self._with_fresh_owners(ask)
+        reply = await self.run(ask)
         if isinstance(reply, bytes):
             raise OtherFormat(reply, keyspace.STORAGE_FORMAT)
 
@@ -173,7 +184,25 @@ class StoreAdmin:
         await self.check_format()
         return list(dict.fromkeys(warning for warnings in found for warning in warnings))
 
-    async def _with_fresh_owners(self, action: Callable[[], Awaitable[_T]]) -> _T:
+    async def usage(self, item: KeyItem) -> Usage | None:
+        """Return the usage of a key that was read; None if it has gone since. To be called by `run`."""
+        if item.account is None or item.key is None:
+            return await self._reader.peek(item.kid, WINDOW_BUCKETS)
+        return await read_path_usage(self._masters, AccountKey(item.account, item.key), item.time_ms)
+
+    async def team_usage(self, account: AccountPolicy, team: str, now_ms: int) -> Usage | None:
+        """Return the usage of an account, a team and those above it; None if it has gone. To be called by `run`."""
+        return await read_team_usage(self._masters, account, team, now_ms)
+
+    async def time_ms(self) -> int:
+        """Return the clock of a server of the store, in ms since the epoch. To be called by `run`."""
+        return await time_ms_of(self._masters.all()[0])
+
+    async def run(self, action: Callable[[], Awaitable[_T]]) -> _T:
+        """Return what an action with the parts of this object returns, which by themselves raise redis-py's errors.
+
+        It is done again if the store's servers turn out to have other slots now, so it must be idempotent.
+        """
         with translated(self._address):
             try:
                 return await action()

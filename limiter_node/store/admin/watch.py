@@ -1,4 +1,4 @@
-"""Reads a store at work: its shards, their servers' own figures, and the hottest keys.
+"""Reads a store at work: its shards, their servers' own figures, and what is nearest to its limits.
 
 Meant to be called once a second, also while parts of the store are away: nothing here raises for that or waits longer
 than the time given, and a server that comes back is found again. Neighbours: `hottest` (the walk through a shard's
@@ -20,7 +20,10 @@ from redis.exceptions import NoPermissionError, RedisError
 from limiter_node.addresses import format_host
 from limiter_node.errors import StoreUnavailable
 from limiter_node.reasons import system_reason
-from limiter_node.store.admin.hottest import NOT_WALKED, HottestKeys, KeyHeat, Walk, hottest
+from limiter_node.store.admin.heat import hottest
+from limiter_node.store.admin.hottest import NOT_WALKED, Hottest, HottestKeys, Walk
+from limiter_node.store.admin.limit_heat import LimitHeat
+from limiter_node.store.admin.plain_heat import KeyHeat
 from limiter_node.store.errors import translate
 from limiter_node.store.slots import Endpoint, slot_ranges
 from limiter_node.store.url import StoreAddress
@@ -56,13 +59,16 @@ class StoreReading:
     is_cluster: bool = False
     problem: str = ""
     """Why the shards could not be found; empty if they were."""
-    hottest: tuple[KeyHeat, ...] = ()
+    hottest: tuple[KeyHeat | LimitHeat, ...] = ()
+    """The keys nearest to their limits."""
+    tightest: tuple[LimitHeat, ...] = ()
+    """The accounts and teams nearest to their limits."""
     walk: Walk = NOT_WALKED
     """The walk over all reachable shards: the keys seen in all of them, the share of the least advanced one."""
 
 
 class StoreWatch:
-    """Read the figures of the store at `address`, and its `most_keys` hottest keys. Close it."""
+    """Read the figures of the store at `address`, and its `most_keys` hottest keys, accounts and teams. Close it."""
 
     def __init__(self, address: StoreAddress, *, most_keys: int, timeout_s: float) -> None:
         self._address, self._most_keys, self._timeout_s = address, most_keys, timeout_s
@@ -80,11 +86,13 @@ class StoreWatch:
             self._address.describe(),
             self._address.cluster,
             problem,
-            tuple(hottest([heat for _, heats in looks for heat in heats], self._most_keys)),
+            tuple(hottest([heat for _, found in looks for heat in found.keys], self._most_keys)),
+            tuple(hottest([heat for _, found in looks for heat in found.accounts], self._most_keys)),
             Walk(
                 sum(walk.seen for walk in walks),
                 min((walk.share for walk in walks), default=0.0),
                 bool(walks) and all(walk.is_whole for walk in walks),
+                sum(walk.accounts for walk in walks),
             ),
         )
 
@@ -134,19 +142,19 @@ class StoreWatch:
             await self._clients.pop(endpoint).aclose()
         self._surveys = {each: survey for each, survey in self._surveys.items() if each in self._masters}
 
-    async def _look_at(self, endpoint: Endpoint) -> tuple[ShardReading, list[KeyHeat]]:
+    async def _look_at(self, endpoint: Endpoint) -> tuple[ShardReading, Hottest]:
         reading = ShardReading(f"{format_host(endpoint[0])}:{endpoint[1]}", monotonic())
         client = self._client(endpoint)
-        heats: list[KeyHeat] = []
+        found = Hottest([], [])
         try:
             async with asyncio.timeout(self._timeout_s):
                 reading = await _with_info(reading, client, in_cluster=self._address.cluster)
                 if self._most_keys:
                     survey = self._surveys.setdefault(endpoint, HottestKeys(self._most_keys))
-                    heats = await survey.look(client)
+                    found = await survey.look(client)
         except (RedisError, OSError, TimeoutError, StoreUnavailable) as error:
             reading = replace(reading, problem=self._reason(error))
-        return reading, heats
+        return reading, found
 
     def _client(self, endpoint: Endpoint) -> Redis:
         if endpoint not in self._clients:

@@ -242,10 +242,9 @@ class Dispatcher:
             shards.openings,
             self.outage.counts,
             {**self._router.errors, "failed": self._replies.failed + self._path_replies.failed},
-            {
-                "counts": self._losses.recharged,
-                "keys": self._redeclared.counts.total() + self._accounts.declared,
-            },
+            {"counts": self._losses.recharged, "keys": self._redeclared.counts.total() + self._accounts.declared},
+            len(self._queues),
+            self._accounts.count,
         )
 
     async def check(self) -> None:

@@ -1,0 +1,95 @@
+"""``limiter-node teams``: teams of accounts, up to four deep."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cloup
+
+from limiter_node.changes import Change
+from limiter_node.commands.account_tables import team_lines, team_listing_lines
+from limiter_node.commands.field_options import fields_from, limit_options
+from limiter_node.commands.help import EXAMPLES
+from limiter_node.commands.managing import as_json, confirm, confirmed, manage, recursion_named
+from limiter_node.commands.options import grouped, option, store_url
+from limiter_node.commands.printing import print_change, print_changes, print_json, print_lines
+from limiter_node.commands.tables import count
+from limiter_node.errors import ConfigError
+from limiter_node.management.manager import Manager
+
+_path = cloup.argument("path", metavar="NAME", help="account and team, such as acme/research/vision")
+
+
+@cloup.command(short_help="Make a team.")
+@_path
+@limit_options
+@grouped("Store", store_url, as_json)
+def create(path: str, store: str, as_json: bool, **options: Any) -> None:
+    """Make a team of an account, or of a team that exists."""
+    fields = fields_from(options)
+    print_change(manage(store, lambda it: it.create_team(path, fields), changes=True), as_json=as_json)
+
+
+@cloup.command("set", short_help="Set limits of a team; usage stays.")
+@_path
+@limit_options
+@grouped("Store", store_url, as_json)
+def set_(path: str, store: str, as_json: bool, **options: Any) -> None:
+    """Change a team, from its keys' next request on. Usage stays, and so does what isn't given."""
+    fields = fields_from(options)
+    if not fields:
+        raise ConfigError("nothing to set: give at least one option, such as --rpm 1000")
+    print_change(manage(store, lambda it: it.set_team(path, fields), changes=True), as_json=as_json)
+
+
+@cloup.command(short_help="Show a team with its limits and their usage.")
+@_path
+@store_url
+@as_json
+def show(path: str, store: str, as_json: bool) -> None:
+    """Show a team: its limits and their usage, the tightest first, and how many teams and keys it has."""
+    team = manage(store, lambda it: it.show_team(path))
+    if as_json:
+        print_json(team)
+    else:
+        print_lines(team_lines(team))
+
+
+@cloup.command("list", short_help="List the teams of an account.")
+@cloup.argument("account", help="the name of the account")
+@store_url
+@as_json
+def list_(account: str, store: str, as_json: bool) -> None:
+    """List the teams of an account, sorted by name."""
+    teams = manage(store, lambda it: it.list_teams(account))
+    if as_json:
+        print_json(teams)
+    else:
+        print_lines(team_listing_lines(teams))
+
+
+@cloup.command(short_help="Delete a team.")
+@_path
+@grouped("What goes", option("--recursive", is_flag=True, help="Delete its teams and keys, too."), confirmed)
+@grouped("Store", store_url, as_json)
+def delete(path: str, recursive: bool, is_confirmed: bool, store: str, as_json: bool) -> None:
+    """Delete a team with its usage. One that has teams or keys needs --recursive."""
+
+    async def run(manager: Manager) -> list[Change]:
+        team = await manager.show_team(path)
+        members = f" with {count(team.teams, 'team')} and {count(team.keys, 'key')} in it" if recursive else ""
+        confirm(f"Team {path}{members} will be deleted, and its usage.", is_confirmed=is_confirmed)
+        with recursion_named(recursive=recursive):
+            return await manager.delete_team(path, recursive=recursive)
+
+    print_changes(manage(store, run, changes=True), as_json=as_json)
+
+
+teams = cloup.Group(
+    "teams",
+    sections=[cloup.Section("Look", [list_, show]), cloup.Section("Change", [create, set_, delete])],
+    help="Make, change and look at teams: groups of an account's keys with limits that they share.",
+    short_help="Make, show and change teams of accounts.",
+    epilog=EXAMPLES["teams"],
+)
+"""The group of commands."""
