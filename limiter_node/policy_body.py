@@ -84,14 +84,23 @@ def read_tombstone(body: bytes) -> Tombstone:
 class Forward(NamedTuple):
     """The mark of a key that has moved to another account.
 
-    `to`: the account's hash tag. `id`: tells one move from another. `time_ms`: when the key was sealed, by the store's
-    clock. `body`: the policy for the other account.
+    `to`: the account's hash tag. `id`: tells one move from another. `time_ms`: when the key was sealed, by its former
+    account's clock. `body`: the policy for the other account, `back` that for the former one if the other is gone; both
+    are empty once the move is over. Then `shift_ms` and `opened_ms` say how the windows were moved: see ``open.lua``.
     """
 
     to: str
     id: str
     time_ms: int
     body: str
+    back: str = ""
+    shift_ms: int = 0
+    opened_ms: int = 0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the move is over; else somebody has to finish it."""
+        return not self.body
 
 
 def forward_body(forward: Forward) -> bytes:
@@ -101,7 +110,14 @@ def forward_body(forward: Forward) -> bytes:
 
 def read_forward(body: bytes) -> Forward:
     """Read a forward mark. Raises ValueError if `body` isn't one."""
-    return _read(body, lambda found: Forward(found["to"], found["id"], found["time_ms"], found["body"]))
+
+    def convert(found: dict[str, Any]) -> Forward:
+        return Forward(
+            *(found["to"], found["id"], found["time_ms"], found["body"]),
+            *(found.get("back", ""), found.get("shift_ms", 0), found.get("opened_ms", 0)),
+        )
+
+    return _read(body, convert)
 
 
 def _account_from(found: dict[str, Any]) -> AccountPolicy:

@@ -42,7 +42,7 @@ else
     local fields, gone = call('HKEYS', KEYS[1]), {}
     for i = 1, #fields do
         local kind = string.sub(fields[i], 1, 2)
-        if kind ~= 'x:' and kind ~= 'f:' then gone[#gone + 1] = fields[i] end
+        if kind ~= 'x:' and kind ~= 'f:' and kind ~= 'o:' then gone[#gone + 1] = fields[i] end
     end
     for i = 1, #gone, 1000 do call('HDEL', KEYS[1], unpack(gone, i, math.min(i + 999, #gone))) end
 end

@@ -1,9 +1,9 @@
 #!lua
 -- Opens a key in the account that it moves to, with the windows that were frozen where it comes from.
 --
--- Guarantee: the key is opened once for each move, with all of its windows or not at all. What its windows hold leaves them
--- no earlier than it would have where it comes from, and at most one bucket later, apart from the time between the reading
--- of the other account's clock and this call. Whoever is late with a move that is over changes nothing.
+-- Guarantee: the key is opened once for each move, with all of its windows or not at all; whoever is late changes nothing.
+-- What its windows hold leaves them no earlier than it would have where it comes from, and less than one bucket later, apart
+-- from the time between the reading of the other account's clock and this call.
 -- KEYS  1 rl:{TAG}:policy   hash of the account that the key enters
 --       2 rl:{TAG}:shared   hash: the account's clock
 --       3 rl:{TAG}:key:KID  hash of the key's windows; of a key that becomes its own account: KEYS[2] once more
@@ -19,8 +19,8 @@
 --       10 windows  packed: per window of the policy c6 id, I4 width of a bucket in ms, I2 W
 --       11..        fields and values, in turn, of the hash with the frozen windows
 -- Reply a code, and JSON that says how the windows were moved (empty for 0 and 3):
---       1 opened, 2 it was opened by this move before, or the key is here otherwise, 0 the move is over: nothing was
---       written, 3 there is no such account. The JSON has `shift_ms`, by which times of the other account differ from
+--       1 opened, or nobody opens it any more; nothing was written: 2 the key has been here since this move, or is here,
+--       0 nobody may open it by this move, 3 there is no such account. The JSON has `shift_ms`, by which times of the other account differ from
 --       times of this one (never too little), and `opened_ms`, this account's time.
 -- Cost  some 8 calls; O(buckets in use): 0.1 ms for a full window whose buckets keep their numbers, else 0.5 ms
 
@@ -43,15 +43,14 @@ if opened and opened.id == id then
     if opened.is_closed then return { 0, '' } end
     return { 2, found[3] }
 end
+-- Revisions rise: with a later one, the key was here after this move.
+local was_here = found[2] or opened and opened.revision >= revision
 if body == '' then
-    if found[2] then return { 2, '' } end
+    if was_here then return { 2, '' } end
     call('HSET', KEYS[1], 'o:' .. kid, cjson.encode({ id = id, revision = revision, is_closed = true }))
     return { 1, '' }
 end
-if not found[2] then
-    if opened and opened.revision >= revision then return { 0, '' } end
-    if not is_own and not found[1] then return { 3, '' } end
-end
+if not was_here and not is_own and not found[1] then return { 3, '' } end
 
 -- ---- the two clocks ------------------------------------------------------------------------------------------------------
 local clock_ms, source_ms = tonumber(ARGV[9]), tonumber(ARGV[8])
@@ -68,7 +67,7 @@ local now = account_time(call('HGET', KEYS[2], 'c'))
 if source_ms == 0 then source_ms = account_time(ARGV[7]) end
 local shift_ms = now - source_ms
 local told = string.format('{"id":"%s","revision":%.0f,"shift_ms":%.0f,"opened_ms":%.0f}', id, revision, shift_ms, now)
-if found[2] then return { 2, told } end
+if was_here then return { 2, told } end
 
 -- ---- the windows ---------------------------------------------------------------------------------------------------------
 local frozen = {}

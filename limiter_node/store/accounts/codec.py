@@ -17,7 +17,8 @@ from limiter_node.store.codec import DECIDED, LOST, REPLAYED, STALE, UnreadableR
 from limiter_node.store.codec import UNKNOWN_KEY as NO_ACCOUNT
 
 _HEADER = struct.Struct("<QBQQ8sBHH")
-_WINDOW = struct.Struct("<6sIH")
+WINDOW_HEAD = struct.Struct("<6sIH")
+"""A window: its id, the width of a bucket in ms, the number of buckets."""
 _PATH = struct.Struct("<BBIH")  # the time has 6 bytes, as in the next one
 _OTHER = struct.Struct("<BBIHqqq")
 _ADMIT = struct.Struct("<BQQ")
@@ -208,7 +209,7 @@ def packed_window(window: PlannedWindow) -> bytes:
     if found is None:
         if len(_packed) >= _MOST_PACKED:
             _packed.clear()
-        head = _WINDOW.pack(window.id, window.bucket_ms, window.buckets)
+        head = WINDOW_HEAD.pack(window.id, window.bucket_ms, window.buckets)
         found = head + b"".join(each.to_bytes(_LIMIT_BYTES, "little") for each in window.enforced)
         _packed[(window.id, *window.enforced)] = found
     return found
@@ -284,34 +285,3 @@ def _policies(reply: bytes, at: int, keys: int) -> list[tuple[int, bytes]]:
         policies.append((which, reply[at + 5 : end]))
         at = end
     return policies
-
-
-_PEEK_HEAD = struct.Struct("<Q")
-_PEEKED = struct.Struct("<QQQ15s")
-
-
-def pack_peek(layout: Layout, clock_ms: int = 0) -> bytes:
-    """Pack ARGV[1] of ``peek_paths.lua``: the windows of a layout, without limits."""
-    words = [_PEEK_HEAD.pack(clock_ms)]
-    for found in layout.hashes():
-        words.append(bytes((len(found),)))
-        words += [_WINDOW.pack(each.id, each.bucket_ms, each.buckets) for each in found]
-    return b"".join(words)
-
-
-def unpack_peek(packed: bytes) -> tuple[int, list[WindowUse]]:
-    """Read the counters in the reply of ``peek_paths.lua``: the time in ms, and each window's usage.
-
-    Raises:
-        struct.error: `packed` is not such a reply.
-    """
-    (time_ms,) = _PEEK_HEAD.unpack_from(packed)
-    windows = []
-    for requests, input_tokens, output_tokens, newest in _PEEKED.iter_unpack(packed[_PEEK_HEAD.size :]):
-        each = int.from_bytes(newest, "little")
-        windows.append(
-            WindowUse(
-                Amounts(requests, input_tokens, output_tokens), Amounts(each & _M40, each >> 40 & _M40, each >> 80)
-            )
-        )
-    return time_ms, windows

@@ -8,7 +8,7 @@
 ``adopting``      plain keys made accounts of their own
 ``search``        finds keys by name, by digest, by account
 ``key_reader``    limits, usage and the list of keys; ``path_usage``: of a key of an account
-``deleting``      a key with its usage
+``deleting``      a key with its usage; ``moving``: to another account, with what its windows hold
 ``script_calls``  scripts called one by one or in pipelines
 ``server_check``  checks whether a server can be trusted with counters
 ``older_nodes``   finds nodes that can't decide keys of accounts

@@ -16,6 +16,7 @@ from limiter_node.errors import StoreUnavailable
 from limiter_node.key_states import Credential
 from limiter_node.policy import AccountPolicy, KeyPolicy
 from limiter_node.store.admin.masters import Masters
+from limiter_node.store.admin.moving import Mover
 from limiter_node.store.admin.pointers import Mark, Pointers, Way
 from limiter_node.store.admin.policies import NO_VERSION, Policies
 from limiter_node.store.admin.script_calls import ScriptCall, call_script
@@ -40,8 +41,8 @@ _ATTEMPTS = 100
 class Deleter:
     """Delete keys of one store, each so that a decision finds all of it or nothing. Methods raise redis-py's errors."""
 
-    def __init__(self, masters: Masters, policies: Policies, pointers: Pointers) -> None:
-        self._masters, self._policies, self._pointers = masters, policies, pointers
+    def __init__(self, masters: Masters, policies: Policies, pointers: Pointers, mover: Mover) -> None:
+        self._masters, self._policies, self._pointers, self._mover = masters, policies, pointers, mover
         self._forget = load_script("forget")
 
     async def delete(self, kid: str, tag: str | None = None) -> bool:
@@ -64,8 +65,9 @@ class Deleter:
     async def _delete_from(self, tag: str, kid: str) -> bool | None:
         """Delete a key of an account. Return whether it existed; None if it was changed or moved meanwhile."""
         stored = await self._policies.read(tag, [kid])
-        if kid in stored.forwards:
-            return None
+        if kid in stored.forwards:  # a move that was interrupted is finished first; later ones find the marks
+            moved_to = await self._mover.finish(kid, tag)
+            return None if moved_to is None else await self._delete_from(moved_to, kid)
         account = tag == kid
         version, policy = (stored.version, stored.policy) if account else stored.keys.get(kid, _NO_KEY)
         key = policy.key if isinstance(policy, AccountPolicy) else policy

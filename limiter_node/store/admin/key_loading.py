@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol, TypeAlias
+from typing import Final, TypeAlias
 
 from limiter_node.changes import Change
 from limiter_node.errors import StoreUnavailable
@@ -19,6 +19,7 @@ from limiter_node.store.admin.adopting import Adopter, Adoption, plain_account
 from limiter_node.store.admin.key_places import KeyPlaces, Place
 from limiter_node.store.admin.key_plans import Plan, Unchanged, Wanted
 from limiter_node.store.admin.masters import Masters
+from limiter_node.store.admin.moving import Mover
 from limiter_node.store.admin.pointers import Pointer, Pointers, Way
 from limiter_node.store.admin.policies import NAME_TAKEN, NO_VERSION, WRITTEN, Policies, Write
 from limiter_node.store.admin.script_calls import ScriptCall, call_scripts
@@ -32,16 +33,6 @@ _ATTEMPTS: Final = 100
 """Another process wrote in between each of them: of that many, one has succeeded each time."""
 _OTHER_KEYS = 3
 """The reply of ``put_plain.lua`` where the digest was another key's credential."""
-
-
-class Mover(Protocol):
-    """Moves keys between accounts, with their windows."""
-
-    async def move(self, kid: str, source: str, target: str) -> None:
-        """Move a key from the account with the hash tag `source` to `target`; a flat key's tag is its ``kid``."""
-
-    async def finish(self, kid: str, source: str) -> None:
-        """Finish the move of a key away from `source` that was interrupted."""
 
 
 @dataclass

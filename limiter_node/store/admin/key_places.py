@@ -179,7 +179,7 @@ class KeyPlaces:
                     forward=forward,
                     time_ms=seen[tag].time_ms,
                 )
-        sealed = forwards[0][0] if forwards else ""
+        sealed = next((tag for tag, each in forwards if not each.is_over), "")
         return Place(
             *(kid, digests), record=record, tombstone=tombstone, forward=forward, sealed=sealed, time_ms=target.time_ms
         )

@@ -22,9 +22,10 @@ from limiter_node.store.admin.account_loading import (
     account_pruned,
 )
 from limiter_node.store.admin.deleting import Deleter
-from limiter_node.store.admin.key_loading import KeyLoader, KeyResults, Mover
+from limiter_node.store.admin.key_loading import KeyLoader, KeyResults
 from limiter_node.store.admin.key_plans import Unchanged, Wanted, plan_by_file, plan_by_word, wanted_keys
 from limiter_node.store.admin.masters import Masters
+from limiter_node.store.admin.moving import Mover
 from limiter_node.store.admin.pointers import Pointers
 from limiter_node.store.admin.policies import Policies
 from limiter_node.store.admin.pruning import Pruner

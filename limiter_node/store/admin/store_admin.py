@@ -28,11 +28,11 @@ from limiter_node.store.admin.key_items import KeyItem, KeyItems
 from limiter_node.store.admin.key_reader import KeyReader, Listing
 from limiter_node.store.admin.loading import Applied, Loader
 from limiter_node.store.admin.masters import Masters
+from limiter_node.store.admin.moving import Mover
 from limiter_node.store.admin.older_nodes import older_nodes
 from limiter_node.store.admin.path_usage import read_path_usage, read_team_usage
 from limiter_node.store.admin.pointers import Pointers
 from limiter_node.store.admin.policies import WRITTEN, Policies, time_ms_of
-from limiter_node.store.admin.policy_moving import PolicyMover
 from limiter_node.store.admin.script_calls import ScriptCall, call_script
 from limiter_node.store.admin.search import KeySearch
 from limiter_node.store.admin.server_check import check_server
@@ -71,9 +71,9 @@ class StoreAdmin:
         self.policies, self.pointers = Policies(masters), Pointers(masters)
         self.search = KeySearch(masters, self.policies)
         self.keys = KeyItems(masters, self.policies, self.pointers, Adopter(masters))
-        self.deleter = Deleter(masters, self.policies, self.pointers)
-        mover = PolicyMover(self.policies, self.pointers)
-        self._loader = Loader(masters, self.policies, self.pointers, self.deleter, mover)
+        self.mover = Mover(masters, self.policies)
+        self.deleter = Deleter(masters, self.policies, self.pointers, self.mover)
+        self._loader = Loader(masters, self.policies, self.pointers, self.deleter, self.mover)
         self._reader = KeyReader(address, masters, self.policies)
         self._put_plain = load_script("put_plain")
 
