@@ -3,7 +3,7 @@
 ``charges``       receipts, settles and charges that name the windows they belong to
 ``sums``          a window's usage by its running sums, for those who look at many
 ``costs``         what a batch costs the store at most
-``codec``         a batch of an account and its reply, packed
+``codec``         a batch of an account and its reply, packed; ``peek_codec``: a read of windows
 ``knowledge``     what the node knows of an account's windows
 ``batch``         the batches
 ``queue``         the queue of an account, where its keys take turns

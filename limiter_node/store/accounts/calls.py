@@ -8,7 +8,8 @@ from time import monotonic
 from typing import Any, NamedTuple
 
 from limiter_node.errors import StoreUnavailable
-from limiter_node.store.accounts.codec import Layout, WindowUse, pack_peek, unpack_peek
+from limiter_node.store.accounts.codec import Layout, WindowUse
+from limiter_node.store.accounts.peek_codec import pack_peek, unpack_peek
 from limiter_node.store.wire.commands import bulk
 from limiter_node.store.wire.routing_and_retries import RoutedCall, Router
 from limiter_node.store.wire.script_target import ScriptTarget

@@ -7,7 +7,8 @@ from limiter_node.declarations import AccountKey
 from limiter_node.limits import Amounts
 from limiter_node.plans import plan_of
 from limiter_node.policy import AccountPolicy, KeyPolicy
-from limiter_node.store.accounts.codec import Layout, pack_peek, unpack_peek
+from limiter_node.store.accounts.codec import Layout
+from limiter_node.store.accounts.peek_codec import pack_peek, unpack_peek
 from limiter_node.store.accounts.verdicts import reset_ms
 from limiter_node.store.admin.masters import Masters
 from limiter_node.store.admin.script_calls import ScriptCall, call_script
