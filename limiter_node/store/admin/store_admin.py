@@ -143,7 +143,7 @@ class StoreAdmin:
 
     async def finish_move(self, kid: str, tag: str) -> None:
         """Finish the move of a key away from the account with that hash tag, if one is unfinished."""
-        await self.with_fresh_owners(lambda: self.mover.finish(kid, tag))
+        await self.run(lambda: self.mover.finish(kid, tag))
 
     async def list_keys(self, limit: int = 1_000) -> Listing:
         """Return the first `limit` keys by name; memory grows with `limit`, and a few bytes for each further key."""
