@@ -100,6 +100,7 @@ judge: setup-dev ## random faults on real stores, judged, for SECONDS from seed 
 # Beside the examples that are the same in each run of the suite.
 fuzz: setup-dev ## malformed HTTP and JSON against real nodes, answers of services, walks of accounts, new examples (nine minutes)
 	FUZZ_ROUNDS=200 $(BIN)/python -m pytest tests/e2e/test_fuzz.py
+	FUZZ_ROUNDS=20 $(BIN)/python -m pytest --timeout 600 tests/node/test_admin_api_fuzz.py
 	PATHS_WALKS=240 $(BIN)/python -m pytest --numprocesses 2 --timeout 600 tests/lua/test_paths_differential.py tests/lua/test_script_adopt.py
 	FUZZ_ROUNDS=50 $(BIN)/python -m pytest --timeout 600 tests/gateway/test_gateway_answer_fuzz.py
 	$(BIN)/python -m pytest --hypothesis-profile=default $$(grep -l 'from hypothesis' tests/gateway/*.py tests/http/*.py)

@@ -1,7 +1,7 @@
 """The picture of ``limiter-node top`` in docs/operations.md, drawn from made-up figures.
 
 Made by ``python -m benchmarks.top_figure``. A seed fixes the figures, so the same picture comes out each time: two
-nodes, three shards of which one has just been cut off, and keys that are near their limits.
+nodes, three shards of which one has just been cut off, and accounts, teams and keys that are near their limits.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from limiter_node.chart import BLOCKS
 from limiter_node.limits import Amounts
 from limiter_node.store.admin.heat import hottest
 from limiter_node.store.admin.hottest import Walk
+from limiter_node.store.admin.limit_heat import LimitHeat, Place
 from limiter_node.store.admin.plain_heat import KeyHeat
 from limiter_node.store.admin.watch import ShardReading
 from limiter_node.top.frame import Frame, NodeRow, ShardRow, Totals
@@ -26,7 +27,7 @@ from limiter_node.top.rates import Quantile
 from limiter_node.top.screen import screen_lines
 
 FIGURE = Path(__file__).parent / "figures" / "top.svg"
-WIDTH, HEIGHT = 120, 30
+WIDTH, HEIGHT = 120, 36
 SEED = 7
 
 
@@ -34,13 +35,23 @@ def demo_frame() -> Frame:
     """Return the picture's content: a fleet under load."""
     dice = random.Random(SEED)
     names = ("alice", "batch-embeddings", "support-bot", "search", "evals", "ci", "", "playground", "summaries", "bob")
-    keys = []
+    keys: list[KeyHeat | LimitHeat] = []
     for rank, name in enumerate(names):
         limits = Amounts(dice.choice((60, 600, 3_000)), dice.choice((100_000, 400_000)), dice.choice((20_000, 50_000)))
         share = 1.0 - 0.08 * rank
         shares = [share * (1 if rank % 3 == dimension else dice.uniform(0.2, 0.9)) for dimension in range(3)]
         used = Amounts(*(int(part * limit) for part, limit in zip(shares, limits, strict=True)))
         keys.append(KeyHeat(f"{dice.getrandbits(128):032x}", name, limits, used, True))
+    tightest = [
+        LimitHeat(Place("@acme", kid), name, limit, used, amount, True)
+        for name, limit, used, amount, kid in (
+            ("acme/research", "requests/1d", 49_212, 50_000, ""),
+            ("acme", "output_tokens/1m for o3*, gpt-5*", 81_440, 100_000, ""),
+            ("globex/support/chat", "tokens/1m", 1_204_000, 2_000_000, ""),
+            ("acme/alice", "input_tokens/1d", 871_000, 1_000_000, "0" * 32),
+        )
+    ]
+    keys.append(tightest[-1])
     history = tuple(5_300 + 1_900 * sin(step / 11) + dice.gauss(0, 300) for step in range(120))
     nodes = (
         NodeRow("10.0.1.11:8080", "", 3_214, 3_071, Quantile(0.00041), Quantile(0.0021), 3.1, 41, 2, 0.58, 96e6, 0),
@@ -69,7 +80,8 @@ def demo_frame() -> Frame:
         shards,
         live_nodes=2,
         hottest=tuple(hottest(keys, len(keys))),
-        walk=Walk(4_012, 1.0, True),
+        tightest=tuple(tightest[:-1]),
+        walk=Walk(4_012, 1.0, True, 118),
         history=history,
     )
 

@@ -120,4 +120,6 @@ class Usage(NamedTuple):
     degraded: str = ""
     """The policy that gave this usage from the node's own knowledge; empty if the store gave it."""
     path: PathUsage | None = None
-    """The windows of an account's key; `limits`, `used`, `reset_ms` and `buckets` then mean nothing."""
+    """The windows of an account's key; `limits`, `used` and `reset_ms` then mean nothing."""
+    charted: int = -1
+    """The index of the window of `path` to which `buckets` belong; -1 if they belong to none."""

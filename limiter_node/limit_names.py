@@ -33,7 +33,7 @@ LETTER_MS: Final = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 _SHORT_BY_UNIT = {unit: name for name, unit in PER_MINUTE.items()}
 _MINUTE: WindowShape = (WINDOW_MS, ())
-_LONG_NAME = re.compile(r"([a-z_]+)/([1-9][0-9]*)([smhd])(?: for (.+))?", re.DOTALL)
+_LONG_NAME = re.compile(r"([a-z_]+)/([1-9][0-9]{0,7})([smhd])(?: for (.+))?", re.DOTALL)
 _PATTERN = re.compile(r'("(?:[^"\\]|\\.)*"|[^",][^,]*)(?:,|\Z)', re.DOTALL)
 
 
@@ -59,7 +59,10 @@ def parse_limit_name(name: str) -> tuple[int, PolicyWindow] | None:
         found = _PATTERN.match(text, at)
         if found is None:
             return None
-        patterns.append(json.loads(found[1]) if found[1].startswith('"') else found[1])
+        pattern = _unquoted(found[1])
+        if pattern is None or not pattern.isprintable():
+            return None
+        patterns.append(pattern)
         at = found.end()
     models = tuple(sorted({each.lower() for each in patterns}))
     return UNITS.index(match[1]), PolicyWindow(int(match[2]) * LETTER_MS[match[3]], models)
@@ -90,6 +93,16 @@ def windows_from_fields(fields: Mapping[str, Any]) -> tuple[PolicyWindow, ...]:
 
 def _quoted(pattern: str) -> str:
     return json.dumps(pattern, ensure_ascii=False) if "," in pattern or pattern.startswith('"') else pattern
+
+
+def _unquoted(pattern: str) -> str | None:
+    """Return a pattern as it was before `_quoted`; None if it is none in quotes."""
+    if not pattern.startswith('"'):
+        return pattern
+    try:
+        return str(json.loads(pattern))
+    except ValueError:
+        return None
 
 
 def _to_value(limit: Limit) -> int | dict[str, Any]:

@@ -155,6 +155,8 @@ class AccountPolicy:
         object.__setattr__(self, "tag", account_tag(self.name) if self.key is None else self.key.kid)
 
 
+_TAG_DIGITS = 12
+
 ACCOUNT_MARK: Final = "@"
 """Begins the hash tags of named accounts, and keeps them apart from the digests that are keys' tags."""
 
@@ -162,6 +164,16 @@ ACCOUNT_MARK: Final = "@"
 def account_tag(name: str) -> str:
     """Return the hash tag of a named account."""
     return ACCOUNT_MARK + name
+
+
+def tag_text(tag: str) -> str:
+    """Return how logs and messages call the owner of a hash tag: ``account acme``, or ``key 0123456789ab``."""
+    return " ".join(*tag_fields(tag).items())
+
+
+def tag_fields(tag: str) -> dict[str, str]:
+    """Return the owner of a hash tag as fields of an event: a named account, or a key by its digest's first digits."""
+    return {"account": tag[1:]} if tag.startswith(ACCOUNT_MARK) else {"key": tag[:_TAG_DIGITS]}
 
 
 def bucket_ms_of(per_ms: int) -> int:

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from store_tools import store_client
 
+from limiter_node.plans import PlannedWindow
 from limiter_node.policy import AccountPolicy, KeyPolicy
 from limiter_node.policy_body import body_of, version_of
-from limiter_node.store.keyspace import ACCOUNT_FIELD, deleted_key, limits_key, policy_key
+from limiter_node.store.accounts.codec import Layout, pack_charge
+from limiter_node.store.keyspace import (
+    ACCOUNT_FIELD,
+    deleted_key,
+    limits_key,
+    member_key,
+    policy_key,
+    shared_key,
+)
+from limiter_node.store.scripts import load_script
 
 
 def put_account(url: str, account: AccountPolicy, keys: Sequence[KeyPolicy] = ()) -> None:
@@ -32,3 +43,26 @@ def point(url: str, cid: str, kid: str, tag: str) -> None:
         if client.type(limits_key(cid)) != b"hash":
             client.delete(limits_key(cid))
         client.hset(limits_key(cid), mapping=fields)
+
+
+def charge(
+    url: str,
+    policy: AccountPolicy,
+    windows: Sequence[PlannedWindow],
+    amounts: Sequence[tuple[int, int, int, int]],
+    *,
+    key: KeyPolicy | None = None,
+    clock_ms: int = 0,
+) -> None:
+    """Count usage: requests, input, output, so many seconds ago; by a node of its own, decided at `clock_ms`."""
+    layout = Layout()
+    number = layout.path("" if key is None else key.kid, windows)
+    now_ms = int(time.time() * 1000)
+    others = [pack_charge(number, now_ms - ago_s * 1000, *used) for *used, ago_s in amounts]
+    batch = layout.pack(1, others, [], resent=False, clock_ms=clock_ms, key_versions=[bytes(8)] * len(layout.kids))
+    tag, script = policy.tag, load_script("decide_paths")
+    keys = [policy_key(tag), shared_key(tag), *(member_key(tag, kid) for kid in layout.kids)]
+    with store_client(url) as client:
+        node = f"n{time.monotonic_ns():x}"[-8:]
+        reply = client.execute_command("EVAL", script.source, len(keys), *keys, node, batch, *layout.kids)
+    assert reply[0] == 0, reply

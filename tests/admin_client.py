@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from io import BytesIO
 from typing import Any
 from urllib.parse import quote
 
@@ -49,7 +50,8 @@ class AdminClient:
         """Call a route with the values of its ``{…}``. `body`: bytes are sent as they are, all else as JSON."""
         route = _ROUTES[name]
         path = path_of(route.path, values)
-        data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        sent = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        data = None if sent is None else BytesIO(sent)  # aiohttp warns of large bytes
         url = f"{self.url}{path}{query and '?'}{query}"
         headers = {"Authorization": f"Bearer {TOKEN}"}
         async with self.session.request(route.method, URL(url, encoded=True), data=data, headers=headers) as response:

@@ -223,6 +223,7 @@ ALLOWED: dict[str, set[str]] = {
         *(
             "changes",
             "credentials",
+            "declarations",
             "errors",
             "held",
             "keysfile",

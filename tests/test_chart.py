@@ -6,8 +6,11 @@ import pytest
 
 from limiter_node.chart import ASCII, BLOCKS, bar, columns, compact, glyphs_for
 from limiter_node.commands.usage_chart import NO_USE, frees, per_second, usage_chart
-from limiter_node.decisions import Usage, WindowBucket
+from limiter_node.decisions import PathUsage, Usage, WindowBucket
 from limiter_node.limits import Amounts
+from limiter_node.plans import plan_of
+from limiter_node.policy import AUDIT, AccountPolicy, KeyPolicy, Limit, PolicyWindow, Subject
+from limiter_node.store.admin.path_usage import tightest_minute
 
 NOW_MS = 1_790_000_000_050
 NOW = NOW_MS // 100
@@ -142,3 +145,51 @@ input tokens   ███████████░░░░░░░░░░�
 
 output tokens  ░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░    0 %  0 of 500
 """
+
+
+PLAN = plan_of(
+    AccountPolicy(
+        "acme",
+        (
+            Subject("", (PolicyWindow(60_000, limits=(Limit(0, 60), Limit(1, 9, AUDIT))),)),
+            Subject("r", (PolicyWindow(60_000, ("o3*", "gpt-5"), (Limit(3, 1_000), Limit(2, 400))),)),
+        ),
+    ),
+    KeyPolicy("0" * 32, "alice", "r", (PolicyWindow(1_000, limits=(Limit(0, 1),)), PolicyWindow(60_000))),
+    (),
+    0,
+    is_whole=True,
+)
+
+
+def path_usage(*used: tuple[int, int, int]) -> Usage:
+    """Of acme's minute, the team's, the key's second, and its minute without limits."""
+    zeros = Amounts(0, 0, 0)
+    path = PathUsage(PLAN, tuple(Amounts(*each) for each in used), (zeros,) * 4)
+    at = tightest_minute(path)
+    buckets = (WindowBucket(NOW_MS // 100 - 300, *used[at]),) if any(used[at]) else ()
+    return Usage(zeros, zeros, zeros, 100, NOW_MS, "acme/alice", buckets, path=path, charted=at)
+
+
+def test_the_tightest_minute_of_a_path_is_drawn() -> None:
+    none = (0, 0, 0)
+    assert tightest_minute(path_usage((30, 9, 0), (1, 300, 100), (1, 0, 0), (9, 9, 9)).path) == 0
+    assert tightest_minute(path_usage((30, 9, 0), (1, 500, 100), (1, 0, 0), (9, 9, 9)).path) == 1
+    assert tightest_minute(path_usage(none, none, (1, 0, 0), none).path) == 1, "of equal ones the nearest to the key"
+    lines = usage_chart(path_usage((30, 9, 0), (1, 500, 450), none, none), ASCII)
+    assert lines[0] == "the last 60 s of acme/r for o3*, gpt-5, the tightest minute:"
+    assert [line.split("  ")[0] for line in lines if " of " in line][1:] == ["output tokens", "tokens"]
+    assert "output tokens  ##############################  112 %  450 of 400" in lines
+    assert "               full without a cap (100): frees 450 output tokens in 30.1 s" in lines
+    assert "tokens         ############################..   95 %  950 of 1,000" in lines
+    assert "               full without a cap (101): frees 950 tokens in 30.1 s" in lines
+    assert max(map(len, lines)) <= 80
+
+
+def test_a_path_without_use_or_without_a_minute_says_so() -> None:
+    none = (0, 0, 0)
+    assert usage_chart(path_usage(none, none, (1, 0, 0), none), ASCII)[1:] == [NO_USE]
+    used = path_usage((1, 0, 0), none, none, none)
+    assert usage_chart(used._replace(charted=-1), ASCII) == []
+    flat = plan_of(AccountPolicy(key=KeyPolicy("0" * 32)), KeyPolicy("0" * 32), (), 0)
+    assert tightest_minute(PathUsage(flat, (), ())) == -1

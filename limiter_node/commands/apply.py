@@ -102,9 +102,10 @@ def _summary(changes: Sequence[Change], declared: Declarations, *, is_dry: bool)
     whole = f"the file declares {count(declared.key_count, 'key')}{accounts}"
     if not parts:
         return f"{_NOTHING}: {whole}"
-    return f"{'would be ' if is_dry else ''}{', '.join(parts)}; {whole}"
+    return f"{'would be ' if is_dry else ''}{'; '.join(parts)}; {whole}"
 
 
 def _counts(changes: Sequence[Change]) -> str:
     kinds = Counter(each.kind for each in changes)
-    return " and ".join(count(kinds[kind], kind) for kind in _KINDS if kinds[kind])
+    *first, last = (count(kinds[kind], kind) for kind in _KINDS if kinds[kind])
+    return f"{', '.join(first)} and {last}" if first else last

@@ -1,4 +1,4 @@
-"""``limiter-node top``: nodes, shards and the hottest keys, live on a terminal or as lines."""
+"""``limiter-node top``: nodes, shards, accounts and the hottest keys, live on a terminal or as lines."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from limiter_node.top.view import Watching
 
 
-@cloup.command(short_help="Watch nodes, shards and the hottest keys.", epilog=EXAMPLES["top"])
+@cloup.command(short_help="Watch nodes, shards, accounts and hot keys.", epilog=EXAMPLES["top"])
 @grouped(
     "What to watch",
     option(
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
         metavar="URL",
         help="Base URL of a node, or of its admin port if it has one; repeatable.",
     ),
-    option("--store", metavar="URL", help="URL of the store, for its shards and the hottest keys."),
+    option("--store", metavar="URL", help="URL of the store, for its shards, accounts and hottest keys."),
     option(
         "--keys",
         "most_keys",
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
         metavar="N",
         default=10,
         envvar=f"{ENVIRONMENT_PREFIX}TOP_KEYS",  # LIMITER_KEYS is the keys file of `up` and `serve`
-        help="Number of hottest keys to show.",
+        help="Number of hottest keys, and of accounts and teams, to show.",
     ),
 )
 @grouped(
@@ -62,10 +62,10 @@ if TYPE_CHECKING:
     option("--once", is_flag=True, help="Print everything once, as plain text, after one interval."),
 )
 def top(targets: Sequence[str], store: str | None, interval: float, most_keys: int, count: int, once: bool) -> None:
-    """Watch nodes and their store: rates, latencies, shards, the keys nearest to their limits.
+    """Watch nodes and their store: rates, latencies, shards, the accounts, teams and keys nearest to their limits.
 
-    --target shows nodes; --store shows shards and keys. On a terminal the view is live, and q or Ctrl-C ends it.
-    Elsewhere each refresh is one line, and one more for each hot key.
+    --target shows nodes; --store shows shards, accounts and keys. On a terminal the view is live, and q or Ctrl-C ends it.
+    Elsewhere each refresh is one line, and one more for each account, team and hot key.
     """
     if not targets and not store:
         raise ConfigError("nothing to watch: give --target URL for each node, --store URL for the store, or both")

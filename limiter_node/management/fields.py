@@ -67,7 +67,10 @@ def changed_account(stored: Mapping[str, Any], patch: Mapping[str, object]) -> F
         patches.setdefault(team, {})[inner] = value
     fields = changed(stored, patches.pop(""), ACCOUNT_FIELDS)
     for team in sorted(patches):
-        fields = changed_team(fields, team, patches[team])
+        try:
+            fields = changed_team(fields, team, patches[team])
+        except ConfigError as error:
+            raise ConfigError(f"team '{team}': {error}" if is_team_name(team) else str(error)) from None
     return fields
 
 
@@ -77,6 +80,8 @@ def changed_team(stored: Mapping[str, Any], team: str, patch: Mapping[str, objec
     In `patch` the empty name stands for the team itself. Raises ConfigError.
     """
     check_team(stored, team)
+    if patch.get("", True) is not True:
+        raise ConfigError("a team is deleted by a command of its own; its own field is true")
     inner = {split_team_field(name)[1]: value for name, value in stored.items() if split_team_field(name)[0] == team}
     inner.pop("", None)
     after = changed(inner, {name: value for name, value in patch.items() if name}, TEAM_FIELDS)

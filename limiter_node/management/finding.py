@@ -62,7 +62,7 @@ class Finder:
 
         Raises NotFound and Ambiguous; ConfigError for a key's secret, unless secrets are taken.
         """
-        if "/" in who and (in_account := await self._in_account(who)) is not None:
+        if "/" in who and (in_account := await self._in_account(who) or await self._nameless(who)) is not None:
             return in_account
         digest = DIGEST.match(who)
         prefix = digest[1].lower()[:KID_DIGITS] if digest else ""
@@ -97,6 +97,16 @@ class Finder:
             return None
         kid = await self._admin.run(lambda: self._admin.search.named(account, name))
         return None if kid is None else Found(kid, account=account)
+
+    async def _nameless(self, path: str) -> Found | None:
+        """Return the key of an account that has no name, by the one that messages give it: ``acme/5d08e6311286``."""
+        account, _, digits = path.partition("/")
+        if not is_path_name(account) or not (digest := DIGEST.match(digits)):
+            return None
+        found = await self._by_scan(path, digest[1].lower()[:KID_DIGITS])
+        if found is None or found.account != account:
+            return None
+        return Found(found.kid, account=account)
 
     async def _by_credential(self, cid: str) -> Found | None:
         way = await self._admin.run(lambda: self._admin.search.way(cid))

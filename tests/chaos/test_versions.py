@@ -12,9 +12,11 @@ from asyncio.subprocess import PIPE, Process
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from accounts_in_store import put_account
 from aiohttp import ClientSession
 from chaos_scene import IS_TIMED, ROOT, Row, Scene, eventually, production_config, write_keys
 from fleet import Fleet, chat
@@ -22,7 +24,10 @@ from ports import free_ports
 from store_tools import store_client
 from test_store_faults import assert_answered, assert_exact
 
+from limiter_node.credentials import key_id
+from limiter_node.key_states import Credential
 from limiter_node.keysfile.reading import read_keys
+from limiter_node.policy import REQUESTS, AccountPolicy, KeyPolicy, Limit, PolicyWindow
 from limiter_node.store.admin.store_admin import administering
 from limiter_node.store.embedded.stores import EmbeddedStore
 from limiter_node.store.keyspace import FORMAT_KEY, NODES_KEY
@@ -32,6 +37,8 @@ BEFORE_FORMATS = "5e724ed09e57d654bae46bb5d4a940ab89b35d70"
 """The last commit before the storage had a number."""
 BEFORE_ACCOUNTS = "f56f560"
 """The last commit before keys could be in accounts, or have limits other than three a minute."""
+BEFORE_CREDENTIALS = "6dda0fd"
+"""The last commit before keys could have several credentials, an end, or be disabled."""
 
 
 def packages_of(commit: str, directory: Path) -> Path:
@@ -54,6 +61,11 @@ def before_formats(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def before_accounts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return packages_of(BEFORE_ACCOUNTS, tmp_path_factory.mktemp("before-accounts"))
+
+
+@pytest.fixture(scope="module")
+def before_credentials(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return packages_of(BEFORE_CREDENTIALS, tmp_path_factory.mktemp("before-credentials"))
 
 
 @asynccontextmanager
@@ -224,6 +236,40 @@ async def test_36_keys_of_accounts_beside_the_previous_version(
         assert await ask(new, "sk-met", 50) == {(200, None): 40, (429, None): 10}
         for each in (local, closed, new):
             assert await ask(each, "sk-plain", 1) == {(200, None): 1}
+
+
+@pytest.mark.parametrize("version", ["before_accounts", "before_credentials"])
+async def test_36_credentials_and_states_beside_a_previous_version(
+    directory: Path, binary: str | None, request: pytest.FixtureRequest, version: str
+) -> None:
+    """Nodes of this version decide by them. Others can't read them: they answer 503, and never 401 or 200."""
+    packages: Path = request.getfixturevalue(version)
+    unused = directory / "unused.toml"
+    unused.write_text("[keys.sk-unused]\n")
+    ports = free_ports(2)
+    async with EmbeddedStore("single", binary=binary) as store, AsyncExitStack() as nodes:
+        options = ("--store", store.url, "--keys", str(unused), "--mock-length", "fixed:5")
+        await nodes.enter_async_context(node(packages, "old", ports[0], *options, complains=True))
+        await nodes.enter_async_context(node(ROOT, "new", ports[1], *options))
+        old, new = (f"http://127.0.0.1:{port}" for port in ports)
+        acme, window = AccountPolicy("acme"), PolicyWindow(60_000, (), (Limit(REQUESTS, 1_000),))
+        met, rotated = (KeyPolicy(key_id(f"sk-{name}"), name, "", (window,)) for name in ("met", "rotated"))
+        put_account(store.url, acme, [met])
+        assert await ask(new, "sk-met", 2) == {(200, None): 2}
+        if version == "before_credentials":
+            assert await ask(old, "sk-met", 2) == {(200, None): 2}
+        further = Credential(key_id("sk-further"))
+        credentials = (Credential(met.kid), further, Credential(key_id("sk-revoked"), 0, is_revoked=True))
+        rotated = replace(rotated, credentials=(Credential(rotated.kid, 1), Credential(key_id("sk-rotated-2"))))
+        put_account(store.url, acme, [replace(met, credentials=credentials), rotated])
+        flat = KeyPolicy(key_id("sk-disabled"), "disabled", "", (window,), is_disabled=True)
+        put_account(store.url, AccountPolicy(key=flat))
+        by_new = {"met": 200, "further": 200, "revoked": 401, "rotated": 401, "rotated-2": 200, "disabled": 401}
+        for name, status in by_new.items():
+            assert await ask(old, f"sk-{name}", 2) == {(503, None): 2}, name
+            assert await ask(new, f"sk-{name}", 2) == {(status, None): 2}, name
+        for each in (old, new):
+            assert await ask(each, "sk-unused", 1) == {(200, None): 1}
 
 
 async def test_36_a_store_of_the_previous_version_is_taken_over_under_load(

@@ -185,7 +185,25 @@ def test_the_readme_manages_an_organisation(fleet: Fleet, tmp_path: Path) -> Non
     lines = block[block.index("export ") :].replace("PATH=$PWD/.venv/bin:$PATH ", "")
     assert len(lines.splitlines()) <= 15
     said = typed(re.sub(r"redis://\S+", fleet.store, lines), tmp_path)
-    print("\n---\n".join(said))
+    expected = [
+        "",
+        "account globex created: .*\n",
+        "team globex/research created: .*\n",
+        "",
+        r"sk-[\w-]{32}\n",
+        r"NAME .*\nglobex/carol .*\nglobex/dave .*2030-01-01T00:00:00Z.*\n",
+        "globex/carol .*globex/carol requests/1m would reject first.*output_tokens/1m for gpt-5.,o3.: 100,000 of .*",
+        "key globex/carol changed: rpm 60 -> 120, input_tokens/1d none -> .*\n",
+        ".*the file declares 2 keys and 1 account\n",
+        "",
+        "globex/carol\n.*CREDENTIAL .*",
+        "key globex/carol disabled.*\n",
+        "key globex/carol revoked.*\n",
+        "key globex/dave deleted\n",
+        "key globex/carol deleted\nteam globex/research deleted\naccount globex deleted\n",
+    ]
+    for line, pattern, text in zip(lines.splitlines(), expected, said, strict=True):
+        assert re.fullmatch(pattern, text, re.DOTALL), f"{line}: {text}"
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 import redis
 from paths_driver import (
     DECIDED,
+    ENDED,
     LOST,
     NO_LIMIT,
     OLD_POLICY,
@@ -236,6 +237,68 @@ def test_a_clock_that_steps_back_blocks_nobody_for_longer_than_the_window(scene:
     assert here.admit(ms=60_099) == (1, 1, 1)
     assert here.decide(Admit(1), ms=60_100).time_ms == EPOCH_MS + 110_100
     assert here.used(60_100) == [(1, 0, 0)]
+
+
+# ---- the end of a credential -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ends_ms", "ms", "verdict"),
+    [(0, 10**9, 0), (5_000, 4_999, 0), (5_000, 5_000, ENDED), (5_000, 10**9, ENDED), (2**48 - 1 - EPOCH_MS, 10**9, 0)],
+)
+@pytest.mark.parametrize("is_usual", [True, False])
+def test_a_request_is_decided_until_its_credential_ends(
+    scene: OpenScene, ends_ms: int, ms: int, verdict: int, is_usual: bool
+) -> None:
+    here = scene([limits()], [day()])
+    here.paths = [here.paths[0]._replace(ends_ms=EPOCH_MS + ends_ms if ends_ms else 0)]
+    if is_usual:  # windows in use, and a record
+        here.decide(Charge(1, EPOCH_MS + ms, 1), ms=ms)
+    assert here.admit(1, 1, ms=ms) == (verdict, 0, 0)
+    assert here.used(ms) == [(is_usual + (verdict == 0), int(verdict == 0), int(verdict == 0))] * 2
+
+
+def test_only_requests_with_the_credential_that_has_ended_are_refused(scene: OpenScene) -> None:
+    here = scene([limits(3)])
+    here.paths = [here.paths[0], here.paths[0]._replace(ends_ms=EPOCH_MS), here.paths[0]._replace(ends_ms=EPOCH_MS + 1)]
+    reply = here.decide(Admit(2), Admit(1), Admit(2), Admit(3), Admit(2), Admit(1), Admit(2), Admit(3))
+    assert [verdict for verdict, _, _ in reply.results] == [ENDED, 0, ENDED, 0, ENDED, 0, ENDED, 1]
+
+
+def test_settles_and_charges_have_no_end(scene: OpenScene) -> None:
+    here = scene([limits()])
+    here.admit(5, 50)
+    here.paths = [here.paths[0]._replace(ends_ms=1)]
+    here.decide(Charge(1, EPOCH_MS, 1, 2, 3), Settle(1, EPOCH_MS, 0, 0, 40))
+    assert here.used() == [(2, 7, 13)]
+
+
+def test_an_old_policy_and_a_key_that_is_gone_are_told_before_the_end(scene: OpenScene) -> None:
+    """By the new policy, the credential may end later."""
+    here = scene([limits()])
+    here.paths = [here.paths[0]._replace(ends_ms=1)]
+    assert here.decide(Admit(1), version=V3).results == [(OLD_POLICY, 0, 0)]
+    assert here.decide(Admit(1), versions={KID: V3}).results == [(OLD_POLICY, 0, 0)]
+    here.driver.policy(V1, {})
+    assert here.decide(Admit(1), versions={KID: V2}).results == [(UNKNOWN_KEY, 0, 0)]
+
+
+def test_a_credential_ends_by_the_stores_clock_and_not_by_the_accounts(scene: OpenScene) -> None:
+    """Which goes on where the store's clock had got to before it stepped back."""
+    here = scene([limits()])
+    here.admit(ms=50_000)
+    here.paths = [here.paths[0]._replace(ends_ms=EPOCH_MS + 30_000)]
+    assert here.admit(ms=29_999) == DONE
+    assert here.admit(ms=30_000) == (ENDED, 0, 0)
+
+
+def test_a_refusal_is_answered_from_the_record(scene: OpenScene) -> None:
+    here = scene([limits()])
+    here.paths = [here.paths[0], here.paths[0]._replace(ends_ms=EPOCH_MS + 10)]
+    first = here.decide(Admit(1), Admit(2), ms=10, number=7)
+    again = here.decide(Admit(1), Admit(2), ms=0, number=7, resent=True)
+    assert (first.state, again.state) == (DECIDED, REPLAYED)
+    assert first.results == again.results == [DONE, (ENDED, 0, 0)]
 
 
 # ---- settles and charges ---------------------------------------------------------------------------------------

@@ -149,3 +149,15 @@ def test_a_key_that_has_moved_stays_away(
     # Whoever knows that it isn't where it went brings it back.
     assert declare(store, key, kid, NONE, V2, b"{}", b"", b"", b"", b"mark") == 1
     assert not store.hexists(key, b"f:" + moved)
+
+
+@pytest.mark.parametrize(
+    ("stored", "known", "done"), [(V1, V1, 1), (V1, b"", 1), (V2, V1, 0), (None, V1, 0), (None, b"", 1)]
+)
+def test_a_key_is_written_into_the_account_that_it_was_made_for(
+    store: redis.Redis, key: str, stored: bytes | None, known: bytes, done: int
+) -> None:
+    if stored is not None:
+        declare(store, key, b"", NONE, stored)
+    assert declare(store, key, KID, NONE, V2, b"{}", b"", b"", b"", b"", known) == done
+    assert store.hexists(key, KID) == bool(done)

@@ -5,7 +5,7 @@ A step is one pipeline or transaction that is sent to a server; everything that 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Coroutine
 from typing import Any, TypeVar
 
 import pytest
@@ -58,9 +58,12 @@ class Steps:
             return await operation
 
     async def with_other_at(
-        self, at: int, operation: Coroutine[Any, Any, _T], other: Callable[[], Awaitable[object]]
+        self, at: int, operation: Coroutine[Any, Any, _T], other: Coroutine[Any, Any, object]
     ) -> tuple[_T | Exception, object]:
-        """Run an operation, and all of `other` before its step `at`. Return both results, or their errors."""
+        """Run an operation, and all of `other` before its step `at`. Return both results, or their errors.
+
+        None for `other` if the operation has no such step: then it isn't run.
+        """
         found: list[object] = []
 
         async def step(pipeline: Any, *args: Any, **options: Any) -> Any:
@@ -68,12 +71,13 @@ class Steps:
             if mine == at:
                 with self._patch.context() as inner:
                     inner.setattr(Pipeline, "execute", _execute)
-                    found.append(await _outcome(other()))
+                    found.append(await _outcome(other))
             return await _execute(pipeline, *args, **options)
 
         with self._patch.context() as patch:
             patch.setattr(Pipeline, "execute", step)
             result = await _outcome(operation)
+        other.close()
         return result, found[0] if found else None
 
 

@@ -196,6 +196,27 @@ async def test_a_store_that_is_away_is_a_503_until_it_is_back(
                 await admin.done(route, *values, body=body)
 
 
+async def test_it_connects_once_and_not_before_it_is_asked(
+    limiter_node: StartCommand, embedded_single: str, token: Path
+) -> None:
+    (store,) = store_ports(embedded_single)
+    async with (
+        FaultProxy(store) as proxy,
+        admin_node(limiter_node, f"redis://127.0.0.1:{proxy.port}", token) as node,
+    ):
+        before = proxy.connections
+        assert (await asked(f"{node.admin.url}{PREFIX}/keys", authorization="Bearer wrong"))[0] == 401
+        assert (await node.admin.call("createKey", body={})).status == 400
+        assert proxy.connections == before
+        name = new_name()
+        await node.admin.done("createAccount", body={"name": name})
+        opened = proxy.connections
+        assert opened > before
+        for _ in range(5):
+            await node.admin.done("showAccount", name)
+        assert proxy.connections == opened
+
+
 async def test_a_store_that_refuses_the_login_is_no_fault_of_the_request(
     limiter_node: StartCommand, embedded_single: str, token: Path
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from limiter_node.http.admin.openapi import described
 from limiter_node.http.admin.schemas import NAMED
 from limiter_node.http.admin.table import PREFIX, ROUTES, Route
 
+ROUNDS = int(os.environ.get("FUZZ_ROUNDS", "1"))
 DOCUMENT = json.loads(json.dumps(described()))
 CALLED = {"acme/alice", "acme", "acme/research", "ci", "acme/research/vision", "globex", "bob"}
 TEXTS = [
@@ -61,11 +63,21 @@ values = st.recursive(
 )
 
 
+keys_files = st.builds(
+    lambda account, team, key, name, rpm: (
+        f"[accounts.{json.dumps(account)}]\nrpm = {rpm}\n[accounts.{json.dumps(account)}.teams.{json.dumps(team)}]\n"
+        f"[keys.{json.dumps(key)}]\naccount = {json.dumps(account)}\nname = {json.dumps(name)}\nrpm = {rpm}\n"
+    ).encode(),
+    *(texts, texts, texts, texts),
+    st.sampled_from(["1", "0", "-1", '"none"', "1_000"]),
+) | texts.map(lambda text: f"[keys.{json.dumps(text)}]\nrpm = 1\n".encode())
+
+
 @st.composite
 def bodies(draw: st.DrawFn, route: Route) -> bytes:
     """Bodies near to what the route takes; some are anything."""
     if route.takes_file:
-        return draw(st.binary(max_size=20) | texts.map(lambda text: f"[keys.{json.dumps(text)}]\nrpm = 1\n".encode()))
+        return draw(st.binary(max_size=20) | keys_files)
     if draw(st.integers(0, 9)) == 0:
         return draw(st.binary(max_size=20) | values.map(lambda value: json.dumps(value).encode()))
     schema = NAMED[route.body["$ref"].rpartition("/")[2]] if route.body else {}
@@ -105,7 +117,7 @@ def asked(admin: str, method: str, path: str, body: bytes) -> tuple[int, Any]:
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.name)
-@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30 * ROUNDS, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_any_body_gets_a_documented_response(admin: str, route: Route, data: st.DataObject) -> None:
     names = [data.draw(texts.filter(bool)) for _ in range(route.path.count("{"))]
@@ -121,6 +133,7 @@ def test_any_body_gets_a_documented_response(admin: str, route: Route, data: st.
     check_response(DOCUMENT, PREFIX + route.path, route.method, status, content)
 
 
+@settings(deadline=None)
 @given(segments=st.lists(st.binary(max_size=6), max_size=4), query=st.binary(max_size=12))
 @example(segments=[b"keys", b"\xff"], query=b"")
 @example(segments=[b"keys", b"\xed\xa0\x80"], query=b"\xff=%ff")

@@ -67,8 +67,8 @@ def test_generated_keys_are_loaded_listed_and_deleted(cli: Run, own_cluster: str
     code, out, err = cli("keys", "load", "made.toml", *end)
     assert (code, err) == (0, "")
     *changes, summary = out.splitlines()
-    limits = "rpm 60, input_tpm 1000, output_tpm 500, output_reserve 16"
-    assert sorted(changes) == [f"key key-000{number} created: {limits}" for number in (1, 2, 3)]
+    limits = "rpm 60, input_tpm 1000, output_tpm 500, output_reserve 16, name key-000"
+    assert sorted(changes) == [f"key key-000{number} created: {limits}{number}" for number in (1, 2, 3)]
     assert summary == "3 keys created; the file declares 3 keys"
     assert cli("keys", "load", "made.toml", *end) == (0, "nothing to change: the file declares 3 keys\n", "")
 
@@ -94,8 +94,8 @@ def test_generated_keys_are_loaded_listed_and_deleted(cli: Run, own_cluster: str
             "",
             "LIMIT                      AMOUNT  USED   LEFT",
             "key-0001 requests/1m           60     0     60",
-            "key-0001 input_tokens/1m    1,000     0  1,000",
             "key-0001 output_tokens/1m     500     0    500",
+            "key-0001 input_tokens/1m    1,000     0  1,000",
             "",
             "no usage in the last 60 s",
         ]

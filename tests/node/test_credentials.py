@@ -20,7 +20,9 @@ from limiter_node.decisions import Need, Outcome
 from limiter_node.key_states import Credential, CredentialState
 from limiter_node.limiter.admission import Limiter
 from limiter_node.policy import REQUESTS, AccountPolicy, KeyPolicy, Limit, Subject
+from limiter_node.policy_body import read_key
 from limiter_node.store.decisions.dispatcher import Dispatcher
+from limiter_node.store.keyspace import policy_key
 
 ONE = Need(1, 1, 0)
 
@@ -42,18 +44,28 @@ def changed(key: KeyPolicy, at: int, **changes: Any) -> KeyPolicy:
 
 
 class Kept:
-    """A key in a store, in an account or as one of its own, which tests change as a command would."""
+    """A key in a store, in an account or, without one, as an account of its own; tests change it as a command would."""
 
     def __init__(self, url: str, key: KeyPolicy, account: AccountPolicy | None) -> None:
-        self.url, self.key, self._account = url, key, account
+        self.url, self.key, self.account = url, key, account
+        self.tag = key.kid if account is None else account.tag
         self.put(key)
 
     def put(self, key: KeyPolicy) -> None:
         self.key = key
-        if self._account is None:
-            put_account(self.url, AccountPolicy(key=key))
+        if self.account is None:
+            put_account(self.url, AccountPolicy(key=replace(key, revision=0), revision=key.revision))
         else:
-            put_account(self.url, self._account, [key])
+            put_account(self.url, self.account, [key])
+
+    def fields(self) -> dict[bytes, bytes]:
+        """All that the account's slot has of policies."""
+        with store_client(self.url) as client:
+            return {name: value for name, value in client.hgetall(policy_key(self.tag)).items() if name[:2] != b"n:"}
+
+    def stored(self) -> KeyPolicy:
+        """The key's policy, as it is stored in its account."""
+        return read_key(self.fields()[b"k:" + self.key.kid.encode()])
 
 
 @pytest.fixture(params=["embedded_single", "embedded_cluster"])
@@ -184,6 +196,26 @@ async def test_a_credential_that_leads_to_a_key_without_it_is_unknown(nodes: lis
     assert await ask(node, second) is Outcome.UNKNOWN_KEY
     kept.put(key)
     assert await ask(node, second) is Outcome.ADMITTED
+
+
+async def test_a_request_that_nobody_has_looked_up_is_decided_by_the_state_of_its_credential(
+    url: str, kept: Kept
+) -> None:
+    """As of a key that the node has forgotten while the request's body came."""
+    key = changed(two_credentials(replace(kept.key, credentials=())), 1, is_revoked=True)
+    key = replace(key, credentials=(*key.credentials, a_credential()))
+    kept.put(replace(key, credentials=(*key.credentials, unknown := a_credential())))
+    kept.put(key)
+    async with dispatching(url) as node:
+        first, revoked, further = (each.digest for each in key.credentials)
+        for cid, outcome in (
+            (further, Outcome.ADMITTED),
+            (revoked, Outcome.REVOKED_KEY),
+            (first, Outcome.ADMITTED),
+            (unknown.digest, Outcome.UNKNOWN_KEY),
+        ):
+            assert await admit(node, cid) is outcome
+        assert not any(node.state().errors.get(kind) for kind in ("refused", "unreadable", "failed"))
 
 
 async def test_in_a_batch_of_two_credentials_only_the_revoked_one_is_refused(

@@ -135,10 +135,10 @@ async def _first_is(watch: StoreWatch, kid: str) -> bool:
     return kids(await watch.look())[0] == kid
 
 
-async def test_a_look_is_bounded(embedded_single: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_look_is_bounded(own_store: EmbeddedStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hottest, "MAX_SURVEYED", 200)
     monkeypatch.setattr(plain_heat, "MAX_PEEKED", 7)
-    async with two_thousand_keys(embedded_single), client_of(embedded_single) as client:
+    async with two_thousand_keys(own_store.url), client_of(own_store.url) as client:
         keys = HottestKeys(3)
         await client.config_resetstat()
         calls, peeks, looks = 0, 0, 0

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
-from accounts_in_store import put_account
+from accounts_in_store import charge, put_account
 from hypothesis import given
 from hypothesis import strategies as st
 from redis.asyncio import Redis
@@ -16,15 +16,13 @@ from store_tools import store_client
 from limiter_node.credentials import key_id
 from limiter_node.plans import PlannedWindow, stored_windows
 from limiter_node.policy import AUDIT, AccountPolicy, KeyPolicy, Limit, PolicyWindow, Subject
-from limiter_node.store.accounts.codec import Layout, pack_charge
-from limiter_node.store.accounts.sums import unpack_clock, unpack_path_sums
+from limiter_node.store.accounts.stored_window import unpack_clock, unpack_path_sums
 from limiter_node.store.admin import limit_heat
 from limiter_node.store.admin.heat import hottest
 from limiter_node.store.admin.hottest import Hottest, HottestKeys
 from limiter_node.store.admin.limit_heat import LimitHeat, LimitHeats, Place
 from limiter_node.store.admin.watch import StoreReading, StoreWatch
 from limiter_node.store.keyspace import member_key, policy_key, shared_key
-from limiter_node.store.scripts import load_script
 from limiter_node.store.url import parse_store_url
 
 MINUTE, DAY = 60_000, 86_400_000
@@ -69,36 +67,13 @@ def put(url: str, stored: Stored, policy: AccountPolicy, *keys: KeyPolicy) -> No
     stored.append((url, policy))
 
 
-def charge(
-    url: str,
-    policy: AccountPolicy,
-    windows: Sequence[PlannedWindow],
-    amounts: Sequence[tuple[int, int, int, int]],
-    *,
-    key: KeyPolicy | None = None,
-    clock_ms: int = 0,
-) -> None:
-    """Count usage: requests, input, output, so many seconds ago; by a node of its own, decided at `clock_ms`."""
-    layout = Layout()
-    number = layout.path("" if policy.key is not None else key.kid if key is not None else "0" * 32, windows)
-    now_ms = int(time.time() * 1000)
-    others = [pack_charge(number, now_ms - ago_s * 1000, *used) for *used, ago_s in amounts]
-    batch = layout.pack(1, others, [], resent=False, clock_ms=clock_ms, key_versions=[bytes(8)] * len(layout.kids))
-    tag, script = policy.tag, load_script("decide_paths")
-    keys = [policy_key(tag), shared_key(tag), *(member_key(tag, kid) for kid in layout.kids)]
-    with store_client(url) as client:
-        node = f"n{time.monotonic_ns():x}"[-8:]
-        reply = client.execute_command("EVAL", script.source, len(keys), *keys, node, batch, *layout.kids)
-    assert reply[0] == 0, reply
-
-
 def named(windows: Sequence[PlannedWindow], subject: str) -> list[PlannedWindow]:
     return [each for each in windows if each.subject == subject]
 
 
 @asynccontextmanager
 async def watching(url: str) -> AsyncIterator[StoreWatch]:
-    watch = StoreWatch(parse_store_url(url), most_keys=10, timeout_s=20)
+    watch = StoreWatch(parse_store_url(url), most_keys=100, timeout_s=20)
     try:
         yield watch
     finally:
@@ -162,7 +137,13 @@ async def test_a_look_is_bounded(embedded_single: str, stored: Stored, monkeypat
     for number in range(150):
         acme = account(f"hot-{number:03}", 100 + number)
         put(embedded_single, stored, acme)
-        charge(embedded_single, acme, stored_windows(acme), [(70, 0, 0, 75), (50, 0, 0, 30)], clock_ms=now_ms - 29_000)
+        charge(
+            embedded_single,
+            acme,
+            stored_windows(acme),
+            [(7_000, 0, 0, 75), (5_000, 0, 0, 30)],
+            clock_ms=now_ms - 29_000,
+        )
     async with parse_store_url(embedded_single).node_client(*parse_store_url(embedded_single).endpoints[0]) as client:
         keys, looks, found = HottestKeys(3), 0, Hottest([], [])
         while not keys.walk.is_whole:
@@ -177,7 +158,7 @@ async def test_a_look_is_bounded(embedded_single: str, stored: Stored, monkeypat
         while not keys.walk.is_whole:
             found = await keys.look(client)
     assert [each[1:] for each in of(found.accounts, "hot-")[:3]] == [
-        (f"hot-{number:03}", "requests/1m", 50, 100 + number, True) for number in range(3)
+        (f"hot-{number:03}", "requests/1m", 5_000, 100 + number, True) for number in range(3)
     ]
 
 

@@ -140,7 +140,7 @@ expires = 2001-01-01T00:00:00Z
 
 async def test_rejections_are_told_apart_by_unit_level_and_window(embedded_single: str) -> None:
     async with administering(parse_store_url(embedded_single)) as admin:
-        await admin.load(read_keys_text(ORGANISATION.encode(), "keys.toml"))
+        await admin.declare(read_keys_text(ORGANISATION.encode(), "keys.toml"))
     async with serving(embedded_single) as node:
         asked = ["2", "2", "3", "1", "1", "1", "flat", "flat", "over"]
         codes = [(await node.chat(f"sk-counted-{each}", max_tokens=6))[0] for each in asked]

@@ -11,7 +11,8 @@ from path_decisions import ACME, ALICE, RESET_MS, SINCE_MS, USED, on_path
 from yarl import URL
 
 from benchmarks.peers.admit_all import AdmitAll
-from limiter_node.decisions import Decision, Need, Outcome, PathUsage, Usage
+from limiter_node.decisions import REFUSALS, Decision, Need, Outcome, PathUsage, Usage
+from limiter_node.key_states import CredentialState
 from limiter_node.limits import Amounts
 from limiter_node.plans import plan_of
 from limiter_node.telemetry import Telemetry
@@ -37,7 +38,7 @@ class RejectsOnPath(AdmitAll):
         verdict.set_result(on_path(plan, USED, RESET_MS, need=needed, **rejected))
         return verdict
 
-    async def peek(self, kid: str, models: tuple[str, ...] | None = None) -> Usage | None:
+    async def peek(self, kid: str, models: tuple[str, ...] | None = None) -> Usage | CredentialState:
         self.models.append(models)
         plan, zeros = plan_of(ACME, ALICE, EVERY_MODEL if models is None else models, SINCE_MS), Amounts(0, 0, 0)
         usage = PathUsage(plan, USED[: len(plan.windows)], RESET_MS[: len(plan.windows)])
@@ -62,6 +63,62 @@ async def test_a_rejection_on_a_path(embedded_single: str) -> None:
         "Please try again in 1m10.001s."
     )
     assert decider.models == [("o3",)]
+
+
+class Refuses(AdmitAll):
+    """Has no good credential. `is_late`: that turns out when the request's body is there."""
+
+    def __init__(self, state: CredentialState, *, is_late: bool) -> None:
+        self.state_of_all, self.is_late = state, is_late
+
+    def knows(self, kid: str) -> bool:
+        return self.is_late
+
+    async def find(self, kid: str) -> CredentialState:
+        return self.state_of_all
+
+    def admit(self, kid: str, need: Need) -> asyncio.Future[Decision]:
+        assert self.is_late
+        verdict = asyncio.get_running_loop().create_future()
+        verdict.set_result(REFUSALS[self.state_of_all])
+        return verdict
+
+    async def peek(self, kid: str, models: tuple[str, ...] | None = None) -> Usage | CredentialState:
+        return self.state_of_all
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        (CredentialState.UNKNOWN, "Incorrect API key provided."),
+        (CredentialState.REVOKED, "This API key has been revoked."),
+        (CredentialState.EXPIRED, "This API key has expired."),
+        (CredentialState.DISABLED, "This API key is disabled."),
+    ],
+)
+async def test_a_credential_that_is_not_good_gets_a_401_that_says_why(
+    embedded_single: str, state: CredentialState, message: str, is_late: bool
+) -> None:
+    async with serving(embedded_single, decider=Refuses(state, is_late=is_late)) as node:
+        chat = {"model": "o3", "max_tokens": 100, "messages": [{"role": "user", "content": "Hi"}]}
+        headers = {"Authorization": "Bearer sk-alice"}
+        asked = [
+            node.session.post(f"{node.url}/v1/chat/completions", json=chat, headers=headers),
+            node.session.get(f"{node.url}/v1/rate_limits", headers=headers),
+            node.session.get(f"{node.url}/v1/models", headers=headers),
+            node.session.get(f"{node.url}/v1/models/o3", headers=headers),
+        ]
+        for each in asked:
+            async with each as response:
+                assert response.status == 401
+                error = (await response.json())["error"]
+                assert not any(name.lower().startswith(("x-ratelimit", "ratelimit")) for name in response.headers)
+            assert (error["message"], error["code"], error["type"]) == (
+                message,
+                "invalid_api_key",
+                "invalid_request_error",
+            )
 
 
 @pytest.mark.parametrize(

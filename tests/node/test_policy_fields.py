@@ -86,7 +86,11 @@ def test_names_of_limits(unit: int, window: PolicyWindow, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", "name", "cost/1d", "requests", "requests/0s", "requests/1m for ", 'tokens/1m for "a']
+    "name",
+    [
+        *("", "name", "cost/1d", "requests", "requests/0s", "requests/1m for ", 'tokens/1m for "a'),
+        *('tokens/1m for "\\x"', 'tokens/1m for "\\ud800"', "tokens/1m for a\n", f"tokens/{'9' * 5_000}d"),
+    ],
 )
 def test_other_names_name_no_limit(name: str) -> None:
     assert parse_limit_name(name) is None

@@ -27,7 +27,8 @@ from limiter_node.plans import NO_LIMIT, PlannedWindow
 from limiter_node.policy import REQUESTS, AccountPolicy, Limit, PolicyWindow, Subject
 from limiter_node.policy_body import body_of
 from limiter_node.store.accounts.charges import PathCharge, PathReceipt
-from limiter_node.store.accounts.codec import Layout, pack_peek, unpack_peek
+from limiter_node.store.accounts.codec import Layout
+from limiter_node.store.accounts.peek_codec import pack_peek, unpack_peek
 from limiter_node.store.accounts.queue import AccountQueue
 from limiter_node.store.charges import Charge
 from limiter_node.store.decisions.dispatcher import Dispatcher

@@ -27,22 +27,22 @@ from limiter_node.store.admin.store_admin import StoreAdmin
 def show(who: str, store: str, as_json: bool) -> None:
     """Show a key: its state and end, its secrets by their digests, and all limits on its path with their usage.
 
-    The limit of which the smallest share is left comes first. For a key without an account and with the three limits
-    per minute, also draw the last 60 s of its window.
+    The limit of which the smallest share is left comes first. Also draw the last 60 s of the key's window; of a key of
+    an account, those of the minute with the tightest limit on its path.
     """
     who = addressed(who)
 
     async def read(admin: StoreAdmin) -> tuple[KeyView, Usage | None]:
         key = await identified(Manager(admin), who)
-        return key, None if as_json or key.account else await admin.peek(key.digest.removeprefix("sha256:"))
+        return key, None if as_json else await admin.peek(key.digest.removeprefix("sha256:"))
 
     key, usage = administer(store, read)
     if as_json:
         print_json(key)
         return
     print_lines(key_lines(key))
-    if usage is not None and usage.path is None:
-        print_lines(["", *usage_chart(usage, glyphs_for(sys.stdout.encoding))])
+    if usage is not None and (chart := usage_chart(usage, glyphs_for(sys.stdout.encoding))):
+        print_lines(["", *chart])
 
 
 @cloup.command("list", short_help="List keys, sorted by name.")

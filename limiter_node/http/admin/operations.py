@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from limiter_node.changes import Change
+from limiter_node.declarations import Declarations
 from limiter_node.http.admin.calls import Call, Reply
 from limiter_node.keysfile.fields import Misdeclared
 from limiter_node.keysfile.limit_warnings import warnings_of
@@ -143,7 +144,7 @@ async def delete_team(manager: Manager, call: Call) -> Reply:
 async def apply_file(manager: Manager, call: Call) -> Reply:
     """Apply a keys file."""
     # In a thread, because a large file takes seconds to read.
-    declared = await asyncio.to_thread(read_keys_text, call.file, "the keys file")
+    declared, warnings = await asyncio.to_thread(_read, call.file)
     dry_run = call.query.get("dry_run", False)
     applied = await manager.apply(
         declared,
@@ -152,7 +153,12 @@ async def apply_file(manager: Manager, call: Call) -> Reply:
         prune_keys=call.query.get("prune_keys", False),
     )
     changes = [each.to_json() for each in applied.changes]
-    return Reply({"changes": changes, "warnings": [*warnings_of(declared), *applied.warnings], "dry_run": dry_run})
+    return Reply({"changes": changes, "warnings": [*warnings, *applied.warnings], "dry_run": dry_run})
+
+
+def _read(file: bytes) -> tuple[Declarations, list[str]]:
+    declared = read_keys_text(file, "the keys file")
+    return declared, warnings_of(declared)
 
 
 def _changed(change: Change) -> Reply:

@@ -1,7 +1,7 @@
 """Accounts: keys, teams and models whose limits share a slot, so that one call of the script decides them all.
 
 ``charges``       receipts, settles and charges that name the windows they belong to
-``sums``          a window's usage by its running sums, for those who look at many
+``stored_window`` a window as stored: its sums and its buckets
 ``costs``         what a batch costs the store at most
 ``codec``         a batch of an account and its reply, packed; ``peek_codec``: a read of windows
 ``knowledge``     what the node knows of an account's windows

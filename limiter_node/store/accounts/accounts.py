@@ -13,6 +13,7 @@ from limiter_node.errors import StoreUnavailable
 from limiter_node.key_states import CredentialState
 from limiter_node.limits import Amounts
 from limiter_node.plans import Plan
+from limiter_node.policy import tag_text
 from limiter_node.policy_body import Forward, read_forward, read_tombstone
 from limiter_node.store.accounts.batch import PathAdmits, PathBatch, Versions
 from limiter_node.store.accounts.batch_making import make_batch
@@ -100,12 +101,12 @@ class Accounts:
                     return _missing(found)
                 opened = self._met(kid, tag, found, found.account, asked_s, older)
             except ValueError as error:
-                raise StoreUnavailable(f"a policy of account {tag} can't be read: {error}") from error
+                raise StoreUnavailable(f"a policy of {tag_text(tag)} can't be read: {error}") from error
             if not older:
                 return opened
             for of_kid, told, known in older:
                 await self._newer.declare(tag, of_kid, told, known)
-        raise StoreUnavailable(f"account {tag} has older policies than this node knows")
+        raise StoreUnavailable(f"{tag_text(tag)} has older policies than this node knows")
 
     def _met(
         self,

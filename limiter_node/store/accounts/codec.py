@@ -17,7 +17,8 @@ from limiter_node.store.codec import DECIDED, LOST, REPLAYED, STALE, UnreadableR
 from limiter_node.store.codec import UNKNOWN_KEY as NO_ACCOUNT
 
 _HEADER = struct.Struct("<QBQQ8sBHH")
-_WINDOW = struct.Struct("<6sIH")
+WINDOW_HEAD = struct.Struct("<6sIH")
+"""A window: its id, the width of a bucket in ms, the number of buckets."""
 _PATH = struct.Struct("<BBIH")  # the time has 6 bytes, as in the next one
 _OTHER = struct.Struct("<BBIHqqq")
 _ADMIT = struct.Struct("<BQQ")
@@ -208,7 +209,7 @@ def packed_window(window: PlannedWindow) -> bytes:
     if found is None:
         if len(_packed) >= _MOST_PACKED:
             _packed.clear()
-        head = _WINDOW.pack(window.id, window.bucket_ms, window.buckets)
+        head = WINDOW_HEAD.pack(window.id, window.bucket_ms, window.buckets)
         found = head + b"".join(each.to_bytes(_LIMIT_BYTES, "little") for each in window.enforced)
         _packed[(window.id, *window.enforced)] = found
     return found

@@ -1,13 +1,12 @@
-"""The packed form of a read of windows and of its reply, as ``lua/peek_paths.lua`` reads and writes them."""
+"""The packed form of a read of windows of one account, as ``lua/peek_paths.lua`` reads and writes it."""
 
 from __future__ import annotations
 
 import struct
 
 from limiter_node.limits import Amounts
-from limiter_node.store.accounts.codec import Layout, WindowUse
+from limiter_node.store.accounts.codec import WINDOW_HEAD, Layout, WindowUse
 
-_WINDOW = struct.Struct("<6sIH")
 _M40 = 2**40 - 1
 _PEEK_HEAD = struct.Struct("<Q")
 _PEEKED = struct.Struct("<QQQ15s")
@@ -18,7 +17,7 @@ def pack_peek(layout: Layout, clock_ms: int = 0) -> bytes:
     words = [_PEEK_HEAD.pack(clock_ms)]
     for found in layout.hashes():
         words.append(bytes((len(found),)))
-        words += [_WINDOW.pack(each.id, each.bucket_ms, each.buckets) for each in found]
+        words += [WINDOW_HEAD.pack(each.id, each.bucket_ms, each.buckets) for each in found]
     return b"".join(words)
 
 

@@ -17,7 +17,7 @@ from limiter_node.limits import KeyLimits
 from limiter_node.plans import who
 from limiter_node.store import keyspace
 from limiter_node.store.admin.masters import Masters
-from limiter_node.store.admin.path_usage import read_path_usage
+from limiter_node.store.admin.path_usage import read_path_usage, with_buckets
 from limiter_node.store.admin.pointers import Pointer, Way, limits_of
 from limiter_node.store.admin.policies import Policies, StoredAccount
 from limiter_node.store.admin.script_calls import CHUNK, ScriptCall, call_script
@@ -58,7 +58,8 @@ class KeyReader:
         if isinstance(value, str):
             stored = await self._policies.read(value, [kid])
             key = _key_in(stored, kid)
-            return None if key is None else await read_path_usage(self._masters, key, stored.time_ms)
+            usage = None if key is None else await read_path_usage(self._masters, key, stored.time_ms)
+            return None if key is None or usage is None else await with_buckets(self._masters, key, usage)
         if self._plain(kid, value) is None:
             return None
         keys = (keyspace.limits_key(kid), keyspace.window_key(kid), keyspace.past_key(kid))

@@ -21,7 +21,7 @@ from limiter_node.policy import ACCOUNT_MARK, TOKENS, AccountPolicy
 from limiter_node.policy_body import read_account, read_key
 from limiter_node.store.accounts.codec import Layout
 from limiter_node.store.accounts.peek_codec import pack_peek, unpack_peek
-from limiter_node.store.accounts.sums import unpack_clock, unpack_path_sums
+from limiter_node.store.accounts.stored_window import unpack_clock, unpack_path_sums
 from limiter_node.store.admin.heat import call_read_only, checked, hottest
 from limiter_node.store.admin.script_calls import ScriptCall
 from limiter_node.store.keyspace import CLOCK_FIELD, member_key, policy_key, shared_key

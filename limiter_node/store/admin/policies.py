@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from redis.exceptions import WatchError
 
 from limiter_node.errors import ConfigError, StoreUnavailable
-from limiter_node.policy import ACCOUNT_MARK, AccountPolicy, KeyPolicy
+from limiter_node.policy import ACCOUNT_MARK, AccountPolicy, KeyPolicy, tag_text
 from limiter_node.policy_body import (
     Tombstone,
     body_of,
@@ -215,4 +215,4 @@ async def time_ms_of(client: Redis) -> int:
 
 
 def _contended(tag: str) -> StoreUnavailable:
-    return StoreUnavailable(f"the policy of account {tag} keeps being changed by others: try again")
+    return StoreUnavailable(f"the policy of {tag_text(tag)} keeps being changed by others: try again")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from limiter_node.decisions import Decision
 from limiter_node.errors import StoreUnavailable
+from limiter_node.policy import tag_fields, tag_text
 from limiter_node.store.batch import Admit, Batch
 from limiter_node.store.decisions.reconciliation import Reconciliation
 from limiter_node.telemetry import Telemetry
@@ -80,15 +81,15 @@ class BatchEnds:
 
     def _lost_track(self, batch: Batch) -> None:
         """End a batch older than the store's record: it has a later one of this process, though one is in flight."""
-        kid, event = batch.queue.kid[:12], {"event": "batch_lost", "key": batch.queue.kid[:12]}
-        log.error("batch %d of key %s is older than the store's record", batch.number, kid, extra=event)
+        tag = batch.queue.kid
+        event = {"event": "batch_lost", **tag_fields(tag)}
+        log.error("batch %d of %s is older than the store's record", batch.number, tag_text(tag), extra=event)
         self._end(batch, self._give_up, "the store has lost track of this node's batches")
 
     def _give_up(self, batch: Batch, reason: str) -> None:
         self.failed += 1
         if others := batch.others:
-            kid, event = batch.queue.kid[:12], {"event": "settles_lost", "operations": others}
-            log.warning(
-                "%d settles and charges of key %s were lost: %s", others, kid, reason, extra={**event, "key": kid}
-            )
+            tag = batch.queue.kid
+            event = {"event": "settles_lost", "operations": others, **tag_fields(tag)}
+            log.warning("%d settles and charges of %s were lost: %s", others, tag_text(tag), reason, extra=event)
         self._reconciliation.on_given_up(batch, reason)

@@ -12,7 +12,8 @@ from collections.abc import Callable, Coroutine, Sequence
 
 from limiter_node.decisions import REFUSALS
 from limiter_node.errors import KeyIsMoving, Overloaded, StoreUnavailable
-from limiter_node.store.accounts.member import Member
+from limiter_node.key_states import CredentialState
+from limiter_node.store.accounts.member import FurtherCredential, Member
 from limiter_node.store.batch import Admit, Asker, Batch
 from limiter_node.store.decisions.key_exists import KeyExistence
 from limiter_node.store.decisions.queues import KeyQueues
@@ -43,41 +44,48 @@ class MovedKeys:
         self._looking: set[asyncio.Task[None]] = set()
 
     def check_form(
-        self, batch: Batch, is_moved: Callable[[Callable[[Batch], None]], None], otherwise: Callable[[], None]
+        self,
+        batch: Batch,
+        is_moved: Callable[[Callable[[Batch], None]], None],
+        otherwise: Callable[[CredentialState | None], None],
     ) -> None:
         """Find out whether the key of a batch that has not run is an account's now, and end the batch.
 
-        If it is, by `is_moved`, with a function that lets its requests ask again; if not, by `otherwise`.
+        If it is, by `is_moved`, with a function that lets its requests ask again; if not, by `otherwise`, with the
+        state of their credential, None if the store could not be asked.
         """
         self._begin(self._check(batch, is_moved, otherwise))
 
     async def _check(
-        self, batch: Batch, is_moved: Callable[[Callable[[Batch], None]], None], otherwise: Callable[[], None]
+        self,
+        batch: Batch,
+        is_moved: Callable[[Callable[[Batch], None]], None],
+        otherwise: Callable[[CredentialState | None], None],
     ) -> None:
-        kid = batch.queue.kid
+        kid, state = batch.queue.kid, None
         try:
-            await self._finder().find(kid)
+            state = await self._finder().find(kid)
         except KeyIsMoving as error:
             _fail([*batch.admits, *batch.queue.take_unsent()], error)
         except StoreUnavailable:
             pass  # it is refused below, and asked again later
         except Exception:  # a batch that never ended would block its key for good
             log.exception("failed to look for key %s", kid[:12], extra={"event": "key_not_found", "key": kid[:12]})
-        if isinstance(self._queues.get(kid), Member):
+        if isinstance(self._queues.get(kid), Member | FurtherCredential):
             is_moved(self._ask_elsewhere)
         else:
-            otherwise()
+            otherwise(state)
 
     def _ask_elsewhere(self, batch: Batch) -> None:
         queue = batch.queue
         assert isinstance(queue, KeyQueue)
         assert isinstance(batch, KeyBatch)
-        member = self._queues[queue.kid]
-        assert isinstance(member, Member)
+        asker = self._queues[queue.kid]
+        assert isinstance(asker, Member | FurtherCredential)
         admits = [*batch.admits, *queue.take_unsent()]
         settles, queue.settles = [*batch.settles, *queue.settles], []
         alone = [admit.charge for admit in batch.admits if admit.charge is not None]
-        self._receipts.move(queue, member, settles, [*(charge for charge, _ in batch.charges), *alone])
+        self._receipts.move(queue, asker.member, settles, [*(charge for charge, _ in batch.charges), *alone])
         self._ask(queue.kid, admits)
 
     def look_up_again(self, admits: Sequence[Admit]) -> None:

@@ -16,6 +16,7 @@ from limiter_node.decisions import EXPIRED_KEY, REFUSALS, UNKNOWN_KEY, Decision,
 from limiter_node.errors import StoreUnavailable
 from limiter_node.limits import BUCKET_MS
 from limiter_node.plans import Plan
+from limiter_node.policy import tag_fields, tag_text
 from limiter_node.store.accounts.batch import PathBatch
 from limiter_node.store.accounts.charges import PathCharge, PathReceipt
 from limiter_node.store.accounts.codec import PathsReply, unpack_reply
@@ -119,7 +120,8 @@ class PathReplies(BatchEnds):
         again = [each for each in again if not self._is_refused(each)]
         if unreadable:  # asked again, they would only be too old again
             if unreadable != account.unreadable:
-                log.error("a policy of account %s can't be read: %s", account.kid, unreadable, extra=_UNREADABLE)
+                event = {**_UNREADABLE, **tag_fields(account.kid)}
+                log.error("a policy of %s can't be read: %s", tag_text(account.kid), unreadable, extra=event)
             account.unreadable = unreadable
             for admit in again:
                 admit.future.set_exception(StoreUnavailable(f"a policy of the account can't be read: {unreadable}"))

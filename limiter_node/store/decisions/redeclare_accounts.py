@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 from limiter_node.declarations import AccountKey
 from limiter_node.errors import StoreUnavailable
-from limiter_node.policy import ACCOUNT_MARK, KeyPolicy
+from limiter_node.policy import ACCOUNT_MARK, KeyPolicy, tag_fields, tag_text
 from limiter_node.policy_body import body_of, read_account, read_key, version_of
 from limiter_node.store.accounts.accounts import Accounts
 from limiter_node.store.accounts.calls import AwaitedCall
@@ -110,7 +110,8 @@ class AccountRedeclarer:
             except StoreUnavailable as error:
                 done(Redeclared.FAILED, str(error))
             except Exception:  # a batch that never ended would block its account for good
-                log.exception("failed to declare account %s", account.kid, extra={"event": "account_not_declared"})
+                event = {"event": "account_not_declared", **tag_fields(account.kid)}
+                log.exception("failed to declare %s", tag_text(account.kid), extra=event)
                 done(Redeclared.FAILED, "the node failed to declare the account")
             else:
                 done(result, _BEING_READ if result is Redeclared.FAILED else "")

@@ -15,6 +15,7 @@ from time import monotonic
 from limiter_node.decisions import UNKNOWN_KEY as UNKNOWN_KEY_DECISION
 from limiter_node.decisions import Decision, Outcome
 from limiter_node.declarations import AccountKey
+from limiter_node.key_states import CredentialState
 from limiter_node.store import codec
 from limiter_node.store.batch import Batch
 from limiter_node.store.codec import REPLAYED, UnreadableReply
@@ -33,7 +34,7 @@ ADMITTED = Outcome.ADMITTED  # enum look-ups aren't free
 NO_DECISIONS: Sequence[Decision] = ()
 
 
-CheckForm = Callable[[Batch, Callable[[Callable[[Batch], None]], None], Callable[[], None]], None]
+CheckForm = Callable[[Batch, Callable[[Callable[[Batch], None]], None], Callable[[CredentialState | None], None]], None]
 
 
 class Replies(BatchEnds):
@@ -98,7 +99,10 @@ class Replies(BatchEnds):
         else:
             super().on_batch_refused(batch, reason)
 
-    def _on_damaged(self, batch: Batch, reason: str) -> None:
+    def _on_damaged(self, batch: Batch, reason: str, state: CredentialState | None) -> None:
+        if state is CredentialState.UNKNOWN:  # it leads to a key that doesn't have it
+            self._end(batch, self._on_unknown_key)
+            return
         self._router.note_refused(reason)
         super().on_batch_refused(batch, reason)
 
@@ -162,10 +166,10 @@ class Replies(BatchEnds):
         else:
             self._end(batch, self._on_unknown_key)
 
-    def _on_not_in_account(self, batch: Batch) -> None:
+    def _on_not_in_account(self, batch: Batch, state: CredentialState | None) -> None:
         queue = batch.queue
         assert isinstance(queue, KeyQueue)
-        if queue.knowledge.exists is False:
+        if queue.knowledge.exists is False or state is CredentialState.UNKNOWN:
             self._end(batch, self._on_unknown_key)
         else:  # the store could not be asked
             self._end(batch, self._reconciliation.on_refused, "the key has not been found")
