@@ -79,14 +79,14 @@ class RedeclaredCounts:
 
 
 class _Redeclaration(RoutedCall):
-    __slots__ = ("_done", "_packed", "_record")
+    __slots__ = ("_done", "_values")
 
-    def __init__(self, router: Router, target: ScriptTarget, packed: bytes, record: bytes, done: Done) -> None:
+    def __init__(self, router: Router, target: ScriptTarget, values: tuple[bytes, bytes], done: Done) -> None:
         super().__init__(router, target, monotonic())
-        self._packed, self._record, self._done = packed, record, done
+        self._values, self._done = values, done
 
     def arguments(self) -> bytes:
-        return bulk((self._packed, self._record))
+        return bulk(self._values)
 
     def is_wanted(self) -> bool:
         return not self.trouble  # a request waits for this, and must not wait for a store that decides nothing
@@ -152,19 +152,19 @@ class Redeclarer:
         if word is None:
             return False
         limits, source = word
-        in_file, record = self._declared.key(kid), b""
-        if isinstance(in_file, KeyLimits):
-            if not limits.name:
-                limits = KeyLimits(limits.rpm, limits.input_tpm, limits.output_tpm, limits.output_reserve, in_file.name)
-            # The file was applied before the loss: a node that starts with it must not take it for new.
-            record = pack_record(PlainRecord(pack_limits(in_file)))
+        in_file = self._declared.key(kid)
+        if not limits.name and isinstance(in_file, KeyLimits):
+            limits = KeyLimits(limits.rpm, limits.input_tpm, limits.output_tpm, limits.output_reserve, in_file.name)
 
         def ended(result: Redeclared, reason: str) -> None:
             if result is Redeclared.DECLARED:
                 self._counts.add(source)
             done(result, reason)
 
-        keys = (limits_key(kid).encode(), deleted_key(kid).encode(), declared_key(kid).encode())
+        # The file's limits that the key gets now, or got at the node's start: a person may have changed them since.
+        applied = in_file if source == "file" else self._declared.at_start(kid)
+        record = pack_record(PlainRecord(pack_limits(applied))) if isinstance(applied, KeyLimits) else b""
+        keys = tuple(each(kid).encode() for each in (limits_key, deleted_key, declared_key))
         target = ScriptTarget(self._script, slot_of(kid), keys, (), 2)
-        self._router.send([_Redeclaration(self._router, target, pack_limits(limits), record, ended)])
+        self._router.send([_Redeclaration(self._router, target, (pack_limits(limits), record), ended)])
         return True
