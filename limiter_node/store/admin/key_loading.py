@@ -192,7 +192,9 @@ def _put_call(plan: Plan, *, by_word: bool) -> ScriptCall:
     place, limits = plan.place, plan.policy
     assert isinstance(limits, KeyLimits)
     keys = (limits_key(place.kid), deleted_key(place.kid), declared_key(place.kid))
-    return ScriptCall(keys, (place.plain or b"", place.record, pack_limits(limits), plan.record, int(by_word)))
+    return ScriptCall(
+        keys, (place.plain or place.damaged, place.record, pack_limits(limits), plan.record, int(by_word))
+    )
 
 
 def _write_of(plan: Plan) -> Write:
