@@ -103,7 +103,8 @@ def test_keys_of_accounts_are_loaded_listed_shown_and_deleted(cli: Run) -> None:
         assert lines[0] == "acme/alice"
         assert "  team     research" in lines
         assert "  reserve  99 output tokens for a request without a cap" in lines
-        assert {re.split(r" {2,}", line)[0] for line in lines[lines.index("") + 2 : -3]} == {
+        table = lines[lines.index("") + 2 :]
+        assert {re.split(r" {2,}", line)[0] for line in table[: table.index("")]} == {
             "acme requests/1m",
             "acme/research requests/1m",
             "acme/research output_tokens/1h for gpt-5,o3*",
