@@ -99,6 +99,7 @@ async def running_node(
             policy=lambda fleet: policy(settings.on_store_failure, lambda: fleet.nodes),
             telemetry=telemetry,
             on_other_format=on_other_format,
+            finish_move=partial(_finish_move, address),
         )
         stack.push_async_callback(dispatcher.close)
         stack.push_async_callback(dispatcher.fleet.leave, _LEAVE_S)
@@ -173,6 +174,11 @@ def _log_started(settings: NodeSettings, port: int, store: str) -> None:
 async def _managing(address: StoreAddress) -> AsyncIterator[Manager]:
     async with administering(address) as admin:
         yield Manager(admin, takes_secrets=False)  # they would be in URLs, which end up in logs
+
+
+async def _finish_move(address: StoreAddress, kid: str, tag: str) -> None:
+    async with administering(address) as admin:
+        await admin.finish_move(kid, tag)
 
 
 async def _drain(routes: Routes, timeout_s: float) -> None:

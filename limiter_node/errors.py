@@ -11,6 +11,10 @@ class StoreUnavailable(LimiterError):
     """Raised when the store doesn't decide or reply in time, or can't be reached."""
 
 
+class KeyIsMoving(StoreUnavailable):
+    """Raised when a key is sealed for a move to another account for too long to wait: nobody may decide for it."""
+
+
 class OtherFormat(LimiterError):
     """Raised when nodes of storage format `theirs` use the store, and this process reads and writes `ours`."""
 

@@ -43,10 +43,12 @@ class BatchOwner(Protocol):
 class Admit:
     """Hold a request that waits for its verdict; `deadline_s` is by `time.monotonic`."""
 
-    __slots__ = ("charge", "deadline_s", "future", "need", "queue")
+    __slots__ = ("charge", "deadline_s", "future", "is_held", "need", "queue")
 
     def __init__(self, queue: Asker, need: Need, future: asyncio.Future[Decision], deadline_s: float) -> None:
         self.queue, self.need, self.future, self.deadline_s = queue, need, future, deadline_s
+        self.is_held = False
+        """Whether its key is being looked for: it is asked again, or ends, in bounded time."""
         self.charge: Charge | None = None
         """Its charge, if a policy admitted it while the store's verdict was still to come."""
 

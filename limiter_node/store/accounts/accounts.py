@@ -14,7 +14,7 @@ from limiter_node.key_states import CredentialState
 from limiter_node.limits import Amounts
 from limiter_node.plans import Plan
 from limiter_node.policy import tag_text
-from limiter_node.policy_body import read_tombstone
+from limiter_node.policy_body import Forward, read_forward, read_tombstone
 from limiter_node.store.accounts.batch import PathAdmits, PathBatch, Versions
 from limiter_node.store.accounts.batch_making import make_batch
 from limiter_node.store.accounts.calls import PathPeek, PathPeekReply, Policies, PolicyRead
@@ -45,9 +45,13 @@ class Opened(NamedTuple):
 
 
 class Missing(NamedTuple):
-    """A key that its account doesn't have. `revision`: that of its policy if it was deleted there, else -1."""
+    """A key that its account doesn't have. `revision`: that of its policy if it was deleted there, else -1.
+
+    `forward`: the mark of a key that has moved to another account.
+    """
 
     revision: int
+    forward: Forward | None = None
 
 
 class Accounts:
@@ -242,8 +246,11 @@ class Accounts:
 
 
 def _missing(found: Policies) -> Missing:
-    """Raises ValueError if what is kept of a deleted key can't be read."""
-    return Missing(-1 if found.tombstone is None else read_tombstone(found.tombstone).revision)
+    """Raises ValueError if what is left of the key can't be read."""
+    return Missing(
+        -1 if found.tombstone is None else read_tombstone(found.tombstone).revision,
+        None if found.forward is None else read_forward(found.forward),
+    )
 
 
 def _keys(tag: str, kids: Sequence[str]) -> list[bytes]:

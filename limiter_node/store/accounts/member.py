@@ -174,14 +174,14 @@ class Member(_MemberAsker, KeyInTurn):
         return plan_of(self.account.policy, self.key, (), self.account.knowledge.now_ms() or 0, is_whole=True)
 
     def adopted(self, bucket: int) -> PathReceipt | None:
-        """Return the receipt of usage that was counted in `bucket` while this flat key was a plain one.
+        """Return the receipt of usage that was counted in `bucket` while this key was a plain one.
 
         The key's minute window was taken over with its buckets. None if it was not: the usage is gone.
         """
-        if self._current_policy().key is None:
-            return None
+        is_flat = self._current_policy().key is not None
         if self._adopted is None:
-            self._adopted = tuple(w for w in self.whole_plan().windows if w.per_ms == WINDOW_MS and not w.models)
+            own = [each for each in self.whole_plan().windows if each.is_own or is_flat]
+            self._adopted = tuple(each for each in own if each.per_ms == WINDOW_MS and not each.models)
         windows = self._adopted
         return PathReceipt(self.account, self.kid, windows, bucket * BUCKET_MS) if windows else None
 

@@ -141,6 +141,10 @@ class StoreAdmin:
         """
         return await self.run(lambda: self.deleter.delete(kid))
 
+    async def finish_move(self, kid: str, tag: str) -> None:
+        """Finish the move of a key away from the account with that hash tag, if one is unfinished."""
+        await self.run(lambda: self.mover.finish(kid, tag))
+
     async def list_keys(self, limit: int = 1_000) -> Listing:
         """Return the first `limit` keys by name; memory grows with `limit`, and a few bytes for each further key."""
         with translated(self._address):

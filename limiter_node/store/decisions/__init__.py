@@ -8,8 +8,11 @@
 ``replies``              the replies about plain keys: verdicts for the requests that wait
 ``path_replies``         the replies about accounts
 ``moved_keys``           keys that are not where the node looked for them
+``following``            keys that have moved to another account, by the marks that they leave
+``forwarding``           settles and charges sent after keys that have moved
 ``receipts``             the hold of an admission, given back when its request ends
 ``linger``               settles that wait to join their key's next batch
+``draining``             waits until everything has been decided, when the node stops
 ``deadlines``            bounds how many requests wait, and for how long
 ``sweeper``              the timer of all deadlines
 ``reconciliation``       admissions made without the store, counted there exactly once

@@ -53,14 +53,16 @@ class Deadlines:
             if not admit.future.done():
                 if admit.deadline_s > now_s:
                     break
-                if not self._is_stalled(admit, now_s):
+                if admit.is_held or not self._is_stalled(admit, now_s):
                     overtime.append((now_s + self._budget_s, admit))
             admits.popleft()
         for _ in range(len(overtime)):
             until_s, admit = overtime.popleft()
-            if admit.future.done() or self._is_stalled(admit, now_s):
+            if admit.future.done() or (not admit.is_held and self._is_stalled(admit, now_s)):
                 continue
-            if until_s > now_s:
+            if admit.is_held:
+                overtime.append((now_s + self._budget_s, admit))
+            elif until_s > now_s:
                 overtime.append((until_s, admit))
             else:
                 admit.future.set_exception(Overloaded("too many requests of this key wait for a decision"))

@@ -23,6 +23,9 @@ from limiter_node.store.batch import Admit, Asker
 from limiter_node.store.decisions.batch_sender import BatchSender
 from limiter_node.store.decisions.deadlines import Deadlines
 from limiter_node.store.decisions.declared_file import DeclaredFile, DeclaredKeys
+from limiter_node.store.decisions.draining import drain
+from limiter_node.store.decisions.following import FinishMove, Follower
+from limiter_node.store.decisions.forwarding import Forwarding
 from limiter_node.store.decisions.key_exists import KeyExistence
 from limiter_node.store.decisions.linger import LingeringSettles
 from limiter_node.store.decisions.losses import Losses
@@ -54,6 +57,7 @@ class Dispatcher:
     policy decides that `policy` makes (without one, nobody does). `declared` is the keys file, whose keys are declared
     again where the store has lost them (`store.decisions.redeclare`). `max_waiting` is how many requests may wait.
     `on_other_format` is called once, if nodes of another storage format use the store: this node has to end then.
+    `finish_move` finishes the move of a key that somebody else has left unfinished.
     """
 
     def __init__(
@@ -67,6 +71,7 @@ class Dispatcher:
         declared: DeclaredKeys | None = None,
         telemetry: Telemetry | None = None,
         on_other_format: Callable[[OtherFormat], None] | None = None,
+        finish_move: FinishMove | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._topology = topology
@@ -109,7 +114,10 @@ class Dispatcher:
         )
         self._schedule.send = self._batches.send_scheduled
         self._deadlines = Deadlines(self._pending, self.outage, timeout_s)
-        reconciliation = Reconciliation(self.outage, self._charges, self._receipts, window_buckets)
+        self._follower = Follower(self._accounts, self.outage, finish_move, timeout_s=timeout_s)
+        self._forwarding = Forwarding(self._follower, self._charges, self._receipts.settle, self._schedule.add)
+        self._receipts.forwarding = self._forwarding
+        reconciliation = Reconciliation(self.outage, self._charges, self._receipts, self._forwarding, window_buckets)
         self._moved = MovedKeys(
             self._queues, self._receipts, self._schedule, self.outage, lambda: self._finder, telemetry
         )
@@ -137,6 +145,7 @@ class Dispatcher:
             reconciliation,
             self._losses,
             self._account_redeclarer,
+            self._forwarding,
             telemetry,
             due_s=self._due_s,
             on_ended=self._batches.on_ended,
@@ -149,6 +158,7 @@ class Dispatcher:
             self._redeclarer,
             self._account_redeclarer,
             self._accounts,
+            self._follower,
             timeout_s=timeout_s,
             due_s=self._due_s,
         )
@@ -257,22 +267,14 @@ class Dispatcher:
 
     async def drain(self, timeout_s: float) -> bool:
         """Wait until everything sent to the store has been decided. Return False if `timeout_s` passes first."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                quiet = self._schedule.quiet
-                while self._linger or self.outage.holds_any or not quiet.is_set():
-                    self._linger.release_all()
-                    if self.outage.holds_any and quiet.is_set():
-                        await asyncio.sleep(SWEEP_EVERY_S)
-                    await quiet.wait()
-        except TimeoutError:
-            return False
-        return True
+        return await drain(self._schedule, self._linger, self.outage, self._forwarding, timeout_s)
 
     async def close(self) -> None:
         """Stop. Requests without a verdict fail."""
         self.outage.close()
         self._moved.close()
+        self._follower.close()
+        self._forwarding.close()
         self._declared.close()
         self._account_redeclarer.close()
         self._router.close()

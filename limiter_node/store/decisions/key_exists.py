@@ -16,6 +16,7 @@ from limiter_node.key_states import CredentialState
 from limiter_node.limits import KeyLimits
 from limiter_node.store.accounts.accounts import Accounts, Missing
 from limiter_node.store.accounts.member import CHECK_POINTER_EVERY_S, FurtherCredential, Member
+from limiter_node.store.decisions.following import Follower
 from limiter_node.store.decisions.queues import KeyQueues
 from limiter_node.store.decisions.redeclare import Redeclared, Redeclarer
 from limiter_node.store.decisions.redeclare_accounts import AccountRedeclarer
@@ -96,12 +97,13 @@ class KeyExistence:
         redeclarer: Redeclarer,
         account_redeclarer: AccountRedeclarer,
         accounts: Accounts,
+        follower: Follower,
         *,
         timeout_s: float,
         due_s: float,
     ) -> None:
         self._router, self._queues, self._outage, self._redeclarer = router, queues, outage, redeclarer
-        self._account_redeclarer, self._accounts = account_redeclarer, accounts
+        self._account_redeclarer, self._accounts, self._follower = account_redeclarer, accounts, follower
         self._timeout_s, self._due_s = timeout_s, due_s
         self._script = load_script("limits")
         self._under_way: dict[str, _LimitsRead] = {}
@@ -188,10 +190,7 @@ class KeyExistence:
             return CredentialState.VALID
         if not is_missed and self._is_known(cid, found):
             return CredentialState.VALID  # found by another request meanwhile
-        if self._outage.cuts_off_slot(slot_of(found.tag)):
-            raise StoreUnavailable("the account's shard is cut off")
-        async with asyncio.timeout(self._timeout_s):
-            opened = await self._accounts.open(found.kid, found.tag, not_before_s)
+        opened, _ = await self._follower.follow(found.kid, found.tag, not_before_s)
         if isinstance(opened, Missing):
             return opened
         member, time_ms = opened

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Coroutine, Sequence
 
 from limiter_node.decisions import REFUSALS
-from limiter_node.errors import Overloaded, StoreUnavailable
+from limiter_node.errors import KeyIsMoving, Overloaded, StoreUnavailable
 from limiter_node.key_states import CredentialState
 from limiter_node.store.accounts.member import FurtherCredential, Member
 from limiter_node.store.batch import Admit, Asker, Batch
@@ -65,6 +65,8 @@ class MovedKeys:
         kid, state = batch.queue.kid, None
         try:
             state = await self._finder().find(kid)
+        except KeyIsMoving as error:
+            _fail([*batch.admits, *batch.queue.take_unsent()], error)
         except StoreUnavailable:
             pass  # it is refused below, and asked again later
         except Exception:  # a batch that never ended would block its key for good
@@ -91,6 +93,7 @@ class MovedKeys:
         by_asker: dict[Asker, list[Admit]] = {}
         for admit in admits:
             if not admit.future.done():
+                admit.is_held = True
                 by_asker.setdefault(admit.queue, []).append(admit)
         for asker, waiting in by_asker.items():
             self._begin(self._ask_again(asker, waiting))
@@ -108,10 +111,16 @@ class MovedKeys:
     async def _ask_again(self, asker: Asker, admits: Sequence[Admit]) -> None:
         try:
             state = await self._finder().find(asker.cid, is_missed=True)
+        except KeyIsMoving as error:
+            _fail(admits, error)
+            return
         except StoreUnavailable as error:  # the node knows the key, so a policy can decide
             for admit in admits:
                 self._outage.decide_pending(admit, str(error), is_sent=False)
             return
+        finally:
+            for admit in admits:
+                admit.is_held = False
         if (refusal := REFUSALS.get(state)) is None:
             self._ask(asker.cid, admits)
             return
@@ -134,3 +143,10 @@ class MovedKeys:
         sender = queue.sender
         if (sender.has_admits or sender.charges) and sender.in_flight is None and not sender.is_scheduled:
             self._schedule.add(sender)
+
+
+def _fail(admits: Sequence[Admit], error: KeyIsMoving) -> None:
+    """Refuse requests of a key that is being moved: no policy decides for it either."""
+    for admit in admits:
+        if not admit.future.done():
+            admit.future.set_exception(error)

@@ -14,9 +14,11 @@ from time import monotonic
 
 from limiter_node.decisions import EXPIRED_KEY, REFUSALS, UNKNOWN_KEY, Decision, Outcome
 from limiter_node.errors import StoreUnavailable
+from limiter_node.limits import BUCKET_MS
 from limiter_node.plans import Plan
 from limiter_node.policy import tag_fields, tag_text
 from limiter_node.store.accounts.batch import PathBatch
+from limiter_node.store.accounts.charges import PathCharge, PathReceipt
 from limiter_node.store.accounts.codec import PathsReply, unpack_reply
 from limiter_node.store.accounts.member import CHECK_POINTER_EVERY_S, FurtherCredential, Member
 from limiter_node.store.accounts.queue import AccountQueue
@@ -25,6 +27,7 @@ from limiter_node.store.batch import Admit, Batch
 from limiter_node.store.codec import DECIDED, LOST, REPLAYED, UnreadableReply
 from limiter_node.store.codec import UNKNOWN_KEY as NO_ACCOUNT
 from limiter_node.store.decisions.batch_ends import BatchEnds
+from limiter_node.store.decisions.forwarding import Forwarding
 from limiter_node.store.decisions.losses import Losses
 from limiter_node.store.decisions.reconciliation import Reconciliation
 from limiter_node.store.decisions.redeclare import Redeclared
@@ -50,6 +53,7 @@ class PathReplies(BatchEnds):
         reconciliation: Reconciliation,
         losses: Losses,
         redeclarer: AccountRedeclarer,
+        forwarding: Forwarding,
         telemetry: Telemetry,
         *,
         due_s: float,
@@ -58,6 +62,7 @@ class PathReplies(BatchEnds):
     ) -> None:
         super().__init__(reconciliation, telemetry, due_s=due_s, on_ended=on_ended)
         self._router, self._losses, self._redeclarer, self._on_gone = router, losses, redeclarer, on_gone
+        self._forwarding = forwarding
 
     def on_batch_reply(self, batch: Batch, reply: bytes) -> None:
         """See `BatchOwner`. The whole reply is read before anything is done."""
@@ -93,6 +98,7 @@ class PathReplies(BatchEnds):
         unreadable, has_older = _learn_policies(account, batch, reply.policies) if reply.policies else ("", False)
         if batch.charges:
             self._reconciliation.on_charged(batch, reply.time_ms)
+        self._send_after(account, batch, reply)
         decided: list[Admit] = []
         verdicts: list[Decision] = []
         gone: list[Admit] = []
@@ -128,6 +134,19 @@ class PathReplies(BatchEnds):
             for member in {_member_of(each) for each in gone}:
                 gone += account.take_unsent_of(member)
             self._on_gone(gone)
+
+    def _send_after(self, account: AccountQueue, batch: PathBatch, reply: PathsReply) -> None:
+        """Send settles and charges whose key has left the account after it."""
+        for place in reply.skipped:
+            if place < len(batch.charges):
+                charge, amounts = batch.charges[place]
+                assert isinstance(charge, PathCharge)
+                tick = min(charge.bucket, reply.time_ms // BUCKET_MS)
+                self._forwarding.add_charge(account, charge, tick * BUCKET_MS, amounts)
+            else:
+                settle = batch.settles[place - len(batch.charges)]
+                receipt = PathReceipt(account, settle.kid, settle.windows, settle.time_ms)
+                self._forwarding.add_settle(account, receipt, settle.amounts)
 
     def _on_ended_credential(self, batch: Batch, admit: Admit, ends_ms: int, again: list[Admit]) -> None:
         """Refuse a request, unless the node has learnt meanwhile that its credential has another end."""

@@ -17,6 +17,7 @@ from limiter_node.store.accounts.queue import AccountQueue
 from limiter_node.store.batch import SendQueue
 from limiter_node.store.charges import Charge
 from limiter_node.store.codec import pack_settle, settled_amounts
+from limiter_node.store.decisions.forwarding import Forwarding, Part
 from limiter_node.store.decisions.linger import LingeringSettles
 from limiter_node.store.decisions.queues import KeyQueues
 from limiter_node.store.decisions.schedule import Schedule
@@ -27,7 +28,9 @@ _OF_ACCOUNTS = (PathReceipt, PathCharge)
 
 
 class Receipts:
-    """Take receipts back, for one node."""
+    """Take receipts back, for one node. `forwarding` sends them after keys that have moved: set it first."""
+
+    forwarding: Forwarding
 
     def __init__(self, queues: KeyQueues, charges: UnsentCharges, linger: LingeringSettles, schedule: Schedule) -> None:
         self._loop = asyncio.get_running_loop()
@@ -85,7 +88,10 @@ class Receipts:
         for charge in (*charges, *left):
             adopted = member.adopted(charge.bucket)
             charge.drop()
-            if adopted is not None:
+            if adopted is not None and member.policy is not None:  # it has moved on, into another account
+                part = Part(member.kid, adopted.windows, adopted.time_ms, charge.amounts, is_charge=True)
+                self.forwarding.add(member.kid, part)
+            elif adopted is not None:
                 account, kid, windows, _ = adopted
                 charge.successor = PathCharge(account, kid, windows, charge.bucket, charge.amounts)
                 self._charges.add(account, charge.successor)
@@ -102,7 +108,11 @@ class Receipts:
                 return
             receipt = receipt.receipt if receipt.is_counted else None
         if isinstance(receipt, int) and (adopted := member.adopted(receipt)) is not None:
-            self._take_back_path(adopted, amounts)
+            if member.policy is None:
+                self._take_back_path(adopted, amounts)
+            else:
+                part = Part(member.kid, adopted.windows, adopted.time_ms, amounts, is_charge=False)
+                self.forwarding.add(member.kid, part)
 
     def _take_back_path(self, receipt: PathReceipt | PathCharge, amounts: Amounts) -> None:
         """Do the same for a request of an account's key."""

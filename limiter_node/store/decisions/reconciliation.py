@@ -29,6 +29,7 @@ from limiter_node.limits import BUCKET_MS, Amounts
 from limiter_node.store.accounts.queue import AccountQueue
 from limiter_node.store.batch import Admit, Batch, SendQueue
 from limiter_node.store.charges import Charge
+from limiter_node.store.decisions.forwarding import Forwarding
 from limiter_node.store.decisions.receipts import Receipts
 from limiter_node.store.outage.outage import Outage
 from limiter_node.store.unsent_charges import UnsentCharges
@@ -42,8 +43,15 @@ _MISSING_S = 60.0
 class Reconciliation:
     """Bring the store's counts and a node's own admissions together, as batches end."""
 
-    def __init__(self, outage: Outage, charges: UnsentCharges, receipts: Receipts, window_buckets: int) -> None:
-        self._outage, self._charges, self._receipts = outage, charges, receipts
+    def __init__(
+        self,
+        outage: Outage,
+        charges: UnsentCharges,
+        receipts: Receipts,
+        forwarding: Forwarding,
+        window_buckets: int,
+    ) -> None:
+        self._outage, self._charges, self._receipts, self._forwarding = outage, charges, receipts, forwarding
         self._window_buckets = window_buckets
 
     def on_charged(self, batch: Batch, time_ms: int) -> None:
@@ -101,7 +109,7 @@ class Reconciliation:
         """Keep the content of a batch whose account the store doesn't have, and send its settles and charges later.
 
         Another node may declare an account that was lost. One that `is_deleted`, or isn't back within a window's time,
-        was deleted, and nothing of it counts any more.
+        was deleted, and nothing of it counts any more, but in the windows of keys that have moved to other accounts.
         """
         now_s = monotonic()
         self.on_not_run(batch)
@@ -110,6 +118,7 @@ class Reconciliation:
         if not is_deleted and now_s - queue.missing_since_s < _MISSING_S:
             self._send_later(queue)
         else:
+            self._forwarding.add_all(queue)
             self._charges.drop_all(queue)
             queue.drop_settles()
 
