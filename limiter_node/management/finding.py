@@ -135,7 +135,8 @@ class Finder:
             named = [f"sha256:{kid[:SHOWN_DIGITS]}" for kid in sorted(kids)]
             raise Ambiguous(f"{_count(kids, 'keys')} are called so: give the digest of one", named)
         if kids:
-            return Found(kids[0])
+            found_key = await self._by_credential(kids[0])  # its move may not be over
+            return Found(kids[0], account=None if found_key is None else found_key.account)
         found = [each for cid, way in cids.items() if (each := await self._checked(cid, way)) is not None]
         if len({each.kid for each in found}) > 1:
             named = [f"sha256:{each.cid}" for each in found]

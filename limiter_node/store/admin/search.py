@@ -14,8 +14,8 @@ from typing import Any, Final, NamedTuple
 
 from redis.asyncio import Redis
 
-from limiter_node.policy import account_tag
-from limiter_node.policy_body import read_forward, read_key
+from limiter_node.policy import AccountPolicy, account_tag
+from limiter_node.policy_body import read_account, read_forward, read_key
 from limiter_node.store.admin.masters import Masters
 from limiter_node.store.admin.pointers import Way, limits_of
 from limiter_node.store.admin.policies import Policies
@@ -83,7 +83,8 @@ class KeySearch:
             if prefix and cid.startswith(prefix) and len(found.cids) < MOST_MATCHES:
                 found.cids[cid] = way
         for kid, stored in (await self._policies.read_all(own)).items():
-            if stored.policy is not None and stored.policy.key is not None and stored.policy.key.name == name:
+            account = stored.policy if stored.policy is not None else _sealed_account(stored.forwards.get(kid))
+            if account is not None and account.key is not None and account.key.name == name:
                 _keep(found.kids, kid)
 
     async def named(self, account: str, name: str) -> str | None:
@@ -161,6 +162,16 @@ async def _fields(client: Redis, key: str, pattern: str) -> AsyncIterator[dict[b
         yield fields
         if cursor == 0:
             return
+
+
+def _sealed_account(forward: bytes | None) -> AccountPolicy | None:
+    """Return a flat key, as an account, whose move was begun and isn't over."""
+    if forward is None:
+        return None
+    with suppress(ValueError):
+        if not (found := read_forward(forward)).is_over:
+            return read_account(found.back.encode())
+    return None
 
 
 def _keep(kids: list[str], kid: str) -> None:
