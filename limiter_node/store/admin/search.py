@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 from redis.asyncio import Redis
 
 from limiter_node.policy import account_tag
-from limiter_node.policy_body import read_key
+from limiter_node.policy_body import read_forward, read_key
 from limiter_node.store.admin.masters import Masters
 from limiter_node.store.admin.pointers import Way, limits_of
 from limiter_node.store.admin.policies import Policies
@@ -30,7 +30,7 @@ MOST_MATCHES: Final = 20
 _POINTER = re.compile(rb"rl:\{([0-9a-f]{32})\}:limits\Z")
 _ACCOUNT = re.compile(rb"rl:\{@([A-Za-z0-9._-]{1,64})\}:policy\Z")
 _KID = re.compile(rb"[0-9a-f]{32}\Z")
-_NAME_FIELD, _KEY_FIELD = "n:", "k:"
+_NAME_FIELD, _KEY_FIELD, _FORWARD_FIELD = "n:", "k:", "f:"
 
 
 class Matches(NamedTuple):
@@ -103,6 +103,17 @@ class KeySearch:
                 with suppress(ValueError):
                     if name in body.decode() and read_key(body).name == name:
                         return field.decode().removeprefix(_KEY_FIELD)
+        return None
+
+    async def sealed(self, account: str, name: str) -> str | None:
+        """Return the ``kid`` of a key with that name whose move away from the account was begun and isn't over."""
+        key = policy_key(account_tag(account))
+        async for fields in _fields(self._masters.owner(key), key, f"{_FORWARD_FIELD}*"):
+            for field, body in fields.items():
+                with suppress(ValueError):
+                    forward = read_forward(body)
+                    if not forward.is_over and read_key(forward.back.encode()).name == name:
+                        return field.decode().removeprefix(_FORWARD_FIELD)
         return None
 
     async def members(self, account: str) -> AsyncIterator[list[str]]:
