@@ -85,7 +85,7 @@ async def identified(manager: Manager, who: str) -> KeyView:
 
 
 def check_members(what: str, teams: int, keys: int, *, recursive: bool) -> str:
-    """Return what an account or a team has, in words for `confirm`. Raises Conflict if that isn't to be deleted, too."""
+    """Return what an account or a team has, in words for `confirm`. Raises Conflict if that must not go, too."""
     if not (teams or keys):
         return ""
     members = f"{count(teams, 'team')} and {count(keys, 'key')}"
