@@ -96,8 +96,8 @@ def _shown(name: str, fields: Mapping[str, Any]) -> str:
         return f"[{', '.join(_credential_text(each) for each in value)}]"
     if isinstance(value, dict):
         name = json.dumps(value["name"], ensure_ascii=False) if "name" in value else ""
-        return " ".join(filter(None, (str(value["amount"]), value.get("mode"), name)))
-    return str(value)
+        return " ".join(filter(None, (f"{value['amount']:,}", value.get("mode"), name)))
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _credential_text(credential: Mapping[str, Any]) -> str:

@@ -16,15 +16,18 @@
 local limits, record, new_limits, new_record, back = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5] == '1'
 
 local stored = redis.pcall('GET', KEYS[1])
-if type(stored) == 'table' then return 2 end -- an error: a hash
-local others = redis.call('MGET', KEYS[2], KEYS[3])
-local mark = others[1]
+if type(stored) == 'table' then -- an error: of another type
+    local way = redis.pcall('HMGET', KEYS[1], 'account', 'tag')
+    if way[1] or way[2] then return 2 end
+    stored = false -- damaged
+end
+local mark, found = redis.call('GET', KEYS[2]), redis.call('GET', KEYS[3]) or ''
 if mark then
     local owner = string.gsub(mark, '^revoked:', '')
     if owner ~= '' and owner ~= string.match(KEYS[1], '{(.-)}') then return 3 end
     if not back then return 0 end
 end
-if limits ~= '*' and (stored or '') ~= limits or record ~= '*' and (others[2] or '') ~= record then return 0 end
+if limits ~= '*' and (stored or '') ~= limits or record ~= '*' and found ~= record then return 0 end
 if new_limits ~= '' then redis.call('SET', KEYS[1], new_limits) end
 if new_record ~= '' then redis.call('SET', KEYS[3], new_record) end
 if mark then redis.call('DEL', KEYS[2]) end

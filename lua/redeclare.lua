@@ -7,7 +7,7 @@
 --       2 rl:{cid}:deleted   exists if the credential's key was deleted on purpose
 --       3 rl:{cid}:declared  only for a plain key
 -- ARGV  1 limits  of a plain key, packed, see README.md of this folder. It may have one more argument:
---       2 declared  the value of KEYS 3, to be written with the limits; empty or left out: none
+--       2 declared  the value of KEYS 3, to be written with the limits if there is none; empty or left out: none
 -- or    1 empty
 --       2 TAG     of the key's account; empty: the key was deleted, see 4
 --       3 TAG     of an account that doesn't have the key: if the credential leads there, it is lost, too; empty: none
@@ -21,7 +21,7 @@ local limits, mark = ARGV[1], redis.call('GET', KEYS[2])
 if limits ~= '' then
     local declared = ARGV[2] or ''
     if mark then return 0 end
-    if redis.call('SET', KEYS[1], limits, 'NX') and (declared or '') ~= '' then redis.call('SET', KEYS[3], declared) end
+    if redis.call('SET', KEYS[1], limits, 'NX') and declared ~= '' then redis.call('SET', KEYS[3], declared, 'NX') end
     return 1
 end
 

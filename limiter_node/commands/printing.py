@@ -39,7 +39,7 @@ def print_changes(changes: Sequence[Change], *, as_json: bool) -> None:
     if as_json:
         print_json(changes)
     else:
-        print_lines([each.line() for each in changes])
+        print_lines([_line(each) for each in changes])
 
 
 def print_change(change: Change, *, as_json: bool) -> None:
@@ -47,7 +47,7 @@ def print_change(change: Change, *, as_json: bool) -> None:
     if as_json:
         print_json(change)
     else:
-        print_lines([change.line()])
+        print_lines([_line(change)])
 
 
 def print_made(made: Made, *, as_json: bool) -> None:
@@ -60,6 +60,11 @@ def print_made(made: Made, *, as_json: bool) -> None:
         click.echo(made.change.line(), err=True)
         click.echo("This is the only time that its secret is shown:", err=True)
         click.echo(made.secret)
+
+
+def _line(change: Change) -> str:
+    is_change = change.before or change.after or change.action in ("created", "deleted")
+    return change.line() if is_change else f"nothing to change: {change.kind} {change.who} is so already"
 
 
 def _to_json(value: Any) -> Any:

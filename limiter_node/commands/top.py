@@ -64,7 +64,7 @@ if TYPE_CHECKING:
 def top(targets: Sequence[str], store: str | None, interval: float, most_keys: int, count: int, once: bool) -> None:
     """Watch nodes and their store: rates, latencies, shards, the accounts, teams and keys nearest to their limits.
 
-    --target shows nodes; --store shows shards, accounts and keys. On a terminal the view is live, and q or Ctrl-C ends it.
+    --target shows nodes; --store shows shards, accounts and keys. On a terminal the view is live; q or Ctrl-C ends it.
     Elsewhere each refresh is one line, and one more for each account, team and hot key.
     """
     if not targets and not store:

@@ -27,7 +27,7 @@ from limiter_node.credentials import key_id
 from limiter_node.store.admin.hottest import HottestKeys
 from limiter_node.store.embedded.binary import StoreError
 from limiter_node.store.embedded.stores import EmbeddedStore
-from limiter_node.store.keyspace import limits_key, past_key, window_key
+from limiter_node.store.keyspace import declared_key, limits_key, past_key, window_key
 from limiter_node.store.url import parse_store_url
 
 SERVERS = [None, *(["redis-server"] if shutil.which("redis-server") else [])]
@@ -113,6 +113,7 @@ async def test_nodes_keys_and_top_need_these_rights_and_no_others(store: Embedde
                 for key in (*KEYS, "sk-new", "sk-alice", "sk-own"):
                     await ask(session, fleet, key)
                 await become_accounts(keys, url)
+                await manage(url)
                 await limiter_node("keys", "show", MOVED_KEY, "--store", url)
                 own_process("top", "--store", url, "--target", fleet.nodes[0], "--once")
                 for server in servers:
@@ -137,6 +138,38 @@ async def become_accounts(keys: Path, url: str) -> None:
     assert "acme/alice" in await limiter_node("keys", "list", "--store", url)
     for key in ("sk-new", "sk-alice", "sk-own"):
         assert "requests/1m" in await limiter_node("keys", "show", key, "--store", url)
+
+
+async def manage(url: str) -> None:
+    """An account with a team and keys: made, changed, shown, refused and deleted."""
+    for typed in (
+        "accounts create globex --rpm 5000",
+        "accounts set globex --tpm 10000",
+        "teams create globex/research --rpm 1000",
+        "keys create globex/carol --team research",
+        "keys create plain --rpm 5",
+        "keys set plain --rpm 6",
+        "keys create brief --rpm 5",
+        "keys delete brief --yes",
+        "keys set globex/carol --rpm 60",
+        "keys rotate globex/carol --grace 24h",
+        "keys rotate plain --yes",
+        "keys disable globex/carol",
+        "keys enable globex/carol",
+        "keys expire globex/carol --in 1h",
+        "keys list --account globex",
+        "limits show globex/carol --model gpt-4o",
+        "keys show plain",
+        "accounts show globex",
+        "accounts list",
+        "teams show globex/research",
+        "teams list globex",
+        "keys revoke globex/carol --all --yes",
+        "keys delete plain --yes",
+        "teams delete globex/research --recursive --yes",
+        "accounts delete globex --yes",
+    ):
+        await limiter_node(*typed.split(), "--store", url)
 
 
 async def ask(session: ClientSession, fleet: Fleet, key: str) -> None:
@@ -172,7 +205,7 @@ async def lose(session: ClientSession, fleet: Fleet, servers: list[Redis], key: 
 async def move(session: ClientSession, fleet: Fleet, servers: list[Redis], key: str) -> None:
     """The key's slot, first half-way: while its data is there and its owner still here, each decision gets an ASK."""
     kid = key_id(key)
-    keys = [limits_key(kid), window_key(kid), past_key(kid)]
+    keys = [limits_key(kid), window_key(kid), past_key(kid), declared_key(kid)]
     source = owning(servers, keys[0])
     target = next(server for server in servers[:3] if server is not source)
     slot = source.cluster("KEYSLOT", keys[0])

@@ -263,7 +263,8 @@ def test_commands_for_keys_do_what_their_page_shows(tmp_path: Path) -> None:
                     assert asked(curls(page)[0], fleet, secret)[0] == 200
                 case ["apply", "keys.toml", "--prune"]:
                     assert asked(curls(page)[0], fleet, KEY)[0] == 200
-    assert [shape(each) for each in shown] == [shape(console)[1:]] * 2
+    expected = shape(console)[1:]
+    assert [shape(each)[: len(expected)] for each in shown] == [expected] * 2
 
 
 def test_the_page_on_reserves_reserves_what_it_says(fleet: Fleet, tmp_path: Path) -> None:

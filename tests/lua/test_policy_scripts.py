@@ -13,7 +13,7 @@ from limiter_node.store.scripts import load_script
 DECLARE, POLICY = load_script("declare"), load_script("policy")
 V1, V2 = b"version1", b"version2"
 KID, OTHER = b"0" * 32, b"1" * 32
-ANY, NONE, DELETE = b"*", b"", b""
+ANY, NONE, LOST, DELETE = b"*", b"", b"!", b""
 
 
 @pytest.fixture
@@ -108,6 +108,18 @@ def test_an_account_leaves_what_is_kept_of_deleted_and_moved_keys(store: redis.R
     assert store.hgetall(key) == {**kept, b"version": V1, b"account": b"{}"}
     assert declare(store, key, KID, NONE, V1) == 1
     assert not store.hexists(key, b"x:" + KID)
+
+
+@pytest.mark.parametrize("kid", [b"", KID], ids=["account", "key"])
+def test_a_node_that_takes_a_policy_for_lost_leaves_a_deleted_one_alone(
+    store: redis.Redis, key: str, kid: bytes
+) -> None:
+    assert declare(store, key, kid, LOST, V1) == 1
+    assert declare(store, key, kid, LOST, V2) == 0
+    assert declare(store, key, kid, V1, DELETE, b"", b"", b"", b"deleted") == 1
+    assert declare(store, key, kid, LOST, V2) == 4
+    assert store.hgetall(key) == {b"x:" + kid: b"deleted"}
+    assert declare(store, key, kid, NONE, V2) == 1
 
 
 def test_the_index_of_names_follows_the_keys(store: redis.Redis, key: str) -> None:

@@ -35,7 +35,7 @@ async def test_a_key_from_its_making_to_its_end(either: Manager, new_name: NewNa
     }
 
     change = await either.set_key(f"{acme}/alice", {"rpm": 120, "input_tokens/1d": None, "weight": 2})
-    assert change.line() == f"key {acme}/alice changed: rpm 60 -> 120, input_tokens/1d 1000000 -> none, weight 1 -> 2"
+    assert change.line() == f"key {acme}/alice changed: rpm 60 -> 120, input_tokens/1d 1,000,000 -> none, weight 1 -> 2"
     rotated = await either.rotate(f"{acme}/alice", grace_ms=3_600_000)
     assert rotated.secret not in (None, made.secret)
     assert rotated.kid == made.kid

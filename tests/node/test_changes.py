@@ -19,6 +19,10 @@ from limiter_node.changes import Change, change_between, log_change
         (Change("account", "acme", "created", {}, {"rpm": 5}), "account acme created: rpm 5"),
         (Change("team", "acme/research", "created"), "team acme/research created"),
         (Change("key", "ci", "deleted", {"rpm": 5}), "key ci deleted"),
+        (
+            Change("key", "ci", "changed", {"tpm": 1_000}, {"tpm": {"amount": 2_000_000, "mode": "audit"}}),
+            "key ci changed: tpm 1,000 -> 2,000,000 audit",
+        ),
         (Change("key", "ci", "disabled", {}, {"disabled": True}), "key ci disabled: disabled no -> yes"),
         (Change("key", "ci", "moved", {}, {"account": "acme"}), "key ci moved: account none -> acme"),
         (

@@ -47,7 +47,9 @@ def succeeds(cli: Cli, typed: str, *more: str) -> str:
 def test_an_account_with_teams_and_keys(cli: Cli) -> None:
     out = succeeds(cli, "accounts create acme --rpm 5_000 --key-default rpm=120 --limit", "requests=50_000/1d")
     assert out.startswith("account acme created: ")
-    assert {"rpm 5000", "key_defaults.rpm 120", "requests/1d 50000"} == set(out.partition(": ")[2].strip().split(", "))
+    assert {"rpm 5,000", "key_defaults.rpm 120", "requests/1d 50,000"} == set(
+        out.partition(": ")[2].strip().split(", ")
+    )
     assert cli("accounts create acme")[0] == 1
     assert succeeds(cli, "teams create acme/research --rpm 1000").startswith("team acme/research created")
     assert succeeds(cli, "teams create acme/research/vision").startswith("team acme/research/vision created")
@@ -78,7 +80,7 @@ def test_an_account_with_teams_and_keys(cli: Cli) -> None:
     )
     account = json.loads(succeeds(cli, "accounts list --json"))[0]
     assert (account["show"], account["key_defaults"], len(account["limits"])) == ("own", {}, 1)
-    assert succeeds(cli, "teams set acme/research --rpm 900") == "team acme/research changed: rpm 1000 -> 900\n"
+    assert succeeds(cli, "teams set acme/research --rpm 900") == "team acme/research changed: rpm 1,000 -> 900\n"
     assert cli("teams set acme/research") == (
         2, "", "error: nothing to set: give at least one option, such as --rpm 1000\n"
     )  # fmt: skip

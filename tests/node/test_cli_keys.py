@@ -67,7 +67,7 @@ def test_generated_keys_are_loaded_listed_and_deleted(cli: Run, own_cluster: str
     code, out, err = cli("keys", "load", "made.toml", *end)
     assert (code, err) == (0, "")
     *changes, summary = out.splitlines()
-    limits = "rpm 60, input_tpm 1000, output_tpm 500, output_reserve 16, name key-000"
+    limits = "rpm 60, input_tpm 1,000, output_tpm 500, output_reserve 16, name key-000"
     assert sorted(changes) == [f"key key-000{number} created: {limits}{number}" for number in (1, 2, 3)]
     assert summary == "3 keys created; the file declares 3 keys"
     assert cli("keys", "load", "made.toml", *end) == (0, "nothing to change: the file declares 3 keys\n", "")
@@ -154,7 +154,7 @@ def test_set_changes_what_is_given_and_creates_nothing(cli: Run, embedded_single
     assert err.count("\n") == 1
     assert cli("keys", "create", "bob", "--rpm", 5, *end)[0] == 0
     assert cli("keys", "set", "bob", "--rpm", 7, *end) == (0, "key bob changed: rpm 5 -> 7\n", "")
-    assert cli("keys", "set", "bob", "--rpm", 7, *end)[0] == 0
+    assert cli("keys", "set", "bob", "--rpm", 7, *end) == (0, "nothing to change: key bob is so already\n", "")
     assert cli("keys", "set", "bob", "--name", "rob", *end)[0] == 0
     code, out, _ = cli("keys", "set", "rob", "--rpm", 0, "--output-reserve", 1, *end)
     assert (code, out) == (0, "key rob changed: rpm 7 -> 0, output_reserve 256 -> 1\n")
@@ -162,10 +162,10 @@ def test_set_changes_what_is_given_and_creates_nothing(cli: Run, embedded_single
     code, out, _ = cli("keys", "set", "rob", *limits, "--input-tpm", "none", *end)
     assert code == 0
     assert set(out.partition(": ")[2].strip().split(", ")) == {
-        "input_tokens/1d none -> 1000000",
+        "input_tokens/1d none -> 1,000,000",
         "requests/1s none -> 10 audit",
-        "tpm none -> 9000",
-        "input_tpm 100000 -> none",
+        "tpm none -> 9,000",
+        "input_tpm 100,000 -> none",
     }
     code, out, _ = cli("keys", "set", "rob", "--limit", "requests=none/1s", *end)
     assert (code, out) == (0, "key rob changed: requests/1s 10 audit -> none\n")

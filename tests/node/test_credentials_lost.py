@@ -15,6 +15,7 @@ from test_accounts import a_key, a_name, minute
 from test_credentials import ONE, Kept, a_credential, admit, ask, changed, store_ms, two_credentials
 from test_degraded import behind_proxy, local, recovered
 
+from limiter_node.credentials import key_id
 from limiter_node.decisions import Need, Outcome
 from limiter_node.declarations import AccountKey
 from limiter_node.errors import StoreUnavailable
@@ -28,7 +29,8 @@ from limiter_node.store.accounts.member import Member
 from limiter_node.store.decisions import key_exists, path_replies
 from limiter_node.store.decisions.dispatcher import Dispatcher
 from limiter_node.store.embedded.stores import EmbeddedStore
-from limiter_node.store.keyspace import deleted_key, limits_key, policy_key
+from limiter_node.store.keyspace import declared_key, deleted_key, limits_key, policy_key
+from limiter_node.store.values import PlainRecord, pack_limits, unpack_record
 
 
 def an_account(name: str = "", revision: int = 0) -> AccountPolicy:
@@ -394,3 +396,33 @@ async def test_a_key_is_one_queue_for_all_its_credentials(embedded_single: str) 
         for each in kept.key.all_credentials:
             assert await ask(node, each.digest) is Outcome.ADMITTED
         assert len({id(node._queues[each.digest].member) for each in kept.key.all_credentials}) == 1
+
+
+# ---- plain keys ------------------------------------------------------------------------------------------------------
+
+
+def record_of(url: str, kid: str) -> PlainRecord:
+    with store_client(url) as client:
+        return unpack_record(client.get(declared_key(kid)))
+
+
+async def test_a_plain_key_comes_back_with_what_the_file_had_declared() -> None:
+    """So that a later start of a node by the same file leaves alone what a person has changed since."""
+    first, made = KeyLimits(rpm=11, name="of the file"), KeyLimits(rpm=12, name="changed")
+    kids = {each: key_id(new_api_key()) for each in ("changed", "never asked for", "of nobody's file")}
+    file = Declared({kids["changed"]: first, kids["never asked for"]: first})
+    async with EmbeddedStore("single") as store, dispatching(store.url, declared=file) as node:
+        for name in ("changed", "of nobody's file"):
+            with store_client(store.url) as client:
+                client.set(limits_key(kids[name]), pack_limits(made))
+            assert await ask(node, kids[name]) is Outcome.ADMITTED
+        file.keys[kids["never asked for"]] = KeyLimits(rpm=13)
+        forget_all(store.url)
+        node._declared._fresh_until_s = 0.0
+        for kid in kids.values():
+            assert await ask(node, kid) is Outcome.ADMITTED
+        with store_client(store.url) as client:
+            assert client.get(limits_key(kids["changed"])) == pack_limits(made)
+        assert record_of(store.url, kids["changed"]) == PlainRecord(pack_limits(first))
+        assert record_of(store.url, kids["never asked for"]) == PlainRecord(pack_limits(KeyLimits(rpm=13)))
+        assert record_of(store.url, kids["of nobody's file"]) == PlainRecord()

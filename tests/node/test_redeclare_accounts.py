@@ -371,15 +371,15 @@ async def test_a_key_that_is_just_being_deleted_is_not_taken_for_lost(
     put_account(embedded_cluster, account, [key] if kind == "of an account" else [])
     async with administering(parse_store_url(embedded_cluster)) as admin, dispatching(embedded_cluster) as dispatcher:
         assert await ask(dispatcher, key.kid) is Outcome.ADMITTED
-        policies = admin._deleter._policies
-        delete, told = policies._delete, []
+        policies = admin.policies
+        delete, told = policies.delete_version, []
 
         async def delete_and_ask(*what: Any) -> bool:
             is_deleted = await delete(*what)
             told.append(await ask(dispatcher, key.kid))
             return bool(is_deleted)
 
-        monkeypatch.setattr(policies, "_delete", delete_and_ask)
+        monkeypatch.setattr(policies, "delete_version", delete_and_ask)
         await admin.delete(key.kid)
         assert [*told, await ask(dispatcher, key.kid)] == [Outcome.UNKNOWN_KEY] * 2
         assert stored(embedded_cluster, account.tag, key.kid if account.key is None else "version") is None

@@ -16,6 +16,7 @@ from limiter_node.commands.managing import (
 )
 from limiter_node.commands.options import store_url
 from limiter_node.commands.printing import print_change
+from limiter_node.management.errors import NotFound
 from limiter_node.management.manager import Manager
 
 
@@ -32,7 +33,10 @@ def delete(who: str, store: str, is_confirmed: bool, as_json: bool) -> None:
     who = addressed(who)
 
     async def change(manager: Manager) -> Change:
-        key = await identified(manager, who)
+        try:
+            key = await identified(manager, who)
+        except NotFound:  # something may be left of a creation or a deletion that was interrupted
+            return await manager.delete_key(who)
         confirm(f"{key.who} and its usage will be deleted.", is_confirmed=is_confirmed)
         return await manager.delete_key(who)
 

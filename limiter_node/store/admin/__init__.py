@@ -1,8 +1,12 @@
 """Keys and stores, for commands, the node's start and ``limiter-node top``; nothing here is on the path of a decision.
 
 ``store_admin``   puts, loads, reads, lists and deletes keys; checks the store
-``loading``       declarations into the store; ``merging``: a stored policy and a declared one
-``policies``      the policies of an account, written over the version that was read
+``loading``       declarations into the store: by a file, or by a person's word
+``merging``       a stored item and a declared one, made one: who wins
+``account_loading``  accounts with their teams; ``key_loading``: keys, as ``key_plans`` says, wherever they are now
+``key_places``    where keys are, and what is left of those that were deleted or have moved
+``adopting``      plain keys that become accounts of their own; ``pruning``: keys that a file no longer has
+``policies``        the policies of an account, written over the version that was read
 ``pointers``      a key's plain limits, or the way to its account
 ``key_items``     single keys, of whichever form, and changes of them
 ``adopting``      plain keys made accounts of their own

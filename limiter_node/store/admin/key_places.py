@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from limiter_node.errors import ConfigError
 from limiter_node.policy import ACCOUNT_MARK, NOTHING_DECLARED, AccountPolicy, Declared, KeyPolicy
 from limiter_node.policy_body import Forward, Tombstone, read_forward
 from limiter_node.policy_fields import Fields, fields_of_key, fields_of_plain
@@ -20,8 +18,9 @@ from limiter_node.store.admin.adopting import declared_of
 from limiter_node.store.admin.masters import Masters
 from limiter_node.store.admin.pointers import Mark, Pointer, Way, mark_from
 from limiter_node.store.admin.policies import NO_VERSION, Policies, StoredAccount
-from limiter_node.store.admin.script_calls import CHUNK, run_commands
-from limiter_node.store.keyspace import ACCOUNT_FIELD, WAY_FIELDS, declared_key, deleted_key, limits_key
+from limiter_node.store.admin.script_calls import CHUNK, ScriptCall, call_scripts
+from limiter_node.store.keyspace import declared_key, deleted_key, limits_key
+from limiter_node.store.scripts import load_script
 from limiter_node.store.values import PlainRecord, unpack_limits, unpack_record
 
 
@@ -49,9 +48,10 @@ class Place:
     """What is stored of one key.
 
     `tag`: the hash tag of the account that has the key; empty if none does. `account`, `key`, `version`: the policies
-    there, and the version of the one that holds the key's. `plain`: the packed limits of a plain key. `record`: what
-    was declared of a plain key, as stored. `forward`: the forward mark of the key, as stored, in the account where it
-    is sought. `sealed`: the account that the key was to leave when its move was interrupted.
+    there, and the version of the one that holds the key's. `plain`: the packed limits of a plain key; `damaged`: what
+    can't be read as that, and counts as nothing. `record`: what was declared of a plain key, as stored. `forward`: the
+    forward mark of the key, as stored, in the account where it is sought. `sealed`: the account that the key was to
+    leave when its move was interrupted.
     """
 
     kid: str
@@ -61,6 +61,7 @@ class Place:
     key: KeyPolicy | None = None
     version: bytes = NO_VERSION
     plain: bytes | None = None
+    damaged: bytes = b""
     record: bytes = b""
     tombstone: Tombstone | None = None
     forward: bytes = b""
@@ -71,6 +72,12 @@ class Place:
     def exists(self) -> bool:
         """Whether the key is stored."""
         return self.plain is not None or self.key is not None
+
+    @property
+    def leads_nowhere(self) -> bool:
+        """Whether the key's first credential leads to no account, so that the key may be a plain one."""
+        found = self.digests.get(self.kid)
+        return found is not None and not isinstance(found.pointer, str | Way)
 
     @property
     def is_marked(self) -> bool:
@@ -120,6 +127,7 @@ class KeyPlaces:
 
     def __init__(self, masters: Masters, policies: Policies) -> None:
         self._masters, self._policies = masters, policies
+        self._locate = load_script("locate")
 
     async def find(self, sought: Mapping[str, Sought]) -> dict[str, Place]:
         """Return where each key is, under the name under which it is sought.
@@ -131,30 +139,32 @@ class KeyPlaces:
         ways = {name: _way(found) for name, found in mine.items()}
         wanted: dict[str, set[str]] = defaultdict(set)
         for name, key in sought.items():
-            for tag in self._tags(key, ways[name]):
+            for tag in self._likely(key, ways[name]):
                 wanted[tag].add(_kid(key, ways[name]))
         seen = await self._read(wanted)
-        # A key that has moved is where its forward mark says.
-        moved: dict[str, set[str]] = defaultdict(set)
+        # A key that isn't where it leads has been moved, or deleted, or is declared again elsewhere.
+        rest: dict[str, set[str]] = defaultdict(set)
         for name, key in sought.items():
-            for tag in self._tags(key, ways[name]):
-                kid = _kid(key, ways[name])
-                if (forward := _forward(seen[tag], kid)) is not None and kid not in seen.get(forward.to, _NOTHING).keys:
-                    moved[forward.to].add(kid)
-        seen = _joined(seen, await self._read(moved))
+            kid, tags = _kid(key, ways[name]), self._likely(key, ways[name])
+            if tags and not any(_found(seen[tag], tag, kid) for tag in tags):
+                forwards = (_forward(seen[tag], kid) for tag in tags)
+                for tag in (key.tag, kid, *(each.to for each in forwards if each is not None)):
+                    if tag and tag not in tags:
+                        rest[tag].add(kid)
+        seen = _joined(seen, await self._read(rest))
         return {name: self._place(key, mine[name], ways[name], seen) for name, key in sought.items()}
 
     def _is_read(self, key: Sought, way: Way | None) -> bool:
         """Whether anything but the digests is read of a key."""
         return way is None or bool(way.tag) or not key.is_plain
 
-    def _tags(self, key: Sought, way: Way | None) -> list[str]:
-        """Return the accounts where a key may be, the likeliest first."""
+    def _likely(self, key: Sought, way: Way | None) -> list[str]:
+        """Return the accounts where to look for a key first."""
         if not self._is_read(key, way):
             return []
-        kid = _kid(key, way)
-        pointed = way.tag if way is not None else ""
-        return list(dict.fromkeys(each for each in (pointed, key.tag, kid) if each))
+        if way is not None and way.tag:
+            return [way.tag]
+        return [each for each in (key.tag, _kid(key, way)) if each]
 
     def _place(
         self, key: Sought, digests: Mapping[str, Digest], way: Way | None, seen: Mapping[str, StoredAccount]
@@ -162,26 +172,30 @@ class KeyPlaces:
         kid = _kid(key, way)
         own = digests.get(kid)
         record = own.record if own is not None else b""
-        tags = self._tags(key, way)
         if own is not None and isinstance(own.pointer, bytes):
-            time_ms = seen[tags[0]].time_ms if tags else 0
+            time_ms = seen[kid].time_ms if kid in seen else 0
+            if not _is_readable(own.pointer):
+                return Place(kid, digests, damaged=own.pointer, record=record, time_ms=time_ms)
             return Place(kid, digests, plain=own.pointer, record=record, time_ms=time_ms)
-        target = seen[key.tag or kid]
+        tags = [each for each in dict.fromkeys((way.tag if way is not None else "", key.tag, kid)) if each in seen]
+        target = seen.get(key.tag or kid, _NOTHING)
         forward = target.forwards.get(kid, b"")
-        tombstones = [each for tag in tags if (each := _tombstone(seen[tag], tag, kid)) is not None]
-        tombstone = max(tombstones, key=lambda each: each.revision, default=None)
         forwards = [(tag, found) for tag in tags if (found := _forward(seen[tag], kid)) is not None]
+        sealed = next((tag for tag, each in forwards if not each.is_over), "")
         for tag in (*tags, *(each.to for _, each in forwards)):
             if (stored := _found(seen.get(tag), tag, kid)) is not None:
                 policy, version = stored
                 return Place(
-                    *(kid, digests, tag, seen[tag].policy, policy, version, None, record),
+                    *(kid, digests, tag, seen[tag].policy, policy, version, None, b"", record),
                     forward=forward,
+                    sealed=sealed,
                     time_ms=seen[tag].time_ms,
                 )
-        sealed = next((tag for tag, each in forwards if not each.is_over), "")
+        tombstones = [each for tag in tags if (each := _tombstone(seen[tag], tag, kid)) is not None]
+        tombstone = max(tombstones, key=lambda each: each.revision, default=None)
+        time_ms = max(seen[tag].time_ms for tag in tags)
         return Place(
-            *(kid, digests), record=record, tombstone=tombstone, forward=forward, sealed=sealed, time_ms=target.time_ms
+            *(kid, digests), record=record, tombstone=tombstone, forward=forward, sealed=sealed, time_ms=time_ms
         )
 
     async def _read(self, wanted: Mapping[str, Iterable[str]]) -> dict[str, StoredAccount]:
@@ -204,27 +218,24 @@ class KeyPlaces:
         """Return what the store has under each digest."""
         found: dict[str, Digest] = {}
         for client, owned in self._masters.by_owner(dict.fromkeys(digests), limits_key).items():
-            values = await run_commands(
-                client, [("MGET", limits_key(each), deleted_key(each), declared_key(each)) for each in owned]
-            )
-            # MGET takes a value of another type for none.
-            rest = [digest for digest, (limits, _, _) in zip(owned, values, strict=True) if limits is None]
-            fields = (ACCOUNT_FIELD, *WAY_FIELDS)
-            ways = await run_commands(client, [("HMGET", limits_key(each), *fields) for each in rest])
-            pointers = {digest: _pointer(way) for digest, way in zip(rest, ways, strict=True)}
-            for digest, (limits, mark, record) in zip(owned, values, strict=True):
-                pointer = pointers[digest] if limits is None else limits
-                found[digest] = Digest(pointer, mark_from(mark, digest), record or b"")
+            calls = [ScriptCall((limits_key(each), deleted_key(each), declared_key(each)), ()) for each in owned]
+            for digest, reply in zip(owned, await call_scripts(client, self._locate, calls), strict=True):
+                mark, record, limits, *way = reply
+                found[digest] = Digest(
+                    limits if limits is not None else _pointer(way), mark_from(mark, digest), record or b""
+                )
         return found
 
 
 _NOTHING = StoredAccount(0, NO_VERSION, None, {})
 
 
-def _pointer(way: list[Any]) -> Pointer:
+def _pointer(way: Sequence[bytes | None]) -> Pointer:
+    if not way:
+        return None
     account, tag, kid = (None if each is None else each.decode("ascii", "replace") for each in way)
     if account is not None:
-        return str(account)
+        return account
     return None if tag is None or kid is None else Way(tag, kid)
 
 
@@ -233,15 +244,20 @@ def _way(digests: Mapping[str, Digest]) -> Way | None:
     for digest, found in digests.items():
         match found.pointer:
             case bytes():
-                with suppress(ValueError):
-                    unpack_limits(found.pointer)
-                    return Way("", digest)
-                raise ConfigError(f"{limits_key(digest)} is damaged: set the key's limits again")
+                return Way("", digest)
             case Way():
                 return found.pointer
             case str():
                 return Way(found.pointer, digest)
     return None
+
+
+def _is_readable(limits: bytes) -> bool:
+    try:
+        unpack_limits(limits)
+    except ValueError:
+        return False
+    return True
 
 
 def _kid(key: Sought, way: Way | None) -> str:

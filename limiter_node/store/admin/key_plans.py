@@ -113,12 +113,15 @@ class Plan:
         return self.policy is not (self.place.account if isinstance(self.policy, AccountPolicy) else self.place.key)
 
     @property
+    def key(self) -> KeyPolicy | None:
+        """The policy of the key; None of a plain one."""
+        found = self.policy.key if isinstance(self.policy, AccountPolicy) else self.policy
+        return found if isinstance(found, KeyPolicy) else None
+
+    @property
     def credentials(self) -> tuple[str, ...]:
         """The digests of all credentials that shall lead to the key."""
-        key = self.policy.key if isinstance(self.policy, AccountPolicy) else self.policy
-        return (
-            (self.place.kid,) if not isinstance(key, KeyPolicy) else tuple(each.digest for each in key.all_credentials)
-        )
+        return (self.place.kid,) if self.key is None else tuple(each.digest for each in self.key.all_credentials)
 
 
 def wanted_keys(declared: Declarations) -> dict[str, Wanted]:
@@ -214,7 +217,8 @@ def _digest(limits: KeyLimits) -> bytes:
 
 def _policy(wanted: Wanted, place: Place, account: str, fields: Fields, *, is_recorded: bool) -> Stored:
     kid, now_ms, tombstone = place.kid, place.time_ms, place.tombstone
-    if not account and place.key is None and tombstone is None and (limits := plain_from(fields)) is not None:
+    may_be_plain = not account and place.key is None and tombstone is None and place.leads_nowhere
+    if may_be_plain and (limits := plain_from(fields)) is not None:
         return limits
     declared = wanted.fields if is_recorded else None
     stored = place.account if place.is_flat else None

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from limiter_node.store.admin.masters import Masters
-from limiter_node.store.admin.script_calls import CHUNK, ScriptCall, call_scripts
+from limiter_node.store.admin.script_calls import CHUNK, ScriptCall, call_scripts, is_wrong_type, run_commands
 from limiter_node.store.keyspace import ACCOUNT_FIELD, WAY_FIELDS, deleted_key, limits_key
 from limiter_node.store.scripts import load_script
 
@@ -52,16 +52,11 @@ def mark_from(value: bytes | None, cid: str) -> Mark | None:
     return Mark(text.removeprefix(_REVOKED) or cid, text.startswith(_REVOKED))
 
 
-def is_wrong_type(reply: object) -> bool:
-    """Whether the reply to a command says that the value is of another type."""
-    return isinstance(reply, ResponseError) and str(reply).startswith("WRONGTYPE")
-
-
 async def limits_of(client: Redis, kids: Sequence[str]) -> list[Pointer]:
     """Return where each of these digests leads, all of one master."""
-    values: list[Any] = await _pipelined(client, [("GET", limits_key(kid)) for kid in kids])
+    values: list[Any] = await run_commands(client, [("GET", limits_key(kid)) for kid in kids])
     hashes = [at for at, value in enumerate(values) if is_wrong_type(value)]
-    ways = await _pipelined(client, [("HMGET", limits_key(kids[at]), ACCOUNT_FIELD, *WAY_FIELDS) for at in hashes])
+    ways = await run_commands(client, [("HMGET", limits_key(kids[at]), ACCOUNT_FIELD, *WAY_FIELDS) for at in hashes])
     for at, found in zip(hashes, ways, strict=True):
         if isinstance(found, list):
             account, tag, kid = (None if each is None else each.decode("ascii", "replace") for each in found)
@@ -122,7 +117,7 @@ class Pointers:
         found: dict[str, Mark] = {}
 
         async def read(client: Redis, cids: Sequence[str]) -> None:
-            values = await _pipelined(client, [("GET", deleted_key(cid)) for cid in cids])
+            values = await run_commands(client, [("GET", deleted_key(cid)) for cid in cids])
             found.update(
                 (cid, mark)
                 for cid, value in zip(cids, values, strict=True)
@@ -139,7 +134,9 @@ class Pointers:
         """
 
         async def mark(client: Redis, cids: Sequence[str]) -> None:
-            await _pipelined(client, [("SET", deleted_key(cid), Mark(kid, cid in revoked).to_value()) for cid in cids])
+            await run_commands(
+                client, [("SET", deleted_key(cid), Mark(kid, cid in revoked).to_value()) for cid in cids]
+            )
 
         await self._per_owner(cids, mark)
 
@@ -155,17 +152,3 @@ class Pointers:
 
 def _point_call(cid: str, tag: str, kid: str, *, is_new: bool = False) -> ScriptCall:
     return ScriptCall((limits_key(cid), deleted_key(cid)), (tag, kid, int(is_new)))
-
-
-async def _pipelined(client: Redis, commands: Sequence[tuple[str | bytes, ...]]) -> list[Any]:
-    """Return the replies to commands; raise the first error but for values of another type."""
-    if not commands:
-        return []
-    async with client.pipeline(transaction=False) as pipeline:
-        for command in commands:
-            pipeline.execute_command(*command)
-        replies: list[Any] = await pipeline.execute(raise_on_error=False)
-    for reply in replies:
-        if isinstance(reply, Exception) and not is_wrong_type(reply):
-            raise reply
-    return replies

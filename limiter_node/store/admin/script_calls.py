@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, ResponseError
 
 from limiter_node.store.scripts import Script
 
@@ -45,14 +45,25 @@ async def call_scripts(client: Redis, script: Script, calls: Sequence[ScriptCall
 
 
 async def run_commands(client: Redis, commands: Sequence[tuple[str | bytes, ...]]) -> list[Any]:
-    """Return the replies to many commands on one server; raise the first error."""
+    """Return the replies to many commands on one server, among them errors for values of another type.
+
+    Raises the first other error.
+    """
     replies: list[Any] = []
     for start in range(0, len(commands), CHUNK):
         async with client.pipeline(transaction=False) as pipeline:
             for command in commands[start : start + CHUNK]:
                 pipeline.execute_command(*command)
-            replies += await pipeline.execute()
+            replies += await pipeline.execute(raise_on_error=False)
+    for reply in replies:
+        if isinstance(reply, Exception) and not is_wrong_type(reply):
+            raise reply
     return replies
+
+
+def is_wrong_type(reply: object) -> bool:
+    """Whether the reply to a command says that the value is of another type."""
+    return isinstance(reply, ResponseError) and str(reply).startswith("WRONGTYPE")
 
 
 async def _call(client: Redis, command: str, script: bytes, calls: Sequence[ScriptCall]) -> list[Any]:

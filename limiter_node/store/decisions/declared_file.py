@@ -56,6 +56,7 @@ class DeclaredFile:
         self._loop = asyncio.get_running_loop()
         self._file = file
         self._now = Declarations()
+        self._first: Declarations | None = None
         self._kids: dict[str, str] = {}
         self._fresh_until_s = float("-inf")
         self._reading: asyncio.Task[None] | None = None
@@ -112,6 +113,7 @@ class DeclaredFile:
     async def _read(self, file: DeclaredKeys) -> None:
         try:
             self._now, self._kids = await asyncio.to_thread(self._read_in_thread, file)
+            self._first = self._first or self._now
         except Exception as error:  # whatever is wrong with the file now, the node keeps what it read before
             if monotonic() - self._logged_s > _LOG_EVERY_S:
                 self._logged_s = monotonic()
@@ -139,6 +141,10 @@ class DeclaredFile:
     def key(self, kid: str) -> KeyLimits | AccountKey | None:
         """Return the limits of a plain key, or the policies of a key of an account; None if it isn't declared."""
         return self._now.plain.get(kid) or self._now.keys.get(kid)
+
+    def at_start(self, kid: str) -> KeyLimits | None:
+        """Return the limits of a plain key that the file declared when the node started; None if it didn't."""
+        return None if self._first is None else self._first.plain.get(kid)
 
     def account(self, tag: str) -> AccountPolicy | None:
         """Return an account, or a key that is an account of its own; None if it isn't declared as one."""

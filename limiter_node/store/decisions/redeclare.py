@@ -26,10 +26,10 @@ from typing import Any
 
 from limiter_node.limits import KeyLimits
 from limiter_node.store.decisions.declared_file import DeclaredFile
-from limiter_node.store.keyspace import deleted_key, limits_key, slot_of
+from limiter_node.store.keyspace import declared_key, deleted_key, limits_key, slot_of
 from limiter_node.store.knowledge import KeyKnowledge
 from limiter_node.store.scripts import load_script
-from limiter_node.store.values import pack_limits
+from limiter_node.store.values import PlainRecord, pack_limits, pack_record
 from limiter_node.store.wire.commands import bulk
 from limiter_node.store.wire.routing_and_retries import RoutedCall, Router
 from limiter_node.store.wire.script_target import ScriptTarget
@@ -79,14 +79,14 @@ class RedeclaredCounts:
 
 
 class _Redeclaration(RoutedCall):
-    __slots__ = ("_done", "_packed")
+    __slots__ = ("_done", "_values")
 
-    def __init__(self, router: Router, target: ScriptTarget, packed: bytes, done: Done) -> None:
+    def __init__(self, router: Router, target: ScriptTarget, values: tuple[bytes, bytes], done: Done) -> None:
         super().__init__(router, target, monotonic())
-        self._packed, self._done = packed, done
+        self._values, self._done = values, done
 
     def arguments(self) -> bytes:
-        return bulk((self._packed,))
+        return bulk(self._values)
 
     def is_wanted(self) -> bool:
         return not self.trouble  # a request waits for this, and must not wait for a store that decides nothing
@@ -161,7 +161,10 @@ class Redeclarer:
                 self._counts.add(source)
             done(result, reason)
 
-        keys = (limits_key(kid).encode(), deleted_key(kid).encode())
-        target = ScriptTarget(self._script, slot_of(kid), keys, (), 1)
-        self._router.send([_Redeclaration(self._router, target, pack_limits(limits), ended)])
+        # The file's limits that the key gets now, or got at the node's start: a person may have changed them since.
+        applied = in_file if source == "file" else self._declared.at_start(kid)
+        record = pack_record(PlainRecord(pack_limits(applied))) if isinstance(applied, KeyLimits) else b""
+        keys = tuple(each(kid).encode() for each in (limits_key, deleted_key, declared_key))
+        target = ScriptTarget(self._script, slot_of(kid), keys, (), 2)
+        self._router.send([_Redeclaration(self._router, target, (pack_limits(limits), record), ended)])
         return True

@@ -42,8 +42,8 @@ log = logging.getLogger(__name__)
 
 _DELETED, _POINTED, _WAS_POINTED, _ELSEWHERE = range(4)
 """The replies of ``redeclare.lua`` about a key of an account."""
-_ABSENT = b""
-"""The version of a policy that isn't stored."""
+_LOST = b"!"
+"""Stands for the version of a policy that isn't stored, and was not deleted on purpose."""
 _BEING_READ = "the keys file is being read"
 
 Known = KeyQueue | Member | FurtherCredential | None
@@ -240,10 +240,9 @@ class AccountRedeclarer:
 
     async def _declare(self, tag: str, field: str, body: bytes) -> bool:
         """Write a policy that isn't there. Return whether this node did: if not, somebody else was first."""
-        written = await self._call(
-            self._declare_script, tag, (policy_key(tag),), (field, _ABSENT, version_of(body), body)
-        )
-        return bool(written == 1)
+        name = read_key(body).name if field else ""
+        arguments = (field, _LOST, version_of(body), body, name)
+        return bool(await self._call(self._declare_script, tag, (policy_key(tag),), arguments) == 1)
 
     async def _point(self, cid: str, kid: str, tag: str, stale_tag: str) -> tuple[int, int, str]:
         """Point a credential to its key in its account.
