@@ -274,14 +274,9 @@ class Dispatcher:
 
     async def close(self) -> None:
         """Stop. Requests without a verdict fail."""
-        self.outage.close()
-        self._moved.close()
-        self._follower.close()
-        self._forwarding.close()
-        self._declared.close()
-        self._account_redeclarer.close()
-        self._router.close()
-        self._sweeper.close()
+        askers = (self._moved, self._follower, self._forwarding, self._declared, self._account_redeclarer)
+        for each in (self.outage, *askers, self._router, self._sweeper):
+            each.close()
         await self._topology.close()
         for admit in self._pending.unanswered():
             admit.future.set_exception(StoreUnavailable("the node is stopping"))
