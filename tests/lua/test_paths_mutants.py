@@ -38,7 +38,7 @@ SOURCE = DECIDE_PATHS.source.decode()
 
 MUTANTS = [
     # Policies, per operation.
-    Mutant("an unknown account is not told", "if not policies[1] then return '\\3' end", ""),
+    Mutant("an unknown account is not told", "if not policies[1] and not has_left then return '\\3' end", ""),
     Mutant("the account's version is not compared", "if version ~= policies[1] then path", "if false then path"),
     Mutant(
         "the key's version is not compared", "elseif of_key ~= sub(batch, from, from + 7) then", "elseif false then"
@@ -142,9 +142,7 @@ MUTANTS = [
     Mutant(
         "recorded verdicts one off", "VERDICTS_AT + 2 * (i - other_count - 1)", "VERDICTS_AT + 2 * (i - other_count)"
     ),
-    Mutant(
-        "the window isn't recorded", "string.char(verdicts[i] or 0, places[i] or 0)", "string.char(verdicts[i] or 0, 0)"
-    ),
+    Mutant("the window isn't recorded", "or 0, places and places[i] or 0)", "or 0, 0)"),
     Mutant(
         "a replay names today's window",
         "if not replayed then verdicts[i], places[i] = unit",

@@ -103,7 +103,8 @@ def test_keys_of_accounts_are_loaded_listed_shown_and_deleted(cli: Run) -> None:
         assert lines[0] == "acme/alice"
         assert "  team     research" in lines
         assert "  reserve  99 output tokens for a request without a cap" in lines
-        assert {re.split(r" {2,}", line)[0] for line in lines[lines.index("") + 2 :]} == {
+        table = lines[lines.index("") + 2 :]
+        assert {re.split(r" {2,}", line)[0] for line in table[: table.index("")]} == {
             "acme requests/1m",
             "acme/research requests/1m",
             "acme/research output_tokens/1h for gpt-5,o3*",
@@ -111,6 +112,7 @@ def test_keys_of_accounts_are_loaded_listed_shown_and_deleted(cli: Run) -> None:
             "acme/alice tokens/1m",
             "acme/alice requests/1d",
         }
+        assert lines[-3:] == ["", "the last 60 s of acme/alice, the tightest minute:", "no usage in the last 60 s"]
 
         code, out, err = cli("keys", "set", "acme/alice", "--rpm", 7, *end)
         assert (code, out, err) == (0, "key acme/alice changed: rpm 40 -> 7\n", "")

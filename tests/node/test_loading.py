@@ -344,7 +344,7 @@ async def test_a_key_is_in_one_place_only(
     else:
         (tag,) = having or [names.alice]
         assert client.hgetall(limits_key(names.alice)) == {b"account": tag.encode()}
-    assert client.exists(policy_key(names.alice)) == (not having and form == b"hash")
+    assert client.hexists(policy_key(names.alice), "version") == (not having and form == b"hash")
     assert not client.exists(deleted_key(names.alice))
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from limiter_node.changes import Change
-from limiter_node.errors import StoreUnavailable
+from limiter_node.errors import ConfigError, StoreUnavailable
 from limiter_node.limits import KeyLimits
 from limiter_node.policy import AccountPolicy
 from limiter_node.store.admin.adopting import Adopter, Adoption, plain_account
@@ -96,8 +96,14 @@ class KeyLoader:
 
     async def _carry_out(self, plans: Mapping[str, Plan], results: KeyResults, *, by_word: bool) -> list[str]:
         """Carry plans out. Return the keys that have to be planned again."""
-        again = await self._move({name: plan for name, plan in plans.items() if plan.place.sealed or plan.moves})
-        left = {name: plan for name, plan in plans.items() if name not in set(again)}
+        leaving = {name: plan for name, plan in plans.items() if plan.place.sealed or plan.moves}
+        # Whoever moves a key that is marked as deleted takes it away: by a person's word it comes back first.
+        if by_word:
+            marked = [(plan.place, plan.place.key) for plan in leaving.values() if plan.place.is_marked]
+            digests = [(each.digest, place) for place, key in marked if key is not None for each in key.all_credentials]
+            await self._pointers.claim({digest: Way(place.tag, place.kid) for digest, place in digests})
+        again = await self._move(leaving, results)
+        left = {name: plan for name, plan in plans.items() if name not in leaving}
         refused = await self._claim(left, results, by_word=by_word)
         left = {name: plan for name, plan in left.items() if plan.is_written and name not in refused}
         plain = {name: plan for name, plan in left.items() if isinstance(plan.policy, KeyLimits)}
@@ -107,17 +113,25 @@ class KeyLoader:
         rest = {name: plan for name, plan in left.items() if name not in plain and name not in adopted}
         return [*again, *await self._write(rest, results)]
 
-    async def _move(self, plans: Mapping[str, Plan]) -> list[str]:
-        """Bring keys to their accounts. Return all of them: then each is planned where it is."""
+    async def _move(self, plans: Mapping[str, Plan], results: KeyResults) -> list[str]:
+        """Bring keys to their accounts. Return those that are to be planned again, where they are then."""
         plain = {name: plan for name, plan in plans.items() if plan.place.plain is not None}
         await self._adopt(plain, is_as_before=True)
-        for name in plans.keys() - plain.keys():
-            place = plans[name].place
-            if place.sealed:
-                await self._mover.finish(place.kid, place.sealed)
+        again = list(plain)
+        for name, plan in plans.items():
+            if name in plain:
+                continue
+            place = plan.place
+            try:
+                if place.sealed:
+                    await self._mover.finish(place.kid, place.sealed)
+                else:
+                    await self._mover.move(place.kid, place.tag, plan.tag, policy=plan.key, expected=place.version)
+            except ConfigError as error:
+                self._fail(name, plan, str(error), results)
             else:
-                await self._mover.move(place.kid, place.tag, plans[name].tag)
-        return list(plans)
+                again.append(name)
+        return again
 
     async def _adopt(self, plans: Mapping[str, Plan], *, is_as_before: bool = False) -> list[str]:
         """Make plain keys accounts of their own, on the way to another account with the limits that they have."""

@@ -74,6 +74,12 @@ class Place:
         return self.plain is not None or self.key is not None
 
     @property
+    def leads_nowhere(self) -> bool:
+        """Whether the key's first credential leads to no account, so that the key may be a plain one."""
+        found = self.digests.get(self.kid)
+        return found is not None and not isinstance(found.pointer, str | Way)
+
+    @property
     def is_marked(self) -> bool:
         """Whether the key was deleted on purpose, or is just being deleted."""
         marks = (each.mark for each in self.digests.values())
@@ -133,30 +139,32 @@ class KeyPlaces:
         ways = {name: _way(found) for name, found in mine.items()}
         wanted: dict[str, set[str]] = defaultdict(set)
         for name, key in sought.items():
-            for tag in self._tags(key, ways[name]):
+            for tag in self._likely(key, ways[name]):
                 wanted[tag].add(_kid(key, ways[name]))
         seen = await self._read(wanted)
-        # A key that has moved is where its forward mark says.
-        moved: dict[str, set[str]] = defaultdict(set)
+        # A key that isn't where it leads has been moved, or deleted, or is declared again elsewhere.
+        rest: dict[str, set[str]] = defaultdict(set)
         for name, key in sought.items():
-            for tag in self._tags(key, ways[name]):
-                kid = _kid(key, ways[name])
-                if (forward := _forward(seen[tag], kid)) is not None and kid not in seen.get(forward.to, _NOTHING).keys:
-                    moved[forward.to].add(kid)
-        seen = _joined(seen, await self._read(moved))
+            kid, tags = _kid(key, ways[name]), self._likely(key, ways[name])
+            if tags and not any(_found(seen[tag], tag, kid) for tag in tags):
+                forwards = (_forward(seen[tag], kid) for tag in tags)
+                for tag in (key.tag, kid, *(each.to for each in forwards if each is not None)):
+                    if tag and tag not in tags:
+                        rest[tag].add(kid)
+        seen = _joined(seen, await self._read(rest))
         return {name: self._place(key, mine[name], ways[name], seen) for name, key in sought.items()}
 
     def _is_read(self, key: Sought, way: Way | None) -> bool:
         """Whether anything but the digests is read of a key."""
         return way is None or bool(way.tag) or not key.is_plain
 
-    def _tags(self, key: Sought, way: Way | None) -> list[str]:
-        """Return the accounts where a key may be, the likeliest first."""
+    def _likely(self, key: Sought, way: Way | None) -> list[str]:
+        """Return the accounts where to look for a key first."""
         if not self._is_read(key, way):
             return []
-        kid = _kid(key, way)
-        pointed, own = ("", kid) if way is None else (way.tag, "")
-        return list(dict.fromkeys(each for each in (pointed, key.tag, own) if each)) or [kid]
+        if way is not None and way.tag:
+            return [way.tag]
+        return [each for each in (key.tag, _kid(key, way)) if each]
 
     def _place(
         self, key: Sought, digests: Mapping[str, Digest], way: Way | None, seen: Mapping[str, StoredAccount]
@@ -164,28 +172,30 @@ class KeyPlaces:
         kid = _kid(key, way)
         own = digests.get(kid)
         record = own.record if own is not None else b""
-        tags = self._tags(key, way)
         if own is not None and isinstance(own.pointer, bytes):
-            time_ms = seen[tags[0]].time_ms if tags else 0
+            time_ms = seen[kid].time_ms if kid in seen else 0
             if not _is_readable(own.pointer):
                 return Place(kid, digests, damaged=own.pointer, record=record, time_ms=time_ms)
             return Place(kid, digests, plain=own.pointer, record=record, time_ms=time_ms)
-        target = seen[key.tag or tags[-1]]
+        tags = [each for each in dict.fromkeys((way.tag if way is not None else "", key.tag, kid)) if each in seen]
+        target = seen.get(key.tag or kid, _NOTHING)
         forward = target.forwards.get(kid, b"")
-        tombstones = [each for tag in tags if (each := _tombstone(seen[tag], tag, kid)) is not None]
-        tombstone = max(tombstones, key=lambda each: each.revision, default=None)
         forwards = [(tag, found) for tag in tags if (found := _forward(seen[tag], kid)) is not None]
+        sealed = next((tag for tag, each in forwards if not each.is_over), "")
         for tag in (*tags, *(each.to for _, each in forwards)):
             if (stored := _found(seen.get(tag), tag, kid)) is not None:
                 policy, version = stored
                 return Place(
-                    *(kid, digests, tag, seen[tag].policy, policy, version, None, record),
+                    *(kid, digests, tag, seen[tag].policy, policy, version, None, b"", record),
                     forward=forward,
+                    sealed=sealed,
                     time_ms=seen[tag].time_ms,
                 )
-        sealed = next((tag for tag, each in forwards if not each.is_over), "")
+        tombstones = [each for tag in tags if (each := _tombstone(seen[tag], tag, kid)) is not None]
+        tombstone = max(tombstones, key=lambda each: each.revision, default=None)
+        time_ms = max(seen[tag].time_ms for tag in tags)
         return Place(
-            *(kid, digests), record=record, tombstone=tombstone, forward=forward, sealed=sealed, time_ms=target.time_ms
+            *(kid, digests), record=record, tombstone=tombstone, forward=forward, sealed=sealed, time_ms=time_ms
         )
 
     async def _read(self, wanted: Mapping[str, Iterable[str]]) -> dict[str, StoredAccount]:

@@ -65,7 +65,7 @@ class LimitHeat(NamedTuple):
     @property
     def heat(self) -> float:
         """The share of the limit that is used; above 1 where the limit was lowered."""
-        return self.used / self.amount if self.amount else float(self.used > 0)
+        return _share(self.used, self.amount)
 
     @property
     def tie(self) -> tuple[int, str]:
@@ -93,17 +93,19 @@ class _Subject:
 
     def rank(self) -> None:
         """Find the tightest limit anew."""
-        found = max(self._limits(), key=lambda each: each[0].heat)
-        self.tightest, self.of = found
+        _, used, unit, reading = max(self._limits(), key=lambda each: each[0])
+        window, self.of = reading.window, reading
+        text, amount = limit_name(window, unit), window.enforced[unit]
+        self.tightest = LimitHeat(self.place, window.subject, text, used, amount, reading.is_exact)
 
-    def _limits(self) -> Iterator[tuple[LimitHeat, _Reading]]:
+    def _limits(self) -> Iterator[tuple[float, int, int, _Reading]]:
+        """Yield each limit: the share that is used, the usage, its unit and its window."""
         for reading in self.readings:
-            window, used = reading.window, reading.used
-            for unit, amount in enumerate(window.enforced):
+            used = reading.used
+            for unit, amount in enumerate(reading.window.enforced):
                 if amount != NO_LIMIT:
                     count = used.input_tokens + used.output_tokens if unit == TOKENS else used[unit]
-                    text = limit_name(window, unit)
-                    yield LimitHeat(self.place, window.subject, text, count, amount, reading.is_exact), reading
+                    yield _share(count, amount), count, unit, reading
 
     @property
     def heat(self) -> float:
@@ -175,14 +177,19 @@ class LimitHeats:
         async with client.pipeline(transaction=False) as pipeline:
             pipeline.time()
             for (tag, kid), wanted in windows.items():
-                pipeline.hget(shared_key(tag), CLOCK_FIELD)
-                pipeline.hmget(member_key(tag, kid) if kid else shared_key(tag), [each.id for each in wanted])
-            (seconds, micros), *replies = checked(await pipeline.execute(raise_on_error=False))
-        clock_ms = int(seconds) * 1000 + int(micros) // 1000
+                ids = [each.id for each in wanted]
+                pipeline.hmget(shared_key(tag), [CLOCK_FIELD] if kid else [CLOCK_FIELD, *ids])
+                if kid:
+                    pipeline.hmget(member_key(tag, kid), ids)
+            (seconds, micros), *found = checked(await pipeline.execute(raise_on_error=False))
+        clock_ms, replies = int(seconds) * 1000 + int(micros) // 1000, iter(found)
         subjects: list[_Subject] = []
-        for (place, wanted), clock, metas in zip(windows.items(), replies[::2], replies[1::2], strict=True):
+        for place, wanted in windows.items():
+            clock, *metas = next(replies) or [None] * (1 + len(wanted))
+            if place.kid:
+                metas = next(replies) or [None] * len(wanted)
             with suppress(ValueError):  # damaged, or not ours
-                subjects += _subjects(place, wanted, metas or [None] * len(wanted), unpack_clock(clock, clock_ms))
+                subjects += _subjects(place, wanted, metas, unpack_clock(clock, clock_ms))
         return subjects
 
     async def _made_exact(self, client: Redis, subjects: list[_Subject]) -> list[LimitHeat]:
@@ -209,6 +216,10 @@ class LimitHeats:
             each.of.used = unpack_peek(reply[-1])[1][0].used if reply else Amounts(0, 0, 0)
             each.of.is_exact = True
             each.rank()
+
+
+def _share(used: int, amount: int) -> float:
+    return used / amount if amount else float(used > 0)
 
 
 def _stored(place: Place, body: bytes) -> list[PlannedWindow]:
