@@ -236,15 +236,15 @@ def put_plain(url: str, kid: str, rpm: int) -> None:
 
 def adopt(url: str, kid: str, limit: int) -> None:
     """Turn a plain key into an account of its own with `limit` requests a minute, and an hour's window."""
-    names = (limits_key, window_key, past_key, policy_key, shared_key, deleted_key, declared_key)
     windows = (minute(Limit(REQUESTS, limit)), PolicyWindow(HOUR, (), (Limit(REQUESTS, 1_000_000),)))
     body = body_of(AccountPolicy(key=KeyPolicy(kid, "tester", "", windows)))
     script = load_script("adopt")
-    keys = [each(kid) for each in names]
+    of_key = (limits_key, window_key, past_key, policy_key, shared_key, deleted_key, declared_key)
+    keys = [each(kid) for each in of_key]
     with store_client(url) as client:
-        limits = client.get(limits_key(kid))
-        arguments = (kid, version_of(body), body, window_id(KEY_SUBJECT, windows[0]), 0, limits)
-        assert client.eval(script.source, len(keys), *keys, *arguments) == 1
+        plain = client.get(limits_key(kid))
+        id_ = window_id(KEY_SUBJECT, windows[0])
+        assert client.eval(script.source, len(keys), *keys, kid, version_of(body), body, id_, 0, plain) == 1
 
 
 async def test_a_plain_key_becomes_an_account_under_load(embedded_single: str) -> None:
