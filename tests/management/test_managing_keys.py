@@ -118,7 +118,7 @@ async def test_the_oldest_useless_credentials_of_a_key_are_forgotten(
 ) -> None:
     name = new_name("ci")
     made = await manager.create_key(name, {})
-    secrets = [(await manager.rotate(name)).secret or "" for _ in range(MAX_CREDENTIALS + 1)]
+    secrets = [(await manager.rotate(made.kid)).secret or "" for _ in range(MAX_CREDENTIALS + 1)]
     view = await manager.show_key(name)
     assert len(view.credentials) == MAX_CREDENTIALS
     assert [each.digest for each in view.credentials][:2] == [f"sha256:{made.kid}", f"sha256:{key_id(secrets[2])}"]
@@ -129,18 +129,19 @@ async def test_the_oldest_useless_credentials_of_a_key_are_forgotten(
         await manager.find(secrets[0])
     with pytest.raises(Conflict):
         await manager.create_key(new_name("ci"), {}, digest=f"sha256:{key_id(secrets[0])}{'0' * 32}")
+    await manager.delete_key(made.kid)
 
 
 async def test_a_key_with_too_many_valid_credentials_gets_no_more(manager: Manager, new_name: NewName) -> None:
-    name = new_name("ci")
-    await manager.create_key(name, {})
+    kid = (await manager.create_key(new_name("ci"), {})).kid
     for _ in range(MAX_CREDENTIALS - 1):
-        await manager.rotate(name, 3_600_000)
+        await manager.rotate(kid, 3_600_000)
     with pytest.raises(Conflict, match="100 valid credentials: revoke some first"):
-        await manager.rotate(name, 3_600_000)
-    await manager.revoke(name, every=True)
-    rotated = await manager.rotate(name)
+        await manager.rotate(kid, 3_600_000)
+    await manager.revoke(kid, every=True)
+    rotated = await manager.rotate(kid)
     assert (await manager.find(rotated.secret or "")).cid == key_id(rotated.secret or "")
+    await manager.delete_key(kid)
 
 
 async def test_a_grace_never_makes_a_credential_last_longer(manager: Manager, new_name: NewName) -> None:
