@@ -15,10 +15,11 @@ import pytest
 import pytest_asyncio
 from accounts_in_store import put_account
 from dispatching import dispatching
-from store_tools import new_api_key
+from store_tools import declare, new_api_key, store_client
 
 from limiter_node.credentials import key_id
 from limiter_node.decisions import Decision, Need, Outcome
+from limiter_node.declarations import AccountKey, Declarations
 from limiter_node.errors import KeyIsMoving
 from limiter_node.limiter.policies import policy
 from limiter_node.limits import Amounts
@@ -27,6 +28,7 @@ from limiter_node.store.admin import moving
 from limiter_node.store.admin.masters import Masters
 from limiter_node.store.admin.moving import Mover
 from limiter_node.store.admin.policies import Policies
+from limiter_node.store.admin.store_admin import administering
 from limiter_node.store.decisions.dispatcher import Dispatcher
 from limiter_node.store.url import parse_store_url
 
@@ -165,7 +167,7 @@ async def test_a_key_that_stays_sealed_is_refused_without_a_policy(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody decides for it, neither the store nor a policy; also on a node that meets it now."""
-    options: dict[str, Any] = {"timeout_ms": 200, "policy": lambda fleet: policy("local", lambda: fleet.nodes)}
+    options: dict[str, Any] = {"timeout_ms": 200, "policy": lambda _: policy("local", lambda: 1)}
     async with nodes(scene.url, 2, **options) as (node, new):
         admitted(await node.admit(scene.kid, Need(1, 1, 0)))
         await _seal_only(scene, monkeypatch)
@@ -269,3 +271,73 @@ async def test_under_load_a_key_moves_to_and_fro(scene: Scene, limit: int) -> No
             # Between two servers, buckets change their numbers: a settle may miss a part of what it gives back.
             assert at_rest[0] == expected[0]
             assert at_rest == expected if is_exact else all(x >= y for x, y in zip(at_rest, expected, strict=True))
+
+
+async def test_a_plain_key_goes_into_an_account_while_it_is_used(scene: Scene) -> None:
+    """Declared into an account: what was admitted before settles in the key's window there."""
+    key = new_api_key()
+    kid = declare(scene.url, key)
+    async with nodes(scene.url, 1) as (node,), administering(parse_store_url(scene.url)) as admin:
+        first = [admitted(await node.admit(kid, Need(100, 100, 0))) for _ in range(2)]
+        window = PolicyWindow(MINUTE, limits=(Limit(0, 1_000),))
+        await admin.apply(
+            Declarations(
+                accounts={scene.b.name: scene.b},
+                keys={kid: AccountKey(scene.b, KeyPolicy(kid, "tester", windows=(window,)))},
+            )
+        )
+        node.give_back(kid, first[0].receipt, 40, 40)
+        admitted(await node.admit(kid, Need(1, 1, 0)))
+        node.give_back(kid, first[1].receipt, 30, -30)
+        assert await node.drain(5)
+        used = await node.peek(kid)
+        assert not isinstance(used, int)
+        assert used.path is not None
+        shown = {
+            f"{each.subject} {each.per}": list(amounts)
+            for each, amounts in zip(used.path.plan.windows, used.path.used, strict=True)
+        }
+        assert shown == {f"{scene.b.name} 1m": [1, 1, 1], f"{scene.b.name}/tester 1m": [3, 131, 191]}
+
+
+async def test_admissions_without_the_store_are_charged_where_the_key_is(url: str) -> None:
+    """The node admits alone while the store is silent, and the key moves before it can charge that."""
+    masters = Masters(parse_store_url(url))
+    await masters.discover()
+    scene = Scene(url, masters, new_api_key())
+    scene.put(PolicyWindow(HOUR, limits=(Limit(0, 10**9),)))
+    options: dict[str, Any] = {"timeout_ms": 100, "policy": lambda _: policy("local", lambda: 1)}
+    try:
+        async with nodes(url, 1, **options) as (node,), nodes(url, 1) as (other,):
+            admitted(await node.admit(scene.kid, Need(1, 1, 0)))
+            account = node._accounts.known(scene.a.tag)
+            assert account is not None
+            member = node._queues[scene.kid]
+            decision = node.outage.decide(member, Need(10, 10, 0))  # type: ignore[arg-type]
+            second = node.outage.decide(member, Need(10, 10, 0))  # type: ignore[arg-type]
+            await scene.move(scene.b.tag)
+            node.give_back(scene.kid, second.receipt, 5, 5)  # joined the first one's charge
+            node._schedule.add(account)
+            assert await node.drain(5)
+            assert own(await scene.used(other)) == [Amounts(3, 16, 16)]
+            node.give_back(scene.kid, decision.receipt, 7, 7)
+            assert await node.drain(5)
+            assert own(await scene.used(other)) == [Amounts(3, 9, 9)]
+    finally:
+        await masters.close()
+
+
+async def test_a_loss_at_the_target_is_charged_again_with_what_went_along(scene: Scene) -> None:
+    """The node has admitted at the former account, and the key's windows are lost at the new one."""
+    async with nodes(scene.url, 1) as (node,):
+        first = admitted(await node.admit(scene.kid, Need(100, 100, 0)))
+        admitted(await node.admit(scene.kid, Need(10, 10, 0)))
+        node.give_back(scene.kid, first.receipt, 50, 50)
+        assert await node.drain(5)
+        await scene.move(scene.b.tag)
+        admitted(await node.admit(scene.kid, Need(1, 1, 0)))
+        with store_client(scene.url) as client:
+            client.delete(f"rl:{{{scene.b.tag}}}:shared", f"rl:{{{scene.b.tag}}}:key:{scene.kid}")
+        admitted(await node.admit(scene.kid, Need(1, 1, 0)))
+        assert own(await scene.used(node)) == [Amounts(4, 62, 62)] * 2
+        assert (await scene.used(node))[f"{scene.b.name} 1m"] == Amounts(2, 2, 2)

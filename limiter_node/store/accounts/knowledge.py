@@ -241,6 +241,26 @@ class AccountKnowledge:
             are_left |= bool(known.recharges)
         return are_left
 
+    # ---- a key that moves ------------------------------------------------------------------------------------------
+
+    def take_over(
+        self, places: Iterable[tuple[Place, Place, PlannedWindow]], other: AccountKnowledge, number: int
+    ) -> None:
+        """Take over what the node knows of a key's windows that went along from another account.
+
+        `places`: of each window there and here. What the store has counted of them is taken as counted under `number`,
+        the latest number of a batch: if the store here loses what it has, they are charged again with it.
+        """
+        there_ms = other.now_ms()
+        by_ms = self.latest_ms() - there_ms if there_ms is not None and self.now_ms() is not None else 0
+        for place, here, window in places:
+            if (known := other._windows.pop(place, None)) is not None:
+                mine = self._of(here, window)
+                mine.own.take_over(known.own, by_ms, number)
+                if mine.told is None:
+                    mine.told, mine.since_told = known.told, known.since_told
+                    mine.ends_ms = known.ends_ms + max(by_ms, 0)
+
     # ---- memory ----------------------------------------------------------------------------------------------------
 
     def _of(self, place: Place, window: PlannedWindow) -> _Known:

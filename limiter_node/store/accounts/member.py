@@ -19,6 +19,7 @@ from limiter_node.plans import Plan, PlannedWindow, patterns_of, plan_of
 from limiter_node.policy import AccountPolicy, KeyPolicy
 from limiter_node.policy_body import read_key, version_of
 from limiter_node.store.accounts.charges import PathCharge, PathReceipt
+from limiter_node.store.accounts.knowledge import place_of
 from limiter_node.store.accounts.newer_policies import is_older
 from limiter_node.store.accounts.queue import AccountQueue, KeyInTurn, MemberAsker
 from limiter_node.store.batch import Admit
@@ -184,6 +185,16 @@ class Member(_MemberAsker, KeyInTurn):
             self._adopted = tuple(each for each in own if each.per_ms == WINDOW_MS and not each.models)
         windows = self._adopted
         return PathReceipt(self.account, self.kid, windows, bucket * BUCKET_MS) if windows else None
+
+    def take_over(self, earlier: Member, number: int) -> None:
+        """Take over what the node knows of the key's own windows from its place in another account.
+
+        `number`: the latest number of a batch of this node.
+        """
+        is_flat, was_flat = self.policy is None, earlier.policy is None
+        own = [each for each in self.whole_plan().windows if each.is_own or is_flat]
+        places = [(("" if was_flat else self.kid, each.id), place_of(self.kid, each), each) for each in own]
+        self.account.knowledge.take_over(places, earlier.account.knowledge, number)
 
     @property
     def key(self) -> KeyPolicy:

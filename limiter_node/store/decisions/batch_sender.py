@@ -40,7 +40,8 @@ class BatchSender:
         self._router, self._schedule, self._queues, self._accounts = router, schedule, queues, accounts
         self._outage, self._charges, self._batch_sizes = outage, charges, batch_sizes
         self._window_buckets = window_buckets
-        self._number = 0
+        self.number = 0
+        """That of the latest batch."""
         self.in_flight = 0
         """Batches under way."""
 
@@ -82,14 +83,14 @@ class BatchSender:
         self._note_quiet()
 
     def _next_batch(self, queue: SendQueue, now_s: float) -> Batch | None:
-        number = self._number + 1
+        number = self.number + 1
         batch: Batch | None = None
         if isinstance(queue, KeyQueue):
             batch = queue.next_batch(number, self.replies, self._router, self._charges, now_s, self._window_buckets)
         elif isinstance(queue, AccountQueue):
             batch = self._accounts.next_batch(queue, number, self.path_replies, self._charges, now_s)
         if batch is not None:
-            self._number = number
+            self.number = number
             self._batch_sizes[batch.size] += 1
         return batch
 

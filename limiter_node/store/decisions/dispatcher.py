@@ -159,6 +159,7 @@ class Dispatcher:
             self._account_redeclarer,
             self._accounts,
             self._follower,
+            latest_number=lambda: self._batches.number,
             timeout_s=timeout_s,
             due_s=self._due_s,
         )

@@ -8,6 +8,7 @@ share one read.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from time import monotonic
 from typing import NamedTuple
 
@@ -87,6 +88,7 @@ class KeyExistence:
     """Find keys for one node.
 
     `timeout_s` is the budget of a decision, `due_s` the part of it after which a silent shard is cut off.
+    `latest_number` returns that of the node's latest batch.
     """
 
     def __init__(
@@ -99,12 +101,13 @@ class KeyExistence:
         accounts: Accounts,
         follower: Follower,
         *,
+        latest_number: Callable[[], int],
         timeout_s: float,
         due_s: float,
     ) -> None:
         self._router, self._queues, self._outage, self._redeclarer = router, queues, outage, redeclarer
         self._account_redeclarer, self._accounts, self._follower = account_redeclarer, accounts, follower
-        self._timeout_s, self._due_s = timeout_s, due_s
+        self._timeout_s, self._due_s, self._latest_number = timeout_s, due_s, latest_number
         self._script = load_script("limits")
         self._under_way: dict[str, _LimitsRead] = {}
         self._to_send: list[_LimitsRead] = []
@@ -197,6 +200,8 @@ class KeyExistence:
         state = member.key.credential_state(cid, time_ms)
         known = self._queues.get(cid)
         is_met = isinstance(known, Member | FurtherCredential) and known.member is member
+        if isinstance(known, Member | FurtherCredential) and known.member.account is not member.account:
+            member.take_over(known.member, self._latest_number())
         if state is not CredentialState.UNKNOWN and not is_met:
             self._queues.meet_member(member, cid)
         return state
