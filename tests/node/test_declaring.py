@@ -22,6 +22,7 @@ from limiter_node.limits import KeyLimits
 from limiter_node.management.manager import Manager
 from limiter_node.policy import MAX_APPLIED, KeyPolicy
 from limiter_node.policy_fields import Fields, fields_of_account, fields_of_key, fields_of_plain
+from limiter_node.store.admin.moving import Mover
 from limiter_node.store.admin.store_admin import StoreAdmin, administering
 from limiter_node.store.embedded.stores import EmbeddedStore
 from limiter_node.store.keyspace import declared_key, deleted_key, limits_key, policy_key
@@ -445,3 +446,61 @@ async def test_many_keys(tmp_path: Path) -> None:
         changes = (await admin.apply(kept, prune=True, prune_keys=True)).changes
         assert len(changes) == 4_199
         assert (await admin.list_keys(1)).total == 1
+
+
+# ---- what was lost, damaged or interrupted ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("by_word", [True, False], ids=["by word", "by a file"])
+async def test_lost_ways_to_keys_are_mended(admin: StoreAdmin, org: Organisation, *, by_word: bool) -> None:
+    declared = org.read(
+        LISTED.format('"sha256:ALICE", "sha256:BOB"')
+        + '[keys."CAROL"]\nname = "carol-ACME"\ntpm = 5\n[keys."DAVE"]\nname = "dave"\naccount = "ACME"\n'
+    )
+    await admin.declare(declared)
+    before = stored(org)
+    with store_client(org.url) as client:
+        for secret in org.secrets:
+            client.delete(limits_key(key_id(secret)))
+    await (admin.apply(declared) if by_word else admin.declare(declared))
+    assert stored(org) == before
+
+
+@pytest.mark.parametrize("damage", [("SET", b"short"), ("HSET", "rpm", "many"), ("LPUSH", "x")])
+@pytest.mark.parametrize("by_word", [True, False], ids=["by word", "by a file"])
+@pytest.mark.parametrize("form", FORMS)
+async def test_damaged_limits_are_replaced(
+    admin: StoreAdmin, org: Organisation, form: str, damage: tuple[str, ...], *, by_word: bool
+) -> None:
+    with store_client(org.url) as client:
+        client.execute_command(damage[0], limits_key(org.kid), *damage[1:])
+    declared = org.alone(form, "rpm = 7")
+    await (admin.apply(declared) if by_word else admin.declare(declared))
+    assert (await fields(admin, org.kid) or {})["rpm"] == 7
+
+
+@pytest.mark.parametrize("step", ["_open_at_target", "_lead_there", "_end"])
+@pytest.mark.parametrize("by_word", [True, False], ids=["by word", "by a file"])
+@pytest.mark.parametrize("source", FORMS)
+async def test_a_move_that_was_interrupted_is_finished(
+    admin: StoreAdmin, org: Organisation, source: str, step: str, monkeypatch: pytest.MonkeyPatch, *, by_word: bool
+) -> None:
+    load = admin.apply if by_word else admin.declare
+    target = "flat" if source == "member" else "member"
+    await load(org.alone(source, "rpm = 1"))
+
+    async def interrupted(*_: object) -> None:
+        raise RuntimeError("interrupted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Mover, step, interrupted)
+        with pytest.raises(RuntimeError):
+            await load(org.alone(target, "rpm = 2"))
+    await load(org.alone(target, "rpm = 2"))
+    found = await admin.get(org.kid)
+    assert isinstance(found, AccountKey)
+    assert found.account.name == (org.account if target == "member" else "")
+    assert fields_of_key(found.key)["rpm"] == 2
+    before = stored(org)
+    await load(org.alone(target, "rpm = 2"))
+    assert stored(org) == before
