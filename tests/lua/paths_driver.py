@@ -7,7 +7,7 @@ Windows and paths are numbered from 1, as the scripts number them: the windows i
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -160,10 +160,13 @@ class PathsDriver:
         """Return the keys that a call on these windows names."""
         return [self.policy_key, self.shared_key, *(self.key_hash(kid) for kid in windows if kid != SHARED)]
 
-    def policy(self, version: Version, versions: Mapping[str, Version] | None = None) -> None:
+    def policy(
+        self, version: Version, versions: Mapping[str, Version] | None = None, moved: Collection[str] = ()
+    ) -> None:
         """Store these versions of the account's policy and of its keys' policies, and no others.
 
         The bodies are ``body of `` and the version in hex digits. An empty `version` makes the account unknown.
+        `moved`: keys that have left a forward mark.
         """
         self.account_version, self.versions = version, dict(versions or {})
         self.client.delete(self.policy_key)
@@ -172,6 +175,7 @@ class PathsDriver:
         fields: dict[str, bytes] = {"version": version, "account": body_of(version)}
         for kid, key_version in self.versions.items():
             fields |= {kid: key_version, f"k:{kid}": body_of(key_version)}
+        fields |= {f"f:{kid}": b"{}" for kid in moved}
         self.client.hset(self.policy_key, mapping=fields)
 
     def decide(

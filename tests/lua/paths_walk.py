@@ -194,7 +194,9 @@ class PathsWalk:
             if owner in (None, key) or key not in self.versions:
                 self.versions[key] = self.rng.randbytes(8)
         self.versions = {key: self.versions[key] for key in self.present}
-        self.pair.set_policy(self.version, self.versions)
+        gone = [key for key in self.keys if key not in self.present]
+        moved = [key for key in gone if self.rng_of_ends.random() < 0.7]
+        self.pair.set_policy(self.version, self.versions, moved)
 
     # ---- the clock -----------------------------------------------------------------------------------------------
     def _move_clock(self) -> None:

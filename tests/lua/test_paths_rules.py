@@ -432,8 +432,18 @@ def test_old_policies_are_told_per_admit_and_hold_up_nobody_else(
     assert decide(2, resent=True)[2:] == reply[2:]
 
 
-def test_a_key_that_the_account_does_not_have(account: PathsDriver) -> None:
+def test_a_key_that_the_account_has_lost_gets_its_settles_and_charges(account: PathsDriver) -> None:
+    """A node declares it again, and it must not find its windows empty."""
     account.policy(V1, {OTHER: V2})
+    windows, paths = {SHARED: [limits()], KID: [limits()]}, [Path(KID, (1, 2))]
+    reply = account.decide(A, 1, windows, paths, [Charge(1, EPOCH_MS, 2, 3, 4)], [Admit(1)], EPOCH_MS)
+    assert (reply.results, reply.skipped) == ([(UNKNOWN_KEY, 0, 0)], ())
+    reply = account.decide(A, 2, windows, paths, [Settle(1, EPOCH_MS, 0, 0, 1)], (), EPOCH_MS)
+    assert (reply.used(1), reply.used(2)) == ((2, 3, 3), (2, 3, 3))
+
+
+def test_a_key_that_has_moved_away(account: PathsDriver) -> None:
+    account.policy(V1, {OTHER: V2}, moved=[KID])
     windows = {SHARED: [limits()], KID: [limits()]}
     others = [Charge(1, EPOCH_MS, 1), Charge(2, EPOCH_MS, 1)]
     paths = [Path(KID, (1, 2)), Path("", (1,))]
