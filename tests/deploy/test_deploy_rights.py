@@ -173,6 +173,9 @@ async def manage(url: str) -> None:
         "teams delete globex/research --recursive --yes",
         "accounts delete globex --yes",
     ):
+        if typed.startswith("keys rotate globex/carol"):
+            with pytest.raises(AssertionError, match="a key of account 'globex' is called 'carol', too"):
+                await limiter_node("teams", "create", "globex/carol", "--store", url)
         await limiter_node(*typed.split(), "--store", url)
 
 
