@@ -870,12 +870,13 @@ for h = 2, key_count + 2 do
 end
 if shared_ttl_ms > 0 then prolong(KEYS[2], shared_ttl_ms) end
 
-local reply = spack('<I8I8', replayed and record_ms or now, recorded)
-local all_skipped = skipped and not replayed and table.concat(skipped)
-    or replayed and sub(record, VERDICTS_AT + 2 * admit_count) or ''
-if all_skipped ~= '' then reply = char(replayed and 9 or 8) .. reply .. spack('<I2', #all_skipped / 2) .. all_skipped
-else reply = char(replayed and 1 or 0) .. reply end
-reply = reply .. table.concat(windows, '', 1, window_count)
+local list = ''
+if replayed then list = sub(record, VERDICTS_AT + 2 * admit_count)
+elseif skipped then list = table.concat(skipped) end
+local state = replayed and 1 or 0
+if list ~= '' then state, list = state + 8, spack('<I2', #list / 2) .. list end
+local reply = spack('<I1I8I8', state, replayed and record_ms or now, recorded) .. list
+    .. table.concat(windows, '', 1, window_count)
 if not verdicts then return reply end
 local results = {}
 for i = 1, admit_count do
