@@ -45,6 +45,8 @@ class Declarations:
     accounts: Mapping[str, AccountPolicy] = field(default_factory=dict)
     keys: Mapping[str, AccountKey] = field(default_factory=dict)
     exposed_file: str = field(default="", compare=False)
+    listed: frozenset[str] = frozenset()
+    """The plain keys whose one credential is listed, so that any other one of theirs is revoked."""
 
     def __bool__(self) -> bool:
         return bool(self.plain or self.accounts or self.keys)

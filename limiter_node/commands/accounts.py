@@ -10,10 +10,9 @@ from limiter_node.changes import Change
 from limiter_node.commands.account_tables import account_lines, account_listing_lines
 from limiter_node.commands.field_options import account_options, fields_from, limit_options
 from limiter_node.commands.help import EXAMPLES
-from limiter_node.commands.managing import as_json, confirm, confirmed, manage, recursion_named
+from limiter_node.commands.managing import as_json, check_members, confirm, confirmed, manage
 from limiter_node.commands.options import grouped, option, store_url
 from limiter_node.commands.printing import print_change, print_changes, print_json, print_lines
-from limiter_node.commands.tables import count
 from limiter_node.errors import ConfigError
 from limiter_node.management.manager import Manager
 
@@ -78,12 +77,9 @@ def delete(name: str, recursive: bool, is_confirmed: bool, store: str, as_json: 
 
     async def run(manager: Manager) -> list[Change]:
         account = await manager.show_account(name)
-        members = ""
-        if recursive:
-            members = f" with {count(len(account.teams), 'team')} and {count(account.keys, 'key')}"
+        members = check_members(f"account {name}", len(account.teams), account.keys, recursive=recursive)
         confirm(f"Account {name}{members} will be deleted, and its usage.", is_confirmed=is_confirmed)
-        with recursion_named(recursive=recursive):
-            return await manager.delete_account(name, recursive=recursive)
+        return await manager.delete_account(name, recursive=recursive)
 
     print_changes(manage(store, run, changes=True), as_json=as_json)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TypeVar
 
 import click
@@ -13,6 +13,7 @@ import cloup
 
 from limiter_node.commands.options import option
 from limiter_node.commands.printing import warn
+from limiter_node.commands.tables import count
 from limiter_node.credentials import key_id
 from limiter_node.errors import ConfigError, LimiterError, StoreUnavailable
 from limiter_node.keysfile.key_names import check_declared_key
@@ -83,15 +84,14 @@ async def identified(manager: Manager, who: str) -> KeyView:
     return await manager.show_key(who)
 
 
-@contextmanager
-def recursion_named(*, recursive: bool) -> Iterator[None]:
-    """Add to the message of a Conflict how members are deleted, too, unless they are."""
-    try:
-        yield
-    except Conflict as error:
-        if recursive:
-            raise
-        raise Conflict(f"{error}: delete them first, or all with --recursive") from None
+def check_members(what: str, teams: int, keys: int, *, recursive: bool) -> str:
+    """Return what an account or a team has, in words for `confirm`. Raises Conflict if that must not go, too."""
+    if not (teams or keys):
+        return ""
+    members = f"{count(teams, 'team')} and {count(keys, 'key')}"
+    if not recursive:
+        raise Conflict(f"{what} has {members}: delete them first, or all with --recursive")
+    return f" with {members}"
 
 
 def confirm(what: str, *, is_confirmed: bool) -> None:

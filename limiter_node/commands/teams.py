@@ -10,10 +10,9 @@ from limiter_node.changes import Change
 from limiter_node.commands.account_tables import team_lines, team_listing_lines
 from limiter_node.commands.field_options import fields_from, limit_options
 from limiter_node.commands.help import EXAMPLES
-from limiter_node.commands.managing import as_json, confirm, confirmed, manage, recursion_named
+from limiter_node.commands.managing import as_json, check_members, confirm, confirmed, manage
 from limiter_node.commands.options import grouped, option, store_url
 from limiter_node.commands.printing import print_change, print_changes, print_json, print_lines
-from limiter_node.commands.tables import count
 from limiter_node.errors import ConfigError
 from limiter_node.management.manager import Manager
 
@@ -77,10 +76,9 @@ def delete(path: str, recursive: bool, is_confirmed: bool, store: str, as_json: 
 
     async def run(manager: Manager) -> list[Change]:
         team = await manager.show_team(path)
-        members = f" with {count(team.teams, 'team')} and {count(team.keys, 'key')} in it" if recursive else ""
+        members = check_members(f"team {path}", team.teams, team.keys, recursive=recursive)
         confirm(f"Team {path}{members} will be deleted, and its usage.", is_confirmed=is_confirmed)
-        with recursion_named(recursive=recursive):
-            return await manager.delete_team(path, recursive=recursive)
+        return await manager.delete_team(path, recursive=recursive)
 
     print_changes(manage(store, run, changes=True), as_json=as_json)
 

@@ -93,11 +93,12 @@ class KeyReader:
         self._further: dict[str, str] = {}
         """The kid of the key to which a further credential belongs."""
         self._has_secrets = False
+        self._listed: set[str] = set()
 
     @property
     def result(self) -> Declarations:
         """All accounts, and the keys read so far."""
-        return Declarations(self._plain, self._accounts, self._keys)
+        return Declarations(self._plain, self._accounts, self._keys, listed=frozenset(self._listed))
 
     @property
     def has_secrets(self) -> bool:
@@ -145,6 +146,7 @@ class KeyReader:
         limits = self._plain_limits(name, section)
         if limits is not None and not expires_ms and stated in ((), (Credential(kid),)):
             self._plain[kid] = limits
+            self._listed.update(each.digest for each in stated)
             return
         reserve = check_output_reserve(section) or self._defaults.output_reserve
         windows = read_windows(section, self._defaults.amounts)

@@ -7,6 +7,7 @@ or made again; it counts from the next decision of every node, and is logged onc
 ``finding``     WHO: by name, by the beginning of a digest, by a secret
 ``keys``        keys made, changed, disabled, deleted; ``credentials``: their secrets rotated, revoked
 ``changing``    a change of one key, written over what was read
+``moving``      keys moved between accounts and teams; ``naming``: the names that keys may have
 ``accounts``    accounts made, changed, deleted; ``teams``: their teams; ``members``: their keys
 ``fields``      fields as people write them, checked
 ``views``       the forms in which all of these are shown

@@ -7,7 +7,7 @@ from limiter_node.management.finding import Found
 from limiter_node.management.showing import credential_state, key_state, limit_views, tightest_first, window_views
 from limiter_node.management.views import ExplainedLimit, Explanation, LimitView, digest_text, utc
 from limiter_node.plans import plan_of
-from limiter_node.policy import ENFORCE
+from limiter_node.policy import ENFORCE, REQUESTS, UNITS
 from limiter_node.store.admin.key_items import KeyItem
 
 
@@ -69,7 +69,8 @@ def _summary(found: Found, item: KeyItem, model: str, state: str, binding: Limit
     limit = f"{binding.subject} {binding.unit}/{binding.window}"
     left = f"{binding.remaining:,} of {binding.limit:,} left"
     if _rejects(binding):
-        return f"A request for {model} that needs any {binding.unit} is rejected now by {limit}: {left}."
+        what = "Every request" if binding.unit == UNITS[REQUESTS] else f"A request that needs any {binding.unit}"
+        return f"{what} for {model} is rejected now by {limit}: {left}."
     return f"Of the limits that apply to {model}, {limit} would reject first: {left}."
 
 

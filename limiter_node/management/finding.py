@@ -96,7 +96,14 @@ class Finder:
         if not is_path_name(account) or not is_path_name(name):
             return None
         kid = await self._admin.run(lambda: self._admin.search.named(account, name))
-        return None if kid is None else Found(kid, account=account)
+        if kid is not None:
+            return Found(kid, account=account)
+        sealed = await self._admin.run(lambda: self._admin.search.sealed(account, name))
+        if sealed is None:
+            return None
+        # Its move was interrupted, or is under way; until that is over it goes by its former name, too.
+        place = await self._admin.run(lambda: self._admin.mover.finish(sealed, account_tag(account)))
+        return None if place is None else Found(sealed, account=_account_of(place))
 
     async def _nameless(self, path: str) -> Found | None:
         """Return the key of an account that has no name, by the one that messages give it: ``acme/5d08e6311286``."""
@@ -115,9 +122,12 @@ class Finder:
     async def _checked(self, cid: str, way: Way) -> Found | None:
         """Return the key of a credential; None if the way leads to none, as after a creation that was interrupted."""
         item = await self._admin.run(lambda: self._admin.keys.read(way.kid, way.tag or None))
+        if item.is_moving:
+            await self._admin.run(lambda: self._admin.mover.finish(way.kid, way.tag))
+            return await self._by_credential(cid)
         if not item.exists or item.policy.credential_state(cid, 0) is CredentialState.UNKNOWN:
             return None
-        return Found(way.kid, cid, item.tag.removeprefix(ACCOUNT_MARK) if not item.is_flat else None)
+        return Found(way.kid, cid, _account_of(item.tag))
 
     async def _by_scan(self, who: str, prefix: str) -> Found | None:
         kids, cids = await self._admin.run(lambda: self._admin.search.matches(who, prefix))
@@ -125,7 +135,8 @@ class Finder:
             named = [f"sha256:{kid[:SHOWN_DIGITS]}" for kid in sorted(kids)]
             raise Ambiguous(f"{_count(kids, 'keys')} are called so: give the digest of one", named)
         if kids:
-            return Found(kids[0])
+            found_key = await self._by_credential(kids[0])  # its move may not be over
+            return Found(kids[0], account=None if found_key is None else found_key.account)
         found = [each for cid, way in cids.items() if (each := await self._checked(cid, way)) is not None]
         if len({each.kid for each in found}) > 1:
             named = [f"sha256:{each.cid}" for each in found]
@@ -133,6 +144,10 @@ class Finder:
         if len(found) > 1:  # several credentials of one key
             return Found(found[0].kid, account=found[0].account)
         return found[0] if found else None
+
+
+def _account_of(tag: str) -> str | None:
+    return tag.removeprefix(ACCOUNT_MARK) if tag.startswith(ACCOUNT_MARK) else None
 
 
 def _count(found: list[str] | list[Found], what: str) -> str:

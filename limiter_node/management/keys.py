@@ -7,8 +7,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from limiter_node.changes import Change, change_between, log_change
 from limiter_node.credentials import key_id
 from limiter_node.errors import ConfigError, StoreUnavailable
-from limiter_node.keysfile.accounts import NAME_RULE
-from limiter_node.keysfile.fields import check_name, is_path_name
 from limiter_node.keysfile.key_names import check_declared_key, is_digest
 from limiter_node.keysfile.keys import BUILT_IN
 from limiter_node.keysfile.making import new_key
@@ -18,6 +16,7 @@ from limiter_node.management.accounts import no_account
 from limiter_node.management.changing import ATTEMPTS, KeyChanger, name_taken
 from limiter_node.management.errors import Conflict, NotFound
 from limiter_node.management.finding import SHOWN_DIGITS, Finder, Found
+from limiter_node.management.naming import Names
 from limiter_node.management.views import Made
 from limiter_node.policy import ACCOUNT_MARK, account_tag
 from limiter_node.policy_fields import Fields, fields_of_account, teams_in, time_text
@@ -36,7 +35,7 @@ class Keys:
 
     def __init__(self, admin: StoreAdmin, finder: Finder) -> None:
         self._admin, self._finder = admin, finder
-        self._changer = KeyChanger(admin, finder)
+        self._changer, self._names = KeyChanger(admin, finder), Names(admin)
 
     # ---- made ------------------------------------------------------------------------------------------------------
 
@@ -98,34 +97,13 @@ class Keys:
             raise Conflict(f"the secret with the digest {shown} was another key's, or was revoked: make another one")
         if before.tombstone is not None and kid in before.tombstone.revoked:
             raise Conflict(f"the secret with the digest {shown} was revoked: make another one")
-        await self._check_name(before, name)
+        await self._names.check(before, name)
 
     def _pointer_of(self, kid: str) -> Callable[[], Awaitable[tuple[Way | None, Mapping[str, Mark]]]]:
         async def read() -> tuple[Way | None, Mapping[str, Mark]]:
             return await self._admin.search.way(kid), await self._admin.pointers.marks([kid])
 
         return read
-
-    async def _check_name(self, item: KeyItem, name: str) -> None:
-        """Raise ConfigError unless a key can be called so, and Conflict if the name is taken."""
-        if item.account is not None and not item.is_flat:
-            account = item.account.name
-            if not is_path_name(name):
-                raise ConfigError(f"the name of a key of an account is {NAME_RULE}")
-            if name in teams_in(fields_of_account(item.account)):
-                raise Conflict(f"a team of account '{account}' is called '{name}', too")
-            other = await self._admin.run(lambda: self._admin.search.named(account, name))
-            if other not in (None, item.kid):
-                raise Conflict(f"another key of account '{account}' is called '{name}', too")
-            return
-        check_name(name)
-        if is_path_name(name):
-            account_of = await self._admin.run(lambda: self._admin.policies.read(account_tag(name)))
-            if account_of.policy is not None:
-                raise Conflict("a key without an account can't be called like an account")
-        kids, _ = await self._admin.run(lambda: self._admin.search.matches(name, ""))
-        if set(kids) - {item.kid}:
-            raise Conflict(f"another key without an account is called '{name}', too")
 
     async def _claim(self, item: KeyItem) -> None:
         ways = {item.kid: Way(item.tag, item.kid)}
@@ -146,7 +124,7 @@ class Keys:
             fields = _changed_fields(item, item.fields, patch)
             name = fields.get("name", "")
             if name and name != item.fields.get("name"):
-                await self._check_name(item, name)
+                await self._names.check(item, name)
             return fields
 
         change, _ = await self._changer.change(who, "changed", fields_of)

@@ -21,6 +21,7 @@ from limiter_node.management.credentials import Credentials
 from limiter_node.management.explaining import explanation
 from limiter_node.management.finding import Finder, Found
 from limiter_node.management.keys import Keys
+from limiter_node.management.moving import Moves
 from limiter_node.management.showing import Shower
 from limiter_node.management.teams import Teams
 from limiter_node.management.views import AccountView, Explanation, KeyList, KeyView, Made, TeamView
@@ -40,6 +41,7 @@ class Manager:
         self._admin, self._finder = admin, Finder(admin, takes_secrets=takes_secrets)
         self._keys, self._credentials = Keys(admin, self._finder), Credentials(admin, self._finder)
         self._accounts, self._teams = Accounts(admin), Teams(admin)
+        self._moves = Moves(admin, self._finder)
         self._shower = Shower(admin, self._finder)
 
     async def find(self, who: str) -> Found:
@@ -90,6 +92,13 @@ class Manager:
     async def delete_key(self, who: str) -> Change:
         """Delete a key with its usage. None of its secrets will ever be another key's."""
         return await self._keys.delete(who)
+
+    async def move(self, who: str, account: str, team: str = "") -> Change:
+        """Move a key to another account, or to another team of its account; no `account`: out of its account.
+
+        The windows of its own go with it. What it has used of an account's or team's limits stays there.
+        """
+        return await self._moves.move(who, account, team)
 
     async def rotate(self, who: str, grace_ms: int = 0) -> Made:
         """Make a new secret for a key. Those that are valid end in `grace_ms`, or when they would have before."""

@@ -236,12 +236,12 @@ def shape(text: str) -> list[str]:
 
 def test_commands_for_keys_do_what_their_page_shows(tmp_path: Path) -> None:
     page = "docs/keys-and-limits.md"
-    (tmp_path / "keys.toml").write_text(blocks_of(page)[0].text)
     lines = [words for words in shell_lines(page) if own_command(words)]
     (console,) = [block.text for block in blocks_of(page) if block.language == "console"]
     secret = digest = ""
     shown: list[str] = []
     with running_fleet(tmp_path, "--store", "single") as fleet:
+        (tmp_path / "keys.toml").write_text(blocks_of(page)[0].text)
         for words in lines:
             typed = adapted(words, fleet)
             if "--credential" in typed:

@@ -52,9 +52,7 @@ async def test_a_model_is_explained(manager: Manager, single_store: str, new_nam
     await ask(single_store, made.kid, Need(0, 0, 0, ("gpt-4o",)))
     found = await manager.explain(f"{acme}/alice", "GPT-4o")
     assert next(each.rejects for each in found.limits if each.applies and each.limit.mode == "enforce")
-    assert found.summary == (
-        f"A request for GPT-4o that needs any requests is rejected now by {acme}/alice requests/1m: 0 of 4 left."
-    )
+    assert found.summary == (f"Every request for GPT-4o is rejected now by {acme}/alice requests/1m: 0 of 4 left.")
     assert [each.limit.used for each in found.limits if each.limit.window == "1h"] == [1]
 
 

@@ -69,7 +69,7 @@ async def test_an_organisation_is_made_looked_at_and_taken_apart(either: Manager
     assert (change.before, change.after) == ({"rpm": 50}, {"rpm": 60})
     change = await either.set_account(acme, {"show": None, "key_defaults": {"rpm": 11}})
     assert change.line() == (
-        f"account {acme} changed: key_defaults.rpm 10 -> 11, key_defaults.tpm 1000 -> none, show own -> path"
+        f"account {acme} changed: key_defaults.rpm 10 -> 11, key_defaults.tpm 1,000 -> none, show own -> path"
     )
     with pytest.raises(Conflict, match=f"team {acme}/research has 1 team below it and 1 key"):
         await either.delete_team(f"{acme}/research")

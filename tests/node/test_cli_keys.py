@@ -195,6 +195,19 @@ def test_a_secret_may_come_on_standard_input(cli: Run, embedded_single: str, mon
     assert cli("keys", "delete", "piped", "--yes", *end)[0] == 0
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("keys show", "keys set --rpm 1", "keys rotate --yes", "keys revoke --yes", "keys disable", "keys enable"),
+        *("keys expire --never", "keys move --no-account", "keys delete --yes", "limits show --model m"),
+    ],
+)
+def test_a_secret_that_proves_no_key_is_not_shown(cli: Run, embedded_single: str, command: str) -> None:
+    code, out, err = cli(*command.split(), "sk-secret-of-nobody", "--store", embedded_single)
+    assert (code, out) == (1, "")
+    assert err == "error: no key has that name, digest or secret: 'limiter-node keys list' shows all\n"
+
+
 def test_what_loses_something_asks_first(cli: Run, embedded_single: str, monkeypatch: pytest.MonkeyPatch) -> None:
     end = ("--store", embedded_single)
     assert cli("keys", "create", "asked-for", *end)[0] == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -68,10 +69,10 @@ def test_a_label_names_a_key_with_several_credentials(credentials: str, expected
 
 
 def test_one_credential_without_an_end_leaves_a_key_plain() -> None:
-    assert read(f'[keys.ci]\ncredentials = ["{SECRET}"]') == Declarations({KID: KeyLimits(name="ci")})
-    assert read(f'[keys.ci]\nname = "x"\ncredentials = ["{digest_of(SECRET)}"]') == read(
-        f'[keys."{SECRET}"]\nname = "x"'
-    )
+    found = read(f'[keys.ci]\ncredentials = ["{SECRET}"]')
+    assert found == Declarations({KID: KeyLimits(name="ci")}, listed=frozenset((KID,)))
+    named = read(f'[keys.ci]\nname = "x"\ncredentials = ["{digest_of(SECRET)}"]')
+    assert replace(named, listed=frozenset()) == read(f'[keys."{SECRET}"]\nname = "x"')
 
 
 def test_a_key_of_an_account_states_its_credentials_or_nothing_of_them() -> None:

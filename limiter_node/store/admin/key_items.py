@@ -16,8 +16,8 @@ from limiter_node.errors import ConfigError
 from limiter_node.key_states import MAX_CREDENTIALS
 from limiter_node.limits import KeyLimits
 from limiter_node.plans import key_name, who
-from limiter_node.policy import AccountPolicy, KeyPolicy
-from limiter_node.policy_body import Tombstone, body_of, version_of
+from limiter_node.policy import ACCOUNT_MARK, AccountPolicy, KeyPolicy
+from limiter_node.policy_body import Tombstone, body_of, read_forward, version_of
 from limiter_node.policy_fields import (
     Fields,
     fields_of_key,
@@ -71,6 +71,8 @@ class KeyItem:
     """The declarations of a plain key."""
     account_version: bytes = NO_VERSION
     """The version of its named account."""
+    is_moving: bool = False
+    """Whether its move away from `tag` was begun and isn't over."""
 
     @property
     def exists(self) -> bool:
@@ -81,6 +83,11 @@ class KeyItem:
     def is_flat(self) -> bool:
         """Whether the key belongs to no named account."""
         return self.tag in (PLAIN, self.kid)
+
+    @property
+    def account_name(self) -> str:
+        """The name of the key's account; empty for a flat key."""
+        return "" if self.is_flat else self.tag.removeprefix(ACCOUNT_MARK)
 
     @property
     def policy(self) -> KeyPolicy:
@@ -131,7 +138,11 @@ class KeyItems:
             else:
                 tag = pointer
         stored = await self._policies.read(tag, [kid])
-        nothing = KeyItem(kid, tag, stored.time_ms, account=stored.policy, account_version=stored.version)
+        forward = stored.forwards.get(kid)
+        is_moving = forward is not None and not read_forward(forward).is_over
+        nothing = KeyItem(
+            kid, tag, stored.time_ms, account=stored.policy, account_version=stored.version, is_moving=is_moving
+        )
         if tag == kid:
             if stored.policy is None or stored.policy.key is None:
                 return replace(nothing, tombstone=stored.tombstone, account=None)
@@ -163,6 +174,12 @@ class KeyItems:
                 revision=item.tombstone.revision + 1,
                 key=replace(account.key, declared=item.tombstone.declared),
             )
+        version = version_of(body_of(account))
+        return replace(item, tag=item.kid, limits=None, account=account, key=account.key, version=version)
+
+    def adopted(self, item: KeyItem) -> KeyItem:
+        """Return a plain key as an account of its own, with the same fields, as it is to be written."""
+        account = plain_account(item.kid, item.version, item.record or PlainRecord(), item.time_ms)
         version = version_of(body_of(account))
         return replace(item, tag=item.kid, limits=None, account=account, key=account.key, version=version)
 

@@ -5,6 +5,7 @@ Pure: `key_places` says what is stored, `key_loading` carries the plans out.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum, auto
@@ -56,6 +57,8 @@ class Wanted:
     fields: Fields
     limits: KeyLimits | None
     digests: tuple[str, ...]
+    is_listed: bool = False
+    """Whether a plain key's one credential is listed."""
 
     @property
     def account(self) -> str:
@@ -67,6 +70,11 @@ class Wanted:
         """Where to look for the key."""
         tag = account_tag(self.account) if self.account else ""
         return Sought(self.digests, tag, self.limits is not None)
+
+    def with_list(self) -> Wanted:
+        """Return the key with the list of its credentials as a field, which a plain key's declaration leaves out."""
+        fields = {**self.fields, "credentials": [{"digest": self.kid}]}
+        return replace(self, fields=fields, limits=None) if self.is_listed else self
 
 
 Stored: TypeAlias = KeyLimits | KeyPolicy | AccountPolicy
@@ -126,7 +134,10 @@ class Plan:
 
 def wanted_keys(declared: Declarations) -> dict[str, Wanted]:
     """Return all declared keys by their first credential."""
-    found = {kid: Wanted(kid, fields_of_plain(limits), limits, (kid,)) for kid, limits in declared.plain.items()}
+    found = {
+        kid: Wanted(kid, fields_of_plain(limits), limits, (kid,), kid in declared.listed)
+        for kid, limits in declared.plain.items()
+    }
     for kid, (account, key) in declared.keys.items():
         digests = tuple(each.digest for each in key.all_credentials)
         found[kid] = Wanted(kid, declared_fields(key, account.name), None, digests)
@@ -140,7 +151,10 @@ def plan_by_file(wanted: Wanted, place: Place, accounts: Mapping[str, AccountPol
     limits = wanted.limits
     if limits is not None and place.plain is not None and place.plain_record.last == pack_limits(limits):
         return Unchanged.SAME  # as all plain keys are, nearly always
-    record, text = place.declared, declaration_of(wanted.fields)
+    record = place.declared
+    if record.last and "credentials" in json.loads(record.last):  # else the list says nothing new
+        wanted = wanted.with_list()
+    text = declaration_of(wanted.fields)
     if not place.exists and (record.last or record.applied):
         return Unchanged.DELETED  # by an earlier version, whose marks expired
     if was_applied(record, text):
@@ -166,6 +180,8 @@ def plan_by_file(wanted: Wanted, place: Place, accounts: Mapping[str, AccountPol
 
 def plan_by_word(wanted: Wanted, place: Place) -> Plan:
     """Return what a person's word makes of a key."""
+    if place.key is not None:
+        wanted = wanted.with_list()
     before = place.fields
     fields = apply_key_fields(wanted.fields, before)
     who, warnings = _who(fields, place.kid), []

@@ -107,7 +107,7 @@ class Mover:
         keys = (policy_key(source), shared_key(source))
         if await call_script(self._owner(source), self._seal, ScriptCall(keys, arguments)) != 1:
             return False
-        if await self.finish(kid, source) == source:
+        if await self.finish(kid, source) == source and (await self._policies.read(target)).policy is None:
             raise ConfigError(f"account {target.removeprefix(ACCOUNT_MARK)} was deleted meanwhile: the key stays")
         return True
 
@@ -124,7 +124,7 @@ class Mover:
             if code in (_OPENED, _WAS_OPENED):
                 await self._lead_there(kid, source, forward)
                 await self._end(kid, source, forward, told)
-                return forward.to
+                return await self._lead_on(kid, forward)
             if await self._bring_back(kid, source, raw, forward):
                 return source
         raise StoreUnavailable(f"the key {kid[:12]} keeps being moved by others: try again")
@@ -178,6 +178,23 @@ class Mover:
             if reply[0] == 0:
                 await self._take_away(kid, forward.to)
                 return
+
+    async def _lead_on(self, kid: str, forward: Forward) -> str:
+        """Lead the credentials of a key on that has left the target since. Return where it is.
+
+        Somebody else may have finished the move before and moved the key on: then they were led back just now.
+        """
+        place = forward.to
+        for _ in range(_MOST_TRIES):
+            raw = await self._field(place, f"f:{kid}")
+            if raw is None:
+                return place
+            following = read_forward(raw)
+            if not following.is_over:
+                return await self.finish(kid, place) or place
+            await self._lead_there(kid, place, forward._replace(to=following.to))
+            place = following.to
+        raise StoreUnavailable(f"the key {kid[:12]} keeps being moved by others: try again")
 
     async def _take_away(self, kid: str, tag: str) -> None:
         if tag == kid:

@@ -14,8 +14,8 @@ from typing import Any, Final, NamedTuple
 
 from redis.asyncio import Redis
 
-from limiter_node.policy import account_tag
-from limiter_node.policy_body import read_key
+from limiter_node.policy import AccountPolicy, account_tag
+from limiter_node.policy_body import read_account, read_forward, read_key
 from limiter_node.store.admin.masters import Masters
 from limiter_node.store.admin.pointers import Way, limits_of
 from limiter_node.store.admin.policies import Policies
@@ -30,7 +30,7 @@ MOST_MATCHES: Final = 20
 _POINTER = re.compile(rb"rl:\{([0-9a-f]{32})\}:limits\Z")
 _ACCOUNT = re.compile(rb"rl:\{@([A-Za-z0-9._-]{1,64})\}:policy\Z")
 _KID = re.compile(rb"[0-9a-f]{32}\Z")
-_NAME_FIELD, _KEY_FIELD = "n:", "k:"
+_NAME_FIELD, _KEY_FIELD, _FORWARD_FIELD = "n:", "k:", "f:"
 
 
 class Matches(NamedTuple):
@@ -83,7 +83,8 @@ class KeySearch:
             if prefix and cid.startswith(prefix) and len(found.cids) < MOST_MATCHES:
                 found.cids[cid] = way
         for kid, stored in (await self._policies.read_all(own)).items():
-            if stored.policy is not None and stored.policy.key is not None and stored.policy.key.name == name:
+            account = stored.policy if stored.policy is not None else _sealed_account(stored.forwards.get(kid))
+            if account is not None and account.key is not None and account.key.name == name:
                 _keep(found.kids, kid)
 
     async def named(self, account: str, name: str) -> str | None:
@@ -103,6 +104,17 @@ class KeySearch:
                 with suppress(ValueError):
                     if name in body.decode() and read_key(body).name == name:
                         return field.decode().removeprefix(_KEY_FIELD)
+        return None
+
+    async def sealed(self, account: str, name: str) -> str | None:
+        """Return the ``kid`` of a key with that name whose move away from the account was begun and isn't over."""
+        key = policy_key(account_tag(account))
+        async for fields in _fields(self._masters.owner(key), key, f"{_FORWARD_FIELD}*"):
+            for field, body in fields.items():
+                with suppress(ValueError):
+                    forward = read_forward(body)
+                    if not forward.is_over and read_key(forward.back.encode()).name == name:
+                        return field.decode().removeprefix(_FORWARD_FIELD)
         return None
 
     async def members(self, account: str) -> AsyncIterator[list[str]]:
@@ -150,6 +162,16 @@ async def _fields(client: Redis, key: str, pattern: str) -> AsyncIterator[dict[b
         yield fields
         if cursor == 0:
             return
+
+
+def _sealed_account(forward: bytes | None) -> AccountPolicy | None:
+    """Return a flat key, as an account, whose move was begun and isn't over."""
+    if forward is None:
+        return None
+    with suppress(ValueError):
+        if not (found := read_forward(forward)).is_over:
+            return read_account(found.back.encode())
+    return None
 
 
 def _keep(kids: list[str], kid: str) -> None:
