@@ -75,6 +75,8 @@ class Account:
 
     policy: Policy | None = None
     keys: dict[str, Policy] = field(default_factory=dict)
+    moved: frozenset[str] = frozenset()
+    """The keys that have moved to another account; the account doesn't have them."""
     counters_max: Triple = COUNTERS_MAX
     skew_ms: int = 0
     last_ms: int = 0
@@ -160,16 +162,16 @@ class Account:
         return AnswerOn(DECIDED, now_ms, recorded, tuple(results), filled, told, skipped)
 
     def _skipped(self, call: Call, operations: Sequence[OperationOn]) -> tuple[int, ...]:
-        """The settles and charges whose key is not in the account: what it counts by itself is elsewhere."""
+        """The settles and charges whose key has moved to another account: what it counts by itself is there."""
         return tuple(
             place
             for place, operation in enumerate(operations)
-            if not isinstance(operation, AdmitOn) and self._lacks_key(operation, call)
+            if not isinstance(operation, AdmitOn) and self._has_moved(operation, call)
         )
 
-    def _lacks_key(self, operation: OperationOn, call: Call) -> bool:
+    def _has_moved(self, operation: OperationOn, call: Call) -> bool:
         key = call.paths[operation.path].key
-        return key > 0 and call.keys[key - 1][0] not in self.keys
+        return key > 0 and call.keys[key - 1][0] in self.moved
 
     def _apply(self, operation: OperationOn, call: Call, now_ms: int, clock_ms: int) -> tuple[Result, bool]:
         """The result of an operation, and whether anything was counted."""
@@ -178,7 +180,7 @@ class Account:
             result = self._admit(operation, call, now_ms, clock_ms)
             return result, result.verdict == 0 and bool(windows)
         is_counted = False
-        if self._lacks_key(operation, call):
+        if self._has_moved(operation, call):
             windows = [(number, window) for number, window in windows if not window.owner]
         for _, window in windows:
             if isinstance(operation, SettleOn):

@@ -20,6 +20,7 @@ import random
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,9 +82,9 @@ class StoppingMover(Mover):
         self._step()
         return await super()._open_at_target(kid, source, forward)
 
-    async def _lead_there(self, kid: str, source: str, forward: Forward) -> None:
+    async def _lead_there(self, kid: str, source: str, target: str, cids: Sequence[str]) -> None:
         self._step()
-        await super()._lead_there(kid, source, forward)
+        await super()._lead_there(kid, source, target, cids)
 
     async def _end(self, kid: str, source: str, forward: Forward, told: Any) -> None:
         self._step()

@@ -7,7 +7,7 @@ Windows and paths are numbered from 1, as the scripts number them: the windows i
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -105,7 +105,7 @@ class PathsReply(NamedTuple):
     results: list[tuple[int, int, int]]
     policies: dict[int, bytes]
     skipped: tuple[int, ...] = ()
-    """The places, from 0, of settles and charges whose key is not in the account."""
+    """The places, from 0, of settles and charges whose key has moved to another account."""
 
     def used(self, window: int) -> Triple:
         """Return what counts in the window of that number."""
@@ -160,8 +160,10 @@ class PathsDriver:
         """Return the keys that a call on these windows names."""
         return [self.policy_key, self.shared_key, *(self.key_hash(kid) for kid in windows if kid != SHARED)]
 
-    def policy(self, version: Version, versions: Mapping[str, Version] | None = None) -> None:
-        """Store these versions of the account's policy and of its keys' policies, and no others.
+    def policy(
+        self, version: Version, versions: Mapping[str, Version] | None = None, moved: Iterable[str] = ()
+    ) -> None:
+        """Store these versions of the account's policy and of its keys' policies, and no others; and marks of `moved`.
 
         The bodies are ``body of `` and the version in hex digits. An empty `version` makes the account unknown.
         """
@@ -172,6 +174,7 @@ class PathsDriver:
         fields: dict[str, bytes] = {"version": version, "account": body_of(version)}
         for kid, key_version in self.versions.items():
             fields |= {kid: key_version, f"k:{kid}": body_of(key_version)}
+        fields |= {f"f:{kid}": b"{}" for kid in moved}
         self.client.hset(self.policy_key, mapping=fields)
 
     def decide(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
@@ -38,9 +38,13 @@ class PathsPair:
     clock_ms: int = EPOCH_MS
     numbers: dict[str, int] = field(default_factory=dict)
 
-    def set_policy(self, version: bytes, keys: dict[str, bytes]) -> None:
-        """Store the versions of the account and of its keys; an empty `version` makes the account unknown."""
-        self.driver.policy(version, keys)
+    def set_policy(self, version: bytes, keys: dict[str, bytes], moved: Collection[str] = ()) -> None:
+        """Store the versions of the account and of its keys; an empty `version` makes the account unknown.
+
+        `moved`: the keys that have moved to another account.
+        """
+        self.driver.policy(version, keys, moved)
+        self.model.moved = frozenset(moved)
         self.model.policy = Policy(version, body_of(version)) if version else None
         self.model.keys = {kid: Policy(each, body_of(each)) for kid, each in keys.items()} if version else {}
 

@@ -435,17 +435,26 @@ def test_old_policies_are_told_per_admit_and_hold_up_nobody_else(
 def test_a_key_that_the_account_does_not_have(account: PathsDriver) -> None:
     account.policy(V1, {OTHER: V2})
     windows = {SHARED: [limits()], KID: [limits()]}
+    reply = account.decide(A, 1, windows, [Path(KID, (1, 2))], [Charge(1, EPOCH_MS, 1)], [Admit(1)], EPOCH_MS)
+    assert (reply.results, reply.policies, reply.used(2)) == ([(UNKNOWN_KEY, 0, 0)], {}, (1, 0, 0))
+    account.policy(b"")
+    assert account.decide(A, 2, windows, [Path(KID, (1, 2))], (), [Admit(1)], EPOCH_MS).state == UNKNOWN_ACCOUNT
+    assert account.peek(windows) is None
+
+
+def test_a_key_that_has_moved_to_another_account(account: PathsDriver) -> None:
+    """Its own windows are there; a batch that is sent again names the same settles and charges as before."""
+    account.policy(V1, {OTHER: V2}, [KID])
+    windows = {SHARED: [limits()], KID: [limits()]}
     others = [Charge(1, EPOCH_MS, 1), Charge(2, EPOCH_MS, 1)]
     paths = [Path(KID, (1, 2)), Path("", (1,))]
     reply = account.decide(A, 1, windows, paths, others, [Admit(1)], EPOCH_MS)
     assert (reply.results, reply.policies) == ([(UNKNOWN_KEY, 0, 0)], {})
     assert (reply.used(1), reply.used(2), reply.skipped) == ((2, 0, 0), NOTHING, (0,))
     assert not account.client.exists(account.key_hash(KID))
+    account.policy(V1, {OTHER: V2, KID: V2})
     again = account.decide(A, 1, windows, paths, others, [Admit(1)], EPOCH_MS, resent=True)
     assert (again.state, again.skipped, again.used(1)) == (REPLAYED, (0,), (2, 0, 0))
-    account.policy(b"")
-    assert account.decide(A, 2, windows, [Path(KID, (1, 2))], (), [Admit(1)], EPOCH_MS).state == UNKNOWN_ACCOUNT
-    assert account.peek(windows) is None
 
 
 # ---- records -----------------------------------------------------------------------------------------------------

@@ -75,13 +75,13 @@ async def test_one_key_with_an_old_policy_holds_up_nobody_in_its_batch(embedded_
         assert await admitted(dispatcher, [alice.kid, bob.kid], 1) == 2
         changed = KeyPolicy(alice.kid, "alice", "", (minute(Limit(REQUESTS, 3)),))
         put_account(embedded_single, an_account(name, 100), [changed, bob])
-        number = dispatcher._batches._number
+        number = dispatcher._batches.number
         futures = [dispatcher.admit(each.kid, ONE) for each in (alice, alice, alice, bob, bob)]
         await asyncio.wait(futures[3:])
         assert not any(each.done() for each in futures[:3])
         outcomes = [(await each).outcome for each in futures]
         assert outcomes == [Outcome.ADMITTED] * 2 + [Outcome.REJECTED] + [Outcome.ADMITTED] * 2
-        assert dispatcher._batches._number == number + 2
+        assert dispatcher._batches.number == number + 2
         assert await used(dispatcher, alice.kid) == [Amounts(6, 6, 6), Amounts(3, 3, 3)]
 
 

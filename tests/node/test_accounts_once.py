@@ -353,11 +353,11 @@ async def test_settles_of_an_account_that_is_gone_are_kept_for_a_while(
         holds[0].settle(5)
         queue = dispatcher._queues[alice.kid].account
         await eventually(lambda: queue.missing_since_s is not None)
-        numbers = dispatcher._batches._number
+        numbers = dispatcher._batches.number
         assert dispatcher.outage.holds(queue), "sent again later, not at once"
         put_account(embedded_single, account, [alice])
         assert await dispatcher.drain(20)
-        assert dispatcher._batches._number <= numbers + 3
+        assert dispatcher._batches.number <= numbers + 3
         assert await used(dispatcher, alice.kid) == [Amounts(2, 20, 105)] * 2
         with store_client(embedded_single) as client:
             client.delete(policy_key(account.tag))

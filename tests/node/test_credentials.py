@@ -224,8 +224,8 @@ async def test_in_a_batch_of_two_credentials_only_the_revoked_one_is_refused(
     node, (first, second) = nodes[0], (each.digest for each in kept.key.all_credentials)
     assert [await ask(node, cid) for cid in (first, second)] == [Outcome.ADMITTED] * 2
     kept.put(changed(kept.key, 1, is_revoked=True))
-    number = node._batches._number
+    number = node._batches.number
     decisions = await asyncio.gather(*(node.admit(cid, ONE) for cid in (first, second) * 5))
     assert Counter(each.outcome for each in decisions) == {Outcome.ADMITTED: 5, Outcome.REVOKED_KEY: 5}
     assert {each.outcome for each in decisions[::2]} == {Outcome.ADMITTED}
-    assert node._batches._number == number + 2, "all of it took two batches"
+    assert node._batches.number == number + 2, "all of it took two batches"
