@@ -94,8 +94,9 @@ soak: setup-dev ## half of peak load with a master failover every minute, for SO
 SECONDS ?= 60
 SEED ?= 1
 STORE ?= valkey
-judge: setup-dev ## random faults on real stores, judged, for SECONDS from seed SEED on; STORE=redis for a system's server
+judge: setup-dev ## random faults on real stores, judged, for SECONDS from seed SEED on, then keys that move; STORE=redis for a system's server
 	$(BIN)/python -m tests.judge --seconds $(SECONDS) --seed $(SEED) --store $(STORE)
+	$(BIN)/python -m tests.judge.moves --seconds $$(( $(SECONDS) / 4 )) --seed $(SEED)
 
 # Beside the examples that are the same in each run of the suite.
 fuzz: setup-dev ## malformed HTTP and JSON against real nodes, answers of services, walks of accounts, new examples (nine minutes)

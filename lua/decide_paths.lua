@@ -27,8 +27,8 @@
 -- Reply packed, little endian: I1 state (0 decided, 1 answered from the record, 2 number too old, 3 no such account,
 --       4 the store has lost what it had counted: nothing was decided; then I8 number of the node's record, 0 = none);
 --       for 0 and 1 also: I8 time in ms (1: of the recorded decision), I8 number of the node's record after this batch;
---       if 8 was added to the state: I2 number of the settles and charges whose key has moved away (one that is just
---       missing may have been lost, and comes back to its windows), so that they were counted in the windows of account and teams alone, and I2 each of them (from 1); then
+--       if 8 was added to the state: I2 number of the settles and charges whose key had moved to another account, so that
+--       they were counted in the windows of account and teams alone, and I2 each of them (from 1); then
 --       per window its meta after the batch as it is stored (zero bytes: nothing counts); and if an admit was not
 --       admitted: per admit I1 verdict, I1 window, I5 retry in ms, then per policy found old: I1 which (0 = the account's,
 --       1 = that of KEYS[3]'s key), I4 length, body.
@@ -452,7 +452,7 @@ end
 -- policy is old), where the batch has the numbers of its windows, and the windows.
 local VERDICT, WHOSE, NUMBERS, FIRST = 1, 2, 3, 4
 local paths = { false, false, false, false }
-local of_gone -- path -> for settles and charges, if its key has moved away: the same without the key's own windows
+local of_gone -- path -> for settles and charges, if its key has moved to another account: the same without its own windows
 for p = 1, path_count do
     local k, count, ends_ms, numbers_at = sunpack(PATH_FORMAT, batch, at)
     at = numbers_at + count
@@ -484,7 +484,7 @@ local verdicts, places, retries -- per admit, as soon as one is not admitted
 local waits, wait_count = nil, 0 -- per limit in the way of an admit: which admit, window, unit, how much is missing
 local longest -- per admit not admitted: when all has left of the window in the way that takes longest, in ms
 local told_old -- which policies were found old
-local skipped, skipped_count = nil, 0 -- the numbers of settles and charges whose key has moved away
+local skipped, skipped_count = nil, 0 -- the numbers of settles and charges whose key has moved to another account
 local current, path = 0, nil -- the path of the last admit
 local room_r, room_i, room_o, room_t = 0, 0, 0, 0 -- the least room of all its windows
 local row_r, row_i, row_o = 0, 0, 0 -- admitted on it in a row, but not counted yet
@@ -871,12 +871,13 @@ for h = 2, key_count + 2 do
 end
 if shared_ttl_ms > 0 then prolong(KEYS[2], shared_ttl_ms) end
 
-local reply = spack('<I8I8', replayed and record_ms or now, recorded)
-local all_skipped = skipped and not replayed and table.concat(skipped)
-    or replayed and sub(record, VERDICTS_AT + 2 * admit_count) or ''
-if all_skipped ~= '' then reply = char(replayed and 9 or 8) .. reply .. spack('<I2', #all_skipped / 2) .. all_skipped
-else reply = char(replayed and 1 or 0) .. reply end
-reply = reply .. table.concat(windows, '', 1, window_count)
+local list = ''
+if replayed then list = sub(record, VERDICTS_AT + 2 * admit_count)
+elseif skipped then list = table.concat(skipped) end
+local state = replayed and 1 or 0
+if list ~= '' then state, list = state + 8, spack('<I2', #list / 2) .. list end
+local reply = spack('<I1I8I8', state, replayed and record_ms or now, recorded) .. list
+    .. table.concat(windows, '', 1, window_count)
 if not verdicts then return reply end
 local results = {}
 for i = 1, admit_count do

@@ -442,8 +442,16 @@ def test_a_key_that_the_account_has_lost_gets_its_settles_and_charges(account: P
     assert (reply.used(1), reply.used(2)) == ((2, 3, 3), (2, 3, 3))
 
 
-def test_a_key_that_has_moved_away(account: PathsDriver) -> None:
-    account.policy(V1, {OTHER: V2}, moved=[KID])
+def test_an_account_that_is_gone(account: PathsDriver) -> None:
+    account.policy(b"")
+    windows = {SHARED: [limits()], KID: [limits()]}
+    assert account.decide(A, 1, windows, [Path(KID, (1, 2))], (), [Admit(1)], EPOCH_MS).state == UNKNOWN_ACCOUNT
+    assert account.peek(windows) is None
+
+
+def test_a_key_that_has_moved_to_another_account(account: PathsDriver) -> None:
+    """Its own windows are there; a batch that is sent again names the same settles and charges as before."""
+    account.policy(V1, {OTHER: V2}, [KID])
     windows = {SHARED: [limits()], KID: [limits()]}
     others = [Charge(1, EPOCH_MS, 1), Charge(2, EPOCH_MS, 1)]
     paths = [Path(KID, (1, 2)), Path("", (1,))]
@@ -451,11 +459,9 @@ def test_a_key_that_has_moved_away(account: PathsDriver) -> None:
     assert (reply.results, reply.policies) == ([(UNKNOWN_KEY, 0, 0)], {})
     assert (reply.used(1), reply.used(2), reply.skipped) == ((2, 0, 0), NOTHING, (0,))
     assert not account.client.exists(account.key_hash(KID))
+    account.policy(V1, {OTHER: V2, KID: V2})
     again = account.decide(A, 1, windows, paths, others, [Admit(1)], EPOCH_MS, resent=True)
     assert (again.state, again.skipped, again.used(1)) == (REPLAYED, (0,), (2, 0, 0))
-    account.policy(b"")
-    assert account.decide(A, 2, windows, [Path(KID, (1, 2))], (), [Admit(1)], EPOCH_MS).state == UNKNOWN_ACCOUNT
-    assert account.peek(windows) is None
 
 
 # ---- records -----------------------------------------------------------------------------------------------------

@@ -195,7 +195,7 @@ async def test_whoever_went_on_late_changes_nothing(scene: Scene, calls: list[in
     await scene.count(1)
     code, told = await scene.mover._open_at_target(scene.kid, scene.a.tag, forward)
     assert code == 2
-    await scene.mover._lead_there(scene.kid, scene.a.tag, forward)
+    await scene.mover._lead_there(scene.kid, scene.a.tag, forward.to, [scene.kid])
     await scene.mover._end(scene.kid, scene.a.tag, forward, told)
     assert not await scene.mover._bring_back(scene.kid, scene.a.tag, raw, forward)
     assert await scene.places() == [scene.a.tag]
@@ -295,3 +295,15 @@ async def test_what_can_not_be_moved_stays(scene: Scene) -> None:
     assert not await scene.mover.move(scene.kid, scene.a.tag, scene.kid, expected=b"otherone")
     assert not await scene.mover.move(key_id(new_api_key()), scene.a.tag, scene.b.tag)
     assert await scene.places() == [scene.a.tag]
+
+
+async def test_who_finishes_a_move_late_leads_the_ways_on(scene: Scene, calls: list[int]) -> None:
+    """The key has moved on, into no account, before a second process leads its credentials to the first target."""
+    calls.append(2)
+    with pytest.raises(Interrupted):
+        await scene.mover.move(scene.kid, scene.a.tag, scene.b.tag)
+    calls.clear()
+    assert await scene.mover.move(scene.kid, scene.b.tag, scene.kid)
+    assert await scene.mover.finish(scene.kid, scene.a.tag) == scene.kid
+    assert (await scene.pointers.read([scene.kid]))[scene.kid] == scene.kid
+    assert await scene.places() == [scene.kid]

@@ -29,7 +29,7 @@ _LIMIT_BYTES = 7
 _META_SIZE = 63
 _RESULT_SIZE = 7
 _HAS_SKIPPED = 8
-"""Added to the state of a reply that names settles and charges whose key is not in the account."""
+"""Added to the state of a reply that names settles and charges whose key has moved to another account."""
 
 NEVER = 8
 """Added to a verdict's unit (1 to 4) if the request can never fit."""
@@ -72,7 +72,7 @@ class PathsReply(NamedTuple):
     policies: list[tuple[int, bytes]]
     """The bodies of policies that the batch was too old for: 0 and the account's, or the number of a key and its."""
     skipped: Sequence[int] = ()
-    """The places of settles and charges whose key is not in the account: not counted in the key's own windows."""
+    """The places of settles and charges whose key has moved to another account: not counted in its own windows."""
 
 
 def pack_settle(path: int, time_ms: int, requests: int, input_tokens: int, output_tokens: int) -> bytes:

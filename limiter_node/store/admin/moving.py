@@ -122,9 +122,10 @@ class Mover:
                 return forward.to
             code, told = await self._open_at_target(kid, source, forward)
             if code in (_OPENED, _WAS_OPENED):
-                await self._lead_there(kid, source, forward)
+                cids = [each.digest for each in _key_in(_policy_in(kid, forward)).all_credentials]
+                await self._lead_there(kid, source, forward.to, cids)
                 await self._end(kid, source, forward, told)
-                return await self._lead_on(kid, forward)
+                return await self._lead_on(kid, forward.to, cids)
             if await self._bring_back(kid, source, raw, forward):
                 return source
         raise StoreUnavailable(f"the key {kid[:12]} keeps being moved by others: try again")
@@ -168,23 +169,21 @@ class Mover:
             time_ms = max(time_ms + skew_ms, last_ms)
         return _Frozen(fields, clock or b"", time_ms)
 
-    async def _lead_there(self, kid: str, source: str, forward: Forward) -> None:
+    async def _lead_there(self, kid: str, source: str, target: str, cids: Sequence[str]) -> None:
         """Lead the ways from the key's credentials to the target; take the key away there if it is being deleted."""
-        for credential in _key_in(_policy_in(kid, forward)).all_credentials:
-            cid = credential.digest
+        for cid in cids:
             keys = (limits_key(cid), deleted_key(cid))
-            arguments = ("", forward.to, source, "" if cid == kid else kid)
+            arguments = ("", target, source, "" if cid == kid else kid)
             reply = await call_script(self._masters.owner(keys[0]), self._point, ScriptCall(keys, arguments))
             if reply[0] == 0:
-                await self._take_away(kid, forward.to)
+                await self._take_away(kid, target)
                 return
 
-    async def _lead_on(self, kid: str, forward: Forward) -> str:
-        """Lead the credentials of a key on that has left the target since. Return where it is.
+    async def _lead_on(self, kid: str, place: str, cids: Sequence[str]) -> str:
+        """Lead the credentials of a key on that has left the target `place` since. Return where it is.
 
         Somebody else may have finished the move before and moved the key on: then they were led back just now.
         """
-        place = forward.to
         for _ in range(_MOST_TRIES):
             raw = await self._field(place, f"f:{kid}")
             if raw is None:
@@ -192,7 +191,7 @@ class Mover:
             following = read_forward(raw)
             if not following.is_over:
                 return await self.finish(kid, place) or place
-            await self._lead_there(kid, place, forward._replace(to=following.to))
+            await self._lead_there(kid, place, following.to, cids)
             place = following.to
         raise StoreUnavailable(f"the key {kid[:12]} keeps being moved by others: try again")
 

@@ -1,7 +1,7 @@
 """Sends settles and charges after a key that has moved: to its own windows, which went along.
 
 What a key's account and teams have counted stays there, and is settled there. The account's reply names the settles
-and charges whose key it doesn't have (``decide_paths.lua``). Their part in the key's own windows goes into a batch of
+and charges whose key has moved away (``decide_paths.lua``). Their part in the key's own windows goes into a batch of
 the account where the key is now, with the times at which the windows have it there.
 
 Weakness: these parts are in this node's memory alone until then, as all settles and charges are.
