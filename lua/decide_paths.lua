@@ -27,8 +27,8 @@
 -- Reply packed, little endian: I1 state (0 decided, 1 answered from the record, 2 number too old, 3 no such account,
 --       4 the store has lost what it had counted: nothing was decided; then I8 number of the node's record, 0 = none);
 --       for 0 and 1 also: I8 time in ms (1: of the recorded decision), I8 number of the node's record after this batch;
---       if 8 was added to the state: I2 number of the settles and charges whose key had moved to another account, so that
---       they were counted in the windows of account and teams alone, and I2 each of them (from 1); then
+--       if 8 was added to the state: I2 number of the settles and charges whose key has moved away (one that is just
+--       missing may have been lost, and comes back to its windows), so that they were counted in the windows of account and teams alone, and I2 each of them (from 1); then
 --       per window its meta after the batch as it is stored (zero bytes: nothing counts); and if an admit was not
 --       admitted: per admit I1 verdict, I1 window, I5 retry in ms, then per policy found old: I1 which (0 = the account's,
 --       1 = that of KEYS[3]'s key), I4 length, body.
@@ -448,17 +448,18 @@ for k = 1, window_count do
 end
 
 -- ---- paths ---------------------------------------------------------------------------------------------------------------
--- A path: the verdict on the policies it was made under and on its end, which of KEYS 3.. is its key (0 where the account's policy is old),
--- where the batch has the numbers of its windows, and the windows.
+-- A path: the verdict on the policies it was made under and on its end, which of KEYS 3.. is its key (0 where the account's
+-- policy is old), where the batch has the numbers of its windows, and the windows.
 local VERDICT, WHOSE, NUMBERS, FIRST = 1, 2, 3, 4
 local paths = { false, false, false, false }
-local of_gone -- path -> for settles and charges, if its key has moved to another account: the same without its own windows
+local of_gone -- path -> for settles and charges, if its key has moved away: the same without the key's own windows
 for p = 1, path_count do
     local k, count, ends_ms, numbers_at = sunpack(PATH_FORMAT, batch, at)
     at = numbers_at + count
     local path = { 0, k, numbers_at, byte(batch, numbers_at, at - 1) }
     for j = FIRST, count + FIRST - 1 do path[j] = windows[path[j]] end
-    if has_left or k > 0 and not policies[k + 1] and call('HEXISTS', KEYS[1], 'f:' .. ARGV[k + 2]) == 1 then
+    if has_left
+        or other_count > 0 and k > 0 and not policies[k + 1] and call('HEXISTS', KEYS[1], 'f:' .. ARGV[k + 2]) == 1 then
         local left = { 0, 0, 0 }
         for j = FIRST, has_left and 0 or #path do
             if path[j][KEY] == KEYS[2] then left[#left + 1] = path[j] end
@@ -483,7 +484,7 @@ local verdicts, places, retries -- per admit, as soon as one is not admitted
 local waits, wait_count = nil, 0 -- per limit in the way of an admit: which admit, window, unit, how much is missing
 local longest -- per admit not admitted: when all has left of the window in the way that takes longest, in ms
 local told_old -- which policies were found old
-local skipped, skipped_count = nil, 0 -- the numbers of settles and charges whose key has moved to another account
+local skipped, skipped_count = nil, 0 -- the numbers of settles and charges whose key has moved away
 local current, path = 0, nil -- the path of the last admit
 local room_r, room_i, room_o, room_t = 0, 0, 0, 0 -- the least room of all its windows
 local row_r, row_i, row_o = 0, 0, 0 -- admitted on it in a row, but not counted yet

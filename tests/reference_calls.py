@@ -118,7 +118,7 @@ class Result(NamedTuple):
 class AnswerOn(NamedTuple):
     """The answer to a batch: a result for each operation. ``policies``: 0 or which key, and the body of its policy.
 
-    ``skipped``: the settles and charges whose key has moved to another account, by their place.
+    ``skipped``: the settles and charges whose key has moved away, by their place.
     """
 
     state: int

@@ -76,7 +76,7 @@ class Account:
     policy: Policy | None = None
     keys: dict[str, Policy] = field(default_factory=dict)
     moved: frozenset[str] = frozenset()
-    """The keys that have moved to another account; the account doesn't have them."""
+    """The keys that have moved to another account."""
     counters_max: Triple = COUNTERS_MAX
     skew_ms: int = 0
     last_ms: int = 0
@@ -162,7 +162,7 @@ class Account:
         return AnswerOn(DECIDED, now_ms, recorded, tuple(results), filled, told, skipped)
 
     def _skipped(self, call: Call, operations: Sequence[OperationOn]) -> tuple[int, ...]:
-        """The settles and charges whose key has moved to another account: what it counts by itself is there."""
+        """The settles and charges whose key has moved away: what it counts by itself is elsewhere."""
         return tuple(
             place
             for place, operation in enumerate(operations)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from limiter_node.credentials import key_id
 from limiter_node.errors import ConfigError
 from limiter_node.keysfile.accounts import NAME_RULE
 from limiter_node.keysfile.fields import check_name, is_path_name
@@ -23,6 +24,8 @@ class Names:
 
         For a key without an account this costs a walk through all keys.
         """
+        if key_id(name) in {item.kid, *(each.digest for each in item.policy.all_credentials)}:
+            raise ConfigError("name must not be the key itself: messages show it")
         if item.account is not None and not item.is_flat:
             await self._check_in_account(item, item.account.name, name)
             return

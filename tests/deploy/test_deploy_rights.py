@@ -164,11 +164,18 @@ async def manage(url: str) -> None:
         "accounts list",
         "teams show globex/research",
         "teams list globex",
+        "accounts create initech",
+        "keys move globex/carol initech",
+        "keys move initech/carol globex --team research",
+        "accounts delete initech --yes",
         "keys revoke globex/carol --all --yes",
         "keys delete plain --yes",
         "teams delete globex/research --recursive --yes",
         "accounts delete globex --yes",
     ):
+        if typed.startswith("keys rotate globex/carol"):
+            with pytest.raises(AssertionError, match="a key of account 'globex' is called 'carol', too"):
+                await limiter_node("teams", "create", "globex/carol", "--store", url)
         await limiter_node(*typed.split(), "--store", url)
 
 

@@ -7,7 +7,7 @@ Windows and paths are numbered from 1, as the scripts number them: the windows i
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -105,7 +105,7 @@ class PathsReply(NamedTuple):
     results: list[tuple[int, int, int]]
     policies: dict[int, bytes]
     skipped: tuple[int, ...] = ()
-    """The places, from 0, of settles and charges whose key has moved to another account."""
+    """The places, from 0, of settles and charges whose key is not in the account."""
 
     def used(self, window: int) -> Triple:
         """Return what counts in the window of that number."""
@@ -161,11 +161,12 @@ class PathsDriver:
         return [self.policy_key, self.shared_key, *(self.key_hash(kid) for kid in windows if kid != SHARED)]
 
     def policy(
-        self, version: Version, versions: Mapping[str, Version] | None = None, moved: Iterable[str] = ()
+        self, version: Version, versions: Mapping[str, Version] | None = None, moved: Collection[str] = ()
     ) -> None:
-        """Store these versions of the account's policy and of its keys' policies, and no others; and marks of `moved`.
+        """Store these versions of the account's policy and of its keys' policies, and no others.
 
         The bodies are ``body of `` and the version in hex digits. An empty `version` makes the account unknown.
+        `moved`: keys that have left a forward mark.
         """
         self.account_version, self.versions = version, dict(versions or {})
         self.client.delete(self.policy_key)

@@ -41,7 +41,7 @@ class PathsPair:
     def set_policy(self, version: bytes, keys: dict[str, bytes], moved: Collection[str] = ()) -> None:
         """Store the versions of the account and of its keys; an empty `version` makes the account unknown.
 
-        `moved`: the keys that have moved to another account.
+        `moved`: keys that have moved to another account.
         """
         self.driver.policy(version, keys, moved)
         self.model.moved = frozenset(moved)

@@ -116,7 +116,6 @@ class PathsWalk:
         self.scale = rng.choice(("small", "small", "wide", "mixed"))
         self.keys = [f"{seed:08x}{number:024x}" for number in range(rng.choice((0, 1, 1, 2, 3)))]
         self.present = list(self.keys)
-        self.moves = False
         self.version = b""
         self.versions: dict[str, bytes] = {}
         self.tree = self._some_tree()
@@ -181,7 +180,6 @@ class PathsWalk:
             self.tree.append(self.absent.pop(rng.randrange(len(self.absent))))
         elif 0.85 <= action < 0.92 and self.keys:  # a key is deleted; with one of the next changes it is there again
             self.present = rng.sample(self.keys, len(self.keys) - 1)
-            self.moves = rng.random() < 0.5  # or it has moved to another account
         elif 0.92 <= action < 0.96:  # the account is unknown until the next change
             self.version = b""
             self.pair.set_policy(b"", {})
@@ -196,7 +194,8 @@ class PathsWalk:
             if owner in (None, key) or key not in self.versions:
                 self.versions[key] = self.rng.randbytes(8)
         self.versions = {key: self.versions[key] for key in self.present}
-        moved = [key for key in self.keys if key not in self.present] if self.moves else []
+        gone = [key for key in self.keys if key not in self.present]
+        moved = [key for key in gone if self.rng_of_ends.random() < 0.7]
         self.pair.set_policy(self.version, self.versions, moved)
 
     # ---- the clock -----------------------------------------------------------------------------------------------

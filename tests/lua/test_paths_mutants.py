@@ -107,6 +107,17 @@ MUTANTS = [
         "ends_ms <= clock_ms then",
         walk=1,
     ),
+    # Keys that have moved away.
+    Mutant(
+        "what a lost key had counted is taken for moved",
+        "not policies[k + 1] and call('HEXISTS', KEYS[1], 'f:' .. ARGV[k + 2]) == 1 then",
+        "not policies[k + 1] then",
+    ),
+    Mutant(
+        "a moved key counts here, too",
+        "other_count > 0 and k > 0 and not policies[k + 1]",
+        "false and not policies[k + 1]",
+    ),
     # Exactly once.
     Mutant("a batch sent again counts again", "replayed = number == recorded", "replayed = false"),
     Mutant("an older batch is decided", "if number < recorded then return '\\2' end", "", walk=2),

@@ -432,13 +432,20 @@ def test_old_policies_are_told_per_admit_and_hold_up_nobody_else(
     assert decide(2, resent=True)[2:] == reply[2:]
 
 
-def test_a_key_that_the_account_does_not_have(account: PathsDriver) -> None:
+def test_a_key_that_the_account_has_lost_gets_its_settles_and_charges(account: PathsDriver) -> None:
+    """A node declares it again, and it must not find its windows empty."""
     account.policy(V1, {OTHER: V2})
-    windows = {SHARED: [limits()], KID: [limits()]}
-    reply = account.decide(A, 1, windows, [Path(KID, (1, 2))], [Charge(1, EPOCH_MS, 1)], [Admit(1)], EPOCH_MS)
-    assert (reply.results, reply.policies, reply.used(2)) == ([(UNKNOWN_KEY, 0, 0)], {}, (1, 0, 0))
+    windows, paths = {SHARED: [limits()], KID: [limits()]}, [Path(KID, (1, 2))]
+    reply = account.decide(A, 1, windows, paths, [Charge(1, EPOCH_MS, 2, 3, 4)], [Admit(1)], EPOCH_MS)
+    assert (reply.results, reply.skipped) == ([(UNKNOWN_KEY, 0, 0)], ())
+    reply = account.decide(A, 2, windows, paths, [Settle(1, EPOCH_MS, 0, 0, 1)], (), EPOCH_MS)
+    assert (reply.used(1), reply.used(2)) == ((2, 3, 3), (2, 3, 3))
+
+
+def test_an_account_that_is_gone(account: PathsDriver) -> None:
     account.policy(b"")
-    assert account.decide(A, 2, windows, [Path(KID, (1, 2))], (), [Admit(1)], EPOCH_MS).state == UNKNOWN_ACCOUNT
+    windows = {SHARED: [limits()], KID: [limits()]}
+    assert account.decide(A, 1, windows, [Path(KID, (1, 2))], (), [Admit(1)], EPOCH_MS).state == UNKNOWN_ACCOUNT
     assert account.peek(windows) is None
 
 

@@ -35,6 +35,7 @@ from limiter_node.policy import (
 from limiter_node.policy_body import body_of, version_of
 from limiter_node.store.embedded.stores import EmbeddedStore
 from limiter_node.store.keyspace import (
+    declared_key,
     deleted_key,
     limits_key,
     past_key,
@@ -238,11 +239,12 @@ def adopt(url: str, kid: str, limit: int) -> None:
     windows = (minute(Limit(REQUESTS, limit)), PolicyWindow(HOUR, (), (Limit(REQUESTS, 1_000_000),)))
     body = body_of(AccountPolicy(key=KeyPolicy(kid, "tester", "", windows)))
     script = load_script("adopt")
-    keys = [each(kid) for each in (limits_key, window_key, past_key, policy_key, shared_key, deleted_key)]
+    of_key = (limits_key, window_key, past_key, policy_key, shared_key, deleted_key, declared_key)
+    keys = [each(kid) for each in of_key]
     with store_client(url) as client:
-        assert client.eval(
-            script.source, len(keys), *keys, kid, version_of(body), body, window_id(KEY_SUBJECT, windows[0]), 0
-        )
+        plain = client.get(limits_key(kid))
+        id_ = window_id(KEY_SUBJECT, windows[0])
+        assert client.eval(script.source, len(keys), *keys, kid, version_of(body), body, id_, 0, plain) == 1
 
 
 async def test_a_plain_key_becomes_an_account_under_load(embedded_single: str) -> None:

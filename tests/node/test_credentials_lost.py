@@ -24,9 +24,8 @@ from limiter_node.limiter.admission import Limiter
 from limiter_node.limits import KeyLimits
 from limiter_node.policy import REQUESTS, AccountPolicy, KeyPolicy, Limit, Subject
 from limiter_node.policy_body import tombstone_of
-from limiter_node.store.accounts import member as account_member
 from limiter_node.store.accounts.member import Member
-from limiter_node.store.decisions import key_exists, path_replies
+from limiter_node.store.decisions import key_exists
 from limiter_node.store.decisions.dispatcher import Dispatcher
 from limiter_node.store.embedded.stores import EmbeddedStore
 from limiter_node.store.keyspace import declared_key, deleted_key, limits_key, policy_key
@@ -145,9 +144,7 @@ async def test_29_a_flushed_store_gets_states_and_credentials_back(kind: str) ->
             assert value_at(store.url, revoked) == {b"account": tag.encode()}
 
 
-async def test_the_ways_of_all_credentials_are_checked(embedded_cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (account_member, path_replies):
-        monkeypatch.setattr(module, "CHECK_POINTER_EVERY_S", 0.0)
+async def test_the_ways_of_all_credentials_are_checked(embedded_cluster: str) -> None:
     kept = Kept(embedded_cluster, alice_with(), an_account())
     first, second = (each.digest for each in kept.key.all_credentials)
     async with dispatching(embedded_cluster) as node, dispatching(embedded_cluster) as other:
@@ -332,6 +329,27 @@ async def test_a_key_that_the_store_had_deleted_before_the_nodes_word_comes_back
             client.hset(policy_key(kept.tag), f"x:{kept.key.kid}", tombstone_of(replace(kept.key, revision=2)))
         assert await ask(node, kept.key.kid) is Outcome.ADMITTED
         assert kept.stored().revision == 6
+
+
+@pytest.mark.parametrize("has_marks", [True, False])
+async def test_the_keys_of_an_account_that_was_deleted_are_unknown(embedded_cluster: str, has_marks: bool) -> None:
+    """And not undecided: the account is not taken for lost, also where the credentials' marks are."""
+    kept = Kept(embedded_cluster, alice_with(revision=3), an_account(revision=4))
+    first, second = (each.digest for each in kept.key.all_credentials)
+    async with dispatching(embedded_cluster) as node:
+        assert [await ask(node, cid) for cid in (first, second)] == [Outcome.ADMITTED] * 2
+        assert kept.account is not None
+        with store_client(embedded_cluster) as client:
+            for cid in (first, second) if has_marks else ():
+                client.set(deleted_key(cid), kept.key.kid)
+            client.delete(policy_key(kept.tag))
+            client.hset(policy_key(kept.tag), mapping={"x:": tombstone_of(kept.account)})
+        outcomes = await asyncio.gather(*(admit(node, cid) for cid in (first, second) for _ in range(3)))
+        assert set(outcomes) == {Outcome.UNKNOWN_KEY}
+        assert {await ask(node, cid) for cid in (first, second)} == {Outcome.UNKNOWN_KEY}
+        assert set(kept.fields()) == {b"x:"}
+        kept.put(replace(kept.key, revision=4))
+        assert [await ask(node, cid) for cid in (first, second)] == [Outcome.ADMITTED] * 2
 
 
 # ---- under load ------------------------------------------------------------------------------------------------------

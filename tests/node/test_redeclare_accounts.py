@@ -307,9 +307,9 @@ async def test_a_store_that_stops_answering_meanwhile_costs_no_more_than_the_bud
         redeclarer = dispatcher._account_redeclarer
         declare = redeclarer._declare
 
-        async def stop_first(tag: str, field: str, body: bytes) -> bool:
+        async def stop_first(tag: str, field: str, body: bytes, revision: int) -> Any:
             proxy.pass_requests = False
-            return await declare(tag, field, body)
+            return await declare(tag, field, body, revision)
 
         redeclarer._declare = stop_first  # type: ignore[method-assign]
         with store_client(embedded_single) as client:
@@ -459,14 +459,14 @@ async def test_a_key_that_is_taken_out_while_it_is_declared_is_taken_out_again(
         redeclarer = dispatcher._account_redeclarer
         declare = redeclarer._declare
 
-        async def take_out_first(tag: str, field: str, body: bytes) -> bool:
+        async def take_out_first(tag: str, field: str, body: bytes, revision: int) -> Any:
             if field == alice.kid:
                 if meanwhile == "deleted":
                     await admin.delete(alice.kid)
                 else:
                     moved = Declarations({}, {target.name: target}, {alice.kid: AccountKey(target, alice)})
                     await admin.apply(moved)
-            return await declare(tag, field, body)
+            return await declare(tag, field, body, revision)
 
         redeclarer._declare = take_out_first  # type: ignore[method-assign]
         expected = Outcome.UNKNOWN_KEY if meanwhile == "deleted" else Outcome.ADMITTED

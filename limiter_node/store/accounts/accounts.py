@@ -138,6 +138,17 @@ class Accounts:
             older.append((kid, body, member.body))
         return Opened(member, found.time_ms)
 
+    async def revision_of_deleted(self, kid: str, tag: str) -> int:
+        """Return the revision that a key of an account had when it was deleted; -2 if it wasn't.
+
+        If `kid` is empty, it is the account's. Raises `StoreUnavailable`.
+        """
+        found = await self._read(kid, tag, monotonic())
+        try:
+            return -2 if found.tombstone is None else read_tombstone(found.tombstone).revision
+        except ValueError as error:
+            raise StoreUnavailable(f"what is left of a policy of {tag_text(tag)} can't be read: {error}") from error
+
     def forget(self, member: Member) -> None:
         """Forget a key that is gone: one that comes back has a place of its own."""
         if self._members.get((member.account.kid, member.kid)) is member:

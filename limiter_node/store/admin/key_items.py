@@ -28,7 +28,7 @@ from limiter_node.policy_fields import (
 )
 from limiter_node.store.admin.adopting import Adopter, Adoption, plain_account
 from limiter_node.store.admin.masters import Masters
-from limiter_node.store.admin.pointers import Pointers
+from limiter_node.store.admin.pointers import Pointer, Pointers
 from limiter_node.store.admin.policies import NO_VERSION, Policies, Write, time_ms_of
 from limiter_node.store.admin.script_calls import ScriptCall, call_script
 from limiter_node.store.keyspace import declared_key, deleted_key, limits_key
@@ -125,6 +125,7 @@ class KeyItems:
 
     async def read(self, kid: str, tag: str | None = None) -> KeyItem:
         """Return a key; with an empty version if there is none. `tag`: where it is, if that is known."""
+        pointer: Pointer = None
         if tag is None or tag in (PLAIN, kid):
             client = self._masters.owner(limits_key(kid))
             pointer = (await self._pointers.read([kid]))[kid]
@@ -132,11 +133,9 @@ class KeyItems:
                 record: Any = await client.get(declared_key(kid))
                 time_ms, limits = await time_ms_of(client), _limits(kid, pointer)
                 return KeyItem(kid, PLAIN, time_ms, pointer, limits, record=unpack_record(record))
-            if not isinstance(pointer, str):
-                if tag is None or pointer is not None:
-                    return KeyItem(kid, PLAIN, await time_ms_of(client))
-            else:
-                tag = pointer
+            if pointer is not None and not isinstance(pointer, str):
+                return KeyItem(kid, PLAIN, await time_ms_of(client))
+            tag = pointer or kid  # without a way to it, the key may still be there, or what is left of it
         stored = await self._policies.read(tag, [kid])
         forward = stored.forwards.get(kid)
         is_moving = forward is not None and not read_forward(forward).is_over
@@ -145,7 +144,8 @@ class KeyItems:
         )
         if tag == kid:
             if stored.policy is None or stored.policy.key is None:
-                return replace(nothing, tombstone=stored.tombstone, account=None)
+                place = PLAIN if pointer is None else kid
+                return replace(nothing, tag=place, tombstone=stored.tombstone, account=None)
             return replace(nothing, version=stored.version, key=stored.policy.key)
         if (found := stored.keys.get(kid)) is None:
             return replace(nothing, tombstone=stored.tombstones.get(kid))
@@ -207,14 +207,15 @@ class KeyItems:
 
 
 def _trimmed(key: KeyPolicy, now_ms: int) -> KeyPolicy:
-    """Return a key with at most `MAX_CREDENTIALS`: the oldest that are good for nothing go.
+    """Return a key with at most `MAX_CREDENTIALS`: the oldest that are good for nothing go, but never the first one.
 
-    Their pointers go on leading to the key, so no other key can get them.
+    Their pointers go on leading to the key, so no other key can get them. The first one's digest names the key.
     """
     excess = len(key.credentials) - MAX_CREDENTIALS
     if excess <= 0:
         return key
-    ended = [each for each in key.credentials if each.is_revoked or 0 < each.ends_ms <= now_ms]
+    others = [each for each in key.credentials if each.digest != key.kid]
+    ended = [each for each in others if each.is_revoked or 0 < each.ends_ms <= now_ms]
     return replace(key, credentials=tuple(each for each in key.credentials if each not in ended[:excess]))
 
 

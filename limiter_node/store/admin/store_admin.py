@@ -135,9 +135,9 @@ class StoreAdmin:
     async def delete(self, kid: str) -> bool:
         """Delete a key and its usage. Return whether it existed. Nodes refuse the key from the next decision on.
 
-        Two things stay for a while: a mark of the deletion, so that nodes don't declare the key again, and the nodes'
-        records, without which they would take the usage for lost and count it again if the key came back. Usage in
-        windows of an account and its teams stays, too.
+        A mark of the deletion stays, so that nodes don't declare the key again. The nodes' records stay for a while,
+        without which they would take the usage for lost and count it again if the key came back. Usage in windows of an
+        account and its teams stays, too.
         """
         return await self.run(lambda: self.deleter.delete(kid))
 

@@ -115,11 +115,12 @@ class Dispatcher:
         self._schedule.send = self._batches.send_scheduled
         self._deadlines = Deadlines(self._pending, self.outage, timeout_s)
         self._follower = Follower(self._accounts, self.outage, finish_move, timeout_s=timeout_s)
-        self._forwarding = Forwarding(self._follower, self._charges, self._receipts.settle, self._schedule.add)
-        self._receipts.forwarding = self._forwarding
+        self._forwarding = self._receipts.forwarding = Forwarding(
+            self._follower, self._charges, self._receipts.settle, self._schedule.add, lambda: self._finder
+        )
         reconciliation = Reconciliation(self.outage, self._charges, self._receipts, self._forwarding, window_buckets)
         self._moved = MovedKeys(
-            self._queues, self._receipts, self._schedule, self.outage, lambda: self._finder, telemetry
+            self._queues, self._receipts, self._schedule, self.outage, lambda: self._finder, self._forwarding, telemetry
         )
         self._accounts.look_up_again = self._moved.look_up_again
         self._losses = Losses(reconciliation, self._charges, window_buckets)
@@ -170,6 +171,7 @@ class Dispatcher:
             self.outage,
             self._accounts,
             finder=self._finder,
+            forwarding=self._forwarding,
             flush=self._batches.flush,
             timeout_s=timeout_s,
             window_buckets=window_buckets,
@@ -272,14 +274,9 @@ class Dispatcher:
 
     async def close(self) -> None:
         """Stop. Requests without a verdict fail."""
-        self.outage.close()
-        self._moved.close()
-        self._follower.close()
-        self._forwarding.close()
-        self._declared.close()
-        self._account_redeclarer.close()
-        self._router.close()
-        self._sweeper.close()
+        askers = (self._moved, self._follower, self._forwarding, self._declared, self._account_redeclarer)
+        for each in (self.outage, *askers, self._router, self._sweeper):
+            each.close()
         await self._topology.close()
         for admit in self._pending.unanswered():
             admit.future.set_exception(StoreUnavailable("the node is stopping"))

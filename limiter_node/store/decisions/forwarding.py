@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from time import monotonic
 from typing import NamedTuple
 
@@ -24,14 +25,15 @@ from limiter_node.store.accounts.charges import PathCharge, PathReceipt
 from limiter_node.store.accounts.member import Member
 from limiter_node.store.accounts.queue import AccountQueue
 from limiter_node.store.batch import SendQueue
-from limiter_node.store.decisions.following import Follower
+from limiter_node.store.decisions.following import PATIENCE_S, Follower
+from limiter_node.store.decisions.key_exists import KeyExistence
 from limiter_node.store.unsent_charges import UnsentCharges
 
 log = logging.getLogger(__name__)
 
-_AGAIN_S = 0.1
+_AGAIN_S, _MOST_AGAIN_S = 0.1, 5.0
 _MISSING_S = 60.0
-"""How long parts are kept for a key that is nowhere, and that nobody has deleted: another node may declare it again."""
+"""How long parts are kept for a key that is nowhere, and that this node can't declare again: another one may."""
 
 
 class Part(NamedTuple):
@@ -45,7 +47,10 @@ class Part(NamedTuple):
 
 
 class Forwarding:
-    """Send parts after keys, for one node. `settle` gives amounts back, `schedule` lets a queue's next batch leave."""
+    """Send parts after keys, for one node. `settle` gives amounts back, `schedule` lets a queue's next batch leave.
+
+    `finder` finds keys, and declares those again that the store has lost.
+    """
 
     def __init__(
         self,
@@ -53,8 +58,10 @@ class Forwarding:
         charges: UnsentCharges,
         settle: Callable[[SendQueue, PathReceipt, int, int, int], None],
         schedule: Callable[[SendQueue], None],
+        finder: Callable[[], KeyExistence],
     ) -> None:
         self._follower, self._charges, self._settle, self._schedule = follower, charges, settle, schedule
+        self._finder = finder
         self._waiting: dict[tuple[str, str], list[tuple[float, Part]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -75,9 +82,19 @@ class Forwarding:
             self._waiting[place].append((monotonic(), part))
             return
         self._waiting[place] = [(monotonic(), part)]
-        task = asyncio.get_running_loop().create_task(self._send(*place))
+        task = asyncio.get_running_loop().create_task(self._send(*place), name=part.kid)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def sent(self, kid: str) -> None:
+        """Return once nothing waits for the way to a key: what is asked of the key now is decided after it.
+
+        Raises:
+            StoreUnavailable: that takes longer than a request can wait.
+        """
+        sending = [each for each in self._tasks if each.get_name() == kid]
+        if sending and (await asyncio.wait(sending, timeout=PATIENCE_S))[1]:
+            raise StoreUnavailable("the store has not counted yet what the key used before")
 
     def add_settle(self, account: AccountQueue, receipt: PathReceipt, amounts: Amounts) -> None:
         """Send what a settle gives back in its key's own windows."""
@@ -104,6 +121,7 @@ class Forwarding:
 
     async def _send(self, account: str, kid: str) -> None:
         place, since_s = (account, kid), monotonic()
+        again_s, has_declared = _AGAIN_S, False
         try:
             while self._waiting[place]:
                 try:
@@ -114,8 +132,14 @@ class Forwarding:
                     continue
                 if not isinstance(found, Missing):
                     self._deliver(found.member, marks, [part for _, part in self._waiting[place]])
+                elif not has_declared:
+                    has_declared = True
+                    with suppress(StoreUnavailable):
+                        await self._finder().find(kid, is_missed=True)
+                    continue
                 elif found.revision < 0 and monotonic() - since_s < _MISSING_S:
-                    await asyncio.sleep(_AGAIN_S)
+                    await asyncio.sleep(again_s)
+                    again_s, has_declared = min(2 * again_s, _MOST_AGAIN_S), False
                     continue
                 self._waiting[place].clear()  # of a key that was deleted, nothing counts any more
         except Exception:

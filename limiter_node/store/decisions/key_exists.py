@@ -144,7 +144,7 @@ class KeyExistence:
         if isinstance(state, CredentialState):
             return state, has_joined
         async with asyncio.timeout(self._timeout_s):
-            if not await self._was_lost(cid, found, state):
+            if not await self._was_lost(cid, "" if found is None else found.tag):
                 return CredentialState.UNKNOWN, has_joined
             found = await self._look_up(cid, not_before_s)
             state = None if found is None else await self._state(cid, found, is_missed=True, not_before_s=not_before_s)
@@ -244,18 +244,14 @@ class KeyExistence:
             self._outage.on_read_overdue(read)
             raise StoreUnavailable("the store did not reply in time")
 
-    async def _was_lost(self, cid: str, found: _Found | None, missing: Missing | None) -> bool:
+    async def _was_lost(self, cid: str, stale_tag: str) -> bool:
         """Return whether the store had lost the key, and it has been declared again. Raises `StoreUnavailable`.
 
-        `found`: where the credential leads, to an account in which the key is `missing`; None if it leads nowhere.
+        `stale_tag`: the hash tag of an account that the credential leads to, and that doesn't have the key; empty if
+        there is none.
         """
         known = self._queues.find(cid)
-        redeclared, reason = Redeclared.UNKNOWN, ""
-        if found is not None and missing is not None and _is_deleted(missing, known):
-            redeclared, reason = Redeclared.DELETED, found.kid
-        else:
-            tag = "" if found is None else found.tag
-            redeclared, reason = await self._account_redeclarer.resolve(cid, known, tag)
+        redeclared, reason = await self._account_redeclarer.resolve(cid, known, stale_tag)
         if redeclared is Redeclared.UNKNOWN:
             knowledge = known.knowledge if isinstance(known, KeyQueue) else None
             redeclared, reason = await self._redeclarer.resolve(cid, knowledge)
@@ -283,11 +279,3 @@ class KeyExistence:
             if now_s >= knowledge.check_mark_s:
                 knowledge.check_mark_s = now_s + CHECK_POINTER_EVERY_S
                 self._account_redeclarer.mark_again(cid, knowledge.mark)
-
-
-def _is_deleted(missing: Missing, known: KeyQueue | Member | FurtherCredential | None) -> bool:
-    """Whether a key was deleted from its account, and the node knows no later policy of it."""
-    if not isinstance(known, Member | FurtherCredential):
-        return missing.revision >= 0
-    member = known.member
-    return missing.revision >= (member.account.policy if member.policy is None else member.policy).revision

@@ -15,6 +15,7 @@ from limiter_node.errors import KeyIsMoving, Overloaded, StoreUnavailable
 from limiter_node.key_states import CredentialState
 from limiter_node.store.accounts.member import FurtherCredential, Member
 from limiter_node.store.batch import Admit, Asker, Batch
+from limiter_node.store.decisions.forwarding import Forwarding
 from limiter_node.store.decisions.key_exists import KeyExistence
 from limiter_node.store.decisions.queues import KeyQueues
 from limiter_node.store.decisions.receipts import Receipts
@@ -36,11 +37,13 @@ class MovedKeys:
         schedule: Schedule,
         outage: Outage,
         finder: Callable[[], KeyExistence],
+        forwarding: Forwarding,
         telemetry: Telemetry,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._queues, self._receipts, self._schedule = queues, receipts, schedule
         self._outage, self._finder, self._decisions = outage, finder, telemetry.decisions
+        self._forwarding = forwarding
         self._looking: set[asyncio.Task[None]] = set()
 
     def check_form(
@@ -111,6 +114,8 @@ class MovedKeys:
     async def _ask_again(self, asker: Asker, admits: Sequence[Admit]) -> None:
         try:
             state = await self._finder().find(asker.cid, is_missed=True)
+            if (found := self._queues.get(asker.cid)) is not None:
+                await self._forwarding.sent(found.kid)
         except KeyIsMoving as error:
             _fail(admits, error)
             return

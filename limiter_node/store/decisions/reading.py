@@ -15,6 +15,7 @@ from limiter_node.store.accounts.accounts import Accounts
 from limiter_node.store.accounts.member import FurtherCredential, Member
 from limiter_node.store.batch import SendQueue
 from limiter_node.store.decisions.first import FirstDecisions
+from limiter_node.store.decisions.forwarding import Forwarding
 from limiter_node.store.decisions.key_exists import KeyExistence
 from limiter_node.store.decisions.queues import KeyQueues
 from limiter_node.store.key_queue import WRONG_TYPE, KeyQueue, Peek
@@ -37,7 +38,7 @@ class StoreReader:
     """Read the store for one node.
 
     `finder` looks for keys that the node hasn't met, or that are not where it knows them. `flush` sends what waits of a
-    key, so that a read follows it on its connection.
+    key, so that a read follows it on its connection; `forwarding` has what is on its way to where the key is now.
     """
 
     def __init__(
@@ -49,13 +50,15 @@ class StoreReader:
         accounts: Accounts,
         *,
         finder: KeyExistence,
+        forwarding: Forwarding,
         flush: Callable[[SendQueue], None],
         timeout_s: float,
         window_buckets: int,
     ) -> None:
         self._topology, self._router, self._queues = topology, router, queues
         self._outage, self._accounts = outage, accounts
-        self._finder, self._flush, self._timeout_s, self._window_buckets = finder, flush, timeout_s, window_buckets
+        self._finder, self._forwarding, self._flush = finder, forwarding, flush
+        self._timeout_s, self._window_buckets = timeout_s, window_buckets
         self._script = load_script("peek")
         self._first = FirstDecisions(topology, load_script("decide"), timeout_s)
 
@@ -80,7 +83,7 @@ class StoreReader:
             if queue is not None:
                 if self._outage.is_on and self._outage.cuts_off(queue.sender):
                     raise StoreUnavailable("the key's shard is cut off")
-                self._flush(queue.sender)
+                await self._send_all_of(queue)
             async with asyncio.timeout(self._timeout_s):
                 usage = await self._peek_at(kid, queue, models)
                 return usage if usage is not None else await self._peek_missed(kid, models)
@@ -90,6 +93,10 @@ class StoreReader:
             if str(error).startswith(WRONG_TYPE) and isinstance(queue, KeyQueue):
                 raise _Elsewhere from None
             return self._known_usage(queue, models, error)
+
+    async def _send_all_of(self, queue: _Queue) -> None:
+        await self._forwarding.sent(queue.kid)
+        self._flush(queue.sender)
 
     def _known_usage(
         self, queue: _Queue | None, models: tuple[str, ...] | None, error: StoreUnavailable
@@ -106,7 +113,10 @@ class StoreReader:
         """Read a key that isn't where the node knows it: it is elsewhere, or the store has lost it."""
         if (state := await self._finder.find(kid, is_missed=True)) is not CredentialState.VALID:
             return state
-        usage = await self._peek_at(kid, self._queues.find(kid), models)
+        queue = self._queues.find(kid)
+        if queue is not None:
+            await self._send_all_of(queue)
+        usage = await self._peek_at(kid, queue, models)
         return CredentialState.UNKNOWN if usage is None else usage
 
     async def _peek_at(

@@ -18,6 +18,7 @@ import asyncio
 import logging
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
+from enum import Enum, auto
 from time import monotonic
 from typing import Any, NamedTuple
 
@@ -42,12 +43,24 @@ log = logging.getLogger(__name__)
 
 _DELETED, _POINTED, _WAS_POINTED, _ELSEWHERE = range(4)
 """The replies of ``redeclare.lua`` about a key of an account."""
-_LOST = b"!"
-"""Stands for the version of a policy that isn't stored, and was not deleted on purpose."""
+_ABSENT, _LOST = b"", b"!"
+"""Stand for the version of a policy that isn't stored; `_LOST`: and that was not deleted on purpose."""
+_NAME_IS_TAKEN, _WAS_DELETED = 2, 4
+"""The replies of ``declare.lua`` beside 1, that it is done, and those that somebody else was first."""
 _BEING_READ = "the keys file is being read"
 
 Known = KeyQueue | Member | FurtherCredential | None
 """The place in the node of the key that a credential leads to, if the node has met it."""
+
+
+class _Written(Enum):
+    """Who has written a policy that was missing."""
+
+    BY_THIS_NODE = auto()
+    IS_THERE = auto()
+    """Somebody else was first."""
+    WAS_DELETED = auto()
+    """Nobody: it was deleted on purpose."""
 
 
 class _KeyWord(NamedTuple):
@@ -127,8 +140,8 @@ class AccountRedeclarer:
             return result
         if (word := self._account_word(account.kid, 0)) is None:
             return Redeclared.UNKNOWN
-        await self._declare_account(account.kid, word)
-        return Redeclared.DECLARED
+        written = await self._declare_account(account.kid, word, account.policy.revision)
+        return Redeclared.DELETED if written is _Written.WAS_DELETED else Redeclared.DECLARED
 
     def check_pointers(self, member: Member) -> None:
         """Mend the pointers of a key that the store has just decided for, those that are lost."""
@@ -216,33 +229,48 @@ class AccountRedeclarer:
             return Redeclared.DECLARED, ""
         if (account := self._account_word(tag, now_ms)) is None:
             return Redeclared.UNKNOWN, ""
+        member = known.member if isinstance(known, Member | FurtherCredential) else None
+        known_account = self._accounts.known(tag)
+        revision = -1 if member is None or known_account is None else known_account.policy.revision
         field, body = "", account.body
-        is_written = await self._declare_account(tag, account)
-        if tag != kid:
-            member = known.member if isinstance(known, Member | FurtherCredential) else None
+        written = await self._declare_account(tag, account, revision)
+        if tag != kid and written is not _Written.WAS_DELETED:
             field, body = kid, self._key_body(word, member, now_ms)
-            is_written = await self._declare(tag, field, body)
-            if is_written or found == _POINTED:
+            revision = -1 if member is None or member.policy is None else member.policy.revision
+            written = await self._declare(tag, field, body, revision)
+            if written is _Written.BY_THIS_NODE or (written is _Written.IS_THERE and found == _POINTED):
                 self._counts.add(word.source)
+        if written is _Written.WAS_DELETED:
+            return Redeclared.DELETED, kid
         left, _, mark = await self._point(cid, kid, tag, "")
         if left in (_POINTED, _WAS_POINTED):
             self._begin(self._mend_pointers(kid, _others(cid, field, body), tag, stale_tag))
             return Redeclared.DECLARED, ""
-        if is_written:  # it was taken out meanwhile, and must not come back
+        if written is _Written.BY_THIS_NODE:  # it was taken out meanwhile, and must not come back
             await self._call(self._declare_script, tag, (policy_key(tag),), (field, version_of(body), "", ""))
         return (Redeclared.DELETED, mark) if left == _DELETED else (Redeclared.DECLARED, "")
 
-    async def _declare_account(self, tag: str, word: _Body) -> bool:
-        is_written = await self._declare(tag, "", word.body)
-        if is_written:
+    async def _declare_account(self, tag: str, word: _Body, revision: int) -> _Written:
+        written = await self._declare(tag, "", word.body, revision)
+        if written is _Written.BY_THIS_NODE:
             self._counts.add(word.source)
-        return is_written
+        return written
 
-    async def _declare(self, tag: str, field: str, body: bytes) -> bool:
-        """Write a policy that isn't there. Return whether this node did: if not, somebody else was first."""
+    async def _declare(self, tag: str, field: str, body: bytes, revision: int) -> _Written:
+        """Write a policy that isn't there. `revision`: that of the policy which the store told this node; -1: none."""
         name = read_key(body).name if field else ""
-        arguments = (field, _LOST, version_of(body), body, name)
-        return bool(await self._call(self._declare_script, tag, (policy_key(tag),), arguments) == 1)
+        reply = await self._write(tag, field, _LOST, body, name)
+        if reply == _WAS_DELETED:
+            if await self._accounts.revision_of_deleted(field, tag) >= revision:
+                return _Written.WAS_DELETED
+            reply = await self._write(tag, field, _ABSENT, body, name)  # it had been made anew since
+        if reply == _NAME_IS_TAKEN:  # then the key is left out of the index of names
+            reply = await self._write(tag, field, _ABSENT, body, "")
+        return _Written.BY_THIS_NODE if reply == 1 else _Written.IS_THERE
+
+    async def _write(self, tag: str, field: str, expected: bytes, body: bytes, name: str) -> object:
+        arguments = (field, expected, version_of(body), body, name)
+        return await self._call(self._declare_script, tag, (policy_key(tag),), arguments)
 
     async def _point(self, cid: str, kid: str, tag: str, stale_tag: str) -> tuple[int, int, str]:
         """Point a credential to its key in its account.
