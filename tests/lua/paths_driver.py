@@ -105,7 +105,7 @@ class PathsReply(NamedTuple):
     results: list[tuple[int, int, int]]
     policies: dict[int, bytes]
     skipped: tuple[int, ...] = ()
-    """The places, from 0, of settles and charges whose key has moved to another account."""
+    """The places, from 0, of settles and charges whose key is not in the account."""
 
     def used(self, window: int) -> Triple:
         """Return what counts in the window of that number."""
