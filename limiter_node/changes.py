@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias
 
+from limiter_node.errors import ConfigError
 from limiter_node.policy_fields import FIELD_DEFAULTS, Fields
 
 log = logging.getLogger(__name__)
@@ -58,6 +59,17 @@ class Change:
     def _part(self, name: str) -> str:
         before, after = (_shown(name, fields) for fields in (self.before, self.after))
         return f"{name} {after}" if self.action == "created" else f"{name} {before} -> {after}"
+
+
+class PartlyApplied(ConfigError):
+    """Raised when some keys can't be as they are declared; all else is.
+
+    `changes`: those that were made, or that a dry run would have made. `warnings`: what the person should know.
+    """
+
+    def __init__(self, message: str, changes: Sequence[Change], warnings: Sequence[str]) -> None:
+        super().__init__(message)
+        self.changes, self.warnings = tuple(changes), tuple(warnings)
 
 
 def change_between(kind: Kind, who: str, action: Action, before: Mapping[str, Any], after: Mapping[str, Any]) -> Change:

@@ -9,7 +9,7 @@ from typing import Any, Final
 import click
 import cloup
 
-from limiter_node.changes import Change, Kind
+from limiter_node.changes import Change, Kind, PartlyApplied
 from limiter_node.commands.help import EXAMPLES
 from limiter_node.commands.managing import as_json, confirm, confirmed, manage
 from limiter_node.commands.options import grouped, option, store_url
@@ -73,13 +73,21 @@ def _apply(
             _confirm_deletions(planned.changes)
         return await manager.apply(declared, dry_run=dry_run, prune=prune, prune_keys=prune_keys)
 
-    applied = manage(store, run, changes=not dry_run)
+    try:
+        applied = manage(store, run, changes=not dry_run)
+    except PartlyApplied as error:
+        _print(Applied([*error.changes], [*error.warnings]), declared, is_dry=dry_run, as_json=as_json)
+        raise
+    _print(applied, declared, is_dry=dry_run, as_json=as_json)
+
+
+def _print(applied: Applied, declared: Declarations, *, is_dry: bool, as_json: bool) -> None:
     for warning in applied.warnings:
         warn(warning)
     if as_json:
-        print_json({"dry_run": dry_run, "changes": applied.changes, "warnings": applied.warnings})
+        print_json({"dry_run": is_dry, "changes": applied.changes, "warnings": applied.warnings})
     else:
-        print_lines([*(each.line() for each in applied.changes), _summary(applied.changes, declared, is_dry=dry_run)])
+        print_lines([*(each.line() for each in applied.changes), _summary(applied.changes, declared, is_dry=is_dry)])
 
 
 def _confirm_deletions(changes: Sequence[Change]) -> None:

@@ -10,9 +10,8 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from limiter_node.changes import Change, log_change
+from limiter_node.changes import Change, PartlyApplied, log_change
 from limiter_node.declarations import Declarations
-from limiter_node.errors import ConfigError
 from limiter_node.plans import key_name
 from limiter_node.store.admin.account_loading import (
     AccountLoader,
@@ -75,7 +74,7 @@ class Loader:
         `prune`: remove keys and teams that aren't declared from the declared accounts; `prune_keys`: remove flat keys.
 
         Raises:
-            ConfigError: some keys can't be as they are declared; all else is.
+            PartlyApplied: some keys can't be as they are declared; all else is.
         """
         accounts = await self._accounts.load(declared.accounts, account_by_word, dry_run=dry_run)
         keys = await self._keys.load(wanted_keys(declared), plan_by_word, by_word=True, dry_run=dry_run)
@@ -89,9 +88,10 @@ class Loader:
             changes += await self._pruner.prune_flat(kept, dry_run=dry_run)
         if not dry_run:
             _log_changes(changes)
+        warnings = [each for found in keys.warnings.values() for each in found]
         if keys.problems:
-            raise ConfigError("; ".join(keys.problems))
-        return Applied(changes, [each for warnings in keys.warnings.values() for each in warnings])
+            raise PartlyApplied("; ".join(keys.problems), changes, warnings)
+        return Applied(changes, warnings)
 
 
 def _changes(accounts: AccountResults, keys: KeyResults) -> list[Change]:
