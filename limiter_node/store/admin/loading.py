@@ -7,10 +7,10 @@ be repeated, and changes nothing if nothing has changed, not a byte.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from limiter_node.changes import Change, PartlyApplied, log_change
+from limiter_node.changes import Change, PartlyApplied, log_changes
 from limiter_node.declarations import Declarations
 from limiter_node.plans import key_name
 from limiter_node.store.admin.account_loading import (
@@ -62,7 +62,7 @@ class Loader:
         wanted = wanted_keys(declared)
         stored = accounts.stored
         keys = await self._keys.load(wanted, lambda key, place: plan_by_file(key, place, stored))
-        _log_changes(_changes(accounts, keys))
+        log_changes(_changes(accounts, keys))
         _log_unchanged(accounts.unchanged, {name: _name_of(wanted[name], name) for name in wanted}, keys.unchanged)
         return [*(each for warnings in keys.warnings.values() for each in warnings), *keys.problems]
 
@@ -87,7 +87,7 @@ class Loader:
         if prune_keys:
             changes += await self._pruner.prune_flat(kept, dry_run=dry_run)
         if not dry_run:
-            _log_changes(changes)
+            log_changes(changes)
         warnings = [each for found in keys.warnings.values() for each in found]
         if keys.problems:
             raise PartlyApplied("; ".join(keys.problems), changes, warnings)
@@ -98,11 +98,6 @@ def _changes(accounts: AccountResults, keys: KeyResults) -> list[Change]:
     """Return all changes: the accounts', then the keys' by name."""
     by_account = [each for found in accounts.changes.values() for each in found]
     return [*by_account, *sorted(keys.changes.values(), key=lambda each: each.who)]
-
-
-def _log_changes(changes: Iterable[Change]) -> None:
-    for change in changes:
-        log_change(change)
 
 
 def _name_of(wanted: Wanted, kid: str) -> str:
