@@ -171,3 +171,17 @@ def test_an_explanation_is_in_words() -> None:
         "These do not apply:",
         "  acme output_tokens/1d for o3*,gpt-5*: no pattern matches gpt-4o",
     ]
+
+
+def test_an_explanation_leaves_out_that_a_limit_is_for_all_models() -> None:
+    full = replace(TIGHT, used=60, remaining=0)
+    audited = replace(TIGHT, mode="audit")
+    limits = (
+        ExplainedLimit(full, True, True, "it is for all models; nothing is left"),
+        ExplainedLimit(audited, True, False, "it is for all models; it is audited only, and never rejects"),
+    )
+    lines = explanation_lines(Explanation("acme/alice", DIGEST, "gpt-4o", "active", limits, full, "."))
+    assert lines[-2:] == [
+        "  acme/alice requests/1m: 0 of 60 left, all free in 41.2 s (nothing is left)",
+        "  acme/alice requests/1m: 12 of 60 left, all free in 41.2 s (it is audited only, and never rejects)",
+    ]
