@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 import click
@@ -104,5 +105,16 @@ def confirm(what: str, *, is_confirmed: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise ConfigError(f"{what} There is no terminal to ask for confirmation: give --yes")
-    if not click.confirm(f"{what} Go on?", err=True):
-        raise NotConfirmed("nothing was changed")
+    with _interruptible():
+        if not click.confirm(f"{what} Go on?", err=True):
+            raise NotConfirmed("nothing was changed")
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C end what waits for a person: asyncio only cancels the task, which a blocking read doesn't notice."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

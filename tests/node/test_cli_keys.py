@@ -6,7 +6,12 @@ import asyncio
 import hashlib
 import io
 import json
+import os
+import pty
 import re
+import signal
+import subprocess
+import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -225,6 +230,27 @@ def test_what_loses_something_asks_first(cli: Run, embedded_single: str, monkeyp
     code, out, err = cli("keys", "delete", "asked-for", *end)
     assert (code, out) == (0, "key asked-for deleted\n")
     assert "asked-for and its usage will be deleted. Go on? [y/N]: " in err
+
+
+def test_ctrl_c_ends_a_question(cli: Run, embedded_single: str) -> None:
+    assert cli("keys", "create", "interrupted", "--store", embedded_single)[0] == 0
+    command = [sys.executable, "-m", "limiter_node", "keys", "delete", "interrupted", "--store", embedded_single]
+    mine, theirs = pty.openpty()
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=subprocess.PIPE) as process:
+        try:
+            assert process.stderr is not None
+            said = b""
+            while b"Go on?" not in said and (more := os.read(process.stderr.fileno(), 1_000)):
+                said += more
+            process.send_signal(signal.SIGINT)
+            said += process.communicate(timeout=20)[1]
+        finally:
+            process.kill()
+            os.close(theirs)
+            os.close(mine)
+    assert process.returncode == 1
+    assert said.endswith(b"error: interrupted\n")
+    assert cli("keys", "delete", "interrupted", "--yes", "--store", embedded_single)[0] == 0
 
 
 def test_a_key_is_disabled_enabled_and_ended(cli: Run, embedded_single: str) -> None:

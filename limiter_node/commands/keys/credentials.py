@@ -41,7 +41,10 @@ def rotate(who: str, grace_ms: int | None, is_confirmed: bool, store: str, as_js
     async def make(manager: Manager) -> Made:
         key = await identified(manager, who)
         if not grace_ms:
-            confirm(f"Without --grace, the present secret of {key.who} ends at once.", is_confirmed=is_confirmed)
+            valid = sum(each.state == "active" for each in key.credentials)
+            what = "the present secret" if valid < 2 else f"all {valid} valid secrets"
+            ends = "ends" if valid < 2 else "end"
+            confirm(f"Without --grace, {what} of {key.who} {ends} at once.", is_confirmed=is_confirmed)
         return await manager.rotate(who, grace_ms or 0)
 
     print_made(manage(store, make, changes=True), as_json=as_json)
