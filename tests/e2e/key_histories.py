@@ -77,6 +77,12 @@ class State:
         may_have = {EXPIRED} if ends.first_s <= to_s + _CLOCKS_S else set()
         return may_have | ({ADMITTED} if from_s - _CLOCKS_S < ends.last_s else set())
 
+    def text(self, secret: str, since_s: float) -> str:
+        """The state of a secret in words, with times in s since `since_s`."""
+        ends = [f"{at.first_s - since_s:.3f}" for at in (self.secrets.get(secret, Secret()).ends, self.ends)]
+        took = f"{self.begun_s - since_s:.3f} to {self.done_s - since_s:.3f}"
+        return f"{took}: {self.secrets.get(secret)}, ends {ends}, disabled {self.is_disabled}, moved {self.is_move}"
+
     def good(self, now_s: float) -> list[str]:
         """The secrets that are good for a while."""
         return [each for each in self.secrets if self.verdicts(each, now_s, now_s + 0.1) == {ADMITTED}]
@@ -130,10 +136,15 @@ class Key:
         """The answers that don't fit what was done."""
         return [
             f"{self.name}: {answer.verdict} on node {answer.node + 1} instead of {sorted(allowed)}, "
-            f"{answer.sent_s - self.now.done_s:+.3f} to {answer.done_s - self.now.done_s:+.3f} s"
+            f"{answer.secret} from 0 to {answer.done_s - answer.sent_s:.3f} s; {self._around(answer)}"
             for answer in self.answers
             if answer.verdict not in (allowed := self.allowed(answer.secret, answer.sent_s, answer.done_s))
         ]
+
+    def _around(self, answer: Answer) -> str:
+        """What was done shortly before and during a request, in s since it was sent."""
+        near = [each for each in self.states if -2 < each.done_s - answer.sent_s and each.begun_s < answer.done_s]
+        return "\n  ".join(("", *(each.text(answer.secret, answer.sent_s) for each in near)))
 
     def allowed(self, secret: str, sent_s: float, done_s: float) -> set[str]:
         """The verdicts that a request may get."""
