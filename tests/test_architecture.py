@@ -61,7 +61,7 @@ ALLOWED: dict[str, set[str]] = {
     "limit_names": {"limits", "plans", "policy"},
     "window_merging": {"declarations", "policy"},
     "policy_fields": {"key_states", "limit_names", "limits", "policy", "window_merging"},
-    "changes": {"policy_fields"},
+    "changes": {"errors", "policy_fields"},
     "telemetry": {"limits", "decisions", "policy"},
     "tokens": {"second_process"},
     "limiter": {"errors", "key_states", "limits", "decisions", "plans", "telemetry"},

@@ -73,6 +73,10 @@ class KeyItem:
     """The version of its named account."""
     is_moving: bool = False
     """Whether its move away from `tag` was begun and isn't over."""
+    forward: bytes = b""
+    """The mark at `tag` of a move that is over, as stored."""
+    last_revision: int = 0
+    """The highest one that it had at `tag`, if it isn't there any more."""
 
     @property
     def exists(self) -> bool:
@@ -140,7 +144,12 @@ class KeyItems:
         forward = stored.forwards.get(kid)
         is_moving = forward is not None and not read_forward(forward).is_over
         nothing = KeyItem(
-            kid, tag, stored.time_ms, account=stored.policy, account_version=stored.version, is_moving=is_moving
+            *(kid, tag, stored.time_ms),
+            account=stored.policy,
+            account_version=stored.version,
+            is_moving=is_moving,
+            forward=b"" if forward is None or is_moving else forward,
+            last_revision=stored.last_revision(kid),
         )
         if tag == kid:
             if stored.policy is None or stored.policy.key is None:
@@ -168,12 +177,10 @@ class KeyItems:
         assert account.key is not None
         account = replace(account, key=_trimmed(account.key, item.time_ms))
         assert account.key is not None
-        if before is None and item.tombstone is not None:
-            account = replace(
-                account,
-                revision=item.tombstone.revision + 1,
-                key=replace(account.key, declared=item.tombstone.declared),
-            )
+        if before is None:
+            declared = account.key.declared if item.tombstone is None else item.tombstone.declared
+            key = replace(account.key, declared=declared)
+            account = replace(account, key=key, revision=item.last_revision + 1)
         version = version_of(body_of(account))
         return replace(item, tag=item.kid, limits=None, account=account, key=account.key, version=version)
 
@@ -196,7 +203,8 @@ class KeyItems:
         former = before.key.name if before.key is not None else ""
         # A key of an account must not get into a team, or an account, that is being deleted.
         account = before.account_version if kid else NO_VERSION
-        [reply] = await self._policies.write([Write(after.tag, kid, before.version, policy, former, account=account)])
+        write = Write(after.tag, kid, before.version, policy, former, before.forward, account)
+        [reply] = await self._policies.write([write])
         return Written(reply)
 
     async def _write_plain(self, kid: str, expected: bytes, limits: bytes) -> Written:
@@ -221,9 +229,10 @@ def _trimmed(key: KeyPolicy, now_ms: int) -> KeyPolicy:
 
 def _revived(key: KeyPolicy, item: KeyItem) -> KeyPolicy:
     """Return the policy of a key that comes back after it was deleted: it goes on with its history."""
-    if item.exists or item.tombstone is None:
+    if item.exists:
         return key
-    return replace(key, revision=item.tombstone.revision + 1, declared=item.tombstone.declared)
+    declared = key.declared if item.tombstone is None else item.tombstone.declared
+    return replace(key, revision=item.last_revision + 1, declared=declared)
 
 
 def _limits(kid: str, packed: bytes) -> KeyLimits:
