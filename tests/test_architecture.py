@@ -61,6 +61,7 @@ ALLOWED: dict[str, set[str]] = {
     "limit_names": {"limits", "plans", "policy"},
     "window_merging": {"declarations", "policy"},
     "policy_fields": {"key_states", "limit_names", "limits", "policy", "window_merging"},
+    "declaration_merging": {"policy", "policy_body", "policy_fields"},
     "changes": {"policy_fields"},
     "telemetry": {"limits", "decisions", "policy"},
     "tokens": {"second_process"},
@@ -95,11 +96,12 @@ ALLOWED: dict[str, set[str]] = {
     "store.unsent_charges": {"limits", "store.batch", "store.charges"},
     "store.outage": {
         *("errors", "limits", "decisions", "limiter", "telemetry"),
-        *("store.batch", "store.charges", "store.codec", "store.keyspace", "store.pending", "store.scripts"),
+        *("store.batch", "store.codec", "store.keyspace", "store.pending", "store.scripts"),
         *("store.unsent_charges", "store.wire"),
     },
     "store.decisions": {
         *(
+            "declaration_merging",
             "declarations",
             "errors",
             "limits",
@@ -113,7 +115,6 @@ ALLOWED: dict[str, set[str]] = {
         ),
         *("store.accounts", "store.batch", "store.charges", "store.codec", "store.fleet", "store.key_queue"),
         *(
-            "store.admin.merging",
             "store.keyspace",
             "store.knowledge",
             "store.outage",
@@ -124,12 +125,12 @@ ALLOWED: dict[str, set[str]] = {
             "store.wire",
         ),
     },
-    "store.admin.merging": {"key_states", "policy", "policy_body", "policy_fields", "window_merging"},
     "store.admin": {
         *(
             "addresses",
             "changes",
             "policy_fields",
+            "declaration_merging",
             "declarations",
             "errors",
             "limits",
@@ -142,7 +143,6 @@ ALLOWED: dict[str, set[str]] = {
         ),
         *(
             "store.accounts",
-            "store.admin.merging",
             "store.errors",
             "store.fleet",
             "store.keyspace",
@@ -253,7 +253,6 @@ ALLOWED: dict[str, set[str]] = {
             "plans",
             "key_states",
             "policy",
-            "policy_body",
             "tomllines",
         ),
     },

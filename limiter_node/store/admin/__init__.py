@@ -2,7 +2,6 @@
 
 ``store_admin``   puts, loads, reads, lists and deletes keys; checks the store
 ``loading``       declarations into the store: by a file, or by a person's word
-``merging``       a stored item and a declared one, made one: who wins
 ``account_loading``  accounts with their teams; ``key_loading``: keys, as ``key_plans`` says, wherever they are now
 ``key_places``    where keys are, and what is left of those that were deleted or have moved
 ``adopting``      plain keys that become accounts of their own; ``pruning``: keys that a file no longer has

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from limiter_node.changes import Action, Change, change_between
+from limiter_node.declaration_merging import account_to_store, apply_account_fields, merge_account_fields
 from limiter_node.errors import StoreUnavailable
 from limiter_node.policy import AccountPolicy, account_tag
 from limiter_node.policy_fields import (
@@ -18,7 +19,6 @@ from limiter_node.policy_fields import (
     was_applied,
 )
 from limiter_node.store.admin.key_plans import Unchanged
-from limiter_node.store.admin.merging import account_to_store, apply_account_fields, merge_account_fields
 from limiter_node.store.admin.policies import WRITTEN, Policies, StoredAccount, Write
 
 _ATTEMPTS: Final = 100

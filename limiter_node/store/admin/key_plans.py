@@ -12,6 +12,13 @@ from enum import Enum, auto
 from typing import TypeAlias
 
 from limiter_node.changes import Action, Change, change_between
+from limiter_node.declaration_merging import (
+    apply_key_fields,
+    declared_fields,
+    flat_to_store,
+    key_to_store,
+    merge_key_fields,
+)
 from limiter_node.declarations import Declarations
 from limiter_node.limits import KeyLimits
 from limiter_node.plans import key_name
@@ -27,13 +34,6 @@ from limiter_node.policy_fields import (
 )
 from limiter_node.store.admin.adopting import plain_account
 from limiter_node.store.admin.key_places import Place, Sought
-from limiter_node.store.admin.merging import (
-    apply_key_fields,
-    declared_fields,
-    flat_to_store,
-    key_to_store,
-    merge_key_fields,
-)
 from limiter_node.store.values import DECLARATION_BYTES, PlainRecord, pack_limits, pack_record, unpack_limits
 
 

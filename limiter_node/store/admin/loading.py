@@ -1,7 +1,7 @@
 """Loads declarations into the store: by a file, at a node's start, or by a person's word, with ``limiter-node apply``.
 
-`merging` has the rules: who wins, field by field. Accounts with their teams come first, then keys. Everything here can
-be repeated, and changes nothing if nothing has changed, not a byte.
+`declaration_merging` has the rules: who wins, field by field. Accounts with their teams come first, then keys.
+Everything here can be repeated, and changes nothing if nothing has changed, not a byte.
 """
 
 from __future__ import annotations

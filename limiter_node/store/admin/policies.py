@@ -1,7 +1,7 @@
 """The policies of one account in the store: read, and written only over the version that was read.
 
-All of it lies in the account's slot. Methods raise redis-py's errors. Neighbours: `merging` makes the policies to
-write, `loading` and `store_admin` say when.
+All of it lies in the account's slot. Methods raise redis-py's errors. Neighbours: `declaration_merging` makes the
+policies to write, `loading` and `store_admin` say when.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from enum import Enum, auto
 from time import monotonic
 from typing import Any, NamedTuple
 
+from limiter_node.declaration_merging import merge_account, merge_key
 from limiter_node.declarations import AccountKey
 from limiter_node.errors import StoreUnavailable
 from limiter_node.policy import ACCOUNT_MARK, KeyPolicy, tag_fields, tag_text
@@ -30,7 +31,6 @@ from limiter_node.store.accounts.accounts import Accounts
 from limiter_node.store.accounts.calls import AwaitedCall
 from limiter_node.store.accounts.member import FurtherCredential, Member
 from limiter_node.store.accounts.queue import AccountQueue
-from limiter_node.store.admin.merging import merge_account, merge_key
 from limiter_node.store.decisions.declared_file import DeclaredFile
 from limiter_node.store.decisions.redeclare import Done, Redeclared, RedeclaredCounts
 from limiter_node.store.key_queue import KeyQueue
