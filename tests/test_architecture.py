@@ -72,6 +72,7 @@ ALLOWED: dict[str, set[str]] = {
     "store.keyspace": set(),
     "store.slots": set(),
     "store.scripts": set(),
+    "store.written": set(),
     "store.values": {"limits", "decisions"},
     "store.codec": {"limits", "decisions"},
     "store.charges": {"limits", "decisions"},
@@ -89,7 +90,7 @@ ALLOWED: dict[str, set[str]] = {
     "store.accounts": {
         *("errors", "limits", "decisions", "limiter", "model_patterns", "plans", "key_states", "policy", "policy_body"),
         *("store.batch", "store.charges", "store.codec", "store.keyspace", "store.scripts", "store.unsent_charges"),
-        "store.wire",
+        *("store.wire", "store.written"),
     },
     "store.fleet": {"errors", "store.keyspace", "store.scripts", "store.wire"},
     "store.pending": {"store.batch"},
@@ -123,6 +124,7 @@ ALLOWED: dict[str, set[str]] = {
             "store.unsent_charges",
             "store.values",
             "store.wire",
+            "store.written",
         ),
     },
     "store.admin": {
@@ -150,6 +152,7 @@ ALLOWED: dict[str, set[str]] = {
             "store.slots",
             "store.url",
             "store.values",
+            "store.written",
         ),
     },
     "store.embedded": {"errors", "processes", "store.keyspace"},
@@ -258,7 +261,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "management": {
         *("changes", "credentials", "decisions", "declarations", "errors", "key_states", "keysfile", "limit_names"),
-        *("limits", "plans", "policy", "policy_body", "policy_fields", "store.admin"),
+        *("limits", "plans", "policy", "policy_body", "policy_fields", "store.admin", "store.written"),
     },
     "upstreamsfile": {"addresses", "errors", "settings", "upstream.gateway.asking", "upstream.gateway.service"},
     "start": {"errors", "limiter", "store.admin"},

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from enum import IntEnum
 from typing import Any, Final
 
 from limiter_node.errors import ConfigError
@@ -28,26 +27,15 @@ from limiter_node.policy_fields import (
 )
 from limiter_node.store.admin.adopting import Adopter, Adoption, plain_account
 from limiter_node.store.admin.masters import Masters
+from limiter_node.store.admin.plain_keys import PlainKeys, PlainWrite, PlainWritten
 from limiter_node.store.admin.pointers import Pointer, Pointers
 from limiter_node.store.admin.policies import NO_VERSION, Policies, Write, time_ms_of
-from limiter_node.store.admin.script_calls import ScriptCall, call_script
-from limiter_node.store.keyspace import declared_key, deleted_key, limits_key
-from limiter_node.store.scripts import load_script
+from limiter_node.store.keyspace import declared_key, limits_key
 from limiter_node.store.values import PlainRecord, pack_limits, unpack_limits, unpack_record
+from limiter_node.store.written import Written
 
 PLAIN: Final = ""
 """Stands for the hash tag of the account of a plain key, which has none."""
-
-
-class Written(IntEnum):
-    """The outcome of a change. Only with `DONE` anything was written."""
-
-    DONE = 1
-    OTHER_VERSION = 0
-    """Somebody else has changed the key since it was read."""
-    NAME_TAKEN = 2
-    MOVED = 3
-    """The key has moved to another account."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +107,11 @@ def plain_key(kid: str, limits: KeyLimits) -> KeyPolicy:
 class KeyItems:
     """Read and write single keys of one store."""
 
-    def __init__(self, masters: Masters, policies: Policies, pointers: Pointers, adopter: Adopter) -> None:
-        self._masters, self._policies, self._pointers, self._adopter = masters, policies, pointers, adopter
-        self._put_plain = load_script("put_plain")
+    def __init__(
+        self, masters: Masters, policies: Policies, pointers: Pointers, plain: PlainKeys, adopter: Adopter
+    ) -> None:
+        self._masters, self._policies, self._pointers = masters, policies, pointers
+        self._plain, self._adopter = plain, adopter
 
     async def read(self, kid: str, tag: str | None = None) -> KeyItem:
         """Return a key; with an empty version if there is none. `tag`: where it is, if that is known."""
@@ -186,7 +176,8 @@ class KeyItems:
     async def write(self, before: KeyItem, after: KeyItem) -> Written:
         """Write a key over what was read. A key of an account that didn't exist needs its pointers besides."""
         if after.tag == PLAIN:
-            return await self._write_plain(before.kid, before.version, after.version)
+            written = await self._plain.write({before.kid: PlainWrite(before.version, after.version, is_back=True)})
+            return Written.DONE if written[before.kid] is PlainWritten.DONE else Written.OTHER_VERSION
         if before.tag == PLAIN and before.exists:
             assert after.account is not None
             left = await self._adopter.adopt({before.kid: Adoption(after.account, before.version)})
@@ -196,14 +187,8 @@ class KeyItems:
         former = before.key.name if before.key is not None else ""
         # A key of an account must not get into a team, or an account, that is being deleted.
         account = before.account_version if kid else NO_VERSION
-        [reply] = await self._policies.write([Write(after.tag, kid, before.version, policy, former, account=account)])
-        return Written(reply)
-
-    async def _write_plain(self, kid: str, expected: bytes, limits: bytes) -> Written:
-        keys = (limits_key(kid), deleted_key(kid), declared_key(kid))
-        call = ScriptCall(keys, (expected, "*", limits, "", 1))
-        reply = await call_script(self._masters.owner(keys[0]), self._put_plain, call)
-        return Written.DONE if reply == 1 else Written.OTHER_VERSION
+        [outcome] = await self._policies.write([Write(after.tag, kid, before.version, policy, former, account=account)])
+        return outcome
 
 
 def _trimmed(key: KeyPolicy, now_ms: int) -> KeyPolicy:

@@ -16,7 +16,7 @@ from limiter_node.policy_body import Forward, Tombstone, read_forward
 from limiter_node.policy_fields import Fields, fields_of_key, fields_of_plain
 from limiter_node.store.admin.adopting import declared_of
 from limiter_node.store.admin.masters import Masters
-from limiter_node.store.admin.pointers import Mark, Pointer, Way, mark_from
+from limiter_node.store.admin.pointers import Mark, Pointer, Way, mark_from, pointer_from, way_of
 from limiter_node.store.admin.policies import NO_VERSION, Policies, StoredAccount
 from limiter_node.store.admin.script_calls import CHUNK, ScriptCall, call_scripts
 from limiter_node.store.keyspace import declared_key, deleted_key, limits_key
@@ -221,35 +221,18 @@ class KeyPlaces:
             calls = [ScriptCall((limits_key(each), deleted_key(each), declared_key(each)), ()) for each in owned]
             for digest, reply in zip(owned, await call_scripts(client, self._locate, calls), strict=True):
                 mark, record, limits, *way = reply
-                found[digest] = Digest(
-                    limits if limits is not None else _pointer(way), mark_from(mark, digest), record or b""
-                )
+                pointer = limits if limits is not None else pointer_from(*way) if way else None
+                found[digest] = Digest(pointer, mark_from(mark, digest), record or b"")
         return found
 
 
 _NOTHING = StoredAccount(0, NO_VERSION, None, {})
 
 
-def _pointer(way: Sequence[bytes | None]) -> Pointer:
-    if not way:
-        return None
-    account, tag, kid = (None if each is None else each.decode("ascii", "replace") for each in way)
-    if account is not None:
-        return account
-    return None if tag is None or kid is None else Way(tag, kid)
-
-
 def _way(digests: Mapping[str, Digest]) -> Way | None:
     """Return where the first digest that leads anywhere leads; a way without a tag to a plain key."""
-    for digest, found in digests.items():
-        match found.pointer:
-            case bytes():
-                return Way("", digest)
-            case Way():
-                return found.pointer
-            case str():
-                return Way(found.pointer, digest)
-    return None
+    ways = (way_of(digest, found.pointer) for digest, found in digests.items())
+    return next((each for each in ways if each is not None), None)
 
 
 def _is_readable(limits: bytes) -> bool:

@@ -22,7 +22,7 @@ from limiter_node.declaration_merging import (
 from limiter_node.declarations import Declarations
 from limiter_node.limits import KeyLimits
 from limiter_node.plans import key_name
-from limiter_node.policy import MAX_APPLIED, AccountPolicy, KeyPolicy, account_tag
+from limiter_node.policy import MAX_APPLIED, AccountPolicy, KeyPolicy, account_tag, key_of
 from limiter_node.policy_fields import (
     Fields,
     declaration_bytes,
@@ -123,8 +123,7 @@ class Plan:
     @property
     def key(self) -> KeyPolicy | None:
         """The policy of the key; None of a plain one."""
-        found = self.policy.key if isinstance(self.policy, AccountPolicy) else self.policy
-        return found if isinstance(found, KeyPolicy) else None
+        return None if isinstance(self.policy, KeyLimits) else key_of(self.policy)
 
     @property
     def credentials(self) -> tuple[str, ...]:
@@ -253,7 +252,7 @@ def _policy(wanted: Wanted, place: Place, account: str, fields: Fields, *, is_re
 def _fields_of(policy: Stored, account: str) -> Fields:
     if isinstance(policy, KeyLimits):
         return fields_of_plain(policy)
-    key = policy.key if isinstance(policy, AccountPolicy) else policy
+    key = key_of(policy)
     assert key is not None
     fields = fields_of_key(key)
     return {**fields, "account": account} if account else fields

@@ -26,6 +26,7 @@ from limiter_node.store.admin.key_loading import KeyLoader, KeyResults
 from limiter_node.store.admin.key_plans import Unchanged, Wanted, plan_by_file, plan_by_word, wanted_keys
 from limiter_node.store.admin.masters import Masters
 from limiter_node.store.admin.moving import Mover
+from limiter_node.store.admin.plain_keys import PlainKeys
 from limiter_node.store.admin.pointers import Pointers
 from limiter_node.store.admin.policies import Policies
 from limiter_node.store.admin.pruning import Pruner
@@ -48,10 +49,16 @@ class Loader:
     """Load declarations into one store. Methods raise redis-py's errors, and ours."""
 
     def __init__(
-        self, masters: Masters, policies: Policies, pointers: Pointers, deleter: Deleter, mover: Mover
+        self,
+        masters: Masters,
+        policies: Policies,
+        pointers: Pointers,
+        plain: PlainKeys,
+        deleter: Deleter,
+        mover: Mover,
     ) -> None:
         self._accounts = AccountLoader(policies)
-        self._keys = KeyLoader(masters, policies, pointers, mover)
+        self._keys = KeyLoader(masters, policies, pointers, plain, mover)
         self._policies, self._pruner = policies, Pruner(masters, policies, deleter)
 
     async def declare(self, declared: Declarations) -> list[str]:
