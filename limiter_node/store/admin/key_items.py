@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from limiter_node.declaration_merging import flat_to_store, key_to_store
 from limiter_node.errors import ConfigError
 from limiter_node.key_states import MAX_CREDENTIALS
 from limiter_node.limits import KeyLimits
@@ -22,7 +23,6 @@ from limiter_node.policy_fields import (
     fields_of_key,
     fields_of_plain,
     flat_account_from,
-    key_from,
     plain_from,
 )
 from limiter_node.store.admin.adopting import Adopter, Adoption, plain_account
@@ -54,7 +54,7 @@ class KeyItem:
     account: AccountPolicy | None = None
     key: KeyPolicy | None = None
     tombstone: Tombstone | None = None
-    """What is kept of it if it was deleted."""
+    """The rest that is kept of it if it was deleted."""
     record: PlainRecord | None = None
     """The declarations of a plain key."""
     account_version: bytes = NO_VERSION
@@ -147,23 +147,17 @@ class KeyItems:
             fields = {name: value for name, value in fields.items() if (name, value) != ("disabled", False)}
         if item.tag != PLAIN and item.tag != item.kid:
             assert item.account is not None
-            key = _revived(_trimmed(key_from(item.kid, fields, item.key, item.time_ms), item.time_ms), item)
+            key = key_to_store(item.kid, dict(fields), None, item.key, item.time_ms, item.tombstone)
+            key = _trimmed(key, item.time_ms)
             return replace(item, key=key, version=version_of(body_of(key)))
         if item.tag == PLAIN and (limits := plain_from(fields)) is not None:
             return replace(item, limits=limits, version=pack_limits(limits))
         before = item.account
         if item.tag == PLAIN and item.exists:
             before = plain_account(item.kid, item.version, item.record or PlainRecord(), item.time_ms)
-        account = flat_account_from(item.kid, fields, before, item.time_ms)
+        account = flat_to_store(item.kid, dict(fields), None, before, item.time_ms, item.tombstone)
         assert account.key is not None
         account = replace(account, key=_trimmed(account.key, item.time_ms))
-        assert account.key is not None
-        if before is None and item.tombstone is not None:
-            account = replace(
-                account,
-                revision=item.tombstone.revision + 1,
-                key=replace(account.key, declared=item.tombstone.declared),
-            )
         version = version_of(body_of(account))
         return replace(item, tag=item.kid, limits=None, account=account, key=account.key, version=version)
 
@@ -202,13 +196,6 @@ def _trimmed(key: KeyPolicy, now_ms: int) -> KeyPolicy:
     others = [each for each in key.credentials if each.digest != key.kid]
     ended = [each for each in others if each.is_revoked or 0 < each.ends_ms <= now_ms]
     return replace(key, credentials=tuple(each for each in key.credentials if each not in ended[:excess]))
-
-
-def _revived(key: KeyPolicy, item: KeyItem) -> KeyPolicy:
-    """Return the policy of a key that comes back after it was deleted: it goes on with its history."""
-    if item.exists or item.tombstone is None:
-        return key
-    return replace(key, revision=item.tombstone.revision + 1, declared=item.tombstone.declared)
 
 
 def _limits(kid: str, packed: bytes) -> KeyLimits:

@@ -1,4 +1,4 @@
-"""What a declaration makes of one key: the fields that it shall have, and where; or the reason why nothing changes.
+"""Plans what a declaration makes of one key: the fields that it shall have, and where; or why nothing changes.
 
 Pure: `key_places` says what is stored, `key_loading` carries the plans out.
 """
@@ -64,6 +64,11 @@ class Wanted:
     def account(self) -> str:
         """The name of the account that shall have the key; empty for a flat key."""
         return str(self.fields.get("account", ""))
+
+    @property
+    def who(self) -> str:
+        """The key's name for people."""
+        return _who(self.fields, self.kid)
 
     @property
     def sought(self) -> Sought:

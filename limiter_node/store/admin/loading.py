@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from limiter_node.changes import Change, log_change
 from limiter_node.declarations import Declarations
 from limiter_node.errors import ConfigError
-from limiter_node.plans import key_name
 from limiter_node.store.admin.account_loading import (
     AccountLoader,
     AccountResults,
@@ -23,7 +22,7 @@ from limiter_node.store.admin.account_loading import (
 )
 from limiter_node.store.admin.deleting import Deleter
 from limiter_node.store.admin.key_loading import KeyLoader, KeyResults
-from limiter_node.store.admin.key_plans import Unchanged, Wanted, plan_by_file, plan_by_word, wanted_keys
+from limiter_node.store.admin.key_plans import Unchanged, plan_by_file, plan_by_word, wanted_keys
 from limiter_node.store.admin.masters import Masters
 from limiter_node.store.admin.moving import Mover
 from limiter_node.store.admin.plain_keys import PlainKeys
@@ -39,7 +38,7 @@ _MOST_NAMED = 10
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What a person's word has changed, or would change, and what the person should know."""
+    """The changes that a person's word has made, or would make, and warnings for that person."""
 
     changes: list[Change] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -71,7 +70,7 @@ class Loader:
         stored = accounts.stored
         keys = await self._keys.load(wanted, lambda key, place: plan_by_file(key, place, stored))
         _log_changes(_changes(accounts, keys))
-        _log_unchanged(accounts.unchanged, {name: _name_of(wanted[name], name) for name in wanted}, keys.unchanged)
+        _log_unchanged(accounts.unchanged, {name: each.who for name, each in wanted.items()}, keys.unchanged)
         return [*(each for warnings in keys.warnings.values() for each in warnings), *keys.problems]
 
     async def apply(
@@ -110,11 +109,6 @@ def _changes(accounts: AccountResults, keys: KeyResults) -> list[Change]:
 def _log_changes(changes: Iterable[Change]) -> None:
     for change in changes:
         log_change(change)
-
-
-def _name_of(wanted: Wanted, kid: str) -> str:
-    name = key_name(str(wanted.fields.get("name", "")), kid)
-    return f"{wanted.account}/{name}" if wanted.account else name
 
 
 def _log_unchanged(accounts: Mapping[str, Unchanged], names: Mapping[str, str], keys: Mapping[str, Unchanged]) -> None:
