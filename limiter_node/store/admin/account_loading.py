@@ -26,7 +26,7 @@ Merge = Callable[[AccountPolicy, StoredAccount], AccountPolicy | Unchanged]
 
 @dataclass
 class AccountResults:
-    """What has become of declared accounts, by name. `stored`: as they are now; None for one that isn't there."""
+    """The outcomes for declared accounts, by name. `stored`: as they are now; None for one that isn't there."""
 
     changes: dict[str, list[Change]] = field(default_factory=dict)
     unchanged: dict[str, Unchanged] = field(default_factory=dict)

@@ -31,7 +31,7 @@ Planner: TypeAlias = Callable[[Wanted, Place], Plan | Unchanged]
 
 @dataclass
 class KeyResults:
-    """What has become of declared keys, by their first credential. `problems`: why a key is not as it is declared."""
+    """The outcomes for declared keys, by their first credential. `problems`: why a key is not as it is declared."""
 
     changes: dict[str, Change] = field(default_factory=dict)
     unchanged: dict[str, Unchanged] = field(default_factory=dict)

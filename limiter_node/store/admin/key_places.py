@@ -25,7 +25,7 @@ from limiter_node.store.values import PlainRecord, unpack_limits, unpack_record
 
 
 class Digest(NamedTuple):
-    """What the store has under the digest of a credential; `record` as stored."""
+    """All that the store has under the digest of a credential; `record` as stored."""
 
     pointer: Pointer
     mark: Mark | None
@@ -45,7 +45,7 @@ class Sought(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What is stored of one key.
+    """One key as it is stored, or what is left of it.
 
     `tag`: the hash tag of the account that has the key; empty if none does. `account`, `key`, `version`: the policies
     there, and the version of the one that holds the key's. `plain`: the packed limits of a plain key; `damaged`: what
@@ -118,7 +118,7 @@ class Place:
 
     @property
     def plain_record(self) -> PlainRecord:
-        """What was declared of the key as a plain one."""
+        """The record of what was declared of the key as a plain one."""
         return unpack_record(self.record or None)
 
 
