@@ -22,7 +22,7 @@ _EXAMPLE = "2027-06-30T00:00:00Z"
 
 
 class Credentials(NamedTuple):
-    """What a section states; `has_secrets`: whether one of them is written plain."""
+    """The credentials that a section states. `has_secrets`: whether one of them is written plain."""
 
     stated: tuple[Credential, ...]
     has_secrets: bool

@@ -9,6 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from limiter_node.declaration_merging import (
+    apply_account_fields,
+    apply_key_fields,
+    flat_to_store,
+    key_to_store,
+    merge_account,
+    merge_account_fields,
+    merge_key,
+    merge_key_fields,
+)
 from limiter_node.key_states import Credential
 from limiter_node.policy import AccountPolicy, Declared, KeyPolicy, Limit, PolicyWindow, Subject, shape_of
 from limiter_node.policy_body import Tombstone, body_of
@@ -20,16 +30,6 @@ from limiter_node.policy_fields import (
     fields_of_account,
     fields_of_key,
     key_from,
-)
-from limiter_node.store.admin.merging import (
-    apply_account_fields,
-    apply_key_fields,
-    flat_to_store,
-    key_to_store,
-    merge_account,
-    merge_account_fields,
-    merge_key,
-    merge_key_fields,
 )
 from limiter_node.window_merging import MAX_STORED_WINDOWS, merge_windows
 

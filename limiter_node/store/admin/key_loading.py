@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 from limiter_node.changes import Change
 from limiter_node.errors import ConfigError, StoreUnavailable
@@ -20,24 +20,18 @@ from limiter_node.store.admin.key_places import KeyPlaces, Place
 from limiter_node.store.admin.key_plans import Plan, Unchanged, Wanted
 from limiter_node.store.admin.masters import Masters
 from limiter_node.store.admin.moving import Mover
+from limiter_node.store.admin.plain_keys import PlainKeys, PlainWrite, PlainWritten
 from limiter_node.store.admin.pointers import Pointer, Pointers, Way
-from limiter_node.store.admin.policies import NAME_TAKEN, NO_VERSION, WRITTEN, Policies, Write
-from limiter_node.store.admin.script_calls import ScriptCall, call_scripts
-from limiter_node.store.keyspace import declared_key, deleted_key, limits_key
-from limiter_node.store.scripts import load_script
+from limiter_node.store.admin.policies import NO_VERSION, Policies, Write
 from limiter_node.store.values import pack_limits
+from limiter_node.store.written import ATTEMPTS, Written
 
 Planner: TypeAlias = Callable[[Wanted, Place], Plan | Unchanged]
-
-_ATTEMPTS: Final = 100
-"""Another process wrote in between each of them: of that many, one has succeeded each time."""
-_OTHER_KEYS = 3
-"""The reply of ``put_plain.lua`` where the digest was another key's credential."""
 
 
 @dataclass
 class KeyResults:
-    """What has become of declared keys, by their first credential. `problems`: why a key is not as it is declared."""
+    """The outcomes for declared keys, by their first credential. `problems`: why a key is not as it is declared."""
 
     changes: dict[str, Change] = field(default_factory=dict)
     unchanged: dict[str, Unchanged] = field(default_factory=dict)
@@ -57,17 +51,18 @@ class KeyResults:
 class KeyLoader:
     """Load declared keys into one store. Methods raise redis-py's errors, and ours."""
 
-    def __init__(self, masters: Masters, policies: Policies, pointers: Pointers, mover: Mover) -> None:
-        self._masters, self._policies, self._pointers, self._mover = masters, policies, pointers, mover
+    def __init__(
+        self, masters: Masters, policies: Policies, pointers: Pointers, plain: PlainKeys, mover: Mover
+    ) -> None:
+        self._policies, self._pointers, self._plain, self._mover = policies, pointers, plain, mover
         self._places, self._adopter = KeyPlaces(masters, policies), Adopter(masters)
-        self._put_plain = load_script("put_plain")
 
     async def load(
         self, wanted: Mapping[str, Wanted], plan: Planner, *, by_word: bool = False, dry_run: bool = False
     ) -> KeyResults:
         """Make of each key what `plan` says. `by_word`: also keys that were deleted, which then come back."""
         results, left = KeyResults(), dict(wanted)
-        for _ in range(_ATTEMPTS):
+        for _ in range(ATTEMPTS):
             plans = {}
             for name, place in (await self._places.find({name: each.sought for name, each in left.items()})).items():
                 found = self._plan(left[name], place, plan, results)
@@ -178,20 +173,19 @@ class KeyLoader:
 
     async def _put(self, plans: Mapping[str, Plan], results: KeyResults, *, by_word: bool) -> list[str]:
         again, names = [], {plan.place.kid: name for name, plan in plans.items()}
-        for client, kids in self._masters.by_owner(names, limits_key).items():
-            calls = [_put_call(plans[names[kid]], by_word=by_word) for kid in kids]
-            for kid, reply in zip(kids, await call_scripts(client, self._put_plain, calls), strict=True):
-                if reply == _OTHER_KEYS:
-                    self._fail(names[kid], plans[names[kid]], "its credential was another key's", results)
-                elif reply != WRITTEN:
-                    again.append(names[kid])
+        writes = {kid: _plain_write_of(plans[name], by_word=by_word) for kid, name in names.items()}
+        for kid, written in (await self._plain.write(writes)).items():
+            if written is PlainWritten.OTHER_KEYS:
+                self._fail(names[kid], plans[names[kid]], "its credential was another key's", results)
+            elif written is not PlainWritten.DONE:
+                again.append(names[kid])
         return again
 
     async def _write(self, plans: Mapping[str, Plan], results: KeyResults) -> list[str]:
         replies = await self._policies.write([_write_of(plan) for plan in plans.values()])
         found = dict(zip(plans, replies, strict=True))
-        taken = [name for name, reply in found.items() if reply == NAME_TAKEN]
-        again = [name for name, reply in found.items() if reply not in (WRITTEN, NAME_TAKEN)]
+        taken = [name for name, reply in found.items() if reply is Written.NAME_TAKEN]
+        again = [name for name, reply in found.items() if reply not in (Written.DONE, Written.NAME_TAKEN)]
         if len(taken) < len(found):
             return [*again, *taken]  # a name may be free by now
         if (first := _first_of_circle({name: plans[name] for name in taken})) is not None:
@@ -238,13 +232,10 @@ def _leads(digest: str, pointer: Pointer, way: Way) -> bool:
     return pointer == (way.tag if digest == way.kid else way)
 
 
-def _put_call(plan: Plan, *, by_word: bool) -> ScriptCall:
+def _plain_write_of(plan: Plan, *, by_word: bool) -> PlainWrite:
     place, limits = plan.place, plan.policy
     assert isinstance(limits, KeyLimits)
-    keys = (limits_key(place.kid), deleted_key(place.kid), declared_key(place.kid))
-    return ScriptCall(
-        keys, (place.plain or place.damaged, place.record, pack_limits(limits), plan.record, int(by_word))
-    )
+    return PlainWrite(place.plain or place.damaged, pack_limits(limits), by_word, place.record, plan.record)
 
 
 def _write_of(plan: Plan) -> Write:

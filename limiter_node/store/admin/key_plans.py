@@ -1,4 +1,4 @@
-"""What a declaration makes of one key: the fields that it shall have, and where; or the reason why nothing changes.
+"""Plans what a declaration makes of one key: the fields that it shall have, and where; or why nothing changes.
 
 Pure: `key_places` says what is stored, `key_loading` carries the plans out.
 """
@@ -12,10 +12,17 @@ from enum import Enum, auto
 from typing import TypeAlias
 
 from limiter_node.changes import Action, Change, change_between
+from limiter_node.declaration_merging import (
+    apply_key_fields,
+    declared_fields,
+    flat_to_store,
+    key_to_store,
+    merge_key_fields,
+)
 from limiter_node.declarations import Declarations
 from limiter_node.limits import KeyLimits
 from limiter_node.plans import key_name
-from limiter_node.policy import MAX_APPLIED, AccountPolicy, KeyPolicy, account_tag
+from limiter_node.policy import MAX_APPLIED, AccountPolicy, KeyPolicy, account_tag, key_of
 from limiter_node.policy_fields import (
     Fields,
     declaration_bytes,
@@ -27,13 +34,6 @@ from limiter_node.policy_fields import (
 )
 from limiter_node.store.admin.adopting import plain_account
 from limiter_node.store.admin.key_places import Place, Sought
-from limiter_node.store.admin.merging import (
-    apply_key_fields,
-    declared_fields,
-    flat_to_store,
-    key_to_store,
-    merge_key_fields,
-)
 from limiter_node.store.values import DECLARATION_BYTES, PlainRecord, pack_limits, pack_record, unpack_limits
 
 
@@ -64,6 +64,11 @@ class Wanted:
     def account(self) -> str:
         """The name of the account that shall have the key; empty for a flat key."""
         return str(self.fields.get("account", ""))
+
+    @property
+    def who(self) -> str:
+        """The key's name for people."""
+        return _who(self.fields, self.kid)
 
     @property
     def sought(self) -> Sought:
@@ -123,8 +128,7 @@ class Plan:
     @property
     def key(self) -> KeyPolicy | None:
         """The policy of the key; None of a plain one."""
-        found = self.policy.key if isinstance(self.policy, AccountPolicy) else self.policy
-        return found if isinstance(found, KeyPolicy) else None
+        return None if isinstance(self.policy, KeyLimits) else key_of(self.policy)
 
     @property
     def credentials(self) -> tuple[str, ...]:
@@ -255,7 +259,7 @@ def _policy(wanted: Wanted, place: Place, account: str, fields: Fields, *, is_re
 def _fields_of(policy: Stored, account: str) -> Fields:
     if isinstance(policy, KeyLimits):
         return fields_of_plain(policy)
-    key = policy.key if isinstance(policy, AccountPolicy) else policy
+    key = key_of(policy)
     assert key is not None
     fields = fields_of_key(key)
     return {**fields, "account": account} if account else fields

@@ -20,6 +20,7 @@ from enum import Enum, auto
 from time import monotonic
 from typing import Any, NamedTuple
 
+from limiter_node.declaration_merging import merge_account, merge_key
 from limiter_node.declarations import AccountKey
 from limiter_node.errors import StoreUnavailable
 from limiter_node.policy import ACCOUNT_MARK, KeyPolicy, tag_fields, tag_text
@@ -27,7 +28,6 @@ from limiter_node.policy_body import body_of, read_account, read_key, version_of
 from limiter_node.store.accounts.accounts import Accounts
 from limiter_node.store.accounts.member import FurtherCredential, Member
 from limiter_node.store.accounts.queue import AccountQueue
-from limiter_node.store.admin.merging import merge_account, merge_key
 from limiter_node.store.decisions.declared_file import DeclaredFile
 from limiter_node.store.decisions.key_pointers import (
     DELETED,
@@ -42,20 +42,19 @@ from limiter_node.store.key_queue import KeyQueue
 from limiter_node.store.keyspace import policy_key
 from limiter_node.store.scripts import load_script
 from limiter_node.store.wire.routing_and_retries import Router
+from limiter_node.store.written import Written
 
 log = logging.getLogger(__name__)
 
 _ABSENT, _LOST = b"", b"!"
 """Stand for the version of a policy that isn't stored; `_LOST`: and that was not deleted on purpose."""
-_NAME_IS_TAKEN, _WAS_DELETED = 2, 4
-"""The replies of ``declare.lua`` beside 1, that it is done, and those that somebody else was first."""
 _BEING_READ = "the keys file is being read"
 
 Known = KeyQueue | Member | FurtherCredential | None
 """The place in the node of the key that a credential leads to, if the node has met it."""
 
 
-class _Written(Enum):
+class _Writer(Enum):
     """Who has written a policy that was missing."""
 
     BY_THIS_NODE = auto()
@@ -155,7 +154,7 @@ class AccountRedeclarer:
         if (word := self._account_word(account.kid, 0)) is None:
             return Redeclared.UNKNOWN
         written = await self._declare_account(account.kid, word, account.policy.revision)
-        return Redeclared.DELETED if written is _Written.WAS_DELETED else Redeclared.DECLARED
+        return Redeclared.DELETED if written is _Writer.WAS_DELETED else Redeclared.DECLARED
 
     def _begin(self, work: Coroutine[None, None, None]) -> None:
         task = self._router.loop.create_task(work)
@@ -227,39 +226,39 @@ class AccountRedeclarer:
         revision = -1 if member is None or known_account is None else known_account.policy.revision
         field, body = "", account.body
         written = await self._declare_account(tag, account, revision)
-        if tag != kid and written is not _Written.WAS_DELETED:
+        if tag != kid and written is not _Writer.WAS_DELETED:
             field, body = kid, self._key_body(word, member, now_ms)
             revision = -1 if member is None or member.policy is None else member.policy.revision
             written = await self._declare(tag, field, body, revision)
-            if written is _Written.BY_THIS_NODE or (written is _Written.IS_THERE and found == POINTED):
+            if written is _Writer.BY_THIS_NODE or (written is _Writer.IS_THERE and found == POINTED):
                 self._counts.add(word.source)
-        if written is _Written.WAS_DELETED:
+        if written is _Writer.WAS_DELETED:
             return Redeclared.DELETED, kid
         left, _, mark = await self.pointers.point(cid, kid, tag, "")
         if left in (POINTED, WAS_POINTED):
             self.pointers.mend(kid, _others(cid, field, body), tag, stale_tag)
             return Redeclared.DECLARED, ""
-        if written is _Written.BY_THIS_NODE:  # it was taken out meanwhile, and must not come back
+        if written is _Writer.BY_THIS_NODE:  # it was taken out meanwhile, and must not come back
             await self._call(tag, (field, version_of(body), "", ""))
         return (Redeclared.DELETED, mark) if left == DELETED else (Redeclared.DECLARED, "")
 
-    async def _declare_account(self, tag: str, word: _Body, revision: int) -> _Written:
+    async def _declare_account(self, tag: str, word: _Body, revision: int) -> _Writer:
         written = await self._declare(tag, "", word.body, revision)
-        if written is _Written.BY_THIS_NODE:
+        if written is _Writer.BY_THIS_NODE:
             self._counts.add(word.source)
         return written
 
-    async def _declare(self, tag: str, field: str, body: bytes, revision: int) -> _Written:
+    async def _declare(self, tag: str, field: str, body: bytes, revision: int) -> _Writer:
         """Write a policy that isn't there. `revision`: that of the policy which the store told this node; -1: none."""
         name = read_key(body).name if field else ""
         reply = await self._write(tag, field, _LOST, body, name)
-        if reply == _WAS_DELETED:
+        if reply == Written.WAS_DELETED:
             if await self._accounts.revision_of_deleted(field, tag) >= revision:
-                return _Written.WAS_DELETED
+                return _Writer.WAS_DELETED
             reply = await self._write(tag, field, _ABSENT, body, name)  # it had been made anew since
-        if reply == _NAME_IS_TAKEN:  # then the key is left out of the index of names
+        if reply == Written.NAME_TAKEN:  # then the key is left out of the index of names
             reply = await self._write(tag, field, _ABSENT, body, "")
-        return _Written.BY_THIS_NODE if reply == 1 else _Written.IS_THERE
+        return _Writer.BY_THIS_NODE if reply == Written.DONE else _Writer.IS_THERE
 
     async def _write(self, tag: str, field: str, expected: bytes, body: bytes, name: str) -> object:
         arguments = (field, expected, version_of(body), body, name)
