@@ -204,7 +204,8 @@ class PathReplies(BatchEnds):
         elif result is Redeclared.FAILED:
             self._end(batch, self._reconciliation.on_refused, reason)
         else:
-            self._end(batch, self._on_no_account, result is Redeclared.DELETED)
+            # A flat key that is elsewhere was deleted here, and its requests are asked there.
+            self._end(batch, self._on_no_account, result is not Redeclared.UNKNOWN)
 
     def _on_no_account(self, batch: PathBatch, is_deleted: bool) -> None:
         account = batch.queue

@@ -217,8 +217,8 @@ class AccountRedeclarer:
         found, now_ms, mark = await self.pointers.point(cid, kid, tag, stale_tag)
         if found == DELETED:
             return Redeclared.DELETED, mark
-        if found == ELSEWHERE:  # declared otherwise meanwhile, where it will be found
-            return Redeclared.DECLARED, ""
+        if found == ELSEWHERE:
+            return Redeclared.ELSEWHERE, ""
         if (account := self._account_word(tag, now_ms)) is None:
             return Redeclared.UNKNOWN, ""
         member = known.member if isinstance(known, Member | FurtherCredential) else None
@@ -240,7 +240,7 @@ class AccountRedeclarer:
             return Redeclared.DECLARED, ""
         if written is _Writer.BY_THIS_NODE:  # it was taken out meanwhile, and must not come back
             await self._call(tag, (field, version_of(body), "", ""))
-        return (Redeclared.DELETED, mark) if left == DELETED else (Redeclared.DECLARED, "")
+        return (Redeclared.DELETED, mark) if left == DELETED else (Redeclared.ELSEWHERE, "")
 
     async def _declare_account(self, tag: str, word: _Body, revision: int) -> _Writer:
         written = await self._declare(tag, "", word.body, revision)
