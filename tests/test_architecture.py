@@ -62,7 +62,7 @@ ALLOWED: dict[str, set[str]] = {
     "window_merging": {"declarations", "policy"},
     "policy_fields": {"key_states", "limit_names", "limits", "policy", "window_merging"},
     "declaration_merging": {"policy", "policy_body", "policy_fields"},
-    "changes": {"policy_fields"},
+    "changes": {"errors", "policy_fields"},
     "telemetry": {"limits", "decisions", "policy"},
     "tokens": {"second_process"},
     "limiter": {"errors", "key_states", "limits", "decisions", "plans", "telemetry"},

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from limiter_node.commands.limit_argument import LimitArgument
+from limiter_node.commands.limit_argument import LimitArgument, amount_from
 from limiter_node.commands.options import ENVIRONMENT_PREFIX, grouped, option
 from limiter_node.commands.times import Time
 from limiter_node.errors import ConfigError
@@ -41,8 +41,7 @@ class _Amount(click.ParamType[int | str]):
         """Return the amount."""
         if isinstance(value, int) or value in ("", NONE):
             return value if isinstance(value, int) else ""
-        digits = value.replace("_", "")
-        amount = int(digits) if digits.isascii() and digits.isdigit() else value
+        amount = amount_from(value)
         try:
             if self._field == "output_reserve":
                 return check_limit(self._field, amount)

@@ -111,7 +111,7 @@ class Accounts:
         async def has_no_such_key() -> bool:
             for team in new_teams:
                 if "/" not in team and await self._admin.search.named(account.name, team) is not None:
-                    raise Conflict(f"a key of account '{account.name}' is called '{team}', too")
+                    raise Conflict(f"account '{account.name}' has a key '{team}': a team can't have the same name")
             return True
 
         if stored.policy is None or not new_teams:

@@ -63,4 +63,4 @@ class KeyChanger:
 
 def name_taken(item: KeyItem) -> Conflict:
     """Return the error for a key whose name another one of its account has."""
-    return Conflict(f"another key of account '{item.tag.removeprefix(ACCOUNT_MARK)}' is called '{item.policy.name}'")
+    return Conflict(f"account '{item.tag.removeprefix(ACCOUNT_MARK)}' has a key '{item.policy.name}' already")

@@ -140,14 +140,17 @@ class Keys:
         change, _ = await self._changer.change(who, "disabled" if disabled else "enabled", fields_of)
         return change
 
-    async def expire(self, who: str, at_ms: int | None) -> Change:
+    async def expire(self, who: str, at_ms: int | None, in_ms: int | None) -> Change:
         """Set a key's end; see `Manager.expire`."""
-        if at_ms is not None and not 0 < at_ms <= MAX_TIME_MS:
-            raise ConfigError("a key ends at a time from 1970 to 9999")
 
         async def fields_of(_: Found, item: KeyItem) -> Fields:
             fields = {name: value for name, value in item.fields.items() if name != "expires"}
-            return fields if at_ms is None else {**fields, "expires": time_text(at_ms)}
+            ends_ms = at_ms if in_ms is None else item.time_ms + in_ms
+            if ends_ms is None:
+                return fields
+            if not 0 < ends_ms <= MAX_TIME_MS:
+                raise ConfigError("a key ends at a time from 1970 to 9999")
+            return {**fields, "expires": time_text(ends_ms)}
 
         change, _ = await self._changer.change(who, "expires", fields_of)
         return change

@@ -9,11 +9,12 @@ import json
 import re
 import tomllib
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 from dispatching import dispatching
-from store_tools import declare
+from store_tools import declare, store_client
 from stores import running_store
 
 from limiter_node.cli import run
@@ -252,6 +253,33 @@ def test_a_key_is_disabled_enabled_and_ended(cli: Run, embedded_single: str) -> 
             2, "", "error: give one of --at TIME, --in LENGTH and --never\n"
         )  # fmt: skip
     assert cli("keys", "delete", "bounded", "--yes", *end)[0] == 0
+
+
+def test_an_end_in_some_time_is_counted_by_the_stores_clock(
+    cli: Run, embedded_single: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end = ("--store", embedded_single)
+    assert cli("keys", "create", "far-away", *end)[0] == 0
+    with store_client(embedded_single) as client:
+        store_s = client.time()[0]
+    with monkeypatch.context() as patch:
+        patch.setattr("time.time", lambda: 4_000_000_000.0)
+        assert cli("keys", "expire", "far-away", "--in", "1h", *end)[0] == 0
+    ends = datetime.fromisoformat(json.loads(cli("keys", "show", "far-away", "--json", *end)[1])["expires"])
+    assert 0 <= ends.timestamp() - (store_s + 3_600) < 60
+    assert cli("keys", "delete", "far-away", "--yes", *end)[0] == 0
+
+
+def test_numbers_can_be_typed_as_tables_show_them(cli: Run, embedded_single: str) -> None:
+    end = ("--store", embedded_single)
+    assert cli("keys", "create", "thousands", "--rpm", "1,000", *end)[0] == 0
+    assert cli("keys", "set", "thousands", "--rpm", "2,345", "--limit", "tokens=1,000,000/1d", *end) == (
+        0, "key thousands changed: rpm 1,000 -> 2,345, tokens/1d none -> 1,000,000\n", ""
+    )  # fmt: skip
+    code, out, err = cli("keys", "set", "thousands", "--rpm", "1,00", *end)
+    assert (code, out) == (2, "")
+    assert 'rpm must be an integer from 0 to 999,999,999,999,999, or "none"' in err
+    assert cli("keys", "delete", "thousands", "--yes", *end)[0] == 0
 
 
 def test_secrets_are_rotated_and_revoked(cli: Run, embedded_single: str) -> None:

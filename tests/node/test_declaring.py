@@ -13,6 +13,7 @@ import pytest
 import pytest_asyncio
 from store_tools import new_api_key, store_client
 
+from limiter_node.changes import PartlyApplied
 from limiter_node.credentials import key_id
 from limiter_node.declarations import AccountKey, Declarations
 from limiter_node.errors import ConfigError
@@ -410,6 +411,51 @@ async def test_names_can_be_passed_on_but_not_shared(admin: StoreAdmin, org: Org
     with pytest.raises(ConfigError, match=r"another key of account .* has the name"):
         await admin.apply(org.read('[accounts.ACME]\n[keys."CAROL"]\nname = "a"\naccount = "ACME"\n'))
     assert await admin.get(key_id(org.secrets[2])) is None
+
+
+@pytest.mark.parametrize("by_word", [True, False], ids=["by word", "by a file"])
+@pytest.mark.parametrize("orders", [["bac"], ["bca", "cab"]], ids=["two", "three, twice"])
+async def test_keys_swap_names_in_one_file(
+    admin: StoreAdmin, org: Organisation, by_word: bool, orders: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    def named(names: str) -> Declarations:
+        keys = zip(("ALICE", "BOB", "CAROL"), names, strict=True)
+        sections = (f'[keys."{key}"]\nname = "{name}"\naccount = "ACME"\n' for key, name in keys)
+        return org.read("[accounts.ACME]\n" + "".join(sections))
+
+    async def load(declared: Declarations) -> None:
+        await (admin.apply(declared) if by_word else admin.declare(declared))
+
+    former = "abc"
+    await load(named(former))
+    for names in orders:
+        caplog.clear()
+        with caplog.at_level(logging.INFO, "limiter_node.changes"):
+            await load(named(names))
+        assert "".join([(await key_of(admin, key_id(each))).name for each in org.secrets[:3]]) == names
+        assert sorted(each.getMessage() for each in caplog.records) == sorted(
+            f"key {org.account}/{now} changed: name {before} -> {now}"
+            for before, now in zip(former, names, strict=True)
+            if before != now
+        )
+        for secret, name in zip(org.secrets, names, strict=False):
+            assert await admin.search.named(org.account, name) == key_id(secret)
+        former = names
+
+
+async def test_a_key_keeps_its_name_if_a_key_outside_the_file_has_the_new_one(
+    admin: StoreAdmin, org: Organisation
+) -> None:
+    """It waits for a name that nobody in the file gives up, as does the key that wants its own: that is no circle."""
+    section = '[keys."{}"]\nname = "{}"\naccount = "ACME"\n'
+    text = "[accounts.ACME]\n" + section.format("ALICE", "{0}") + section.format("BOB", "{1}")
+    await admin.apply(org.read(text.format("a", "b") + section.format("CAROL", "c")))
+    with pytest.raises(PartlyApplied, match=r"another key of account .* has the name") as caught:
+        await admin.apply(org.read(text.format("c", "a") + "rpm = 5\n" + section.format("DAVE", "d")))
+    assert [each.line() for each in caught.value.changes] == [
+        f"key {org.account}/d created: name d, account {org.account}"
+    ]
+    assert [(await key_of(admin, key_id(each))).name for each in (org.alice, org.bob)] == ["a", "b"]
 
 
 async def test_racing_nodes_with_two_texts_end_with_one_of_them(org: Organisation) -> None:

@@ -71,7 +71,7 @@ def test_a_forward_mark_is_read_as_it_was_written() -> None:
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"to":"@acme"}', b'{"declared":[]}'])
 def test_what_is_neither_is_refused(body: bytes) -> None:
     for read in (read_forward, read_tombstone):
-        with pytest.raises(ValueError, match=""):
+        with pytest.raises(ValueError, match="not a stored policy|Expecting"):
             read(body)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -61,8 +60,7 @@ def expire(who: str, at_ms: int | None, in_ms: int | None, never: bool, store: s
     """Set the time at which a key ends, with all its secrets, by the store's clock."""
     if [at_ms is not None, in_ms is not None, never].count(True) != 1:
         raise ConfigError("give one of --at TIME, --in LENGTH and --never")
-    ends_ms = at_ms if in_ms is None else round(time.time() * 1000) + in_ms
-    _change(who, store, as_json, lambda manager, key: manager.expire(key, None if never else ends_ms))
+    _change(who, store, as_json, lambda manager, key: manager.expire(key, at_ms, in_ms=in_ms))
 
 
 @cloup.command(short_help="Move a key to another account or team.", epilog=EXAMPLES["keys move"])

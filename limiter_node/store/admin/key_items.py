@@ -61,6 +61,10 @@ class KeyItem:
     """The version of its named account."""
     is_moving: bool = False
     """Whether its move away from `tag` was begun and isn't over."""
+    forward: bytes = b""
+    """The mark at `tag` of a move that is over, as stored."""
+    last_revision: int = 0
+    """The highest one that it had at `tag`, if it isn't there any more."""
 
     @property
     def exists(self) -> bool:
@@ -130,7 +134,12 @@ class KeyItems:
         forward = stored.forwards.get(kid)
         is_moving = forward is not None and not read_forward(forward).is_over
         nothing = KeyItem(
-            kid, tag, stored.time_ms, account=stored.policy, account_version=stored.version, is_moving=is_moving
+            *(kid, tag, stored.time_ms),
+            account=stored.policy,
+            account_version=stored.version,
+            is_moving=is_moving,
+            forward=b"" if forward is None or is_moving else forward,
+            last_revision=stored.last_revision(kid),
         )
         if tag == kid:
             if stored.policy is None or stored.policy.key is None:
@@ -149,6 +158,8 @@ class KeyItems:
             assert item.account is not None
             key = key_to_store(item.kid, dict(fields), None, item.key, item.time_ms, item.tombstone)
             key = _trimmed(key, item.time_ms)
+            if not item.exists:
+                key = replace(key, revision=item.last_revision + 1)
             return replace(item, key=key, version=version_of(body_of(key)))
         if item.tag == PLAIN and (limits := plain_from(fields)) is not None:
             return replace(item, limits=limits, version=pack_limits(limits))
@@ -158,6 +169,8 @@ class KeyItems:
         account = flat_to_store(item.kid, dict(fields), None, before, item.time_ms, item.tombstone)
         assert account.key is not None
         account = replace(account, key=_trimmed(account.key, item.time_ms))
+        if before is None:
+            account = replace(account, revision=item.last_revision + 1)
         version = version_of(body_of(account))
         return replace(item, tag=item.kid, limits=None, account=account, key=account.key, version=version)
 
@@ -181,7 +194,8 @@ class KeyItems:
         former = before.key.name if before.key is not None else ""
         # A key of an account must not get into a team, or an account, that is being deleted.
         account = before.account_version if kid else NO_VERSION
-        [outcome] = await self._policies.write([Write(after.tag, kid, before.version, policy, former, account=account)])
+        write = Write(after.tag, kid, before.version, policy, former, before.forward, account)
+        [outcome] = await self._policies.write([write])
         return outcome
 
 

@@ -8,7 +8,7 @@ and loading again finishes it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from limiter_node.changes import Change
@@ -39,6 +39,13 @@ class KeyResults:
     problems: list[str] = field(default_factory=list)
     kids: dict[str, str] = field(default_factory=dict)
     """The first credential in the declaration of each key, by its ``kid``."""
+    begun: dict[str, Change] = field(default_factory=dict)
+    """The whole changes of keys that are written in more than one step."""
+
+    def begin(self, name: str) -> None:
+        """Keep the change of a key that is planned again after its first step, as the change from before that step."""
+        if name in self.changes:
+            self.begun.setdefault(name, self.changes[name])
 
 
 class KeyLoader:
@@ -55,7 +62,6 @@ class KeyLoader:
     ) -> KeyResults:
         """Make of each key what `plan` says. `by_word`: also keys that were deleted, which then come back."""
         results, left = KeyResults(), dict(wanted)
-        moved: dict[str, Change] = {}
         for _ in range(ATTEMPTS):
             plans = {}
             for name, place in (await self._places.find({name: each.sought for name, each in left.items()})).items():
@@ -66,9 +72,9 @@ class KeyLoader:
                 return results
             again = await self._carry_out(plans, results, by_word=by_word)
             for name in again:
-                if plans[name].moves and name in results.changes:
-                    moved.setdefault(name, results.changes[name])
-            results.changes |= moved
+                if plans[name].moves:
+                    results.begin(name)
+            results.changes |= results.begun
             left = {name: left[name] for name in again}
             if not left:
                 return results
@@ -182,6 +188,10 @@ class KeyLoader:
         again = [name for name, reply in found.items() if reply not in (Written.DONE, Written.NAME_TAKEN)]
         if len(taken) < len(found):
             return [*again, *taken]  # a name may be free by now
+        if (first := _first_of_circle({name: plans[name] for name in taken})) is not None:
+            results.begin(first)
+            await self._policies.write([_nameless(plans[first])])
+            return [*again, *taken]
         for name in taken:
             problem = f"another key of account {plans[name].account} has the name: rename or delete that one first"
             self._fail(name, plans[name], problem, results)
@@ -190,6 +200,32 @@ class KeyLoader:
     def _fail(self, name: str, plan: Plan, problem: str, results: KeyResults) -> None:
         results.problems.append(f"{plan.who} is not as it is declared: {problem}")
         results.changes.pop(name, None)
+        results.begun.pop(name, None)
+
+
+def _first_of_circle(plans: Mapping[str, Plan]) -> str | None:
+    """Return one of keys that can't be written because each wants the name that the next has; None if none are so."""
+    holders = {(plan.tag, plan.place.key.name): name for name, plan in plans.items() if plan.place.key is not None}
+    seen: set[str] = set()
+    for first in plans:
+        at: str | None = first
+        way: set[str] = set()
+        while at is not None and at not in seen:
+            seen.add(at)
+            way.add(at)
+            key = plans[at].key
+            at = None if key is None else holders.get((plans[at].tag, key.name))
+            if at in way:
+                return at
+    return None
+
+
+def _nameless(plan: Plan) -> Write:
+    """Return the write that takes the name of a key away, for another one that shall have it."""
+    place = plan.place
+    assert place.key is not None
+    policy = replace(place.key, name="", revision=place.key.revision + 1)
+    return Write(plan.tag, place.kid, place.version, policy, place.key.name)
 
 
 def _leads(digest: str, pointer: Pointer, way: Way) -> bool:

@@ -51,7 +51,7 @@ class Place:
     there, and the version of the one that holds the key's. `plain`: the packed limits of a plain key; `damaged`: what
     can't be read as that, and counts as nothing. `record`: what was declared of a plain key, as stored. `forward`: the
     forward mark of the key, as stored, in the account where it is sought. `sealed`: the account that the key was to
-    leave when its move was interrupted.
+    leave when its move was interrupted. `last_revision`: what is left of that where it is sought, if it isn't stored.
     """
 
     kid: str
@@ -67,6 +67,7 @@ class Place:
     forward: bytes = b""
     sealed: str = ""
     time_ms: int = 0
+    last_revision: int = 0
 
     @property
     def exists(self) -> bool:
@@ -195,7 +196,8 @@ class KeyPlaces:
         tombstone = max(tombstones, key=lambda each: each.revision, default=None)
         time_ms = max(seen[tag].time_ms for tag in tags)
         return Place(
-            *(kid, digests), record=record, tombstone=tombstone, forward=forward, sealed=sealed, time_ms=time_ms
+            *(kid, digests, "", None, None, NO_VERSION, None, b"", record, tombstone, forward, sealed, time_ms),
+            last_revision=target.last_revision(kid),
         )
 
     async def _read(self, wanted: Mapping[str, Iterable[str]]) -> dict[str, StoredAccount]:

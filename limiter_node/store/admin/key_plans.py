@@ -206,6 +206,8 @@ def _plan(
 ) -> Plan:
     account = fields.get("account", "")
     policy = _policy(wanted, place, account, fields, is_recorded=is_recorded)
+    if not place.exists and not isinstance(policy, KeyLimits):
+        policy = replace(policy, revision=max(policy.revision, place.last_revision + 1))
     record = _plain_record(wanted, place) if is_recorded else place.record
     after = _fields_of(policy, account)
     before = place.fields

@@ -7,12 +7,11 @@ Everything here can be repeated, and changes nothing if nothing has changed, not
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from limiter_node.changes import Change, log_change
+from limiter_node.changes import Change, PartlyApplied, log_changes
 from limiter_node.declarations import Declarations
-from limiter_node.errors import ConfigError
 from limiter_node.store.admin.account_loading import (
     AccountLoader,
     AccountResults,
@@ -69,7 +68,7 @@ class Loader:
         wanted = wanted_keys(declared)
         stored = accounts.stored
         keys = await self._keys.load(wanted, lambda key, place: plan_by_file(key, place, stored))
-        _log_changes(_changes(accounts, keys))
+        log_changes(_changes(accounts, keys))
         _log_unchanged(accounts.unchanged, {name: each.who for name, each in wanted.items()}, keys.unchanged)
         return [*(each for warnings in keys.warnings.values() for each in warnings), *keys.problems]
 
@@ -81,7 +80,7 @@ class Loader:
         `prune`: remove keys and teams that aren't declared from the declared accounts; `prune_keys`: remove flat keys.
 
         Raises:
-            ConfigError: some keys can't be as they are declared; all else is.
+            PartlyApplied: some keys can't be as they are declared; all else is.
         """
         accounts = await self._accounts.load(declared.accounts, account_by_word, dry_run=dry_run)
         keys = await self._keys.load(wanted_keys(declared), plan_by_word, by_word=True, dry_run=dry_run)
@@ -94,21 +93,17 @@ class Loader:
         if prune_keys:
             changes += await self._pruner.prune_flat(kept, dry_run=dry_run)
         if not dry_run:
-            _log_changes(changes)
+            log_changes(changes)
+        warnings = [each for found in keys.warnings.values() for each in found]
         if keys.problems:
-            raise ConfigError("; ".join(keys.problems))
-        return Applied(changes, [each for warnings in keys.warnings.values() for each in warnings])
+            raise PartlyApplied("; ".join(keys.problems), changes, warnings)
+        return Applied(changes, warnings)
 
 
 def _changes(accounts: AccountResults, keys: KeyResults) -> list[Change]:
     """Return all changes: the accounts', then the keys' by name."""
     by_account = [each for found in accounts.changes.values() for each in found]
     return [*by_account, *sorted(keys.changes.values(), key=lambda each: each.who)]
-
-
-def _log_changes(changes: Iterable[Change]) -> None:
-    for change in changes:
-        log_change(change)
 
 
 def _log_unchanged(accounts: Mapping[str, Unchanged], names: Mapping[str, str], keys: Mapping[str, Unchanged]) -> None:

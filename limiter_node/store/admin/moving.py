@@ -205,9 +205,11 @@ class Mover:
             await self._owner(tag).delete(member_key(tag, kid))
 
     async def _end(self, kid: str, source: str, forward: Forward, told: Mapping[str, int]) -> None:
+        revision = _policy_in(kid, forward).revision
         over = forward._replace(body="", back="", shift_ms=told["shift_ms"], opened_ms=told["opened_ms"])
+        mark = forward_body(over._replace(revision=revision))
         keys = (policy_key(source), _windows_key(source, kid))
-        await call_script(self._owner(source), self._forward, ScriptCall(keys, (kid, forward.id, forward_body(over))))
+        await call_script(self._owner(source), self._forward, ScriptCall(keys, (kid, forward.id, mark)))
 
     async def _bring_back(self, kid: str, source: str, raw: bytes, forward: Forward) -> bool:
         """Open the key again where it was, because its target is gone. Return whether it is there."""
@@ -230,11 +232,7 @@ class Mover:
         """Return the highest revision that anything left of the key at the target has."""
         stored = await self._policies.read(target, [kid])
         opened = await self._field(target, f"o:{kid}")
-        tombstone = stored.tombstone if target == kid else stored.tombstones.get(kid)
-        return max(
-            int(json.loads(opened)["revision"]) if opened is not None else 0,
-            tombstone.revision if tombstone is not None else 0,
-        )
+        return max(int(json.loads(opened)["revision"]) if opened is not None else 0, stored.last_revision(kid))
 
     async def _check_target(self, target: str, key: KeyPolicy) -> None:
         if target == key.kid:

@@ -19,6 +19,7 @@ from limiter_node.policy_body import (
     Tombstone,
     body_of,
     read_account,
+    read_forward,
     read_key,
     read_tombstone,
     tombstone_of,
@@ -55,6 +56,15 @@ class StoredAccount(NamedTuple):
     tombstone: Tombstone | None = None
     tombstones: Mapping[str, Tombstone] = MappingProxyType({})
     forwards: Mapping[str, bytes] = MappingProxyType({})
+
+    def last_revision(self, kid: str) -> int:
+        """Return the highest revision that is left here of a key that was deleted, or has moved away; else 0.
+
+        If it is made anew, it has to have a higher one: nodes take a lower one for that of an older policy.
+        """
+        gone = self.tombstones.get(kid, self.tombstone)
+        forward = read_forward(self.forwards[kid]) if kid in self.forwards else None
+        return max(0 if gone is None else gone.revision, 0 if forward is None else forward.revision)
 
 
 class Write(NamedTuple):
