@@ -44,13 +44,6 @@ def alice() -> KeyPolicy:
     return KeyPolicy(ALICE, "alice", "vision", (PolicyWindow(DAY, limits=(Limit(0, 10),), since_ms=1),))
 
 
-@pytest.fixture(params=["embedded_single", "embedded_cluster"])
-def url(request: pytest.FixtureRequest) -> str:
-    value = request.getfixturevalue(request.param)
-    assert isinstance(value, str)
-    return value
-
-
 @pytest.fixture
 def stored() -> Iterator[Stored]:
     """The accounts that a test puts into stores, taken out at its end: tests share the stores."""
