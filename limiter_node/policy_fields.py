@@ -227,14 +227,14 @@ def declaration_bytes(declaration: str) -> bytes:
     return hashlib.sha256(declaration.encode()).digest()
 
 
-def digest_text(digest: bytes) -> str:
+def kept_digest(digest: bytes) -> str:
     """Return the hex digits that are kept of a declaration's SHA-256, or of its beginning."""
     return digest.hex()[:_DIGEST_DIGITS]
 
 
 def declaration_digest(declaration: str) -> str:
     """Return the 12 hex digits by which a declaration is known once it is no longer the last one."""
-    return digest_text(declaration_bytes(declaration))
+    return kept_digest(declaration_bytes(declaration))
 
 
 def was_applied(declared: Declared, declaration: str) -> bool:
