@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -69,16 +68,16 @@ def test_a_forward_mark_is_read_as_it_was_written() -> None:
     assert read_forward(forward_body(forward)) == forward
 
 
-@pytest.mark.parametrize(
-    ("read", "body"),
-    [
-        *((read_forward, body) for body in (b"", b"{", b"[]", b'{"to":"@acme"}', b'{"declared":[]}')),
-        *((read_tombstone, body) for body in (b"", b"{", b"[]", b'{"declared":[]}')),
-    ],
-)
-def test_what_is_none_is_refused(read: Callable[[bytes], object], body: bytes) -> None:
-    with pytest.raises(ValueError, match=r"not a stored policy|Expecting"):
-        read(body)
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"to":"@acme"}', b'{"declared":[]}'])
+def test_what_is_no_forward_mark_is_refused(body: bytes) -> None:
+    with pytest.raises(ValueError, match="Expecting|not a stored"):
+        read_forward(body)
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"declared":[]}'])
+def test_what_is_no_tombstone_is_refused(body: bytes) -> None:
+    with pytest.raises(ValueError, match="Expecting|not a stored"):
+        read_tombstone(body)
 
 
 def test_earlier_versions_read_only_keys_that_have_nothing_new() -> None:

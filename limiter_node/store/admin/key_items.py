@@ -159,7 +159,7 @@ class KeyItems:
             key = key_to_store(item.kid, dict(fields), None, item.key, item.time_ms, item.tombstone)
             key = _trimmed(key, item.time_ms)
             if not item.exists:
-                key = replace(key, revision=item.last_revision + 1)
+                key = replace(key, revision=max(key.revision, item.last_revision + 1))
             return replace(item, key=key, version=version_of(body_of(key)))
         if item.tag == PLAIN and (limits := plain_from(fields)) is not None:
             return replace(item, limits=limits, version=pack_limits(limits))
@@ -169,8 +169,8 @@ class KeyItems:
         account = flat_to_store(item.kid, dict(fields), None, before, item.time_ms, item.tombstone)
         assert account.key is not None
         account = replace(account, key=_trimmed(account.key, item.time_ms))
-        if before is None:
-            account = replace(account, revision=item.last_revision + 1)
+        if not item.exists:
+            account = replace(account, revision=max(account.revision, item.last_revision + 1))
         version = version_of(body_of(account))
         return replace(item, tag=item.kid, limits=None, account=account, key=account.key, version=version)
 
