@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
+from limiter_node.declaration_records import declaration_of, kept_digest
 from limiter_node.declarations import to_account
 from limiter_node.limits import WINDOW_MS
 from limiter_node.policy import KEY_SUBJECT, AccountPolicy, Declared, PolicyWindow, window_id
 from limiter_node.policy_body import body_of, version_of
-from limiter_node.policy_fields import declaration_of, fields_of_plain, kept_digest
+from limiter_node.policy_fields import fields_of_plain
 from limiter_node.store import keyspace
 from limiter_node.store.admin.masters import Masters
 from limiter_node.store.admin.policies import Policies

@@ -19,19 +19,12 @@ from limiter_node.declaration_merging import (
     key_to_store,
     merge_key_fields,
 )
+from limiter_node.declaration_records import applied_before, declaration_bytes, declaration_of, was_applied
 from limiter_node.declarations import Declarations
 from limiter_node.limits import KeyLimits
 from limiter_node.plans import key_name
-from limiter_node.policy import MAX_APPLIED, AccountPolicy, KeyPolicy, account_tag, key_of
-from limiter_node.policy_fields import (
-    Fields,
-    declaration_bytes,
-    declaration_of,
-    fields_of_key,
-    fields_of_plain,
-    plain_from,
-    was_applied,
-)
+from limiter_node.policy import AccountPolicy, KeyPolicy, account_tag, key_of
+from limiter_node.policy_fields import Fields, fields_of_key, fields_of_plain, plain_from
 from limiter_node.store.admin.adopting import plain_account
 from limiter_node.store.admin.key_places import KeyPlace, Sought
 from limiter_node.store.values import DECLARATION_BYTES, PlainRecord, pack_limits, pack_record, unpack_limits
@@ -228,9 +221,7 @@ def _plain_record(wanted: Wanted, place: KeyPlace) -> bytes:
     if record.last == last:
         return place.record
     former = [_digest(unpack_limits(record.last))] if record.last else []
-    mine = _digest(wanted.limits)
-    applied = dict.fromkeys(each for each in (*former, *record.applied) if each != mine)
-    return pack_record(PlainRecord(last, tuple(applied)[:MAX_APPLIED]))
+    return pack_record(PlainRecord(last, applied_before(_digest(wanted.limits), (*former, *record.applied))))
 
 
 def _digest(limits: KeyLimits) -> bytes:
