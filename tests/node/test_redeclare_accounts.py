@@ -38,11 +38,6 @@ MINUTE, DAY = 60_000, 86_400_000
 ONE = Need(1, 1, 0, ("gpt-4o",))
 
 
-@pytest.fixture(params=["embedded_single", "embedded_cluster"])
-def url(request: pytest.FixtureRequest) -> str:
-    return str(request.getfixturevalue(request.param))
-
-
 def window(amount: int, per_ms: int = MINUTE) -> PolicyWindow:
     return PolicyWindow(per_ms, (), (Limit(REQUESTS, amount),))
 

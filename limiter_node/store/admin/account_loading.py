@@ -7,16 +7,10 @@ from dataclasses import dataclass, field
 
 from limiter_node.changes import Action, Change, change_between
 from limiter_node.declaration_merging import account_to_store, apply_account_fields, merge_account_fields
+from limiter_node.declaration_records import declaration_of, was_applied
 from limiter_node.errors import StoreUnavailable
 from limiter_node.policy import AccountPolicy, account_tag
-from limiter_node.policy_fields import (
-    Fields,
-    declaration_of,
-    fields_of_account,
-    split_team_field,
-    teams_in,
-    was_applied,
-)
+from limiter_node.policy_fields import Fields, fields_of_account, split_team_field, teams_in
 from limiter_node.store.admin.key_plans import Unchanged
 from limiter_node.store.admin.policies import Policies, StoredAccount, Write
 from limiter_node.store.written import ATTEMPTS, Written

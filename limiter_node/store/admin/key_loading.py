@@ -16,8 +16,8 @@ from limiter_node.errors import ConfigError, StoreUnavailable
 from limiter_node.limits import KeyLimits
 from limiter_node.policy import AccountPolicy
 from limiter_node.store.admin.adopting import Adopter, Adoption, plain_account
-from limiter_node.store.admin.key_places import KeyPlaces, Place
-from limiter_node.store.admin.key_plans import Plan, Unchanged, Wanted
+from limiter_node.store.admin.key_places import KeyPlace, KeyPlaces
+from limiter_node.store.admin.key_plans import KeyPlan, Unchanged, Wanted
 from limiter_node.store.admin.masters import Masters
 from limiter_node.store.admin.moving import Mover
 from limiter_node.store.admin.plain_keys import PlainKeys, PlainWrite, PlainWritten
@@ -26,7 +26,7 @@ from limiter_node.store.admin.policies import NO_VERSION, Policies, Write
 from limiter_node.store.values import pack_limits
 from limiter_node.store.written import ATTEMPTS, Written
 
-Planner: TypeAlias = Callable[[Wanted, Place], Plan | Unchanged]
+Planner: TypeAlias = Callable[[Wanted, KeyPlace], KeyPlan | Unchanged]
 
 
 @dataclass
@@ -83,7 +83,7 @@ class KeyLoader:
                 return results
         raise StoreUnavailable(f"{len(left)} declared keys keep being changed by others: try again")
 
-    def _plan(self, wanted: Wanted, place: Place, plan: Planner, results: KeyResults) -> Plan | None:
+    def _plan(self, wanted: Wanted, place: KeyPlace, plan: Planner, results: KeyResults) -> KeyPlan | None:
         name = wanted.kid
         if results.kids.setdefault(place.kid, name) != name:
             results.problems.append(f"the credential sha256:{name[:12]} is one of another key that is declared, too")
@@ -101,7 +101,7 @@ class KeyLoader:
             results.changes[name] = found.change
         return found
 
-    async def _carry_out(self, plans: Mapping[str, Plan], results: KeyResults, *, by_word: bool) -> list[str]:
+    async def _carry_out(self, plans: Mapping[str, KeyPlan], results: KeyResults, *, by_word: bool) -> list[str]:
         """Carry plans out. Return the keys that have to be planned again."""
         leaving = {name: plan for name, plan in plans.items() if plan.place.sealed or plan.moves}
         # Whoever moves a key that is marked as deleted takes it away: by a person's word it comes back first.
@@ -120,7 +120,7 @@ class KeyLoader:
         rest = {name: plan for name, plan in left.items() if name not in plain and name not in adopted}
         return [*again, *await self._write(rest, results)]
 
-    async def _move(self, plans: Mapping[str, Plan], results: KeyResults) -> list[str]:
+    async def _move(self, plans: Mapping[str, KeyPlan], results: KeyResults) -> list[str]:
         """Bring keys to their accounts. Return those that are to be planned again, where they are then."""
         plain = {name: plan for name, plan in plans.items() if plan.place.plain is not None}
         await self._adopt(plain, is_as_before=True)
@@ -140,7 +140,7 @@ class KeyLoader:
                 again.append(name)
         return again
 
-    async def _adopt(self, plans: Mapping[str, Plan], *, is_as_before: bool = False) -> list[str]:
+    async def _adopt(self, plans: Mapping[str, KeyPlan], *, is_as_before: bool = False) -> list[str]:
         """Make plain keys accounts of their own, on the way to another account with the limits that they have."""
         adoptions, names = {}, {}
         for name, plan in plans.items():
@@ -152,7 +152,7 @@ class KeyLoader:
             adoptions[place.kid], names[place.kid] = Adoption(account, place.plain), name
         return [names[kid] for kid in await self._adopter.adopt(adoptions)]
 
-    async def _claim(self, plans: Mapping[str, Plan], results: KeyResults, *, by_word: bool) -> set[str]:
+    async def _claim(self, plans: Mapping[str, KeyPlan], results: KeyResults, *, by_word: bool) -> set[str]:
         """Make the credentials of keys lead to them. Return the keys that must not be written.
 
         A way that leads there is left alone, and so is the first credential of a plain key, which holds its limits.
@@ -177,7 +177,7 @@ class KeyLoader:
             refused.add(name)
         return refused
 
-    async def _put(self, plans: Mapping[str, Plan], results: KeyResults, *, by_word: bool) -> list[str]:
+    async def _put(self, plans: Mapping[str, KeyPlan], results: KeyResults, *, by_word: bool) -> list[str]:
         again, names = [], {plan.place.kid: name for name, plan in plans.items()}
         writes = {kid: _plain_write_of(plans[name], by_word=by_word) for kid, name in names.items()}
         for kid, written in (await self._plain.write(writes)).items():
@@ -187,7 +187,7 @@ class KeyLoader:
                 again.append(names[kid])
         return again
 
-    async def _write(self, plans: Mapping[str, Plan], results: KeyResults) -> list[str]:
+    async def _write(self, plans: Mapping[str, KeyPlan], results: KeyResults) -> list[str]:
         replies = await self._policies.write([_write_of(plan) for plan in plans.values()])
         found = dict(zip(plans, replies, strict=True))
         taken = [name for name, reply in found.items() if reply is Written.NAME_TAKEN]
@@ -203,13 +203,13 @@ class KeyLoader:
             self._fail(name, plans[name], problem, results)
         return again
 
-    def _fail(self, name: str, plan: Plan, problem: str, results: KeyResults) -> None:
+    def _fail(self, name: str, plan: KeyPlan, problem: str, results: KeyResults) -> None:
         results.problems.append(f"{plan.who} is not as it is declared: {problem}")
         results.changes.pop(name, None)
         results.begun.pop(name, None)
 
 
-def _first_of_circle(plans: Mapping[str, Plan]) -> str | None:
+def _first_of_circle(plans: Mapping[str, KeyPlan]) -> str | None:
     """Return one of keys that can't be written because each wants the name that the next has; None if none are so."""
     holders = {(plan.tag, plan.place.key.name): name for name, plan in plans.items() if plan.place.key is not None}
     seen: set[str] = set()
@@ -226,7 +226,7 @@ def _first_of_circle(plans: Mapping[str, Plan]) -> str | None:
     return None
 
 
-def _nameless(plan: Plan) -> Write:
+def _nameless(plan: KeyPlan) -> Write:
     """Return the write that takes the name of a key away, for another one that shall have it."""
     place = plan.place
     assert place.key is not None
@@ -238,13 +238,13 @@ def _leads(digest: str, pointer: Pointer, way: Way) -> bool:
     return pointer == (way.tag if digest == way.kid else way)
 
 
-def _plain_write_of(plan: Plan, *, by_word: bool) -> PlainWrite:
+def _plain_write_of(plan: KeyPlan, *, by_word: bool) -> PlainWrite:
     place, limits = plan.place, plan.policy
     assert isinstance(limits, KeyLimits)
     return PlainWrite(place.plain or place.damaged, pack_limits(limits), by_word, place.record, plan.record)
 
 
-def _write_of(plan: Plan) -> Write:
+def _write_of(plan: KeyPlan) -> Write:
     place, policy = plan.place, plan.policy
     assert not isinstance(policy, KeyLimits)
     kid = "" if isinstance(policy, AccountPolicy) else place.kid

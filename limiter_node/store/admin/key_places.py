@@ -44,7 +44,7 @@ class Sought(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class KeyPlace:
     """One key as it is stored, or what is left of it.
 
     `tag`: the hash tag of the account that has the key; empty if none does. `account`, `key`, `version`: the policies
@@ -130,7 +130,7 @@ class KeyPlaces:
         self._masters, self._policies = masters, policies
         self._locate = load_script("locate")
 
-    async def find(self, sought: Mapping[str, Sought]) -> dict[str, Place]:
+    async def find(self, sought: Mapping[str, Sought]) -> dict[str, KeyPlace]:
         """Return where each key is, under the name under which it is sought.
 
         A key is the one to which any of its credentials leads: so it may have another ``kid`` than its first one here.
@@ -169,15 +169,15 @@ class KeyPlaces:
 
     def _place(
         self, key: Sought, digests: Mapping[str, Digest], way: Way | None, seen: Mapping[str, StoredAccount]
-    ) -> Place:
+    ) -> KeyPlace:
         kid = _kid(key, way)
         own = digests.get(kid)
         record = own.record if own is not None else b""
         if own is not None and isinstance(own.pointer, bytes):
             time_ms = seen[kid].time_ms if kid in seen else 0
             if not _is_readable(own.pointer):
-                return Place(kid, digests, damaged=own.pointer, record=record, time_ms=time_ms)
-            return Place(kid, digests, plain=own.pointer, record=record, time_ms=time_ms)
+                return KeyPlace(kid, digests, damaged=own.pointer, record=record, time_ms=time_ms)
+            return KeyPlace(kid, digests, plain=own.pointer, record=record, time_ms=time_ms)
         tags = [each for each in dict.fromkeys((way.tag if way is not None else "", key.tag, kid)) if each in seen]
         target = seen.get(key.tag or kid, _NOTHING)
         forward = target.forwards.get(kid, b"")
@@ -186,7 +186,7 @@ class KeyPlaces:
         for tag in (*tags, *(each.to for _, each in forwards)):
             if (stored := _found(seen.get(tag), tag, kid)) is not None:
                 policy, version = stored
-                return Place(
+                return KeyPlace(
                     *(kid, digests, tag, seen[tag].policy, policy, version, None, b"", record),
                     forward=forward,
                     sealed=sealed,
@@ -195,7 +195,7 @@ class KeyPlaces:
         tombstones = [each for tag in tags if (each := _tombstone(seen[tag], tag, kid)) is not None]
         tombstone = max(tombstones, key=lambda each: each.revision, default=None)
         time_ms = max(seen[tag].time_ms for tag in tags)
-        return Place(
+        return KeyPlace(
             *(kid, digests, "", None, None, NO_VERSION, None, b"", record, tombstone, forward, sealed, time_ms),
             last_revision=target.last_revision(kid),
         )
