@@ -121,7 +121,7 @@ def test_fields_of_accounts_and_teams_are_changed() -> None:
 @pytest.mark.parametrize(
     ("patch", "message"),
     [
-        ({"team b/c rpm": 1}, "its parent 'b' must be there, too"),
+        ({"team b/c rpm": 1}, "there is no team 'b' above it: create that first"),
         ({"team a": None}, "a team is deleted by a command of its own"),
         ({"team a/b/c/d/e": True}, "a team is up to 4 names"),
         ({"team a weight": 1}, "unknown field 'weight'"),

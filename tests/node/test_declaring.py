@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from store_tools import new_api_key, store_client
+from stores import running_store
 
 from limiter_node.changes import PartlyApplied
 from limiter_node.credentials import key_id
@@ -371,6 +372,38 @@ async def test_teams_that_were_deleted_stay_so_with_their_new_keys(admin: StoreA
     bob = await admin.get(key_id(org.bob))
     assert isinstance(bob, AccountKey)
     assert bob.key.team == "gone"
+
+
+@pytest.mark.parametrize("form", FORMS)
+async def test_a_mark_of_an_earlier_version_no_longer_ends_after_a_start(
+    admin: StoreAdmin, org: Organisation, form: str
+) -> None:
+    """Earlier versions let a mark expire after 30 days, and left its value empty."""
+    name = deleted_key(org.kid)
+    with store_client(org.url) as client:
+        client.set(name, b"", px=1_000_000)
+        await admin.declare(org.alone(form, "rpm = 5"))
+        assert (client.get(name), client.pttl(name)) == (org.kid.encode(), -1)
+        assert await admin.get(org.kid) is None
+        assert not (await admin.apply(org.alone(form, "rpm = 5"))).warnings
+        await admin.declare(org.alone(form, "rpm = 6"))
+        assert client.get(name) is None
+    assert (await fields(admin, org.kid) or {})["rpm"] == 6
+
+
+def test_pruned_keys_that_share_a_name_are_told_apart() -> None:
+    """Also from a key of an account that is called as the name looks."""
+    names = {"0" * 32: "twin", "1" * 32: "twin", "2" * 32: "acme/alice", "3" * 32: "ci"}
+
+    async def pruned(url: str) -> list[str]:
+        async with administering(parse_store_url(url)) as admin:
+            await admin.apply(Declarations(plain={kid: KeyLimits(name=name) for kid, name in names.items()}))
+            return [each.who for each in (await admin.apply(Declarations(), prune_keys=True)).changes]
+
+    with running_store("single") as store:
+        assert asyncio.run(pruned(store.url)) == [
+            *("acme/alice (sha256:222222222222)", "ci", "twin (sha256:000000000000)", "twin (sha256:111111111111)")
+        ]
 
 
 async def test_a_key_that_a_person_has_moved_stays_there(admin: StoreAdmin, org: Organisation) -> None:

@@ -118,3 +118,30 @@ async def test_a_key_that_comes_back_by_a_move_counts(lives: Lives, nodes: list[
         assert [await ask(node, lives.cid) for node in nodes] == [Outcome.ADMITTED] * 2
     found = await lives.manager.show_key(lives.path(place))
     assert found.state == "active"
+
+
+@pytest.mark.parametrize("asks_between", [False, True], ids=["", "asks-between"])
+@pytest.mark.parametrize("how", ["deleted there", "moved on and deleted"])
+@pytest.mark.parametrize("again", PLACES)
+@pytest.mark.parametrize("first", PLACES)
+async def test_a_new_life_begins_to_count_at_zero(
+    lives: Lives, nodes: list[Dispatcher], first: str, again: str, how: str, asks_between: bool
+) -> None:
+    await lives.make(first)
+    for node in nodes:
+        assert [await ask(node, lives.cid) for _ in range(5)] == [Outcome.ADMITTED] * 5
+    await lives.manager.set_key(lives.path(first), {"requests/1d": 5_000})
+    for node in nodes:
+        assert [await ask(node, lives.cid) for _ in range(5)] == [Outcome.ADMITTED] * 5
+    await lives.leave(first, how)
+    if asks_between:
+        assert [await ask(node, lives.cid) for node in nodes] == [Outcome.UNKNOWN_KEY] * 2
+    await lives.make(again)
+    assert await ask(nodes[0], lives.cid) is Outcome.ADMITTED
+    await lives.manager.set_key(lives.path(again), {"requests/1d": 5_000})
+    assert await ask(nodes[0], lives.cid) is Outcome.ADMITTED
+    assert await ask(nodes[1], lives.cid) is Outcome.ADMITTED
+    for node in nodes:
+        assert await node.drain(5)
+    found = await lives.manager.show_key(lives.path(again))
+    assert {each.used for each in found.limits if each.window == "1m" and each.subject == lives.path(again)} == {3}

@@ -39,6 +39,8 @@ class KeyResults:
     problems: list[str] = field(default_factory=list)
     kids: dict[str, str] = field(default_factory=dict)
     """The first credential in the declaration of each key, by its ``kid``."""
+    expiring: set[str] = field(default_factory=set)
+    """The credentials of deleted keys whose marks are of an earlier version, and would end."""
     begun: dict[str, Change] = field(default_factory=dict)
     """The whole changes of keys that are written in more than one step."""
 
@@ -70,6 +72,7 @@ class KeyLoader:
                     plans[name] = found
             if dry_run:
                 return results
+            await self._pointers.keep_marks(results.expiring)
             again = await self._carry_out(plans, results, by_word=by_word)
             for name in again:
                 if plans[name].moves:
@@ -89,6 +92,9 @@ class KeyLoader:
         results.changes.pop(name, None)
         if isinstance(found, Unchanged):
             results.unchanged[name] = found
+            if found is Unchanged.DELETED:
+                marks = ((digest, each.mark) for digest, each in place.digests.items())
+                results.expiring.update(digest for digest, mark in marks if mark is not None and mark.expires)
             return None
         results.warnings.setdefault(name, found.warnings)
         if found.change is not None:

@@ -112,23 +112,29 @@ class Mover:
 
     async def finish(self, kid: str, source: str) -> str | None:
         """Finish the move of a key away from `source`, if one was begun. Return where it leads; None if none was."""
+        place, _ = await self._finish(kid, source)
+        return place
+
+    async def _finish(self, kid: str, source: str) -> tuple[str | None, bool]:
+        """Return what `finish` does, and whether the key was opened again where it was, because its target is gone."""
         for _ in range(_MOST_TRIES):
             raw = await self._field(source, f"f:{kid}")
             if raw is None:
-                return None
+                return None, False
             forward = read_forward(raw)
             if forward.is_over:
-                return forward.to
+                return forward.to, False
             code, told = await self._open_at_target(kid, source, forward)
             if code in (_OPENED, _WAS_OPENED):
                 key = key_of(_policy_in(kid, forward))
                 assert key is not None
-                cids = [each.digest for each in key.all_credentials]
+                # The key itself comes last: until the others lead there, whoever looks for the key finds the seal.
+                cids = sorted((each.digest for each in key.all_credentials), key=lambda each: each == kid)
                 await self._lead_there(kid, source, forward.to, cids)
                 await self._end(kid, source, forward, told)
-                return await self._lead_on(kid, forward.to, cids)
+                return await self._lead_on(kid, forward.to, cids), False
             if await self._bring_back(kid, source, raw, forward):
-                return source
+                return source, True
         raise StoreUnavailable(f"the key {kid[:12]} keeps being moved by others: try again")
 
     # ---- steps -----------------------------------------------------------------------------------------------------

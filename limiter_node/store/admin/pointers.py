@@ -34,10 +34,14 @@ if there is nothing, an error if the value is none of these."""
 
 
 class Mark(NamedTuple):
-    """The mark that a credential was taken away on purpose, from the key `kid`."""
+    """The mark that a credential was taken away on purpose, from the key `kid`.
+
+    `expires`: whether it is of an earlier version, whose marks went after 30 days.
+    """
 
     kid: str
     is_revoked: bool = False
+    expires: bool = False
 
     def to_value(self) -> str:
         """Return the stored form."""
@@ -49,7 +53,7 @@ def mark_from(value: bytes | None, cid: str) -> Mark | None:
     if value is None:
         return None
     text = value.decode("ascii", "replace")
-    return Mark(text.removeprefix(_REVOKED) or cid, text.startswith(_REVOKED))
+    return Mark(text.removeprefix(_REVOKED) or cid, text.startswith(_REVOKED), not text)
 
 
 async def limits_of(client: Redis, kids: Sequence[str]) -> list[Pointer]:
@@ -156,6 +160,14 @@ class Pointers:
             )
 
         await self._per_owner(cids, mark)
+
+    async def keep_marks(self, cids: Iterable[str]) -> None:
+        """Give marks of earlier versions, which expire, the form without an end; those that have gone stay so."""
+
+        async def keep(client: Redis, cids: Sequence[str]) -> None:
+            await run_commands(client, [("SET", deleted_key(cid), Mark(cid).to_value(), "XX") for cid in cids])
+
+        await self._per_owner(cids, keep)
 
     async def _per_owner(self, kids: Iterable[str], action: Callable[[Redis, Sequence[str]], Awaitable[None]]) -> None:
         by_owner = self._masters.by_owner(kids, limits_key)
