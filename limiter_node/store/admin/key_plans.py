@@ -80,14 +80,13 @@ Stored: TypeAlias = KeyLimits | KeyPolicy | AccountPolicy
 
 @dataclass(frozen=True, slots=True)
 class KeyPlan:
-    """A key with the fields that it shall have, in the account called `account` (empty: flat).
+    """A key as it shall be, in the account called `account` (empty: flat), and the `place` where it is now.
 
-    `policy`: to be stored: limits of a plain key, the policy of a key of an account, or the account of a flat key.
-    `record`: to be stored with a plain key, what was declared of it, packed. `change`: None if only that changes, or
-    nothing. `warnings`: for people.
+    `policy`: the limits of a plain key, the policy of a key of an account, or the account of a flat key. `record`: the
+    record of declarations to store with a plain key, packed. `change`: None if at most the record changes. `warnings`:
+    for people.
     """
 
-    wanted: Wanted
     place: KeyPlace
     account: str
     policy: Stored
@@ -210,7 +209,7 @@ def _plan(
     elif after != before:
         action: Action = "changed" if before.get("account") == after.get("account") else "moved"
         change = change_between("key", _who(after, place.kid), action, before, after)
-    return KeyPlan(wanted, place, account, policy, record, change, warnings)
+    return KeyPlan(place, account, policy, record, change, warnings)
 
 
 def _plain_record(wanted: Wanted, place: KeyPlace) -> bytes:

@@ -253,7 +253,8 @@ class AccountRedeclarer:
         name = read_key(body).name if field else ""
         reply = await self._write(tag, field, _LOST, body, name)
         if reply == Written.WAS_DELETED:
-            if await self._accounts.revision_of_deleted(field, tag) >= revision:
+            last = await self._accounts.revision_of_deleted(field, tag)
+            if last is not None and last >= revision:
                 return _Writer.WAS_DELETED
             reply = await self._write(tag, field, _ABSENT, body, name)  # it had been made anew since
         if reply == Written.NAME_TAKEN:  # then the key is left out of the index of names
