@@ -106,7 +106,8 @@ class Mover:
         keys = (policy_key(source), shared_key(source))
         if await call_script(self._owner(source), self._seal, ScriptCall(keys, arguments)) != 1:
             return False
-        if await self.finish(kid, source) == source and (await self._policies.read(target)).policy is None:
+        _, is_back = await self._finish(kid, source)
+        if is_back:
             raise ConfigError(f"account {target.removeprefix(ACCOUNT_MARK)} was deleted meanwhile: the key stays")
         return True
 
