@@ -143,7 +143,7 @@ class Key:
 
     def _around(self, answer: Answer) -> str:
         """What was done shortly before and during a request, in s since it was sent."""
-        near = [each for each in self.states if -2 < each.done_s - answer.sent_s and each.begun_s < answer.done_s]
+        near = [each for each in self.states if each.done_s - answer.sent_s > -2 and each.begun_s < answer.done_s]
         return "\n  ".join(("", *(each.text(answer.secret, answer.sent_s) for each in near)))
 
     def allowed(self, secret: str, sent_s: float, done_s: float) -> set[str]:
