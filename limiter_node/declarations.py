@@ -56,6 +56,11 @@ class Declarations:
         """The number of keys of all kinds."""
         return len(self.plain) + len(self.keys)
 
+    @property
+    def has_lists(self) -> bool:
+        """Whether a key's credentials are listed, so that those that aren't are revoked by a person's word."""
+        return bool(self.listed) or any(each.key.credentials for each in self.keys.values())
+
     def entry(self, name: str) -> object:
         """Return what is declared under a key's ``kid`` or an account's hash tag, to be compared; None if nothing is.
 

@@ -49,7 +49,7 @@ def read_key(body: bytes) -> KeyPolicy:
 
 
 class Tombstone(NamedTuple):
-    """What is kept of an account or a key that was deleted.
+    """The rest that the store keeps of a deleted account or key.
 
     If it comes back, it goes on with its `revision` and the record of its declarations. `revoked`: the digests of a
     key's credentials that had been revoked.

@@ -9,7 +9,7 @@ from typing import Any, Final
 import click
 import cloup
 
-from limiter_node.changes import Change, Kind
+from limiter_node.changes import Change, Kind, PartlyApplied, newly_revoked
 from limiter_node.commands.help import EXAMPLES
 from limiter_node.commands.managing import as_json, confirm, confirmed, manage
 from limiter_node.commands.options import grouped, option, store_url
@@ -67,27 +67,44 @@ def _apply(
     for warning in warnings_of(declared):
         warn(warning)
 
+    may_lose = prune or prune_keys or declared.has_lists
+
     async def run(manager: Manager) -> Applied:
-        if (prune or prune_keys) and not (dry_run or is_confirmed):
+        if may_lose and not (dry_run or is_confirmed):
             planned = await manager.apply(declared, dry_run=True, prune=prune, prune_keys=prune_keys)
-            _confirm_deletions(planned.changes)
+            _confirm_losses(planned.changes)
         return await manager.apply(declared, dry_run=dry_run, prune=prune, prune_keys=prune_keys)
 
-    applied = manage(store, run, changes=not dry_run)
+    try:
+        applied = manage(store, run, changes=not dry_run)
+    except PartlyApplied as error:
+        _print(Applied([*error.changes], [*error.warnings]), declared, is_dry=dry_run, as_json=as_json)
+        raise
+    _print(applied, declared, is_dry=dry_run, as_json=as_json)
+
+
+def _print(applied: Applied, declared: Declarations, *, is_dry: bool, as_json: bool) -> None:
     for warning in applied.warnings:
         warn(warning)
     if as_json:
-        print_json({"dry_run": dry_run, "changes": applied.changes, "warnings": applied.warnings})
+        print_json({"dry_run": is_dry, "changes": applied.changes, "warnings": applied.warnings})
     else:
-        print_lines([*(each.line() for each in applied.changes), _summary(applied.changes, declared, is_dry=dry_run)])
+        print_lines([*(each.line() for each in applied.changes), _summary(applied.changes, declared, is_dry=is_dry)])
 
 
-def _confirm_deletions(changes: Sequence[Change]) -> None:
+def _confirm_losses(changes: Sequence[Change]) -> None:
+    """Ask whether keys and teams shall be deleted and secrets revoked, if any are."""
     deleted = [each for each in changes if each.action == "deleted"]
-    if deleted:
-        for each in deleted:
+    revoked = {each.who: len(newly_revoked(each)) for each in changes if newly_revoked(each)}
+    if not (deleted or revoked):
+        return
+    for each in changes:
+        if each.action == "deleted" or each.who in revoked:
             click.echo(each.line(), err=True)
-        confirm(f"{_counts(deleted)} will be deleted, with the usage.", is_confirmed=False)
+    losses = [f"{_counts(deleted)} will be deleted, with the usage."] if deleted else []
+    if revoked:
+        losses.append(f"{count(sum(revoked.values()), 'secret')} will be refused for good.")
+    confirm(" ".join(losses), is_confirmed=False)
 
 
 def _summary(changes: Sequence[Change], declared: Declarations, *, is_dry: bool) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from limiter_node.commands.limit_argument import LimitArgument
+from limiter_node.commands.limit_argument import LimitArgument, amount_from
 from limiter_node.commands.options import ENVIRONMENT_PREFIX, grouped, option
 from limiter_node.commands.times import Time
 from limiter_node.errors import ConfigError
@@ -26,7 +26,6 @@ _HELP: Final = {
     "output_tpm": "Output tokens in any 60 s.",
     "tpm": "Tokens, input and output, in any 60 s.",
 }
-_RESERVE_HELP: Final = "Output tokens reserved for a request that sets no cap."
 _KEY_DEFAULTS: Final = "key_defaults."
 
 
@@ -42,8 +41,7 @@ class _Amount(click.ParamType[int | str]):
         """Return the amount."""
         if isinstance(value, int) or value in ("", NONE):
             return value if isinstance(value, int) else ""
-        digits = value.replace("_", "")
-        amount = int(digits) if digits.isascii() and digits.isdigit() else value
+        amount = amount_from(value)
         try:
             if self._field == "output_reserve":
                 return check_limit(self._field, amount)
@@ -118,6 +116,14 @@ def fields_from(options: Mapping[str, Any]) -> Fields:
         if name in fields:
             raise ConfigError(f"{name} is given twice: give each limit once")
         fields[name] = value
+    return fields
+
+
+def changes_from(options: Mapping[str, Any], example: str) -> Fields:
+    """Return the fields that the options change. Raises ConfigError if there are none, with an `example` of one."""
+    fields = fields_from(options)
+    if not fields:
+        raise ConfigError(f"nothing to set: give at least one option, such as {example}")
     return fields
 
 

@@ -26,6 +26,9 @@ _SHAPE = re.compile(
 _EXAMPLE = "'input_tokens=1000000/1d', or 'output_tokens=5000/1m for o3*,gpt-5* as \"big models\" audit'"
 
 
+_AMOUNT = re.compile(r"(?:[0-9]+(?:_[0-9]+)*|[0-9]{1,3}(?:,[0-9]{3})+)\Z")
+
+
 class LimitChange(NamedTuple):
     """A limit's field, as in `limiter_node.policy_fields`, and its value; None takes the limit away."""
 
@@ -49,15 +52,20 @@ class LimitArgument(click.ParamType[LimitChange]):
             self.fail(f"{value!r}: {error}", param, ctx)
 
 
+def amount_from(text: str) -> int | str:
+    """Return a typed number, also one written as in tables, ``1,000``; any other text as it is."""
+    return int(re.sub("[_,]", "", text)) if _AMOUNT.match(text) else text
+
+
 def limit_change(text: str) -> LimitChange:
     """Return what the argument says. Raises ConfigError."""
     match = _SHAPE.match(text)
     if match is None:
         raise ConfigError(f"a limit is written as UNIT=AMOUNT/PER, such as {_EXAMPLE}")
-    amount = match["amount"].replace("_", "")
+    amount = match["amount"]
     entry: dict[str, Any] = {match["unit"]: 0, "per": match["per"]}
     if amount != NONE:
-        entry[match["unit"]] = int(amount) if amount.isascii() and amount.isdigit() else amount
+        entry[match["unit"]] = amount_from(amount)
     if match["models"]:
         entry["models"] = [each.strip() for each in match["models"].split(",")]
     if match["mode"]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from limiter_node.commands.tables import NOTHING, number, table
 from limiter_node.commands.times import length_text
+from limiter_node.management.explaining import FOR_ALL_MODELS
 from limiter_node.management.views import ExplainedLimit, Explanation, LimitView
 
 _AUDIT = "audit"
@@ -67,4 +68,4 @@ def _left(limit: LimitView) -> str:
 def _reason(found: ExplainedLimit) -> str:
     """Return why a limit applies, or rejects; nothing if it is for all models and has room."""
     is_plain = not (found.limit.models or found.rejects or found.limit.mode == _AUDIT)
-    return "" if is_plain else f" ({found.why})"
+    return "" if is_plain else f" ({found.why.removeprefix(FOR_ALL_MODELS + '; ')})"

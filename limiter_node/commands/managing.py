@@ -19,13 +19,12 @@ from limiter_node.errors import ConfigError, LimiterError, StoreUnavailable
 from limiter_node.keysfile.key_names import check_declared_key
 from limiter_node.management.errors import Conflict
 from limiter_node.management.manager import Manager
+from limiter_node.management.naming import STANDARD_INPUT
 from limiter_node.management.views import KeyView, digest_text
 from limiter_node.store.admin.store_admin import StoreAdmin, administering
 from limiter_node.store.url import parse_store_url
 
 _T = TypeVar("_T")
-
-STANDARD_INPUT = "-"
 
 as_json = option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 confirmed = option("--yes", "is_confirmed", is_flag=True, help="Don't ask for confirmation.")
@@ -68,6 +67,8 @@ def addressed(who: str) -> str:
         secret = str(click.prompt("Secret", hide_input=True, err=True))
     else:
         secret = sys.stdin.readline().rstrip("\r\n")
+    if not secret:
+        raise ConfigError('there is no secret on standard input: pipe it in, as in: echo "$KEY" | limiter-node …')
     check_declared_key(secret)
     return digest_text(key_id(secret))
 

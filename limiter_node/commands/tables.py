@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from unicodedata import combining, east_asian_width
 
 NOTHING = "-"
 """Stands in a cell that has nothing to say."""
@@ -17,15 +18,24 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: Collect
         column for column in range(len(header)) if not rows or any(row[column] not in ("", NOTHING) for row in rows)
     ]
     cells = [[row[column] for column in kept] for row in (header, *rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    widths = [max(map(columns_of, column)) for column in zip(*cells, strict=True)]
     lefts = [header[column] in left for column in kept]
     return [
         "  ".join(
-            cell.ljust(width) if is_left else cell.rjust(width)
+            cell + _space(cell, width) if is_left else _space(cell, width) + cell
             for cell, width, is_left in zip(row, widths, lefts, strict=True)
         ).rstrip()
         for row in cells
     ]
+
+
+def columns_of(text: str) -> int:
+    """Return how many columns of a terminal a text takes: wide characters, as Chinese ones, take two."""
+    return sum(0 if combining(each) else 2 if east_asian_width(each) in "WF" else 1 for each in text)
+
+
+def _space(text: str, width: int) -> str:
+    return " " * (width - columns_of(text))
 
 
 def number(value: int) -> str:

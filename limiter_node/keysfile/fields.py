@@ -89,14 +89,14 @@ def check_limit(field: str, value: object) -> int:
     """Return `value` if it is a valid limit. Raises ConfigError unless it is an integer in the field's range."""
     low, high = LIMIT_RANGES[field]
     if type(value) is not int or not low <= value <= high:
-        raise ConfigError(f"{field} must be an integer from {low} to {high}")
+        raise ConfigError(f"{field} must be an integer from {low} to {high:,}")
     return value
 
 
 def check_amount(field: str, value: object, or_else: str = "") -> int:
     """Return `value` if it is an amount of a limit. Raises Misdeclared; `or_else` says what else would be right."""
     if type(value) is not int or not 0 <= value <= MAX_AMOUNT:
-        raise Misdeclared(f"{field} must be an integer from 0 to {MAX_AMOUNT}{or_else}", field)
+        raise Misdeclared(f"{field} must be an integer from 0 to {MAX_AMOUNT:,}{or_else}", field)
     return value
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from limiter_node.decisions import Usage
 from limiter_node.management.finding import Found
 from limiter_node.management.showing import credential_state, key_state, limit_views, tightest_first, window_views
@@ -9,6 +11,9 @@ from limiter_node.management.views import ExplainedLimit, Explanation, LimitView
 from limiter_node.plans import plan_of
 from limiter_node.policy import ENFORCE, REQUESTS, UNITS
 from limiter_node.store.admin.key_items import KeyItem
+
+FOR_ALL_MODELS: Final = "it is for all models"
+"""Why most limits apply; texts for people leave it out."""
 
 
 def explanation(found: Found, item: KeyItem, usage: Usage, model: str) -> Explanation:
@@ -40,7 +45,7 @@ def _rejects(view: LimitView) -> bool:
 
 
 def _why_applies(view: LimitView, model: str) -> str:
-    reason = f"a pattern of {', '.join(view.models)} matches {model}" if view.models else "it is for all models"
+    reason = f"a pattern of {', '.join(view.models)} matches {model}" if view.models else FOR_ALL_MODELS
     if view.mode != ENFORCE:
         reason += "; it is audited only, and never rejects"
     if not _rejects(view):

@@ -95,7 +95,7 @@ def check_team(stored: Mapping[str, Any], team: str) -> None:
         raise ConfigError("a team is up to 4 names with a / between, each 1 to 64 of the characters A-Z a-z 0-9 . _ -")
     parent = team.rpartition("/")[0]
     if parent and team_field(parent) not in stored:
-        raise ConfigError(f"its parent '{parent}' must be there, too")
+        raise ConfigError(f"there is no team '{parent}' above it: create that first")
 
 
 def without_team(stored: Mapping[str, Any], team: str) -> Fields:

@@ -13,16 +13,17 @@ from limiter_node.keysfile.making import new_key
 from limiter_node.limits import DEFAULT_OUTPUT_RESERVE
 from limiter_node.management import fields as checking
 from limiter_node.management.accounts import no_account
-from limiter_node.management.changing import ATTEMPTS, KeyChanger, name_taken
+from limiter_node.management.changing import KeyChanger, name_taken
 from limiter_node.management.errors import Conflict, NotFound
 from limiter_node.management.finding import SHOWN_DIGITS, Finder, Found
 from limiter_node.management.naming import Names
 from limiter_node.management.views import Made
 from limiter_node.policy import ACCOUNT_MARK, account_tag
 from limiter_node.policy_fields import Fields, fields_of_account, teams_in, time_text
-from limiter_node.store.admin.key_items import PLAIN, KeyItem, Written
+from limiter_node.store.admin.key_items import PLAIN, KeyItem
 from limiter_node.store.admin.pointers import Mark, Way
 from limiter_node.store.admin.store_admin import StoreAdmin
+from limiter_node.store.written import ATTEMPTS, Written
 
 _OF_ACCOUNTS = ("team", "weight")
 """Fields that only keys of accounts have."""
@@ -139,14 +140,17 @@ class Keys:
         change, _ = await self._changer.change(who, "disabled" if disabled else "enabled", fields_of)
         return change
 
-    async def expire(self, who: str, at_ms: int | None) -> Change:
+    async def expire(self, who: str, at_ms: int | None, in_ms: int | None) -> Change:
         """Set a key's end; see `Manager.expire`."""
-        if at_ms is not None and not 0 < at_ms <= MAX_TIME_MS:
-            raise ConfigError("a key ends at a time from 1970 to 9999")
 
         async def fields_of(_: Found, item: KeyItem) -> Fields:
             fields = {name: value for name, value in item.fields.items() if name != "expires"}
-            return fields if at_ms is None else {**fields, "expires": time_text(at_ms)}
+            ends_ms = at_ms if in_ms is None else item.time_ms + in_ms
+            if ends_ms is None:
+                return fields
+            if not 0 < ends_ms <= MAX_TIME_MS:
+                raise ConfigError("a key ends at a time from 1970 to 9999")
+            return {**fields, "expires": time_text(ends_ms)}
 
         change, _ = await self._changer.change(who, "expires", fields_of)
         return change

@@ -85,9 +85,9 @@ class Manager:
         """Take back `disable`."""
         return await self._keys.set_disabled(who, disabled=False)
 
-    async def expire(self, who: str, at_ms: int | None) -> Change:
-        """Have a key end at a time, by the store's clock in ms since the epoch; None: never."""
-        return await self._keys.expire(who, at_ms)
+    async def expire(self, who: str, at_ms: int | None, *, in_ms: int | None = None) -> Change:
+        """Have a key end at a time, by the store's clock in ms since the epoch, or `in_ms` from now; None: never."""
+        return await self._keys.expire(who, at_ms, in_ms)
 
     async def delete_key(self, who: str) -> Change:
         """Delete a key with its usage. None of its secrets will ever be another key's."""

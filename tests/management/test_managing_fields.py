@@ -59,7 +59,7 @@ def test_fields_are_changed(patch: dict[str, object], differs: dict[str, object]
 @pytest.mark.parametrize(
     ("patch", "message"),
     [
-        ({"rpm": -1}, 'rpm must be an integer from 0 to 999999999999999, or "none"'),
+        ({"rpm": -1}, 'rpm must be an integer from 0 to 999,999,999,999,999, or "none"'),
         ({"rpm": True}, "rpm must be an integer"),
         ({"rpm": 1.5}, "rpm must be an integer"),
         ({"rpm": {"amount": "7"}}, "rpm must be an integer"),
@@ -79,7 +79,7 @@ def test_fields_are_changed(patch: dict[str, object], differs: dict[str, object]
         ),
         ({"limits": [{"requests": 1, "per": f"{n}s"} for n in range(1, 33)]}, "limits lie on 33 windows: at most 32"),
         ({"weight": 0}, "weight must be an integer from 1 to 1000"),
-        ({"output_reserve": 0}, "output_reserve must be an integer from 1 to 1000000"),
+        ({"output_reserve": 0}, "output_reserve must be an integer from 1 to 1,000,000"),
         ({"expires": "2027-06-30"}, "expires must be a date and time with its offset"),
         ({"expires": "2027-06-30T00:00:00"}, "expires must be a date and time with its offset"),
         ({"expires": 17}, "expires must be a date and time with its offset"),
@@ -121,7 +121,7 @@ def test_fields_of_accounts_and_teams_are_changed() -> None:
 @pytest.mark.parametrize(
     ("patch", "message"),
     [
-        ({"team b/c rpm": 1}, "its parent 'b' must be there, too"),
+        ({"team b/c rpm": 1}, "there is no team 'b' above it: create that first"),
         ({"team a": None}, "a team is deleted by a command of its own"),
         ({"team a/b/c/d/e": True}, "a team is up to 4 names"),
         ({"team a weight": 1}, "unknown field 'weight'"),

@@ -116,6 +116,25 @@ async def test_no_message_and_no_log_line_holds_a_secret(
         assert not any(secret in str(record.__dict__) for record in caplog.records)
 
 
+@pytest.mark.parametrize("in_account", [False, True], ids=["flat", "in an account"])
+async def test_no_key_is_called_like_a_secret(manager: Manager, new_name: NewName, in_account: bool) -> None:
+    """A person who types a secret where a name belongs would have it in every message and in the log."""
+    account = new_name("acme")
+    await manager.create_account(account, {})
+    head = f"{account}/" if in_account else ""
+    made = await manager.create_key(head + new_name("ci"), {})
+    rotated = await manager.rotate(made.kid, 60_000)
+    for secret in (made.secret, rotated.secret):
+        assert secret is not None
+        with pytest.raises(ConfigError, match="name must not be") as caught:
+            await manager.create_key(head + secret, {})
+        assert secret not in str(caught.value)
+        with pytest.raises(ConfigError, match="name must not be"):
+            await manager.set_key((await manager.create_key(head + new_name("ci"), {})).kid, {"name": secret})
+    with pytest.raises(ConfigError, match="stands for a secret on standard input"):
+        await manager.create_key("-", {})
+
+
 async def test_each_change_is_logged_once(
     manager: Manager, new_name: NewName, caplog: pytest.LogCaptureFixture
 ) -> None:

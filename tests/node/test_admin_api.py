@@ -167,6 +167,19 @@ async def test_wrong_input_is_named(admin: AdminClient) -> None:
         assert response.error["message"]
 
 
+async def test_a_file_that_is_applied_in_part_says_what_has_changed(admin: AdminClient) -> None:
+    account = new_name()
+    await admin.done("createAccount", body={"name": account})
+    await admin.done("createKey", body={"path": f"{account}/alice"})
+    section = '[keys."{}"]\nname = "{}"\naccount = "{}"\n'
+    keys = section.format(new_name("sk-a"), "alice", account) + section.format(new_name("sk-b"), "bob", account)
+    response = await admin.call("applyKeysFile", body=f"[accounts.{account}]\n{keys}".encode())
+    assert (response.status, response.error["code"]) == (400, "partly_applied")
+    assert "another key of account" in response.error["message"]
+    assert [each["who"] for each in response.error["changes"]] == [f"{account}/bob"]
+    assert (await admin.call("showKey", f"{account}/bob")).status == 200
+
+
 async def test_a_secret_in_a_url_is_refused(admin: AdminClient) -> None:
     secret = (await admin.done("createKey", body={"path": new_name("ci")}))["secret"]
     for name in ("showKey", "deleteKey", "disableKey"):

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from limiter_node.changes import Change, change_between, log_change
+from limiter_node.changes import Change, change_between, log_change, log_changes, newly_revoked
 
 
 @pytest.mark.parametrize(
@@ -43,8 +43,26 @@ from limiter_node.changes import Change, change_between, log_change
                     ]
                 },
             ),
-            "key ci rotated: credentials [sha256:000000000000] -> [sha256:000000000000 until 2027-01-01T00:00:00Z, "
-            "sha256:111111111111, sha256:222222222222 revoked]",
+            "key ci rotated: credentials sha256:000000000000 valid -> until 2027-01-01T00:00:00Z, "
+            "sha256:111111111111 none -> valid, sha256:222222222222 none -> revoked",
+        ),
+        (
+            Change(
+                "key",
+                "ci",
+                "revoked",
+                {"credentials": [{"digest": "0" * 32}, {"digest": "1" * 32}]},
+                {"credentials": [{"digest": "0" * 32}, {"digest": "1" * 32, "revoked": True}]},
+            ),
+            "key ci revoked: credentials sha256:111111111111 valid -> revoked",
+        ),
+        (
+            Change("key", "ci", "rotated", {}, {"credentials": [{"digest": "0" * 32}, {"digest": "1" * 32}]}),
+            "key ci rotated: credentials sha256:000000000000 valid, sha256:111111111111 valid",
+        ),
+        (
+            Change("key", "ci", "created", {}, {"credentials": [{"digest": "0" * 32}, {"digest": "1" * 32}]}),
+            "key ci created: credentials sha256:000000000000 valid, sha256:111111111111 valid",
         ),
     ],
 )
@@ -77,3 +95,31 @@ def test_a_change_is_logged_with_its_fields(caplog: pytest.LogCaptureFixture) ->
         "before": {"rpm": 1},
         "after": {"rpm": 2},
     }
+
+
+def test_many_creations_are_one_line_and_other_changes_one_each(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    keys = [Change("key", f"k{number}", "created") for number in range(1_000)]
+    account, changed = Change("account", "acme", "created"), Change("key", "ci", "changed", {"rpm": 1}, {"rpm": 2})
+    log_changes([account, *keys, changed])
+    one, summary = caplog.records
+    assert one.getMessage() == "key ci changed: rpm 1 -> 2"
+    assert summary.getMessage() == "created: 1 account, 1,000 keys"
+    assert {name: getattr(summary, name) for name in ("event", "account", "key")} == {
+        "event": "many_created",
+        "account": 1,
+        "key": 1_000,
+    }
+    caplog.clear()
+    log_changes([account, *keys[:99], changed])
+    assert len(caplog.records) == 101
+
+
+def test_only_what_a_change_revokes_is_newly_revoked() -> None:
+    listed = [{"digest": "0" * 32}, {"digest": "1" * 32, "revoked": True}]
+    revoked = [{**each, "revoked": True} for each in listed]
+    assert newly_revoked(Change("key", "ci", "changed", {"credentials": listed}, {"credentials": revoked})) == {
+        "0" * 32
+    }
+    assert newly_revoked(Change("key", "ci", "changed", {"credentials": revoked}, {"credentials": listed})) == set()
+    assert newly_revoked(Change("key", "ci", "changed", {}, {"credentials": revoked})) == {"0" * 32, "1" * 32}

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_asyncio
 from store_tools import new_api_key, store_client
+from stores import running_store
 
+from limiter_node.changes import PartlyApplied
 from limiter_node.credentials import key_id
 from limiter_node.declarations import AccountKey, Declarations
 from limiter_node.errors import ConfigError
@@ -30,19 +31,6 @@ from limiter_node.store.url import parse_store_url
 from limiter_node.store.values import pack_limits, unpack_record
 
 FORMS = ("plain", "flat", "member")
-
-
-@pytest.fixture(params=["embedded_single", "embedded_cluster"])
-def url(request: pytest.FixtureRequest) -> str:
-    value = request.getfixturevalue(request.param)
-    assert isinstance(value, str)
-    return value
-
-
-@pytest_asyncio.fixture
-async def admin(url: str) -> AsyncIterator[StoreAdmin]:
-    async with administering(parse_store_url(url)) as admin:
-        yield admin
 
 
 class Organisation:
@@ -386,6 +374,38 @@ async def test_teams_that_were_deleted_stay_so_with_their_new_keys(admin: StoreA
     assert bob.key.team == "gone"
 
 
+@pytest.mark.parametrize("form", FORMS)
+async def test_a_mark_of_an_earlier_version_no_longer_ends_after_a_start(
+    admin: StoreAdmin, org: Organisation, form: str
+) -> None:
+    """Earlier versions let a mark expire after 30 days, and left its value empty."""
+    name = deleted_key(org.kid)
+    with store_client(org.url) as client:
+        client.set(name, b"", px=1_000_000)
+        await admin.declare(org.alone(form, "rpm = 5"))
+        assert (client.get(name), client.pttl(name)) == (org.kid.encode(), -1)
+        assert await admin.get(org.kid) is None
+        assert not (await admin.apply(org.alone(form, "rpm = 5"))).warnings
+        await admin.declare(org.alone(form, "rpm = 6"))
+        assert client.get(name) is None
+    assert (await fields(admin, org.kid) or {})["rpm"] == 6
+
+
+def test_pruned_keys_that_share_a_name_are_told_apart() -> None:
+    """Also from a key of an account that is called as the name looks."""
+    names = {"0" * 32: "twin", "1" * 32: "twin", "2" * 32: "acme/alice", "3" * 32: "ci"}
+
+    async def pruned(url: str) -> list[str]:
+        async with administering(parse_store_url(url)) as admin:
+            await admin.apply(Declarations(plain={kid: KeyLimits(name=name) for kid, name in names.items()}))
+            return [each.who for each in (await admin.apply(Declarations(), prune_keys=True)).changes]
+
+    with running_store("single") as store:
+        assert asyncio.run(pruned(store.url)) == [
+            *("acme/alice (sha256:222222222222)", "ci", "twin (sha256:000000000000)", "twin (sha256:111111111111)")
+        ]
+
+
 async def test_a_key_that_a_person_has_moved_stays_there(admin: StoreAdmin, org: Organisation) -> None:
     text = '[accounts.ACME]\n[accounts."ACME-2"]\n[keys."ALICE"]\nname = "alice"\naccount = "ACME"\nrpm = {0}\n'
     await admin.declare(org.read(text.replace("{0}", "1")))
@@ -410,6 +430,51 @@ async def test_names_can_be_passed_on_but_not_shared(admin: StoreAdmin, org: Org
     with pytest.raises(ConfigError, match=r"another key of account .* has the name"):
         await admin.apply(org.read('[accounts.ACME]\n[keys."CAROL"]\nname = "a"\naccount = "ACME"\n'))
     assert await admin.get(key_id(org.secrets[2])) is None
+
+
+@pytest.mark.parametrize("by_word", [True, False], ids=["by word", "by a file"])
+@pytest.mark.parametrize("orders", [["bac"], ["bca", "cab"]], ids=["two", "three, twice"])
+async def test_keys_swap_names_in_one_file(
+    admin: StoreAdmin, org: Organisation, by_word: bool, orders: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    def named(names: str) -> Declarations:
+        keys = zip(("ALICE", "BOB", "CAROL"), names, strict=True)
+        sections = (f'[keys."{key}"]\nname = "{name}"\naccount = "ACME"\n' for key, name in keys)
+        return org.read("[accounts.ACME]\n" + "".join(sections))
+
+    async def load(declared: Declarations) -> None:
+        await (admin.apply(declared) if by_word else admin.declare(declared))
+
+    former = "abc"
+    await load(named(former))
+    for names in orders:
+        caplog.clear()
+        with caplog.at_level(logging.INFO, "limiter_node.changes"):
+            await load(named(names))
+        assert "".join([(await key_of(admin, key_id(each))).name for each in org.secrets[:3]]) == names
+        assert sorted(each.getMessage() for each in caplog.records) == sorted(
+            f"key {org.account}/{now} changed: name {before} -> {now}"
+            for before, now in zip(former, names, strict=True)
+            if before != now
+        )
+        for secret, name in zip(org.secrets, names, strict=False):
+            assert await admin.search.named(org.account, name) == key_id(secret)
+        former = names
+
+
+async def test_a_key_keeps_its_name_if_a_key_outside_the_file_has_the_new_one(
+    admin: StoreAdmin, org: Organisation
+) -> None:
+    """It waits for a name that nobody in the file gives up, as does the key that wants its own: that is no circle."""
+    section = '[keys."{}"]\nname = "{}"\naccount = "ACME"\n'
+    text = "[accounts.ACME]\n" + section.format("ALICE", "{0}") + section.format("BOB", "{1}")
+    await admin.apply(org.read(text.format("a", "b") + section.format("CAROL", "c")))
+    with pytest.raises(PartlyApplied, match=r"another key of account .* has the name") as caught:
+        await admin.apply(org.read(text.format("c", "a") + "rpm = 5\n" + section.format("DAVE", "d")))
+    assert [each.line() for each in caught.value.changes] == [
+        f"key {org.account}/d created: name d, account {org.account}"
+    ]
+    assert [(await key_of(admin, key_id(each))).name for each in (org.alice, org.bob)] == ["a", "b"]
 
 
 async def test_racing_nodes_with_two_texts_end_with_one_of_them(org: Organisation) -> None:

@@ -12,6 +12,7 @@ from limiter_node.commands.account_tables import (
 )
 from limiter_node.commands.key_tables import key_lines, listing_lines
 from limiter_node.commands.limit_tables import explanation_lines, limit_lines
+from limiter_node.commands.tables import table
 from limiter_node.management.views import (
     AccountView,
     CredentialView,
@@ -60,6 +61,11 @@ def test_limits_are_a_table_with_thousands_separated() -> None:
     assert limit_lines(KEY.limits) == TABLE
     assert limit_lines([UNUSED]) == ["LIMIT           AMOUNT  USED   LEFT", "acme tokens/1h   5,000     0  5,000"]
     assert limit_lines([]) == ["no limits"]
+
+
+def test_columns_are_aligned_beside_wide_and_combining_characters() -> None:
+    rows = [["漢字", "1"], ["e\u0301", "22"], ["name", "3"]]
+    assert table(["NAME", "RPM"], rows, left={"NAME"}) == ["NAME  RPM", "漢字    1", "e\u0301      22", "name    3"]
 
 
 def test_a_key_shows_its_state_and_limits() -> None:
@@ -164,4 +170,18 @@ def test_an_explanation_is_in_words() -> None:
         "",
         "These do not apply:",
         "  acme output_tokens/1d for o3*,gpt-5*: no pattern matches gpt-4o",
+    ]
+
+
+def test_an_explanation_leaves_out_that_a_limit_is_for_all_models() -> None:
+    full = replace(TIGHT, used=60, remaining=0)
+    audited = replace(TIGHT, mode="audit")
+    limits = (
+        ExplainedLimit(full, True, True, "it is for all models; nothing is left"),
+        ExplainedLimit(audited, True, False, "it is for all models; it is audited only, and never rejects"),
+    )
+    lines = explanation_lines(Explanation("acme/alice", DIGEST, "gpt-4o", "active", limits, full, "."))
+    assert lines[-2:] == [
+        "  acme/alice requests/1m: 0 of 60 left, all free in 41.2 s (nothing is left)",
+        "  acme/alice requests/1m: 12 of 60 left, all free in 41.2 s (it is audited only, and never rejects)",
     ]

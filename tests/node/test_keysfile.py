@@ -62,7 +62,7 @@ def test_an_empty_file_has_no_keys(tmp_path: Path) -> None:
     ("text", "message"),
     [
         (f'[defaults]\nname = "x"\n[keys."{SECRET}"]', "[defaults]: unknown field 'name': there are rpm, input_tpm"),
-        ("[defaults]\nrpm = -1", '[defaults]: rpm must be an integer from 0 to 999999999999999, or "none"'),
+        ("[defaults]\nrpm = -1", '[defaults]: rpm must be an integer from 0 to 999,999,999,999,999, or "none"'),
         ("defaults = 1", "[defaults]: must be a section"),
         ("keys = 1", 'keys must be sections, as [keys."KEY"]'),
         ("[default]", "unknown section 'default'"),

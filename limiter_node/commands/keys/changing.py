@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import cloup
 
 from limiter_node.changes import Change
-from limiter_node.commands.field_options import fields_from, key_options, limit_options
+from limiter_node.commands.field_options import changes_from, key_options, limit_options
 from limiter_node.commands.help import EXAMPLES
 from limiter_node.commands.managing import addressed, as_json, manage, warn_of_secret, who_argument
 from limiter_node.commands.options import grouped, option, store_url
@@ -26,9 +25,7 @@ from limiter_node.management.manager import Manager
 @grouped("Store", store_url, as_json)
 def set_(who: str, store: str, as_json: bool, **options: Any) -> None:
     """Change a key, from its next request on. Usage stays, and so does what isn't given."""
-    fields = fields_from(options)
-    if not fields:
-        raise ConfigError("nothing to set: give at least one option, such as --rpm 120")
+    fields = changes_from(options, "--rpm 120")
     _change(who, store, as_json, lambda manager, key: manager.set_key(key, fields))
 
 
@@ -63,8 +60,7 @@ def expire(who: str, at_ms: int | None, in_ms: int | None, never: bool, store: s
     """Set the time at which a key ends, with all its secrets, by the store's clock."""
     if [at_ms is not None, in_ms is not None, never].count(True) != 1:
         raise ConfigError("give one of --at TIME, --in LENGTH and --never")
-    ends_ms = at_ms if in_ms is None else round(time.time() * 1000) + in_ms
-    _change(who, store, as_json, lambda manager, key: manager.expire(key, None if never else ends_ms))
+    _change(who, store, as_json, lambda manager, key: manager.expire(key, at_ms, in_ms=in_ms))
 
 
 @cloup.command(short_help="Move a key to another account or team.", epilog=EXAMPLES["keys move"])

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-import orjson
-
+from limiter_node.changes import PartlyApplied
 from limiter_node.errors import ConfigError, LimiterError, Overloaded, StoreMisconfigured
 from limiter_node.http.bodies.body_errors import BODY_ERRORS, body_error
 from limiter_node.http.requests.fields import InvalidRequest
@@ -42,9 +41,12 @@ def error_of(error: Exception, max_bytes: int) -> ErrorResponse | None:
     if isinstance(error, NotFound):
         return _error(404, error, "not_found")
     if isinstance(error, Ambiguous):
-        return ErrorResponse(409, _with_candidates(error))
+        return _error(409, error, "ambiguous", candidates=error.candidates)
     if isinstance(error, Conflict):
         return _error(409, error, "conflict")
+    if isinstance(error, PartlyApplied):
+        changes = [each.to_json() for each in error.changes]
+        return _error(400, error, "partly_applied", changes=changes, warnings=error.warnings)
     if isinstance(error, ConfigError) and not isinstance(error, StoreMisconfigured):
         return _error(400, error, "invalid_value", _param(error))
     if isinstance(error, LimiterError):  # StoreUnavailable, OtherFormat, and a store that has to be corrected
@@ -52,13 +54,8 @@ def error_of(error: Exception, max_bytes: int) -> ErrorResponse | None:
     return None
 
 
-def _error(status: int, error: Exception, code: str, param: str | None = None) -> ErrorResponse:
-    return ErrorResponse(status, error_body(str(error), _INVALID, param, code))
-
-
-def _with_candidates(error: Ambiguous) -> bytes:
-    content = {"message": str(error), "type": _INVALID, "param": None, "code": "ambiguous"}
-    return orjson.dumps({"error": {**content, "candidates": error.candidates}})
+def _error(status: int, error: Exception, code: str, param: str | None = None, **more: object) -> ErrorResponse:
+    return ErrorResponse(status, error_body(str(error), _INVALID, param, code, **more))
 
 
 def _param(error: ConfigError) -> str | None:

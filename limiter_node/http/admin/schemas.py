@@ -117,6 +117,8 @@ NAMED: Mapping[str, Schema] = {
                 "param": {"type": ["string", "null"], "description": "The wrong field, if it is one."},
                 "code": {"type": ["string", "null"]},
                 "candidates": list_of({"type": "string"}, description="If several keys are meant: which."),
+                "changes": list_of(ref("Change"), description="If a file was applied in part: what has changed."),
+                "warnings": list_of({"type": "string"}, description="If a file was applied in part."),
             },
             ("message", "type", "param", "code"),
         )

@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
+from limiter_node.declaration_records import declaration_of, kept_digest
 from limiter_node.declarations import to_account
 from limiter_node.limits import WINDOW_MS
 from limiter_node.policy import KEY_SUBJECT, AccountPolicy, Declared, PolicyWindow, window_id
 from limiter_node.policy_body import body_of, version_of
-from limiter_node.policy_fields import declaration_of, digest_text, fields_of_plain
+from limiter_node.policy_fields import fields_of_plain
 from limiter_node.store import keyspace
 from limiter_node.store.admin.masters import Masters
 from limiter_node.store.admin.policies import Policies
@@ -45,7 +46,7 @@ def plain_account(kid: str, limits: bytes, record: PlainRecord, now_ms: int) -> 
 def declared_of(record: PlainRecord) -> Declared:
     """Return the record of a plain key's declarations as that of an account."""
     last = declaration_of(fields_of_plain(unpack_limits(record.last))) if record.last else ""
-    return Declared(last, tuple(digest_text(each) for each in record.applied))
+    return Declared(last, tuple(kept_digest(each) for each in record.applied))
 
 
 class Adopter:

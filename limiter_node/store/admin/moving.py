@@ -25,13 +25,14 @@ from redis.asyncio import Redis
 
 from limiter_node.errors import ConfigError, StoreUnavailable
 from limiter_node.plans import key_name
-from limiter_node.policy import ACCOUNT_MARK, KEY_SUBJECT, AccountPolicy, KeyPolicy, window_id
+from limiter_node.policy import ACCOUNT_MARK, KEY_SUBJECT, AccountPolicy, KeyPolicy, key_of, window_id
 from limiter_node.policy_body import Forward, body_of, forward_body, read_account, read_forward, read_key, version_of
 from limiter_node.store.admin.masters import Masters
 from limiter_node.store.admin.policies import NO_VERSION, Policies
 from limiter_node.store.admin.script_calls import ScriptCall, call_script
 from limiter_node.store.keyspace import deleted_key, limits_key, member_key, policy_key, shared_key
 from limiter_node.store.scripts import load_script
+from limiter_node.store.written import Written
 
 _MOST_TRIES = 10
 _WINDOW_FIELD_LENGTHS = (6, 7)
@@ -39,8 +40,6 @@ _WINDOW_FIELD_LENGTHS = (6, 7)
 _CLOCK_FIELD = "c"
 _CLOSED, _OPENED, _WAS_OPENED, _NO_ACCOUNT = range(4)
 """The replies of ``open.lua``."""
-_NAME_TAKEN = 2
-"""The reply of ``declare.lua``."""
 
 
 class _Frozen(NamedTuple):
@@ -113,21 +112,29 @@ class Mover:
 
     async def finish(self, kid: str, source: str) -> str | None:
         """Finish the move of a key away from `source`, if one was begun. Return where it leads; None if none was."""
+        place, _ = await self._finish(kid, source)
+        return place
+
+    async def _finish(self, kid: str, source: str) -> tuple[str | None, bool]:
+        """Return what `finish` does, and whether the key was opened again where it was, because its target is gone."""
         for _ in range(_MOST_TRIES):
             raw = await self._field(source, f"f:{kid}")
             if raw is None:
-                return None
+                return None, False
             forward = read_forward(raw)
             if forward.is_over:
-                return forward.to
+                return forward.to, False
             code, told = await self._open_at_target(kid, source, forward)
             if code in (_OPENED, _WAS_OPENED):
-                cids = [each.digest for each in _key_in(_policy_in(kid, forward)).all_credentials]
+                key = key_of(_policy_in(kid, forward))
+                assert key is not None
+                # The key itself comes last: until the others lead there, whoever looks for the key finds the seal.
+                cids = sorted((each.digest for each in key.all_credentials), key=lambda each: each == kid)
                 await self._lead_there(kid, source, forward.to, cids)
                 await self._end(kid, source, forward, told)
-                return await self._lead_on(kid, forward.to, cids)
+                return await self._lead_on(kid, forward.to, cids), False
             if await self._bring_back(kid, source, raw, forward):
-                return source
+                return source, True
         raise StoreUnavailable(f"the key {kid[:12]} keeps being moved by others: try again")
 
     # ---- steps -----------------------------------------------------------------------------------------------------
@@ -136,7 +143,8 @@ class Mover:
         """Open the key. Return the script's code, and how its windows were moved."""
         frozen = await self._read_frozen(kid, source)
         is_own, policy = forward.to == kid, _policy_in(kid, forward)
-        key = _key_in(policy)
+        key = key_of(policy)
+        assert key is not None
         windows = b"".join(
             struct.pack("<6sIH", window_id(KEY_SUBJECT, each), each.bucket_ms, each.buckets) for each in key.windows
         )
@@ -220,9 +228,9 @@ class Mover:
         name = "" if is_own else read_key(body).name
         arguments = ("" if is_own else kid, NO_VERSION, version_of(body), body, name, "", "", raw)
         reply = await call_script(self._owner(source), self._declare, ScriptCall([policy_key(source)], arguments))
-        if reply == _NAME_TAKEN:
+        if reply == Written.NAME_TAKEN:
             raise ConfigError(f"the key {key_name(name, kid)} can't go back: another key has its name there")
-        return bool(reply == 1)
+        return bool(reply == Written.DONE)
 
     # ---- the target ------------------------------------------------------------------------------------------------
 
@@ -263,9 +271,3 @@ def _policy_in(kid: str, forward: Forward) -> AccountPolicy | KeyPolicy:
     """Return the policy for the target: that of the account that the key becomes, or the key's."""
     body = forward.body.encode()
     return read_account(body) if forward.to == kid else read_key(body)
-
-
-def _key_in(policy: AccountPolicy | KeyPolicy) -> KeyPolicy:
-    key = policy.key if isinstance(policy, AccountPolicy) else policy
-    assert key is not None
-    return key

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import suppress
 
@@ -51,6 +52,9 @@ class Pruner:
                     if stored.policy is not None and stored.policy.key is not None:
                         found[kid] = fields_of_key(stored.policy.key)
         named = sorted((key_name(fields.get("name", ""), kid), kid) for kid, fields in found.items())
+        shared = {name for name, count in Counter(name for name, _ in named).items() if count > 1}
+        # Several keys without an account may have one name, and a name may look like that of a key in an account.
+        named = [(f"{name} (sha256:{kid[:12]})" if name in shared or "/" in name else name, kid) for name, kid in named]
         return [await self._prune(kid, name, found[kid], dry_run=dry_run) for name, kid in named]
 
     async def _members(self, account: str, kept: Collection[str]) -> list[tuple[str, str, Fields]]:

@@ -278,4 +278,4 @@ class KeyExistence:
             now_s = monotonic()
             if now_s >= knowledge.check_mark_s:
                 knowledge.check_mark_s = now_s + CHECK_POINTER_EVERY_S
-                self._account_redeclarer.mark_again(cid, knowledge.mark)
+                self._account_redeclarer.pointers.mark_again(cid, knowledge.mark)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import orjson
 
 
-def error_body(message: str, kind: str, param: str | None = None, code: str | None = None) -> bytes:
-    """Return OpenAI's error object. Lone surrogates, which a request's path may bring along, are replaced."""
-    error = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+def error_body(message: str, kind: str, param: str | None = None, code: str | None = None, **more: object) -> bytes:
+    """Return OpenAI's error object. Lone surrogates, which a request's path may bring along, are replaced.
+
+    `more`: fields beside OpenAI's.
+    """
+    error = {"error": {"message": message, "type": kind, "param": param, "code": code, **more}}
     try:
         return orjson.dumps(error)
     except TypeError:
