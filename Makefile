@@ -97,6 +97,7 @@ STORE ?= valkey
 judge: setup-dev ## random faults on real stores, judged, for SECONDS from seed SEED on, then keys that move; STORE=redis for a system's server
 	$(BIN)/python -m tests.judge --seconds $(SECONDS) --seed $(SEED) --store $(STORE)
 	$(BIN)/python -m tests.judge.moves --seconds $$(( $(SECONDS) / 4 )) --seed $(SEED)
+	$(BIN)/python -m tests.judge.states --seconds $$(( $(SECONDS) / 4 )) --seed $(SEED)
 
 # Beside the examples that are the same in each run of the suite.
 fuzz: setup-dev ## malformed HTTP and JSON against real nodes, answers of services, walks of accounts, new examples (nine minutes)

@@ -19,7 +19,7 @@ from limiter_node.chart import BLOCKS
 from limiter_node.limits import Amounts
 from limiter_node.store.admin.heat import hottest
 from limiter_node.store.admin.hottest import Walk
-from limiter_node.store.admin.limit_heat import LimitHeat, Place
+from limiter_node.store.admin.limit_heat import HashPlace, LimitHeat
 from limiter_node.store.admin.plain_heat import KeyHeat
 from limiter_node.store.admin.watch import ShardReading
 from limiter_node.top.frame import Frame, NodeRow, ShardRow, Totals
@@ -43,7 +43,7 @@ def demo_frame() -> Frame:
         used = Amounts(*(int(part * limit) for part, limit in zip(shares, limits, strict=True)))
         keys.append(KeyHeat(f"{dice.getrandbits(128):032x}", name, limits, used, True))
     tightest = [
-        LimitHeat(Place("@acme", kid), name, limit, used, amount, True)
+        LimitHeat(HashPlace("@acme", kid), name, limit, used, amount, True)
         for name, limit, used, amount, kid in (
             ("acme/research", "requests/1d", 49_212, 50_000, ""),
             ("acme", "output_tokens/1m for o3*, gpt-5*", 81_440, 100_000, ""),

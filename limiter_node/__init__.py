@@ -37,6 +37,8 @@ The ground, which imports nothing but the ground:
 ``policy_body``     the stored form of policies
 ``limit_names``     the name of a limit as a field; ``policy_fields``: policies as fields, and back
 ``window_merging``  which windows go on counting when a policy changes
+``declaration_merging``  a stored item and a declared one, made one: who wins
+``declaration_records``  the record of the declarations that were applied to an item
 ``changes``         a change of an account, a team or a key, in words and as JSON
 ``key_states``      the credentials of a key, and whether one is good
 ``plans``           the windows that one request touches, by the policies on its key's path

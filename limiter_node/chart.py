@@ -18,7 +18,7 @@ class Glyphs:
     columns: str
     """A column's highest character, likewise."""
     empty: str
-    """What is left of a bar."""
+    """The rest of a bar, beyond what it shows."""
     side: str
     """The axis to the left of columns, and its ends: `top`, `corner`."""
     top: str

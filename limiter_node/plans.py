@@ -148,7 +148,7 @@ def limit_text(window: PlannedWindow, unit: int) -> str:
     return f"{window.subject} {UNITS[unit]}/{window.per}"
 
 
-def limit_name(window: PlannedWindow, unit: int) -> str:
+def text_within_subject(window: PlannedWindow, unit: int) -> str:
     """Return a limit as one among those of its subject: ``requests/1d``, ``tokens/1m for o3*``."""
     models = f" for {', '.join(window.models)}" if window.models else ""
     return f"{UNITS[unit]}/{window.per}{models}"

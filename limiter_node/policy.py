@@ -155,6 +155,11 @@ class AccountPolicy:
         object.__setattr__(self, "tag", account_tag(self.name) if self.key is None else self.key.kid)
 
 
+def key_of(policy: AccountPolicy | KeyPolicy) -> KeyPolicy | None:
+    """Return the key whose policy it is; of an account the key that is this account, None if it is a named one."""
+    return policy.key if isinstance(policy, AccountPolicy) else policy
+
+
 _TAG_DIGITS = 12
 
 ACCOUNT_MARK: Final = "@"

@@ -49,7 +49,7 @@ def read_key(body: bytes) -> KeyPolicy:
 
 
 class Tombstone(NamedTuple):
-    """What is kept of an account or a key that was deleted.
+    """The rest that the store keeps of a deleted account or key.
 
     If it comes back, it goes on with its `revision` and the record of its declarations. `revoked`: the digests of a
     key's credentials that had been revoked.
@@ -86,7 +86,8 @@ class Forward(NamedTuple):
 
     `to`: the account's hash tag. `id`: tells one move from another. `time_ms`: when the key was sealed, by its former
     account's clock. `body`: the policy for the other account, `back` that for the former one if the other is gone; both
-    are empty once the move is over. Then `shift_ms` and `opened_ms` say how the windows were moved: see ``open.lua``.
+    are empty once the move is over. Then `shift_ms` and `opened_ms` say how the windows were moved: see ``open.lua``;
+    `revision` is the one with which the key was opened there: higher than any that it had here.
     """
 
     to: str
@@ -96,6 +97,7 @@ class Forward(NamedTuple):
     back: str = ""
     shift_ms: int = 0
     opened_ms: int = 0
+    revision: int = 0
 
     @property
     def is_over(self) -> bool:
@@ -114,7 +116,7 @@ def read_forward(body: bytes) -> Forward:
     def convert(found: dict[str, Any]) -> Forward:
         return Forward(
             *(found["to"], found["id"], found["time_ms"], found["body"]),
-            *(found.get("back", ""), found.get("shift_ms", 0), found.get("opened_ms", 0)),
+            *(found.get("back", ""), found.get("shift_ms", 0), found.get("opened_ms", 0), found.get("revision", 0)),
         )
 
     return _read(body, convert)

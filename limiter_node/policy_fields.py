@@ -10,8 +10,6 @@ shown. They don't hold since when windows count: `key_from` and `account_from` t
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -20,7 +18,7 @@ from typing import Any, Final, TypeAlias
 from limiter_node.key_states import Credential
 from limiter_node.limit_names import limits_to_fields, parse_limit_name, windows_from_fields
 from limiter_node.limits import DEFAULT_OUTPUT_RESERVE, MAX_LIMIT, KeyLimits
-from limiter_node.policy import MAX_APPLIED, AccountPolicy, Declared, KeyPolicy, Subject
+from limiter_node.policy import AccountPolicy, KeyPolicy, Subject
 from limiter_node.window_merging import merge_windows
 
 Fields: TypeAlias = dict[str, Any]
@@ -33,7 +31,6 @@ _TEAM, _KEY_DEFAULT = "team ", "key_defaults."
 _PLAIN_LIMITS = ("rpm", "input_tpm", "output_tpm")
 _KEY_FIELDS = ("name", "account", "team", "weight", "output_reserve", "expires", "disabled", "credentials")
 _TEAM_FIELDS, _ACCOUNT_FIELDS = ("output_reserve",), ("output_reserve", "show")
-_DIGEST_DIGITS = 12
 
 
 # ---- keys ------------------------------------------------------------------------------------------------------------
@@ -215,41 +212,6 @@ def three_way(base: Mapping[str, Any], declared: Mapping[str, Any], stored: Mapp
         else:
             merged.pop(field, None)
     return merged
-
-
-def declaration_of(fields: Mapping[str, Any]) -> str:
-    """Return declared fields as the text that is kept of them: the same for the same fields."""
-    return json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-
-
-def declaration_bytes(declaration: str) -> bytes:
-    """Return the SHA-256 of a declaration."""
-    return hashlib.sha256(declaration.encode()).digest()
-
-
-def digest_text(digest: bytes) -> str:
-    """Return the hex digits that are kept of a declaration's SHA-256, or of its beginning."""
-    return digest.hex()[:_DIGEST_DIGITS]
-
-
-def declaration_digest(declaration: str) -> str:
-    """Return the 12 hex digits by which a declaration is known once it is no longer the last one."""
-    return digest_text(declaration_bytes(declaration))
-
-
-def was_applied(declared: Declared, declaration: str) -> bool:
-    """Whether a declaration was applied, but is not the last one that was."""
-    return declaration != declared.last and declaration_digest(declaration) in declared.applied
-
-
-def with_declaration(declared: Declared, declaration: str) -> Declared:
-    """Return the record of declarations once `declaration` has been applied."""
-    if declaration == declared.last:
-        return declared
-    former = [declaration_digest(declared.last)] if declared.last else []
-    mine = declaration_digest(declaration)
-    applied = dict.fromkeys(each for each in (*former, *declared.applied) if each != mine)
-    return Declared(declaration, tuple(applied)[:MAX_APPLIED])
 
 
 def _check_fields(fields: Mapping[str, Any], known: Collection[str]) -> None:

@@ -4,7 +4,7 @@
 -- Guarantee: a request is decided by the plain limits and window or by the account's, which hold the same usage; so none is
 -- admitted beyond a limit that both have. Settles of requests that were admitted before find no record any more.
 -- KEYS  1 rl:{kid}:limits   2 rl:{kid}:window   3 rl:{kid}:past   of the plain key
---       4 rl:{kid}:policy   5 rl:{kid}:shared   of the account
+--       4 rl:{kid}:policy   5 rl:{kid}:shared   of the account; what is left of a former one in the policy goes
 --       6 rl:{kid}:deleted  exists if the key was deleted on purpose
 --       7 rl:{kid}:declared the record of what was declared of the plain key; from now on the policy has it
 -- ARGV  1 TAG      of the account: the kid
@@ -99,5 +99,6 @@ if is_plain then
 end
 call('HSET', KEYS[1], 'account', tag)
 call('HSET', KEYS[4], 'version', version, 'account', body)
+call('HDEL', KEYS[4], 'x:', 'f:' .. tag)
 call('DEL', KEYS[6], KEYS[7])
 return 1

@@ -6,7 +6,7 @@
 --       2 rl:{TAG}:key:KID of a key of an account, or rl:{TAG}:shared of an account, also of a flat key: hash
 -- ARGV  1 the KID of a key of an account; empty: the account itself
 -- Reply 1 done, 0 it is there
--- Cost  2 calls, or O(fields of the shared windows)
+-- Cost  2 calls; for an account, O(fields of the shared hash)
 
 local call, kid = redis.call, ARGV[1]
 if call('HEXISTS', KEYS[1], kid == '' and 'version' or kid) == 1 then return 0 end

@@ -1,5 +1,6 @@
 #!lua
--- Ends a move where the key comes from: its frozen windows are deleted, and the forward mark says how they were moved.
+-- Ends a move in the account that the key has left: deletes its frozen windows; the forward mark now says how they were
+-- moved.
 --
 -- Guarantee: nothing is written unless the mark is still that of this move.
 -- KEYS  1 rl:{TAG}:policy   hash of the account that the key has left
@@ -7,7 +8,7 @@
 -- ARGV  1 KID   2 id of the move
 --       3 mark  the new mark, a JSON object
 -- Reply 1 done, 0 the mark is another one's, or gone: nothing was written
--- Cost  4 calls
+-- Cost  3 calls; of a key that was its own account, one more for each field of its windows
 
 local kid, id, mark = ARGV[1], ARGV[2], ARGV[3]
 local found = redis.call('HGET', KEYS[1], 'f:' .. kid)

@@ -1,6 +1,7 @@
 #!lua flags=no-writes
 -- Reads all that the store has under the digest of a credential; writes nothing.
 --
+-- Guarantee: the three values are of one moment.
 -- KEYS  1 rl:{cid}:limits    string of a plain key, or hash that leads to a key of an account
 --       2 rl:{cid}:deleted   the mark that the credential was taken away on purpose
 --       3 rl:{cid}:declared  what was declared of a plain key

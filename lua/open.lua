@@ -2,8 +2,8 @@
 -- Opens a key in the account that it moves to, with the windows that were frozen where it comes from.
 --
 -- Guarantee: the key is opened once for each move, with all of its windows or not at all; whoever is late changes nothing.
--- What its windows hold leaves them no earlier than it would have where it comes from, and less than one bucket later, apart
--- from the time between the reading of the other account's clock and this call.
+-- Usage leaves its windows no earlier than it would have in the other account, and less than one bucket later; where the
+-- accounts are on two servers, also by the time between the reading of the other account's clock and this call.
 -- KEYS  1 rl:{TAG}:policy   hash of the account that the key enters
 --       2 rl:{TAG}:shared   hash: the account's clock
 --       3 rl:{TAG}:key:KID  hash of the key's windows; of a key that becomes its own account: KEYS[2] once more
@@ -18,11 +18,13 @@
 --       9 now       this server's clock, in ms (0 = as it is; tests set it)
 --       10 windows  packed: per window of the policy c6 id, I4 width of a bucket in ms, I2 W
 --       11..        fields and values, in turn, of the hash with the frozen windows
--- Reply a code, and JSON that says how the windows were moved (empty for 0 and 3):
---       1 opened, or nobody opens it any more; nothing was written: 2 the key has been here since this move, or is here,
---       0 nobody may open it by this move, 3 there is no such account. The JSON has `shift_ms`, by which times of the other account differ from
---       times of this one (never too little), and `opened_ms`, this account's time.
--- Cost  some 8 calls; O(buckets in use): 0.1 ms for a full window whose buckets keep their numbers, else 0.5 ms
+-- Reply two values, a code and JSON.
+--       The code: 1 the key is open now; for an empty body, nobody can open it by this move any more. Nothing was written:
+--       2 the key is here, or has been here since this move; 0 nobody may open it by this move; 3 there is no such account.
+--       The JSON, for 1 and 2 with a body, else empty: `id` and `revision` as given; `shift_ms`, how much later this
+--       account's clock is than the other's (never too little); `opened_ms`, this account's time.
+-- Cost  some 8 calls, and one for each field of an earlier stay that is still there; O(buckets in use): 0.1 ms for a full
+--       window whose buckets keep their numbers, else 0.5 ms
 
 local call, sunpack, spack, floor = redis.call, struct.unpack, struct.pack, math.floor
 local max, min, sub = math.max, math.min, string.sub
@@ -58,10 +60,10 @@ if clock_ms == 0 then
     local time = call('TIME')
     clock_ms = time[1] * 1000 + floor(time[2] / 1000)
 end
-local function account_time(clock) -- and the skew
-    if not clock or clock == '' then return clock_ms, 0 end
+local function account_time(clock)
+    if not clock or clock == '' then return clock_ms end
     local last_ms, skew_ms = sunpack('<I6I6', clock)
-    return max(clock_ms + skew_ms, last_ms), skew_ms
+    return max(clock_ms + skew_ms, last_ms)
 end
 local now = account_time(call('HGET', KEYS[2], 'c'))
 if source_ms == 0 then source_ms = account_time(ARGV[7]) end

@@ -9,7 +9,7 @@
 --       2 KID   of the key
 --       3 new   1: point only a digest that leads nowhere, or there already, and was not revoked; 0: any of KID's
 -- Reply 1 done, 0 the digest isn't KID's, or must not be taken by the rules above: nothing was written
--- Cost  2 calls, 2 or 3 more to write
+-- Cost  2 calls, one to three more to write
 
 local cid, tag, kid, is_new = string.match(KEYS[1], '{(.-)}'), ARGV[1], ARGV[2], ARGV[3] == '1'
 

@@ -2,6 +2,7 @@
 -- Reads the policies of an account and of some of its keys, and what is left of those that were deleted or have moved away;
 -- writes nothing.
 --
+-- Guarantee: all that is read is of one moment.
 -- KEYS  1 rl:{TAG}:policy   hash
 -- ARGV  the KID of each key that is asked for (none: the account's alone)
 -- Reply this server's clock in ms; of the account: version, body, JSON kept of it when it was deleted; then of each key:

@@ -1,6 +1,7 @@
 #!lua
 -- Writes the limits of a plain key, and the record of what keys files declared of it, unless either was changed meanwhile.
 --
+-- Guarantee: both are written or none. A digest that leads to a key of an account, or was another key's, stays that.
 -- KEYS  1 rl:{kid}:limits    string of a plain key, or hash that leads to a key of an account
 --       2 rl:{kid}:deleted   the mark that the key was deleted on purpose
 --       3 rl:{kid}:declared  the record of declarations
@@ -11,7 +12,7 @@
 --       5 back  1: a deleted key comes back, and its mark goes; 0: it stays deleted
 -- Reply 1 done; nothing was written: 0 something else is stored, or the key was deleted, 2 the key is one of an account, or
 --       a further credential, 3 the digest was another key's credential
--- Cost  3 calls, and one per value to write
+-- Cost  3 calls, and one per value that is written or deleted
 
 local limits, record, new_limits, new_record, back = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5] == '1'
 

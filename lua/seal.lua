@@ -1,6 +1,6 @@
 #!lua
 -- Seals a key that is to move to another account: from now on this account decides nothing for it, and its own windows are
--- frozen. A forward mark says where the key goes, with all that is needed to go on if whoever moves it doesn't.
+-- frozen. A forward mark says where the key goes, and holds all that anybody needs to finish the move.
 --
 -- Guarantee: the key is taken out and the mark is left at once, or nothing is written.
 -- KEYS  1 rl:{TAG}:policy   hash of the account that the key leaves
@@ -12,7 +12,7 @@
 --       4 mark     the mark: a JSON object, to which this script adds `time_ms`, the account's time
 --       5 clock    in ms (0 = this server's; tests set it)
 -- Reply 1 done, 0 another version is stored, or the key is not there: nothing was written
--- Cost  6 calls, 2 more for a key with a name
+-- Cost  5 calls, one or two more for a key with a name
 
 local kid, expected, name, mark, clock_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 local version_field, body_field = kid, 'k:' .. kid

@@ -1,4 +1,4 @@
-"""What commands print of accounts and teams. Pure: takes views, returns lines."""
+"""The lines in which commands show accounts and teams. Pure: takes views, returns lines."""
 
 from __future__ import annotations
 

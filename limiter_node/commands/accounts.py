@@ -8,12 +8,11 @@ import cloup
 
 from limiter_node.changes import Change
 from limiter_node.commands.account_tables import account_lines, account_listing_lines
-from limiter_node.commands.field_options import account_options, fields_from, limit_options
+from limiter_node.commands.field_options import account_options, changes_from, fields_from, limit_options
 from limiter_node.commands.help import EXAMPLES
 from limiter_node.commands.managing import as_json, check_members, confirm, confirmed, manage
 from limiter_node.commands.options import grouped, option, store_url
-from limiter_node.commands.printing import print_change, print_changes, print_json, print_lines
-from limiter_node.errors import ConfigError
+from limiter_node.commands.printing import print_change, print_changes, print_view
 from limiter_node.management.manager import Manager
 
 _name = cloup.argument("name", help="the name of the account, such as acme")
@@ -37,9 +36,7 @@ def create(name: str, store: str, as_json: bool, **options: Any) -> None:
 @grouped("Store", store_url, as_json)
 def set_(name: str, store: str, as_json: bool, **options: Any) -> None:
     """Change an account, from its keys' next request on. Usage stays, and so does what isn't given."""
-    fields = fields_from(options)
-    if not fields:
-        raise ConfigError("nothing to set: give at least one option, such as --rpm 5000")
+    fields = changes_from(options, "--rpm 5000")
     print_change(manage(store, lambda it: it.set_account(name, fields), changes=True), as_json=as_json)
 
 
@@ -50,10 +47,7 @@ def set_(name: str, store: str, as_json: bool, **options: Any) -> None:
 def show(name: str, store: str, as_json: bool) -> None:
     """Show an account: its limits and their usage, the tightest first, its teams, and the number of its keys."""
     account = manage(store, lambda it: it.show_account(name))
-    if as_json:
-        print_json(account)
-    else:
-        print_lines(account_lines(account))
+    print_view(account, account_lines, as_json=as_json)
 
 
 @cloup.command("list", short_help="List accounts, sorted by name.")
@@ -62,10 +56,7 @@ def show(name: str, store: str, as_json: bool) -> None:
 def list_(store: str, as_json: bool) -> None:
     """List the accounts in the store, sorted by name."""
     accounts = manage(store, lambda it: it.list_accounts())
-    if as_json:
-        print_json(accounts)
-    else:
-        print_lines(account_listing_lines(accounts))
+    print_view(accounts, account_listing_lines, as_json=as_json)
 
 
 @cloup.command(short_help="Delete an account.")

@@ -26,7 +26,6 @@ _HELP: Final = {
     "output_tpm": "Output tokens in any 60 s.",
     "tpm": "Tokens, input and output, in any 60 s.",
 }
-_RESERVE_HELP: Final = "Output tokens reserved for a request that sets no cap."
 _KEY_DEFAULTS: Final = "key_defaults."
 
 
@@ -117,6 +116,14 @@ def fields_from(options: Mapping[str, Any]) -> Fields:
         if name in fields:
             raise ConfigError(f"{name} is given twice: give each limit once")
         fields[name] = value
+    return fields
+
+
+def changes_from(options: Mapping[str, Any], example: str) -> Fields:
+    """Return the fields that the options change. Raises ConfigError if there are none, with an `example` of one."""
+    fields = fields_from(options)
+    if not fields:
+        raise ConfigError(f"nothing to set: give at least one option, such as {example}")
     return fields
 
 

@@ -1,4 +1,4 @@
-"""What ``limiter-node keys`` prints of keys: one with its credentials and limits, or a list of them.
+"""The lines in which ``limiter-node keys`` shows keys: one with its credentials and limits, or a list of them.
 
 Pure: takes views, returns lines. Names and digests are shown as they can be typed back.
 """

@@ -8,7 +8,7 @@ from limiter_node.commands.help import EXAMPLES
 from limiter_node.commands.limit_tables import explanation_lines
 from limiter_node.commands.managing import addressed, as_json, manage, warn_of_secret, who_argument
 from limiter_node.commands.options import option, store_url
-from limiter_node.commands.printing import print_json, print_lines
+from limiter_node.commands.printing import print_view
 from limiter_node.management.manager import Manager
 from limiter_node.management.views import Explanation
 
@@ -31,10 +31,7 @@ def show(who: str, model: str, store: str, as_json: bool) -> None:
         return await manager.explain(who, model)
 
     explanation = manage(store, read)
-    if as_json:
-        print_json(explanation)
-    else:
-        print_lines(explanation_lines(explanation))
+    print_view(explanation, explanation_lines, as_json=as_json)
 
 
 limits = cloup.Group(

@@ -1,4 +1,4 @@
-"""What commands print: lines, JSON, changes, and a new secret.
+"""Prints for commands: lines, JSON, views, changes, and a new secret.
 
 A secret is printed once, when it is made, and alone on stdout, so that ``KEY=$(limiter-node keys create …)`` works.
 Everything else about it is on stderr.
@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import click
 
 from limiter_node.changes import Change
 from limiter_node.management.views import Made
+
+_View = TypeVar("_View")
 
 
 def warn(text: str) -> None:
@@ -34,20 +36,22 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(_to_json(value), indent=2, ensure_ascii=False))
 
 
+def print_view(view: _View, to_lines: Callable[[_View], Sequence[str]], *, as_json: bool) -> None:
+    """Print a view, or a list of views."""
+    if as_json:
+        print_json(view)
+    else:
+        print_lines(to_lines(view))
+
+
 def print_changes(changes: Sequence[Change], *, as_json: bool) -> None:
     """Print a line per change."""
-    if as_json:
-        print_json(changes)
-    else:
-        print_lines([_line(each) for each in changes])
+    print_view(changes, lambda them: [_line(each) for each in them], as_json=as_json)
 
 
 def print_change(change: Change, *, as_json: bool) -> None:
     """Print one change."""
-    if as_json:
-        print_json(change)
-    else:
-        print_lines([_line(change)])
+    print_view(change, lambda it: [_line(it)], as_json=as_json)
 
 
 def print_made(made: Made, *, as_json: bool) -> None:

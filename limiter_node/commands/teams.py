@@ -8,12 +8,11 @@ import cloup
 
 from limiter_node.changes import Change
 from limiter_node.commands.account_tables import team_lines, team_listing_lines
-from limiter_node.commands.field_options import fields_from, limit_options
+from limiter_node.commands.field_options import changes_from, fields_from, limit_options
 from limiter_node.commands.help import EXAMPLES
 from limiter_node.commands.managing import as_json, check_members, confirm, confirmed, manage
 from limiter_node.commands.options import grouped, option, store_url
-from limiter_node.commands.printing import print_change, print_changes, print_json, print_lines
-from limiter_node.errors import ConfigError
+from limiter_node.commands.printing import print_change, print_changes, print_view
 from limiter_node.management.manager import Manager
 
 _path = cloup.argument("path", metavar="NAME", help="account and team, such as acme/research/vision")
@@ -35,9 +34,7 @@ def create(path: str, store: str, as_json: bool, **options: Any) -> None:
 @grouped("Store", store_url, as_json)
 def set_(path: str, store: str, as_json: bool, **options: Any) -> None:
     """Change a team, from its keys' next request on. Usage stays, and so does what isn't given."""
-    fields = fields_from(options)
-    if not fields:
-        raise ConfigError("nothing to set: give at least one option, such as --rpm 1000")
+    fields = changes_from(options, "--rpm 1000")
     print_change(manage(store, lambda it: it.set_team(path, fields), changes=True), as_json=as_json)
 
 
@@ -48,10 +45,7 @@ def set_(path: str, store: str, as_json: bool, **options: Any) -> None:
 def show(path: str, store: str, as_json: bool) -> None:
     """Show a team: its limits and their usage, the tightest first, and how many teams and keys it has."""
     team = manage(store, lambda it: it.show_team(path))
-    if as_json:
-        print_json(team)
-    else:
-        print_lines(team_lines(team))
+    print_view(team, team_lines, as_json=as_json)
 
 
 @cloup.command("list", short_help="List the teams of an account.")
@@ -61,10 +55,7 @@ def show(path: str, store: str, as_json: bool) -> None:
 def list_(account: str, store: str, as_json: bool) -> None:
     """List the teams of an account, sorted by name."""
     teams = manage(store, lambda it: it.list_teams(account))
-    if as_json:
-        print_json(teams)
-    else:
-        print_lines(team_listing_lines(teams))
+    print_view(teams, team_listing_lines, as_json=as_json)
 
 
 @cloup.command(short_help="Delete a team.")

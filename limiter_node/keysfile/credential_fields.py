@@ -21,8 +21,8 @@ _LAST = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 _EXAMPLE = "2027-06-30T00:00:00Z"
 
 
-class Credentials(NamedTuple):
-    """What a section states; `has_secrets`: whether one of them is written plain."""
+class StatedCredentials(NamedTuple):
+    """The credentials that a section states. `has_secrets`: whether one of them is written plain."""
 
     stated: tuple[Credential, ...]
     has_secrets: bool
@@ -50,10 +50,10 @@ def check_time(value: object) -> int:
     raise ConfigError(f"must be a date and time without quotes, as {_EXAMPLE}")
 
 
-def read_credentials(section: Mapping[str, object]) -> Credentials:
+def read_credentials(section: Mapping[str, object]) -> StatedCredentials:
     """Return the `credentials` of a section; none if it has no such field. Raises Misdeclared."""
     if "credentials" not in section:
-        return Credentials((), False)
+        return StatedCredentials((), False)
     entries = section["credentials"]
     if type(entries) is not list or not 0 < len(entries) <= MAX_CREDENTIALS:
         raise Misdeclared(
@@ -70,7 +70,7 @@ def read_credentials(section: Mapping[str, object]) -> Credentials:
             raise Misdeclared(f"credentials, entry {number}: {error}", "credentials", number) from None
         found[credential.digest] = credential
         has_secrets |= is_plain
-    return Credentials(tuple(found.values()), has_secrets)
+    return StatedCredentials(tuple(found.values()), has_secrets)
 
 
 def _read_entry(entry: Any) -> tuple[Credential, bool]:

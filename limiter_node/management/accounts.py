@@ -9,15 +9,15 @@ from limiter_node.changes import Change, change_between, log_change
 from limiter_node.errors import ConfigError, StoreUnavailable
 from limiter_node.keysfile.accounts import NAME_RULE
 from limiter_node.keysfile.fields import is_path_name
-from limiter_node.management.changing import ATTEMPTS
 from limiter_node.management.errors import Conflict, NotFound
 from limiter_node.management.fields import changed_account
 from limiter_node.management.members import Members
 from limiter_node.policy import AccountPolicy, account_tag
 from limiter_node.policy_body import body_of, version_of
 from limiter_node.policy_fields import Fields, account_from, fields_of_account, split_team_field, teams_in
-from limiter_node.store.admin.policies import WRITTEN, StoredAccount, Write
+from limiter_node.store.admin.policies import StoredAccount, Write
 from limiter_node.store.admin.store_admin import StoreAdmin
+from limiter_node.store.written import ATTEMPTS, Written
 
 
 class Accounts:
@@ -116,7 +116,7 @@ class Accounts:
 
         if stored.policy is None or not new_teams:
             write = Write(account.tag, "", stored.version, account)
-            return await self._admin.run(lambda: policies.write([write])) == [WRITTEN]
+            return await self._admin.run(lambda: policies.write([write])) == [Written.DONE]
         return await self._admin.run(
             lambda: policies.put_if_unchanged(account.tag, stored.version, account, has_no_such_key)
         )

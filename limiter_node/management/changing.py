@@ -6,18 +6,16 @@ So of two changes of different fields at the same time none is lost; of the same
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final
+from typing import Any
 
 from limiter_node.changes import Action, Change, change_between, log_change
 from limiter_node.errors import StoreUnavailable
 from limiter_node.management.errors import Conflict
 from limiter_node.management.finding import Finder, Found
 from limiter_node.policy import ACCOUNT_MARK
-from limiter_node.store.admin.key_items import KeyItem, Written
+from limiter_node.store.admin.key_items import KeyItem
 from limiter_node.store.admin.store_admin import StoreAdmin
-
-ATTEMPTS: Final = 100
-"""Somebody else changed the key in between each of them: of that many, one has succeeded each time."""
+from limiter_node.store.written import ATTEMPTS, Written
 
 
 class KeyChanger:

@@ -13,16 +13,17 @@ from limiter_node.keysfile.making import new_key
 from limiter_node.limits import DEFAULT_OUTPUT_RESERVE
 from limiter_node.management import fields as checking
 from limiter_node.management.accounts import no_account
-from limiter_node.management.changing import ATTEMPTS, KeyChanger, name_taken
+from limiter_node.management.changing import KeyChanger, name_taken
 from limiter_node.management.errors import Conflict, NotFound
 from limiter_node.management.finding import SHOWN_DIGITS, Finder, Found
 from limiter_node.management.naming import Names
 from limiter_node.management.views import Made
 from limiter_node.policy import ACCOUNT_MARK, account_tag
 from limiter_node.policy_fields import Fields, fields_of_account, teams_in, time_text
-from limiter_node.store.admin.key_items import PLAIN, KeyItem, Written
+from limiter_node.store.admin.key_items import PLAIN, KeyItem
 from limiter_node.store.admin.pointers import Mark, Way
 from limiter_node.store.admin.store_admin import StoreAdmin
+from limiter_node.store.written import ATTEMPTS, Written
 
 _OF_ACCOUNTS = ("team", "weight")
 """Fields that only keys of accounts have."""

@@ -8,7 +8,7 @@ from limiter_node.changes import Change, change_between, log_change
 from limiter_node.errors import ConfigError, StoreUnavailable
 from limiter_node.keysfile.fields import is_path_name
 from limiter_node.management.accounts import Accounts, existing, no_account
-from limiter_node.management.changing import ATTEMPTS, KeyChanger
+from limiter_node.management.changing import KeyChanger
 from limiter_node.management.errors import Conflict, NotFound
 from limiter_node.management.finding import Finder, Found
 from limiter_node.management.naming import Names
@@ -17,6 +17,7 @@ from limiter_node.policy import account_tag
 from limiter_node.policy_fields import Fields
 from limiter_node.store.admin.key_items import PLAIN, KeyItem
 from limiter_node.store.admin.store_admin import StoreAdmin
+from limiter_node.store.written import ATTEMPTS
 
 
 class Moves:

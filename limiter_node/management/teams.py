@@ -8,7 +8,6 @@ from limiter_node.changes import Change, change_between
 from limiter_node.errors import ConfigError
 from limiter_node.keysfile.fields import is_path_name
 from limiter_node.management.accounts import Accounts, contended, counted, existing, logged, team_fields
-from limiter_node.management.changing import ATTEMPTS
 from limiter_node.management.errors import Conflict, NotFound
 from limiter_node.management.fields import changed_team, check_team, without_team
 from limiter_node.management.members import Members, is_within
@@ -16,6 +15,7 @@ from limiter_node.policy import AccountPolicy
 from limiter_node.policy_fields import Fields, account_from, fields_of_account, split_team_field, team_field, teams_in
 from limiter_node.store.admin.policies import StoredAccount
 from limiter_node.store.admin.store_admin import StoreAdmin
+from limiter_node.store.written import ATTEMPTS
 
 
 class Teams:

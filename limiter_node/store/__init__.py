@@ -8,6 +8,7 @@ The store, and the values stored there:
 ``slots``           the owners of a cluster's slots, as its servers report them
 ``scripts``         the Lua sources
 ``values``          the packed values that are stored
+``written``         the replies to a write over what was read
 ``codec``           batches and their replies, packed
 
 A node's state of each key:

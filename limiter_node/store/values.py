@@ -35,10 +35,10 @@ def unpack_limits(value: bytes) -> KeyLimits:
 
 
 class PlainRecord(NamedTuple):
-    """What keys files declared of a plain key, the value of ``rl:{kid}:declared``.
+    """The declarations of a plain key by keys files, the value of ``rl:{kid}:declared``.
 
     `last`: the limits of the last declaration that was applied, packed. `applied`: for each of those before, the latest
-    first, the first 8 bytes of `policy_fields.declaration_bytes`.
+    first, the first 8 bytes of `declaration_records.declaration_bytes`.
     """
 
     last: bytes = b""

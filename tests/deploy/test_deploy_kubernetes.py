@@ -40,6 +40,22 @@ def test_a_manifest_is_valid(path: Path) -> None:
             kubernetes_validate.validate(document, "1.37", strict=True)
 
 
+def test_with_the_admin_api_manifests_are_valid_too() -> None:
+    """Without the comment signs of the lines about it, and as the nodes' secret is mounted then."""
+    shown = {"node.yaml": "LIMITER_ADMIN_TOKEN_FILE", "network.yaml": "limiter-admin"}
+    for name, word in shown.items():
+        text = (DEPLOY / "kubernetes" / name).read_text()
+        given, count = re.subn(rf"(?m)^( +)# (- .*{word}.*\n) +# (  .*\n)", r"\1\2\1\3", text)
+        assert count == 1
+        for document in yaml.safe_load_all(given):
+            kubernetes_validate.validate(document, "1.37", strict=True)
+        if name == "node.yaml":
+            (container,) = next(yaml.safe_load_all(given))["spec"]["template"]["spec"]["containers"]
+            folder, _, file = named_values(container)["LIMITER_ADMIN_TOKEN_FILE"].rpartition("/")
+            assert {"name": "keys", "mountPath": folder, "readOnly": True} in container["volumeMounts"]
+            assert f"secrets/{file}]" in (DEPLOY / "kustomization.yaml").read_text()
+
+
 def test_manifests_name_what_there_is() -> None:
     kustomization = yaml.safe_load((DEPLOY / "kustomization.yaml").read_text())
     shipped = {path.relative_to(DEPLOY).as_posix() for path in MANIFESTS}

@@ -267,6 +267,35 @@ def test_commands_for_keys_do_what_their_page_shows(tmp_path: Path) -> None:
     assert [shape(each)[: len(expected)] for each in shown] == [expected] * 2
 
 
+def test_the_runbooks_of_operations_do_what_they_say(fleet: Fleet, tmp_path: Path) -> None:
+    """A secret is rotated, a leaked one revoked, a key moved to and fro."""
+    blocks = [each.text for each in blocks_of("docs/operations.md") if "limiter-node keys" in each.text]
+    rotate, leak, move = blocks
+    (curl,) = curls("README.md")
+    for command in ("teams create acme/research", "accounts create globex"):
+        run(["limiter-node", *command.split(), "--store", fleet.store])
+    first = run(["limiter-node", "keys", "create", "acme/alice", "--store", fleet.store]).strip()
+
+    def said(block: str, *replaced: tuple[str, str]) -> list[str]:
+        for shown, real in (("--store URL", f"--store {fleet.store}"), *replaced):
+            assert shown in block
+            block = block.replace(shown, real)
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        return typed(block, folder)
+
+    second, shown, _ = said(rotate, ("6f1d0c2a", hashlib.sha256(first.encode()).hexdigest()[:8]))
+    assert re.search(r"CREDENTIAL .*\n\w{12} +active +\d{4}-\S+\n\w{12} +active +never\n", shown)
+    statuses = [asked(curl, fleet, each)[0] for each in (first, second.strip())]
+    assert statuses == [401, 200]
+    _, shown, third = said(leak, ("$LEAKED", second.strip()))
+    assert shown.startswith("acme/alice\n")
+    statuses = [asked(curl, fleet, each)[0] for each in (second.strip(), third.strip())]
+    assert statuses == [401, 200]
+    assert said(move)[1] == "key globex/alice moved: account globex -> acme, team none -> research\n"
+    assert asked(curl, fleet, third.strip())[0] == 200
+
+
 def test_the_page_on_reserves_reserves_what_it_says(fleet: Fleet, tmp_path: Path) -> None:
     page = "docs/keys-and-limits.md"
     keys = tmp_path / "keys.toml"

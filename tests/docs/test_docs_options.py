@@ -208,6 +208,14 @@ def test_the_table_of_errors_has_the_statuses_and_codes_that_nodes_send() -> Non
     assert documented - sent == {(429, "rate_limit_exceeded"), (502, "upstream_error"), (503, "not_ready")}
 
 
+def test_the_table_of_401s_has_the_messages_that_nodes_send() -> None:
+    shown = [row[0].removesuffix(" …") for row in rows("message", "docs/http-api.md")]
+    sent = [errors.MISSING_API_KEY, *errors.UNAUTHORIZED.values()]
+    messages = [json.loads(each.body)["error"]["message"] for each in sent]
+    assert len(messages) == len(shown)
+    assert all(message.startswith(each) for message, each in zip(messages, shown, strict=True))
+
+
 def test_numbers_of_alerts_and_attacks_are_right() -> None:
     alerts = len(re.findall(r"^\s*- alert:", (ROOT / "deploy/alerts.yml").read_text(), re.MULTILINE))
     for page in ("deploy/README.md", "docs/operations.md"):

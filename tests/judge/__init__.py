@@ -8,4 +8,5 @@ takes a record apart by window; `windows`, `own_share`, `counted`, `told` and `t
 `scenarios` draws a run, `run` carries it out, and `at_rest` asks when nothing else happens.
 
 ``python -m tests.judge.moves`` does the same for keys that move between accounts, by rules of its own: see `moves`.
+``python -m tests.judge.states`` does so for credentials and states of keys: see `states`.
 """

@@ -54,7 +54,7 @@ from .store import JudgedStore, judged_store
 
 _SHORT_MS, _HOUR_MS = 2_000, 3_600_000
 _OUT_OF_REACH = 10**9
-_FAULTS = (
+FAULTS = (
     *(faults.reset, faults.lose_requests, faults.lose_replies, faults.delay, faults.trickle, faults.garbage),
     *(faults.short_lies, faults.freeze, faults.flush_scripts, faults.kill_clients, faults.out_of_memory),
 )
@@ -164,7 +164,7 @@ class _Run:
     async def _let_faults_happen(self, until_s: float) -> None:
         while time.monotonic() < until_s:
             await asyncio.sleep(self._rng.uniform(0.0, 0.5))
-            await self._rng.choice(_FAULTS)(self._scene)
+            await self._rng.choice(FAULTS)(self._scene)
         self._store.go_on()
         for proxy in self._scene.proxies:
             proxy.pass_all()

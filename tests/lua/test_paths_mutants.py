@@ -38,7 +38,7 @@ SOURCE = DECIDE_PATHS.source.decode()
 
 MUTANTS = [
     # Policies, per operation.
-    Mutant("an unknown account is not told", "if not policies[1] and not has_left then return '\\3' end", ""),
+    Mutant("an unknown account is not told", "if not policies[1] and not has_left then return '\\3' end", "", walk=28),
     Mutant("the account's version is not compared", "if version ~= policies[1] then path", "if false then path"),
     Mutant(
         "the key's version is not compared", "elseif of_key ~= sub(batch, from, from + 7) then", "elseif false then"
@@ -54,7 +54,7 @@ MUTANTS = [
         "a deleted key is an old one",
         "if not of_key then path[VERDICT] = UNKNOWN_KEY",
         "if not of_key then path[VERDICT] = OLD_POLICY",
-        walk=7,
+        walk=27,
     ),
     Mutant(
         "settles and charges need the present policy",
@@ -92,7 +92,7 @@ MUTANTS = [
         "admitted at the end",
         "ends_ms > 0 and ends_ms <= clock_ms and",
         "ends_ms > 0 and ends_ms < clock_ms and",
-        walk=1,
+        walk=2,
     ),
     Mutant(
         "ended by the account's clock",
@@ -112,11 +112,13 @@ MUTANTS = [
         "what a lost key had counted is taken for moved",
         "not policies[k + 1] and call('HEXISTS', KEYS[1], 'f:' .. ARGV[k + 2]) == 1 then",
         "not policies[k + 1] then",
+        walk=71,
     ),
     Mutant(
         "a moved key counts here, too",
         "other_count > 0 and k > 0 and not policies[k + 1]",
         "false and not policies[k + 1]",
+        walk=39,
     ),
     # Exactly once.
     Mutant("a batch sent again counts again", "replayed = number == recorded", "replayed = false"),
@@ -276,14 +278,14 @@ MUTANTS = [
         "expired, but the group isn't written",
         "                w[GROUPS][g], w[TOUCHED][g] = false, true\n",
         "                w[GROUPS][g] = false\n",
-        walk=23,
+        walk=47,
     ),
     Mutant("expired, but the meta isn't written", "w[CHANGED], expired = true, true", "expired = true", walk=12),
     Mutant(
         "sums count what has left of the oldest group",
         "if sums_size > 0 and from == CELLS_AT then",
         "if sums_size > 0 then",
-        walk=143,
+        walk=149,
     ),
     Mutant(
         "the oldest group's first cell is taken for the oldest bucket",
@@ -305,7 +307,7 @@ MUTANTS = [
     ),
     Mutant("gaps lose the oldest bucket", "head = stays or newest", "head = stays and stays + 1 or newest"),
     Mutant("expiry ends too early", "if b >= oldest then return", "if b >= oldest - 1 then return", walk=12),
-    Mutant("fields of former rounds are taken for new", "value = g <= floor(w[READABLE] / 24) and", "value =", walk=5),
+    Mutant("fields of former rounds are taken for new", "value = g <= floor(w[READABLE] / 24) and", "value =", walk=65),
     Mutant(
         "the ring is too short",
         "char(g % RING)\n                        if value",
@@ -348,7 +350,7 @@ MUTANTS = [
     Mutant("output has to stay below", "(output <= room_o or", "(output < room_o or", walk=13),
     Mutant("tokens have to stay below", "(input + output <= room_t or", "(input + output < room_t or", walk=14),
     Mutant("no input has to fit, too", "(input <= room_i or input == 0)", "(input <= room_i)", walk=16),
-    Mutant("no output has to fit, too", "(output <= room_o or output == 0)", "(output <= room_o)", walk=26),
+    Mutant("no output has to fit, too", "(output <= room_o or output == 0)", "(output <= room_o)", walk=59),
     Mutant(
         "no tokens have to fit, too",
         "(input + output <= room_t or input + output == 0)",
@@ -483,7 +485,7 @@ MUTANTS = [
         "a group frees just less than it holds",
         "while g < size and sum[g] < over do",
         "while g < size and sum[g] <= over do",
-        walk=14,
+        walk=59,
     ),
     Mutant("the end of the group for the right bucket", "while left > 0 and mask > 0 do", "while mask > 0 do", walk=3),
     Mutant(
@@ -641,7 +643,7 @@ MUTANTS = [
         walk=17,
     ),
     Mutant(
-        "cells after a wide one are not widened", "widen(before), widen(after), 1", "widen(before), after, 1", walk=64
+        "cells after a wide one are not widened", "widen(before), widen(after), 1", "widen(before), after, 1", walk=130
     ),
     # Retry times: which windows are searched.
     Mutant(
@@ -665,7 +667,7 @@ MUTANTS = [
         "usual: an old policy of the key",
         "and (of_key == 0 or policies[of_key + 1] == sub(batch, from, from + 7))",
         "",
-        walk=113,
+        walk=53,
     ),
     Mutant("usual: nothing is counted, but recorded", "local fits = admit_count > 0 and count > 0 and", "local fits ="),
     Mutant("usual: settles are left out", "path_count == 1 and other_count == 0\n", "path_count == 1\n", walk=76),

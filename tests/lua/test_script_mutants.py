@@ -116,7 +116,7 @@ MUTANTS = [
         "if size > 0 and call('HSET', KEYS[3], unpack(fields)) > 0 then call('PEXPIRE', KEYS[3], ttl_ms) end",
         "if size > 0 then call('HSET', KEYS[3], unpack(fields)) end\n"
         "for g in pairs(changed_groups) do if not groups[g] then call('HDEL', KEYS[3], g % RING) end end",
-        walk=38,
+        walk=17,
     ),
     # Retry times, times to full.
     Mutant(
@@ -235,7 +235,10 @@ MUTANTS = [
         "                changed = changed or kind ~= SETTLE\n            end",
     ),
     Mutant(
-        "settled in the wrong cell", "from, before = from + before % 2 * CELL_SIZE,", "from, before = from + CELL_SIZE,"
+        "settled in the wrong cell",
+        "from, before = from + before % 2 * CELL_SIZE,",
+        "from, before = from + CELL_SIZE,",
+        walk=1,
     ),
     Mutant(
         "a charge overwrites its neighbour",

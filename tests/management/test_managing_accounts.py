@@ -22,7 +22,7 @@ async def test_an_organisation_is_made_looked_at_and_taken_apart(either: Manager
     await either.create_account(acme, {"rpm": 100, "key_defaults": {"rpm": 10, "tpm": 1_000}, "show": "own"})
     assert (await either.create_team(f"{acme}/research", {"rpm": 50})).line() == f"team {acme}/research created: rpm 50"
     await either.create_team(f"{acme}/research/vision", {"requests/1d": 7})
-    with pytest.raises(ConfigError, match="its parent 'sales' must be there"):
+    with pytest.raises(ConfigError, match="there is no team 'sales' above it"):
         await either.create_team(f"{acme}/sales/north", {})
     alice = await either.create_key(f"{acme}/alice", {"team": "research/vision", "tpm": "none"})
     await either.create_key(f"{acme}/bob", {"rpm": 20})

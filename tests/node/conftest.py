@@ -16,6 +16,9 @@ import pytest_asyncio
 from node_commands import Command, StartCommand
 from stores import running_store
 
+from limiter_node.store.admin.store_admin import StoreAdmin, administering
+from limiter_node.store.url import parse_store_url
+
 
 @pytest.fixture(scope="session")
 def embedded_cluster() -> Iterator[str]:
@@ -38,6 +41,25 @@ def system_cluster() -> Iterator[str]:
         pytest.skip("no redis-server on this machine")
     with running_store("cluster", binary="redis-server") as store:
         yield store.url
+
+
+@pytest.fixture(params=["embedded_single", "embedded_cluster"])
+def url(request: pytest.FixtureRequest) -> str:
+    """The URL of a single store, then that of a cluster."""
+    return str(request.getfixturevalue(request.param))
+
+
+@pytest.fixture(params=["embedded_single", "system_cluster" if shutil.which("redis-server") else "embedded_cluster"])
+def url_of_either_server(request: pytest.FixtureRequest) -> str:
+    """The URL of a single store, then that of a cluster: the one is Valkey, the other Redis, where that is there."""
+    return str(request.getfixturevalue(request.param))
+
+
+@pytest_asyncio.fixture
+async def admin(url: str) -> AsyncIterator[StoreAdmin]:
+    """The administration of each of these stores."""
+    async with administering(parse_store_url(url)) as admin:
+        yield admin
 
 
 @pytest.fixture

@@ -175,8 +175,10 @@ def test_set_changes_what_is_given_and_creates_nothing(cli: Run, embedded_single
     }
     code, out, _ = cli("keys", "set", "rob", "--limit", "requests=none/1s", *end)
     assert (code, out) == (0, "key rob changed: requests/1s 10 audit -> none\n")
-    code, out, _ = cli("keys", "list", *end)
-    assert re.search(r"^rob +\w{12}  active +0 +50,000 +9,000 +1  1,000,000 input_tokens/1d$", out, re.MULTILINE)
+    code, out, _ = cli("keys", "list", "--limit", 1_000_000, *end)
+    [row] = [line.split() for line in out.splitlines() if line.startswith("rob ")]
+    shown = [cell for cell in row if cell != "-"]  # other tests' keys may need more columns
+    assert shown == ["rob", row[1], "active", "0", "50,000", "9,000", "1", "1,000,000", "input_tokens/1d"]
     assert cli("keys", "delete", "rob", "--yes", *end)[0] == 0
     assert cli("keys", "set", "rob", *end) == (
         2, "", "error: nothing to set: give at least one option, such as --rpm 120\n"
@@ -366,7 +368,11 @@ def test_the_store_comes_from_the_environment(cli: Run, embedded_single: str, mo
     monkeypatch.setenv("LIMITER_RPM", "7")
     monkeypatch.setenv("LIMITER_LIMITS", "requests=50/1d;input_tokens=1000/1h for m as x audit")
     assert "rpm 7," in cli("keys", "create", "from-outside")[2]
-    (key,) = (each for each in json.loads(cli("keys", "list", "--json")[1])["entries"] if each["who"] == "from-outside")
+    (key,) = (
+        each
+        for each in json.loads(cli("keys", "list", "--limit", 1_000_000, "--json")[1])["entries"]
+        if each["who"] == "from-outside"
+    )
     assert key["limits"]["input_tokens/1h for m"] == {"amount": 1_000, "mode": "audit", "name": "x"}
     assert key["limits"]["requests/1d"] == 50
     assert cli("keys", "delete", "from-outside", "--yes")[0] == 0

@@ -68,11 +68,6 @@ class Kept:
         return read_key(self.fields()[b"k:" + self.key.kid.encode()])
 
 
-@pytest.fixture(params=["embedded_single", "embedded_cluster"])
-def url(request: pytest.FixtureRequest) -> str:
-    return str(request.getfixturevalue(request.param))
-
-
 @pytest.fixture(params=["of an account", "flat"])
 def kept(request: pytest.FixtureRequest, url: str) -> Kept:
     account = None

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_asyncio
 from store_tools import new_api_key, store_client
 from stores import running_store
 
@@ -32,19 +31,6 @@ from limiter_node.store.url import parse_store_url
 from limiter_node.store.values import pack_limits, unpack_record
 
 FORMS = ("plain", "flat", "member")
-
-
-@pytest.fixture(params=["embedded_single", "embedded_cluster"])
-def url(request: pytest.FixtureRequest) -> str:
-    value = request.getfixturevalue(request.param)
-    assert isinstance(value, str)
-    return value
-
-
-@pytest_asyncio.fixture
-async def admin(url: str) -> AsyncIterator[StoreAdmin]:
-    async with administering(parse_store_url(url)) as admin:
-        yield admin
 
 
 class Organisation:

@@ -84,13 +84,6 @@ async def two_thousand_keys(url: str) -> AsyncIterator[Masters]:
         await masters.close()
 
 
-@pytest.fixture(params=["embedded_single", "embedded_cluster"])
-def url(request: pytest.FixtureRequest) -> str:
-    value = request.getfixturevalue(request.param)
-    assert isinstance(value, str)
-    return value
-
-
 @asynccontextmanager
 async def watching(url: str, most_keys: int = 10) -> AsyncIterator[StoreWatch]:
     watch = StoreWatch(parse_store_url(url), most_keys=most_keys, timeout_s=20)

@@ -20,7 +20,7 @@ from limiter_node.store.accounts.stored_window import unpack_clock, unpack_path_
 from limiter_node.store.admin import limit_heat
 from limiter_node.store.admin.heat import hottest
 from limiter_node.store.admin.hottest import Hottest, HottestKeys
-from limiter_node.store.admin.limit_heat import LimitHeat, LimitHeats, Place
+from limiter_node.store.admin.limit_heat import HashPlace, LimitHeat, LimitHeats
 from limiter_node.store.admin.watch import StoreReading, StoreWatch
 from limiter_node.store.keyspace import member_key, policy_key, shared_key
 from limiter_node.store.url import parse_store_url
@@ -42,13 +42,6 @@ def account(name: str, amount: int = 100) -> AccountPolicy:
 
 def alice() -> KeyPolicy:
     return KeyPolicy(ALICE, "alice", "vision", (PolicyWindow(DAY, limits=(Limit(0, 10),), since_ms=1),))
-
-
-@pytest.fixture(params=["embedded_single", "embedded_cluster"])
-def url(request: pytest.FixtureRequest) -> str:
-    value = request.getfixturevalue(request.param)
-    assert isinstance(value, str)
-    return value
 
 
 @pytest.fixture
@@ -189,18 +182,18 @@ async def test_an_account_that_is_deleted_between_two_reads_uses_nothing(
     async with url.node_client(*url.endpoints[0]) as client:
         survey = LimitHeats._survey
 
-        async def and_gone(self: LimitHeats, client: Redis, places: Sequence[Place], most: int) -> list[object]:
+        async def and_gone(self: LimitHeats, client: Redis, places: Sequence[HashPlace], most: int) -> list[object]:
             found = await survey(self, client, places, most)
             await client.delete(policy_key(policy.tag))
             return list(found)
 
         monkeypatch.setattr(LimitHeats, "_survey", and_gone)
-        assert await LimitHeats(3).look(client, [Place(policy.tag)], []) == ([], [])
+        assert await LimitHeats(3).look(client, [HashPlace(policy.tag)], []) == ([], [])
 
 
 def test_limits_are_ordered_by_their_share() -> None:
     def heat(name: str, used: int, amount: int) -> LimitHeat:
-        return LimitHeat(Place("@a"), name, "requests/1m", used, amount, True)
+        return LimitHeat(HashPlace("@a"), name, "requests/1m", used, amount, True)
 
     found = [heat("a", 1, 2), heat("b", 9, 10), heat("c", 0, 0), heat("d", 1, 0), heat("e", 5, 10), heat("f", 5, 10)]
     assert [each.name for each in hottest(found, 5)] == ["d", "b", "e", "f", "a"]

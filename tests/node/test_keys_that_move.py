@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import shutil
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator
@@ -34,7 +33,6 @@ from limiter_node.store.url import parse_store_url
 
 MINUTE, HOUR = 60_000, 3_600_000
 OUT_OF_REACH = PolicyWindow(MINUTE, limits=(Limit(0, 10**9),))
-A_CLUSTER = "system_cluster" if shutil.which("redis-server") else "embedded_cluster"
 
 
 class Interrupted(Exception):
@@ -74,11 +72,9 @@ class Scene:
         return {f"{each.subject} {each.per}": used for each, used in zip(windows, usage.path.used, strict=True)}
 
 
-@pytest.fixture(params=["embedded_single", A_CLUSTER])
-def url(request: pytest.FixtureRequest) -> str:
-    value = request.getfixturevalue(request.param)
-    assert isinstance(value, str)
-    return value
+@pytest.fixture
+def url(url_of_either_server: str) -> str:
+    return url_of_either_server
 
 
 @pytest_asyncio.fixture

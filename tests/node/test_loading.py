@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_asyncio
 from dispatching import dispatching
 from redis import Redis
 from store_tools import new_api_key, store_client
@@ -44,21 +42,9 @@ from limiter_node.store.values import pack_limits
 SECOND, MINUTE, HOUR, DAY = 1_000, 60_000, 3_600_000, 86_400_000
 
 
-A_CLUSTER = "system_cluster" if shutil.which("redis-server") else "embedded_cluster"
-
-
-@pytest.fixture(params=["embedded_single", A_CLUSTER])
-def url(request: pytest.FixtureRequest) -> str:
-    """A single store and a cluster; the one is Valkey, the other Redis, where that is there."""
-    value = request.getfixturevalue(request.param)
-    assert isinstance(value, str)
-    return value
-
-
-@pytest_asyncio.fixture
-async def admin(url: str) -> AsyncIterator[StoreAdmin]:
-    async with administering(parse_store_url(url)) as admin:
-        yield admin
+@pytest.fixture
+def url(url_of_either_server: str) -> str:
+    return url_of_either_server
 
 
 @pytest.fixture

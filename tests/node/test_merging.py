@@ -9,19 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from limiter_node.key_states import Credential
-from limiter_node.policy import AccountPolicy, Declared, KeyPolicy, Limit, PolicyWindow, Subject, shape_of
-from limiter_node.policy_body import Tombstone, body_of
-from limiter_node.policy_fields import (
-    Fields,
-    account_from,
-    declaration_digest,
-    declaration_of,
-    fields_of_account,
-    fields_of_key,
-    key_from,
-)
-from limiter_node.store.admin.merging import (
+from limiter_node.declaration_merging import (
     apply_account_fields,
     apply_key_fields,
     flat_to_store,
@@ -31,6 +19,11 @@ from limiter_node.store.admin.merging import (
     merge_key,
     merge_key_fields,
 )
+from limiter_node.declaration_records import declaration_digest, declaration_of
+from limiter_node.key_states import Credential
+from limiter_node.policy import AccountPolicy, Declared, KeyPolicy, Limit, PolicyWindow, Subject, shape_of
+from limiter_node.policy_body import Tombstone, body_of
+from limiter_node.policy_fields import Fields, account_from, fields_of_account, fields_of_key, key_from
 from limiter_node.window_merging import MAX_STORED_WINDOWS, merge_windows
 
 NOW_MS = 1_000_000

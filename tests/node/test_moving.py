@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -33,7 +32,6 @@ from limiter_node.store.url import parse_store_url
 
 MINUTE, HOUR = PolicyWindow(60_000, limits=(Limit(0, 1_000),)), PolicyWindow(3_600_000, limits=(Limit(0, 2_000),))
 OPERATIONS = 4  # seal, open, one way, the end
-A_CLUSTER = "system_cluster" if shutil.which("redis-server") else "embedded_cluster"
 _names = itertools.count()
 
 
@@ -89,11 +87,9 @@ async def masters_of(url: str) -> AsyncIterator[Masters]:
         await masters.close()
 
 
-@pytest.fixture(params=["embedded_single", A_CLUSTER])
-def url(request: pytest.FixtureRequest) -> str:
-    value = request.getfixturevalue(request.param)
-    assert isinstance(value, str)
-    return value
+@pytest.fixture
+def url(url_of_either_server: str) -> str:
+    return url_of_either_server
 
 
 @pytest_asyncio.fixture

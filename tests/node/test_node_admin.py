@@ -12,7 +12,6 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
 import trustme
 from dispatching import dispatching
 from fault_proxy import FaultProxy
@@ -31,19 +30,6 @@ from limiter_node.store.errors import translate
 from limiter_node.store.url import parse_store_url
 
 LIMITS = KeyLimits(10, 200, 300, 40, "alice")
-
-
-@pytest.fixture(params=["embedded_cluster", "embedded_single"])
-def url(request: pytest.FixtureRequest) -> str:
-    value = request.getfixturevalue(request.param)
-    assert isinstance(value, str)
-    return value
-
-
-@pytest_asyncio.fixture
-async def admin(url: str) -> AsyncIterator[StoreAdmin]:
-    async with administering(parse_store_url(url)) as admin:
-        yield admin
 
 
 @asynccontextmanager

@@ -69,10 +69,15 @@ def test_a_forward_mark_is_read_as_it_was_written() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"to":"@acme"}', b'{"declared":[]}'])
-def test_what_is_neither_is_refused(body: bytes) -> None:
-    for read in (read_forward, read_tombstone):
-        with pytest.raises(ValueError, match=""):
-            read(body)
+def test_what_is_no_forward_mark_is_refused(body: bytes) -> None:
+    with pytest.raises(ValueError, match=r"Expecting|not a stored"):
+        read_forward(body)
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"declared":[]}'])
+def test_what_is_no_tombstone_is_refused(body: bytes) -> None:
+    with pytest.raises(ValueError, match=r"Expecting|not a stored"):
+        read_tombstone(body)
 
 
 def test_earlier_versions_read_only_keys_that_have_nothing_new() -> None:

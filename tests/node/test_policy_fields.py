@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from limiter_node.declaration_records import declaration_digest, declaration_of, was_applied, with_declaration
 from limiter_node.key_states import Credential
 from limiter_node.limit_names import limit_name, parse_limit_name
 from limiter_node.limits import KeyLimits
@@ -30,8 +31,6 @@ from limiter_node.policy_body import body_of
 from limiter_node.policy_fields import (
     Fields,
     account_from,
-    declaration_digest,
-    declaration_of,
     fields_of_account,
     fields_of_key,
     fields_of_plain,
@@ -44,8 +43,6 @@ from limiter_node.policy_fields import (
     three_way,
     time_ms,
     time_text,
-    was_applied,
-    with_declaration,
 )
 
 KID, OTHER = "0" * 32, "1" * 32

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,13 @@ from test_degraded import behind_proxy, local
 from limiter_node.credentials import key_id
 from limiter_node.decisions import Need, Outcome
 from limiter_node.declarations import AccountKey, Declarations
-from limiter_node.key_states import CredentialState
+from limiter_node.key_states import Credential, CredentialState
 from limiter_node.keysfile.watching import KeysFile
 from limiter_node.limits import KeyLimits
 from limiter_node.policy import REQUESTS, AccountPolicy, KeyPolicy, Limit, PolicyWindow, Subject
 from limiter_node.policy_body import body_of, read_account, read_key, version_of
 from limiter_node.store.accounts import member as account_member
-from limiter_node.store.accounts.member import Member
+from limiter_node.store.accounts.member import FurtherCredential, Member
 from limiter_node.store.admin.store_admin import administering
 from limiter_node.store.decisions import declared_file, path_replies
 from limiter_node.store.decisions.dispatcher import Dispatcher
@@ -35,11 +36,6 @@ from limiter_node.store.url import parse_store_url
 
 MINUTE, DAY = 60_000, 86_400_000
 ONE = Need(1, 1, 0, ("gpt-4o",))
-
-
-@pytest.fixture(params=["embedded_single", "embedded_cluster"])
-def url(request: pytest.FixtureRequest) -> str:
-    return str(request.getfixturevalue(request.param))
 
 
 def window(amount: int, per_ms: int = MINUTE) -> PolicyWindow:
@@ -234,6 +230,55 @@ async def test_a_lost_pointer_is_mended_by_a_node_that_knows_the_key(
         await eventually(lambda: pointer(embedded_cluster, alice.kid) == account.tag.encode())
         assert await ask(other, alice.kid) is Outcome.ADMITTED
         assert dispatcher.state().losses["keys"] == 1
+
+
+@pytest.mark.parametrize("lost", ["a deletion", "the seal of a move"])
+async def test_54_a_key_that_a_failover_brings_back_is_left_for_where_its_pointer_leads(
+    lost: str, embedded_cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The account's shard has lost that the key was taken out; the shard of the key's digest knows it."""
+    monkeypatch.setattr(account_member, "CHECK_POINTER_EVERY_S", 0.0)
+    monkeypatch.setattr(path_replies, "CHECK_POINTER_EVERY_S", 0.0)
+    account, target, alice = an_account(a_name()), an_account(a_name()), a_key("alice")
+    further = key_id(new_api_key())
+    alice = replace(alice, credentials=(Credential(alice.kid), Credential(further)))
+    put_account(embedded_cluster, account, [alice])
+    put_account(embedded_cluster, target, [])
+    async with administering(parse_store_url(embedded_cluster)) as admin, dispatching(embedded_cluster) as dispatcher:
+        for cid in (alice.kid, further):
+            assert await ask(dispatcher, cid) is Outcome.ADMITTED
+        with store_client(embedded_cluster) as client:
+            before = client.hgetall(policy_key(account.tag))
+            if lost == "a deletion":
+                assert await admin.delete(alice.kid)
+            else:
+                assert await admin.mover.move(alice.kid, account.tag, target.tag)
+            client.delete(policy_key(account.tag))
+            client.hset(policy_key(account.tag), mapping=before)
+
+        async def is_left(cid: str) -> bool:
+            outcome = await ask(dispatcher, cid)
+            asker = dispatcher._queues[cid]
+            if lost == "a deletion":
+                return outcome is Outcome.UNKNOWN_KEY
+            assert isinstance(asker, Member | FurtherCredential)
+            return outcome is Outcome.ADMITTED and asker.member.account.kid == target.tag
+
+        for cid in (alice.kid, further):
+            await eventually(lambda cid=cid: is_left(cid))
+
+
+async def test_a_key_whose_deletion_stopped_after_the_marks_works_on(
+    embedded_cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(account_member, "CHECK_POINTER_EVERY_S", 0.0)
+    monkeypatch.setattr(path_replies, "CHECK_POINTER_EVERY_S", 0.0)
+    account, alice = an_account(a_name()), a_key("alice")
+    put_account(embedded_cluster, account, [alice])
+    async with administering(parse_store_url(embedded_cluster)) as admin, dispatching(embedded_cluster) as dispatcher:
+        await admin.pointers.mark(alice.kid, [alice.kid])
+        for _ in range(20):
+            assert await ask(dispatcher, alice.kid) is Outcome.ADMITTED
 
 
 async def test_a_pointer_that_leads_to_an_account_without_the_key_is_mended_by_the_file(embedded_cluster: str) -> None:

@@ -12,7 +12,7 @@ from rich.console import Console, Group
 from limiter_node.chart import ASCII, BLOCKS, Glyphs
 from limiter_node.limits import Amounts
 from limiter_node.store.admin.hottest import Walk
-from limiter_node.store.admin.limit_heat import LimitHeat, Place
+from limiter_node.store.admin.limit_heat import HashPlace, LimitHeat
 from limiter_node.store.admin.plain_heat import KeyHeat
 from limiter_node.store.admin.watch import ShardReading
 from limiter_node.top.cells import key_name, milliseconds, percent, rate, shortened, size
@@ -29,7 +29,7 @@ def key(name: str, *used: int) -> KeyHeat:
 
 
 def limit(name: str, text: str, used: int, amount: int, kid: str = "") -> LimitHeat:
-    return LimitHeat(Place("@acme", kid), name, text, used, amount, True)
+    return LimitHeat(HashPlace("@acme", kid), name, text, used, amount, True)
 
 
 FRAME = Frame(

@@ -8,7 +8,7 @@ from typing import Any
 import cloup
 
 from limiter_node.changes import Change
-from limiter_node.commands.field_options import fields_from, key_options, limit_options
+from limiter_node.commands.field_options import changes_from, key_options, limit_options
 from limiter_node.commands.help import EXAMPLES
 from limiter_node.commands.managing import addressed, as_json, manage, warn_of_secret, who_argument
 from limiter_node.commands.options import grouped, option, store_url
@@ -25,9 +25,7 @@ from limiter_node.management.manager import Manager
 @grouped("Store", store_url, as_json)
 def set_(who: str, store: str, as_json: bool, **options: Any) -> None:
     """Change a key, from its next request on. Usage stays, and so does what isn't given."""
-    fields = fields_from(options)
-    if not fields:
-        raise ConfigError("nothing to set: give at least one option, such as --rpm 120")
+    fields = changes_from(options, "--rpm 120")
     _change(who, store, as_json, lambda manager, key: manager.set_key(key, fields))
 
 

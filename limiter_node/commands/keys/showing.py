@@ -11,7 +11,7 @@ from limiter_node.chart import glyphs_for
 from limiter_node.commands.key_tables import key_lines, listing_lines
 from limiter_node.commands.managing import addressed, administer, as_json, identified, manage, who_argument
 from limiter_node.commands.options import option, store_url
-from limiter_node.commands.printing import print_json, print_lines
+from limiter_node.commands.printing import print_json, print_lines, print_view
 from limiter_node.commands.tables import number
 from limiter_node.commands.usage_chart import usage_chart
 from limiter_node.decisions import Usage
@@ -54,10 +54,7 @@ def show(who: str, store: str, as_json: bool) -> None:
 def list_(account: str | None, team: str | None, limit: int, store: str, as_json: bool) -> None:
     """List the keys in the store, sorted by name."""
     found = manage(store, lambda it: it.list_keys(account, team, limit))
-    if as_json:
-        print_json(found)
-    else:
-        print_lines(listing_lines(found.entries))
+    print_view(found, lambda it: listing_lines(it.entries), as_json=as_json)
     if found.total > len(found.entries):
         click.echo(
             f"showing the first {number(len(found.entries))} of {number(found.total)} keys; raise --limit to see more",

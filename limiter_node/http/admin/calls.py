@@ -22,7 +22,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What to send as JSON. `is_secret`: no cache may keep it."""
+    """The JSON to send. `is_secret`: no cache may keep it."""
 
     content: Mapping[str, Any]
     is_secret: bool = False

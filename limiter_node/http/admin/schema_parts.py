@@ -31,7 +31,7 @@ VIEWS: Final[Mapping[str, type]] = {
     "ExplainedLimit": views.ExplainedLimit,
     "Explanation": views.Explanation,
 }
-"""What replies hold, by the name of its schema."""
+"""The views that replies hold, by the names of their schemas."""
 
 _NAMES = {view: name for name, view in VIEWS.items()}
 _SIMPLE: Mapping[object, Schema] = {

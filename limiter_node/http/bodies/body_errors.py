@@ -11,7 +11,7 @@ from limiter_node.http.responses.errors import ErrorResponse
 from limiter_node.http.server.raw_body import BodyTimeout, UnreadableBody
 
 BODY_ERRORS: Final = (BodyTooLarge, UnsupportedEncoding, BodyTimeout, UnreadableBody, ConnectionError)
-"""What `http.bodies.body.BodyReader.read` raises, but for `Overloaded`, which has headers of its own."""
+"""The errors that `http.bodies.body.BodyReader.read` raises, but for `Overloaded`, which has headers of its own."""
 
 
 def body_error(error: Exception, max_bytes: int) -> ErrorResponse:

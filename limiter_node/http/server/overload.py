@@ -40,9 +40,9 @@ TOO_LATE_S: Final = 0.1
 """Turned away whatever was before: thousands that come at once are not to be served a second later."""
 BUDGET: Final = 0.15
 SHED_COST_S: Final = 60e-6
-"""What it costs to read a request and to turn it away."""
+"""The time that it costs to read a request and to turn it away."""
 MAX_PAUSE_S: Final = 1.0
-"""What a 503 tells callers to wait."""
+"""The longest pause of a connection: as long as a 503 tells callers to wait."""
 
 OVER_S: Final = 5.0
 """An overload is told to be over when nothing was turned away for so long."""

@@ -45,12 +45,9 @@ class Opened(NamedTuple):
 
 
 class Missing(NamedTuple):
-    """A key that its account doesn't have. `revision`: that of its policy if it was deleted there, else -1.
+    """A key that its account doesn't have. `forward`: the mark of a key that has moved to another account."""
 
-    `forward`: the mark of a key that has moved to another account.
-    """
-
-    revision: int
+    was_deleted: bool
     forward: Forward | None = None
 
 
@@ -138,14 +135,14 @@ class Accounts:
             older.append((kid, body, member.body))
         return Opened(member, found.time_ms)
 
-    async def revision_of_deleted(self, kid: str, tag: str) -> int:
-        """Return the revision that a key of an account had when it was deleted; -2 if it wasn't.
+    async def revision_of_deleted(self, kid: str, tag: str) -> int | None:
+        """Return the revision that a key of an account had when it was deleted; None if it wasn't.
 
         If `kid` is empty, it is the account's. Raises `StoreUnavailable`.
         """
         found = await self._read(kid, tag, monotonic())
         try:
-            return -2 if found.tombstone is None else read_tombstone(found.tombstone).revision
+            return None if found.tombstone is None else read_tombstone(found.tombstone).revision
         except ValueError as error:
             raise StoreUnavailable(f"what is left of a policy of {tag_text(tag)} can't be read: {error}") from error
 
@@ -258,10 +255,8 @@ class Accounts:
 
 def _missing(found: Policies) -> Missing:
     """Raises ValueError if what is left of the key can't be read."""
-    return Missing(
-        -1 if found.tombstone is None else read_tombstone(found.tombstone).revision,
-        None if found.forward is None else read_forward(found.forward),
-    )
+    tombstone = None if found.tombstone is None else read_tombstone(found.tombstone)
+    return Missing(tombstone is not None, None if found.forward is None else read_forward(found.forward))
 
 
 def _keys(tag: str, kids: Sequence[str]) -> list[bytes]:

@@ -10,16 +10,14 @@ from __future__ import annotations
 
 import asyncio
 
-from limiter_node.policy import AccountPolicy, KeyPolicy
+from limiter_node.policy import AccountPolicy, KeyPolicy, key_of
 from limiter_node.policy_body import read_key, version_of
 from limiter_node.store.accounts.calls import AwaitedCall
 from limiter_node.store.keyspace import policy_key, slot_of
 from limiter_node.store.scripts import load_script
 from limiter_node.store.wire.routing_and_retries import Router
 from limiter_node.store.wire.script_target import ScriptTarget
-
-_NAME_IS_TAKEN = 2
-"""The reply of ``declare.lua`` if another key of the account has the name: then the key is left out of its index."""
+from limiter_node.store.written import Written
 
 
 def is_older(told: AccountPolicy | KeyPolicy, known: AccountPolicy | KeyPolicy) -> bool:
@@ -30,7 +28,7 @@ def is_older(told: AccountPolicy | KeyPolicy, known: AccountPolicy | KeyPolicy) 
     """
     if told.revision or told.revision == known.revision:
         return told.revision < known.revision
-    key = known.key if isinstance(known, AccountPolicy) else known
+    key = key_of(known)
     return key is not None and not key.has_one_lasting_credential
 
 
@@ -51,7 +49,8 @@ class NewerPolicies:
             StoreUnavailable: the store could not be asked.
         """
         names = (read_key(body).name, read_key(told).name) if kid else ("", "")
-        if await self._write(tag, kid, told, body, *names) == _NAME_IS_TAKEN:
+        # Where another key of the account has the name, the key is left out of the index of names.
+        if await self._write(tag, kid, told, body, *names) == Written.NAME_TAKEN:
             await self._write(tag, kid, told, body, "", names[1])
 
     async def _write(self, tag: str, kid: str, told: bytes, body: bytes, name: str, former_name: str) -> object:
@@ -69,5 +68,5 @@ class NewerPolicies:
 
     def _on_written(self, place: tuple[str, str, bytes]) -> None:
         written = self._under_way.pop(place)
-        if not written.cancelled() and written.exception() is None and written.result() == 1:
+        if not written.cancelled() and written.exception() is None and written.result() == Written.DONE:
             self.declared += 1

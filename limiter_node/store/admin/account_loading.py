@@ -4,32 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
 
 from limiter_node.changes import Action, Change, change_between
+from limiter_node.declaration_merging import account_to_store, apply_account_fields, merge_account_fields
+from limiter_node.declaration_records import declaration_of, was_applied
 from limiter_node.errors import StoreUnavailable
 from limiter_node.policy import AccountPolicy, account_tag
-from limiter_node.policy_fields import (
-    Fields,
-    declaration_of,
-    fields_of_account,
-    split_team_field,
-    teams_in,
-    was_applied,
-)
+from limiter_node.policy_fields import Fields, fields_of_account, split_team_field, teams_in
 from limiter_node.store.admin.key_plans import Unchanged
-from limiter_node.store.admin.merging import account_to_store, apply_account_fields, merge_account_fields
-from limiter_node.store.admin.policies import WRITTEN, Policies, StoredAccount, Write
-
-_ATTEMPTS: Final = 100
-"""Another process wrote in between each of them: of that many, one has succeeded each time."""
+from limiter_node.store.admin.policies import Policies, StoredAccount, Write
+from limiter_node.store.written import ATTEMPTS, Written
 
 Merge = Callable[[AccountPolicy, StoredAccount], AccountPolicy | Unchanged]
 
 
 @dataclass
 class AccountResults:
-    """What has become of declared accounts, by name. `stored`: as they are now; None for one that isn't there."""
+    """The outcomes for declared accounts, by name. `stored`: as they are now; None for one that isn't there."""
 
     changes: dict[str, list[Change]] = field(default_factory=dict)
     unchanged: dict[str, Unchanged] = field(default_factory=dict)
@@ -80,7 +71,7 @@ class AccountLoader:
     ) -> AccountResults:
         """Make of each account, by name, what `merge` says."""
         results, left = AccountResults(), list(accounts)
-        for _ in range(_ATTEMPTS):
+        for _ in range(ATTEMPTS):
             writes = {}
             stored = await self._policies.read_all(account_tag(name) for name in left)
             for name in left:
@@ -94,8 +85,8 @@ class AccountLoader:
                 results.changes[name] = account_changes(name, found.policy, merged)
                 if merged is not found.policy:
                     writes[name] = Write(account_tag(name), "", found.version, merged)
-            replies = [WRITTEN] * len(writes) if dry_run else await self._policies.write(list(writes.values()))
-            left = [name for name, reply in zip(writes, replies, strict=True) if reply != WRITTEN]
+            replies = [Written.DONE] * len(writes) if dry_run else await self._policies.write(list(writes.values()))
+            left = [name for name, reply in zip(writes, replies, strict=True) if reply is not Written.DONE]
             if not left:
                 return results
         raise StoreUnavailable(f"the policy of account {left[0]} keeps being changed by others: try again")

@@ -9,13 +9,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
+from limiter_node.declaration_records import declaration_of, kept_digest
 from limiter_node.declarations import to_account
 from limiter_node.limits import WINDOW_MS
 from limiter_node.policy import KEY_SUBJECT, AccountPolicy, Declared, PolicyWindow, window_id
 from limiter_node.policy_body import body_of, version_of
-from limiter_node.policy_fields import declaration_of, digest_text, fields_of_plain
+from limiter_node.policy_fields import fields_of_plain
 from limiter_node.store import keyspace
 from limiter_node.store.admin.masters import Masters
+from limiter_node.store.admin.policies import Policies
 from limiter_node.store.admin.script_calls import ScriptCall, call_scripts
 from limiter_node.store.scripts import load_script
 from limiter_node.store.values import PlainRecord, unpack_limits
@@ -44,28 +46,31 @@ def plain_account(kid: str, limits: bytes, record: PlainRecord, now_ms: int) -> 
 def declared_of(record: PlainRecord) -> Declared:
     """Return the record of a plain key's declarations as that of an account."""
     last = declaration_of(fields_of_plain(unpack_limits(record.last))) if record.last else ""
-    return Declared(last, tuple(digest_text(each) for each in record.applied))
+    return Declared(last, tuple(kept_digest(each) for each in record.applied))
 
 
 class Adopter:
     """Make plain keys of one store accounts of their own."""
 
     def __init__(self, masters: Masters) -> None:
-        self._masters = masters
+        self._masters, self._policies = masters, Policies(masters)
         self._script = load_script("adopt")
 
     async def adopt(self, adoptions: Mapping[str, Adoption]) -> list[str]:
         """Make each key an account of its own. Return those that stay as they are, because others have changed them."""
         left = []
-        calls = {kid: _call(kid, each) for kid, each in adoptions.items()}
+        # A key may have been an account of its own before it was deleted and made again as a plain one.
+        stored = await self._policies.read_all(adoptions)
+        calls = {kid: _call(kid, each, stored[kid].last_revision(kid)) for kid, each in adoptions.items()}
         for client, kids in self._masters.by_owner(calls, keyspace.limits_key).items():
             replies = await call_scripts(client, self._script, [calls[kid] for kid in kids])
             left += [kid for kid, reply in zip(kids, replies, strict=True) if reply != 1]
         return left
 
 
-def _call(kid: str, adoption: Adoption) -> ScriptCall:
-    body = body_of(adoption.account)
+def _call(kid: str, adoption: Adoption, last_revision: int) -> ScriptCall:
+    account = adoption.account
+    body = body_of(replace(account, revision=max(account.revision, last_revision + 1)))
     keys = (
         *(keyspace.limits_key(kid), keyspace.window_key(kid), keyspace.past_key(kid)),
         *(keyspace.policy_key(kid), keyspace.shared_key(kid), keyspace.deleted_key(kid), keyspace.declared_key(kid)),

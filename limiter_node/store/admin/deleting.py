@@ -14,7 +14,7 @@ from redis.exceptions import WatchError
 
 from limiter_node.errors import StoreUnavailable
 from limiter_node.key_states import Credential
-from limiter_node.policy import AccountPolicy, KeyPolicy
+from limiter_node.policy import KeyPolicy, key_of
 from limiter_node.store.admin.masters import Masters
 from limiter_node.store.admin.moving import Mover
 from limiter_node.store.admin.pointers import Mark, Pointers, Way
@@ -32,10 +32,9 @@ from limiter_node.store.keyspace import (
     window_key,
 )
 from limiter_node.store.scripts import load_script
+from limiter_node.store.written import ATTEMPTS
 
 _NO_KEY: Final[tuple[bytes, KeyPolicy | None]] = (NO_VERSION, None)
-_ATTEMPTS = 100
-"""Another process changed the key in between each of them."""
 
 
 class Deleter:
@@ -50,7 +49,7 @@ class Deleter:
 
         A deletion that was interrupted is finished.
         """
-        for attempt in range(_ATTEMPTS):
+        for attempt in range(ATTEMPTS):
             place = tag if attempt == 0 else None  # it may have moved meanwhile
             if place is None:
                 pointer = (await self._pointers.read([kid]))[kid]
@@ -70,7 +69,7 @@ class Deleter:
             return None if moved_to is None else await self._delete_from(moved_to, kid)
         account = tag == kid
         version, policy = (stored.version, stored.policy) if account else stored.keys.get(kid, _NO_KEY)
-        key = policy.key if isinstance(policy, AccountPolicy) else policy
+        key = None if policy is None else key_of(policy)
         credentials = (Credential(kid),) if key is None else key.all_credentials
         cids = [each.digest for each in credentials]
         if policy is None or key is None:  # not there: a deletion that was interrupted is finished

@@ -26,7 +26,7 @@ from redis.asyncio import Redis
 from limiter_node.limits import WINDOW_BUCKETS
 from limiter_node.policy import ACCOUNT_MARK
 from limiter_node.store.admin.heat import hottest
-from limiter_node.store.admin.limit_heat import LimitHeat, LimitHeats, Place
+from limiter_node.store.admin.limit_heat import HashPlace, LimitHeat, LimitHeats
 from limiter_node.store.admin.plain_heat import KeyHeat, PlainHeats
 
 MAX_SCANNED = 10_000
@@ -69,8 +69,8 @@ class HottestKeys:
         self._plain, self._limits = PlainHeats(most, window_buckets), LimitHeats(most)
         self._cursor = 0
         self._is_named = False
-        self._named: deque[Place] = deque()
-        self._candidates: list[Place] = []
+        self._named: deque[HashPlace] = deque()
+        self._candidates: list[HashPlace] = []
         self._scanned = 0
         self._seen = self._seen_before = (0, 0)
         self._is_whole = False
@@ -94,12 +94,12 @@ class HottestKeys:
         self._named.extendleft(self._limits.unread)
         unread = set(self._limits.unread)
         self._note_seen([each for each in new if each not in unread])
-        candidates = (*(Place(_PLAIN, each.kid) for each in plain), *(each.place for each in (*keys, *accounts)))
+        candidates = (*(HashPlace(_PLAIN, each.kid) for each in plain), *(each.place for each in (*keys, *accounts)))
         self._candidates = list(dict.fromkeys(candidates))
         self._note_progress(size)
         return Hottest(hottest([*plain, *keys], 2 * self._most), accounts)
 
-    def _note_seen(self, new: list[Place]) -> None:
+    def _note_seen(self, new: list[HashPlace]) -> None:
         accounts = sum(is_account(each) for each in new)
         keys_before, accounts_before = self._seen
         self._seen = keys_before + len(new) - accounts, accounts_before + accounts
@@ -123,7 +123,7 @@ class HottestKeys:
                     tag, is_plain, _, member = match.groups()
                     name = tag.decode("ascii", "replace")
                     kid = member.decode() if member else ""
-                    self._named.append(Place(_PLAIN, name) if is_plain else Place(name, kid))
+                    self._named.append(HashPlace(_PLAIN, name) if is_plain else HashPlace(name, kid))
             self._is_named = self._cursor == 0
 
 
@@ -131,6 +131,6 @@ _PLAIN = ""
 """Stands for the account of a plain key, which has none."""
 
 
-def is_account(place: Place) -> bool:
+def is_account(place: HashPlace) -> bool:
     """Whether a place holds the windows of a named account, not those of a key."""
     return not place.kid and place.tag.startswith(ACCOUNT_MARK)

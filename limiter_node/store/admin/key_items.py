@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from enum import IntEnum
 from typing import Any, Final
 
+from limiter_node.declaration_merging import flat_to_store, key_to_store
 from limiter_node.errors import ConfigError
 from limiter_node.key_states import MAX_CREDENTIALS
 from limiter_node.limits import KeyLimits
@@ -23,31 +23,19 @@ from limiter_node.policy_fields import (
     fields_of_key,
     fields_of_plain,
     flat_account_from,
-    key_from,
     plain_from,
 )
 from limiter_node.store.admin.adopting import Adopter, Adoption, plain_account
 from limiter_node.store.admin.masters import Masters
+from limiter_node.store.admin.plain_keys import PlainKeys, PlainWrite, PlainWritten
 from limiter_node.store.admin.pointers import Pointer, Pointers
 from limiter_node.store.admin.policies import NO_VERSION, Policies, Write, time_ms_of
-from limiter_node.store.admin.script_calls import ScriptCall, call_script
-from limiter_node.store.keyspace import declared_key, deleted_key, limits_key
-from limiter_node.store.scripts import load_script
+from limiter_node.store.keyspace import declared_key, limits_key
 from limiter_node.store.values import PlainRecord, pack_limits, unpack_limits, unpack_record
+from limiter_node.store.written import Written
 
 PLAIN: Final = ""
 """Stands for the hash tag of the account of a plain key, which has none."""
-
-
-class Written(IntEnum):
-    """The outcome of a change. Only with `DONE` anything was written."""
-
-    DONE = 1
-    OTHER_VERSION = 0
-    """Somebody else has changed the key since it was read."""
-    NAME_TAKEN = 2
-    MOVED = 3
-    """The key has moved to another account."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +54,17 @@ class KeyItem:
     account: AccountPolicy | None = None
     key: KeyPolicy | None = None
     tombstone: Tombstone | None = None
-    """What is kept of it if it was deleted."""
+    """The rest that is kept of it if it was deleted."""
     record: PlainRecord | None = None
     """The declarations of a plain key."""
     account_version: bytes = NO_VERSION
     """The version of its named account."""
     is_moving: bool = False
     """Whether its move away from `tag` was begun and isn't over."""
+    forward: bytes = b""
+    """The mark at `tag` of a move that is over, as stored."""
+    last_revision: int = 0
+    """The highest one that it had at `tag`, if it isn't there any more."""
 
     @property
     def exists(self) -> bool:
@@ -119,9 +111,11 @@ def plain_key(kid: str, limits: KeyLimits) -> KeyPolicy:
 class KeyItems:
     """Read and write single keys of one store."""
 
-    def __init__(self, masters: Masters, policies: Policies, pointers: Pointers, adopter: Adopter) -> None:
-        self._masters, self._policies, self._pointers, self._adopter = masters, policies, pointers, adopter
-        self._put_plain = load_script("put_plain")
+    def __init__(
+        self, masters: Masters, policies: Policies, pointers: Pointers, plain: PlainKeys, adopter: Adopter
+    ) -> None:
+        self._masters, self._policies, self._pointers = masters, policies, pointers
+        self._plain, self._adopter = plain, adopter
 
     async def read(self, kid: str, tag: str | None = None) -> KeyItem:
         """Return a key; with an empty version if there is none. `tag`: where it is, if that is known."""
@@ -140,7 +134,12 @@ class KeyItems:
         forward = stored.forwards.get(kid)
         is_moving = forward is not None and not read_forward(forward).is_over
         nothing = KeyItem(
-            kid, tag, stored.time_ms, account=stored.policy, account_version=stored.version, is_moving=is_moving
+            *(kid, tag, stored.time_ms),
+            account=stored.policy,
+            account_version=stored.version,
+            is_moving=is_moving,
+            forward=b"" if forward is None or is_moving else forward,
+            last_revision=stored.last_revision(kid),
         )
         if tag == kid:
             if stored.policy is None or stored.policy.key is None:
@@ -157,23 +156,21 @@ class KeyItems:
             fields = {name: value for name, value in fields.items() if (name, value) != ("disabled", False)}
         if item.tag != PLAIN and item.tag != item.kid:
             assert item.account is not None
-            key = _revived(_trimmed(key_from(item.kid, fields, item.key, item.time_ms), item.time_ms), item)
+            key = key_to_store(item.kid, dict(fields), None, item.key, item.time_ms, item.tombstone)
+            key = _trimmed(key, item.time_ms)
+            if not item.exists:
+                key = replace(key, revision=max(key.revision, item.last_revision + 1))
             return replace(item, key=key, version=version_of(body_of(key)))
         if item.tag == PLAIN and (limits := plain_from(fields)) is not None:
             return replace(item, limits=limits, version=pack_limits(limits))
         before = item.account
         if item.tag == PLAIN and item.exists:
             before = plain_account(item.kid, item.version, item.record or PlainRecord(), item.time_ms)
-        account = flat_account_from(item.kid, fields, before, item.time_ms)
+        account = flat_to_store(item.kid, dict(fields), None, before, item.time_ms, item.tombstone)
         assert account.key is not None
         account = replace(account, key=_trimmed(account.key, item.time_ms))
-        assert account.key is not None
-        if before is None and item.tombstone is not None:
-            account = replace(
-                account,
-                revision=item.tombstone.revision + 1,
-                key=replace(account.key, declared=item.tombstone.declared),
-            )
+        if not item.exists:
+            account = replace(account, revision=max(account.revision, item.last_revision + 1))
         version = version_of(body_of(account))
         return replace(item, tag=item.kid, limits=None, account=account, key=account.key, version=version)
 
@@ -186,7 +183,8 @@ class KeyItems:
     async def write(self, before: KeyItem, after: KeyItem) -> Written:
         """Write a key over what was read. A key of an account that didn't exist needs its pointers besides."""
         if after.tag == PLAIN:
-            return await self._write_plain(before.kid, before.version, after.version)
+            written = await self._plain.write({before.kid: PlainWrite(before.version, after.version, is_back=True)})
+            return Written.DONE if written[before.kid] is PlainWritten.DONE else Written.OTHER_VERSION
         if before.tag == PLAIN and before.exists:
             assert after.account is not None
             left = await self._adopter.adopt({before.kid: Adoption(after.account, before.version)})
@@ -196,14 +194,9 @@ class KeyItems:
         former = before.key.name if before.key is not None else ""
         # A key of an account must not get into a team, or an account, that is being deleted.
         account = before.account_version if kid else NO_VERSION
-        [reply] = await self._policies.write([Write(after.tag, kid, before.version, policy, former, account=account)])
-        return Written(reply)
-
-    async def _write_plain(self, kid: str, expected: bytes, limits: bytes) -> Written:
-        keys = (limits_key(kid), deleted_key(kid), declared_key(kid))
-        call = ScriptCall(keys, (expected, "*", limits, "", 1))
-        reply = await call_script(self._masters.owner(keys[0]), self._put_plain, call)
-        return Written.DONE if reply == 1 else Written.OTHER_VERSION
+        write = Write(after.tag, kid, before.version, policy, former, before.forward, account)
+        [outcome] = await self._policies.write([write])
+        return outcome
 
 
 def _trimmed(key: KeyPolicy, now_ms: int) -> KeyPolicy:
@@ -217,13 +210,6 @@ def _trimmed(key: KeyPolicy, now_ms: int) -> KeyPolicy:
     others = [each for each in key.credentials if each.digest != key.kid]
     ended = [each for each in others if each.is_revoked or 0 < each.ends_ms <= now_ms]
     return replace(key, credentials=tuple(each for each in key.credentials if each not in ended[:excess]))
-
-
-def _revived(key: KeyPolicy, item: KeyItem) -> KeyPolicy:
-    """Return the policy of a key that comes back after it was deleted: it goes on with its history."""
-    if item.exists or item.tombstone is None:
-        return key
-    return replace(key, revision=item.tombstone.revision + 1, declared=item.tombstone.declared)
 
 
 def _limits(kid: str, packed: bytes) -> KeyLimits:

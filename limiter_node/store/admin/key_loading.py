@@ -9,35 +9,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 from limiter_node.changes import Change
 from limiter_node.errors import ConfigError, StoreUnavailable
 from limiter_node.limits import KeyLimits
 from limiter_node.policy import AccountPolicy
 from limiter_node.store.admin.adopting import Adopter, Adoption, plain_account
-from limiter_node.store.admin.key_places import KeyPlaces, Place
-from limiter_node.store.admin.key_plans import Plan, Unchanged, Wanted
+from limiter_node.store.admin.key_places import KeyPlace, KeyPlaces
+from limiter_node.store.admin.key_plans import KeyPlan, Unchanged, Wanted
 from limiter_node.store.admin.masters import Masters
 from limiter_node.store.admin.moving import Mover
+from limiter_node.store.admin.plain_keys import PlainKeys, PlainWrite, PlainWritten
 from limiter_node.store.admin.pointers import Pointer, Pointers, Way
-from limiter_node.store.admin.policies import NAME_TAKEN, NO_VERSION, WRITTEN, Policies, Write
-from limiter_node.store.admin.script_calls import ScriptCall, call_scripts
-from limiter_node.store.keyspace import declared_key, deleted_key, limits_key
-from limiter_node.store.scripts import load_script
+from limiter_node.store.admin.policies import NO_VERSION, Policies, Write
 from limiter_node.store.values import pack_limits
+from limiter_node.store.written import ATTEMPTS, Written
 
-Planner: TypeAlias = Callable[[Wanted, Place], Plan | Unchanged]
-
-_ATTEMPTS: Final = 100
-"""Another process wrote in between each of them: of that many, one has succeeded each time."""
-_OTHER_KEYS = 3
-"""The reply of ``put_plain.lua`` where the digest was another key's credential."""
+Planner: TypeAlias = Callable[[Wanted, KeyPlace], KeyPlan | Unchanged]
 
 
 @dataclass
 class KeyResults:
-    """What has become of declared keys, by their first credential. `problems`: why a key is not as it is declared."""
+    """The outcomes for declared keys, by their first credential. `problems`: why a key is not as it is declared."""
 
     changes: dict[str, Change] = field(default_factory=dict)
     unchanged: dict[str, Unchanged] = field(default_factory=dict)
@@ -59,17 +53,18 @@ class KeyResults:
 class KeyLoader:
     """Load declared keys into one store. Methods raise redis-py's errors, and ours."""
 
-    def __init__(self, masters: Masters, policies: Policies, pointers: Pointers, mover: Mover) -> None:
-        self._masters, self._policies, self._pointers, self._mover = masters, policies, pointers, mover
+    def __init__(
+        self, masters: Masters, policies: Policies, pointers: Pointers, plain: PlainKeys, mover: Mover
+    ) -> None:
+        self._policies, self._pointers, self._plain, self._mover = policies, pointers, plain, mover
         self._places, self._adopter = KeyPlaces(masters, policies), Adopter(masters)
-        self._put_plain = load_script("put_plain")
 
     async def load(
         self, wanted: Mapping[str, Wanted], plan: Planner, *, by_word: bool = False, dry_run: bool = False
     ) -> KeyResults:
         """Make of each key what `plan` says. `by_word`: also keys that were deleted, which then come back."""
         results, left = KeyResults(), dict(wanted)
-        for _ in range(_ATTEMPTS):
+        for _ in range(ATTEMPTS):
             plans = {}
             for name, place in (await self._places.find({name: each.sought for name, each in left.items()})).items():
                 found = self._plan(left[name], place, plan, results)
@@ -88,7 +83,7 @@ class KeyLoader:
                 return results
         raise StoreUnavailable(f"{len(left)} declared keys keep being changed by others: try again")
 
-    def _plan(self, wanted: Wanted, place: Place, plan: Planner, results: KeyResults) -> Plan | None:
+    def _plan(self, wanted: Wanted, place: KeyPlace, plan: Planner, results: KeyResults) -> KeyPlan | None:
         name = wanted.kid
         if results.kids.setdefault(place.kid, name) != name:
             results.problems.append(f"the credential sha256:{name[:12]} is one of another key that is declared, too")
@@ -106,7 +101,7 @@ class KeyLoader:
             results.changes[name] = found.change
         return found
 
-    async def _carry_out(self, plans: Mapping[str, Plan], results: KeyResults, *, by_word: bool) -> list[str]:
+    async def _carry_out(self, plans: Mapping[str, KeyPlan], results: KeyResults, *, by_word: bool) -> list[str]:
         """Carry plans out. Return the keys that have to be planned again."""
         leaving = {name: plan for name, plan in plans.items() if plan.place.sealed or plan.moves}
         # Whoever moves a key that is marked as deleted takes it away: by a person's word it comes back first.
@@ -125,7 +120,7 @@ class KeyLoader:
         rest = {name: plan for name, plan in left.items() if name not in plain and name not in adopted}
         return [*again, *await self._write(rest, results)]
 
-    async def _move(self, plans: Mapping[str, Plan], results: KeyResults) -> list[str]:
+    async def _move(self, plans: Mapping[str, KeyPlan], results: KeyResults) -> list[str]:
         """Bring keys to their accounts. Return those that are to be planned again, where they are then."""
         plain = {name: plan for name, plan in plans.items() if plan.place.plain is not None}
         await self._adopt(plain, is_as_before=True)
@@ -145,7 +140,7 @@ class KeyLoader:
                 again.append(name)
         return again
 
-    async def _adopt(self, plans: Mapping[str, Plan], *, is_as_before: bool = False) -> list[str]:
+    async def _adopt(self, plans: Mapping[str, KeyPlan], *, is_as_before: bool = False) -> list[str]:
         """Make plain keys accounts of their own, on the way to another account with the limits that they have."""
         adoptions, names = {}, {}
         for name, plan in plans.items():
@@ -157,7 +152,7 @@ class KeyLoader:
             adoptions[place.kid], names[place.kid] = Adoption(account, place.plain), name
         return [names[kid] for kid in await self._adopter.adopt(adoptions)]
 
-    async def _claim(self, plans: Mapping[str, Plan], results: KeyResults, *, by_word: bool) -> set[str]:
+    async def _claim(self, plans: Mapping[str, KeyPlan], results: KeyResults, *, by_word: bool) -> set[str]:
         """Make the credentials of keys lead to them. Return the keys that must not be written.
 
         A way that leads there is left alone, and so is the first credential of a plain key, which holds its limits.
@@ -182,22 +177,21 @@ class KeyLoader:
             refused.add(name)
         return refused
 
-    async def _put(self, plans: Mapping[str, Plan], results: KeyResults, *, by_word: bool) -> list[str]:
+    async def _put(self, plans: Mapping[str, KeyPlan], results: KeyResults, *, by_word: bool) -> list[str]:
         again, names = [], {plan.place.kid: name for name, plan in plans.items()}
-        for client, kids in self._masters.by_owner(names, limits_key).items():
-            calls = [_put_call(plans[names[kid]], by_word=by_word) for kid in kids]
-            for kid, reply in zip(kids, await call_scripts(client, self._put_plain, calls), strict=True):
-                if reply == _OTHER_KEYS:
-                    self._fail(names[kid], plans[names[kid]], "its credential was another key's", results)
-                elif reply != WRITTEN:
-                    again.append(names[kid])
+        writes = {kid: _plain_write_of(plans[name], by_word=by_word) for kid, name in names.items()}
+        for kid, written in (await self._plain.write(writes)).items():
+            if written is PlainWritten.OTHER_KEYS:
+                self._fail(names[kid], plans[names[kid]], "its credential was another key's", results)
+            elif written is not PlainWritten.DONE:
+                again.append(names[kid])
         return again
 
-    async def _write(self, plans: Mapping[str, Plan], results: KeyResults) -> list[str]:
+    async def _write(self, plans: Mapping[str, KeyPlan], results: KeyResults) -> list[str]:
         replies = await self._policies.write([_write_of(plan) for plan in plans.values()])
         found = dict(zip(plans, replies, strict=True))
-        taken = [name for name, reply in found.items() if reply == NAME_TAKEN]
-        again = [name for name, reply in found.items() if reply not in (WRITTEN, NAME_TAKEN)]
+        taken = [name for name, reply in found.items() if reply is Written.NAME_TAKEN]
+        again = [name for name, reply in found.items() if reply not in (Written.DONE, Written.NAME_TAKEN)]
         if len(taken) < len(found):
             return [*again, *taken]  # a name may be free by now
         if (first := _first_of_circle({name: plans[name] for name in taken})) is not None:
@@ -209,13 +203,13 @@ class KeyLoader:
             self._fail(name, plans[name], problem, results)
         return again
 
-    def _fail(self, name: str, plan: Plan, problem: str, results: KeyResults) -> None:
+    def _fail(self, name: str, plan: KeyPlan, problem: str, results: KeyResults) -> None:
         results.problems.append(f"{plan.who} is not as it is declared: {problem}")
         results.changes.pop(name, None)
         results.begun.pop(name, None)
 
 
-def _first_of_circle(plans: Mapping[str, Plan]) -> str | None:
+def _first_of_circle(plans: Mapping[str, KeyPlan]) -> str | None:
     """Return one of keys that can't be written because each wants the name that the next has; None if none are so."""
     holders = {(plan.tag, plan.place.key.name): name for name, plan in plans.items() if plan.place.key is not None}
     seen: set[str] = set()
@@ -232,7 +226,7 @@ def _first_of_circle(plans: Mapping[str, Plan]) -> str | None:
     return None
 
 
-def _nameless(plan: Plan) -> Write:
+def _nameless(plan: KeyPlan) -> Write:
     """Return the write that takes the name of a key away, for another one that shall have it."""
     place = plan.place
     assert place.key is not None
@@ -244,16 +238,13 @@ def _leads(digest: str, pointer: Pointer, way: Way) -> bool:
     return pointer == (way.tag if digest == way.kid else way)
 
 
-def _put_call(plan: Plan, *, by_word: bool) -> ScriptCall:
+def _plain_write_of(plan: KeyPlan, *, by_word: bool) -> PlainWrite:
     place, limits = plan.place, plan.policy
     assert isinstance(limits, KeyLimits)
-    keys = (limits_key(place.kid), deleted_key(place.kid), declared_key(place.kid))
-    return ScriptCall(
-        keys, (place.plain or place.damaged, place.record, pack_limits(limits), plan.record, int(by_word))
-    )
+    return PlainWrite(place.plain or place.damaged, pack_limits(limits), by_word, place.record, plan.record)
 
 
-def _write_of(plan: Plan) -> Write:
+def _write_of(plan: KeyPlan) -> Write:
     place, policy = plan.place, plan.policy
     assert not isinstance(policy, KeyLimits)
     kid = "" if isinstance(policy, AccountPolicy) else place.kid

@@ -16,7 +16,7 @@ from limiter_node.policy_body import Forward, Tombstone, read_forward
 from limiter_node.policy_fields import Fields, fields_of_key, fields_of_plain
 from limiter_node.store.admin.adopting import declared_of
 from limiter_node.store.admin.masters import Masters
-from limiter_node.store.admin.pointers import Mark, Pointer, Way, mark_from
+from limiter_node.store.admin.pointers import Mark, Pointer, Way, mark_from, pointer_from, way_of
 from limiter_node.store.admin.policies import NO_VERSION, Policies, StoredAccount
 from limiter_node.store.admin.script_calls import CHUNK, ScriptCall, call_scripts
 from limiter_node.store.keyspace import declared_key, deleted_key, limits_key
@@ -25,7 +25,7 @@ from limiter_node.store.values import PlainRecord, unpack_limits, unpack_record
 
 
 class Digest(NamedTuple):
-    """What the store has under the digest of a credential; `record` as stored."""
+    """All that the store has under the digest of a credential; `record` as stored."""
 
     pointer: Pointer
     mark: Mark | None
@@ -44,14 +44,14 @@ class Sought(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """What is stored of one key.
+class KeyPlace:
+    """One key as it is stored, or what is left of it.
 
     `tag`: the hash tag of the account that has the key; empty if none does. `account`, `key`, `version`: the policies
     there, and the version of the one that holds the key's. `plain`: the packed limits of a plain key; `damaged`: what
     can't be read as that, and counts as nothing. `record`: what was declared of a plain key, as stored. `forward`: the
     forward mark of the key, as stored, in the account where it is sought. `sealed`: the account that the key was to
-    leave when its move was interrupted.
+    leave when its move was interrupted. `last_revision`: what is left of that where it is sought, if it isn't stored.
     """
 
     kid: str
@@ -67,6 +67,7 @@ class Place:
     forward: bytes = b""
     sealed: str = ""
     time_ms: int = 0
+    last_revision: int = 0
 
     @property
     def exists(self) -> bool:
@@ -118,7 +119,7 @@ class Place:
 
     @property
     def plain_record(self) -> PlainRecord:
-        """What was declared of the key as a plain one."""
+        """The record of what was declared of the key as a plain one."""
         return unpack_record(self.record or None)
 
 
@@ -129,7 +130,7 @@ class KeyPlaces:
         self._masters, self._policies = masters, policies
         self._locate = load_script("locate")
 
-    async def find(self, sought: Mapping[str, Sought]) -> dict[str, Place]:
+    async def find(self, sought: Mapping[str, Sought]) -> dict[str, KeyPlace]:
         """Return where each key is, under the name under which it is sought.
 
         A key is the one to which any of its credentials leads: so it may have another ``kid`` than its first one here.
@@ -168,15 +169,15 @@ class KeyPlaces:
 
     def _place(
         self, key: Sought, digests: Mapping[str, Digest], way: Way | None, seen: Mapping[str, StoredAccount]
-    ) -> Place:
+    ) -> KeyPlace:
         kid = _kid(key, way)
         own = digests.get(kid)
         record = own.record if own is not None else b""
         if own is not None and isinstance(own.pointer, bytes):
             time_ms = seen[kid].time_ms if kid in seen else 0
             if not _is_readable(own.pointer):
-                return Place(kid, digests, damaged=own.pointer, record=record, time_ms=time_ms)
-            return Place(kid, digests, plain=own.pointer, record=record, time_ms=time_ms)
+                return KeyPlace(kid, digests, damaged=own.pointer, record=record, time_ms=time_ms)
+            return KeyPlace(kid, digests, plain=own.pointer, record=record, time_ms=time_ms)
         tags = [each for each in dict.fromkeys((way.tag if way is not None else "", key.tag, kid)) if each in seen]
         target = seen.get(key.tag or kid, _NOTHING)
         forward = target.forwards.get(kid, b"")
@@ -185,7 +186,7 @@ class KeyPlaces:
         for tag in (*tags, *(each.to for _, each in forwards)):
             if (stored := _found(seen.get(tag), tag, kid)) is not None:
                 policy, version = stored
-                return Place(
+                return KeyPlace(
                     *(kid, digests, tag, seen[tag].policy, policy, version, None, b"", record),
                     forward=forward,
                     sealed=sealed,
@@ -194,8 +195,9 @@ class KeyPlaces:
         tombstones = [each for tag in tags if (each := _tombstone(seen[tag], tag, kid)) is not None]
         tombstone = max(tombstones, key=lambda each: each.revision, default=None)
         time_ms = max(seen[tag].time_ms for tag in tags)
-        return Place(
-            *(kid, digests), record=record, tombstone=tombstone, forward=forward, sealed=sealed, time_ms=time_ms
+        return KeyPlace(
+            *(kid, digests, "", None, None, NO_VERSION, None, b"", record, tombstone, forward, sealed, time_ms),
+            last_revision=target.last_revision(kid),
         )
 
     async def _read(self, wanted: Mapping[str, Iterable[str]]) -> dict[str, StoredAccount]:
@@ -221,35 +223,18 @@ class KeyPlaces:
             calls = [ScriptCall((limits_key(each), deleted_key(each), declared_key(each)), ()) for each in owned]
             for digest, reply in zip(owned, await call_scripts(client, self._locate, calls), strict=True):
                 mark, record, limits, *way = reply
-                found[digest] = Digest(
-                    limits if limits is not None else _pointer(way), mark_from(mark, digest), record or b""
-                )
+                pointer = limits if limits is not None else pointer_from(*way) if way else None
+                found[digest] = Digest(pointer, mark_from(mark, digest), record or b"")
         return found
 
 
 _NOTHING = StoredAccount(0, NO_VERSION, None, {})
 
 
-def _pointer(way: Sequence[bytes | None]) -> Pointer:
-    if not way:
-        return None
-    account, tag, kid = (None if each is None else each.decode("ascii", "replace") for each in way)
-    if account is not None:
-        return account
-    return None if tag is None or kid is None else Way(tag, kid)
-
-
 def _way(digests: Mapping[str, Digest]) -> Way | None:
     """Return where the first digest that leads anywhere leads; a way without a tag to a plain key."""
-    for digest, found in digests.items():
-        match found.pointer:
-            case bytes():
-                return Way("", digest)
-            case Way():
-                return found.pointer
-            case str():
-                return Way(found.pointer, digest)
-    return None
+    ways = (way_of(digest, found.pointer) for digest, found in digests.items())
+    return next((each for each in ways if each is not None), None)
 
 
 def _is_readable(limits: bytes) -> bool:

@@ -1,4 +1,4 @@
-"""What a declaration makes of one key: the fields that it shall have, and where; or the reason why nothing changes.
+"""Plans what a declaration makes of one key: the fields that it shall have, and where; or why nothing changes.
 
 Pure: `key_places` says what is stored, `key_loading` carries the plans out.
 """
@@ -12,28 +12,21 @@ from enum import Enum, auto
 from typing import TypeAlias
 
 from limiter_node.changes import Action, Change, change_between
-from limiter_node.declarations import Declarations
-from limiter_node.limits import KeyLimits
-from limiter_node.plans import key_name
-from limiter_node.policy import MAX_APPLIED, AccountPolicy, KeyPolicy, account_tag
-from limiter_node.policy_fields import (
-    Fields,
-    declaration_bytes,
-    declaration_of,
-    fields_of_key,
-    fields_of_plain,
-    plain_from,
-    was_applied,
-)
-from limiter_node.store.admin.adopting import plain_account
-from limiter_node.store.admin.key_places import Place, Sought
-from limiter_node.store.admin.merging import (
+from limiter_node.declaration_merging import (
     apply_key_fields,
     declared_fields,
     flat_to_store,
     key_to_store,
     merge_key_fields,
 )
+from limiter_node.declaration_records import applied_before, declaration_bytes, declaration_of, was_applied
+from limiter_node.declarations import Declarations
+from limiter_node.limits import KeyLimits
+from limiter_node.plans import key_name
+from limiter_node.policy import AccountPolicy, KeyPolicy, account_tag, key_of
+from limiter_node.policy_fields import Fields, fields_of_key, fields_of_plain, plain_from
+from limiter_node.store.admin.adopting import plain_account
+from limiter_node.store.admin.key_places import KeyPlace, Sought
 from limiter_node.store.values import DECLARATION_BYTES, PlainRecord, pack_limits, pack_record, unpack_limits
 
 
@@ -66,6 +59,11 @@ class Wanted:
         return str(self.fields.get("account", ""))
 
     @property
+    def who(self) -> str:
+        """The key's name for people."""
+        return _who(self.fields, self.kid)
+
+    @property
     def sought(self) -> Sought:
         """Where to look for the key."""
         tag = account_tag(self.account) if self.account else ""
@@ -81,16 +79,15 @@ Stored: TypeAlias = KeyLimits | KeyPolicy | AccountPolicy
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """A key with the fields that it shall have, in the account called `account` (empty: flat).
+class KeyPlan:
+    """A key as it shall be, in the account called `account` (empty: flat), and the `place` where it is now.
 
-    `policy`: to be stored: limits of a plain key, the policy of a key of an account, or the account of a flat key.
-    `record`: to be stored with a plain key, what was declared of it, packed. `change`: None if only that changes, or
-    nothing. `warnings`: for people.
+    `policy`: the limits of a plain key, the policy of a key of an account, or the account of a flat key. `record`: the
+    record of declarations to store with a plain key, packed. `change`: None if at most the record changes. `warnings`:
+    for people.
     """
 
-    wanted: Wanted
-    place: Place
+    place: KeyPlace
     account: str
     policy: Stored
     record: bytes
@@ -123,8 +120,7 @@ class Plan:
     @property
     def key(self) -> KeyPolicy | None:
         """The policy of the key; None of a plain one."""
-        found = self.policy.key if isinstance(self.policy, AccountPolicy) else self.policy
-        return found if isinstance(found, KeyPolicy) else None
+        return None if isinstance(self.policy, KeyLimits) else key_of(self.policy)
 
     @property
     def credentials(self) -> tuple[str, ...]:
@@ -144,7 +140,7 @@ def wanted_keys(declared: Declarations) -> dict[str, Wanted]:
     return found
 
 
-def plan_by_file(wanted: Wanted, place: Place, accounts: Mapping[str, AccountPolicy | None]) -> Plan | Unchanged:
+def plan_by_file(wanted: Wanted, place: KeyPlace, accounts: Mapping[str, AccountPolicy | None]) -> KeyPlan | Unchanged:
     """Return what a node's start makes of a key. `accounts`: those that are stored, None for one that isn't."""
     if place.is_marked:
         return Unchanged.DELETED
@@ -178,7 +174,7 @@ def plan_by_file(wanted: Wanted, place: Place, accounts: Mapping[str, AccountPol
     return _plan(wanted, place, {name: value for name, value in fields.items() if value != ""}, tuple(warnings))
 
 
-def plan_by_word(wanted: Wanted, place: Place) -> Plan:
+def plan_by_word(wanted: Wanted, place: KeyPlace) -> KeyPlan:
     """Return what a person's word makes of a key."""
     if place.key is not None:
         wanted = wanted.with_list()
@@ -198,10 +194,12 @@ def plan_by_word(wanted: Wanted, place: Place) -> Plan:
 
 
 def _plan(
-    wanted: Wanted, place: Place, fields: Fields, warnings: tuple[str, ...] = (), *, is_recorded: bool = True
-) -> Plan:
+    wanted: Wanted, place: KeyPlace, fields: Fields, warnings: tuple[str, ...] = (), *, is_recorded: bool = True
+) -> KeyPlan:
     account = fields.get("account", "")
     policy = _policy(wanted, place, account, fields, is_recorded=is_recorded)
+    if not place.exists and not isinstance(policy, KeyLimits):
+        policy = replace(policy, revision=max(policy.revision, place.last_revision + 1))
     record = _plain_record(wanted, place) if is_recorded else place.record
     after = _fields_of(policy, account)
     before = place.fields
@@ -211,10 +209,10 @@ def _plan(
     elif after != before:
         action: Action = "changed" if before.get("account") == after.get("account") else "moved"
         change = change_between("key", _who(after, place.kid), action, before, after)
-    return Plan(wanted, place, account, policy, record, change, warnings)
+    return KeyPlan(place, account, policy, record, change, warnings)
 
 
-def _plain_record(wanted: Wanted, place: Place) -> bytes:
+def _plain_record(wanted: Wanted, place: KeyPlace) -> bytes:
     """Return the record of a plain key's declarations once `wanted` has been applied, packed."""
     if wanted.limits is None:
         return place.record
@@ -222,16 +220,14 @@ def _plain_record(wanted: Wanted, place: Place) -> bytes:
     if record.last == last:
         return place.record
     former = [_digest(unpack_limits(record.last))] if record.last else []
-    mine = _digest(wanted.limits)
-    applied = dict.fromkeys(each for each in (*former, *record.applied) if each != mine)
-    return pack_record(PlainRecord(last, tuple(applied)[:MAX_APPLIED]))
+    return pack_record(PlainRecord(last, applied_before(_digest(wanted.limits), (*former, *record.applied))))
 
 
 def _digest(limits: KeyLimits) -> bytes:
     return declaration_bytes(declaration_of(fields_of_plain(limits)))[:DECLARATION_BYTES]
 
 
-def _policy(wanted: Wanted, place: Place, account: str, fields: Fields, *, is_recorded: bool) -> Stored:
+def _policy(wanted: Wanted, place: KeyPlace, account: str, fields: Fields, *, is_recorded: bool) -> Stored:
     kid, now_ms, tombstone = place.kid, place.time_ms, place.tombstone
     may_be_plain = not account and place.key is None and tombstone is None and place.leads_nowhere
     if may_be_plain and (limits := plain_from(fields)) is not None:
@@ -253,7 +249,7 @@ def _policy(wanted: Wanted, place: Place, account: str, fields: Fields, *, is_re
 def _fields_of(policy: Stored, account: str) -> Fields:
     if isinstance(policy, KeyLimits):
         return fields_of_plain(policy)
-    key = policy.key if isinstance(policy, AccountPolicy) else policy
+    key = key_of(policy)
     assert key is not None
     fields = fields_of_key(key)
     return {**fields, "account": account} if account else fields

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from redis.asyncio import Redis
 
 from limiter_node.limits import Amounts
-from limiter_node.plans import NO_LIMIT, PlannedWindow, limit_name, stored_windows
+from limiter_node.plans import NO_LIMIT, PlannedWindow, stored_windows, text_within_subject
 from limiter_node.policy import ACCOUNT_MARK, TOKENS, AccountPolicy
 from limiter_node.policy_body import read_account, read_key
 from limiter_node.store.accounts.codec import Layout
@@ -38,7 +38,7 @@ _SURVEY_PIECE, _SURVEY_WINDOWS = 50, 500
 _PEEK_PIECE = 5
 
 
-class Place(NamedTuple):
+class HashPlace(NamedTuple):
     """A hash with windows: those of an account, or of one of its keys. `tag`: the account's; `kid` empty: its own."""
 
     tag: str
@@ -48,7 +48,7 @@ class Place(NamedTuple):
 class LimitHeat(NamedTuple):
     """The tightest limit of an account, a team or a key. `name`: ``acme/research``; `limit`: ``requests/1d``."""
 
-    place: Place
+    place: HashPlace
     name: str
     limit: str
     used: int
@@ -86,7 +86,7 @@ class _Reading:
 class _Subject:
     """An account, a team or a key, with all of its windows; `tightest` is its tightest limit by what is known."""
 
-    place: Place
+    place: HashPlace
     readings: Sequence[_Reading]
     tightest: LimitHeat
     of: _Reading
@@ -95,7 +95,7 @@ class _Subject:
         """Find the tightest limit anew."""
         _, used, unit, reading = max(self._limits(), key=lambda each: each[0])
         window, self.of = reading.window, reading
-        text, amount = limit_name(window, unit), window.enforced[unit]
+        text, amount = text_within_subject(window, unit), window.enforced[unit]
         self.tightest = LimitHeat(self.place, window.subject, text, used, amount, reading.is_exact)
 
     def _limits(self) -> Iterator[tuple[float, int, int, _Reading]]:
@@ -126,11 +126,11 @@ class LimitHeats:
         self._script = load_script("peek_paths")
         self.peeks = 0
         """Windows added up in the last look."""
-        self.unread: Sequence[Place] = ()
+        self.unread: Sequence[HashPlace] = ()
         """Places for which the last look had no room."""
 
     async def look(
-        self, client: Redis, candidates: Sequence[Place], others: Sequence[Place]
+        self, client: Redis, candidates: Sequence[HashPlace], others: Sequence[HashPlace]
     ) -> tuple[list[LimitHeat], list[LimitHeat]]:
         """Return the tightest limits of keys, and those of accounts and teams: one each, at most twice `most`.
 
@@ -143,14 +143,14 @@ class LimitHeats:
         keys = await self._made_exact(client, [each for each in found if each.tightest.kid])
         return keys, await self._made_exact(client, [each for each in found if not each.tightest.kid])
 
-    async def _survey(self, client: Redis, places: Sequence[Place], most_windows: int) -> list[_Subject]:
+    async def _survey(self, client: Redis, places: Sequence[HashPlace], most_windows: int) -> list[_Subject]:
         subjects: list[_Subject] = []
         count = 0
         for start in range(0, len(places), _SURVEY_PIECE):
             if count >= most_windows:
                 self.unread = places[start:]
                 break
-            piece: dict[Place, list[PlannedWindow]] = {}
+            piece: dict[HashPlace, list[PlannedWindow]] = {}
             for place, windows in (await self._windows_of(client, places[start : start + _SURVEY_PIECE])).items():
                 if piece and sum(map(len, piece.values())) + len(windows) > _SURVEY_WINDOWS:
                     subjects += await self._read(client, piece)
@@ -160,7 +160,7 @@ class LimitHeats:
             subjects += await self._read(client, piece)
         return subjects
 
-    async def _windows_of(self, client: Redis, places: Sequence[Place]) -> dict[Place, list[PlannedWindow]]:
+    async def _windows_of(self, client: Redis, places: Sequence[HashPlace]) -> dict[HashPlace, list[PlannedWindow]]:
         """Return the windows with limits that reject. Places whose policy has gone, or can't be read, are missing."""
         async with client.pipeline(transaction=False) as pipeline:
             for tag, kid in places:
@@ -173,7 +173,7 @@ class LimitHeats:
                     found[place] = [each for each in _stored(place, body) if min(each.enforced) != NO_LIMIT]
         return {place: windows for place, windows in found.items() if windows}
 
-    async def _read(self, client: Redis, windows: dict[Place, list[PlannedWindow]]) -> list[_Subject]:
+    async def _read(self, client: Redis, windows: dict[HashPlace, list[PlannedWindow]]) -> list[_Subject]:
         async with client.pipeline(transaction=False) as pipeline:
             pipeline.time()
             for (tag, kid), wanted in windows.items():
@@ -222,14 +222,14 @@ def _share(used: int, amount: int) -> float:
     return used / amount if amount else float(used > 0)
 
 
-def _stored(place: Place, body: bytes) -> list[PlannedWindow]:
+def _stored(place: HashPlace, body: bytes) -> list[PlannedWindow]:
     if place.kid:
         return stored_windows(AccountPolicy(place.tag.removeprefix(ACCOUNT_MARK)), read_key(body))
     return stored_windows(read_account(body))
 
 
 def _subjects(
-    place: Place, windows: Sequence[PlannedWindow], metas: Sequence[bytes | None], now_ms: int
+    place: HashPlace, windows: Sequence[PlannedWindow], metas: Sequence[bytes | None], now_ms: int
 ) -> Iterator[_Subject]:
     readings = [
         _Reading(window, *unpack_path_sums(meta, now_ms, window.bucket_ms, window.buckets))

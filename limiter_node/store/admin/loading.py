@@ -1,7 +1,7 @@
 """Loads declarations into the store: by a file, at a node's start, or by a person's word, with ``limiter-node apply``.
 
-`merging` has the rules: who wins, field by field. Accounts with their teams come first, then keys. Everything here can
-be repeated, and changes nothing if nothing has changed, not a byte.
+`declaration_merging` has the rules: who wins, field by field. Accounts with their teams come first, then keys.
+Everything here can be repeated, and changes nothing if nothing has changed, not a byte.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 
 from limiter_node.changes import Change, PartlyApplied, log_changes
 from limiter_node.declarations import Declarations
-from limiter_node.plans import key_name
 from limiter_node.store.admin.account_loading import (
     AccountLoader,
     AccountResults,
@@ -22,9 +21,10 @@ from limiter_node.store.admin.account_loading import (
 )
 from limiter_node.store.admin.deleting import Deleter
 from limiter_node.store.admin.key_loading import KeyLoader, KeyResults
-from limiter_node.store.admin.key_plans import Unchanged, Wanted, plan_by_file, plan_by_word, wanted_keys
+from limiter_node.store.admin.key_plans import Unchanged, plan_by_file, plan_by_word, wanted_keys
 from limiter_node.store.admin.masters import Masters
 from limiter_node.store.admin.moving import Mover
+from limiter_node.store.admin.plain_keys import PlainKeys
 from limiter_node.store.admin.pointers import Pointers
 from limiter_node.store.admin.policies import Policies
 from limiter_node.store.admin.pruning import Pruner
@@ -37,7 +37,7 @@ _MOST_NAMED = 10
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What a person's word has changed, or would change, and what the person should know."""
+    """The changes that a person's word has made, or would make, and warnings for that person."""
 
     changes: list[Change] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -47,10 +47,16 @@ class Loader:
     """Load declarations into one store. Methods raise redis-py's errors, and ours."""
 
     def __init__(
-        self, masters: Masters, policies: Policies, pointers: Pointers, deleter: Deleter, mover: Mover
+        self,
+        masters: Masters,
+        policies: Policies,
+        pointers: Pointers,
+        plain: PlainKeys,
+        deleter: Deleter,
+        mover: Mover,
     ) -> None:
         self._accounts = AccountLoader(policies)
-        self._keys = KeyLoader(masters, policies, pointers, mover)
+        self._keys = KeyLoader(masters, policies, pointers, plain, mover)
         self._policies, self._pruner = policies, Pruner(masters, policies, deleter)
 
     async def declare(self, declared: Declarations) -> list[str]:
@@ -63,7 +69,7 @@ class Loader:
         stored = accounts.stored
         keys = await self._keys.load(wanted, lambda key, place: plan_by_file(key, place, stored))
         log_changes(_changes(accounts, keys))
-        _log_unchanged(accounts.unchanged, {name: _name_of(wanted[name], name) for name in wanted}, keys.unchanged)
+        _log_unchanged(accounts.unchanged, {name: each.who for name, each in wanted.items()}, keys.unchanged)
         return [*(each for warnings in keys.warnings.values() for each in warnings), *keys.problems]
 
     async def apply(
@@ -98,11 +104,6 @@ def _changes(accounts: AccountResults, keys: KeyResults) -> list[Change]:
     """Return all changes: the accounts', then the keys' by name."""
     by_account = [each for found in accounts.changes.values() for each in found]
     return [*by_account, *sorted(keys.changes.values(), key=lambda each: each.who)]
-
-
-def _name_of(wanted: Wanted, kid: str) -> str:
-    name = key_name(str(wanted.fields.get("name", "")), kid)
-    return f"{wanted.account}/{name}" if wanted.account else name
 
 
 def _log_unchanged(accounts: Mapping[str, Unchanged], names: Mapping[str, str], keys: Mapping[str, Unchanged]) -> None:

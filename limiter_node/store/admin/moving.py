@@ -25,13 +25,14 @@ from redis.asyncio import Redis
 
 from limiter_node.errors import ConfigError, StoreUnavailable
 from limiter_node.plans import key_name
-from limiter_node.policy import ACCOUNT_MARK, KEY_SUBJECT, AccountPolicy, KeyPolicy, window_id
+from limiter_node.policy import ACCOUNT_MARK, KEY_SUBJECT, AccountPolicy, KeyPolicy, key_of, window_id
 from limiter_node.policy_body import Forward, body_of, forward_body, read_account, read_forward, read_key, version_of
 from limiter_node.store.admin.masters import Masters
 from limiter_node.store.admin.policies import NO_VERSION, Policies
 from limiter_node.store.admin.script_calls import ScriptCall, call_script
 from limiter_node.store.keyspace import deleted_key, limits_key, member_key, policy_key, shared_key
 from limiter_node.store.scripts import load_script
+from limiter_node.store.written import Written
 
 _MOST_TRIES = 10
 _WINDOW_FIELD_LENGTHS = (6, 7)
@@ -39,8 +40,6 @@ _WINDOW_FIELD_LENGTHS = (6, 7)
 _CLOCK_FIELD = "c"
 _CLOSED, _OPENED, _WAS_OPENED, _NO_ACCOUNT = range(4)
 """The replies of ``open.lua``."""
-_NAME_TAKEN = 2
-"""The reply of ``declare.lua``."""
 
 
 class _Frozen(NamedTuple):
@@ -107,27 +106,36 @@ class Mover:
         keys = (policy_key(source), shared_key(source))
         if await call_script(self._owner(source), self._seal, ScriptCall(keys, arguments)) != 1:
             return False
-        if await self.finish(kid, source) == source and (await self._policies.read(target)).policy is None:
+        _, is_back = await self._finish(kid, source)
+        if is_back:
             raise ConfigError(f"account {target.removeprefix(ACCOUNT_MARK)} was deleted meanwhile: the key stays")
         return True
 
     async def finish(self, kid: str, source: str) -> str | None:
         """Finish the move of a key away from `source`, if one was begun. Return where it leads; None if none was."""
+        place, _ = await self._finish(kid, source)
+        return place
+
+    async def _finish(self, kid: str, source: str) -> tuple[str | None, bool]:
+        """Return what `finish` does, and whether the key was opened again where it was, because its target is gone."""
         for _ in range(_MOST_TRIES):
             raw = await self._field(source, f"f:{kid}")
             if raw is None:
-                return None
+                return None, False
             forward = read_forward(raw)
             if forward.is_over:
-                return forward.to
+                return forward.to, False
             code, told = await self._open_at_target(kid, source, forward)
             if code in (_OPENED, _WAS_OPENED):
-                cids = [each.digest for each in _key_in(_policy_in(kid, forward)).all_credentials]
+                key = key_of(_policy_in(kid, forward))
+                assert key is not None
+                # The key itself comes last: until the others lead there, whoever looks for the key finds the seal.
+                cids = sorted((each.digest for each in key.all_credentials), key=lambda each: each == kid)
                 await self._lead_there(kid, source, forward.to, cids)
                 await self._end(kid, source, forward, told)
-                return await self._lead_on(kid, forward.to, cids)
+                return await self._lead_on(kid, forward.to, cids), False
             if await self._bring_back(kid, source, raw, forward):
-                return source
+                return source, True
         raise StoreUnavailable(f"the key {kid[:12]} keeps being moved by others: try again")
 
     # ---- steps -----------------------------------------------------------------------------------------------------
@@ -136,7 +144,8 @@ class Mover:
         """Open the key. Return the script's code, and how its windows were moved."""
         frozen = await self._read_frozen(kid, source)
         is_own, policy = forward.to == kid, _policy_in(kid, forward)
-        key = _key_in(policy)
+        key = key_of(policy)
+        assert key is not None
         windows = b"".join(
             struct.pack("<6sIH", window_id(KEY_SUBJECT, each), each.bucket_ms, each.buckets) for each in key.windows
         )
@@ -203,9 +212,11 @@ class Mover:
             await self._owner(tag).delete(member_key(tag, kid))
 
     async def _end(self, kid: str, source: str, forward: Forward, told: Mapping[str, int]) -> None:
+        revision = _policy_in(kid, forward).revision
         over = forward._replace(body="", back="", shift_ms=told["shift_ms"], opened_ms=told["opened_ms"])
+        mark = forward_body(over._replace(revision=revision))
         keys = (policy_key(source), _windows_key(source, kid))
-        await call_script(self._owner(source), self._forward, ScriptCall(keys, (kid, forward.id, forward_body(over))))
+        await call_script(self._owner(source), self._forward, ScriptCall(keys, (kid, forward.id, mark)))
 
     async def _bring_back(self, kid: str, source: str, raw: bytes, forward: Forward) -> bool:
         """Open the key again where it was, because its target is gone. Return whether it is there."""
@@ -218,9 +229,9 @@ class Mover:
         name = "" if is_own else read_key(body).name
         arguments = ("" if is_own else kid, NO_VERSION, version_of(body), body, name, "", "", raw)
         reply = await call_script(self._owner(source), self._declare, ScriptCall([policy_key(source)], arguments))
-        if reply == _NAME_TAKEN:
+        if reply == Written.NAME_TAKEN:
             raise ConfigError(f"the key {key_name(name, kid)} can't go back: another key has its name there")
-        return bool(reply == 1)
+        return bool(reply == Written.DONE)
 
     # ---- the target ------------------------------------------------------------------------------------------------
 
@@ -228,11 +239,7 @@ class Mover:
         """Return the highest revision that anything left of the key at the target has."""
         stored = await self._policies.read(target, [kid])
         opened = await self._field(target, f"o:{kid}")
-        tombstone = stored.tombstone if target == kid else stored.tombstones.get(kid)
-        return max(
-            int(json.loads(opened)["revision"]) if opened is not None else 0,
-            tombstone.revision if tombstone is not None else 0,
-        )
+        return max(int(json.loads(opened)["revision"]) if opened is not None else 0, stored.last_revision(kid))
 
     async def _check_target(self, target: str, key: KeyPolicy) -> None:
         if target == key.kid:
@@ -265,9 +272,3 @@ def _policy_in(kid: str, forward: Forward) -> AccountPolicy | KeyPolicy:
     """Return the policy for the target: that of the account that the key becomes, or the key's."""
     body = forward.body.encode()
     return read_account(body) if forward.to == kid else read_key(body)
-
-
-def _key_in(policy: AccountPolicy | KeyPolicy) -> KeyPolicy:
-    key = policy.key if isinstance(policy, AccountPolicy) else policy
-    assert key is not None
-    return key

@@ -22,7 +22,7 @@ _REVOKED = "revoked:"
 
 
 class Way(NamedTuple):
-    """The way from a further credential of a key to the key, in the account with that hash tag."""
+    """The way from a credential of a key to the key, in the account with that hash tag."""
 
     tag: str
     kid: str
@@ -63,12 +63,29 @@ async def limits_of(client: Redis, kids: Sequence[str]) -> list[Pointer]:
     ways = await run_commands(client, [("HMGET", limits_key(kids[at]), ACCOUNT_FIELD, *WAY_FIELDS) for at in hashes])
     for at, found in zip(hashes, ways, strict=True):
         if isinstance(found, list):
-            account, tag, kid = (None if each is None else each.decode("ascii", "replace") for each in found)
-            if account is not None:
-                values[at] = account
-            elif tag is not None and kid is not None:
-                values[at] = Way(tag, kid)
+            values[at] = pointer_from(*found) or values[at]
     return values
+
+
+def pointer_from(account: bytes | None, tag: bytes | None, kid: bytes | None) -> Pointer:
+    """Return the pointer of which these are the fields, as `ACCOUNT_FIELD` and `WAY_FIELDS` name them; None if none."""
+    if account is not None:
+        return account.decode("ascii", "replace")
+    if tag is None or kid is None:
+        return None
+    return Way(tag.decode("ascii", "replace"), kid.decode("ascii", "replace"))
+
+
+def way_of(cid: str, pointer: Pointer) -> Way | None:
+    """Return the way from a credential to its key, without a tag if that is a plain one; None if it leads nowhere."""
+    match pointer:
+        case bytes():
+            return Way("", cid)
+        case str():
+            return Way(pointer, cid)
+        case Way():
+            return pointer
+    return None
 
 
 class Pointers:

@@ -1,7 +1,7 @@
 """The policies of one account in the store: read, and written only over the version that was read.
 
-All of it lies in the account's slot. Methods raise redis-py's errors. Neighbours: `merging` makes the policies to
-write, `loading` and `store_admin` say when.
+All of it lies in the account's slot. Methods raise redis-py's errors. Neighbours: `declaration_merging` makes the
+policies to write, `loading` and `store_admin` say when.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from limiter_node.policy_body import (
     Tombstone,
     body_of,
     read_account,
+    read_forward,
     read_key,
     read_tombstone,
     tombstone_of,
@@ -28,11 +29,10 @@ from limiter_node.store.admin.masters import Masters
 from limiter_node.store.admin.script_calls import ScriptCall, call_script, call_scripts
 from limiter_node.store.keyspace import policy_key
 from limiter_node.store.scripts import load_script
+from limiter_node.store.written import ATTEMPTS, Written
 
 NO_VERSION: Final = b""
 """Expected where nothing may be stored yet; as a new version, it deletes."""
-_ATTEMPTS = 100
-"""Another process wrote in between each of them: of that many, one has succeeded each time."""
 
 
 class StoredKey(NamedTuple):
@@ -57,9 +57,14 @@ class StoredAccount(NamedTuple):
     tombstones: Mapping[str, Tombstone] = MappingProxyType({})
     forwards: Mapping[str, bytes] = MappingProxyType({})
 
+    def last_revision(self, kid: str) -> int:
+        """Return the highest revision that is left here of a key that was deleted, or has moved away; else 0.
 
-WRITTEN, CHANGED_MEANWHILE, NAME_TAKEN, MOVED_AWAY = 1, 0, 2, 3
-"""The replies of ``declare.lua``."""
+        If it is made anew, it has to have a higher one: nodes take a lower one for that of an older policy.
+        """
+        gone = self.tombstones.get(kid, self.tombstone)
+        forward = read_forward(self.forwards[kid]) if kid in self.forwards else None
+        return max(0 if gone is None else gone.revision, 0 if forward is None else forward.revision)
 
 
 class Write(NamedTuple):
@@ -108,19 +113,19 @@ class Policies:
                 found[tag] = _stored(tag, reply, _kids_of(tag))
         return found
 
-    async def write(self, writes: Sequence[Write]) -> list[int]:
-        """Write policies over those that were read, in pipelines; return the reply of ``declare.lua`` to each."""
-        replies = [0] * len(writes)
+    async def write(self, writes: Sequence[Write]) -> list[Written]:
+        """Write policies over those that were read, in pipelines; return the outcome of each."""
+        replies = [Written.OTHER_VERSION] * len(writes)
         places = {str(at): write for at, write in enumerate(writes)}
         for client, owned in self._masters.by_owner(places, lambda at: policy_key(places[at].tag)).items():
             calls = [ScriptCall([policy_key(places[at].tag)], places[at].arguments()) for at in owned]
             for at, reply in zip(owned, await call_scripts(client, self._declare, calls), strict=True):
-                replies[int(at)] = reply
+                replies[int(at)] = Written(reply)
         return replies
 
     async def delete_account(self, tag: str) -> AccountPolicy | None:
         """Delete the account's policy with those of its keys, and keep what `Tombstone` holds. Return the policy."""
-        for _ in range(_ATTEMPTS):
+        for _ in range(ATTEMPTS):
             stored = (await self.read_all([tag]))[tag]
             if stored.policy is None or await self.delete_version(tag, "", stored.version, stored.policy):
                 return stored.policy
@@ -128,7 +133,7 @@ class Policies:
 
     async def delete_key(self, tag: str, kid: str) -> KeyPolicy | None:
         """Delete the policy of a key of an account, and keep what `Tombstone` holds. Return the policy."""
-        for _ in range(_ATTEMPTS):
+        for _ in range(ATTEMPTS):
             found = (await self.read(tag, [kid])).keys.get(kid)
             if found is None or await self.delete_version(tag, kid, found.version, found.policy):
                 return None if found is None else found.policy
@@ -137,7 +142,7 @@ class Policies:
     async def delete_version(self, tag: str, kid: str, version: bytes, policy: AccountPolicy | KeyPolicy) -> bool:
         """Delete a policy if that version of it is still stored. Return whether it was. `kid`: "" for the account."""
         call = ScriptCall([policy_key(tag)], _deletion(kid, version, policy))
-        return bool(await call_script(self._owner(tag), self._declare, call) == 1)
+        return bool(await call_script(self._owner(tag), self._declare, call) == Written.DONE)
 
     async def put_if_unchanged(
         self, tag: str, version: bytes, after: AccountPolicy | None, is_right: Callable[[], Awaitable[bool]]
@@ -161,11 +166,7 @@ class Policies:
                 [reply] = await pipeline.execute()
             except WatchError:
                 return False
-        return bool(reply == WRITTEN)
-
-    async def take_out(self, tag: str, kid: str) -> None:
-        """Delete a policy without a trace: that of the account if `kid` is empty."""
-        await call_script(self._owner(tag), self._declare, ScriptCall([policy_key(tag)], [kid, b"*", NO_VERSION, b""]))
+        return bool(reply == Written.DONE)
 
     def _owner(self, tag: str) -> Redis:
         return self._masters.owner(policy_key(tag))

@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 from limiter_node.policy import AccountPolicy, account_tag
 from limiter_node.policy_body import read_account, read_forward, read_key
 from limiter_node.store.admin.masters import Masters
-from limiter_node.store.admin.pointers import Way, limits_of
+from limiter_node.store.admin.pointers import Way, limits_of, way_of
 from limiter_node.store.admin.policies import Policies
 from limiter_node.store.keyspace import limits_key, policy_key
 from limiter_node.store.values import unpack_limits
@@ -52,9 +52,7 @@ class KeySearch:
     async def way(self, cid: str) -> Way | None:
         """Return the way from a credential to its key, as far as its pointer says; None if it leads nowhere."""
         [value] = await limits_of(self._masters.owner(limits_key(cid)), [cid])
-        if isinstance(value, str):
-            return Way(value, cid)
-        return value if isinstance(value, Way) else Way("", cid) if isinstance(value, bytes) else None
+        return way_of(cid, value)
 
     async def matches(self, name: str, prefix: str) -> Matches:
         """Return the flat keys called `name`, and the credentials whose digests begin with `prefix` (none if empty)."""
@@ -68,19 +66,13 @@ class KeySearch:
         own = []
         for cid, value in zip(cids, await limits_of(client, cids), strict=True):
             if isinstance(value, bytes):
-                way = Way("", cid)
                 with suppress(ValueError):  # damaged
                     if unpack_limits(value).name == name:
                         _keep(found.kids, cid)
-            elif isinstance(value, str):
-                way = Way(value, cid)
-                if value == cid:
-                    own.append(cid)
-            elif isinstance(value, Way):
-                way = value
-            else:
-                continue
-            if prefix and cid.startswith(prefix) and len(found.cids) < MOST_MATCHES:
+            elif value == cid:
+                own.append(cid)
+            is_named = bool(prefix) and cid.startswith(prefix) and len(found.cids) < MOST_MATCHES
+            if is_named and (way := way_of(cid, value)) is not None:
                 found.cids[cid] = way
         for kid, stored in (await self._policies.read_all(own)).items():
             account = stored.policy if stored.policy is not None else _sealed_account(stored.forwards.get(kid))

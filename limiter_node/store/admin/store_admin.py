@@ -31,8 +31,9 @@ from limiter_node.store.admin.masters import Masters
 from limiter_node.store.admin.moving import Mover
 from limiter_node.store.admin.older_nodes import older_nodes
 from limiter_node.store.admin.path_usage import read_path_usage, read_team_usage
+from limiter_node.store.admin.plain_keys import ANY, PlainKeys, PlainWrite, PlainWritten
 from limiter_node.store.admin.pointers import Pointers
-from limiter_node.store.admin.policies import WRITTEN, Policies, time_ms_of
+from limiter_node.store.admin.policies import Policies, time_ms_of
 from limiter_node.store.admin.script_calls import ScriptCall, call_script
 from limiter_node.store.admin.search import KeySearch
 from limiter_node.store.admin.server_check import check_server
@@ -68,14 +69,13 @@ class StoreAdmin:
         self._address = address
         self._masters = masters
         self._announce = load_script("announce")
-        self.policies, self.pointers = Policies(masters), Pointers(masters)
+        self.policies, self.pointers, self._plain = Policies(masters), Pointers(masters), PlainKeys(masters)
         self.search = KeySearch(masters, self.policies)
-        self.keys = KeyItems(masters, self.policies, self.pointers, Adopter(masters))
+        self.keys = KeyItems(masters, self.policies, self.pointers, self._plain, Adopter(masters))
         self.mover = Mover(masters, self.policies)
         self.deleter = Deleter(masters, self.policies, self.pointers, self.mover)
-        self._loader = Loader(masters, self.policies, self.pointers, self.deleter, self.mover)
+        self._loader = Loader(masters, self.policies, self.pointers, self._plain, self.deleter, self.mover)
         self._reader = KeyReader(address, masters, self.policies)
-        self._put_plain = load_script("put_plain")
 
     async def put_limits(self, kid: str, limits: KeyLimits) -> None:
         """Replace a plain key's limits, all at once; they count from the next decision of every node.
@@ -85,10 +85,8 @@ class StoreAdmin:
         """
 
         async def put() -> None:
-            keys = (keyspace.limits_key(kid), keyspace.deleted_key(kid), keyspace.declared_key(kid))
-            call = ScriptCall(keys, (b"*", b"*", pack_limits(limits), b"", 1))
-            reply = await call_script(self._masters.owner(keys[0]), self._put_plain, call)
-            if reply != WRITTEN:
+            written = await self._plain.write({kid: PlainWrite(ANY, pack_limits(limits), is_back=True)})
+            if written[kid] is not PlainWritten.DONE:
                 raise ConfigError("the key's limits are in an account: change them in the keys file and load it")
 
         await self.run(put)

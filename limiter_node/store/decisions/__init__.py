@@ -20,6 +20,7 @@
 ``declared_file``        what the keys file declares now, and whether that is later than the store's word
 ``redeclare``            plain keys that the store has lost, declared again
 ``redeclare_accounts``   accounts and their keys that the store has lost, declared again
+``key_pointers``         the pointers from credentials to keys of accounts, checked and mended
 ``limits_while_moving``  limits of keys that can't be decided while their slot moves
 ``key_exists``           whether a key exists, asked before its request's body is read
 ``reading``              usage, and whether the shards decide

@@ -127,7 +127,9 @@ class Dispatcher:
         self._redeclared, self._declared = RedeclaredCounts(), DeclaredFile(declared)
         self._declared.start()
         self._redeclarer = Redeclarer(self._router, self._declared, self._redeclared)
-        self._account_redeclarer = AccountRedeclarer(self._router, self._declared, self._accounts, self._redeclared)
+        self._account_redeclarer = AccountRedeclarer(
+            self._router, self._declared, self._accounts, self._redeclared, on_elsewhere=self._moved.find_anew
+        )
         self._replies = self._batches.replies = Replies(
             self._router,
             self._queues,

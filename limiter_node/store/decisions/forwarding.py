@@ -137,7 +137,7 @@ class Forwarding:
                     with suppress(StoreUnavailable):
                         await self._finder().find(kid, is_missed=True)
                     continue
-                elif found.revision < 0 and monotonic() - since_s < _MISSING_S:
+                elif not found.was_deleted and monotonic() - since_s < _MISSING_S:
                     await asyncio.sleep(again_s)
                     again_s, has_declared = min(2 * again_s, _MOST_AGAIN_S), False
                     continue

@@ -258,7 +258,7 @@ class KeyExistence:
             self._look_for_mark(cid, knowledge)
         if redeclared is Redeclared.FAILED:
             raise StoreUnavailable(reason)
-        if redeclared is Redeclared.DECLARED:
+        if redeclared in (Redeclared.DECLARED, Redeclared.ELSEWHERE):
             return True
         if redeclared is Redeclared.DELETED or (known is not None and known.is_met):
             queue = self._plain(cid)
@@ -278,4 +278,4 @@ class KeyExistence:
             now_s = monotonic()
             if now_s >= knowledge.check_mark_s:
                 knowledge.check_mark_s = now_s + CHECK_POINTER_EVERY_S
-                self._account_redeclarer.mark_again(cid, knowledge.mark)
+                self._account_redeclarer.pointers.mark_again(cid, knowledge.mark)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 
 from limiter_node.decisions import REFUSALS
 from limiter_node.errors import KeyIsMoving, Overloaded, StoreUnavailable
@@ -100,6 +101,18 @@ class MovedKeys:
                 by_asker.setdefault(admit.queue, []).append(admit)
         for asker, waiting in by_asker.items():
             self._begin(self._ask_again(asker, waiting))
+
+    def find_anew(self, member: Member) -> None:
+        """Find a key anew by each credential with which the node has met it, since it seems to be elsewhere."""
+
+        async def find(cid: str) -> None:
+            with suppress(StoreUnavailable):  # the next check of the pointer comes soon
+                await self._finder().find(cid, is_missed=True)
+
+        for cid in {member.kid, *(each.digest for each in member.key.all_credentials)}:
+            known = self._queues.get(cid)
+            if isinstance(known, Member | FurtherCredential) and known.member is member:
+                self._begin(find(cid))
 
     def close(self) -> None:
         """Stop looking."""

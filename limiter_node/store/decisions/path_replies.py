@@ -174,7 +174,7 @@ class PathReplies(BatchEnds):
         member.confirmed_s = heard_s
         if heard_s >= member.check_pointer_s:
             member.check_pointer_s = heard_s + CHECK_POINTER_EVERY_S
-            self._redeclarer.check_pointers(member)
+            self._redeclarer.pointers.check(member)
 
     def _on_not_counted(self, batch: Batch, admit: Admit, waiting: list[Admit]) -> None:
         """Take a request that the store hasn't decided: it waits on, unless it was decided meanwhile."""
@@ -204,7 +204,8 @@ class PathReplies(BatchEnds):
         elif result is Redeclared.FAILED:
             self._end(batch, self._reconciliation.on_refused, reason)
         else:
-            self._end(batch, self._on_no_account, result is Redeclared.DELETED)
+            # A flat key that is elsewhere was deleted here, and its requests are asked there.
+            self._end(batch, self._on_no_account, result is not Redeclared.UNKNOWN)
 
     def _on_no_account(self, batch: PathBatch, is_deleted: bool) -> None:
         account = batch.queue

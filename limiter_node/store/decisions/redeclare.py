@@ -44,6 +44,8 @@ class Redeclared(Enum):
 
     DECLARED = auto()
     """The key is in the store again."""
+    ELSEWHERE = auto()
+    """The key is in the store, but not where this node knows it: it was made, or declared, elsewhere meanwhile."""
     DELETED = auto()
     """The store has the mark that the key was deleted."""
     UNKNOWN = auto()

@@ -8,52 +8,53 @@ Each step is taken only over what the store has, so several nodes may take them 
 account (deleted, moved to another account) must not come back. So whoever takes it out leaves the mark of a deletion
 first, and a node looks for the mark before it declares the key, and once more afterwards.
 
-Weakness: as for plain keys; and only a node that knows a key finds out that its pointer is lost, so until a request of
-the key reaches such a node, the others take the key for unknown.
+Weakness: as for plain keys. Neighbour: `store.decisions.key_pointers` checks and mends pointers.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Coroutine, Sequence
 from enum import Enum, auto
 from time import monotonic
 from typing import Any, NamedTuple
 
+from limiter_node.declaration_merging import merge_account, merge_key
 from limiter_node.declarations import AccountKey
 from limiter_node.errors import StoreUnavailable
 from limiter_node.policy import ACCOUNT_MARK, KeyPolicy, tag_fields, tag_text
 from limiter_node.policy_body import body_of, read_account, read_key, version_of
 from limiter_node.store.accounts.accounts import Accounts
-from limiter_node.store.accounts.calls import AwaitedCall
 from limiter_node.store.accounts.member import FurtherCredential, Member
 from limiter_node.store.accounts.queue import AccountQueue
-from limiter_node.store.admin.merging import merge_account, merge_key
 from limiter_node.store.decisions.declared_file import DeclaredFile
+from limiter_node.store.decisions.key_pointers import (
+    DELETED,
+    ELSEWHERE,
+    POINTED,
+    WAS_POINTED,
+    KeyPointers,
+    call_script,
+)
 from limiter_node.store.decisions.redeclare import Done, Redeclared, RedeclaredCounts
 from limiter_node.store.key_queue import KeyQueue
-from limiter_node.store.keyspace import deleted_key, limits_key, policy_key, slot_of
-from limiter_node.store.scripts import Script, load_script
+from limiter_node.store.keyspace import policy_key
+from limiter_node.store.scripts import load_script
 from limiter_node.store.wire.routing_and_retries import Router
-from limiter_node.store.wire.script_target import ScriptTarget
+from limiter_node.store.written import Written
 
 log = logging.getLogger(__name__)
 
-_DELETED, _POINTED, _WAS_POINTED, _ELSEWHERE = range(4)
-"""The replies of ``redeclare.lua`` about a key of an account."""
 _ABSENT, _LOST = b"", b"!"
 """Stand for the version of a policy that isn't stored; `_LOST`: and that was not deleted on purpose."""
-_NAME_IS_TAKEN, _WAS_DELETED = 2, 4
-"""The replies of ``declare.lua`` beside 1, that it is done, and those that somebody else was first."""
 _BEING_READ = "the keys file is being read"
 
 Known = KeyQueue | Member | FurtherCredential | None
 """The place in the node of the key that a credential leads to, if the node has met it."""
 
 
-class _Written(Enum):
+class _Writer(Enum):
     """Who has written a policy that was missing."""
 
     BY_THIS_NODE = auto()
@@ -83,15 +84,27 @@ class _Body(NamedTuple):
 
 
 class AccountRedeclarer:
-    """Declare missing accounts, keys of accounts and pointers for one node."""
+    """Declare missing accounts and keys of accounts for one node; `pointers` are the ways to them.
 
-    def __init__(self, router: Router, declared: DeclaredFile, accounts: Accounts, counts: RedeclaredCounts) -> None:
+    `on_elsewhere` is called with a key that its pointer says is deleted, or in another account.
+    """
+
+    def __init__(
+        self,
+        router: Router,
+        declared: DeclaredFile,
+        accounts: Accounts,
+        counts: RedeclaredCounts,
+        on_elsewhere: Callable[[Member], None],
+    ) -> None:
         self._router, self._declared, self._accounts, self._counts = router, declared, accounts, counts
-        self._point_script, self._declare_script = load_script("redeclare"), load_script("declare")
+        self.pointers = KeyPointers(router, counts, on_elsewhere)
+        self._script = load_script("declare")
         self._tasks: set[asyncio.Task[None]] = set()
 
     def close(self) -> None:
         """Stop declaring."""
+        self.pointers.close()
         for task in self._tasks:
             task.cancel()
 
@@ -141,28 +154,7 @@ class AccountRedeclarer:
         if (word := self._account_word(account.kid, 0)) is None:
             return Redeclared.UNKNOWN
         written = await self._declare_account(account.kid, word, account.policy.revision)
-        return Redeclared.DELETED if written is _Written.WAS_DELETED else Redeclared.DECLARED
-
-    def check_pointers(self, member: Member) -> None:
-        """Mend the pointers of a key that the store has just decided for, those that are lost."""
-        key = member.key
-        self._begin(self._mend_pointers(key.kid, [each.digest for each in key.all_credentials], member.account.kid))
-
-    async def _mend_pointers(self, kid: str, cids: Sequence[str], tag: str, stale_tag: str = "") -> None:
-        with suppress(StoreUnavailable):  # the next check comes soon
-            for cid in cids:
-                found, _, _ = await self._point(cid, kid, tag, stale_tag)
-                if found == _POINTED:
-                    self._counts.add("store")
-
-    def mark_again(self, cid: str, mark: str) -> None:
-        """Leave the mark that a credential's key was deleted, unless there is one, or the credential leads to a key."""
-
-        async def leave() -> None:
-            with suppress(StoreUnavailable):
-                await self._call(self._point_script, cid, (limits_key(cid), deleted_key(cid)), ("", "", "", mark))
-
-        self._begin(leave())
+        return Redeclared.DELETED if written is _Writer.WAS_DELETED else Redeclared.DECLARED
 
     def _begin(self, work: Coroutine[None, None, None]) -> None:
         task = self._router.loop.create_task(work)
@@ -222,11 +214,11 @@ class AccountRedeclarer:
         if word is None or self._account_word(word.tag, 0) is None:
             return Redeclared.UNKNOWN, ""
         kid, tag = word.kid, word.tag
-        found, now_ms, mark = await self._point(cid, kid, tag, stale_tag)
-        if found == _DELETED:
+        found, now_ms, mark = await self.pointers.point(cid, kid, tag, stale_tag)
+        if found == DELETED:
             return Redeclared.DELETED, mark
-        if found == _ELSEWHERE:  # declared otherwise meanwhile, where it will be found
-            return Redeclared.DECLARED, ""
+        if found == ELSEWHERE:
+            return Redeclared.ELSEWHERE, ""
         if (account := self._account_word(tag, now_ms)) is None:
             return Redeclared.UNKNOWN, ""
         member = known.member if isinstance(known, Member | FurtherCredential) else None
@@ -234,58 +226,47 @@ class AccountRedeclarer:
         revision = -1 if member is None or known_account is None else known_account.policy.revision
         field, body = "", account.body
         written = await self._declare_account(tag, account, revision)
-        if tag != kid and written is not _Written.WAS_DELETED:
+        if tag != kid and written is not _Writer.WAS_DELETED:
             field, body = kid, self._key_body(word, member, now_ms)
             revision = -1 if member is None or member.policy is None else member.policy.revision
             written = await self._declare(tag, field, body, revision)
-            if written is _Written.BY_THIS_NODE or (written is _Written.IS_THERE and found == _POINTED):
+            if written is _Writer.BY_THIS_NODE or (written is _Writer.IS_THERE and found == POINTED):
                 self._counts.add(word.source)
-        if written is _Written.WAS_DELETED:
+        if written is _Writer.WAS_DELETED:
             return Redeclared.DELETED, kid
-        left, _, mark = await self._point(cid, kid, tag, "")
-        if left in (_POINTED, _WAS_POINTED):
-            self._begin(self._mend_pointers(kid, _others(cid, field, body), tag, stale_tag))
+        left, _, mark = await self.pointers.point(cid, kid, tag, "")
+        if left in (POINTED, WAS_POINTED):
+            self.pointers.mend(kid, _others(cid, field, body), tag, stale_tag)
             return Redeclared.DECLARED, ""
-        if written is _Written.BY_THIS_NODE:  # it was taken out meanwhile, and must not come back
-            await self._call(self._declare_script, tag, (policy_key(tag),), (field, version_of(body), "", ""))
-        return (Redeclared.DELETED, mark) if left == _DELETED else (Redeclared.DECLARED, "")
+        if written is _Writer.BY_THIS_NODE:  # it was taken out meanwhile, and must not come back
+            await self._call(tag, (field, version_of(body), "", ""))
+        return (Redeclared.DELETED, mark) if left == DELETED else (Redeclared.ELSEWHERE, "")
 
-    async def _declare_account(self, tag: str, word: _Body, revision: int) -> _Written:
+    async def _declare_account(self, tag: str, word: _Body, revision: int) -> _Writer:
         written = await self._declare(tag, "", word.body, revision)
-        if written is _Written.BY_THIS_NODE:
+        if written is _Writer.BY_THIS_NODE:
             self._counts.add(word.source)
         return written
 
-    async def _declare(self, tag: str, field: str, body: bytes, revision: int) -> _Written:
+    async def _declare(self, tag: str, field: str, body: bytes, revision: int) -> _Writer:
         """Write a policy that isn't there. `revision`: that of the policy which the store told this node; -1: none."""
         name = read_key(body).name if field else ""
         reply = await self._write(tag, field, _LOST, body, name)
-        if reply == _WAS_DELETED:
-            if await self._accounts.revision_of_deleted(field, tag) >= revision:
-                return _Written.WAS_DELETED
+        if reply == Written.WAS_DELETED:
+            last = await self._accounts.revision_of_deleted(field, tag)
+            if last is not None and last >= revision:
+                return _Writer.WAS_DELETED
             reply = await self._write(tag, field, _ABSENT, body, name)  # it had been made anew since
-        if reply == _NAME_IS_TAKEN:  # then the key is left out of the index of names
+        if reply == Written.NAME_TAKEN:  # then the key is left out of the index of names
             reply = await self._write(tag, field, _ABSENT, body, "")
-        return _Written.BY_THIS_NODE if reply == 1 else _Written.IS_THERE
+        return _Writer.BY_THIS_NODE if reply == Written.DONE else _Writer.IS_THERE
 
     async def _write(self, tag: str, field: str, expected: bytes, body: bytes, name: str) -> object:
         arguments = (field, expected, version_of(body), body, name)
-        return await self._call(self._declare_script, tag, (policy_key(tag),), arguments)
+        return await self._call(tag, arguments)
 
-    async def _point(self, cid: str, kid: str, tag: str, stale_tag: str) -> tuple[int, int, str]:
-        """Point a credential to its key in its account.
-
-        Return the reply, the clock of the credential's shard in ms, and the content of the mark of a deletion.
-        """
-        keys = (limits_key(cid), deleted_key(cid))
-        found = await self._call(self._point_script, cid, keys, ("", tag, stale_tag, "" if cid == kid else kid))
-        return int(found[0]), int(found[1]), found[2].decode() if len(found) > 2 else ""
-
-    async def _call(self, script: Script, tag: str, keys: Sequence[str], arguments: Sequence[str | bytes]) -> Any:
-        target = ScriptTarget(script, slot_of(tag), tuple(each.encode() for each in keys), (), len(arguments))
-        call = AwaitedCall(self._router, target, arguments)
-        self._router.send([call])
-        return await call.future
+    async def _call(self, tag: str, arguments: Sequence[str | bytes]) -> Any:
+        return await call_script(self._router, self._script, tag, (policy_key(tag),), arguments)
 
 
 def _others(cid: str, field: str, body: bytes) -> list[str]:

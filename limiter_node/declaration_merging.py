@@ -14,12 +14,12 @@ import json
 from dataclasses import replace
 from typing import TypeVar
 
+from limiter_node.declaration_records import declaration_of, with_declaration
 from limiter_node.policy import NOTHING_DECLARED, AccountPolicy, Declared, KeyPolicy
 from limiter_node.policy_body import Tombstone
 from limiter_node.policy_fields import (
     Fields,
     account_from,
-    declaration_of,
     fields_of_account,
     fields_of_key,
     flat_account_from,
@@ -27,7 +27,6 @@ from limiter_node.policy_fields import (
     split_team_field,
     teams_in,
     three_way,
-    with_declaration,
 )
 
 _Policy = TypeVar("_Policy", AccountPolicy, KeyPolicy)
