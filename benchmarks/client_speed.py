@@ -27,6 +27,7 @@ from bench_client.commands.search import Search, Verdict
 from bench_client.load.sizes import SizeDistribution
 from bench_client.settings import RunSettings, SendingSettings, WorkloadSettings
 from benchmarks.lib.measuring import Row, row, show
+from limiter_node.keysfile.making import write_private
 
 LATE_P99_MS = 1.0
 HELD_SHARE = 0.98
@@ -99,7 +100,7 @@ def serve(pipe: Connection) -> None:
 def measure(port: int, qps: float, duration_s: float, directory: Path) -> dict[str, float]:
     """Measure one round at one rate."""
     keys = directory / "keys.toml"
-    keys.write_text('[keys."sk-speed"]\nname = "speed"\n')
+    write_private(keys, '[keys."sk-speed"]\nname = "speed"\n', overwrite=True)
     settings = RunSettings(
         workload=WorkloadSettings(
             qps=qps,

@@ -12,6 +12,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from limiter_node.keysfile.making import write_private
+
 NODES = 2
 KEYS = 30
 # Every third key meets its limit of requests first, the next one that of input tokens, the next that of output tokens.
@@ -32,9 +34,10 @@ def main() -> int:
     """Run it; the exit code."""
     with tempfile.TemporaryDirectory(prefix="limiter-demo-") as directory:
         keys, results = str(Path(directory) / "keys.toml"), str(Path(directory) / "results")
-        Path(keys).write_text(
+        write_private(
+            keys,
             "[defaults]\nrpm = 600\ninput_tpm = 30_000\noutput_tpm = 100_000\n"
-            + "".join(f'[keys."sk-demo-{n}"]\nname = "demo-{n}"\n{LIMITS[n % 3]}\n' for n in range(KEYS))
+            + "".join(f'[keys."sk-demo-{n}"]\nname = "demo-{n}"\n{LIMITS[n % 3]}\n' for n in range(KEYS)),
         )
         print(f"\n$ limiter-node up --nodes {NODES} --port 0 --store cluster --keys {keys}", flush=True)
         fleet = subprocess.Popen(

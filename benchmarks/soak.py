@@ -28,6 +28,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from bench_client.servers.procfs import children
+from limiter_node.keysfile.making import write_private
 from limiter_node.store.embedded.stores import EmbeddedStore
 
 KEYS, RUN_S, SAMPLE_S, FAILOVER_S = 200, 120, 5.0, 60.0
@@ -73,7 +74,8 @@ async def soak(minutes: float, qps: float, directory: Path) -> dict[str, Any]:
     keys = directory / "keys.toml"
     sections = "\n".join(f'[keys."sk-soak-{number}"]' for number in range(KEYS))
     rpm = int(qps * 60 / KEYS * 0.8)
-    keys.write_text(f"[defaults]\nrpm = {rpm}\ninput_tpm = 100_000_000\noutput_tpm = 100_000_000\n{sections}\n")
+    defaults = f"[defaults]\nrpm = {rpm}\ninput_tpm = 100_000_000\noutput_tpm = 100_000_000\n"
+    write_private(keys, f"{defaults}{sections}\n", overwrite=True)
     async with EmbeddedStore("cluster", replicas=1) as store:
         command = [sys.executable, "-m", "limiter_node", "up", "--port", "0", "--store", store.url, "--keys", str(keys)]
         up = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)

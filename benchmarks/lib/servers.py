@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench_client.servers.procfs import NODE, STORE, limiter_processes
+from limiter_node.keysfile.making import write_private
 from limiter_node.limits import MAX_LIMIT
 
 KEY_COUNT = 1_000
@@ -38,7 +39,7 @@ def write_keys(path: Path, keys: Mapping[str, Mapping[str, int]]) -> None:
     lines = ["[defaults]", *(f"{limit} = {MAX_LIMIT}" for limit in ("rpm", "input_tpm", "output_tpm"))]
     for key, limits in keys.items():
         lines += [f'[keys."{key}"]', *(f"{limit} = {value}" for limit, value in limits.items())]
-    path.write_text("\n".join(lines))
+    write_private(path, "\n".join(lines), overwrite=True)
 
 
 def unlimited_keys(path: Path, count: int = KEY_COUNT) -> list[str]:
