@@ -36,3 +36,10 @@ def output_of(program: str, *arguments: str, folder: Path | None = None) -> str:
     err.seek(0)
     assert code == 0, f"{program} {shlex.join(arguments)}: {err.read()}"
     return out.read()
+
+
+class Terminal(io.StringIO):
+    """Standard input that is a terminal."""
+
+    def isatty(self) -> bool:
+        return True

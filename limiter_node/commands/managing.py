@@ -28,7 +28,9 @@ from limiter_node.store.url import parse_store_url
 _T = TypeVar("_T")
 
 as_json = option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
-confirmed = option("--yes", "is_confirmed", is_flag=True, help="Don't ask for confirmation.")
+confirmed = option(
+    "--yes", "is_confirmed", is_flag=True, help="Don't ask for confirmation, as where there is no terminal."
+)
 who_argument = cloup.argument(
     "who", help="a name, such as acme/alice; at least 8 digits of a digest; or - for a secret on standard input"
 )
@@ -97,14 +99,12 @@ def check_members(what: str, teams: int, keys: int, *, recursive: bool) -> str:
 
 
 def confirm(what: str, *, is_confirmed: bool) -> None:
-    """Say what will be lost and ask on the terminal whether to go on.
+    """Say what will be lost and ask on the terminal whether to go on; a script has nobody to ask, and means it.
 
-    Raises NotConfirmed if the person doesn't want it, ConfigError where there is nobody to ask.
+    Raises NotConfirmed if the person doesn't want it.
     """
-    if is_confirmed:
+    if is_confirmed or not sys.stdin.isatty():
         return
-    if not sys.stdin.isatty():
-        raise ConfigError(f"{what} There is no terminal to ask for confirmation: give --yes")
     with _interruptible():
         if not click.confirm(f"{what} Go on?", err=True):
             raise NotConfirmed("nothing was changed")

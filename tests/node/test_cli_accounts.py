@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from own_commands import Terminal
 from stores import running_store
 
 from limiter_node.cli import run
@@ -95,9 +96,6 @@ def test_an_account_with_teams_and_keys(cli: Cli) -> None:
             code, out, err = cli(command)
             assert (code, out) == (1, ""), command
             assert re.fullmatch(r"error: .* has \d teams? and 1 key: delete them first, or all with --recursive\n", err)
-        code, out, err = cli(f"{name} --recursive")
-        assert (code, out) == (2, "")
-        assert "There is no terminal to ask for confirmation: give --yes" in err
     out = succeeds(cli, "accounts delete acme --recursive --yes")
     assert {"key acme/alice deleted", "account acme deleted"} <= set(out.splitlines())
     assert succeeds(cli, "accounts list") == "no accounts\n"
@@ -158,10 +156,11 @@ rpm = 10
     assert "filed/three" in succeeds(cli, "keys list"), "what the file doesn't have stays"
 
     file.write_text(file.read_text().replace("[accounts.filed.teams.b]\n", "").partition("[keys.sk-two]")[0])
+    monkeypatch.setattr("sys.stdin", Terminal("n\n"))
     code, out, err = cli("apply keys.toml --prune")
-    assert (code, out) == (2, "")
+    assert (code, out) == (1, "")
     assert "key filed/three deleted" in err
-    assert "will be deleted, with the usage. There is no terminal to ask for confirmation: give --yes" in err
+    assert "will be deleted, with the usage. Go on? [y/N]: " in err
     changes = json.loads(succeeds(cli, "apply keys.toml --prune --dry-run --json"))
     assert changes["dry_run"] is True
     assert {(each["who"], each["action"]) for each in changes["changes"]} == {

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from own_commands import Terminal
 from store_tools import new_api_key
 
 from limiter_node.cli import run
@@ -46,7 +47,9 @@ def write(*lines: str) -> None:
     Path("keys.toml").write_text("\n".join(lines))
 
 
-def test_it_asks_before_it_revokes_secrets_that_leave_a_list(cli: Cli, account: str) -> None:
+def test_it_asks_before_it_revokes_secrets_that_leave_a_list(
+    cli: Cli, account: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first, second = digest(new_api_key()), digest(new_api_key())
     head = (f"[accounts.{account}]", "[keys.ci]", f'account = "{account}"', 'name = "ci"')
     write(*head, f'credentials = ["{first}", "{second}"]')
@@ -54,26 +57,26 @@ def test_it_asks_before_it_revokes_secrets_that_leave_a_list(cli: Cli, account: 
     assert cli("apply", "keys.toml")[0] == 0, "nothing is lost"
     write(*head, "rpm = 5", f'credentials = ["{first}"]')
     line = f"key {account}/ci changed: credentials {second[:19]} valid -> revoked, rpm none -> 5"
+    monkeypatch.setattr("sys.stdin", Terminal("n\n"))
     code, out, err = cli("apply", "keys.toml")
-    assert (code, out) == (2, "")
-    assert err == (
-        f"{line}\nerror: 1 secret will be refused for good. There is no terminal to ask for confirmation: give --yes\n"
-    )
+    assert (code, out) == (1, "")
+    assert err.startswith(f"{line}\n1 secret will be refused for good. Go on? [y/N]: ")
     assert cli("apply", "keys.toml", "--dry-run")[1].startswith(line)
     assert cli("apply", "keys.toml", "--yes")[1].startswith(line)
     states = [each["state"] for each in json.loads(cli("keys", "show", f"{account}/ci", "--json")[1])["credentials"]]
     assert states == ["active", "revoked"]
 
 
-def test_it_asks_for_deletions_and_revocations_at_once(cli: Cli, account: str) -> None:
+def test_it_asks_for_deletions_and_revocations_at_once(cli: Cli, account: str, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = digest(new_api_key()), digest(new_api_key())
     head = (f"[accounts.{account}]", "[keys.ci]", f'account = "{account}"')
     write(*head, f'credentials = ["{first}", "{second}"]', f'[keys."{new_api_key()}"]', f'account = "{account}"')
     assert cli("apply", "keys.toml")[0] == 0
     write(*head, f'credentials = ["{first}"]')
+    monkeypatch.setattr("sys.stdin", Terminal("n\n"))
     code, _, err = cli("apply", "keys.toml", "--prune")
-    assert code == 2
-    assert "error: 1 key will be deleted, with the usage. 1 secret will be refused for good. There is no" in err
+    assert code == 1
+    assert "1 key will be deleted, with the usage. 1 secret will be refused for good. Go on? [y/N]: " in err
     assert cli("apply", "keys.toml", "--prune", "--yes")[0] == 0
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 from dispatching import dispatching
+from own_commands import Terminal
 from store_tools import declare, store_client
 from stores import running_store
 
@@ -29,13 +30,6 @@ Run = Callable[..., tuple[int, str, str]]
 SECRET_WARNING = (
     "warning: the secret stands in your shell's history now, and in ps: give - instead, and pipe the secret in\n"
 )
-
-
-class Terminal(io.StringIO):
-    """Standard input that is a terminal."""
-
-    def isatty(self) -> bool:
-        return True
 
 
 @pytest.fixture(autouse=True)
@@ -220,10 +214,6 @@ def test_what_loses_something_asks_first(cli: Run, embedded_single: str, monkeyp
     end = ("--store", embedded_single)
     assert cli("keys", "create", "asked-for", *end)[0] == 0
     for command in ("delete", "revoke", "rotate"):
-        monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
-        code, out, err = cli("keys", command, "asked-for", *end)
-        assert (code, out) == (2, "")
-        assert re.fullmatch(r"error: .*asked-for.* There is no terminal to ask for confirmation: give --yes\n", err)
         monkeypatch.setattr("sys.stdin", Terminal("n\n"))
         code, out, err = cli("keys", command, "asked-for", *end)
         assert (code, out) == (1, "")
@@ -232,6 +222,15 @@ def test_what_loses_something_asks_first(cli: Run, embedded_single: str, monkeyp
     code, out, err = cli("keys", "delete", "asked-for", *end)
     assert (code, out) == (0, "key asked-for deleted\n")
     assert "asked-for and its usage will be deleted. Go on? [y/N]: " in err
+
+
+def test_a_script_is_not_asked(cli: Run, embedded_single: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    end = ("--store", embedded_single)
+    assert cli("keys", "create", "scripted", *end)[0] == 0
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    for command in ("rotate", "revoke", "delete"):
+        code, _, err = cli("keys", command, "scripted", *(("--all",) if command == "revoke" else ()), *end)
+        assert (code, "Go on?" in err) == (0, False)
 
 
 def test_ctrl_c_ends_a_question(cli: Run, embedded_single: str) -> None:
