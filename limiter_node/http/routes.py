@@ -15,7 +15,7 @@ from typing import cast
 from aiohttp import hdrs, web
 
 from limiter_node.decisions import Decision, Usage
-from limiter_node.errors import Overloaded, StoreUnavailable
+from limiter_node.errors import KeyIsMoving, Overloaded, StoreUnavailable
 from limiter_node.held import HeldBytes
 from limiter_node.http.auth import caller_of
 from limiter_node.http.bodies.body import BodyReader
@@ -141,7 +141,8 @@ class Routes:
         except StoreUnavailable as error:
             event = {"event": "store_unavailable", "request_id": request_id}
             log.debug("request %s: %s", request_id, error, extra=event)
-            response = self._unavailable(errors.STORE_UNAVAILABLE, request_id)
+            is_moving = isinstance(error, KeyIsMoving)
+            response = self._unavailable(errors.KEY_IS_MOVING if is_moving else errors.STORE_UNAVAILABLE, request_id)
         except Overloaded:
             response = self._unavailable(errors.OVERLOADED, request_id)
         except UpstreamError as error:

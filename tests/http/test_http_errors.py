@@ -84,6 +84,7 @@ def test_rate_limited(changes: dict[str, Any], message: str, kind: str) -> None:
         (errors.INVALID_API_KEY, 401, "invalid_request_error", None, "invalid_api_key"),
         (errors.MISSING_API_KEY, 401, "invalid_request_error", None, "invalid_api_key"),
         (errors.STORE_UNAVAILABLE, 503, "server_error", None, "store_unavailable"),
+        (errors.KEY_IS_MOVING, 503, "server_error", None, "key_is_moving"),
         (errors.OVERLOADED, 503, "server_error", None, "overloaded"),
         (errors.INTERNAL, 500, "server_error", None, "internal_error"),
         (

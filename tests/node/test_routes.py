@@ -7,14 +7,19 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from accounts_in_store import put_account
 from fault_proxy import FaultProxy
 from in_process import Node, api_key_on, serving
 from multidict import CIMultiDictProxy
-from store_tools import declare, new_api_key
+from store_tools import declare, new_api_key, store_client
 
+from limiter_node.credentials import key_id
 from limiter_node.errors import StoreUnavailable
 from limiter_node.limiter.policies import policy
 from limiter_node.limits import Amounts
+from limiter_node.policy import AccountPolicy, KeyPolicy, Subject
+from limiter_node.policy_body import Forward, body_of, forward_body
+from limiter_node.store.keyspace import policy_key
 from limiter_node.store.url import parse_store_url
 from limiter_node.upstream.errors import UpstreamError
 from limiter_node.upstream.requests import ChatRequest, EmbeddingRequest
@@ -133,6 +138,20 @@ async def test_more_output_than_reserved_is_charged(node: Node, embedded_single:
     api_key = api_key_on(embedded_single)
     await node.chat(api_key, max_tokens=50)
     assert (await node.used(api_key)).output_tokens == 55
+
+
+async def test_a_key_that_stays_sealed_for_a_move_is_a_503_that_says_so(embedded_single: str) -> None:
+    api_key = new_api_key()
+    key = KeyPolicy(key_id(api_key), "alice")
+    account = AccountPolicy("acme-moving", (Subject(""),))
+    put_account(embedded_single, account, [key])
+    mark = forward_body(Forward("@elsewhere", "0f" * 8, 1, body_of(key).decode()))
+    with store_client(embedded_single) as client:
+        client.hdel(policy_key(account.tag), key.kid, f"k:{key.kid}")
+        client.hset(policy_key(account.tag), f"f:{key.kid}", mark)
+    async with serving(embedded_single) as node:
+        status, body = await node.chat(api_key)
+    assert (status, body["error"]["code"]) == (503, "key_is_moving")
 
 
 async def test_a_silent_store_is_a_503_with_a_retry_after_in_time(embedded_single: str) -> None:

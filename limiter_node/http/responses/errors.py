@@ -61,6 +61,12 @@ STORE_UNAVAILABLE = ErrorResponse(
         code="store_unavailable",
     ),
 )
+KEY_IS_MOVING = ErrorResponse(
+    503,
+    error_body(
+        "This API key is being moved to another account. Please try again.", _SERVER_ERROR, code="key_is_moving"
+    ),
+)
 OVERLOADED = ErrorResponse(
     503,
     error_body(
