@@ -33,5 +33,9 @@ class ConfigError(LimiterError):
     """Raised for wrong settings, keys files or URLs, which a person has to correct (exit code 2)."""
 
 
+class DamagedValue(ConfigError):
+    """Raised when a stored value can't be read. The message names it."""
+
+
 class StoreMisconfigured(ConfigError):
     """Raised when the store refuses a node or command: its URL, its login or the server has to be corrected."""

@@ -73,7 +73,7 @@ class Shower:
                 plain_entry(kid, found) if isinstance(found, KeyLimits) else entry(found.account, found.key, now_ms)
                 for kid, found in listing.entries
             )
-            return KeyList(tuple(entries), listing.total)
+            return KeyList(tuple(entries), listing.total, tuple(digest_text(kid) for kid in sorted(listing.damaged)))
         stored = await self._accounts.read(account)
         policy = existing(account, stored)
         if team is not None:

@@ -114,10 +114,14 @@ class KeyEntry(_View):
 
 @dataclass(frozen=True, slots=True)
 class KeyList(_View):
-    """The first keys by name, and how many there are in all."""
+    """The first keys by name, and how many there are in all.
+
+    `damaged`: the digests of keys whose values in the store can't be read, which are not counted.
+    """
 
     entries: tuple[KeyEntry, ...]
     total: int
+    damaged: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -174,7 +174,7 @@ async def manage(url: str) -> None:
         "accounts delete globex --yes",
     ):
         if typed.startswith("keys rotate globex/carol"):
-            with pytest.raises(AssertionError, match="a key of account 'globex' is called 'carol', too"):
+            with pytest.raises(AssertionError, match="account 'globex' has a key 'carol'"):
                 await limiter_node("teams", "create", "globex/carol", "--store", url)
         await limiter_node(*typed.split(), "--store", url)
 

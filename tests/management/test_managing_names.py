@@ -7,13 +7,14 @@ from collections.abc import Callable
 
 import pytest
 from accounts_in_store import put_account
-from store_tools import declare, new_api_key
+from store_tools import declare, new_api_key, store_client
 
 from limiter_node.credentials import key_id
 from limiter_node.errors import ConfigError
 from limiter_node.management.errors import Ambiguous, Conflict, NotFound
 from limiter_node.management.manager import Manager
-from limiter_node.policy import AccountPolicy, KeyPolicy, Subject
+from limiter_node.policy import AccountPolicy, KeyPolicy, Subject, account_tag
+from limiter_node.store.keyspace import limits_key, policy_key
 
 NewName = Callable[[str], str]
 
@@ -148,3 +149,25 @@ async def test_each_change_is_logged_once(
     logged = [record for record in caplog.records if getattr(record, "event", "") == "key_changed"]
     assert [record.__dict__["action"] for record in logged] == ["created", "changed", "disabled", "deleted"]
     assert logged[1].getMessage() == f"key {name} changed: rpm 600 -> 1"
+
+
+async def test_a_damaged_key_hides_no_other(manager: Manager, single_store: str, new_name: NewName) -> None:
+    """Neither in a list, which says so, nor where a key without an account is sought by its name."""
+    account, name = new_name("acme"), new_name("sound")
+    await manager.create_account(account, {})
+    good = [await manager.create_key(f"{account}/alice", {}), await manager.create_key(name, {"tpm": 5})]
+    bad = [await manager.create_key(f"{account}/bob", {}), await manager.create_key(new_name("flat"), {"tpm": 5})]
+    plain = declare(single_store, new_api_key())
+    with store_client(single_store) as client:
+        client.hset(policy_key(account_tag(account)), f"k:{bad[0].kid}", b"{")
+        client.hset(policy_key(bad[1].kid), "account", b"{")
+        client.set(limits_key(plain), b"damaged")
+    found = await manager.list_keys(limit=1_000_000)
+    damaged = {plain, *(each.kid for each in bad)}
+    assert {f"sha256:{each}" for each in damaged} <= set(found.damaged)
+    listed = {each.digest for each in found.entries}
+    assert {f"sha256:{each.kid}" for each in good} <= listed
+    assert not {f"sha256:{each}" for each in damaged} & listed
+    assert (await manager.find(name)).kid == good[1].kid
+    with store_client(single_store) as client:
+        client.delete(limits_key(plain), *(policy_key(tag) for tag in (account_tag(account), bad[1].kid)))

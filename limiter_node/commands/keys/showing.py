@@ -11,13 +11,15 @@ from limiter_node.chart import glyphs_for
 from limiter_node.commands.key_tables import key_lines, listing_lines
 from limiter_node.commands.managing import addressed, administer, as_json, identified, manage, who_argument
 from limiter_node.commands.options import option, store_url
-from limiter_node.commands.printing import print_json, print_lines, print_view
-from limiter_node.commands.tables import number
+from limiter_node.commands.printing import print_json, print_lines, print_view, warn
+from limiter_node.commands.tables import count, number
 from limiter_node.commands.usage_chart import usage_chart
 from limiter_node.decisions import Usage
 from limiter_node.management.manager import Manager
 from limiter_node.management.views import KeyView
 from limiter_node.store.admin.store_admin import StoreAdmin
+
+_MOST_NAMED = 5
 
 
 @cloup.command(short_help="Show a key: its state, secrets and limits.")
@@ -60,3 +62,6 @@ def list_(account: str | None, team: str | None, limit: int, store: str, as_json
             f"showing the first {number(len(found.entries))} of {number(found.total)} keys; raise --limit to see more",
             err=True,
         )
+    if found.damaged:
+        which = ", ".join(found.damaged[:_MOST_NAMED])
+        warn(f"{count(len(found.damaged), 'key')} can't be read: the values in the store are damaged, of {which}")

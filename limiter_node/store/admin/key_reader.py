@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from limiter_node.decisions import Usage
 from limiter_node.declarations import AccountKey
-from limiter_node.errors import ConfigError
+from limiter_node.errors import DamagedValue
 from limiter_node.limits import KeyLimits
 from limiter_node.plans import who
 from limiter_node.store import keyspace
@@ -28,10 +28,14 @@ from limiter_node.store.values import unpack_limits, unpack_usage
 
 
 class Listing(NamedTuple):
-    """The first keys by name (then by ``kid``), and how many there are in all."""
+    """The first keys by name (then by ``kid``), and how many there are in all.
+
+    `damaged`: the keys whose values can't be read, which are not counted.
+    """
 
     entries: list[tuple[str, KeyLimits | AccountKey]]
     total: int
+    damaged: list[str]
 
 
 def name_of(limits: KeyLimits | AccountKey) -> str:
@@ -40,7 +44,7 @@ def name_of(limits: KeyLimits | AccountKey) -> str:
 
 
 class KeyReader:
-    """Read keys of one store. Methods raise redis-py's errors, and ConfigError for values that nobody can read."""
+    """Read keys of one store. Methods raise redis-py's errors, and DamagedValue."""
 
     def __init__(self, address: StoreAddress, masters: Masters, policies: Policies) -> None:
         self._address, self._masters, self._policies = address, masters, policies
@@ -70,13 +74,29 @@ class KeyReader:
         """Return the first `limit` keys by name; memory grows with `limit`, and a few bytes for each further key."""
         seen: set[bytes] = set()
         kept: list[tuple[str, KeyLimits | AccountKey]] = []
+        damaged: list[str] = []
         total = 0
         for client in self._masters.all():
             async for kids in _scan(client, seen):
-                found = await self._get_all(client, kids)
+                found = await self._get_readable(client, kids, damaged)
                 total += len(found)
                 kept = heapq.nsmallest(limit, [*kept, *found.items()], key=lambda entry: (name_of(entry[1]), entry[0]))
-        return Listing(kept, total)
+        return Listing(kept, total, damaged)
+
+    async def _get_readable(
+        self, client: Redis, kids: Sequence[str], damaged: list[str]
+    ) -> dict[str, KeyLimits | AccountKey]:
+        """Return what there is of keys of one master, and add those to `damaged` whose values can't be read."""
+        try:
+            return await self._get_all(client, kids)
+        except DamagedValue:
+            if len(kids) == 1:
+                damaged.append(kids[0])
+                return {}
+        # Damage is rare: halving finds it in few reads, and whole chunks are read at once elsewhere.
+        middle = len(kids) // 2
+        first = await self._get_readable(client, kids[:middle], damaged)
+        return first | await self._get_readable(client, kids[middle:], damaged)
 
     async def _get_all(self, client: Redis, kids: Sequence[str]) -> dict[str, KeyLimits | AccountKey]:
         """Return what there is of keys of one master."""
@@ -105,7 +125,7 @@ class KeyReader:
         if isinstance(value, bytes):
             with suppress(ValueError):
                 return unpack_limits(value)
-        raise ConfigError(
+        raise DamagedValue(
             f"{keyspace.limits_key(kid)} in {self._address.describe()} is damaged: set the key's limits again"
         )
 

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 from redis.asyncio import Redis
 from redis.exceptions import WatchError
 
-from limiter_node.errors import ConfigError, StoreUnavailable
+from limiter_node.errors import DamagedValue, StoreUnavailable
 from limiter_node.policy import ACCOUNT_MARK, AccountPolicy, KeyPolicy, tag_text
 from limiter_node.policy_body import (
     Tombstone,
@@ -101,16 +101,21 @@ class Policies:
         reply = await call_script(self._owner(tag), self._read, ScriptCall([policy_key(tag)], kids))
         return _stored(tag, reply, kids)
 
-    async def read_all(self, tags: Iterable[str]) -> dict[str, StoredAccount]:
+    async def read_all(self, tags: Iterable[str], *, skips_damaged: bool = False) -> dict[str, StoredAccount]:
         """Return the policies of many accounts, without those of their keys.
 
-        With the marks of a key that was an account of its own, and of which the hash tag is the ``kid``.
+        With the marks of a key that was an account of its own, and of which the hash tag is the ``kid``. An account
+        that can't be read raises DamagedValue, or is left out if `skips_damaged`.
         """
         found: dict[str, StoredAccount] = {}
         for client, owned in self._masters.by_owner(tags, policy_key).items():
             calls = [ScriptCall([policy_key(tag)], _kids_of(tag)) for tag in owned]
             for tag, reply in zip(owned, await call_scripts(client, self._read, calls), strict=True):
-                found[tag] = _stored(tag, reply, _kids_of(tag))
+                try:
+                    found[tag] = _stored(tag, reply, _kids_of(tag))
+                except DamagedValue:
+                    if not skips_damaged:
+                        raise
         return found
 
     async def write(self, writes: Sequence[Write]) -> list[Written]:
@@ -204,7 +209,7 @@ def _stored(tag: str, reply: Sequence[Any], kids: Sequence[str]) -> StoredAccoun
             forwards,
         )
     except (ValueError, LookupError, TypeError):
-        raise ConfigError(
+        raise DamagedValue(
             f"{policy_key(tag)} is damaged, or was written by a later version: use that version, or delete this value "
             "and load the keys file"
         ) from None

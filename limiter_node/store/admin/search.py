@@ -74,7 +74,7 @@ class KeySearch:
             is_named = bool(prefix) and cid.startswith(prefix) and len(found.cids) < MOST_MATCHES
             if is_named and (way := way_of(cid, value)) is not None:
                 found.cids[cid] = way
-        for kid, stored in (await self._policies.read_all(own)).items():
+        for kid, stored in (await self._policies.read_all(own, skips_damaged=True)).items():
             account = stored.policy if stored.policy is not None else _sealed_account(stored.forwards.get(kid))
             if account is not None and account.key is not None and account.key.name == name:
                 _keep(found.kids, kid)
