@@ -5,6 +5,7 @@ How windows move, and what nodes do meanwhile, is tested with the scripts and th
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -188,3 +189,20 @@ async def test_what_happens_to_a_key_that_is_moved_meanwhile_is_not_lost(
             assert await good(admin, done.secret)
         assert await state_of(admin, made.secret) == ("revoked" if operation == "revoke" else "active")
     raise AssertionError("the operation never ends")
+
+
+async def test_a_key_that_was_made_again_moves_with_its_revoked_secrets(
+    manager: Manager, admin: StoreAdmin, accounts: tuple[str, str]
+) -> None:
+    """The marks that its deletion left at those secrets say nothing of the key."""
+    one, two = accounts
+    made = await manager.create_key(f"{one}/alice", {"rpm": 5})
+    rotated = await manager.rotate(f"{one}/alice", 0)
+    await manager.revoke(rotated.secret or "")
+    await manager.delete_key(f"{one}/alice")
+    digest = hashlib.sha256((made.secret or "").encode()).hexdigest()
+    await manager.create_key(f"{one}/alice", {"rpm": 5}, digest=f"sha256:{digest}")
+    await manager.move(f"{one}/alice", two)
+    assert await good(admin, made.secret)
+    assert not await good(admin, rotated.secret)
+    assert (await manager.show_key(f"{two}/alice")).digest == f"sha256:{made.kid}"

@@ -179,12 +179,16 @@ class Mover:
         return _Frozen(fields, clock or b"", time_ms)
 
     async def _lead_there(self, kid: str, source: str, target: str, cids: Sequence[str]) -> None:
-        """Lead the ways from the key's credentials to the target; take the key away there if it is being deleted."""
+        """Lead the ways from the key's credentials to the target; take the key away there if it is being deleted.
+
+        The mark of a further credential doesn't say so: a key that was deleted and made again still has those that had
+        been revoked, with their marks.
+        """
         for cid in cids:
             keys = (limits_key(cid), deleted_key(cid))
             arguments = ("", target, source, "" if cid == kid else kid)
             reply = await call_script(self._masters.owner(keys[0]), self._point, ScriptCall(keys, arguments))
-            if reply[0] == 0:
+            if reply[0] == 0 and cid == kid:
                 await self._take_away(kid, target)
                 return
 
