@@ -118,7 +118,7 @@ async def test_only_limits_are_listed() -> None:
         await admin.put_limits(kid, LIMITS)
         async with client_of(store.url, "") as client:
             await client.mset({"rl:{x}:limits": 1, f"rl:{{{'0' * 32}}}:limits2": 1, "other": 1})
-        assert await admin.list_keys() == ([(kid, LIMITS)], 1)
+        assert await admin.list_keys() == ([(kid, LIMITS)], 1, [])
 
 
 async def test_damaged_limits_are_named(admin: StoreAdmin, url: str, request: pytest.FixtureRequest) -> None:
