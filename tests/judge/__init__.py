@@ -9,4 +9,5 @@ takes a record apart by window; `windows`, `own_share`, `counted`, `told` and `t
 
 ``python -m tests.judge.moves`` does the same for keys that move between accounts, by rules of its own: see `moves`.
 ``python -m tests.judge.states`` does so for credentials and states of keys: see `states`.
+`seeds` is the command of both.
 """

@@ -13,9 +13,7 @@ dies: what they may cost is judged by ``judge.run``.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import logging
 import random
 import sys
 import time
@@ -28,7 +26,6 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import uvloop
 from accounts_in_store import put_account
 from dispatching import dispatching
 from redis.exceptions import RedisError
@@ -50,7 +47,8 @@ from . import faults
 from .proxy import LyingProxy
 from .records import Record
 from .scene import Scene
-from .store import JudgedStore, judged_store
+from .seeds import main
+from .store import JudgedStore
 
 _SHORT_MS, _HOUR_MS = 2_000, 3_600_000
 _OUT_OF_REACH = 10**9
@@ -266,28 +264,5 @@ class _Run:
                 violations.append(f"{name or 'the key'} counts {counted.get(name)}, callers were told {told}")
 
 
-def main() -> None:
-    """Read the options and judge."""
-    parser = argparse.ArgumentParser(prog="python -m tests.judge.moves", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=60.0, help="start no further run after this time")
-    parser.add_argument("--seed", type=int, default=1, help="the first run's seed; each further run takes the next one")
-    options = parser.parse_args()
-    logging.basicConfig(level=logging.CRITICAL, stream=sys.stdout)
-    sys.exit(uvloop.run(_judge(options.seconds, options.seed)))
-
-
-async def _judge(seconds: float, seed: int) -> int:
-    until_s, refuted = time.monotonic() + seconds, []
-    async with judged_store("single", None) as store:
-        while time.monotonic() < until_s:
-            found = await run_moves(seed, store, 4.0)
-            print(found.line, flush=True)
-            if found.violations:
-                refuted.append(seed)
-            seed += 1
-    print(f"{len(refuted)} refuted{': seeds ' * bool(refuted)}{refuted or ''}")
-    return 1 if refuted else 0
-
-
 if __name__ == "__main__":
-    main()
+    main("tests.judge.moves", __doc__, run_moves)

@@ -12,9 +12,7 @@ Nothing of the store is lost here, and no node dies: what they may cost is teste
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import logging
 import random
 import sys
 import time
@@ -26,7 +24,6 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import uvloop
 from dispatching import dispatching
 from key_histories import ADMITTED, DISABLED, EXPIRED, NEVER, REVOKED, UNKNOWN, Answer, Key, Secret, Span, State
 
@@ -44,7 +41,8 @@ from .moves import FAULTS
 from .proxy import LyingProxy
 from .records import Record
 from .scene import Scene
-from .store import JudgedStore, judged_store
+from .seeds import main
+from .store import JudgedStore
 
 _HEALED_S = _DRAINED_S = 15.0
 _LIMITS = {"rpm": 1_000_000, "requests/1h": 1_000_000}
@@ -220,28 +218,5 @@ class _Run:
                 self.found.violations.append("a node doesn't drain")
 
 
-def main() -> None:
-    """Read the options and judge."""
-    parser = argparse.ArgumentParser(prog="python -m tests.judge.states", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=60.0, help="start no further run after this time")
-    parser.add_argument("--seed", type=int, default=1, help="the first run's seed; each further run takes the next one")
-    options = parser.parse_args()
-    logging.basicConfig(level=logging.CRITICAL, stream=sys.stdout)
-    sys.exit(uvloop.run(_judge(options.seconds, options.seed)))
-
-
-async def _judge(seconds: float, seed: int) -> int:
-    until_s, refuted = time.monotonic() + seconds, []
-    async with judged_store("single", None) as store:
-        while time.monotonic() < until_s:
-            found = await run_states(seed, store, 4.0)
-            print(found.line, flush=True)
-            if found.violations:
-                refuted.append(seed)
-            seed += 1
-    print(f"{len(refuted)} refuted{': seeds ' * bool(refuted)}{refuted or ''}")
-    return 1 if refuted else 0
-
-
 if __name__ == "__main__":
-    main()
+    main("tests.judge.states", __doc__, run_states)

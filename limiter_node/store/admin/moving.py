@@ -30,14 +30,13 @@ from limiter_node.policy_body import Forward, body_of, forward_body, read_accoun
 from limiter_node.store.admin.masters import Masters
 from limiter_node.store.admin.policies import NO_VERSION, Policies
 from limiter_node.store.admin.script_calls import ScriptCall, call_script
-from limiter_node.store.keyspace import deleted_key, limits_key, member_key, policy_key, shared_key
+from limiter_node.store.keyspace import CLOCK_FIELD, deleted_key, limits_key, member_key, policy_key, shared_key
 from limiter_node.store.scripts import load_script
 from limiter_node.store.written import Written
 
 _MOST_TRIES = 10
 _WINDOW_FIELD_LENGTHS = (6, 7)
 """Of the names of fields that hold a window: its id, and that with a letter for a group of its buckets."""
-_CLOCK_FIELD = "c"
 _CLOSED, _OPENED, _WAS_OPENED, _NO_ACCOUNT = range(4)
 """The replies of ``open.lua``."""
 
@@ -167,7 +166,7 @@ class Mover:
     async def _read_frozen(self, kid: str, source: str) -> _Frozen:
         async with self._owner(source).pipeline(transaction=True) as pipeline:
             pipeline.hgetall(_windows_key(source, kid))
-            pipeline.hget(shared_key(source), _CLOCK_FIELD)
+            pipeline.hget(shared_key(source), CLOCK_FIELD)
             pipeline.time()
             windows, clock, (seconds, micros) = await pipeline.execute()
         assert isinstance(windows, Mapping)
