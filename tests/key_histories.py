@@ -1,4 +1,4 @@
-"""What was done to keys and when, and so which verdicts a request with a secret may get.
+"""The changes of keys and their times, and so which verdicts a request with a secret may get.
 
 Times are in s since the epoch, as the store's clock on this machine says them.
 """
@@ -115,7 +115,7 @@ class Key:
 
     @property
     def who(self) -> str:
-        """What commands call it."""
+        """The name that commands take."""
         return f"{self.account}/{self.name}" if self.account else self.name
 
     @property
@@ -142,7 +142,7 @@ class Key:
         ]
 
     def _around(self, answer: Answer) -> str:
-        """What was done shortly before and during a request, in s since it was sent."""
+        """The changes shortly before and during a request, in s since it was sent."""
         near = [each for each in self.states if each.done_s - answer.sent_s > -2 and each.begun_s < answer.done_s]
         return "\n  ".join(("", *(each.text(answer.secret, answer.sent_s) for each in near)))
 
@@ -168,5 +168,5 @@ class Key:
 
 
 def total_used(answers: Iterable[Answer]) -> tuple[int, ...]:
-    """What all of them were told."""
+    """The sums that all of them were told."""
     return tuple(map(sum, zip((0, 0, 0), *(each.used for each in answers), strict=True)))

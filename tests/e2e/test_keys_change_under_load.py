@@ -143,7 +143,7 @@ class Scene:
         """The output of a command is that of the process."""
 
     async def command(self, *arguments: str) -> Any:
-        """What a command says."""
+        """Run a command and return its JSON."""
         async with self._commands:
             call = (output_of, "limiter-node", *arguments, "--store", self.fleet.store, "--json")
             return json.loads(await asyncio.to_thread(*call))
@@ -200,7 +200,7 @@ class Scene:
     # ---- counted -----------------------------------------------------------------------------------------------------
 
     async def used(self, key: Key) -> tuple[int, ...]:
-        """What the key's own windows hold."""
+        """The content of the key's own windows."""
         view = await self.admins[0].done("showKey", key.who)
         return _used(view["limits"], key.who)
 
@@ -209,7 +209,7 @@ class Scene:
         return _used(view["limits"], name)
 
     async def differences(self) -> list[str]:
-        """What is counted otherwise than callers were told."""
+        """The counters that differ from the sums that callers were told."""
         found = []
         for key in self.keys:
             least, most = key.counted()

@@ -116,7 +116,7 @@ def fill(driver: PathsDriver, rng: random.Random, clock_ms: int, steps: int, gap
 
 
 def used(driver: PathsDriver, clock_ms: int) -> list[tuple[int, int, int]]:
-    """What counts in the key's windows, added up from their buckets."""
+    """The content of the key's windows, added up from their buckets."""
     found = driver.peek(OWN, clock_ms)
     assert found
     return [each.used for each in found.windows]

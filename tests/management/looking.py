@@ -1,4 +1,4 @@
-"""What a node would say of a secret by what is stored, without any node."""
+"""The state of a secret by what is stored, as a node would find it, without any node."""
 
 from __future__ import annotations
 

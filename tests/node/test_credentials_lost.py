@@ -62,7 +62,7 @@ def mark_of(url: str, cid: str) -> bytes | None:
 
 @pytest.mark.parametrize("kind", ["of an account", "flat"])
 async def test_35_what_the_node_was_told_before_the_store_went_away_counts(embedded_single: str, kind: str) -> None:
-    """What it wasn't told, it can't know: such a key is decided as it was, until the store is back."""
+    """A node can't know a change that it wasn't told: it decides the key as before, until the store is back."""
     account = an_account() if kind == "of an account" else None
     first, second, others = Kept(embedded_single, alice_with(), account), alice_with(), alice_with()
     known, unknown = Kept(embedded_single, second, account and an_account()), Kept(embedded_single, others, None)

@@ -1,4 +1,4 @@
-"""What the commands print of keys, accounts, teams and limits, from views made by hand."""
+"""The tables that commands print of keys, accounts, teams and limits, from views made by hand."""
 
 from __future__ import annotations
 

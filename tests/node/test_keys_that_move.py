@@ -64,7 +64,7 @@ class Scene:
                 return
 
     async def used(self, dispatcher: Dispatcher) -> dict[str, Amounts]:
-        """What the windows on the key's path count, by their subject's name and length."""
+        """The counts of the windows on the key's path, by their subject's name and length."""
         usage = await dispatcher.peek(self.kid)
         assert not isinstance(usage, int)
         assert usage.path is not None

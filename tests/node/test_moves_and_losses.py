@@ -103,7 +103,7 @@ async def open_in(scene: Scene) -> list[str]:
 
 
 async def asked(node: Dispatcher, scene: Scene) -> Outcome | str:
-    """What becomes of one request."""
+    """The outcome of one request."""
     try:
         state = await node.find(scene.kid)
         if state:
