@@ -44,6 +44,7 @@ from limiter_node.store.decisions.dispatcher import Dispatcher
 from limiter_node.store.url import parse_store_url
 
 from . import faults
+from .lasting import Lasting
 from .proxy import LyingProxy
 from .records import Record
 from .scene import Scene
@@ -112,7 +113,10 @@ class Moves:
 
 
 async def run_moves(seed: int, store: JudgedStore, seconds: float) -> Moves:
-    """Let a key move under load and faults, and judge. `store` is a single one."""
+    """Let a key move under load and faults, and judge. `store` is a single one.
+
+    The run goes on until the key has moved once, if this takes longer than `seconds`.
+    """
     return await _Run(seed, store, seconds).run()
 
 
@@ -154,21 +158,21 @@ class _Run:
         return dispatching(url, timeout_ms=100, policy=decide, finish_move=self._mover.finish, stall_timeout_s=0.3)
 
     async def _play(self, nodes: list[Dispatcher]) -> None:
-        until_s = time.monotonic() + self._seconds
-        asking = [self._ask_until(node, until_s) for node in nodes for _ in range(3)]
-        moving = [self._move_until(until_s) for _ in range(self._rng.choice((1, 2)))]
-        await asyncio.gather(self._let_faults_happen(until_s), *moving, *asking)
+        lasting = Lasting(self._seconds, lambda: self.found.moves > 0)
+        asking = [self._ask_until(node, lasting) for node in nodes for _ in range(3)]
+        moving = [self._move_until(lasting) for _ in range(self._rng.choice((1, 2)))]
+        await asyncio.gather(self._let_faults_happen(lasting), *moving, *asking)
 
-    async def _let_faults_happen(self, until_s: float) -> None:
-        while time.monotonic() < until_s:
+    async def _let_faults_happen(self, lasting: Lasting) -> None:
+        while not lasting.is_over:
             await asyncio.sleep(self._rng.uniform(0.0, 0.5))
             await self._rng.choice(FAULTS)(self._scene)
         self._store.go_on()
         for proxy in self._scene.proxies:
             proxy.pass_all()
 
-    async def _move_until(self, until_s: float) -> None:
-        while time.monotonic() < until_s:
+    async def _move_until(self, lasting: Lasting) -> None:
+        while not lasting.is_over:
             await self._move(self._rng.choice(self._places))
             await asyncio.sleep(self._rng.choice((0.0, 0.05, 0.3)))
 
@@ -182,9 +186,9 @@ class _Run:
             except (Stopped, RedisError, LimiterError):
                 return
 
-    async def _ask_until(self, node: Dispatcher, until_s: float) -> None:
+    async def _ask_until(self, node: Dispatcher, lasting: Lasting) -> None:
         ending: list[asyncio.Task[None]] = []
-        while time.monotonic() < until_s:
+        while not lasting.is_over:
             outcome = await self._ask(node, ending)
             await asyncio.sleep(0.0 if outcome == "admitted" else 0.02)
         await asyncio.gather(*ending)

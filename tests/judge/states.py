@@ -37,6 +37,7 @@ from limiter_node.store.admin.store_admin import administering
 from limiter_node.store.decisions.dispatcher import Dispatcher
 from limiter_node.store.url import parse_store_url
 
+from .lasting import Lasting
 from .moves import FAULTS
 from .proxy import LyingProxy
 from .records import Record
@@ -78,14 +79,18 @@ class States:
         return "\n  ".join((f"states {self.seed}: {self.policy}, {said}", *self.violations))
 
 
-async def run_states(seed: int, store: JudgedStore, seconds: float) -> States:
-    """Change keys under load and faults, and judge. `store` is a single one."""
-    return await _Run(seed, store, seconds).run()
+async def run_states(seed: int, store: JudgedStore, seconds: float, changes: int = 1) -> States:
+    """Change keys under load and faults, and judge. `store` is a single one.
+
+    The run goes on until a request was admitted and that many changes were made, if this takes longer than `seconds`.
+    """
+    return await _Run(seed, store, seconds, changes).run()
 
 
 class _Run:
-    def __init__(self, seed: int, store: JudgedStore, seconds: float) -> None:
+    def __init__(self, seed: int, store: JudgedStore, seconds: float, changes: int) -> None:
         self._rng, self._store, self._seconds = random.Random(f"states {seed}"), store, seconds
+        self._enough = changes
         self.found = States(seed, self._rng.choice(("closed", "local")))
         self._account = f"acme-{self._rng.randbytes(4).hex()}"
         self._keys: list[Key] = []
@@ -120,21 +125,24 @@ class _Run:
         self._keys.append(key)
 
     async def _play(self, nodes: list[Dispatcher]) -> None:
-        until_s = time.time() + self._seconds
-        asking = [self._ask_until(nodes, number, until_s) for number in range(len(nodes)) for _ in range(3)]
-        changing = [self._change_until(key, until_s) for key in self._keys]
-        await asyncio.gather(self._let_faults_happen(until_s), *changing, *asking)
+        lasting = Lasting(self._seconds, self._is_enough)
+        asking = [self._ask_until(nodes, number, lasting) for number in range(len(nodes)) for _ in range(3)]
+        changing = [self._change_until(key, lasting) for key in self._keys]
+        await asyncio.gather(self._let_faults_happen(lasting), *changing, *asking)
 
-    async def _let_faults_happen(self, until_s: float) -> None:
-        while time.time() < until_s:
+    def _is_enough(self) -> bool:
+        return self.found.changes.total() >= self._enough and self.found.outcomes[ADMITTED] > 0
+
+    async def _let_faults_happen(self, lasting: Lasting) -> None:
+        while not lasting.is_over:
             await asyncio.sleep(self._rng.uniform(0.0, 0.5))
             await self._rng.choice(FAULTS)(self._scene)
         self._store.go_on()
         for proxy in self._scene.proxies:
             proxy.pass_all()
 
-    async def _change_until(self, key: Key, until_s: float) -> None:
-        while time.time() < until_s:
+    async def _change_until(self, key: Key, lasting: Lasting) -> None:
+        while not lasting.is_over:
             await asyncio.sleep(self._rng.uniform(0.05, 0.3))
             async with self._store.commands:  # faults of the server would stop the command
                 await self._change(key)
@@ -172,8 +180,8 @@ class _Run:
 
     # ---- asking ------------------------------------------------------------------------------------------------------
 
-    async def _ask_until(self, nodes: list[Dispatcher], number: int, until_s: float) -> None:
-        while time.time() < until_s:
+    async def _ask_until(self, nodes: list[Dispatcher], number: int, lasting: Lasting) -> None:
+        while not lasting.is_over:
             key = self._rng.choice(self._keys)
             await self._ask(nodes[number], number, key, self._rng.choice(key.all_secrets[-3:]))
             await asyncio.sleep(0.005)

@@ -20,7 +20,7 @@ async def store() -> AsyncIterator[JudgedStore]:
 @pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.asyncio(loop_scope="module")
 async def test_states_change_under_faults(store: JudgedStore, seed: int) -> None:
-    found = await run_states(seed, store, 1.0)
+    found = await run_states(seed, store, 1.0, changes=6)
     assert not found.violations, found.line
     assert sum(found.changes.values()) > 5
     assert found.outcomes["admitted"]
