@@ -4,5 +4,6 @@
 ``sizes``     distributions of token sizes
 ``trace``     arrivals and sizes from a recorded trace
 ``keys``      the keys file, and the names of keys in records
+``declared_limits``  the limits that the keys file declares, by key
 ``prompts``   requests as bytes
 """

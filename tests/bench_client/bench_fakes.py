@@ -197,6 +197,7 @@ class Ledger:
                 "told_input": None,
                 "told_input_at_most": None,
                 "has_other_limits": False,
+                **dict.fromkeys(("model", "limit", "audited", "policies", "states")),
                 **values,
             },
         )
