@@ -11,7 +11,7 @@ from bench_client.report.collect import KeyUse
 from bench_client.report.shown_limits import PlainLimit, TreeLimit
 
 SHOWN_KEYS = 4
-SHOWN_LIMITS = 4
+SHOWN_LIMITS = 6
 
 
 def choose_keys(keys: dict[str, KeyUse], fullest: dict[str, str]) -> list[PlainLimit]:
@@ -36,8 +36,8 @@ def by_fullness(limits: Sequence[AuditedLimit]) -> list[AuditedLimit]:
     Of equally full ones, those come first that rejected most.
     """
 
-    def place(limit: AuditedLimit) -> tuple[bool, bool, float, int]:
-        return not limit.rejected, not limit.would_have_rejected, -limit.share, -limit.rejected_or_would_have
+    def place(limit: AuditedLimit) -> tuple[int, float, int]:
+        return _kind(limit), -limit.share, -limit.rejected_or_would_have
 
     return sorted(limits, key=place)
 
@@ -45,7 +45,7 @@ def by_fullness(limits: Sequence[AuditedLimit]) -> list[AuditedLimit]:
 def choose_limits(
     audited: Sequence[AuditedLimit], declared: Sequence[TreeLimit]
 ) -> list[tuple[AuditedLimit, TreeLimit]]:
-    """Return the limits to show: the first by fullness of each subject, then others of these subjects.
+    """Return the limits to show, as ``by_fullness``, but of each kind the first of each subject before others of it.
 
     A limit whose name and window two keys without an account share is passed over: the audit's figures don't tell
     which of them is meant.
@@ -54,12 +54,17 @@ def choose_limits(
     for limit in declared:
         known.setdefault(limit.limit[:4], []).append(limit)
     limits = [each for each in by_fullness(audited) if len(known.get(each[:4], ())) == 1]
-    firsts: dict[str, AuditedLimit] = {}
-    for each in limits:
-        firsts.setdefault(each.subject, each)
-    others = [each for each in limits if firsts[each.subject] is not each]
-    chosen = [*firsts.values(), *others][:SHOWN_LIMITS]
-    return [(each, known[each[:4]][0]) for each in chosen]
+    met: set[tuple[int, str]] = set()
+    order = []
+    for place, each in enumerate(limits):
+        is_first = (_kind(each), each.subject) not in met
+        met.add((_kind(each), each.subject))
+        order.append((_kind(each), not is_first, place))
+    return [(limits[place], known[limits[place][:4]][0]) for _, _, place in sorted(order)[:SHOWN_LIMITS]]
+
+
+def _kind(limit: AuditedLimit) -> int:
+    return 0 if limit.rejected else 1 if limit.would_have_rejected else 2
 
 
 def _binding(use: KeyUse) -> str:

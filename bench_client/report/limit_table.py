@@ -8,7 +8,7 @@ from bench_client.report.gather import ReportedRun
 from bench_client.report.shown_limits import per_text
 from bench_client.report.words import NEVER_SLID, UNITS, share
 
-HEADINGS = ("limit", "models", "fullest window", "share", "rejected", "")
+HEADINGS = ("limit", "share", "rejected", "fullest window", "models", "")
 MAX_ROWS = 12
 
 
@@ -33,9 +33,9 @@ def _cells(limit: AuditedLimit) -> list[str]:
     rejected = f"{limit.rejected:,}" if limit.is_enforced else f"{limit.would_have_rejected:,} would be"
     return [
         f"{limit.subject}: {UNITS[limit.unit]} in any {per_text(limit.per_ms)}",
-        ", ".join(limit.models) or "all",
-        f"{limit.used:,} of {limit.limit:,}",
         share(limit.used, limit.limit),
         rejected,
+        f"{limit.used:,} of {limit.limit:,}",
+        ", ".join(limit.models) or "all",
         ", ".join(remarks),
     ]

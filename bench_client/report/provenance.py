@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from bench_client.load.weights import weights_text
 from bench_client.report.gather import ReportedRun
 from bench_client.report.rows import Row
 from bench_client.report.sources import Source
@@ -39,7 +40,8 @@ def setup_rows(runs: Sequence[ReportedRun]) -> list[Row]:
         ("output tokens", lambda run: _setting(run, "output_tokens")),
         ("requests say max_tokens", lambda run: _setting(run, "cap_output")),
         ("warm-up", lambda run: _suffixed(run.source.info.settings.get("warmup_s") or None, " s")),
-        ("model", lambda run: _setting(run, "model")),
+        ("model", lambda run: _setting(run, "model") or _weights(run.source, "models")),
+        ("accounts loaded", lambda run: _weights(run.source, "accounts")),
         ("sending processes", lambda run: _setting(run, "processes")),
         ("timeout", lambda run: _suffixed(run.source.info.settings.get("timeout_s"), " s")),
         ("machine", _machine),
@@ -103,7 +105,19 @@ def _load_options(source: Source) -> list[tuple[str, Any]]:
         value = settings.get(name)
         if value is not None and value != usual:
             options.append((option, value))
+    if not settings.get("model") and (models := _weights(source, "models")):
+        options.append(("--models", models))
+    if accounts := _weights(source, "accounts"):
+        options.append(("--accounts", accounts))
     return [*options, ("--no-cap", None)] if settings.get("cap_output") is False else options
+
+
+def _weights(source: Source, name: str) -> str:
+    """Return names and weights as an option takes them; empty if the run has none."""
+    weights = source.info.settings.get(name)
+    if not isinstance(weights, dict) or not all(type(each) in (int, float) for each in weights.values()):
+        return ""
+    return weights_text(tuple(weights.items()))
 
 
 def _said(value: Any) -> str:
