@@ -27,11 +27,6 @@ def parse_weights(text: str) -> Weights:
     return tuple(weights.items())
 
 
-def weights_text(weights: Weights) -> str:
-    """Return the weights as an option takes them."""
-    return ",".join(f"{name}:{weight:.10g}" for name, weight in weights)
-
-
 def _split(item: str) -> tuple[str, float]:
     name, colon, last = item.rpartition(":")
     try:

@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench_client.load.weights import weights_text
 from bench_client.report.gather import ReportedRun
 from bench_client.report.rows import Row
 from bench_client.report.sources import Source
@@ -35,13 +34,13 @@ def setup_rows(runs: Sequence[ReportedRun]) -> list[Row]:
         ("trace sped up", _speed),
         ("arrivals", lambda run: _setting(run, "arrivals")),
         ("seed", lambda run: _setting(run, "seed")),
+        ("accounts", lambda run: _weights(run.source.info.settings.get("accounts"))),
         ("skew over the keys (Zipf)", lambda run: _setting(run, "zipf")),
         ("input tokens", lambda run: _setting(run, "input_tokens")),
         ("output tokens", lambda run: _setting(run, "output_tokens")),
         ("requests say max_tokens", lambda run: _setting(run, "cap_output")),
         ("warm-up", lambda run: _suffixed(run.source.info.settings.get("warmup_s") or None, " s")),
-        ("model", lambda run: _setting(run, "model") or _weights(run.source, "models")),
-        ("accounts loaded", lambda run: _weights(run.source, "accounts")),
+        ("model", lambda run: _setting(run, "model") or _weights(run.source.info.settings.get("models"))),
         ("sending processes", lambda run: _setting(run, "processes")),
         ("timeout", lambda run: _suffixed(run.source.info.settings.get("timeout_s"), " s")),
         ("machine", _machine),
@@ -105,19 +104,11 @@ def _load_options(source: Source) -> list[tuple[str, Any]]:
         value = settings.get(name)
         if value is not None and value != usual:
             options.append((option, value))
-    if not settings.get("model") and (models := _weights(source, "models")):
-        options.append(("--models", models))
-    if accounts := _weights(source, "accounts"):
+    if accounts := _weights(settings.get("accounts")):
         options.append(("--accounts", accounts))
+    if settings.get("model") is None and (models := _weights(settings.get("models"))):
+        options.append(("--models", models))
     return [*options, ("--no-cap", None)] if settings.get("cap_output") is False else options
-
-
-def _weights(source: Source, name: str) -> str:
-    """Return names and weights as an option takes them; empty if the run has none."""
-    weights = source.info.settings.get(name)
-    if not isinstance(weights, dict) or not all(type(each) in (int, float) for each in weights.values()):
-        return ""
-    return weights_text(tuple(weights.items()))
 
 
 def _said(value: Any) -> str:
@@ -126,6 +117,11 @@ def _said(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:.10g}" if isinstance(value, float) else str(value)
+
+
+def _weights(weights: Any) -> str:
+    """Return names with weights as an option takes them."""
+    return ",".join(f"{name}:{_said(weight)}" for name, weight in weights.items()) if isinstance(weights, dict) else ""
 
 
 def _setting(run: ReportedRun, name: str) -> str:
