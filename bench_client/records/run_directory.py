@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -70,6 +70,14 @@ class RunInfo:
     """How each sending process fared; empty before the run."""
     tree: DeclaredTree = field(default_factory=DeclaredTree)
     """The limits of keys with others than the usual three, as the keys file declares them."""
+
+    @property
+    def models(self) -> list[str]:
+        """Return the models that the requests asked for. Raises BenchError for a run of an earlier version."""
+        models = self.settings.get("models")
+        if not isinstance(models, dict):
+            raise BenchError("the run was made by an earlier version of bench-client; make it again")
+        return list(models)
 
     @property
     def key_names(self) -> dict[str, str]:
@@ -140,20 +148,20 @@ def read_info(directory: Path) -> RunInfo:
         raise BenchError(f"{directory / RUN_NAME} is damaged or not of bench-client; make the run again") from None
 
 
-def convert_spool(directory: Path, process: int, key_ids: list[str]) -> None:
+def convert_spool(directory: Path, process: int, key_ids: Sequence[str], models: Sequence[str]) -> None:
     """Turn one process's spool into a part of the records. Raises BenchError when that can't be written."""
     spool = directory / spool_name(process)
-    write_records(directory / f"requests.{process}.part", _converted(spool, key_ids))
+    write_records(directory / f"requests.{process}.part", _converted(spool, key_ids, models))
     spool.unlink()
 
 
 def finish(directory: Path, info: RunInfo) -> None:
     """Put the records together from all processes' parts, and from the spools that no process has made a part of.
 
-    Raises BenchError when they can't be written.
+    Raises BenchError when they can't be written, or when a killed run of another version left a spool.
     """
     for spool in sorted(directory.glob(SPOOL_NAMES)):
-        convert_spool(directory, _process_of(spool), [key_id for key_id, _ in info.keys])
+        convert_spool(directory, _process_of(spool), [key_id for key_id, _ in info.keys], info.models)
     parts, whole = sorted(directory.glob(PART_NAMES)), directory / (REQUESTS_NAME + ".tmp")
     try:
         join_records(whole, parts)
@@ -201,7 +209,8 @@ def _process_of(spool: Path) -> int:
     return int(spool.name.split(".")[1])
 
 
-def _converted(spool: Path, key_ids: list[str]) -> Iterator[Record]:
+def _converted(spool: Path, key_ids: Sequence[str], models: Sequence[str]) -> Iterator[Record]:
+    names = models if len(models) > 1 else (None,)
     for entry in read_spool(spool):
         facts = parse_response(entry.raw) if entry.raw else NOTHING
         yield Record._make(
@@ -216,7 +225,7 @@ def _converted(spool: Path, key_ids: list[str]) -> Iterator[Record]:
                 entry.max_tokens or None,
                 ERRORS[entry.error] or None,
                 *facts[:_FACTS_BEFORE_MODEL],
-                None,
+                names[entry.model],
                 *facts[_FACTS_BEFORE_MODEL:],
             )
         )

@@ -207,7 +207,7 @@ class Ledger:
 
 def run_info(**changes: Any) -> RunInfo:
     values: dict[str, Any] = {
-        "settings": {"timeout_s": 10.0},
+        "settings": {"timeout_s": 10.0, "models": {"m": 1}},
         "targets": ["http://127.0.0.1:1"],
         "keys": [(KEY, "alice")],
         "planned": 10,

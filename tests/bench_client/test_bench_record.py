@@ -306,7 +306,7 @@ def test_a_killed_run_is_read_where_nothing_can_be_written(tmp_path: Path) -> No
     prepare(tmp_path, info)
     spool(tmp_path, 0, 2)
     spool(tmp_path, 1, 2)
-    convert_spool(tmp_path, 1, [KEY])
+    convert_spool(tmp_path, 1, [KEY], ["m"])
     (tmp_path / "requests.0.part").mkdir()
     before = {path: path.is_file() and path.read_bytes() for path in tmp_path.iterdir()}
     reader = open_records(tmp_path, info)
@@ -325,7 +325,7 @@ def test_the_records_of_several_processes_are_one_runs(tmp_path: Path) -> None:
     prepare(tmp_path, info)
     for process in range(3):
         spool(tmp_path, process, 3)
-    convert_spool(tmp_path, 1, [KEY])
+    convert_spool(tmp_path, 1, [KEY], ["m"])
     finish(tmp_path, info)
     assert [path.name for path in tmp_path.glob("re*")] == [REQUESTS_NAME]
     reader = open_records(tmp_path, info)
@@ -340,7 +340,7 @@ def test_parts_left_by_a_run_killed_at_its_end_are_put_together(tmp_path: Path) 
     prepare(tmp_path, info)
     for process in range(2):
         spool(tmp_path, process, 2)
-        convert_spool(tmp_path, process, [KEY])
+        convert_spool(tmp_path, process, [KEY], ["m"])
     assert sorted(record.request for record in open_records(tmp_path, info)) == [0, 1, 2, 3]
 
 
@@ -350,7 +350,7 @@ def test_a_part_that_is_cut_off_leaves_whole_records_without_an_end(tmp_path: Pa
     prepare(tmp_path, info)
     for process in range(2):
         spool(tmp_path, process, 2)
-        convert_spool(tmp_path, process, [KEY])
+        convert_spool(tmp_path, process, [KEY], ["m"])
     part = tmp_path / "requests.0.part"
     part.write_bytes(part.read_bytes()[:-cut])
     reader = open_records(tmp_path, info)
