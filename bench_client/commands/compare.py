@@ -9,6 +9,7 @@ from bench_client.audit import AuditReport, audit_directory
 from bench_client.commands.compared_account import account_for_load
 from bench_client.commands.run import RunResult, Say, run
 from bench_client.errors import BenchUsageError
+from bench_client.load.declared_limits import ENFORCE
 from bench_client.records.out_directory import PAGE_NAME, STORES, prepare_comparison, refuse_to_replace_runs
 from bench_client.records.run_directory import COMPARE_NAME, write_json
 from bench_client.results.tables import figure_rows, table
@@ -148,4 +149,7 @@ def comparison_text(measured: list[StoreResult]) -> str:
 
 
 def _fullest(report: AuditReport) -> str:
-    return f"{max((fill.ratio for fill in report.worst.values()), default=0.0):.1%}"
+    """Return the share of its limit that the fullest window held; audited limits are no bound and don't count."""
+    shares = [fill.ratio for fill in report.worst.values()]
+    shares += [use.ratio for use in report.limits if use.declared.mode == ENFORCE]
+    return f"{max(shares, default=0.0):.1%}"

@@ -85,11 +85,6 @@ class AuditFigures:
     """On the paths of all other keys."""
 
     @property
-    def all_windows(self) -> int:
-        """Return the number of windows checked, of all limits."""
-        return self.windows + sum(limit.windows for limit in self.limits)
-
-    @property
     def word(self) -> str:
         if self.proved is None:
             return NOT_AUDITED
@@ -142,10 +137,11 @@ def _audit_figures(document: Any) -> AuditFigures:
         raise TypeError
     if type(figures.proved) is not bool:
         raise TypeError
-    return replace(figures, limits=tuple(_audited_limit(each) for each in document.get("limits", ())))
+    return replace(figures, limits=tuple(audited_limit(each) for each in document.get("limits", ())))
 
 
-def _audited_limit(element: Any) -> AuditedLimit:
+def audited_limit(element: Any) -> AuditedLimit:
+    """Return one element of the document's ``limits``. Raises as ``_audit_figures``."""
     found = AuditedLimit(**{name: element[name] for name in AuditedLimit._fields})
     found = found._replace(models=tuple(found.models))
     counts = (found.per_ms, found.limit, found.used, found.windows, found.rejected, found.would_have_rejected)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from bench_client.audit.paths import length_text
 from bench_client.report.audit_figures import AuditedLimit
 from bench_client.report.choosing import by_fullness
 from bench_client.report.gather import ReportedRun
-from bench_client.report.shown_limits import per_text
 from bench_client.report.words import NEVER_SLID, UNITS, share
 
 HEADINGS = ("limit", "share", "rejected", "fullest window", "models", "")
@@ -32,7 +32,7 @@ def _cells(limit: AuditedLimit) -> list[str]:
         remarks.append(NEVER_SLID)
     rejected = f"{limit.rejected:,}" if limit.is_enforced else f"{limit.would_have_rejected:,} would be"
     return [
-        f"{limit.subject}: {UNITS[limit.unit]} in any {per_text(limit.per_ms)}",
+        f"{limit.subject}: {UNITS[limit.unit]} in any {length_text(limit.per_ms)}",
         share(limit.used, limit.limit),
         rejected,
         f"{limit.used:,} of {limit.limit:,}",

@@ -15,8 +15,9 @@ from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import unquote
 
+from bench_client.audit.paths import HIDDEN_NAME, length_text
 from bench_client.audit.timeline import DIMENSIONS, WINDOW_MS, is_decided, limits_of
-from bench_client.load.declared_limits import OWN, DeclaredLimit, DeclaredTree
+from bench_client.load.declared_limits import ENFORCE, OWN, DeclaredLimit, DeclaredTree, KeyPath
 from bench_client.records.record import Record, failed_upstream
 
 UNKNOWN = -1
@@ -79,7 +80,7 @@ class TreeLimit(NamedTuple):
     limit: DeclaredLimit
     names: Mapping[str, str]
     """By the ids of these keys, the limit as headers of their responses call it, but not percent-encoded:
-    ``acme/research requests/1d``."""
+    ``acme/research requests/1d``, or ``account`` for any that the caller must not see."""
     policy_name: str
     """Its name in ``RateLimit-Policy``, if that is another one; else empty."""
     only_model: str
@@ -116,10 +117,11 @@ class TreeLimit(NamedTuple):
         return None if amount is None else Counted(amount, self._announced(record))
 
     def rejected(self, record: Record) -> bool:
-        """Return whether the response names this limit as the one that rejected."""
+        """Return whether the response names this limit, or may mean it, as the one that rejected."""
         if record.status != 429 or record.limit is None or failed_upstream(record):
             return False
-        return unquote(record.limit) == self.names[record.key] and self._is_for(record)
+        may_reject = self.limit.mode == ENFORCE and record.exceeded == self.unit and self._is_for(record)
+        return may_reject and unquote(record.limit) == self.names[record.key]
 
     def _is_for(self, record: Record) -> bool:
         return not self.limit.models or matches(self.limit.models, record.model or self.only_model)
@@ -143,19 +145,19 @@ def tree_limits(tree: DeclaredTree, only_model: str) -> list[TreeLimit]:
     for key, path in tree.keys.items():
         for place in path.limits:
             limit = tree.limits[place]
-            subject = limit.subject.partition("/")[2] if path.account and path.show == OWN else limit.subject
-            names[place][key] = f"{subject} {limit.unit}/{per_text(limit.per_ms)}"
+            names[place][key] = _name(limit, path)
             if not path.account and limit.per_ms == WINDOW_MS and not limit.models:
                 policy_names[place] = _FLAT_NAMES.get(limit.unit, "")
     return [TreeLimit(*each, only_model) for each in zip(tree.limits, names, policy_names, strict=True)]
 
 
-def per_text(per_ms: int) -> str:
-    """Return a window's length as headers write it: ``1m``, ``90s``, ``7d``."""
-    for letter, length_ms in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000)):
-        if per_ms % length_ms == 0:
-            return f"{per_ms // length_ms}{letter}"
-    return f"{per_ms / 1000:g}s"
+def _name(limit: DeclaredLimit, path: KeyPath) -> str:
+    subject = limit.subject
+    if path.account and path.show == OWN:
+        if f"{path.account}/{path.team}/".startswith(f"{subject}/"):
+            return HIDDEN_NAME
+        subject = subject.removeprefix(f"{path.account}/")
+    return f"{subject} {limit.unit}/{length_text(limit.per_ms)}"
 
 
 @lru_cache(_KEPT)

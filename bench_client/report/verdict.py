@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from bench_client.audit.report import INCOMPLETE, PROVED, REFUTED
 from bench_client.report.gather import ReportedRun
-from bench_client.report.words import NEVER_SLID, joined, ms, percentile
+from bench_client.report.words import joined, ms, percentile
 
 LAST_FIGURE = "windows over the limit"
 
@@ -27,7 +27,7 @@ def sentence(runs: Sequence[ReportedRun]) -> str:
     audited = [run for run in runs if run.audit.proved]
     if not audited:
         return f"No limiter signed its decisions, so there was nothing to audit, at {speed}."
-    windows, held = (sum(getattr(run.audit, name) for run in audited) for name in ("all_windows", "held"))
+    windows, held = (sum(getattr(run.audit, name) for run in audited) for name in ("windows", "held"))
     kind = "windows" if any(run.audit.limits for run in audited) else "60 s windows"
     exact = f"None of {windows:,} true {kind} was above its limit"
     if held:
@@ -52,7 +52,7 @@ def big_figures(run: ReportedRun) -> list[tuple[str, str, str]]:
         (
             LAST_FIGURE,
             "–" if audit.proved is None else f"{audit.over:,}",
-            "not audited" if audit.proved is None else f"of {audit.all_windows:,}",
+            "not audited" if audit.proved is None else f"of {audit.windows:,}",
         ),
     ]
 
@@ -83,11 +83,6 @@ def remarks(run: ReportedRun) -> list[str]:
         said.append(f"The outcome of {run.audit.unknown:,} requests is unknown: they may have been admitted.")
     if run.audit.never_slid:
         said.append(run.audit.never_slid[:1].upper() + run.audit.never_slid[1:] + ".")
-    if unslid := sum(not limit.slid for limit in run.audit.limits):
-        said.append(
-            f"Of {len(run.audit.limits):,} limits of accounts, teams and their keys, {unslid:,} "
-            f"{'has a window' if unslid == 1 else 'have windows'} {NEVER_SLID}: time freed nothing in them."
-        )
     requests, inputs, outputs = run.audit.overruns
     if requests:
         said.append(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from bench_client.audit.paths import length_text
 from bench_client.report.audit_figures import AuditedLimit
 from bench_client.report.collect import Timeline
 from bench_client.report.gather import MAX_KEY_NAME, ReportedRun, TreeWindow
-from bench_client.report.shown_limits import per_text
 from bench_client.report.sources import printable
 from bench_client.report.windows import WindowSeries
 from bench_client.results.summary import percentiles_ms
@@ -72,7 +72,7 @@ def limit_title(limit: AuditedLimit) -> str:
 def limit_note(window: TreeWindow) -> str:
     """Return two lines: how full the window got, and which one it is."""
     limit, series = window
-    per = f"in any {per_text(limit.per_ms)}" + ("" if limit.slid else f", {NEVER_SLID}")
+    per = f"in any {length_text(limit.per_ms)}" + ("" if limit.slid else f", {NEVER_SLID}")
     if limit.models:
         per += f"; for {printable(', '.join(limit.models), MAX_MODELS)}"
     if limit.is_enforced:
@@ -139,7 +139,7 @@ def windows_label(run: ReportedRun) -> str:
 def limits_label(run: ReportedRun) -> str:
     def one(window: TreeWindow) -> str:
         limit, series = window
-        used = f"{series.worst_used:,} of {series.worst_limit:,} {UNITS[limit.unit]} in any {per_text(limit.per_ms)}"
+        used = f"{series.worst_used:,} of {series.worst_limit:,} {UNITS[limit.unit]} in any {length_text(limit.per_ms)}"
         rejected = f"{sum(series.rejected):,} rejected" if limit.is_enforced else "audited only"
         return f"{limit.subject}: fullest window {used}, {rejected}{'' if limit.slid else f', {NEVER_SLID}'}"
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from random import Random
 from typing import Any
 
 from report_fakes import Simulation
 
+from bench_client.audit.paths import HIDDEN_NAME, length_text
 from bench_client.load.declared_limits import AUDIT, ENFORCE, OWN, DeclaredLimit, DeclaredTree, KeyPath
 from bench_client.records.record import Record
 from bench_client.records.run_directory import RunInfo
-from bench_client.report.shown_limits import matches, per_text
+from bench_client.report.shown_limits import matches
 
 MINUTE, HOUR = 60_000, 3_600_000
 Amounts = tuple[int, int, int]
@@ -126,14 +125,15 @@ class TreeSimulation(Simulation):
             for shape in {(limit.subject, limit.per_ms, limit.models): limit for limit in limits}:
                 self._window(*shape).add(time_ms, (1, record.input_tokens, output))
             values |= {"status": 200, "prompt_tokens": record.input_tokens, "completion_tokens": output}
-        names = [limit.name or self._shown(limit, path) for limit in above if limit.mode == AUDIT]
+        named = [limit for limit in above if limit.mode == AUDIT and self._shown(limit, path) != HIDDEN_NAME]
+        names = [limit.name or self._shown(limit, path) for limit in named]
         values |= {"audited": ", ".join(names) or None, **self._announced(limits, path, time_ms)}
         values |= {"never_fits": False, "has_other_limits": True, "model": model}
         return record._replace(**{**values, "reserved_output": record.reserved_output, "max_tokens": record.max_tokens})
 
     def _announced(self, limits: Iterable[DeclaredLimit], path: KeyPath, time_ms: int) -> dict[str, Any]:
         """What the headers say: limits that reject, those above the key only if its caller may see them."""
-        shown = [limit for limit in limits if limit.mode == ENFORCE and self._shown(limit, path) != "account"]
+        shown = [limit for limit in limits if limit.mode == ENFORCE and self._shown(limit, path) != HIDDEN_NAME]
         left = {limit: max(limit.amount - self._used(limit, time_ms), 0) for limit in shown}
         shown.sort(key=lambda limit: left[limit] / limit.amount)
         names = {limit: f'"{self._shown(limit, path)}"' for limit in shown}
@@ -150,9 +150,9 @@ class TreeSimulation(Simulation):
         subject = limit.subject
         if path.show == OWN:
             if self.tree.limits.index(limit) < len(ABOVE):
-                return "account"
+                return HIDDEN_NAME
             subject = subject.partition("/")[2]
-        return f"{subject} {limit.unit}/{per_text(limit.per_ms)}"
+        return f"{subject} {limit.unit}/{length_text(limit.per_ms)}"
 
     def _window(self, subject: str, per_ms: int, models: tuple[str, ...]) -> ExactWindow:
         return self.windows.setdefault((subject, per_ms, models), ExactWindow(per_ms))
@@ -167,16 +167,6 @@ class TreeSimulation(Simulation):
     def _free_ms(self, limit: DeclaredLimit, need: Amounts, time_ms: int) -> int:
         window = self._window(limit.subject, limit.per_ms, limit.models)
         return window.free_ms(limit.unit, limit.amount, amount_of(limit.unit, need), time_ms)
-
-
-def write_with_limits(simulation: TreeSimulation, directory: Path, **changes: Any) -> list[Record]:
-    """Write the run's directory as ``Simulation.write``, with the limits in ``audit.json`` as they are by hand."""
-    records = simulation.write(directory, **changes)
-    path = directory / "audit.json"
-    found = [found_by_hand(records, simulation.tree, place) for place in range(len(simulation.tree.limits))]
-    found = [each for each in found if each["windows"]]
-    path.write_text(json.dumps(json.loads(path.read_bytes()) | {"limits": found, "proved": not changes}))
-    return records
 
 
 def found_by_hand(records: Sequence[Record], tree: DeclaredTree, place: int) -> dict[str, Any]:
@@ -195,9 +185,10 @@ def found_by_hand(records: Sequence[Record], tree: DeclaredTree, place: int) -> 
         held = sum(amount for at, amount in admitted if end - limit.per_ms < at <= end)
         if held > used:
             used, time_ms = held, end
-    name = f"{limit.subject} {limit.unit}/{per_text(limit.per_ms)}"
+    name = f"{limit.subject} {limit.unit}/{length_text(limit.per_ms)}"
     if any(tree.keys[key].show == OWN for key in keys):
-        name = name.partition("/")[2] if len(keys) == 1 else ""
+        name = name.partition("/")[2] if len(keys) == 1 else HIDDEN_NAME
+    named = [each for each in below if (each.limit, each.exceeded) == (name, limit.unit)]
     times_ms = [each.time_ms for each in records if each.time_ms is not None]
     return {
         **{field: getattr(limit, field) for field in ("subject", "unit", "per_ms", "models", "name", "mode")},
@@ -207,7 +198,7 @@ def found_by_hand(records: Sequence[Record], tree: DeclaredTree, place: int) -> 
         "ratio": used / limit.amount,
         "time_ms": time_ms,
         "over": 0,
-        "rejected": sum(each.limit == name for each in below),
+        "rejected": len(named) if limit.mode == ENFORCE else 0,
         "would_have_rejected": sum((limit.name or name) in (each.audited or "").split(", ") for each in below),
         "slid": max(times_ms) - min(times_ms) >= limit.per_ms,
     }

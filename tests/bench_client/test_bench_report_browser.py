@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from report_tree_fakes import TreeSimulation, write_with_limits
+from report_tree_fakes import TreeSimulation
 
 from bench_client.report import write_report
 from benchmarks.lib.screenshot import browser, browser_paths, show, take
@@ -92,10 +92,10 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of two runs in which every kind of outcome, limit, remark and long name occurs."""
     directory = tmp_path_factory.mktemp("report")
     load = TreeSimulation(duration_s=70, error_share=0.02, warmup_s=2, zipf=0.5, account="an-account-" + 53 * "x")
-    write_with_limits(load, directory / "run")
+    load.write(directory / "run")
     other = directory / "a run whose name is longer than any legend has room for"
     name = "a key whose name is longer than any figure has room for"
-    write_with_limits(load, other, keys=[(key_id, name) for key_id in load.key_ids], interrupted=True, finished=False)
+    load.write(other, keys=[(key_id, name) for key_id in load.key_ids], interrupted=True, finished=False)
     write_report([directory / "run", other], html=directory / "report.html")
     return directory / "report.html"
 

@@ -10,16 +10,17 @@ from typing import Any
 import pytest
 from bench_fakes import T0
 from report_fakes import Simulation
-from report_tree_fakes import TreeSimulation, found_by_hand, write_with_limits
+from report_tree_fakes import TreeSimulation, found_by_hand
 
+from bench_client.audit.judge import audit_records
 from bench_client.load.declared_limits import AUDIT, DeclaredLimit, DeclaredTree, KeyPath
 from bench_client.records.record import Record
 from bench_client.report import write_report
-from bench_client.report.audit_figures import AuditedLimit, audit_of
+from bench_client.report.audit_figures import AuditedLimit, audit_of, audited_limit
 from bench_client.report.choosing import SHOWN_LIMITS, by_fullness, choose_limits
 from bench_client.report.gather import ReportedRun, gather
 from bench_client.report.limit_table import MAX_ROWS, left_out, limit_rows
-from bench_client.report.shown_limits import TreeLimit, matches, per_text, tree_limits
+from bench_client.report.shown_limits import TreeLimit, matches, tree_limits
 from bench_client.report.sources import find_sources
 from bench_client.report.verdict import remarks, sentence
 from bench_client.report.windows import window_series
@@ -39,7 +40,7 @@ def simulation() -> TreeSimulation:
 @pytest.fixture(scope="module")
 def run(simulation: TreeSimulation, tmp_path_factory: pytest.TempPathFactory) -> ReportedRun:
     directory = tmp_path_factory.mktemp("report") / "tree"
-    write_with_limits(simulation, directory)
+    simulation.write(directory)
     return gathered(directory)
 
 
@@ -61,6 +62,13 @@ def limit(**changes: Any) -> AuditedLimit:
     return AuditedLimit(**{**values, **changes})
 
 
+def audited_limits(simulation: TreeSimulation, records: list[Record]) -> list[AuditedLimit]:
+    """What the audit finds of the limits."""
+    report = audit_records(records, simulation.info(records))
+    assert report.proved, report.text()
+    return [audited_limit(each.as_dict()) for each in report.limits]
+
+
 # ---- the second count -----------------------------------------------------------------------------------------------
 
 
@@ -70,6 +78,7 @@ def test_every_window_is_counted_as_the_audit_must(seed: int, own: bool) -> None
     """Whatever its length and unit, of account, team and key, for all models and for some."""
     simulation = TreeSimulation(seed=seed, qps=30, own=own)
     records = simulation.records()
+    audited = {limit[:4]: limit for limit in audited_limits(simulation, records)}
     limits = tree_limits(simulation.tree, "")
     series = window_series(records, limits, clock_ms=T0, until_s=75)
     assert [each.shown for each in series] == limits
@@ -79,13 +88,15 @@ def test_every_window_is_counted_as_the_audit_must(seed: int, own: bool) -> None
         assert window.worst_limit == found["limit"]
         assert max(window.highest) == found["used"]
         assert sum(window.rejected) == found["rejected"]
+        assert audited[simulation.tree.limits[place][:4]]._asdict().items() <= found.items()
     enforced = [each for each in series if isinstance(each.shown, TreeLimit) and each.shown.limit.mode != AUDIT]
     for window in enforced:
         assert all(
             low <= high <= most for low, high, most in zip(window.lowest, window.highest, window.limit, strict=True)
         )
-    rejected = [record for record in records if record.limit not in (None, "account")]
-    assert sum(sum(window.rejected) for window in series) == len(rejected) > 0
+    rejected = sum(record.limit is not None for record in records)
+    marks = sum(sum(window.rejected) for window in series)
+    assert marks > rejected if own else marks == rejected, "a hidden limit may be each one that the caller can't see"
 
 
 def test_the_figures_of_a_page_are_those_of_the_audit(run: ReportedRun) -> None:
@@ -171,11 +182,6 @@ def test_patterns_of_models(pattern: str, model: str, found: bool) -> None:
     assert matches((pattern,), model) is found
 
 
-def test_lengths_as_headers_write_them() -> None:
-    lengths = {1_000: "1s", 90_000: "90s", 60_000: "1m", 7_200_000: "2h", 604_800_000: "7d"}
-    assert {per_ms: per_text(per_ms) for per_ms in lengths} == lengths
-
-
 # ---- which, and what is said ----------------------------------------------------------------------------------------
 
 
@@ -215,20 +221,20 @@ def test_a_window_longer_than_the_run_says_so_wherever_it_is_shown(run: Reported
     longer = run.tree_windows[0].__class__(audited._replace(slid=False), series)
     assert limit_note(longer).endswith(", longer than the run")
     assert "longer than the run" not in limit_note(run.tree_windows[0])
-    assert "Of 12 limits of accounts, teams and their keys, 2 have windows longer than the run" in " ".join(
-        remarks(run)
-    )
+    assert "No 90s, 1h window has slid" in " ".join(remarks(run))
     notes = [limit_note(each) for each in run.tree_windows]
     assert any(re.search(r"would be rejected\naudited in any 1s$", each) for each in notes)
     assert any(each.endswith("in any 1m; for gpt-5*, o3*") for each in notes)
     assert limit_title(audited) == "acme/research: requests"
     assert "acme/research: fullest window 40 of 40 requests in any 10s, " in limits_label(run)
-    assert sentence([run]).startswith(f"None of {run.audit.all_windows:,} true windows was above its limit")
+    assert sentence([run]).startswith(f"None of {run.audit.windows:,} true windows was above its limit")
 
 
-@pytest.mark.parametrize("damage", [{}, {"slid": 1}, {"unit": "x"}, {"per_ms": 0}, {"models": [1]}, {"used": "1"}, []])
+@pytest.mark.parametrize(
+    "damage", [{}, {"slid": "no"}, {"unit": "x"}, {"per_ms": 0}, {"models": [1]}, {"used": "1"}, []]
+)
 def test_an_audit_with_damaged_limits_is_made_again(tmp_path: Path, damage: dict[str, Any] | list[Any]) -> None:
-    write_with_limits(TreeSimulation(duration_s=2), tmp_path)
+    TreeSimulation(duration_s=2).write(tmp_path)
     path = tmp_path / "audit.json"
     document = json.loads(path.read_bytes())
     first = document["limits"][0]
@@ -249,10 +255,10 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_flat_and_a_tree_run_stand_side_by_side(undrawn: None, tmp_path: Path) -> None:
-    write_with_limits(TreeSimulation(duration_s=5), tmp_path / "tree")
+    TreeSimulation(duration_s=5).write(tmp_path / "tree")
     Simulation(duration_s=5).write(tmp_path / "flat")
     only = TreeSimulation(duration_s=5, keys=6)
-    write_with_limits(only, tmp_path / "only")
+    only.write(tmp_path / "only")
     directories = [tmp_path / name for name in ("flat", "tree", "only")]
     written = write_report(directories, html=tmp_path / "page.html", figures=tmp_path / "figures")
     html = (tmp_path / "page.html").read_text()
