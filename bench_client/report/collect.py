@@ -17,8 +17,9 @@ from bench_client.records.record import Record, failed_upstream
 from bench_client.records.record_file import RecordReader
 from bench_client.records.run_directory import open_records
 from bench_client.report.sources import Source
+from bench_client.results.counts import ALL_REASONS, rejection_reason
 from bench_client.results.histograms import MAX_TRACKABLE_US, latency_histogram
-from bench_client.results.summary import ALL_REASONS, Summary, rejection_reason, summarize
+from bench_client.results.summary import Summary, summarize
 
 SHORT_S = 10.0
 """Runs shorter than that get bins of ``SHORT_WIDTH_S``."""
