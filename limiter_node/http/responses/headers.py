@@ -29,6 +29,9 @@ _LARGEST_WAIT_MS, _LARGEST_WAIT_S = 60_100, 60
 # Keys share few sets of limits; a look-up costs a tenth of rendering them.
 _MAX_CACHED_LIMITS = 1_024
 
+_OF_LIMITS = ("x-ratelimit-", "ratelimit", "anthropic-ratelimit-")
+"""What the names of headers about limits begin with, a service's included."""
+
 
 class RequestIds:
     """Make request ids, unique over processes and restarts: 64 random bits of this process and a counter.
@@ -197,9 +200,22 @@ def _retry_after(retry_after_ms: int) -> str:
 
 
 def merged(block: str, lines: str) -> str:
-    """Return `block` with `lines` in the place of those of the same names."""
+    """Return `block` with `lines` in the place of those of the same names.
+
+    Headers about limits are replaced together: half of a service's limits beside half of the key's would belong to
+    neither.
+    """
     if not lines:
         return block
-    replaced = {line.partition(":")[0].lower() for line in lines.splitlines()}
-    kept = [line for line in block.splitlines(keepends=True) if line.partition(":")[0].lower() not in replaced]
+    replaced = {_name_of(line) for line in lines.splitlines()}
+    others = _OF_LIMITS if any(name.startswith(_OF_LIMITS) for name in replaced) else ()
+    kept = [
+        line
+        for line in block.splitlines(keepends=True)
+        if (name := _name_of(line)) not in replaced and not name.startswith(others)
+    ]
     return "".join(kept) + lines
+
+
+def _name_of(line: str) -> str:
+    return line.partition(":")[0].lower()
