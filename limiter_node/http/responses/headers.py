@@ -186,7 +186,7 @@ def _rest(decision: Decision, who: str, per: str) -> str:
     if decision.path is not None:
         block += binding_limit(decision)
     else:
-        block += f"x-limiter-limit: {header_text(who)} {UNITS[decision.dimension]}/{per}\r\n"
+        block += f"x-limiter-limit: {header_text(f'{who} {UNITS[decision.dimension]}/{per}')}\r\n"
     if decision.outcome is Outcome.NEVER_FITS:
         return f"{block}x-should-retry: false\r\n"
     return block + _retry_after(decision.retry_after_ms)
