@@ -46,6 +46,8 @@ class Client(NamedTuple):
     """The class of its error."""
     never_attempts: int = 1
     """How often it asks if it is told that a request can never fit, and may retry."""
+    waits_a_day: bool = False
+    """Whether it waits as long as it is told, however long that is."""
     has_code: bool = True
     """Whether its error has the error's code."""
 
@@ -63,7 +65,7 @@ def _python(script: str, package: str) -> Callable[[], Sequence[str]]:
 
 
 CLIENTS = {
-    "openai-node": Client(_node("ask_openai.mjs", "openai"), "RateLimitError"),
+    "openai-node": Client(_node("ask_openai.mjs", "openai"), "RateLimitError", waits_a_day=True),
     # It ignores x-should-retry, and is allowed one retry.
     "vercel": Client(_node("ask_ai_sdk.mjs", "@ai-sdk/openai"), "AI_APICallError", never_attempts=2),
     "langchain": Client(_python("ask_langchain.py", "langchain_openai"), "RateLimitError"),
@@ -141,6 +143,8 @@ def test_a_client_with_keys_of_accounts(fleet: Fleet, client: Client) -> None:
         assert failure["limit"] == f"{names['day']} requests/1d"
         assert f"requests per 1d of {names['day']}: Limit 1, Used 1, Requested 1. Please try" in failure["message"]
         assert DAY - MINUTE < int(failure["retry_after_ms"]) <= DAY + DAY // 600
+    if "day_retried" in found:
+        assert (found["day_retried"] == "waits") is client.waits_a_day
     never = found["never"]
     assert (never["name"], never["status"], never["type"]) == (client.error, 429, "tokens")
     assert f"Request too large for {names['never']}/alice on tokens per 1d" in never["message"]

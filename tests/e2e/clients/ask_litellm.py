@@ -70,6 +70,7 @@ print(
             "day": failure("day", 1),
             "day_streamed": failure("day", 1, stream=True),
             "never": failure("never", 2_000, 2),
+            "day_retried": failure("day", 1, 2),
         }
     )
 )

@@ -56,5 +56,10 @@ const found = {
   day: await failure(keys.day, { max_tokens: 1 }),
   day_streamed: await failure(keys.day, { max_tokens: 1, stream: true }),
   never: await failure(keys.never, { max_tokens: 2000 }, 2),
+  day_retried: await Promise.race([
+    failure(keys.day, { max_tokens: 1 }, 1),
+    new Promise((resolve) => setTimeout(resolve, 1000, "waits")),
+  ]),
 };
 console.log(JSON.stringify(found));
+process.exit(0); // it would go on when the day has passed
