@@ -96,7 +96,7 @@ class PathHeaders:
         """Return the lines of a decision with a path, admitted or not."""
         path = decision.path
         assert path is not None, "a decision about a plain key"
-        plan, used, resets_ms = path.plan, path.used, path.reset_ms
+        plan, used, resets_ms, tokens_used = path.plan, path.used, path.reset_ms, path.tokens
         lines = self._lines.get(plan)
         if lines is None:
             lines = self._render_plan(plan)
@@ -107,7 +107,8 @@ class PathHeaders:
             if unit == TOKENS:
                 _, used_input, used_output = used[window]
                 _, input_ms, output_ms = resets_ms[window]
-                in_use, reset_ms = used_input + used_output, input_ms if input_ms > output_ms else output_ms
+                in_use = tokens_used[window] if tokens_used else used_input + used_output
+                reset_ms = input_ms if input_ms > output_ms else output_ms
             else:
                 in_use, reset_ms = used[window][unit], resets_ms[window][unit]
             remaining = amount - in_use if amount > in_use else 0
@@ -181,6 +182,6 @@ def _would_have_rejected(lines: _PlanLines, decision: Decision) -> list[str]:
     names: dict[str, None] = {}
     for window, unit, amount, name in lines.audited:
         needed = used_of(need, unit)
-        if needed and used_of(path.used[window], unit) + (0 if counted else needed) > amount:
+        if needed and path.used_of(window, unit) + (0 if counted else needed) > amount:
             names[name] = None
     return list(names)[: lines.max_audited]
