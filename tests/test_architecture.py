@@ -56,7 +56,7 @@ ALLOWED: dict[str, set[str]] = {
     "policy": {"key_states", "limits"},
     "policy_body": {"key_states", "policy"},
     "plans": {"limits", "model_patterns", "policy"},
-    "decisions": {"key_states", "limits", "plans"},
+    "decisions": {"key_states", "limits", "plans", "policy"},
     "declarations": {"limits", "policy"},
     "limit_names": {"limits", "plans", "policy"},
     "window_merging": {"declarations", "policy"},
@@ -66,7 +66,7 @@ ALLOWED: dict[str, set[str]] = {
     "changes": {"errors", "policy_fields"},
     "telemetry": {"limits", "decisions", "policy"},
     "tokens": {"second_process"},
-    "limiter": {"errors", "key_states", "limits", "decisions", "plans", "telemetry"},
+    "limiter": {"errors", "key_states", "limits", "decisions", "plans", "policy", "telemetry"},
     # The store. Its own ground first; `wire` carries script calls, which `batch` and `fleet` are.
     "store.url": {"errors", "addresses"},
     "store.errors": {"errors", "store.url"},
