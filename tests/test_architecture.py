@@ -283,7 +283,7 @@ CLIENT_ALLOWED: dict[str, set[str]] = {
     "servers": {"errors", "clock", "records"},
     "sending": {"errors", "clock", "load", "settings", "records", "servers"},
     "processes": {"errors", "clock", "records", "sending"},
-    "audit": {"errors", "records", "results"},
+    "audit": {"errors", "load", "records", "results"},
     "report": {"errors", "records", "results", "servers", "audit"},
     "commands": {
         *("errors", "settings"),

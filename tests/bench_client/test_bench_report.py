@@ -13,8 +13,10 @@ import pytest
 from bench_fakes import T0, Ledger, run_info
 from report_fakes import Simulation, write_comparison
 
+from bench_client.audit.outcomes import Admission
 from bench_client.audit.timeline import DIMENSIONS, build_timelines
-from bench_client.audit.windows import check_windows
+from bench_client.audit.window_timeline import window_timeline
+from bench_client.audit.windows import Fill, check_windows
 from bench_client.errors import BenchError, BenchUsageError
 from bench_client.records.record import Record
 from bench_client.records.record_file import REQUESTS_NAME, write_records
@@ -34,6 +36,14 @@ from bench_client.servers.servers_file import ProcessUse, Servers, read_servers
 def gathered(directory: Path) -> ReportedRun:
     (source,) = find_sources([directory])
     return gather(source)
+
+
+def audited_window(records: list[Record]) -> tuple[list[Admission], list[Fill | None]]:
+    """The admissions of a plain key in order of time, and its fullest windows, as the audit has them."""
+    (path,) = build_timelines(records).paths
+    (window,) = path.path.ordinals
+    timeline = window_timeline(window, [path])
+    return timeline.admitted, check_windows(window, timeline.admitted, timeline.limits, None).worst
 
 
 @pytest.fixture(scope="module")
@@ -136,13 +146,13 @@ def test_windows_agree_with_the_audits_own_on_any_records(seed: int) -> None:
             draw.randrange(0, 150_000, draw.choice([1, 500])), inputs=draw.randrange(200), output=draw.randrange(20)
         )
     records = ledger.records
-    (timeline,) = build_timelines(records).values()
-    for dimension, fill in zip(DIMENSIONS, check_windows("", timeline.admitted, None).worst, strict=True):
+    admitted, worst = audited_window(records)
+    for dimension, fill in zip(DIMENSIONS, worst, strict=True):
         (window,) = window_series(records, [Shown(ledger.key, dimension)], clock_ms=T0, until_s=150)
         assert fill is not None
         assert (window.worst_used, window.worst_limit, window.worst_time_ms) == (fill.used, fill.limit, fill.time_ms)
-        amounts = [(a.time_ms, a.least[DIMENSIONS.index(dimension)]) for a in timeline.admitted]
-        first_ms, spans = timeline.admitted[0].time_ms, len(window.highest)
+        amounts = [(a.time_ms, a.least[DIMENSIONS.index(dimension)]) for a in admitted]
+        first_ms, spans = admitted[0].time_ms, len(window.highest)
         length_ms = round(window.edges_s[-1] * 1_000) + T0 - first_ms
         for place in draw.sample(range(spans), 5):
             ends = range(
@@ -157,8 +167,8 @@ def test_windows_count_what_failed_at_the_upstream_and_take_no_limits_from_it() 
     for _ in range(300):
         how = draw.choice([ledger.admit, ledger.fail, ledger.fail_limited])
         how(draw.randrange(150_000), inputs=draw.randrange(200))  # type: ignore[operator]
-    (timeline,) = build_timelines(ledger.records).values()
-    for dimension, fill in zip(DIMENSIONS, check_windows("", timeline.admitted, None).worst, strict=True):
+    _, worst = audited_window(ledger.records)
+    for dimension, fill in zip(DIMENSIONS, worst, strict=True):
         (window,) = window_series(ledger.records, [Shown(ledger.key, dimension)], clock_ms=T0, until_s=150)
         assert fill is not None
         assert (window.worst_used, window.worst_limit, window.worst_time_ms) == (fill.used, fill.limit, fill.time_ms)
