@@ -284,7 +284,7 @@ CLIENT_ALLOWED: dict[str, set[str]] = {
     "sending": {"errors", "clock", "load", "settings", "records", "servers"},
     "processes": {"errors", "clock", "records", "sending"},
     "audit": {"errors", "load", "records", "results"},
-    "report": {"errors", "records", "results", "servers", "audit"},
+    "report": {"errors", "load", "records", "results", "servers", "audit"},
     "commands": {
         *("errors", "settings"),
         *("load", "records", "results", "servers", "sending", "processes", "audit"),
