@@ -10,7 +10,8 @@ import pytest
 
 from benchmarks.capacity import check, check_skew, shard_call
 from benchmarks.scale.capacity_fit import Costs, SettleWait, fit, measured, predict
-from benchmarks.scale.capacity_fleet import KEY, NODES, SHARD, Fleet, ShardCall, capacity, place
+from benchmarks.scale.capacity_fleet import NODES, SHARD, Capacity, Fleet, Part, Placements
+from benchmarks.scale.capacity_fleet import capacity as capacity_of
 from benchmarks.scale.capacity_formulas import (
     batch_operations,
     bottleneck,
@@ -20,6 +21,7 @@ from benchmarks.scale.capacity_formulas import (
     writes_per_call,
 )
 from benchmarks.scale.key_skew import SLOTS, expected_skew, owner_of, shard_of, shard_shares, zipf_weights
+from benchmarks.scale.placed import PlainKeys, ShardCall
 from benchmarks.scale.scaling_sample import Sample
 
 COSTS = Costs(
@@ -76,7 +78,7 @@ def test_shares_of_known_keys_add_up_by_shard() -> None:
 
 def test_one_key_loads_one_shard() -> None:
     skew = expected_skew([1.0], 30)
-    assert (skew.mean, skew.p95, skew.hottest_key) == (30, 30, 1)
+    assert (skew.mean, skew.p95, skew.largest) == (30, 30, 1)
 
 
 def test_two_equal_keys_on_two_shards_share_one_half_the_time() -> None:
@@ -261,6 +263,10 @@ def _fleet(nodes: int, shards: int, *, longest_round_trip_ms: float = 0.5) -> Fl
     return Fleet(nodes, shards, 1.0, 0.5, longest_round_trip_ms)
 
 
+def capacity(fleet: Fleet, costs: Costs, call: ShardCall, weights: list[float]) -> Capacity:
+    return capacity_of(fleet, costs, [Part(PlainKeys(call), weights)])
+
+
 def test_the_bottleneck_is_what_is_fullest() -> None:
     assert bottleneck({"a": 0.2, "b": 0.9, "c": 0.5}) == ("b", 0.9)
 
@@ -289,7 +295,7 @@ def test_skew_lowers_the_rate_at_which_the_fullest_shard_is_full() -> None:
 def test_a_hot_key_is_bound_by_its_calls_where_the_round_trip_is_long() -> None:
     # One call of 64 operations per node and 20 ms: 10 nodes × 64 / 2 / 0.02 s.
     result = capacity(Fleet(10, 3, 1.0, 20.0, 20.0), COSTS, CALL, [1.0])
-    assert result.bottleneck == KEY
+    assert result.bottleneck == "hottest key's calls"
     assert result.requests_per_s == pytest.approx(16_000, rel=0.01)
 
 
@@ -302,4 +308,5 @@ def test_waiting_at_a_full_shard_makes_calls_larger_until_they_are_full() -> Non
 
 def test_placing_keeps_all_load() -> None:
     for weights in (zipf_weights(3000, 1.0), zipf_weights(10, 0.5)):
-        assert sum(group.keys * group.weight for group in place(weights, 7, placements=3)) == pytest.approx(1)
+        groups = Placements([Part(PlainKeys(CALL), weights)], placements=3).on(7)
+        assert sum(group.things * group.weight for group in groups) == pytest.approx(1)
