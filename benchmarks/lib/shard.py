@@ -36,6 +36,11 @@ class Shard:
         self.script = self.loaded(load_script("decide").source)
         self.numbers = itertools.count(1)
 
+    def close(self) -> None:
+        """Close the connections."""
+        self.redis.close()
+        self._socket.close()
+
     def loaded(self, source: bytes) -> Script:
         """Give a script to the server."""
         return Script(source, str(self.redis.script_load(source.decode())).encode())

@@ -8,6 +8,7 @@ key, no call looks through those of all nodes, so that their number is measured 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -184,8 +185,7 @@ class _PlainKeys:
 
 def measure(port: int, now_ms: int, rounds: int, calls: int) -> list[AccountCall]:
     """Measure `calls` calls of each kind, all kinds in turn; a first round warms up."""
-    shard = Shard(port)
-    with connected(port, STAND_INS) as stand_ins:
+    with closing(Shard(port)) as shard, connected(port, STAND_INS) as stand_ins:
         nodes = [each.name for each in stand_ins]
         made: dict[int, _Accounts | _PlainKeys] = {0: _PlainKeys(shard, now_ms, nodes)}
         made |= {path: _Accounts(shard, path, now_ms, nodes) for path in PATHS}
@@ -207,17 +207,23 @@ def _run(shard: Shard, stand_ins: list[StandIn], accounts: _Accounts | _PlainKey
 
 def measure_memory(port: int, now_ms: int) -> list[Memory]:
     """Measure windows by the number of their buckets in use."""
-    shard, made = Shard(port), []
-    script = shard.loaded(load_script("decide_paths").source)
-    account = MeasuredAccount(shard, script, "memory", 2, len(USED_BUCKETS), own=[(MINUTE_MS,) for _ in USED_BUCKETS])
-    policy_bytes = (shard.redis.memory_usage(policy_key(account.tag), samples=0) or 0) / len(USED_BUCKETS)
-    for key, buckets in enumerate(USED_BUCKETS):
+    with closing(Shard(port)) as shard:
+        script = shard.loaded(load_script("decide_paths").source)
+        own = [(MINUTE_MS,) for _ in USED_BUCKETS]
+        account = MeasuredAccount(shard, script, "memory", 2, len(own), own=own)
+        policy_bytes = (shard.redis.memory_usage(policy_key(account.tag), samples=0) or 0) / len(own)
         # One clock for the account: each key's window is filled where those before have ended.
-        end_ms = now_ms + key * 2 * MINUTE_MS
-        account.fill([key], end_ms, step_ms=MINUTE_MS // buckets, buckets=buckets)
-        plain = key_id(f"memory-{buckets}")
-        shard.declare(plain)
-        shard.fill(plain, buckets, end_ms)
-        window = shard.redis.memory_usage(account.hashes([key])[1], samples=0) or 0
-        made.append(Memory(buckets, float(window), shard.memory(plain), policy_bytes))
-    return made
+        ends_ms = range(now_ms, now_ms + len(own) * 2 * MINUTE_MS, 2 * MINUTE_MS)
+        return [
+            _memory(shard, account, key, buckets, policy_bytes, end_ms)
+            for key, (buckets, end_ms) in enumerate(zip(USED_BUCKETS, ends_ms, strict=True))
+        ]
+
+
+def _memory(shard: Shard, account: MeasuredAccount, key: int, buckets: int, policy_bytes: float, end_ms: int) -> Memory:
+    account.fill([key], end_ms, step_ms=MINUTE_MS // buckets, buckets=buckets)
+    plain = key_id(f"memory-{buckets}")
+    shard.declare(plain)
+    shard.fill(plain, buckets, end_ms)
+    window = shard.redis.memory_usage(account.hashes([key])[1], samples=0) or 0
+    return Memory(buckets, float(window), shard.memory(plain), policy_bytes)

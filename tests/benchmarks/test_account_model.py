@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from itertools import pairwise
@@ -9,7 +11,9 @@ from math import e
 from pathlib import Path
 
 import pytest
+from test_capacity_model import LOADS, made_up_sample
 
+from benchmarks.capacity import main
 from benchmarks.paths.measured_account import TEAMS
 from benchmarks.scale.account_bounds import AccountModel, bounds, latencies
 from benchmarks.scale.account_calls import CALLS, AccountCall, Call, Memory, work_in
@@ -451,6 +455,50 @@ def test_calls_wait_at_a_shard_as_in_a_queue_of_equal_calls() -> None:
     assert shard_wait_s(0.0, 100) == 0
     assert shard_wait_s(0.8, 100) == pytest.approx(200e-6)
     assert shard_wait_s(1.0, 100) == float("inf")
+
+
+def test_the_command_predicts_keys_and_accounts_and_what_a_rate_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fleets = [(1, 1), (1, 3), (1, 6), (2, 1), (4, 1), (2, 3)]
+    calls = [(4, 1, 12), (30, 1, 12), (100, 1, 13), (100, 32, 29)]
+    scaling = {
+        "machine": {"cores": 2},
+        "samples": [asdict(made_up_sample(*fleet, load)) for fleet in fleets for load in LOADS],
+        "shard_calls": [{"nodes": n, "operations": o, "call_us": us} for n, o, us in calls],
+    }
+    accounts = {
+        "calls": [asdict(each) for each in _measured(CALL_COSTS)],
+        "memory": [asdict(each) for each in MEMORY],
+        "samples": [asdict(each) for each in _samples()],
+    }
+    for name, document in (("scaling", scaling), ("accounts", accounts)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(document))
+    options = {
+        "from": tmp_path / "scaling.json",
+        "accounts-from": tmp_path / "accounts.json",
+        "json": tmp_path / "out.json",
+        "nodes": 8,
+        "shards": 3,
+        "keys": 300,
+        "accounts": 20,
+        "account-keys": 50,
+        "requests-per-s": 20_000,
+    }
+    monkeypatch.setattr(sys, "argv", ["capacity", *(word for k, v in options.items() for word in (f"--{k}", str(v)))])
+    main()
+    said, found = capsys.readouterr().out, json.loads((tmp_path / "out.json").read_text())
+    assert len(found["predictions"]) == 7
+    assert "How much one account may do" in said
+    assert "for 20,000/s" in said
+    for name, prediction in found["predictions"].items():
+        assert prediction["requests_per_s"] > 0, name
+        assert prediction["memory_bytes"] > 0, name
+        assert prediction["needs"]["nodes"] >= 1, name
+    one = next(prediction for name, prediction in found["predictions"].items() if name.startswith("one of the"))
+    assert one["skew"]["largest"] == 1
+    assert {each["path"] for each in found["one_account"]["bounds"]} == {2, 5, 8}
+    assert found["calls"] == pytest.approx(asdict(CALL_COSTS))
 
 
 def test_windows_of_a_call() -> None:

@@ -160,7 +160,7 @@ def test_what_never_occurs_costs_nothing() -> None:
     assert non_negative_fit([[1, 0], [2, 0]], [3, 6]) == pytest.approx([3, 0])
 
 
-def _sample(nodes: int, shards: int, load: str, costs: Costs = COSTS) -> Sample:
+def made_up_sample(nodes: int, shards: int, load: str, costs: Costs = COSTS) -> Sample:
     """A load that costs exactly what the model says of it."""
     closed = load.startswith("saturate")
     blank = Sample(
@@ -209,10 +209,10 @@ LOADS = ("fixed uniform", "fixed zipf", "saturate uniform", "saturate one")
 
 def test_costs_fitted_on_the_edges_predict_the_inside() -> None:
     edges = [(1, 1), (1, 3), (1, 6), (1, 30), (2, 1), (4, 1)]
-    costs = fit([_sample(nodes, shards, load) for nodes, shards in edges for load in LOADS])
+    costs = fit([made_up_sample(nodes, shards, load) for nodes, shards in edges for load in LOADS])
     assert costs.settles.wait_s == pytest.approx(0, abs=1e-3)
     for load in LOADS:
-        sample = _sample(4, 6, load)
+        sample = made_up_sample(4, 6, load)
         have, aim = predict(sample, costs, cores=2), measured(sample)
         assert have.calls == pytest.approx(aim.calls, rel=0.03)
         assert have.node_us == pytest.approx(aim.node_us, rel=0.05)
@@ -224,13 +224,13 @@ def test_the_fit_finds_how_long_settles_wait_for_company() -> None:
     # The open loop's nodes have at most 1,500 requests/s, the closed loops' some thousands: only these are busy.
     for settles in (SettleWait(0.05, 0.0), SettleWait(0.075, 2000.0)):
         costs = replace(COSTS, settles=settles)
-        fitted = fit([_sample(*fleet, load, costs) for fleet in ((1, 1), (1, 6), (4, 1)) for load in LOADS])
+        fitted = fit([made_up_sample(*fleet, load, costs) for fleet in ((1, 1), (1, 6), (4, 1)) for load in LOADS])
         assert fitted.settles.wait_s == pytest.approx(settles.wait_s, rel=0.05)
         assert fitted.settles.at(1500) == (0 if settles.busy_rate else fitted.settles.wait_s)
 
 
 def test_the_check_is_of_fleets_that_were_not_fitted_on() -> None:
-    inside, *edges = (_sample(*fleet, "saturate uniform") for fleet in ((2, 3), (1, 3), (2, 1)))
+    inside, *edges = (made_up_sample(*fleet, "saturate uniform") for fleet in ((2, 3), (1, 3), (2, 1)))
     rows = check([inside, *(replace(edge, node_us=1.0) for edge in edges)], COSTS, cores=2)
     assert [row.rounds for row in rows] == [pytest.approx([1.0])] * 4
     dearer = check([replace(inside, node_us=2 * inside.node_us)], COSTS, cores=2)
@@ -238,7 +238,7 @@ def test_the_check_is_of_fleets_that_were_not_fitted_on() -> None:
 
 
 def test_skew_is_checked_shard_by_shard() -> None:
-    sample = replace(_sample(2, 2, "fixed zipf"), shard_requests=[0.8, 0.2], shard_calls=[0.76, 0.24])
+    sample = replace(made_up_sample(2, 2, "fixed zipf"), shard_requests=[0.8, 0.2], shard_calls=[0.76, 0.24])
     calls = check_skew([sample])[0]
     assert (calls.low, calls.high) == pytest.approx((0.95, 1.2))
 
