@@ -298,7 +298,7 @@ BENCHMARKS_ALLOWED: dict[str, set[str]] = {
     "lib": set(),
     "paths": {"lib"},
     "peers": {"lib"},
-    "scale": {"lib"},
+    "scale": {"lib", "paths"},
 }
 
 ALLOWED_IN = {"limiter_node": ALLOWED, "bench_client": CLIENT_ALLOWED, "benchmarks": BENCHMARKS_ALLOWED}

@@ -174,10 +174,11 @@ def test_a_flat_keys_limits_per_minute_keep_their_names() -> None:
 
 
 def test_a_flat_key_sees_its_own_limits_whatever_is_shown() -> None:
-    plan = flat_plan(MINUTE_TRIPLE)
+    plan = flat_plan(MINUTE_TRIPLE, PolicyWindow(DAY_MS, (), (Limit(0, 9),)), name="a/b")
     own = Plan(plan.who, plan.windows, plan.output_reserve, "own", 0, is_flat=True)
-    used = [Amounts(1, 2, 3)]
-    assert rendered(on_path(own, used)) == rendered(on_path(plan, used))
+    told = rendered(on_path(own, [Amounts(1, 2, 3)] * 2))
+    assert told == rendered(on_path(plan, [Amounts(1, 2, 3)] * 2))
+    assert '"a/b requests/1d";r=8' in told["RateLimit"]
 
 
 @pytest.mark.parametrize(

@@ -333,6 +333,9 @@ async def test_a_policys_decision_tells_the_same_limits(store: str) -> None:
             assert await node.dispatcher.drain(20)
             proxy.pass_requests = False
             for key in ("away-path", "away-flat", "away-plain"):
+                authorization = {"Authorization": f"Bearer sk-headers-{key}"}
+                async with node.session.get(f"{node.url}/v1/rate_limits", headers=authorization) as response:
+                    assert response.headers["x-limiter-degraded"] == "local"
                 statuses = []
                 for route, fields in (*ROUTES[:2], ROUTES[0]):
                     status, headers, body = await ask(node, key, route, fields)
