@@ -286,7 +286,7 @@ CLIENT_ALLOWED: dict[str, set[str]] = {
     "audit": {"errors", "load", "records", "results"},
     "report": {"errors", "load", "records", "results", "servers", "audit"},
     "commands": {
-        *("errors", "settings"),
+        *("errors", "clock", "settings"),
         *("load", "records", "results", "servers", "sending", "processes", "audit"),
     },
     "command_line": {"errors", "load", "settings"},

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from math import ceil, sqrt
 
-from bench_client.clock import NS_PER_S
 from bench_client.load.trace import read_trace
 from bench_client.servers.limiter_under_test import GeneratedAccount
 from bench_client.settings import WorkloadSettings
@@ -56,9 +55,9 @@ def _load(workload: WorkloadSettings) -> tuple[float, float]:
         assert workload.qps is not None
         assert workload.duration_s is not None
         return workload.qps, workload.duration_s
-    arrivals = read_trace(workload.trace).arrival_ns
-    seconds = arrivals[-1] / NS_PER_S / workload.speed or 1.0
-    return len(arrivals) / seconds, seconds if workload.duration_s is None else min(seconds, workload.duration_s)
+    trace = read_trace(workload.trace)
+    seconds = trace.seconds / workload.speed or 1.0
+    return len(trace.arrival_ns) / seconds, min(seconds, workload.duration_s or seconds)
 
 
 def _at_least_1(amount: float) -> int:

@@ -33,11 +33,12 @@ def choose_keys(keys: dict[str, KeyUse], fullest: dict[str, str]) -> list[PlainL
 def by_fullness(limits: Sequence[AuditedLimit]) -> list[AuditedLimit]:
     """Return the limits: those that rejected, those that would have, the others; of each kind the fullest first.
 
-    Of equally full ones, those come first that rejected most.
+    Of equally full ones, by whole percent, those come first that rejected most: many keys may be at their limits while
+    their account is a token below its own.
     """
 
     def place(limit: AuditedLimit) -> tuple[int, float, int]:
-        return _kind(limit), -limit.share, -limit.rejected_or_would_have
+        return _kind(limit), -round(limit.share, 2), -limit.rejected_or_would_have
 
     return sorted(limits, key=place)
 

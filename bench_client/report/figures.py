@@ -214,7 +214,7 @@ def _window(axes: Axes, window: WindowSeries, mark: Mark) -> None:
     spans, (knocks,) = merged(edges, [top if count else top * 0.95 for count in window.rejected])
     axes.stairs(knocks, spans, baseline=top * 0.95, fill=True, facecolor=stand_in("grey"), linewidth=0)
     count_axis(axes, top)
-    axes.set_yticks([0, limit / 2, limit])
+    axes.set_yticks([0, limit // 2, limit])
     seconds_axis(axes, edges[0], edges[-1])
 
 

@@ -18,6 +18,7 @@ UNITS = {**DIMENSIONS, "tokens": "tokens"}
 OFFERED = "offered"
 NEVER_SLID = "longer than the run"
 """Says of a window that its limit was only filled: nothing became free by time."""
+MAX_SUBJECT = 200
 MAX_MODELS = 18
 """Most characters of patterns for which a panel has room on a telephone."""
 OUTCOMES = {
@@ -140,8 +141,9 @@ def limits_label(run: ReportedRun) -> str:
     def one(window: TreeWindow) -> str:
         limit, series = window
         used = f"{series.worst_used:,} of {series.worst_limit:,} {UNITS[limit.unit]} in any {length_text(limit.per_ms)}"
-        rejected = f"{sum(series.rejected):,} rejected" if limit.is_enforced else "audited only"
-        return f"{limit.subject}: fullest window {used}, {rejected}{'' if limit.slid else f', {NEVER_SLID}'}"
+        said = [used, f"{sum(series.rejected):,} rejected" if limit.is_enforced else "audited only"]
+        said += [] if limit.slid else [NEVER_SLID]
+        return f"{printable(limit.subject, MAX_SUBJECT)}: fullest window {', '.join(said)}"
 
     return f"{run.label}: what each true window held, against its limit. " + ". ".join(map(one, run.tree_windows))
 

@@ -192,7 +192,8 @@ def test_limits_that_rejected_come_first_and_each_subject_before_a_second_of_one
     full, other = limit(unit="input_tokens", used=100), limit(unit="output_tokens")
     everything = [other, full, audited, c, b, a]
     assert by_fullness(everything) == [a, b, c, audited, full, other]
-    assert by_fullness([limit(name="x", rejected=1), limit(name="y", rejected=2)])[0].name == "y"
+    full_ones = [limit(name="x", rejected=1), limit(name="y", used=100_000, limit=100_001, rejected=2)]
+    assert by_fullness(full_ones)[0].name == "y"
     declared = [TreeLimit(DeclaredLimit(*each[:4], 100, each.mode, ""), {}, "", "") for each in everything]
     chosen = [each for each, _ in choose_limits([*everything, limit(subject="undeclared")], declared)]
     assert chosen == [a, c, b, audited, full, other]
@@ -225,7 +226,7 @@ def test_a_window_longer_than_the_run_says_so_wherever_it_is_shown(run: Reported
     notes = [limit_note(each) for each in run.tree_windows]
     assert any(re.search(r"would be rejected\naudited in any 1s$", each) for each in notes)
     assert any(each.endswith("in any 1m; for gpt-5*, o3*") for each in notes)
-    assert limit_title(audited) == "acme/research: requests"
+    assert limit_title(audited) == "acme: tokens"
     assert "acme/research: fullest window 40 of 40 requests in any 10s, " in limits_label(run)
     assert sentence([run]).startswith(f"None of {run.audit.windows:,} true windows was above its limit")
 
