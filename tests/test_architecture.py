@@ -56,7 +56,7 @@ ALLOWED: dict[str, set[str]] = {
     "policy": {"key_states", "limits"},
     "policy_body": {"key_states", "policy"},
     "plans": {"limits", "model_patterns", "policy"},
-    "decisions": {"key_states", "limits", "plans"},
+    "decisions": {"key_states", "limits", "plans", "policy"},
     "declarations": {"limits", "policy"},
     "limit_names": {"limits", "plans", "policy"},
     "window_merging": {"declarations", "policy"},
@@ -66,7 +66,7 @@ ALLOWED: dict[str, set[str]] = {
     "changes": {"errors", "policy_fields"},
     "telemetry": {"limits", "decisions", "policy"},
     "tokens": {"second_process"},
-    "limiter": {"errors", "key_states", "limits", "decisions", "plans", "telemetry"},
+    "limiter": {"errors", "key_states", "limits", "decisions", "plans", "policy", "telemetry"},
     # The store. Its own ground first; `wire` carries script calls, which `batch` and `fleet` are.
     "store.url": {"errors", "addresses"},
     "store.errors": {"errors", "store.url"},
@@ -284,9 +284,9 @@ CLIENT_ALLOWED: dict[str, set[str]] = {
     "sending": {"errors", "clock", "load", "settings", "records", "servers"},
     "processes": {"errors", "clock", "records", "sending"},
     "audit": {"errors", "load", "records", "results"},
-    "report": {"errors", "records", "results", "servers", "audit"},
+    "report": {"errors", "load", "records", "results", "servers", "audit"},
     "commands": {
-        *("errors", "settings"),
+        *("errors", "clock", "settings"),
         *("load", "records", "results", "servers", "sending", "processes", "audit"),
     },
     "command_line": {"errors", "load", "settings"},
@@ -298,7 +298,7 @@ BENCHMARKS_ALLOWED: dict[str, set[str]] = {
     "lib": set(),
     "paths": {"lib"},
     "peers": {"lib"},
-    "scale": {"lib"},
+    "scale": {"lib", "paths"},
 }
 
 ALLOWED_IN = {"limiter_node": ALLOWED, "bench_client": CLIENT_ALLOWED, "benchmarks": BENCHMARKS_ALLOWED}

@@ -23,7 +23,8 @@ class DeclaredLimit(NamedTuple):
 
     subject: str
     """As headers name it, but not percent-encoded: ``acme``, ``acme/research``, ``acme/alice``. Of a key without an
-    account its name. A key without a name is called by the first 12 hex digits of its digest."""
+    account its name. A key without a name is called by the first 12 hex digits of its digest. Responses to a key whose
+    path shows ``own`` name the key without its account: ``alice``."""
     unit: str
     """One of ``UNITS``."""
     per_ms: int

@@ -156,11 +156,13 @@ class _Watch:
         failed = failed_upstream(record)
         if failed and record.degraded is None and record.time_ms is not None:
             use.used[0] += 1
-        if record.degraded is not None or not is_decided(record):
+        if record.degraded is not None:
             return
         if record.time_ms is not None and record.sent_us is not None:
             clock_us = record.time_ms * 1_000 - record.sent_us + self._from_us
             self._clock_us = clock_us if self._clock_us is None else min(self._clock_us, clock_us)
+        if not is_decided(record):
+            return
         use.limits = limits_of(record)
         if record.status == 429 and not failed:
             use.rejected[rejection_reason(record)] += 1

@@ -27,6 +27,7 @@ def setup_rows(runs: Sequence[ReportedRun]) -> list[Row]:
         ("nodes started", lambda run: _said(run.source.comparison.get("nodes"))),
         ("targets", lambda run: ", ".join(run.source.info.targets)),
         ("keys", _keys),
+        ("keys in an account", lambda run: _said(run.source.comparison.get("account_keys"))),
         ("limits of each key, per minute", lambda run: _limits(run.source.comparison)),
         ("rate", lambda run: _suffixed(run.source.info.settings.get("qps"), "/s")),
         ("duration", lambda run: _suffixed(run.source.info.settings.get("duration_s"), " s")),

@@ -21,14 +21,17 @@ from bench_client.errors import BenchError, BenchUsageError
 from bench_client.records.record import Record
 from bench_client.records.record_file import REQUESTS_NAME, write_records
 from bench_client.records.run_directory import write_info
+from bench_client.report.audit_figures import audit_of
 from bench_client.report.axes import NARROW, WIDE, legend_columns, legend_height, log_ms_axis, merged, nines
+from bench_client.report.choosing import choose_keys
 from bench_client.report.collect import MAX_BINS, MAX_LATE_BINS, KeyUse
 from bench_client.report.gather import ReportedRun, gather
-from bench_client.report.loads import audit_of, batches_of, processes_of
+from bench_client.report.loads import batches_of, processes_of
 from bench_client.report.rows import figure_groups
+from bench_client.report.shown_limits import PlainLimit
 from bench_client.report.sources import find_sources, printable
 from bench_client.report.verdict import big_figures, remarks, sentence
-from bench_client.report.windows import LEVELS, Shown, choose_keys, window_series
+from bench_client.report.windows import LEVELS, window_series
 from bench_client.report.words import share
 from bench_client.servers.servers_file import ProcessUse, Servers, read_servers
 
@@ -117,7 +120,7 @@ def test_bins_cover_any_duration_with_few_of_them(tmp_path: Path, seconds: float
 
 def test_windows_never_exceed_the_limit_and_reach_the_audits_worst_fill(run: ReportedRun) -> None:
     worst = json.loads((run.source.directory / "audit.json").read_bytes())["worst_fill"]
-    shown = {(window.key, window.dimension): window for window in run.windows}
+    shown = {(window.shown.name, window.shown.unit): window for window in run.windows}
     for dimension, fill in worst.items():
         window = shown[fill["key"], dimension]
         assert (window.worst_used, window.worst_limit) == (fill["used"], fill["limit"])
@@ -127,8 +130,8 @@ def test_windows_never_exceed_the_limit_and_reach_the_audits_worst_fill(run: Rep
     for window in run.windows:
         assert all(low <= high <= limit for low, high, limit in zip(*series_of(window), strict=True))
         assert len(window.edges_s) == len(window.highest) + 1 == len(window.rejected) + 1 <= LEVELS + 1
-        use = run.records.keys[window.key]
-        assert sum(window.rejected) == use.rejected[window.dimension] > 0
+        use = run.records.keys[window.shown.name]
+        assert sum(window.rejected) == use.rejected[window.shown.unit] > 0
     assert run.windows[0].edges_s[0] < 0, "the warm-up is in the windows"
 
 
@@ -148,7 +151,7 @@ def test_windows_agree_with_the_audits_own_on_any_records(seed: int) -> None:
     records = ledger.records
     admitted, worst = audited_window(records)
     for dimension, fill in zip(DIMENSIONS, worst, strict=True):
-        (window,) = window_series(records, [Shown(ledger.key, dimension)], clock_ms=T0, until_s=150)
+        (window,) = window_series(records, [PlainLimit(ledger.key, dimension)], clock_ms=T0, until_s=150)
         assert fill is not None
         assert (window.worst_used, window.worst_limit, window.worst_time_ms) == (fill.used, fill.limit, fill.time_ms)
         amounts = [(a.time_ms, a.least[DIMENSIONS.index(dimension)]) for a in admitted]
@@ -169,10 +172,25 @@ def test_windows_count_what_failed_at_the_upstream_and_take_no_limits_from_it() 
         how(draw.randrange(150_000), inputs=draw.randrange(200))  # type: ignore[operator]
     _, worst = audited_window(ledger.records)
     for dimension, fill in zip(DIMENSIONS, worst, strict=True):
-        (window,) = window_series(ledger.records, [Shown(ledger.key, dimension)], clock_ms=T0, until_s=150)
+        (window,) = window_series(ledger.records, [PlainLimit(ledger.key, dimension)], clock_ms=T0, until_s=150)
         assert fill is not None
         assert (window.worst_used, window.worst_limit, window.worst_time_ms) == (fill.used, fill.limit, fill.time_ms)
         assert set(window.limit) == {ledger.limits[DIMENSIONS.index(dimension)]}
+
+
+@pytest.mark.parametrize("dimension", range(3))
+def test_windows_agree_with_the_audits_own_where_limits_are_lowered_and_services_tell_more(dimension: int) -> None:
+    """An overrun is charged afterwards and in no window; what needs nothing of a limit fits a lowered one, too."""
+    ledger = Ledger(limits=(4, 400, 400))
+    ledger.admit(0, inputs=200, output=300, cap=100)
+    ledger.admit(10, inputs=100, output=70, cap=100)
+    ledger.limits = (2, 50, 50)
+    ledger.admit(20, inputs=0, output=0, cap=0)
+    fill = audited_window(ledger.records)[1][dimension]
+    assert fill is not None
+    (window,) = window_series(ledger.records, [PlainLimit(ledger.key, DIMENSIONS[dimension])], clock_ms=T0, until_s=150)
+    assert (window.worst_used, window.worst_limit, window.worst_time_ms) == (fill.used, fill.limit, fill.time_ms)
+    assert fill.used == (3, 300, 170)[dimension]
 
 
 def test_a_window_fills_holds_and_empties_again() -> None:
@@ -181,7 +199,7 @@ def test_a_window_fills_holds_and_empties_again() -> None:
         ledger.admit(at_ms)
     ledger.reject(30_000, 0)
     ledger.admit(60_100)
-    (window,) = window_series(ledger.records, [Shown(ledger.key, "requests")], clock_ms=T0 - 2_000, until_s=121)
+    (window,) = window_series(ledger.records, [PlainLimit(ledger.key, "requests")], clock_ms=T0 - 2_000, until_s=121)
     assert (window.edges_s[0], window.edges_s[-1]) == (2.0, 121.0)
 
     def level(at_s: float) -> int:

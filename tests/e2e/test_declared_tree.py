@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from aiohttp import ClientSession
@@ -15,6 +18,8 @@ from own_commands import output_of
 from bench_client.load.declared_limits import UNITS, DeclaredLimit, DeclaredTree, KeyPath
 from bench_client.load.declared_paths import tree_of
 from bench_client.load.keys import read_keys
+from bench_client.records.record_file import RecordReader
+from bench_client.records.run_directory import read_info
 
 FILES = {
     "shorthands and defaults of keys": """
@@ -130,8 +135,9 @@ def seen_by_caller(tree: DeclaredTree, path: KeyPath) -> list[DeclaredLimit]:
     limits = [tree.limits[place] for place in path.limits]
     if path.show == "path":
         return limits
-    above = f"{path.account}/"
-    return [each._replace(subject=each.subject.removeprefix(above)) for each in limits if above in each.subject]
+    above = f"{path.account}/{path.team}/"
+    own = [limit for limit in limits if not above.startswith(f"{limit.subject}/")]
+    return [limit._replace(subject=limit.subject.removeprefix(f"{path.account}/")) for limit in own]
 
 
 @pytest.mark.parametrize("text", FILES.values(), ids=FILES)
@@ -156,3 +162,71 @@ async def test_each_key_has_the_limits_that_the_limiter_lists(fleet: Fleet, tmp_
                 assert sorted(declared) == sorted(limits)
                 order = list(dict.fromkeys(limit.subject for limit in limits))
                 assert list(dict.fromkeys(limit.subject for limit in declared)) == order
+
+
+ANNOUNCED = """
+[accounts.seen]
+rpm = 900
+limits = [
+  { output_tokens = 500_000, per = "1h", models = ["O3*"] },
+  { requests = 0, per = "1d", mode = "audit", name = "none a day" },
+]
+[accounts.seen.teams.research]
+tpm = 70_000
+[accounts.unseen]
+show = "own"
+rpm = 800
+[keys.sk-seen]
+name = "alice"
+account = "seen"
+team = "research"
+limits = [{ requests = 3, per = "1h" }]
+[accounts.unseen.teams.a]
+rpm = 700
+[accounts.unseen.teams."a/b"]
+rpm = 600
+[keys.sk-unseen]
+name = "bob"
+account = "unseen"
+team = "a/b"
+tpm = 70_000
+[keys.sk-flat]
+name = "Jürgen, 1 %"
+tpm = 70_000
+rpm = 1_000_000
+"""
+PER_TEXTS = {3_600_000: "1h", 60_000: "1m"}
+FLAT_NAMES = {"requests": "rpm", "input_tokens": "input-tpm", "output_tokens": "output-tpm"}
+
+
+def header_name(limit: DeclaredLimit, path: KeyPath) -> str:
+    if not path.account and limit.unit in FLAT_NAMES:
+        return FLAT_NAMES[limit.unit]
+    return f"{limit.subject} {limit.unit}/{PER_TEXTS[limit.per_ms]}"
+
+
+def test_records_name_the_limits_that_are_declared(fleet: Fleet, tmp_path: Path) -> None:
+    file, out = tmp_path / "keys.toml", tmp_path / "out"
+    file.write_text(ANNOUNCED, encoding="utf-8")
+    file.chmod(0o600)
+    output_of("limiter-node", "apply", str(file), "--store", fleet.store)
+    load = ("--keys", str(file), "--models", "gpt-4o,o3-mini", "--qps", "60", "--duration", "1", "--out", str(out))
+    output_of("bench-client", "run", "--target", fleet.nodes[0], *load)
+    info = read_info(out)
+    audited, rejecting = Counter[str | None](), Counter[str | None]()
+    for record in RecordReader(out / "requests.jsonl"):
+        path = info.tree.keys[record.key]
+        assert record.has_other_limits
+        assert record.model in ("gpt-4o", "o3-mini")
+        names = {
+            header_name(limit, path)
+            for limit in seen_by_caller(info.tree, path)
+            if limit.mode == "enforce" and (not limit.models or record.model == "o3-mini")
+        }
+        for header in (record.policies, record.states):
+            assert {unquote(name) for name in re.findall(r'"([^"]*)"', header or "")} == names
+        audited[record.audited] += 1
+        rejecting[record.limit] += record.status == 429
+    assert set(audited) == {None, "none a day"}
+    assert set(rejecting) == {None, "seen/alice requests/1h"}
+    assert rejecting["seen/alice requests/1h"] > 0
