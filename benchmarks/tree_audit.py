@@ -24,6 +24,7 @@ KEYS = 200
 MODELS = "gpt-4o:4,gpt-4o-mini:3,o3-mini:2,gpt-5:1"
 INPUT_TOKENS, OUTPUT_TOKENS = 50, 60
 """Per request, on average."""
+TOKENS = INPUT_TOKENS + OUTPUT_TOKENS
 
 
 def flat_keys(qps: float) -> str:
@@ -38,18 +39,16 @@ def tree_keys(qps: float, seconds: float) -> str:
     """Return a keys file of the same keys in an account with teams."""
     asked = qps * seconds
     account = [
-        _limit("requests", 0.8 * qps, "1s"),
-        _limit("requests", 0.6 * qps * 60, "1m"),
-        _limit("tokens", 0.5 * (INPUT_TOKENS + OUTPUT_TOKENS) * asked, "1h"),
+        _limit("requests", 0.7 * qps, "1s"),
+        _limit("requests", 0.4 * qps * 60, "1m"),
+        _limit("tokens", 0.4 * TOKENS * asked, "1h"),
         _limit("output_tokens", 0.2 * OUTPUT_TOKENS * qps * 60, "1m", 'models = ["gpt-4o*"], name = "usual models"'),
         _limit("output_tokens", 0.1 * OUTPUT_TOKENS * qps * 60, "1m", 'models = ["O3*", "gpt-5"]'),
-        _limit(
-            "tokens", 0.4 * (INPUT_TOKENS + OUTPUT_TOKENS) * qps, "1s", 'mode = "audit", name = "too much, at once"'
-        ),
+        _limit("tokens", 0.4 * TOKENS * qps, "1s", 'mode = "audit", name = "too much, at once"'),
     ]
     team = [
-        _limit("requests", 0.2 * qps, "1s"),
-        _limit("tokens", 0.15 * (INPUT_TOKENS + OUTPUT_TOKENS) * qps * 60, "1m"),
+        _limit("requests", 0.22 * qps, "1s"),
+        _limit("tokens", 0.15 * TOKENS * qps * 60, "1m"),
         _limit("input_tokens", 0.12 * INPUT_TOKENS * asked, "1h"),
         _limit("requests", 0.02 * asked, "1h", 'models = ["o3*"]'),
         _limit("requests", 0.1 * qps * 60, "1m", 'mode = "audit"'),
@@ -67,12 +66,11 @@ def tree_keys(qps: float, seconds: float) -> str:
     return text
 
 
-def run(directory: Path, keys: str, options: argparse.Namespace) -> str:
+def run(name: str, keys: str, options: argparse.Namespace) -> str:
     """Load nodes that have these keys, and return the audit's verdict. Raises CalledProcessError if the load fails."""
-    directory.mkdir(parents=True, exist_ok=True)
-    file, results = directory / "keys.toml", directory / "run"
+    results, file, log = (options.out / f"{name}{ending}" for ending in ("", ".toml", ".log"))
     write_private(str(file), keys, overwrite=True)
-    with LimiterUnderTest(nodes=options.nodes, store=options.store, keys=file, log=directory / "log") as limiter:
+    with LimiterUnderTest(nodes=options.nodes, store=options.store, keys=file, log=log) as limiter:
         targets = [text for target in limiter.targets for text in ("--target", target)]
         _bench_client(
             *("run", *targets, "--keys", str(file), "--qps", str(options.qps), "--duration", str(options.seconds)),
@@ -97,12 +95,13 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("results/tree-audit"), help="directory (%(default)s)")
     options = parser.parse_args()
     files = {"flat": flat_keys(options.qps), "tree": tree_keys(options.qps, options.seconds)}
+    options.out.mkdir(parents=True, exist_ok=True)
     verdicts = {}
     for name in RUNS:
         print(f"\n{name}:", flush=True)
-        verdicts[name] = run(options.out / name, files[name], options)
+        verdicts[name] = run(name, files[name], options)
     page = options.out / "report.html"
-    _bench_client("report", *(str(options.out / name / "run") for name in RUNS), "--html", str(page)).check_returncode()
+    _bench_client("report", *(str(options.out / name) for name in RUNS), "--html", str(page)).check_returncode()
     print(f"\npage: {page}")
     for name, verdict in verdicts.items():
         print(f"{name}: {verdict}")
