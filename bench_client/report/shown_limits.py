@@ -151,6 +151,14 @@ def tree_limits(tree: DeclaredTree, only_model: str) -> list[TreeLimit]:
     return [TreeLimit(*each, only_model) for each in zip(tree.limits, names, policy_names, strict=True)]
 
 
+def shared_subjects(tree: DeclaredTree) -> set[str]:
+    """Return the names of the accounts and teams of the tree."""
+    teams = {f"{path.account}/{path.team}" if path.team else path.account for path in tree.keys.values()}
+    return {
+        "/".join(parts[:depth]) for parts in (team.split("/") for team in teams) for depth in range(1, len(parts) + 1)
+    }
+
+
 def _name(limit: DeclaredLimit, path: KeyPath) -> str:
     subject = limit.subject
     if path.account and path.show == OWN:

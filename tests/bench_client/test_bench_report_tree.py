@@ -17,10 +17,10 @@ from bench_client.load.declared_limits import AUDIT, DeclaredLimit, DeclaredTree
 from bench_client.records.record import Record
 from bench_client.report import write_report
 from bench_client.report.audit_figures import AuditedLimit, audit_of, audited_limit
-from bench_client.report.choosing import SHOWN_LIMITS, by_fullness, choose_limits
+from bench_client.report.choosing import SHOWN_LIMITS, choose_limits, in_order
 from bench_client.report.gather import ReportedRun, gather
 from bench_client.report.limit_table import MAX_ROWS, left_out, limit_rows
-from bench_client.report.shown_limits import TreeLimit, matches, tree_limits
+from bench_client.report.shown_limits import TreeLimit, matches, shared_subjects, tree_limits
 from bench_client.report.sources import find_sources
 from bench_client.report.verdict import remarks, sentence
 from bench_client.report.windows import window_series
@@ -185,21 +185,26 @@ def test_patterns_of_models(pattern: str, model: str, found: bool) -> None:
 # ---- which, and what is said ----------------------------------------------------------------------------------------
 
 
-def test_limits_that_rejected_come_first_and_each_subject_before_a_second_of_one() -> None:
+def test_limits_that_rejected_come_first_and_one_keys_own_for_all_alike() -> None:
     a, b = limit(used=99, rejected=5), limit(unit="tokens", used=98, rejected=1)
-    c = limit(subject="b", used=60, rejected=2)
+    key, alike = (limit(subject=f"acme/{n}", used=60 - n, rejected=9) for n in (1, 2))
+    team, low = limit(subject="acme/x", used=60, rejected=1), limit(subject="acme/3", used=1, per_ms=1_000, rejected=1)
     audited = limit(mode=AUDIT, per_ms=1_000, used=300, would_have_rejected=4)
     full, other = limit(unit="input_tokens", used=100), limit(unit="output_tokens")
-    everything = [other, full, audited, c, b, a]
-    assert by_fullness(everything) == [a, b, c, audited, full, other]
+    everything = [other, full, audited, alike, low, team, key, b, a]
+    assert in_order(everything, {"acme", "acme/x"}) == [a, b, team, key, low, alike, audited, full, other]
     full_ones = [limit(name="x", rejected=1), limit(name="y", used=100_000, limit=100_001, rejected=2)]
-    assert by_fullness(full_ones)[0].name == "y"
+    assert in_order(full_ones, {"acme"})[0].name == "y"
     declared = [TreeLimit(DeclaredLimit(*each[:4], 100, each.mode, ""), {}, "", "") for each in everything]
-    chosen = [each for each, _ in choose_limits([*everything, limit(subject="undeclared")], declared)]
-    assert chosen == [a, c, b, audited, full, other]
-    twice = [*declared, declared[everything.index(a)]]
-    first, *_ = choose_limits(everything, twice)
-    assert first[0] == b, "which of the two is full is not known"
+    chosen = choose_limits([limit(subject="undeclared"), *everything], declared)
+    assert [each for each, _ in chosen] == everything[:SHOWN_LIMITS]
+    assert all(each[:4] == shown.limit[:4] for each, shown in chosen)
+    first, *_ = choose_limits([a, b], [*declared, declared[-1]])
+    assert first[0] == b, "which of two limits called alike is full is not known"
+
+
+def test_accounts_and_teams_are_no_single_keys(simulation: TreeSimulation) -> None:
+    assert shared_subjects(simulation.tree) == {"acme", "acme/research", "acme/research/vision", "acme/sales"}
 
 
 def test_the_table_says_how_full_how_often_and_what_to_mind(run: ReportedRun) -> None:
@@ -211,8 +216,8 @@ def test_the_table_says_how_full_how_often_and_what_to_mind(run: ReportedRun) ->
     assert burst[-1] == "audited"
     assert re.fullmatch(r"\d+ would be", burst[1])
     assert left_out(run) == ""
-    many = run.audit.__class__(True, "", limits=tuple(limit(subject=f"{n}", used=n) for n in range(MAX_ROWS + 2)))
-    run = ReportedRun(run.source, run.records, many, [], [], False, None, [])
+    many = [limit(subject=f"{n}", used=n) for n in reversed(range(MAX_ROWS + 2))]
+    run = ReportedRun(run.source, run.records, run.audit, [], many, [], False, None, [])
     assert len(limit_rows(run)) == MAX_ROWS
     assert left_out(run) == "2 more, of which the fullest window held 1.0 % of its limit"
 
