@@ -17,7 +17,7 @@ from urllib.parse import unquote
 
 from bench_client.audit.paths import HIDDEN_NAME, length_text
 from bench_client.audit.timeline import DIMENSIONS, WINDOW_MS, is_decided, limits_of
-from bench_client.load.declared_limits import ENFORCE, OWN, DeclaredLimit, DeclaredTree, KeyPath
+from bench_client.load.declared_limits import AUDIT, ENFORCE, OWN, DeclaredLimit, DeclaredTree, KeyPath
 from bench_client.records.record import Record, failed_upstream
 
 UNKNOWN = -1
@@ -127,7 +127,7 @@ class TreeLimit(NamedTuple):
         return not self.limit.models or matches(self.limit.models, record.model or self.only_model)
 
     def _announced(self, record: Record) -> int:
-        if record.policies is None:
+        if record.policies is None or self.limit.mode == AUDIT:  # an audited limit is never announced
             return UNKNOWN
         amounts = _amounts_by_name(record.policies).get(self.policy_name or self.names[record.key], ())
         if len(amounts) > 1:  # limits for other models have the same name: the declared number tells which it is

@@ -123,16 +123,20 @@ def record(at_ms: int, **changes: Any) -> Record:
 
 
 def test_a_limit_is_the_one_announced_by_its_name() -> None:
-    """Percent-encoded, by its number where limits for other models have the same name, else as declared."""
+    """Percent-encoded, by its number where limits for other models have the same name, else as declared.
+
+    An audited limit is never announced, but one that rejects may have its name.
+    """
     day = 86_400_000
     odd = DeclaredLimit('a "b", 100%', "requests", day, (), 7, "enforce", "")
     some = DeclaredLimit("acme", "requests", 60_000, ("o3*",), 5, "enforce", "")
     others = DeclaredLimit("acme", "requests", 60_000, ("*o*", "x"), 6, "enforce", "")
     unseen = DeclaredLimit("acme", "tokens", 1_000, (), 9, "enforce", "")
     policies = '"a %22b%22%2C 100%25 requests/1d";q=8;w=86400, "acme requests/1m";q=6;w=60, "acme requests/1m";q=5;w=60'
-    windows = window_of([record(0, policies=policies)], odd, some, others, unseen)
-    assert [window.worst_limit for window in windows] == [8, 5, 6, 9]
-    assert [window.worst_used for window in windows] == [1, 1, 1, 7]
+    audited = odd._replace(models=("o3",), amount=4, mode=AUDIT)
+    windows = window_of([record(0, policies=policies)], odd, some, others, unseen, audited)
+    assert [window.worst_limit for window in windows] == [8, 5, 6, 9, 4]
+    assert [window.worst_used for window in windows] == [1, 1, 1, 7, 1]
     (minute, flat_day) = window_of(
         [record(0, policies='"rpm";q=3;w=60, "ali/ce requests/1d";q=4;w=86400')],
         DeclaredLimit("ali/ce", "requests", 60_000, (), 7, "enforce", ""),
