@@ -30,6 +30,8 @@ counts it. All bounds follow from three rules, and the judge checks these, at ea
 - However many losses: at its last admission each node itself holds at most L by rule 2 (or S by rule 1), so that all N
   together hold at most N x L.
 - A death adds an incarnation: one more share in an outage, one more L in the last line.
+- Where the number of nodes changes, N is the number by which an admission was shared out, and in a bound the smallest
+  one within the window. (Nodes that are told too small a number have larger shares: the bound is larger by that.)
 - A deletion forgets the usage with the key: what was admitted before it is put again doesn't count any more.
 - A limit that changes: L is the one that the admission was decided with, which has to be one in force then.
 - A clock step forward ends windows early: nothing is promised. A step back keeps history for as long as before, so L;

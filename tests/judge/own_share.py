@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from .bounds import share
 from .ledgers import Ledger
 from .records import NO_LIMIT, NOTHING, UNITS, Op, Record, Triple, Violation, by_unit, least, minus, plus
-from .times import enters_ms, holds, leaves_ms
+from .times import enters_ms, holds, is_sure, leaves_ms
 
 
 def judge_own_shares(record: Record, ledger: Ledger) -> Iterator[Violation]:
@@ -23,7 +23,7 @@ def judge_own_shares(record: Record, ledger: Ledger) -> Iterator[Violation]:
 
 
 def _own_rule(record: Record, ledger: Ledger, node: int, admitted: list[Op]) -> Iterator[Violation]:
-    admitted.sort(key=lambda op: op.told_ms)
+    admitted = sorted((op for op in admitted if is_sure(op, ledger.window_ms)), key=lambda op: op.told_ms)
     forgotten = list(ledger.history.forgotten_ms)
     settles = sorted((op for op in admitted if op.settled_ms is not None), key=lambda op: op.settled_ms or 0.0)
     next_settle = 0
@@ -86,7 +86,7 @@ def _order(event: tuple[float, int, Op]) -> tuple[float, int]:
 def _beyond(record: Record, ledger: Ledger, op: Op, own: Triple, how: str) -> Iterator[Violation]:
     amounts, need = by_unit(own), by_unit(op.need)
     for unit, limit in enumerate(ledger.limits(op)):
-        part = share(limit, record.nodes)
+        part = share(limit, record.sharing.fewest(op.asked_ms, op.told_ms))
         if limit != NO_LIMIT and amounts[unit] > part and need[unit]:
             what = f"{amounts[unit]} {UNITS[unit]} {how}; its share is {part}"
             yield Violation("more than its share", ledger.place.text, op.told_ms, what)
