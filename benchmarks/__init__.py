@@ -22,11 +22,12 @@ Hard loads:
 Fleets, and the client:
 
 `cluster_and_single`   the same load on a cluster and on a single store
-`scaling`, `capacity`  cost by nodes and shards; the model of a large fleet that is made from it
+`scaling`, `accounts`  cost by nodes and shards; of accounts, and how much one account can do
+`capacity`             the model of a large fleet that is made from both
 `client_speed`         the rate that `bench-client` itself can send
 
 Not measurements: `demo` (`make demo`), `report` (`make report`), `top_figure` (a picture for docs/operations.md).
 
-`lib` has the shared parts; `peers` the servers that a node is compared with; `scale` the parts of `scaling` and
-`capacity`, `paths` those of `policies`. A benchmark imports these, never another benchmark.
+`lib` has the shared parts; `peers` the servers that a node is compared with; `scale` the parts of `scaling`, `accounts`
+and `capacity`, `paths` those of `policies`. A benchmark imports these, never another benchmark.
 """

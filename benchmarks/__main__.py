@@ -27,6 +27,7 @@ BENCHMARKS = (
     "client_speed",
     "cluster_and_single",
     "scaling",
+    "accounts",
 )
 DERIVED = ("capacity",)
 """Benchmarks that read what the others wrote."""

@@ -1,11 +1,15 @@
-"""Predicts the highest rate of a fleet of N nodes on S shards, from the costs that `benchmarks.scaling` measured here.
+"""Predicts the highest rate of a fleet of N nodes on S shards, from the costs that were measured here.
 
 First the check: the model, fitted on the measured fleets with one node or one shard, predicts those with several of
-both; prediction ÷ measurement, median and range over these fleets. Then the fleet asked for: its highest rate with keys
-of equal load, skewed ones, and a single hot key; the resource that is full first, and the utilization of all others.
+both; fitted on calls on paths of two and eight windows, those on five; prediction ÷ measurement, median and range. Then
+the fleet asked for: its highest rate with plain keys, with accounts, and with both, of equal load, skewed, and with a
+single hot key or account; the resource that is full first, and the utilization of all others. Then how much one account
+may do. With --requests-per-s also the nodes and shards that each of these loads needs.
 
     python -m benchmarks.scaling --json results/bench/scaling.json
-    python -m benchmarks.capacity --nodes 100 --shards 30 --keys 100000 --zipf 1.0 [--from results/bench/scaling.json]
+    python -m benchmarks.accounts --json results/bench/accounts.json
+    python -m benchmarks.capacity --nodes 100 --shards 30 --keys 100000 --zipf 1.0 [--accounts 1000 --path 5]
+        [--requests-per-s RATE] [--from results/bench/scaling.json] [--accounts-from results/bench/accounts.json]
 """
 
 from __future__ import annotations
@@ -20,9 +24,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.lib.measuring import Row, machine, number, row, show
+from benchmarks.paths.measured_account import TEAMS
+from benchmarks.scale.account_bounds import AccountModel, bounds, latencies
+from benchmarks.scale.account_calls import PATHS
+from benchmarks.scale.account_measurements import Measurements, read_measurements
 from benchmarks.scale.capacity_fit import Costs, fit, measured, on_an_edge, predict
-from benchmarks.scale.capacity_fleet import Capacity, Fleet, ShardCall, capacity
+from benchmarks.scale.capacity_fleet import Capacity, Fleet, Part, capacity
+from benchmarks.scale.capacity_needs import MOST_SHARDS, needs
 from benchmarks.scale.key_skew import expected_skew, zipf_weights
+from benchmarks.scale.placed import Accounts, PlainKeys, ShardCall
 from benchmarks.scale.scaling_sample import Sample
 
 CHECKED = {
@@ -105,13 +115,73 @@ def show_capacity(title: str, fleet: Fleet, result: Capacity) -> None:
         print(f"  {name:<18}  {part:6.1%} used")
 
 
-def main() -> None:
-    """Check the model, predict the fleet of the options, and print both."""
+def workloads(options: argparse.Namespace, call: ShardCall, model: AccountModel) -> dict[str, list[Part]]:
+    """Return the loads that are predicted, by what they are."""
+    keys = PlainKeys(call)
+    equal = zipf_weights(options.keys, 0.0)
+    loads = {
+        f"{options.keys:,} keys of equal load": [Part(keys, equal)],
+        f"{options.keys:,} keys by Zipf {options.zipf:g}": [Part(keys, zipf_weights(options.keys, options.zipf))],
+        "one key": [Part(keys, [1.0])],
+    }
+    account = model.accounts(options.path, options.account_keys, options.teams)
+    alike = zipf_weights(options.accounts, 0.0)
+    shape = f"accounts of {options.account_keys:,} keys, paths of {options.path}"
+    share = options.account_share
+    return loads | {
+        f"{options.accounts:,} {shape}, of equal load": [Part(account, alike)],
+        f"{options.accounts:,} {shape}, by Zipf {options.zipf:g}": [
+            Part(account, zipf_weights(options.accounts, options.zipf))
+        ],
+        f"one of the {shape}": [Part(account, [1.0])],
+        f"{options.keys:,} keys, and {options.accounts:,} {shape}, with {share:.0%} of the load": [
+            Part(keys, [(1 - share) * weight for weight in equal]),
+            Part(account, [share * weight for weight in alike]),
+        ],
+    }
+
+
+def memory_bytes(workload: Sequence[Part], requests_per_s: float, memory: Measurements) -> float:
+    """Return the store's memory at this rate: windows and policies, without the nodes' records."""
+    return sum(
+        memory.bytes_of(part.kind.shape if isinstance(part.kind, Accounts) else None, requests_per_s * weight)
+        for part in workload
+        for weight in part.weights
+    )
+
+
+def show_bounds(model: AccountModel, options: argparse.Namespace) -> dict[str, Any]:
+    """Print how much one account may do, and how long its decisions take near that."""
+    print(f"\nHow much one account may do, {options.teams} teams, cores up to {options.utilization:.0%} full")
+    print("  path     keys   nodes   requests/s   operations/call   full first")
+    table = list(bounds(model, options.teams, options.nodes))
+    for path, keys, nodes, rate, operations, full in table:
+        print(f"  {path:>4} {keys:>8,} {nodes:>7} {number(rate):>12} {operations:>17.1f}   {full}")
+    account = model.accounts(options.path, options.account_keys, options.teams)
+    print(f"\nA decision's time near the bound, path of {options.path}, {options.account_keys:,} keys, without HTTP")
+    near: dict[int, list[Any]] = {}
+    for nodes in sorted({1, 4, options.nodes}):
+        near[nodes] = list(latencies(model, account, nodes))
+        parts = (f"{each.part:.0%}: {each.p50_ms:.2f} / {each.p99_ms:.2f} ms" for each in near[nodes])
+        print(f"  {nodes:>4} nodes, p50 / p99   {'   '.join(parts)}")
+    return {"bounds": [each._asdict() for each in table], "near": {n: [x._asdict() for x in near[n]] for n in near}}
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--nodes", type=int, default=100, help="each with a core of its own")
     parser.add_argument("--shards", type=int, default=30, help="each with a core of its own")
-    parser.add_argument("--keys", type=int, default=100_000)
-    parser.add_argument("--zipf", type=float, default=1.0, help="skew over the keys in the second prediction")
+    parser.add_argument("--keys", type=int, default=100_000, help="plain keys")
+    parser.add_argument("--zipf", type=float, default=1.0, help="skew over keys and accounts where it isn't equal")
+    parser.add_argument("--accounts", type=int, default=1_000)
+    parser.add_argument("--account-keys", type=int, default=100, help="keys of each account")
+    parser.add_argument("--teams", type=int, default=TEAMS, help="teams of each account")
+    parser.add_argument("--path", type=int, default=5, choices=PATHS, help="windows on a key's path")
+    parser.add_argument("--account-share", type=float, default=0.5, help="the accounts' part of the mixed load")
+    parser.add_argument(
+        "--answer-seconds", type=float, default=5.0, help="from an admission to its settle, in accounts"
+    )
+    parser.add_argument("--requests-per-s", type=float, help="a rate to find the nodes and shards for")
     parser.add_argument("--utilization", type=float, default=0.8, help="highest utilization of a core")
     parser.add_argument(
         "--round-trip-ms", type=float, help="node, store and back without waiting; default: as measured"
@@ -121,19 +191,38 @@ def main() -> None:
     )
     parser.add_argument("--calls-per-turn", type=float, default=1.0, help="calls that leave a node at once; 1 = none")
     parser.add_argument("--from", dest="source", default="results/bench/scaling.json", help="JSON of the measurement")
+    parser.add_argument(
+        "--accounts-from", default="results/bench/accounts.json", help="JSON of the measurement of accounts"
+    )
     parser.add_argument("--json", help="file to write checks and predictions to")
-    options = parser.parse_args()
+    return parser
+
+
+def _read(path: str, benchmark: str) -> dict[str, Any]:
     try:
-        document = json.loads(Path(options.source).read_text())
+        document: dict[str, Any] = json.loads(Path(path).read_text())
     except (OSError, ValueError) as error:
-        sys.exit(f"cannot read {options.source}: {error}; make it with python -m benchmarks.scaling --json FILE")
+        sys.exit(f"cannot read {path}: {error}; make it with python -m benchmarks.{benchmark} --json FILE")
+    return document
+
+
+def main() -> None:
+    """Check the model, predict the fleet of the options, and print both."""
+    options = _parser().parse_args()
+    document = _read(options.source, "scaling")
+    of_accounts = read_measurements(_read(options.accounts_from, "accounts"))
     samples = [Sample(**sample) for sample in document["samples"]]
     costs = fit([sample for sample in samples if on_an_edge(sample)])
     print("Costs, fitted on fleets with one node or one shard:")
-    for name, value in asdict(costs).items():
-        print(f"  {name:<22} {', '.join(map(number, value)) if isinstance(value, tuple) else number(value)}")
+    _show_costs(asdict(costs))
+    print("Of a call on paths, in µs of the shard, fitted on paths of two and eight windows:")
+    _show_costs(asdict(of_accounts.calls))
+    print("Of a node, ÷ a plain key's request, fitted on one node:")
+    _show_costs(asdict(of_accounts.node))
     checks = check(samples, costs, document["machine"]["cores"]) + check_skew(samples)
     show("The model against fleets it was not fitted on", checks)
+    account_checks = of_accounts.check(costs.store_turn)
+    show("The model against calls on paths and loads on accounts that it was not fitted on", account_checks)
 
     fleet = Fleet(
         options.nodes,
@@ -144,29 +233,42 @@ def main() -> None:
         options.calls_per_turn,
     )
     call = shard_call(document, options.nodes)
-    loads = {
-        f"{options.keys:,} keys of equal load": zipf_weights(options.keys, 0.0),
-        f"{options.keys:,} keys by Zipf {options.zipf:g}": zipf_weights(options.keys, options.zipf),
-        "one key": [1.0],
-    }
+    model = AccountModel(fleet, costs, of_accounts.calls, of_accounts.node, options.answer_seconds)
     predictions = {}
-    for name, weights in loads.items():
-        result = capacity(fleet, costs, call, weights)
+    for name, workload in workloads(options, call, model).items():
+        result = capacity(fleet, costs, workload)
         title = f"{options.nodes} nodes on {options.shards} shards, {name}, cores up to {options.utilization:.0%} full"
         show_capacity(title, fleet, result)
-        skew = expected_skew(weights, options.shards)
+        skew = expected_skew([weight for part in workload for weight in part.weights], options.shards)
+        used_bytes = memory_bytes(workload, result.requests_per_s, of_accounts)
         print(
             f"  fullest shard       {skew.mean:.2f} × the mean shard's requests ({skew.p95:.2f} in 1 of 20 "
-            f"placements); hottest key {skew.hottest_key:.2%} of all"
+            f"placements); the largest has {skew.largest:.2%} of all"
         )
-        predictions[name] = {**asdict(result), "skew": skew._asdict()}
+        print(f"  store's memory      {used_bytes / 1e6:,.0f} MB at this rate")
+        predictions[name] = {**asdict(result), "skew": skew._asdict(), "memory_bytes": used_bytes}
+        if options.requests_per_s:
+            needed = needs(fleet, costs, workload, options.requests_per_s)
+            shards = (
+                f"{needed.shards} shards, fullest: {needed.full}"
+                if needed.shards
+                else f"more than {MOST_SHARDS:,} shards can do: {needed.full}; divide the largest key or account"
+            )
+            print(f"  for {number(options.requests_per_s)}/s      {needed.nodes} nodes, {shards}")
+            predictions[name]["needs"] = needed._asdict()
+    one_account = show_bounds(model, options)
     if options.json:
         path = Path(options.json)
         path.parent.mkdir(parents=True, exist_ok=True)
-        facts = {"title": "Capacity", "machine": machine(), "rows": [asdict(each) for each in checks]}
-        path.write_text(
-            json.dumps({**facts, "costs": asdict(costs), "fleet": asdict(fleet), "predictions": predictions}, indent=1)
-        )
+        facts = {"title": "Capacity", "machine": machine(), "rows": [asdict(each) for each in checks + account_checks]}
+        fitted = {"costs": asdict(costs), "calls": asdict(of_accounts.calls), "node": asdict(of_accounts.node)}
+        found = {"fleet": asdict(fleet), "predictions": predictions, "one_account": one_account}
+        path.write_text(json.dumps({**facts, **fitted, **found}, indent=1))
+
+
+def _show_costs(costs: dict[str, Any]) -> None:
+    for name, value in costs.items():
+        print(f"  {name:<22} {', '.join(map(number, value)) if isinstance(value, tuple) else number(value)}")
 
 
 if __name__ == "__main__":

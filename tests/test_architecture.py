@@ -283,10 +283,10 @@ CLIENT_ALLOWED: dict[str, set[str]] = {
     "servers": {"errors", "clock", "records"},
     "sending": {"errors", "clock", "load", "settings", "records", "servers"},
     "processes": {"errors", "clock", "records", "sending"},
-    "audit": {"errors", "records", "results"},
-    "report": {"errors", "records", "results", "servers", "audit"},
+    "audit": {"errors", "load", "records", "results"},
+    "report": {"errors", "load", "records", "results", "servers", "audit"},
     "commands": {
-        *("errors", "settings"),
+        *("errors", "clock", "settings"),
         *("load", "records", "results", "servers", "sending", "processes", "audit"),
     },
     "command_line": {"errors", "load", "settings"},
@@ -298,7 +298,7 @@ BENCHMARKS_ALLOWED: dict[str, set[str]] = {
     "lib": set(),
     "paths": {"lib"},
     "peers": {"lib"},
-    "scale": {"lib"},
+    "scale": {"lib", "paths"},
 }
 
 ALLOWED_IN = {"limiter_node": ALLOWED, "bench_client": CLIENT_ALLOWED, "benchmarks": BENCHMARKS_ALLOWED}

@@ -36,6 +36,11 @@ class Shard:
         self.script = self.loaded(load_script("decide").source)
         self.numbers = itertools.count(1)
 
+    def close(self) -> None:
+        """Close the connections."""
+        self.redis.close()
+        self._socket.close()
+
     def loaded(self, source: bytes) -> Script:
         """Give a script to the server."""
         return Script(source, str(self.redis.script_load(source.decode())).encode())
@@ -53,12 +58,14 @@ class Shard:
         for key in keys:
             self.redis.persist(key)
 
-    def command(self, kid: str, operations: list[bytes], clock_ms: int = 0, script: Script | None = None) -> bytes:
-        """Return one call that decides a batch of a plain key."""
+    def command(
+        self, kid: str, operations: list[bytes], clock_ms: int = 0, script: Script | None = None, *, node: str = NODE
+    ) -> bytes:
+        """Return one call of `node` that decides a batch of a plain key."""
         batch = pack_batch(next(self.numbers), operations, resent=False, clock_ms=clock_ms)
         keys = (key(kid) for key in _KEYS)
         sha = (script or self.script).sha
-        command: bytes = hiredis.pack_command(("EVALSHA", sha, "3", *keys, NODE, batch))  # type: ignore[arg-type]
+        command: bytes = hiredis.pack_command(("EVALSHA", sha, "3", *keys, node, batch))  # type: ignore[arg-type]
         return command
 
     def fill(self, kid: str, requests: int, end_ms: int) -> None:
@@ -72,10 +79,10 @@ class Shard:
 
     def run(self, commands: Sequence[bytes]) -> float:
         """Run calls that decide, in pipelines; return the server's CPU seconds."""
-        before = self._cpu_s()
+        before = self.cpu_s()
         for start in range(0, len(commands), PIPELINE):
             self.replies(commands[start : start + PIPELINE])
-        return self._cpu_s() - before
+        return self.cpu_s() - before
 
     def replies(self, commands: Sequence[bytes]) -> list[bytes]:
         """Send calls that decide at once; return their replies. Raises RuntimeError if one wasn't decided."""
@@ -91,6 +98,7 @@ class Shard:
                 replies.append(reply)
         return replies
 
-    def _cpu_s(self) -> float:
+    def cpu_s(self) -> float:
+        """Return the CPU seconds that the server has used since its start."""
         cpu = self.redis.info("cpu")
         return float(cpu["used_cpu_user"]) + float(cpu["used_cpu_sys"])

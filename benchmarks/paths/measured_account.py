@@ -57,7 +57,7 @@ def _limited(windows: Iterable[PolicyWindow], requests: Mapping[int, int]) -> tu
     return tuple(each._replace(limits=limits(each)) for each in windows)
 
 
-class _Shape(NamedTuple):
+class Shape(NamedTuple):
     """The windows of a path, without limits."""
 
     account: tuple[PolicyWindow, ...]
@@ -68,10 +68,10 @@ class _Shape(NamedTuple):
 
 _MINUTE, _HOUR, _DAY = (PolicyWindow(each) for each in (MINUTE_MS, HOUR_MS, DAY_MS))
 _OF_MODELS = PolicyWindow(MINUTE_MS, (PATTERN,))
-_SHAPES = {
-    2: _Shape((_MINUTE,), (), (), (_MINUTE,)),
-    5: _Shape((_MINUTE, _OF_MODELS), (_MINUTE,), (), (_MINUTE, _DAY)),
-    8: _Shape((_MINUTE, _DAY, _OF_MODELS), (_MINUTE,), (_MINUTE,), (_MINUTE, _DAY, _HOUR)),
+SHAPES = {
+    2: Shape((_MINUTE,), (), (), (_MINUTE,)),
+    5: Shape((_MINUTE, _OF_MODELS), (_MINUTE,), (), (_MINUTE, _DAY)),
+    8: Shape((_MINUTE, _DAY, _OF_MODELS), (_MINUTE,), (_MINUTE,), (_MINUTE, _DAY, _HOUR)),
 }
 
 
@@ -126,9 +126,15 @@ class MeasuredAccount:
         return [shared_key(tag), *(member_key(tag, self.kids[key]) for key in keys)]
 
     def call(
-        self, admits: Sequence[Admit], settles: Sequence[Settle] = (), clock_ms: int = 0, *, tag: str = ""
+        self,
+        admits: Sequence[Admit],
+        settles: Sequence[Settle] = (),
+        clock_ms: int = 0,
+        *,
+        tag: str = "",
+        node: str = NODE,
     ) -> bytes:
-        """Return one call that decides a batch; `clock_ms`: 0 for the server's own clock."""
+        """Return one call of `node` that decides a batch; `clock_ms`: 0 for the server's own clock."""
         layout = Layout()
         others = [pack_settle(self._path(layout, each.key), each.time_ms, 0, 0, each.output_tokens) for each in settles]
         packed = [pack_admit(self._path(layout, each.key), each.input_tokens, each.output_tokens) for each in admits]
@@ -144,7 +150,7 @@ class MeasuredAccount:
         )
         names = [policy_key(tag or self.tag), shared_key(tag or self.tag)]
         names += [member_key(tag or self.tag, kid) for kid in layout.kids]
-        arguments = ("EVALSHA", self._script.sha, str(len(names)), *names, NODE, batch, *layout.kids)
+        arguments = ("EVALSHA", self._script.sha, str(len(names)), *names, node, batch, *layout.kids)
         command: bytes = hiredis.pack_command(arguments)  # type: ignore[arg-type]
         return command
 
@@ -178,15 +184,15 @@ class MeasuredAccount:
         return path
 
     def _team_of(self, key: int) -> str:
-        shape, team = _SHAPES[self.path], f"team-{key % self._teams}"
+        shape, team = SHAPES[self.path], f"team-{key % self._teams}"
         return (f"{team}/sub" if shape.sub_team else team) if shape.team else ""
 
     def _key_policy(self, key: int, requests: Mapping[int, int]) -> KeyPolicy:
-        windows = [PolicyWindow(each) for each in self._own[key]] if self._own else _SHAPES[self.path].key
+        windows = [PolicyWindow(each) for each in self._own[key]] if self._own else SHAPES[self.path].key
         return KeyPolicy(self.kids[key], f"key-{key}", self._team_of(key), _limited(windows, requests))
 
     def _account_policy(self, name: str, requests: Mapping[int, int]) -> AccountPolicy:
-        shape = _SHAPES[self.path]
+        shape = SHAPES[self.path]
         subjects = [Subject("", _limited(shape.account, requests))]
         for number in range(self._teams if shape.team else 0):
             subjects.append(Subject(f"team-{number}", _limited(shape.team, requests)))

@@ -1,12 +1,13 @@
 """The highest rate of a fleet in which every process has a core of its own, and what is full then.
 
 Nothing is shared by all requests, so there is no serial part in Amdahl's sense but these: a shard runs one call at a
-time (its fullest one counts, which is skew), and a key has one call in flight per node (its hottest one counts). Both
-are resources here, beside the nodes' cores. What each shard uses without load is taken off its core.
+time (its fullest one counts, which is skew), and a plain key or an account has one call in flight per node (the largest
+one counts). All are resources here, beside the nodes' cores. What each shard uses without load is taken off its core.
 """
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
@@ -14,13 +15,14 @@ from typing import NamedTuple
 
 from benchmarks.scale.capacity_fit import Costs
 from benchmarks.scale.capacity_formulas import bottleneck, calls_per_request, writes_per_call
-from benchmarks.scale.key_skew import shard_of
-from limiter_node.limits import MAX_BATCH
+from benchmarks.scale.key_skew import owner_of
+from benchmarks.scale.placed import Placed
+from limiter_node.store.keyspace import slot_of
 
 HEADS = 1000
-"""So many of the hottest keys are counted one by one, the others per shard by their mean."""
+"""So many of the largest keys and accounts are counted one by one, the others per shard by their mean."""
 PLACEMENTS = 21
-NODES, SHARD, KEY = "nodes", "fullest shard", "hottest key's calls"
+NODES, SHARD = "nodes", "fullest shard"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +37,11 @@ class Fleet:
     calls_per_turn: float = 1.0
 
 
-class ShardCall(NamedTuple):
-    """Say what a call of one operation costs a busy shard with all nodes connected, and each further operation."""
+class Part(NamedTuple):
+    """A part of a workload: things of one kind, and each one's share of all requests."""
 
-    call_us: float
-    operation_us: float
+    kind: Placed
+    weights: Sequence[float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,57 +57,82 @@ class Capacity:
     round_trip_ms: float
 
 
-class _Group(NamedTuple):
-    """Hold keys of equal load on one shard."""
+class Group(NamedTuple):
+    """Hold things of one kind and of equal load on one shard."""
 
     shard: int
-    keys: int
+    kind: Placed
+    things: int
     weight: float
 
 
-def place(weights: Sequence[float], shards: int, *, placements: int = PLACEMENTS, seed: int = 1) -> list[_Group]:
-    """Put keys of random digests on the shards: of so many placements, the one whose fullest shard is the median."""
-    draw = Random(seed).getrandbits
-    made = []
-    for _ in range(placements):
-        owners = [shard_of(f"{draw(128):032x}", shards) for _ in weights]
-        loads = [0.0] * shards
-        for owner, weight in zip(owners, weights, strict=True):
-            loads[owner] += weight
-        made.append((max(loads), owners))
-    owners = sorted(made)[placements // 2][1]
-    groups = [_Group(owner, 1, weight) for owner, weight in zip(owners[:HEADS], weights[:HEADS], strict=True)]
-    for shard in range(shards):
-        tail = [weight for owner, weight in zip(owners[HEADS:], weights[HEADS:], strict=True) if owner == shard]
-        if tail:
-            groups.append(_Group(shard, len(tail), sum(tail) / len(tail)))
-    return groups
+class Placements:
+    """Hold many random placements of a workload: the slots of keys and accounts whose digests and names are random."""
+
+    def __init__(self, workload: Sequence[Part], *, placements: int = PLACEMENTS, seed: int = 1) -> None:
+        draw = Random(seed).getrandbits
+        things = [(weight, part.kind) for part in workload for weight in part.weights]
+        self._things = sorted(things, key=lambda thing: -thing[0])
+        self._slots = [array("H", (slot_of(f"{draw(128):032x}") for _ in things)) for _ in range(placements)]
+
+    def on(self, shards: int) -> list[Group]:
+        """Return the placement whose fullest shard is the median of all, on so many shards."""
+        made = []
+        for slots in self._slots:
+            owners = [owner_of(slot, shards) for slot in slots]
+            loads = [0.0] * shards
+            for owner, (weight, _) in zip(owners, self._things, strict=True):
+                loads[owner] += weight
+            made.append((max(loads), owners))
+        owners = sorted(made)[len(made) // 2][1]
+        placed = list(zip(owners, self._things, strict=True))
+        groups = [Group(owner, kind, 1, weight) for owner, (weight, kind) in placed[:HEADS]]
+        tails: dict[tuple[int, int], list[tuple[float, Placed]]] = {}
+        for owner, thing in placed[HEADS:]:
+            tails.setdefault((owner, id(thing[1])), []).append(thing)
+        for (owner, _), tail in sorted(tails.items()):
+            groups.append(Group(owner, tail[0][1], len(tail), sum(weight for weight, _ in tail) / len(tail)))
+        return groups
 
 
-class _Model:
-    """Model one fleet under one distribution of keys, at any rate and round trip."""
+class Model:
+    """Model one fleet under one workload, at any rate and round trip."""
 
-    def __init__(self, fleet: Fleet, costs: Costs, call: ShardCall, groups: Sequence[_Group]) -> None:
-        self._fleet, self._costs, self._call, self._groups = fleet, costs, call, groups
-        self._hottest = max(group.weight for group in groups)
+    def __init__(self, fleet: Fleet, costs: Costs, groups: Sequence[Group]) -> None:
+        self._fleet, self._costs, self._groups = fleet, costs, groups
 
     def at(self, rate: float, round_trip_s: float) -> Capacity:
+        """Return the state at this rate if a round trip takes so long."""
         fleet, costs = self._fleet, self._costs
         shard_us = [0.0] * fleet.shards
-        calls, wait_s = 0.0, costs.settles.at(rate / fleet.nodes)
-        for shard, keys, weight in self._groups:
-            mine = self._calls(rate * weight, round_trip_s, wait_s)
-            calls += keys * weight * mine
-            work_us = mine * self._call.call_us + max(costs.operations - mine, 0.0) * self._call.operation_us
-            shard_us[shard] += keys * weight * work_us
-        writes = calls * writes_per_call(fleet.calls_per_turn, fleet.shards)
-        node_us = costs.node_request + costs.node_call * calls + costs.node_write * writes
-        hottest = rate * self._hottest
+        calls, node_us, wait_s = 0.0, 0.0, costs.settles.at(rate / fleet.nodes)
+        batches: dict[str, float] = {}
+        writes_each = writes_per_call(fleet.calls_per_turn, fleet.shards)
+        alike: dict[tuple[int, float], tuple[float, float, float]] = {}
+        for shard, kind, things, weight in self._groups:
+            found = alike.get((id(kind), weight))
+            if found is None:
+                mine = calls_per_request(
+                    rate * weight / fleet.nodes,
+                    round_trip_s,
+                    operations=costs.operations,
+                    settle_wait_s=wait_s,
+                    limit=kind.most_operations,
+                )
+                on_node = kind.node_us(costs, mine, mine * writes_each)
+                found = mine, on_node, kind.store_us(rate * weight, mine, costs.operations)
+                alike[id(kind), weight] = found
+            share = things * weight
+            calls += share * found[0]
+            node_us += share * found[1]
+            shard_us[shard] += share * found[2]
+            # Each node has one call of a key or account in flight: so many full ones per second, and no more.
+            full = rate * weight / fleet.nodes * costs.operations * round_trip_s / kind.most_operations
+            batches[kind.batches] = max(full, batches.get(kind.batches, 0.0))
         used = {
             NODES: rate / fleet.nodes * node_us / 1e6 / fleet.utilization,
             SHARD: (rate * max(shard_us) / 1e6 + costs.shard_idle_cores) / fleet.utilization,
-            # Each node has one call of a key in flight: so many full ones per second, and no more.
-            KEY: hottest / fleet.nodes * costs.operations * round_trip_s / MAX_BATCH,
+            **batches,
         }
         return Capacity(rate, bottleneck(used)[0], used, calls, node_us, sum(shard_us), round_trip_s * 1000)
 
@@ -126,18 +153,10 @@ class _Model:
             low, high = (low, middle) if self.at(rate, middle).utilization[SHARD] <= 1 else (middle, high)
         return self.at(rate, high)
 
-    def _calls(self, key_rate: float, round_trip_s: float, wait_s: float) -> float:
-        return calls_per_request(
-            key_rate / self._fleet.nodes,
-            round_trip_s,
-            operations=self._costs.operations,
-            settle_wait_s=wait_s,
-        )
 
-
-def capacity(fleet: Fleet, costs: Costs, call: ShardCall, weights: Sequence[float]) -> Capacity:
-    """Return the highest rate at which nothing is used beyond what it may, for keys with these parts of the load."""
-    model = _Model(fleet, costs, call, place(weights, fleet.shards))
+def capacity(fleet: Fleet, costs: Costs, workload: Sequence[Part], placements: Placements | None = None) -> Capacity:
+    """Return the highest rate at which nothing is used beyond what it may; the workload's weights add up to 1."""
+    model = Model(fleet, costs, (placements or Placements(workload)).on(fleet.shards))
     low, high = 0.0, fleet.nodes * 1e6 / costs.node_request
     for _ in range(30):
         middle = (low + high) / 2

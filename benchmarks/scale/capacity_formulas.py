@@ -12,7 +12,7 @@ from math import exp, expm1
 from limiter_node.limits import MAX_BATCH
 
 
-def batch_operations(arriving: float, limit: int = MAX_BATCH) -> float:
+def batch_operations(arriving: float, limit: float = MAX_BATCH) -> float:
     """Return operations per call of one node and key, if `arriving` of them arrive during a round trip on average.
 
     A node has one call per key in flight; what arrives meanwhile forms the next. With Poisson arrivals at rate λ and a
@@ -24,7 +24,12 @@ def batch_operations(arriving: float, limit: int = MAX_BATCH) -> float:
 
 
 def calls_per_request(
-    key_rate: float, round_trip_s: float, *, operations: float = 2.0, settle_wait_s: float = 0.0, limit: int = MAX_BATCH
+    key_rate: float,
+    round_trip_s: float,
+    *,
+    operations: float = 2.0,
+    settle_wait_s: float = 0.0,
+    limit: float = MAX_BATCH,
 ) -> float:
     """Return script calls per request of a key of which a node gets `key_rate` requests/s.
 

@@ -7,12 +7,14 @@ requests; clients, and what else ran on the machine, over some seconds in its mi
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from http.client import HTTPResponse
 from pathlib import Path
 from random import Random
 
@@ -22,13 +24,22 @@ from benchmarks.scale.key_skew import shard_of
 from benchmarks.scale.scaling_sample import Sample
 from benchmarks.scale.sharded_fleet import Counters, Fleet, machine_busy_s
 from limiter_node.credentials import key_id
+from limiter_node.keysfile.making import write_private
 
 ZIPF = 1.0
 CLOSED_REQUESTS = 20_000
 """Different requests that closed loops go round in."""
+ONE_KEYS_REQUESTS = 1_000
+"""The same of a single key."""
 OPERATIONS_PER_REQUEST = 2.0
+_ATTEMPTS = 3
+"""At a load that must not be refused."""
 LOADED_S = 0.1
 """CPU of the nodes by which a load is known to have begun."""
+
+
+class Refused(SystemExit):
+    """Raised when a node turned requests away, so that the load doesn't count: the machine was busy with other work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +76,7 @@ class _Middle:
 
 
 class Loads:
-    """Put loads on one running fleet: `names` are the API keys in its keys file, which is in `directory`."""
+    """Put loads on one running fleet: `names` are API keys in its keys file. `directory` is for files of the loads."""
 
     def __init__(
         self, fleet: Fleet, shards: int, directory: Path, names: list[str], seconds: float, qps: float
@@ -79,15 +90,37 @@ class Loads:
 
     def samples(self) -> list[Sample]:
         """Return a sample of each load, in turn."""
+        fixed = [self.at_rate(name, self._qps, zipf) for name, zipf in (("uniform", 0.0), ("zipf", ZIPF))]
+        return [*fixed, self.saturated("uniform", self._names), self.saturated("one", self._names[:1])]
+
+    def at_rate(self, name: str, qps: float, zipf: float = 0.0) -> Sample:
+        """Return a sample of the open loop that offers `qps` requests/s of the fleet's keys."""
+        return self._counted(self._open(name, qps, zipf))
+
+    def saturated(self, name: str, names: Sequence[str], in_flight: int = CONNECTIONS) -> Sample:
+        """Return a sample of the load that saturates the fleet with requests of these API keys."""
         # Drawn, not in turn: in turn, each key would come at even intervals, and find company always or never.
-        drawn = Random(1).choices(self._names, k=CLOSED_REQUESTS)
-        spread = [short_request(name, number) for number, name in enumerate(drawn)]
-        one = [short_request(self._names[0], number) for number in range(len(self._names))]
-        return [self._sample(self._open(0.0)), self._sample(self._open(ZIPF))] + [
-            # Made one at a time: both write the same file.
-            self._sample(self._closed(name, requests, kids))
-            for name, requests, kids in (("uniform", spread, self._kids), ("one", one, self._kids[:1]))
-        ]
+        drawn = Random(1).choices(names, k=CLOSED_REQUESTS if len(names) > 1 else ONE_KEYS_REQUESTS)
+        requests = [short_request(each, number) for number, each in enumerate(drawn)]
+        return self._counted(self._closed(name, requests, [key_id(each) for each in names], in_flight))
+
+    def meet(self, names: Sequence[str]) -> None:
+        """Let each node decide one request of each of these API keys, so that it knows them."""
+        for port in self._fleet.node_ports:
+            with socket.create_connection(("127.0.0.1", port)) as connection:
+                for number, name in enumerate(names):
+                    connection.sendall(short_request(name, number))
+                    response = HTTPResponse(connection)
+                    response.begin()
+                    response.read()
+
+    def _counted(self, load: _Load) -> Sample:
+        for _ in range(_ATTEMPTS - 1):
+            try:
+                return self._sample(load)
+            except Refused as refused:
+                print(f"{load.name}: {refused}; once more", file=sys.stderr)
+        return self._sample(load)
 
     def _sample(self, load: _Load) -> Sample:
         fleet = self._fleet
@@ -154,22 +187,23 @@ class Loads:
 
     # ---- the open loop: bench-client -------------------------------------------------------------------------------
 
-    def _open(self, zipf: float) -> _Load:
+    def _open(self, name: str, qps: float, zipf: float) -> _Load:
         targets = [word for port in self._fleet.node_ports for word in ("--target", f"http://127.0.0.1:{port}")]
+        # Only these keys: the fleet's own file may have others.
+        sent = self._directory / "sent.toml"
+        write_private(sent, "\n".join(f'[keys."{each}"]' for each in self._names), overwrite=True)
         command = [
-            sys.executable, "-m", "bench_client", "run", *targets, "--keys", str(self._directory / "keys.toml"),
-            "--qps", str(self._qps), "--duration", str(self._seconds + 1), "--zipf", str(zipf),
+            sys.executable, "-m", "bench_client", "run", *targets, "--keys", str(sent),
+            "--qps", str(qps), "--duration", str(self._seconds + 1), "--zipf", str(zipf),
             "--output-tokens", f"fixed:{MAX_TOKENS}", "--out", str(self._directory / "run"), "--force",
         ]  # fmt: skip
-        return _Load(
-            "fixed zipf" if zipf else "fixed uniform", len(self._kids), zipf, None, [command], self._open_result
-        )
+        return _Load(f"fixed {name}", len(self._kids), zipf, None, [command], self._open_result)
 
     def _open_result(self, _: list[str]) -> _Result:
         summary = json.loads((self._directory / "run" / "summary.json").read_text())
         total = summary["total"]
         if total["admitted"] != total["requests"]:
-            sys.exit(f"{total['requests'] - total['admitted']} requests were not answered by 200")
+            raise Refused(f"{total['requests'] - total['admitted']} requests were not answered by 200")
         with (self._directory / "run" / "requests.jsonl").open() as lines:
             column = json.loads(next(lines))["columns"].index("key")
             ids = Counter(row[column] for row in map(json.loads, lines) if isinstance(row, list))  # the last is the end
@@ -179,17 +213,17 @@ class Loads:
 
     # ---- the closed loops ------------------------------------------------------------------------------------------
 
-    def _closed(self, name: str, requests: Sequence[bytes], kids: Sequence[str]) -> _Load:
+    def _closed(self, name: str, requests: Sequence[bytes], kids: Sequence[str], in_flight: int) -> _Load:
         file = write_requests(self._directory / "requests", requests)
         ports = self._fleet.node_ports
-        connections, duration_s = CONNECTIONS // len(ports), self._seconds + 1
+        connections, duration_s = in_flight // len(ports), self._seconds + 1
         module = [sys.executable, "-m", "benchmarks.lib.saturate"]
         commands = [[*module, str(port), str(duration_s), str(connections), str(file)] for port in ports]
 
         def result(outputs: list[str]) -> _Result:
             results = [json.loads(output) for output in outputs]
             if any(each["ok"] != each["answered"] for each in results):
-                sys.exit("not all requests were answered by 200")
+                raise Refused("not all requests were answered by 200")
             return _Result(
                 sum(int(each["total"]) for each in results),
                 sum(each["answered"] / each["seconds"] for each in results),

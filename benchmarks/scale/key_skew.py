@@ -45,12 +45,12 @@ class Skew(NamedTuple):
     mean: float
     p95: float
     """19 of 20 placements are below this."""
-    hottest_key: float
-    """The hottest key's share of all load."""
+    largest: float
+    """The share that the hottest key or the largest account has of all load."""
 
 
 def expected_skew(weights: Sequence[float], shards: int, *, placements: int = 20, seed: int = 1) -> Skew:
-    """Place keys of random digests on the shards, `placements` times."""
+    """Place keys, or accounts, of random digests on the shards, `placements` times."""
     draw = Random(seed).getrandbits
     fullest = sorted(
         max(shard_shares([f"{draw(128):032x}" for _ in weights], weights, shards)) * shards for _ in range(placements)

@@ -1,22 +1,21 @@
 """The cost of a script call for a shard with many connected nodes, measured with stand-ins for the nodes.
 
-Each stand-in has a connection and a node id of its own and sends one call of one operation at a time, for random keys;
-all keys know all of these nodes, as they would after a minute behind a load balancer. Nodes of a real fleet write
-several calls at once, which makes calls cheaper, not dearer. CPU is the server's (INFO cpu).
+Each stand-in sends one call at a time, for random keys; all keys know all of these nodes, as they would after a minute
+behind a load balancer. Nodes of a real fleet write several calls at once, which makes calls cheaper, not dearer. CPU is
+the server's (INFO cpu).
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import selectors
-import socket
 from dataclasses import dataclass
 from random import Random
 
 import hiredis
 from redis import Redis
 
+from benchmarks.lib.stand_ins import connected, drive
 from limiter_node.credentials import key_id
 from limiter_node.limits import MAX_LIMIT, KeyLimits
 from limiter_node.store.codec import pack_admit, pack_batch
@@ -43,16 +42,6 @@ class CallCost:
     """Memory of one key's newest counters and its record of its nodes, which share a hash."""
 
 
-class _Node:
-    """Stand in for a node: one connection, one call at a time."""
-
-    def __init__(self, name: str, port: int) -> None:
-        self.name = name.encode()
-        self.socket = socket.create_connection((HOST, port))
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.reader = hiredis.Reader()
-
-
 class _Shard:
     def __init__(self, port: int) -> None:
         self.redis = Redis(host=HOST, port=port)
@@ -65,7 +54,7 @@ class _Shard:
         for kid in self._kids:
             self.redis.set(limits_key(kid), pack_limits(KeyLimits(MAX_LIMIT, MAX_LIMIT, MAX_LIMIT)))
 
-    def _command(self, node: bytes, kid: str, operations: int) -> bytes:
+    def _command(self, node: str, kid: str, operations: int) -> bytes:
         batch = pack_batch(next(self._numbers), [pack_admit(25, 128, 0)] * operations, resent=False)
         keys = (limits_key(kid), window_key(kid), past_key(kid))
         command: bytes = hiredis.pack_command(("EVALSHA", self._script.sha, "3", *keys, node, batch))  # type: ignore[arg-type]
@@ -74,49 +63,25 @@ class _Shard:
     def cost(self, nodes: int, operations: int) -> CallCost:
         """Measure; every key is called by every node once before."""
         self.redis.delete(*map(window_key, self._kids), *map(past_key, self._kids))
-        peers = [_Node(f"node-{i:04d}", self._port) for i in range(nodes)]
-        try:
-            for peer in peers:
+        with connected(self._port, nodes) as stand_ins:
+            for each in stand_ins:
                 for kid in self._kids:
-                    peer.socket.sendall(self._command(peer.name, kid, 1))
-                    _receive(peer)
-            before_s = self._cpu_s()
-            self._drive(peers, operations)
+                    each.ask(self._command(each.name, kid, 1))
+            before_s, to_send = self._cpu_s(), iter(range(CALLS))
+
+            def next_command(number: int) -> bytes | None:
+                if next(to_send, None) is None:
+                    return None
+                return self._command(stand_ins[number].name, self._random.choice(self._kids), operations)
+
+            drive(stand_ins, next_command)
             cpu_s = self._cpu_s() - before_s
-        finally:
-            for peer in peers:
-                peer.socket.close()
         size = float(self.redis.memory_usage(window_key(self._kids[0]), samples=0) or 0)
         return CallCost(nodes, operations, cpu_s / CALLS * 1e6, size)
-
-    def _drive(self, peers: list[_Node], operations: int) -> None:
-        pick, to_send = self._random.choice, CALLS - len(peers)
-        with selectors.DefaultSelector() as selector:
-            for peer in peers:
-                selector.register(peer.socket, selectors.EVENT_READ, peer)
-                peer.socket.sendall(self._command(peer.name, pick(self._kids), operations))
-            waiting = len(peers)
-            while waiting:
-                for ready, _ in selector.select():
-                    peer = ready.data
-                    _receive(peer)
-                    if to_send:
-                        to_send -= 1
-                        peer.socket.sendall(self._command(peer.name, pick(self._kids), operations))
-                    else:
-                        waiting -= 1
 
     def _cpu_s(self) -> float:
         used = self.redis.info("cpu")
         return float(used["used_cpu_user"]) + float(used["used_cpu_sys"])
-
-
-def _receive(peer: _Node) -> None:
-    """Take the one reply that is due."""
-    while (reply := peer.reader.gets()) is False:
-        peer.reader.feed(peer.socket.recv(65536))
-    if isinstance(reply, Exception):
-        raise reply
 
 
 def measure(rounds: int) -> list[CallCost]:

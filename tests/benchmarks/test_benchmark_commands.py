@@ -14,10 +14,13 @@ from random import Random
 import pytest
 
 from benchmarks.__main__ import BENCHMARKS, DERIVED
+from benchmarks.accounts import measure_calls
 from benchmarks.lib.azure_sizes import ANSWER_TOKENS, PROMPT_TOKENS, draw
 from benchmarks.lib.measuring import row
 from benchmarks.long_prompts import conversation
 from benchmarks.paths.earlier import NoEarlierCode, code_of, commit_before, script_of
+from benchmarks.scale import account_calls
+from benchmarks.scale.account_costs import kind_of
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
@@ -107,6 +110,19 @@ def test_limits_on_paths_are_measured_against_each_aim(tmp_path: Path) -> None:
             assert rows[f"path of {path}, {kind}: time"]["median"] > 0
     aims = {each["at_most"] for each in rows.values()} | {each["at_least"] for each in rows.values()}
     assert {3.0, 3.5, 0.16, 2, 700, 1_000} <= aims
+
+
+def test_calls_on_paths_are_measured_as_the_model_counts_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is decided on a real server, or this fails; two stand-ins and few calls show no costs worth a look."""
+    monkeypatch.setattr(account_calls, "STAND_INS", 2)
+    monkeypatch.setattr(account_calls, "PATHS", (5,))
+    monkeypatch.setattr(account_calls, "CALLS", [call for call in account_calls.CALLS if call.path in (0, 5)])
+    calls, memory = measure_calls(rounds=1, calls=40)
+    assert [kind_of(call) for call in calls] == account_calls.CALLS
+    assert all(call.call_us >= 0 for call in calls)
+    assert [each.buckets for each in memory] == [1, 10, 100, 600]
+    assert memory[0].window_bytes < memory[-1].window_bytes < 12 * 1024
+    assert all(each.policy_bytes > 0 for each in memory)
 
 
 def test_a_commit_that_git_doesnt_know_is_told() -> None:

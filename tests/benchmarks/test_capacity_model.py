@@ -10,7 +10,8 @@ import pytest
 
 from benchmarks.capacity import check, check_skew, shard_call
 from benchmarks.scale.capacity_fit import Costs, SettleWait, fit, measured, predict
-from benchmarks.scale.capacity_fleet import KEY, NODES, SHARD, Fleet, ShardCall, capacity, place
+from benchmarks.scale.capacity_fleet import NODES, SHARD, Capacity, Fleet, Part, Placements
+from benchmarks.scale.capacity_fleet import capacity as capacity_of
 from benchmarks.scale.capacity_formulas import (
     batch_operations,
     bottleneck,
@@ -20,6 +21,7 @@ from benchmarks.scale.capacity_formulas import (
     writes_per_call,
 )
 from benchmarks.scale.key_skew import SLOTS, expected_skew, owner_of, shard_of, shard_shares, zipf_weights
+from benchmarks.scale.placed import PlainKeys, ShardCall
 from benchmarks.scale.scaling_sample import Sample
 
 COSTS = Costs(
@@ -76,7 +78,7 @@ def test_shares_of_known_keys_add_up_by_shard() -> None:
 
 def test_one_key_loads_one_shard() -> None:
     skew = expected_skew([1.0], 30)
-    assert (skew.mean, skew.p95, skew.hottest_key) == (30, 30, 1)
+    assert (skew.mean, skew.p95, skew.largest) == (30, 30, 1)
 
 
 def test_two_equal_keys_on_two_shards_share_one_half_the_time() -> None:
@@ -158,7 +160,7 @@ def test_what_never_occurs_costs_nothing() -> None:
     assert non_negative_fit([[1, 0], [2, 0]], [3, 6]) == pytest.approx([3, 0])
 
 
-def _sample(nodes: int, shards: int, load: str, costs: Costs = COSTS) -> Sample:
+def made_up_sample(nodes: int, shards: int, load: str, costs: Costs = COSTS) -> Sample:
     """A load that costs exactly what the model says of it."""
     closed = load.startswith("saturate")
     blank = Sample(
@@ -207,10 +209,10 @@ LOADS = ("fixed uniform", "fixed zipf", "saturate uniform", "saturate one")
 
 def test_costs_fitted_on_the_edges_predict_the_inside() -> None:
     edges = [(1, 1), (1, 3), (1, 6), (1, 30), (2, 1), (4, 1)]
-    costs = fit([_sample(nodes, shards, load) for nodes, shards in edges for load in LOADS])
+    costs = fit([made_up_sample(nodes, shards, load) for nodes, shards in edges for load in LOADS])
     assert costs.settles.wait_s == pytest.approx(0, abs=1e-3)
     for load in LOADS:
-        sample = _sample(4, 6, load)
+        sample = made_up_sample(4, 6, load)
         have, aim = predict(sample, costs, cores=2), measured(sample)
         assert have.calls == pytest.approx(aim.calls, rel=0.03)
         assert have.node_us == pytest.approx(aim.node_us, rel=0.05)
@@ -222,13 +224,13 @@ def test_the_fit_finds_how_long_settles_wait_for_company() -> None:
     # The open loop's nodes have at most 1,500 requests/s, the closed loops' some thousands: only these are busy.
     for settles in (SettleWait(0.05, 0.0), SettleWait(0.075, 2000.0)):
         costs = replace(COSTS, settles=settles)
-        fitted = fit([_sample(*fleet, load, costs) for fleet in ((1, 1), (1, 6), (4, 1)) for load in LOADS])
+        fitted = fit([made_up_sample(*fleet, load, costs) for fleet in ((1, 1), (1, 6), (4, 1)) for load in LOADS])
         assert fitted.settles.wait_s == pytest.approx(settles.wait_s, rel=0.05)
         assert fitted.settles.at(1500) == (0 if settles.busy_rate else fitted.settles.wait_s)
 
 
 def test_the_check_is_of_fleets_that_were_not_fitted_on() -> None:
-    inside, *edges = (_sample(*fleet, "saturate uniform") for fleet in ((2, 3), (1, 3), (2, 1)))
+    inside, *edges = (made_up_sample(*fleet, "saturate uniform") for fleet in ((2, 3), (1, 3), (2, 1)))
     rows = check([inside, *(replace(edge, node_us=1.0) for edge in edges)], COSTS, cores=2)
     assert [row.rounds for row in rows] == [pytest.approx([1.0])] * 4
     dearer = check([replace(inside, node_us=2 * inside.node_us)], COSTS, cores=2)
@@ -236,7 +238,7 @@ def test_the_check_is_of_fleets_that_were_not_fitted_on() -> None:
 
 
 def test_skew_is_checked_shard_by_shard() -> None:
-    sample = replace(_sample(2, 2, "fixed zipf"), shard_requests=[0.8, 0.2], shard_calls=[0.76, 0.24])
+    sample = replace(made_up_sample(2, 2, "fixed zipf"), shard_requests=[0.8, 0.2], shard_calls=[0.76, 0.24])
     calls = check_skew([sample])[0]
     assert (calls.low, calls.high) == pytest.approx((0.95, 1.2))
 
@@ -259,6 +261,10 @@ def test_a_shards_call_is_interpolated_by_nodes() -> None:
 
 def _fleet(nodes: int, shards: int, *, longest_round_trip_ms: float = 0.5) -> Fleet:
     return Fleet(nodes, shards, 1.0, 0.5, longest_round_trip_ms)
+
+
+def capacity(fleet: Fleet, costs: Costs, call: ShardCall, weights: list[float]) -> Capacity:
+    return capacity_of(fleet, costs, [Part(PlainKeys(call), weights)])
 
 
 def test_the_bottleneck_is_what_is_fullest() -> None:
@@ -289,7 +295,7 @@ def test_skew_lowers_the_rate_at_which_the_fullest_shard_is_full() -> None:
 def test_a_hot_key_is_bound_by_its_calls_where_the_round_trip_is_long() -> None:
     # One call of 64 operations per node and 20 ms: 10 nodes × 64 / 2 / 0.02 s.
     result = capacity(Fleet(10, 3, 1.0, 20.0, 20.0), COSTS, CALL, [1.0])
-    assert result.bottleneck == KEY
+    assert result.bottleneck == "hottest key's calls"
     assert result.requests_per_s == pytest.approx(16_000, rel=0.01)
 
 
@@ -302,4 +308,5 @@ def test_waiting_at_a_full_shard_makes_calls_larger_until_they_are_full() -> Non
 
 def test_placing_keeps_all_load() -> None:
     for weights in (zipf_weights(3000, 1.0), zipf_weights(10, 0.5)):
-        assert sum(group.keys * group.weight for group in place(weights, 7, placements=3)) == pytest.approx(1)
+        groups = Placements([Part(PlainKeys(CALL), weights)], placements=3).on(7)
+        assert sum(group.things * group.weight for group in groups) == pytest.approx(1)

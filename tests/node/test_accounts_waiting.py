@@ -191,6 +191,27 @@ async def test_charges_leave_before_any_request_and_settles_leave_it_room() -> N
     assert account.settles, "the request didn't wait for all of them"
 
 
+@pytest.mark.parametrize("own", [1, 4])
+async def test_settles_keep_up_where_requests_always_wait(own: int) -> None:
+    """Each request is settled once, so a backlog of settles would grow for as long as requests came too fast."""
+    windows = [PolicyWindow(per_ms, (), (Limit(REQUESTS, 9),)) for per_ms in (60_000, 1_000, HOUR, 24 * HOUR)]
+    waiting = Waiting(*(key(n, *windows[:own]) for n in range(40)))
+    account, admitted_in_all = waiting.account, 0
+    for _ in range(500):
+        for each in waiting.members:
+            if not each.admits:
+                waiting.ask(each)
+        waiting.next_batch()
+        assert waiting.admits
+        admitted_in_all += len(waiting.admits)
+        for admit in waiting.admits:
+            assert isinstance(admit.queue, Member)
+            plan = admit.queue.plan((), 1)
+            account.settles.append(PathSettle(admit.queue.kid, plan.windows, 1_763_900_000_000, Amounts(0, 0, 1)))
+        assert len(account.settles) <= 2 * MAX_BATCH
+    assert admitted_in_all >= 500
+
+
 # ---- bounds ----------------------------------------------------------------------------------------------------------
 
 

@@ -3,7 +3,8 @@
 The keys of the account take turns: each batch takes one request of each key that waits, then the next of each. A batch
 ends where it would cost more than a call of the script may (``costs``). No request leaves before all charges have left:
 they are admissions, and the request might take the room that they have used. Settles leave half of that to
-requests that wait.
+requests that wait. As long as they don't fit into their half, no more requests are taken than settles: each request is
+settled once, so that more would let the settles, and what they have to give back, pile up.
 """
 
 from __future__ import annotations
@@ -38,8 +39,14 @@ def make_batch(
     for (charge, amounts), path in zip(charges, paths, strict=False):  # the last path may be of one that has no room
         assert isinstance(charge, PathCharge)
         others.append(pack_charge(path, charge.bucket * BUCKET_MS, *amounts))
-    settles = _take_settles(account, layout, MAX_BATCH - len(others), others)
-    admits = _take_admits(account, layout, 0 if account.charges else MAX_BATCH - len(others))
+    room = MAX_BATCH - len(others)
+    if account.has_admits:
+        settles = _take_settles(account, layout, (room + 1) // 2, others, most_cost=costs.BUDGET // 2)
+    else:
+        settles = _take_settles(account, layout, room, others)
+    most = len(settles) if account.settles else MAX_BATCH - len(others)
+    admits = _take_admits(account, layout, 0 if account.charges else most)
+    settles += _take_settles(account, layout, MAX_BATCH - len(others) - len(admits.admits), others)
     if not others and not admits.admits:
         return None
     batch = begin(layout, admits)
@@ -48,9 +55,10 @@ def make_batch(
     return batch
 
 
-def _take_settles(account: AccountQueue, layout: Layout, most: int, packed: list[bytes]) -> list[PathSettle]:
+def _take_settles(
+    account: AccountQueue, layout: Layout, most: int, packed: list[bytes], *, most_cost: int = costs.BUDGET
+) -> list[PathSettle]:
     taken: list[PathSettle] = []
-    most_cost = costs.BUDGET // 2 if account.has_admits else costs.BUDGET
     for settle in account.settles[:most]:
         path = layout.path(account.hash_of(settle.kid), settle.windows, cost=costs.OTHER, most=most_cost)
         if not path:
