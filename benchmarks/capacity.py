@@ -157,10 +157,9 @@ def memory_bytes(workload: Sequence[Part], requests_per_s: float, memory: Measur
 def show_bounds(model: AccountModel, options: argparse.Namespace) -> dict[str, Any]:
     """Print how much one account may do, and how long its decisions take near that."""
     table = list(bounds(model, options.teams, options.nodes))
-    print(
-        f"\nHow much one account may do, in requests/s, {options.teams} teams, cores up to {options.utilization:.0%} full,"
-    )
-    print(f"by nodes; {', '.join(f'{mark} {full}' for full, mark in _MARKS.items())} full first")
+    print(f"\nHow much one account of {options.teams} teams may do, in requests/s, by nodes")
+    marks = ", ".join(f"{mark} {full}" for full, mark in _MARKS.items())
+    print(f"Full first, at {options.utilization:.0%} of a core: {marks}")
     columns = sorted({each.nodes for each in table})
     print("  path     keys", *(f"{nodes:>12}" for nodes in columns), "   operations/call")
     for (path, keys), mine in groupby(table, lambda each: (each.path, each.keys)):
