@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --quiet --disable-pip-version-check
 
-.PHONY: help setup setup-dev demo test test-quick test-module test-newest test-aiohttp lint format chaos attack soak judge fuzz bench report \
+.PHONY: help setup setup-dev setup-clients demo test test-quick test-module test-newest test-aiohttp lint format chaos attack soak judge fuzz bench report \
 	lock clean
 .DEFAULT_GOAL := help
 
@@ -25,6 +25,17 @@ $(VENV)/.ready: requirements/run.txt setup.cfg pyproject.toml
 
 $(VENV)/.ready-dev: requirements/dev.txt $(VENV)/.ready
 	$(PIP) install --require-hashes -r requirements/dev.txt
+	@touch $@
+
+setup-clients: .clients/.ready .node/.ready ## other clients that tests ask nodes with, in .clients and .node; tests of missing ones are skipped
+
+.clients/.ready: requirements/clients.txt
+	$(PYTHON) -m venv .clients
+	.clients/bin/pip --quiet --disable-pip-version-check install --require-hashes -r $<
+	@touch $@
+
+.node/.ready: requirements/clients-npm.txt
+	npm install --silent --no-audit --no-fund --prefix .node $$(cat $<)
 	@touch $@
 
 demo: setup ## embedded cluster, two nodes, load over the limits, a result table and the audit's verdict (under a minute)
@@ -124,9 +135,10 @@ lock: ## pin the newest versions that setup.cfg and requirements/*.in allow
 		setup.cfg requirements/build.in
 	$(COMPILE) --upgrade --no-annotate --constraint requirements/dev.txt -o deploy/requirements.txt \
 		setup.cfg requirements/build.in
+	$(COMPILE) --upgrade --no-annotate -o requirements/clients.txt requirements/clients.in
 	sed -i.bak '1i # Nodes and bench-client, and what builds the package, $(LOCKED_BY)' requirements/run.txt
 	sed -i.bak '1i # A node, and what builds the package, $(LOCKED_BY)' deploy/requirements.txt
 	rm -rf .venv-lock requirements/run.txt.bak deploy/requirements.txt.bak
 
 clean: ## remove what the targets above made
-	rm -rf .venv .venv-lock .venv-newest .aiohttp-versions build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis results
+	rm -rf .venv .venv-lock .venv-newest .clients .node .aiohttp-versions build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis results

@@ -245,6 +245,13 @@ def report_command(directories: tuple[Path, ...], html: Path | None, figures: Pa
     option(
         "--output-tpm", type=click.IntRange(1), metavar="N", default=50_000, help="Each key's output tokens per minute."
     ),
+    option(
+        "--account-keys",
+        type=click.IntRange(0, 1_000_000),
+        metavar="N",
+        show_default="a tenth of the keys",
+        help="Keys in an account with two teams, whose limits reject a part of their load; 0 for none.",
+    ),
 )
 @RATE
 @SHAPE
@@ -253,7 +260,8 @@ def report_command(directories: tuple[Path, ...], html: Path | None, figures: Pa
 def compare_command(**options: Any) -> None:
     """Run the same workload on an embedded cluster and on a single store, audit both, show them side by side.
 
-    Also writes DIR/report.html, a page with figures.
+    Most keys have limits of their own only; some share those of an account and its teams, too. Also writes
+    DIR/report.html, a page with figures.
     """
     check_available()
     workload, sending = workload_settings(options), sending_settings(options)

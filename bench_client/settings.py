@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bench_client.errors import BenchUsageError
 from bench_client.load.sizes import SizeDistribution
+from bench_client.load.weights import Weights
 
 MIN_CONNECTIONS, MAX_CONNECTIONS = 64, 4096
 """Per target: of all processes together, and of each."""
@@ -16,7 +17,8 @@ MAX_CONNECTIONS_TO_TARGET = 16_384
 FIRST_CONNECTIONS = 16
 SPARE_FILES = 64
 MAX_REQUESTS = 50_000_000
-"""A schedule takes about 24 bytes per request; more requests than this are a mistake in the settings."""
+"""A schedule takes about 24 bytes per request, 26 with several models; more requests than this are a mistake in the
+settings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,8 @@ class WorkloadSettings:
     cap_output: bool
     warmup_s: float = 0.0
     """The first ``warmup_s`` of the schedule are sent once before it, and left out of the figures."""
+    accounts: Weights = ()
+    """Accounts and teams whose keys are loaded; empty: all keys, each account's weight the number of its keys."""
 
     def __post_init__(self) -> None:
         """Raises BenchUsageError when the settings contradict one another."""
@@ -57,8 +61,8 @@ class SendingSettings:
     connections: int | None
     """Most per target, of all processes together; None: by the rate."""
     timeout_s: float
-    model: str | None
-    """None: the first that the target serves."""
+    models: Weights = ()
+    """Empty: the first that the target serves."""
     processes: int = 1
     wait_ready_s: float = 0.0
     """How long to wait for the targets to be ready before anything is sent; 0: they are asked once."""
@@ -103,9 +107,11 @@ class RunSettings:
             "cap_output": workload.cap_output,
             "warmup_s": workload.warmup_s,
             "keys": str(self.keys),
+            "accounts": dict(workload.accounts) or None,
             "connections": sending.connections,
             "timeout_s": sending.timeout_s,
-            "model": sending.model,
+            "model": sending.models[0][0] if len(sending.models) == 1 else None,
+            "models": dict(sending.models),
             "processes": sending.processes,
             "admin_targets": list(sending.admin_targets),
             "ca_file": str(sending.ca_file) if sending.ca_file else None,

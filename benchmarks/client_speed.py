@@ -114,7 +114,7 @@ def measure(port: int, qps: float, duration_s: float, directory: Path) -> dict[s
             speed=1.0,
             cap_output=True,
         ),
-        sending=SendingSettings(connections=256, timeout_s=10.0, model="none"),
+        sending=SendingSettings(connections=256, timeout_s=10.0, models=(("none", 1),)),
         targets=(f"http://127.0.0.1:{port}",),
         keys=keys,
         out=directory / "run",

@@ -1,6 +1,6 @@
 """The same seeded, open-loop workload on an embedded cluster and on a single store, side by side, both audited.
 
-`bench-client compare` in rounds; two nodes, keys at limits that reject a part of the load.
+`bench-client compare` in rounds; two nodes, plain keys at limits that reject a part of the load.
 
     python -m benchmarks.cluster_and_single [--rounds N] [--qps RATE] [--seconds S] [--json FILE]
 """
@@ -25,7 +25,8 @@ def measure(rounds: int, qps: float, seconds: float) -> list[Row]:
         with tempfile.TemporaryDirectory() as directory:
             done = subprocess.run(
                 [sys.executable, "-m", "bench_client", "compare", "--qps", str(qps), "--duration", str(seconds),
-                 "--zipf", "1.0", "--keys-count", "500", "--rpm", "600", "--seed", str(seed), "--out", directory],
+                 "--zipf", "1.0", "--keys-count", "500", "--account-keys", "0", "--rpm", "600",
+                 "--seed", str(seed), "--out", directory],
                 stdout=subprocess.PIPE,
                 text=True,
             )  # fmt: skip

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 from limiter_node.key_states import CredentialState
 from limiter_node.limits import Amounts
 from limiter_node.plans import Plan
+from limiter_node.policy import TOKENS
 
 
 class Need(NamedTuple):
@@ -52,6 +53,18 @@ class PathUsage(NamedTuple):
     """Per window the time until each dimension is wholly free if nothing else happened."""
     exceeded: int = -1
     """The index of the window that rejected; -1 if none did."""
+    tokens: tuple[int, ...] = ()
+    """Per window the usage by its limit of tokens, where a policy decided: what the node will not admit counts as used,
+    so that it isn't the sum of input and output. Empty if it is their sum."""
+
+    def used_of(self, window: int, unit: int) -> int:
+        """Return the usage of a window by a unit of ``policy.UNITS``; tokens are input and output together."""
+        if unit < TOKENS:
+            return self.used[window][unit]
+        if self.tokens:
+            return self.tokens[window]
+        _, input_tokens, output_tokens = self.used[window]
+        return input_tokens + output_tokens
 
 
 class Decision(NamedTuple):

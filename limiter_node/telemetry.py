@@ -233,8 +233,8 @@ class StoreState(NamedTuple):
     outages: int
     """The number of times that a shard was cut off."""
     degraded: Mapping[str, int]
-    """Requests decided without the store: ``admitted``, ``rejected``; ``refused`` is neither: there is no policy, or
-    the key isn't known."""
+    """Requests decided without the store: ``admitted``, ``rejected``; ``refused`` is neither: there is no policy, it
+    doesn't know enough of the key, or too many charges wait."""
     errors: Mapping[str, int]
     """Errors by kind: ``lost``, ``refused``, ``redirected``, ``reloaded``, ``unreadable``, ``failed``."""
     losses: Mapping[str, int]
@@ -244,3 +244,5 @@ class StoreState(NamedTuple):
     """Keys that the node has met and remembers; one with several credentials counts for each that was used."""
     known_accounts: int
     """Accounts of such keys; a key that is an account of its own is one, too."""
+    unsent_charges: int
+    """Charges that wait: what the node has admitted without the store, and what settles add."""

@@ -23,7 +23,7 @@
 --       3 × I2 age in buckets of the newest use (65535 = none), I1 ms since the current bucket began; I4
 --       output_reserve; and if one was rejected, or the node had no record, per operation I1 verdict, I4 retry in ms,
 --       then the key's name. For 4 also I8 number of the node's record (0 = none): the counts of later batches are gone.
---       Verdict 0 = done; 1, 2, 3 = rejected, that dimension frees last; 5, 6, 7 = can never fit, that dimension.
+--       Verdict 0 = done; 1, 2, 3 = rejected, that dimension frees last; 5, 6, 7 = can never fit, the smallest such limit.
 --       A reply from the record has that batch's verdicts, time and output_reserve; all else is as it is now.
 -- Cost  amortized O(1) per operation: 4 calls a batch; 2 more when the current bucket or older ones change, and one for
 --       each further group of buckets that changes. Rejections write nothing: one takes one more call if the oldest bucket
@@ -192,7 +192,7 @@ for i = 1, operations do
         elseif used_r < limit_r and (used_i + a <= limit_i or a == 0) and (used_o + output <= limit_o or output == 0) then
             into = bucket
         elseif limit_r < 1 then verdict = NEVER + 1 -- too much even for an empty window
-        elseif a > limit_i then verdict = NEVER + 2
+        elseif a > limit_i and (output <= limit_o or limit_i <= limit_o) then verdict = NEVER + 2 -- the smaller limit
         elseif output > limit_o then verdict = NEVER + 3
         else verdict = 1 -- or another dimension: see below
         end

@@ -28,7 +28,7 @@ from reference_calls import (
 from reference_calls import NEVER as NEVER_ON
 from reference_calls import UNKNOWN as UNKNOWN_KEY
 from reference_calls import Path as PathOn
-from reference_paths import Account, LaidOn, Record
+from reference_paths import Account, Record
 
 BUCKET_MS = 100
 COUNTER_MAX = 2**32 - 1
@@ -103,9 +103,6 @@ class PlainKey(Account):
 
     def _count_until(self, now_ms: int) -> None:
         """No tick is stored: after a step back of the clock, time goes on from the newest bucket."""
-
-    def _smallest(self, limits: list[LaidOn]) -> LaidOn:
-        return limits[0]
 
     def _remember(self, node: str, record: Record, windows: Sequence[Window]) -> None:
         if node not in self.records:  # a new node: forget those whose last batch can't matter any more

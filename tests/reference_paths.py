@@ -202,7 +202,7 @@ class Account:
         windows = self._on_path(admit, call)
         need = _need(admit)
         if above := [each for each in _laid_on(windows) if need[each.unit] > each.limit]:
-            never = self._smallest(above)
+            never = min(above, key=lambda each: each.limit)  # the first of the smallest is named
             return Result(NEVER + never.unit + 1, never.number)
         if self._rejecting(need, windows, now_ms):
             return self._rejected(need, windows, now_ms)
@@ -222,10 +222,6 @@ class Account:
         if kid not in self.keys:
             return UNKNOWN_KEY
         return OLD_POLICY if version != self.keys[kid].version else 0
-
-    def _smallest(self, limits: list[LaidOn]) -> LaidOn:
-        """The limit that is named where a request is above several: the first of the smallest."""
-        return min(limits, key=lambda each: each.limit)
 
     def _fits(self, need: Need, on: LaidOn, now_ms: int) -> bool:
         """A need of 0 fits even where more is used than the limit: it was lowered, or an answer was longer."""

@@ -1,4 +1,4 @@
-"""The result of an audit, and its text: a short table, the first findings in full, one verdict line."""
+"""The result of an audit, and its verdict."""
 
 from __future__ import annotations
 
@@ -7,24 +7,20 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import NamedTuple
 
-from bench_client.audit.timeline import WINDOW_MS
-from bench_client.records.record import Record
+from bench_client.audit.findings import PLURALS, TOO_MUCH, UNJUSTIFIED, WINDOW, Findings
+from bench_client.audit.limit_use import LimitUse, fullest_table
+from bench_client.audit.paths import WINDOW_MS, length_text
+from bench_client.audit.units import DIMENSIONS
+from bench_client.audit.windows import share_used as share_used
 from bench_client.results.tables import table
 
-PROVED, REFUTED, INCOMPLETE = "PROVED", "REFUTED", "INCOMPLETE"
-EXAMPLES_KEPT = 100
 EXAMPLES_SHOWN = 5
-WINDOW, UNJUSTIFIED = "window over the limit", "unjustified 429"
-PLURALS = {WINDOW: "windows over the limit", UNJUSTIFIED: "unjustified 429s"}
-
-
-def share_used(used: int, limit: int) -> float:
-    """Return the used share of a limit. Any use of a limit of 0 is a share of 1."""
-    return used / limit if limit else float(used > 0)
+PROVED, REFUTED, INCOMPLETE = "PROVED", "REFUTED", "INCOMPLETE"
+OTHER_LIMITS = "with other limits than requests, input and output tokens per minute"
 
 
 class WorstFill(NamedTuple):
-    """Describe the fullest window of a dimension."""
+    """Describe the fullest window of plain keys in one unit."""
 
     used: int
     limit: int
@@ -37,27 +33,16 @@ class WorstFill(NamedTuple):
         return share_used(self.used, self.limit)
 
 
-class Finding(NamedTuple):
-    """Describe one violation of a rule by the limiter."""
+class NotJudged(NamedTuple):
+    """Count keys that were not judged, and their requests."""
 
-    kind: str
-    key: str
-    request: int
-    """The request's place in the schedule, as in the records."""
-    message: str
+    keys: int
+    requests: int
+    why: str
+    """Follows "of N keys"."""
 
-
-@dataclass(slots=True)
-class Findings:
-    """Count all violations and keep the first ones of each kind."""
-
-    counts: Counter[str] = field(default_factory=Counter)
-    examples: list[Finding] = field(default_factory=list)
-
-    def add(self, kind: str, key: str, record: Record, message: str) -> None:
-        self.counts[kind] += 1
-        if self.counts[kind] <= EXAMPLES_KEPT:
-            self.examples.append(Finding(kind, key, record.request, message))
+    def __str__(self) -> str:
+        return f"{self.requests:,} requests of {self.keys:,} key{'s' if self.keys > 1 else ''} {self.why}"
 
 
 @dataclass(slots=True)
@@ -100,21 +85,29 @@ class AuditReport:
     degraded: Counter[str] = field(default_factory=Counter)
     missing: tuple[str, ...] = ()
     """Reasons why records are missing, in words."""
-    keys_not_judged: int = 0
-    """Keys with other limits than their own three a minute, which this audit doesn't know."""
-    requests_not_judged: int = 0
-    """The requests of these keys."""
+    not_judged: list[NotJudged] = field(default_factory=list)
+    unknown_limits: tuple[str, ...] = ()
+    """Limits in the keys file that this client doesn't know, in words."""
+    limits: list[LimitUse] = field(default_factory=list)
+    """Limits of the tree, the fullest first. All other figures but ``worst`` are of plain keys, too."""
+    changed_limits: int = 0
+    """Limits that responses announced with another amount than the keys file declares."""
+    plain_keys: int = 0
     window_ms: int = WINDOW_MS
     span_ms: int = 0
     """Time from the first decision to the last, by the store's clock."""
 
     @property
     def never_slid(self) -> str | None:
-        """Return a note on the limits of a run shorter than a window; None for a longer run."""
-        if self.span_ms >= self.window_ms:
+        """Return a note on the windows that are longer than the run; None if there are none."""
+        lengths = {each.declared.per_ms for each in self.limits if not each.slid}
+        if self.span_ms < self.window_ms and (self.plain_keys or not self.limits):
+            lengths.add(self.window_ms)
+        if not lengths:
             return None
+        words = ", ".join(_length_words(per_ms) for per_ms in sorted(lengths))
         return (
-            f"no {self.window_ms / 1000:g} s window has slid: the decisions span {self.span_ms // 100 / 10} s, so "
+            f"no {words} window has slid: the decisions span {self.span_ms // 100 / 10} s, so "
             "time freed nothing and limits were only filled; a longer --duration tests that as well"
         )
 
@@ -128,17 +121,17 @@ class AuditReport:
     @property
     def gaps(self) -> tuple[str, ...]:
         """Return the reasons why the audit is incomplete, in words."""
-        if not self.keys_not_judged:
-            return self.missing
-        return *self.missing, f"not judged: {self._not_judged}"
+        not_judged = [f"not judged: {each}" for each in self.not_judged]
+        unknown = [f"the keys file has limits that this client doesn't know: {'; '.join(self.unknown_limits)}"]
+        return *self.missing, *not_judged, *(unknown if self.unknown_limits else ())
 
     @property
-    def _not_judged(self) -> str:
-        keys = f"{self.keys_not_judged:,} key{'s' if self.keys_not_judged > 1 else ''}"
-        return (
-            f"{self.requests_not_judged:,} requests of {keys} with other limits than requests, input and output tokens "
-            "per minute"
-        )
+    def keys_not_judged(self) -> int:
+        return sum(each.keys for each in self.not_judged)
+
+    @property
+    def requests_not_judged(self) -> int:
+        return sum(each.requests for each in self.not_judged)
 
     @property
     def proved(self) -> bool:
@@ -150,10 +143,16 @@ class AuditReport:
         if self.word == INCOMPLETE:
             return f"audit: INCOMPLETE {'; '.join(self.gaps)}"
         if self.proved:
+            justified = f"{self.rejections_held:,} of {self.rejected:,} rejections justified within"
+            if not self.limits:
+                return (
+                    f"audit: PROVED no {self.window_ms / 1000:g} s window over its limit "
+                    f"({self.windows:,} windows, {self.keys:,} keys), {justified} 100 ms"
+                )
             return (
-                f"audit: PROVED no {self.window_ms / 1000:g} s window over its limit "
-                f"({self.windows:,} windows, {self.keys:,} keys), "
-                f"{self.rejections_held:,} of {self.rejected:,} rejections justified within 100 ms"
+                f"audit: PROVED no window over its limit ({self.windows:,} windows, "
+                f"{len(self.limits) + len(DIMENSIONS) * self.plain_keys:,} limits, {self.keys:,} keys), "
+                f"{justified} one bucket of its window"
             )
         found = ", ".join(f"{n:,} {PLURALS.get(kind, kind)}" for kind, n in self.findings.counts.most_common())
         return f"audit: REFUTED {found}"
@@ -164,7 +163,7 @@ class AuditReport:
             ["keys", f"{self.keys:,}"],
             ["admitted", f"{self.admitted:,}"],
             ["rejected", f"{self.rejected:,}"],
-            [f"{self.window_ms / 1000:g} s windows checked", f"{self.windows:,}"],
+            [f"{'' if self.limits else f'{self.window_ms / 1000:g} s '}windows checked", f"{self.windows:,}"],
             ["windows over the limit", f"{self.findings.counts[WINDOW]:,}"],
             ["unjustified 429s", f"{self.findings.counts[UNJUSTIFIED]:,}"],
             ["unknown outcomes", f"{self.unknown:,}"],
@@ -177,6 +176,8 @@ class AuditReport:
                     f"  fullest windows{title}:",
                     table([self._fill_row(*item) for item in fills.items()], indent="    "),
                 ]
+        if self.limits:
+            lines += fullest_table(self.limits)
         lines += self._notes()
         shown: Counter[str] = Counter()
         for finding in self.findings.examples:
@@ -208,8 +209,10 @@ class AuditReport:
             "never_slid": self.never_slid,
             "keys_not_judged": self.keys_not_judged,
             "requests_not_judged": self.requests_not_judged,
+            "not_judged": [str(each) for each in self.not_judged],
             "complete": not self.missing,
             "missing": list(self.missing),
+            "limits": [each.as_dict() for each in self.limits],
             "worst_fill": {dimension: self._fill_dict(fill) for dimension, fill in self.worst.items()},
             "worst_fill_with_degraded": {d: self._fill_dict(fill) for d, fill in self.worst_with_degraded.items()},
             "examples": [finding._asdict() for finding in self.findings.examples],
@@ -235,15 +238,20 @@ class AuditReport:
             )
         if self.never_slid:
             notes.append(f"  {self.never_slid}")
-        if self.keys_not_judged:
-            notes.append(f"  not judged: {self._not_judged}; all figures are of the other keys")
+        notes += (f"  not judged: {each}; all figures are of the other keys" for each in self.not_judged)
+        notes += (f"  not known to this client: {each}" for each in self.unknown_limits)
+        if self.changed_limits:
+            notes.append(
+                f"  responses announced {self.changed_limits:,} limits with other amounts than the keys file declares: "
+                "the announced ones count"
+            )
         if self.missing:
             notes.append(
                 f"  the records are not complete ({'; '.join(self.missing)}): {self.rejections_held:,} of "
                 f"{self.rejected:,} rejections could be held against all requests before them, and windows only "
                 "against the recorded requests"
             )
-        if set(self.findings.counts) & {UNJUSTIFIED, "counted too much"}:
+        if set(self.findings.counts) & {UNJUSTIFIED, TOO_MUCH}:
             notes.append("  (if other clients used these keys during the run, their usage explains the difference)")
         return notes
 
@@ -263,3 +271,8 @@ class AuditReport:
     def _name(self, key: str) -> str:
         name = self.key_names.get(key, "")
         return f"{name} ({key})" if name and name != key else key
+
+
+def _length_words(per_ms: int) -> str:
+    """Return a window's length in words: seconds up to a minute, as in all other figures of plain keys."""
+    return f"{per_ms / 1000:g} s" if per_ms <= WINDOW_MS else length_text(per_ms)

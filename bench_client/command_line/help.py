@@ -72,6 +72,10 @@ EXAMPLES = {
             "--input-tokens lognormal:400:1 --output-tokens uniform:200:2000 --out results",
         ),
         (
+            "two accounts, one with three times the other's load, and two models",
+            f"bench-client run {_ONE} --qps 500 --accounts acme:3,globex:1 --models gpt-4o:3,o3:1 --out results",
+        ),
+        (
             "the recorded load of another service, ten times as fast",
             f"bench-client run {_ONE} --trace trace.csv --speed 10 --out results",
         ),

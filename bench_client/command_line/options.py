@@ -12,6 +12,7 @@ import cloup
 from bench_client.command_line.environment import EnvOption
 from bench_client.errors import BenchUsageError
 from bench_client.load.sizes import SizeDistribution
+from bench_client.load.weights import Weights, parse_weights
 from bench_client.load.workload import ARRIVALS
 from bench_client.settings import SendingSettings, WorkloadSettings
 
@@ -28,6 +29,20 @@ class Size(click.ParamType[SizeDistribution]):
             return value
         try:
             return SizeDistribution.parse(str(value))
+        except BenchUsageError as error:
+            self.fail(str(error), param, ctx)
+
+
+class Weighted(click.ParamType[Weights]):
+    """Parse names with weights."""
+
+    name = "weights"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Weights:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return parse_weights(str(value))
         except BenchUsageError as error:
             self.fail(str(error), param, ctx)
 
@@ -50,6 +65,13 @@ LOADED = cloup.option_group(
     "What to load",
     option("--target", "targets", multiple=True, required=True, metavar="URL", help="Server to load; repeatable."),
     option("--keys", type=_FILE, required=True, help="The keys file that the limiter has loaded (keys.toml)."),
+    option(
+        "--accounts",
+        type=Weighted(),
+        metavar="NAME:W,...",
+        show_default="all keys, each account by the number of its keys",
+        help="Accounts and teams (acme/research) whose keys to use, with weights; the deepest name above a key counts.",
+    ),
     option(
         "--admin-target",
         "admin_targets",
@@ -115,7 +137,7 @@ SHAPE = cloup.option_group(
         type=click.FloatRange(0, 10),
         default=0.0,
         metavar="S",
-        help="Skew over the keys: weights 1/rank^S in the order of the file; 0 is uniform.",
+        help="Skew over the keys of an account: weights 1/rank^S in the order of the file; 0 is uniform.",
     ),
     option(
         "--input-tokens",
@@ -133,6 +155,12 @@ SHAPE = cloup.option_group(
     ),
     option("--no-cap", is_flag=True, help="Leave max_tokens out of the requests."),
     option("--model", metavar="NAME", show_default="the first one served", help="Model to ask for."),
+    option(
+        "--models",
+        type=Weighted(),
+        metavar="NAME:W,...",
+        help="Several models to ask for, with weights, as gpt-4o:3,o3:1; instead of --model.",
+    ),
 )
 
 SENDING = cloup.option_group(
@@ -177,7 +205,7 @@ OUTPUT = cloup.option_group(
 
 
 def workload_settings(options: dict[str, Any], **rate: Any) -> WorkloadSettings:
-    """Pop the options of ``SHAPE`` (without the model) and ``RATE`` (unless ``rate`` replaces them); return settings.
+    """Pop the options of ``SHAPE`` (without models), ``RATE`` (unless ``rate`` replaces them) and the accounts.
 
     Raises BenchUsageError when they contradict one another.
     """
@@ -194,18 +222,22 @@ def workload_settings(options: dict[str, Any], **rate: Any) -> WorkloadSettings:
         output_tokens=options.pop("output_tokens"),
         cap_output=not options.pop("no_cap"),
         warmup_s=options.pop("warmup_s"),
+        accounts=options.pop("accounts", None) or (),
     )
 
 
 def sending_settings(options: dict[str, Any]) -> SendingSettings:
-    """Pop the options of ``SENDING``, the model, and those of ``LOADED`` except targets and keys; return settings.
+    """Pop the options of ``SENDING``, the models, and those of ``LOADED`` except targets, keys and accounts.
 
     Raises BenchUsageError when they contradict one another.
     """
+    model, models = options.pop("model"), options.pop("models")
+    if model is not None and models:
+        raise BenchUsageError("--model and --models exclude each other; name all of them with --models")
     return SendingSettings(
         connections=options.pop("connections"),
         timeout_s=options.pop("timeout_s"),
-        model=options.pop("model"),
+        models=models or () if model is None else ((model, 1),),
         processes=options.pop("processes"),
         wait_ready_s=options.pop("wait_ready_s"),
         admin_targets=options.pop("admin_targets", ()),

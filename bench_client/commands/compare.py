@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench_client.audit import AuditReport, audit_directory
+from bench_client.commands.compared_account import account_for_load
 from bench_client.commands.run import RunResult, Say, run
+from bench_client.errors import BenchUsageError
+from bench_client.load.declared_limits import ENFORCE
 from bench_client.records.out_directory import PAGE_NAME, STORES, prepare_comparison, refuse_to_replace_runs
 from bench_client.records.run_directory import COMPARE_NAME, write_json
 from bench_client.results.tables import figure_rows, table
-from bench_client.servers.limiter_under_test import LimiterUnderTest, generate_keys
+from bench_client.servers.limiter_under_test import GeneratedAccount, LimiterUnderTest, generate_keys
 from bench_client.settings import RunSettings, SendingSettings, WorkloadSettings
 
 KEYS_NAME = "keys.toml"
@@ -28,8 +31,19 @@ class CompareSettings:
     rpm: int
     input_tpm: int
     output_tpm: int
+    account_keys: int | None = None
+    """Keys in an account, of ``keys_count``; None: a tenth of them."""
     force: bool = False
     """Whether to replace results that ``out`` holds already."""
+
+    def __post_init__(self) -> None:
+        """Raises BenchUsageError when the settings contradict one another."""
+        if self.keys_in_account > self.keys_count:
+            raise BenchUsageError("--account-keys is above --keys-count; lower it")
+
+    @property
+    def keys_in_account(self) -> int:
+        return self.keys_count // 10 if self.account_keys is None else self.account_keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +71,7 @@ def compare(settings: CompareSettings, say: Say) -> list[StoreResult]:
         rpm=settings.rpm,
         input_tpm=settings.input_tpm,
         output_tpm=settings.output_tpm,
+        account=_account(settings),
     )
     measured = []
     for store in STORES:
@@ -65,6 +80,18 @@ def compare(settings: CompareSettings, say: Say) -> list[StoreResult]:
             break
     write_json(settings.out / COMPARE_NAME, comparison(settings, measured))
     return measured
+
+
+def _account(settings: CompareSettings) -> GeneratedAccount | None:
+    if not settings.keys_in_account:
+        return None
+    return account_for_load(
+        settings.workload,
+        settings.keys_in_account,
+        of=settings.keys_count,
+        rpm=settings.rpm,
+        tokens_per_minute=settings.input_tpm + settings.output_tpm,
+    )
 
 
 def _measure(store: str, settings: CompareSettings, keys: Path, say: Say) -> StoreResult:
@@ -94,6 +121,7 @@ def comparison(settings: CompareSettings, measured: list[StoreResult]) -> dict[s
         "rpm": settings.rpm,
         "input_tpm": settings.input_tpm,
         "output_tpm": settings.output_tpm,
+        "account_keys": settings.keys_in_account,
         "stores": {
             each.store: {"summary": each.result.summary.as_dict(), "audit": each.audit.as_dict()} for each in measured
         },
@@ -121,4 +149,7 @@ def comparison_text(measured: list[StoreResult]) -> str:
 
 
 def _fullest(report: AuditReport) -> str:
-    return f"{max((fill.ratio for fill in report.worst.values()), default=0.0):.1%}"
+    """Return the share of its limit that the fullest window held; audited limits are no bound and don't count."""
+    shares = [fill.ratio for fill in report.worst.values()]
+    shares += [use.ratio for use in report.limits if use.declared.mode == ENFORCE]
+    return f"{max(shares, default=0.0):.1%}"

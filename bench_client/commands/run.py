@@ -8,8 +8,11 @@ from dataclasses import dataclass, replace
 import uvloop
 
 from bench_client.errors import BenchError
+from bench_client.load.declared_paths import tree_of
+from bench_client.load.key_choice import KeyGroup, choose_keys
 from bench_client.load.keys import read_keys
 from bench_client.load.trace import read_trace
+from bench_client.load.weights import Weights
 from bench_client.load.workload import Workload, synthetic_workload, traced_workload
 from bench_client.processes.coordinator import send_from_processes
 from bench_client.processes.interrupts import interrupts_to
@@ -52,23 +55,25 @@ def run(settings: RunSettings, say: Say, servers: Sequence[LocalProcess] = ()) -
     ring = read_keys(settings.keys)
     if ring.skipped:
         say(f"note: {ring.skipped} keys of {settings.keys} are left out: they have no valid secret in plain text")
-    workload = make_workload(settings.workload, targets=len(targets), keys=len(ring.keys))
+    keys, groups = choose_keys(ring.keys, settings.workload.accounts)
+    workload = make_workload(settings.workload, targets=len(targets), keys=groups, models=sending.models)
     if not len(workload):
         raise BenchError("the schedule has no request; raise --qps or --duration")
     connections = connections_per_target(sending.connections, workload.offered_qps, len(targets), sending.processes)
     if admin_targets:
         await_targets(admin_targets, sending.wait_ready_s, "--admin-target")
     await_targets(targets, sending.wait_ready_s)
-    model = sending.model or served_model(targets[0], ring.keys[0].secret)
-    settings = replace(settings, sending=replace(sending, model=model))
+    models = sending.models or ((served_model(targets[0], keys[0].secret), 1),)
+    settings = replace(settings, sending=replace(sending, models=models))
     info = RunInfo(
         settings.as_dict(),
         [target.url for target in targets],
-        [(key.key_id, key.name) for key in ring.keys],
+        [(key.key_id, key.name) for key in keys],
         len(workload),
         workload.duration_s,
         warmup=workload.warmup,
         warmup_s=workload.warmup_s,
+        tree=tree_of((key.key_id, key.path) for key in keys),
     )
     prepare(settings.out, info)
     shares = [
@@ -77,9 +82,9 @@ def run(settings: RunSettings, say: Say, servers: Sequence[LocalProcess] = ()) -
             sending.processes,
             workload.share(process, sending.processes),
             targets,
-            [key.secret for key in ring.keys],
-            [key.key_id for key in ring.keys],
-            model,
+            [key.secret for key in keys],
+            [key.key_id for key in keys],
+            tuple(name for name, _ in models),
             settings.workload.cap_output,
             connections[process],
             sending.timeout_s,
@@ -106,13 +111,17 @@ def run(settings: RunSettings, say: Say, servers: Sequence[LocalProcess] = ()) -
     return RunResult(info, summary)
 
 
-def make_workload(settings: WorkloadSettings, *, targets: int, keys: int) -> Workload:
+def make_workload(
+    settings: WorkloadSettings, *, targets: int, keys: Sequence[KeyGroup], models: Weights = ()
+) -> Workload:
     """Return the schedule of ``settings``, with its warm-up."""
-    workload = _measured_workload(settings, targets=targets, keys=keys)
+    workload = _measured_workload(settings, targets=targets, keys=keys, models=[weight for _, weight in models])
     return workload.warmed_up(settings.warmup_s) if settings.warmup_s else workload
 
 
-def _measured_workload(settings: WorkloadSettings, *, targets: int, keys: int) -> Workload:
+def _measured_workload(
+    settings: WorkloadSettings, *, targets: int, keys: Sequence[KeyGroup], models: Sequence[float]
+) -> Workload:
     if settings.trace is not None:
         return traced_workload(
             read_trace(settings.trace),
@@ -120,6 +129,7 @@ def _measured_workload(settings: WorkloadSettings, *, targets: int, keys: int) -
             duration_s=settings.duration_s,
             targets=targets,
             keys=keys,
+            models=models,
             zipf=settings.zipf,
             seed=settings.seed,
         )
@@ -133,6 +143,7 @@ def _measured_workload(settings: WorkloadSettings, *, targets: int, keys: int) -
         output_size=settings.output_tokens,
         targets=targets,
         keys=keys,
+        models=models,
         zipf=settings.zipf,
         seed=settings.seed,
     )

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench_client.errors import BenchUsageError
+from bench_client.load.declared_paths import DeclaredPath, PathReader
 
 KEY_ID_DIGITS = 12
 DIGEST_PREFIX = "sha256:"
@@ -26,6 +27,8 @@ class ApiKey:
     secret: str = field(repr=False)
     key_id: str
     name: str
+    path: DeclaredPath | None = field(default=None, repr=False)
+    """None for a plain key: without an account, and with the usual three limits only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,8 @@ def key_id(secret: str) -> str:
 def read_keys(path: Path) -> KeyRing:
     """Return the keys declared in the file ``path``.
 
-    Raises BenchUsageError when the file can't be read, isn't a keys file, or has no key that a client can send.
+    Raises BenchUsageError when the file can't be read, isn't a keys file, has limits that can't be read, or no key that
+    a client can send.
     """
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -55,6 +59,7 @@ def read_keys(path: Path) -> KeyRing:
     table = document.get("keys")
     if not isinstance(table, dict) or not all(isinstance(entry, dict) for entry in table.values()):
         raise BenchUsageError(f'{path} declares no keys; each needs a table like [keys."sk-alice"]')
+    paths = PathReader(document, path)
     usable: list[ApiKey] = []
     for label, entry in table.items():
         secret = _plain_secret(label, entry)
@@ -64,12 +69,24 @@ def read_keys(path: Path) -> KeyRing:
             raise BenchUsageError(f"{path}: key number {len(usable) + 1} has characters that no HTTP header can carry")
         identity = key_id(secret)
         name = str(entry.get("name", label if "credentials" in entry else ""))
-        usable.append(ApiKey(secret, identity, name or identity))
+        place = f"key {name!r}" if name else f"key number {len(usable) + 1}"
+        usable.append(
+            ApiKey(secret, identity, name or identity, paths.path_of(place, name or _first_id(label, entry), entry))
+        )
     if not usable:
         raise BenchUsageError(
             f"{path} has no key in plain text that is valid: declare one, because a client cannot send sha256:… keys"
         )
     return KeyRing(tuple(usable), len(table) - len(usable))
+
+
+def _first_id(label: str, entry: dict[str, Any]) -> str:
+    """Return the first digits of the digest of a section's first credential: the limiter's name for a nameless key."""
+    listed = entry.get("credentials")
+    first = listed[0] if isinstance(listed, list) and listed else label
+    declared = str(first.get("secret") if isinstance(first, dict) else first)
+    digest = declared.removeprefix(DIGEST_PREFIX).lower()
+    return digest[:KEY_ID_DIGITS] if declared.startswith(DIGEST_PREFIX) else key_id(declared)
 
 
 def _plain_secret(label: str, entry: dict[str, Any]) -> str | None:

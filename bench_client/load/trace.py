@@ -31,6 +31,11 @@ class Trace:
     input_tokens: array[int]
     output_tokens: array[int]
 
+    @property
+    def seconds(self) -> float:
+        """Return the time of the last arrival."""
+        return self.arrival_ns[-1] / NS_PER_S
+
 
 def read_trace(path: Path) -> Trace:
     """Return the trace in the file ``path``, sorted by arrival; sizes of zero are read as one token.

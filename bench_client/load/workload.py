@@ -1,4 +1,4 @@
-"""The seeded schedule: the due time, target, key and size of each request.
+"""The seeded schedule: the due time, target, key, size and model of each request.
 
 The schedule is open-loop: it is fixed before the first request is sent and no response changes it. Each aspect draws
 from its own random stream, so that changing one setting leaves the draws of the others unchanged. Weakness: arrivals
@@ -8,13 +8,15 @@ are memoryless or evenly spaced; only a trace has more bursts.
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left
-from dataclasses import dataclass, replace
+from bisect import bisect, bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from random import Random
 
 from bench_client.clock import NS_PER_S
 from bench_client.errors import BenchUsageError
+from bench_client.load.key_choice import KeyGroup
 from bench_client.load.sizes import SizeDistribution
 from bench_client.load.trace import Trace
 
@@ -28,7 +30,7 @@ class Workload:
     due_ns: array[int]
     target: array[int]
     key: array[int]
-    """Index into the keys file's usable keys."""
+    """Index into the loaded keys."""
     input_tokens: array[int]
     output_tokens: array[int]
     duration_s: float
@@ -36,6 +38,8 @@ class Workload:
     warmup: int = 0
     """Number of requests at the beginning that are the warm-up."""
     warmup_s: float = 0.0
+    model: array[int] = field(default_factory=lambda: array("H"))
+    """Index into the models; empty if all requests ask for the same one."""
 
     def __len__(self) -> int:
         return len(self.due_ns)
@@ -60,6 +64,7 @@ class Workload:
             self.duration_s,
             len(range(process, self.warmup, processes)),
             self.warmup_s,
+            self.model[part],
         )
 
     def warmed_up(self, warmup_s: float) -> Workload:
@@ -80,6 +85,7 @@ class Workload:
             input_tokens=self.input_tokens[:count] + self.input_tokens,
             output_tokens=self.output_tokens[:count] + self.output_tokens,
             duration_s=self.duration_s + warmup_s,
+            model=self.model[:count] + self.model,
             warmup=count,
             warmup_s=warmup_s,
         )
@@ -93,11 +99,12 @@ def synthetic_workload(
     input_size: SizeDistribution,
     output_size: SizeDistribution,
     targets: int,
-    keys: int,
+    keys: Sequence[KeyGroup],
+    models: Sequence[float] = (),
     zipf: float,
     seed: int,
 ) -> Workload:
-    """Return a schedule at a mean rate of ``qps`` for ``duration_s``."""
+    """Return a schedule at a mean rate of ``qps`` for ``duration_s``. ``models``: their weights."""
     if arrivals == "constant":
         due_ns = array("q", [int(i * NS_PER_S / qps) for i in range(int(qps * duration_s + 1e-9))])
     else:
@@ -106,15 +113,24 @@ def synthetic_workload(
     return Workload(
         due_ns,
         _uniform(count, targets, _stream(seed, "targets")),
-        draw_zipf(count, keys, zipf, _stream(seed, "keys")),
+        draw_keys(count, keys, zipf, seed),
         input_size.draw(count, _stream(seed, "input")),
         output_size.draw(count, _stream(seed, "output")),
         duration_s,
+        model=draw_models(count, models, seed),
     )
 
 
 def traced_workload(
-    trace: Trace, *, speed: float, duration_s: float | None, targets: int, keys: int, zipf: float, seed: int
+    trace: Trace,
+    *,
+    speed: float,
+    duration_s: float | None,
+    targets: int,
+    keys: Sequence[KeyGroup],
+    models: Sequence[float] = (),
+    zipf: float,
+    seed: int,
 ) -> Workload:
     """Return the trace's arrivals and sizes, ``speed`` times as fast, cut after ``duration_s`` of the run if given."""
     due_ns = array("q", [int(at / speed) for at in trace.arrival_ns])
@@ -123,11 +139,29 @@ def traced_workload(
     return Workload(
         due_ns,
         _uniform(count, targets, _stream(seed, "targets")),
-        draw_zipf(count, keys, zipf, _stream(seed, "keys")),
+        draw_keys(count, keys, zipf, seed),
         trace.input_tokens[:count],
         trace.output_tokens[:count],
         duration_s if duration_s is not None and count < len(trace.arrival_ns) else due_ns[-1] / NS_PER_S or 1.0,
+        model=draw_models(count, models, seed),
     )
+
+
+def draw_keys(count: int, groups: Sequence[KeyGroup], skew: float, seed: int) -> array[int]:
+    """Draw ``count`` keys: each time a group by its weight, and one of its keys as ``draw_zipf`` does."""
+    if len(groups) == 1:  # all keys, in their order
+        return draw_zipf(count, len(groups[0].places), skew, _stream(seed, "keys"))
+    picks = [_picker(group.places, skew) for group in groups]
+    drawn = _weighted(count, [group.weight for group in groups], _stream(seed, "accounts"))
+    draw = _stream(seed, "keys").random
+    return array("I", [picks[group](draw()) for group in drawn])
+
+
+def draw_models(count: int, weights: Sequence[float], seed: int) -> array[int]:
+    """Draw ``count`` models by their weights; an empty array if there is only one."""
+    if len(weights) < 2:
+        return array("H")
+    return array("H", _weighted(count, weights, _stream(seed, "models")))
 
 
 def draw_zipf(count: int, population: int, skew: float, rng: Random) -> array[int]:
@@ -136,6 +170,20 @@ def draw_zipf(count: int, population: int, skew: float, rng: Random) -> array[in
         return _uniform(count, population, rng)
     cumulative = list(accumulate(rank**-skew for rank in range(1, population + 1)))
     return array("I", rng.choices(range(population), cum_weights=cumulative, k=count))
+
+
+def _picker(places: Sequence[int], skew: float) -> Callable[[float], int]:
+    """Return the key for a number from 0 to 1, so that even numbers draw as ``draw_zipf`` does."""
+    count = len(places)
+    if skew == 0:
+        return lambda part: places[int(part * count)]
+    cumulative = list(accumulate(rank**-skew for rank in range(1, count + 1)))
+    total = cumulative[-1]
+    return lambda part: places[bisect(cumulative, part * total, 0, count - 1)]
+
+
+def _weighted(count: int, weights: Sequence[float], rng: Random) -> list[int]:
+    return rng.choices(range(len(weights)), weights, k=count)
 
 
 def _stream(seed: int, aspect: str) -> Random:

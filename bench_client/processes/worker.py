@@ -41,7 +41,7 @@ def main() -> int:
         with sender_of(share) as sender:
             outcome = uvloop.run(_send(sender))
         _say(SENT, asdict(outcome))
-        convert_spool(share.directory, share.process, share.key_ids)
+        convert_spool(share.directory, share.process, share.key_ids, share.models)
         _say(DONE)
     except BenchError as error:
         with suppress(BrokenPipeError):

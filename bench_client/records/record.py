@@ -56,6 +56,16 @@ class Record(NamedTuple):
     has_other_limits: bool | None
     """Whether the response says that the key is subject to other limits than one a minute of its own for requests,
     input tokens and output tokens. Limits and counters of the response may then be of other keys' usage, too."""
+    model: str | None
+    """The model asked for; None if the run asked for one only."""
+    limit: str | None
+    """The limit that rejected the request, as the header ``x-limiter-limit`` names it."""
+    audited: str | None
+    """The audited limits that would have rejected the request, as in the header ``x-limiter-audit``."""
+    policies: str | None
+    """The header ``RateLimit-Policy``; only where ``has_other_limits``."""
+    states: str | None
+    """The header ``RateLimit``; only where ``has_other_limits``."""
 
 
 def failed_upstream(record: Record) -> bool:

@@ -27,7 +27,7 @@ from bench_client.records.record import Record
 REQUESTS_NAME = "requests.jsonl"
 FORMAT = "bench-client requests 1"
 HEADER = {"format": FORMAT, "columns": list(Record._fields)}
-_ADDED = 4
+_ADDED = 9
 """Number of columns at the end that files of earlier versions may lack."""
 _LINES_PER_WRITE = 2_000
 _CHUNK_BYTES = 1 << 20

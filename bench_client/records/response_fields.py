@@ -36,6 +36,10 @@ class ResponseFacts(NamedTuple):
     told_input: int | None = None
     told_input_at_most: int | None = None
     has_other_limits: bool = False
+    limit: str | None = None
+    audited: str | None = None
+    policies: str | None = None
+    states: str | None = None
 
 
 NOTHING = ResponseFacts()
@@ -56,10 +60,13 @@ _FIELD_OF_HEADER = {
     b"x-limiter-output-tokens": "charged_output",
     b"x-limiter-degraded": "degraded",
     b"x-limiter-upstream-status": "upstream_status",
+    b"x-limiter-limit": "limit",
+    b"x-limiter-audit": "audited",
     b"ratelimit-policy": "policies",
+    b"ratelimit": "states",
     b"transfer-encoding": "chunked",
 }
-_TEXT_FIELDS = {"node", "exceeded", "degraded", "policies", "chunked"}
+_TEXT_FIELDS = {"node", "exceeded", "degraded", "limit", "audited", "policies", "states", "chunked"}
 _POLICY_NAME = re.compile(r'"([^"]*)"')
 _USUAL_POLICIES = {"rpm", "input-tpm", "output-tpm"}
 """The names in `RateLimit-Policy` of a key's own three limits a minute."""
@@ -86,7 +93,9 @@ def parse_response(raw: bytes) -> ResponseFacts:
         if field is not None:
             text = value.strip().decode("latin-1")
             facts[field] = text if field in _TEXT_FIELDS else _integer(text)
-    facts["has_other_limits"] = _has_other_limits(facts.pop("policies", None), facts)
+    policies, states = facts.pop("policies", None), facts.pop("states", None)
+    if _has_other_limits(policies, facts):  # for the usual three, x-ratelimit-* say the same in less space
+        facts["has_other_limits"], facts["policies"], facts["states"] = True, policies, states
     charged = facts.pop("charged_input", None), facts.pop("charged_output", None)
     if "chunked" in str(facts.pop("chunked", "")).lower():
         body = _joined_chunks(body)

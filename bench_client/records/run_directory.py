@@ -1,6 +1,7 @@
 """The directory of one run: which files it has, how it is finished after the run and opened again later.
 
-``run.json``           the settings, versions, machine, targets, keys' ids and names; written before and after the run
+``run.json``           the settings, versions, machine, targets, keys' ids and names, and the limits that the keys file
+                       declares; written before and after the run
 ``responses.N.spool``  the raw responses to sending process N; there only during a run, or after one that was killed
 ``requests.N.part``    the records made from that spool; there only until those of all processes are put together
 ``requests.jsonl``     one record per request (``record_file``)
@@ -13,7 +14,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,6 +25,7 @@ from weakref import finalize
 import orjson
 
 from bench_client.errors import BenchError, cannot_write
+from bench_client.load.declared_limits import DeclaredTree
 from bench_client.records.process_report import ProcessReport
 from bench_client.records.record import Record
 from bench_client.records.record_file import REQUESTS_NAME, RecordReader, join_records, write_records
@@ -36,6 +38,7 @@ PART_NAMES = "requests.*.part"
 SERVERS_NAME = "servers.json"
 COMPARE_NAME = "compare.json"
 """Only in the directory of a comparison (``commands.compare``), which has its runs in directories below."""
+_FACTS_BEFORE_MODEL = Record._fields.index("model") - Record._fields.index("status")
 DERIVED = ("summary.json", "audit.json", COMPARE_NAME)
 
 
@@ -65,6 +68,16 @@ class RunInfo:
     warmup_s: float = 0.0
     processes: list[ProcessReport] = field(default_factory=list)
     """How each sending process fared; empty before the run."""
+    tree: DeclaredTree = field(default_factory=DeclaredTree)
+    """The limits of keys with others than the usual three, as the keys file declares them."""
+
+    @property
+    def models(self) -> list[str]:
+        """Return the models that the requests asked for. Raises BenchError for a run of an earlier version."""
+        models = self.settings.get("models")
+        if not isinstance(models, dict):
+            raise BenchError("the run was made by an earlier version of bench-client; make it again")
+        return list(models)
 
     @property
     def key_names(self) -> dict[str, str]:
@@ -124,6 +137,8 @@ def read_info(directory: Path) -> RunInfo:
         document.pop("machine")
         document["keys"] = [(key_id, name) for key_id, name in document["keys"]]
         document["processes"] = [ProcessReport(**report) for report in document.get("processes", ())]
+        if "tree" in document:
+            document["tree"] = DeclaredTree.from_dict(document["tree"])
         return RunInfo(**document)
     except FileNotFoundError:
         raise BenchError(f"{directory} has no {RUN_NAME}: it is not the --out of a run") from None
@@ -133,20 +148,20 @@ def read_info(directory: Path) -> RunInfo:
         raise BenchError(f"{directory / RUN_NAME} is damaged or not of bench-client; make the run again") from None
 
 
-def convert_spool(directory: Path, process: int, key_ids: list[str]) -> None:
+def convert_spool(directory: Path, process: int, key_ids: Sequence[str], models: Sequence[str]) -> None:
     """Turn one process's spool into a part of the records. Raises BenchError when that can't be written."""
     spool = directory / spool_name(process)
-    write_records(directory / f"requests.{process}.part", _converted(spool, key_ids))
+    write_records(directory / f"requests.{process}.part", _converted(spool, key_ids, models))
     spool.unlink()
 
 
 def finish(directory: Path, info: RunInfo) -> None:
     """Put the records together from all processes' parts, and from the spools that no process has made a part of.
 
-    Raises BenchError when they can't be written.
+    Raises BenchError when they can't be written, or when a killed run of another version left a spool.
     """
     for spool in sorted(directory.glob(SPOOL_NAMES)):
-        convert_spool(directory, _process_of(spool), [key_id for key_id, _ in info.keys])
+        convert_spool(directory, _process_of(spool), [key_id for key_id, _ in info.keys], info.models)
     parts, whole = sorted(directory.glob(PART_NAMES)), directory / (REQUESTS_NAME + ".tmp")
     try:
         join_records(whole, parts)
@@ -194,22 +209,25 @@ def _process_of(spool: Path) -> int:
     return int(spool.name.split(".")[1])
 
 
-def _converted(spool: Path, key_ids: list[str]) -> Iterator[Record]:
+def _converted(spool: Path, key_ids: Sequence[str], models: Sequence[str]) -> Iterator[Record]:
+    names = models if len(models) > 1 else (None,)
     for entry in read_spool(spool):
         facts = parse_response(entry.raw) if entry.raw else NOTHING
-        status, *rest = facts
-        yield Record(
-            entry.request,
-            entry.due_ns // 1_000,
-            None if entry.sent_ns == NEVER_SENT else entry.sent_ns // 1_000,
-            entry.done_ns // 1_000,
-            entry.target,
-            key_ids[entry.key],
-            entry.input_tokens,
-            entry.max_tokens or None,
-            ERRORS[entry.error] or None,
-            status,
-            *rest,  # type: ignore[arg-type]
+        yield Record._make(
+            (
+                entry.request,
+                entry.due_ns // 1_000,
+                None if entry.sent_ns == NEVER_SENT else entry.sent_ns // 1_000,
+                entry.done_ns // 1_000,
+                entry.target,
+                key_ids[entry.key],
+                entry.input_tokens,
+                entry.max_tokens or None,
+                ERRORS[entry.error] or None,
+                *facts[:_FACTS_BEFORE_MODEL],
+                names[entry.model],
+                *facts[_FACTS_BEFORE_MODEL:],
+            )
         )
 
 
@@ -230,4 +248,4 @@ def machine() -> dict[str, object]:
 
 
 def _fields(info: RunInfo) -> dict[str, object]:
-    return {name: getattr(info, name) for name in RunInfo.__dataclass_fields__}
+    return {**{name: getattr(info, name) for name in RunInfo.__dataclass_fields__}, "tree": info.tree.as_dict()}

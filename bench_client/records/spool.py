@@ -19,7 +19,7 @@ from bench_client.errors import BenchError, cannot_write
 from bench_client.load.workload import Workload
 
 SPOOL_NAMES = "responses.*.spool"
-ENTRY = struct.Struct("<IIIIIqqqBI")
+ENTRY = struct.Struct("<IIIIIqqqBHI")
 NEVER_SENT = -1
 
 ERRORS = ("", "connect", "timeout", "closed", "reset", "protocol", "aborted")
@@ -46,6 +46,8 @@ class SpoolEntry(NamedTuple):
     sent_ns: int
     done_ns: int
     error: int
+    model: int
+    """Index into the run's models."""
     raw: bytes
 
 
@@ -95,7 +97,7 @@ class SpoolWriter:
 
     def _packed(self, start_ns: int, results: list[Result]) -> bytes:
         workload, cap, pack, parts = self._workload, self._cap_output, ENTRY.pack, []
-        first, step = self._first, self._step
+        first, step, models = self._first, self._step, workload.model
         for index, sent_ns, done_ns, error, raw in results:
             parts.append(
                 pack(
@@ -108,6 +110,7 @@ class SpoolWriter:
                     sent_ns - start_ns if sent_ns != NEVER_SENT else NEVER_SENT,
                     done_ns - start_ns,
                     error,
+                    models[index] if models else 0,
                     len(raw),
                 )
             )

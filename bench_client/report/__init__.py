@@ -2,12 +2,13 @@
 
 ``sources``  which runs: directories checked and labelled
 ``collect``  one pass over a run's records: rates and latencies over time, use per key, the summary
-``windows``  how full the windows of a few keys were at each moment, against their limits
-``loads``    what the audit and ``servers.json`` say
+``windows``  how full a few windows were at each moment, against their limits; ``choosing`` says which,
+             ``shown_limits`` what counts in them
+``audit_figures``, ``loads``   what the audit and ``servers.json`` say
 ``gather``   all of that about one run
 ``figures``  draws it; ``canvas`` is the only importer of matplotlib, ``axes`` and ``theme`` have scales and colours
 ``svg``      makes the drawings fit for a page, and for files of their own
-``words``, ``verdict``, ``rows``, ``provenance``   what is said, in plain text
+``words``, ``verdict``, ``rows``, ``limit_table``, ``provenance``   what is said, in plain text
 ``page``, ``style``   the HTML and its style sheet
 ``write``    puts pages and figures into files
 

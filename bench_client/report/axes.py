@@ -78,7 +78,7 @@ def legend_height(shape: Shape, labels: Sequence[str]) -> float:
 
 
 def note(axes: Axes, text: str) -> None:
-    """Draw a second, lighter line below the title, which needs ``pad=24`` to make room."""
+    """Draw lighter lines below the title, which needs ``pad=25`` to make room for one, and 15 more for each other."""
     axes.annotate(
         text, (0, 1), xytext=(0, 7), xycoords="axes fraction", textcoords="offset points", color=stand_in("muted")
     ).set_fontsize(12)

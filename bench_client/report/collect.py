@@ -17,8 +17,9 @@ from bench_client.records.record import Record, failed_upstream
 from bench_client.records.record_file import RecordReader
 from bench_client.records.run_directory import open_records
 from bench_client.report.sources import Source
+from bench_client.results.counts import ALL_REASONS, rejection_reason
 from bench_client.results.histograms import MAX_TRACKABLE_US, latency_histogram
-from bench_client.results.summary import ALL_REASONS, Summary, rejection_reason, summarize
+from bench_client.results.summary import Summary, summarize
 
 SHORT_S = 10.0
 """Runs shorter than that get bins of ``SHORT_WIDTH_S``."""
@@ -155,11 +156,13 @@ class _Watch:
         failed = failed_upstream(record)
         if failed and record.degraded is None and record.time_ms is not None:
             use.used[0] += 1
-        if record.degraded is not None or not is_decided(record):
+        if record.degraded is not None:
             return
         if record.time_ms is not None and record.sent_us is not None:
             clock_us = record.time_ms * 1_000 - record.sent_us + self._from_us
             self._clock_us = clock_us if self._clock_us is None else min(self._clock_us, clock_us)
+        if not is_decided(record):
+            return
         use.limits = limits_of(record)
         if record.status == 429 and not failed:
             use.rejected[rejection_reason(record)] += 1

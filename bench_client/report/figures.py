@@ -28,6 +28,7 @@ from bench_client.report.axes import (
 )
 from bench_client.report.gather import ReportedRun
 from bench_client.report.theme import KINDS, OUTCOMES, RUNS, Mark, stand_in
+from bench_client.report.windows import WindowSeries
 
 if TYPE_CHECKING:
     from bench_client.report.canvas import Axes, Figure
@@ -63,8 +64,12 @@ def draw_all(runs: Sequence[ReportedRun]) -> list[Drawing]:
     ]
     for place, run in enumerate(runs):
         if count := len(run.windows):
-            draw = partial(_windows, run, RUNS[place])
+            draw = partial(_key_windows, run, RUNS[place])
             drawings.append(_drawing(f"windows-{place + 1}", words.windows_label(run), draw, count, 220, []))
+    for place, run in enumerate(runs):
+        if count := len(run.tree_windows):
+            draw = partial(_tree_windows, run, RUNS[place])
+            drawings.append(_drawing(f"limits-{place + 1}", words.limits_label(run), draw, count, 240, []))
     if any(run.batches for run in runs):
         sampled = [run.label for run in runs if run.batches] if labels else []
         drawings.append(_drawing("batches", words.batches_label(runs), partial(_batches, runs), 1, 270, sampled))
@@ -179,27 +184,38 @@ def _over_time(runs: Sequence[ReportedRun], figure: Figure, shape: Shape) -> Non
         legend(figure, shape, handles)
 
 
-def _windows(run: ReportedRun, mark: Mark, figure: Figure, shape: Shape) -> None:
+def _key_windows(run: ReportedRun, mark: Mark, figure: Figure, shape: Shape) -> None:
+    for axes, window in zip(panels(figure, shape, len(run.windows)), run.windows, strict=True):
+        _window(axes, window, mark)
+        axes.set_title(f"{run.key_name(window.shown.name)}: {words.UNITS[window.shown.unit]}", pad=25)
+        note(axes, words.window_note(window))
+
+
+def _tree_windows(run: ReportedRun, mark: Mark, figure: Figure, shape: Shape) -> None:
+    for axes, window in zip(panels(figure, shape, len(run.tree_windows)), run.tree_windows, strict=True):
+        _window(axes, window.series, mark)
+        axes.set_title(words.limit_title(window.audited), pad=40)
+        note(axes, words.limit_note(window))
+
+
+def _window(axes: Axes, window: WindowSeries, mark: Mark) -> None:
     """Draw as a line the most that any window ending there held, and as a darker band below it the range to the least.
 
-    Above the limit, where the line never gets, stand marks where it rejected a request.
+    Above the limit, where the line of an enforced one never gets, stand marks where it rejected a request.
     """
-    for axes, window in zip(panels(figure, shape, len(run.windows)), run.windows, strict=True):
-        edges, limit = window.edges_s, window.limit[-1]
-        top = max(*window.limit, *window.highest) * 1.16
-        spans, (most, least) = merged(edges, window.highest, window.lowest)
-        axes.stairs(most, spans, fill=True, facecolor=mark.colour, alpha=0.22, linewidth=0)
-        axes.stairs(most, spans, baseline=least, fill=True, facecolor=mark.colour, alpha=0.3, linewidth=0)
-        axes.stairs(most, spans, baseline=None, color=mark.colour, linewidth=1.8)
-        spans, (limits,) = merged(edges, window.limit)
-        axes.stairs(limits, spans, baseline=None, color=stand_in("ink"), linewidth=1.8)
-        spans, (knocks,) = merged(edges, [top if count else top * 0.95 for count in window.rejected])
-        axes.stairs(knocks, spans, baseline=top * 0.95, fill=True, facecolor=stand_in("grey"), linewidth=0)
-        count_axis(axes, top)
-        axes.set_yticks([0, limit / 2, limit])
-        seconds_axis(axes, edges[0], edges[-1])
-        axes.set_title(f"{run.key_name(window.key)}: {words.DIMENSIONS[window.dimension]}", pad=25)
-        note(axes, words.window_note(window))
+    edges, limit = window.edges_s, window.limit[-1]
+    top = max(*window.limit, *window.highest) * 1.16
+    spans, (most, least) = merged(edges, window.highest, window.lowest)
+    axes.stairs(most, spans, fill=True, facecolor=mark.colour, alpha=0.22, linewidth=0)
+    axes.stairs(most, spans, baseline=least, fill=True, facecolor=mark.colour, alpha=0.3, linewidth=0)
+    axes.stairs(most, spans, baseline=None, color=mark.colour, linewidth=1.8)
+    spans, (limits,) = merged(edges, window.limit)
+    axes.stairs(limits, spans, baseline=None, color=stand_in("ink"), linewidth=1.8)
+    spans, (knocks,) = merged(edges, [top if count else top * 0.95 for count in window.rejected])
+    axes.stairs(knocks, spans, baseline=top * 0.95, fill=True, facecolor=stand_in("grey"), linewidth=0)
+    count_axis(axes, top)
+    axes.set_yticks([0, limit // 2, limit])
+    seconds_axis(axes, edges[0], edges[-1])
 
 
 def _batches(runs: Sequence[ReportedRun], figure: Figure, shape: Shape) -> None:

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from bench_client.records.run_directory import open_records
+from bench_client.report.audit_figures import AuditedLimit, AuditFigures, audit_of
+from bench_client.report.choosing import choose_keys, choose_limits
 from bench_client.report.collect import Collected, collect
-from bench_client.report.loads import AuditFigures, Batches, audit_of, batches_of, processes_of
+from bench_client.report.loads import Batches, batches_of, processes_of
+from bench_client.report.shown_limits import PlainLimit, tree_limits
 from bench_client.report.sources import Source, printable
-from bench_client.report.windows import KeyWindow, choose_keys, window_series
+from bench_client.report.windows import WindowSeries, window_series
 from bench_client.servers.servers_file import ProcessUse, read_servers
 
 MAX_KEY_NAME = 20
 """Most characters for which a panel's title has room on a telephone."""
+
+
+class TreeWindow(NamedTuple):
+    """Hold what the audit found of a limit, and the same window counted again."""
+
+    audited: AuditedLimit
+    series: WindowSeries
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +33,10 @@ class ReportedRun:
     source: Source
     records: Collected
     audit: AuditFigures
-    windows: list[KeyWindow]
-    """Empty where nothing was decided by a limiter."""
+    windows: list[WindowSeries]
+    """Of plain keys; empty where a limiter decided nothing of such a key."""
+    tree_windows: list[TreeWindow]
+    """Of limits on the paths of all other keys."""
     sampled: bool
     """Whether the run has a ``servers.json``."""
     batches: Batches | None
@@ -50,13 +63,25 @@ def gather(source: Source) -> ReportedRun:
     """
     records = collect(source)
     audit, servers = audit_of(source.directory, complete=records.complete), read_servers(source.directory)
-    shown = choose_keys(records.keys, {dimension: fill.key for dimension, fill in audit.fullest})
-    windows: list[KeyWindow] = []
+    info, tree = source.info, source.info.tree
+    plain = {key: use for key, use in records.keys.items() if key not in tree.keys}
+    keys = choose_keys(plain, {dimension: fill.key for dimension, fill in audit.fullest})
+    limits = choose_limits(audit.limits, tree_limits(tree, str(info.settings.get("model") or "")))
+    series: list[WindowSeries] = []
     if records.clock_ms is not None:
-        windows = window_series(
-            open_records(source.directory, source.info),
-            shown,
+        series = window_series(
+            open_records(source.directory, info),
+            [*keys, *(limit for _, limit in limits)],
             clock_ms=records.clock_ms,
             until_s=records.summary.sending_s,
         )
-    return ReportedRun(source, records, audit, windows, servers is not None, batches_of(servers), processes_of(servers))
+    return ReportedRun(
+        source,
+        records,
+        audit,
+        [each for each in series if isinstance(each.shown, PlainLimit)],
+        [TreeWindow(audited, each) for audited, limit in limits for each in series if each.shown is limit],
+        servers is not None,
+        batches_of(servers),
+        processes_of(servers),
+    )

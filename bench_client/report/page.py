@@ -11,13 +11,14 @@ from html import escape
 
 from bench_client.report.figures import Drawing
 from bench_client.report.gather import ReportedRun
+from bench_client.report.limit_table import HEADINGS, left_out, limit_rows
 from bench_client.report.provenance import commands, setup_rows
 from bench_client.report.rows import Row, figure_groups, node_rows
 from bench_client.report.sources import printable
 from bench_client.report.style import style_sheet
 from bench_client.report.svg import inline
 from bench_client.report.verdict import LAST_FIGURE, big_figures, remarks, sentence, title, verdict_line
-from bench_client.report.words import joined
+from bench_client.report.words import NEVER_SLID, joined
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 MAX_TEXT = 4_000
@@ -73,7 +74,8 @@ def _big_figure(name: str, value: str, remark: str) -> str:
 
 def _figure_sections(runs: Sequence[ReportedRun], drawn: dict[str, Drawing]) -> list[str]:
     windows = [(run, f"windows-{place + 1}") for place, run in enumerate(runs)]
-    unaudited = [run.label for run in runs if not run.windows]
+    unaudited = [run.label for run in runs if not run.windows and not run.audit.limits]
+    without_plain = [run.label for run in runs if not run.windows and run.audit.limits]
     unbatched = [run.label for run in runs if run.batches is None]
     unmeasured = [run.label for run in runs if not run.processes]
     return [
@@ -89,8 +91,10 @@ def _figure_sections(runs: Sequence[ReportedRun], drawn: dict[str, Drawing]) -> 
             "request, then the busiest keys. The line may touch the limit and never crosses it. The marks at the top "
             "are requests that this limit rejected.",
             [_figure(drawn[name], run.label if len(runs) > 1 else "") for run, name in windows if name in drawn],
-            _missing(unaudited, "no limiter signed its decisions, so nothing is known of its windows"),
+            _missing(unaudited, "no limiter signed its decisions, so nothing is known of its windows")
+            or _missing(without_plain, "every key used has other limits than three per minute; they are below"),
         ),
+        *_limits_section(runs, drawn),
         _section(
             "Latency by percentile",
             "All complete responses, from the due time of the request, so that waiting for a turn counts. Each "
@@ -115,6 +119,41 @@ def _figure_sections(runs: Sequence[ReportedRun], drawn: dict[str, Drawing]) -> 
             _missing(unmeasured, "CPU was not measured"),
         ),
     ]
+
+
+def _limits_section(runs: Sequence[ReportedRun], drawn: dict[str, Drawing]) -> list[str]:
+    """Return the section on all limits but those of plain keys; nothing where there are none."""
+    if not any(run.audit.limits for run in runs):
+        return []
+    parts = []
+    for place, run in enumerate(runs):
+        if run.audit.limits:
+            parts += [f"<h3>{_text(run.label)}</h3>" if len(runs) > 1 else "", _limits_table(run)]
+            parts += [_figure(drawn[name]) for name in (f"limits-{place + 1}",) if name in drawn]
+    return [
+        _section(
+            "Limits of accounts, teams and their keys",
+            "Limits that keys share, and those of their own, whatever their length: first the ones that rejected, then "
+            "the fullest. An audited limit only counts: what it would have rejected was admitted. A window that is "
+            f"{NEVER_SLID} was only filled: nothing became free by time.",
+            parts,
+            _missing(
+                [run.label for run in runs if not run.audit.limits],
+                "no key used has other limits than its three per minute",
+            ),
+        )
+    ]
+
+
+def _limits_table(run: ReportedRun) -> str:
+    heads = "".join(f'<th scope="col">{name or "<span hidden>remarks</span>"}</th>' for name in HEADINGS)
+    rows = "".join(
+        f'<tr><th scope="row">{_text(limit)}</th>{"".join(f"<td>{_text(cell)}</td>" for cell in cells)}</tr>'
+        for limit, *cells in limit_rows(run)
+    )
+    table = f'<table class="limits"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>'
+    more = left_out(run)
+    return _scrolled(table, f"Limits of {run.label}") + (f'<p class="more">{_text(more)}</p>' if more else "")
 
 
 def _missing(labels: Sequence[str], why: str) -> str:

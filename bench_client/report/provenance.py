@@ -27,6 +27,7 @@ def setup_rows(runs: Sequence[ReportedRun]) -> list[Row]:
         ("nodes started", lambda run: _said(run.source.comparison.get("nodes"))),
         ("targets", lambda run: ", ".join(run.source.info.targets)),
         ("keys", _keys),
+        ("keys in an account", lambda run: _said(run.source.comparison.get("account_keys"))),
         ("limits of each key, per minute", lambda run: _limits(run.source.comparison)),
         ("rate", lambda run: _suffixed(run.source.info.settings.get("qps"), "/s")),
         ("duration", lambda run: _suffixed(run.source.info.settings.get("duration_s"), " s")),
@@ -34,12 +35,13 @@ def setup_rows(runs: Sequence[ReportedRun]) -> list[Row]:
         ("trace sped up", _speed),
         ("arrivals", lambda run: _setting(run, "arrivals")),
         ("seed", lambda run: _setting(run, "seed")),
+        ("accounts", lambda run: _weights(run.source.info.settings.get("accounts"))),
         ("skew over the keys (Zipf)", lambda run: _setting(run, "zipf")),
         ("input tokens", lambda run: _setting(run, "input_tokens")),
         ("output tokens", lambda run: _setting(run, "output_tokens")),
         ("requests say max_tokens", lambda run: _setting(run, "cap_output")),
         ("warm-up", lambda run: _suffixed(run.source.info.settings.get("warmup_s") or None, " s")),
-        ("model", lambda run: _setting(run, "model")),
+        ("model", lambda run: _setting(run, "model") or _weights(run.source.info.settings.get("models"))),
         ("sending processes", lambda run: _setting(run, "processes")),
         ("timeout", lambda run: _suffixed(run.source.info.settings.get("timeout_s"), " s")),
         ("machine", _machine),
@@ -103,6 +105,10 @@ def _load_options(source: Source) -> list[tuple[str, Any]]:
         value = settings.get(name)
         if value is not None and value != usual:
             options.append((option, value))
+    if accounts := _weights(settings.get("accounts")):
+        options.append(("--accounts", accounts))
+    if settings.get("model") is None and (models := _weights(settings.get("models"))):
+        options.append(("--models", models))
     return [*options, ("--no-cap", None)] if settings.get("cap_output") is False else options
 
 
@@ -112,6 +118,11 @@ def _said(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:.10g}" if isinstance(value, float) else str(value)
+
+
+def _weights(weights: Any) -> str:
+    """Return names with weights as an option takes them."""
+    return ",".join(f"{name}:{_said(weight)}" for name, weight in weights.items()) if isinstance(weights, dict) else ""
 
 
 def _setting(run: ReportedRun, name: str) -> str:

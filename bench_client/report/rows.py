@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bench_client.report.audit_figures import AuditFigures
 from bench_client.report.gather import ReportedRun
-from bench_client.report.loads import AuditFigures
 from bench_client.report.words import DIMENSIONS, OUTCOMES, ms, share
 from bench_client.results.summary import Figures, percentiles_ms
 from bench_client.results.tables import LATENCIES
@@ -123,6 +123,7 @@ def _audit(runs: Sequence[ReportedRun]) -> list[Row]:
                     f"fullest window, {name}", ["–" if fill is None else share(fill.used, fill.limit) for fill in fills]
                 )
             )
+    rows += _counts("limits of accounts, teams and the like", [len(audit.limits) for audit in audits], part=False)
     return rows + _counts("unknown outcomes", [audit.unknown for audit in audits], part=False)
 
 

@@ -88,6 +88,7 @@ def _read_comparison(directory: Path) -> tuple[dict[str, int], list[str]]:
     try:
         document = orjson.loads(path.read_bytes())
         figures = {name: document[name] for name in COMPARE_FIGURES}
+        figures["account_keys"] = document.get("account_keys", 0)
         measured = [store for store in STORES if store in document["stores"]]
         if not measured or any(type(figure) is not int for figure in figures.values()):
             raise ValueError(path)

@@ -61,6 +61,10 @@ table.setup td { text-align: left; width: 72%; min-width: 8.5rem; white-space: n
 table.setup.several td { width: auto }
 table.setup th:first-child { color: var(--muted) }
 table.setup thead th { text-align: left }
+table.limits th[scope=row] { min-width: 14rem }
+table.limits tr > :nth-child(n + 5) { text-align: left; white-space: normal; min-width: 6rem }
+.more { color: var(--muted); font-size: .93rem; margin-top: .5rem }
+section > h3 { margin-top: 1.75rem }
 details { margin-top: 1.4rem }
 summary { cursor: pointer; font-weight: 650 }
 pre { background: var(--card); border-radius: 8px; padding: .9rem 1.1rem; margin: .8rem 0 0; font-size: .88rem;
@@ -79,6 +83,7 @@ _TELEPHONE = """
   th, td { padding-left: .6rem }
   table.setup td { width: 62%; min-width: 7rem }
   th:first-child { min-width: 5.5rem }
+  table.limits th[scope=row] { min-width: 8.5rem }
 """
 
 

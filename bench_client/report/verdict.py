@@ -28,7 +28,8 @@ def sentence(runs: Sequence[ReportedRun]) -> str:
     if not audited:
         return f"No limiter signed its decisions, so there was nothing to audit, at {speed}."
     windows, held = (sum(getattr(run.audit, name) for run in audited) for name in ("windows", "held"))
-    exact = f"None of {windows:,} true 60 s windows was above its limit"
+    kind = "windows" if any(run.audit.limits for run in audited) else "60 s windows"
+    exact = f"None of {windows:,} true {kind} was above its limit"
     if held:
         exact += f" and each of {held:,} rejections was justified"
     if len(audited) < len(runs):

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from bench_client.audit.paths import length_text
+from bench_client.report.audit_figures import AuditedLimit
 from bench_client.report.collect import Timeline
-from bench_client.report.gather import ReportedRun
+from bench_client.report.gather import MAX_KEY_NAME, ReportedRun, TreeWindow
 from bench_client.report.sources import printable
-from bench_client.report.windows import KeyWindow
+from bench_client.report.windows import WindowSeries
 from bench_client.results.summary import percentiles_ms
 from bench_client.servers.servers_file import ProcessUse
 
 DIMENSIONS = {"requests": "requests", "input_tokens": "input tokens", "output_tokens": "output tokens"}
+UNITS = {**DIMENSIONS, "tokens": "tokens"}
 OFFERED = "offered"
+NEVER_SLID = "longer than the run"
+"""Says of a window that its limit was only filled: nothing became free by time."""
+MAX_SUBJECT = 200
+MAX_MODELS = 18
+"""Most characters of patterns for which a panel has room on a telephone."""
 OUTCOMES = {
     "admitted": "admitted",
     "requests": "rejected: requests",
@@ -50,9 +58,27 @@ def latency_legend(run: ReportedRun) -> str:
     return f"{run.label}\np50 {ms(percentile(run, 'p50'))}, p99 {ms(percentile(run, 'p99'))}"
 
 
-def window_note(window: KeyWindow) -> str:
-    fullest = f"fullest {share(window.worst_used, window.worst_limit)} of {window.worst_limit:,}"
-    return f"{fullest}, {sum(window.rejected):,} rejected" if any(window.rejected) else f"{fullest}, none rejected"
+def window_note(window: WindowSeries) -> str:
+    return f"{_fullest(window)}, {f'{sum(window.rejected):,}' if any(window.rejected) else 'none'} rejected"
+
+
+def _fullest(window: WindowSeries) -> str:
+    return f"fullest {share(window.worst_used, window.worst_limit)} of {window.worst_limit:,}"
+
+
+def limit_title(limit: AuditedLimit) -> str:
+    return f"{printable(limit.subject, MAX_KEY_NAME)}: {UNITS[limit.unit]}"
+
+
+def limit_note(window: TreeWindow) -> str:
+    """Return two lines: how full the window got, and which one it is."""
+    limit, series = window
+    per = f"in any {length_text(limit.per_ms)}" + ("" if limit.slid else f", {NEVER_SLID}")
+    if limit.models:
+        per += f"; for {printable(', '.join(limit.models), MAX_MODELS)}"
+    if limit.is_enforced:
+        return f"{window_note(series)}\n{per}"
+    return f"{_fullest(series)}, {limit.would_have_rejected:,} would be rejected\naudited {per}"
 
 
 def share(used: int, limit: int) -> str:
@@ -104,11 +130,22 @@ def over_time_label(runs: Sequence[ReportedRun]) -> str:
 
 
 def windows_label(run: ReportedRun) -> str:
-    def one(window: KeyWindow) -> str:
-        used = f"{window.worst_used:,} of {window.worst_limit:,} {DIMENSIONS[window.dimension]}"
-        return f"{run.key_name(window.key)}: fullest window {used}, {sum(window.rejected):,} rejected"
+    def one(window: WindowSeries) -> str:
+        used = f"{window.worst_used:,} of {window.worst_limit:,} {DIMENSIONS[window.shown.unit]}"
+        return f"{run.key_name(window.shown.name)}: fullest window {used}, {sum(window.rejected):,} rejected"
 
     return f"{run.label}: what each true 60 s window held, against its limit. " + ". ".join(map(one, run.windows))
+
+
+def limits_label(run: ReportedRun) -> str:
+    def one(window: TreeWindow) -> str:
+        limit, series = window
+        used = f"{series.worst_used:,} of {series.worst_limit:,} {UNITS[limit.unit]} in any {length_text(limit.per_ms)}"
+        said = [used, f"{sum(series.rejected):,} rejected" if limit.is_enforced else "audited only"]
+        said += [] if limit.slid else [NEVER_SLID]
+        return f"{printable(limit.subject, MAX_SUBJECT)}: fullest window {', '.join(said)}"
+
+    return f"{run.label}: what each true window held, against its limit. " + ". ".join(map(one, run.tree_windows))
 
 
 def batches_label(runs: Sequence[ReportedRun]) -> str:

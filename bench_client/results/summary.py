@@ -5,76 +5,33 @@ Weakness: percentiles come from HDR histograms of three significant digits, so t
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench_client.records.record import Record, failed_upstream
+from bench_client.records.record import Record
 from bench_client.records.run_directory import RunInfo
 from bench_client.results.client_health import ClientHealth
+from bench_client.results.counts import Counts
+from bench_client.results.groups import Groups
 from bench_client.results.histograms import MAX_TRACKABLE_US, latency_histogram
 
 PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99_9": 99.9}
 NO_NODE = "(no node)"
-REASONS = ("requests", "input_tokens", "output_tokens", "tokens")
-ALL_REASONS = (*REASONS, "never_fits", "other")
 
 
 @dataclass(slots=True)
-class Figures:
-    """Hold the counts over a set of requests; latencies are in µs from the due time, of complete responses."""
+class Figures(Counts):
+    """Hold the counts and latencies of a set of requests; latencies are in µs from the due time, of whole responses."""
 
-    requests: int = 0
-    statuses: Counter[int] = field(default_factory=Counter)
-    rejected: Counter[str] = field(default_factory=Counter)
-    """429s by the binding limit; ``never_fits`` and ``other`` (nobody's) apart. Those of a service behind the limiter
-    are in ``upstream``."""
-    upstream: Counter[int] = field(default_factory=Counter)
-    """Statuses of requests that the limiter admitted and that failed at the service behind it."""
-    errors: Counter[str] = field(default_factory=Counter)
-    degraded: int = 0
     latency_us: Any = field(default_factory=latency_histogram)
 
     def add(self, record: Record) -> None:
-        self.requests += 1
-        if record.degraded is not None:
-            self.degraded += 1
-        if record.error is not None or record.status is None:
-            self.errors[record.error or "protocol"] += 1
-            return
-        self.statuses[record.status] += 1
-        if failed_upstream(record):
-            self.upstream[record.status] += 1
-        elif record.status == 429:
-            self.rejected[rejection_reason(record)] += 1
-        self.latency_us.record_value(min(max(record.done_us - record.due_us, 1), MAX_TRACKABLE_US))
-
-    @property
-    def rejected_total(self) -> int:
-        """Return the number of 429s, but for those of a service behind the limiter."""
-        return self.statuses[429] - self.upstream[429]
-
-    @property
-    def other_statuses(self) -> Counter[int]:
-        """Return the complete responses that are neither a success nor a rejection, by status."""
-        return Counter({s: n for s, n in self.statuses.items() if s not in (200, 429)}) + Counter(
-            {429: self.upstream[429]}
-        )
+        if self.count(record):
+            self.latency_us.record_value(min(max(record.done_us - record.due_us, 1), MAX_TRACKABLE_US))
 
     def as_dict(self) -> dict[str, object]:
-        return {
-            "requests": self.requests,
-            "admitted": self.statuses[200],
-            "rejected": {reason: self.rejected[reason] for reason in ALL_REASONS if self.rejected[reason]},
-            "rejected_total": self.rejected_total,
-            "other_statuses": {str(status): n for status, n in sorted(self.other_statuses.items())},
-            "upstream_failures": {str(status): n for status, n in sorted(self.upstream.items())},
-            "errors": dict(sorted(self.errors.items())),
-            "errors_total": self.errors.total(),
-            "degraded": self.degraded,
-            "latency_ms": percentiles_ms(self.latency_us),
-        }
+        return {**Counts.as_dict(self), "latency_ms": percentiles_ms(self.latency_us)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +40,10 @@ class Summary:
 
     total: Figures
     nodes: dict[str, Figures]
+    accounts: dict[str, Counts]
+    """By account; empty if the run's keys have the same one, or none."""
+    models: dict[str, Counts]
+    """By model; empty if the run asked for one."""
     lateness_us: Any
     """When a request left, from when it was due; waiting for a free connection included."""
     sent: int
@@ -109,6 +70,8 @@ class Summary:
             "client": self.client.as_dict(),
             "total": self.total.as_dict(),
             "nodes": {node: figures.as_dict() for node, figures in self.nodes.items()},
+            "accounts": {account: counts.as_dict() for account, counts in self.accounts.items()},
+            "models": {model: counts.as_dict() for model, counts in self.models.items()},
         }
 
 
@@ -118,6 +81,7 @@ def summarize(records: Iterable[Record], info: RunInfo) -> Summary:
     lateness_us, from_sending_us = latency_histogram(), latency_histogram()
     planned, planned_s = info.planned - info.warmup, info.planned_s - info.warmup_s
     until_s = info.sending_s or info.planned_s
+    groups = Groups(info)
     for record in records:
         if record.request < info.warmup:
             continue
@@ -127,6 +91,7 @@ def summarize(records: Iterable[Record], info: RunInfo) -> Summary:
         if figures is None:
             figures = nodes[node] = Figures()
         figures.add(record)
+        groups.add(record)
         if record.sent_us is not None:
             sent += 1
             in_time += record.error is None and record.done_us <= until_s * 1e6
@@ -137,6 +102,8 @@ def summarize(records: Iterable[Record], info: RunInfo) -> Summary:
     return Summary(
         total,
         dict(sorted(nodes.items(), key=lambda item: (item[0] == NO_NODE, item[0]))),
+        groups.accounts,
+        groups.models,
         lateness_us,
         sent,
         planned / planned_s if planned_s else 0.0,
@@ -155,10 +122,3 @@ def percentiles_ms(histogram: Any) -> dict[str, float]:
         return {}
     figures = {name: histogram.get_value_at_percentile(at) / 1000 for name, at in PERCENTILES.items()}
     return {**figures, "max": histogram.get_max_value() / 1000}
-
-
-def rejection_reason(record: Record) -> str:
-    """Return why a request was rejected, one of ``ALL_REASONS``; only for a 429 that isn't an upstream's."""
-    if record.never_fits:
-        return "never_fits"
-    return record.exceeded if record.exceeded in REASONS else "other"

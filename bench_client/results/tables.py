@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from bench_client.results.summary import REASONS, Figures, Summary, percentiles_ms
+from bench_client.results.counts import REASONS, Counts
+from bench_client.results.summary import Figures, Summary, percentiles_ms
 
+GROUPS_SHOWN = 10
 LATENCIES = ("p50", "p90", "p99", "p99_9", "max")
 
 
@@ -30,6 +32,8 @@ def summary_text(summary: Summary) -> str:
     lines = [
         table(rows),
         "",
+        *_group_lines("account", summary.accounts),
+        *_group_lines("model", summary.models),
         f"  target {summary.target_qps:,.0f} QPS, achieved {summary.achieved_qps:,.0f} QPS"
         + f" over {summary.sending_s:.1f} s"
         + (f" after a warm-up of {summary.warmup:,} requests" if summary.warmup else "")
@@ -42,6 +46,18 @@ def summary_text(summary: Summary) -> str:
     if summary.client.remark:
         lines.append("  " + summary.client.remark)
     return "\n".join(lines)
+
+
+def _group_lines(title: str, groups: Mapping[str, Counts]) -> list[str]:
+    """Return a table with a row per account or model, those with the most requests first; nothing without groups."""
+    if not groups:
+        return []
+    rows = [[title, "requests", "200", "429", "other"]]
+    for name, counts in sorted(groups.items(), key=lambda item: -item[1].requests)[:GROUPS_SHOWN]:
+        admitted, rejected = counts.statuses[200], counts.rejected_total
+        rows.append(_counts(name, (counts.requests, admitted, rejected, counts.requests - admitted - rejected)))
+    more = len(groups) - GROUPS_SHOWN
+    return [table(rows), *([f"  {more:,} more {title}s: see summary.json"] if more > 0 else []), ""]
 
 
 def figure_rows(columns: Sequence[Figures], seconds: float) -> list[list[str]]:

@@ -27,7 +27,7 @@ class Share:
     targets: tuple[LoadTarget, ...]
     secrets: list[str] = field(repr=False)
     key_ids: list[str]
-    model: str
+    models: tuple[str, ...]
     cap_output: bool
     max_connections: int
     """Per target, of this process."""
@@ -46,7 +46,7 @@ def sender_of(share: Share) -> Iterator[OpenLoopSender]:
         share.workload,
         request_heads=[target.request_head for target in share.targets],
         secrets=share.secrets,
-        model=share.model,
+        models=share.models,
         cap_output=share.cap_output,
     )
     spool = SpoolWriter(

@@ -14,7 +14,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from time import monotonic
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from bench_client.errors import BenchError
 from bench_client.servers.procfs import LocalProcess, limiter_processes
@@ -28,10 +28,35 @@ _NODE_READY = re.compile(r"node (\S+) ready (https?://\S+)")
 _PORTS = range(18_080, 28_080)
 
 
-def generate_keys(path: Path, *, count: int, rpm: int, input_tpm: int, output_tpm: int) -> None:
+class GeneratedAccount(NamedTuple):
+    """Describe an account in a generated keys file; limits are as ``limiter-node`` takes them: ``requests=5/1s``."""
+
+    name: str
+    keys: int
+    """How many of the file's keys are in it."""
+    teams: tuple[str, ...]
+    """They take turns in these."""
+    limits: tuple[str, ...]
+    team_limits: tuple[str, ...]
+    """Limits of each team."""
+
+
+def generate_keys(
+    path: Path, *, count: int, rpm: int, input_tpm: int, output_tpm: int, account: GeneratedAccount | None = None
+) -> None:
     """Run the command that makes a keys file. Raises BenchError with the command's message when it fails."""
-    limits = {"--count": count, "--rpm": rpm, "--input-tpm": input_tpm, "--output-tpm": output_tpm}
-    arguments = [text for name, value in limits.items() for text in (name, str(value))]
+    options: list[tuple[str, object]] = [
+        ("--count", count),
+        ("--rpm", rpm),
+        ("--input-tpm", input_tpm),
+        ("--output-tpm", output_tpm),
+    ]
+    if account is not None:
+        options += [("--account", account.name), ("--account-keys", account.keys)]
+        options += [("--team", team) for team in account.teams]
+        options += [("--account-limit", limit) for limit in account.limits]
+        options += [("--team-limit", limit) for limit in account.team_limits]
+    arguments = [text for name, value in options for text in (name, str(value))]
     command = [*COMMAND, "keys", "generate", *arguments, "--out", str(path)]
     path.unlink(missing_ok=True)
     try:

@@ -57,7 +57,7 @@ class AdmitAll:
 
     def state(self) -> StoreState:
         """Return the state of a store without shards."""
-        return StoreState(0, 0, 0, (), 0, 0, {}, {}, {}, 0, 0)
+        return StoreState(0, 0, 0, (), 0, 0, {}, {}, {}, 0, 0, 0)
 
     async def check(self) -> None:
         """Return: it can always decide."""

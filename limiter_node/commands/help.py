@@ -111,6 +111,12 @@ EXAMPLES = {
   limiter-node keys set acme/alice --limit 'requests=10/1s audit' \\
       --store redis://127.0.0.1:6379
 """),
+    "keys generate": _examples("""
+  # a thousand keys, the last hundred in an account with two teams
+  limiter-node keys generate --count 1000 --rpm 600 \\
+      --account acme --account-keys 100 --account-limit requests=20_000/1h \\
+      --team research --team sales --team-limit requests=50/1s
+"""),
     "keys load": _examples("""
   # a thousand keys for a test
   limiter-node keys generate --count 1000 --rpm 600 --out keys.toml

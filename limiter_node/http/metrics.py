@@ -221,6 +221,11 @@ class _NodeCollector(Collector):
             "Accounts of these keys, those that are keys without an account included.",
             value=state.known_accounts,
         )
+        yield GaugeMetricFamily(
+            "limiter_unsent_charges",
+            "Charges that wait for the store, most of them of requests that were admitted without it.",
+            value=state.unsent_charges,
+        )
         yield GaugeMetricFamily("limiter_waiting_requests", "Requests that wait for a verdict.", value=state.waiting)
         yield GaugeMetricFamily(
             "limiter_batches_in_flight", "Batches that the store has not answered yet.", value=state.batches_in_flight

@@ -26,7 +26,6 @@ class KeysFile:
         self._signature: tuple[int, ...] = ()
         self._declared = Declarations()
         self._known: set[str] = set()
-        self._first_s = 0.0
         self._changed_s: dict[str, float] = {}
 
     def declarations(self) -> Declarations:
@@ -53,12 +52,10 @@ class KeysFile:
             declared = read_keys(self._path)
             if self._stat().st_ctime_ns != found.st_ctime_ns:
                 continue
-            changed_s = time.monotonic() - max(age_s, 0.0)
-            if not self._signature:
-                self._first_s = changed_s
-            before = self._declared
-            changed = [name for name in declared.names() if before.entry(name) != declared.entry(name)]
-            self._changed_s.update(dict.fromkeys(changed if self._signature else (), changed_s))
+            if self._signature:
+                changed_s, before = time.monotonic() - max(age_s, 0.0), self._declared
+                changed = [name for name in declared.names() if before.entry(name) != declared.entry(name)]
+                self._changed_s.update(dict.fromkeys(changed, changed_s))
             self._known.update(declared.names())
             self._declared, self._signature = declared, signature
             return declared
@@ -71,8 +68,12 @@ class KeysFile:
             raise ConfigError(f"{self._path}: {error.strerror or 'cannot be read'}") from None
 
     def changed_s_ago(self, name: str) -> float:
-        """Return the seconds since the file last changed an entry, which it must have: a `kid` or an account's tag."""
-        return time.monotonic() - self._changed_s.get(name, self._first_s)
+        """Return the seconds since the file changed an entry, a `kid` or an account's tag; infinity if it never did.
+
+        The first reading is no change: a node loads it into the store before it decides anything, so that all replies
+        are later.
+        """
+        return time.monotonic() - self._changed_s.get(name, float("-inf"))
 
     def was_declared(self, name: str) -> bool:
         """Whether any reading of the file so far had this entry."""

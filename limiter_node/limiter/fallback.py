@@ -34,7 +34,7 @@ class KnownWindow:
         self.told: Amounts | None = None
         """The usage of all nodes by the store's last reply; None before the first."""
         self.since_told = [0, 0, 0]
-        """The amounts that this node has admitted since that reply."""
+        """The amounts of this node that the reply doesn't tell: admitted since, or still to be charged."""
         self.ends_ms = 0
         """When everything told has left the window."""
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from limiter_node.decisions import Decision, Outcome
 from limiter_node.limits import BUCKET_MS, Amounts
+from limiter_node.policy import TOKENS
 
 _CELLS = 60
 _ADMITTED = Outcome.ADMITTED  # enum look-ups aren't free
@@ -170,10 +171,13 @@ class OwnWindow:
             *(max((self._leaves_ms(cell[0]) - now_ms for cell in cells if cell[1 + d]), default=0) for d in range(3))
         )
 
-    def frees_in_ms(self, dimension: int, excess: int, now_ms: int) -> int | None:
-        """Return the ms until `excess` has left the window; None if the window holds less than that."""
+    def frees_in_ms(self, unit: int, excess: int, now_ms: int) -> int | None:
+        """Return the ms until `excess` has left the window; None if the window holds less than that.
+
+        `unit`: a dimension, or `TOKENS` for input and output together.
+        """
         for cell in self._cells():
-            excess -= cell[1 + dimension]
+            excess -= cell[2] + cell[3] if unit == TOKENS else cell[1 + unit]
             if excess <= 0:
                 return self._leaves_ms(cell[0]) - now_ms
         return None

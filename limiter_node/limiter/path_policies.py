@@ -13,6 +13,7 @@ from limiter_node.errors import StoreUnavailable
 from limiter_node.limiter.fallback import KnownPath, KnownWindow
 from limiter_node.limits import WINDOW_MS, Amounts
 from limiter_node.plans import NO_LIMIT, PlannedWindow
+from limiter_node.policy import TOKENS, UNITS
 
 RETRY_MS = 1_000
 """The ``retry-after`` where nothing tells when there is room again: the store may be back by then."""
@@ -53,7 +54,7 @@ def decide_path(policy: str, known: KnownPath, need: Need, nodes: int) -> Decisi
             excess = by_unit[unit] - _room(planned, window, unit, limit, nodes, known.now_ms)
             if excess > 0:
                 frees_ms = None
-                if planned.per_ms <= WINDOW_MS and unit < len(needed):
+                if planned.per_ms <= WINDOW_MS:
                     frees_ms = window.own.frees_in_ms(unit, excess, known.now_ms)
                 free_ms = RETRY_MS if frees_ms is None else frees_ms
                 if binding[0] < 0 or free_ms > retry_ms:
@@ -117,7 +118,7 @@ def _room(planned: PlannedWindow, window: KnownWindow, unit: int, limit: int, no
 
 
 def _of_unit(amounts: Amounts, unit: int) -> int:
-    return amounts[unit] if unit < len(amounts) else amounts.input_tokens + amounts.output_tokens
+    return amounts[unit] if unit < TOKENS else amounts.input_tokens + amounts.output_tokens
 
 
 def _usage(known: KnownPath, exceeded: int, nodes: int) -> PathUsage:
@@ -125,26 +126,31 @@ def _usage(known: KnownPath, exceeded: int, nodes: int) -> PathUsage:
         _used(planned, window, nodes, known.now_ms)
         for planned, window in zip(known.plan.windows, known.windows, strict=True)
     ]
-    resets = [window.own.reset_ms(known.now_ms) for window in known.windows]
-    return PathUsage(known.plan, tuple(used), tuple(resets), exceeded)
+    resets = [_reset_ms(window, known.now_ms) for window in known.windows]
+    amounts, tokens = tuple([Amounts(*each[:TOKENS]) for each in used]), tuple([each[TOKENS] for each in used])
+    return PathUsage(known.plan, amounts, tuple(resets), exceeded, tokens)
 
 
-def _used(planned: PlannedWindow, window: KnownWindow, nodes: int, now_ms: int) -> Amounts:
-    """Return the usage of a window as callers see it; see `path_usage`.
+def _reset_ms(window: KnownWindow, now_ms: int) -> Amounts:
+    """Return the time until each dimension is wholly free, as far as this node knows."""
+    own = window.own.reset_ms(now_ms)
+    told, others_ms = window.told or _NOTHING, max(window.ends_ms - now_ms, 0)
+    return Amounts(*(max(mine, others_ms if used else 0) for mine, used in zip(own, told, strict=True)))
 
-    A limit of `tokens` is left as it is, since the two kinds of tokens have limits of their own.
+
+def _used(planned: PlannedWindow, window: KnownWindow, nodes: int, now_ms: int) -> list[int]:
+    """Return the usage of a window by unit, as callers see it; see `path_usage`.
+
+    It is the node's own where no limit rejects: audited limits are not shared out.
     """
-    used = window.own.used(now_ms)
+    own = window.own.used(now_ms)
     if planned.per_ms > WINDOW_MS and window.told is not None and window.ends_ms > now_ms:
-        used = Amounts(*(told + since for told, since in zip(window.told, window.since_told, strict=True)))
-    if not nodes:
-        return used
-    is_known = planned.per_ms <= WINDOW_MS or window.told is not None
-    return Amounts(
-        *(
-            amount
-            if limit == NO_LIMIT
-            else limit - (max(_room(planned, window, unit, limit, nodes, now_ms), 0) if is_known else 0)
-            for unit, (amount, limit) in enumerate(zip(used, planned.enforced[:3], strict=True))
-        )
-    )
+        own = Amounts(*(told + since for told, since in zip(window.told, window.since_told, strict=True)))
+    used = [_of_unit(own, unit) for unit in range(len(UNITS))]
+    if nodes:
+        is_known = planned.per_ms <= WINDOW_MS or window.told is not None
+        for unit, limit in enumerate(planned.enforced):
+            if limit != NO_LIMIT:
+                room = _room(planned, window, unit, limit, nodes, now_ms) if is_known else 0
+                used[unit] = limit - max(room, 0)
+    return used

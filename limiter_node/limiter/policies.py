@@ -61,9 +61,9 @@ class LocalPolicy:
         share = self._share(known)
         needed = _needed(known, need)
         window, now_ms = known.window, known.now_ms
-        for dimension in range(3):
-            if needed[dimension] > known.limits[dimension]:
-                return _decision(self.name, known, Outcome.NEVER_FITS, dimension, 0, self._used(known, share), needed)
+        if too_small := [each for each in range(3) if needed[each] > known.limits[each]]:
+            smallest = min(too_small, key=known.limits.__getitem__)
+            return _decision(self.name, known, Outcome.NEVER_FITS, smallest, 0, self._used(known, share), needed)
         own = window.used(now_ms)
         binding, retry_ms = -1, 0
         for dimension in range(3):

@@ -197,6 +197,7 @@ class Ledger:
                 "told_input": None,
                 "told_input_at_most": None,
                 "has_other_limits": False,
+                **dict.fromkeys(("model", "limit", "audited", "policies", "states")),
                 **values,
             },
         )
@@ -206,7 +207,7 @@ class Ledger:
 
 def run_info(**changes: Any) -> RunInfo:
     values: dict[str, Any] = {
-        "settings": {"timeout_s": 10.0},
+        "settings": {"timeout_s": 10.0, "models": {"m": 1}},
         "targets": ["http://127.0.0.1:1"],
         "keys": [(KEY, "alice")],
         "planned": 10,

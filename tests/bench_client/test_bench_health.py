@@ -128,7 +128,7 @@ def test_a_client_that_is_too_slow_says_so(keys_file: Path, tmp_path: Path, monk
     workload = WorkloadSettings(500, 0.4, 1, "constant", 0.0, size, size, None, 1.0, True)
     out = tmp_path / "out"
     with serving(application(answer)) as url:
-        settings = RunSettings(workload, SendingSettings(None, 10.0, None), (url,), keys_file, out)
+        settings = RunSettings(workload, SendingSettings(None, 10.0), (url,), keys_file, out)
         result = run(settings, lambda line: None)
     assert "requests left late" in (result.summary.client.bottleneck or "")
     client = json.loads((out / "summary.json").read_bytes())["client"]

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from ports import free_ports
 
 from bench_client.errors import BenchError
 from bench_client.servers import limiter_under_test
-from bench_client.servers.limiter_under_test import LimiterUnderTest, free_port_range, generate_keys
+from bench_client.servers.limiter_under_test import GeneratedAccount, LimiterUnderTest, free_port_range, generate_keys
 
 SCRIPT = """
 import os, signal, sys
@@ -100,6 +101,22 @@ def test_ports_in_use_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
         taken.bind(("127.0.0.1", first + 1))
         taken.listen()
         assert free_port_range(3) == first + 3
+
+
+def test_an_account_is_generated_by_the_limiters_command(tmp_path: Path) -> None:
+    account = GeneratedAccount("acme", 2, ("research", "sales"), ("requests=5/1s as burst audit",), ("tokens=7/1h",))
+    generate_keys(tmp_path / "keys.toml", count=3, rpm=1, input_tpm=2, output_tpm=3, account=account)
+    document = tomllib.loads((tmp_path / "keys.toml").read_text())
+    assert [(key.get("account"), key.get("team")) for key in document["keys"].values()] == [
+        (None, None),
+        ("acme", "research"),
+        ("acme", "sales"),
+    ]
+    (acme,) = document["accounts"].values()
+    assert acme["key_defaults"] == {"rpm": 1, "input_tpm": 2, "output_tpm": 3}
+    assert acme["limits"] == [{"requests": 5, "per": "1s", "name": "burst", "mode": "audit"}]
+    assert list(acme["teams"]) == ["research", "sales"]
+    assert all(team["limits"] == [{"tokens": 7, "per": "1h"}] for team in acme["teams"].values())
 
 
 def test_a_keys_file_that_cannot_be_made_is_told_in_the_commands_words(

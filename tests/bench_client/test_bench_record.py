@@ -14,6 +14,7 @@ import pytest
 from bench_fakes import KEY, Ledger, run_info
 
 from bench_client.errors import BenchError, cannot_write
+from bench_client.load.declared_limits import DeclaredLimit, DeclaredTree, KeyPath
 from bench_client.load.workload import Workload
 from bench_client.records.process_report import ProcessReport
 from bench_client.records.record import Record
@@ -244,9 +245,10 @@ def test_files_from_before_a_column_was_added_are_read(tmp_path: Path, records: 
     path = tmp_path / REQUESTS_NAME
     write_records(path, records)
     header, *rows, _ = (orjson.loads(line) for line in path.read_bytes().splitlines())
-    added = [header["columns"].pop() for _ in range(4)]
-    assert added == ["has_other_limits", "told_input_at_most", "told_input", "upstream_status"]
-    old = [header, *(row[:-4] for row in rows)]
+    added = [header["columns"].pop() for _ in range(9)]
+    assert added[:5] == ["states", "policies", "audited", "limit", "model"]
+    assert added[5:] == ["has_other_limits", "told_input_at_most", "told_input", "upstream_status"]
+    old = [header, *(row[:-9] for row in rows)]
     path.write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in old))
     assert list(RecordReader(path)) == [record._replace(**dict.fromkeys(added)) for record in records]
     path.write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in (header, *rows)))
@@ -275,13 +277,13 @@ def test_damage_in_the_middle_is_told_with_its_line(tmp_path: Path, records: lis
         list(RecordReader(path))
 
 
-def spool(directory: Path, process: int = 0, processes: int = 1) -> None:
+def spool(directory: Path, process: int = 0, processes: int = 1, *, raw: bytes = ADMITTED) -> None:
     zeros = array("I", [0, 0])
     due_ns = array("q", [1_000_000, 2_000_000])
     workload = Workload(due_ns, zeros, zeros, array("I", [25, 26]), array("I", [9, 8]), 1.0)
     writer = SpoolWriter(directory, workload, cap_output=True, process=process, processes=processes)
     start_ns = 5_000_000_000
-    writer.put(start_ns, [(1, start_ns + 2_500_999, start_ns + 9_000_000, OK, ADMITTED)])
+    writer.put(start_ns, [(1, start_ns + 2_500_999, start_ns + 9_000_000, OK, raw)])
     writer.put(start_ns, [(0, -1, start_ns + 9_900_000, TIMEOUT, b"")])
     writer.close()
 
@@ -304,7 +306,7 @@ def test_a_killed_run_is_read_where_nothing_can_be_written(tmp_path: Path) -> No
     prepare(tmp_path, info)
     spool(tmp_path, 0, 2)
     spool(tmp_path, 1, 2)
-    convert_spool(tmp_path, 1, [KEY])
+    convert_spool(tmp_path, 1, [KEY], ["m"])
     (tmp_path / "requests.0.part").mkdir()
     before = {path: path.is_file() and path.read_bytes() for path in tmp_path.iterdir()}
     reader = open_records(tmp_path, info)
@@ -323,7 +325,7 @@ def test_the_records_of_several_processes_are_one_runs(tmp_path: Path) -> None:
     prepare(tmp_path, info)
     for process in range(3):
         spool(tmp_path, process, 3)
-    convert_spool(tmp_path, 1, [KEY])
+    convert_spool(tmp_path, 1, [KEY], ["m"])
     finish(tmp_path, info)
     assert [path.name for path in tmp_path.glob("re*")] == [REQUESTS_NAME]
     reader = open_records(tmp_path, info)
@@ -338,7 +340,7 @@ def test_parts_left_by_a_run_killed_at_its_end_are_put_together(tmp_path: Path) 
     prepare(tmp_path, info)
     for process in range(2):
         spool(tmp_path, process, 2)
-        convert_spool(tmp_path, process, [KEY])
+        convert_spool(tmp_path, process, [KEY], ["m"])
     assert sorted(record.request for record in open_records(tmp_path, info)) == [0, 1, 2, 3]
 
 
@@ -348,7 +350,7 @@ def test_a_part_that_is_cut_off_leaves_whole_records_without_an_end(tmp_path: Pa
     prepare(tmp_path, info)
     for process in range(2):
         spool(tmp_path, process, 2)
-        convert_spool(tmp_path, process, [KEY])
+        convert_spool(tmp_path, process, [KEY], ["m"])
     part = tmp_path / "requests.0.part"
     part.write_bytes(part.read_bytes()[:-cut])
     reader = open_records(tmp_path, info)
@@ -373,6 +375,52 @@ def test_run_info_survives_the_round_trip_and_an_earlier_runs_files_go(tmp_path:
     info = run_info(warmup=3, warmup_s=0.5, processes=[ProcessReport(10, 0.5, 0.1, 0.2, 3)])
     write_info(tmp_path, info)
     assert read_info(tmp_path) == info
+
+
+TREE = DeclaredTree(
+    (
+        DeclaredLimit("acme", "tokens", 60_000, (), 2_000_000, "enforce", ""),
+        DeclaredLimit("acme/alice", "requests", 3_600_000, ("gpt-5*", "o3*"), 60, "audit", "big, models"),
+    ),
+    {KEY: KeyPath("acme", "research/vision", "own", (0, 1)), "ba9876543210": KeyPath("", "", "path", ())},
+    ("acme: in_flight",),
+)
+
+
+def test_the_tree_of_limits_survives_the_round_trip(tmp_path: Path) -> None:
+    info = run_info(tree=TREE)
+    write_info(tmp_path, info)
+    assert read_info(tmp_path) == info
+    document = orjson.loads((tmp_path / RUN_NAME).read_bytes())
+    del document["tree"]
+    (tmp_path / RUN_NAME).write_bytes(orjson.dumps(document))
+    assert read_info(tmp_path).tree == DeclaredTree()  # of an earlier version
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"limits": None},
+        {"keys": []},
+        {"unknown": [1]},
+        {"limits": TREE.as_dict()["limits"][:1]},  # type: ignore[index]
+        {"limits": [["acme", "money", 60_000, [], 5, "enforce", ""]] * 2},
+        {"limits": [["acme", "tokens", "1m", [], 5, "enforce", ""]] * 2},
+        {"limits": [["acme", "tokens", 60_000, [], True, "enforce", ""]] * 2},
+        {"limits": [["acme", "tokens", 60_000, [], 5, "never", ""]] * 2},
+        {"limits": [["acme", "tokens", 60_000, [None], 5, "enforce", ""]] * 2},
+        {"limits": [["acme", "tokens", 60_000, [], 5]] * 2},
+        {"keys": {KEY: ["acme", "", "path", [-1]]}},
+        {"keys": {KEY: ["acme", "", "nothing", [0]]}},
+        {"keys": {KEY: [1, "", "path", [0]]}},
+    ],
+)
+def test_a_damaged_tree_is_refused_in_one_line(tmp_path: Path, damage: dict[str, object]) -> None:
+    write_info(tmp_path, run_info(tree=TREE))
+    document = orjson.loads((tmp_path / RUN_NAME).read_bytes())
+    (tmp_path / RUN_NAME).write_bytes(orjson.dumps({**document, "tree": {**document["tree"], **damage}}))
+    with pytest.raises(BenchError, match=r"run\.json is damaged"):
+        read_info(tmp_path)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"format":"x"}', '{"format":"bench-client run 1","machine":1}'])
@@ -420,6 +468,44 @@ OTHER_POLICY = b'RateLimit-Policy: "acme/research requests/1d";q=1000;w=86400'
 def test_other_limits_than_the_usual_three_are_noticed(head: bytes, has_other_limits: bool, status: int) -> None:
     facts = parse_response(b"HTTP/1.1 %d X\r\n%b\r\n\r\n{}" % (status, head))
     assert facts.has_other_limits is has_other_limits
+
+
+PATH_LINES = (
+    b'RateLimit-Policy: "acme requests/1h";q=9;w=3600, "acme/alice requests/1s";q=5;w=1\r\n'
+    b'ratelimit: "acme requests/1h";r=0;t=3599, "acme/alice requests/1s";r=5;t=0\r\n'
+    b"x-limiter-audit: big models, acme/research tokens/1d\r\n"
+)
+
+
+def test_a_path_is_recorded_as_it_was_announced() -> None:
+    head = b"HTTP/1.1 429 X\r\nx-limiter-time-ms: 5\r\n" + PATH_LINES + b"x-limiter-limit: acme%22 requests/1h\r\n"
+    assert parse_response(head + b"\r\n{}") == NOTHING._replace(
+        status=429,
+        time_ms=5,
+        has_other_limits=True,
+        limit="acme%22 requests/1h",
+        audited="big models, acme/research tokens/1d",
+        policies='"acme requests/1h";q=9;w=3600, "acme/alice requests/1s";q=5;w=1',
+        states='"acme requests/1h";r=0;t=3599, "acme/alice requests/1s";r=5;t=0',
+    )
+
+
+def test_the_usual_three_are_recorded_as_numbers_only() -> None:
+    states = b'RateLimit: "rpm";r=0;t=1, "input-tpm";r=1;t=1, "output-tpm";r=1;t=1'
+    head = b"HTTP/1.1 429 X\r\nx-limiter-time-ms: 5\r\n%b\r\n%b\r\nx-limiter-limit: alice requests/1m\r\n\r\n{}"
+    facts = parse_response(head % (POLICIES, states))
+    assert facts == NOTHING._replace(status=429, time_ms=5, limit="alice requests/1m")
+
+
+def test_records_have_the_facts_in_their_places(tmp_path: Path) -> None:
+    raw = b"HTTP/1.1 200 OK\r\nx-limiter-time-ms: 5\r\n" + PATH_LINES + b"\r\n{}"
+    info = run_info(finished=False)
+    prepare(tmp_path, info)
+    spool(tmp_path, raw=raw)
+    record = next(iter(open_records(tmp_path, info)))._asdict()
+    facts = parse_response(raw)._asdict()
+    assert {name: record[name] for name in facts} == facts
+    assert record["model"] is None
 
 
 def test_a_services_429_says_nothing_about_a_keys_limits() -> None:

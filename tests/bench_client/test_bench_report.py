@@ -13,20 +13,25 @@ import pytest
 from bench_fakes import T0, Ledger, run_info
 from report_fakes import Simulation, write_comparison
 
+from bench_client.audit.outcomes import Admission
 from bench_client.audit.timeline import DIMENSIONS, build_timelines
-from bench_client.audit.windows import check_windows
+from bench_client.audit.window_timeline import window_timeline
+from bench_client.audit.windows import Fill, check_windows
 from bench_client.errors import BenchError, BenchUsageError
 from bench_client.records.record import Record
 from bench_client.records.record_file import REQUESTS_NAME, write_records
 from bench_client.records.run_directory import write_info
+from bench_client.report.audit_figures import audit_of
 from bench_client.report.axes import NARROW, WIDE, legend_columns, legend_height, log_ms_axis, merged, nines
+from bench_client.report.choosing import choose_keys
 from bench_client.report.collect import MAX_BINS, MAX_LATE_BINS, KeyUse
 from bench_client.report.gather import ReportedRun, gather
-from bench_client.report.loads import audit_of, batches_of, processes_of
+from bench_client.report.loads import batches_of, processes_of
 from bench_client.report.rows import figure_groups
+from bench_client.report.shown_limits import PlainLimit
 from bench_client.report.sources import find_sources, printable
 from bench_client.report.verdict import big_figures, remarks, sentence
-from bench_client.report.windows import LEVELS, Shown, choose_keys, window_series
+from bench_client.report.windows import LEVELS, window_series
 from bench_client.report.words import share
 from bench_client.servers.servers_file import ProcessUse, Servers, read_servers
 
@@ -34,6 +39,14 @@ from bench_client.servers.servers_file import ProcessUse, Servers, read_servers
 def gathered(directory: Path) -> ReportedRun:
     (source,) = find_sources([directory])
     return gather(source)
+
+
+def audited_window(records: list[Record]) -> tuple[list[Admission], list[Fill | None]]:
+    """The admissions of a plain key in order of time, and its fullest windows, as the audit has them."""
+    (path,) = build_timelines(records).paths
+    (window,) = path.path.ordinals
+    timeline = window_timeline(window, [path])
+    return timeline.admitted, check_windows(window, timeline.admitted, timeline.limits, None).worst
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +120,7 @@ def test_bins_cover_any_duration_with_few_of_them(tmp_path: Path, seconds: float
 
 def test_windows_never_exceed_the_limit_and_reach_the_audits_worst_fill(run: ReportedRun) -> None:
     worst = json.loads((run.source.directory / "audit.json").read_bytes())["worst_fill"]
-    shown = {(window.key, window.dimension): window for window in run.windows}
+    shown = {(window.shown.name, window.shown.unit): window for window in run.windows}
     for dimension, fill in worst.items():
         window = shown[fill["key"], dimension]
         assert (window.worst_used, window.worst_limit) == (fill["used"], fill["limit"])
@@ -117,8 +130,8 @@ def test_windows_never_exceed_the_limit_and_reach_the_audits_worst_fill(run: Rep
     for window in run.windows:
         assert all(low <= high <= limit for low, high, limit in zip(*series_of(window), strict=True))
         assert len(window.edges_s) == len(window.highest) + 1 == len(window.rejected) + 1 <= LEVELS + 1
-        use = run.records.keys[window.key]
-        assert sum(window.rejected) == use.rejected[window.dimension] > 0
+        use = run.records.keys[window.shown.name]
+        assert sum(window.rejected) == use.rejected[window.shown.unit] > 0
     assert run.windows[0].edges_s[0] < 0, "the warm-up is in the windows"
 
 
@@ -136,13 +149,13 @@ def test_windows_agree_with_the_audits_own_on_any_records(seed: int) -> None:
             draw.randrange(0, 150_000, draw.choice([1, 500])), inputs=draw.randrange(200), output=draw.randrange(20)
         )
     records = ledger.records
-    (timeline,) = build_timelines(records).values()
-    for dimension, fill in zip(DIMENSIONS, check_windows("", timeline.admitted, None).worst, strict=True):
-        (window,) = window_series(records, [Shown(ledger.key, dimension)], clock_ms=T0, until_s=150)
+    admitted, worst = audited_window(records)
+    for dimension, fill in zip(DIMENSIONS, worst, strict=True):
+        (window,) = window_series(records, [PlainLimit(ledger.key, dimension)], clock_ms=T0, until_s=150)
         assert fill is not None
         assert (window.worst_used, window.worst_limit, window.worst_time_ms) == (fill.used, fill.limit, fill.time_ms)
-        amounts = [(a.time_ms, a.least[DIMENSIONS.index(dimension)]) for a in timeline.admitted]
-        first_ms, spans = timeline.admitted[0].time_ms, len(window.highest)
+        amounts = [(a.time_ms, a.least[DIMENSIONS.index(dimension)]) for a in admitted]
+        first_ms, spans = admitted[0].time_ms, len(window.highest)
         length_ms = round(window.edges_s[-1] * 1_000) + T0 - first_ms
         for place in draw.sample(range(spans), 5):
             ends = range(
@@ -157,12 +170,27 @@ def test_windows_count_what_failed_at_the_upstream_and_take_no_limits_from_it() 
     for _ in range(300):
         how = draw.choice([ledger.admit, ledger.fail, ledger.fail_limited])
         how(draw.randrange(150_000), inputs=draw.randrange(200))  # type: ignore[operator]
-    (timeline,) = build_timelines(ledger.records).values()
-    for dimension, fill in zip(DIMENSIONS, check_windows("", timeline.admitted, None).worst, strict=True):
-        (window,) = window_series(ledger.records, [Shown(ledger.key, dimension)], clock_ms=T0, until_s=150)
+    _, worst = audited_window(ledger.records)
+    for dimension, fill in zip(DIMENSIONS, worst, strict=True):
+        (window,) = window_series(ledger.records, [PlainLimit(ledger.key, dimension)], clock_ms=T0, until_s=150)
         assert fill is not None
         assert (window.worst_used, window.worst_limit, window.worst_time_ms) == (fill.used, fill.limit, fill.time_ms)
         assert set(window.limit) == {ledger.limits[DIMENSIONS.index(dimension)]}
+
+
+@pytest.mark.parametrize("dimension", range(3))
+def test_windows_agree_with_the_audits_own_where_limits_are_lowered_and_services_tell_more(dimension: int) -> None:
+    """An overrun is charged afterwards and in no window; what needs nothing of a limit fits a lowered one, too."""
+    ledger = Ledger(limits=(4, 400, 400))
+    ledger.admit(0, inputs=200, output=300, cap=100)
+    ledger.admit(10, inputs=100, output=70, cap=100)
+    ledger.limits = (2, 50, 50)
+    ledger.admit(20, inputs=0, output=0, cap=0)
+    fill = audited_window(ledger.records)[1][dimension]
+    assert fill is not None
+    (window,) = window_series(ledger.records, [PlainLimit(ledger.key, DIMENSIONS[dimension])], clock_ms=T0, until_s=150)
+    assert (window.worst_used, window.worst_limit, window.worst_time_ms) == (fill.used, fill.limit, fill.time_ms)
+    assert fill.used == (3, 300, 170)[dimension]
 
 
 def test_a_window_fills_holds_and_empties_again() -> None:
@@ -171,7 +199,7 @@ def test_a_window_fills_holds_and_empties_again() -> None:
         ledger.admit(at_ms)
     ledger.reject(30_000, 0)
     ledger.admit(60_100)
-    (window,) = window_series(ledger.records, [Shown(ledger.key, "requests")], clock_ms=T0 - 2_000, until_s=121)
+    (window,) = window_series(ledger.records, [PlainLimit(ledger.key, "requests")], clock_ms=T0 - 2_000, until_s=121)
     assert (window.edges_s[0], window.edges_s[-1]) == (2.0, 121.0)
 
     def level(at_s: float) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from report_fakes import Simulation
+from report_tree_fakes import TreeSimulation
 
 from bench_client.report import write_report
 from benchmarks.lib.screenshot import browser, browser_paths, show, take
@@ -89,9 +89,9 @@ def driver() -> Iterator[Chrome]:
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of two runs in which every kind of outcome, remark and long name occurs."""
+    """Of two runs in which every kind of outcome, limit, remark and long name occurs."""
     directory = tmp_path_factory.mktemp("report")
-    load = Simulation(duration_s=70, error_share=0.02, warmup_s=2, zipf=0.5)
+    load = TreeSimulation(duration_s=70, error_share=0.02, warmup_s=2, zipf=0.5, account="an-account-" + 53 * "x")
     load.write(directory / "run")
     other = directory / "a run whose name is longer than any legend has room for"
     name = "a key whose name is longer than any figure has room for"
@@ -107,7 +107,7 @@ def test_the_page_can_be_read(driver: Chrome, page: Path, tmp_path: Path, width:
     show(driver, page, width=width, height=height, dark=dark)
     found: dict[str, Any] = driver.execute_script(MEASURE)  # type: ignore[no-untyped-call]
     assert found["overflow"] <= 0
-    assert len(found["figures"]) == 7, "each figure in one shape"
+    assert len(found["figures"]) == 9, "each figure in one shape"
     for wide, high, left, right in found["figures"]:
         assert min(wide, high) > 100
         assert min(left, right) >= 0

@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 
 import pytest
 from report_fakes import Simulation, write_comparison
+from report_tree_fakes import TreeSimulation
 
 from bench_client import cli
 from bench_client.records.record_file import REQUESTS_NAME
@@ -179,12 +180,11 @@ def test_what_is_missing_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_what_others_wrote_is_shown_as_text_only(tmp_path: Path) -> None:
-    """Names of keys, nodes, processes, targets, settings, directories and the machine: none can be more than text."""
+    """Names of keys, accounts, models, nodes, targets, settings, directories, the machine: all are shown as text."""
     run = tmp_path / "<b>&run"
-    load = Simulation(duration_s=2, keys=1)
+    load = TreeSimulation(duration_s=2, keys=2, tree_keys=1)
     settings = {**load.info([]).settings, "model": HOSTILE, "keys": f"/x/{HOSTILE}", "arrivals": HOSTILE}
-    (key,) = load.key_ids
-    load.write(run, keys=[(key, HOSTILE)], targets=[HOSTILE], settings=settings)
+    load.write(run, keys=[(key, HOSTILE) for key in load.key_ids], targets=[HOSTILE], settings=settings)
     for name in ("run.json", "servers.json"):
         document = json.loads((run / name).read_text())
         document |= {"machine": {"python": HOSTILE, "packages": {HOSTILE: HOSTILE}}} if name == "run.json" else {}
@@ -195,6 +195,12 @@ def test_what_others_wrote_is_shown_as_text_only(tmp_path: Path) -> None:
     (run / REQUESTS_NAME).write_text(records)
     audit = json.loads((run / "audit.json").read_text())
     audit |= {"verdict": HOSTILE, "proved": False, "findings": {HOSTILE: 1}}
+    for limit in audit["limits"]:
+        limit |= {"subject": HOSTILE, "models": ["*", HOSTILE]}
+    info = json.loads((run / "run.json").read_text())
+    for limit in info["tree"]["limits"]:
+        limit[0], limit[3] = HOSTILE, ["*", HOSTILE]
+    (run / "run.json").write_text(json.dumps(info))
     (run / "audit.json").write_text(json.dumps(audit))
     assert report(run, "--html", tmp_path / "page.html", "--figures", tmp_path) == 0
     html = (tmp_path / "page.html").read_text("utf-8")
@@ -204,6 +210,7 @@ def test_what_others_wrote_is_shown_as_text_only(tmp_path: Path) -> None:
     assert not {"\x00", "\u202e"} & set(html)
     assert page.text.count('<script>alert("1")</script>&amp;') > 8
     assert '<script>alert("1")' in page.text.split("cores")[0], "a key's name, in a figure"
+    assert (tmp_path / "limits-1.svg").exists()
     for path in tmp_path.glob("*.svg"):
         ElementTree.fromstring(path.read_text("utf-8"))
 

@@ -33,7 +33,7 @@ def renderer(inputs: list[int], outputs: list[int], *, cap_output: bool = True) 
     )
     heads = [LoadTarget.parse(url).request_head for url in ("http://one:81", "http://two/prefix/")]
     return RequestRenderer(
-        workload, request_heads=heads, secrets=["sk-a", "sk-b"], model='a "model"', cap_output=cap_output
+        workload, request_heads=heads, secrets=["sk-a", "sk-b"], models=['a "model"'], cap_output=cap_output
     )
 
 

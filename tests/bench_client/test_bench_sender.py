@@ -48,7 +48,7 @@ class Bench:
             self.workload,
             request_heads=[target.request_head for target in targets],
             secrets=["sk-a"],
-            model="m",
+            models=["m"],
             cap_output=True,
         )
         self.spool = SpoolWriter(directory, self.workload, cap_output=True)

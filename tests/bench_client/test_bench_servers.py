@@ -101,7 +101,7 @@ def run_settings(url: str, keys: Path, out: Path, **sending: int) -> RunSettings
         speed=1.0,
         cap_output=True,
     )
-    return RunSettings(workload, SendingSettings(None, 10.0, None, **sending), (url,), keys, out)
+    return RunSettings(workload, SendingSettings(None, 10.0, **sending), (url,), keys, out)
 
 
 @pytest.mark.parametrize("processes", [1, 2])

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from bench_fakes import Ledger, run_info
 
+from bench_client.load.declared_limits import DeclaredTree, KeyPath
 from bench_client.records.record import Record
 from bench_client.results.summary import Summary, summarize
 from bench_client.results.tables import summary_text, table
@@ -128,6 +129,66 @@ def test_the_table_shows_what_happened_and_leaves_out_what_did_not(mixed: list[R
     assert "503" not in plain
     assert "never fits" not in plain
     assert "(interrupted)" in summary_text(summary_of(mixed, interrupted=True))
+
+
+@pytest.fixture
+def in_groups(ledger: Ledger) -> tuple[list[Record], dict[str, Any]]:
+    """Two accounts, a key of none, two models: which request is whose, and the run that it belongs to."""
+    whose = {"aa": "acme", "bb": "globex", "cc": "acme", "dd": ""}
+    for index, key in enumerate(["aa", "aa", "bb", "cc", "dd", "aa", "ee"]):
+        ledger.admit(index) if index % 2 == 0 else ledger.reject(index, 0, exceeded="tokens")
+        model = "o3" if index == 1 else "gpt-4o"
+        ledger.records[-1] = ledger.records[-1]._replace(key=key, model=model)
+    ledger.lose(7)
+    ledger.records[-1] = ledger.records[-1]._replace(key="bb", model="o3")
+    changes = {
+        "keys": [(key, key) for key in whose],
+        "tree": DeclaredTree(keys={key: KeyPath(name, "", "path", ()) for key, name in whose.items() if name}),
+        "settings": {"models": {"gpt-4o": 3, "o3": 1}},
+    }
+    return ledger.records, changes
+
+
+def test_accounts_and_models_have_their_own_counts(in_groups: tuple[list[Record], dict[str, Any]]) -> None:
+    records, changes = in_groups
+    summary = summary_of(records, **changes)
+    told: dict[str, Any] = summary.as_dict()
+    assert {name: counts["requests"] for name, counts in told["accounts"].items()} == {
+        "acme": 4,
+        "globex": 2,
+        "(no account)": 1,  # the last key is none of the run's
+    }
+    assert {name: counts["requests"] for name, counts in told["models"].items()} == {"gpt-4o": 6, "o3": 2}
+    acme, o3 = told["accounts"]["acme"], told["models"]["o3"]
+    assert (acme["admitted"], acme["rejected"], acme["errors_total"]) == (1, {"tokens": 3}, 0)
+    assert (o3["admitted"], o3["rejected"], o3["errors"]) == (0, {"tokens": 1}, {"timeout": 1})
+    assert "latency_ms" not in o3
+    lines = summary_text(summary).splitlines()
+    assert [line.split() for line in lines if line.split()[:1] in (["globex"], ["o3"])] == [
+        ["globex", "2", "1", "0", "1"],
+        ["o3", "2", "0", "1", "1"],
+    ]
+    assert ["account", "requests", "200", "429", "other"] in [line.split() for line in lines]
+
+
+def test_one_account_and_one_model_are_not_counted_apart(in_groups: tuple[list[Record], dict[str, Any]]) -> None:
+    records, changes = in_groups
+    summary = summary_of(records, **{**changes, "keys": [("aa", "a"), ("cc", "c")], "settings": {"models": {"m": 1}}})
+    assert (summary.accounts, summary.models) == ({}, {})
+    assert "account" not in summary_text(summary)
+    assert summary_of(records, settings={}).models == {}  # of an earlier version
+
+
+def test_the_table_lists_the_accounts_with_the_most_requests(ledger: Ledger) -> None:
+    names = [f"{number:012x}" for number in range(12)]
+    for name in [*names, names[7]]:
+        ledger.admit(0)
+        ledger.records[-1] = ledger.records[-1]._replace(key=name)
+    tree = DeclaredTree(keys={name: KeyPath(f"account-{name}", "", "path", ()) for name in names})
+    text = summary_text(summary_of(ledger.records, keys=[(name, name) for name in names], tree=tree))
+    shown = [line.split()[0] for line in text.splitlines() if "account-" in line]
+    assert shown == [f"account-{names[number]}" for number in (7, 0, 1, 2, 3, 4, 5, 6, 8, 9)]
+    assert "  2 more accounts: see summary.json" in text
 
 
 def test_nothing_at_all_makes_a_table_too() -> None:

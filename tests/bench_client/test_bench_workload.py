@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from bench_client.errors import BenchUsageError
+from bench_client.load.key_choice import KeyGroup
 from bench_client.load.sizes import SizeDistribution
 from bench_client.load.trace import Trace
 from bench_client.load.workload import Workload, draw_zipf, synthetic_workload, traced_workload
@@ -23,7 +24,7 @@ def make(**changes: Any) -> Workload:
         "input_size": SizeDistribution.parse("uniform:10:30"),
         "output_size": SizeDistribution.parse("lognormal:128:0.7"),
         "targets": 3,
-        "keys": 10,
+        "keys": [KeyGroup(1, range(10))],
         "zipf": 1.0,
         "seed": 7,
     }
@@ -113,7 +114,9 @@ def trace_of(*arrivals_s: float) -> Trace:
 
 
 def test_a_trace_keeps_its_own_arrivals_and_sizes() -> None:
-    workload = traced_workload(trace_of(0, 1.5, 4), speed=1.0, duration_s=None, targets=2, keys=2, zipf=0, seed=1)
+    workload = traced_workload(
+        trace_of(0, 1.5, 4), speed=1.0, duration_s=None, targets=2, keys=[KeyGroup(1, range(2))], zipf=0, seed=1
+    )
     assert list(workload.due_ns) == [0, 1_500_000_000, 4_000_000_000]
     assert list(workload.input_tokens) == [1, 2, 3]
     assert list(workload.output_tokens) == [9, 9, 9]
@@ -121,7 +124,9 @@ def test_a_trace_keeps_its_own_arrivals_and_sizes() -> None:
 
 
 def test_speed_compresses_a_trace_before_the_duration_cuts_it() -> None:
-    workload = traced_workload(trace_of(0, 1, 2, 3, 4), speed=2.0, duration_s=1.0, targets=1, keys=1, zipf=0, seed=1)
+    workload = traced_workload(
+        trace_of(0, 1, 2, 3, 4), speed=2.0, duration_s=1.0, targets=1, keys=[KeyGroup(1, range(1))], zipf=0, seed=1
+    )
     assert list(workload.due_ns) == [0, 500_000_000]
     assert workload.duration_s == 1.0
 

@@ -97,7 +97,7 @@ class Outcome:
 
 
 class Scene:
-    """Two nodes on a store."""
+    """Nodes on a store."""
 
     def __init__(
         self, directory: Path, fleet: Fleet, store: EmbeddedStore, keys: Path, window_ms: int = 60_000
@@ -258,8 +258,9 @@ async def scene(
     window_ms: int = 60_000,
     login: str = "",
     server_environment: Mapping[str, str] | None = None,
+    nodes: int = 2,
 ) -> AsyncIterator[Scene]:
-    """Two nodes, started with `arguments`, on a cluster of that server program, started with `server_environment`.
+    """Nodes, started with `arguments`, on a cluster of that server program, started with `server_environment`.
 
     With `login` the nodes log in as that user, whose password is "pw" and who may do everything at first.
     """
@@ -275,7 +276,7 @@ async def scene(
                 client.execute_command("ACL", "SETUSER", login, "on", ">pw", "~*", "&*", "+@all")
     try:
         options = ("--store", url, "--keys", str(keys), "--mock-length", "fixed:5", "--window-ms", str(window_ms))
-        with running_fleet(directory, *options, *arguments) as fleet:
+        with running_fleet(directory, *options, *arguments, nodes=nodes) as fleet:
             yield Scene(directory, fleet, store, keys, window_ms)
     finally:
         store.stop()
@@ -283,15 +284,19 @@ async def scene(
 
 @asynccontextmanager
 async def scene_behind_proxy(
-    directory: Path, binary: str | None, *, replace_bulk: Callable[[bytes], bytes | None] | None = None
+    directory: Path,
+    binary: str | None,
+    *,
+    replace_bulk: Callable[[bytes], bytes | None] | None = None,
+    nodes: int = 2,
 ) -> AsyncIterator[tuple[Scene, FaultProxy]]:
-    """Two nodes whose single store is behind a proxy; what is counted is asked of the store itself."""
+    """Nodes whose single store is behind a proxy; what is counted is asked of the store itself."""
     keys = write_keys(directory / "keys.toml")
     async with EmbeddedStore("single", binary=binary) as store, FaultProxy(store.servers[0].port) as proxy:
         proxy.replace_bulk = replace_bulk
         options = ("--store", f"redis://127.0.0.1:{proxy.port}", "--keys", str(keys), "--mock-length", "fixed:5")
         # Started in a thread: the proxy has to run meanwhile.
-        running = running_fleet(directory, *options)
+        running = running_fleet(directory, *options, nodes=nodes)
         fleet = await asyncio.to_thread(running.__enter__)
         try:
             yield Scene(directory, fleet, store, keys), proxy

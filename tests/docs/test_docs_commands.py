@@ -307,7 +307,7 @@ def test_the_page_on_reserves_reserves_what_it_says(fleet: Fleet, tmp_path: Path
 
 def test_the_client_runs_as_its_page_shows(fleet: Fleet, tmp_path: Path) -> None:
     page = "docs/bench-client.md"
-    generate, _, *loads, compare, find_max = [words for words in shell_lines(page) if own_command(words)]
+    generate, _, *loads, compare, _, find_max = [words for words in shell_lines(page) if own_command(words)]
     run(adapted(generate, fleet), tmp_path)
     run(["limiter-node", "keys", "load", "keys.toml", "--store", fleet.store], tmp_path)
     said = [run(adapted(words, fleet), tmp_path) for words in loads]
@@ -325,6 +325,19 @@ def test_the_client_runs_as_its_page_shows(fleet: Fleet, tmp_path: Path) -> None
         ending = r"(at least )?[\d,]+ requests/s (hold|is the highest rate that holds) p99 ≤ \d+ ms[:;] .*"
         assert re.fullmatch(ending, text.splitlines()[-1])
     assert compare[1] == "compare"
+
+
+def test_accounts_and_models_are_loaded_as_the_page_shows(fleet: Fleet, tmp_path: Path) -> None:
+    (weighted,) = [words for words in shell_lines("docs/bench-client.md") if "--accounts" in words]
+    (tmp_path / "keys.toml").write_text(
+        "[accounts.acme-of-the-client.teams.research]\n"
+        '[keys.sk-of-the-client-1]\naccount = "acme-of-the-client"\n'
+        '[keys.sk-of-the-client-2]\naccount = "acme-of-the-client"\nteam = "research"\n'
+    )
+    run(["limiter-node", "keys", "load", "keys.toml", "--store", fleet.store], tmp_path)
+    words = [word.replace("acme", "acme-of-the-client") for word in adapted(weighted, fleet)]
+    table = [line.split()[0] for line in run(words, tmp_path).splitlines() if line.strip()]
+    assert {"model", "gpt-4o", "o3"} < set(table)
 
 
 def test_a_comparison_is_made_as_the_readme_shows(tmp_path: Path) -> None:

@@ -11,6 +11,10 @@ from pathlib import Path
 import pytest
 from fleet import running_fleet
 
+from bench_client.records.run_directory import open_records, read_info
+from bench_client.report.shown_limits import TreeLimit, tree_limits
+from bench_client.report.windows import window_series
+
 TRACE = "\r\n".join(
     ["TIMESTAMP,ContextTokens,GeneratedTokens"]
     + [f"2023-11-16 18:15:{i // 20:02d}.{i % 20 * 5:02d}00000,{20 + i * 7 % 900},{5 + i * 3 % 200}" for i in range(200)]
@@ -65,6 +69,23 @@ def test_a_trace_is_replayed(tmp_path: Path, limited_keys: Path) -> None:
     assert bench("audit", results).returncode == 0
 
 
+def assert_counted_alike(directory: Path) -> None:
+    """Each window that the audit found is the same in the page's own count."""
+    info = read_info(directory)
+    limits = tree_limits(info.tree, str(info.settings["model"]))
+    windows = window_series(open_records(directory, info), limits, clock_ms=0, until_s=0)
+    counted = {
+        window.shown.limit[:4]: (window.worst_used, window.worst_limit, window.worst_time_ms, sum(window.rejected))
+        for window in windows
+        if isinstance(window.shown, TreeLimit)
+    }
+    audited = json.loads((directory / "audit.json").read_bytes())["limits"]
+    assert len(audited) >= 3 + 2 + 3 * 2
+    for each in audited:
+        name = (each["subject"], each["unit"], each["per_ms"], tuple(each["models"]))
+        assert counted[name] == (each["used"], each["limit"], each["time_ms"], each["rejected"])
+
+
 def test_compare_runs_the_same_workload_on_both_stores(tmp_path: Path) -> None:
     done = bench("compare", "--qps", "200", "--duration", "3", "--keys-count", "20", "--rpm", "20",
                  "--out", str(tmp_path / "both"))  # fmt: skip
@@ -76,6 +97,9 @@ def test_compare_runs_the_same_workload_on_both_stores(tmp_path: Path) -> None:
     assert told["cluster"]["summary"]["planned"] == told["single"]["summary"]["planned"] > 500
     for name, store in told.items():
         assert store["audit"]["proved"]
+        subjects = {limit["subject"] for limit in store["audit"]["limits"] if limit["rejected"]}
+        assert subjects & {"acme", "acme/research", "acme/sales"}, "limits that keys share bind for some"
+        assert_counted_alike(tmp_path / "both" / name)
         assert store["summary"]["total"]["rejected_total"] > 0
         servers = json.loads((tmp_path / "both" / name / "servers.json").read_text())
         assert all(each["cpu_s"] > 0 for each in servers["processes"])

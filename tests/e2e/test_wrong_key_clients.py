@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 from asyncio.subprocess import PIPE
 from pathlib import Path
 
 import openai
 import pytest
 from fleet import Fleet
-from node_packages import node_package
 from openai import AsyncOpenAI, OpenAI
+from other_clients import node_package, node_program
 
 CHARS = 10_000_000
 _SCRIPT = """
@@ -46,12 +45,11 @@ async def test_openai_python_without_threads(fleet: Fleet) -> None:
         assert await asyncio.gather(*(ask(client) for _ in range(3))) == ["invalid_api_key"] * 3
 
 
-@pytest.mark.skipif(shutil.which("node") is None, reason="no Node.js on this machine")
 @pytest.mark.parametrize("chars", [10, 100_000, CHARS])
 async def test_openai_node(fleet: Fleet, chars: int) -> None:
     package: Path = node_package("openai")
-    arguments = ("-e", _SCRIPT, str(package), f"{fleet.nodes[0]}/v1", str(chars))
-    process = await asyncio.create_subprocess_exec("node", *arguments, stdout=PIPE, stderr=PIPE)
+    program, arguments = node_program(), ("-e", _SCRIPT, str(package), f"{fleet.nodes[0]}/v1", str(chars))
+    process = await asyncio.create_subprocess_exec(program, *arguments, stdout=PIPE, stderr=PIPE)
     try:
         async with asyncio.timeout(60):
             output, errors = await process.communicate()

@@ -134,10 +134,29 @@ async def test_a_limit_of_the_service_is_told_apart_from_ours(single_store: str,
             assert (theirs["retry-after"], theirs["retry-after-ms"]) == ("7", "6500")
             assert theirs.getall("x-ratelimit-limit-requests") == ["3"]
             assert theirs["x-ratelimit-reset-tokens"] == "6s"
+            assert {name.lower() for name in theirs if "ratelimit" in name.lower()} == {
+                name.replace("_", "-") for name in limits
+            }, "none of the key's own limits stands beside the service's"
             assert await node.used(api_key) == Amounts(1 + stream, 0, 0)
         status, ours, _ = await post(node, api_key, body())
         assert (status, ours["x-limiter-exceeded"], ours["x-ratelimit-limit-requests"]) == (429, "requests", "2")
         assert "x-limiter-upstream-status" not in ours
+
+
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [(429, {"retry_after": "7"}), (400, {"x_ratelimit_limit_requests": "3", "RateLimit": '"rpm";r=0'}), (429, {})],
+)
+async def test_an_error_without_limits_of_the_service_tells_the_keys(
+    single_store: str, service: ScriptedService, status: int, told: dict[str, str]
+) -> None:
+    service.script = fails(status, OPENAI_ERROR, **told)
+    api_key = api_key_on(single_store, rpm=2)
+    async with gateway(single_store, service_at(service.base_url)) as node:
+        told_status, headers, _ = await post(node, api_key, body())
+    assert (told_status, headers["x-limiter-upstream-status"]) == (status, str(status))
+    assert headers.getall("x-ratelimit-limit-requests") == ["2"]
+    assert headers["RateLimit"].startswith('"rpm";r=1;')
 
 
 HELLO = (chunk("Hello"), chunk(" there"))

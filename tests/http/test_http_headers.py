@@ -8,7 +8,7 @@ import pytest
 from multidict import CIMultiDict
 
 from limiter_node.decisions import Decision, Outcome
-from limiter_node.http.responses.headers import RequestIds, ResponseHeaders
+from limiter_node.http.responses.headers import RequestIds, ResponseHeaders, merged
 from limiter_node.limits import Amounts
 
 HEADERS = ResponseHeaders("node-1")
@@ -159,6 +159,21 @@ def test_undecided_responses() -> None:
         "retry-after-ms": "1500",
         "retry-after": "2",
     }
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ("", "a: 1\r\nRateLimit: x\r\nx-ratelimit-limit-tokens: 5\r\nb: 2\r\n"),
+        ("A: 3\r\n", "RateLimit: x\r\nx-ratelimit-limit-tokens: 5\r\nb: 2\r\nA: 3\r\n"),
+        ("c: 3\r\n", "a: 1\r\nRateLimit: x\r\nx-ratelimit-limit-tokens: 5\r\nb: 2\r\nc: 3\r\n"),
+        ("X-RateLimit-A: 3\r\n", "a: 1\r\nb: 2\r\nX-RateLimit-A: 3\r\n"),
+        ("ratelimit-reset: 3\r\n", "a: 1\r\nb: 2\r\nratelimit-reset: 3\r\n"),
+        ("anthropic-ratelimit-tokens-limit: 3\r\n", "a: 1\r\nb: 2\r\nanthropic-ratelimit-tokens-limit: 3\r\n"),
+    ],
+)
+def test_lines_are_replaced_by_name_and_those_about_limits_together(lines: str, expected: str) -> None:
+    assert merged("a: 1\r\nRateLimit: x\r\nx-ratelimit-limit-tokens: 5\r\nb: 2\r\n", lines) == expected
 
 
 def test_request_ids_are_unique() -> None:

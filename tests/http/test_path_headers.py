@@ -9,12 +9,13 @@ from urllib.parse import unquote
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from limit_headers import listed_limits
 from path_decisions import DAY_MS, MINUTE_MS, RESET_MS, USED, acme_plan, flat_plan, on_path
 
 from limiter_node.decisions import Decision, Outcome
 from limiter_node.http.responses.caller_view import header_text
 from limiter_node.http.responses.headers import ResponseHeaders
-from limiter_node.http.responses.path_headers import MAX_LISTED, MAX_PLANS, PathHeaders
+from limiter_node.http.responses.path_headers import MAX_LIST_CHARS, MAX_LISTED, MAX_PLANS, PathHeaders
 from limiter_node.limits import Amounts
 from limiter_node.plans import Plan
 from limiter_node.policy import AUDIT, MAX_AMOUNT, Limit, PolicyWindow
@@ -173,10 +174,11 @@ def test_a_flat_keys_limits_per_minute_keep_their_names() -> None:
 
 
 def test_a_flat_key_sees_its_own_limits_whatever_is_shown() -> None:
-    plan = flat_plan(MINUTE_TRIPLE)
+    plan = flat_plan(MINUTE_TRIPLE, PolicyWindow(DAY_MS, (), (Limit(0, 9),)), name="a/b")
     own = Plan(plan.who, plan.windows, plan.output_reserve, "own", 0, is_flat=True)
-    used = [Amounts(1, 2, 3)]
-    assert rendered(on_path(own, used)) == rendered(on_path(plan, used))
+    told = rendered(on_path(own, [Amounts(1, 2, 3)] * 2))
+    assert told == rendered(on_path(plan, [Amounts(1, 2, 3)] * 2))
+    assert '"a/b requests/1d";r=8' in told["RateLimit"]
 
 
 @pytest.mark.parametrize(
@@ -258,6 +260,20 @@ def test_at_most_sixteen_audited_limits_are_named() -> None:
     assert told["x-limiter-audit"] == ", ".join(f"limit {n}" for n in range(1, MAX_LISTED + 1))
 
 
+@pytest.mark.parametrize(("name", "listed"), [("n" * 128, 16), ("é" * 128, 5), ("\N{GRINNING FACE}" * 128, 2)])
+def test_long_names_leave_the_lists_short(name: str, listed: int) -> None:
+    """A client's bounds for a head are not reached, whatever an operator calls keys and limits."""
+    windows = [
+        PolicyWindow(86_400_000 * n, (), (Limit(0, MAX_AMOUNT), Limit(1, 0, AUDIT, f"{n:02}{name[2:]}")))
+        for n in range(1, 32)
+    ]
+    resets = [Amounts(each.per_ms + each.bucket_ms, 0, 0) for each in windows]
+    told = rendered(on_path(flat_plan(*windows, name=name), [Amounts(0, 1, 0)] * len(windows), resets))
+    for field in ("RateLimit-Policy", "RateLimit", "x-limiter-audit"):
+        assert len(told[field]) <= MAX_LIST_CHARS
+        assert told[field].count(",") == listed - 1
+
+
 def test_the_lines_of_plans_are_kept_by_object_and_bounded() -> None:
     headers = PathHeaders()
     for amount in range(1, MAX_PLANS + 100):
@@ -300,6 +316,7 @@ def test_no_name_of_a_flat_key_breaks_out_of_its_header(name: str) -> None:
     plan = flat_plan(PolicyWindow(DAY_MS, (), (Limit(0, 5), Limit(1, 0, AUDIT))), name=name)
     decision = on_path(plan, [Amounts(5, 1, 0)], outcome=Outcome.REJECTED, dimension=0, exceeded=0, retry_after_ms=1)
     told = rendered(decision)
+    assert [each.name for each in listed_limits(told)] == [f"{name} requests/1d"]
     limit = f"{name} requests/1d"
     assert unquote(told["x-limiter-limit"], "utf-8", "surrogatepass") == limit
     assert unquote(told["RateLimit"], "utf-8", "surrogatepass") == f'"{limit}";r=0;t=0'

@@ -113,8 +113,9 @@ def test_only_enforcing_limits_of_a_minute_are_at_the_top() -> None:
     plan = flat_plan(
         PolicyWindow(MINUTE_MS, (), (Limit(0, 9, AUDIT), Limit(3, 50)), SINCE_MS),
         PolicyWindow(DAY_MS, (), (Limit(0, 500), Limit(1, 500), Limit(2, 500)), SINCE_MS),
+        PolicyWindow(1_000, (), (Limit(0, 500), Limit(1, 500), Limit(2, 500)), SINCE_MS),
     )
-    told = body(plan, (Amounts(1, 2, 3),) * 2, (Amounts(1, 2, 3),) * 2)
+    told = body(plan, (Amounts(1, 2, 3),) * 3, (Amounts(1, 2, 3),) * 3)
     assert told["limits"] == told["used"] == told["remaining"] == told["reset_ms"] == NONE
     assert told["limits_on_path"][:2] == [
         limit("alice", "requests", "1m", (9, 1, 8, 1), mode="audit"),

@@ -118,6 +118,17 @@ def test_a_window_ends_when_its_length_is_over() -> None:
     assert not made.refuted
 
 
+def test_no_window_is_sure_to_hold_what_was_told_more_than_its_length_later() -> None:
+    """The process stood still: when between asking and telling the node has admitted it alone, nobody can say."""
+    made = MadeUp()
+    made.ask(0, degraded="local", told_ms=START + 1_500)
+    for at_ms in (1_600, 4_000):
+        made.fill(at_ms, LIMIT)
+    assert made.refuted == {"a request beyond its budget"}
+    made.record.stalls.append((START + 10, START + 1_499))
+    assert not made.refuted
+
+
 @pytest.mark.parametrize("dimension", [1, 2])
 def test_tokens_are_judged_as_requests_are(dimension: int) -> None:
     need = [1, 0, 0]

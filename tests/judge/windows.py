@@ -84,8 +84,11 @@ def _events(ledger: Ledger) -> list[tuple[float, int, Op | Loss | Rollback | Non
         if op.outcome in DECIDED and not op.degraded:
             events.append((op.time_ms, _TOLD, op))
     for op in ledger.admitted:
-        events.append((enters_ms(op), _ENTER, op))
-        events.append((leaves_ms(op, ledger.window_ms), _LEAVE, op))
+        begin_ms, end_ms = enters_ms(op), leaves_ms(op, ledger.window_ms)
+        if end_ms <= begin_ms:
+            continue  # told so late, by a process that stood still, that no window is sure to hold it
+        events.append((begin_ms, _ENTER, op))
+        events.append((end_ms, _LEAVE, op))
         if op.settled_ms is not None:
             events.append((int(op.settled_ms), _SETTLE, op))
     events += [(at_ms, _DONE, None) for at_ms in history.forgotten_ms]

@@ -62,7 +62,11 @@ MUTANTS = [
         "        local retry_ms = 0\n        used_r, changed = used_r + 1, true\n        if verdict",
     ),
     # Never fits.
-    Mutant("exactly the limit never fits", "elseif a > limit_i then", "elseif a >= limit_i then", walk=2),
+    Mutant("exactly the limit never fits", "elseif a > limit_i and", "elseif a >= limit_i and", walk=2),
+    Mutant("the first that never fits is named", " and (output <= limit_o or limit_i <= limit_o)", ""),
+    Mutant("the larger that never fits is named", "or limit_i <= limit_o)", "or limit_i >= limit_o)"),
+    Mutant("of equal ones the last is named", "or limit_i <= limit_o)", "or limit_i < limit_o)"),
+    Mutant("input never fits: not now", "(output <= limit_o or limit_i <= limit_o)", "limit_i <= limit_o"),
     Mutant("too much output fits some day", "elseif output > limit_o then verdict = NEVER + 3\n", ""),
     Mutant("no requests at all: not now", "if limit_r < 1 then", "if limit_r < 0 then"),
     # The window.

@@ -13,7 +13,7 @@ import pytest
 from aiohttp import ClientSession, web
 from in_process import Node, api_key_on, serving
 from node_commands import StartCommand
-from node_packages import node_package
+from other_clients import node_package
 from ports import free_port
 
 from benchmarks.lib.screenshot import browser, browser_paths

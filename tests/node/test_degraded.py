@@ -202,6 +202,16 @@ async def test_a_request_larger_than_any_share_waits_for_the_store(embedded_sing
         assert (never.outcome, never.dimension) == (Outcome.NEVER_FITS, 2)
 
 
+async def test_of_limits_that_can_never_fit_the_smallest_is_named(embedded_single: str) -> None:
+    kid = declare(embedded_single, new_api_key(), input_tpm=50, output_tpm=40)
+    async with behind_proxy(embedded_single, policy=local(2)) as (proxy, dispatcher):
+        await dispatcher.admit(kid, ONE)
+        proxy.pass_requests = False
+        for need, dimension in ((Need(51, 41, 0), 2), (Need(51, 0, 0), 1), (Need(0, 41, 0), 2)):
+            never = await dispatcher.admit(kid, need)
+            assert (never.outcome, never.dimension) == (Outcome.NEVER_FITS, dimension)
+
+
 async def test_a_frozen_shard_is_cut_off_and_the_others_notice_nothing(caplog: pytest.LogCaptureFixture) -> None:
     async with (
         EmbeddedStore("cluster") as store,

@@ -95,6 +95,7 @@ async def test_what_happens_is_counted_once(embedded_single: str) -> None:
         ("key", "input_tokens", "1m"): 1,
     }
     assert (after["limiter_known_keys", ()], after["limiter_known_accounts", ()]) == (2, 0)
+    assert after["limiter_unsent_charges", ()] == 0
     # Of the answers only: the page itself is one, and so was the one before.
     assert counted(after, "limiter_responses_total") == {"200": 4, "400": 1, "401": 1, "429": 3, "502": 1}
     assert after["limiter_decision_seconds_count", ()] == 7, "those of known keys"

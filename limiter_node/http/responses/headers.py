@@ -29,6 +29,9 @@ _LARGEST_WAIT_MS, _LARGEST_WAIT_S = 60_100, 60
 # Keys share few sets of limits; a look-up costs a tenth of rendering them.
 _MAX_CACHED_LIMITS = 1_024
 
+_OF_LIMITS = ("x-ratelimit-", "ratelimit", "anthropic-ratelimit-")
+"""What the names of headers about limits begin with, a service's included."""
+
 
 class RequestIds:
     """Make request ids, unique over processes and restarts: 64 random bits of this process and a counter.
@@ -183,7 +186,7 @@ def _rest(decision: Decision, who: str, per: str) -> str:
     if decision.path is not None:
         block += binding_limit(decision)
     else:
-        block += f"x-limiter-limit: {header_text(who)} {UNITS[decision.dimension]}/{per}\r\n"
+        block += f"x-limiter-limit: {header_text(f'{who} {UNITS[decision.dimension]}/{per}')}\r\n"
     if decision.outcome is Outcome.NEVER_FITS:
         return f"{block}x-should-retry: false\r\n"
     return block + _retry_after(decision.retry_after_ms)
@@ -197,9 +200,22 @@ def _retry_after(retry_after_ms: int) -> str:
 
 
 def merged(block: str, lines: str) -> str:
-    """Return `block` with `lines` in the place of those of the same names."""
+    """Return `block` with `lines` in the place of those of the same names.
+
+    Headers about limits are replaced together: half of a service's limits beside half of the key's would belong to
+    neither.
+    """
     if not lines:
         return block
-    replaced = {line.partition(":")[0].lower() for line in lines.splitlines()}
-    kept = [line for line in block.splitlines(keepends=True) if line.partition(":")[0].lower() not in replaced]
+    replaced = {_name_of(line) for line in lines.splitlines()}
+    others = _OF_LIMITS if any(name.startswith(_OF_LIMITS) for name in replaced) else ()
+    kept = [
+        line
+        for line in block.splitlines(keepends=True)
+        if (name := _name_of(line)) not in replaced and not name.startswith(others)
+    ]
     return "".join(kept) + lines
+
+
+def _name_of(line: str) -> str:
+    return line.partition(":")[0].lower()

@@ -36,7 +36,7 @@ def rejection_message(decision: Decision) -> str:
     if sees(plan, window):
         on = _described(plan, window, unit)
         if decision.outcome is Outcome.REJECTED:
-            numbers.insert(0, f"Used {used_of(path.used[path.exceeded], unit)}")
+            numbers.insert(0, f"Used {path.used_of(path.exceeded, unit)}")
         numbers.insert(0, f"Limit {window.enforced[unit]}")
     else:
         on = f"{_unit_words(unit)} of its account"

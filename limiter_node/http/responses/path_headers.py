@@ -7,6 +7,7 @@ order, the smallest share remaining first. `x-limiter-audit` names audited limit
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from limiter_node.decisions import Decision, Outcome
@@ -18,6 +19,9 @@ from limiter_node.policy import ENFORCE, TOKENS, Limit
 
 MAX_LISTED: Final = 16
 """Limits listed in one header: a path may have hundreds, and clients bound their heads."""
+MAX_LIST_CHARS: Final = 4_096
+"""Length of one list: percent-encoded, a name of 128 characters can take 1,536, and aiohttp reads lines up to 8,190
+bytes, Node.js heads up to 16 KiB."""
 MAX_PLANS: Final = 2_048
 """Plans whose lines are kept, some KiB each."""
 
@@ -53,7 +57,7 @@ _Tightest = tuple[int, int, int]
 class _PlanLines:
     """Hold all that is rendered from a plan alone."""
 
-    __slots__ = ("_order", "_policies", "audited", "enforced")
+    __slots__ = ("_order", "_policies", "audited", "enforced", "max_audited", "max_enforced")
 
     def __init__(self, plan: Plan) -> None:
         self.enforced: list[_Enforced] = []
@@ -67,6 +71,8 @@ class _PlanLines:
                 else:
                     name = header_text(limit.name) or shown_limit(plan, window, limit.unit)
                     self.audited.append(_Audited(index, limit.unit, limit.amount, name))
+        self.max_enforced = _max_listed(each.policy for each in self.enforced)
+        self.max_audited = _max_listed(each.name for each in self.audited)
         self._order: list[int] = []
         self._policies = ""
 
@@ -90,7 +96,7 @@ class PathHeaders:
         """Return the lines of a decision with a path, admitted or not."""
         path = decision.path
         assert path is not None, "a decision about a plain key"
-        plan, used, resets_ms = path.plan, path.used, path.reset_ms
+        plan, used, resets_ms, tokens_used = path.plan, path.used, path.reset_ms, path.tokens
         lines = self._lines.get(plan)
         if lines is None:
             lines = self._render_plan(plan)
@@ -101,7 +107,8 @@ class PathHeaders:
             if unit == TOKENS:
                 _, used_input, used_output = used[window]
                 _, input_ms, output_ms = resets_ms[window]
-                in_use, reset_ms = used_input + used_output, input_ms if input_ms > output_ms else output_ms
+                in_use = tokens_used[window] if tokens_used else used_input + used_output
+                reset_ms = input_ms if input_ms > output_ms else output_ms
             else:
                 in_use, reset_ms = used[window][unit], resets_ms[window][unit]
             remaining = amount - in_use if amount > in_use else 0
@@ -116,10 +123,10 @@ class PathHeaders:
             block += _minute_lines("tokens", min(tokens))
         if rows:
             rows.sort()
-            del rows[MAX_LISTED:]
+            del rows[lines.max_enforced :]
             policies = lines.policies([index for _, index, _ in rows])
             block += f"{policies}RateLimit: {', '.join([item for _, _, item in rows])}\r\n"
-        if lines.audited and (names := _would_have_rejected(lines.audited, decision)):
+        if lines.audited and (names := _would_have_rejected(lines, decision)):
             block += f"x-limiter-audit: {', '.join(names)}\r\n"
         return block
 
@@ -158,14 +165,23 @@ def _minute_lines(unit: str, state: _Tightest | None) -> str:
     )
 
 
-def _would_have_rejected(audited: list[_Audited], decision: Decision) -> list[str]:
+def _max_listed(items: Iterable[str]) -> int:
+    """Return how many of `items` one list has at most: any so many of them are short enough."""
+    count, chars = 0, 0
+    for length in sorted(map(len, items), reverse=True)[:MAX_LISTED]:
+        chars += length + 3  # the separator, and a digit more in a state than in its policy
+        count += chars <= MAX_LIST_CHARS
+    return count
+
+
+def _would_have_rejected(lines: _PlanLines, decision: Decision) -> list[str]:
     """Return the names of audited limits that the request would have exceeded. A need of 0 always fits."""
     path, need = decision.path, decision.need
     assert path is not None, "a decision about a plain key"
     counted = decision.outcome is Outcome.ADMITTED  # then the usage includes the request
     names: dict[str, None] = {}
-    for window, unit, amount, name in audited:
+    for window, unit, amount, name in lines.audited:
         needed = used_of(need, unit)
-        if needed and used_of(path.used[window], unit) + (0 if counted else needed) > amount:
+        if needed and path.used_of(window, unit) + (0 if counted else needed) > amount:
             names[name] = None
-    return list(names)[:MAX_LISTED]
+    return list(names)[: lines.max_audited]

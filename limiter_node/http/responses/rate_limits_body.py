@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from limiter_node.decisions import PathUsage, Usage
-from limiter_node.http.responses.caller_view import reset_ms_of, sees, shown_subject, used_of
+from limiter_node.http.responses.caller_view import reset_ms_of, sees, shown_subject
 from limiter_node.limits import DIMENSIONS, WINDOW_MS
 from limiter_node.plans import PlannedWindow, key_name, per_text
 from limiter_node.policy import ENFORCE, UNITS, Limit
@@ -68,7 +68,7 @@ def _tightest(path: PathUsage, is_of_model: bool) -> list[_State | None]:
 def _limits(path: PathUsage) -> Iterator[tuple[str, PlannedWindow, Limit, _State]]:
     """Yield the limits that the caller may see, with their subjects' names, windows and states."""
     plan = path.plan
-    for window, used, reset_ms in zip(plan.windows, path.used, path.reset_ms, strict=True):
+    for at, (window, reset_ms) in enumerate(zip(plan.windows, path.reset_ms, strict=True)):
         if sees(plan, window):
             subject = shown_subject(plan, window)
             for limit in window.limits:
@@ -76,7 +76,7 @@ def _limits(path: PathUsage) -> Iterator[tuple[str, PlannedWindow, Limit, _State
                     subject,
                     window,
                     limit,
-                    _state(limit.amount, used_of(used, limit.unit), reset_ms_of(reset_ms, limit.unit)),
+                    _state(limit.amount, path.used_of(at, limit.unit), reset_ms_of(reset_ms, limit.unit)),
                 )
 
 

@@ -85,9 +85,7 @@ class AccountKnowledge:
         """Learn the usage that the reply to a batch tells: as of now, also if the batch was decided before.
 
         `is_complete`: whether it tells all that this node has admitted. It doesn't if the batch was under way when its
-        shard was cut off, or if charges wait: then what was admitted without the store still counts beside it. Some of
-        that may be in both, until the last charge has been sent; adding up the charges instead would cost O(charges)
-        for each reply.
+        shard was cut off, or if charges wait: those still count beside it.
         """
         left = NO_LIMIT
         for place, window, (used, newest) in windows:
@@ -131,12 +129,22 @@ class AccountKnowledge:
             if (known := self._windows.get(place_of(kid, window))) is not None:
                 known.own.give_back(tick, input_tokens, output_tokens, requests)
 
+    def note_owed(self, kid: str, windows: Sequence[PlannedWindow], amounts: Iterable[int]) -> None:
+        """Note amounts that wait to be charged, beside what the store's last reply tells; negative: that less waits."""
+        change = tuple(amounts)
+        for window in windows:
+            place = place_of(kid, window)
+            known = self._of(place, window) if any(each > 0 for each in change) else self._windows.get(place)
+            if known is not None:
+                known.since_told = [max(sum(each), 0) for each in zip(known.since_told, change, strict=True)]
+
     def mark_counted(self, charge: PathCharge, tick: int, number: int) -> None:
         """Remember that batch `number` has counted a charge at `tick`."""
         for window in charge.windows:
             if (known := self._windows.get(place_of(charge.kid, window))) is not None:
                 known.own.move(charge.since, charge.bucket, tick, charge.amounts)
                 known.own.mark_counted(min(charge.since, tick), max(charge.bucket, tick), number)
+        self.note_owed(charge.kid, charge.windows, (-each for each in charge.amounts))
 
     # ---- knowing ---------------------------------------------------------------------------------------------------
 

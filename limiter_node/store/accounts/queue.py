@@ -214,6 +214,8 @@ class AccountQueue(SendQueue):
                 is_whole = len(windows) == len(settle.windows)
                 kept.append(settle if is_whole else settle._replace(windows=tuple(windows)))
         self.settles = kept
+        for charge in charges:
+            self.knowledge.note_owed(charge.kid, charge.windows, charge.amounts)
         return list(charges)
 
     def forget_recharges(self) -> bool:

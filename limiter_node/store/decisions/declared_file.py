@@ -43,7 +43,7 @@ class DeclaredKeys(Protocol):
         """
 
     def changed_s_ago(self, name: str) -> float:
-        """Return the seconds since the file last changed this entry, which it must have."""
+        """Return the seconds since the file last changed this entry after its first reading; infinity if never."""
 
     def was_declared(self, name: str) -> bool:
         """Whether any reading of the file so far had this entry."""

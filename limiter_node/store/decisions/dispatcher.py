@@ -260,6 +260,7 @@ class Dispatcher:
             {"counts": self._losses.recharged, "keys": self._redeclared.counts.total() + self._accounts.declared},
             len(self._queues),
             self._accounts.count,
+            self._charges.size,
         )
 
     async def check(self) -> None:

@@ -170,6 +170,7 @@ class Forwarding:
                 requests, input_tokens, output_tokens = part.amounts
                 if part.is_charge:
                     self._charges.add(account, PathCharge(account, part.kid, path, time_ms // BUCKET_MS, part.amounts))
+                    account.knowledge.note_owed(part.kid, path, part.amounts)
                 else:
                     receipt = PathReceipt(account, part.kid, path, time_ms)
                     self._settle(account, receipt, input_tokens, output_tokens, requests)

@@ -79,6 +79,13 @@ class PathReplies(BatchEnds):
             raise UnreadableReply(f"batch {number} was decided, and {found.recorded} recorded")
         self._end(batch, self._on_decided, found, decisions)
 
+    def on_batch_failed(self, batch: Batch, reason: str) -> None:
+        """See `BatchOwner`. Keep what has to be counted: windows of accounts are longer than calls are retried.
+
+        The router gives up only calls that have not run.
+        """
+        self._end(batch, self._reconciliation.on_refused, reason)
+
     def on_batch_held_up(self, batch: Batch) -> None:
         """See `BatchOwner`. The node knows the account's policies, so that a policy decides if it takes too long."""
 

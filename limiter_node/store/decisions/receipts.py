@@ -124,6 +124,7 @@ class Receipts:
         tick = receipt.held_in if isinstance(receipt, PathCharge) else receipt.time_ms // BUCKET_MS
         account.knowledge.give_back(kid, windows, tick, amounts)
         if isinstance(receipt, PathCharge) and not receipt.give_back(input_tokens, output_tokens, requests):
+            account.knowledge.note_owed(kid, windows, (-each for each in amounts))
             return
         kept, losses = [], receipt.losses if isinstance(receipt, PathCharge) else 0
         for window in windows:  # after a loss, each window has a charge of its own
@@ -132,6 +133,8 @@ class Receipts:
                 kept.append(window)
             elif recharged.give_back(input_tokens, output_tokens, requests):
                 self.settle(account, recharged.receipt, input_tokens, output_tokens, requests)
+            else:
+                account.knowledge.note_owed(kid, (window,), (-each for each in amounts))
         if len(kept) < len(windows):
             counted = counted._replace(windows=tuple(kept))
         if kept:
@@ -143,7 +146,10 @@ class Receipts:
         """Give back what the store has counted, after the node's own window has; negative numbers charge."""
         if input_tokens < 0 or output_tokens < 0:
             # A charge, as for usage admitted elsewhere: if the store loses it, the node notices and charges again.
-            self._charges.add(queue, _charge(receipt, Amounts(0, max(-input_tokens, 0), max(-output_tokens, 0))))
+            beyond = Amounts(0, max(-input_tokens, 0), max(-output_tokens, 0))
+            self._charges.add(queue, _charge(receipt, beyond))
+            if isinstance(receipt, PathReceipt) and isinstance(queue, AccountQueue):
+                queue.knowledge.note_owed(receipt.kid, receipt.windows, beyond)
             input_tokens, output_tokens = max(input_tokens, 0), max(output_tokens, 0)
             if not (input_tokens or output_tokens or requests):
                 if queue.in_flight is None and not queue.is_scheduled:

@@ -139,7 +139,11 @@ class Outage:
         if self._charges.is_full_for(queue.sender):
             self.note_refused()
             raise StoreUnavailable("too many admissions wait to be counted in the store")
-        decided = None if self._fallback is None else queue.decide_alone(self._fallback, need)
+        try:
+            decided = None if self._fallback is None else queue.decide_alone(self._fallback, need)
+        except StoreUnavailable:
+            self.note_refused()
+            raise
         if decided is None:
             self.note_refused()
             raise StoreUnavailable(reason)
