@@ -259,7 +259,7 @@ def main() -> None:
         if options.requests_per_s:
             needed = needs(fleet, costs, workload, options.requests_per_s)
             shards = (
-                f"{needed.shards} shards, fullest: {needed.full}"
+                f"{needed.shards} shards; full first: {needed.full}"
                 if needed.shards
                 else f"and {MOST_SHARDS:,} shards are not enough ({needed.full}): divide the largest key or account"
             )

@@ -485,7 +485,7 @@ def test_the_command_predicts_keys_and_accounts_and_what_a_rate_needs(
     main()
     said, found = capsys.readouterr().out, json.loads((tmp_path / "out.json").read_text())
     assert len(found["predictions"]) == 7
-    assert "How much one account may do" in said
+    assert "How much one account of 7 teams may do" in said
     assert "for 20,000/s" in said
     for name, prediction in found["predictions"].items():
         assert prediction["requests_per_s"] > 0, name
