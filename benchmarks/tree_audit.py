@@ -40,8 +40,8 @@ def tree_keys(qps: float, seconds: float) -> str:
     asked = qps * seconds
     account = [
         _limit("requests", 0.7 * qps, "1s"),
-        _limit("requests", 0.42 * qps * 60, "1m"),
-        _limit("tokens", 0.36 * TOKENS * asked, "1h"),
+        _limit("requests", 0.38 * qps * 60, "1m"),
+        _limit("tokens", 0.32 * TOKENS * asked, "1h"),
         _limit("output_tokens", 0.26 * OUTPUT_TOKENS * qps * 60, "1m", 'models = ["gpt-4o*"], name = "usual models"'),
         _limit("output_tokens", 0.1 * OUTPUT_TOKENS * qps * 60, "1m", 'models = ["O3*", "gpt-5"]'),
         _limit("tokens", 0.4 * TOKENS * qps, "1s", 'mode = "audit", name = "too much, at once"'),
@@ -55,7 +55,7 @@ def tree_keys(qps: float, seconds: float) -> str:
     ]
     key = [
         _limit("requests", max(0.02 * qps, 2), "1s"),
-        _limit("output_tokens", 0.01 * OUTPUT_TOKENS * qps * 60, "1m"),
+        _limit("output_tokens", 0.007 * OUTPUT_TOKENS * qps * 60, "1m"),
         _limit("requests", 0.006 * asked, "1h"),
     ]
     text = f"[accounts.acme]\nlimits = [{', '.join(account)}]\n"
