@@ -118,7 +118,7 @@ fuzz: setup-dev ## malformed HTTP and JSON against real nodes, answers of servic
 	FUZZ_ROUNDS=50 $(BIN)/python -m pytest --timeout 600 tests/gateway/test_gateway_answer_fuzz.py
 	$(BIN)/python -m pytest --hypothesis-profile=default $$(grep -l 'from hypothesis' tests/gateway/*.py tests/http/*.py)
 
-bench: setup-dev ## reproduce the figures of docs/measurements.md (half an hour; nothing else should run beside it)
+bench: setup-dev ## reproduce the figures of docs/measurements.md (forty minutes; nothing else should run beside it)
 	$(BIN)/python -m benchmarks
 
 report: setup-dev ## cluster and single store under the same load as one page, results/report/report.html, and its figures (five minutes)

@@ -1,6 +1,6 @@
 """`make bench`: every figure of docs/measurements.md, one benchmark after the other; JSON into results/bench/.
 
-Half an hour. Nothing else should run beside it.
+Forty minutes. Nothing else should run beside it.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,16 @@ from benchmarks.scale.account_bounds import AccountModel, bounds, latencies
 from benchmarks.scale.account_calls import PATHS
 from benchmarks.scale.account_measurements import Measurements, read_measurements
 from benchmarks.scale.capacity_fit import Costs, fit, measured, on_an_edge, predict
-from benchmarks.scale.capacity_fleet import Capacity, Fleet, Part, capacity
+from benchmarks.scale.capacity_fleet import NODES, SHARD, Capacity, Fleet, Part, capacity
 from benchmarks.scale.capacity_needs import MOST_SHARDS, needs
 from benchmarks.scale.key_skew import expected_skew, zipf_weights
-from benchmarks.scale.placed import Accounts, PlainKeys, ShardCall
+from benchmarks.scale.placed import ACCOUNT, Accounts, PlainKeys, ShardCall
 from benchmarks.scale.scaling_sample import Sample
 
+_MARKS = {NODES: "n", SHARD: "s", ACCOUNT: "b"}
+"""Of what is full first."""
+_LEAST_ROUND_TRIP_MS = 0.1
+"""On a machine that is busy with something else the fit may find none at all."""
 CHECKED = {
     "calls": "script calls per request",
     "node_us": "node CPU",
@@ -112,7 +116,7 @@ def show_capacity(title: str, fleet: Fleet, result: Capacity) -> None:
     )
     print(f"  round trip          {result.round_trip_ms:.2f} ms (unloaded {fleet.round_trip_ms:.2f})")
     for name, part in sorted(result.utilization.items(), key=lambda item: -item[1]):
-        print(f"  {name:<18}  {part:6.1%} used")
+        print(f"  {name:<25} {part:6.1%} used")
 
 
 def workloads(options: argparse.Namespace, call: ShardCall, model: AccountModel) -> dict[str, list[Part]]:
@@ -152,11 +156,16 @@ def memory_bytes(workload: Sequence[Part], requests_per_s: float, memory: Measur
 
 def show_bounds(model: AccountModel, options: argparse.Namespace) -> dict[str, Any]:
     """Print how much one account may do, and how long its decisions take near that."""
-    print(f"\nHow much one account may do, {options.teams} teams, cores up to {options.utilization:.0%} full")
-    print("  path     keys   nodes   requests/s   operations/call   full first")
     table = list(bounds(model, options.teams, options.nodes))
-    for path, keys, nodes, rate, operations, full in table:
-        print(f"  {path:>4} {keys:>8,} {nodes:>7} {number(rate):>12} {operations:>17.1f}   {full}")
+    print(f"\nHow much one account of {options.teams} teams may do, in requests/s, by nodes")
+    marks = ", ".join(f"{mark} {full}" for full, mark in _MARKS.items())
+    print(f"Full first, at {options.utilization:.0%} of a core: {marks}")
+    columns = sorted({each.nodes for each in table})
+    print("  path     keys", *(f"{nodes:>12}" for nodes in columns), "   operations/call")
+    for (path, keys), mine in groupby(table, lambda each: (each.path, each.keys)):
+        row_of = list(mine)
+        rates = (f"{number(each.requests_per_s)} {_MARKS[each.full]}".rjust(12) for each in row_of)
+        print(f"  {path:>4} {keys:>8,}", *rates, f"   {row_of[-1].operations_per_call:.1f}")
     account = model.accounts(options.path, options.account_keys, options.teams)
     print(f"\nA decision's time near the bound, path of {options.path}, {options.account_keys:,} keys, without HTTP")
     near: dict[int, list[Any]] = {}
@@ -228,7 +237,7 @@ def main() -> None:
         options.nodes,
         options.shards,
         options.utilization,
-        options.round_trip_ms or costs.round_trip_s * 1000,
+        options.round_trip_ms or max(costs.round_trip_s * 1000, _LEAST_ROUND_TRIP_MS),
         options.longest_round_trip_ms,
         options.calls_per_turn,
     )
@@ -250,11 +259,11 @@ def main() -> None:
         if options.requests_per_s:
             needed = needs(fleet, costs, workload, options.requests_per_s)
             shards = (
-                f"{needed.shards} shards, fullest: {needed.full}"
+                f"{needed.shards} shards; full first: {needed.full}"
                 if needed.shards
-                else f"more than {MOST_SHARDS:,} shards can do: {needed.full}; divide the largest key or account"
+                else f"and {MOST_SHARDS:,} shards are not enough ({needed.full}): divide the largest key or account"
             )
-            print(f"  for {number(options.requests_per_s)}/s      {needed.nodes} nodes, {shards}")
+            print(f"  for {number(options.requests_per_s)}/s".ljust(22) + f"{needed.nodes} nodes, {shards}")
             predictions[name]["needs"] = needed._asdict()
     one_account = show_bounds(model, options)
     if options.json:

@@ -1,6 +1,6 @@
 """The loads on accounts beside plain keys of the same fleet and round: what they cost a node, and the model's check.
 
-Everything here is a ratio to plain keys, because these were measured in the same minute. Fitted is the CPU of a node,
+A node's CPU is a ratio to that for plain keys, because these were measured in the same minute. Fitted is
 
 CPU ÷ CPU for a plain key = request + path · windows on the path + batch · windows in the script calls of a request,
 
@@ -12,10 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from statistics import median
 
 from benchmarks.lib.measuring import Row, row
-from benchmarks.scale.account_calls import AccountCall
 from benchmarks.scale.account_costs import AccountCosts
 from benchmarks.scale.account_loads import ONE_ACCOUNT, AccountSample, setting_of
 from benchmarks.scale.account_shape import (
@@ -23,14 +21,11 @@ from benchmarks.scale.account_shape import (
     AccountShape,
     most_operations,
     shape_of,
-    turning,
     windows_of,
     work_of,
 )
 from benchmarks.scale.capacity_formulas import calls_per_request, non_negative_fit
 from benchmarks.scale.scaling_sample import Sample
-
-_PLAIN_BUCKET_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,29 +41,8 @@ class NodeFactor:
         return self.request + self.path * shape.path + self.batch * calls * windows_of(shape, _operations(calls))
 
 
-@dataclass(frozen=True, slots=True)
-class PlainCall:
-    """Hold what a plain key's call of one operation costs a busy shard, in µs, where its bucket stays and changes."""
-
-    stays_us: float
-    changes_us: float
-
-    def call_us(self, calls_per_s: float) -> float:
-        """Return the cost of a call of a key that has so many."""
-        return self.stays_us + (self.changes_us - self.stays_us) * turning(calls_per_s, _PLAIN_BUCKET_S)
-
-
 def _operations(calls: float) -> float:
     return OPERATIONS_PER_REQUEST / calls
-
-
-def plain_call(calls: Sequence[AccountCall]) -> PlainCall:
-    """Return the median costs of plain keys' calls among the measured ones."""
-    stays, changes = (
-        median(call.call_us for call in calls if not call.path and call.is_turning == is_turning)
-        for is_turning in (False, True)
-    )
-    return PlainCall(stays, changes)
 
 
 def beside_plain_keys(samples: Sequence[AccountSample]) -> Iterator[tuple[AccountSample, Sample]]:
@@ -114,30 +88,27 @@ def predicted_calls(sample: AccountSample) -> float:
     )
 
 
-def predicted_store(
-    sample: AccountSample, plain: Sample, costs: AccountCosts, call: PlainCall, turn_us: float
-) -> float:
-    """Return the store's CPU per request ÷ that of a plain key. `turn_us`: of a turn of the shard's loop.
+def predicted_store_us(sample: AccountSample, costs: AccountCosts, turn_us: float) -> float:
+    """Return the store's CPU per request. `turn_us`: of a turn of the shard's loop.
 
     On so few nodes, each call of the one account comes alone: a turn each.
     """
     calls, rate = predicted_calls(sample), sample.sample.requests_per_s / sample.accounts
     work = work_of(_shape(sample), _operations(calls), rate * calls)
     turns = calls if sample.accounts == 1 else sample.sample.turns_per_request
-    plain_us = plain.calls_per_request * call.call_us(plain.requests_per_s * plain.calls_per_request / plain.keys)
-    return (calls * costs.call_us(work) + turns * turn_us) / (plain_us + plain.turns_per_request * turn_us)
+    return calls * costs.call_us(work) + turns * turn_us
 
 
 def check_accounts(
-    samples: Sequence[AccountSample], costs: AccountCosts, node: NodeFactor, call: PlainCall, turn_us: float
+    samples: Sequence[AccountSample], costs: AccountCosts, node: NodeFactor, turn_us: float
 ) -> list[Row]:
-    """Return prediction ÷ measurement of the loads that saturate fleets; the CPU is that ÷ a plain key's."""
+    """Return prediction ÷ measurement of the loads that saturate fleets; a node's CPU is that ÷ a plain key's."""
     found: dict[str, list[float]] = {}
     for each, plain in _pairs(samples):
         calls, text = predicted_calls(each), setting_of(each).text
-        store = predicted_store(each, plain, costs, call, turn_us)
+        store_us = predicted_store_us(each, costs, turn_us)
         found.setdefault(f"{text}: script calls per request", []).append(calls / each.sample.calls_per_request)
-        found.setdefault(f"{text}: store CPU ÷ a plain key's", []).append(store * plain.store_us / each.sample.store_us)
+        found.setdefault(f"{text}: store CPU", []).append(store_us / each.sample.store_us)
         if not _is_fitted(each):
             ratio = node.of(_shape(each), calls) * plain.node_us / each.sample.node_us
             found.setdefault(f"{text}: node CPU ÷ a plain key's", []).append(ratio)

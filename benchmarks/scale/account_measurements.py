@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.lib.measuring import Row
 from benchmarks.scale.account_calls import AccountCall, Memory
 from benchmarks.scale.account_costs import AccountCosts, account_bytes, check_calls, fit_calls, window_bytes
-from benchmarks.scale.account_fit import NodeFactor, PlainCall, check_accounts, fit_nodes, plain_call
+from benchmarks.scale.account_fit import NodeFactor, check_accounts, fit_nodes
 from benchmarks.scale.account_loads import AccountSample
 from benchmarks.scale.account_shape import AccountShape, buckets_in_use
 from benchmarks.scale.scaling_sample import Sample
@@ -26,12 +26,11 @@ class Measurements:
     memory: Sequence[Memory]
     calls: AccountCosts
     node: NodeFactor
-    plain: PlainCall
 
     def check(self, turn_us: float) -> list[Row]:
         """Return prediction ÷ measurement. `turn_us`: what a turn of a shard's loop costs it."""
         rows = check_calls(self.measured_calls, self.calls)
-        return rows + check_accounts(self.samples, self.calls, self.node, self.plain, turn_us)
+        return rows + check_accounts(self.samples, self.calls, self.node, turn_us)
 
     def bytes_of(self, shape: AccountShape | None, requests_per_s: float) -> float:
         """Return the store's memory of an account of this shape, or of a plain key, at this rate."""
@@ -45,4 +44,4 @@ def read_measurements(document: Mapping[str, Any]) -> Measurements:
     calls = [AccountCall(**each) for each in document["calls"]]
     samples = [AccountSample(**{**each, "sample": Sample(**each["sample"])}) for each in document["samples"]]
     memory = [Memory(**each) for each in document["memory"]]
-    return Measurements(calls, samples, memory, fit_calls(calls), fit_nodes(samples), plain_call(calls))
+    return Measurements(calls, samples, memory, fit_calls(calls), fit_nodes(samples))

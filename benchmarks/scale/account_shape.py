@@ -79,9 +79,14 @@ def moved_on(admits_per_s: float, bucket_s: float, answer_s: float) -> float:
     return expm1(-answer_s / bucket_s) * expm1(-admits_per_s * answer_s)
 
 
+def keys_of(shape: AccountShape, operations: float) -> float:
+    """Return the different keys that so many operations of one call are of: keys take turns, so as many as can be."""
+    return min(operations, float(shape.keys))
+
+
 def windows_of(shape: AccountShape, operations: float) -> float:
-    """Return the different windows that so many operations of random keys touch."""
-    teams, keys = distinct(operations, shape.teams), distinct(operations, shape.keys)
+    """Return the different windows that so many operations of one call touch."""
+    teams, keys = distinct(operations, shape.teams), keys_of(shape, operations)
     return len(shape.account_s) + len(shape.team_s) * teams + len(shape.key_s) * keys
 
 
@@ -94,7 +99,7 @@ def work_of(shape: AccountShape, operations: float, calls_per_s: float, answer_s
     touched = (
         (shape.account_s, min(admits, 1.0), 1),
         (shape.team_s, distinct(admits, shape.teams), shape.teams),
-        (shape.key_s, distinct(admits, shape.keys), shape.keys),
+        (shape.key_s, keys_of(shape, admits), shape.keys),
     )
     turnovers = sum(
         count * turning(calls_per_s * count / of, bucket_s) for widths, count, of in touched for bucket_s in widths
@@ -103,7 +108,7 @@ def work_of(shape: AccountShape, operations: float, calls_per_s: float, answer_s
         moved_on(admits * calls_per_s / of, bucket_s, answer_s) for widths, _, of in touched for bucket_s in widths
     )
     return Work(
-        keys=distinct(operations, shape.keys),
+        keys=keys_of(shape, operations),
         windows=windows_of(shape, operations),
         operations=operations,
         visits=operations * shape.path,

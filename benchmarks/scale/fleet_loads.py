@@ -89,9 +89,20 @@ class Loads:
         self._idle_store_cores = sum(fleet.counters().since(idle).shards_cpu_s)
 
     def samples(self) -> list[Sample]:
-        """Return a sample of each load, in turn."""
-        fixed = [self.at_rate(name, self._qps, zipf) for name, zipf in (("uniform", 0.0), ("zipf", ZIPF))]
-        return [*fixed, self.saturated("uniform", self._names), self.saturated("one", self._names[:1])]
+        """Return a sample of each load, in turn, without those that were refused."""
+        loads: tuple[Callable[[], Sample], ...] = (
+            lambda: self.at_rate("uniform", self._qps),
+            lambda: self.at_rate("zipf", self._qps, ZIPF),
+            lambda: self.saturated("uniform", self._names),
+            lambda: self.saturated("one", self._names[:1]),
+        )
+        found = []
+        for load in loads:
+            try:
+                found.append(load())
+            except Refused as refused:
+                print(f"{refused}; left out of this round", file=sys.stderr)
+        return found
 
     def at_rate(self, name: str, qps: float, zipf: float = 0.0) -> Sample:
         """Return a sample of the open loop that offers `qps` requests/s of the fleet's keys."""

@@ -14,6 +14,8 @@ from benchmarks.scale.account_shape import AccountShape, most_operations, work_o
 from benchmarks.scale.capacity_fit import Costs
 from limiter_node.limits import MAX_BATCH
 
+KEY, ACCOUNT = "hottest key's calls", "largest account's batches"
+
 
 class Placed(Protocol):
     """A kind of thing that lies on one shard as a whole."""
@@ -48,7 +50,7 @@ class PlainKeys:
     """Keys with three limits a minute."""
 
     call: ShardCall
-    batches: str = "hottest key's calls"
+    batches: str = KEY
     most_operations: float = float(MAX_BATCH)
 
     def node_us(self, costs: Costs, calls: float, writes: float) -> float:
@@ -63,7 +65,7 @@ class PlainKeys:
 class Accounts:
     """Accounts of one shape. `answer_s`: the time from an admission to its settle."""
 
-    batches = "largest account's batches"
+    batches = ACCOUNT
 
     def __init__(self, shape: AccountShape, costs: AccountCosts, node: NodeFactor, *, answer_s: float = 0.0) -> None:
         self.shape = shape

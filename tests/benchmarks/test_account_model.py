@@ -20,12 +20,10 @@ from benchmarks.scale.account_calls import CALLS, AccountCall, Call, Memory, wor
 from benchmarks.scale.account_costs import AccountCosts, account_bytes, check_calls, fit_calls, window_bytes
 from benchmarks.scale.account_fit import (
     NodeFactor,
-    PlainCall,
     check_accounts,
     fit_nodes,
-    plain_call,
     predicted_calls,
-    predicted_store,
+    predicted_store_us,
 )
 from benchmarks.scale.account_loads import ONE_ACCOUNT, SATURATED, AccountSample, Setting, write_accounts
 from benchmarks.scale.account_measurements import read_measurements
@@ -46,7 +44,7 @@ from benchmarks.scale.capacity_fit import Costs, SettleWait
 from benchmarks.scale.capacity_fleet import SHARD, Fleet, Part, Placements, capacity
 from benchmarks.scale.capacity_needs import MOST_SHARDS, needs
 from benchmarks.scale.key_skew import zipf_weights
-from benchmarks.scale.placed import Accounts, PlainKeys, ShardCall
+from benchmarks.scale.placed import ACCOUNT, Accounts, PlainKeys, ShardCall
 from benchmarks.scale.scaling_sample import Sample
 from limiter_node.credentials import key_id
 from limiter_node.keysfile.reading import read_keys
@@ -57,7 +55,6 @@ from limiter_node.store.accounts.codec import Layout
 
 CALL_COSTS = AccountCosts(call=12.0, key=3.0, window=1.5, operation=0.5, visit=0.25, turnover=2.0, earlier=4.0)
 NODE = NodeFactor(request=1.2, path=0.1, batch=0.05)
-PLAIN = PlainCall(stays_us=10.0, changes_us=16.0)
 COSTS = Costs(
     node_request=50.0,
     node_call=5.0,
@@ -179,13 +176,12 @@ def test_days_and_hours_seldom_begin_a_bucket() -> None:
 
 
 def _measured(costs: AccountCosts) -> list[AccountCall]:
-    calls = [AccountCall(*call, costs.call_us(work_in(call))) for call in CALLS if call.path]
-    return [*calls, AccountCall(0, 1, 1, 0, False, PLAIN.stays_us), AccountCall(0, 1, 1, 0, True, PLAIN.changes_us)]
+    plain_us = 10.0  # which says nothing of paths
+    return [AccountCall(*call, costs.call_us(work_in(call)) if call.path else plain_us) for call in CALLS]
 
 
 def test_the_fit_finds_what_made_the_calls() -> None:
     assert asdict(fit_calls(_measured(CALL_COSTS))) == pytest.approx(asdict(CALL_COSTS))
-    assert plain_call(_measured(CALL_COSTS)) == PLAIN
 
 
 def test_the_check_is_of_paths_that_were_not_fitted() -> None:
@@ -263,15 +259,15 @@ def _samples(node: NodeFactor = NODE) -> list[AccountSample]:
             blank = _sample(nodes, setting, 1.0, 1.0, 1.0)
             shape, calls = shape_of(setting.path, setting.keys), predicted_calls(blank)
             made = _sample(nodes, setting, calls, node.of(shape, calls) * plain.sample.node_us, 1.0)
-            store = predicted_store(made, plain.sample, CALL_COSTS, PLAIN, COSTS.store_turn)
-            found.append(replace(made, sample=replace(made.sample, store_us=store * plain.sample.store_us)))
+            store_us = predicted_store_us(made, CALL_COSTS, COSTS.store_turn)
+            found.append(replace(made, sample=replace(made.sample, store_us=store_us)))
     return found
 
 
 def test_the_nodes_factor_is_found_on_one_node_and_predicts_the_others() -> None:
     fitted = fit_nodes(_samples())
     assert asdict(fitted) == pytest.approx(asdict(NODE))
-    rows = check_accounts(_samples(), CALL_COSTS, fitted, PLAIN, COSTS.store_turn)
+    rows = check_accounts(_samples(), CALL_COSTS, fitted, COSTS.store_turn)
     assert [ratio for row in rows for ratio in row.rounds] == pytest.approx([1.0] * sum(len(r.rounds) for r in rows))
     nodes_of = {row.name: len(row.rounds) for row in rows if "node CPU" in row.name}
     checked = f"{ONE_ACCOUNT.text}: node CPU ÷ a plain key's"
@@ -280,7 +276,7 @@ def test_the_nodes_factor_is_found_on_one_node_and_predicts_the_others() -> None
 
 
 def test_the_check_shows_what_the_model_misses() -> None:
-    rows = check_accounts(_samples(replace(NODE, path=0.3)), CALL_COSTS, NODE, PLAIN, COSTS.store_turn)
+    rows = check_accounts(_samples(replace(NODE, path=0.3)), CALL_COSTS, NODE, COSTS.store_turn)
     found = [row.median for row in rows if "node CPU" in row.name]
     assert found
     assert max(found) < 0.9
@@ -370,7 +366,7 @@ def test_an_account_costs_more_the_longer_its_paths_the_more_its_keys_and_the_la
 def test_an_account_is_bound_by_its_batches_on_few_nodes_with_long_round_trips() -> None:
     # One call of 4 operations per node and 20 ms decides 2 requests.
     result = capacity(Fleet(3, 1, 1.0, 20.0, 20.0), COSTS, [Part(_accounts(keys=10_000), [1.0])])
-    assert result.bottleneck == "largest account's batches"
+    assert result.bottleneck == ACCOUNT
     assert result.requests_per_s == pytest.approx(3 * 2 / 0.02, rel=0.01)
 
 
@@ -489,7 +485,7 @@ def test_the_command_predicts_keys_and_accounts_and_what_a_rate_needs(
     main()
     said, found = capsys.readouterr().out, json.loads((tmp_path / "out.json").read_text())
     assert len(found["predictions"]) == 7
-    assert "How much one account may do" in said
+    assert "How much one account of 7 teams may do" in said
     assert "for 20,000/s" in said
     for name, prediction in found["predictions"].items():
         assert prediction["requests_per_s"] > 0, name

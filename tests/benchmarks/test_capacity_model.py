@@ -21,7 +21,7 @@ from benchmarks.scale.capacity_formulas import (
     writes_per_call,
 )
 from benchmarks.scale.key_skew import SLOTS, expected_skew, owner_of, shard_of, shard_shares, zipf_weights
-from benchmarks.scale.placed import PlainKeys, ShardCall
+from benchmarks.scale.placed import KEY, PlainKeys, ShardCall
 from benchmarks.scale.scaling_sample import Sample
 
 COSTS = Costs(
@@ -295,7 +295,7 @@ def test_skew_lowers_the_rate_at_which_the_fullest_shard_is_full() -> None:
 def test_a_hot_key_is_bound_by_its_calls_where_the_round_trip_is_long() -> None:
     # One call of 64 operations per node and 20 ms: 10 nodes × 64 / 2 / 0.02 s.
     result = capacity(Fleet(10, 3, 1.0, 20.0, 20.0), COSTS, CALL, [1.0])
-    assert result.bottleneck == "hottest key's calls"
+    assert result.bottleneck == KEY
     assert result.requests_per_s == pytest.approx(16_000, rel=0.01)
 
 
