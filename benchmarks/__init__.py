@@ -25,6 +25,7 @@ Fleets, and the client:
 `scaling`, `accounts`  cost by nodes and shards; of accounts, and how much one account can do
 `capacity`             the model of a large fleet that is made from both
 `client_speed`         the rate that `bench-client` itself can send
+`tree_audit`           the audit of plain keys and of a tree of limits, at saturation; not part of `make bench`
 
 Not measurements: `demo` (`make demo`), `report` (`make report`), `top_figure` (a picture for docs/operations.md).
 

@@ -2,8 +2,8 @@
 
 `bench-client compare` on two nodes, long enough for the windows to slide: after 60 s the first admissions leave them.
 Keys of very different load, and limits that an average key meets in all three dimensions at once, so that chance
-decides which binds. The page goes beside the records in results/report; figures and, where chromium and its driver are
-there, a picture of the page into benchmarks/figures.
+decides which binds; a tenth of them share limits of an account, too. The page goes beside the records in
+results/report; figures and, where chromium and its driver are there, a picture of the page into benchmarks/figures.
 
     python -m benchmarks.report [--qps RATE] [--seconds S] [--out DIR] [--figures DIR]
 """

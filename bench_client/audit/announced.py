@@ -11,7 +11,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from bench_client.audit.paths import FLAT_NAMES, RequestPath, WindowLimit
+from bench_client.audit.paths import FLAT_NAMES, MINUTE_MS, RequestPath, WindowLimit
+from bench_client.audit.units import DIMENSIONS
 from bench_client.records.record import Record
 
 MAX_LISTED = 16
@@ -36,6 +37,8 @@ class Listed:
     amounts: tuple[int, ...]
     positions: dict[int, tuple[int, ...]]
     """By ordinal of a limit on the path: its position in the list, or all that it may be at."""
+    per_minute: tuple[tuple[int, ...], ...] = ()
+    """Positions of the limits of exactly one minute, by unit; empty if some limits are not in the list."""
     changed: tuple[WindowLimit, ...] = ()
     """Limits that have another amount than the keys file declares."""
 
@@ -131,8 +134,14 @@ def _matched(path: RequestPath, items: list[tuple[str, int, int]]) -> Listed:
         for ordinal, (first, *_) in positions.items()
         if items[first][1] != path.limits[ordinal].limit.amount
     )
+    minutes = [
+        (path.limits[declared[name, seconds][0]].limit.unit, position)
+        for position, (name, _, seconds) in enumerate(items)
+        if path.limits[declared[name, seconds][0]].window.per_ms == MINUTE_MS
+    ]
     names, amounts, _ = zip(*items, strict=True) if items else ((), (), ())
-    return Listed(names, amounts, positions, changed)
+    per_minute = tuple(tuple(each for unit_of, each in minutes if unit_of == unit) for unit in range(len(DIMENSIONS)))
+    return Listed(names, amounts, positions, per_minute if len(items) == listed else (), changed)
 
 
 def _told_apart(

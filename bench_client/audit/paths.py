@@ -17,7 +17,9 @@ from bench_client.audit.units import DIMENSIONS, UNITS
 from bench_client.load.declared_limits import ENFORCE, OWN, DeclaredLimit, DeclaredTree, KeyPath
 from bench_client.records.record import Record
 
-WINDOW_MS = 60_000
+MINUTE_MS = 60_000
+WINDOW_MS = MINUTE_MS
+"""The length of plain keys' windows."""
 TICK_MS = 100
 BUCKETS = 600
 FLAT_NAMES = ("rpm", "input-tpm", "output-tpm")
@@ -223,7 +225,7 @@ def _path_limit(window: Window, place: int, path: KeyPath) -> PathLimit:
     name = header_text(f"{subject} {declared.unit}/{length_text(window.per_ms)}")
     if not limit.enforces:
         return PathLimit(window, place, "", name, header_text(declared.name) or name)
-    is_flat = not path.account and window.per_ms == WINDOW_MS and not window.models and limit.unit < len(FLAT_NAMES)
+    is_flat = not path.account and window.per_ms == MINUTE_MS and not window.models and limit.unit < len(FLAT_NAMES)
     return PathLimit(window, place, FLAT_NAMES[limit.unit] if is_flat else name, name, "")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bench_client.audit.announced import Told
+from bench_client.audit.announced import Told, limits_of, remaining_of
 from bench_client.audit.findings import INCONSISTENT, Findings
 from bench_client.audit.outcomes import Rejection
 from bench_client.audit.paths import RequestPath
@@ -31,6 +31,7 @@ def _of_any(record: Record, path: RequestPath, told: Told | None) -> Iterator[st
         for name, limit, remaining in zip(names, told.listed.amounts, told.remaining, strict=True):
             if not 0 <= remaining <= limit:
                 yield f"{remaining} {name} remaining of a limit of {limit}"
+        yield from _of_minutes(record, told)
     elif not path.is_plain and not failed_upstream(record):
         yield "RateLimit doesn't list the limits of RateLimit-Policy"
     elif record.status != 429 and path.is_plain:  # a 429 of the upstream may replace the limiter's
@@ -39,6 +40,17 @@ def _of_any(record: Record, path: RequestPath, told: Told | None) -> Iterator[st
         yield "no x-limiter-reserved-output"
     elif record.max_tokens is not None and record.reserved_output != record.max_tokens:
         yield f"{record.reserved_output} output tokens reserved for a cap of {record.max_tokens}"
+
+
+def _of_minutes(record: Record, told: Told) -> Iterator[str]:
+    """Check that `x-ratelimit-*` are of the limit of a minute with the fewest remaining, and of these the smallest."""
+    amounts, left = told.listed.amounts, told.remaining
+    figures = zip(DIMENSIONS, told.listed.per_minute, limits_of(record), remaining_of(record), strict=False)
+    for name, positions, limit, remaining in figures:
+        tightest = min(((left[at], amounts[at]) for at in positions), default=(None, None))
+        if (remaining, limit) != tightest:
+            expected = f"{tightest[0]} of {tightest[1]}"
+            yield f"x-ratelimit-* tell {remaining} of {limit} {name}, RateLimit {expected} per minute"
 
 
 def _of_admission(record: Record, path: RequestPath, told: Told | None) -> Iterator[str]:

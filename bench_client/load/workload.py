@@ -173,7 +173,7 @@ def draw_zipf(count: int, population: int, skew: float, rng: Random) -> array[in
 
 
 def _picker(places: Sequence[int], skew: float) -> Callable[[float], int]:
-    """Return the key for a number from 0 to 1, so that even numbers draw as ``draw_zipf`` does."""
+    """Return the key for a number from 0 to 1, so that random numbers draw as ``draw_zipf`` does."""
     count = len(places)
     if skew == 0:
         return lambda part: places[int(part * count)]

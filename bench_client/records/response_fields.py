@@ -70,7 +70,8 @@ _TEXT_FIELDS = {"node", "exceeded", "degraded", "limit", "audited", "policies", 
 _POLICY_NAME = re.compile(r'"([^"]*)"')
 _USUAL_POLICIES = {"rpm", "input-tpm", "output-tpm"}
 """The names in `RateLimit-Policy` of a key's own three limits a minute."""
-_REQUESTED = re.compile(r"Limit \d+(?:, Used \d+)?, Requested (\d+)")  # a key may be named anything
+# A key may be named anything; of a limit that its caller must not see there is one number only.
+_REQUESTED = re.compile(r"(?:Limit \d+(?:, Used \d+)?, |of its account: )Requested (\d+)")
 _SPELLINGS_MAX = 1_000
 _spellings: dict[bytes, str | None] = {}
 """Header names as servers spell them, so that each is lowered once instead of per response."""

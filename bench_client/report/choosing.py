@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable
 
 from bench_client.audit.report import share_used
 from bench_client.audit.timeline import DIMENSIONS
@@ -30,23 +30,27 @@ def choose_keys(keys: dict[str, KeyUse], fullest: dict[str, str]) -> list[PlainL
     return shown
 
 
-def by_fullness(limits: Sequence[AuditedLimit]) -> list[AuditedLimit]:
+def in_order(limits: Iterable[AuditedLimit], shared: Collection[str]) -> list[AuditedLimit]:
     """Return the limits: those that rejected, those that would have, the others; of each kind the fullest first.
 
     Of equally full ones, by whole percent, those come first that rejected most: many keys may be at their limits while
-    their account is a token below its own.
+    their account is a token below its own. Of the keys' own limits of one unit and window, the first stands for all:
+    the others come after all else of their kind. ``shared``: the subjects that aren't single keys.
     """
-
-    def place(limit: AuditedLimit) -> tuple[int, float, int]:
-        return _kind(limit), -round(limit.share, 2), -limit.rejected_or_would_have
-
-    return sorted(limits, key=place)
+    met: set[object] = set()
+    order = []
+    by_fullness = sorted(limits, key=lambda each: (_kind(each), -round(each.share, 2), -each.rejected_or_would_have))
+    for place, each in enumerate(by_fullness):
+        alike = (_kind(each), each.subject if each.subject in shared else "", *each[1:4])
+        order.append((_kind(each), alike in met, place))
+        met.add(alike)
+    return [by_fullness[place] for _, _, place in sorted(order)]
 
 
 def choose_limits(
-    audited: Sequence[AuditedLimit], declared: Sequence[TreeLimit]
+    limits: Iterable[AuditedLimit], declared: Iterable[TreeLimit]
 ) -> list[tuple[AuditedLimit, TreeLimit]]:
-    """Return the limits to show, as ``by_fullness``, but of each kind the first of each subject before others of it.
+    """Return the first of ``limits``, which are in order, to show.
 
     A limit whose name and window two keys without an account share is passed over: the audit's figures don't tell
     which of them is meant.
@@ -54,14 +58,8 @@ def choose_limits(
     known: dict[object, list[TreeLimit]] = {}
     for limit in declared:
         known.setdefault(limit.limit[:4], []).append(limit)
-    limits = [each for each in by_fullness(audited) if len(known.get(each[:4], ())) == 1]
-    met: set[tuple[int, str]] = set()
-    order = []
-    for place, each in enumerate(limits):
-        is_first = (_kind(each), each.subject) not in met
-        met.add((_kind(each), each.subject))
-        order.append((_kind(each), not is_first, place))
-    return [(limits[place], known[limits[place][:4]][0]) for _, _, place in sorted(order)[:SHOWN_LIMITS]]
+    certain = [(each, known[each[:4]]) for each in limits if each[:4] in known]
+    return [(each, found[0]) for each, found in certain if len(found) == 1][:SHOWN_LIMITS]
 
 
 def _kind(limit: AuditedLimit) -> int:

@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 from bench_client.records.run_directory import open_records
 from bench_client.report.audit_figures import AuditedLimit, AuditFigures, audit_of
-from bench_client.report.choosing import choose_keys, choose_limits
+from bench_client.report.choosing import choose_keys, choose_limits, in_order
 from bench_client.report.collect import Collected, collect
 from bench_client.report.loads import Batches, batches_of, processes_of
-from bench_client.report.shown_limits import PlainLimit, tree_limits
+from bench_client.report.shown_limits import PlainLimit, shared_subjects, tree_limits
 from bench_client.report.sources import Source, printable
 from bench_client.report.windows import WindowSeries, window_series
 from bench_client.servers.servers_file import ProcessUse, read_servers
@@ -35,8 +35,10 @@ class ReportedRun:
     audit: AuditFigures
     windows: list[WindowSeries]
     """Of plain keys; empty where a limiter decided nothing of such a key."""
+    limits: list[AuditedLimit]
+    """On the paths of all other keys, in the order in which they are shown."""
     tree_windows: list[TreeWindow]
-    """Of limits on the paths of all other keys."""
+    """Of the first of these limits."""
     sampled: bool
     """Whether the run has a ``servers.json``."""
     batches: Batches | None
@@ -66,12 +68,13 @@ def gather(source: Source) -> ReportedRun:
     info, tree = source.info, source.info.tree
     plain = {key: use for key, use in records.keys.items() if key not in tree.keys}
     keys = choose_keys(plain, {dimension: fill.key for dimension, fill in audit.fullest})
-    limits = choose_limits(audit.limits, tree_limits(tree, str(info.settings.get("model") or "")))
+    limits = in_order(audit.limits, shared_subjects(tree))
+    chosen = choose_limits(limits, tree_limits(tree, str(info.settings.get("model") or "")))
     series: list[WindowSeries] = []
     if records.clock_ms is not None:
         series = window_series(
             open_records(source.directory, info),
-            [*keys, *(limit for _, limit in limits)],
+            [*keys, *(limit for _, limit in chosen)],
             clock_ms=records.clock_ms,
             until_s=records.summary.sending_s,
         )
@@ -80,7 +83,8 @@ def gather(source: Source) -> ReportedRun:
         records,
         audit,
         [each for each in series if isinstance(each.shown, PlainLimit)],
-        [TreeWindow(audited, each) for audited, limit in limits for each in series if each.shown is limit],
+        limits,
+        [TreeWindow(audited, each) for audited, limit in chosen for each in series if each.shown is limit],
         servers is not None,
         batches_of(servers),
         processes_of(servers),

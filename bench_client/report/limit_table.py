@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from bench_client.audit.paths import length_text
 from bench_client.report.audit_figures import AuditedLimit
-from bench_client.report.choosing import by_fullness
 from bench_client.report.gather import ReportedRun
 from bench_client.report.words import NEVER_SLID, UNITS, share
 
@@ -14,12 +13,12 @@ MAX_ROWS = 12
 
 def limit_rows(run: ReportedRun) -> list[list[str]]:
     """Return one row per limit, with a cell per heading; the fullest limits that rejected come first."""
-    return [_cells(limit) for limit in by_fullness(run.audit.limits)[:MAX_ROWS]]
+    return [_cells(limit) for limit in run.limits[:MAX_ROWS]]
 
 
 def left_out(run: ReportedRun) -> str:
     """Return how many limits the table leaves out, in words; empty if none."""
-    others = by_fullness(run.audit.limits)[MAX_ROWS:]
+    others = run.limits[MAX_ROWS:]
     if not others:
         return ""
     fullest = max(others, key=lambda limit: limit.share)

@@ -74,8 +74,8 @@ def _big_figure(name: str, value: str, remark: str) -> str:
 
 def _figure_sections(runs: Sequence[ReportedRun], drawn: dict[str, Drawing]) -> list[str]:
     windows = [(run, f"windows-{place + 1}") for place, run in enumerate(runs)]
-    unaudited = [run.label for run in runs if not run.windows and not run.audit.limits]
-    without_plain = [run.label for run in runs if not run.windows and run.audit.limits]
+    unaudited = [run.label for run in runs if not run.windows and not run.limits]
+    without_plain = [run.label for run in runs if not run.windows and run.limits]
     unbatched = [run.label for run in runs if run.batches is None]
     unmeasured = [run.label for run in runs if not run.processes]
     return [
@@ -123,11 +123,11 @@ def _figure_sections(runs: Sequence[ReportedRun], drawn: dict[str, Drawing]) -> 
 
 def _limits_section(runs: Sequence[ReportedRun], drawn: dict[str, Drawing]) -> list[str]:
     """Return the section on all limits but those of plain keys; nothing where there are none."""
-    if not any(run.audit.limits for run in runs):
+    if not any(run.limits for run in runs):
         return []
     parts = []
     for place, run in enumerate(runs):
-        if run.audit.limits:
+        if run.limits:
             parts += [f"<h3>{_text(run.label)}</h3>" if len(runs) > 1 else "", _limits_table(run)]
             parts += [_figure(drawn[name]) for name in (f"limits-{place + 1}",) if name in drawn]
     return [
@@ -138,7 +138,7 @@ def _limits_section(runs: Sequence[ReportedRun], drawn: dict[str, Drawing]) -> l
             f"{NEVER_SLID} was only filled: nothing became free by time.",
             parts,
             _missing(
-                [run.label for run in runs if not run.audit.limits],
+                [run.label for run in runs if not run.limits],
                 "no key used has other limits than its three per minute",
             ),
         )

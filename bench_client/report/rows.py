@@ -123,7 +123,7 @@ def _audit(runs: Sequence[ReportedRun]) -> list[Row]:
                     f"fullest window, {name}", ["–" if fill is None else share(fill.used, fill.limit) for fill in fills]
                 )
             )
-    rows += _counts("limits of accounts, teams and the like", [len(audit.limits) for audit in audits], part=False)
+    rows += _counts("limits of accounts, teams and their keys", [len(audit.limits) for audit in audits], part=False)
     return rows + _counts("unknown outcomes", [audit.unknown for audit in audits], part=False)
 
 

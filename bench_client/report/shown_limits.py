@@ -17,7 +17,7 @@ from urllib.parse import unquote
 
 from bench_client.audit.paths import HIDDEN_NAME, length_text
 from bench_client.audit.timeline import DIMENSIONS, WINDOW_MS, is_decided, limits_of
-from bench_client.load.declared_limits import ENFORCE, OWN, DeclaredLimit, DeclaredTree, KeyPath
+from bench_client.load.declared_limits import AUDIT, ENFORCE, OWN, DeclaredLimit, DeclaredTree, KeyPath
 from bench_client.records.record import Record, failed_upstream
 
 UNKNOWN = -1
@@ -127,7 +127,7 @@ class TreeLimit(NamedTuple):
         return not self.limit.models or matches(self.limit.models, record.model or self.only_model)
 
     def _announced(self, record: Record) -> int:
-        if record.policies is None:
+        if record.policies is None or self.limit.mode == AUDIT:  # an audited limit is never announced
             return UNKNOWN
         amounts = _amounts_by_name(record.policies).get(self.policy_name or self.names[record.key], ())
         if len(amounts) > 1:  # limits for other models have the same name: the declared number tells which it is
@@ -149,6 +149,14 @@ def tree_limits(tree: DeclaredTree, only_model: str) -> list[TreeLimit]:
             if not path.account and limit.per_ms == WINDOW_MS and not limit.models:
                 policy_names[place] = _FLAT_NAMES.get(limit.unit, "")
     return [TreeLimit(*each, only_model) for each in zip(tree.limits, names, policy_names, strict=True)]
+
+
+def shared_subjects(tree: DeclaredTree) -> set[str]:
+    """Return the names of the accounts and teams of the tree."""
+    teams = {f"{path.account}/{path.team}" if path.team else path.account for path in tree.keys.values()}
+    return {
+        "/".join(parts[:depth]) for parts in (team.split("/") for team in teams) for depth in range(1, len(parts) + 1)
+    }
 
 
 def _name(limit: DeclaredLimit, path: KeyPath) -> str:

@@ -311,9 +311,12 @@ def held_until(is_so: Callable[[], bool], chat: Handler) -> Handler:
 async def stop(runner: web.AppRunner) -> None:
     """End a server and leave no connection open, whether its client reads or not."""
     ports = {address[1] for address in runner.addresses}
+    listening = [each for site in runner.sites for each in site._server.sockets]  # type: ignore[attr-defined]
+    for each in listening:
+        asyncio.get_running_loop().remove_reader(each.fileno())
+    await several_turns()  # asyncio forgets connections that are accepted, but not set up, when a server closes
     for site in tuple(runner.sites):
         await site.stop()
-    await several_turns()  # a connection that has just been accepted is the runner's some turns later
     await runner.cleanup()
     await abort_connections(ports)
 

@@ -274,9 +274,9 @@ def test_a_retry_time_that_is_too_long_is_found_by_another_keys_admission() -> N
 
 
 @pytest.mark.parametrize(("by", "kind"), [(1, TOO_LITTLE), (-1, TOO_MUCH)])
-@pytest.mark.parametrize("name", ["acme tokens/1h", "acme/research requests/1m", "acme/alice requests/1s"])
+@pytest.mark.parametrize("name", ["acme tokens/1h", "acme/research requests/2m", "acme/alice requests/1s"])
 def test_a_single_counter_that_is_wrong_by_one_is_found(name: str, by: int, kind: str) -> None:
-    limits = [limit("acme tokens/1h", 900), limit("acme/research requests/1m", 90), limit("acme/alice requests/1s", 9)]
+    limits = [limit("acme tokens/1h", 900), limit("acme/research requests/2m", 90), limit("acme/alice requests/1s", 9)]
     ledger = TreeLedger(limits, teams=TEAMS)
     for index in range(4):
         ledger.ask(100 * index)
@@ -307,6 +307,26 @@ def test_states_and_policies_must_be_of_the_same_limits() -> None:
     ledger.ask(0)
     ledger.change(states='"acme requests/1h";r=99;t=1')
     assert ledger.found() == {INCONSISTENT: 1}
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"limit_requests": 9}, "x-ratelimit-* tell 6 of 9 requests, RateLimit 6 of 7 per minute"),
+        ({"limit_requests": 7, "remaining_requests": 5}, "tell 5 of 7 requests, RateLimit 6 of 7 per minute"),
+        ({"limit_input": 9, "remaining_input": 8}, "tell 8 of 9 input_tokens, RateLimit None of None per minute"),
+    ],
+)
+def test_the_usual_headers_are_of_the_tightest_limit_of_a_minute(values: dict[str, int], said: str) -> None:
+    """That has the fewest remaining, and of those that have as few the smallest."""
+    limits = [limit("acme requests/1m", 90), limit("acme/alice requests/1m", 7), limit("acme/alice requests/1s", 3)]
+    ledger = TreeLedger(limits)
+    ledger.ask(0)
+    assert ledger.audit().proved
+    ledger.change(**values)
+    report = ledger.audit()
+    assert dict(report.findings.counts) == {INCONSISTENT: 1}
+    assert said in report.findings.examples[0].message
 
 
 # ---- audited limits -------------------------------------------------------------------------------------------------
@@ -485,7 +505,7 @@ def test_one_of_several_hidden_limits_has_to_justify() -> None:
 
 def alike(amounts: tuple[int, int]) -> TreeLedger:
     limits = [
-        limit("acme requests/1m", amount, models=[model])
+        limit("acme requests/2m", amount, models=[model])
         for amount, model in zip(amounts, ("gpt*", "*4o"), strict=True)
     ]
     ledger = TreeLedger(limits)
@@ -505,17 +525,17 @@ def test_their_counters_are_checked_one_by_one_if_their_amounts_differ() -> None
     """Five and nine: two and five are left of the second and first one at most, and they are listed by share."""
     ledger = alike((5, 9))
     first = ledger.records[1]
-    assert first.states == '"acme requests/1m";r=3;t=1, "acme requests/1m";r=7;t=1'
-    ledger.change(1, states='"acme requests/1m";r=3;t=1, "acme requests/1m";r=8;t=1')
+    assert first.states == '"acme requests/2m";r=3;t=1, "acme requests/2m";r=7;t=1'
+    ledger.change(1, states='"acme requests/2m";r=3;t=1, "acme requests/2m";r=8;t=1')
     assert ledger.found() == {TOO_LITTLE: 1}
 
 
 def test_the_wider_bounds_count_if_their_amounts_do_not_differ() -> None:
     ledger = alike((5, 5))
-    assert ledger.records[5].states == '"acme requests/1m";r=0;t=1, "acme requests/1m";r=1;t=1'
-    ledger.change(5, states='"acme requests/1m";r=1;t=1, "acme requests/1m";r=1;t=1')
+    assert ledger.records[5].states == '"acme requests/2m";r=0;t=1, "acme requests/2m";r=1;t=1'
+    ledger.change(5, states='"acme requests/2m";r=1;t=1, "acme requests/2m";r=1;t=1')
     assert ledger.found() == {TOO_LITTLE: 1}, "one of the two is in use wholly"
-    ledger.change(5, states='"acme requests/1m";r=0;t=1, "acme requests/1m";r=0;t=1')
+    ledger.change(5, states='"acme requests/2m";r=0;t=1, "acme requests/2m";r=0;t=1')
     assert ledger.found() == {TOO_MUCH: 1}
 
 

@@ -17,10 +17,10 @@ from bench_client.load.declared_limits import AUDIT, DeclaredLimit, DeclaredTree
 from bench_client.records.record import Record
 from bench_client.report import write_report
 from bench_client.report.audit_figures import AuditedLimit, audit_of, audited_limit
-from bench_client.report.choosing import SHOWN_LIMITS, by_fullness, choose_limits
+from bench_client.report.choosing import SHOWN_LIMITS, choose_limits, in_order
 from bench_client.report.gather import ReportedRun, gather
 from bench_client.report.limit_table import MAX_ROWS, left_out, limit_rows
-from bench_client.report.shown_limits import TreeLimit, matches, tree_limits
+from bench_client.report.shown_limits import TreeLimit, matches, shared_subjects, tree_limits
 from bench_client.report.sources import find_sources
 from bench_client.report.verdict import remarks, sentence
 from bench_client.report.windows import window_series
@@ -123,16 +123,20 @@ def record(at_ms: int, **changes: Any) -> Record:
 
 
 def test_a_limit_is_the_one_announced_by_its_name() -> None:
-    """Percent-encoded, by its number where limits for other models have the same name, else as declared."""
+    """Percent-encoded, by its number where limits for other models have the same name, else as declared.
+
+    An audited limit is never announced, but one that rejects may have its name.
+    """
     day = 86_400_000
     odd = DeclaredLimit('a "b", 100%', "requests", day, (), 7, "enforce", "")
     some = DeclaredLimit("acme", "requests", 60_000, ("o3*",), 5, "enforce", "")
     others = DeclaredLimit("acme", "requests", 60_000, ("*o*", "x"), 6, "enforce", "")
     unseen = DeclaredLimit("acme", "tokens", 1_000, (), 9, "enforce", "")
     policies = '"a %22b%22%2C 100%25 requests/1d";q=8;w=86400, "acme requests/1m";q=6;w=60, "acme requests/1m";q=5;w=60'
-    windows = window_of([record(0, policies=policies)], odd, some, others, unseen)
-    assert [window.worst_limit for window in windows] == [8, 5, 6, 9]
-    assert [window.worst_used for window in windows] == [1, 1, 1, 7]
+    audited = odd._replace(models=("o3",), amount=4, mode=AUDIT)
+    windows = window_of([record(0, policies=policies)], odd, some, others, unseen, audited)
+    assert [window.worst_limit for window in windows] == [8, 5, 6, 9, 4]
+    assert [window.worst_used for window in windows] == [1, 1, 1, 7, 1]
     (minute, flat_day) = window_of(
         [record(0, policies='"rpm";q=3;w=60, "ali/ce requests/1d";q=4;w=86400')],
         DeclaredLimit("ali/ce", "requests", 60_000, (), 7, "enforce", ""),
@@ -185,21 +189,26 @@ def test_patterns_of_models(pattern: str, model: str, found: bool) -> None:
 # ---- which, and what is said ----------------------------------------------------------------------------------------
 
 
-def test_limits_that_rejected_come_first_and_each_subject_before_a_second_of_one() -> None:
+def test_limits_that_rejected_come_first_and_one_keys_own_for_all_alike() -> None:
     a, b = limit(used=99, rejected=5), limit(unit="tokens", used=98, rejected=1)
-    c = limit(subject="b", used=60, rejected=2)
+    key, alike = (limit(subject=f"acme/{n}", used=60 - n, rejected=9) for n in (1, 2))
+    team, low = limit(subject="acme/x", used=60, rejected=1), limit(subject="acme/3", used=1, per_ms=1_000, rejected=1)
     audited = limit(mode=AUDIT, per_ms=1_000, used=300, would_have_rejected=4)
     full, other = limit(unit="input_tokens", used=100), limit(unit="output_tokens")
-    everything = [other, full, audited, c, b, a]
-    assert by_fullness(everything) == [a, b, c, audited, full, other]
+    everything = [other, full, audited, alike, low, team, key, b, a]
+    assert in_order(everything, {"acme", "acme/x"}) == [a, b, team, key, low, alike, audited, full, other]
     full_ones = [limit(name="x", rejected=1), limit(name="y", used=100_000, limit=100_001, rejected=2)]
-    assert by_fullness(full_ones)[0].name == "y"
+    assert in_order(full_ones, {"acme"})[0].name == "y"
     declared = [TreeLimit(DeclaredLimit(*each[:4], 100, each.mode, ""), {}, "", "") for each in everything]
-    chosen = [each for each, _ in choose_limits([*everything, limit(subject="undeclared")], declared)]
-    assert chosen == [a, c, b, audited, full, other]
-    twice = [*declared, declared[everything.index(a)]]
-    first, *_ = choose_limits(everything, twice)
-    assert first[0] == b, "which of the two is full is not known"
+    chosen = choose_limits([limit(subject="undeclared"), *everything], declared)
+    assert [each for each, _ in chosen] == everything[:SHOWN_LIMITS]
+    assert all(each[:4] == shown.limit[:4] for each, shown in chosen)
+    first, *_ = choose_limits([a, b], [*declared, declared[-1]])
+    assert first[0] == b, "which of two limits called alike is full is not known"
+
+
+def test_accounts_and_teams_are_no_single_keys(simulation: TreeSimulation) -> None:
+    assert shared_subjects(simulation.tree) == {"acme", "acme/research", "acme/research/vision", "acme/sales"}
 
 
 def test_the_table_says_how_full_how_often_and_what_to_mind(run: ReportedRun) -> None:
@@ -211,8 +220,8 @@ def test_the_table_says_how_full_how_often_and_what_to_mind(run: ReportedRun) ->
     assert burst[-1] == "audited"
     assert re.fullmatch(r"\d+ would be", burst[1])
     assert left_out(run) == ""
-    many = run.audit.__class__(True, "", limits=tuple(limit(subject=f"{n}", used=n) for n in range(MAX_ROWS + 2)))
-    run = ReportedRun(run.source, run.records, many, [], [], False, None, [])
+    many = [limit(subject=f"{n}", used=n) for n in reversed(range(MAX_ROWS + 2))]
+    run = ReportedRun(run.source, run.records, run.audit, [], many, [], False, None, [])
     assert len(limit_rows(run)) == MAX_ROWS
     assert left_out(run) == "2 more, of which the fullest window held 1.0 % of its limit"
 

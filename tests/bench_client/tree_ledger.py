@@ -220,6 +220,7 @@ class TreeLedger:
 
     def _headers(self, who: str, enforced: list[int], time_ms: int) -> dict[str, Any]:
         rows = []
+        minutes: dict[str, list[tuple[int, int]]] = {unit: [] for unit in UNITS}
         for place, each in enumerate(enforced):
             if self._is_shown(who, each):
                 amount = self.limits[each].amount
@@ -227,8 +228,14 @@ class TreeLedger:
                 name = self._shown(who, each, in_list=True)
                 policy = f'"{name}";q={amount};w={self.limits[each].per_ms // 1_000}'
                 rows.append((left / amount if amount else 0.0, place, policy, f'"{name}";r={left};t=1'))
+                if self.limits[each].per_ms == 60_000:
+                    minutes[self.limits[each].unit].append((left, amount))
         rows = sorted(rows)[:16]
-        return {
+        tightest: dict[str, int | None] = {}
+        for unit, name in zip(UNITS, ("requests", "input", "output"), strict=False):
+            least = min(minutes[unit], default=(None, None))
+            tightest |= {f"remaining_{name}": least[0], f"limit_{name}": least[1]}
+        return tightest | {
             "policies": ", ".join(row[2] for row in rows) or None,
             "states": ", ".join(row[3] for row in rows) or None,
             "has_other_limits": True,

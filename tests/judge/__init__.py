@@ -4,7 +4,7 @@
 
 `records` says what is written down, and `policies` what an account is; `bounds` says what a window may hold. `ledgers`
 takes a record apart by window; `windows`, `own_share`, `counted`, `told` and `told_paths` judge it, with `times`.
-`node`, `proxy`, `store`, `account_store`, `traffic`, `drawing`, `faults` and `account_faults` make a record.
+`node`, `proxy`, `store`, `account_store`, `traffic`, `drawing`, `sharing` and the modules of faults make a record.
 `scenarios` draws a run, `run` carries it out, and `at_rest` asks when nothing else happens.
 
 ``python -m tests.judge.moves`` does the same for keys that move between accounts, by rules of its own: see `moves`.

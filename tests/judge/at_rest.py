@@ -39,7 +39,7 @@ def foretell(
         for unit, limit in enumerate(rule.limits):
             if needs[unit] > limit and limit < least:
                 smallest, least = Foretold(NEVER, window, unit), limit
-            elif needs[unit] and limit != NO_LIMIT:
+            elif needs[unit]:  # where there is no limit, a window holds `NO_LIMIT` at most
                 retry_ms = _frees_ms(rule, buckets, unit, needs[unit] - limit, now_ms)
                 if retry_ms > latest.retry_ms:
                     latest = Foretold(REJECTED, window, unit, retry_ms)

@@ -30,6 +30,8 @@ counts it. All bounds follow from three rules, and the judge checks these, at ea
 - However many losses: at its last admission each node itself holds at most L by rule 2 (or S by rule 1), so that all N
   together hold at most N x L.
 - A death adds an incarnation: one more share in an outage, one more L in the last line.
+- Where the number of nodes changes, N is the number by which an admission was shared out, and in a bound the smallest
+  one within the window. (Nodes that are told too small a number have larger shares: the bound is larger by that.)
 - A deletion forgets the usage with the key: what was admitted before it is put again doesn't count any more.
 - A limit that changes: L is the one that the admission was decided with, which has to be one in force then.
 - A clock step forward ends windows early: nothing is promised. A step back keeps history for as long as before, so L;
@@ -44,7 +46,8 @@ was on: one that was declared, or whose limits were taken away less than its len
 - Rule 1 holds for windows of up to a minute. In a longer one, a node knows too little of itself after a restart, and
   forgets most of the usage where it goes by its own alone. So there it admits up to ``(L - U) // N`` since the store
   last told it U, the usage then, and nothing if it was never told. Of what it admits so, ``unknown(j) <= L // N``; the
-  judge checks that for each node, since the last reply to a request that it asked after all of these.
+  judge checks that for each node, since the last reply to a request that it asked after all of these, with U at least
+  what the store had admitted before and still counts.
 - The ceiling is the same, for this reason: each U may be of another time. The worst is told U = 0 before the others use
   up L through the store: ``L + (N - 1) x (L // N)``. If all N are alone, the one told last knew all U that the store
   had: ``U + (L - U) // N + (N - 1) x (L // N)``, which is most at U = L. U counts a node's charges, so that a further

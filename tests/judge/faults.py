@@ -264,13 +264,7 @@ async def change_limits(scene: Scene) -> None:
             await scene.put(plan.kid, limits, plan.reserve)
 
 
-# ---- nodes, clocks and slots -----------------------------------------------------------------------------------------
-
-
-async def death(scene: Scene) -> None:
-    """A node dies without draining, and another takes its place."""
-    async with scene.store.commands:  # a new node has to find its store once, as it does in life
-        await scene.replace_node(scene.rng.randrange(len(scene.nodes)))
+# ---- clocks and slots -----------------------------------------------------------------------------------------------
 
 
 async def step_clock(scene: Scene) -> None:

@@ -120,7 +120,7 @@ class JudgedNode:
             topology,
             timeout_ms=record.timeout_ms,
             window_buckets=record.window_buckets,
-            policy=lambda _: policy(record.policy, lambda: record.nodes),
+            policy=lambda _: policy(record.policy, lambda: record.sharing.nodes),
             **declared_option(declared),
         )
         await dispatcher.start()

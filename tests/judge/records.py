@@ -10,6 +10,8 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from .sharing import Sharing
+
 if TYPE_CHECKING:
     from .policies import Declared
 
@@ -244,6 +246,10 @@ class Record:
     """What was done, in words."""
     faults: int = 0
     """How many were drawn."""
+    sharing: Sharing = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.sharing = Sharing(self.nodes)
 
     @property
     def window_ms(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from . import account_faults, faults
+from . import account_faults, faults, fleet_faults
 from .faults import Fault
 from .records import EXACT_CLOCK, STEPPED_BACK, STEPPED_FORWARD
 from .store import FAKETIME
@@ -22,6 +22,7 @@ NETWORK: tuple[Fault, ...] = (
 SERVER: tuple[Fault, ...] = (faults.freeze, faults.flush_scripts, faults.kill_clients, faults.out_of_memory)
 DATA: tuple[Fault, ...] = (faults.lose_window, faults.lose_limits, faults.lose_everything, faults.roll_back)
 KEYS: tuple[Fault, ...] = (faults.delete_key, faults.change_limits)
+FLEET: tuple[Fault, ...] = (fleet_faults.death, fleet_faults.miscount)
 ACCOUNTS: tuple[Fault, ...] = (account_faults.change_policy, account_faults.change_policy, account_faults.take_key_out)
 
 
@@ -52,7 +53,8 @@ SCENARIOS = {
         Scenario("rollback", (faults.roll_back,), keeps_data=False),
         Scenario("keys", KEYS, together=2),
         Scenario("accounts", ACCOUNTS, together=2, always_accounts=True),
-        Scenario("death", (faults.death, faults.freeze, faults.lose_requests), weight=1),
+        Scenario("death", (fleet_faults.death, faults.freeze, faults.lose_requests), weight=1),
+        Scenario("fleet", (fleet_faults.miscount, faults.freeze, faults.lose_requests), together=2),
         Scenario("clock", (faults.step_clock,), weight=1, steps_clock=True),
         Scenario(
             "moves",
@@ -62,7 +64,11 @@ SCENARIOS = {
         ),
         Scenario("cluster", (faults.move_slot, *SERVER, *DATA, *KEYS, *ACCOUNTS), "cluster", 2, 1, keeps_data=False),
         Scenario(
-            "mixed", (*NETWORK, *SERVER, *DATA, *KEYS, *ACCOUNTS, faults.death), together=3, weight=4, keeps_data=False
+            "mixed",
+            (*NETWORK, *SERVER, *DATA, *KEYS, *ACCOUNTS, *FLEET),
+            together=3,
+            weight=4,
+            keeps_data=False,
         ),
     )
 }

@@ -127,6 +127,12 @@ def test_no_window_is_sure_to_hold_what_was_told_more_than_its_length_later() ->
     assert made.refuted == {"a request beyond its budget"}
     made.record.stalls.append((START + 10, START + 1_499))
     assert not made.refuted
+    alone = MadeUp(2)
+    alone.record.stalls.append((START + 10, START + 1_499))
+    for at_ms in (1_300, 1_400):
+        alone.alone(at_ms)
+    alone.ask(0, degraded="local", told_ms=START + 1_500)
+    assert not alone.refuted
 
 
 @pytest.mark.parametrize("dimension", [1, 2])
@@ -167,6 +173,18 @@ def test_a_node_alone_admits_its_share_and_not_one_more() -> None:
     assert not made.refuted
     made.alone(12, node=1)
     assert made.refuted == {"more than its share", "ceiling"}
+
+
+def test_a_share_is_by_the_number_of_nodes_that_was_told() -> None:
+    made = MadeUp(1)
+    made.record.sharing.change(START + 10.0, 2)
+    made.alone(20)
+    made.alone(30)
+    assert not made.refuted
+    made.alone(40)
+    assert made.refuted == {"more than its share"}
+    made.record.sharing.change(START + 35.0, 1)
+    assert not made.refuted
 
 
 def test_what_a_node_had_admitted_through_the_store_is_part_of_its_share() -> None:
@@ -505,6 +523,7 @@ _TRIES = 5
         ("network", 1),
         ("lies", 22),
         ("freeze", 5),
+        ("fleet", 2),
         ("server", 1),
         ("loss", 3),
         ("rollback", 37),

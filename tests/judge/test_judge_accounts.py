@@ -18,6 +18,7 @@ from judge.records import (
     AccountHistory,
     AccountPut,
     Count,
+    Loss,
     Op,
     Peek,
     Place,
@@ -130,6 +131,33 @@ def test_a_node_alone_has_its_share_of_a_long_window_since_the_last_word_to_it()
     assert not made.refuted
     made.ask(8_000, told_ms=START + 8_000.1, **alone)
     assert made.refuted == {("more than its share", HOUR_MS)}
+
+
+def test_its_share_is_of_what_the_store_had_told_to_be_left() -> None:
+    made = MadeUp(2)
+    alone = {"degraded": "local", "at_once": True}
+    for at_ms, node in ((0, 0), (1_000, 1), (2_000, 1), (3_000, 1), (4_000, 0)):
+        made.ask(at_ms, node=node)
+    made.ask(6_000, told_ms=START + 6_000.1, **alone)
+    assert not made.refuted
+    second = made.ask(7_500, told_ms=START + 7_500.1, **alone)
+    assert made.refuted == {("more than its share", HOUR_MS)}
+    made.record.ops.remove(second)
+    made.record.ops[2].settled_ms, made.record.ops[2].settled = START + 2_500.0, (0, 0, 0)
+    made.ask(7_500, told_ms=START + 7_500.1, **alone)
+    assert made.refuted == {("more than its share", HOUR_MS)}, "of three, one is its share"
+    made.history.losses.append(Loss(START + 5_000, START + 5_001))
+    assert ("more than its share", HOUR_MS) not in made.refuted
+
+
+def test_a_node_that_was_told_nothing_of_a_long_window_admits_nothing() -> None:
+    made = MadeUp(2)
+    made.ask(0, node=1)
+    made.ask(10, BOB)
+    made.ask(2_000, degraded="local", at_once=True, told_ms=START + 2_000.1)
+    assert made.refuted == {("more than its share", HOUR_MS)}
+    made.ask(20)
+    assert not made.refuted
 
 
 def test_a_rejection_has_a_cause() -> None:

@@ -15,6 +15,15 @@ def leaves_ms(op: Op, window_ms: int) -> int:
     return (int(op.asked_ms) if op.degraded else op.time_ms) + window_ms + 1
 
 
+def is_sure(op: Op, window_ms: int) -> bool:
+    """Return whether some window is sure to hold it.
+
+    None is where a node decided alone and its process stood still, so that it told this more than a window's length
+    after it was asked.
+    """
+    return leaves_ms(op, window_ms) > enters_ms(op)
+
+
 def holds(op: Op, at_ms: float) -> Triple:
     """Return what it holds at a time; a settle may be of the admission's own millisecond."""
     return least(op.need, op.settled) if op.settled_ms is not None and int(op.settled_ms) <= at_ms else op.need

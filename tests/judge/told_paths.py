@@ -32,6 +32,9 @@ from .records import (
     plus,
 )
 
+_HUGE = 10**14
+"""Requests of so many tokens fill what a window can hold at all, also where it has no limit."""
+
 
 def judge_told_paths(record: Record) -> Iterator[Violation]:
     """Return what callers of accounts' keys must not have been told."""
@@ -106,6 +109,8 @@ def _named(op: Op) -> Iterator[Violation]:
         return
     limit = op.path[op.exceeded].limits[op.unit] if op.exceeded >= 0 and op.unit >= 0 else NO_LIMIT
     need = by_unit(op.need)
+    if limit == NO_LIMIT and op.outcome == REJECTED and need[op.unit] >= _HUGE:
+        return
     if limit == NO_LIMIT or not need[op.unit] or (op.outcome == NEVER) != (need[op.unit] > limit):
         what = (
             f"node {op.node}: {op.outcome} {op.degraded} need {op.need}, window {op.exceeded}, unit {op.unit}, {limit}"

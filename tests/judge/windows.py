@@ -36,7 +36,7 @@ from .records import (
     most,
     plus,
 )
-from .times import enters_ms, holds, leaves_ms
+from .times import enters_ms, holds, is_sure, leaves_ms
 
 _LEAVE, _SETTLE, _BEGUN, _DONE, _DUMP, _ENTER, _TOLD = range(7)
 """The order of events of one millisecond; it is judged before what nodes told the store in it."""
@@ -84,11 +84,10 @@ def _events(ledger: Ledger) -> list[tuple[float, int, Op | Loss | Rollback | Non
         if op.outcome in DECIDED and not op.degraded:
             events.append((op.time_ms, _TOLD, op))
     for op in ledger.admitted:
-        begin_ms, end_ms = enters_ms(op), leaves_ms(op, ledger.window_ms)
-        if end_ms <= begin_ms:
-            continue  # told so late, by a process that stood still, that no window is sure to hold it
-        events.append((begin_ms, _ENTER, op))
-        events.append((end_ms, _LEAVE, op))
+        if not is_sure(op, ledger.window_ms):
+            continue
+        events.append((enters_ms(op), _ENTER, op))
+        events.append((leaves_ms(op, ledger.window_ms), _LEAVE, op))
         if op.settled_ms is not None:
             events.append((int(op.settled_ms), _SETTLE, op))
     events += [(at_ms, _DONE, None) for at_ms in history.forgotten_ms]
@@ -152,7 +151,7 @@ def _judge_group(
         for unit, limit in enumerate(ledger.largest):
             bound = ceiling(
                 limit,
-                nodes=record.nodes,
+                nodes=record.sharing.fewest(at_ms - ledger.window_ms, at_ms),
                 incarnations=known.incarnations(),
                 alone=known.alone(),
                 losses=sum(at_ms - ledger.window_ms <= loss_ms for loss_ms in losses),

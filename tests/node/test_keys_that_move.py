@@ -14,12 +14,14 @@ import pytest
 import pytest_asyncio
 from accounts_in_store import put_account
 from dispatching import dispatching
+from node_commands import eventually
 from store_tools import declare, new_api_key, store_client
 
 from limiter_node.credentials import key_id
 from limiter_node.decisions import Decision, Need, Outcome
 from limiter_node.declarations import AccountKey, Declarations
 from limiter_node.errors import KeyIsMoving
+from limiter_node.key_states import CredentialState
 from limiter_node.limiter.policies import policy
 from limiter_node.limits import Amounts
 from limiter_node.policy import AccountPolicy, KeyPolicy, Limit, PolicyWindow, Subject
@@ -321,6 +323,34 @@ async def test_admissions_without_the_store_are_charged_where_the_key_is(url: st
             assert own(await scene.used(other)) == [Amounts(3, 9, 9)]
     finally:
         await masters.close()
+
+
+async def test_what_follows_a_key_counts_in_an_outage_of_its_new_account(scene: Scene) -> None:
+    """The node has been told the usage there, without what it still has to charge."""
+    limit = 10
+    scene.put(PolicyWindow(HOUR, limits=(Limit(0, limit),)))
+    async with nodes(scene.url, 1, policy=lambda _: policy("local", lambda: 1)) as (node,):
+        admitted(await node.admit(scene.kid, Need(1, 1, 0)))
+        account = node._accounts.known(scene.a.tag)
+        assert account is not None
+        for _ in range(2):
+            admitted(node.outage.decide(node._queues[scene.kid], Need(1, 1, 0)))  # type: ignore[arg-type]
+        await scene.move(scene.b.tag)
+        charges, account.charges = account.charges, None  # so that they come after it
+        assert (await node.find(scene.kid)) is CredentialState.VALID
+        await node._finder.find(scene.kid, is_missed=True)
+        admitted(await node.admit(scene.kid, Need(1, 1, 0)))
+        account.charges = charges
+        there = node._accounts.known(scene.b.tag)
+        assert there is not None
+        schedule, node._forwarding._schedule = node._forwarding._schedule, lambda _: None
+        node._schedule.add(account)
+        await eventually(lambda: bool(there.charges))
+        alone = [node.outage.decide(node._queues[scene.kid], Need(1, 1, 0)) for _ in range(limit)]  # type: ignore[arg-type]
+        assert sum(each.outcome is Outcome.ADMITTED for each in alone) == limit - 4
+        schedule(there)
+        assert await node.drain(5)
+        assert own(await scene.used(node)) == [Amounts(limit, limit, limit)]
 
 
 async def test_a_loss_at_the_target_is_charged_again_with_what_went_along(scene: Scene) -> None:
