@@ -500,6 +500,21 @@ def test_of_seventeen_limits_sixteen_are_announced_and_all_are_judged() -> None:
     assert ledger.found()[WINDOW] == 5
 
 
+@pytest.mark.parametrize(("shown", "word"), [(5, "PROVED"), (4, "INCOMPLETE")])
+def test_long_names_let_a_header_hold_fewer_limits(shown: int, word: str) -> None:
+    """A header has at most 4,096 characters of limits: of these, five."""
+    who = "a" * 700
+    ledger = TreeLedger([limit(f"{who} requests/{n}h", 100 + n) for n in range(1, 9)])
+    ledger.ask(0, who)
+    record = ledger.records[0]
+    ledger.change(
+        0,
+        policies=", ".join((record.policies or "").split(", ")[:shown]),
+        states=", ".join((record.states or "").split(", ")[:shown]),
+    )
+    assert ledger.audit().word == word
+
+
 def own_run(*, rejected_by: int | None = None) -> TreeLedger:
     """The account's limit is hidden; after 5 s its window holds nothing from before the run."""
     ledger = TreeLedger([limit("acme requests/1s", 3), limit("acme/alice requests/1m", 50)], show="own")
