@@ -40,23 +40,23 @@ def tree_keys(qps: float, seconds: float) -> str:
     asked = qps * seconds
     account = [
         _limit("requests", 0.7 * qps, "1s"),
-        _limit("requests", 0.4 * qps * 60, "1m"),
-        _limit("tokens", 0.33 * TOKENS * asked, "1h"),
-        _limit("output_tokens", 0.35 * OUTPUT_TOKENS * qps * 60, "1m", 'models = ["gpt-4o*"], name = "usual models"'),
-        _limit("output_tokens", 0.12 * OUTPUT_TOKENS * qps * 60, "1m", 'models = ["O3*", "gpt-5"]'),
+        _limit("requests", 0.38 * qps * 60, "1m"),
+        _limit("tokens", 0.32 * TOKENS * asked, "1h"),
+        _limit("output_tokens", 0.26 * OUTPUT_TOKENS * qps * 60, "1m", 'models = ["gpt-4o*"], name = "usual models"'),
+        _limit("output_tokens", 0.1 * OUTPUT_TOKENS * qps * 60, "1m", 'models = ["O3*", "gpt-5"]'),
         _limit("tokens", 0.4 * TOKENS * qps, "1s", 'mode = "audit", name = "too much, at once"'),
     ]
     team = [
-        _limit("requests", 0.22 * qps, "1s"),
-        _limit("tokens", 0.11 * TOKENS * qps * 60, "1m"),
-        _limit("input_tokens", 0.09 * INPUT_TOKENS * asked, "1h"),
-        _limit("requests", 0.02 * asked, "1h", 'models = ["o3*"]'),
+        _limit("requests", 0.2 * qps, "1s"),
+        _limit("tokens", 0.095 * TOKENS * qps * 60, "1m"),
+        _limit("input_tokens", 0.085 * INPUT_TOKENS * asked, "1h"),
+        _limit("requests", 0.014 * asked, "1h", 'models = ["o3*"]'),
         _limit("requests", 0.1 * qps * 60, "1m", 'mode = "audit"'),
     ]
     key = [
         _limit("requests", max(0.02 * qps, 2), "1s"),
-        _limit("output_tokens", 0.02 * OUTPUT_TOKENS * qps * 60, "1m"),
-        _limit("requests", 0.012 * asked, "1h"),
+        _limit("output_tokens", 0.007 * OUTPUT_TOKENS * qps * 60, "1m"),
+        _limit("requests", 0.006 * asked, "1h"),
     ]
     text = f"[accounts.acme]\nlimits = [{', '.join(account)}]\n"
     text += "".join(f"[accounts.acme.teams.{name}]\nlimits = [{', '.join(team)}]\n" for name in TEAMS)

@@ -15,11 +15,11 @@ from bench_client.audit.decisions import check_decisions
 from bench_client.audit.findings import NO_DECISION, Findings
 from bench_client.audit.limit_use import uses_of
 from bench_client.audit.outcomes import Possible, is_refused, possible_admission
-from bench_client.audit.paths import Window
+from bench_client.audit.paths import WINDOW_MS, Window
 from bench_client.audit.report import OTHER_LIMITS, AuditReport, NotJudged, WorstFill
 from bench_client.audit.responses import check_responses
 from bench_client.audit.retries import check_retries
-from bench_client.audit.timeline import WINDOW_MS, Timeline, build_timelines
+from bench_client.audit.timeline import Timeline, build_timelines
 from bench_client.audit.units import DIMENSIONS, NEVER, UNBOUNDED
 from bench_client.audit.window_timeline import WindowTimeline, window_timeline
 from bench_client.audit.windows import Fullest, check_windows

@@ -11,7 +11,7 @@ from bench_client.audit.findings import PLURALS, TOO_MUCH, UNJUSTIFIED, WINDOW, 
 from bench_client.audit.limit_use import LimitUse, fullest_table
 from bench_client.audit.paths import WINDOW_MS, length_text
 from bench_client.audit.units import DIMENSIONS
-from bench_client.audit.windows import share_used as share_used
+from bench_client.audit.windows import share_used
 from bench_client.results.tables import table
 
 EXAMPLES_SHOWN = 5

@@ -7,23 +7,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from bench_client.audit.announced import Announcements, Told, UndeclaredError
-from bench_client.audit.announced import limits_of as limits_of
 from bench_client.audit.outcomes import (
     Admission,
     Possible,
     Rejection,
     admission,
     failed_admission,
+    is_decided,
     is_refused,
     possible_admission,
     possible_rejection,
     rejection,
 )
-from bench_client.audit.outcomes import is_decided as is_decided
-from bench_client.audit.paths import WINDOW_MS as WINDOW_MS
-from bench_client.audit.paths import Paths, RequestPath
-from bench_client.audit.units import DIMENSIONS as DIMENSIONS
-from bench_client.audit.units import INPUT, NEVER, OUTPUT, UNBOUNDED, UNITS
+from bench_client.audit.paths import WINDOW_MS, Paths, RequestPath
+from bench_client.audit.units import DIMENSIONS, INPUT, NEVER, OUTPUT, UNBOUNDED, UNITS
 from bench_client.load.declared_limits import DeclaredTree
 from bench_client.records.record import Record, failed_upstream
 

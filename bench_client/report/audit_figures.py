@@ -13,8 +13,9 @@ import orjson
 
 from bench_client.audit import audit_directory
 from bench_client.audit.judge import AUDIT_NAME
-from bench_client.audit.report import INCOMPLETE, PROVED, REFUTED, WorstFill, share_used
-from bench_client.audit.timeline import DIMENSIONS
+from bench_client.audit.report import INCOMPLETE, PROVED, REFUTED, WorstFill
+from bench_client.audit.units import DIMENSIONS
+from bench_client.audit.windows import share_used
 from bench_client.errors import BenchError
 from bench_client.load.declared_limits import AUDIT, UNITS
 

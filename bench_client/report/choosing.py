@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from bench_client.audit.report import share_used
-from bench_client.audit.timeline import DIMENSIONS
+from bench_client.audit.units import DIMENSIONS
+from bench_client.audit.windows import share_used
 from bench_client.report.audit_figures import AuditedLimit
 from bench_client.report.collect import KeyUse
 from bench_client.report.shown_limits import PlainLimit, TreeLimit

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench_client.audit.timeline import is_decided, limits_of
+from bench_client.audit.announced import limits_of
+from bench_client.audit.outcomes import is_decided
 from bench_client.errors import BenchError
 from bench_client.records.record import Record, failed_upstream
 from bench_client.records.record_file import RecordReader

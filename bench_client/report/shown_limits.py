@@ -15,8 +15,10 @@ from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from bench_client.audit.paths import HIDDEN_NAME, length_text
-from bench_client.audit.timeline import DIMENSIONS, WINDOW_MS, is_decided, limits_of
+from bench_client.audit.announced import limits_of
+from bench_client.audit.outcomes import is_decided
+from bench_client.audit.paths import HIDDEN_NAME, WINDOW_MS, length_text
+from bench_client.audit.units import DIMENSIONS
 from bench_client.load.declared_limits import AUDIT, ENFORCE, OWN, DeclaredLimit, DeclaredTree, KeyPath
 from bench_client.records.record import Record, failed_upstream
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from bench_client.audit.report import share_used
+from bench_client.audit.windows import share_used
 from bench_client.records.record import Record
 from bench_client.report.shown_limits import UNKNOWN, ShownLimit
 

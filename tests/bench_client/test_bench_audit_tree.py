@@ -8,7 +8,9 @@ import pytest
 from test_bench_audit import INCONSISTENT, RETRY, TOO_LITTLE, TOO_MUCH, UNJUSTIFIED, WINDOW
 from tree_ledger import TreeLedger, key_id, limit
 
-from bench_client.load.declared_limits import DeclaredTree
+from bench_client.audit.paths import Paths
+from bench_client.load.declared_limits import DeclaredTree, KeyPath
+from bench_client.records.record import Record
 
 AUDITED = "wrong x-limiter-audit"
 PAID_OFF = "admitted before an overrun was paid off"
@@ -365,6 +367,7 @@ def test_an_audited_limit_rejects_nothing_and_is_never_over() -> None:
         "rejected": 0,
         "would_have_rejected": 2,
         "slid": True,
+        "own": True,
     }
 
 
@@ -384,6 +387,41 @@ def test_usage_of_before_the_run_explains_what_is_named() -> None:
     ledger.ask(0)
     assert ledger.records[0].audited == "acme/alice tokens/1h"
     assert ledger.audit().proved
+
+
+def test_a_request_without_tokens_may_have_been_there_although_no_tokens_were() -> None:
+    ledger = TreeLedger([limit("acme input_tokens/1m", 100), limit("acme requests/1m", 1, mode="audit")])
+    ledger.carry(-1_000, "acme/alice", 1, 0, 0)
+    ledger.ask(0)
+    assert ledger.records[0].audited == "acme requests/1m"
+    assert ledger.audit().proved
+
+
+@pytest.mark.parametrize(
+    ("outer", "inner", "contains"),
+    [
+        ("acme requests/1h", "acme/research requests/1m", True),
+        ("acme requests/1h", "acme requests/1h", True),
+        ("acme/research requests/1h", "acme/research/vision requests/1m", True),
+        ("acme/research requests/1m", "acme/research requests/1h", False),
+        ("acme/research requests/1h", "acme requests/1m", False),
+        ("acme/sales requests/1h", "acme/research requests/1m", False),
+    ],
+)
+@pytest.mark.parametrize(
+    "models", [((), (), True), (("o3*",), ("o3*",), True), ((), ("o3*",), True), (("o3*",), (), False)]
+)
+def test_only_a_window_around_another_shows_that_it_was_empty(
+    outer: str, inner: str, contains: bool, models: tuple[tuple[str, ...], tuple[str, ...], bool]
+) -> None:
+    limits = [limit(outer, 9, models=models[0]), limit(inner, 9, models=models[1], mode="audit")]
+    windows = []
+    for each in limits:
+        subject = each.subject.partition("/")[2]
+        tree = DeclaredTree((each,), {"k": KeyPath("acme", subject, "path", (0,))})
+        (path_limit,) = Paths(tree, "o3").of(Record._make([None] * len(Record._fields))._replace(key="k")).limits
+        windows.append(path_limit.window)
+    assert windows[0].contains(windows[1]) is (contains and models[2])
 
 
 def test_rejected_requests_are_told_what_else_would_have_rejected_them() -> None:
@@ -463,6 +501,31 @@ def test_of_seventeen_limits_sixteen_are_announced_and_all_are_judged() -> None:
     assert ledger.found()[WINDOW] == 5
 
 
+def test_full_keys_leave_room_in_the_table_for_their_account() -> None:
+    names = [f"acme/key-{n}" for n in range(15)]
+    ledger = TreeLedger([limit("acme requests/1m", 30), *(limit(f"{name} requests/1m", 1) for name in names)])
+    for name in names:
+        ledger.ask(0, name)
+    lines = ledger.audit().text().splitlines()
+    begin = lines.index("  fullest windows of accounts, teams and their keys, 10 of 16:") + 1
+    assert [line.split()[0] for line in lines[begin : begin + 10]] == [names[0], "acme", *names[1:9]]
+
+
+@pytest.mark.parametrize(("shown", "word"), [(5, "PROVED"), (4, "INCOMPLETE")])
+def test_long_names_let_a_header_hold_fewer_limits(shown: int, word: str) -> None:
+    """A header has at most 4,096 characters of limits: of these, five."""
+    who = "a" * 700
+    ledger = TreeLedger([limit(f"{who} requests/{n}h", 100 + n) for n in range(1, 9)])
+    ledger.ask(0, who)
+    record = ledger.records[0]
+    ledger.change(
+        0,
+        policies=", ".join((record.policies or "").split(", ")[:shown]),
+        states=", ".join((record.states or "").split(", ")[:shown]),
+    )
+    assert ledger.audit().word == word
+
+
 def own_run(*, rejected_by: int | None = None) -> TreeLedger:
     """The account's limit is hidden; after 5 s its window holds nothing from before the run."""
     ledger = TreeLedger([limit("acme requests/1s", 3), limit("acme/alice requests/1m", 50)], show="own")
@@ -528,6 +591,20 @@ def test_their_counters_are_checked_one_by_one_if_their_amounts_differ() -> None
     assert first.states == '"acme requests/2m";r=3;t=1, "acme requests/2m";r=7;t=1'
     ledger.change(1, states='"acme requests/2m";r=3;t=1, "acme requests/2m";r=8;t=1')
     assert ledger.found() == {TOO_LITTLE: 1}
+
+
+def test_other_amounts_than_declared_leave_limits_of_one_name_unjudged() -> None:
+    """Nobody can tell which is which."""
+    ledger = alike((5, 9))
+    tree = DeclaredTree((ledger.limits[0]._replace(amount=6), ledger.limits[1]), ledger.tree().keys)
+    assert "acme requests/2m differ in their models only, and have other amounts" in ledger.audit(tree=tree).verdict
+
+
+def test_more_limits_of_one_name_than_declared_are_not_judged() -> None:
+    ledger = alike((5, 9))
+    (key, path) = next(iter(ledger.tree().keys.items()))
+    tree = DeclaredTree((ledger.limits[0],), {key: path._replace(limits=(0,))})
+    assert "announce more limits acme requests/2m than the keys file declares" in ledger.audit(tree=tree).verdict
 
 
 def test_the_wider_bounds_count_if_their_amounts_do_not_differ() -> None:

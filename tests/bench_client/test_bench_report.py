@@ -14,7 +14,8 @@ from bench_fakes import T0, Ledger, run_info
 from report_fakes import Simulation, write_comparison
 
 from bench_client.audit.outcomes import Admission
-from bench_client.audit.timeline import DIMENSIONS, build_timelines
+from bench_client.audit.timeline import build_timelines
+from bench_client.audit.units import DIMENSIONS
 from bench_client.audit.window_timeline import window_timeline
 from bench_client.audit.windows import Fill, check_windows
 from bench_client.errors import BenchError, BenchUsageError

@@ -37,7 +37,11 @@ rpm = 100
 [accounts.globex]
 show = "own"
 key_defaults = { rpm = 30 }
-limits = [{ requests = 7, per = "1s" }, { output_tokens = 100, per = "1s", mode = "audit" }]
+limits = [
+  { requests = 7, per = "1s" },
+  { tokens = 3_000, per = "1m" },
+  { output_tokens = 100, per = "1s", mode = "audit" },
+]
 """
 
 
@@ -99,7 +103,7 @@ def test_nodes_are_proved_on_all_levels_and_lengths(run: Path) -> None:
     limits = {(each["subject"], each["unit"], each["per_ms"], *each["models"]): each for each in told["limits"]}
     assert not any(each["over"] for each in limits.values())
     rejecting = {name for name, each in limits.items() if each["rejected"]}
-    assert {("acme", "requests", 1_000), ("globex", "requests", 1_000), ("flät, 0", "requests", 1_000)} <= rejecting
+    assert {("acme", "requests", 1_000), ("globex", "tokens", 60_000), ("flät, 0", "requests", 1_000)} <= rejecting
     assert {per for _, _, per, *_ in rejecting} == {1_000, 60_000, 3_600_000}
     assert {name[0] for name in rejecting} >= {"acme", "acme/research", "globex"}
     assert any(name[3:] for name in rejecting), "limits for some models only"
