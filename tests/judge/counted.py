@@ -69,7 +69,7 @@ def judge_counted(record: Record) -> Iterator[Violation]:
             if (peek := count.peeks.get(ledger.place)) is not None:
                 known = (op for op in ledger.ops if op.asked_ms <= count.drained_ms)
                 shares = [share_of(record, ledger, op, count.drained_ms, doubts.get(id(op), 0.0)) for op in known]
-                yield from _compare(ledger, peek, [share for share in shares if share is not None])
+                yield from _compare(record, ledger, peek, [share for share in shares if share is not None])
 
 
 def _doubts(record: Record) -> dict[int, float]:
@@ -134,7 +134,7 @@ def share_of(record: Record, ledger: Ledger, op: Op, drained_ms: float, doubt_ms
     return Share(first, last, at_least, at_most)
 
 
-def _compare(ledger: Ledger, peek: Peek, shares: list[Share]) -> Iterator[Violation]:
+def _compare(record: Record, ledger: Ledger, peek: Peek, shares: list[Share]) -> Iterator[Violation]:
     now = peek.time_ms // ledger.bucket_ms
     oldest = now - ledger.buckets
     at_least: defaultdict[int, Triple] = defaultdict(lambda: NOTHING)
@@ -148,7 +148,9 @@ def _compare(ledger: Ledger, peek: Peek, shares: list[Share]) -> Iterator[Violat
         low, high = plus(low, least(at_least[bucket], counters)), plus(high, at_most[bucket])
         held = plus(held, peek.buckets.get(bucket, NOTHING))
         for dimension, name in enumerate(DIMENSIONS):
-            if not low[dimension] <= held[dimension] <= high[dimension]:
+            # Without a limit a bucket may be full, and nobody outside knows which one it was.
+            is_least_known = record.policy != "open" or high[dimension] <= counters[dimension]
+            if held[dimension] > high[dimension] or (is_least_known and held[dimension] < low[dimension]):
                 told = str(low[dimension]) if low == high else f"{low[dimension]} to {high[dimension]}"
                 yield Violation(
                     "not counted once",

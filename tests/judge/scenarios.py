@@ -55,6 +55,7 @@ SCENARIOS = {
         Scenario("accounts", ACCOUNTS, together=2, always_accounts=True),
         Scenario("death", (fleet_faults.death, faults.freeze, faults.lose_requests), weight=1),
         Scenario("fleet", (fleet_faults.miscount, faults.freeze, faults.lose_requests), together=2),
+        Scenario("stalls", (fleet_faults.stand_still, faults.freeze, faults.lose_replies), together=2),
         Scenario("clock", (faults.step_clock,), weight=1, steps_clock=True),
         Scenario(
             "moves",

@@ -542,6 +542,7 @@ _TRIES = 5
         ("lies", 22),
         ("freeze", 5),
         ("fleet", 2),
+        ("stalls", 3),
         ("server", 1),
         ("loss", 3),
         ("rollback", 37),
