@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import NamedTuple
 
 from bench_client.audit.paths import FLAT_NAMES, MINUTE_MS, RequestPath, WindowLimit
 from bench_client.audit.units import DIMENSIONS
 from bench_client.records.record import Record
 
-MAX_LISTED = 16
-"""Limits listed in one header, at most."""
+_MAX_LISTED, _MAX_LIST_CHARS = 16, 4_096
+"""Limits in one header, and its characters, at most."""
+_FIGURES_CHARS = len('"";q=;w=') + 15 + len("2678400")
+"""The most that an item of `RateLimit-Policy` adds to the limit's name."""
+_SEPARATOR_CHARS = 3
 _CACHED_MAX = 10_000
 _POLICY = re.compile(r'"([^"]*)";q=(\d+)(?:;w=(\d+))?')
 _STATE = re.compile(r'"([^"]*)";r=(\d+)')
@@ -109,6 +114,16 @@ def remaining_of(record: Record) -> tuple[int, int, int]:
     return record[_REMAINING]  # type: ignore[return-value]
 
 
+def shown_at_least(lengths: Iterable[int]) -> int:
+    """Return how many items of these lengths a header has at least: any so many of them are short enough for it."""
+    chars = accumulate(length + _SEPARATOR_CHARS for length in sorted(lengths, reverse=True)[:_MAX_LISTED])
+    return sum(each <= _MAX_LIST_CHARS for each in chars)
+
+
+def _least_listed(path: RequestPath) -> int:
+    return shown_at_least(len(each.listed_as) + _FIGURES_CHARS for each in path.limits if each.listed_as)
+
+
 def _matched(path: RequestPath, items: list[tuple[str, int, int]]) -> Listed:
     """Match the items of `RateLimit-Policy` (name, amount, seconds) with the limits on the path."""
     declared: dict[tuple[str, int], list[int]] = {}
@@ -121,7 +136,7 @@ def _matched(path: RequestPath, items: list[tuple[str, int, int]]) -> Listed:
             raise UndeclaredError(f"whose responses announce {name}, which the keys file doesn't declare")
         found.setdefault((name, seconds), []).append(position)
     listed = sum(map(len, declared.values()))
-    if len(items) < min(listed, MAX_LISTED):
+    if len(items) < min(listed, _least_listed(path)):
         missing, _ = next(name for name in declared if len(found.get(name, ())) < len(declared[name]))
         raise UndeclaredError(f"whose responses don't announce {missing}, which the keys file declares")
     positions: dict[int, tuple[int, ...]] = {}

@@ -7,7 +7,9 @@ missing if one of them surely is above. A header that is full may leave out any 
 
 from __future__ import annotations
 
-from bench_client.audit.announced import MAX_LISTED
+from collections.abc import Sequence
+
+from bench_client.audit.announced import shown_at_least
 from bench_client.audit.bounds import UsageBounds, later_ms
 from bench_client.audit.findings import AUDITED, Findings
 from bench_client.audit.units import UNITS
@@ -46,9 +48,14 @@ class AuditedLimits:
                     alike = sum(other.audited_as == name for other in limits)
                     message = f"{name} is named, but at most {most} {UNITS[limit.unit]} were in use"
                     self._findings.add_if_all(AUDITED, each.record, self._text(each, place, need, message), name, alike)
-            elif need and lower is not None and len(names) < MAX_LISTED and lower[place] + need > amount:
+            elif need and lower is not None and not self._is_full(each, names) and lower[place] + need > amount:
                 message = f"{name} is not named, but at least {lower[place]} {UNITS[limit.unit]} were in use"
                 self._findings.add(AUDITED, each.record, self._text(each, place, need, message))
+
+    @staticmethod
+    def _is_full(each: Decision, names: Sequence[str]) -> bool:
+        """Return whether the header may have had no room for another name."""
+        return len(names) >= shown_at_least(len(limit.audited_as) for limit in each.path.limits if limit.audited_as)
 
     def _text(self, each: Decision, place: int, need: int, message: str) -> str:
         about, amount = self._window.about(place), self._window.limits[place].amount

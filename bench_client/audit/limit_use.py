@@ -31,6 +31,8 @@ class LimitUse(NamedTuple):
     would_have_rejected: int
     slid: bool
     """Whether the run's decisions span more than the window's length."""
+    own: bool
+    """Whether it is a single key's."""
 
     def as_dict(self) -> dict[str, object]:
         """Return the row for ``audit.json``."""
@@ -64,11 +66,16 @@ def uses_of(
             sum(place in each.named for each in timeline.rejections),
             would_have_rejected.get(place, 0),
             span_ms >= declared.per_ms,
+            timeline.window.is_own,
         )
 
 
 def fullest_table(uses: list[LimitUse]) -> list[str]:
-    """Return the lines about the fullest limits. ``uses``: fullest first."""
+    """Return the lines about the fullest limits. ``uses``: fullest first.
+
+    Of keys' own limits alike, the fullest stands for all as long as there are others to show: where every key is at its
+    limit, nothing would be seen of teams and account.
+    """
     rows = [
         [
             f"{each.declared.subject} {each.declared.unit}/{length_text(each.declared.per_ms)}"
@@ -80,10 +87,22 @@ def fullest_table(uses: list[LimitUse]) -> list[str]:
             _effect(each),
             "" if each.slid else "longer than the run",
         ]
-        for each in uses[:SHOWN]
+        for each in _one_of_alike_first(uses)[:SHOWN]
     ]
-    left = f", the {SHOWN} fullest of {len(uses):,}" if len(uses) > SHOWN else ""
+    left = f", {SHOWN} of {len(uses):,}" if len(uses) > SHOWN else ""
     return [f"  fullest windows of accounts, teams and their keys{left}:", table(rows, indent="    ", left=(0, 4, 5))]
+
+
+def _one_of_alike_first(uses: Iterable[LimitUse]) -> list[LimitUse]:
+    met: set[DeclaredLimit] = set()
+    first: list[LimitUse] = []
+    others: list[LimitUse] = []
+    for each in uses:
+        alike = each.declared._replace(subject="", name="", amount=0)
+        (others if each.own and alike in met else first).append(each)
+        if each.own:
+            met.add(alike)
+    return first + others
 
 
 def _effect(each: LimitUse) -> str:

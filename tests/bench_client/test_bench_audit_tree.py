@@ -378,6 +378,7 @@ def test_an_audited_limit_rejects_nothing_and_is_never_over() -> None:
         "rejected": 0,
         "would_have_rejected": 2,
         "slid": True,
+        "own": True,
     }
 
 
@@ -509,6 +510,31 @@ def test_of_seventeen_limits_sixteen_are_announced_and_all_are_judged() -> None:
     assert {each.used for each in report.limits} == {20}
     ledger.limits[16] = limit("acme requests/1d", 15)
     assert ledger.found()[WINDOW] == 5
+
+
+def test_full_keys_leave_room_in_the_table_for_their_account() -> None:
+    names = [f"acme/key-{n}" for n in range(15)]
+    ledger = TreeLedger([limit("acme requests/1m", 30), *(limit(f"{name} requests/1m", 1) for name in names)])
+    for name in names:
+        ledger.ask(0, name)
+    lines = ledger.audit().text().splitlines()
+    begin = lines.index("  fullest windows of accounts, teams and their keys, 10 of 16:") + 1
+    assert [line.split()[0] for line in lines[begin : begin + 10]] == [names[0], "acme", *names[1:9]]
+
+
+@pytest.mark.parametrize(("shown", "word"), [(5, "PROVED"), (4, "INCOMPLETE")])
+def test_long_names_let_a_header_hold_fewer_limits(shown: int, word: str) -> None:
+    """A header has at most 4,096 characters of limits: of these, five."""
+    who = "a" * 700
+    ledger = TreeLedger([limit(f"{who} requests/{n}h", 100 + n) for n in range(1, 9)])
+    ledger.ask(0, who)
+    record = ledger.records[0]
+    ledger.change(
+        0,
+        policies=", ".join((record.policies or "").split(", ")[:shown]),
+        states=", ".join((record.states or "").split(", ")[:shown]),
+    )
+    assert ledger.audit().word == word
 
 
 def own_run(*, rejected_by: int | None = None) -> TreeLedger:

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
-from ports import free_ports
 
 from bench_client.errors import BenchError
 from bench_client.servers import limiter_under_test
-from bench_client.servers.limiter_under_test import GeneratedAccount, LimiterUnderTest, free_port_range, generate_keys
+from bench_client.servers.limiter_under_test import GeneratedAccount, LimiterUnderTest, generate_keys
 
 SCRIPT = """
 import os, signal, sys
 options = dict(zip(sys.argv[2::2], sys.argv[3::2]))
-assert sys.argv[1] == "up"
+assert (sys.argv[1], options["--port"]) == ("up", "0")
 {before}
 for node in reversed(range(int(options["--nodes"]))):
-    print(f"node {{node + 1}} ready http://127.0.0.1:{{int(options['--port']) + node}}", flush=True)
+    print(f"node {{node + 1}} ready http://127.0.0.1:{{9000 + node}}", flush=True)
 print("ready", flush=True)
 {after}
 print("pid", os.getpid(), flush=True)
@@ -46,7 +44,7 @@ def scripted(tmp_path: Path, *, before: str = ENDS, after: str = "", nodes: int 
 def test_it_is_started_with_the_nodes_in_order_and_drained(tmp_path: Path) -> None:
     with scripted(tmp_path, nodes=3) as limiter:
         ports = [int(url.rpartition(":")[2]) for url in limiter.targets]
-        assert ports == list(range(ports[0], ports[0] + 3))
+        assert ports == [9000, 9001, 9002]
         process = limiter._process
         assert process is not None
         assert process.poll() is None
@@ -91,16 +89,6 @@ def test_one_that_never_gets_ready_is_ended(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(BenchError, match="was not ready within"):
         limiter.__enter__()
     assert limiter._process is None
-
-
-def test_ports_in_use_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    first, *_ = free_ports(6)
-    monkeypatch.setattr(limiter_under_test, "_PORTS", range(first, first + 7))
-    assert free_port_range(3) == first
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", first + 1))
-        taken.listen()
-        assert free_port_range(3) == first + 3
 
 
 def test_an_account_is_generated_by_the_limiters_command(tmp_path: Path) -> None:

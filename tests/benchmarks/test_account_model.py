@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import json
 import sys
 from collections.abc import Sequence
@@ -11,6 +13,7 @@ from math import e
 from pathlib import Path
 
 import pytest
+from dispatching import dispatching
 from test_capacity_model import LOADS, made_up_sample
 
 from benchmarks.capacity import main
@@ -47,11 +50,18 @@ from benchmarks.scale.key_skew import zipf_weights
 from benchmarks.scale.placed import ACCOUNT, Accounts, PlainKeys, ShardCall
 from benchmarks.scale.scaling_sample import Sample
 from limiter_node.credentials import key_id
+from limiter_node.decisions import Need, Outcome
+from limiter_node.key_states import CredentialState
 from limiter_node.keysfile.reading import read_keys
+from limiter_node.limiter.admission import Limiter
 from limiter_node.limits import MAX_BATCH
 from limiter_node.plans import plan_of
 from limiter_node.store.accounts import costs as batch_costs
 from limiter_node.store.accounts.codec import Layout
+from limiter_node.store.admin.store_admin import administering
+from limiter_node.store.embedded.stores import EmbeddedStore
+from limiter_node.store.url import parse_store_url
+from limiter_node.telemetry import Telemetry
 
 CALL_COSTS = AccountCosts(call=12.0, key=3.0, window=1.5, operation=0.5, visit=0.25, turnover=2.0, earlier=4.0)
 NODE = NodeFactor(request=1.2, path=0.1, batch=0.05)
@@ -120,6 +130,36 @@ def test_a_batch_of_many_keys_holds_as_much_as_a_node_puts_into_one(path: int, o
             break
         taken += 1
     assert taken == operations
+
+
+@pytest.mark.parametrize("setting", [Setting(2, 1, 60), Setting(5, 1, 60), Setting(8, 1, 60), Setting(5, 1, 8)])
+async def test_a_node_sends_batches_of_that_size_if_enough_waits(setting: Setting, tmp_path: Path) -> None:
+    """64 requests wait at any time: real decisions on a real store; what counts is the sizes of batches, not time."""
+    write_accounts(tmp_path / "keys.toml", [setting])
+    declared, sizes = read_keys(tmp_path / "keys.toml"), Telemetry()
+    kids = itertools.cycle(declared.keys)
+    async with EmbeddedStore("single") as store:
+        async with administering(parse_store_url(store.url)) as admin:
+            await admin.declare(declared)
+        async with dispatching(store.url, telemetry=sizes) as dispatcher:
+            limiter, left = Limiter(dispatcher), iter(range(640))
+            for kid in declared.keys:
+                assert await dispatcher.find(kid) is CredentialState.VALID
+
+            async def caller() -> None:
+                for _ in left:
+                    kid = next(kids)
+                    decision = await limiter.admit(kid, Need(25, 128, 0))
+                    assert decision.outcome is Outcome.ADMITTED
+                    limiter.reservation(kid, decision).settle(64)
+
+            await asyncio.gather(*(caller() for _ in range(64)))
+            assert await dispatcher.drain(10)
+    found = sizes.batch_sizes
+    assert found.operations == 2 * 640
+    assert found.operations / found.batches == pytest.approx(
+        most_operations(shape_of(setting.path, setting.keys)), rel=0.2
+    )
 
 
 def test_few_keys_share_windows_and_get_larger_batches() -> None:

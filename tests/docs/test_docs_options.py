@@ -32,8 +32,9 @@ OF_OTHERS = {
     "--no-build-isolation",
     "--strict",
     "--data-binary",
+    "--cluster",
 }
-"""Options of docker, systemctl, pip, mypy and curl in the commands that are shown."""
+"""Options of docker, systemctl, pip, mypy, curl and redis-cli in the commands that are shown."""
 
 
 def commands(command: click.Command) -> Iterator[click.Command]:
