@@ -91,7 +91,7 @@ format: setup-dev ## rewrite the code in the house's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-chaos: setup-dev ## each fault of docs/failures.md's table on real servers under load, both stores (half an hour); results/chaos.md
+chaos: setup-dev ## each fault of docs/failures.md's table on real servers under load, both stores (forty minutes); results/chaos.md
 	CHAOS=1 $(BIN)/python -m pytest tests/chaos
 
 ROUNDS ?= 3

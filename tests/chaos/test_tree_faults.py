@@ -66,6 +66,7 @@ async def test_4_the_accounts_shard_is_frozen_twice(directory: Path, binary: str
         assert tree.outcome.degraded > 0
         tree.assert_bounded(bound_of_outages)
         tree.assert_counted(is_exact=True)
+        assert tree.outcome.proved, tree.outcome.audit
         await ready(on)
 
 
@@ -84,6 +85,7 @@ async def test_26_the_shard_is_frozen_under_other_policies(
         else:
             assert tree.outcome.degraded > 0
         tree.assert_counted(is_exact=True)
+        assert tree.outcome.proved, tree.outcome.audit
         await ready(on)
 
 
@@ -115,6 +117,7 @@ async def test_5_a_failover_that_was_asked_for(directory: Path, binary: str | No
         row("5", f"CLUSTER FAILOVER{_WITH}", tree.outcome)
         tree.assert_bounded(bound_of_outages)
         tree.assert_counted(is_exact=True)
+        assert tree.outcome.proved, tree.outcome.audit
         await ready(on)
 
 
@@ -145,6 +148,7 @@ async def test_7_slots_move(directory: Path, binary: str | None, row: Row) -> No
         row("7", f"every slot in use moved to another master{_WITH}", tree.outcome)
         tree.assert_bounded(no_excess)
         tree.assert_counted(is_exact=True)
+        assert tree.outcome.proved, tree.outcome.audit
         await ready(on)
 
 
@@ -157,6 +161,7 @@ async def test_12_the_network_is_cut(directory: Path, binary: str | None, row: R
         assert tree.outcome.degraded > 0
         tree.assert_bounded(bound_of_outages)
         tree.assert_counted(is_exact=True)
+        assert tree.outcome.proved, tree.outcome.audit
 
 
 # ---- the store loses data --------------------------------------------------------------------------------------------
@@ -266,3 +271,4 @@ async def test_15_a_node_goes(directory: Path, binary: str | None, row: Row, num
         row("15" if number is signal.SIGKILL else "16", f"one of four nodes {how}, started again{_WITH}", tree.outcome)
         tree.assert_bounded(no_excess)
         tree.assert_counted(is_exact=True)
+        assert tree.outcome.proved, tree.outcome.audit

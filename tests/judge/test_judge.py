@@ -423,6 +423,24 @@ def test_what_a_caller_must_not_be_told(changes: dict[str, Any], rule: str | Non
     assert made.refuted == ({rule} if rule else set())
 
 
+@pytest.mark.parametrize(
+    ("policy", "outcome", "is_right"),
+    [
+        ("local", ADMITTED, True),
+        ("local", REJECTED, True),
+        ("closed", ADMITTED, False),
+        ("closed", REJECTED, False),
+        ("open", ADMITTED, True),
+        ("open", REJECTED, False),
+    ],
+)
+def test_the_policy_of_the_run_decides(policy: str, outcome: str, is_right: bool) -> None:
+    made = MadeUp()
+    made.record.policy = policy
+    made.alone(0, outcome=outcome, degraded="local" if policy == "closed" else policy)
+    assert made.refuted == (set() if is_right else {"a decision of another policy"})
+
+
 def test_time_for_which_this_process_stood_still_is_not_the_nodes() -> None:
     made = MadeUp()
     made.ask(0, told_ms=START + 600.0, time_ms=START + 600)

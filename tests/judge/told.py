@@ -35,6 +35,7 @@ def judge_told(record: Record) -> Iterator[Violation]:
     for op in record.ops:
         yield from _end(record, op)
         if op.outcome in DECIDED:
+            yield from _policy(record, op)
             yield from _time(record, op)
             if op.key in record.keys:
                 yield from _limits(record, op)
@@ -74,6 +75,13 @@ def _end(record: Record, op: Op) -> Iterator[Violation]:
                 f"node {op.node}: {op.outcome} {op.degraded} after {took_ms:.0f} ms, of which this process stood still "
                 f"for {stood_ms:.0f}; {budget_ms} at most",
             )
+
+
+def _policy(record: Record, op: Op) -> Iterator[Violation]:
+    """Without the store the policy of the run decides: `closed` nothing, and `open` rejects nothing."""
+    if op.degraded and (op.degraded != record.policy or (op.degraded == "open" and op.outcome != ADMITTED)):
+        what = f"node {op.node}: {op.outcome} by {op.degraded}, the policy is {record.policy}"
+        yield Violation("a decision of another policy", op.key, op.told_ms, what)
 
 
 def _time(record: Record, op: Op) -> Iterator[Violation]:

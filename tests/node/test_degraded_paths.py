@@ -337,3 +337,19 @@ async def test_requests_that_no_policy_can_decide_are_counted_as_refused(embedde
             with pytest.raises(StoreUnavailable):
                 await dispatcher.admit(alice.kid, ONE)
         assert dispatcher.state().degraded["refused"] == 2
+
+
+async def test_a_batch_under_way_keeps_nothing_running_after_the_end(embedded_single: str) -> None:
+    alice = a_key("alice")
+    put(embedded_single, [alice], hour(Limit(OUTPUT_TOKENS, 1_000)))
+    async with behind_proxy(embedded_single, policy=local(1)) as (proxy, dispatcher):
+        limiter = Limiter(dispatcher)
+        hold = limiter.reservation(alice.kid, await decide(dispatcher, alice.kid, Need(10, 100, 0)))
+        proxy.pass_requests = False
+        hold.settle(5)
+        account = dispatcher._queues[alice.kid].sender
+        await eventually(lambda: account.in_flight is not None)
+        await eventually(lambda: not dispatcher._sweeper.is_running)
+        await dispatcher.close()
+        await eventually(lambda: account.in_flight is None)
+        assert not dispatcher._sweeper.is_running

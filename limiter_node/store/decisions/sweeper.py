@@ -20,24 +20,25 @@ class Sweeper:
     twice in a row, because between two sweeps the loop has read what there was. `on_armed` is called before each wait.
     """
 
-    __slots__ = ("_due_s", "_loop", "_on_armed", "_sweep", "_timer", "_was_late", "is_running")
+    __slots__ = ("_due_s", "_is_closed", "_loop", "_on_armed", "_sweep", "_timer", "_was_late", "is_running")
 
     def __init__(self, sweep: Callable[[float, bool], bool], on_armed: Callable[[], None]) -> None:
         self._loop = asyncio.get_running_loop()
         self._sweep, self._on_armed = sweep, on_armed
         self._timer: asyncio.TimerHandle | None = None
         self._due_s = 0.0
-        self._was_late = False
+        self._was_late = self._is_closed = False
         self.is_running = False
 
     def start(self) -> None:
-        """Sweep from now on, as long as anything waits."""
-        if not self.is_running:
+        """Sweep from now on, as long as anything waits; not after the end."""
+        if not self.is_running and not self._is_closed:
             self.is_running = True
             self._arm()
 
     def close(self) -> None:
-        """Cancel the timer."""
+        """Sweep no more."""
+        self._is_closed, self.is_running = True, False
         if self._timer is not None:
             self._timer.cancel()
 
