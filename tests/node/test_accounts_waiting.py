@@ -72,7 +72,8 @@ class Waiting:
             self.layout, self.admits = layout, admits.admits
             return _Made()
 
-        make_batch(self.account, self.unsent, begin)
+        made = make_batch(self.account, self.unsent, begin)
+        assert made is None or made.size + len(self.admits) <= MAX_BATCH
         return Counter(each.queue.kid for each in self.admits)
 
 
@@ -189,6 +190,20 @@ async def test_charges_leave_before_any_request_and_settles_leave_it_room() -> N
         found = waiting.next_batch()
     assert found == {asking.kid: 1}
     assert account.settles, "the request didn't wait for all of them"
+
+
+@pytest.mark.parametrize("charges", range(MAX_BATCH - 4, MAX_BATCH + 2))
+async def test_a_batch_that_charges_nearly_fill_has_no_more_operations_than_others(charges: int) -> None:
+    waiting = Waiting(key(0))
+    account, [member] = waiting.account, waiting.members
+    windows = member.plan((), 1).windows
+    for _ in range(charges):
+        waiting.unsent.add(account, PathCharge(account, member.kid, windows, 17_639_000_000, Amounts(1, 1, 1)))
+    for _ in range(3 * MAX_BATCH):
+        account.settles.append(PathSettle(member.kid, windows, 1_763_900_000_000, Amounts(0, 1, 1)))
+    waiting.ask(member, 2 * MAX_BATCH)
+    waiting.next_batch()
+    assert len(account.settles) >= 2 * MAX_BATCH
 
 
 @pytest.mark.parametrize("own", [1, 4])

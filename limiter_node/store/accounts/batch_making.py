@@ -44,9 +44,10 @@ def make_batch(
         settles = _take_settles(account, layout, (room + 1) // 2, others, most_cost=costs.BUDGET // 2)
     else:
         settles = _take_settles(account, layout, room, others)
-    most = len(settles) if account.settles else MAX_BATCH - len(others)
+    room = MAX_BATCH - len(others)
+    most = min(len(settles), room) if account.settles else room
     admits = _take_admits(account, layout, 0 if account.charges else most)
-    settles += _take_settles(account, layout, MAX_BATCH - len(others) - len(admits.admits), others)
+    settles += _take_settles(account, layout, room - len(admits.admits), others)
     if not others and not admits.admits:
         return None
     batch = begin(layout, admits)
