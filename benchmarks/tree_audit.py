@@ -87,7 +87,7 @@ def run(name: str, keys: str, options: argparse.Namespace) -> str:
 def main() -> int:
     """Make both runs, and the page; return 0 if both are proved."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--qps", type=float, default=400, help="rate of requests (%(default)s)")
+    parser.add_argument("--qps", type=float, default=250, help="rate of requests (%(default)s)")
     parser.add_argument("--seconds", type=float, default=75, help="length of each run (%(default)s)")
     parser.add_argument("--nodes", type=int, default=4, help="nodes (%(default)s)")
     parser.add_argument("--store", choices=("single", "cluster"), default="cluster", help="store (%(default)s)")

@@ -83,13 +83,15 @@ def admission(record: Record, path: RequestPath, told: Told | None) -> Admission
     reserved, admitted, produced = _reserved(record), prompt or 0, completion or 0
     input_most = max(most_input(record) if prompt is None else prompt, record.told_input_at_most or 0)
     output, output_most, told_input = min(produced, reserved), max(produced, reserved), record.told_input or 0
+    least = (1, admitted, output, admitted + output)
     settled = admitted if admitted > told_input else told_input
+    has_overrun = settled > admitted or produced > output
     return Admission(
         record.time_ms or 0,
         record.done_us if is_known else NEVER,
-        (1, admitted, output, admitted + output),
+        least,
         (1, input_most, output_most, input_most + output_most),
-        (1, settled, produced, settled + produced),
+        (1, settled, produced, settled + produced) if has_overrun else least,  # shared: there are millions of them
         (1, input_most, produced, input_most + produced),
         record,
         path,

@@ -261,6 +261,17 @@ def test_a_retry_time_has_to_suit_all_limits_on_the_path() -> None:
     assert report.findings.examples[0].message.startswith("acme requests/1m: 600 ms are too short: 3 requests will ")
 
 
+def test_the_input_of_what_tokens_reject_is_what_the_reservation_leaves() -> None:
+    ledger = TreeLedger([limit("acme tokens/1s", 30), limit("acme/alice input_tokens/1m", 15)])
+    ledger.ask(0, inputs=10, cap=20)
+    assert ledger.ask(500, inputs=10, cap=20).limit == "acme/alice input_tokens/1m"
+    assert ledger.audit().proved
+    ledger.change(limit="acme tokens/1s", exceeded="tokens", requested=30, retry_after_ms=600)
+    report = ledger.audit()
+    assert dict(report.findings.counts) == {RETRY: 1}
+    assert "10 input_tokens will still be in use and 10 requested, limit 15" in report.findings.examples[0].message
+
+
 def test_a_retry_time_that_is_too_long_is_found_by_another_keys_admission() -> None:
     ledger = TreeLedger([limit("acme requests/1s", 3)])
     for index in range(3):
