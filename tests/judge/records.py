@@ -158,12 +158,14 @@ class KeyHistory:
     def forgotten_ms(self) -> list[float]:
         """When the usage of before is forgotten: with each deletion, and once more when the key is put again.
 
-        In between a node that has not heard of the deletion may admit on its own, and charge that or forget it.
+        In between a node that has not heard of the deletion may admit on its own, and charge that or forget it. The
+        store decides again from some moment on between the beginning and the end of that put.
         """
         times = []
         for deletion in self.deletions:
             times.append(deletion.ended_ms)
-            times += [put.ended_ms for put in self.puts if put.begun_ms > deletion.ended_ms][:1]
+            again = [put for put in self.puts if put.begun_ms > deletion.ended_ms][:1]
+            times += [at_ms for put in again for at_ms in (put.begun_ms, put.ended_ms)]
         return sorted(times)
 
 

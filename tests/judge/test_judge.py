@@ -265,9 +265,12 @@ def test_a_deletion_forgets_the_usage() -> None:
     made.delete(10)
     made.alone(20)  # it could not know
     made.put(300)
-    made.fill(310, LIMIT)
+    put = made.history.puts[-1]
+    made.history.puts[-1] = dataclasses.replace(put, ended_ms=START + 320.0)  # it is there before that
+    made.ask(310)
+    made.fill(330, LIMIT)
     assert not made.refuted
-    made.ask(311)
+    made.ask(331)
     assert made.refuted == {ABOVE, "ceiling"}
 
 
