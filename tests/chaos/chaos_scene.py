@@ -39,7 +39,7 @@ KEYS, RPM, QPS = 20, 150, 400
 """More than the keys' limits allow, so that they are reached within some seconds."""
 Row = Callable[..., None]
 """See the fixture `row`."""
-BEFORE_S = 2.0
+BEFORE_S = 1.5
 """How long all is well before a fault."""
 IS_TIMED = bool(os.environ.get("CHAOS"))
 """Whether times are bounded, and nodes must not be overloaded: where nothing else runs, as beside `make chaos`."""
@@ -134,10 +134,18 @@ class Scene:
         after_s: float = 0,
         arguments: Sequence[str] = (),
     ) -> Outcome:
-        """Offer load, let the fault happen after a while, and look at what came of it."""
+        """Offer load, let the fault happen `before_s` after its first answers, and look at what came of it.
+
+        A node decides without the store only for keys that it has met, so that load has to come before the fault.
+        """
         self._runs += 1
         out = self.directory / f"run-{self._runs}"
+
+        async def has_answers() -> bool:
+            return any(spool.stat().st_size for spool in out.glob("responses.*.spool"))
+
         async with self.load(self.keys, out, qps, seconds, *arguments):
+            await eventually(has_answers)
             await asyncio.sleep(before_s)
             await fault()
         await asyncio.sleep(after_s)
@@ -145,7 +153,7 @@ class Scene:
 
     @asynccontextmanager
     async def load(self, keys: Path, out: Path, qps: int, seconds: float, *arguments: str) -> AsyncIterator[None]:
-        """Load on both nodes, which has ended when the block has."""
+        """Load on all nodes, which has ended when the block has."""
         command = [sys.executable, "-m", "bench_client", "run", "--keys", str(keys), "--out", str(out)]
         for node in self.fleet.nodes:
             command += ["--target", node]

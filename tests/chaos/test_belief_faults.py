@@ -59,7 +59,7 @@ async def test_26_frozen_for_more_than_half_a_window(
             await ask_each(on, node, [f"sk-chaos-{number}" for number in range(KEYS)])
         # By Zipf: the first keys' limits are used up within a fraction of the window.
         seconds = 1 + 3 * (frozen_s + 1) + 0.5
-        outcome = await on.under_load(freeze, seconds, qps=800, before_s=1, after_s=0.5, arguments=("--zipf", "1.5"))
+        outcome = await on.under_load(freeze, seconds, qps=800, before_s=0.4, after_s=0.5, arguments=("--zipf", "1.5"))
         fault = f"all masters frozen for {frozen_s} s of a window of {window_ms / 1000} s, three times, policy {policy}"
         row("26", fault, outcome)
         assert_answered(outcome, *(["503"] if policy == "closed" else []))
@@ -82,7 +82,7 @@ async def note(
     on: Scene, row: Row, fault: str, scenario: Callable[[], Awaitable[None]], number: str, seconds: float = 6
 ) -> Outcome:
     """A scenario with keys of its own, while other keys are under load, which notice nothing."""
-    outcome = await on.under_load(scenario, seconds, qps=100, before_s=1, after_s=0.5)
+    outcome = await on.under_load(scenario, seconds, qps=100, before_s=0.4, after_s=0.5)
     row(number, fault, outcome)
     assert_answered(outcome)
     return outcome
@@ -216,7 +216,7 @@ async def test_28_windows_are_restored_from_before(directory: Path, binary: str 
                 client.close()
             times_us.append((loop.time() - begun_s) * 1e6)
 
-        outcome = await on.under_load(roll_back, 2.4, qps=800, before_s=0.6, after_s=0.3)
+        outcome = await on.under_load(roll_back, 2.4, qps=800, before_s=0.3, after_s=0.3)
         row("28", "each key's window restored as it was 0.5 s before", outcome)
         assert_answered(outcome)
         assert outcome.counted >= outcome.admitted, "charged again: all that was admitted is counted"
@@ -305,7 +305,7 @@ async def test_31_malformed_replies(directory: Path, binary: str | None, row: Ro
             malformed.is_on = False
 
         # Each node has met each key by then: one that it hasn't met it can't decide alone.
-        outcome = await on.under_load(replace, 4.3, qps=1_000, before_s=0.6, after_s=0.3)
+        outcome = await on.under_load(replace, 4.3, qps=1_000, before_s=0.3, after_s=0.3)
         row("31", "replies of every length from 0 to 200 bytes, one in six", outcome)
         assert_answered(outcome)
         assert set(malformed.lengths) == set(range(201))

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 from asking import ask
-from chaos_scene import BEFORE_S, IS_TIMED, Outcome, Scene, eventually, scene
+from chaos_scene import IS_TIMED, Outcome, Scene, scene
 from numpy.typing import NDArray
 from test_store_faults import assert_answered
 
@@ -219,16 +219,7 @@ async def tree_under_load(
     """
     begun_s = time.monotonic()
     before = await introduce(on)
-
-    async def has_begun() -> bool:
-        return max((await counted_by_window(on, [0])).values()) > before.total()
-
-    async def fault_under_load() -> None:
-        await eventually(has_begun)
-        await asyncio.sleep(BEFORE_S)
-        await fault()
-
-    outcome = await on.under_load(fault_under_load, seconds, qps=qps, before_s=0, after_s=after_s)
+    outcome = await on.under_load(fault, seconds, qps=qps, after_s=after_s)
     # Where tests run side by side, four nodes may get too little time to decide all requests.
     assert_answered(outcome, *allowed, *(() if IS_TIMED else ("503",)))
     counted = await counted_by_window(on, range(KEYS))
