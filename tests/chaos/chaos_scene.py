@@ -196,14 +196,21 @@ class Scene:
         outcome.shed = 0 if IS_TIMED else await self._shed()
         return outcome
 
+    async def nodes_know_of_each_other(self) -> bool:
+        """Whether each node counts all of them, so that its share without the store is no larger than it should be."""
+        return set(await self._metrics("limiter_live_nodes")) == {len(self.fleet.nodes)}
+
     async def _shed(self) -> int:
+        return sum(await self._metrics("limiter_shed_requests_total"))
+
+    async def _metrics(self, name: str) -> list[int]:
+        """Return a metric of each node."""
         pages = []
         async with ClientSession() as session:
             for node in self.fleet.nodes:
                 async with session.get(f"{node}/metrics") as response:
                     pages.append(await response.text())
-        counts = re.findall(r"(?m)^limiter_shed_requests_total (\S+)$", "\n".join(pages))
-        return sum(int(float(count)) for count in counts)
+        return [int(float(value)) for value in re.findall(rf"(?m)^{name} (\S+)$", "\n".join(pages))]
 
     async def counted(self) -> int:
         """Requests in all windows."""
@@ -285,7 +292,9 @@ async def scene(
     try:
         options = ("--store", url, "--keys", str(keys), "--mock-length", "fixed:5", "--window-ms", str(window_ms))
         with running_fleet(directory, *options, *arguments, nodes=nodes) as fleet:
-            yield Scene(directory, fleet, store, keys, window_ms)
+            on = Scene(directory, fleet, store, keys, window_ms)
+            await eventually(on.nodes_know_of_each_other)
+            yield on
     finally:
         store.stop()
 
@@ -307,7 +316,9 @@ async def scene_behind_proxy(
         running = running_fleet(directory, *options, nodes=nodes)
         fleet = await asyncio.to_thread(running.__enter__)
         try:
-            yield Scene(directory, fleet, store, keys), proxy
+            on = Scene(directory, fleet, store, keys)
+            await eventually(on.nodes_know_of_each_other)
+            yield on, proxy
         finally:
             await asyncio.to_thread(running.__exit__, None, None, None)
 
