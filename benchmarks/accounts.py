@@ -1,4 +1,4 @@
-"""What accounts cost, and how much one account can do: script calls on paths, and loads through 1, 2 and 4 nodes.
+"""Measures what accounts cost and how much one can do: script calls on paths, and loads through 1, 2 and 4 nodes.
 
 First script calls, by windows, keys and operations, on a shard that stand-ins for nodes keep busy. Then real nodes on
 one shard, saturated with requests of one account, of several, and of plain keys, and latency at parts of one account's

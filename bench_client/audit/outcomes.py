@@ -1,4 +1,4 @@
-"""What one record proves: an admission, a rejection, or usage that the limiter may have counted."""
+"""The proof that one record is: of an admission, of a rejection, or of usage that may have been counted."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Admission(NamedTuple):
     record: Record
     path: RequestPath
     told: Told | None
-    """What its response announces; None for one that announces nothing."""
+    """The limits that its response announces, and what is left of them; None if it announces nothing."""
 
 
 class Rejection(NamedTuple):

@@ -16,7 +16,7 @@ NEVER = 1 << 60
 Amounts = tuple[int, int, int, int]
 """An amount of each unit; that of ``tokens`` is the sum of input and output."""
 Needs = tuple[int | None, int | None, int | None, int | None]
-"""What a request needs of each unit; None if nobody said."""
+"""The need of a request in each unit; None if nobody said."""
 NOTHING: Amounts = (0, 0, 0, 0)
 
 

@@ -31,7 +31,7 @@ class Decision(NamedTuple):
     """Places of this window's limits that may be the one that rejected."""
     limits: Figures
     remaining: Figures
-    """What is left; of limits that can't be told apart, the most that is left of one of them."""
+    """The amounts left; of limits that can't be told apart, the most that is left of one of them."""
     remaining_least: Figures
 
     @property

@@ -1,4 +1,4 @@
-"""What `benchmarks.accounts` wrote, read again and fitted."""
+"""The measurements that `benchmarks.accounts` wrote, read again and fitted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What lies on one shard as a whole, and what its requests cost: plain keys, and accounts of one shape.
+"""The things that lie on one shard as a whole, and what their requests cost: plain keys, and accounts of one shape.
 
 Neighbour: `capacity_fleet`, which places them on shards and asks here what they cost at a rate.
 """

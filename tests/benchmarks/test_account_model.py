@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from dispatching import dispatching
+from test_capacity_model import COSTS as PLAIN_COSTS
 from test_capacity_model import LOADS, made_up_sample
 
 from benchmarks.capacity import main
@@ -43,7 +44,6 @@ from benchmarks.scale.account_shape import (
     work_of,
 )
 from benchmarks.scale.account_waiting import shard_wait_s, waiting
-from benchmarks.scale.capacity_fit import Costs, SettleWait
 from benchmarks.scale.capacity_fleet import SHARD, Fleet, Part, Placements, capacity
 from benchmarks.scale.capacity_needs import MOST_SHARDS, needs
 from benchmarks.scale.key_skew import zipf_weights
@@ -65,24 +65,7 @@ from limiter_node.telemetry import Telemetry
 
 CALL_COSTS = AccountCosts(call=12.0, key=3.0, window=1.5, operation=0.5, visit=0.25, turnover=2.0, earlier=4.0)
 NODE = NodeFactor(request=1.2, path=0.1, batch=0.05)
-COSTS = Costs(
-    node_request=50.0,
-    node_call=5.0,
-    node_write=5.0,
-    node_turn=50.0,
-    node_neighbour=0.0,
-    store_call=10.0,
-    store_operation=0.5,
-    store_turn=40.0,
-    shard_idle_cores=0.0,
-    client_open_request=60.0,
-    client_closed_request=15.0,
-    operations=2.0,
-    round_trip_s=0.0005,
-    settles=SettleWait(0.0, 0.0),
-    burst_s=0.0005,
-    calls_per_turn=0.5,
-)
+COSTS = replace(PLAIN_COSTS, node_request=50.0, node_call=5.0, node_neighbour=0.0, store_call=10.0)
 MEMORY = [Memory(1, 200, 400, 600), Memory(10, 400, 500, 600), Memory(600, 9_840, 9_600, 600)]
 """From 10 buckets on, 16 bytes each for a window."""
 

@@ -30,7 +30,7 @@ _LARGEST_WAIT_MS, _LARGEST_WAIT_S = 60_100, 60
 _MAX_CACHED_LIMITS = 1_024
 
 _OF_LIMITS = ("x-ratelimit-", "ratelimit", "anthropic-ratelimit-")
-"""What the names of headers about limits begin with, a service's included."""
+"""Beginnings of the names of headers about limits, a service's included."""
 
 
 class RequestIds:
